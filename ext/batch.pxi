@@ -1,0 +1,134 @@
+# Batches of records: a packed arena, and an index into it.
+
+cdef struct Record:
+    # Where the key starts in the arena; the value follows it.
+    size_t offset
+    size_t value_size
+    # Absolute, in ms since the epoch; -1: never.
+    int64_t expire_at
+    # Seconds idle, or the LFU counter; -1: not known.
+    int64_t access
+    uint32_t key_size
+
+
+cdef enum:
+    FIRST_RECORDS = 1024
+
+
+cdef struct Arena:
+    uint8_t *data
+    size_t size
+    size_t capacity
+    Record *records
+    size_t count
+    size_t records_capacity
+
+
+cdef inline bint arena_reserve(Arena *arena, size_t n, size_t least) noexcept nogil:
+    """Make room for `n` more bytes and one more record; False: no memory, or sizes overflow."""
+    cdef size_t capacity
+    cdef uint8_t *data
+    cdef Record *records
+    if n > SIZE_MAX - arena.size:
+        return False
+    if arena.size + n > arena.capacity:
+        # A value that outgrows the batch's usual size is the last in it: no doubling.
+        capacity = arena.size + n
+        if capacity < least:
+            capacity = least
+        data = <uint8_t *>PyMem_RawRealloc(arena.data, capacity)
+        if data == NULL:
+            return False
+        arena.data = data
+        arena.capacity = capacity
+    if arena.count == arena.records_capacity:
+        capacity = arena.records_capacity * 2 if arena.records_capacity else FIRST_RECORDS
+        records = <Record *>PyMem_RawRealloc(arena.records, capacity * sizeof(Record))
+        if records == NULL:
+            return False
+        arena.records = records
+        arena.records_capacity = capacity
+    return True
+
+
+cdef inline void arena_free(Arena *arena) noexcept nogil:
+    PyMem_RawFree(arena.data)
+    PyMem_RawFree(arena.records)
+    memset(arena, 0, sizeof(Arena))
+
+
+cdef class RecordBatch:
+    """Records of one database, in the order in which the source gave them. Immutable.
+
+    Attributes:
+        db: the database's number.
+        nbytes: bytes of keys and values held here.
+        value_bytes: bytes of values, those of a streamed value included.
+        cursor: SCAN's cursor before which every key has been answered for by this batch and those
+            before it; None where no whole page has been.
+        last: nothing of this database comes after this batch.
+        vanished: keys that SCAN named and that were gone when they were asked for.
+        errors: (key, reason) of keys that the source refused to hand out.
+        streamed: this batch is one record whose value follows as `bytes` pieces.
+    """
+    cdef Arena arena
+    cdef readonly int db
+    cdef readonly size_t value_bytes
+    cdef readonly object cursor
+    cdef readonly bint last
+    cdef readonly size_t vanished
+    cdef readonly list errors
+    cdef readonly bint streamed
+    # The access figure of the records is an LFU counter, not seconds idle.
+    cdef bint access_is_freq
+
+    def __dealloc__(self):
+        arena_free(&self.arena)
+
+    def __len__(self):
+        return self.arena.count
+
+    @property
+    def nbytes(self):
+        """Bytes of keys and values held in memory."""
+        return self.arena.size
+
+    cdef Record *record(self, Py_ssize_t index) except NULL:
+        if index < 0 or <size_t>index >= self.arena.count:
+            raise IndexError("no such record")
+        return &self.arena.records[index]
+
+    def key(self, Py_ssize_t index):
+        """The key of record `index`, as bytes. For reports and tests: one object a call."""
+        cdef Record *record = self.record(index)
+        return PyBytes_FromStringAndSize(
+            <char *>self.arena.data + record.offset, record.key_size)
+
+    def value(self, Py_ssize_t index):
+        """The value of record `index` as the source serialised it; empty if it is streamed."""
+        cdef Record *record = self.record(index)
+        if self.streamed:
+            return b""
+        return PyBytes_FromStringAndSize(
+            <char *>self.arena.data + record.offset + record.key_size, record.value_size)
+
+    def value_size(self, Py_ssize_t index):
+        """Bytes of the value of record `index`."""
+        return self.record(index).value_size
+
+    def value_type(self, Py_ssize_t index):
+        """RDB type byte of the value of record `index`; None if it is streamed or empty."""
+        cdef Record *record = self.record(index)
+        if self.streamed or record.value_size == 0:
+            return None
+        return self.arena.data[record.offset + record.key_size]
+
+    def expire_at(self, Py_ssize_t index):
+        """When record `index` expires, in ms since the epoch; None if it does not."""
+        cdef int64_t at = self.record(index).expire_at
+        return None if at < 0 else at
+
+    def access(self, Py_ssize_t index):
+        """Seconds idle, or the LFU counter, of record `index`; None where not known."""
+        cdef int64_t access = self.record(index).access
+        return None if access < 0 else access

@@ -1,0 +1,31 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: initializedcheck=False, embedsignature=True
+"""The native core: parsing, hashing, encoding and reply counting on memory of its own.
+
+One compilation unit. The parts are included in the order of their dependence; none of them knows
+what a socket is.
+"""
+
+cimport cython
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+)
+from cpython.bytes cimport (
+    PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+)
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from libc.stdint cimport (
+    INT64_MAX, SIZE_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+)
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset
+
+import codecs
+
+include "consts.pxi"
+include "hash.pxi"
+include "commands.pxi"
+include "resp.pxi"
+include "buffer.pxi"
+include "batch.pxi"
+include "scan.pxi"
+include "restore.pxi"

@@ -1,0 +1,368 @@
+# Records out as RESTORE, and the counting of what the target answers.
+
+cdef enum IfExists:
+    IF_EXISTS_REPLACE
+    IF_EXISTS_REFUSE
+
+# The lowest RDB version whose reader knows each type of value (rdb.h of the servers). Types that a
+# flavour numbers differently (22 and above) are not stamped anew: where the target refuses their
+# footer it would misread or refuse their value as well.
+cdef enum:
+    TYPES_KNOWN = 22
+cdef uint8_t LOWEST_VERSION[TYPES_KNOWN]
+for _type, _version in enumerate(
+    [1, 1, 1, 1, 1, 8, 8, 8, 0, 4, 4, 4, 4, 4, 7, 9, 10, 10, 10, 10, 11, 11]
+):
+    LOWEST_VERSION[_type] = _version
+
+
+cdef inline uint16_t footer_version(const uint8_t *footer) noexcept nogil:
+    return footer[0] | (<uint16_t>footer[1] << 8)
+
+
+cdef inline void put_footer(uint8_t *footer, uint16_t version, uint64_t crc) noexcept nogil:
+    """Version and CRC64, little-endian; `crc` is that of the value and covers no version yet."""
+    cdef int i
+    footer[0] = version & 0xff
+    footer[1] = version >> 8
+    crc = crc64_update(crc, footer, 2)
+    for i in range(8):
+        footer[2 + i] = (crc >> (8 * i)) & 0xff
+
+
+cdef class RestoreEncoder:
+    """Turns batches into `RESTORE key ttl value [REPLACE] [ABSTTL] [IDLETIME s | FREQ n]`.
+
+    Args:
+        replace: send REPLACE; without it the target answers BUSYKEY for a key that it has.
+        highest_version: the highest RDB version that the target accepts in a footer.
+        refused_low, refused_high: versions, both included, that it refuses though they are lower
+            (Valkey 8.1 and later: 12 to 79). A refused footer is stamped anew with the lowest
+            version that the value's type needs.
+    """
+    cdef bint replace
+    cdef uint16_t highest_version
+    cdef uint16_t refused_low
+    cdef uint16_t refused_high
+    # Of the value that is being streamed.
+    cdef uint64_t stream_left
+    cdef uint64_t stream_crc
+    cdef int stream_type
+    cdef uint8_t stream_footer[FOOTER_BYTES]
+    cdef bint stream_begun
+    cdef bytes stream_tail
+
+    def __cinit__(
+        self, *, bint replace=True, uint16_t highest_version=0xffff, uint16_t refused_low=1,
+        uint16_t refused_high=0,
+    ):
+        self.replace = replace
+        self.highest_version = highest_version
+        self.refused_low = refused_low
+        self.refused_high = refused_high
+
+    cdef inline uint16_t stamp(self, int type, uint16_t version) noexcept nogil:
+        """The version to send for a value of `type` whose footer says `version`."""
+        cdef bint refused = version > self.highest_version or (
+            self.refused_low <= version <= self.refused_high)
+        if not refused or type < 0 or type >= TYPES_KNOWN or LOWEST_VERSION[type] == 0:
+            return version
+        return LOWEST_VERSION[type]
+
+    cdef inline uint8_t *put_head(
+        self, uint8_t *out, const Record *record, const uint8_t *key
+    ) noexcept nogil:
+        cdef int arguments = 4 + self.replace
+        if record.expire_at >= 0:
+            arguments += 1
+        if record.access >= 0:
+            arguments += 2
+        out = put_array_header(out, arguments)
+        out = put_literal(out, "$7\r\nRESTORE\r\n", 13)
+        out = put_bulk(out, key, record.key_size)
+        if record.expire_at >= 0:
+            # RESTORE reads a TTL of 0 as none; a deadline of 0 is long past, and so is 1.
+            out = put_number_bulk(out, record.expire_at if record.expire_at > 0 else 1)
+        else:
+            out = put_literal(out, "$1\r\n0\r\n", 7)
+        return put_bulk_header(out, record.value_size)
+
+    cdef inline uint8_t *put_tail(
+        self, uint8_t *out, const Record *record, bint access_is_freq
+    ) noexcept nogil:
+        out = put_literal(out, "\r\n", 2)
+        if self.replace:
+            out = put_literal(out, "$7\r\nREPLACE\r\n", 13)
+        if record.expire_at >= 0:
+            out = put_literal(out, "$6\r\nABSTTL\r\n", 12)
+        if record.access >= 0:
+            if access_is_freq:
+                out = put_literal(out, "$4\r\nFREQ\r\n", 10)
+            else:
+                out = put_literal(out, "$8\r\nIDLETIME\r\n", 14)
+            out = put_number_bulk(out, record.access)
+        return out
+
+    def encode(self, RecordBatch batch not None):
+        """The whole batch as commands. ValueError for a streamed batch.
+
+        No SELECT: one that failed inside a pipeline would put what follows into another database,
+        so whoever owns the connection selects first and waits for the answer.
+        """
+        cdef OutputBuffer result
+        cdef uint8_t *out
+        cdef size_t i
+        cdef size_t count = batch.arena.count
+        if batch.streamed:
+            raise ValueError("a streamed batch is encoded in pieces")
+        result = new_output(batch.arena.size + count * RESTORE_OVERHEAD + 64)
+        out = result.data
+        with nogil:
+            for i in range(count):
+                out = self.put_record(out, &batch.arena, i, batch.access_is_freq)
+        result.size = out - result.data
+        return result
+
+    cdef inline uint8_t *put_record(
+        self, uint8_t *out, const Arena *arena, size_t i, bint access_is_freq
+    ) noexcept nogil:
+        cdef const Record *record = &arena.records[i]
+        cdef const uint8_t *key = arena.data + record.offset
+        cdef const uint8_t *value = key + record.key_size
+        cdef size_t body = record.value_size - FOOTER_BYTES
+        cdef uint16_t version = footer_version(value + body)
+        cdef uint16_t stamped = self.stamp(value[0], version)
+        out = self.put_head(out, record, key)
+        memcpy(out, value, record.value_size)
+        out += record.value_size
+        if stamped != version:
+            put_footer(out - FOOTER_BYTES, stamped, crc64_update(0, value, body))
+        return self.put_tail(out, record, access_is_freq)
+
+    # --- A value in pieces ---
+
+    def begin(self, RecordBatch batch not None):
+        """The head of the RESTORE of a streamed batch's one record. ValueError for others."""
+        cdef OutputBuffer result
+        cdef uint8_t *out
+        cdef const Record *record
+        cdef uint8_t tail[RESTORE_OVERHEAD]
+        if not batch.streamed or batch.arena.count != 1:
+            raise ValueError("not a streamed batch")
+        if self.stream_begun:
+            raise ValueError("another value is being streamed")
+        record = &batch.arena.records[0]
+        result = new_output(record.key_size + RESTORE_OVERHEAD + 64)
+        out = result.data
+        out = self.put_head(out, record, batch.arena.data + record.offset)
+        result.size = out - result.data
+        out = self.put_tail(tail, record, batch.access_is_freq)
+        self.stream_tail = PyBytes_FromStringAndSize(<char *>tail, out - tail)
+        self.stream_left = record.value_size
+        self.stream_crc = 0
+        self.stream_type = -1
+        self.stream_begun = True
+        return result
+
+    def piece(self, bytes piece not None):
+        """The next bytes of the streamed value; what to send for them.
+
+        The footer is held back until it is whole; with it comes the end of the command.
+        ValueError for more bytes than the value has.
+        """
+        cdef size_t n = PyBytes_GET_SIZE(piece)
+        cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(piece)
+        cdef size_t body, kept, at
+        cdef uint16_t version, stamped
+        if not self.stream_begun or n > self.stream_left:
+            raise ValueError("more bytes than the streamed value has")
+        if self.stream_type < 0 and n:
+            self.stream_type = p[0]
+        body = 0
+        if self.stream_left > FOOTER_BYTES:
+            body = min(<uint64_t>n, self.stream_left - FOOTER_BYTES)
+        with nogil:
+            self.stream_crc = crc64_update(self.stream_crc, p, body)
+        if self.stream_left - n < FOOTER_BYTES:
+            at = FOOTER_BYTES - (self.stream_left - body)
+            kept = n - body
+            memcpy(self.stream_footer + at, p + body, kept)
+        self.stream_left -= n
+        if self.stream_left:
+            return piece if body == n else piece[:body]
+        version = footer_version(self.stream_footer)
+        stamped = self.stamp(self.stream_type, version)
+        if stamped != version:
+            put_footer(self.stream_footer, stamped, self.stream_crc)
+        self.stream_begun = False
+        return (
+            piece[:body]
+            + PyBytes_FromStringAndSize(<char *>self.stream_footer, FOOTER_BYTES)
+            + self.stream_tail)
+
+    @property
+    def streaming(self):
+        """A value has begun and not ended."""
+        return self.stream_begun
+
+    def abandon(self):
+        """Forget the value that is being streamed: the connection that it went over is gone."""
+        self.stream_begun = False
+
+
+cdef inline uint8_t *put_number_bulk(uint8_t *out, uint64_t n) noexcept nogil:
+    """A number as a bulk: `$<digits>`, its digits."""
+    out = put_bulk_header(out, decimal_digits(n))
+    out = put_decimal(out, n)
+    return put_literal(out, "\r\n", 2)
+
+
+cdef enum:
+    # Batches that are sent and not answered. The window's bytes bound them long before.
+    EXPECTED_MOST = 1024
+
+
+cdef class ReplyCounter:
+    """Reads the replies to batches of RESTORE; keeps a count of +OK and the errors, by index.
+
+    `expect` in the order of sending; `received` after reading into `input`; `take` gives one
+    `(ok, busy, errors)` for each batch that is answered whole, `errors` being a list of
+    (index of the record, message). Replies of BUSYKEY are only counted when
+    `count_busy` is set.
+    """
+    cdef readonly InputBuffer input
+    cdef Input *bytes_in
+    cdef bint count_busy
+    cdef uint64_t expected[EXPECTED_MOST]
+    cdef int head
+    cdef readonly int waiting
+    cdef uint64_t index
+    cdef uint64_t ok
+    cdef uint64_t busy
+    cdef size_t line_start
+    cdef size_t line_stop
+    cdef const char *wanted
+    cdef list errors
+    cdef list done
+
+    def __cinit__(self, *, bint count_busy=False):
+        self.input = InputBuffer()
+        self.bytes_in = &self.input.state
+        self.count_busy = count_busy
+        self.errors = []
+        self.done = []
+
+    @property
+    def room(self):
+        """Whether `expect` would be taken now."""
+        return self.waiting < EXPECTED_MOST
+
+    def expect(self, uint64_t count):
+        """A batch of `count` commands was sent."""
+        cdef int last = (self.head + self.waiting) % EXPECTED_MOST
+        if self.waiting == EXPECTED_MOST:
+            raise ValueError("too many batches are not answered")
+        self.expected[last] = count
+        self.waiting += 1
+        if self.waiting == 1:
+            self.finish_empty()
+
+    cdef finish_empty(self):
+        """Batches that nothing is owed for are done as soon as they are first in the queue."""
+        while self.waiting and self.expected[self.head] == self.index:
+            self.done.append((self.ok, self.busy, self.errors))
+            self.errors = []
+            self.ok = self.busy = self.index = 0
+            self.head = (self.head + 1) % EXPECTED_MOST
+            self.waiting -= 1
+
+    def take(self):
+        """Results of the batches answered since the last call, in order."""
+        done = self.done
+        self.done = []
+        return done
+
+    def received(self, size_t n):
+        """Take in `n` bytes that were read into `input`; returns how many results are ready.
+
+        Raises `ProtocolError` for bytes that are no reply to RESTORE.
+        """
+        cdef ParseStop stop
+        cdef size_t shown
+        self.input.commit(n)
+        while True:
+            with nogil:
+                stop = self.count_replies()
+            if stop == STOP_NEED_DATA:
+                return len(self.done)
+            if stop == STOP_BATCH_FULL:
+                self.finish_empty()
+            elif stop == STOP_KEY_ERROR:
+                text = PyBytes_FromStringAndSize(
+                    <char *>self.bytes_in.data + self.line_start, self.line_stop - self.line_start
+                ).decode("utf-8", "backslashreplace")
+                self.errors.append((self.index, text))
+                self.index += 1
+                if self.index == self.expected[self.head]:
+                    self.finish_empty()
+            else:
+                shown = min(self.bytes_in.end - self.bytes_in.start, 32)
+                found = PyBytes_FromStringAndSize(
+                    <char *>self.bytes_in.data + self.bytes_in.start, shown)
+                raise ProtocolError(
+                    f"expected {(<bytes>self.wanted).decode()}, found {found!r} "
+                    f"at byte {input_offset(self.bytes_in)}", input_offset(self.bytes_in))
+
+    cdef ParseStop count_replies(self) noexcept nogil:
+        cdef Input *input = self.bytes_in
+        cdef const uint8_t *data = input.data
+        cdef uint64_t owed
+        cdef int64_t at
+        cdef uint8_t kind
+        while True:
+            if input.start == input.end:
+                return STOP_NEED_DATA
+            if self.waiting == 0:
+                self.wanted = "nothing: no reply is owed"
+                return STOP_PROTOCOL
+            owed = self.expected[self.head]
+            while input.end - input.start >= 5 and self.index < owed:
+                if memcmp(data + input.start, b"+OK\r\n", 5) != 0:
+                    break
+                input.start += 5
+                self.index += 1
+                self.ok += 1
+            if self.index == owed:
+                return STOP_BATCH_FULL
+            at = line_end(data, input.start, input.end)
+            if at == -1:
+                return STOP_NEED_DATA
+            if at == -2:
+                self.wanted = "a line that ends in CRLF"
+                return STOP_PROTOCOL
+            kind = data[input.start]
+            if kind == 45:  # "-"
+                self.line_start = input.start + 1
+                self.line_stop = at
+                if (self.count_busy and at - input.start >= 8
+                        and memcmp(data + input.start + 1, b"BUSYKEY", 7) == 0):
+                    input.start = at + 2
+                    self.busy += 1
+                    self.index += 1
+                    if self.index == owed:
+                        return STOP_BATCH_FULL
+                    continue
+                input.start = at + 2
+                return STOP_KEY_ERROR
+            if kind != 43 or at - input.start != 3:
+                self.wanted = "+OK or an error, the reply to RESTORE"
+                return STOP_PROTOCOL
+            # "+OK" that the loop above left because it was cut: whole by now.
+            if memcmp(data + input.start, b"+OK", 3) != 0:
+                self.wanted = "+OK or an error, the reply to RESTORE"
+                return STOP_PROTOCOL
+            input.start = at + 2
+            self.ok += 1
+            self.index += 1
+            if self.index == owed:
+                return STOP_BATCH_FULL

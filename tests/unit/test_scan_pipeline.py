@@ -1,0 +1,379 @@
+"""The core's scan pipeline and encoder against slow Python, on bytes cut anywhere."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine._native import (
+    ProtocolError,
+    RecordBatch,
+    ReplyCounter,
+    ReplyError,
+    RestoreEncoder,
+    ScanPipeline,
+)
+from tests.reference import scan as reference
+from tests.reference.scan import Key
+
+
+def feed(reader: ScanPipeline | ReplyCounter, data: bytes, sizes: list[int] | None = None) -> None:
+    """Put `data` into a reader in pieces of these sizes, over and over; whole without them."""
+    at = turn = 0
+    while at < len(data):
+        size = sizes[turn % len(sizes)] if sizes else len(data)
+        turn += 1
+        with memoryview(reader.input) as view:
+            n = min(size, len(data) - at, len(view))
+            view[:n] = data[at : at + n]
+        reader.received(n)
+        at += n
+
+
+def sent(encoder: RestoreEncoder, items: list[RecordBatch | bytes]) -> bytes:
+    """All of it as bytes for the target."""
+    out = b""
+    for item in items:
+        if isinstance(item, bytes):
+            out += encoder.piece(item)
+        elif item.streamed:
+            out += bytes(encoder.begin(item))
+        else:
+            out += bytes(encoder.encode(item))
+    return out
+
+
+def run_scan(
+    keys: list[Key],
+    *,
+    page: int = 3,
+    sizes: list[int] | None = None,
+    access: str | None = None,
+    **options: int,
+) -> tuple[ScanPipeline, list[RecordBatch | bytes]]:
+    """Let a pipeline talk to an imagined source that holds `keys`."""
+    pipeline = ScanPipeline(7, access=access, **options)
+    by_name = {key.name: key for key in keys}
+    pages = [keys[i : i + page] for i in range(0, len(keys), page)] or [[]]
+    for number, names in enumerate(pages):
+        cursor = number + 1 if number + 1 < len(pages) else 0
+        expected = reference.command(
+            b"SCAN", b"%d" % number, b"COUNT", b"10", b"MATCH", b"*"
+        )
+        assert pipeline.request_scan(10, "*") == expected
+        feed(pipeline, reference.scan_reply(cursor, [key.name for key in names]), sizes)
+        requests = pipeline.request_values(1000)
+        asked = [by_name[key.name] for key in names]
+        expected = b""
+        for key in asked:
+            expected += reference.command(b"PEXPIRETIME", key.name)
+            if access:
+                expected += reference.command(b"OBJECT", access.upper().encode(), key.name)
+            expected += reference.command(b"DUMP", key.name)
+        assert requests == expected
+        replies = b"".join(reference.value_replies(key, bool(access)) for key in asked)
+        feed(pipeline, replies, sizes)
+    assert pipeline.finished
+    pipeline.flush(last=True)
+    return pipeline, pipeline.take()
+
+
+values = st.binary(min_size=1, max_size=60).map(lambda body: bytes([body[0] % 22]) + body)
+key_lists = st.lists(
+    st.builds(
+        Key,
+        name=st.binary(max_size=40),
+        ttl=st.sampled_from([-1, -1, 0, 1, 1_900_000_000_000, 2**62]),
+        payload=st.one_of(st.none(), st.builds(reference.payload, values, st.sampled_from([9, 11, 80]))),
+        access=st.one_of(st.none(), st.integers(0, 2**31)),
+    ),
+    max_size=12,
+    unique_by=lambda key: key.name,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    keys=key_lists,
+    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=5),
+    page=st.integers(1, 5),
+    access=st.sampled_from([None, "idletime", "freq"]),
+    replace=st.booleans(),
+    stream_above=st.sampled_from([12, 40, 1 << 20]),
+    batch_bytes=st.sampled_from([1, 100, 1 << 20]),
+    bounds=st.sampled_from([(0xFFFF, 1, 0), (9, 1, 0), (11, 1, 0), (80, 12, 79)]),
+)
+def test_requests_and_restores_agree_with_the_reference(
+    keys, sizes, page, access, replace, stream_above, batch_bytes, bounds
+):
+    pipeline, items = run_scan(
+        keys,
+        page=page,
+        sizes=sizes,
+        access=access,
+        stream_above=stream_above,
+        batch_bytes=batch_bytes,
+    )
+    encoder = RestoreEncoder(
+        replace=replace, highest_version=bounds[0], refused_low=bounds[1], refused_high=bounds[2]
+    )
+    word = {"idletime": "IDLETIME", "freq": "FREQ", None: None}[access]
+    expected = b"".join(
+        reference.restore(
+            key, replace=replace, access=word, data=reference.restamped(key.payload, *bounds)
+        )
+        for key in keys
+        if key.payload is not None
+    )
+    assert sent(encoder, items) == expected
+    batches = [item for item in items if isinstance(item, RecordBatch)]
+    assert sum(batch.vanished for batch in batches) == sum(key.payload is None for key in keys)
+    assert sum(map(len, batches)) == sum(key.payload is not None for key in keys)
+    assert [batch.last for batch in batches] == [False] * (len(batches) - 1) + [True]
+    assert {batch.db for batch in batches} == {7}
+
+
+def test_a_page_is_passed_only_when_all_its_keys_are_answered():
+    pipeline = ScanPipeline(0, batch_bytes=1)
+    names = [b"a", b"b", b"c"]
+    pipeline.request_scan(10)
+    feed(pipeline, reference.scan_reply(42, names))
+    assert pipeline.safe_cursor is None
+    pipeline.request_values(10)
+    for name in names[:2]:
+        feed(pipeline, reference.value_replies(Key(name, -1, reference.payload(b"\0\1x"))))
+    pipeline.flush()
+    assert [batch.cursor for batch in pipeline.take()] == [None, None]
+    assert pipeline.safe_cursor is None
+    feed(pipeline, reference.value_replies(Key(b"c", -1, None)))
+    assert pipeline.safe_cursor == 42
+    pipeline.flush()
+    assert [batch.cursor for batch in pipeline.take()] == [42]
+
+
+def test_an_empty_page_waits_for_the_pages_before_it():
+    pipeline = ScanPipeline(0)
+    pipeline.request_scan(10)
+    feed(pipeline, reference.scan_reply(5, [b"a"]))
+    pipeline.request_values(1)
+    pipeline.request_scan(10)
+    feed(pipeline, reference.value_replies(Key(b"a", -1, reference.payload(b"\0\1x"))))
+    assert pipeline.safe_cursor == 5
+    feed(pipeline, reference.scan_reply(9, []))
+    assert pipeline.safe_cursor == 9
+
+
+def test_scan_and_values_interleave():
+    pipeline = ScanPipeline(0)
+    pipeline.request_scan(10)
+    feed(pipeline, reference.scan_reply(5, [b"a", b"b"]))
+    pipeline.request_values(1)
+    pipeline.request_scan(10)
+    pipeline.request_values(1)
+    with pytest.raises(ValueError, match="under way"):
+        pipeline.request_scan(10)
+    one = Key(b"a", -1, reference.payload(b"\0\1x"))
+    two = Key(b"b", 5, reference.payload(b"\0\1y"))
+    feed(
+        pipeline,
+        reference.value_replies(one)
+        + reference.scan_reply(0, [])
+        + reference.value_replies(two),
+        [1],
+    )
+    assert pipeline.finished
+    pipeline.flush(last=True)
+    (batch,) = pipeline.take()
+    assert [batch.key(i) for i in range(2)] == [b"a", b"b"]
+    assert [batch.expire_at(i) for i in range(2)] == [None, 5]
+
+
+def test_a_key_made_anew_between_ttl_and_dump_is_asked_for_again():
+    pipeline = ScanPipeline(0)
+    pipeline.request_scan(10)
+    feed(pipeline, reference.scan_reply(0, [b"a"]))
+    pipeline.request_values(10)
+    payload = reference.payload(b"\0\1x")
+    feed(pipeline, reference.value_replies(Key(b"a", -2, payload)))
+    assert not pipeline.finished and pipeline.queued == 1
+    assert pipeline.request_values(10).count(b"DUMP") == 1
+    feed(pipeline, reference.value_replies(Key(b"a", 77, payload)))
+    pipeline.flush(last=True)
+    (batch,) = pipeline.take()
+    assert len(batch) == 1 and batch.expire_at(0) == 77 and batch.vanished == 0
+
+
+def test_pttl_is_anchored_to_the_clock():
+    import time
+
+    pipeline = ScanPipeline(0, ttl="pttl", clock_skew_ms=-5_000)
+    pipeline.request_scan(10)
+    feed(pipeline, reference.scan_reply(0, [b"a"]))
+    assert b"PTTL" in pipeline.request_values(10)
+    feed(pipeline, reference.value_replies(Key(b"a", 60_000, reference.payload(b"\0\1x"))))
+    pipeline.flush(last=True)
+    (batch,) = pipeline.take()
+    assert abs(batch.expire_at(0) - (time.time() * 1000 + 55_000)) < 2_000
+
+
+def test_a_value_over_the_limit_is_named_and_read_to_nothing():
+    pipeline = ScanPipeline(0, value_limit=100)
+    pipeline.request_scan(10)
+    feed(pipeline, reference.scan_reply(0, [b"long", b"short"]))
+    pipeline.request_values(10)
+    short = reference.payload(b"\0\1x")
+    replies = reference.value_replies(Key(b"long", -1, reference.payload(b"\0" * 101)))
+    feed(pipeline, replies + reference.value_replies(Key(b"short", -1, short)), [7])
+    pipeline.flush(last=True)
+    (batch,) = pipeline.take()
+    assert [batch.key(i) for i in range(len(batch))] == [b"short"]
+    ((key, reason),) = batch.errors
+    assert key == b"long" and "longer than the target takes" in reason
+
+
+def test_a_refused_key_is_named_and_a_refused_user_ends_the_scan():
+    pipeline = ScanPipeline(0)
+    pipeline.request_scan(10)
+    feed(pipeline, reference.scan_reply(0, [b"a", b"b"]))
+    pipeline.request_values(10)
+    feed(pipeline, b":-1\r\n-ERR no dump for this type\r\n")
+    with pytest.raises(ReplyError, match="NOPERM"):
+        feed(pipeline, b":-1\r\n-NOPERM not yours\r\n")
+    pipeline.flush()
+    (batch,) = pipeline.take()
+    assert batch.errors == [(b"a", "ERR no dump for this type")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "bytes_", "expected"),
+    [
+        ("scan", b"+OK\r\n", "a number"),
+        ("scan", b"*3\r\n", "an array of two"),
+        ("scan", b"*2\r\n$21\r\n", "the cursor"),
+        ("scan", b"*2\r\n$1\r\nx\r\n", "a cursor"),
+        ("scan", b"*2\r\n$1\r\n0\r\n*-1\r\n", "the keys"),
+        ("scan", b"*2\r\n$1\r\n0\r\n*99999999999\r\n", "the keys"),
+        ("scan", b"*2\r\n$1\r\n0\r\n*1\r\n$-1\r\n", "a key"),
+        ("scan", b"*2\r\n$1\r\n0\r\n*1\r\n$4294967296\r\n", "a key"),
+        ("scan", b"*2\r\n$1\r\n0\r\n*1\r\n$1\r\naXY", "CRLF"),
+        ("scan", b"*2\r\n$20\r\n99999999999999999999\r\n*0\r\n", "a cursor"),
+        ("values", b"$1\r\nx\r\n", "an integer"),
+        ("values", b":x\r\n", "a number"),
+        ("values", b":99999999999999999999\r\n", "a number"),
+        ("values", b":-1\r\n:5\r\n", "a bulk, the reply to DUMP"),
+        ("values", b":-1\r\n$-2\r\n", "a bulk, the reply to DUMP"),
+        ("values", b":-1\r\n$3\r\nabc\r\n", "more than ten bytes"),
+        ("values", b":-1\r\n$12\r\nabcdefghijklXX", "CRLF"),
+        ("values", b":-1\n", "CRLF"),
+        ("nothing", b":1\r\n", "no reply is owed"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_bytes_that_are_no_reply(asked, bytes_, expected, size):
+    pipeline = ScanPipeline(0)
+    if asked != "nothing":
+        pipeline.request_scan(10)
+    if asked == "values":
+        feed(pipeline, reference.scan_reply(0, [b"a"]))
+        pipeline.request_values(10)
+    with pytest.raises(ProtocolError, match=expected):
+        feed(pipeline, bytes_, [size])
+
+
+def test_an_endless_line_is_refused():
+    pipeline = ScanPipeline(0)
+    pipeline.request_scan(10)
+    with pytest.raises(ProtocolError, match="CRLF"):
+        feed(pipeline, b"*" + b"1" * 200_000)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 2**32))
+def test_hostile_replies_never_crash(data, seed):
+    """Real replies, mutated: an error or a result, nothing else; and requests still work."""
+    rng = random.Random(seed)
+    keys = [
+        Key(b"key%d" % i, rng.choice([-2, -1, 10]), reference.payload(rng.randbytes(30)))
+        for i in range(5)
+    ]
+    replies = reference.scan_reply(rng.randrange(2**64), [key.name for key in keys])
+    tail = b"".join(reference.value_replies(key) for key in keys)
+    stream = bytearray(replies + tail)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = rng.randrange(len(stream))
+        match rng.randrange(3):
+            case 0:
+                stream[at] = rng.randrange(256)
+            case 1:
+                del stream[at : at + rng.randrange(1, 6)]
+            case 2:
+                stream[at:at] = rng.choice([b"*", b"$", b"-1", b"\r\n", b"9" * 18, b":"])
+    pipeline = ScanPipeline(0, stream_above=64, batch_bytes=128, value_limit=4096)
+    encoder = RestoreEncoder(highest_version=9)
+    pipeline.request_scan(10)
+    try:
+        for at in range(0, len(stream), 9):
+            feed(pipeline, bytes(stream[at : at + 9]))
+            pipeline.request_values(2)
+    except (ProtocolError, ReplyError):
+        pass
+    pipeline.flush()
+    sent(encoder, pipeline.take())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    answers=st.lists(
+        st.lists(st.sampled_from([b"+OK", b"-BUSYKEY Target key name already exists.", b"-OOM x"])),
+        max_size=6,
+    ),
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=4),
+    count_busy=st.booleans(),
+)
+def test_replies_are_counted_by_batch(answers, sizes, count_busy):
+    counter = ReplyCounter(count_busy=count_busy)
+    for batch in answers:
+        counter.expect(len(batch))
+    feed(counter, b"".join(line + b"\r\n" for batch in answers for line in batch), sizes)
+    expected = []
+    for batch in answers:
+        busy = [i for i, line in enumerate(batch) if line.startswith(b"-BUSYKEY")]
+        errors = [
+            (i, line[1:].decode())
+            for i, line in enumerate(batch)
+            if line.startswith(b"-") and not (count_busy and i in busy)
+        ]
+        expected.append((batch.count(b"+OK"), len(busy) if count_busy else 0, errors))
+    assert counter.take() == expected
+    assert counter.waiting == 0
+
+
+@pytest.mark.parametrize("bytes_", [b":1\r\n", b"+QUEUED\r\n", b"+OK\n", b"$2\r\nOK\r\n", b"+OX\r\n"])
+@pytest.mark.parametrize("size", [1, 100])
+def test_a_reply_that_is_none_to_restore(bytes_, size):
+    counter = ReplyCounter()
+    counter.expect(3)
+    with pytest.raises(ProtocolError):
+        feed(counter, b"+OK\r\n" + bytes_ + b"+OK\r\n", [size])
+
+
+def test_a_reply_to_nothing():
+    counter = ReplyCounter()
+    counter.expect(1)
+    with pytest.raises(ProtocolError, match="no reply is owed"):
+        feed(counter, b"+OK\r\n+OK\r\n")
+
+
+def test_more_received_than_there_was_room_for():
+    with pytest.raises(ValueError, match="more bytes"):
+        ReplyCounter().received(1 << 30)
+
+
+def test_records_are_bounded():
+    _, (batch,) = run_scan([Key(b"a", -1, reference.payload(b"\0\1x"))])
+    for index in (-1, 1, 1 << 40):
+        with pytest.raises(IndexError):
+            batch.key(index)
