@@ -1,0 +1,1 @@
+"""Frozen values that every layer shares. Rank 1: imports `errors` alone."""

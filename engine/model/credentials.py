@@ -1,0 +1,262 @@
+"""Credentials by host: from the environment or a configuration file, never from the API's requests.
+
+The configuration (TOML) holds a list; the first entry that fits a server gives what the server's
+URL did not say itself:
+
+    [[credentials]]
+    host = "*.prod.example.com"     # fnmatch; also "host:6380", "[fd00:*]:6379", "/run/*.sock"
+    username = "migration"
+    password_file = "/run/secrets/redis"        # or password, or password_env
+    tls = true                                  # ca_file, cert_file, key_file, server_name, verify
+
+STARTMIGRATION_CREDENTIALS holds the same entries as a JSON list, and is looked at first.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UsageError
+from engine.model.endpoint import Endpoint, Tls
+
+CONFIG_VARIABLE = "STARTMIGRATION_CONFIG"
+CREDENTIALS_VARIABLE = "STARTMIGRATION_CREDENTIALS"
+_SECRET_SOURCES = ("password", "password_file", "password_env")
+_FILES = ("password_file", "ca_file", "cert_file", "key_file")
+_TLS_ONLY = ("ca_file", "cert_file", "key_file", "verify", "server_name")
+_FLAGS = ("tls", "verify")
+# A bracket with a colon inside is an IPv6 address; one without is a character class of fnmatch.
+_BRACKETED = re.compile(r"\[(?P<host>[^\]]*:[^\]]*)\](?::(?P<port>.+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One entry: which servers it is for (`host`), and what it gives them."""
+
+    host: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    password_file: str | None = None
+    password_env: str | None = None
+    tls: bool | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    verify: bool | None = None
+    server_name: str | None = None
+
+    @classmethod
+    def read(cls, data: object, where: str) -> Credential:
+        """Check one entry of a configuration; `where` names it in errors.
+
+        Raises `UsageError`, which names the key and never repeats a value.
+        """
+        if not isinstance(data, Mapping):
+            raise UsageError(f"{where} is not a table of credentials")
+        known = [f.name for f in fields(cls)]
+        for name, value in data.items():
+            if name not in known:
+                raise UsageError(f"{where}: unknown key {name!r}", remedy=_known(known))
+            kind = bool if name in _FLAGS else str
+            if not isinstance(value, kind):
+                expected = "true or false" if kind is bool else "a string"
+                raise UsageError(f"{where}: {name} is not {expected}")
+        if not data.get("host"):
+            raise UsageError(f"{where}: host is missing")
+        given = [name for name in _SECRET_SOURCES if name in data]
+        if len(given) > 1:
+            raise UsageError(f"{where}: {' and '.join(given)} exclude each other")
+        if data.get("tls") is False:
+            for name in _TLS_ONLY:
+                if name in data:
+                    raise UsageError(f"{where}: {name} makes no sense with tls = false")
+        return cls(**data)
+
+    @property
+    def has_password(self) -> bool:
+        """Whether the entry names a password, be it readable or not."""
+        return any(getattr(self, name) is not None for name in _SECRET_SOURCES)
+
+    def fits(self, endpoint: Endpoint) -> bool:
+        """Whether the entry is for this server, and for its user when the URL names one."""
+        if endpoint.username is not None and self.username not in (None, endpoint.username):
+            return False
+        if endpoint.unix_path is not None:
+            return fnmatchcase(endpoint.unix_path, self.host.removeprefix("unix:"))
+        host, port = _split(self.host)
+        if port is not None and not fnmatchcase(str(endpoint.port), port):
+            return False
+        return fnmatchcase(_canonical(endpoint.host), _canonical(host))
+
+    def secret(self) -> str | None:
+        """The password, None if the entry has none. Raises `UsageError` if it cannot be read."""
+        if self.password_env is not None:
+            if self.password_env not in os.environ:
+                raise UsageError(
+                    f"the password for {self.host} is expected in the environment variable "
+                    f"{self.password_env}, which is not set"
+                )
+            return os.environ[self.password_env]
+        if self.password_file is not None:
+            try:
+                text = Path(self.password_file).expanduser().read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+                raise UsageError(
+                    f"the password file {self.password_file} cannot be read: {reason}"
+                ) from None
+            return text.rstrip("\r\n")
+        return self.password
+
+    def tls_for(self, own: Tls | None) -> Tls | None:
+        """The TLS settings of a server whose URL gave `own`: its own ones first."""
+        wanted = self.tls or any(getattr(self, name) is not None for name in _TLS_ONLY)
+        if own is None and not wanted:
+            return None
+        own = own or Tls()
+        return Tls(
+            verify=own.verify and self.verify is not False,
+            ca_file=own.ca_file or self.ca_file,
+            cert_file=own.cert_file or self.cert_file,
+            key_file=own.key_file or self.key_file,
+            server_name=own.server_name or self.server_name,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Entries in the order in which they are tried."""
+
+    entries: tuple[Credential, ...] = ()
+
+    @classmethod
+    def load(cls) -> Credentials:
+        """Read STARTMIGRATION_CREDENTIALS, then the configuration file
+        (STARTMIGRATION_CONFIG, else $XDG_CONFIG_HOME/startmigration/config.toml if there is one).
+
+        Raises `UsageError` for a file that is missing though named, is malformed, has an unknown
+        key, or holds a password and can be read by others.
+        """
+        return cls(_from_environment() + _from_file())
+
+    @classmethod
+    def read(cls, items: object, where: str) -> Credentials:
+        """Check a list of entries as they stand in a configuration. Raises `UsageError`."""
+        if not isinstance(items, list):
+            raise UsageError(f"{where}: credentials is not a list of tables")
+        named = ((f"{where}: credentials entry {n}", item) for n, item in enumerate(items, 1))
+        return cls(tuple(Credential.read(item, name) for name, item in named))
+
+    def find(self, endpoint: Endpoint) -> Credential | None:
+        """The first entry that fits `endpoint`."""
+        return next((entry for entry in self.entries if entry.fits(endpoint)), None)
+
+    def apply(self, endpoint: Endpoint) -> Endpoint:
+        """`endpoint` with what the first fitting entry adds; what its URL said is kept.
+
+        Raises `UsageError` if the entry's password cannot be read.
+        """
+        entry = self.find(endpoint)
+        if entry is None:
+            return endpoint
+        filled = endpoint
+        if endpoint.password is None:
+            # A user name without a password stays: some servers authenticate by certificate.
+            filled = endpoint.with_credentials(entry.username, entry.secret())
+        if endpoint.unix_path is not None:
+            return filled
+        return replace(filled, tls=entry.tls_for(endpoint.tls))
+
+    def to_json(self) -> str:
+        """The entries in the form of STARTMIGRATION_CREDENTIALS. Holds secrets: for a child's
+        environment alone."""
+        rows = [asdict(entry) for entry in self.entries]
+        return json.dumps([{k: v for k, v in row.items() if v is not None} for row in rows])
+
+
+def config_path() -> tuple[Path, bool]:
+    """Where the configuration file is, and whether it was named (then it has to exist)."""
+    if named := os.environ.get(CONFIG_VARIABLE):
+        return Path(named).expanduser(), True
+    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    return Path(base).expanduser() / "startmigration" / "config.toml", False
+
+
+def _from_environment() -> tuple[Credential, ...]:
+    text = os.environ.get(CREDENTIALS_VARIABLE)
+    if not text:
+        return ()
+    try:
+        items = json.loads(text)
+    except ValueError:
+        # Not chained: the parser's error carries the whole text, passwords too.
+        raise UsageError(f"{CREDENTIALS_VARIABLE} is not JSON") from None
+    return Credentials.read(items, CREDENTIALS_VARIABLE).entries
+
+
+def _from_file() -> tuple[Credential, ...]:
+    path, named = config_path()
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = tomllib.load(file)
+    except FileNotFoundError:
+        if named:
+            raise UsageError(f"{CONFIG_VARIABLE} names {path}, which does not exist") from None
+        return ()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "not UTF-8 text"
+        raise UsageError(f"{path} is not TOML: {reason}") from None
+    for name in data:
+        if name != "credentials":
+            raise UsageError(f"{path}: unknown key {name!r}", remedy=_known(["credentials"]))
+    entries = Credentials.read(data.get("credentials", []), str(path)).entries
+    if mode & 0o077 and any(entry.password is not None for entry in entries):
+        raise UsageError(
+            f"{path} holds a password and can be read by others",
+            remedy=f"chmod 600 {path}",
+        )
+    return tuple(_beside(entry, path.parent) for entry in entries)
+
+
+def _beside(entry: Credential, folder: Path) -> Credential:
+    """Relative file names in a configuration mean files beside it."""
+    named: dict[str, Any] = {
+        name: str(folder / Path(value).expanduser())
+        for name in _FILES
+        if (value := getattr(entry, name)) is not None
+    }
+    return replace(entry, **named)
+
+
+def _split(pattern: str) -> tuple[str, str | None]:
+    """A host pattern's host and port parts; a bare IPv6 address has colons, but no port."""
+    if bracketed := _BRACKETED.fullmatch(pattern):
+        return bracketed["host"], bracketed["port"]
+    if pattern.count(":") == 1:
+        host, port = pattern.split(":")
+        return host, port
+    return pattern, None
+
+
+def _canonical(host: str) -> str:
+    """Lower case, without the root's dot; an address in its shortest form."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return host.lower().removesuffix(".")
+
+
+def _known(names: list[str]) -> str:
+    return f"Known: {', '.join(names)}."

@@ -1,0 +1,167 @@
+"""Where a server is and how to reach it."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field, replace
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from engine.errors import UsageError
+
+DEFAULT_PORT = 6379
+# RFC 1123 labels; underscores occur in container networks.
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
+_PLAIN_SCHEMES = {"redis", "valkey"}
+_TLS_SCHEMES = {"rediss", "valkeys"}
+_TLS_OPTIONS = {"ca_file", "cert_file", "key_file", "server_name", "verify"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """TLS settings of one endpoint. The server's certificate is verified unless `verify` is off."""
+
+    verify: bool = True
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    server_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server: host and port, or a unix socket's path; credentials and TLS with it.
+
+    The password is never part of `repr`, `str`, `address` or `url`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    unix_path: str | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: Tls | None = None
+
+    def __post_init__(self) -> None:
+        if self.unix_path is None:
+            check_host(self.host)
+            if not 1 <= self.port <= 65535:
+                raise UsageError(f"port {self.port} is not within 1 to 65535")
+        elif not self.unix_path.startswith("/"):
+            raise UsageError(f"a unix socket needs an absolute path, not {self.unix_path!r}")
+
+    @classmethod
+    def parse(cls, url: str) -> Endpoint:
+        """Read `redis://[user[:password]@]host[:port]`, `rediss://…?ca_file=…&cert_file=…&
+        key_file=…&server_name=…&verify=no` (verify: yes by default), `valkey://`, `valkeys://`,
+        `unix:///path`, or a bare `host[:port]`.
+
+        Raises `UsageError`, without repeating the password, for anything else.
+        """
+        if "://" not in url:
+            url = "redis://" + url
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise UsageError("the URL's port is not a number within 1 to 65535") from None
+        scheme = parts.scheme.lower()
+        username = unquote(parts.username) if parts.username else None
+        password = unquote(parts.password) if parts.password is not None else None
+        options = parse_qs(parts.query, keep_blank_values=True)
+        if scheme == "unix":
+            if options:
+                raise UsageError("a unix:// URL takes no options")
+            path = unquote(parts.path)
+            return cls(unix_path=path, username=username, password=password)
+        if scheme not in _PLAIN_SCHEMES | _TLS_SCHEMES:
+            raise UsageError(
+                f"{scheme}:// is not a scheme of ours",
+                remedy="Expected redis://, rediss://, valkey://, valkeys:// or unix://.",
+            )
+        if parts.path.strip("/"):
+            raise UsageError(
+                "the URL names a database",
+                remedy="Every database is moved; use --db to choose some.",
+            )
+        if parts.fragment:
+            raise UsageError("the URL has a fragment", remedy="Write # in a password as %23.")
+        tls = _tls(options) if scheme in _TLS_SCHEMES else None
+        if options and tls is None:
+            raise UsageError("options in a URL need rediss:// or valkeys://")
+        if not parts.hostname:
+            raise UsageError("the URL names no host")
+        return cls(
+            host=parts.hostname,
+            port=DEFAULT_PORT if port is None else port,
+            username=username,
+            password=password,
+            tls=tls,
+        )
+
+    @property
+    def address(self) -> str:
+        """`host:port`, `[v6]:port`, or `unix:/path`: for people and for comparing."""
+        if self.unix_path is not None:
+            return f"unix:{self.unix_path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The endpoint as a URL without password (with username and TLS options)."""
+        user = f"{quote(self.username, safe='')}@" if self.username else ""
+        if self.unix_path is not None:
+            return f"unix://{user}{quote(self.unix_path)}"
+        if self.tls is None:
+            return f"redis://{user}{self.address}"
+        options = [
+            f"{name}={quote(value, safe='/')}"
+            for name in ("ca_file", "cert_file", "key_file", "server_name")
+            if (value := getattr(self.tls, name)) is not None
+        ]
+        if not self.tls.verify:
+            options.append("verify=no")
+        query = "?" + "&".join(options) if options else ""
+        return f"rediss://{user}{self.address}{query}"
+
+    def with_credentials(
+        self, username: str | None, password: str | None, tls: Tls | None = None
+    ) -> Endpoint:
+        """The same server with these credentials; its own ones are kept where they are set."""
+        return replace(
+            self,
+            username=self.username if self.username is not None else username,
+            password=self.password if self.password is not None else password,
+            tls=self.tls if self.tls is not None else tls,
+        )
+
+    def __str__(self) -> str:
+        return self.address
+
+
+def check_host(host: str) -> None:
+    """Raise `UsageError` unless `host` is a DNS name, an IPv4 or an IPv6 address."""
+    try:
+        ipaddress.ip_address(host.split("%", 1)[0])
+    except ValueError:
+        pass
+    else:
+        return
+    numeric = re.fullmatch(r"[0-9.]+", host) is not None
+    if len(host) > 253 or numeric or not _HOST_NAME.fullmatch(host):
+        raise UsageError(f"{host!r} is neither a host name nor an IP address")
+
+
+def _tls(options: dict[str, list[str]]) -> Tls:
+    unknown = sorted(set(options) - _TLS_OPTIONS)
+    if unknown:
+        raise UsageError(
+            f"unknown URL option {unknown[0]!r}",
+            remedy=f"Known: {', '.join(sorted(_TLS_OPTIONS))}.",
+        )
+    last = {name: values[-1] for name, values in options.items()}
+    verify = last.pop("verify", "yes")
+    if verify not in ("yes", "no"):
+        raise UsageError(f"verify={verify} in a URL: expected yes or no")
+    return Tls(verify=verify == "yes", **{name: value or None for name, value in last.items()})

@@ -1,0 +1,81 @@
+"""What a finished transfer says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Status = Literal["done", "failed", "stopped"]
+# A report names every key that was not carried up to this many; beyond it counts by reason.
+NAMED_KEYS_LIMIT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class NotCarried:
+    """A key that did not arrive, and why. `key` is the raw name as Latin-1-safe text: bytes
+    outside printable ASCII as \\xNN (as redis-cli prints them)."""
+
+    db: int
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a run: its duration in seconds and what went through it."""
+
+    name: str
+    seconds: float
+    keys: int = 0
+    bytes: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUse:
+    """What the engine's own process used: user + system CPU seconds; peak resident bytes."""
+
+    cpu_seconds: float = 0.0
+    peak_rss_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The result of a transfer. `not_carried_total` counts beyond the named ones."""
+
+    status: Status
+    keys: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    keys_per_second: float = 0.0
+    skipped: int = 0
+    vanished: int = 0
+    retries: int = 0
+    reconnects: int = 0
+    not_carried: tuple[NotCarried, ...] = ()
+    not_carried_total: int = 0
+    errors: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+    engine: EngineUse = field(default_factory=EngineUse)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Report:
+        """Inverse of `to_dict`."""
+        data = dict(data)
+        data["not_carried"] = tuple(NotCarried(**item) for item in data["not_carried"])
+        data["steps"] = tuple(Step(**item) for item in data["steps"])
+        data["errors"] = tuple(data["errors"])
+        data["engine"] = EngineUse(**data["engine"])
+        return cls(**data)
+
+
+def printable_key(key: bytes) -> str:
+    """A key's name for people and JSON: printable ASCII as is, every other byte as \\xNN."""
+    return "".join(
+        "\\\\" if byte == 0x5C else chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}"
+        for byte in key
+    )

@@ -1,0 +1,283 @@
+"""What a server is: its flavour and version, and what that means for the payloads it reads.
+
+Facts about RDB versions and value types are those of `rdb.h` in the two code bases. RESTORE
+(`verifyDumpPayload`, cluster.c) looks at the payload's footer first: the number there must not be
+above the server's own, and Valkey 8.1 and later also refuse 12 to 79, the numbers that Redis took
+after the two parted. A footer that passes says nothing of the value: a type byte that the server
+does not know is a "Bad data format" whatever the footer says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from engine.errors import ProtocolFault
+
+Flavour = Literal["redis", "valkey"]
+Mode = Literal["standalone", "cluster", "sentinel"]
+Version = tuple[int, int, int]
+
+# First version of each RDB version, newest first: RDB_VERSION in rdb.h at the releases' tags.
+_RDB_VERSIONS: dict[Flavour, tuple[tuple[Version, int], ...]] = {
+    "redis": (
+        ((8, 10, 0), 15),
+        ((8, 8, 0), 14),
+        ((8, 6, 0), 13),
+        ((7, 4, 0), 12),
+        ((7, 2, 0), 11),
+        ((7, 0, 0), 10),
+        ((5, 0, 0), 9),
+        ((4, 0, 0), 8),
+        ((3, 2, 0), 7),
+    ),
+    "valkey": (((9, 2, 0), 81), ((9, 0, 0), 80), ((7, 2, 0), 11)),
+}
+# Valkey's own numbers start here; 12 up to it are Redis's (RDB_FOREIGN_VERSION_MIN and _MAX).
+VALKEY_RDB_VERSION_MIN = 80
+SHARED_RDB_VERSION_MAX = 11
+# Enough for every server that knows RESTORE … REPLACE at all.
+_OLDEST_RDB_VERSION = 6
+
+# RDB_TYPE_* that came with a release. 6 (modules before 4.0's release) is loaded by none; 22 and 23
+# are left out for Redis: there they were hashes of 7.4's release candidates, which no release
+# writes, and a payload with that byte comes from a Valkey that means something else by it.
+_TYPES: dict[Flavour, tuple[tuple[Version, frozenset[int]], ...]] = {
+    "redis": (
+        ((0, 0, 0), frozenset({0, 1, 2, 3, 4, 9, 10, 11, 12, 13, 14})),
+        ((4, 0, 0), frozenset({5, 7})),
+        ((5, 0, 0), frozenset({15})),
+        ((7, 0, 0), frozenset({16, 17, 18, 19})),
+        ((7, 2, 0), frozenset({20, 21})),
+        ((7, 4, 0), frozenset({24, 25})),
+        ((8, 6, 0), frozenset({26})),
+        ((8, 8, 0), frozenset({27, 28})),
+        ((8, 10, 0), frozenset({29, 30, 31, 32, 33})),
+    ),
+    "valkey": (
+        ((0, 0, 0), frozenset({0, 1, 2, 3, 4, 5, 7, *range(9, 22)})),
+        ((9, 0, 0), frozenset({22})),
+        ((9, 2, 0), frozenset({23})),
+    ),
+}
+# INFO's own field names the fork. They say `redis_version` too, and mean "compatible with".
+_FORKS = {"keydb": "keydb_version", "dragonfly": "dragonfly_version", "garnet": "garnet_version"}
+
+
+@dataclass(frozen=True, slots=True)
+class Keyspace:
+    """One non-empty database: `keys` in it, `expires` of them with a time to live."""
+
+    db: int
+    keys: int
+    expires: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What INFO says. Memory is in bytes, 0 where the server does not tell (or has no limit).
+
+    `version` is the flavour's own (a Valkey also claims to be Redis 7.2.4). `fork` names a
+    reimplementation ("keydb", "dragonfly", "garnet"; else empty). `primary` is the `host:port` that
+    a replica follows. `loading` is true while the data set is read from disk or from a primary.
+    """
+
+    flavour: Flavour
+    version: Version
+    run_id: str = ""
+    role: str = ""
+    mode: Mode = "standalone"
+    fork: str = ""
+    tcp_port: int = 0
+    used_memory: int = 0
+    used_memory_dataset: int = 0
+    maxmemory: int = 0
+    maxmemory_policy: str = ""
+    total_system_memory: int = 0
+    keyspace: tuple[Keyspace, ...] = ()
+    modules: tuple[str, ...] = ()
+    loading: bool = False
+    replid: str = ""
+    primary: str = ""
+    primary_link_up: bool = True
+
+    @property
+    def name(self) -> str:
+        """Flavour and version for people: `Valkey 8.1.8`, `Redis 7.0.15 (keydb)`."""
+        title = "Valkey" if self.flavour == "valkey" else "Redis"
+        fork = f" ({self.fork})" if self.fork else ""
+        return f"{title} {'.'.join(map(str, self.version))}{fork}"
+
+    @property
+    def keys(self) -> int:
+        """Keys in all databases together."""
+        return sum(each.keys for each in self.keyspace)
+
+    @property
+    def is_replica(self) -> bool:
+        """Whether it follows a primary."""
+        return self.role == "slave"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ServerInfo:
+        """Inverse of `to_dict`."""
+        data = dict(data)
+        major, minor, patch = data["version"]
+        data["version"] = (major, minor, patch)
+        data["keyspace"] = tuple(Keyspace(**each) for each in data["keyspace"])
+        data["modules"] = tuple(data["modules"])
+        return cls(**data)
+
+
+def parse_info(text: str) -> ServerInfo:
+    """Read INFO's reply (`genValkeyInfoString`/`genRedisInfoString`, server.c).
+
+    Sections that were not asked for, or that a managed service hides, leave their fields at the
+    defaults. Raises `ProtocolFault` if the text names no version: the section `server` is needed.
+    """
+    fields: dict[str, str] = {}
+    modules: list[str] = []
+    for name, value in _lines(text):
+        if name == "module":  # one such line a module: name=…,ver=…,…
+            modules.append(_attributes(value).get("name", "?"))
+        else:
+            fields[name] = value
+    flavour: Flavour = "redis"
+    version = fields.get("redis_version")
+    if "valkey_version" in fields or fields.get("server_name") == "valkey":
+        flavour = "valkey"
+        # Valkey 7.2 (and 8.0's candidates) knew redis_version alone, and it was their own.
+        version = fields.get("valkey_version", version)
+    if version is None:
+        raise ProtocolFault(
+            "the server's INFO names no version",
+            remedy="Expected redis_version or valkey_version in the section `server`.",
+        )
+    replica_of = fields.get("master_host", "")
+    if replica_of:
+        port = fields.get("master_port", "")
+        replica_of = f"[{replica_of}]:{port}" if ":" in replica_of else f"{replica_of}:{port}"
+    return ServerInfo(
+        flavour=flavour,
+        version=parse_version(version),
+        run_id=fields.get("run_id", ""),
+        role=fields.get("role", ""),
+        mode=_mode(fields),
+        fork=next((name for name, field in _FORKS.items() if field in fields), ""),
+        tcp_port=_number(fields, "tcp_port"),
+        used_memory=_number(fields, "used_memory"),
+        used_memory_dataset=_number(fields, "used_memory_dataset"),
+        maxmemory=_number(fields, "maxmemory"),
+        maxmemory_policy=fields.get("maxmemory_policy", ""),
+        total_system_memory=_number(fields, "total_system_memory"),
+        keyspace=tuple(sorted(_keyspace(fields), key=lambda each: each.db)),
+        modules=tuple(sorted(modules)),
+        loading=fields.get("loading", "0") != "0" or fields.get("async_loading", "0") != "0",
+        replid=fields.get("master_replid", ""),
+        primary=replica_of,
+        primary_link_up=fields.get("master_link_status", "up") == "up",
+    )
+
+
+def parse_version(text: str) -> Version:
+    """`7.2.4`, `8.0`, `7.4.0-rc1` → (major, minor, patch); a part that is missing counts as 0."""
+    parts: list[int] = []
+    for part in text.split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        parts.append(int(digits or 0))
+        if digits != part:  # a suffix ends the number: 0-rc1
+            break
+    major, minor, patch = (*parts, 0, 0, 0)[:3]
+    return major, minor, patch
+
+
+def rdb_version(flavour: Flavour, version: Version) -> int:
+    """The RDB version of the server: of the DUMPs it writes, and the highest its RESTORE takes."""
+    for since, number in _RDB_VERSIONS[flavour]:
+        if version >= since:
+            return number
+    return _OLDEST_RDB_VERSION if flavour == "redis" else SHARED_RDB_VERSION_MAX
+
+
+def known_types(flavour: Flavour, version: Version) -> frozenset[int]:
+    """The value-type bytes (RDB_TYPE_*) that the server can load.
+
+    7 (module values) is always among them: whether the one module is there is another question.
+    """
+    found: frozenset[int] = frozenset()
+    for since, types in _TYPES[flavour]:
+        if version >= since:
+            found |= types
+    return found
+
+
+def accepts_rdb_version(number: int, target: ServerInfo) -> bool:
+    """Whether the target's RESTORE takes a payload whose footer says RDB version `number`."""
+    highest, low, high = footer_bounds(target)
+    return number <= highest and not low <= number <= high
+
+
+def footer_bounds(target: ServerInfo) -> tuple[int, int, int]:
+    """What the target's RESTORE refuses, for the encoder: (highest, low, high).
+
+    `highest` is the highest RDB version taken; low to high, both included, are refused though they
+    are not above it. (1, 0) is the empty range.
+    """
+    highest = _assured_rdb_version(target)
+    if highest >= VALKEY_RDB_VERSION_MIN:
+        return highest, SHARED_RDB_VERSION_MAX + 1, VALKEY_RDB_VERSION_MIN - 1
+    return highest, 1, 0
+
+
+def accepts_footer(source: ServerInfo, target: ServerInfo) -> bool:
+    """Whether the target takes the source's DUMP payloads as they are; if not, stamp them anew.
+
+    A fork's footer is not trusted to be what the version it claims would write.
+    """
+    if source.fork and source.fork != target.fork:
+        return False
+    return accepts_rdb_version(rdb_version(source.flavour, source.version), target)
+
+
+def _assured_rdb_version(server: ServerInfo) -> int:
+    # The forks parted from Redis at 6.x, and claim compatibility with later versions' commands.
+    number = rdb_version(server.flavour, server.version)
+    return min(number, 9) if server.fork else number
+
+
+def _lines(text: str) -> Iterator[tuple[str, str]]:
+    for line in text.splitlines():
+        name, colon, value = line.partition(":")
+        if colon and not line.startswith("#"):
+            yield name, value.strip()
+
+
+def _mode(fields: dict[str, str]) -> Mode:
+    # Valkey 8 renamed redis_mode to server_mode; managed services may hide both.
+    said = fields.get("redis_mode") or fields.get("server_mode") or ""
+    if said == "cluster" or fields.get("cluster_enabled") == "1":
+        return "cluster"
+    return "sentinel" if said == "sentinel" else "standalone"
+
+
+def _keyspace(fields: dict[str, str]) -> Iterator[Keyspace]:
+    # db0:keys=2,expires=1,avg_ttl=0,…; Redis 8 also has db0_distrib_strings_sizes and the like.
+    for name, value in fields.items():
+        if name.startswith("db") and name[2:].isdigit():
+            counts = _attributes(value)
+            keys, expires = counts.get("keys", "0"), counts.get("expires", "0")
+            yield Keyspace(int(name[2:]), int(keys), int(expires))
+
+
+def _attributes(text: str) -> dict[str, str]:
+    return dict(pair.split("=", 1) for pair in text.split(",") if "=" in pair)
+
+
+def _number(fields: dict[str, str], name: str) -> int:
+    digits = fields.get(name, "")
+    return int(digits) if digits.isdigit() else 0

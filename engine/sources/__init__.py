@@ -1,0 +1,1 @@
+"""Where records come from. Rank 3: knows nothing of targets."""

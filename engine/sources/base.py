@@ -1,0 +1,48 @@
+"""What a source is to the rest: something that gives batches, in order, from a position on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from engine._native import RecordBatch
+from engine.model.position import ScanPosition
+from engine.model.server import ServerInfo
+
+# A batch, or the next bytes of the value of the streamed batch before it.
+Item = RecordBatch | bytes
+
+
+class Source(Protocol):
+    """One shard of a source. Opened, read to its end or closed; opened again after a failure."""
+
+    info: ServerInfo
+    """What the server says of itself; set by `open`."""
+
+    @property
+    def total_keys(self) -> int:
+        """Keys in the chosen databases, as the server counts them at `open`."""
+        ...
+
+    async def open(self, position: ScanPosition | None) -> None:
+        """Dial and prepare to give everything behind `position` (None: everything).
+
+        Raises `LinkError`, `AuthError`, `ServerError`.
+        """
+        ...
+
+    def items(self) -> AsyncIterator[Item]:
+        """Batches in order; a streamed batch is followed by the pieces of its value.
+
+        Raises `LinkError` when the link goes (open it again), `ServerError` when the server
+        refuses to go on, `ProtocolFault` for bytes that are no reply.
+        """
+        ...
+
+    def position_after(self, batch: RecordBatch) -> ScanPosition | None:
+        """The position once `batch` and all before it are acknowledged; None: unchanged."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connection. Never raises."""
+        ...

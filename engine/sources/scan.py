@@ -1,0 +1,267 @@
+"""The scan source: SCAN names the keys, PTTL/PEXPIRETIME and DUMP fetch them.
+
+For sources that refuse PSYNC. SCAN promises every key that is there from its start to its end; a
+key that comes or goes meanwhile may be missed, or named and gone, and later writes are not
+followed. The source is only read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import cast
+
+from engine._native import RecordBatch, ScanPipeline
+from engine.errors import EngineError, LinkError, ServerError
+from engine.model.endpoint import Endpoint
+from engine.model.position import ScanPosition
+from engine.model.server import ServerInfo, parse_info
+from engine.model.settings import TransferSettings
+from engine.sources.base import Item
+from engine.sources.pace import Pace
+from engine.wire.connection import Connection
+from engine.wire.dial import dial
+
+# Finished batches that wait to be taken; above it nothing more is read from the source.
+_READY_LIMIT = 4
+
+
+class ScanSource:
+    """`Source` by SCAN."""
+
+    def __init__(self, endpoint: Endpoint, settings: TransferSettings) -> None:
+        self._endpoint = endpoint
+        self._settings = settings
+        self.bulk_limit = 512 << 20
+        """Bytes of the longest value that the target takes; longer ones are read to nothing."""
+        self._connection: Connection | None = None
+        self._start: ScanPosition | None = None
+        self._done: list[int] = []
+        self._databases: list[int] = []
+        self._ttl = "pexpiretime"
+        self._access: str | None = None
+        self._clock_skew_ms = 0
+        self.info: ServerInfo = cast(ServerInfo, None)
+
+    @property
+    def total_keys(self) -> int:
+        """Keys in the chosen databases when the source was opened."""
+        return self._keys_in(lambda db: True)
+
+    def keys_before(self, position: ScanPosition | None) -> int:
+        """Keys of the databases that are finished at `position`."""
+        done = position.done if position is not None else ()
+        return self._keys_in(lambda db: db in done)
+
+    def _keys_in(self, wanted: Callable[[int], bool]) -> int:
+        chosen = self._settings.databases
+        return sum(
+            entry.keys
+            for entry in self.info.keyspace
+            if wanted(entry.db) and (chosen is None or entry.db in chosen)
+        )
+
+    async def open(self, position: ScanPosition | None) -> None:
+        """Dial, learn what the server can do, and choose the databases behind `position`."""
+        connection = await dial(
+            self._endpoint, fault="source", timeout=self._settings.connect_timeout
+        )
+        self._connection = connection
+        self.info = parse_info(cast(bytes, await connection.call("INFO")).decode())
+        if self.info.loading:
+            connection.close()
+            raise ServerError(
+                f"{connection.name} is loading its data", code="LOADING", fault="source"
+            )
+        # Not to be evicted as a large client; not to touch the keys' idle time and counters.
+        await connection.try_call("CLIENT", "NO-EVICT", "on")
+        await connection.try_call("CLIENT", "NO-TOUCH", "on")
+        await self._choose_ttl_command(connection)
+        policy = self.info.maxmemory_policy
+        self._access = (
+            "idletime" if policy.endswith("-lru") else "freq" if policy.endswith("-lfu") else None
+        )
+        if position is not None and position.run_id != self.info.run_id:
+            position = None
+        self._start = position
+        self._done = list(position.done) if position else []
+        chosen = self._settings.databases
+        numbers = [entry.db for entry in self.info.keyspace] if chosen is None else list(chosen)
+        self._databases = [db for db in sorted(set(numbers)) if db not in self._done]
+        if position is not None and position.db in self._databases:
+            self._databases.remove(position.db)
+            self._databases.insert(0, position.db)
+
+    async def _choose_ttl_command(self, connection: Connection) -> None:
+        """PEXPIRETIME (7.0) gives the deadline itself; PTTL has to be anchored to a clock."""
+        try:
+            await connection.call("PEXPIRETIME", "startmigration:no-such-key")
+            self._ttl = "pexpiretime"
+            return
+        except EngineError as exc:
+            if isinstance(exc, LinkError):
+                raise
+        self._ttl = "pttl"
+        before = time.time()
+        clock = await connection.try_call("TIME")
+        after = time.time()
+        if clock is not None:
+            seconds, micros = (int(part) for part in cast(list[bytes], clock))
+            here = (before + after) / 2
+            self._clock_skew_ms = round((seconds + micros / 1e6 - here) * 1000)
+
+    async def items(self) -> AsyncIterator[Item]:
+        """Every database in turn; each ends with a batch whose `last` is set."""
+        assert self._connection is not None
+        for db in self._databases:
+            start = self._start
+            cursor = start.cursor if start is not None and start.db == db else 0
+            await self._connection.call("SELECT", db)
+            scan = _DatabaseScan(self._connection, self._pipeline(db, cursor), self._settings)
+            try:
+                while True:
+                    items = await scan.next_items()
+                    if not items:
+                        break
+                    for item in items:
+                        yield item
+            finally:
+                scan.end()
+            if self._connection.lost is not None:
+                raise self._connection.lost
+
+    def _pipeline(self, db: int, cursor: int) -> ScanPipeline:
+        return ScanPipeline(
+            db,
+            cursor,
+            ttl=self._ttl,
+            access=self._access,
+            clock_skew_ms=self._clock_skew_ms,
+            batch_bytes=self._settings.batch_bytes,
+            stream_above=self._settings.stream_above,
+            value_limit=self.bulk_limit,
+        )
+
+    def position_after(self, batch: RecordBatch) -> ScanPosition | None:
+        """SCAN's cursor, or the start of what comes behind a finished database."""
+        if batch.last:
+            self._done.append(batch.db)
+            return ScanPosition(self.info.run_id, batch.db, 0, tuple(self._done))
+        if not batch.cursor:
+            return None
+        return ScanPosition(self.info.run_id, batch.db, batch.cursor, tuple(self._done))
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+
+class _DatabaseScan:
+    """One pipeline over one connection, kept full."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        pipeline: ScanPipeline,
+        settings: TransferSettings,
+    ) -> None:
+        self._connection = connection
+        self._pipeline = pipeline
+        self._match = settings.match
+        self._key_type = settings.key_type
+        self._clock = asyncio.get_running_loop().time
+        self._pace = Pace(connection.round_trip)
+        self._ready: deque[Item] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._flushed = False
+        # The sample under way: answered when this many keys are.
+        self._sample_at = 0
+        self._sample_began = 0.0
+        self._sample_depth = 0
+        self._sample_from = (0, 0)
+        connection.take_over(pipeline, self._on_ready, self._on_lost)
+        connection.watch(self._owed, settings.io_timeout)
+        self._top_up()
+
+    async def next_items(self) -> list[Item]:
+        """Finished batches and pieces, at least one; an empty list at the database's end."""
+        while True:
+            items = self._pipeline.take()
+            if items:
+                self._connection.resume_reading()
+                return items
+            if self._connection.lost is not None:
+                raise self._connection.lost
+            if self._pipeline.finished:
+                if self._flushed:
+                    return []
+                self._flushed = True
+                self._pipeline.flush(last=True)
+                continue
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def end(self) -> None:
+        """Give the connection back; unless the database was read to its end, it is closed."""
+        if self._flushed:
+            self._connection.release()
+        else:
+            self._connection.close()
+
+    def _owed(self) -> bool:
+        return self._pipeline.outstanding > 0 or self._pipeline.scanning
+
+    def _on_ready(self, ready: int) -> None:
+        self._top_up()
+        if ready:
+            if ready >= _READY_LIMIT:
+                self._connection.pause_reading()
+            self._wake()
+        elif self._pipeline.finished:
+            self._wake()
+
+    def _on_lost(self, _: EngineError) -> None:
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _top_up(self) -> None:
+        """Keep SCAN ahead of the values, and the values ahead of the source."""
+        pipeline, pace = self._pipeline, self._pace
+        if pipeline.answered >= self._sample_at > 0:
+            self._end_sample()
+        if pipeline.queued < pace.depth and pipeline.may_scan:
+            self._connection.write(
+                pipeline.request_scan(pace.count, self._match, self._key_type)
+            )
+        if pipeline.queued and pipeline.outstanding <= pace.low:
+            self._connection.write(
+                pipeline.request_values(pace.depth - pipeline.outstanding)
+            )
+            if not self._sample_at:
+                self._begin_sample()
+
+    def _begin_sample(self) -> None:
+        pipeline = self._pipeline
+        self._sample_depth = pipeline.outstanding
+        self._sample_at = pipeline.answered + pipeline.outstanding
+        self._sample_from = (pipeline.answered, pipeline.bytes_received)
+        self._sample_began = self._clock()
+
+    def _end_sample(self) -> None:
+        pipeline = self._pipeline
+        keys, received = self._sample_from
+        self._pace.answered(
+            self._sample_depth,
+            self._clock() - self._sample_began,
+            pipeline.answered - keys,
+            pipeline.bytes_received - received,
+        )
+        if pipeline.queued + pipeline.outstanding:
+            self._pace.page(pipeline.queued + pipeline.outstanding, pipeline.queued_bytes)
+        self._sample_at = 0

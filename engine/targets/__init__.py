@@ -1,0 +1,1 @@
+"""Where records go to. Rank 3: knows nothing of sources."""

@@ -1,0 +1,75 @@
+"""What a target is to the rest: something that takes batches, and says what it has acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine._native import RecordBatch
+from engine.model.server import ServerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """What the target answered to one batch, after all retries.
+
+    `carried` records were stored, `existing` were refused with BUSYKEY (and only counted), and
+    `errors` are (index of the record, the target's message).
+    """
+
+    batch: RecordBatch
+    carried: int
+    existing: int
+    errors: tuple[tuple[int, str], ...]
+
+
+class StreamLost(Exception):
+    """The batch window cannot be sent again: a value that went through in pieces is part of it.
+
+    Raised by `send` and `drain`; the target has forgotten all that was not acknowledged, and the
+    source has to be read again from the acknowledged position. `reason` is for people.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Target(Protocol):
+    """Where batches go. `on_acknowledged` is called in the order of `send`."""
+
+    info: ServerInfo
+    on_acknowledged: Callable[[Acknowledged], None]
+    retries: int
+    reconnects: int
+    bulk_limit: int
+    """Bytes of the longest value that the target takes."""
+
+    @property
+    def mid_value(self) -> bool:
+        """A streamed value has been sent in part."""
+        ...
+
+    async def open(self) -> None:
+        """Dial. Raises `LinkError`, `AuthError`, `ServerError`."""
+        ...
+
+    async def send(self, item: RecordBatch | bytes) -> None:
+        """Send a batch, or the next piece of the streamed one before it; waits for room.
+
+        Raises `StreamLost`, `TransferFailed` (with the reason), `AuthError`.
+        """
+        ...
+
+    async def drain(self) -> None:
+        """Wait until everything sent is acknowledged. Raises as `send` does."""
+        ...
+
+    def reset(self) -> None:
+        """Forget what was sent and not acknowledged, a half-sent value with it."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connection. Never raises."""
+        ...

@@ -1,0 +1,85 @@
+"""What was sent and is not acknowledged, in order, bounded by bytes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from engine._native import RecordBatch
+
+# (stored, BUSYKEY, [(index, message)]) as the core counts them.
+Result = tuple[int, int, list[tuple[int, str]]]
+
+
+class Entry:
+    """A batch under way; `result` None until all its replies are there."""
+
+    __slots__ = ("batch", "result")
+
+    def __init__(self, batch: RecordBatch) -> None:
+        self.batch = batch
+        self.result: Result | None = None
+
+
+class Window:
+    """FIFO of entries. `limit` in bytes; one batch is taken however long it is."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: deque[Entry] = deque()
+        self._answered = 0
+        self.nbytes = 0
+        """Bytes of records held for sending again."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries)
+
+    @property
+    def first(self) -> Entry | None:
+        """The oldest entry."""
+        return self._entries[0] if self._entries else None
+
+    @property
+    def unanswered(self) -> int:
+        """Entries whose replies are not all there."""
+        return len(self._entries) - self._answered
+
+    @property
+    def streams(self) -> bool:
+        """A value that went through in pieces is among them: it cannot be sent again."""
+        return any(entry.batch.streamed for entry in self._entries)
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether a batch of `nbytes` may be added."""
+        return not self._entries or self.nbytes + nbytes <= self._limit
+
+    def add(self, batch: RecordBatch) -> None:
+        """Append what was just sent."""
+        self._entries.append(Entry(batch))
+        self.nbytes += batch.nbytes
+
+    def answer(self, result: Result) -> None:
+        """The oldest entry without result has got it."""
+        self._entries[self._answered].result = result
+        self._answered += 1
+
+    def retire(self) -> None:
+        """The oldest entry is acknowledged for good."""
+        entry = self._entries.popleft()
+        self.nbytes -= entry.batch.nbytes
+        self._answered -= 1
+
+    def forget_results(self) -> None:
+        """All of it is to be sent again."""
+        for entry in self._entries:
+            entry.result = None
+        self._answered = 0
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._answered = 0
+        self.nbytes = 0

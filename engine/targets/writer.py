@@ -1,0 +1,271 @@
+"""The RESTORE target: batches out over one pipelined connection, acknowledgements back.
+
+What is sent stays in the window until the target has answered all of it. When an answer says "not
+now", or the link goes, nothing more is sent; after the answers still under way, and a pause, the
+window is sent again from the first batch that was refused, so that records keep their order.
+RESTORE may be repeated: with REPLACE it stores the same value again, without it the target says
+BUSYKEY.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+from engine._native import RecordBatch, ReplyCounter, RestoreEncoder
+from engine.errors import AuthError, EngineError, LinkError, TransferFailed
+from engine.model.backoff import Backoff
+from engine.model.endpoint import Endpoint
+from engine.model.server import ServerInfo, footer_bounds, parse_info
+from engine.model.settings import TransferSettings
+from engine.targets.base import Acknowledged, StreamLost
+from engine.targets.retry import REFUSED_ALL, TRY_AGAIN
+from engine.targets.window import Result, Window
+from engine.wire.connection import Connection
+from engine.wire.dial import dial
+
+# proto-max-bulk-len of every server unless it is set.
+DEFAULT_BULK_LIMIT = 512 << 20
+
+
+class RestoreWriter:
+    """`Target` by RESTORE."""
+
+    def __init__(self, endpoint: Endpoint, settings: TransferSettings) -> None:
+        self._endpoint = endpoint
+        self._settings = settings
+        self._connection: Connection | None = None
+        self._window = Window(settings.window_bytes)
+        self._counter = ReplyCounter()
+        self._encoder = RestoreEncoder()
+        self._backoff = Backoff(settings.retry_seconds)
+        self._db = 0
+        self._changed: asyncio.Future[None] | None = None
+        # Why nothing is being sent just now; None while all is well.
+        self._trouble: str | None = None
+        # The code of the refusal in `_trouble`, if it was one.
+        self._refusal: str | None = None
+        self._failure: EngineError | None = None
+        self.info: ServerInfo = cast(ServerInfo, None)
+        self.on_acknowledged: Callable[[Acknowledged], None] = lambda _: None
+        self.on_event: Callable[[str], None] = lambda _: None
+        self.retries = 0
+        self.reconnects = 0
+        self.bulk_limit = DEFAULT_BULK_LIMIT
+        """Bytes of the longest value that the target takes."""
+
+    async def open(self) -> None:
+        """Dial and learn which footers, and how long a bulk, the target takes."""
+        connection = self._connection = await self._dial()
+        reply = await connection.try_call("CONFIG", "GET", "proto-max-bulk-len")
+        if isinstance(reply, list) and len(reply) == 2:
+            self.bulk_limit = int(reply[1])
+        self._take_over(connection)
+        highest, low, high = footer_bounds(self.info)
+        self._encoder = RestoreEncoder(
+            replace=self._settings.if_exists == "replace",
+            highest_version=highest,
+            refused_low=low,
+            refused_high=high,
+        )
+
+    async def send(self, item: RecordBatch | bytes) -> None:
+        """Send a batch when the window has room, or a piece when the transport has."""
+        if isinstance(item, bytes):
+            await self._send_piece(item)
+            return
+        while True:
+            await self._settled()
+            if len(item) and item.db != self._db:
+                if len(self._window):
+                    await self._wait()
+                else:
+                    await self._select(item.db)
+            elif self._window.has_room(item.nbytes) and self._counter.room:
+                break
+            else:
+                await self._wait()
+        self._window.add(item)
+        self._transmit(item)
+
+    @property
+    def mid_value(self) -> bool:
+        """A streamed value has been sent in part."""
+        return self._encoder.streaming
+
+    async def drain(self) -> None:
+        """Wait until everything sent is acknowledged."""
+        while True:
+            await self._settled()
+            if not len(self._window):
+                return
+            await self._wait()
+
+    def reset(self) -> None:
+        """Forget what is not acknowledged; the link with it, for it may hold half a value."""
+        if self._connection is not None:
+            self._connection.close()
+        self._window.clear()
+        self._encoder.abandon()
+        self._lose("started anew")
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+    # --- Sending ---
+
+    def _transmit(self, batch: RecordBatch) -> None:
+        assert self._connection is not None
+        if batch.streamed:
+            self._connection.write(self._encoder.begin(batch))
+        elif len(batch):
+            self._connection.write(self._encoder.encode(batch))
+        self._counter.expect(len(batch))
+        if not len(batch):
+            self._on_results(0)
+
+    async def _send_piece(self, piece: bytes) -> None:
+        assert self._connection is not None
+        try:
+            await self._connection.writable()
+        except EngineError as exc:
+            self._raise_failure()
+            raise StreamLost(exc.message) from None
+        # A refusal alone does not break the link: the value under way is sent to its end.
+        self._connection.write(self._encoder.piece(piece))
+
+    async def _select(self, db: int) -> None:
+        """Databases are changed between batches only, and the answer is waited for."""
+        assert self._connection is not None
+        connection = self._connection
+        connection.release()
+        try:
+            await connection.call("SELECT", db)
+        except LinkError as exc:
+            self._lose(exc.message)
+            return
+        self._db = db
+        self._take_over(connection)
+
+    async def _wait(self) -> None:
+        """Until a reply changed something."""
+        self._changed = asyncio.get_running_loop().create_future()
+        await self._changed
+
+    # --- Answers ---
+
+    def _take_over(self, connection: Connection) -> None:
+        self._counter = ReplyCounter(count_busy=self._settings.if_exists == "skip")
+        connection.take_over(self._counter, self._on_results, self._on_lost)
+        connection.watch(lambda: self._window.unanswered > 0, self._settings.io_timeout)
+
+    def _on_results(self, _: int) -> None:
+        for result in self._counter.take():
+            self._window.answer(result)
+        while (entry := self._window.first) is not None and entry.result is not None:
+            if self._trouble is not None or not self._accept(entry.batch, entry.result):
+                break
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+
+    def _accept(self, batch: RecordBatch, result: Result) -> bool:
+        """Retire the window's first batch, unless it has to be sent again."""
+        carried, existing, errors = result
+        for _, message in errors:
+            code = message.partition(" ")[0]
+            if code in TRY_AGAIN:
+                self._trouble, self._refusal = message, code
+                return False
+            if code in REFUSED_ALL:
+                self._failure = AuthError(
+                    f"the target refuses to store: {message}",
+                    remedy=REFUSED_ALL[code],
+                    fault="target",
+                )
+                return False
+        self._window.retire()
+        self._backoff.progress()
+        self.on_acknowledged(Acknowledged(batch, carried, existing, tuple(errors)))
+        return True
+
+    def _on_lost(self, error: EngineError) -> None:
+        self._lose(error.message)
+        if not isinstance(error, LinkError):
+            self._failure = error
+
+    def _lose(self, reason: str) -> None:
+        self._trouble, self._refusal = reason, None
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+
+    # --- Trouble ---
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    async def _settled(self) -> None:
+        """Return when there is no trouble: recover from what there is."""
+        while True:
+            self._raise_failure()
+            if self._trouble is None:
+                return
+            await self._recover(self._trouble)
+
+    async def _recover(self, reason: str) -> None:
+        """Let the answers come in, pause, dial if need be, send the window again."""
+        connection = self._connection
+        assert connection is not None
+        while connection.lost is None and self._window.unanswered:
+            await self._wait()
+        if self._window.streams or self._encoder.streaming:
+            self.reset()
+            self._trouble = reason
+            raise StreamLost(reason)
+        now = asyncio.get_running_loop().time()
+        first = self._backoff.failed(now)
+        if self._backoff.exhausted(now):
+            raise TransferFailed(
+                f"the target did not take anything for {self._settings.retry_seconds:g} s: "
+                f"{reason}.",
+                remedy=TRY_AGAIN.get(self._refusal or "", ""),
+                fault="target",
+            )
+        self.retries += 1
+        if first:
+            self.on_event(f"{reason}: trying again for {self._settings.retry_seconds:g} s")
+        await asyncio.sleep(self._backoff.delay())
+        # A role that moved is found by dialling again: the name may lead elsewhere by now.
+        if connection.lost is not None or self._refusal in ("READONLY", "LOADING"):
+            connection.close()
+            try:
+                connection = await self._dial()
+            except LinkError as exc:
+                self._trouble, self._refusal = exc.message, None
+                return
+            self._connection = connection
+            self.reconnects += 1
+            if self._db:
+                try:
+                    await connection.call("SELECT", self._db)
+                except LinkError as exc:
+                    self._lose(exc.message)
+                    return
+        else:
+            connection.release()
+        self._take_over(connection)
+        self._window.forget_results()
+        self._trouble = self._refusal = None
+        for entry in list(self._window):
+            self._transmit(entry.batch)
+
+    async def _dial(self) -> Connection:
+        connection = await dial(
+            self._endpoint, fault="target", timeout=self._settings.connect_timeout
+        )
+        info = await connection.call("INFO")
+        self.info = parse_info(cast(bytes, info).decode())
+        return connection

@@ -1,0 +1,169 @@
+"""The snapshot: everything the source gives, into the target, whatever breaks on the way.
+
+    source ──items──▶ target ──acknowledged──▶ tally, position
+
+Both ends mend what they can by themselves. What they cannot (the source's link, a value in pieces
+whose link went) ends here in one way: everything that was acknowledged stays, the source is opened
+again at the acknowledged position, and what came after it is read and sent anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from engine.errors import EngineError, LinkError, ServerError, TransferFailed
+from engine.model.backoff import Backoff
+from engine.model.position import ScanPosition
+from engine.model.settings import TransferSettings
+from engine.sources.base import Source
+from engine.targets.base import Acknowledged, StreamLost, Target
+from engine.transfer.tally import Tally
+
+# Error replies of a source that pass by themselves.
+_SOURCE_TRY_AGAIN = frozenset({"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"})
+# Keys that exist on the target are compared in such portions (`if_exists` = fail).
+_CONFLICTS_AT_ONCE = 1000
+
+Compare = Callable[[int, list[bytes]], Awaitable[list[bytes]]]
+
+
+class Copy:
+    """Runs one source into one target. `position` is what the target has acknowledged.
+
+    `compare(db, keys)` tells which keys differ between the ends: with `if_exists` "fail" a key that
+    the target has with the same value is no conflict (SCAN may name a key twice, and a lost link
+    makes us send a batch again).
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        target: Target,
+        settings: TransferSettings,
+        tally: Tally,
+        *,
+        position: ScanPosition | None,
+        on_event: Callable[[str], None],
+        compare: Compare,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._settings = settings
+        self._tally = tally
+        self._on_event = on_event
+        self._compare = compare
+        self._conflicts: dict[int, list[bytes]] = {}
+        self.position = position
+        self.restarts = 0
+        target.on_acknowledged = self._acknowledged
+
+    async def run(self) -> None:
+        """Copy everything. Source and target are open already; the source is closed at the end.
+
+        Raises `TransferFailed` with the reason, `AuthError`, `ProtocolFault`, `ServerError`.
+        """
+        backoff = Backoff(self._settings.retry_seconds)
+        position = self.position
+        opened = True
+        while True:
+            try:
+                if not opened:
+                    await self._reopen()
+                    opened = True
+                async with contextlib.aclosing(self._source.items()) as items:
+                    async for item in items:
+                        await self._target.send(item)
+                        if self._conflicts:
+                            await self._settle_conflicts()
+                await self._target.drain()
+                await self._settle_conflicts()
+                return
+            except StreamLost as exc:
+                reason = exc.reason
+                # The source is in the middle of something that nobody takes any more.
+            except (LinkError, ServerError) as exc:
+                if exc.fault != "source" or (
+                    isinstance(exc, ServerError) and exc.code not in _SOURCE_TRY_AGAIN
+                ):
+                    raise
+                reason = exc.message
+            finally:
+                await self._source.close()
+            opened = False
+            await self._settle()
+            if self.position != position:
+                position = self.position
+                backoff.progress()
+            await self._pause(backoff, reason)
+
+    async def _reopen(self) -> None:
+        position = self.position
+        await self._source.open(position)
+        if position is not None and position.run_id != self._source.info.run_id:
+            self._on_event("the source was restarted: its keys are read again from the first")
+
+    async def _settle(self) -> None:
+        """Have the target acknowledge what is whole, and forget the rest."""
+        try:
+            if self._target.mid_value:
+                self._target.reset()
+            else:
+                await self._target.drain()
+        except StreamLost:
+            pass
+
+    async def _pause(self, backoff: Backoff, reason: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if backoff.failed(now):
+            self._on_event(f"{reason}: starting again from what is acknowledged")
+        if backoff.exhausted(now):
+            raise TransferFailed(
+                f"no progress for {self._settings.retry_seconds:g} s: {reason}.", fault="source"
+            )
+        self.restarts += 1
+        await asyncio.sleep(backoff.delay())
+
+    def _acknowledged(self, acknowledged: Acknowledged) -> None:
+        if self._settings.if_exists == "fail" and acknowledged.errors:
+            acknowledged = self._keep_conflicts(acknowledged)
+        self._tally.count(acknowledged)
+        position = self._source.position_after(acknowledged.batch)
+        if position is not None:
+            self.position = position
+
+    def _keep_conflicts(self, acknowledged: Acknowledged) -> Acknowledged:
+        batch = acknowledged.batch
+        busy = [index for index, text in acknowledged.errors if text.startswith("BUSYKEY")]
+        if busy:
+            self._conflicts.setdefault(batch.db, []).extend(batch.key(index) for index in busy)
+        others = tuple(
+            (index, text)
+            for index, text in acknowledged.errors
+            if not text.startswith("BUSYKEY")
+        )
+        return Acknowledged(batch, acknowledged.carried, acknowledged.existing, others)
+
+    async def _settle_conflicts(self) -> None:
+        conflicts, self._conflicts = self._conflicts, {}
+        found = 0
+        for db, keys in conflicts.items():
+            for begin in range(0, len(keys), _CONFLICTS_AT_ONCE):
+                portion = keys[begin : begin + _CONFLICTS_AT_ONCE]
+                differing = await self._compare(db, portion)
+                found += len(differing)
+                self._tally.keys += len(portion) - len(differing)
+                for key in differing:
+                    self._tally.refuse(db, key, "BUSYKEY: the target has it with another value")
+        if found:
+            raise TransferFailed(
+                f"{found:,} keys exist on the target with another value.",
+                remedy="Remove them there, or choose --if-exists replace or skip.",
+                fault="user",
+            )
+
+
+def explain(exc: EngineError) -> str:
+    """The reason of a failure, in one line."""
+    return " ".join(str(exc).split())

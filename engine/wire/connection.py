@@ -1,0 +1,282 @@
+"""One connection to a server: replies as objects for the few, bytes into the core for the many.
+
+A connection begins in control mode: `call` sends a command and waits for its reply, read by the
+core's RESP reader. `take_over` puts it into data mode: what arrives is read straight into the
+buffer of a core object (`BulkReader.input`), which is told how many bytes came. `release` goes
+back, between two replies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+from engine._native import NEED_DATA, ProtocolError, ReplyError, RespReader, encode_command
+from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
+from engine.model.endpoint import Endpoint
+
+# Bytes in the transport that the kernel has not taken; above it `writable` waits.
+WRITE_HIGH_WATER = 2 << 20
+# How often a connection that is owed replies is looked at.
+_WATCH_SECONDS = 1.0
+
+
+class BulkReader(Protocol):
+    """A core object that eats replies: it is read into, then told how much came."""
+
+    @property
+    def input(self) -> Any:
+        """Writable buffer: the free tail of the object's own memory."""
+        ...
+
+    def received(self, n: int, /) -> int:
+        """`n` bytes were read into `input`; returns how much there is to take."""
+        ...
+
+
+class Connection(asyncio.BufferedProtocol):
+    """A dialled connection. `fault` says whose server it is, for errors."""
+
+    def __init__(self, endpoint: Endpoint, fault: FaultOf) -> None:
+        self.endpoint = endpoint
+        self.fault: FaultOf = fault
+        self.round_trip = 0.0
+        """Seconds of the quickest PING at dialling."""
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._reader = RespReader()
+        self._calls: deque[asyncio.Future[Any]] = deque()
+        self._bulk: BulkReader | None = None
+        self._on_ready: Callable[[int], None] = _ignore
+        self._on_lost: Callable[[EngineError], None] = _ignore
+        self._write_waiter: asyncio.Future[None] | None = None
+        self._write_paused = False
+        self._read_paused = False
+        self._watch: asyncio.TimerHandle | None = None
+        self._received_at = 0.0
+        self.lost: EngineError | None = None
+        """Why the connection is of no more use; None while it is."""
+
+    # --- asyncio's side ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The transport is there."""
+        # uvloop's transports are Transports in all but the class.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+
+    def get_buffer(self, sizehint: int) -> Any:
+        """Where the next bytes go."""
+        if self._bulk is not None:
+            return self._bulk.input
+        return self._reader.get_buffer(sizehint)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """`nbytes` came."""
+        self._received_at = self._loop.time()
+        try:
+            if self._bulk is not None:
+                self._on_ready(self._bulk.received(nbytes))
+            else:
+                self._reader.buffer_updated(nbytes)
+                self._answer_calls()
+        except ProtocolError as exc:
+            self.fail(
+                ProtocolFault(f"{self.name} sent bytes that are no reply: {exc}", fault=self.fault)
+            )
+        except ReplyError as exc:
+            self.fail(self.reply_error(str(exc)))
+        except EngineError as exc:
+            self.fail(exc)
+        except MemoryError:
+            self.fail(EngineError("the engine is out of memory"))
+
+    def eof_received(self) -> bool:
+        """The server closed its side: nothing more will come."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The link is gone, by whoever's doing."""
+        what = f": {exc}" if exc else ""
+        self.fail(LinkError(f"{self.name} closed the connection{what}", fault=self.fault))
+
+    def pause_writing(self) -> None:
+        """The kernel takes no more for now."""
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        """The kernel takes bytes again."""
+        self._write_paused = False
+        if self._write_waiter is not None and not self._write_waiter.done():
+            self._write_waiter.set_result(None)
+
+    # --- the engine's side ---
+
+    @property
+    def name(self) -> str:
+        """`source 10.0.0.1:6379`, for messages."""
+        return f"{self.fault} {self.endpoint.address}"
+
+    def reply_error(self, text: str) -> EngineError:
+        """An error reply as an exception of ours."""
+        code = text.partition(" ")[0]
+        kind = AuthError if code in _AUTH_CODES else ServerError
+        message = f"{self.name} answered: {text}"
+        if kind is AuthError:
+            return AuthError(message, remedy=_AUTH_CODES[code], fault=self.fault)
+        return ServerError(message, code=code, fault=self.fault)
+
+    async def call(self, *command: bytes | str | int, timeout: float = 30.0) -> Any:
+        """Send one command and return its reply (bytes, int, None, list …).
+
+        Raises `ServerError` or `AuthError` for an error reply, `LinkError` when the link goes or
+        no reply comes within `timeout` seconds. Control mode only.
+        """
+        if self.lost is not None:
+            raise self.lost
+        assert self._transport is not None and self._bulk is None
+        waiter: asyncio.Future[Any] = self._loop.create_future()
+        self._calls.append(waiter)
+        self._transport.write(encode_command(*command))
+        try:
+            async with asyncio.timeout(timeout):
+                reply = await waiter
+        except TimeoutError:
+            # Its reply may still come and be taken for another's: the connection is of no use.
+            self.fail(
+                LinkError(f"{self.name} gave no answer for {timeout:g} s", fault=self.fault)
+            )
+            assert self.lost is not None
+            raise self.lost from None
+        if isinstance(reply, ReplyError):
+            raise self.reply_error(str(reply))
+        return reply
+
+    async def try_call(self, *command: bytes | str | int) -> Any:
+        """As `call`, but None where the server answers with an error."""
+        try:
+            return await self.call(*command)
+        except (ServerError, AuthError):
+            return None
+
+    def take_over(
+        self,
+        bulk: BulkReader,
+        on_ready: Callable[[int], None],
+        on_lost: Callable[[EngineError], None],
+    ) -> None:
+        """Enter data mode: bytes go to `bulk`; `on_ready` is told what its `received` returned.
+
+        `on_lost` is called once, with the reason, when the connection fails. EngineErrors raised
+        by `on_ready` fail the connection.
+        """
+        assert not self._calls
+        self._bulk, self._on_ready, self._on_lost = bulk, on_ready, on_lost
+
+    def release(self) -> None:
+        """Back to control mode. No reply may be owed."""
+        self._bulk, self._on_ready, self._on_lost = None, _ignore, _ignore
+        self.stop_watching()
+        self.resume_reading()
+
+    def write(self, data: Any) -> None:
+        """Send bytes, or any object with a buffer; it is kept alive until it is sent."""
+        if self.lost is None:
+            assert self._transport is not None
+            self._transport.write(data)
+
+    async def writable(self) -> None:
+        """Wait until the transport holds less than `WRITE_HIGH_WATER`. Raises when it is lost."""
+        while self._write_paused and self.lost is None:
+            self._write_waiter = self._loop.create_future()
+            await self._write_waiter
+        if self.lost is not None:
+            raise self.lost
+
+    def pause_reading(self) -> None:
+        """Read no more until `resume_reading`: the server's side then fills up, not ours."""
+        if not self._read_paused and self.lost is None:
+            assert self._transport is not None
+            self._read_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        if self._read_paused and self.lost is None:
+            assert self._transport is not None
+            self._read_paused = False
+            self._received_at = self._loop.time()
+            self._transport.resume_reading()
+
+    def watch(self, owed: Callable[[], bool], timeout: float) -> None:
+        """Fail the connection when `owed` says that replies are due and none came for `timeout` s.
+
+        A reader that we paused ourselves does not count.
+        """
+        self._received_at = self._loop.time()
+        self.stop_watching()
+
+        def look() -> None:
+            now = self._loop.time()
+            if self._read_paused or not owed():
+                self._received_at = now
+            if now - self._received_at >= timeout:
+                self.fail(
+                    LinkError(f"{self.name} sent nothing for {timeout:g} s", fault=self.fault)
+                )
+                return
+            self._watch = self._loop.call_later(min(_WATCH_SECONDS, timeout), look)
+
+        self._watch = self._loop.call_later(min(_WATCH_SECONDS, timeout), look)
+
+    def stop_watching(self) -> None:
+        """End `watch`."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def fail(self, error: EngineError) -> None:
+        """Give the connection up: every waiter gets `error`. Only the first call counts."""
+        if self.lost is not None:
+            return
+        self.lost = error
+        self.stop_watching()
+        for waiter in self._calls:
+            if not waiter.done():
+                waiter.set_exception(error)
+        self._calls.clear()
+        if self._write_waiter is not None and not self._write_waiter.done():
+            self._write_waiter.set_result(None)
+        if self._transport is not None:
+            self._transport.abort()
+        on_lost, self._on_lost = self._on_lost, _ignore
+        on_lost(error)
+
+    def close(self) -> None:
+        """Give the connection up without telling anybody."""
+        self._on_lost = _ignore
+        self.fail(LinkError(f"the connection to {self.name} was closed by us", fault=self.fault))
+
+    def _answer_calls(self) -> None:
+        while (reply := self._reader.gets()) is not NEED_DATA:
+            if not self._calls:
+                raise ProtocolFault(f"{self.name} sent a reply to nothing", fault=self.fault)
+            waiter = self._calls.popleft()
+            if not waiter.done():
+                with contextlib.suppress(asyncio.InvalidStateError):
+                    waiter.set_result(reply)
+
+
+_AUTH_CODES = {
+    "NOAUTH": "Give a user and a password: in the URL, the environment or the config file.",
+    "WRONGPASS": "Check the user and the password.",
+    "NOPERM": "Grant the user this command (ACL SETUSER).",
+    "DENIED": "The server is in protected mode: set a password or let this host in.",
+}
+
+
+def _ignore(_: object) -> None:
+    pass

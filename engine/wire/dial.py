@@ -1,0 +1,110 @@
+"""Making a connection: TCP or unix socket, TLS, AUTH, a name, the round trip."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+
+from engine.errors import AuthError, FaultOf, LinkError, ServerError
+from engine.model.endpoint import Endpoint
+from engine.wire.connection import Connection
+from engine.wire.tls import ssl_context
+
+# Idle seconds before the first keep-alive probe, seconds between probes, probes until it is dead.
+_KEEP_ALIVE = (30, 10, 3)
+_PINGS = 3
+CLIENT_NAME = "startmigration"
+
+
+async def dial(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Connection:
+    """Connect, authenticate, and measure the round trip.
+
+    `timeout` is in seconds and covers all of it. Raises `LinkError` (refused, no such host, TLS,
+    time), `AuthError` (credentials refused), `ServerError` (anything else that it answered).
+    """
+    connection: Connection | None = None
+    try:
+        async with asyncio.timeout(timeout):
+            connection = await _connect(endpoint, fault)
+            await _greet(connection)
+            return connection
+    except TimeoutError:
+        problem = f"no answer within {timeout:g} s"
+    except ssl.SSLCertVerificationError as exc:
+        problem = f"its certificate is not to be trusted: {exc.verify_message}"
+    except ssl.SSLError as exc:
+        problem = f"TLS failed: {exc.reason or exc}"
+    except socket.gaierror as exc:
+        problem = f"no such host: {exc.strerror}"
+    except ConnectionRefusedError:
+        problem = "connection refused"
+    except OSError as exc:
+        problem = exc.strerror or str(exc)
+    except BaseException:
+        if connection is not None:
+            connection.close()
+        raise
+    if connection is not None:
+        connection.close()
+    raise LinkError(
+        f"{fault} {endpoint.address} cannot be reached: {problem}.",
+        remedy="Check the address, the network and the TLS settings.",
+        fault=fault,
+    )
+
+
+async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
+    loop = asyncio.get_running_loop()
+
+    def factory() -> Connection:
+        return Connection(endpoint, fault)
+
+    if endpoint.unix_path is not None:
+        _, connection = await loop.create_unix_connection(factory, endpoint.unix_path)
+        return connection
+    tls = endpoint.tls
+    context = ssl_context(tls) if tls is not None else None
+    server_name = None
+    if tls is not None:
+        server_name = tls.server_name or endpoint.host
+    transport, connection = await loop.create_connection(
+        factory, endpoint.host, endpoint.port, ssl=context, server_hostname=server_name
+    )
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        idle, interval, count = _KEEP_ALIVE
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (
+            ("TCP_KEEPIDLE", idle),
+            ("TCP_KEEPINTVL", interval),
+            ("TCP_KEEPCNT", count),
+        ):
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return connection
+
+
+async def _greet(connection: Connection) -> None:
+    endpoint = connection.endpoint
+    if endpoint.password is not None:
+        user = [endpoint.username] if endpoint.username else []
+        try:
+            await connection.call("AUTH", *user, endpoint.password)
+        except ServerError as exc:
+            raise AuthError(
+                f"{connection.name} refused the credentials: {exc.message}", fault=connection.fault
+            ) from None
+    # So that the server's operator sees who we are; not every user may.
+    await connection.try_call("CLIENT", "SETNAME", CLIENT_NAME)
+    loop = asyncio.get_running_loop()
+    quickest = float("inf")
+    for _ in range(_PINGS):
+        began = loop.time()
+        try:
+            await connection.call("PING")
+        except ServerError as exc:
+            if exc.code not in ("LOADING", "MASTERDOWN", "BUSY"):
+                raise
+        quickest = min(quickest, loop.time() - began)
+    connection.round_trip = quickest
