@@ -28,12 +28,14 @@ class StreamLost(Exception):
     """The batch window cannot be sent again: a value that went through in pieces is part of it.
 
     Raised by `send` and `drain`; the target has forgotten all that was not acknowledged, and the
-    source has to be read again from the acknowledged position. `reason` is for people.
+    source has to be read again from the acknowledged position. `reason` and `remedy` are for
+    people.
     """
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
+        self.remedy = remedy
 
 
 class Target(Protocol):

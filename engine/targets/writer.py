@@ -219,19 +219,20 @@ class RestoreWriter:
         """Let the answers come in, pause, dial if need be, send the window again."""
         connection = self._connection
         assert connection is not None
+        remedy = TRY_AGAIN.get(self._refusal or "", "")
         while connection.lost is None and self._window.unanswered:
             await self._wait()
         if self._window.streams or self._encoder.streaming:
             self.reset()
             self._trouble = reason
-            raise StreamLost(reason)
+            raise StreamLost(reason, remedy)
         now = asyncio.get_running_loop().time()
         first = self._backoff.failed(now)
         if self._backoff.exhausted(now):
             raise TransferFailed(
                 f"the target did not take anything for {self._settings.retry_seconds:g} s: "
-                f"{reason}.",
-                remedy=TRY_AGAIN.get(self._refusal or "", ""),
+                f"{reason}",
+                remedy=remedy,
                 fault="target",
             )
         self.retries += 1

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from engine.errors import EngineError, LinkError, ServerError, TransferFailed
+from engine.errors import EngineError, FaultOf, LinkError, ServerError, TransferFailed
 from engine.model.backoff import Backoff
 from engine.model.position import ScanPosition
 from engine.model.settings import TransferSettings
@@ -67,6 +67,7 @@ class Copy:
         backoff = Backoff(self._settings.retry_seconds)
         position = self.position
         opened = True
+        fault: FaultOf
         while True:
             try:
                 if not opened:
@@ -81,14 +82,14 @@ class Copy:
                 await self._settle_conflicts()
                 return
             except StreamLost as exc:
-                reason = exc.reason
                 # The source is in the middle of something that nobody takes any more.
+                fault, reason, remedy = "target", exc.reason, exc.remedy
             except (LinkError, ServerError) as exc:
                 if exc.fault != "source" or (
                     isinstance(exc, ServerError) and exc.code not in _SOURCE_TRY_AGAIN
                 ):
                     raise
-                reason = exc.message
+                fault, reason, remedy = "source", exc.message, exc.remedy
             finally:
                 await self._source.close()
             opened = False
@@ -96,7 +97,17 @@ class Copy:
             if self.position != position:
                 position = self.position
                 backoff.progress()
-            await self._pause(backoff, reason)
+            now = asyncio.get_running_loop().time()
+            if backoff.failed(now):
+                self._on_event(f"{reason}: starting again from what is acknowledged")
+            if backoff.exhausted(now):
+                raise TransferFailed(
+                    f"no progress for {self._settings.retry_seconds:g} s: {reason}",
+                    remedy=remedy,
+                    fault=fault,
+                )
+            self.restarts += 1
+            await asyncio.sleep(backoff.delay())
 
     async def _reopen(self) -> None:
         position = self.position
@@ -113,17 +124,6 @@ class Copy:
                 await self._target.drain()
         except StreamLost:
             pass
-
-    async def _pause(self, backoff: Backoff, reason: str) -> None:
-        now = asyncio.get_running_loop().time()
-        if backoff.failed(now):
-            self._on_event(f"{reason}: starting again from what is acknowledged")
-        if backoff.exhausted(now):
-            raise TransferFailed(
-                f"no progress for {self._settings.retry_seconds:g} s: {reason}.", fault="source"
-            )
-        self.restarts += 1
-        await asyncio.sleep(backoff.delay())
 
     def _acknowledged(self, acknowledged: Acknowledged) -> None:
         if self._settings.if_exists == "fail" and acknowledged.errors:

@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
-from engine.errors import EngineError, StateError, TransferFailed
+from engine.errors import EngineError, LinkError, StateError, TransferFailed
+from engine.model.backoff import Backoff
 from engine.model.endpoint import Endpoint
 from engine.model.position import ScanPosition
 from engine.model.progress import Phase, Progress
@@ -24,6 +25,8 @@ from engine.transfer.tally import Tally
 # How often progress is told and the checkpoint written, in seconds.
 _TICK_SECONDS = 0.5
 _WAIT_WORTH_TELLING = 0.05
+# For how long an end that cannot be reached at the start is tried again, in seconds.
+_OPEN_SECONDS = 1.0
 
 Gate = Callable[[], Awaitable[GateResult]]
 
@@ -32,6 +35,20 @@ async def _cannot_compare(db: int, keys: Sequence[bytes]) -> list[bytes]:
     """Without a way to compare, every key that the target has is a conflict."""
     del db
     return list(keys)
+
+
+async def _insist(open_end: Callable[[], Awaitable[None]]) -> None:
+    """Open an end; a link that breaks just then is given a few more tries, a wrong address too."""
+    backoff = Backoff(_OPEN_SECONDS)
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return await open_end()
+        except LinkError:
+            backoff.failed(loop.time())
+            if backoff.exhausted(loop.time()):
+                raise
+            await asyncio.sleep(backoff.delay())
 
 
 class Transfer:
@@ -165,9 +182,9 @@ class Transfer:
         # 1. Both ends are there, and what was acknowledged before is known.
         with self._step("connect"):
             position = self._checkpoints.load()
-            await self._target.open()
+            await _insist(self._target.open)
             self._source.bulk_limit = self._target.bulk_limit
-            await self._source.open(position)
+            await _insist(lambda: self._source.open(position))
             if position is not None and position.run_id != self._source.info.run_id:
                 self._on_event("the source was restarted: the checkpoint is void")
                 position = None

@@ -1,0 +1,96 @@
+"""Which databases are moved, whether the target has them, and what is in them already."""
+
+from __future__ import annotations
+
+from engine.errors import AuthError, ServerError
+from engine.model.server import ServerInfo
+from engine.model.settings import TransferSettings
+from engine.transfer.checks.result import Check, failed, listed, passed, warned
+from engine.wire.admin import Admin
+
+
+def moved_databases(source: ServerInfo, settings: TransferSettings) -> list[int]:
+    """The databases that a transfer would read: those chosen, or those with keys; ascending."""
+    if settings.databases is not None:
+        return sorted(set(settings.databases))
+    return [each.db for each in source.keyspace]
+
+
+async def check_chosen(source: Admin, info: ServerInfo, moved: list[int]) -> Check:
+    """Whether the source has the databases that were chosen, and keys in them."""
+    name = "chosen-databases"
+    absent = await _refused(source, moved)
+    if absent:
+        return failed(
+            name,
+            f"the source has no database {listed(absent)}",
+            "Choose among those with keys: " + listed([each.db for each in info.keyspace]) + ".",
+        )
+    filled = {each.db: each.keys for each in info.keyspace}
+    empty = [db for db in moved if db not in filled]
+    if empty:
+        return warned(
+            name,
+            f"no keys in database {listed(empty)} of the source",
+            "With keys: " + listed(list(filled)) + ".",
+        )
+    return passed(name, "; ".join(f"database {db}: {filled[db]:,} keys" for db in moved))
+
+
+async def check_room(target: Admin, moved: list[int]) -> Check:
+    """Whether the target has a database for each one that is moved."""
+    name = "databases"
+    # SELECT is what the transfer will do; CONFIG may be denied, and only adds the figure.
+    absent = await _refused(target, moved)
+    (reply,) = await target.pipeline([("CONFIG", "GET", "databases")])
+    has = f"{int(reply[1])}" if isinstance(reply, list) and len(reply) == 2 else "enough"
+    if absent:
+        has = f"only {has}" if has.isdigit() else "fewer"
+        return failed(
+            name,
+            f"to be moved: {listed(moved)}; the target has {has}, not {listed(absent)}",
+            "Raise `databases` in the target's configuration (it needs a restart), or choose with"
+            " --db.",
+        )
+    return passed(name, f"to be moved: {listed(moved)}; the target has {has}")
+
+
+def check_existing(target: ServerInfo, moved: list[int], settings: TransferSettings) -> Check:
+    """Keys that the target holds where the source's will go."""
+    name = "existing-keys"
+    held = {each.db: each.keys for each in target.keyspace if each.db in moved}
+    if not held:
+        elsewhere = target.keys
+        where = f" ({elsewhere:,} in other databases, untouched)" if elsewhere else ""
+        return passed(name, f"none in the databases that are moved{where}")
+    figure = "on the target: " + ", ".join(
+        f"{keys:,} in database {db}" for db, keys in held.items()
+    )
+    meaning, remedy = {
+        "replace": (
+            "of the same name they are overwritten, else they stay",
+            "Empty the target if they are not wanted; --if-exists skip or fail spares them.",
+        ),
+        "skip": (
+            "of the same name they stay, and the source's value is not carried",
+            "Empty the target if the source's values are wanted.",
+        ),
+        "fail": (
+            "one of the same name with another value makes the transfer fail",
+            "Empty the target, or choose --if-exists replace or skip.",
+        ),
+    }[settings.if_exists]
+    return warned(name, f"{figure}; {meaning}", remedy)
+
+
+async def _refused(end: Admin, numbers: list[int]) -> list[int]:
+    """Those of `numbers` that SELECT does not take; database 0 is chosen afterwards.
+
+    Rights are another check's business: a SELECT that is not allowed says nothing here.
+    """
+    replies = await end.pipeline([*(("SELECT", db) for db in numbers), ("SELECT", 0)])
+    return [
+        db
+        for db, reply in zip(numbers, replies, strict=False)
+        if isinstance(reply, ServerError) and not isinstance(reply, AuthError)
+    ]

@@ -1,0 +1,127 @@
+"""What follows from both servers' INFO together. No server is asked here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from engine.model.endpoint import Endpoint
+from engine.model.server import ServerInfo, accepts_footer, known_types, rdb_version
+from engine.model.settings import TransferSettings
+from engine.transfer.checks.result import Check, failed, passed, size, warned
+
+# Above this share of the free memory the fit is called tight: encodings and allocators differ.
+_TIGHT = 0.9
+# In INFO's list of modules, but without a type of value: Valkey 9's Lua engine.
+_TYPELESS_MODULES = {"lua"}
+
+
+def check_pair(
+    source: ServerInfo,
+    target: ServerInfo,
+    settings: TransferSettings,
+) -> Iterator[Check]:
+    """RDB version, memory, eviction, modules."""
+    yield _rdb(source, target)
+    yield _memory(source, target, settings)
+    yield _eviction(target)
+    yield _modules(source, target)
+
+
+def check_apart(
+    source: ServerInfo, target: ServerInfo, source_at: Endpoint, target_at: Endpoint
+) -> Check:
+    """Whether the two are different servers with different data.
+
+    Two ends of one replication would feed the migration its own output.
+    """
+    name = "different-servers"
+    same_id = bool(source.run_id) and source.run_id == target.run_id
+    if same_id or source_at.address == target_at.address:
+        return failed(
+            name,
+            "the source is its own target (both addresses lead to one server)",
+            "Name another server as the target.",
+        )
+    if source.replid and source.replid == target.replid:
+        relation = (
+            "the target is a replica of the source"
+            if target.is_replica and not source.is_replica
+            else "the source is a replica of the target"
+            if source.is_replica and not target.is_replica
+            else "both belong to one replication"
+        )
+        return failed(
+            name,
+            f"{relation}: they hold the same data already",
+            "Name a target of its own; or promote the replica, if that is what you want.",
+        )
+    return passed(name, "two servers, no replication between them")
+
+
+def unloadable_types(source: ServerInfo, target: ServerInfo) -> frozenset[int]:
+    """Value-type bytes that the source may write and the target cannot load."""
+    ours = known_types(source.flavour, source.version)
+    return ours - known_types(target.flavour, target.version)
+
+
+def _rdb(source: ServerInfo, target: ServerInfo) -> Check:
+    versions = (
+        f"source writes {rdb_version(source.flavour, source.version)},"
+        f" target reads up to {rdb_version(target.flavour, target.version)}"
+    )
+    how = (
+        "payloads go over as they are"
+        if accepts_footer(source, target)
+        else "payloads are stamped with the version that their type needs"
+    )
+    return passed("rdb-version", f"{versions}: {how}")
+
+
+def _memory(source: ServerInfo, target: ServerInfo, settings: TransferSettings) -> Check:
+    name = "memory"
+    needed = source.used_memory_dataset or source.used_memory
+    limit = target.maxmemory or target.total_system_memory
+    if not needed or not limit:
+        return warned(
+            name,
+            "a server does not tell its memory",
+            "Compare the source's data set with the target's size yourself.",
+        )
+    free = max(limit - target.used_memory, 0)
+    kind = "maxmemory" if target.maxmemory else "the machine's memory"
+    partial = (settings.match, settings.key_type, settings.databases) != (None, None, None)
+    most = "at most " if partial else ""
+    figure = f"{most}{size(needed)} needed, {size(free)} free of {size(limit)} ({kind})"
+    if needed <= free * _TIGHT:
+        return passed(name, figure)
+    remedy = "Give the target more memory (maxmemory, or a larger machine) before starting."
+    # A part of the data may fit; and keys on the target that are replaced give their memory back.
+    if needed <= free or partial or (target.keys and needed <= limit * _TIGHT):
+        return warned(name, figure + ": tight", remedy)
+    return failed(name, figure, remedy)
+
+
+def _eviction(target: ServerInfo) -> Check:
+    name = "eviction"
+    policy = target.maxmemory_policy or "unknown"
+    if not target.maxmemory:
+        return passed(name, f"{policy}, without a limit")
+    if policy == "noeviction":
+        return passed(name, f"noeviction at {size(target.maxmemory)}")
+    return warned(
+        name,
+        f"{policy} at {size(target.maxmemory)}: when it is full, keys vanish without an error",
+        "Set maxmemory-policy noeviction on the target until the migration is verified.",
+    )
+
+
+def _modules(source: ServerInfo, target: ServerInfo) -> Check:
+    name = "modules"
+    absent = sorted(set(source.modules) - set(target.modules) - _TYPELESS_MODULES)
+    if absent:
+        return warned(
+            name,
+            f"on the source alone: {', '.join(absent)}; values of their types cannot be loaded",
+            "Load the modules on the target, or do without those keys: the report names them.",
+        )
+    return passed(name, ", ".join(source.modules) or "none on the source")

@@ -1,0 +1,80 @@
+"""What a check found: frozen values for the display and the API."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Outcome = Literal["pass", "warn", "fail"]
+Side = Literal["source", "target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding: `figure` is what was measured or read, `remedy` the way out (empty on pass)."""
+
+    name: str
+    outcome: Outcome
+    figure: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """All findings, in the order in which they were made. A check that could not run is absent."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing stands in the way; warnings may be there."""
+        return not self.failures
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The checks that stand in the way of a transfer."""
+        return tuple(check for check in self.checks if check.outcome == "fail")
+
+    @property
+    def warnings(self) -> tuple[Check, ...]:
+        """What the operator should know before starting."""
+        return tuple(check for check in self.checks if check.outcome == "warn")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, with `ok`; `from_dict` reads them back."""
+        return {"ok": self.ok, "checks": [asdict(check) for check in self.checks]}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Preflight:
+        """Inverse of `to_dict`."""
+        return cls(tuple(Check(**check) for check in data["checks"]))
+
+
+def passed(name: str, figure: str) -> Check:
+    """Nothing to do."""
+    return Check(name, "pass", figure)
+
+
+def warned(name: str, figure: str, remedy: str) -> Check:
+    """The transfer can run; the operator should know."""
+    return Check(name, "warn", figure, remedy)
+
+
+def failed(name: str, figure: str, remedy: str) -> Check:
+    """The transfer would fail, or do harm."""
+    return Check(name, "fail", figure, remedy)
+
+
+def listed(numbers: tuple[int, ...] | list[int]) -> str:
+    """Database numbers for people: `0, 9`."""
+    return ", ".join(map(str, numbers)) or "none"
+
+
+def size(count: int) -> str:
+    """Bytes for people: `1.5 MiB`."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"

@@ -1,0 +1,224 @@
+"""Links cut at every kind of moment, servers frozen, killed and refusing: nothing is lost.
+
+The invariant: whatever happens to the links, a transfer either ends with both ends equal, or fails
+with a reason within its bound; and what it acknowledged before is on the target.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+
+import pytest
+
+from benches import datasets
+from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.transfer import Transfer
+from tests.conftest import ServerFactory
+from tests.proxy import Proxy
+from tests.reference.compare import assert_equal
+from tests.servers import Server
+from tests.transfers import Run, transfer
+
+SEED = int(os.environ.get("ENGINE_SEED", "20"))
+ROUNDS = 40 if os.environ.get("ENGINE_SOAK") else 6
+SMALL = {"batch_bytes": 16 << 10, "window_bytes": 64 << 10, "stream_above": 8 << 10}
+
+
+def filled(server_factory: ServerFactory, n: int = 3000) -> tuple[Server, Server]:
+    source, target = server_factory(), server_factory()
+    datasets.demo(source.url, n=n)
+    return source, target
+
+
+@pytest.mark.parametrize("turn", range(ROUNDS))
+@pytest.mark.parametrize("end", ["source", "target", "both"])
+def test_links_cut_at_random_bytes(server_factory: ServerFactory, end: str, turn: int) -> None:
+    source, target = filled(server_factory)
+    rng = random.Random(f"{SEED} {end} {turn}")
+    with Proxy(source.host, source.port) as up, Proxy(target.host, target.port) as down:
+        proxies = {"source": [up], "target": [down], "both": [up, down]}[end]
+
+        async def cut(_: Transfer, __: Run) -> None:
+            for _ in range(rng.randrange(2, 6)):
+                proxy = rng.choice(proxies)
+                proxy.cut_after(rng.randrange(1, 400_000), rng.choice(["up", "down", None]))
+                await asyncio.sleep(rng.random() * 0.2)
+
+        result = transfer(up, down, meanwhile=cut, retry_seconds=20, **SMALL)
+    assert result.report.status == "done", result.report.errors
+    assert_equal(source.url, target.url)
+
+
+@pytest.mark.parametrize("end", ["source", "target"])
+def test_cut_in_the_middle_of_a_value_in_pieces(server_factory: ServerFactory, end: str) -> None:
+    source, target = server_factory(), server_factory()
+    client = source.client()
+    client.mset({f"k{i}": i for i in range(100)})
+    client.set("long", random.Random(1).randbytes(20 << 20))
+    server = source if end == "source" else target
+    with Proxy(server.host, server.port) as proxy:
+        proxy.cut_after(7 << 20, "down" if end == "source" else "up")
+        ends = (proxy, target) if end == "source" else (source, proxy)
+        result = transfer(*ends, stream_above=1 << 20)
+        assert proxy.connections >= 2
+    assert result.report.status == "done", result.report.errors
+    assert result.report.retries >= 1
+    assert_equal(source.url, target.url)
+
+
+def test_a_link_that_never_comes_back(server_factory: ServerFactory) -> None:
+    source, target = filled(server_factory)
+    with Proxy(target.host, target.port) as proxy:
+
+        async def cut(_: Transfer, run: Run) -> None:
+            while not run.progress or not run.progress[-1].keys:
+                await asyncio.sleep(0.01)
+            proxy.refuse()
+            proxy.cut_now()
+
+        proxy.throttle(200_000)
+        result = transfer(source, proxy, meanwhile=cut, retry_seconds=1.5, **SMALL)
+    assert result.report.status == "failed"
+    assert "did not take anything for 1.5 s" in result.report.errors[0]
+
+
+@pytest.mark.parametrize("end", ["source", "target"])
+def test_a_frozen_server_is_noticed(server_factory: ServerFactory, end: str) -> None:
+    source, target = filled(server_factory)
+    victim = source if end == "source" else target
+
+    async def freeze(_: Transfer, run: Run) -> None:
+        while not run.progress or run.progress[-1].phase != "SNAPSHOT":
+            await asyncio.sleep(0.001)
+        victim.freeze()
+        await asyncio.sleep(1.5)
+        victim.thaw()
+
+    result = transfer(source, target, meanwhile=freeze, io_timeout=0.5, connect_timeout=0.5, **SMALL)
+    assert result.report.status == "done", result.report.errors
+    assert_equal(source.url, target.url)
+
+
+def test_corrupted_payloads_are_refused_and_named(server_factory: ServerFactory) -> None:
+    """A bit flipped between source and engine: the target's CRC check catches it."""
+    source, target = server_factory(), server_factory()
+    rng = random.Random(SEED)
+    source.client().set("k", rng.randbytes(3 << 20))
+    with Proxy(source.host, source.port) as proxy:
+        # Far enough to be inside the value: what precedes it is a few KiB of INFO.
+        proxy.corrupt(1 << 20, "down")
+        result = transfer(proxy, target)
+    assert result.report.status == "failed" and result.report.not_carried_total == 1
+    assert "checksum" in result.report.not_carried[0].reason
+    assert target.client().dbsize() == 0
+
+
+def test_a_target_out_of_memory_that_recovers(server_factory: ServerFactory) -> None:
+    source, target = filled(server_factory)
+    admin = target.client()
+    admin.config_set("maxmemory-policy", "noeviction")
+    admin.config_set("maxmemory", admin.info()["used_memory"] + 300_000)
+
+    async def free(_: Transfer, run: Run) -> None:
+        while not any("OOM" in event for event in run.events):
+            await asyncio.sleep(0.01)
+        admin.config_set("maxmemory", 0)
+
+    result = transfer(source, target, meanwhile=free, **SMALL)
+    assert result.report.status == "done", result.report.errors
+    assert result.report.retries >= 1
+    assert_equal(source.url, target.url)
+
+
+def test_a_target_out_of_memory_that_stays_so(server_factory: ServerFactory) -> None:
+    source, target = filled(server_factory)
+    admin = target.client()
+    admin.config_set("maxmemory", admin.info()["used_memory"] + 300_000)
+    result = transfer(source, target, retry_seconds=1.5, **SMALL)
+    assert result.report.status == "failed"
+    assert "OOM" in result.report.errors[0] and "raise its maxmemory" in result.report.errors[0]
+
+
+def test_a_target_that_is_a_replica_for_a_while(server_factory: ServerFactory) -> None:
+    source, target = filled(server_factory, 1000)
+    target.client().replicaof("127.0.0.1", 1)
+
+    async def promote(_: Transfer, run: Run) -> None:
+        while not any("READONLY" in event for event in run.events):
+            await asyncio.sleep(0.01)
+        target.client().replicaof("NO", "ONE")
+
+    result = transfer(source, target, meanwhile=promote, **SMALL)
+    assert result.report.status == "done", result.report.errors
+    assert_equal(source.url, target.url)
+
+
+def test_a_target_busy_with_a_script(server_factory: ServerFactory) -> None:
+    source, target = filled(server_factory, 1000)
+    admin = target.client()
+    admin.config_set("busy-reply-threshold" if _knows_threshold(target) else "lua-time-limit", 50)
+
+    async def block(_: Transfer, run: Run) -> None:
+        blocker = asyncio.create_task(
+            asyncio.to_thread(_swallow, target, "EVAL", "while true do end", 0)
+        )
+        while not any("BUSY" in event for event in run.events):
+            await asyncio.sleep(0.01)
+        target.client().script_kill()
+        await blocker
+
+    result = transfer(source, target, meanwhile=block, **SMALL)
+    assert result.report.status == "done", result.report.errors
+    assert_equal(source.url, target.url)
+
+
+def _knows_threshold(server: Server) -> bool:
+    return bool(server.client().config_get("busy-reply-threshold"))
+
+
+def _swallow(server: Server, *command: object) -> None:
+    import redis
+
+    try:
+        server.client().execute_command(*command)
+    except redis.RedisError:
+        pass
+
+
+@pytest.mark.parametrize("turn", range(ROUNDS))
+def test_stopped_and_gone_on_from_the_checkpoint(server_factory: ServerFactory, turn: int) -> None:
+    source, target = filled(server_factory)
+    rng = random.Random(f"{SEED} {turn}")
+    checkpoint = MemoryCheckpoint()
+    stops = 0
+    for _ in range(20):
+
+        async def stop(work: Transfer, _: Run) -> None:
+            await asyncio.sleep(rng.random() * 0.15)
+            work.stop()
+
+        with Proxy(source.host, source.port) as slow:
+            slow.throttle(2_000_000)
+            result = transfer(slow, target, checkpoints=checkpoint, meanwhile=stop, **SMALL)
+        if result.report.status == "done":
+            break
+        assert result.report.status == "stopped"
+        stops += 1
+    else:
+        result = transfer(source, target, checkpoints=checkpoint, **SMALL)
+    assert stops and result.report.status == "done"
+    assert_equal(source.url, target.url)
+
+
+def test_a_slow_round_trip_gets_a_deep_pipeline(server_factory: ServerFactory) -> None:
+    """20 ms each way: one key a round trip would take 400 s, a depth of 512 takes 0.8 s."""
+    source, target = server_factory(), server_factory()
+    datasets.strings(source.url, n=10_000)
+    with Proxy(source.host, source.port) as proxy:
+        proxy.delay(0.02)
+        result = transfer(proxy, target)
+    assert result.report.keys == 10_000
+    assert result.report.seconds < 8
+    assert_equal(source.url, target.url)

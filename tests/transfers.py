@@ -1,0 +1,79 @@
+"""Run one transfer in the test's own process, without the front."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.model.endpoint import Endpoint
+from engine.model.progress import Progress
+from engine.model.report import Report
+from engine.model.settings import TransferSettings
+from engine.transfer.checkpoint import CheckpointStore, MemoryCheckpoint
+from engine.transfer.cut_over import GateResult
+from engine.transfer.transfer import Transfer
+from engine.wire.loop import run
+from tests.proxy import Proxy
+from tests.servers import Server
+
+
+@dataclass
+class Run:
+    """What a transfer said while it ran."""
+
+    report: Report = field(default_factory=lambda: Report("failed"))
+    events: list[str] = field(default_factory=list)
+    progress: list[Progress] = field(default_factory=list)
+
+
+def url_of(end: Server | Proxy | str) -> str:
+    """The URL of a server, or of the proxy before it."""
+    if isinstance(end, Proxy):
+        return f"redis://{end.host}:{end.port}"
+    return end if isinstance(end, str) else end.url
+
+
+def transfer(
+    source: Server | Proxy | str,
+    target: Server | Proxy | str,
+    *,
+    checkpoints: CheckpointStore | None = None,
+    gate: Callable[[], Any] | None = None,
+    meanwhile: Callable[[Transfer, Run], Any] | None = None,
+    timeout: float = 60.0,
+    compare: Callable[..., Any] | None = None,
+    **settings: Any,
+) -> Run:
+    """Move everything from `source` to `target`; `meanwhile` is awaited beside the transfer.
+
+    `timeout` in seconds: a transfer that hangs fails the test.
+    """
+    settings = {"retry_seconds": 10.0, **settings}
+    result = Run()
+
+    async def pass_all() -> GateResult:
+        return GateResult(True, "not verified")
+
+    async def main() -> None:
+        extra = {} if compare is None else {"compare": compare}
+        work = Transfer(
+            Endpoint.parse(url_of(source)),
+            Endpoint.parse(url_of(target)),
+            TransferSettings(**settings),
+            checkpoints=checkpoints or MemoryCheckpoint(),
+            on_progress=result.progress.append,
+            on_event=result.events.append,
+            gate=gate or pass_all,
+            one_go=True,
+            **extra,
+        )
+        beside = asyncio.ensure_future(meanwhile(work, result)) if meanwhile else None
+        async with asyncio.timeout(timeout):
+            result.report = await work.run()
+        if beside is not None:
+            beside.cancel()
+
+    run(main())
+    return result
