@@ -85,15 +85,15 @@ $(INSTALLED): pyproject.toml setup.py | $(PY)
 # A core of another mode (debug, sanitize, …), or none at all, is built anew whatever the stamp says.
 on = $(if $(filter-out 0,$($(1))),$(2))
 empty :=
-MODE := $(subst $(empty) ,-,$(strip $(call on,ENGINE_DEBUG,debug) \
-  $(call on,ENGINE_SANITIZE,sanitize) $(call on,ENGINE_COVERAGE,coverage)))
-ifneq ($(or $(MODE),release),$(shell cat build/mode 2>/dev/null))
+MODE := $(or $(subst $(empty) ,-,$(strip $(call on,ENGINE_DEBUG,debug) \
+  $(call on,ENGINE_SANITIZE,sanitize) $(call on,ENGINE_COVERAGE,coverage))),release)
+ifneq ($(MODE),$(shell cat $(BUILT) 2>/dev/null))
 $(BUILT): FORCE
 endif
-ifeq ($(wildcard engine/_native*.so),)
+ifeq ($(wildcard engine/_native.*.so),)
 $(BUILT): FORCE
 endif
 
 $(BUILT): $(INSTALLED) $(NATIVE)
 	$(PY) setup.py -q build_ext --inplace
-	@touch $@
+	@echo $(MODE) > $@

@@ -2,7 +2,7 @@
 
 The build is switched by the environment (set, and neither empty nor "0"):
 
-- ENGINE_DEBUG: no optimisation, symbols, Cython's bounds and None checks.
+- ENGINE_DEBUG: no optimisation, symbols, Cython's bounds checks (its None checks need the GIL).
 - ENGINE_SANITIZE: AddressSanitizer and UBSan. To run it, put `gcc -print-file-name=libasan.so` in
   LD_PRELOAD and detect_leaks=0 in ASAN_OPTIONS (the interpreter itself never frees everything).
 - ENGINE_COVERAGE: line tracing in the core, for coverage with the Cython.Coverage plugin.
@@ -66,7 +66,7 @@ def extension(switches: list[str]) -> Extension:
     return Extension(
         "engine._native",
         sources=["ext/native.pyx"],
-        depends=[*parts, note_mode(switches)],
+        depends=[*parts, "setup.py", note_mode(switches)],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
         define_macros=macros,
@@ -82,7 +82,6 @@ def main() -> None:
         "language_level": "3",
         "boundscheck": checks,
         "wraparound": False,
-        "nonecheck": checks,
         "initializedcheck": checks,
         "cdivision": True,
         "linetrace": "coverage" in switches,
@@ -93,12 +92,15 @@ def main() -> None:
     }
     # A folder a mode: the C of one mode is never taken for that of another.
     build_dir = Path("build") / ("cython-" + ("-".join(switches) or "release"))
+    generated = build_dir / "ext" / "native.c"
+    # Cython looks at the sources alone; a changed directive above must be compiled in as well.
+    stale = generated.exists() and generated.stat().st_mtime < Path("setup.py").stat().st_mtime
     setup(
         ext_modules=cythonize(
             [extension(switches)],
             build_dir=str(build_dir),
             compiler_directives=directives,
-            gdb_debug=False,
+            force=stale,
         )
     )
 

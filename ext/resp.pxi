@@ -390,6 +390,8 @@ cdef class RespReader:
         self.forget()
         self.state = REPLY_AT_VALUE
         self.fault = FAULT_NONE
+        self.head = 0
+        self.tail = 0
         self.discarded = 0
         self.skipped_errors = 0
 

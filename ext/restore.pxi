@@ -20,9 +20,17 @@ cdef inline uint16_t footer_version(const uint8_t *footer) noexcept nogil:
     return footer[0] | (<uint16_t>footer[1] << 8)
 
 
-cdef inline void put_footer(uint8_t *footer, uint16_t version, uint64_t crc) noexcept nogil:
-    """Version and CRC64, little-endian; `crc` is that of the value and covers no version yet."""
+cdef inline void restamp(uint8_t *footer, uint16_t version, uint64_t crc) noexcept nogil:
+    """Give a footer another version, and its CRC64 with it; `crc` is that of the value alone.
+
+    A footer that does not fit its value stays as it is, for the target to refuse: a fresh CRC over
+    damaged bytes would pass them off as sound.
+    """
     cdef int i
+    cdef uint64_t found = crc64_update(crc, footer, 2)
+    for i in range(8):
+        if footer[2 + i] != ((found >> (8 * i)) & 0xff):
+            return
     footer[0] = version & 0xff
     footer[1] = version >> 8
     crc = crc64_update(crc, footer, 2)
@@ -136,7 +144,7 @@ cdef class RestoreEncoder:
         memcpy(out, value, record.value_size)
         out += record.value_size
         if stamped != version:
-            put_footer(out - FOOTER_BYTES, stamped, crc64_update(0, value, body))
+            restamp(out - FOOTER_BYTES, stamped, crc64_update(0, value, body))
         return self.put_tail(out, record, access_is_freq)
 
     # --- A value in pieces ---
@@ -193,7 +201,7 @@ cdef class RestoreEncoder:
         version = footer_version(self.stream_footer)
         stamped = self.stamp(self.stream_type, version)
         if stamped != version:
-            put_footer(self.stream_footer, stamped, self.stream_crc)
+            restamp(self.stream_footer, stamped, self.stream_crc)
         self.stream_begun = False
         return (
             piece[:body]

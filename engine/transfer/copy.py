@@ -128,7 +128,7 @@ class Copy:
     def _acknowledged(self, acknowledged: Acknowledged) -> None:
         if self._settings.if_exists == "fail" and acknowledged.errors:
             acknowledged = self._keep_conflicts(acknowledged)
-        self._tally.count(acknowledged)
+        self._tally.count(acknowledged, self._target.info)
         position = self._source.position_after(acknowledged.batch)
         if position is not None:
             self.position = position

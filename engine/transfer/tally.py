@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter, deque
 
 from engine.model.report import NAMED_KEYS_LIMIT, NotCarried, printable_key
+from engine.model.server import ServerInfo
 from engine.targets.base import Acknowledged
+from engine.transfer.refusals import explain_refusal
 
 # Keys per second are taken over about this long, in seconds.
 _RATE_SECONDS = 5.0
@@ -24,8 +26,8 @@ class Tally:
         self._beyond: Counter[str] = Counter()
         self._rate: deque[tuple[float, int]] = deque()
 
-    def count(self, acknowledged: Acknowledged) -> None:
-        """Add what one batch brought."""
+    def count(self, acknowledged: Acknowledged, target: ServerInfo) -> None:
+        """Add what one batch brought to `target`."""
         batch = acknowledged.batch
         self.keys += acknowledged.carried
         self.skipped += acknowledged.existing
@@ -35,7 +37,8 @@ class Tally:
             self.refuse(batch.db, key, f"the source refused it: {reason}")
         for index, message in acknowledged.errors:
             self.bytes -= batch.value_size(index)
-            self.refuse(batch.db, batch.key(index), message)
+            reason = explain_refusal(message, batch.value_type(index), target)
+            self.refuse(batch.db, batch.key(index), reason)
 
     def refuse(self, db: int, key: bytes, reason: str) -> None:
         """A key that was not carried. Named up to a bound, then counted by its reason."""

@@ -33,6 +33,8 @@ def restamped(data: bytes, highest: int, low: int = 1, high: int = 0) -> bytes:
     lowest = LOWEST_VERSION.get(data[0], 0)
     if (version <= highest and not low <= version <= high) or not lowest:
         return data
+    if crc64(data[:-8]) != int.from_bytes(data[-8:], "little"):
+        return data
     return payload(data[:-10], lowest)
 
 

@@ -87,7 +87,11 @@ key_lists = st.lists(
         Key,
         name=st.binary(max_size=40),
         ttl=st.sampled_from([-1, -1, 0, 1, 1_900_000_000_000, 2**62]),
-        payload=st.one_of(st.none(), st.builds(reference.payload, values, st.sampled_from([9, 11, 80]))),
+        payload=st.one_of(
+            st.none(),
+            st.builds(reference.payload, values, st.sampled_from([9, 11, 80])),
+            st.binary(min_size=11, max_size=40),
+        ),
         access=st.one_of(st.none(), st.integers(0, 2**31)),
     ),
     max_size=12,
