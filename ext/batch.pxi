@@ -57,6 +57,7 @@ cdef inline void arena_free(Arena *arena) noexcept nogil:
     memset(arena, 0, sizeof(Arena))
 
 
+@cython.final
 cdef class RecordBatch:
     """Records of one database, in the order in which the source gave them. Immutable.
 

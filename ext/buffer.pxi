@@ -15,6 +15,7 @@ cdef inline uint64_t input_offset(const Input *input) noexcept nogil:
     return input.before + input.start
 
 
+@cython.final
 cdef class InputBuffer:
     """Memory of fixed size that a transport reads into; a parser eats it from the front.
 
@@ -58,6 +59,7 @@ cdef class InputBuffer:
         return 0
 
 
+@cython.final
 cdef class OutputBuffer:
     """Encoded commands, ready to be written. Read-only; freed when the transport lets go of it."""
     cdef uint8_t *data

@@ -41,7 +41,7 @@ cdef extern from "Python.h":
     long long command_int64 "PyLong_AsLongLongAndOverflow" (object i, int *overflow) except? -1
 
 
-# ---------------------------------------------------------------------------- pieces, without the GIL
+# ---------------------------------------------------------------------------- without the GIL
 
 cdef inline size_t decimal_digits(uint64_t v) noexcept nogil:
     """How many digits v has in base ten: 1 to 20."""

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# cython: initializedcheck=False, embedsignature=True
+# cython: initializedcheck=False, embedsignature=True, autotestdict=False, auto_pickle=False
 """The native core: parsing, hashing, encoding and reply counting on memory of its own.
 
 One compilation unit. The parts are included in the order of their dependence; none of them knows

@@ -27,9 +27,10 @@ cdef extern from "Python.h":
     ctypedef struct PyObject
     void reply_incref "Py_INCREF" (PyObject *o)
     void reply_decref "Py_XDECREF" (PyObject *o)
+    PyObject *reply_bytes "PyBytes_FromStringAndSize" (const char *s, Py_ssize_t n) except NULL
+    PyObject *reply_int "PyLong_FromLongLong" (long long v) except NULL
     object reply_list_new "PyList_New" (Py_ssize_t n)
     void reply_list_set "PyList_SET_ITEM" (object o, Py_ssize_t i, PyObject *value)
-    object reply_int "PyLong_FromLongLong" (long long v)
     object reply_utf8 "PyUnicode_DecodeUTF8" (const char *s, Py_ssize_t n, const char *errors)
     object reply_ascii "PyUnicode_DecodeASCII" (const char *s, Py_ssize_t n, const char *errors)
     object reply_latin1 "PyUnicode_DecodeLatin1" (const char *s, Py_ssize_t n, const char *errors)
@@ -184,7 +185,8 @@ cdef class _ReplyBlock:
         PyMem_RawFree(self.data)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
-        PyBuffer_FillInfo(view, self, self.data + self.window, <Py_ssize_t>self.window_size, 0, flags)
+        PyBuffer_FillInfo(
+            view, self, self.data + self.window, <Py_ssize_t>self.window_size, 0, flags)
 
 
 # The names are those of codecs.lookup().
@@ -316,11 +318,6 @@ cdef class RespReader:
         if self.frames == NULL:
             raise MemoryError()
         self.use_block(_ReplyBlock(REPLY_KEEP_BYTES))
-
-    def __init__(
-        self, *, max_bulk=512 * 1024 * 1024, max_elements=2**24, max_depth=64, encoding=None
-    ):
-        pass  # for the signature; __cinit__() did it
 
     def __dealloc__(self):
         self.drop_values(0)
@@ -695,10 +692,12 @@ cdef class RespReader:
         while True:
             step = self.scan()
             if step == STEP_SCALAR:
-                value = self.build_scalar()
                 if self.depth == 0:
-                    return value
-                self.push_value(value)
+                    return self.build_top_level()
+                if self.value_count == self.value_capacity:
+                    self.grow_values()
+                self.values[self.value_count] = self.build_scalar()
+                self.value_count += 1
                 self.frames[self.depth - 1].awaited -= 1
             elif step == STEP_NEED_DATA:
                 self.give_back()
@@ -719,17 +718,28 @@ cdef class RespReader:
                 self.push_value(value)
                 self.frames[self.depth - 1].awaited -= 1
 
-    cdef object build_scalar(self):
+    cdef inline object build_top_level(self):
+        cdef PyObject *value = self.build_scalar()
+        out = <object>value
+        reply_decref(value)
+        return out
+
+    cdef inline PyObject *build_scalar(self) except NULL:
+        """A new reference: the value stack takes it as it is."""
         cdef uint8_t kind = self.token.type
-        if kind == c'$' or kind == c'=':
-            if self.text == REPLY_TEXT_BYTES:
-                return PyBytes_FromStringAndSize(
-                    <const char *>self.token.data, <Py_ssize_t>self.token.size)
-            return self.build_text()
+        if (kind == c'$' or kind == c'=') and self.text == REPLY_TEXT_BYTES:
+            return reply_bytes(<const char *>self.token.data, <Py_ssize_t>self.token.size)
         if kind == c':':
             return reply_int(self.token.number)
+        value = self.build_other(kind)
+        reply_incref(<PyObject *>value)
+        return <PyObject *>value
+
+    cdef object build_other(self, uint8_t kind):
         if kind == c'+':
             return self.build_simple()
+        if kind == c'$' or kind == c'=':
+            return self.build_text()
         if kind == c'_':
             return None
         if kind == c'-' or kind == c'!':
@@ -807,7 +817,7 @@ cdef class RespReader:
         self.value_count = first
         return <list>out
 
-    cdef inline int push_value(self, object value) except -1:
+    cdef int push_value(self, object value) except -1:
         if self.value_count == self.value_capacity:
             self.grow_values()
         reply_incref(<PyObject *>value)

@@ -38,6 +38,7 @@ cdef inline void restamp(uint8_t *footer, uint16_t version, uint64_t crc) noexce
         footer[2 + i] = (crc >> (8 * i)) & 0xff
 
 
+@cython.final
 cdef class RestoreEncoder:
     """Turns batches into `RESTORE key ttl value [REPLACE] [ABSTTL] [IDLETIME s | FREQ n]`.
 
@@ -230,6 +231,7 @@ cdef enum:
     EXPECTED_MOST = 1024
 
 
+@cython.final
 cdef class ReplyCounter:
     """Reads the replies to batches of RESTORE; keeps a count of +OK and the errors, by index.
 
@@ -314,7 +316,7 @@ cdef class ReplyCounter:
                 if self.index == self.expected[self.head]:
                     self.finish_empty()
             else:
-                shown = min(self.bytes_in.end - self.bytes_in.start, 32)
+                shown = min(self.bytes_in.end - self.bytes_in.start, <size_t>32)
                 found = PyBytes_FromStringAndSize(
                     <char *>self.bytes_in.data + self.bytes_in.start, shown)
                 raise ProtocolError(

@@ -89,6 +89,7 @@ cdef inline uint8_t *put_literal(uint8_t *out, const char *text, size_t n) noexc
     return out + n
 
 
+@cython.final
 cdef class ScanPipeline:
     """Requests and replies of one SCAN of one database over one connection.
 
@@ -351,7 +352,7 @@ cdef class ScanPipeline:
                 self.raise_protocol_error()
 
     cdef raise_protocol_error(self):
-        cdef size_t shown = min(self.bytes_in.end - self.bytes_in.start, 32)
+        cdef size_t shown = min(self.bytes_in.end - self.bytes_in.start, <size_t>32)
         found = PyBytes_FromStringAndSize(<char *>self.bytes_in.data + self.bytes_in.start, shown)
         raise ProtocolError(
             f"expected {(<bytes>self.expected).decode()}, found {found!r} "

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from tests.reference.crc import crc64
 
+# The lowest RDB version that knows each type of value, by type.
 LOWEST_VERSION = dict(
-    zip(range(22), [1, 1, 1, 1, 1, 8, 8, 8, 0, 4, 4, 4, 4, 4, 7, 9, 10, 10, 10, 10, 11, 11])
+    enumerate([1, 1, 1, 1, 1, 8, 8, 8, 0, 4, 4, 4, 4, 4, 7, 9, 10, 10, 10, 10, 11, 11])
 )
 
 

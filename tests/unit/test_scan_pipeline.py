@@ -60,9 +60,7 @@ def run_scan(
     pages = [keys[i : i + page] for i in range(0, len(keys), page)] or [[]]
     for number, names in enumerate(pages):
         cursor = number + 1 if number + 1 < len(pages) else 0
-        expected = reference.command(
-            b"SCAN", b"%d" % number, b"COUNT", b"10", b"MATCH", b"*"
-        )
+        expected = reference.command(b"SCAN", b"%d" % number, b"COUNT", b"10", b"MATCH", b"*")
         assert pipeline.request_scan(10, "*") == expected
         feed(pipeline, reference.scan_reply(cursor, [key.name for key in names]), sizes)
         requests = pipeline.request_values(1000)
@@ -113,7 +111,7 @@ key_lists = st.lists(
 def test_requests_and_restores_agree_with_the_reference(
     keys, sizes, page, access, replace, stream_above, batch_bytes, bounds
 ):
-    pipeline, items = run_scan(
+    _pipeline, items = run_scan(
         keys,
         page=page,
         sizes=sizes,
@@ -183,9 +181,7 @@ def test_scan_and_values_interleave():
     two = Key(b"b", 5, reference.payload(b"\0\1y"))
     feed(
         pipeline,
-        reference.value_replies(one)
-        + reference.scan_reply(0, [])
-        + reference.value_replies(two),
+        reference.value_replies(one) + reference.scan_reply(0, []) + reference.value_replies(two),
         [1],
     )
     assert pipeline.finished
@@ -202,12 +198,15 @@ def test_a_key_made_anew_between_ttl_and_dump_is_asked_for_again():
     pipeline.request_values(10)
     payload = reference.payload(b"\0\1x")
     feed(pipeline, reference.value_replies(Key(b"a", -2, payload)))
-    assert not pipeline.finished and pipeline.queued == 1
+    assert not pipeline.finished
+    assert pipeline.queued == 1
     assert pipeline.request_values(10).count(b"DUMP") == 1
     feed(pipeline, reference.value_replies(Key(b"a", 77, payload)))
     pipeline.flush(last=True)
     (batch,) = pipeline.take()
-    assert len(batch) == 1 and batch.expire_at(0) == 77 and batch.vanished == 0
+    assert len(batch) == 1
+    assert batch.expire_at(0) == 77
+    assert batch.vanished == 0
 
 
 def test_pttl_is_anchored_to_the_clock():
@@ -235,7 +234,8 @@ def test_a_value_over_the_limit_is_named_and_read_to_nothing():
     (batch,) = pipeline.take()
     assert [batch.key(i) for i in range(len(batch))] == [b"short"]
     ((key, reason),) = batch.errors
-    assert key == b"long" and "longer than the target takes" in reason
+    assert key == b"long"
+    assert "longer than the target takes" in reason
 
 
 def test_a_refused_key_is_named_and_a_refused_user_ends_the_scan():
@@ -355,7 +355,9 @@ def test_replies_are_counted_by_batch(answers, sizes, count_busy):
     assert counter.waiting == 0
 
 
-@pytest.mark.parametrize("bytes_", [b":1\r\n", b"+QUEUED\r\n", b"+OK\n", b"$2\r\nOK\r\n", b"+OX\r\n"])
+@pytest.mark.parametrize(
+    "bytes_", [b":1\r\n", b"+QUEUED\r\n", b"+OK\n", b"$2\r\nOK\r\n", b"+OX\r\n"]
+)
 @pytest.mark.parametrize("size", [1, 100])
 def test_a_reply_that_is_none_to_restore(bytes_, size):
     counter = ReplyCounter()

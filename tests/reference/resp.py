@@ -1,0 +1,208 @@
+"""RESP2 and RESP3 read by recursion over one bytes object, one byte at a time.
+
+`read(data, limits)` gives the list of complete replies and how the rest ends: in NEED_DATA, or in
+a Broken with the offset of the byte that broke the protocol. It starts from the first byte at
+each call, which the native reader must never do.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+DIGITS = b"0123456789"
+NUMBER_DIGITS = 19
+LINE_MAX = 1024 * 1024
+DOUBLE_MAX = 8 * 1024
+BIG_DIGITS = 640
+DOUBLE = re.compile(rb"[+-]?([0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?|inf|nan)")
+BIG_NUMBER = re.compile(rb"[+-]?[0-9]{1,640}")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds that the native reader takes."""
+
+    max_bulk: int = 512 * 1024 * 1024
+    max_elements: int = 2**24
+    max_depth: int = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Error:
+    """An error reply: a value, equal to itself only, as exceptions are."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A push: its values."""
+
+    values: list[Any]
+
+
+@dataclass(frozen=True)
+class End:
+    """How the bytes end: offset is None where they only need more."""
+
+    offset: int | None
+
+
+class NeedDataSignal(Exception):
+    """The value at hand is not there in whole."""
+
+
+class BrokenSignal(Exception):
+    """The byte at .args[0] is not RESP."""
+
+
+def read(data: bytes, limits: Limits | None = None) -> tuple[list[Any], End]:
+    """All complete replies of `data`, and how the rest ends."""
+    reader = _Reader(data, limits or Limits())
+    replies = []
+    while True:
+        try:
+            replies.append(reader.value(depth=0))
+        except NeedDataSignal:
+            return replies, End(None)
+        except BrokenSignal as broken:
+            return replies, End(broken.args[0])
+
+
+class _Reader:
+    def __init__(self, data: bytes, limits: Limits) -> None:
+        self.data = data
+        self.at = 0
+        self.limits = limits
+
+    def peek(self) -> int:
+        if self.at == len(self.data):
+            raise NeedDataSignal
+        return self.data[self.at]
+
+    def take(self, wanted: bytes) -> int:
+        """One byte, which must be one of those wanted."""
+        byte = self.peek()
+        if byte not in wanted:
+            raise BrokenSignal(self.at)
+        self.at += 1
+        return byte
+
+    def line_end(self) -> None:
+        self.take(b"\r")
+        self.take(b"\n")
+
+    def number(self, start: int, signs: bytes) -> int:
+        """[sign] digits CRLF, in 64 bits."""
+        sign = 1
+        if self.peek() in signs and self.take(signs) == ord("-"):
+            sign = -1
+        digits = bytes([self.take(DIGITS)])
+        while self.peek() in DIGITS:
+            digits += bytes([self.take(DIGITS)])
+            if len(digits) > NUMBER_DIGITS:
+                raise BrokenSignal(start)
+        self.line_end()
+        value = sign * int(digits)
+        if not -(2**63) <= value < 2**63:
+            raise BrokenSignal(start)
+        return value
+
+    def line(self, start: int, longest: int) -> bytes:
+        """What stands before CRLF, with no CR or LF inside."""
+        end = self.data.find(b"\n", self.at)
+        size = (len(self.data) if end < 0 else end) - self.at
+        if size > longest + 1:
+            raise BrokenSignal(start)
+        if end < 0:
+            raise NeedDataSignal
+        text = self.data[self.at : end]
+        if b"\r" not in text:
+            raise BrokenSignal(end)
+        if text.index(b"\r") != len(text) - 1:
+            raise BrokenSignal(self.at + text.index(b"\r") + 1)
+        self.at = end + 1
+        return text[:-1]
+
+    def bulk(self, start: int, nullable: bool) -> bytes | None:
+        size = self.number(start, b"-")
+        if size == -1 and nullable:
+            return None
+        if not 0 <= size <= self.limits.max_bulk:
+            raise BrokenSignal(start)
+        if len(self.data) - self.at < size + 2:
+            raise NeedDataSignal
+        body = self.data[self.at : self.at + size]
+        self.at += size
+        self.line_end()
+        return body
+
+    def value(self, depth: int) -> Any:
+        while True:
+            start = self.at
+            kind = bytes([self.peek()])
+            if kind == b">" and depth:
+                raise BrokenSignal(start)
+            self.take(b"+-:$*_#,(!=%~>|")
+            if kind in b"*%~>|":
+                values = self.aggregate(start, kind, depth)
+                if kind == b"|":
+                    continue
+                return values
+            return self.scalar(start, kind)
+
+    def aggregate(self, start: int, kind: bytes, depth: int) -> Any:
+        count = self.number(start, b"-")
+        if count == -1 and kind == b"*":
+            return None
+        total = 2 * count if kind in b"%|" else count
+        if not 0 <= total <= self.limits.max_elements or depth == self.limits.max_depth:
+            raise BrokenSignal(start)
+        values = [self.value(depth + 1) for _ in range(total)]
+        if kind == b">":
+            return Pushed(values)
+        if kind == b"~":
+            return set(values) if all(map(_plain, values)) else values
+        if kind == b"%":
+            pairs = list(zip(values[::2], values[1::2], strict=True))
+            return dict(pairs) if all(_plain(key) for key, _ in pairs) else pairs
+        return values
+
+    def scalar(self, start: int, kind: bytes) -> Any:
+        if kind == b"+":
+            return self.line(start, LINE_MAX)
+        if kind == b"-":
+            return Error(self.line(start, LINE_MAX).decode(errors="backslashreplace"))
+        if kind == b":":
+            return self.number(start, b"+-")
+        if kind == b"$":
+            return self.bulk(start, nullable=True)
+        if kind == b"!":
+            body = self.bulk(start, nullable=False)
+            assert body is not None
+            return Error(body.decode(errors="backslashreplace"))
+        if kind == b"_":
+            return self.line_end()
+        if kind == b"#":
+            truth = self.take(b"tf") == ord("t")
+            self.line_end()
+            return truth
+        if kind == b"=":
+            body = self.bulk(start, nullable=False)
+            assert body is not None
+            if body[3:4] != b":":
+                raise BrokenSignal(self.at - 2 - len(body))
+            return body[4:]
+        longest = DOUBLE_MAX if kind == b"," else BIG_DIGITS + 1
+        text = self.line(start, longest)
+        if not (DOUBLE if kind == b"," else BIG_NUMBER).fullmatch(text):
+            raise BrokenSignal(start + 1)
+        return float(text) if kind == b"," else int(text)
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return not isinstance(value, (list, dict, set))
