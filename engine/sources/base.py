@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from engine._native import RecordBatch
@@ -31,7 +31,7 @@ class Source(Protocol):
         """
         ...
 
-    def items(self) -> AsyncIterator[Item]:
+    def items(self) -> AsyncGenerator[Item, None]:
         """Batches in order; a streamed batch is followed by the pieces of its value.
 
         Raises `LinkError` when the link goes (open it again), `ServerError` when the server

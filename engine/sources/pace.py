@@ -2,16 +2,19 @@
 
 Too few under way and the source waits for us; too many and its replies pile up in its memory, and
 a run of long values after short ones comes as a flood. The depth is steered as TCP Vegas steers
-its window: from the round trip without load and the round trip now follows how many keys stand
-in the source's queue; that number is kept between two bounds. A budget of bytes caps it.
+its window, by the round trip without load and the time that a full depth takes now. Keys are asked
+for again when half of them are answered, so the source never waits if it works on that half for
+longer than the round trip: a full depth then takes three times the round trip. Less, and the depth
+doubles; far more, and it halves. A budget of bytes caps it.
 """
 
 from __future__ import annotations
 
-# Keys that should stand ready in the source's own queue: below, the depth doubles; above, halves.
-_QUEUE_LOW = 768
-_QUEUE_HIGH = 4096
-_DEPTH_FIRST = 512
+# What a full depth should take, in round trips without load.
+_FULL_LEAST = 3.0
+_FULL_MOST = 8.0
+# Near sources are not worth a smaller depth than the first: a few milliseconds of work.
+_DEPTH_FIRST = 1024
 _DEPTH_LEAST = 4
 _DEPTH_MOST = 32_768
 # Bytes of replies that may be under way.
@@ -41,12 +44,14 @@ class Pace:
         """Ask again when no more than this many keys are under way."""
         return self.depth // 2
 
-    @property
-    def count(self) -> int:
-        """SCAN's COUNT now; grows from page to page to its usual value."""
-        # A page has to last for the round trip of the next SCAN, or the pipeline runs dry.
-        usual = max(_COUNT_USUAL, min(self.depth, _COUNT_MOST))
-        self._count = min(self._count * 2, usual, self._page_most)
+    def count(self, dry: bool) -> int:
+        """SCAN's COUNT now; grows from page to page to its usual value.
+
+        `dry`: nothing is under way, so the source waits for this page. A page has to last for the
+        round trip of the next SCAN; with MATCH or TYPE few of its keys are named at all.
+        """
+        usual = _COUNT_MOST if dry else max(_COUNT_USUAL, min(self.depth, _COUNT_MOST))
+        self._count = max(min(self._count * 2, usual, self._page_most), 1)
         return self._count
 
     def answered(self, depth: int, seconds: float, keys: int, received: int) -> None:
@@ -55,11 +60,10 @@ class Pace:
         `keys` were answered and `received` bytes came meanwhile.
         """
         self._round_trip = min(self._round_trip, seconds)
-        queue = depth * (1 - self._round_trip / seconds) if seconds > 0 else 0.0
-        if queue < _QUEUE_LOW and depth >= self.depth // 2:
+        if seconds < _FULL_LEAST * self._round_trip and depth >= self.depth // 2:
             self._wanted = min(self._wanted * 2, _DEPTH_MOST)
-        elif queue > _QUEUE_HIGH:
-            self._wanted = max(self._wanted // 2, _QUEUE_LOW)
+        elif seconds > _FULL_MOST * self._round_trip:
+            self._wanted = max(self._wanted // 2, _DEPTH_FIRST)
         if keys:
             each = max(received // keys, 1)
             self._most = max(_REPLY_BUDGET // each, _DEPTH_LEAST)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import cast
 
 from engine._native import RecordBatch, ScanPipeline
@@ -112,7 +112,7 @@ class ScanSource:
             here = (before + after) / 2
             self._clock_skew_ms = round((seconds + micros / 1e6 - here) * 1000)
 
-    async def items(self) -> AsyncIterator[Item]:
+    async def items(self) -> AsyncGenerator[Item, None]:
         """Every database in turn; each ends with a batch whose `last` is set."""
         assert self._connection is not None
         for db in self._databases:
@@ -236,13 +236,10 @@ class _DatabaseScan:
         if pipeline.answered >= self._sample_at > 0:
             self._end_sample()
         if pipeline.queued < pace.depth and pipeline.may_scan:
-            self._connection.write(
-                pipeline.request_scan(pace.count, self._match, self._key_type)
-            )
+            count = pace.count(dry=not pipeline.outstanding and not pipeline.queued)
+            self._connection.write(pipeline.request_scan(count, self._match, self._key_type))
         if pipeline.queued and pipeline.outstanding <= pace.low:
-            self._connection.write(
-                pipeline.request_values(pace.depth - pipeline.outstanding)
-            )
+            self._connection.write(pipeline.request_values(pace.depth - pipeline.outstanding))
             if not self._sample_at:
                 self._begin_sample()
 
