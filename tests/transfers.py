@@ -35,6 +35,12 @@ def url_of(end: Server | Proxy | str) -> str:
     return end if isinstance(end, str) else end.url
 
 
+async def until(condition: Callable[[], Any]) -> None:
+    """Wait for something that a running transfer tells only when asked."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.002)
+
+
 def transfer(
     source: Server | Proxy | str,
     target: Server | Proxy | str,

@@ -139,9 +139,7 @@ class Copy:
         if busy:
             self._conflicts.setdefault(batch.db, []).extend(batch.key(index) for index in busy)
         others = tuple(
-            (index, text)
-            for index, text in acknowledged.errors
-            if not text.startswith("BUSYKEY")
+            (index, text) for index, text in acknowledged.errors if not text.startswith("BUSYKEY")
         )
         return Acknowledged(batch, acknowledged.carried, acknowledged.existing, others)
 

@@ -137,7 +137,8 @@ class Connection(asyncio.BufferedProtocol):
         """
         if self.lost is not None:
             raise self.lost
-        assert self._transport is not None and self._bulk is None
+        assert self._transport is not None
+        assert self._bulk is None
         waiter: asyncio.Future[Any] = self._loop.create_future()
         self._calls.append(waiter)
         self._transport.write(encode_command(*command))
@@ -146,9 +147,7 @@ class Connection(asyncio.BufferedProtocol):
                 reply = await waiter
         except TimeoutError:
             # Its reply may still come and be taken for another's: the connection is of no use.
-            self.fail(
-                LinkError(f"{self.name} gave no answer for {timeout:g} s", fault=self.fault)
-            )
+            self.fail(LinkError(f"{self.name} gave no answer for {timeout:g} s", fault=self.fault))
             assert self.lost is not None
             raise self.lost from None
         if isinstance(reply, ReplyError):

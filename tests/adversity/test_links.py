@@ -7,6 +7,7 @@ with a reason within its bound; and what it acknowledged before is on the target
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 
@@ -19,7 +20,7 @@ from tests.conftest import ServerFactory
 from tests.proxy import Proxy
 from tests.reference.compare import assert_equal
 from tests.servers import Server
-from tests.transfers import Run, transfer
+from tests.transfers import Run, transfer, until
 
 SEED = int(os.environ.get("ENGINE_SEED", "20"))
 ROUNDS = 40 if os.environ.get("ENGINE_SOAK") else 6
@@ -73,8 +74,7 @@ def test_a_link_that_never_comes_back(server_factory: ServerFactory) -> None:
     with Proxy(target.host, target.port) as proxy:
 
         async def cut(_: Transfer, run: Run) -> None:
-            while not run.progress or not run.progress[-1].keys:
-                await asyncio.sleep(0.01)
+            await until(lambda: run.progress and run.progress[-1].keys)
             proxy.refuse()
             proxy.cut_now()
 
@@ -90,13 +90,14 @@ def test_a_frozen_server_is_noticed(server_factory: ServerFactory, end: str) -> 
     victim = source if end == "source" else target
 
     async def freeze(_: Transfer, run: Run) -> None:
-        while not run.progress or run.progress[-1].phase != "SNAPSHOT":
-            await asyncio.sleep(0.001)
+        await until(lambda: run.progress and run.progress[-1].phase == "SNAPSHOT")
         victim.freeze()
         await asyncio.sleep(1.5)
         victim.thaw()
 
-    result = transfer(source, target, meanwhile=freeze, io_timeout=0.5, connect_timeout=0.5, **SMALL)
+    result = transfer(
+        source, target, meanwhile=freeze, io_timeout=0.5, connect_timeout=0.5, **SMALL
+    )
     assert result.report.status == "done", result.report.errors
     assert_equal(source.url, target.url)
 
@@ -110,7 +111,8 @@ def test_corrupted_payloads_are_refused_and_named(server_factory: ServerFactory)
         # Far enough to be inside the value: what precedes it is a few KiB of INFO.
         proxy.corrupt(1 << 20, "down")
         result = transfer(proxy, target)
-    assert result.report.status == "failed" and result.report.not_carried_total == 1
+    assert result.report.status == "failed"
+    assert result.report.not_carried_total == 1
     assert "checksum" in result.report.not_carried[0].reason
     assert target.client().dbsize() == 0
 
@@ -122,8 +124,7 @@ def test_a_target_out_of_memory_that_recovers(server_factory: ServerFactory) -> 
     admin.config_set("maxmemory", admin.info()["used_memory"] + 300_000)
 
     async def free(_: Transfer, run: Run) -> None:
-        while not any("OOM" in event for event in run.events):
-            await asyncio.sleep(0.01)
+        await until(lambda: any("OOM" in event for event in run.events))
         admin.config_set("maxmemory", 0)
 
     result = transfer(source, target, meanwhile=free, **SMALL)
@@ -138,7 +139,8 @@ def test_a_target_out_of_memory_that_stays_so(server_factory: ServerFactory) -> 
     admin.config_set("maxmemory", admin.info()["used_memory"] + 300_000)
     result = transfer(source, target, retry_seconds=1.5, **SMALL)
     assert result.report.status == "failed"
-    assert "OOM" in result.report.errors[0] and "raise its maxmemory" in result.report.errors[0]
+    assert "OOM" in result.report.errors[0]
+    assert "raise its maxmemory" in result.report.errors[0]
 
 
 def test_a_target_that_is_a_replica_for_a_while(server_factory: ServerFactory) -> None:
@@ -146,8 +148,7 @@ def test_a_target_that_is_a_replica_for_a_while(server_factory: ServerFactory) -
     target.client().replicaof("127.0.0.1", 1)
 
     async def promote(_: Transfer, run: Run) -> None:
-        while not any("READONLY" in event for event in run.events):
-            await asyncio.sleep(0.01)
+        await until(lambda: any("READONLY" in event for event in run.events))
         target.client().replicaof("NO", "ONE")
 
     result = transfer(source, target, meanwhile=promote, **SMALL)
@@ -164,8 +165,7 @@ def test_a_target_busy_with_a_script(server_factory: ServerFactory) -> None:
         blocker = asyncio.create_task(
             asyncio.to_thread(_swallow, target, "EVAL", "while true do end", 0)
         )
-        while not any("BUSY" in event for event in run.events):
-            await asyncio.sleep(0.01)
+        await until(lambda: any("BUSY" in event for event in run.events))
         target.client().script_kill()
         await blocker
 
@@ -181,10 +181,8 @@ def _knows_threshold(server: Server) -> bool:
 def _swallow(server: Server, *command: object) -> None:
     import redis
 
-    try:
+    with contextlib.suppress(redis.RedisError):
         server.client().execute_command(*command)
-    except redis.RedisError:
-        pass
 
 
 @pytest.mark.parametrize("turn", range(ROUNDS))
@@ -208,7 +206,8 @@ def test_stopped_and_gone_on_from_the_checkpoint(server_factory: ServerFactory, 
         stops += 1
     else:
         result = transfer(source, target, checkpoints=checkpoint, **SMALL)
-    assert stops and result.report.status == "done"
+    assert stops
+    assert result.report.status == "done"
     assert_equal(source.url, target.url)
 
 

@@ -45,7 +45,8 @@ def test_every_type_between_every_pair(
     result = transfer(source, target, if_exists=if_exists, batch_bytes=64 << 10)
     expected = refused_by_type(source, target)
     difference = compare(source.url, target.url)
-    assert not difference.different and not difference.extra, difference.describe()
+    assert not difference.different, difference.describe()
+    assert not difference.extra, difference.describe()
     assert set(difference.missing) <= expected
     assert result.report.not_carried_total == len(difference.missing)
     if not expected:
@@ -53,7 +54,9 @@ def test_every_type_between_every_pair(
     else:
         # Named, each with the target's reason, and the run does not call itself done.
         assert result.report.status == "failed"
-        assert all("does not know values of type" in lost.reason for lost in result.report.not_carried)
+        assert all(
+            "does not know values of type" in lost.reason for lost in result.report.not_carried
+        )
 
 
 def test_sixteen_databases_and_empty_ones(server_factory: ServerFactory) -> None:
@@ -64,7 +67,8 @@ def test_sixteen_databases_and_empty_ones(server_factory: ServerFactory) -> None
             pipe.set(f"key:{db}:{i}", i)
         pipe.execute()
     report = transfer(source, target).report
-    assert report.status == "done" and report.keys == sum(db * 20 + 1 for db in range(0, 16, 3))
+    assert report.status == "done"
+    assert report.keys == sum(db * 20 + 1 for db in range(0, 16, 3))
     assert_equal(source.url, target.url)
 
 
@@ -81,7 +85,8 @@ def test_chosen_databases_match_and_type(server_factory: ServerFactory) -> None:
         client.mset({"user:1": "a", "other:1": "b"})
         client.rpush("user:list", 1, 2)
     report = transfer(source, target, databases=(2, 5), match="user:*", key_type="string").report
-    assert report.status == "done" and report.keys == 2
+    assert report.status == "done"
+    assert report.keys == 2
     assert target.client(0).dbsize() == 0
     assert target.client(2).keys() == target.client(5).keys() == [b"user:1"]
 
@@ -157,7 +162,8 @@ def test_keys_that_expire_while_they_travel(server_factory: ServerFactory) -> No
         pipe.set(f"k{i}", "x" * 50, px=rng.randrange(1, 800))
     pipe.execute()
     report = transfer(source, target).report
-    assert report.status == "done" and not report.not_carried_total
+    assert report.status == "done"
+    assert not report.not_carried_total
     time.sleep(1)
     # DBSIZE would count keys that are past their time and not yet looked at.
     assert source.client().keys() == target.client().keys() == []
@@ -173,16 +179,19 @@ def test_existing_keys_replace_skip_fail(server_factory: ServerFactory) -> None:
         return [key for key in keys if a.get(key) != b.get(key)]
 
     failed = transfer(source, target, if_exists="fail", compare=differing).report
-    assert failed.status == "failed" and "exist on the target" in failed.errors[0]
+    assert failed.status == "failed"
+    assert "exist on the target" in failed.errors[0]
     assert [(lost.db, lost.key) for lost in failed.not_carried] == [(0, "k3")]
     assert target.client().get("k3") == b"old"
 
     skipped = transfer(source, target, if_exists="skip").report
-    assert skipped.status == "done" and skipped.skipped > 0
+    assert skipped.status == "done"
+    assert skipped.skipped > 0
     assert target.client().get("k3") == b"old"
 
     replaced = transfer(source, target, if_exists="replace").report
-    assert replaced.status == "done" and replaced.keys == 500
+    assert replaced.status == "done"
+    assert replaced.keys == 500
     assert target.client().get("mine") == b"kept"
     assert_equal(source.url, target.url, allow_extra=True)
 
@@ -193,23 +202,30 @@ def test_a_value_longer_than_the_target_takes(server_factory: ServerFactory) -> 
     source.client().set("long", os.urandom(2 << 20))
     source.client().set("short", "x")
     report = transfer(source, target).report
-    assert report.status == "failed" and report.keys == 1
+    assert report.status == "failed"
+    assert report.keys == 1
     ((lost),) = report.not_carried
-    assert lost.key == "long" and "longer than the target takes" in lost.reason
+    assert lost.key == "long"
+    assert "longer than the target takes" in lost.reason
 
 
 def test_a_user_without_rights_is_told_so(server_factory: ServerFactory) -> None:
     source, target = server_factory(), server_factory()
     source.client().set("k", "v")
     source.client().execute_command("ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-dump")
-    target.client().execute_command("ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-restore")
+    target.client().execute_command(
+        "ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-restore"
+    )
     report = transfer(source.url.replace("//", "//weak:pw@"), target).report
-    assert report.status == "failed" and "NOPERM" in report.errors[0]
+    assert report.status == "failed"
+    assert "NOPERM" in report.errors[0]
     assert "pw" not in report.errors[0].replace("startmigration", "")
     report = transfer(source, target.url.replace("//", "//weak:pw@")).report
-    assert report.status == "failed" and "NOPERM" in report.errors[0]
+    assert report.status == "failed"
+    assert "NOPERM" in report.errors[0]
     report = transfer(source.url.replace("//", "//weak:wrong@"), target).report
-    assert report.status == "failed" and "WRONGPASS" in report.errors[0]
+    assert report.status == "failed"
+    assert "WRONGPASS" in report.errors[0]
 
 
 def test_unix_sockets(server_factory: ServerFactory) -> None:
