@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import cast
 
 from engine._native import RecordBatch, ScanPipeline
@@ -48,19 +48,9 @@ class ScanSource:
     @property
     def total_keys(self) -> int:
         """Keys in the chosen databases when the source was opened."""
-        return self._keys_in(lambda db: True)
-
-    def keys_before(self, position: ScanPosition | None) -> int:
-        """Keys of the databases that are finished at `position`."""
-        done = position.done if position is not None else ()
-        return self._keys_in(lambda db: db in done)
-
-    def _keys_in(self, wanted: Callable[[int], bool]) -> int:
         chosen = self._settings.databases
         return sum(
-            entry.keys
-            for entry in self.info.keyspace
-            if wanted(entry.db) and (chosen is None or entry.db in chosen)
+            entry.keys for entry in self.info.keyspace if chosen is None or entry.db in chosen
         )
 
     async def open(self, position: ScanPosition | None) -> None:

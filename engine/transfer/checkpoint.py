@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from engine.model.position import ScanPosition
+from engine.model.checkpoint import Checkpoint
 
 
 class CheckpointStore(Protocol):
-    """Where a transfer's position is kept. Both calls raise `StateError`."""
+    """Where a transfer's checkpoint is kept. Both calls raise `StateError`."""
 
-    def load(self) -> ScanPosition | None:
-        """The last position saved, None at the start."""
+    def load(self) -> Checkpoint | None:
+        """The last checkpoint saved, None at the start."""
         ...
 
-    def save(self, position: ScanPosition) -> None:
-        """Make `position` durable before returning."""
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Make `checkpoint` durable before returning."""
         ...
 
 
@@ -27,12 +27,12 @@ class MemoryCheckpoint:
     """A store for runs that need not survive their process."""
 
     def __init__(self) -> None:
-        self._position: ScanPosition | None = None
+        self._checkpoint: Checkpoint | None = None
 
-    def load(self) -> ScanPosition | None:
-        """The last position saved in this process."""
-        return self._position
+    def load(self) -> Checkpoint | None:
+        """The last checkpoint saved in this process."""
+        return self._checkpoint
 
-    def save(self, position: ScanPosition) -> None:
-        """Keep `position`."""
-        self._position = position
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Keep `checkpoint`."""
+        self._checkpoint = checkpoint

@@ -132,6 +132,7 @@ class Copy:
         position = self._source.position_after(acknowledged.batch)
         if position is not None:
             self.position = position
+            self._tally.mark(position)
 
     def _keep_conflicts(self, acknowledged: Acknowledged) -> Acknowledged:
         batch = acknowledged.batch

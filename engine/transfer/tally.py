@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import dataclass
 
+from engine.model.checkpoint import Checkpoint
+from engine.model.position import ScanPosition
 from engine.model.report import NAMED_KEYS_LIMIT, NotCarried, printable_key
 from engine.model.server import ServerInfo
 from engine.targets.base import Acknowledged
@@ -13,10 +16,28 @@ from engine.transfer.refusals import explain_refusal
 _RATE_SECONDS = 5.0
 
 
-class Tally:
-    """Keys and bytes that arrived, and the names of those that did not."""
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """The counters at a moment; of the names only how many there were."""
 
-    def __init__(self) -> None:
+    keys: int
+    bytes: int
+    skipped: int
+    vanished: int
+    named: int
+    not_carried_total: int
+    beyond: tuple[tuple[str, int], ...]
+
+
+class Tally:
+    """Keys and bytes that arrived, and the names of those that did not.
+
+    A run that goes on from a checkpoint counts on from there; `keys_before` of its keys are those
+    of earlier runs.
+    """
+
+    def __init__(self, before: Checkpoint | None = None) -> None:
+        self.keys_before = 0
         self.keys = 0
         self.bytes = 0
         self.skipped = 0
@@ -25,6 +46,45 @@ class Tally:
         self.not_carried_total = 0
         self._beyond: Counter[str] = Counter()
         self._rate: deque[tuple[float, int]] = deque()
+        self._mark: tuple[ScanPosition, _Mark] | None = None
+        if before is not None:
+            self.keys_before = self.keys = before.keys
+            self.bytes = before.bytes
+            self.skipped = before.skipped
+            self.vanished = before.vanished
+            self.not_carried = list(before.not_carried)
+            self.not_carried_total = before.not_carried_total
+            self._beyond.update(dict(before.beyond))
+            self.mark(before.position)
+
+    def mark(self, position: ScanPosition) -> None:
+        """Everything counted so far lies before `position`, which is acknowledged."""
+        counts = _Mark(
+            self.keys,
+            self.bytes,
+            self.skipped,
+            self.vanished,
+            len(self.not_carried),
+            self.not_carried_total,
+            tuple(self._beyond.items()),
+        )
+        self._mark = (position, counts)
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The last position marked, with the counters as they stood there."""
+        if self._mark is None:
+            return None
+        position, counts = self._mark
+        return Checkpoint(
+            position,
+            keys=counts.keys,
+            bytes=counts.bytes,
+            skipped=counts.skipped,
+            vanished=counts.vanished,
+            not_carried=tuple(self.not_carried[: counts.named]),
+            not_carried_total=counts.not_carried_total,
+            beyond=counts.beyond,
+        )
 
     def count(self, acknowledged: Acknowledged, target: ServerInfo) -> None:
         """Add what one batch brought to `target`."""

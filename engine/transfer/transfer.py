@@ -91,7 +91,6 @@ class Transfer:
         self._steps: list[Step] = []
         self._reason = ""
         self._total_keys = 0
-        self._done_before = 0
         self._began = 0.0
         self._copy_seconds = 0.0
         self._forced = False
@@ -122,7 +121,7 @@ class Transfer:
         """How things stand now."""
         tally, now = self._tally, asyncio.get_running_loop().time()
         rate = tally.rate(now) if self._phase is Phase.SNAPSHOT else 0.0
-        left = max(self._total_keys - self._done_before - tally.keys - tally.skipped, 0)
+        left = max(self._total_keys - tally.keys - tally.skipped, 0)
         copied = self._phase in (Phase.COPIED, Phase.CUT_OVER, Phase.DONE)
         return Progress(
             phase=self._phase,
@@ -181,15 +180,16 @@ class Transfer:
     async def _phases(self) -> None:
         # 1. Both ends are there, and what was acknowledged before is known.
         with self._step("connect"):
-            position = self._checkpoints.load()
+            before = self._checkpoints.load()
+            position = before.position if before is not None else None
             await _insist(self._target.open)
             self._source.bulk_limit = self._target.bulk_limit
             await _insist(lambda: self._source.open(position))
             if position is not None and position.run_id != self._source.info.run_id:
                 self._on_event("the source was restarted: the checkpoint is void")
-                position = None
+                before = position = None
+            self._tally = Tally(before)
             self._total_keys = self._source.total_keys
-            self._done_before = self._source.keys_before(position)
         # 2. Every key that SCAN names is acknowledged.
         self._enter(Phase.SNAPSHOT)
         with self._step("snapshot"):
@@ -233,7 +233,7 @@ class Transfer:
             return "everything SCAN named is copied, and was not verified"
         tally = self._tally
         return (
-            f"in {self._phase}, with {tally.keys + self._done_before:,} of about "
+            f"in {self._phase}, with {tally.keys:,} of about "
             f"{self._total_keys:,} keys acknowledged"
         )
 
@@ -265,12 +265,11 @@ class Transfer:
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=_TICK_SECONDS)
-                assert self._copy is not None
-                position = self._copy.position
-                if position is not None and position != saved:
-                    # The position was acknowledged before this line; the write may take its time.
-                    await asyncio.to_thread(self._checkpoints.save, position)
-                    saved = position
+                checkpoint = self._tally.checkpoint()
+                if checkpoint is not None and checkpoint.position != saved:
+                    # It was acknowledged before this line; the write may take its time.
+                    await asyncio.to_thread(self._checkpoints.save, checkpoint)
+                    saved = checkpoint.position
                 self._on_progress(self.progress)
             await task
         finally:
@@ -280,22 +279,24 @@ class Transfer:
                     await task
 
     def _save_last(self, errors: list[str]) -> None:
-        if self._copy is None or self._copy.position is None:
+        checkpoint = self._tally.checkpoint()
+        if checkpoint is None:
             return
         try:
-            self._checkpoints.save(self._copy.position)
+            self._checkpoints.save(checkpoint)
         except StateError as exc:
             if not errors:
                 errors.append(explain(exc))
 
     def _report(self, status: Status, errors: list[str], seconds: float) -> Report:
         tally, progress = self._tally, self.progress
+        moved = tally.keys - tally.keys_before
         return Report(
             status=status,
             keys=tally.keys,
             bytes=tally.bytes,
             seconds=seconds,
-            keys_per_second=tally.keys / self._copy_seconds if self._copy_seconds else 0.0,
+            keys_per_second=moved / self._copy_seconds if self._copy_seconds else 0.0,
             skipped=tally.skipped,
             vanished=tally.vanished,
             retries=progress.retries,

@@ -221,3 +221,27 @@ def test_a_slow_round_trip_gets_a_deep_pipeline(server_factory: ServerFactory) -
     assert result.report.keys == 10_000
     assert result.report.seconds < 8
     assert_equal(source.url, target.url)
+
+
+def test_what_was_not_carried_before_a_stop_is_reported_after_it(
+    server_factory: ServerFactory,
+) -> None:
+    source = server_factory()
+    target = server_factory(None, "--proto-max-bulk-len", "1048576")
+    datasets.strings(source.url, n=30_000)
+    source.client().mset({f"long:{i}": os.urandom(2 << 20) for i in range(10)})
+    checkpoint = MemoryCheckpoint()
+
+    async def stop(work: Transfer, run: Run) -> None:
+        await until(lambda: run.progress and run.progress[-1].keys > 5000)
+        work.stop()
+
+    with Proxy(source.host, source.port) as slow:
+        slow.throttle(3_000_000)
+        first = transfer(slow, target, checkpoints=checkpoint, meanwhile=stop, **SMALL).report
+    assert first.status == "stopped"
+    last = transfer(source, target, checkpoints=checkpoint, **SMALL).report
+    assert last.status == "failed"
+    assert sorted(lost.key for lost in last.not_carried) == [f"long:{i}" for i in range(10)]
+    # A page may end inside a batch: the rest of that batch is sent, and counted, again.
+    assert 30_000 <= last.keys < 31_000

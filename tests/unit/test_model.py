@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from engine.errors import EngineError, UsageError
 from engine.model.backoff import Backoff
+from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint, Tls
 from engine.model.position import ScanPosition
 from engine.model.progress import Phase, Progress
@@ -86,6 +87,12 @@ def test_json_and_back() -> None:
     for value in (
         TransferSettings(match="a*", databases=(1, 2), if_exists="skip"),
         ScanPosition("r" * 40, 3, 2**64 - 1, (0, 1)),
+        Checkpoint(
+            ScanPosition("r", 0, 0),
+            keys=1,
+            not_carried=(NotCarried(0, "k", "why"),),
+            beyond=(("why", 3),),
+        ),
         Progress(Phase.COPIED, keys=3, eta_seconds=1.5, reason="x"),
         Report(
             "failed",

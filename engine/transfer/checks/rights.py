@@ -74,9 +74,12 @@ async def check_rights(
     """Which of the needed commands are denied to the user, or do not exist."""
     name = f"{side}-permissions"
     needed = _of_source(info, settings) if side == "source" else _of_target()
-    denied, how = await _dry_run(end, needed)
+    how = "ACL DRYRUN"
+    denied = await _dry_run(end, needed)
     if denied is None:
-        denied, how = await _try(end, needed)
+        how = "tried without effect"
+        needed = [each for each in needed if each.harmless]
+        denied = await _try(end, needed)
     if not denied:
         return passed(name, f"{len(needed)} commands allowed ({how})")
     what = ", ".join(each.name for each in denied)
@@ -90,31 +93,26 @@ async def check_rights(
     return warned(name, f"denied or unknown: {what} ({how}): {losses}", remedy)
 
 
-async def _dry_run(end: Admin, needed: list[Needed]) -> tuple[list[Needed] | None, str]:
+async def _dry_run(end: Admin, needed: list[Needed]) -> list[Needed] | None:
     """The denied ones; None where there is no ACL DRYRUN, or no right to it."""
     (user,) = await end.pipeline([("ACL", "WHOAMI")])
     if isinstance(user, EngineError):
-        return None, ""
+        return None
     replies = await end.pipeline([("ACL", "DRYRUN", user, *each.args) for each in needed])
     denied = []
     for each, reply in zip(needed, replies, strict=True):
-        if isinstance(reply, AuthError):
-            return None, ""
-        if isinstance(reply, ServerError):
-            # "Command 'x' not found" is a finding; an ACL without DRYRUN (6.x) is none.
-            if "not found" not in reply.message:
-                return None, ""
-            denied.append(each)
+        if isinstance(reply, ServerError) and "not found" in reply.message:
+            denied.append(each)  # "Command 'x' not found": renamed or switched off
+        elif isinstance(reply, EngineError):  # 6.x has ACL without DRYRUN
+            return None
         elif reply != b"OK":  # the reason, as a string: "User joe has no permissions to run …"
             denied.append(each)
-    return denied, "ACL DRYRUN"
+    return denied
 
 
-async def _try(end: Admin, needed: list[Needed]) -> tuple[list[Needed], str]:
-    tried = [each for each in needed if each.harmless]
-    replies = await end.pipeline([each.args for each in tried])
-    denied = [each for each, reply in zip(tried, replies, strict=True) if _is_denial(reply)]
-    return denied, "tried without effect"
+async def _try(end: Admin, needed: list[Needed]) -> list[Needed]:
+    replies = await end.pipeline([each.args for each in needed])
+    return [each for each, reply in zip(needed, replies, strict=True) if _is_denial(reply)]
 
 
 def _is_denial(reply: object) -> bool:

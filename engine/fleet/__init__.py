@@ -1,0 +1,30 @@
+"""Where transfers run: in worker processes of this machine, or in the calling process. Rank 5.
+
+Nothing heavy is imported before it is needed: each process is measured by its CPU seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from engine.model.endpoint import Endpoint
+    from engine.model.settings import TransferSettings
+    from engine.transfer.preflight import Preflight
+
+T = TypeVar("T")
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` on a fresh event loop and return its result; like `asyncio.run`."""
+    from engine.wire import loop
+
+    return loop.run(main)
+
+
+async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettings) -> Preflight:
+    """Check whether a transfer could start; nothing is moved. See `transfer.preflight`."""
+    from engine.transfer.preflight import preflight as check
+
+    return await check(source, target, settings)

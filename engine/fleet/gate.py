@@ -1,0 +1,53 @@
+"""What a transfer is handed to look at both ends with: the verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from engine.errors import EngineError
+from engine.model.endpoint import Endpoint
+from engine.model.settings import TransferSettings
+from engine.transfer.cut_over import GateResult
+
+# redis-py, which the verifier asks with, costs CPU to import: only where there is something to ask.
+
+
+async def holds_keys(target: Endpoint, settings: TransferSettings) -> bool:
+    """Whether the target has any key. Raises `LinkError`, `AuthError`, `ServerError`."""
+    from engine.wire.admin import admin
+
+    async with admin(target, timeout=settings.connect_timeout, fault="target") as server:
+        return any(each.keys for each in (await server.info()).keyspace)
+
+
+def gate_of(
+    source: Endpoint, target: Endpoint, settings: TransferSettings, held_before: Callable[[], bool]
+) -> Callable[[], Awaitable[GateResult]]:
+    """The gate of a cut-over: open if the verifier finds both ends equal.
+
+    `held_before` tells, when it is asked, whether the target had keys of its own.
+    """
+
+    async def gate() -> GateResult:
+        from engine.verify import verify
+
+        try:
+            found = await verify(source, target, settings, held_before=held_before())
+        except EngineError as error:
+            return GateResult(False, f"both ends could not be compared: {error}")
+        return GateResult(found.ok, found.reason)
+
+    return gate
+
+
+def compare_of(
+    source: Endpoint, target: Endpoint
+) -> Callable[[int, list[bytes]], Awaitable[list[bytes]]]:
+    """Which of these keys of a database differ between the ends."""
+
+    async def compare(db: int, keys: list[bytes]) -> list[bytes]:
+        from engine.verify import differing
+
+        return await differing(source, target, db, keys)
+
+    return compare

@@ -1,0 +1,48 @@
+"""A transfer inside the calling process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from engine.errors import Interrupted
+from engine.fleet.failure import fail
+from engine.groups.process import ProcessId
+from engine.groups.registry import Registry
+from engine.model.endpoint import Endpoint
+from engine.model.progress import Progress
+from engine.model.report import Report
+
+
+async def run_here(
+    registry: Registry,
+    group_id: str,
+    source: Endpoint,
+    target: Endpoint,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_event: Callable[[str], None] | None = None,
+) -> Report:
+    """Claim the group's transfer and run it to the end, cut-over included.
+
+    `source` and `target` come with their credentials, which stay in this process. Raises
+    `Interrupted` when cancelled or stopped (the migration can be resumed), `StateError`, and the
+    faults of `Registry.claim_transfer`. A failed transfer is in the report.
+    """
+    claimed = registry.claim_transfer(group_id, ProcessId.here())
+    try:
+        # The core and the data plane: only now.
+        from engine.fleet.runner import Runner
+
+        runner = Runner(
+            claimed, source, target, one_go=True, on_progress=on_progress, on_event=on_event
+        )
+    except Exception as error:
+        await fail(claimed, error, Progress())
+        raise
+    report = await runner.run()
+    if report.status == "stopped" and not runner.forced:
+        raise Interrupted(
+            f"the migration was stopped after {report.keys:,} keys",
+            remedy="Run the same command again to resume it.",
+        )
+    return report

@@ -1,0 +1,96 @@
+"""Worker processes on this machine: detached, one a transfer.
+
+posix_spawn, not subprocess: the worker outlives us on purpose, and a `Popen` complains about a
+child that it was never asked to wait for. A worker that ends before us is a zombie until it is
+reaped, which happens whenever the fleet is asked for something.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from engine.errors import EngineError
+from engine.groups.process import ProcessId
+from engine.groups.registry import Registry
+from engine.groups.store import STATE_VARIABLE
+from engine.model.credentials import CREDENTIALS_VARIABLE, Credentials
+
+LOG_LIMIT = 1 << 20
+"""A worker's log that is longer than this (bytes) is begun anew by the next worker."""
+
+_launched: set[int] = set()
+
+
+def launch(registry: Registry, group_id: str, *, credentials: Credentials | None = None) -> int:
+    """Start a detached worker for the group's transfer and return its pid.
+
+    Its messages go to `worker_log`. It finds credentials as we do, in the environment and the
+    configuration; `credentials`, if given, are handed to it through its environment. The state's
+    URL goes that way too: a command line can be read by everyone. Raises `EngineError`.
+    """
+    reap()
+    environment = {**os.environ, STATE_VARIABLE: registry.store.url}
+    if credentials is not None:
+        environment[CREDENTIALS_VARIABLE] = credentials.to_json()
+    if (root := _checkout()) is not None:
+        paths = filter(None, [str(root), os.environ.get("PYTHONPATH")])
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+    command = [sys.executable, "-P", "-m", "engine.fleet.worker", group_id]
+    try:
+        log = _open_log(worker_log(registry, group_id))
+        try:
+            pid = os.posix_spawn(
+                sys.executable,
+                command,
+                environment,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, log, 1),
+                    (os.POSIX_SPAWN_DUP2, log, 2),
+                ],
+                setsid=True,
+                setsigmask=[],
+            )
+        finally:
+            os.close(log)
+    except OSError as error:
+        raise EngineError(f"no worker process could be started: {error.strerror}") from None
+    _launched.add(pid)
+    return pid
+
+
+def worker_log(registry: Registry, group_id: str) -> Path:
+    """The file with the messages of a group's workers."""
+    return registry.store.folder / f"worker-{group_id}.log"
+
+
+def worker_process(pid: int) -> ProcessId:
+    """What the state is to know of the worker that `launch` started."""
+    return ProcessId.of(pid)
+
+
+def reap() -> None:
+    """Let the kernel forget workers of ours that have ended."""
+    for pid in list(_launched):
+        # Somebody else (a handler of SIGCHLD) may have waited for it.
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                continue
+        _launched.discard(pid)
+
+
+def _open_log(path: Path) -> int:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    if os.fstat(log).st_size > LOG_LIMIT:
+        os.truncate(log, 0)
+    return log
+
+
+def _checkout() -> Path | None:
+    """The folder to import `engine` from, unless it is installed where every Python looks."""
+    root = Path(__file__).resolve().parents[2]
+    return None if root.name in ("site-packages", "dist-packages") else root

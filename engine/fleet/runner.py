@@ -1,0 +1,205 @@
+"""One claimed transfer, from its claim to its last word in the state; in whichever process.
+
+The end of a run is one transaction: report, event, and the group's status. What the status
+becomes:
+
+    the transfer ended    and                        transfer    group
+    done                                             done        available
+    failed                                           failed      available
+    stopped               the operator forced it     forced      available
+    stopped               otherwise                  stopped     migrating (to be resumed)
+    not done              the state failed           stopped     migrating (if it can be written)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from engine.errors import AuthError, LinkError, ServerError, StateError
+from engine.fleet.bookkeeper import Bookkeeper, StateCheckpoint, persist
+from engine.fleet.failure import fail
+from engine.fleet.gate import compare_of, gate_of, holds_keys
+from engine.fleet.usage import engine_use
+from engine.groups.claimed import ClaimedTransfer, ClaimLost
+from engine.groups.states import Request, TransferStatus
+from engine.model.endpoint import Endpoint
+from engine.model.progress import Progress
+from engine.model.report import Report
+from engine.transfer.transfer import Transfer
+
+STOP_SECONDS = 10.0
+"""How long a transfer that was asked to stop may take before it is cancelled."""
+
+
+class Runner:
+    """Runs one claimed transfer. `source` and `target` come with their credentials."""
+
+    def __init__(
+        self,
+        claimed: ClaimedTransfer,
+        source: Endpoint,
+        target: Endpoint,
+        *,
+        one_go: bool = False,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_event: Callable[[str], None] | None = None,
+    ) -> None:
+        self._claimed = claimed
+        self._show_progress = on_progress
+        self._show_event = on_event
+        self._target = target
+        self._held_before = claimed.record.held_before
+        self._progress = Progress()
+        self._forced = False
+        self._stopping = False
+        self._checkpoint = StateCheckpoint(claimed)
+        self._book = Bookkeeper(claimed, on_request=self._asked, on_failure=self._state_failed)
+        settings = claimed.record.settings
+        self._transfer = Transfer(
+            source,
+            target,
+            settings,
+            checkpoints=self._checkpoint,
+            on_progress=self._progressed,
+            on_event=self._happened,
+            gate=gate_of(source, target, settings, lambda: bool(self._held_before)),
+            compare=compare_of(source, target),
+            one_go=one_go,
+        )
+
+    async def run(self) -> Report:
+        """Run to the end and write it down. A failed transfer is in the report.
+
+        A cancellation stops the transfer, and is not raised again: the report says "stopped". So
+        does the operator's request in the state. Raises `StateError` if the state failed: the
+        transfer was stopped, and can be resumed.
+        """
+        # 1. Run, with the books kept; a cancellation of ours is a stop.
+        self._book.start()
+        try:
+            await self._look_at_target()
+            report = await self._until_ended()
+        except Exception as error:
+            await self._book.close()
+            await fail(self._claimed, error, self._progress)
+            raise
+        await self._book.close()
+        report = replace(report, engine=engine_use())
+        # 2. What the end means for the state.
+        failure = self._checkpoint.failure or self._book.failure
+        if isinstance(failure, ClaimLost):
+            raise failure
+        if failure is not None and report.status != "done":
+            await self._give_up(report, failure)
+            raise failure
+        # 3. The last word.
+        status, message = self._verdict(report)
+        try:
+            await asyncio.to_thread(
+                persist, lambda: self._claimed.finish(status, report, self._progress, message)
+            )
+        except StateError as error:
+            raise StateError(
+                f"{message}; but this could not be written down: {error.message}",
+                remedy=error.remedy,
+            ) from None
+        return report
+
+    @property
+    def forced(self) -> bool:
+        """Whether the operator ended the migration without the check."""
+        return self._forced and not self._stopping
+
+    def stop(self) -> None:
+        """Stop soon; what is acknowledged stays, and the migration can be resumed."""
+        self._stopping = True
+        self._transfer.stop()
+
+    async def _look_at_target(self) -> None:
+        """Note whether the target has keys of its own, while none of ours is among them."""
+        if self._held_before is not None:
+            return
+        # A target that cannot be asked now cannot be migrated into either, as the transfer will
+        # say; if it can after all, the gate takes it for an empty one, which is the stricter view.
+        with contextlib.suppress(LinkError, AuthError, ServerError):
+            held = await holds_keys(self._target, self._claimed.record.settings)
+            self._held_before = held
+            await asyncio.to_thread(persist, lambda: self._claimed.note_held_before(held))
+
+    async def _until_ended(self) -> Report:
+        task = asyncio.create_task(self._transfer.run())
+        stop_by: float | None = None
+        loop = asyncio.get_running_loop()
+        while not task.done():
+            if self._stopping and stop_by is None:
+                stop_by = loop.time() + STOP_SECONDS
+            try:
+                # The short timeout is for a stop that came from elsewhere.
+                await asyncio.wait({task}, timeout=1.0)
+            except asyncio.CancelledError:
+                self.stop()
+            if stop_by is not None and loop.time() > stop_by:
+                task.cancel()
+        return task.result()
+
+    def _verdict(self, report: Report) -> tuple[TransferStatus, str]:
+        reason = report.errors[0] if report.errors else self._progress.reason
+        if report.status == "done":
+            return TransferStatus.DONE, f"migration completed: {reason}"
+        if report.status == "failed":
+            return TransferStatus.FAILED, f"migration failed: {reason}"
+        if self.forced:
+            return TransferStatus.FORCED, f"migration {reason}"
+        return TransferStatus.STOPPED, "migration stopped; it can be resumed"
+
+    async def _give_up(self, report: Report, failure: StateError) -> None:
+        # The disk may have room again, or the lock be gone; if not, the dead claim says enough.
+        message = f"migration stopped: {failure.message}; it can be resumed"
+        report = replace(report, status="stopped", errors=(str(failure), *report.errors))
+        with contextlib.suppress(StateError):
+            await asyncio.to_thread(
+                self._claimed.finish, TransferStatus.STOPPED, report, self._progress, message
+            )
+
+    # --- What the transfer and the state say ---
+
+    def _progressed(self, progress: Progress) -> None:
+        self._progress = progress
+        self._book.progress(progress)
+        if self._show_progress is not None:
+            self._show_progress(progress)
+
+    def _happened(self, message: str) -> None:
+        self._book.event(message)
+        if self._show_event is not None:
+            self._show_event(message)
+
+    def _asked(self, request: Request) -> None:
+        if request is Request.STOP:
+            self.stop()
+        elif request is not Request.NONE:
+            self._forced = self._forced or request is Request.FORCE
+            self._transfer.complete(force=request is Request.FORCE)
+
+    def _state_failed(self, failure: StateError) -> None:
+        if self._show_event is not None:
+            self._show_event(f"stopping: {failure}")
+        self.stop()
+
+
+@contextlib.contextmanager
+def signals_stop(runner: Runner) -> Iterator[None]:
+    """SIGINT and SIGTERM stop the runner, on the running event loop."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, runner.stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

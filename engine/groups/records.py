@@ -1,0 +1,95 @@
+"""Rows of the state, as frozen values."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from engine.groups.process import ProcessId
+from engine.groups.states import Request, TransferStatus
+from engine.model.endpoint import Endpoint
+from engine.model.progress import Progress
+from engine.model.report import Report
+from engine.model.settings import TransferSettings
+
+# A worker that was asked for but has not claimed its transfer within this counts as gone.
+START_GRACE = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRecord:
+    """A replication group. `created_at` is seconds since the epoch."""
+
+    id: str
+    description: str
+    status: str
+    cluster_enabled: bool
+    primary_url: str
+    created_at: float
+
+    @property
+    def primary(self) -> Endpoint:
+        """The target's primary, without credentials."""
+        return Endpoint.parse(self.primary_url)
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRecord:
+    """One migration into a group. Times are seconds since the epoch.
+
+    `attempt` counts the claims: a worker whose attempt is no longer the row's has lost it.
+    `held_before` tells whether the target had keys before the first one of ours (None: not known).
+    `refusal` is why the last asked-for cut-over did not happen, empty while one is pending.
+    """
+
+    id: int
+    group_id: str
+    status: TransferStatus
+    attempt: int
+    source_urls: tuple[str, ...]
+    target_url: str
+    settings_data: dict[str, Any]
+    held_before: bool | None
+    progress: Progress
+    report: Report | None
+    process: ProcessId | None
+    heartbeat_at: float
+    changed_at: float
+    created_at: float
+    request: Request
+    refusal: str
+
+    @property
+    def source(self) -> Endpoint:
+        """The source, without credentials."""
+        return Endpoint.parse(self.source_urls[0])
+
+    @property
+    def target(self) -> Endpoint:
+        """The target, without credentials."""
+        return Endpoint.parse(self.target_url)
+
+    @property
+    def settings(self) -> TransferSettings:
+        """The settings it was started with. Raises `UsageError` (another version's state)."""
+        return TransferSettings.from_dict(self.settings_data)
+
+    def held(self) -> bool:
+        """Whether a living worker has the transfer, or one is just starting."""
+        now = time.time()
+        if self.status not in (TransferStatus.PENDING, TransferStatus.RUNNING):
+            return False
+        if self.process is None:
+            return now - self.changed_at < START_GRACE
+        return self.process.alive(now - self.heartbeat_at)
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """Something that happened to a group. `at` is seconds since the epoch."""
+
+    id: int
+    group_id: str
+    at: float
+    message: str

@@ -1,0 +1,339 @@
+"""The operator's side of the state: each operation one transaction.
+
+The worker's side is `claimed`. Who may do what, and when, is the table in `states`.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, delete, exc, insert, select, update
+
+from engine.errors import (
+    ReplicationGroupAlreadyExistsFault,
+    ReplicationGroupAlreadyUnderMigrationFault,
+)
+from engine.groups import schema
+from engine.groups.claimed import ClaimedTransfer
+from engine.groups.process import ProcessId
+from engine.groups.records import EventRecord, GroupRecord, TransferRecord
+from engine.groups.rows import (
+    event_of,
+    group_by_id,
+    group_of,
+    newest_transfer,
+    transfer_of,
+    write_event,
+)
+from engine.groups.states import GroupStatus, Operation, Request, TransferStatus, check, move
+from engine.groups.store import Store
+from engine.model.endpoint import Endpoint
+from engine.model.report import Report
+from engine.model.settings import TransferSettings
+
+EVENTS_LIMIT = 1000
+"""`list_events` returns the newest ones up to this many."""
+
+
+class Registry:
+    """The groups of one state database. Safe to use from several threads.
+
+    Every method raises `StateError` when the database fails.
+    """
+
+    def __init__(self, state: str | None = None) -> None:
+        """Open the state that `state` names (see `Store`)."""
+        self.store = Store(state)
+        weakref.finalize(self, self.store.close)
+
+    # --- Groups ---
+
+    def register(
+        self,
+        group_id: str,
+        primary: Endpoint,
+        *,
+        description: str = "",
+        cluster_enabled: bool = False,
+    ) -> GroupRecord:
+        """Add a group; the endpoint is kept without its password.
+
+        Raises `ReplicationGroupAlreadyExistsFault`.
+        """
+        group = GroupRecord(
+            id=group_id,
+            description=description,
+            status=GroupStatus.AVAILABLE.value,
+            cluster_enabled=cluster_enabled,
+            primary_url=primary.url,
+            created_at=time.time(),
+        )
+        with self.store.write() as connection:
+            table = schema.groups
+            if connection.execute(select(table.c.id).where(table.c.id == group_id)).first():
+                raise _exists(group_id)
+            row = {column.name: getattr(group, column.name) for column in table.c}
+            try:
+                connection.execute(insert(table), row)
+            except exc.IntegrityError:
+                # Another process was faster (only where writers do not exclude each other).
+                raise _exists(group_id) from None
+            write_event(connection, group_id, f"registered, with primary {primary.address}")
+        return group
+
+    def get(self, group_id: str) -> tuple[GroupRecord, TransferRecord | None]:
+        """The group, and its transfer that goes on (or the last one).
+
+        Raises `ReplicationGroupNotFoundFault`.
+        """
+        with self.store.read() as connection:
+            return group_by_id(connection, group_id), newest_transfer(connection, group_id)
+
+    def list(
+        self, *, after: str = "", limit: int = 100
+    ) -> tuple[list[tuple[GroupRecord, TransferRecord | None]], str | None]:
+        """Up to `limit` groups by id, from the one after `after` on; and, if more are left, the
+        id to go on after."""
+        table = schema.groups
+        query = select(table).where(table.c.id > after).order_by(table.c.id).limit(limit + 1)
+        with self.store.read() as connection:
+            found = [group_of(row) for row in connection.execute(query)]
+            more = found[limit - 1].id if len(found) > limit else None
+            page = [(group, newest_transfer(connection, group.id)) for group in found[:limit]]
+        return page, more
+
+    def check(self, operation: Operation, group_id: str) -> GroupRecord:
+        """The group, if its status allows `operation`; else the table's fault."""
+        group, _ = self.get(group_id)
+        check(operation, group_id, group.status)
+        return group
+
+    def delete(self, group_id: str) -> GroupRecord:
+        """Forget a group and its transfers (its events stay); returns what it was.
+
+        Raises `ReplicationGroupNotFoundFault`, `InvalidReplicationGroupStateFault`.
+        """
+        with self.store.write() as connection:
+            group = group_by_id(connection, group_id, lock=True)
+            check(Operation.DELETE, group_id, group.status)
+            connection.execute(delete(schema.groups).where(schema.groups.c.id == group_id))
+            write_event(connection, group_id, "deleted")
+        return group
+
+    # --- Migrations ---
+
+    def begin_migration(
+        self, group_id: str, sources: Sequence[Endpoint], settings: TransferSettings
+    ) -> TransferRecord:
+        """Take the group from available to migrating, with a new transfer: of two processes that
+        try, one does. Raises the faults of `Operation.START`."""
+        with self.store.write() as connection:
+            group = group_by_id(connection, group_id, lock=True)
+            status = check(Operation.START, group_id, group.status)
+            _set_status(connection, group, status)
+            now = time.time()
+            row = connection.execute(
+                insert(schema.transfers).returning(schema.transfers),
+                {
+                    "group_id": group_id,
+                    "status": TransferStatus.PENDING,
+                    "attempt": 0,
+                    "source_urls": [source.url for source in sources],
+                    "target_url": group.primary_url,
+                    "settings": settings.to_dict(),
+                    "heartbeat_at": now,
+                    "changed_at": now,
+                    "created_at": now,
+                    "request": Request.NONE,
+                    "refusal": "",
+                },
+            ).one()
+            named = ", ".join(source.address for source in sources)
+            write_event(connection, group_id, f"migration from {named} started")
+            return transfer_of(row)
+
+    def resume_migration(self, group_id: str) -> TransferRecord:
+        """Make the transfer of a stopped or dead worker ready for a new one.
+
+        Raises the faults of `Operation.RESUME`, and `ReplicationGroupAlreadyUnderMigrationFault`
+        while a living worker has it.
+        """
+        with self.store.write() as connection:
+            group = group_by_id(connection, group_id, lock=True)
+            check(Operation.RESUME, group_id, group.status)
+            transfer = _going_on(connection, group_id)
+            if transfer.held():
+                raise _held(transfer)
+            write_event(connection, group_id, "migration resumed")
+            return _change(
+                connection,
+                transfer,
+                status=move(transfer.status, TransferStatus.PENDING),
+                # The dead worker's last word on being ready is not the new one's.
+                progress=None,
+                process=None,
+                request=Request.NONE,
+                refusal="",
+            )
+
+    def note_launch(self, transfer: TransferRecord, process: ProcessId) -> None:
+        """Remember the process that was started for a transfer, until it claims it by itself."""
+        table = schema.transfers
+        with self.store.write() as connection:
+            connection.execute(
+                update(table)
+                .where(table.c.id == transfer.id, table.c.attempt == transfer.attempt)
+                .where(table.c.status == TransferStatus.PENDING)
+                .values(process=process.to_dict(), heartbeat_at=time.time())
+            )
+
+    def claim_transfer(self, group_id: str, process: ProcessId) -> ClaimedTransfer:
+        """Take the group's transfer for `process`, over from a dead one if need be.
+
+        Raises the faults of `Operation.RESUME`, and `ReplicationGroupAlreadyUnderMigrationFault`
+        while another living process has it.
+        """
+        with self.store.write() as connection:
+            group = group_by_id(connection, group_id, lock=True)
+            check(Operation.RESUME, group_id, group.status)
+            transfer = _going_on(connection, group_id)
+            other = transfer.process is not None and transfer.process != process
+            if other and transfer.held():
+                raise _held(transfer)
+            claimed = _change(
+                connection,
+                transfer,
+                status=move(transfer.status, TransferStatus.RUNNING),
+                progress=None,
+                attempt=transfer.attempt + 1,
+                process=process.to_dict(),
+                heartbeat_at=time.time(),
+            )
+        return ClaimedTransfer(self.store, claimed)
+
+    def request(self, group_id: str, request: Request) -> None:
+        """Tell the worker of a group under migration what the operator wants.
+
+        Raises the faults of `Operation.COMPLETE` and `Operation.STOP`.
+        """
+        operation = Operation.STOP if request is Request.STOP else Operation.COMPLETE
+        with self.store.write() as connection:
+            group = group_by_id(connection, group_id, lock=True)
+            check(operation, group_id, group.status)
+            transfer = _going_on(connection, group_id)
+            _change(connection, transfer, request=request, refusal="")
+            words = {
+                Request.COMPLETE: "completion requested",
+                Request.FORCE: "end by force requested",
+                Request.STOP: "stop requested",
+            }
+            write_event(connection, group_id, words[request])
+
+    def end_without_worker(self, group_id: str, report: Report, message: str) -> bool:
+        """End a transfer that no living worker has: the group becomes available again.
+
+        Returns False, and changes nothing, if a living worker has it. Raises the faults of
+        `Operation.FINISH`.
+        """
+        with self.store.write() as connection:
+            group = group_by_id(connection, group_id, lock=True)
+            status = check(Operation.FINISH, group_id, group.status)
+            transfer = _going_on(connection, group_id)
+            if transfer.held():
+                return False
+            _end(connection, group, transfer, TransferStatus.FORCED, report, message)
+            _set_status(connection, group, status)
+        return True
+
+    def fail_start(self, transfer: TransferRecord, report: Report, message: str) -> None:
+        """The worker of a transfer could not be started: the group becomes available again."""
+        with self.store.write() as connection:
+            group = group_by_id(connection, transfer.group_id, lock=True)
+            status = check(Operation.FINISH, group.id, group.status)
+            _end(connection, group, transfer, TransferStatus.FAILED, report, message)
+            _set_status(connection, group, status)
+
+    # --- Events ---
+
+    def add_event(self, group_id: str, message: str) -> None:
+        """Note something that happened to a group."""
+        with self.store.write() as connection:
+            write_event(connection, group_id, message)
+
+    def list_events(self, group_id: str | None = None) -> Sequence[EventRecord]:
+        """The newest events (of one group, or of all), oldest first."""
+        table = schema.events
+        query = select(table).order_by(table.c.id.desc()).limit(EVENTS_LIMIT)
+        if group_id is not None:
+            query = query.where(table.c.group_id == group_id)
+        with self.store.read() as connection:
+            return [event_of(row) for row in connection.execute(query)][::-1]
+
+
+def _going_on(connection: Connection, group_id: str) -> TransferRecord:
+    transfer = newest_transfer(connection, group_id)
+    # A group becomes migrating in the transaction that adds its transfer.
+    assert transfer is not None
+    return transfer
+
+
+def _set_status(connection: Connection, group: GroupRecord, status: GroupStatus) -> None:
+    table = schema.groups
+    changed = connection.execute(
+        update(table)
+        .where(table.c.id == group.id, table.c.status == group.status)
+        .values(status=status)
+    )
+    if changed.rowcount != 1:
+        raise ReplicationGroupAlreadyUnderMigrationFault(
+            f"replication group {group.id} was changed by another process at the same moment."
+        )
+
+
+def _change(connection: Connection, transfer: TransferRecord, **values: Any) -> TransferRecord:
+    table = schema.transfers
+    row = connection.execute(
+        update(table)
+        .where(table.c.id == transfer.id)
+        .values(changed_at=time.time(), **values)
+        .returning(table)
+    ).one()
+    return transfer_of(row)
+
+
+def _end(
+    connection: Connection,
+    group: GroupRecord,
+    transfer: TransferRecord,
+    status: TransferStatus,
+    report: Report,
+    message: str,
+) -> None:
+    _change(
+        connection,
+        transfer,
+        status=move(transfer.status, status),
+        # A worker that lives after all (on a machine that lost us) finds that it is no longer its.
+        attempt=transfer.attempt + 1,
+        report=report.to_dict(),
+        request=Request.NONE,
+    )
+    write_event(connection, group.id, message)
+
+
+def _exists(group_id: str) -> ReplicationGroupAlreadyExistsFault:
+    return ReplicationGroupAlreadyExistsFault(f"ReplicationGroup {group_id} already exists.")
+
+
+def _held(transfer: TransferRecord) -> ReplicationGroupAlreadyUnderMigrationFault:
+    who = (
+        f"process {transfer.process.pid} on {transfer.process.host}"
+        if transfer.process
+        else ("a worker process that is just starting")
+    )
+    return ReplicationGroupAlreadyUnderMigrationFault(
+        f"replication group {transfer.group_id} is already under migration, by {who}."
+    )

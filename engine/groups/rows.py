@@ -1,0 +1,68 @@
+"""Between the tables' rows and the records; queries that both sides of the state use."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select
+
+from engine.errors import ReplicationGroupNotFoundFault
+from engine.groups import schema
+from engine.groups.process import ProcessId
+from engine.groups.records import EventRecord, GroupRecord, TransferRecord
+from engine.groups.states import Request, TransferStatus
+from engine.model.progress import Progress
+from engine.model.report import Report
+
+EVENT_DAYS = 14
+"""Events are kept for as long as ElastiCache keeps them."""
+
+
+def group_of(row: Row[Any]) -> GroupRecord:
+    """A row of replication_groups as a record."""
+    return GroupRecord(**row._mapping)
+
+
+def transfer_of(row: Row[Any]) -> TransferRecord:
+    """A row of transfers as a record."""
+    data = dict(row._mapping)
+    data["status"] = TransferStatus(data["status"])
+    data["request"] = Request(data["request"])
+    data["source_urls"] = tuple(data["source_urls"])
+    data["settings_data"] = data.pop("settings")
+    data["progress"] = Progress.from_dict(data["progress"] or {})
+    data["report"] = Report.from_dict(data["report"]) if data["report"] else None
+    data["process"] = ProcessId.from_dict(data["process"]) if data["process"] else None
+    return TransferRecord(**data)
+
+
+def event_of(row: Row[Any]) -> EventRecord:
+    """A row of events as a record."""
+    return EventRecord(**row._mapping)
+
+
+def group_by_id(connection: Connection, group_id: str, *, lock: bool = False) -> GroupRecord:
+    """The group, locked against other writers where the database has row locks (SQLite's write
+    transactions exclude each other anyway). Raises `ReplicationGroupNotFoundFault`."""
+    query = select(schema.groups).where(schema.groups.c.id == group_id)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    if row is None:
+        raise ReplicationGroupNotFoundFault(f"ReplicationGroup {group_id} not found.")
+    return group_of(row)
+
+
+def newest_transfer(connection: Connection, group_id: str) -> TransferRecord | None:
+    """The transfer that goes on, or else the last one that did."""
+    table = schema.transfers
+    query = select(table).where(table.c.group_id == group_id).order_by(table.c.id.desc()).limit(1)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else transfer_of(row)
+
+
+def write_event(connection: Connection, group_id: str, message: str) -> None:
+    """Note an event, and drop those that are too old."""
+    now = time.time()
+    connection.execute(insert(schema.events), {"group_id": group_id, "at": now, "message": message})
+    oldest = now - EVENT_DAYS * 86400
+    connection.execute(delete(schema.events).where(schema.events.c.at < oldest))

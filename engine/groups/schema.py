@@ -1,0 +1,87 @@
+"""The tables of the state. A change of them is a new SCHEMA_VERSION."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+_JSON = JSON(none_as_null=True)
+
+schema_version = Table(
+    "schema_version",
+    metadata,
+    # Not SERIAL on PostgreSQL: the one row's value is the version.
+    Column("version", Integer, primary_key=True, autoincrement=False),
+)
+
+groups = Table(
+    "replication_groups",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("description", Text, nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("cluster_enabled", Boolean, nullable=False),
+    Column("primary_url", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("group_id", ForeignKey("replication_groups.id", ondelete="CASCADE"), nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("source_urls", _JSON, nullable=False),
+    Column("target_url", Text, nullable=False),
+    Column("settings", _JSON, nullable=False),
+    # Whether the target had keys of its own before the first one of ours; None: not known (yet).
+    Column("held_before", Boolean),
+    Column("progress", _JSON),
+    Column("report", _JSON),
+    Column("process", _JSON),
+    Column("heartbeat_at", Float, nullable=False),
+    Column("changed_at", Float, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("request", String(20), nullable=False),
+    Column("refusal", Text, nullable=False),
+    Index("transfers_of_group", "group_id", "id"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column(
+        "transfer_id",
+        ForeignKey("transfers.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("position", _JSON, nullable=False),
+    Column("saved_at", Float, nullable=False),
+)
+
+# No foreign key: a group's events outlive it, as ElastiCache's do.
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("group_id", String(40), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("message", Text, nullable=False),
+    Index("events_of_group", "group_id", "id"),
+)

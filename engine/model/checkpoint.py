@@ -1,0 +1,42 @@
+"""What a transfer writes down so that another process can go on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from engine.model.position import ScanPosition
+from engine.model.report import NotCarried
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A position that the target has acknowledged, and the counters as they stood then.
+
+    A position lies between two pages of SCAN, the counters between two batches: some keys behind
+    the position may be in the counters already, and are counted again by a run that goes on.
+    The names of the keys that were not carried are part of it: a run that goes on reports those of
+    the runs before it. `beyond` counts, by reason, those that were too many to be named.
+    """
+
+    position: ScanPosition
+    keys: int = 0
+    bytes: int = 0
+    skipped: int = 0
+    vanished: int = 0
+    not_carried: tuple[NotCarried, ...] = ()
+    not_carried_total: int = 0
+    beyond: tuple[tuple[str, int], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Checkpoint:
+        """Inverse of `to_dict`."""
+        data = dict(data)
+        data["position"] = ScanPosition.from_dict(data["position"])
+        data["not_carried"] = tuple(NotCarried(**item) for item in data["not_carried"])
+        data["beyond"] = tuple((reason, count) for reason, count in data["beyond"])
+        return cls(**data)
