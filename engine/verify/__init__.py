@@ -1,0 +1,12 @@
+"""Compare both ends of a migration through the servers' own commands.
+
+Rank 4, and a stranger to `transfer`: it shares no reading code with what it checks.
+"""
+
+from __future__ import annotations
+
+from engine.verify.compare import differing
+from engine.verify.result import Difference, Verification
+from engine.verify.run import verify
+
+__all__ = ["Difference", "Verification", "differing", "verify"]

@@ -1,0 +1,164 @@
+"""The whole comparison: counts, then keys, database by database."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+from engine.model.endpoint import Endpoint
+from engine.model.report import printable_key
+from engine.model.server import ServerInfo
+from engine.model.settings import TransferSettings
+from engine.verify.compare import KEYS_AT_ONCE, MISSING, Side, compare
+from engine.verify.result import NAMED_LIMIT, STOP_AT, Difference, Verification
+from engine.verify.sample import every_key, some_keys
+from engine.wire.admin import Admin, admin
+
+
+async def verify(
+    source: Endpoint,
+    target: Endpoint,
+    settings: TransferSettings,
+    *,
+    sample: int | None = 1000,
+    seed: int = 0,
+    held_before: bool = False,
+) -> Verification:
+    """Compare both ends; nothing is written to either.
+
+    `sample` keys of each database are compared (None: every key), chosen by `seed`. The counts of
+    keys are held against each other too, unless a filter (`match`, `key_type`) or `held_before`
+    (the target had keys of its own) makes them say nothing. Where they differ, every name is looked
+    up at the other end: expired keys that a server still counts are no difference. Values are read
+    through each server's own commands, never more than a few MB at a time. Raises `LinkError`,
+    `AuthError`, `ServerError`.
+    """
+    limit = settings.io_timeout
+    async with (
+        admin(source, timeout=limit, fault="source") as one,
+        admin(target, timeout=limit, fault="target") as other,
+    ):
+        # 1. What is there.
+        infos = await one.info(), await other.info()
+        work = _Work((await Side.open(one), await Side.open(other)), settings, held_before)
+        sizes: dict[int, tuple[int, int]] = {}
+        for db in _databases(*infos, settings, work.counted):
+            sizes[db] = await _select(one, db), await _select(other, db)
+        for db, (here, there) in sizes.items():
+            await _select(one, db)
+            await _select(other, db)
+            # 2. The keys themselves.
+            whole = sample is None or (settings.match is None and here <= sample)
+            if whole:
+                async for page in every_key(one, settings):
+                    await work.compare(db, page)
+                    if work.hopeless:
+                        break
+            elif sample is not None:
+                spread = not infos[0].fork
+                await work.compare(db, await some_keys(one, settings, sample, seed + db, spread))
+            # 3. Names that a sample can miss, or that the source never had.
+            if work.counted and here != there:
+                if not whole:
+                    await work.look_for_absent(db, one, other)
+                await work.look_for_absent(db, other, one)
+        return work.result(tuple(sizes.values()))
+
+
+async def _select(end: Admin, db: int) -> int:
+    """Choose a database; return how many keys the server counts there."""
+    await end.select(db)
+    return int(await end.call("DBSIZE"))
+
+
+class _Work:
+    """What has been found so far. Both connections are in the database that is named."""
+
+    def __init__(
+        self, pair: tuple[Side, Side], settings: TransferSettings, held_before: bool
+    ) -> None:
+        self._pair = pair
+        # With `skip` the target's own keys stay as they were: another value there is no fault.
+        self._spares_values = settings.if_exists == "skip" and held_before
+        self.counted = not (held_before or settings.match or settings.key_type)
+        self._settings = settings
+        self._compared = 0
+        self._found: dict[tuple[int, bytes], str] = {}
+        self._unknown: dict[tuple[int, bytes], str] = {}
+
+    @property
+    def hopeless(self) -> bool:
+        """So much differs that more of it says nothing new."""
+        return len(self._found) >= STOP_AT
+
+    async def compare(self, db: int, keys: list[bytes]) -> None:
+        """Compare these keys of the source, and keep what differs."""
+        for begin in range(0, len(keys), KEYS_AT_ONCE):
+            portion = keys[begin : begin + KEYS_AT_ONCE]
+            self._compared += len(portion)
+            await self._keep(db, portion)
+            if self.hopeless:
+                return
+
+    async def look_for_absent(self, db: int, here: Admin, there: Admin) -> None:
+        """Look up every name of one end at the other; what is not there is compared."""
+        async for page in every_key(here, self._settings):
+            if self.hopeless:
+                return
+            replies = await there.pipeline([("EXISTS", key) for key in page], raise_on_error=True)
+            absent = [key for key, has in zip(page, replies, strict=True) if not has]
+            await self._keep(db, absent)
+
+    def result(self, sizes: tuple[tuple[int, int], ...]) -> Verification:
+        """Everything that was found, in one value; `sizes` are the databases' counts."""
+        different = len(self._found)
+        result = Verification(
+            ok=different == 0,
+            reason="",
+            keys_source=sum(here for here, _ in sizes),
+            keys_target=sum(there for _, there in sizes),
+            compared=self._compared,
+            different=different,
+            differences=_named(self._found),
+            unknown=_named(self._unknown),
+            counted=self.counted,
+        )
+        return replace(result, reason=_reason(result))
+
+    async def _keep(self, db: int, keys: list[bytes]) -> None:
+        for finding in await compare(self._pair, keys):
+            if self._spares_values and finding.what != MISSING:
+                continue
+            where = self._unknown if finding.unknown else self._found
+            where[db, finding.key] = finding.what
+
+
+def _databases(
+    source: ServerInfo, target: ServerInfo, settings: TransferSettings, counted: bool
+) -> list[int]:
+    if settings.databases is not None:
+        return sorted(set(settings.databases))
+    used = {each.db for each in source.keyspace}
+    if counted:  # a database that the target alone has is a difference
+        used |= {each.db for each in target.keyspace}
+    return sorted(used)
+
+
+def _named(found: dict[tuple[int, bytes], str]) -> tuple[Difference, ...]:
+    some = islice(found.items(), NAMED_LIMIT)
+    return tuple(Difference(db, printable_key(key), what) for (db, key), what in some)
+
+
+def _reason(result: Verification) -> str:
+    counts = f"{result.keys_source:,} keys on the source, {result.keys_target:,} on the target"
+    if not result.counted:
+        counts += " (not comparable: a filter, or keys that the target had before)"
+    stopped = " (stopped there)" if result.different >= STOP_AT else ""
+    what = f"{result.compared:,} keys compared, {result.different:,} differ{stopped}"
+    if result.unknown:
+        what += f", {len(result.unknown):,} are of types that cannot be compared"
+    text = f"{what}; {counts}"
+    if result.differences:
+        first = result.differences[0]
+        text += f"; the first: database {first.db}, key {first.key[:100]}: {first.what}"
+    return text + "."

@@ -1,0 +1,344 @@
+"""The control plane: few commands, any reply, one connection. redis-py's one home.
+
+redis-py's connection is used, not its client: replies come back as the server sent them (bytes,
+int, None, list), and SELECT stays where it was put. The package is imported with the first
+connection, because a worker that only moves data must not pay for it at its start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
+from engine.model.endpoint import Endpoint
+from engine.model.server import ServerInfo, parse_info
+from engine.wire.tls import ssl_context
+
+if TYPE_CHECKING:
+    from redis.asyncio.connection import AbstractConnection
+    from redis.exceptions import RedisError
+
+Arg = bytes | str | int | float
+CLIENT_NAME = "startmigration-admin"
+# A server that loads its data or runs a script is asked again for this many seconds.
+BUSY_SECONDS = 3.0
+_BUSY_CODES = {"LOADING", "BUSY"}
+_BUSY_PAUSE = 0.1
+# A pipeline's timeout holds for so many replies.
+_REPLIES_A_CLOCK = 64
+
+
+@asynccontextmanager
+async def admin(
+    endpoint: Endpoint, *, timeout: float = 10.0, db: int = 0, fault: FaultOf = "engine"
+) -> AsyncIterator[Admin]:
+    """A connection for control commands, authenticated and in database `db`; closed at the end.
+
+    `timeout`, in seconds, holds for connecting and for each reply (in a pipeline: for some replies
+    together); `fault` says for errors which end of the migration this is. Raises `LinkError`,
+    `AuthError`, `ServerError` (SELECT refused), and `UsageError` for TLS files that are of no use.
+    """
+    side = Admin(_connection(endpoint, timeout), endpoint, timeout, fault)
+    try:
+        await side._open()
+        if db:
+            await side.select(db)
+        yield side
+    finally:
+        await side.close()
+
+
+class Admin:
+    """One connection of the control plane. Not for two tasks at once.
+
+    After a `LinkError` the next call dials again, and is in the database that was chosen last.
+    """
+
+    def __init__(
+        self, connection: AbstractConnection, endpoint: Endpoint, timeout: float, fault: FaultOf
+    ) -> None:
+        """Not for callers: `admin` is."""
+        self._timeout = timeout
+        self.endpoint = endpoint
+        self.fault: FaultOf = fault
+        self._connection = connection
+
+    @property
+    def name(self) -> str:
+        """`source 10.0.0.1:6379`, for messages."""
+        side = self.fault if self.fault in ("source", "target") else "server"
+        return f"{side} {self.endpoint.address}"
+
+    async def call(self, *args: Arg) -> Any:
+        """Send one command and return its reply (bytes, int, None, or a list of these).
+
+        A server that answers LOADING or BUSY is asked again for `BUSY_SECONDS`. Raises
+        `ServerError` for an error reply, `AuthError` for one about rights or credentials, and
+        `LinkError` when the link goes or the reply does not come in time.
+        """
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            (reply,) = await self.pipeline([args])
+            if not isinstance(reply, EngineError):
+                return reply
+            busy = isinstance(reply, ServerError) and reply.code in _BUSY_CODES
+            if not busy or time.monotonic() > deadline:
+                raise reply
+            await asyncio.sleep(_BUSY_PAUSE)
+
+    async def pipeline(
+        self, commands: Iterable[Sequence[Arg]], *, raise_on_error: bool = False
+    ) -> list[Any]:
+        """Send the commands in one go and return their replies in order.
+
+        An error reply is a value (`ServerError` or `AuthError`) in its place; with
+        `raise_on_error` the first one is raised when all replies are in. Raises `LinkError`.
+        """
+        from hiredis import pack_command
+        from redis.exceptions import RedisError
+
+        listed = [tuple(command) for command in commands]
+        packed = b"".join([pack_command(command) for command in listed])  # type: ignore[arg-type]
+        replies: list[Any] = []
+        try:
+            await self._connection.send_packed_command(packed, check_health=False)
+            # One clock, set anew now and then: redis-py's own would start a timer for each reply.
+            async with asyncio.timeout(self._timeout) as limit:
+                for index, command in enumerate(listed):
+                    if index % _REPLIES_A_CLOCK == 0:
+                        limit.reschedule(asyncio.get_running_loop().time() + self._timeout)
+                    replies.append(await self._reply(command))
+        except (RedisError, TimeoutError) as error:
+            await self._drop()
+            raise self._link_error(error) from None
+        except BaseException:
+            # Replies that nobody reads would be taken for those of the next commands.
+            await self._drop()
+            raise
+        if raise_on_error:
+            for reply in replies:
+                if isinstance(reply, EngineError):
+                    raise reply
+        return replies
+
+    async def info(self, section: str | None = None) -> ServerInfo:
+        """INFO, parsed: its default sections, or `section` ("server" among several needs none).
+
+        Raises what `call` raises, and `ProtocolFault` for a text without a version.
+        """
+        text = await self.call("INFO", *([section] if section else []))
+        if not isinstance(text, bytes):
+            raise ProtocolFault(f"{self.name} answered INFO with no text", fault=self.fault)
+        return parse_info(text.decode("utf-8", "replace"))
+
+    async def select(self, db: int) -> None:
+        """Choose the database of the following commands. Raises `ServerError` if there is none."""
+        await self.call("SELECT", db)
+        # A connection that is dialled anew would otherwise be back in database 0.
+        self._connection.db = db
+
+    async def close(self) -> None:
+        """Close the connection. A second call does nothing."""
+        await self._drop()
+
+    async def _open(self) -> None:
+        from redis.exceptions import RedisError
+
+        try:
+            await self._connection.connect()  # type: ignore[no-untyped-call]
+        except RedisError as error:
+            await self._drop()
+            if error.status_code is not None:
+                raise self._auth_error(error.status_code, str(error)) from None
+            raise self._link_error(error) from None
+        except BaseException:
+            await self._drop()
+            raise
+        # So that the server's operator sees who we are; not every user may.
+        await self.pipeline([("CLIENT", "SETNAME", CLIENT_NAME)])
+
+    async def _reply(self, command: Sequence[Arg]) -> Any:
+        from redis.exceptions import RedisError, ResponseError
+
+        try:
+            return await self._connection.read_response(timeout=math.inf, disconnect_on_error=False)
+        except RedisError as error:
+            # redis-py counts some error replies (NOAUTH, LOADING) as failures of the connection.
+            if error.status_code is None and not isinstance(error, ResponseError):
+                raise
+            return self._reply_error(error, command)
+
+    def _reply_error(self, error: RedisError, command: Sequence[Arg]) -> EngineError:
+        text = str(error)
+        code = error.status_code
+        if code is None:
+            first, _, rest = text.partition(" ")
+            code, text = (first, rest) if first.isupper() and first.isalnum() else ("ERR", text)
+        if code in ("NOAUTH", "WRONGPASS"):
+            return self._auth_error(code, text)
+        if code == "NOPERM":
+            return AuthError(
+                f"{self.name}: the user {self._user!r} may not run {_named(command)}"
+                " (or not on this key).",
+                remedy="Grant it with ACL SETUSER, or give another user in the endpoint's URL.",
+                fault=self.fault,
+            )
+        # An unknown command's arguments are echoed: keys, values, a password.
+        text = text.partition(", with args beginning with")[0]
+        return ServerError(
+            f"{self.name} answered {_named(command)} with: {code} {text}",
+            code=code,
+            fault=self.fault,
+        )
+
+    @property
+    def _user(self) -> str:
+        return self.endpoint.username or "default"
+
+    def _auth_error(self, code: str, text: str) -> AuthError:
+        # The server's own words stay out: some echo the arguments of a command they don't know.
+        who = f"the user {self._user!r}"
+        if code == "NOAUTH" or self.endpoint.password is None:
+            message = f"{self.name} wants a password, and none was given."
+            remedy = "Give one in the endpoint's URL, the environment, or the credentials file."
+        elif "without any password" in text or "no password is set" in text:
+            message = f"{self.name} has no password set for {who}, and refuses the one given."
+            remedy = "Leave the password away, or name the ACL user that it belongs to."
+        else:
+            message = f"{self.name} refused the password of {who} ({code})."
+            remedy = "Check user and password; ACL users need their name in the URL too."
+        return AuthError(message, remedy=remedy, fault=self.fault)
+
+    def _link_error(self, error: RedisError | TimeoutError) -> LinkError:
+        problem, remedy = _diagnose(error, self.endpoint)
+        return LinkError(f"{self.name}: {problem}.", remedy=remedy, fault=self.fault)
+
+    async def _drop(self) -> None:
+        from redis.exceptions import RedisError
+
+        with suppress(RedisError, OSError):
+            await self._connection.disconnect(nowait=True)
+
+
+def _connection(endpoint: Endpoint, timeout: float) -> AbstractConnection:
+    from redis.asyncio import connection as redis_py
+
+    settings: dict[str, Any] = {
+        "username": endpoint.username if endpoint.password is not None else None,
+        "password": endpoint.password,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "protocol": 2,
+        "driver_info": None,
+    }
+    if endpoint.unix_path is not None:
+        return redis_py.UnixDomainSocketConnection(path=endpoint.unix_path, **settings)
+    settings |= {"host": endpoint.host, "port": endpoint.port}
+    if endpoint.tls is None:
+        return redis_py.Connection(**settings)
+    tls = endpoint.tls
+    connection: AbstractConnection = _tls_connection()(
+        tls_arguments={
+            "ssl": ssl_context(tls),
+            "server_hostname": tls.server_name or endpoint.host,
+        },
+        **settings,
+    )
+    return connection
+
+
+@functools.cache
+def _tls_connection() -> Any:
+    from redis.asyncio import connection as redis_py
+
+    class TlsConnection(redis_py.Connection):
+        """redis-py's own takes file names, and checks the host's name without letting it differ."""
+
+        def __init__(self, *, tls_arguments: dict[str, Any], **settings: Any) -> None:
+            self._tls_arguments = tls_arguments
+            super().__init__(**settings)
+
+        def _connection_arguments(self) -> dict[str, Any]:
+            return {**super()._connection_arguments(), **self._tls_arguments}
+
+    return TlsConnection
+
+
+def _named(command: Sequence[Arg]) -> str:
+    """The command's name, with its subcommand: never its arguments."""
+    words = [each.decode() if isinstance(each, bytes) else str(each) for each in command[:1]]
+    containers = {"ACL", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "MEMORY", "OBJECT", "XINFO"}
+    if len(command) > 1 and words[0].upper() in containers:
+        words.append(str(command[1]))
+    return " ".join(words)
+
+
+def _diagnose(error: BaseException, endpoint: Endpoint) -> tuple[str, str]:
+    """What went wrong with the link, and what to do: (problem, remedy)."""
+    from redis.exceptions import TimeoutError as RedisTimeout
+
+    cause = _root(error)
+    if isinstance(cause, ssl.SSLError):
+        return _diagnose_tls(cause)
+    if isinstance(cause, socket.gaierror):
+        return (
+            f"the name {endpoint.host} cannot be resolved ({cause.strerror})",
+            "Check the name, and the resolver of this machine.",
+        )
+    if isinstance(cause, ConnectionRefusedError):
+        return "connection refused", "Is the server running there, and bound to this address?"
+    if isinstance(cause, FileNotFoundError):
+        return "there is no such socket", "Check the path, and `unixsocket` in the server's file."
+    if isinstance(cause, TimeoutError | RedisTimeout):
+        return (
+            "no answer in time",
+            f"Check the address and the firewalls; {_other_protocol(endpoint)}",
+        )
+    if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, ConnectionError):
+        return cause.strerror, "Check the address and the network."
+    return (
+        "the server closed the connection",
+        f"It may have too many clients, or be in protected mode; {_other_protocol(endpoint)}",
+    )
+
+
+def _other_protocol(endpoint: Endpoint) -> str:
+    if endpoint.tls is None:
+        return "a port that speaks TLS needs rediss://."
+    return "a port without TLS needs redis://, one that checks clients cert_file=… and key_file=…."
+
+
+def _diagnose_tls(error: ssl.SSLError) -> tuple[str, str]:
+    reason = error.reason or ""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its TLS certificate was not verified ({error.verify_message})",
+            "Set ca_file=… (the authority), server_name=… (the certificate's), or verify=no.",
+        )
+    if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"):
+        return "the port does not speak TLS", "Use redis:// there, or the server's tls-port."
+    if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
+        return (
+            f"the TLS handshake was refused ({reason.lower().replace('_', ' ')})",
+            "The server may want a client certificate: cert_file=… and key_file=….",
+        )
+    what = reason.lower().replace("_", " ") or "no reason given"
+    return f"TLS failed ({what})", "Check the TLS settings of both sides."
+
+
+def _root(error: BaseException) -> BaseException:
+    """The first exception of the chain: redis-py raises its own in its place."""
+    seen = error
+    while (inner := seen.__cause__ or seen.__context__) is not None:
+        if isinstance(inner, asyncio.CancelledError):  # how asyncio.timeout ends what it times
+            break
+        seen = inner
+    return seen

@@ -1,0 +1,428 @@
+"""Every check of the preflight, on real servers with a real cause."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from engine._native import crc64
+from engine.model.endpoint import Endpoint
+from engine.model.settings import TransferSettings
+from engine.transfer.checks.probe import judge_clocks, skew
+from engine.transfer.preflight import Check, Preflight, preflight
+from tests.conftest import ServerFactory
+from tests.servers import Binary, Server, TlsFiles, binaries, make_tls_files, supports_tls
+
+SECRET = "not-to-be-seen-anywhere"
+QUICK = TransferSettings(connect_timeout=5)
+
+
+async def look(
+    source: Server | str, target: Server | str, settings: TransferSettings = QUICK
+) -> Preflight:
+    ends = [end if isinstance(end, str) else end.url for end in (source, target)]
+    result = await preflight(Endpoint.parse(ends[0]), Endpoint.parse(ends[1]), settings)
+    text = json.dumps(result.to_dict())
+    assert SECRET not in text
+    assert Preflight.from_dict(json.loads(text)) == result
+    for check in result.checks:
+        assert check.figure
+        assert bool(check.remedy) == (check.outcome != "pass"), check
+    return result
+
+
+def named(result: Preflight, name: str) -> Check:
+    found = [check for check in result.checks if check.name == name]
+    assert len(found) == 1, [check.name for check in result.checks]
+    return found[0]
+
+
+def fails(result: Preflight, name: str, *words: str) -> Check:
+    return _finds(result, name, "fail", words)
+
+
+def warns(result: Preflight, name: str, *words: str) -> Check:
+    return _finds(result, name, "warn", words)
+
+
+def _finds(result: Preflight, name: str, outcome: str, words: tuple[str, ...]) -> Check:
+    check = named(result, name)
+    assert check.outcome == outcome, check
+    for word in words:
+        assert word in check.figure + check.remedy, check
+    assert result.ok == (not result.failures)
+    return check
+
+
+def version_of(binary: Binary) -> str:
+    return ".".join(map(str, binary.version))
+
+
+def at_least(*version: int) -> Binary:
+    """A server of this version or a later one, whatever its flavour."""
+    return next(binary for binary in binaries() if binary.version >= version)
+
+
+def with_tls() -> Binary:
+    found = [binary for binary in binaries() if supports_tls(binary)]
+    if not found:
+        pytest.skip("no server of this machine was built with TLS")
+    return found[0]
+
+
+async def test_a_plain_pair_passes(
+    pair: tuple[Binary, Binary], server_factory: ServerFactory
+) -> None:
+    source = server_factory(pair[0], password=SECRET)
+    target = server_factory(pair[1], password=SECRET)
+    for db in (0, 9):
+        client = source.client(db=db)
+        client.set("string", "x")
+        client.rpush("list", "a", "b")
+        client.hset("hash", "f", "v")
+    result = await look(source, target)
+    assert result.ok, result.failures
+    assert "round trip" in named(result, "source-reachable").figure
+    assert version_of(pair[0]) in named(result, "source-version").figure
+    assert version_of(pair[1]) in named(result, "target-version").figure
+    assert "0, 9" in named(result, "databases").figure
+    assert named(result, "probe").outcome == "pass"
+    assert target.client().dbsize() == 0
+    # Only what the two versions bring with them may be warned of.
+    assert {check.name for check in result.warnings} <= {"value-types", "modules"}
+    if pair[0] == pair[1]:
+        assert not result.warnings
+
+
+async def test_types_that_the_target_cannot_load(
+    pair: tuple[Binary, Binary], server_factory: ServerFactory
+) -> None:
+    source, target = (server_factory(binary) for binary in pair)
+    client = source.client()
+    client.rpush("list", "a")
+    client.hset("hash", "f", "v")
+    client.xadd("stream", {"f": "v"})
+    client.sadd("set", "a")
+    check = named(await look(source, target), "value-types")
+    refused = []
+    for kind, key in (("lists", "list"), ("small hashes", "hash"), ("streams", "stream")):
+        if _refused(target, client.dump(key)):
+            refused.append(kind)
+    for kind in refused:
+        assert f"1 {kind}" in check.figure, check
+    assert (check.outcome == "warn") >= bool(refused)
+
+
+def _refused(target: Server, payload: bytes) -> bool:
+    """Whether the value is refused for what it is: its footer is made one that all servers take."""
+    body = payload[:-10] + (1).to_bytes(2, "little")
+    footed = body + crc64(body).to_bytes(8, "little")
+    try:
+        target.client().restore("copy", 0, footed, replace=True)
+    except redis.ResponseError:
+        return True
+    target.client().delete("copy")
+    return False
+
+
+async def test_unreachable_ends_do_not_stop_the_others(server_factory: ServerFactory) -> None:
+    target = server_factory()
+    result = await look("redis://127.0.0.1:1", target)
+    fails(result, "source-reachable", "127.0.0.1:1", "refused", "running")
+    assert named(result, "target-version").outcome == "pass"
+    assert named(result, "target-permissions").outcome == "pass"
+    result = await look("redis://no-such-host.invalid:6379", "unix:///no/such/socket")
+    fails(result, "source-reachable", "no-such-host.invalid", "resolve")
+    fails(result, "target-reachable", "/no/such/socket")
+
+
+async def test_a_server_that_does_not_answer(server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory()
+    source.freeze()
+    try:
+        result = await look(source, target, TransferSettings(connect_timeout=0.3))
+    finally:
+        source.thaw()
+    fails(result, "source-reachable", "no answer in time")
+
+
+async def test_credentials(binary: Binary, server_factory: ServerFactory) -> None:
+    locked = server_factory(binary, password=SECRET)
+    open_one = server_factory(binary)
+    at = f"{locked.host}:{locked.port}"
+    fails(await look(f"redis://{at}", open_one), "source-auth", "wants a password")
+    result = await look(f"redis://:{SECRET}-wrong@{at}", open_one)
+    fails(result, "source-auth", "refused the password", "'default'")
+    result = await look(f"redis://joe:{SECRET}@{at}", open_one)
+    fails(result, "source-auth", "'joe'")
+    result = await look(f"redis://:{SECRET}@{open_one.host}:{open_one.port}", locked)
+    fails(result, "source-auth", "no password")
+    assert named(result, "target-auth").outcome == "pass"
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_permissions(binary: Binary, server_factory: ServerFactory, dry_run: bool) -> None:
+    """The same denials, found by ACL DRYRUN and, where the user may not ask it, by trying."""
+    source, target = server_factory(binary), server_factory(binary)
+    acl = "+acl|whoami +acl|dryrun" if dry_run and binary.version >= (7, 0, 0) else ""
+    if binary.version < (7, 0, 0):
+        acl = "+acl|whoami" if dry_run else ""
+    rights = f"~* +ping +info +select +scan +pttl +time {acl}".split()
+    for end in (source, target):
+        end.client().execute_command("ACL SETUSER", "joe", "on", f">{SECRET}", *rights)
+    ends = [f"redis://joe:{SECRET}@{end.host}:{end.port}" for end in (source, target)]
+    how = "DRYRUN" if dry_run and binary.version >= (7, 0, 0) else "tried"
+    result = await look(*ends)
+    fails(result, "source-permissions", "DUMP", "OBJECT IDLETIME", "+dump", "ACL SETUSER joe", how)
+    fails(result, "probe", "RESTORE", "'joe'")
+    if how == "DRYRUN":
+        fails(result, "target-permissions", "RESTORE", "+restore")
+    # Without OBJECT a transfer can run: idle times are lost.
+    source.client().execute_command("ACL SETUSER", "joe", "+dump")
+    if binary.version >= (7, 0, 0):
+        source.client().execute_command("ACL SETUSER", "joe", "+pexpiretime")
+    result = await look(*ends)
+    warns(result, "source-permissions", "OBJECT", "idle times")
+    source.client().execute_command("ACL SETUSER", "joe", "+object")
+    target.client().execute_command("ACL SETUSER", "joe", "+restore", "+get", "+del")
+    result = await look(*ends)
+    assert named(result, "source-permissions").outcome == "pass"
+    assert named(result, "probe").outcome == "pass"
+
+
+async def test_a_user_of_some_keys_only(server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory()
+    client = source.client()
+    client.execute_command("ACL SETUSER", "joe", "on", f">{SECRET}", "~app:*", "+@all")
+    result = await look(f"redis://joe:{SECRET}@{source.host}:{source.port}", target)
+    fails(result, "source-permissions", "DUMP")
+
+
+async def test_info_denied(server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory()
+    source.client().execute_command("ACL SETUSER", "joe", "on", f">{SECRET}", "~*", "+ping")
+    result = await look(f"redis://joe:{SECRET}@{source.host}:{source.port}", target)
+    fails(result, "source-version", "INFO", "'joe'")
+
+
+async def test_a_command_renamed_away(server_factory: ServerFactory) -> None:
+    old = [binary for binary in binaries() if binary.flavour == "redis"]
+    source = server_factory(old[0], "--rename-command", "DUMP", "")
+    fails(await look(source, server_factory()), "source-permissions", "DUMP")
+
+
+async def test_tls(server_factory: ServerFactory, tls_files: TlsFiles, tmp_path: Path) -> None:
+    binary = with_tls()
+    source = server_factory(binary, "--tls-auth-clients", "yes", tls=tls_files, password=SECRET)
+    target = server_factory(binary)
+    at = f"rediss://:{SECRET}@{source.host}:{source.port}"
+    ours = f"&cert_file={tls_files.client_cert}&key_file={tls_files.client_key}"
+    result = await look(f"{at}?ca_file={tls_files.ca}{ours}", target)
+    assert result.ok, result.failures
+    assert "client certificate" in named(result, "source-tls").figure
+    assert "off" in named(result, "target-tls").figure
+    warns(await look(f"{at}?verify=no{ours}", target), "source-tls", "not verified")
+    other = make_tls_files(tmp_path / "other")
+    result = await look(f"{at}?ca_file={other.ca}{ours}", target)
+    fails(result, "source-reachable", "not verified", "ca_file")
+    result = await look(f"{at}?ca_file={tls_files.ca}&server_name=other.test{ours}", target)
+    fails(result, "source-reachable", "other.test", "server_name")
+    result = await look(f"{at}?ca_file={tls_files.ca}", target)
+    fails(result, "source-reachable", "cert_file")
+    result = await look(f"{at}?ca_file={tmp_path}/none.pem{ours}", target)
+    fails(result, "source-tls", "none.pem", "ca_file")
+    plain = f"redis://:{SECRET}@{source.host}:{source.port}"
+    fails(await look(plain, target), "source-reachable", "rediss://")
+
+
+async def test_one_server_as_both_ends(binary: Binary, server_factory: ServerFactory) -> None:
+    source = server_factory(binary, unix=True)
+    source.client().set("key", "value")
+    result = await look(source.url, source.unix_url)
+    fails(result, "different-servers", "its own target")
+    assert all(check.name != "probe" for check in result.checks)
+    assert source.client().info("commandstats").get("cmdstat_restore") is None
+
+
+async def test_ends_of_one_replication(binary: Binary, server_factory: ServerFactory) -> None:
+    primary = server_factory(binary)
+    replica = server_factory(binary)
+    replica.client().replicaof(primary.host, primary.port)
+    _wait_for_link(replica)
+    result = await look(primary, replica)
+    fails(result, "different-servers", "replica of the source")
+    fails(result, "target-role", "REPLICAOF NO ONE", str(primary.port))
+    assert all(check.name != "probe" for check in result.checks)
+    result = await look(replica, primary)
+    fails(result, "different-servers", "the source is a replica of the target")
+    # A replica as the source of another server: possible, with a word.
+    elsewhere = server_factory(binary)
+    result = await look(replica, elsewhere)
+    warns(result, "source-role", "replica of", "primary")
+    assert named(result, "different-servers").outcome == "pass"
+    # A replica of another primary as the target.
+    result = await look(elsewhere, replica)
+    fails(result, "target-role")
+    fails(result, "probe", "READONLY")
+
+
+def _wait_for_link(replica: Server) -> None:
+    for _ in range(200):
+        if replica.client().info("replication")["master_link_status"] == "up":
+            return
+        time.sleep(0.05)
+    raise AssertionError("the replica did not get its link")
+
+
+async def test_cluster_mode(binary: Binary, server_factory: ServerFactory) -> None:
+    node, alone = server_factory(binary, cluster=True), server_factory(binary)
+    fails(await look(node, alone), "source-mode", "cluster mode")
+    fails(await look(alone, node), "target-mode", "cluster mode")
+
+
+async def test_memory_and_eviction(binary: Binary, server_factory: ServerFactory) -> None:
+    source = server_factory(binary)
+    for index in range(8):
+        source.client().set(f"key:{index}", b"x" * (1 << 20))
+    small = server_factory(binary, "--maxmemory", "6mb", "--maxmemory-policy", "allkeys-lru")
+    result = await look(source, small)
+    fails(result, "memory", "MiB needed", "maxmemory")
+    warns(result, "eviction", "allkeys-lru", "noeviction")
+    # A part of the data may fit.
+    some = TransferSettings(match="key:1")
+    warns(await look(source, small, some), "memory", "at most")
+    ample = server_factory(binary, "--maxmemory", "64mb", "--maxmemory-policy", "noeviction")
+    result = await look(source, ample)
+    assert named(result, "memory").outcome == named(result, "eviction").outcome == "pass"
+
+
+async def test_a_target_that_is_full(server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory()
+    target.client().config_set("maxmemory", 1)
+    fails(await look(source, target), "probe", "OOM", "maxmemory")
+
+
+async def test_databases(binary: Binary, server_factory: ServerFactory) -> None:
+    source, target = server_factory(binary), server_factory(binary, databases=4)
+    source.client().set("a", 1)
+    source.client(db=9).set("a", 1)
+    fails(await look(source, target), "databases", "0, 9", "only 4", "not 9")
+    result = await look(source, target, TransferSettings(databases=(0,)))
+    assert named(result, "databases").outcome == "pass"
+    assert "database 0: 1 keys" in named(result, "chosen-databases").figure
+    # The figure is lost, the finding is not, where CONFIG is denied.
+    target.client().execute_command(
+        "ACL SETUSER", "joe", "on", f">{SECRET}", "~*", "+@all", "-config"
+    )
+    result = await look(source, f"redis://joe:{SECRET}@{target.host}:{target.port}")
+    fails(result, "databases", "not 9")
+    assert "denied" in named(result, "value-limit").figure
+
+
+async def test_chosen_databases(server_factory: ServerFactory) -> None:
+    source, target = server_factory(databases=16), server_factory()
+    source.client(db=3).set("a", 1)
+    result = await look(source, target, TransferSettings(databases=(20,)))
+    fails(result, "chosen-databases", "no database 20", "3")
+    result = await look(source, target, TransferSettings(databases=(3, 5)))
+    warns(result, "chosen-databases", "no keys in database 5")
+
+
+async def test_existing_keys(server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory()
+    source.client(db=2).set("a", 1)
+    target.client().set("elsewhere", 1)
+    result = await look(source, target)
+    assert "1 in other databases" in named(result, "existing-keys").figure
+    target.client(db=2).set("b", 1)
+    for policy, word in (("replace", "overwritten"), ("skip", "stay"), ("fail", "fail")):
+        result = await look(source, target, TransferSettings(if_exists=policy))
+        warns(result, "existing-keys", "1 in database 2", word)
+    assert target.client(db=2).get("b") == b"1"
+
+
+async def test_type_filter_and_old_servers(server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory()
+    result = await look(source, target, TransferSettings(key_type="hash"))
+    assert named(result, "source-permissions").outcome == "pass"
+
+
+async def test_modules(server_factory: ServerFactory) -> None:
+    with_module = [binary for binary in binaries() if _modules_of(binary)]
+    if not with_module:
+        pytest.skip("no server of this machine brings a module")
+    without = next(binary for binary in binaries() if not _modules_of(binary))
+    source = server_factory(with_module[0])
+    warns(await look(source, server_factory(without)), "modules", *_modules_of(with_module[0]))
+    result = await look(source, server_factory(with_module[0]))
+    assert named(result, "modules").outcome == "pass"
+
+
+def _modules_of(binary: Binary) -> set[str]:
+    """Redis 8 has vector sets built in as a module."""
+    return {"vectorset"} if binary.flavour == "redis" and binary.version >= (8, 0, 0) else set()
+
+
+async def test_a_target_that_refuses_writes(server_factory: ServerFactory) -> None:
+    source = server_factory()
+    lonely = server_factory(None, "--min-replicas-to-write", "1")
+    fails(await look(source, lonely), "probe", "NOREPLICAS", "min-replicas-to-write")
+    assert lonely.client().dbsize() == 0
+
+
+async def test_value_limit(server_factory: ServerFactory) -> None:
+    source = server_factory()
+    target = server_factory(None, "--proto-max-bulk-len", "1048576")
+    warns(await look(source, target), "value-limit", "1.0 MiB", "512.0 MiB", "proto-max-bulk-len")
+
+
+async def test_a_source_that_loads(server_factory: ServerFactory) -> None:
+    # The delay for each key makes loading last; INFO is answered during it.
+    source = server_factory(at_least(7, 0, 0))
+    with source.client().pipeline(transaction=False) as pipe:
+        for index in range(20_000):
+            pipe.set(f"key:{index}", "x" * 100)
+        pipe.execute()
+    source.client().save()
+    loading = ("--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024")
+    source.options += loading
+    _restart_without_waiting(source)
+    try:
+        fails(await look(source, server_factory()), "source-loading", "loading")
+    finally:
+        source.kill()
+
+
+def _restart_without_waiting(server: Server) -> None:
+    server.kill()
+    started = server._wait_for_pong
+    try:
+        server._wait_for_pong = lambda: _wait_for_answer(server)  # type: ignore[method-assign]
+        server.restart()
+    finally:
+        server._wait_for_pong = started  # type: ignore[method-assign]
+
+
+def _wait_for_answer(server: Server) -> None:
+    for _ in range(200):
+        try:
+            socket.create_connection((server.host, server.port), 1).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise AssertionError("the server does not listen")
+
+
+def test_clocks() -> None:
+    assert skew(100.5, 99.0, 101.0) == 0.5
+    assert judge_clocks(-0.4).outcome == "pass"
+    ahead = judge_clocks(3.0)
+    assert ahead.outcome == "warn"
+    assert "expire early" in ahead.figure
+    assert "live longer" in judge_clocks(-3.0).figure

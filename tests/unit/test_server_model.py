@@ -1,0 +1,195 @@
+"""INFO read, and what a version means for payloads: held against the table and real servers."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+import redis
+
+from engine._native import crc64
+from engine.errors import ProtocolFault
+from engine.model.server import (
+    Keyspace,
+    ServerInfo,
+    accepts_footer,
+    accepts_rdb_version,
+    footer_bounds,
+    known_types,
+    parse_info,
+    parse_version,
+    rdb_version,
+)
+from tests.conftest import ServerFactory
+from tests.servers import Binary
+
+INFO = """# Server\r
+redis_version:7.2.4\r
+server_name:valkey\r
+valkey_version:8.1.8\r
+server_mode:standalone\r
+run_id:0123456789abcdef\r
+tcp_port:6380\r
+# Memory\r
+used_memory:1048576\r
+used_memory_dataset:4096\r
+maxmemory:2097152\r
+maxmemory_policy:allkeys-lru\r
+total_system_memory:8589934592\r
+# Persistence\r
+loading:1\r
+async_loading:0\r
+# Replication\r
+role:slave\r
+master_host:10.0.0.1\r
+master_port:6379\r
+master_link_status:down\r
+master_replid:fedcba\r
+# Modules\r
+module:name=bf,ver=20612,api=1,filters=0,usedby=[],using=[],options=[]\r
+module:name=ReJSON,ver=20606,api=1,filters=0,usedby=[],using=[],options=[]\r
+# Keyspace\r
+db9:keys=3,expires=0,avg_ttl=0,keys_with_volatile_items=0\r
+db0:keys=12,expires=2,avg_ttl=100,subexpiry=0\r
+db0_distrib_strings_sizes:1=2\r
+"""
+
+
+def server(flavour: str, version: str, fork: str = "") -> ServerInfo:
+    return ServerInfo(flavour, parse_version(version), fork=fork)  # type: ignore[arg-type]
+
+
+def test_every_field_is_read() -> None:
+    info = parse_info(INFO)
+    assert info == ServerInfo(
+        flavour="valkey",
+        version=(8, 1, 8),
+        run_id="0123456789abcdef",
+        role="slave",
+        mode="standalone",
+        tcp_port=6380,
+        used_memory=1 << 20,
+        used_memory_dataset=4096,
+        maxmemory=2 << 20,
+        maxmemory_policy="allkeys-lru",
+        total_system_memory=8 << 30,
+        keyspace=(Keyspace(0, 12, 2), Keyspace(9, 3, 0)),
+        modules=("ReJSON", "bf"),
+        loading=True,
+        replid="fedcba",
+        primary="10.0.0.1:6379",
+        primary_link_up=False,
+    )
+    assert (info.name, info.keys, info.is_replica) == ("Valkey 8.1.8", 15, True)
+    assert ServerInfo.from_dict(info.to_dict()) == info
+
+
+def test_a_hidden_section_leaves_defaults() -> None:
+    info = parse_info("redis_version:6.2.14\r\n")
+    assert info == ServerInfo("redis", (6, 2, 14))
+    with pytest.raises(ProtocolFault, match="names no version"):
+        parse_info("# Memory\r\nused_memory:1\r\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "fork", "mode"),
+    [
+        ("keydb_version:6.3.4", "keydb", "standalone"),
+        ("dragonfly_version:df-v1.2", "dragonfly", "standalone"),
+        ("redis_mode:cluster", "", "cluster"),
+        ("cluster_enabled:1", "", "cluster"),
+        ("redis_mode:sentinel", "", "sentinel"),
+    ],
+)
+def test_forks_and_modes(line: str, fork: str, mode: str) -> None:
+    info = parse_info(f"redis_version:6.2.14\r\n{line}\r\n")
+    assert (info.fork, info.mode) == (fork, mode)
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("7.2.4", (7, 2, 4)),
+        ("8.0", (8, 0, 0)),
+        ("7.4.0-rc1", (7, 4, 0)),
+        ("255.255.255", (255, 255, 255)),
+        ("6.2.14.1", (6, 2, 14)),
+        ("", (0, 0, 0)),
+    ],
+)
+def test_versions(text: str, version: tuple[int, int, int]) -> None:
+    assert parse_version(text) == version
+
+
+@pytest.mark.parametrize(
+    ("flavour", "version", "rdb", "newest_types"),
+    [
+        ("redis", "4.0.14", 8, {5, 7}),
+        ("redis", "5.0.0", 9, {15}),
+        ("redis", "6.2.14", 9, {15}),
+        ("redis", "7.0.0", 10, {16, 19}),
+        ("redis", "7.2.0", 11, {20, 21}),
+        ("redis", "7.4.0", 12, {24, 25}),
+        ("redis", "8.4.0", 12, {24, 25}),
+        ("redis", "8.6.0", 13, {26}),
+        ("redis", "8.8.0", 14, {27, 28}),
+        ("redis", "8.10.0", 15, {33}),
+        ("valkey", "7.2.5", 11, {20, 21}),
+        ("valkey", "8.1.8", 11, {20, 21}),
+        ("valkey", "9.0.0", 80, {22}),
+        ("valkey", "9.1.2", 80, {22}),
+        ("valkey", "9.2.0", 81, {23}),
+    ],
+)
+def test_the_table(flavour: str, version: str, rdb: int, newest_types: set[int]) -> None:
+    info = server(flavour, version)
+    assert rdb_version(info.flavour, info.version) == rdb
+    types = known_types(info.flavour, info.version)
+    assert newest_types <= types
+    assert max(types) == max(newest_types | ({14} if info.version < (5, 0, 0) else set()))
+    # What one flavour calls 22 the other cannot read.
+    assert (22 in types) == (flavour == "valkey" and rdb >= 80)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "as_it_is"),
+    [
+        (("redis", "6.2.14"), ("valkey", "8.1.8"), True),
+        (("valkey", "8.1.8"), ("redis", "6.2.14"), False),
+        (("valkey", "8.1.8"), ("redis", "7.2.0"), True),
+        (("redis", "7.4.0"), ("valkey", "8.1.8"), False),
+        (("redis", "7.4.0"), ("valkey", "9.0.0"), False),
+        (("redis", "7.4.0"), ("redis", "8.0.2"), True),
+        (("valkey", "8.1.8"), ("valkey", "9.0.0"), True),
+        (("valkey", "9.0.0"), ("valkey", "8.1.8"), False),
+        (("valkey", "9.0.0"), ("valkey", "9.2.0"), True),
+        (("valkey", "9.0.0"), ("redis", "8.10.0"), False),
+        (("redis", "6.2.14", "keydb"), ("redis", "7.0.0"), False),
+    ],
+)
+def test_footers(source: tuple[str, ...], target: tuple[str, ...], as_it_is: bool) -> None:
+    assert accepts_footer(server(*source), server(*target)) is as_it_is
+
+
+def test_bounds_say_the_same_as_the_predicate() -> None:
+    assert footer_bounds(server("valkey", "9.1.2")) == (80, 12, 79)
+    assert footer_bounds(server("redis", "7.0.15")) == (10, 1, 0)
+    assert footer_bounds(server("redis", "7.4.0", "dragonfly"))[0] == 9
+
+
+def test_a_real_server_agrees(binary: Binary, server_factory: ServerFactory) -> None:
+    """Every footer version from 1 to 99: what RESTORE says is what the table says."""
+    client = server_factory(binary).client()
+    client.set("key", "value")
+    payload = client.dump("key")
+    written = int.from_bytes(payload[-10:-8], "little")
+    info = server(binary.flavour, ".".join(map(str, binary.version)))
+    assert written == rdb_version(info.flavour, info.version)
+    for number in range(1, 100):
+        body = payload[:-10] + struct.pack("<H", number)
+        footed = body + struct.pack("<Q", crc64(body))
+        if accepts_rdb_version(number, info):
+            assert client.restore("copy", 0, footed, replace=True) == b"OK", number
+        else:
+            with pytest.raises(redis.ResponseError, match="version or checksum are wrong"):
+                client.restore("copy", 0, footed, replace=True)
