@@ -1,0 +1,1 @@
+"""One file per rival, behind one interface: see `base`; `registry` lists them."""

@@ -1,0 +1,157 @@
+"""The native core's parts: the RESP reader beside hiredis, checksums, slots and the encoder.
+
+`pytest benches/micro` prints a group for each kind of reply, the two readers under one another;
+`extra_info` has the throughput: `gb_per_s` (10**9 bytes a second, by the fastest round), and
+`ns_per_reply` or `ns_per_item`. With --benchmark-disable each runs once, as a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from engine import _native
+
+# ------------------------------------------------------------------ replies
+
+
+def bulk(body: bytes) -> bytes:
+    return b"$%d\r\n%s\r\n" % (len(body), body)
+
+
+# name: (bytes, number of top-level replies in them)
+SHAPES: dict[str, tuple[bytes, int]] = {
+    "pipeline of +OK": (b"+OK\r\n" * 1000, 1000),
+    "pipeline of integers": (b":86399\r\n" * 1000, 1000),
+    "pipeline of 100-byte bulks": (bulk(b"v" * 100) * 1000, 1000),
+    "pipeline of 64-KiB bulks": (bulk(b"v" * 65536) * 10, 10),
+    "array of 1,000 bulks": (b"*1000\r\n" + bulk(b"key:0000000000000000") * 1000, 1),
+    "nested arrays": (b"*100\r\n" + (b"*2\r\n+name\r\n*5\r\n" + b":1\r\n" * 5) * 100, 1),
+    "map of 100 fields": (
+        b"%100\r\n" + b"".join(bulk(b"field:%d" % i) + bulk(b"value") for i in range(100)),
+        1,
+    ),
+}
+
+
+def read_all(reader: Any, data: bytes, need_data: object) -> int:
+    reader.feed(data)
+    gets = reader.gets
+    count = 0
+    while gets() is not need_data:
+        count += 1
+    return count
+
+
+def ours(data: bytes) -> Callable[[], int]:
+    reader = _native.RespReader()
+    return lambda: read_all(reader, data, _native.NEED_DATA)
+
+
+def ours_skipping(data: bytes) -> Callable[[], int]:
+    reader = _native.RespReader()
+
+    def run() -> int:
+        reader.feed(data)
+        return reader.skip(1_000_000)
+
+    return run
+
+
+def theirs(data: bytes) -> Callable[[], int]:
+    reader = hiredis.Reader(notEnoughData=_native.NEED_DATA)
+    return lambda: read_all(reader, data, _native.NEED_DATA)
+
+
+READERS: dict[str, Callable[[bytes], Callable[[], int]]] = {
+    "engine": ours,
+    "engine.skip": ours_skipping,
+    "hiredis": theirs,
+}
+
+
+@pytest.fixture(params=SHAPES)
+def shape(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_reader(benchmark: BenchmarkFixture, shape: str, reader: str) -> None:
+    data, replies = SHAPES[shape]
+    benchmark.group = f"RESP: {shape}"
+    assert benchmark(READERS[reader](data)) == replies
+    record(benchmark, len(data), replies=replies)
+
+
+# ------------------------------------------------------------------ checksums and slots
+
+IMPLEMENTATIONS = dict.fromkeys([_native.crc64_implementation(), "slicing-by-16"])
+
+
+@pytest.mark.parametrize("size", [16, 64, 100, 1000, 65536])
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_crc64(benchmark: BenchmarkFixture, name: str, size: int) -> None:
+    """One call from Python a checksum: under some 200 bytes, the call is most of it."""
+    data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    benchmark.group = f"CRC64: {size} bytes"
+    assert benchmark(_native.crc64_with, name, data) == _native.crc64(data)
+    record(benchmark, size)
+
+
+@pytest.mark.parametrize("key", [b"key:000000000012", b"user:{1234}:name"], ids=["plain", "tagged"])
+def test_key_slot(benchmark: BenchmarkFixture, key: bytes) -> None:
+    benchmark.group = "slots"
+    assert 0 <= benchmark(_native.key_slot, key) < 16384
+    record(benchmark, len(key))
+
+
+def test_crc16_of_a_long_key(benchmark: BenchmarkFixture) -> None:
+    benchmark.group = "slots"
+    benchmark(_native.crc16, b"k" * 65536)
+    record(benchmark, 65536)
+
+
+# ------------------------------------------------------------------ the encoder
+
+COMMANDS = [
+    (b"RESTORE", b"key:%012d" % i, 0, b"p" * 100, b"REPLACE", b"ABSTTL") for i in range(1000)
+]
+
+
+def test_encode_pipeline(benchmark: BenchmarkFixture) -> None:
+    benchmark.group = "encoder: 1,000 RESTOREs of 100 bytes"
+    written = benchmark(_native.encode_pipeline, COMMANDS)
+    record(benchmark, len(written), items=len(COMMANDS))
+
+
+def test_encode_pipeline_hiredis(benchmark: BenchmarkFixture) -> None:
+    benchmark.group = "encoder: 1,000 RESTOREs of 100 bytes"
+    pack: Callable[..., bytes] = hiredis.pack_command  # its stub has tuples of one item only
+    written = benchmark(lambda: b"".join(map(pack, COMMANDS)))
+    assert written == _native.encode_pipeline(COMMANDS)
+    record(benchmark, len(written), items=len(COMMANDS))
+
+
+def test_encode_one_large_value(benchmark: BenchmarkFixture) -> None:
+    benchmark.group = "encoder: one value of 1 MiB"
+    written = benchmark(_native.encode_command, b"SET", b"k", bytes(2**20))
+    record(benchmark, len(written))
+
+
+# ------------------------------------------------------------------ figures
+
+
+def record(benchmark: BenchmarkFixture, size: int, *, replies: int = 0, items: int = 0) -> None:
+    """Throughput by the fastest round, which other processes disturbed least."""
+    if benchmark.stats is None:  # --benchmark-disable
+        return
+    seconds = benchmark.stats.stats.min
+    benchmark.extra_info["gb_per_s"] = round(size / seconds / 1e9, 3)
+    if replies:
+        benchmark.extra_info["ns_per_reply"] = round(seconds / replies * 1e9, 1)
+    if items:
+        benchmark.extra_info["ns_per_item"] = round(seconds / items * 1e9, 1)
