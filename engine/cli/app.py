@@ -1,0 +1,106 @@
+"""The application: its verbs, and how it starts and ends."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from engine.cli import shorthand
+from engine.cli.complete_migration import complete_migration
+from engine.cli.delete_replication_group import delete_replication_group
+from engine.cli.describe_events import describe_events
+from engine.cli.describe_replication_groups import describe_replication_groups
+from engine.cli.migrate import migrate
+from engine.cli.preflight import preflight
+from engine.cli.program import program
+from engine.cli.register_replication_group import register_replication_group
+from engine.cli.resume_migration import resume_migration
+from engine.cli.session import INTERRUPTED
+from engine.cli.start_migration import start_migration
+
+DISTRIBUTION = "startmigration"
+# No rich: it would cost each start more than all the rest of the command line.
+app = typer.Typer(
+    name=DISTRIBUTION,
+    help="Move a live Redis or Valkey deployment into another one.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+VERBS: dict[str, Callable[..., None]] = {
+    "migrate": migrate,
+    "register-replication-group": register_replication_group,
+    "test-migration": preflight,
+    "start-migration": start_migration,
+    "complete-migration": complete_migration,
+    "resume-migration": resume_migration,
+    "describe-replication-groups": describe_replication_groups,
+    "describe-events": describe_events,
+    "delete-replication-group": delete_replication_group,
+}
+for name, verb in VERBS.items():
+    app.command(name)(verb)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        # Here, for it takes longer to import than the whole command line.
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"{DISTRIBUTION} {version(DISTRIBUTION)}")
+        except PackageNotFoundError:
+            print(f"{DISTRIBUTION}, run where it is not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Move a live Redis or Valkey deployment into another one."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 130
+    interrupted."""
+    previous = signal.signal(signal.SIGTERM, _terminated)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # An argument that is not UTF-8 is echoed somehow, and never a UnicodeEncodeError.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        app(args=shorthand.spread(arguments), prog_name=program())
+        return 0
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        _flush()
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read us has gone (`| head`); Python would complain when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> None:
+    # Before the event loop runs there is nothing to save: the same way out as Ctrl-C.
+    raise KeyboardInterrupt

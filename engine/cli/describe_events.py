@@ -1,0 +1,36 @@
+"""describe-events: what happened."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from engine.cli.options import OutputOption, StateOption
+from engine.cli.render import table
+from engine.cli.session import respond
+
+
+def describe_events(
+    replication_group_id: Annotated[
+        str | None,
+        typer.Option("--replication-group-id", metavar="ID", help="Only this group's events."),
+    ] = None,
+    state: StateOption = None,
+    output: OutputOption = "text",
+) -> None:
+    """List what happened to groups, oldest first."""
+    respond(
+        state,
+        output,
+        lambda engine: engine.describe_events(replication_group_id),
+        as_told=_as_table,
+    )
+
+
+def _as_table(response: dict[str, Any]) -> str:
+    rows = (
+        (event["Date"].isoformat(timespec="seconds"), event["SourceIdentifier"], event["Message"])
+        for event in response["Events"]
+    )
+    return table(("Date", "Group", "Message"), rows)

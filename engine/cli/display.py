@@ -1,0 +1,98 @@
+"""The progress of a transfer, shown on stderr: lines in a pipe, a bar on a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from types import TracebackType
+from typing import Protocol, Self
+
+from engine.cli.render import clean, duration, volume
+from engine.model.progress import Phase, Progress
+
+COPIED = (Phase.COPIED, Phase.CUT_OVER, Phase.DONE)
+LINE_SECONDS = 2.0
+"""In a pipe: a line at each change of phase, and one this often in between."""
+
+
+class Display(Protocol):
+    """Shows one transfer. Enter it before the first update, leave it before printing a result."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def update(self, progress: Progress) -> None:
+        """Take note of where the transfer stands; cheap when nothing is due to be drawn."""
+
+    def note(self, text: str) -> None:
+        """Show a line that stays."""
+
+
+class Lines:
+    """Plain lines, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._phase: Phase | None = None
+        self._due = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def update(self, progress: Progress) -> None:
+        """Print a line if the phase is new, or the last line old."""
+        now = time.monotonic()
+        if progress.phase == self._phase and now < self._due:
+            return
+        self._phase, self._due = progress.phase, now + LINE_SECONDS
+        self.note(f"{progress.phase:<8}  {describe(progress)}")
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        print(clean(text), file=sys.stderr, flush=True)
+
+
+def display() -> Display:
+    """The display that fits stderr: rich is imported only where there is a terminal."""
+    if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        from engine.cli.live import Live
+
+        return Live()
+    return Lines()
+
+
+def describe(progress: Progress) -> str:
+    """Everything but the phase, on one line."""
+    parts = [_keys(progress), volume(progress.bytes)]
+    if progress.keys_per_second:
+        parts.append(f"{progress.keys_per_second:,.0f} keys/s")
+    if progress.eta_seconds is not None and progress.phase == Phase.SNAPSHOT:
+        parts.append(f"ETA {duration(progress.eta_seconds)}")
+    counters = (
+        (progress.skipped, "skipped"),
+        (progress.vanished, "vanished"),
+        (progress.not_carried, "not carried"),
+        (progress.retries, "retries"),
+        (progress.reconnects, "reconnects"),
+    )
+    parts += [f"{count:,} {name}" for count, name in counters if count]
+    line = ", ".join(parts)
+    return f"{line} ({progress.reason})" if progress.reason else line
+
+
+def _keys(progress: Progress) -> str:
+    # The total counts what filters pass over, and what an earlier run of a resumed migration moved:
+    # once everything is copied, a share of it would only alarm.
+    if not progress.total_keys or progress.phase in COPIED:
+        return f"{progress.keys:,} keys"
+    share = min(1.0, progress.keys / progress.total_keys)
+    return f"{progress.keys:,} of {progress.total_keys:,} keys ({share:.1%})"

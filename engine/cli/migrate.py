@@ -1,0 +1,118 @@
+"""migrate: register, test, start and complete in one go, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.cli.checks import warnings
+from engine.cli.display import display
+from engine.cli.failure import code_of, message_of
+from engine.cli.options import (
+    DatabaseOption,
+    IfExistsOption,
+    MatchOption,
+    OutputOption,
+    SourceTypeOption,
+    StateOption,
+    TypeOption,
+    endpoint,
+    settings,
+)
+from engine.cli.program import command
+from engine.cli.render import as_json
+from engine.cli.session import fail, perform
+from engine.cli.summary import as_text
+from engine.errors import Interrupted, TransferFailed
+from engine.model.report import Report
+
+if TYPE_CHECKING:
+    from engine.front.engine import Engine
+
+
+def migrate(
+    source: Annotated[
+        str,
+        typer.Option(
+            "--source",
+            metavar="URL",
+            help="Where the data is: [redis://][USER[:PASSWORD]@]HOST[:PORT], rediss://… (TLS), "
+            "unix:///PATH. It is never written to.",
+        ),
+    ],
+    target: Annotated[
+        str, typer.Option("--target", metavar="URL", help="Where the data is to go.")
+    ],
+    source_type: SourceTypeOption = "scan",
+    match: MatchOption = None,
+    key_type: TypeOption = None,
+    db: DatabaseOption = None,
+    if_exists: IfExistsOption = "replace",
+    replication_group_id: Annotated[
+        str | None,
+        typer.Option(
+            "--replication-group-id",
+            metavar="ID",
+            show_default=False,
+            help="The target's name in the state  [default: one made from its address]",
+        ),
+    ] = None,
+    state: StateOption = None,
+    output: OutputOption = "text",
+) -> None:
+    """Move everything from one server to another.
+
+    Registers the target, tests, starts and completes a migration, all in this process. An
+    interrupted run is taken up again by the same command.
+    """
+    here, there = endpoint("--source", source), endpoint("--target", target)
+    wanted = settings(source_type, match, key_type, db, if_exists)
+
+    async def move(engine: Engine) -> Report:
+        with display() as shown:
+
+            def warn(checks: Sequence[Mapping[str, Any]]) -> None:
+                for warning in warnings(checks):
+                    shown.note(warning)
+
+            return await engine.migrate(
+                here,
+                there,
+                settings=wanted,
+                replication_group_id=replication_group_id,
+                on_progress=shown.update,
+                on_event=shown.note,
+                on_checks=warn,
+            )
+
+    def again() -> str:
+        secrets = here.password is not None or there.password is not None
+        line = command(
+            "migrate",
+            ("--source", here.url),
+            ("--target", there.url),
+            ("--match", match),
+            ("--type", key_type),
+            *(("--db", number) for number in wanted.databases or ()),
+            ("--if-exists", if_exists if if_exists != "replace" else None),
+            ("--replication-group-id", replication_group_id),
+            ("--state", state),
+        )
+        return f"To go on{' (add the passwords again)' if secrets else ''}:  {line}"
+
+    try:
+        report = perform(state, move)
+    except Exception as error:
+        report = Report(
+            status="stopped" if isinstance(error, Interrupted) else "failed",
+            errors=(f"{code_of(error)}: {message_of(error)}",),
+        )
+        fail(error, output, on_interrupt=again, result=report.to_dict(), indent=None)
+    if report.status != "done":
+        if output == "text":
+            print(as_text(report))
+        reason = report.errors[0] if report.errors else f"the transfer has {report.status}"
+        fail(TransferFailed(reason), output, result=report.to_dict(), indent=None)
+    print(as_json(report.to_dict(), indent=None) if output == "json" else as_text(report))

@@ -1,0 +1,37 @@
+"""test-migration: the preflight, without moving anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.cli.checks import checks_table
+from engine.cli.options import EndpointsOption, GroupOption, OutputOption, StateOption, endpoints
+from engine.cli.render import as_json
+from engine.cli.session import fail, perform
+
+
+def preflight(
+    replication_group_id: GroupOption,
+    customer_node_endpoint_list: EndpointsOption,
+    state: StateOption = None,
+    output: OutputOption = "text",
+) -> None:
+    """Check whether a migration could start.
+
+    Reach, versions, memory, permissions and more; nothing is moved. Exits with 1 if it could not.
+    """
+    nodes = endpoints(customer_node_endpoint_list)
+    try:
+        response = perform(state, lambda engine: engine.test_migration(replication_group_id, nodes))
+    except Exception as error:
+        checks = getattr(error, "checks", None)
+        result: dict[str, Any] | None = None
+        if checks:
+            result = {"Checks": list(checks)}
+            if output == "text":
+                print(checks_table(checks))
+        fail(error, output, result=result)
+    if output == "json":
+        print(as_json(response))
+    else:
+        print(checks_table(response["Checks"]))

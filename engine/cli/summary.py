@@ -1,0 +1,63 @@
+"""What a finished transfer is told as: the table of its steps, rates, and what did not arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from engine.cli.render import clean, duration, table, volume
+from engine.model.report import Report, Step
+
+NAMED_KEYS = 20
+"""How many of the keys that were not carried are named; JSON names more (see `Report`)."""
+
+
+def steps_table(steps: tuple[Step, ...]) -> str:
+    """Each step with its duration and what went through it."""
+    rows = (
+        (
+            step.name,
+            duration(step.seconds),
+            f"{step.keys:,}" if step.keys else "",
+            volume(step.bytes) if step.bytes else "",
+            step.note,
+        )
+        for step in steps
+    )
+    return table(("Step", "Time", "Keys", "Volume", "Note"), rows, right=(1, 2, 3))
+
+
+def as_text(report: Report) -> str:
+    """The whole report for reading."""
+    return "\n".join(_lines(report))
+
+
+def _lines(report: Report) -> Iterator[str]:
+    if report.steps:
+        yield steps_table(report.steps)
+        yield ""
+    yield (
+        f"{report.status.capitalize()}: {report.keys:,} keys, {volume(report.bytes)} in "
+        f"{duration(report.seconds)}: {report.keys_per_second:,.0f} keys/s."
+    )
+    counters = (
+        (report.skipped, "skipped (the target had them)"),
+        (report.vanished, "vanished at the source meanwhile"),
+        (report.retries, "retries"),
+        (report.reconnects, "reconnects"),
+    )
+    counted = [f"{count:,} {name}" for count, name in counters if count]
+    if counted:
+        yield f"{'; '.join(counted)}."
+    if report.engine.cpu_seconds:
+        yield (
+            f"The engine used {report.engine.cpu_seconds:.2f} s of CPU and at most "
+            f"{volume(report.engine.peak_rss_bytes)} of memory."
+        )
+    total = max(report.not_carried_total, len(report.not_carried))
+    if total:
+        named = report.not_carried[:NAMED_KEYS]
+        yield f"Not carried: {total:,} keys."
+        yield from (f'  db{each.db} "{clean(each.key)}": {clean(each.reason)}' for each in named)
+        if total > len(named):
+            yield f"  … and {total - len(named):,} more (--output json names them)"
+    yield from (f"Error: {clean(error)}" for error in report.errors)

@@ -1,0 +1,536 @@
+"""The command line on real servers, as a user runs it: a process, its output, its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benches import datasets
+from benches.demo import preferred
+from tests.conftest import ServerFactory
+from tests.reference.compare import assert_equal
+from tests.servers import Server
+
+SECONDS = 90.0
+GROUP = ("--replication-group-id", "prod")
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """All of stdout as JSON."""
+        return json.loads(self.out)
+
+    @property
+    def last(self) -> Any:
+        """The last line of stdout as JSON."""
+        return json.loads(self.out.splitlines()[-1])
+
+
+class Cli:
+    """`python -m engine` on a state of the test's own."""
+
+    def __init__(self, state: str, folder: Path) -> None:
+        self.state = state
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("STARTMIGRATION_")},
+            "XDG_STATE_HOME": str(folder / "xdg-state"),
+            "XDG_CONFIG_HOME": str(folder / "xdg-config"),
+            "TERM": "dumb",
+        }
+        self.running: list[subprocess.Popen[str]] = []
+
+    def start(self, verb: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a verb and return its process."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "engine", verb, *arguments, "--state", self.state],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env=self.environment,
+        )
+        self.running.append(process)
+        return process
+
+    def __call__(self, verb: str, *arguments: str) -> Done:
+        """Run a verb to its end. No output of any verb may hold a traceback."""
+        return self.end(self.start(verb, *arguments))
+
+    def end(self, process: subprocess.Popen[str]) -> Done:
+        """Wait for a process that `start` started."""
+        out, err = process.communicate(timeout=SECONDS)
+        assert "Traceback" not in out + err, err
+        return Done(process.returncode, out, err)
+
+    def group(self) -> dict[str, Any]:
+        """The group as describe-replication-groups tells it."""
+        told = self("describe-replication-groups", *GROUP, "--output", "json")
+        assert told.code == 0, told.err
+        group: dict[str, Any] = told.json["ReplicationGroups"][0]
+        return group
+
+    def wait_for(self, what: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Describe the group until it is so."""
+        deadline = time.monotonic() + SECONDS
+        while not what(group := self.group()):
+            assert time.monotonic() < deadline, group
+            time.sleep(0.1)
+        return group
+
+
+@pytest.fixture
+def cli(state_url: str, tmp_path: Path) -> Iterator[Cli]:
+    runner = Cli(state_url, tmp_path)
+    yield runner
+    for process in runner.running:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
+    """A source with some hundred keys of every type, and an empty target of another flavour.
+
+    One pair: the data plane's tests go over all of them, and the command line is the same.
+    """
+    source, target = server_factory(preferred("source")), server_factory(preferred("target"))
+    datasets.demo(source.url, n=600)
+    return source, target
+
+
+@pytest.fixture
+def two(server_factory: ServerFactory) -> tuple[Server, Server]:
+    """Two servers of the machine's first kind, with a few keys at the source."""
+    source, target = server_factory(), server_factory()
+    source.client().mset({f"k{n}": "source" for n in range(100)})
+    return source, target
+
+
+def address(server: Server) -> str:
+    return f"Address={server.host},Port={server.port}"
+
+
+def nodes(server: Server) -> tuple[str, str]:
+    return "--customer-node-endpoint-list", address(server)
+
+
+def between(source: Server, target: Server) -> tuple[str, ...]:
+    return "--source", source.url, "--target", target.url
+
+
+def register(cli: Cli, target: Server) -> None:
+    assert cli("register-replication-group", *GROUP, "--primary-endpoint", target.url).code == 0
+
+
+# The verbs, as in AWS's story.
+
+
+def test_register_test_start_complete(ends: tuple[Server, Server], cli: Cli) -> None:
+    source, target = ends
+    told = cli(
+        "register-replication-group",
+        *GROUP,
+        "--primary-endpoint",
+        target.url,
+        "--description",
+        "the new one",
+        "--output",
+        "json",
+    )
+    assert told.code == 0, told.err
+    assert told.json["ReplicationGroup"]["ReplicationGroupId"] == "prod"
+    assert told.json["ReplicationGroup"]["Status"] == "available"
+    assert told.json["ReplicationGroup"]["Description"] == "the new one"
+
+    told = cli("test-migration", *GROUP, *nodes(source))
+    assert told.code == 0, told.err
+    assert "Check" in told.out
+    told = cli("test-migration", *GROUP, *nodes(source), "--output", "json")
+    assert {check["name"] for check in told.json["Checks"]}
+
+    told = cli("start-migration", *GROUP, *nodes(source), "--output", "json")
+    assert told.code == 0, told.err
+    assert told.json["ReplicationGroup"]["Status"] == "migrating"
+    group = cli.wait_for(lambda group: group["Migration"]["CanComplete"])
+    assert group["Migration"]["Keys"] == source.client().dbsize() or group["Migration"]["Keys"] > 0
+
+    told = cli("complete-migration", *GROUP, "--wait", "--output", "json")
+    assert told.code == 0, told.err
+    assert told.json["ReplicationGroup"]["Status"] == "available"
+    assert_equal(source.url, target.url)
+
+    events = cli("describe-events", *GROUP, "--output", "json")
+    assert events.code == 0
+    assert len(events.json["Events"]) >= 2
+    told = cli("describe-events")
+    assert told.out.startswith("Date")
+    told = cli("describe-replication-groups")
+    assert told.code == 0
+    assert "prod" in told.out
+    told = cli("delete-replication-group", *GROUP)
+    assert told.code == 0
+    assert cli("describe-replication-groups", *GROUP).code == 1
+
+
+def test_start_and_wait_shows_progress(two: tuple[Server, Server], cli: Cli) -> None:
+    source, target = two
+    register(cli, target)
+    told = cli("start-migration", *GROUP, *nodes(source), "--wait")
+    assert told.code == 0, told.err
+    assert re.search(r"^COPIED +100 keys, ", told.err, re.MULTILINE), told.err
+    assert "migrating" in told.out
+    told = cli("complete-migration", *GROUP, "--wait")
+    assert told.code == 0, told.err
+    assert "available" in told.out
+    assert_equal(source.url, target.url)
+
+
+def test_the_end_by_force(two: tuple[Server, Server], cli: Cli) -> None:
+    source, target = two
+    register(cli, target)
+    assert cli("start-migration", *GROUP, *nodes(source)).code == 0
+    assert cli("complete-migration", *GROUP, "--force", "--wait").code == 0
+    assert cli.group()["Status"] == "available"
+
+
+# Faults.
+
+
+def test_faults_of_the_groups_state(two: tuple[Server, Server], cli: Cli) -> None:
+    source, target = two
+    told = cli("start-migration", *GROUP, *nodes(source))
+    assert told.code == 1
+    assert told.err.startswith("ReplicationGroupNotFoundFault: ")
+    told = cli("complete-migration", *GROUP, "--output", "json")
+    assert told.code == 1
+    assert told.json["Error"]["Code"] == "ReplicationGroupNotFoundFault"
+    assert told.json["Error"]["Type"] == "Sender"
+    assert told.err.startswith("ReplicationGroupNotFoundFault: ")
+
+    register(cli, target)
+    told = cli("register-replication-group", *GROUP, "--primary-endpoint", target.url)
+    assert told.code == 1
+    assert told.err.startswith("ReplicationGroupAlreadyExists: ")
+    told = cli("complete-migration", *GROUP)
+    assert told.code == 1
+    assert told.err.startswith("ReplicationGroupNotUnderMigrationFault: ")
+
+    assert cli("start-migration", *GROUP, *nodes(source), "--wait").code == 0
+    told = cli("start-migration", *GROUP, *nodes(source))
+    assert told.code == 1
+    assert told.err.startswith("ReplicationGroupAlreadyUnderMigrationFault: ")
+    told = cli("delete-replication-group", *GROUP)
+    assert told.code == 1
+    assert told.err.startswith("InvalidReplicationGroupState: ")
+    assert cli("complete-migration", *GROUP, "--wait").code == 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Address=127.0.0.1,Port=0",
+        "Address=127.0.0.1,Port=65536",
+        "Address=not_a..host,Port=6379",
+        "Address=127.0.0.1,Port=6379 Address=127.0.0.1,Port=6380",
+    ],
+)
+def test_endpoints_that_the_api_refuses(
+    value: str, server_factory: ServerFactory, cli: Cli
+) -> None:
+    register(cli, server_factory())
+    told = cli("start-migration", *GROUP, "--customer-node-endpoint-list", value)
+    assert told.code == 1
+    assert told.err.startswith("InvalidParameterValue: ")
+
+
+def test_a_group_whose_source_is_its_own_target(server_factory: ServerFactory, cli: Cli) -> None:
+    server = server_factory()
+    register(cli, server)
+    told = cli("test-migration", *GROUP, *nodes(server), "--output", "json")
+    assert told.code == 1
+    assert told.json["Error"]["Code"] == "InvalidParameterValue"
+
+
+def test_a_preflight_that_fails_shows_its_checks(server_factory: ServerFactory, cli: Cli) -> None:
+    source, target = server_factory(), server_factory(None, "--maxmemory", "3mb")
+    source.client().set("big", b"x" * 8_000_000)
+    register(cli, target)
+    told = cli("test-migration", *GROUP, *nodes(source), "--output", "json")
+    assert told.code == 1
+    assert told.json["Error"]["Code"] == "InvalidParameterValue"
+    assert any(check["name"] == "memory" for check in told.json["Checks"])
+    told = cli("test-migration", *GROUP, *nodes(source))
+    assert told.code == 1
+    assert "memory" in told.out
+
+
+def test_groups_in_pages(server_factory: ServerFactory, cli: Cli) -> None:
+    target = server_factory()
+    for name in ("a1", "b2", "c3"):
+        done = cli(
+            "register-replication-group",
+            "--replication-group-id",
+            name,
+            "--primary-endpoint",
+            target.url,
+        )
+        assert done.code == 0, done.err
+    first = cli("describe-replication-groups", "--max-items", "2", "--output", "json").json
+    rest = cli(
+        "describe-replication-groups",
+        "--starting-token",
+        first["NextToken"],
+        "--output",
+        "json",
+    ).json
+    assert "NextToken" not in rest
+    ids = [g["ReplicationGroupId"] for g in first["ReplicationGroups"] + rest["ReplicationGroups"]]
+    assert sorted(ids) == ["a1", "b2", "c3"]
+    assert cli("describe-replication-groups", "--max-records", "7").code == 1  # the API's minimum
+
+
+# migrate.
+
+
+def test_migrate_as_text(ends: tuple[Server, Server], cli: Cli) -> None:
+    source, target = ends
+    told = cli("migrate", *between(source, target))
+    assert told.code == 0, told.err
+    assert "SNAPSHOT" in told.err or "COPIED" in told.err
+    assert told.out.splitlines()[0].split() == ["Step", "Time", "Keys", "Volume", "Note"]
+    assert re.search(r"^Done: [0-9,]+ keys, .* keys/s\.$", told.out, re.MULTILINE)
+    assert_equal(source.url, target.url)
+
+
+def test_migrate_as_json(ends: tuple[Server, Server], cli: Cli) -> None:
+    source, target = ends
+    told = cli("migrate", *between(source, target), "--output", "json")
+    assert told.code == 0, told.err
+    report = told.last
+    assert report == told.json  # the one thing on stdout
+    assert report["status"] == "done"
+    assert report["keys"] == sum(db["keys"] for db in source.client().info("keyspace").values())
+    assert report["errors"] == report["not_carried"] == []
+    assert report["seconds"] > 0
+    assert report["keys_per_second"] > 0
+    assert report["engine"]["cpu_seconds"] > 0
+    assert report["engine"]["peak_rss_bytes"] > 1_000_000
+    assert_equal(source.url, target.url)
+
+
+def test_migrate_with_filters(two: tuple[Server, Server], cli: Cli) -> None:
+    source, target = two
+    source.client().rpush("k-list", "a")
+    source.client(db=3).mset({"k1": "x", "other": "y"})
+    told = cli(
+        "migrate",
+        *between(source, target),
+        *("--match", "k1*", "--type", "string", "--db", "0", "--db", "3", "--output", "json"),
+    )
+    assert told.code == 0, told.err
+    assert sorted(target.client().keys()) == sorted([b"k1", *(b"k1%d" % n for n in range(10))])
+    assert target.client(db=3).keys() == [b"k1"]
+
+
+def test_if_exists_skip(two: tuple[Server, Server], cli: Cli) -> None:
+    source, target = two
+    target.client().set("k7", "target")
+    told = cli("migrate", *between(source, target), "--if-exists", "skip", "--output", "json")
+    assert told.code == 0, told.err
+    assert told.last["skipped"] == 1
+    assert target.client().get("k7") == b"target"
+    assert target.client().dbsize() == 100
+
+
+def test_if_exists_fail(two: tuple[Server, Server], cli: Cli) -> None:
+    source, target = two
+    target.client().set("k7", "target")
+    told = cli("migrate", *between(source, target), "--if-exists", "fail", "--output", "json")
+    assert told.code == 1
+    assert told.last["status"] == "failed"
+    assert target.client().get("k7") == b"target"
+
+
+def test_if_exists_replace_is_the_default(two: tuple[Server, Server], cli: Cli) -> None:
+    source, target = two
+    target.client().set("k7", "target")
+    assert cli("migrate", *between(source, target)).code == 0
+    assert_equal(source.url, target.url)
+
+
+def test_a_wrong_password(server_factory: ServerFactory, cli: Cli) -> None:
+    source, target = server_factory(password="right"), server_factory()
+    url = f"redis://:hunter2@{source.host}:{source.port}"
+    told = cli("migrate", "--source", url, "--target", target.url, "--output", "json")
+    assert told.code == 1
+    assert told.last["status"] == "failed"
+    assert re.match(r"[A-Za-z]+: ", told.err.splitlines()[-1])
+    assert "hunter2" not in told.out + told.err
+
+
+def test_a_password_is_nowhere_to_be_seen(server_factory: ServerFactory, cli: Cli) -> None:
+    source, target = server_factory(password="hunter2"), server_factory(password="swordfish")
+    source.client().set("k", "v")
+    told = cli("migrate", *between(source, target))
+    assert told.code == 0, told.err
+    shown = told.out + told.err + cli("describe-events").out
+    shown += cli("describe-replication-groups").out
+    assert "hunter2" not in shown
+    assert "swordfish" not in shown
+
+
+def test_an_unreachable_source(server_factory: ServerFactory, cli: Cli) -> None:
+    target, gone = server_factory(), server_factory()
+    gone.close()
+    told = cli("migrate", "--source", gone.url, "--target", target.url)
+    assert told.code == 1
+    assert str(gone.port) in told.err
+    assert told.out == ""
+
+
+def test_a_source_that_is_the_target(server_factory: ServerFactory, cli: Cli) -> None:
+    server = server_factory()
+    server.client().set("k", "v")
+    told = cli("migrate", "--source", server.url, "--target", f"localhost:{server.port}")
+    assert told.code == 1
+    assert told.err.splitlines()[-1].startswith("InvalidParameterValue: ")
+    assert server.client().get("k") == b"v"
+
+
+def test_a_state_that_is_no_database(two: tuple[Server, Server], cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not a database\n" * 100)
+    cli.state = str(tmp_path / "notes.txt")
+    told = cli("migrate", *between(*two))
+    assert told.code == 1
+    assert told.err.startswith("StateError: ")
+    assert cli("describe-replication-groups").code == 1
+
+
+def test_a_state_url_that_cannot_be_understood(cli: Cli) -> None:
+    cli.state = "nonsense://"
+    told = cli("describe-replication-groups")
+    assert told.code == 2
+    assert told.err.startswith("UsageError: ")
+
+
+# Signals.
+
+
+def wait_for_line(process: subprocess.Popen[str], pattern: str) -> None:
+    """Read the process's stderr until a line fits."""
+    assert process.stderr is not None
+    seen = ""
+    for line in process.stderr:
+        if re.search(pattern, line):
+            return
+        seen += line
+    pytest.fail(f"no {pattern!r} in: {seen}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_an_interrupted_migrate_goes_on_where_it_was(
+    number: signal.Signals, server_factory: ServerFactory, cli: Cli
+) -> None:
+    source, target = server_factory(), server_factory()
+    datasets.strings(source.url, n=120_000)
+    process = cli.start("migrate", *between(source, target))
+    wait_for_line(process, "^SNAPSHOT")
+    process.send_signal(number)
+    told = cli.end(process)
+    assert told.code == 130, told.err
+    assert f"--source redis://{source.host}:{source.port}" in told.err
+    assert target.client().dbsize() < 120_000
+
+    told = cli("migrate", *between(source, target), "--output", "json")
+    assert told.code == 0, told.err
+    assert told.last["status"] == "done"
+    assert "migration resumed" in cli("describe-events").out
+    assert_equal(source.url, target.url)
+
+
+def test_the_second_ctrl_c_leaves_at_once(server_factory: ServerFactory, cli: Cli) -> None:
+    source, target = server_factory(), server_factory()
+    datasets.strings(source.url, n=120_000)
+    process = cli.start("migrate", *between(source, target))
+    wait_for_line(process, "^SNAPSHOT")
+    target.freeze()
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    assert process.wait(20) == 130
+    target.thaw()
+    told = cli("migrate", *between(source, target))
+    assert told.code == 0, told.err
+    assert_equal(source.url, target.url)
+
+
+def test_ctrl_c_while_waiting_leaves_the_worker_at_work(
+    server_factory: ServerFactory, cli: Cli
+) -> None:
+    source, target = server_factory(), server_factory()
+    datasets.strings(source.url, n=120_000)
+    register(cli, target)
+    process = cli.start("start-migration", *GROUP, *nodes(source), "--wait")
+    wait_for_line(process, "^SNAPSHOT")
+    process.send_signal(signal.SIGINT)
+    told = cli.end(process)
+    assert told.code == 130, told.err
+    assert "describe-replication-groups --replication-group-id prod" in told.err
+    cli.wait_for(lambda group: group["Migration"]["CanComplete"])
+    assert cli("complete-migration", *GROUP, "--wait").code == 0
+    assert_equal(source.url, target.url)
+
+
+# On a terminal.
+
+
+def test_a_terminal_gets_a_bar(two: tuple[Server, Server], cli: Cli) -> None:
+    source, target = two
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "engine", "migrate", *between(source, target)),
+            *("--state", cli.state, "--output", "json"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+        env={**cli.environment, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    cli.running.append(process)
+    os.close(theirs)
+    out, _ = process.communicate(timeout=SECONDS)
+    drawn = b""
+    while select.select([ours], [], [], 0)[0]:
+        try:
+            piece = os.read(ours, 65_536)
+        except OSError:  # EIO: the other end was closed
+            break
+        drawn += piece
+    os.close(ours)
+    assert process.returncode == 0, drawn
+    assert b"DONE" in drawn
+    assert b"100 keys, " in drawn
+    assert "━".encode() in drawn
+    assert json.loads(out)["status"] == "done"

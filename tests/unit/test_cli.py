@@ -1,0 +1,638 @@
+"""The command line without servers: what it understands, what it refuses, and how it says so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError
+from typing import Any
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import errors
+from engine.cli import app, checks, failure, pages, program, render, session, shorthand, summary
+from engine.cli.display import Lines, describe
+from engine.model.endpoint import Endpoint
+from engine.model.progress import Phase, Progress
+from engine.model.report import EngineUse, NotCarried, Report, Step
+
+Capture = pytest.CaptureFixture[str]
+OPTION = shorthand.OPTION
+
+
+def run(*arguments: str) -> int:
+    return app.run(arguments)
+
+
+# The shorthand.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([OPTION, "a", "b", "--wait"], [OPTION, "a", OPTION, "b", "--wait"]),
+        ([OPTION, "a", OPTION, "b"], [OPTION, "a", OPTION, "b"]),
+        ([f"{OPTION}=a", "b", "--state=x"], [OPTION, "a", OPTION, "b", "--state=x"]),
+        (["--db", "1", "verb", OPTION, "a"], ["--db", "1", "verb", OPTION, "a"]),
+        ([OPTION, "--wait"], ["--wait"]),
+        ([], []),
+    ],
+)
+def test_values_after_one_option_get_one_each(arguments: list[str], expected: list[str]) -> None:
+    assert shorthand.spread(arguments) == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["Address=10.0.0.1,Port=6379", "Address=::1,Port=6380"],
+        ["Address=10.0.0.1,Port=6379 Address=::1,Port=6380"],
+        ["Address=10.0.0.1 , Port=6379", "Address = ::1 ,Port= 6380"],
+        ["Address=10.0.0.1,", "Port=6379", "Port=6380", ",Address=::1"],
+        ["""Address="10.0.0.1",Port='6379'""", "address=::1,port=6380"],
+        ['[{"Address": "10.0.0.1", "Port": 6379},', '{"Address": "::1", "Port": 6380}]'],
+    ],
+)
+def test_the_shorthand_in_its_spellings(values: list[str]) -> None:
+    assert shorthand.parse(values) == [
+        {"Address": "10.0.0.1", "Port": 6379},
+        {"Address": "::1", "Port": 6380},
+    ]
+
+
+def test_one_json_object_is_a_list_of_one() -> None:
+    assert shorthand.parse(['{"Address": "h", "Port": 1}']) == [{"Address": "h", "Port": 1}]
+
+
+def test_what_a_port_may_be_is_not_the_shorthands_business() -> None:
+    assert shorthand.parse(["Address=-,Port=-1"]) == [{"Address": "-", "Port": -1}]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "no endpoint"),
+        ("127.0.0.1:6379", "is not NAME=VALUE"),
+        ("Address=h", "has no Port"),
+        ("Port=1", "has no Address"),
+        ("Address=,Port=1", "has no Address"),
+        ("Address=h,Port=", "not a number"),
+        ("Address=h,Port=x", "not a number"),
+        ("Address=h,Port=٣", "not a number"),
+        ("Address=h,Port=99999999999", "not a number"),
+        ("Address=h,Port=1,Port=2", "twice"),
+        ("Address=h,Host=x,Port=1", "not a member"),
+        ("Address=h,Port=1,", "is not NAME=VALUE"),
+        ("Address=h;Port=1", "follows a value"),
+        ('Address="h,Port=1', "follows a value"),
+        ("[", "not JSON"),
+        ("[1]", "not an object"),
+        ('[{"Address": "h"}]', "has no Port"),
+        ('[{"Address": "h", "Port": "1"}]', "Port is not a number"),
+        ('[{"Address": "h", "Port": true}]', "Port is not a number"),
+        ('[{"Address": 1, "Port": 1}]', "Address is not a string"),
+        ('[{"Address": "h", "Port": 1, "Tls": true}]', "not a member"),
+    ],
+)
+def test_bad_shorthand_is_refused_with_what_was_expected(text: str, complaint: str) -> None:
+    with pytest.raises(errors.UsageError) as caught:
+        shorthand.parse([text])
+    assert complaint in caught.value.message
+    assert "Address=HOST,Port=PORT" in caught.value.remedy
+
+
+NODES = st.lists(
+    st.tuples(
+        st.from_regex(r"[a-zA-Z0-9.:_-]{1,40}", fullmatch=True),
+        st.integers(min_value=-(10**9), max_value=10**9),
+    ),
+    min_size=1,
+    max_size=5,
+)
+GAPS = st.sampled_from(["", " ", "  "])
+
+
+@given(NODES, GAPS, GAPS)
+def test_every_spelling_of_a_list_is_read_the_same(
+    nodes: list[tuple[str, int]], before: str, after: str
+) -> None:
+    wanted = [{"Address": address, "Port": port} for address, port in nodes]
+    texts = [f"Address={address}{before},{after}Port={port}" for address, port in nodes]
+    assert shorthand.parse(texts) == wanted
+    assert shorthand.parse([" ".join(texts)]) == wanted
+    assert shorthand.parse([json.dumps(wanted)]) == wanted
+
+
+@given(st.lists(st.text(max_size=30), max_size=4))
+def test_no_text_raises_anything_but_a_usage_error(values: list[str]) -> None:
+    try:
+        found = shorthand.parse(values)
+    except errors.UsageError:
+        return
+    assert all(set(item) == {"Address", "Port"} for item in found)
+
+
+# Usage: exit code 2, and nothing of it needs the engine.
+
+
+@pytest.mark.parametrize("verb", app.VERBS)
+def test_every_verb_has_help_and_the_common_options(verb: str, capsys: Capture) -> None:
+    assert run(verb, "--help") == 0
+    shown = capsys.readouterr().out
+    assert "--state" in shown
+    assert "--output" in shown
+
+
+def test_the_list_of_verbs_is_not_cut_off(capsys: Capture) -> None:
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    assert "..." not in shown.split("Commands:")[1]
+    assert all(verb in shown for verb in app.VERBS)
+
+
+def test_version(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"1.2.3 of {name}")
+    assert run("--version") == 0
+    assert capsys.readouterr().out == "startmigration 1.2.3 of startmigration\n"
+
+
+def test_version_of_what_is_not_installed(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    assert run("--version") == 0
+    assert "not installed" in capsys.readouterr().out
+
+
+START = ("start-migration", "--replication-group-id", "g")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((), "Usage:"),
+        (("migrat",), "Did you mean 'migrate'"),
+        (("migrate", "--source", "a"), "--target"),
+        (("migrate", "--source", "http://a", "--target", "b"), "--source"),
+        (("migrate", "--source", "a:99999", "--target", "b"), "--source"),
+        (("migrate", "--source", "a", "--target", "redis://b/3"), "names a database. Every"),
+        (("migrate", "--source", "a", "--target", "b", "--db", "-1"), "--db"),
+        (("migrate", "--source", "a", "--target", "b", "--db", "x"), "--db"),
+        (("migrate", "--source", "a", "--target", "b", "--if-exists", "ask"), "--if-exists"),
+        (("migrate", "--source", "a", "--target", "b", "--source-type", "psync"), "--source-type"),
+        (("migrate", "--source", "a", "--target", "b", "--output", "xml"), "--output"),
+        ((*START,), OPTION),
+        ((*START, OPTION), OPTION),
+        ((*START, OPTION, "10.0.0.1:6379"), "Address=HOST,Port=PORT"),
+        ((*START, OPTION, "Address=h,Port=1", "Address=h"), "has no Port"),
+        (("start-migration", OPTION, "Address=h,Port=1"), "--replication-group-id"),
+        (("register-replication-group", "--replication-group-id", "g"), "--primary-endpoint"),
+        (("describe-replication-groups", "--max-items", "0"), "--max-items"),
+        (("describe-replication-groups", "--max-items", "1", "--marker", "x"), "--max-items"),
+        (("complete-migration", "--replication-group-id", "g", "extra"), "extra"),
+    ],
+)
+def test_wrong_usage_exits_with_2(
+    arguments: tuple[str, ...], complaint: str, capsys: Capture
+) -> None:
+    assert run(*arguments) == 2
+    shown = capsys.readouterr()
+    assert complaint in shown.err
+    assert shown.out == ""
+    assert "Traceback" not in shown.err
+
+
+def test_a_refused_url_does_not_repeat_its_password(capsys: Capture) -> None:
+    for url in ("redis://u:hunter2@h/3", "http://u:hunter2@h", "redis://u:hunter2@h:x"):
+        assert run("migrate", "--source", url, "--target", "h") == 2
+        shown = capsys.readouterr()
+        assert "hunter2" not in shown.err + shown.out
+
+
+# Failures: a line on stderr, an object on stdout, exit code 1.
+
+
+class Broken(errors.StateError):
+    """A layer's own subclass."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "kind"),
+    [
+        (errors.ReplicationGroupNotFoundFault("x"), "ReplicationGroupNotFoundFault", "Sender"),
+        (errors.InvalidParameterValueException("x"), "InvalidParameterValue", "Sender"),
+        (errors.LinkError("x"), "LinkError", "Receiver"),
+        (errors.LinkError("x", fault="user"), "LinkError", "Sender"),
+        (errors.ServerError("x", code="OOM"), "ServerError", "Receiver"),
+        (Broken("x"), "StateError", "Receiver"),
+        (errors.Interrupted("x"), "Interrupted", "Sender"),
+        (KeyError("x"), "InternalError", "Receiver"),
+    ],
+)
+def test_codes_and_whose_fault(error: Exception, code: str, kind: str) -> None:
+    told = failure.error_object(error)
+    assert (told["Code"], told["Type"]) == (code, kind)
+
+
+def test_a_remedy_is_a_sentence_of_its_own() -> None:
+    assert failure.sentences(errors.StateError("it broke", remedy="Mend it.")) == (
+        "it broke. Mend it."
+    )
+    assert failure.sentences(errors.StateError("It broke.", remedy="Mend it.")) == (
+        "It broke. Mend it."
+    )
+
+
+def fails_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def perform(_state: str | None, _work: object) -> None:
+        raise error
+
+    monkeypatch.setattr(session, "perform", perform)
+
+
+DELETE = ("delete-replication-group", "--replication-group-id", "g")
+
+
+def test_a_fault_in_text(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails_with(errors.ReplicationGroupNotFoundFault("group g\nis\x1b[2J not here"), monkeypatch)
+    assert run(*DELETE) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "ReplicationGroupNotFoundFault: group g\\x0ais\\x1b[2J not here\n"
+
+
+def test_a_fault_in_json(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails_with(errors.ReplicationGroupNotFoundFault("group g is not here"), monkeypatch)
+    assert run(*DELETE, "--output", "json") == 1
+    shown = capsys.readouterr()
+    assert shown.err == "ReplicationGroupNotFoundFault: group g is not here\n"
+    assert json.loads(shown.out) == {
+        "Error": {
+            "Code": "ReplicationGroupNotFoundFault",
+            "Message": "group g is not here",
+            "Type": "Sender",
+        }
+    }
+
+
+def test_a_bug_is_one_line_without_its_text(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(failure.DEBUG_VARIABLE, raising=False)
+    fails_with(RuntimeError("redis://:hunter2@h"), monkeypatch)
+    assert run(*DELETE) == 1
+    shown = capsys.readouterr()
+    assert shown.err.startswith("InternalError: RuntimeError in engine/cli/")
+    assert shown.err.count("\n") == 1
+    assert failure.DEBUG_VARIABLE in shown.err
+    assert "hunter2" not in shown.err
+
+
+def test_a_bugs_trace_for_who_asks(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(failure.DEBUG_VARIABLE, "1")
+    fails_with(RuntimeError("boom"), monkeypatch)
+    assert run(*DELETE) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_configuration_that_cannot_be_understood_is_wrong_usage(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails_with(errors.UsageError("the state's URL cannot be understood"), monkeypatch)
+    assert run(*DELETE) == 2
+    assert capsys.readouterr().err.startswith("UsageError: ")
+
+
+def test_an_interrupted_wait_says_how_to_go_on(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails_with(errors.Interrupted("interrupted"), monkeypatch)
+    assert run("resume-migration", "--replication-group-id", "a b", "--state", "s", "--wait") == 130
+    shown = capsys.readouterr().err
+    assert shown.startswith("Interrupted: ")
+    assert "describe-replication-groups --replication-group-id 'a b' --state s" in shown
+
+
+def test_an_interrupted_migrate_says_how_to_go_on_without_the_password(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def perform(_state: str | None, _work: object) -> None:
+        raise errors.Interrupted("interrupted")
+
+    monkeypatch.setattr("engine.cli.migrate.perform", perform)
+    options = ["--match", "a*", "--db", "1", "--db", "5", "--if-exists", "skip", "--output", "json"]
+    code = run("migrate", "--source", "redis://me:hunter2@h:1", "--target", "h:2", *options)
+    shown = capsys.readouterr()
+    assert code == 130
+    assert (
+        "migrate --source redis://me@h:1 --target redis://h:2 --match 'a*' --db 1 --db 5 "
+        "--if-exists skip\n" in shown.err
+    )
+    assert "passwords" in shown.err
+    assert "hunter2" not in shown.err + shown.out
+    told = json.loads(shown.out)
+    assert told["status"] == "stopped"
+    assert told["Error"]["Code"] == "Interrupted"
+
+
+# What migrate prints.
+
+REPORT = Report(
+    status="done",
+    keys=2_000,
+    bytes=1_500_000,
+    seconds=1.25,
+    keys_per_second=1_600.0,
+    skipped=3,
+    not_carried=tuple(NotCarried(0, f"k{n}", "ERR bad\r\ndata") for n in range(30)),
+    not_carried_total=30,
+    steps=(Step("connect", 0.05), Step("snapshot", 1.2, 2_000, 1_500_000, "2 of 3 databases")),
+    engine=EngineUse(0.4, 60_000_000),
+)
+
+
+def migrates_to(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.cli.migrate.perform", lambda _state, _work: report)
+
+
+MIGRATE = ("migrate", "--source", "h:1", "--target", "h:2")
+
+
+def test_the_report_as_text(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrates_to(REPORT, monkeypatch)
+    assert run(*MIGRATE) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["Step", "Time", "Keys", "Volume", "Note"]
+    assert " ".join(lines[3].split()) == "snapshot 1.20 s 2,000 1.5 MB 2 of 3 databases"
+    assert "Done: 2,000 keys, 1.5 MB in 1.25 s: 1,600 keys/s." in lines
+    assert "Not carried: 30 keys." in lines
+    assert '  db0 "k19": ERR bad\\x0d\\x0adata' in lines
+    assert not any('"k20"' in line for line in lines)
+    assert any("and 10 more" in line for line in lines)
+
+
+def test_the_report_as_one_line_of_json(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrates_to(REPORT, monkeypatch)
+    assert run(*MIGRATE, "--output", "json") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("\n") == 1
+    told = json.loads(shown)
+    assert told["engine"] == {"cpu_seconds": 0.4, "peak_rss_bytes": 60_000_000}
+    assert len(told["not_carried"]) == 30
+    assert Report.from_dict(told) == REPORT
+
+
+def test_a_report_that_failed(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = replace(REPORT, status="failed", errors=("the target is full",))
+    migrates_to(failed, monkeypatch)
+    assert run(*MIGRATE, "--output", "json") == 1
+    shown = capsys.readouterr()
+    assert shown.err == "TransferFailed: the target is full\n"
+    told = json.loads(shown.out)
+    assert (told["status"], told["errors"]) == ("failed", ["the target is full"])
+    assert run(*MIGRATE) == 1
+    shown = capsys.readouterr()
+    assert "Failed: 2,000 keys" in shown.out
+
+
+def test_a_failure_before_there_is_a_report(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def perform(_state: str | None, _work: object) -> None:
+        raise errors.AuthError("h:1 refused the password", remedy="Check it.")
+
+    monkeypatch.setattr("engine.cli.migrate.perform", perform)
+    assert run(*MIGRATE, "--output", "json") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["status"] == "failed"
+    assert told["errors"] == ["AuthError: h:1 refused the password. Check it."]
+    assert told["Error"]["Code"] == "AuthError"
+    assert told["not_carried"] == []
+
+
+# Progress.
+
+
+def test_lines_come_at_each_phase_and_seldom_in_between(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("engine.cli.display.time.monotonic", lambda: now)
+    with Lines() as lines:
+        for step in range(41):
+            now = 100 + step / 10
+            phase = Phase.CONNECT if step < 5 else Phase.SNAPSHOT
+            lines.update(Progress(phase=phase, keys=step, total_keys=40))
+    shown = capsys.readouterr().err.splitlines()
+    assert [line.split()[:2] for line in shown] == [
+        ["CONNECT", "0"],
+        ["SNAPSHOT", "5"],
+        ["SNAPSHOT", "25"],
+    ]
+
+
+def test_a_line_tells_what_matters() -> None:
+    progress = Progress(
+        phase=Phase.SNAPSHOT,
+        keys=1_500,
+        total_keys=1_000,
+        bytes=2_500_000,
+        keys_per_second=750,
+        eta_seconds=65,
+        reconnects=2,
+        reason="waiting for the target",
+    )
+    assert describe(progress) == (
+        "1,500 of 1,000 keys (100.0%), 2.5 MB, 750 keys/s, ETA 1:05, 2 reconnects "
+        "(waiting for the target)"
+    )
+    assert describe(Progress()) == "0 keys, 0 B"
+    done = replace(progress, phase=Phase.DONE, reason="", reconnects=0)
+    assert describe(done) == "1,500 keys, 2.5 MB, 750 keys/s"
+
+
+def test_the_bar_draws_at_most_four_times_a_second(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.cli.live import Live
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    now, drawn = 100.0, 0
+    with Live() as live:
+
+        def count() -> None:
+            nonlocal drawn
+            drawn += 1
+
+        monkeypatch.setattr("engine.cli.live.time.monotonic", lambda: now)
+        monkeypatch.setattr(live._bar, "refresh", count)
+        for step in range(101):
+            now = 100 + step / 100
+            live.update(Progress(phase=Phase.SNAPSHOT, keys=step, total_keys=100))
+        live.note("a [bold]note[/bold]")
+    assert drawn <= 6  # one more at the beginning, and one at the end
+    assert "a [bold]note[/bold]" in capsys.readouterr().err
+
+
+# Rendering.
+
+
+def test_a_response_as_text_and_as_json() -> None:
+    response = {
+        "ReplicationGroup": {
+            "ReplicationGroupId": "g",
+            "Status": "available",
+            "ClusterEnabled": False,
+            "NodeGroups": [{"NodeGroupId": "0001", "PrimaryEndpoint": {"Port": 1}}, {"A": []}],
+            "MemberClusters": ["a", "b"],
+            "CreateTime": datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC),
+        }
+    }
+    text = render.as_text(response).splitlines()
+    assert text[0] == "ReplicationGroup"
+    assert "  ReplicationGroupId  g" in text
+    assert "  ClusterEnabled      no" in text
+    assert "    - NodeGroupId      0001" in text
+    assert "      PrimaryEndpoint" in text
+    assert "        Port  1" in text
+    assert "    - a" in text
+    assert "  CreateTime          2024-01-02T03:04:05+00:00" in text
+    told = json.loads(render.as_json(response))
+    assert told["ReplicationGroup"]["CreateTime"] == "2024-01-02T03:04:05+00:00"
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (99_949, "99.9 kB"), (99_960, "100 kB"),
+     (999_600, "1.0 MB"), (2_500_000_000_000_000, "2,500 TB")],
+)  # fmt: skip
+def test_volumes(size: int, text: str) -> None:
+    assert render.volume(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0.00 s"), (9.99, "9.99 s"), (9.999, "10.0 s"), (59.96, "1:00"), (3_725.2, "1:02:05")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert render.duration(seconds) == text
+
+
+def test_checks_that_did_not_pass_say_what_to_do() -> None:
+    found = [
+        {"name": "memory", "outcome": "pass", "figure": "1 MB of 2 MB", "remedy": ""},
+        {"name": "keys", "outcome": "warn", "figure": "12 keys.", "remedy": "Empty it."},
+    ]
+    assert checks.warnings(found) == ["warning: keys: 12 keys. Empty it."]
+    assert checks.checks_table(found).splitlines()[2:] == [
+        "memory  pass     1 MB of 2 MB",
+        "keys    warn     12 keys.",
+        "warn: keys: Empty it.",
+    ]
+
+
+def test_a_report_without_anything_is_two_lines_at_most() -> None:
+    assert summary.as_text(Report(status="done")).count("\n") == 0
+
+
+# Paging as the AWS CLI does it.
+
+
+def ask_for(pages_: dict[str | None, tuple[list[int], str | None]]) -> Callable[..., Any]:
+    async def ask(marker: str | None) -> dict[str, Any]:
+        items, following = pages_[marker]
+        return {"G": items, **({"Marker": following} if following else {})}
+
+    return ask
+
+
+PAGES: dict[str | None, tuple[list[int], str | None]] = {
+    None: ([1, 2, 3], "m1"),
+    "m1": ([4, 5, 6], "m2"),
+    "m2": ([7], None),
+}
+
+
+def test_every_page_is_read() -> None:
+    answer = asyncio.run(pages.collect(ask_for(PAGES), "G"))
+    assert answer == {"G": [1, 2, 3, 4, 5, 6, 7]}
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_token_by_token_gives_every_item_once(step: int) -> None:
+    seen: list[int] = []
+    token: str | None = None
+    while True:
+        answer = asyncio.run(pages.collect(ask_for(PAGES), "G", max_items=step, token=token))
+        seen += answer["G"]
+        assert len(answer["G"]) <= step
+        token = answer.get("NextToken")
+        if token is None:
+            break
+    assert seen == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("token", ["", "x", "e30=", "bnVsbA==", "ключ"])
+def test_a_token_of_somebody_elses(token: str) -> None:
+    with pytest.raises(errors.UsageError, match="starting token"):
+        asyncio.run(pages.collect(ask_for(PAGES), "G", token=token))
+
+
+# The process.
+
+
+def test_a_command_line_can_be_pasted_into_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/startmigration"])
+    line = program.command("migrate", ("--source", Endpoint.parse("h").url), ("--match", "a b*"))
+    assert line == "startmigration migrate --source redis://h:6379 --match 'a b*'"
+    monkeypatch.setattr(sys, "argv", ["/x/engine/__main__.py"])
+    assert program.program() == "python -m engine"
+
+
+def imported_by(code: str) -> set[str]:
+    """The top-level modules that a fresh interpreter has after `code`."""
+    script = f"import sys\n{code}\nprint('modules', *{{m.partition('.')[0] for m in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_help_imports_neither_rich_nor_what_verbs_work_with() -> None:
+    found = imported_by("from engine.cli.app import run\nrun(['migrate', '--help'])")
+    assert found.isdisjoint({"rich", "pygments", "sqlalchemy", "redis", "uvloop", "structlog"})
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    script = "import sys; from engine.__main__ import main; sys.exit(main())"
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--help"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode in (0, 1)
+
+
+def test_exit_is_typers_own() -> None:
+    # `fail` must leave through Typer, or its clean-up would be skipped.
+    with pytest.raises(typer.Exit) as caught:
+        session.fail(errors.LinkError("x"), "text")
+    assert caught.value.exit_code == 1
