@@ -62,7 +62,8 @@ class StateCheckpoint:
 
     def _kept(self, action: Callable[[], T]) -> T:
         try:
-            return persist(action)
+            # Patience once: a transfer that ends for this reason tries to save a last time.
+            return persist(action) if self.failure is None else action()
         except StateError as error:
             self.failure = error
             raise

@@ -75,7 +75,7 @@ class ClaimedTransfer:
     def load_checkpoint(self) -> Checkpoint | None:
         """The last checkpoint saved by this transfer's workers, None at the start."""
         table = schema.checkpoints
-        query = select(table.c.position).where(table.c.transfer_id == self.record.id)
+        query = select(table.c.checkpoint).where(table.c.transfer_id == self.record.id)
         with self._store.read() as connection:
             data = connection.execute(query).scalar()
         return None if data is None else Checkpoint.from_dict(data)
@@ -83,7 +83,7 @@ class ClaimedTransfer:
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Make `position` durable before returning."""
         table = schema.checkpoints
-        values = {"position": checkpoint.to_dict(), "saved_at": time.time()}
+        values = {"checkpoint": checkpoint.to_dict(), "saved_at": time.time()}
         mine = table.c.transfer_id == self.record.id
         with self._store.write() as connection:
             self._change(connection, heartbeat_at=time.time())

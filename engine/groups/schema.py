@@ -71,7 +71,7 @@ checkpoints = Table(
         primary_key=True,
         autoincrement=False,
     ),
-    Column("position", _JSON, nullable=False),
+    Column("checkpoint", _JSON, nullable=False),
     Column("saved_at", Float, nullable=False),
 )
 

@@ -27,29 +27,38 @@ STATE_VARIABLE = "STARTMIGRATION_STATE"
 BUSY_TIMEOUT = 5.0
 """For how long (seconds) a statement waits for another process's transaction."""
 
-_SPACE = "Free some space (or raise the quota or limit) and resume."
-# SQLite's primary result codes, https://www.sqlite.org/rescode.html. True: may pass by itself.
-_SQLITE: dict[int, tuple[str, str, bool]] = {
-    sqlite3.SQLITE_FULL: ("the disk is full", _SPACE, True),
-    sqlite3.SQLITE_IOERR: ("reading or writing failed (disk I/O error, or a size limit)", _SPACE,
-                           True),
-    sqlite3.SQLITE_BUSY: (f"another process has kept it locked for {BUSY_TIMEOUT:.0f} s",
-                          "End the process that has it open, and try again.", True),
-    sqlite3.SQLITE_LOCKED: ("it is locked", "Try again.", True),
-    sqlite3.SQLITE_NOTADB: ("the file is not a database",
-                            "Name another file with --state, or move this one away.", False),
-    sqlite3.SQLITE_CORRUPT: ("the file is damaged",
-                             "Move it away; a migration then starts from the beginning.", False),
-    sqlite3.SQLITE_READONLY: ("it cannot be written (read-only)",
-                              "Make the file and its folder writable, or name another.", False),
-    sqlite3.SQLITE_PERM: ("access is denied", "Check the file's owner and mode.", False),
-    sqlite3.SQLITE_CANTOPEN: ("the file cannot be opened",
-                              "Check that its folder exists and is writable.", False),
-}  # fmt: skip
-
 
 class TransientStateError(StateError):
     """A state error that may pass by itself: a lock, a full disk. Worth another try."""
+
+
+class LockedStateError(TransientStateError):
+    """Another process has the database locked."""
+
+
+_SPACE = "Free some space (or raise the quota or limit) and resume."
+# SQLite's primary result codes, https://www.sqlite.org/rescode.html.
+_SQLITE: dict[int, tuple[str, str, type[StateError]]] = {
+    sqlite3.SQLITE_FULL: ("the disk is full", _SPACE, TransientStateError),
+    sqlite3.SQLITE_IOERR: (
+        "reading or writing failed (disk I/O error, or a size limit)", _SPACE, TransientStateError),
+    sqlite3.SQLITE_BUSY: (
+        f"another process has kept it locked for {BUSY_TIMEOUT:.0f} s",
+        "End the process that has it open, and try again.", LockedStateError),
+    sqlite3.SQLITE_LOCKED: ("it is locked", "Try again.", LockedStateError),
+    sqlite3.SQLITE_NOTADB: (
+        "the file is not a database",
+        "Name another file with --state, or move this one away.", StateError),
+    sqlite3.SQLITE_CORRUPT: (
+        "the file is damaged",
+        "Move it away; a migration then starts from the beginning.", StateError),
+    sqlite3.SQLITE_READONLY: (
+        "it cannot be written (read-only)",
+        "Make the file and its folder writable, or name another.", StateError),
+    sqlite3.SQLITE_PERM: ("access is denied", "Check the file's owner and mode.", StateError),
+    sqlite3.SQLITE_CANTOPEN: (
+        "the file cannot be opened", "Check that its folder exists and is writable.", StateError),
+}  # fmt: skip
 
 
 class Store:
@@ -168,7 +177,8 @@ def state_folder() -> Path:
 def _resolve(state: str | None) -> URL:
     text = state or default_state()
     if "://" not in text:
-        text = f"sqlite:///{Path(text).expanduser().absolute()}"
+        # Not by way of a URL's text: in a file's name ? and % are letters like others.
+        return URL.create("sqlite", database=str(Path(text).expanduser().absolute()))
     try:
         url = make_url(text)
     except (exc.ArgumentError, ValueError):
@@ -223,9 +233,11 @@ def _prepare_file(path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        # ValueError: a name with a NUL.
+        reason = error.strerror if isinstance(error, OSError) else "no file can have this name"
         raise StateError(
-            f"the state {path} cannot be created: {error.strerror}",
+            f"the state {str(path)[:200]!r} cannot be created: {reason}",
             remedy="Name another file with --state.",
         ) from None
 
@@ -237,7 +249,7 @@ def _with_patience(action: Any) -> None:
     while True:
         try:
             return action()  # type: ignore[no-any-return]
-        except TransientStateError:
+        except LockedStateError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
@@ -262,6 +274,5 @@ def _translate_sqlite(error: sqlite3.Error, name: str) -> StateError:
     known = _SQLITE.get(code & 0xFF) if code is not None else None
     if known is None:
         return StateError(f"the state {name} cannot be used: {error}")
-    reason, remedy, transient = known
-    kind = TransientStateError if transient else StateError
+    reason, remedy, kind = known
     return kind(f"the state {name} cannot be used: {reason}.", remedy=remedy)

@@ -13,8 +13,10 @@ from __future__ import annotations
 # What a full depth should take, in round trips without load.
 _FULL_LEAST = 3.0
 _FULL_MOST = 8.0
-# Near sources are not worth a smaller depth than the first: a few milliseconds of work.
-_DEPTH_FIRST = 1024
+# The first depth is small: how long the values are is not known yet. The usual one holds some 15 ms
+# of work, so that a source does not wait while the scheduler has us wait.
+_DEPTH_FIRST = 512
+_DEPTH_USUAL = 4096
 _DEPTH_LEAST = 4
 _DEPTH_MOST = 32_768
 # Bytes of replies that may be under way.
@@ -60,10 +62,11 @@ class Pace:
         `keys` were answered and `received` bytes came meanwhile.
         """
         self._round_trip = min(self._round_trip, seconds)
-        if seconds < _FULL_LEAST * self._round_trip and depth >= self.depth // 2:
+        full = seconds >= _FULL_LEAST * self._round_trip and self._wanted >= _DEPTH_USUAL
+        if not full and depth >= self.depth // 2:
             self._wanted = min(self._wanted * 2, _DEPTH_MOST)
         elif seconds > _FULL_MOST * self._round_trip:
-            self._wanted = max(self._wanted // 2, _DEPTH_FIRST)
+            self._wanted = max(self._wanted // 2, _DEPTH_USUAL)
         if keys:
             each = max(received // keys, 1)
             self._most = max(_REPLY_BUDGET // each, _DEPTH_LEAST)

@@ -219,12 +219,13 @@ class RestoreWriter:
         """Let the answers come in, pause, dial if need be, send the window again."""
         connection = self._connection
         assert connection is not None
-        remedy = TRY_AGAIN.get(self._refusal or "", "")
+        refusal = self._refusal
+        remedy = TRY_AGAIN.get(refusal or "", "")
         while connection.lost is None and self._window.unanswered:
             await self._wait()
         if self._window.streams or self._encoder.streaming:
             self.reset()
-            self._trouble = reason
+            self._trouble, self._refusal = reason, refusal
             raise StreamLost(reason, remedy)
         now = asyncio.get_running_loop().time()
         first = self._backoff.failed(now)
