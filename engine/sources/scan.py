@@ -24,6 +24,10 @@ from engine.sources.pace import Pace
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
 
+# With this many bytes or fewer a read was hardly worth its wake-up: let more come together. While
+# more than half of the depth is under way nothing waits for us.
+_REST_BELOW = 64 << 10
+_REST_SECONDS = 0.002
 # Finished batches that wait to be taken; above it nothing more is read from the source.
 _READY_LIMIT = 4
 
@@ -206,6 +210,10 @@ class _DatabaseScan:
 
     def _on_ready(self, ready: int) -> None:
         self._top_up()
+        if self._connection.last_read < _REST_BELOW:
+            pipeline = self._pipeline
+            if pipeline.outstanding > self._pace.low and not self._connection.lost:
+                self._connection.rest(_REST_SECONDS)
         if ready:
             if ready >= _READY_LIMIT:
                 self._connection.pause_reading()

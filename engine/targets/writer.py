@@ -25,6 +25,8 @@ from engine.targets.window import Result, Window
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
 
+# Seconds between two looks at the acknowledgements while nothing waits for them.
+_REST_SECONDS = 0.004
 # proto-max-bulk-len of every server unless it is set.
 DEFAULT_BULK_LIMIT = 512 << 20
 
@@ -152,6 +154,8 @@ class RestoreWriter:
 
     async def _wait(self) -> None:
         """Until a reply changed something."""
+        if self._connection is not None:
+            self._connection.stop_resting()
         self._changed = asyncio.get_running_loop().create_future()
         await self._changed
 
@@ -170,6 +174,9 @@ class RestoreWriter:
                 break
         if self._changed is not None and not self._changed.done():
             self._changed.set_result(None)
+        elif self._trouble is None and self._connection is not None:
+            # Nobody waits for room: the acknowledgements can come together.
+            self._connection.rest(_REST_SECONDS)
 
     def _accept(self, batch: RecordBatch, result: Result) -> bool:
         """Retire the window's first batch, unless it has to be sent again."""

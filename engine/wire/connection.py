@@ -55,8 +55,11 @@ class Connection(asyncio.BufferedProtocol):
         self._write_waiter: asyncio.Future[None] | None = None
         self._write_paused = False
         self._read_paused = False
+        self._rest: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._received_at = 0.0
+        self.last_read = 0
+        """Bytes that the last read brought."""
         self.lost: EngineError | None = None
         """Why the connection is of no more use; None while it is."""
 
@@ -77,6 +80,7 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """`nbytes` came."""
         self._received_at = self._loop.time()
+        self.last_read = nbytes
         try:
             if self._bulk is not None:
                 self._on_ready(self._bulk.received(nbytes))
@@ -179,6 +183,7 @@ class Connection(asyncio.BufferedProtocol):
         """Back to control mode. No reply may be owed."""
         self._bulk, self._on_ready, self._on_lost = None, _ignore, _ignore
         self.stop_watching()
+        self.stop_resting()
         self.resume_reading()
 
     def write(self, data: Any) -> None:
@@ -200,7 +205,8 @@ class Connection(asyncio.BufferedProtocol):
         if not self._read_paused and self.lost is None:
             assert self._transport is not None
             self._read_paused = True
-            self._transport.pause_reading()
+            if self._rest is None:
+                self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read again."""
@@ -208,6 +214,28 @@ class Connection(asyncio.BufferedProtocol):
             assert self._transport is not None
             self._read_paused = False
             self._received_at = self._loop.time()
+            if self._rest is None:
+                self._transport.resume_reading()
+
+    def rest(self, seconds: float) -> None:
+        """Leave what comes to the kernel for so long: fewer, larger reads.
+
+        A server answers in small portions, and waking up for each costs more than reading it.
+        """
+        if self._rest is None and self.lost is None:
+            assert self._transport is not None
+            if not self._read_paused:
+                self._transport.pause_reading()
+            self._rest = self._loop.call_later(seconds, self.stop_resting)
+
+    def stop_resting(self) -> None:
+        """Read on, unless the reader is paused besides."""
+        if self._rest is None:
+            return
+        self._rest.cancel()
+        self._rest = None
+        if self.lost is None and not self._read_paused:
+            assert self._transport is not None
             self._transport.resume_reading()
 
     def watch(self, owed: Callable[[], bool], timeout: float) -> None:
@@ -243,6 +271,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.lost = error
         self.stop_watching()
+        self.stop_resting()
         for waiter in self._calls:
             if not waiter.done():
                 waiter.set_exception(error)
