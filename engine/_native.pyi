@@ -131,7 +131,6 @@ class ScanPipeline:
         *,
         ttl: str = "pexpiretime",
         access: str | None = None,
-        clock_skew_ms: int = 0,
         batch_bytes: int = ...,
         stream_above: int = ...,
         value_limit: int = ...,

@@ -13,6 +13,7 @@ cdef enum ScanState:
     SCAN_KEY_COUNT
     SCAN_KEY
     SCAN_KEY_BODY
+    KEY_TIME
     KEY_TTL
     KEY_ACCESS
     KEY_DUMP
@@ -46,35 +47,28 @@ cdef enum AccessCommand:
     ACCESS_FREQ
 
 cdef enum:
-    # A SCAN stands between runs of keys, and runs are merged: three is the most there can be.
-    ASKED_MOST = 4
+    # Requests under way: runs of keys, and one SCAN at the most, which always finds a place.
+    ASKED_MOST = 64
+    # PTTL is relative, so the source is asked for its clock before every so many keys of a run.
+    TIME_EVERY = 16
     # Pages of SCAN whose keys are not all answered for.
     MARKS_MOST = 4096
 
 cdef struct Asked:
     AskedKind kind
     uint64_t count
+    uint64_t left
 
 cdef struct Mark:
     # Once this many keys are answered for, every key before the cursor is.
     uint64_t keys
     uint64_t cursor
 
-cdef extern from *:
-    """
-    #include <time.h>
-    static int64_t engine_now_ms(void) {
-        struct timespec now;
-        clock_gettime(CLOCK_REALTIME, &now);
-        return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-    }
-    """
-    int64_t engine_now_ms() noexcept nogil
-
 cdef const char *PTTL_HEAD = "*2\r\n$4\r\nPTTL\r\n"
 cdef const char *PEXPIRETIME_HEAD = "*2\r\n$11\r\nPEXPIRETIME\r\n"
 cdef const char *IDLETIME_HEAD = "*3\r\n$6\r\nOBJECT\r\n$8\r\nIDLETIME\r\n"
 cdef const char *FREQ_HEAD = "*3\r\n$6\r\nOBJECT\r\n$4\r\nFREQ\r\n"
+cdef const char *TIME_COMMAND = "*1\r\n$4\r\nTIME\r\n"
 cdef const char *DUMP_HEAD = "*2\r\n$4\r\nDUMP\r\n"
 
 
@@ -99,8 +93,9 @@ cdef class ScanPipeline:
     Args:
         db: number stamped on the batches; SELECT is the caller's business.
         cursor: where SCAN begins.
-        ttl: "pexpiretime" (Redis 7.0, Valkey) or "pttl", which is anchored to this machine's
-            clock plus `clock_skew_ms` (source's clock minus ours) when the reply is read.
+        ttl: "pexpiretime" (Redis 7.0, Valkey) or "pttl", which is anchored to the source's own
+            clock by a TIME before every 16th key of a request: our clock when the reply is read would be off by
+            as long as the reply was under way.
         access: None, "idletime" or "freq": what OBJECT is asked for each key.
         batch_bytes: a batch is closed before it would grow past this.
         stream_above: a longer value is not held: its batch is `streamed`, and its bytes follow.
@@ -112,7 +107,7 @@ cdef class ScanPipeline:
     cdef int db
     cdef TtlCommand ttl_command
     cdef AccessCommand access_command
-    cdef int64_t clock_skew_ms
+    cdef int64_t source_ms             # the source's clock at the last TIME
     cdef size_t batch_bytes
     cdef size_t stream_above
     cdef size_t value_limit
@@ -166,7 +161,7 @@ cdef class ScanPipeline:
     cdef list errors
 
     def __cinit__(
-        self, int db=0, uint64_t cursor=0, *, str ttl="pexpiretime", access=None, int64_t clock_skew_ms=0,
+        self, int db=0, uint64_t cursor=0, *, str ttl="pexpiretime", access=None,
         size_t batch_bytes=1 << 20, size_t stream_above=4 << 20, size_t value_limit=512 << 20,
     ):
         self.input = InputBuffer()
@@ -176,7 +171,6 @@ cdef class ScanPipeline:
         self.ttl_command = {"pttl": TTL_PTTL, "pexpiretime": TTL_PEXPIRETIME}[ttl]
         self.access_command = {
             None: ACCESS_NONE, "idletime": ACCESS_IDLETIME, "freq": ACCESS_FREQ}[access]
-        self.clock_skew_ms = clock_skew_ms
         self.batch_bytes = batch_bytes
         self.stream_above = stream_above
         self.value_limit = value_limit
@@ -213,7 +207,7 @@ cdef class ScanPipeline:
     def request_values(self, uint64_t most):
         """TTL, access and DUMP requests for up to `most` of the queued keys, encoded.
 
-        Returns empty bytes when no key is queued.
+        Returns empty bytes when no key is queued, or too many requests are under way.
         """
         cdef uint64_t count = min(most, self.queued)
         cdef size_t head_bytes, size = 0, at = self.key_next, per_key
@@ -225,7 +219,7 @@ cdef class ScanPipeline:
         cdef const char *access_head = NULL
         cdef size_t ttl_bytes, access_bytes = 0, dump_bytes = 14
         cdef int commands = 2
-        if count == 0:
+        if count == 0 or self.asked_count >= ASKED_MOST - 1:
             return b""
         if self.ttl_command == TTL_PTTL:
             ttl_head, ttl_bytes = PTTL_HEAD, 14
@@ -236,6 +230,8 @@ cdef class ScanPipeline:
         elif self.access_command == ACCESS_FREQ:
             access_head, access_bytes, commands = FREQ_HEAD, 26, 3
         head_bytes = ttl_bytes + access_bytes + dump_bytes
+        if self.ttl_command == TTL_PTTL:
+            size += 14 * ((count + TIME_EVERY - 1) // TIME_EVERY)
         for i in range(count):
             memcpy(&n, self.keys + at, 4)
             # "$" + length + CRLF + key + CRLF, for each command
@@ -248,6 +244,8 @@ cdef class ScanPipeline:
             for i in range(count):
                 memcpy(&n, self.keys + at, 4)
                 key = self.keys + at + 4
+                if self.ttl_command == TTL_PTTL and i % TIME_EVERY == 0:
+                    out = put_literal(out, TIME_COMMAND, 14)
                 out = put_bulk(put_literal(out, ttl_head, ttl_bytes), key, n)
                 if access_head != NULL:
                     out = put_bulk(put_literal(out, access_head, access_bytes), key, n)
@@ -260,14 +258,10 @@ cdef class ScanPipeline:
         return result
 
     cdef int ask(self, AskedKind kind, uint64_t count) except -1:
-        cdef int last = (self.asked_head + self.asked_count - 1) % ASKED_MOST
-        if kind == ASKED_KEYS and self.asked_count and self.asked[last].kind == ASKED_KEYS:
-            self.asked[last].count += count
-            return 0
+        cdef int last = (self.asked_head + self.asked_count) % ASKED_MOST
         if self.asked_count == ASKED_MOST:
             raise ValueError("too many requests are under way")
-        last = (self.asked_head + self.asked_count) % ASKED_MOST
-        self.asked[last] = Asked(kind, count)
+        self.asked[last] = Asked(kind, count, count)
         self.asked_count += 1
         return 0
 
@@ -318,12 +312,10 @@ cdef class ScanPipeline:
         After an exception the pipeline is of no more use.
         """
         cdef ParseStop stop
-        cdef int64_t now
         self.input.commit(n)
-        now = engine_now_ms() + self.clock_skew_ms
         while True:
             with nogil:
-                stop = self.parse(now)
+                stop = self.parse()
             if stop == STOP_NEED_DATA:
                 return len(self.ready)
             if stop == STOP_BATCH_FULL:
@@ -431,8 +423,8 @@ cdef class ScanPipeline:
         self.key_head += 4 + n
         self.outstanding -= 1
         self.answered += 1
-        self.asked[self.asked_head].count -= 1
-        if self.asked[self.asked_head].count == 0:
+        self.asked[self.asked_head].left -= 1
+        if self.asked[self.asked_head].left == 0:
             self.asked_head = (self.asked_head + 1) % ASKED_MOST
             self.asked_count -= 1
         if self.marks_count and self.marks[self.marks_head].keys <= self.answered:
@@ -495,7 +487,7 @@ cdef class ScanPipeline:
         self.expected = expected
         return STOP_PROTOCOL
 
-    cdef ParseStop parse(self, int64_t now) noexcept nogil:
+    cdef ParseStop parse(self) noexcept nogil:
         """Read replies until the bytes run out or something has to be handed over."""
         cdef Input *input = self.bytes_in
         cdef const uint8_t *data = input.data
@@ -565,8 +557,12 @@ cdef class ScanPipeline:
                     return STOP_NEED_DATA
                 if self.asked_count == 0:
                     return self.wrong("nothing: no reply is owed")
-                self.state = (
-                    SCAN_ARRAY if self.asked[self.asked_head].kind == ASKED_SCAN else KEY_TTL)
+                if self.asked[self.asked_head].kind == ASKED_SCAN:
+                    self.state = SCAN_ARRAY
+                elif self.ttl_command == TTL_PTTL and self.time_is_due():
+                    self.state = KEY_TIME
+                else:
+                    self.state = KEY_TTL
             at = line_end(data, input.start, input.end)
             if at == -1:
                 return STOP_NEED_DATA
@@ -586,7 +582,7 @@ cdef class ScanPipeline:
                 if self.state == KEY_DUMP:
                     input.start = at + 2
                     return STOP_KEY_ERROR
-                if self.state == KEY_TTL:
+                if self.state == KEY_TTL or self.state == KEY_TIME:
                     # A value must not go over without its deadline: the scan ends here.
                     return STOP_SCAN_ERROR
                 return self.wrong("an array, a bulk or an integer")
@@ -600,11 +596,22 @@ cdef class ScanPipeline:
                 if number < 0:
                     self.expire_at = -1
                 elif self.ttl_command == TTL_PTTL:
-                    self.expire_at = now + number if number < INT64_MAX - now else INT64_MAX
+                    self.expire_at = INT64_MAX
+                    if number < INT64_MAX - self.source_ms:
+                        self.expire_at = self.source_ms + number
                 else:
                     self.expire_at = number
                 self.access = -1
                 self.state = KEY_DUMP if self.access_command == ACCESS_NONE else KEY_ACCESS
+            elif self.state == KEY_TIME:
+                if kind != 42 or number != 2:
+                    return self.wrong("an array of two, the reply to TIME")
+                at = self.read_time(at + 2)
+                if at == -1:
+                    return STOP_NEED_DATA
+                if at == -2:
+                    return self.wrong("seconds and microseconds, the reply to TIME")
+                self.state = KEY_TTL
             elif self.state == KEY_ACCESS:
                 if kind != 58 and not (kind == 36 and number == -1):
                     return self.wrong("an integer, the reply to OBJECT")
@@ -693,6 +700,37 @@ cdef class ScanPipeline:
                     self.page_ended()
                 continue
             input.start = at + 2
+
+    cdef inline bint time_is_due(self) noexcept nogil:
+        cdef Asked *run = &self.asked[self.asked_head]
+        return (run.count - run.left) % TIME_EVERY == 0
+
+    cdef int64_t read_time(self, size_t start) noexcept nogil:
+        """Read TIME's two bulks from `start`; index of their last CRLF, -1: not here yet, -2: bad.
+
+        They are read in one go: 40 bytes, and read again if a cut lies in them.
+        """
+        cdef const uint8_t *data = self.bytes_in.data
+        cdef int64_t numbers[2]
+        cdef int64_t at = 0, length
+        cdef int i
+        for i in range(2):
+            at = line_end(data, start, self.bytes_in.end)
+            if at < 0:
+                return at
+            if data[start] != 36 or not parse_decimal(data + start + 1, data + at, &length):
+                return -2
+            start = at + 2
+            at = line_end(data, start, self.bytes_in.end)
+            if at < 0:
+                return at
+            if at - <int64_t>start != length or length > 12:
+                return -2
+            if not parse_decimal(data + start, data + at, &numbers[i]) or numbers[i] < 0:
+                return -2
+            start = at + 2
+        self.source_ms = numbers[0] * 1000 + numbers[1] // 1000
+        return at
 
     cdef bint read_cursor(self, const uint8_t *p, size_t n) noexcept nogil:
         """Cursors are unsigned 64-bit numbers: `parse_decimal` is too narrow for them."""

@@ -8,7 +8,6 @@ followed. The source is only read.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from typing import cast
@@ -46,7 +45,6 @@ class ScanSource:
         self._databases: list[int] = []
         self._ttl = "pexpiretime"
         self._access: str | None = None
-        self._clock_skew_ms = 0
         self.info: ServerInfo = cast(ServerInfo, None)
 
     @property
@@ -89,7 +87,7 @@ class ScanSource:
             self._databases.insert(0, position.db)
 
     async def _choose_ttl_command(self, connection: Connection) -> None:
-        """PEXPIRETIME (7.0) gives the deadline itself; PTTL has to be anchored to a clock."""
+        """PEXPIRETIME (7.0) gives the deadline itself; PTTL is anchored to TIME."""
         try:
             await connection.call("PEXPIRETIME", "startmigration:no-such-key")
             self._ttl = "pexpiretime"
@@ -98,13 +96,6 @@ class ScanSource:
             if isinstance(exc, LinkError):
                 raise
         self._ttl = "pttl"
-        before = time.time()
-        clock = await connection.try_call("TIME")
-        after = time.time()
-        if clock is not None:
-            seconds, micros = (int(part) for part in cast(list[bytes], clock))
-            here = (before + after) / 2
-            self._clock_skew_ms = round((seconds + micros / 1e6 - here) * 1000)
 
     async def items(self) -> AsyncGenerator[Item, None]:
         """Every database in turn; each ends with a batch whose `last` is set."""
@@ -132,7 +123,6 @@ class ScanSource:
             cursor,
             ttl=self._ttl,
             access=self._access,
-            clock_skew_ms=self._clock_skew_ms,
             batch_bytes=self._settings.batch_bytes,
             stream_above=self._settings.stream_above,
             value_limit=self.bulk_limit,

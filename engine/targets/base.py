@@ -24,18 +24,20 @@ class Acknowledged:
     errors: tuple[tuple[int, str], ...]
 
 
-class StreamLost(Exception):
-    """The batch window cannot be sent again: a value that went through in pieces is part of it.
+class ReadAgain(Exception):
+    """The source has to be read again: from the acknowledged position, or from its start.
 
-    Raised by `send` and `drain`; the target has forgotten all that was not acknowledged, and the
-    source has to be read again from the acknowledged position. `reason` and `remedy` are for
-    people.
+    Raised by `send` and `drain` when the window cannot be sent again, because a value that went
+    through in pieces is part of it. With `from_start` what was acknowledged may be gone as well:
+    the server at the target's address is another process than before. Either way the target has
+    forgotten all that was not acknowledged. `reason` and `remedy` are for people.
     """
 
-    def __init__(self, reason: str, remedy: str = "") -> None:
+    def __init__(self, reason: str, remedy: str = "", *, from_start: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.remedy = remedy
+        self.from_start = from_start
 
 
 class Target(Protocol):
@@ -60,7 +62,7 @@ class Target(Protocol):
     async def send(self, item: RecordBatch | bytes) -> None:
         """Send a batch, or the next piece of the streamed one before it; waits for room.
 
-        Raises `StreamLost`, `TransferFailed` (with the reason), `AuthError`.
+        Raises `ReadAgain`, `TransferFailed` (with the reason), `AuthError`.
         """
         ...
 

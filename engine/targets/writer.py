@@ -19,7 +19,7 @@ from engine.model.backoff import Backoff
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo, footer_bounds, parse_info
 from engine.model.settings import TransferSettings
-from engine.targets.base import Acknowledged, StreamLost
+from engine.targets.base import Acknowledged, ReadAgain
 from engine.targets.retry import REFUSED_ALL, TRY_AGAIN
 from engine.targets.window import Result, Window
 from engine.wire.connection import Connection
@@ -135,7 +135,7 @@ class RestoreWriter:
             await self._connection.writable()
         except EngineError as exc:
             self._raise_failure()
-            raise StreamLost(exc.message) from None
+            raise ReadAgain(exc.message) from None
         # A refusal alone does not break the link: the value under way is sent to its end.
         self._connection.write(self._encoder.piece(piece))
 
@@ -233,7 +233,7 @@ class RestoreWriter:
         if self._window.streams or self._encoder.streaming:
             self.reset()
             self._trouble, self._refusal = reason, refusal
-            raise StreamLost(reason, remedy)
+            raise ReadAgain(reason, remedy)
         now = asyncio.get_running_loop().time()
         first = self._backoff.failed(now)
         if self._backoff.exhausted(now):
@@ -247,6 +247,7 @@ class RestoreWriter:
         if first:
             self.on_event(f"{reason}: trying again for {self._settings.retry_seconds:g} s")
         await asyncio.sleep(self._backoff.delay())
+        process = self.info.run_id
         # A role that moved is found by dialling again: the name may lead elsewhere by now.
         if connection.lost is not None or self._refusal in ("READONLY", "LOADING"):
             connection.close()
@@ -255,8 +256,12 @@ class RestoreWriter:
             except LinkError as exc:
                 self._trouble, self._refusal = exc.message, None
                 return
-            self._connection = connection
             self.reconnects += 1
+            self._connection = connection
+            if self.info.run_id != process:
+                # It may have come back empty, or be a replica that had not seen everything.
+                self.reset()
+                raise ReadAgain("the target was restarted or replaced", from_start=True)
             if self._db:
                 try:
                     await connection.call("SELECT", self._db)

@@ -18,7 +18,7 @@ from engine.model.backoff import Backoff
 from engine.model.position import ScanPosition
 from engine.model.settings import TransferSettings
 from engine.sources.base import Source
-from engine.targets.base import Acknowledged, StreamLost, Target
+from engine.targets.base import Acknowledged, ReadAgain, Target
 from engine.transfer.tally import Tally
 
 # Error replies of a source that pass by themselves.
@@ -81,9 +81,11 @@ class Copy:
                 await self._target.drain()
                 await self._settle_conflicts()
                 return
-            except StreamLost as exc:
+            except ReadAgain as exc:
                 # The source is in the middle of something that nobody takes any more.
                 fault, reason, remedy = "target", exc.reason, exc.remedy
+                if exc.from_start:
+                    self._start_anew()
             except (LinkError, ServerError) as exc:
                 if exc.fault != "source" or (
                     isinstance(exc, ServerError) and exc.code not in _SOURCE_TRY_AGAIN
@@ -122,8 +124,15 @@ class Copy:
                 self._target.reset()
             else:
                 await self._target.drain()
-        except StreamLost:
-            pass
+        except ReadAgain as exc:
+            if exc.from_start:
+                self._start_anew()
+
+    def _start_anew(self) -> None:
+        """What was acknowledged may be gone."""
+        self._on_event("the target was restarted or replaced: everything is copied anew")
+        self.position = None
+        self._tally.start_anew()
 
     def _acknowledged(self, acknowledged: Acknowledged) -> None:
         if self._settings.if_exists == "fail" and acknowledged.errors:

@@ -70,13 +70,26 @@ class Tally:
         )
         self._mark = (position, counts)
 
-    def checkpoint(self) -> Checkpoint | None:
-        """The last position marked, with the counters as they stood there."""
+    def start_anew(self) -> None:
+        """Forget everything: it is copied again from the start."""
+        self.keys_before = self.keys = self.bytes = self.skipped = self.vanished = 0
+        self.not_carried = []
+        self.not_carried_total = 0
+        self._beyond.clear()
+        self._rate.clear()
+        self._mark = None
+
+    def checkpoint(self, target_run_id: str) -> Checkpoint | None:
+        """The last position marked, with the counters as they stood then.
+
+        `target_run_id`: the process that acknowledged it.
+        """
         if self._mark is None:
             return None
         position, counts = self._mark
         return Checkpoint(
             position,
+            target_run_id,
             keys=counts.keys,
             bytes=counts.bytes,
             skipped=counts.skipped,

@@ -188,6 +188,11 @@ class Transfer:
             if position is not None and position.run_id != self._source.info.run_id:
                 self._on_event("the source was restarted: the checkpoint is void")
                 before = position = None
+            if before is not None and before.target_run_id != self._target.info.run_id:
+                self._on_event("the target was restarted or replaced: the checkpoint is void")
+                before = position = None
+                await self._source.close()
+                await self._source.open(None)
             self._tally = Tally(before)
             self._total_keys = self._source.total_keys
         # 2. Every key that SCAN names is acknowledged.
@@ -265,7 +270,7 @@ class Transfer:
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=_TICK_SECONDS)
-                checkpoint = self._tally.checkpoint()
+                checkpoint = self._tally.checkpoint(self._target.info.run_id)
                 if checkpoint is not None and checkpoint.position != saved:
                     # It was acknowledged before this line; the write may take its time.
                     await asyncio.to_thread(self._checkpoints.save, checkpoint)
@@ -279,7 +284,9 @@ class Transfer:
                     await task
 
     def _save_last(self, errors: list[str]) -> None:
-        checkpoint = self._tally.checkpoint()
+        if self._phase is Phase.CONNECT:
+            return
+        checkpoint = self._tally.checkpoint(self._target.info.run_id)
         if checkpoint is None:
             return
         try:

@@ -245,3 +245,59 @@ def test_what_was_not_carried_before_a_stop_is_reported_after_it(
     assert sorted(lost.key for lost in last.not_carried) == [f"long:{i}" for i in range(10)]
     # A page may end inside a batch: the rest of that batch is sent, and counted, again.
     assert 30_000 <= last.keys < 31_000
+
+
+def test_a_target_that_comes_back_empty(server_factory: ServerFactory) -> None:
+    """Without persistence a restart loses what was acknowledged: all of it is copied again."""
+    source, target = filled(server_factory, 6000)
+
+    async def restart(_: Transfer, run: Run) -> None:
+        await until(lambda: run.progress and run.progress[-1].keys > 500)
+        await asyncio.to_thread(target.kill)
+        await asyncio.to_thread(target.restart)
+
+    with Proxy(source.host, source.port) as slow:
+        slow.throttle(3_000_000)
+        result = transfer(slow, target, meanwhile=restart, **SMALL)
+    assert result.report.status == "done", result.report.errors
+    assert any("copied anew" in event for event in result.events)
+    assert_equal(source.url, target.url)
+
+
+def test_a_checkpoint_of_a_target_that_came_back_empty(server_factory: ServerFactory) -> None:
+    source, target = filled(server_factory, 6000)
+    checkpoint = MemoryCheckpoint()
+
+    async def stop(work: Transfer, run: Run) -> None:
+        await until(lambda: run.progress and run.progress[-1].keys > 500)
+        work.stop()
+
+    with Proxy(source.host, source.port) as slow:
+        slow.throttle(3_000_000)
+        result = transfer(slow, target, checkpoints=checkpoint, meanwhile=stop, **SMALL)
+    assert result.report.status == "stopped"
+    target.kill()
+    target.restart()
+    result = transfer(source, target, checkpoints=checkpoint, **SMALL)
+    assert result.report.status == "done", result.report.errors
+    assert any("checkpoint is void" in event for event in result.events)
+    assert_equal(source.url, target.url)
+
+
+def test_a_source_that_comes_back_with_its_data(server_factory: ServerFactory) -> None:
+    """Another process has another hash seed: its cursors are not those of the one before."""
+    source, target = filled(server_factory, 6000)
+    source.client().config_set("dir", str(source.folder))
+    source.client().save()
+
+    async def restart(_: Transfer, run: Run) -> None:
+        await until(lambda: run.progress and run.progress[-1].keys > 500)
+        await asyncio.to_thread(source.kill)
+        await asyncio.to_thread(source.restart)
+
+    with Proxy(source.host, source.port) as slow:
+        slow.throttle(3_000_000)
+        result = transfer(slow, target, meanwhile=restart, **SMALL)
+    assert result.report.status == "done", result.report.errors
+    assert any("source was restarted" in event for event in result.events)
+    assert_equal(source.url, target.url)

@@ -244,7 +244,7 @@ def test_a_checkpoint_of_another_process_is_void(server_factory: ServerFactory) 
     source, target = server_factory(), server_factory()
     source.client().mset({f"k{i}": i for i in range(200)})
     checkpoint = MemoryCheckpoint()
-    checkpoint.save(Checkpoint(ScanPosition("0" * 40, 0, 12345, (1, 2)), keys=999))
+    checkpoint.save(Checkpoint(ScanPosition("0" * 40, 0, 12345, (1, 2)), "t", keys=999))
     result = transfer(source, target, checkpoints=checkpoint)
     assert result.report.keys == 200
     assert any("checkpoint is void" in event for event in result.events)

@@ -89,6 +89,7 @@ def test_json_and_back() -> None:
         ScanPosition("r" * 40, 3, 2**64 - 1, (0, 1)),
         Checkpoint(
             ScanPosition("r", 0, 0),
+            "t",
             keys=1,
             not_carried=(NotCarried(0, "k", "why"),),
             beyond=(("why", 3),),

@@ -209,17 +209,46 @@ def test_a_key_made_anew_between_ttl_and_dump_is_asked_for_again():
     assert batch.vanished == 0
 
 
-def test_pttl_is_anchored_to_the_clock():
-    import time
-
-    pipeline = ScanPipeline(0, ttl="pttl", clock_skew_ms=-5_000)
+@pytest.mark.parametrize("size", [1, 5, 10_000])
+@pytest.mark.parametrize("slices", [[100], [1] * 100, [15, 1, 16, 17, 51]])
+def test_pttl_is_anchored_to_the_source_s_clock(size: int, slices: list[int]) -> None:
+    """A TIME goes first in each request, and before every 16th key of it."""
+    pipeline = ScanPipeline(0, ttl="pttl")
     pipeline.request_scan(10)
-    feed(pipeline, reference.scan_reply(0, [b"a"]))
-    assert b"PTTL" in pipeline.request_values(10)
-    feed(pipeline, reference.value_replies(Key(b"a", 60_000, reference.payload(b"\0\1x"))))
+    names = [b"k%d" % i for i in range(100)]
+    feed(pipeline, reference.scan_reply(0, names), [size])
+    payload = reference.payload(b"\0\1x")
+    number = 0
+    deadlines = []
+    for count in slices:
+        expected = replies = b""
+        for i in range(count):
+            if i % 16 == 0:
+                expected += reference.command(b"TIME")
+                now = 1_900_000_000 + number
+                replies += b"*2\r\n" + reference.bulk(b"%d" % now) + reference.bulk(b"7999")
+            expected += reference.command(b"PTTL", names[number])
+            expected += reference.command(b"DUMP", names[number])
+            replies += reference.value_replies(Key(names[number], 50, payload))
+            deadlines.append(now * 1000 + 57)
+            number += 1
+        assert pipeline.request_values(count) == expected
+        feed(pipeline, replies, [size])
     pipeline.flush(last=True)
     (batch,) = pipeline.take()
-    assert abs(batch.expire_at(0) - (time.time() * 1000 + 55_000)) < 2_000
+    assert [batch.expire_at(i) for i in range(100)] == deadlines
+
+
+@pytest.mark.parametrize(
+    "reply", [b"*1\r\n", b"*2\r\n:1\r\n", b"*2\r\n$1\r\nx\r\n", b"*2\r\n$2\r\n1\r\n", b"+OK\r\n"]
+)
+def test_a_reply_that_is_none_to_time(reply: bytes) -> None:
+    pipeline = ScanPipeline(0, ttl="pttl")
+    pipeline.request_scan(10)
+    feed(pipeline, reference.scan_reply(0, [b"a"]))
+    pipeline.request_values(1)
+    with pytest.raises(ProtocolError):
+        feed(pipeline, reply, [1])
 
 
 def test_a_value_over_the_limit_is_named_and_read_to_nothing():
@@ -383,3 +412,19 @@ def test_records_are_bounded():
     for index in (-1, 1, 1 << 40):
         with pytest.raises(IndexError):
             batch.key(index)
+
+
+def test_requests_under_way_are_bounded_and_scan_finds_a_place() -> None:
+    pipeline = ScanPipeline(0)
+    pipeline.request_scan(10)
+    feed(pipeline, reference.scan_reply(9, [b"k%d" % i for i in range(100)]))
+    runs = 0
+    while pipeline.request_values(1):
+        runs += 1
+    assert runs == 63
+    pipeline.request_scan(10)
+    payload = reference.payload(b"\0\1x")
+    for i in range(runs):
+        feed(pipeline, reference.value_replies(Key(b"k%d" % i, -1, payload)))
+    feed(pipeline, reference.scan_reply(0, []))
+    assert pipeline.request_values(100).count(b"DUMP") == 100 - runs
