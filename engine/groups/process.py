@@ -4,6 +4,10 @@ A pid alone says little: it is used again. So a claim holds the process's start 
 (clock ticks since boot, /proc/<pid>/stat field 22, see proc(5)), and the boot and pid namespace
 within which both mean something. A process of another boot or namespace (another machine or
 container on the same state) cannot be looked up; its heartbeat speaks for it.
+
+A process that exists but has not shown a heartbeat for long is no worker any more either: it lost
+the state, gave up, and lives on as the service that it is part of. (If it was only suspended, its
+next write finds the claim gone; see `claimed`.)
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# A worker beats each second, and gives up after 10 s of not getting through (fleet.bookkeeper).
+# Seconds. A worker beats each second, and has given up long before (fleet.bookkeeper).
 HEARTBEAT_LOST = 30.0
 _ENDED = frozenset("ZXx")
 
@@ -40,9 +44,11 @@ class ProcessId:
         return cls(pid, _start_ticks(pid) or 0, _where(), socket.gethostname())
 
     def alive(self, heartbeat_age: float) -> bool:
-        """Whether the process lives; `heartbeat_age` (seconds) decides where /proc cannot."""
+        """Whether the process lives and works; `heartbeat_age` is seconds."""
+        if heartbeat_age >= HEARTBEAT_LOST:
+            return False
         if self.where != _where():
-            return heartbeat_age < HEARTBEAT_LOST
+            return True
         return self.started != 0 and _start_ticks(self.pid) == self.started
 
     def to_dict(self) -> dict[str, Any]:

@@ -126,10 +126,16 @@ class Registry:
     # --- Migrations ---
 
     def begin_migration(
-        self, group_id: str, sources: Sequence[Endpoint], settings: TransferSettings
+        self,
+        group_id: str,
+        sources: Sequence[Endpoint],
+        settings: TransferSettings,
+        *,
+        process: ProcessId | None = None,
     ) -> TransferRecord:
         """Take the group from available to migrating, with a new transfer: of two processes that
-        try, one does. Raises the faults of `Operation.START`."""
+        try, one does. `process` is the one that is going to claim it, if that is known already.
+        Raises the faults of `Operation.START`."""
         with self.store.write() as connection:
             group = group_by_id(connection, group_id, lock=True)
             status = check(Operation.START, group_id, group.status)
@@ -144,6 +150,7 @@ class Registry:
                     "source_urls": [source.url for source in sources],
                     "target_url": group.primary_url,
                     "settings": settings.to_dict(),
+                    "process": None if process is None else process.to_dict(),
                     "heartbeat_at": now,
                     "changed_at": now,
                     "created_at": now,
@@ -155,8 +162,11 @@ class Registry:
             write_event(connection, group_id, f"migration from {named} started")
             return transfer_of(row)
 
-    def resume_migration(self, group_id: str) -> TransferRecord:
-        """Make the transfer of a stopped or dead worker ready for a new one.
+    def resume_migration(
+        self, group_id: str, *, process: ProcessId | None = None
+    ) -> TransferRecord:
+        """Make the transfer of a stopped or dead worker ready for a new one (`process`, if that is
+        known already).
 
         Raises the faults of `Operation.RESUME`, and `ReplicationGroupAlreadyUnderMigrationFault`
         while a living worker has it.
@@ -174,7 +184,8 @@ class Registry:
                 status=move(transfer.status, TransferStatus.PENDING),
                 # The dead worker's last word on being ready is not the new one's.
                 progress=None,
-                process=None,
+                process=None if process is None else process.to_dict(),
+                heartbeat_at=time.time(),
                 request=Request.NONE,
                 refusal="",
             )

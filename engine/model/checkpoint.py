@@ -15,9 +15,11 @@ class Checkpoint:
 
     A position lies between two pages of SCAN, the counters between two batches: some keys behind
     the position may be in the counters already, and are counted again by a run that goes on.
+
     It is void when the target's `run_id` is another one: what was acknowledged may be gone with the
-    process that did. The names of the keys that were not carried are part of it: a run that goes on reports those of
-    the runs before it. `beyond` counts, by reason, those that were too many to be named.
+    process that did. The names of the keys that were not carried are part of it, so that a run that
+    goes on reports those of the runs before it; `beyond` counts, by reason, those that were too
+    many to be named.
     """
 
     position: ScanPosition

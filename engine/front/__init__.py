@@ -1,0 +1,1 @@
+"""The thin front: ElastiCache's operations on our groups. Rank 6."""

@@ -1,0 +1,204 @@
+"""The library's face: ElastiCache's operations, and ours beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.front import one_go, operations, waiting
+from engine.front.house import House
+from engine.model.credentials import Credentials
+from engine.model.endpoint import Endpoint
+from engine.model.progress import Progress
+from engine.model.report import Report
+from engine.model.settings import TransferSettings
+
+if TYPE_CHECKING:
+    from engine.front.blocking import BlockingEngine
+
+CustomerNodeEndpointList = Sequence[Endpoint | Mapping[str, Any]]
+
+
+class Engine:
+    """Groups and migrations of one state; any number of these may be open at once.
+
+    Responses are dicts with the members of ElastiCache's service model; a group under migration
+    has our `Migration` beside them (`front.shapes`). Faults are those of the model too
+    (`engine.errors`); every method also raises `StateError` when the state cannot be used, and
+    `UsageError` for a configuration that is wrong.
+    """
+
+    def __init__(self, state: str | None = None, *, credentials: Credentials | None = None) -> None:
+        """`state` is a URL (sqlite:///…, postgresql://…) or a file's path; None means
+        STARTMIGRATION_STATE or the user's folder for state. `credentials` replace those of the
+        environment and the configuration. Nothing is opened yet.
+        """
+        self._house = House(state, credentials)
+
+    @property
+    def sync(self) -> BlockingEngine:
+        """The same operations for code without an event loop."""
+        from engine.front.blocking import BlockingEngine
+
+        return BlockingEngine(self)
+
+    def close(self) -> None:
+        """Close the state's connections (it is opened again when needed)."""
+        self._house.close()
+
+    async def register_replication_group(
+        self,
+        replication_group_id: str,
+        primary_endpoint: str | Endpoint,
+        *,
+        description: str = "",
+        cluster_enabled: bool = False,
+    ) -> dict[str, Any]:
+        """Name a target deployment by its primary (a URL without a password: it is stored).
+
+        Returns {"ReplicationGroup"}. Raises `InvalidParameterValueException`,
+        `ReplicationGroupAlreadyExistsFault`.
+        """
+        return await operations.register(
+            self._house, replication_group_id, primary_endpoint, description, cluster_enabled
+        )
+
+    async def test_migration(
+        self,
+        replication_group_id: str,
+        customer_node_endpoint_list: CustomerNodeEndpointList,
+        *,
+        settings: TransferSettings | None = None,
+    ) -> dict[str, Any]:
+        """Check whether a migration could start; move nothing.
+
+        Returns {"ReplicationGroup", "Checks": [{name, outcome, figure, remedy}]}. Failed checks
+        raise `PreflightFault`, an InvalidParameterValue with all of the checks in `checks`; and
+        the faults of `start_migration`.
+        """
+        return await operations.test(
+            self._house, replication_group_id, customer_node_endpoint_list, settings
+        )
+
+    async def start_migration(
+        self,
+        replication_group_id: str,
+        customer_node_endpoint_list: CustomerNodeEndpointList,
+        *,
+        settings: TransferSettings | None = None,
+    ) -> dict[str, Any]:
+        """Start a worker process that migrates the source into the group; return at once.
+
+        An endpoint is {"Address", "Port"}, or an `Endpoint` without a password. Returns
+        {"ReplicationGroup"}, migrating. Raises `ReplicationGroupNotFoundFault`,
+        `ReplicationGroupAlreadyUnderMigrationFault`, `InvalidReplicationGroupStateFault`,
+        `InvalidParameterValueException`, `InvalidParameterCombinationException`.
+        """
+        return await operations.start(
+            self._house, replication_group_id, customer_node_endpoint_list, settings
+        )
+
+    async def complete_migration(
+        self, replication_group_id: str, *, force: bool = False
+    ) -> dict[str, Any]:
+        """Ask the worker to cut over; return at once (`wait` waits for it).
+
+        Refused with `InvalidReplicationGroupStateFault` while `Migration.CanComplete` is not true:
+        the group stays migrating, and an event says why. `force` ends the migration as it is,
+        without the check, with or without a worker. Returns {"ReplicationGroup"}. Raises
+        `ReplicationGroupNotFoundFault`, `ReplicationGroupNotUnderMigrationFault` too.
+        """
+        return await operations.complete(self._house, replication_group_id, force)
+
+    async def resume_migration(self, replication_group_id: str) -> dict[str, Any]:
+        """Start a new worker for a migration that was stopped or whose worker died; it goes on
+        from the checkpoint.
+
+        Returns {"ReplicationGroup"}. Raises `ReplicationGroupNotFoundFault`,
+        `ReplicationGroupNotUnderMigrationFault`, and `ReplicationGroupAlreadyUnderMigrationFault`
+        while a worker lives.
+        """
+        return await operations.resume(self._house, replication_group_id)
+
+    async def describe_replication_groups(
+        self,
+        replication_group_id: str | None = None,
+        *,
+        max_records: int = 100,
+        marker: str | None = None,
+    ) -> dict[str, Any]:
+        """Describe one group, or a page of all of them (`max_records` 20 to 100).
+
+        Returns {"ReplicationGroups": […]}, with a "Marker" for the next page if there is one.
+        Raises `ReplicationGroupNotFoundFault`, `InvalidParameterValueException`.
+        """
+        return await operations.describe(self._house, replication_group_id, max_records, marker)
+
+    async def describe_events(self, replication_group_id: str | None = None) -> dict[str, Any]:
+        """What happened in the last 14 days to one group, or to all of them, oldest first (the
+        newest 1,000).
+
+        Returns {"Events": [{SourceIdentifier, SourceType, Message, Date}]}.
+        """
+        return await operations.describe_events(self._house, replication_group_id)
+
+    async def delete_replication_group(self, replication_group_id: str) -> dict[str, Any]:
+        """Forget a group. Its servers are not touched, its events stay.
+
+        Returns {"ReplicationGroup"}, as it was. Raises `ReplicationGroupNotFoundFault`,
+        `InvalidReplicationGroupStateFault` while it is under migration.
+        """
+        return await operations.delete(self._house, replication_group_id)
+
+    async def wait(
+        self,
+        replication_group_id: str,
+        *,
+        until: waiting.Until,
+        on_progress: Callable[[Progress], None] | None = None,
+        poll: float = 0.2,
+        timeout: float | None = None,
+    ) -> Progress | Report:
+        """Wait until the migration is "copied" (returns its `Progress`) or the group is
+        "available" again (returns the `Report`, status "done", or "stopped" when it was ended by
+        force). `poll` and `timeout` are seconds.
+
+        An end before "copied" returns the `Report` as well. Raises `MigrationFailed` (a
+        `TransferFailed` with the `report`) for a failed migration, `TransferFailed` when the
+        worker is gone or the cut-over was refused, `Interrupted` when it was stopped,
+        `EngineError` after `timeout`, `ReplicationGroupNotUnderMigrationFault` if there never was
+        one.
+        """
+        return await waiting.wait(
+            self._house, replication_group_id, until, on_progress, poll, timeout
+        )
+
+    async def migrate(
+        self,
+        source: Endpoint,
+        target: Endpoint,
+        *,
+        settings: TransferSettings | None = None,
+        replication_group_id: str | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_event: Callable[[str], None] | None = None,
+        on_checks: Callable[[one_go.Checks], None] | None = None,
+    ) -> Report:
+        """Register, test, start and complete in one go, in this process.
+
+        Passwords in the endpoints are used here and never stored. A migration that an earlier call
+        with the same source and settings left unfinished is resumed, without a test. A failed one
+        is in the report. Raises `PreflightFault`, `Interrupted` (when cancelled or stopped; it can
+        be resumed), `ReplicationGroupAlreadyUnderMigrationFault` while another process has it,
+        `InvalidReplicationGroupStateFault` if one from elsewhere was left unfinished.
+        """
+        return await one_go.migrate(
+            self._house,
+            source,
+            target,
+            settings or TransferSettings(),
+            replication_group_id,
+            on_progress,
+            on_event,
+            on_checks,
+        )

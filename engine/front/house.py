@@ -1,0 +1,73 @@
+"""What the operations work with: the state and the credentials, opened when first needed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from engine.model.credentials import Credentials
+
+if TYPE_CHECKING:
+    from engine.groups.records import GroupRecord, TransferRecord
+    from engine.groups.registry import Registry
+
+T = TypeVar("T")
+
+
+class House:
+    """One state and one set of credentials."""
+
+    def __init__(self, state: str | None, credentials: Credentials | None) -> None:
+        self._state = state
+        self.given_credentials = credentials
+        self._loaded: Credentials | None = None
+        self._registry: Registry | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def credentials(self) -> Credentials:
+        """Those given, else those of the environment and the configuration.
+
+        Raises `UsageError`.
+        """
+        if self.given_credentials is not None:
+            return self.given_credentials
+        if self._loaded is None:
+            self._loaded = Credentials.load()
+        return self._loaded
+
+    @property
+    def registry(self) -> Registry:
+        """The state, opened on first use. Blocks for some ms then. Raises `StateError`."""
+        # SQLAlchemy takes longer to import than most commands take to run.
+        from engine.groups.registry import Registry
+
+        with self._lock:
+            if self._registry is None:
+                self._registry = Registry(self._state)
+            return self._registry
+
+    async def state(self, ask: Callable[[Registry], T]) -> T:
+        """`ask` the state, on a thread: it takes less than a millisecond, unless another process
+        holds the lock or the disk is slow, and then the loop is not to stand still."""
+        return await asyncio.to_thread(lambda: ask(self.registry))
+
+    def shape(self, group: GroupRecord, transfer: TransferRecord | None) -> dict[str, Any]:
+        """A `ReplicationGroup`."""
+        from engine.front import shapes
+
+        return shapes.replication_group(group, transfer, self.credentials)
+
+    async def answer(self, group_id: str) -> dict[str, Any]:
+        """The usual answer of an operation: the `ReplicationGroup` as it is now."""
+        group, transfer = await self.state(lambda registry: registry.get(group_id))
+        return {"ReplicationGroup": self.shape(group, transfer)}
+
+    def close(self) -> None:
+        """Close the state; it is opened again when needed."""
+        with self._lock:
+            if self._registry is not None:
+                self._registry.store.close()
+                self._registry = None

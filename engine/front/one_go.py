@@ -1,0 +1,125 @@
+"""Register, test, start and complete in one go, in the calling process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import (
+    InvalidParameterValueException,
+    InvalidReplicationGroupStateFault,
+    ReplicationGroupAlreadyExistsFault,
+    ReplicationGroupAlreadyUnderMigrationFault,
+    ReplicationGroupNotFoundFault,
+    UsageError,
+)
+from engine.front import operations, validate
+from engine.front.faults import PreflightFault
+from engine.groups.process import ProcessId
+from engine.groups.states import GroupStatus
+from engine.model.endpoint import Endpoint
+from engine.model.progress import Progress
+from engine.model.report import Report
+from engine.model.settings import TransferSettings
+
+if TYPE_CHECKING:
+    from engine.front.house import House
+    from engine.groups.records import GroupRecord, TransferRecord
+
+Checks = Sequence[dict[str, Any]]
+
+
+def default_id(target: Endpoint) -> str:
+    """The group of a target that was given no name: the same one for the same address."""
+    digest = hashlib.sha256(target.address.lower().encode()).hexdigest()
+    return f"migrate-{digest[:12]}"
+
+
+async def migrate(
+    house: House,
+    source: Endpoint,
+    target: Endpoint,
+    settings: TransferSettings,
+    group_id: str | None,
+    on_progress: Callable[[Progress], None] | None,
+    on_event: Callable[[str], None] | None,
+    on_checks: Callable[[Checks], None] | None,
+) -> Report:
+    """Move `source` into `target`. See `Engine.migrate`."""
+    # 1. The target's group, registered unless it is.
+    name = default_id(target) if group_id is None else validate.identifier(group_id)
+    group, transfer = await _group(house, name, target)
+    await operations.distinct([source], group)
+    # 2. A new migration, after a test; or the one that an earlier run left.
+    if group.status == GroupStatus.MIGRATING and transfer is not None:
+        await _take_up(house, transfer, source, settings)
+    else:
+        try:
+            checks = await operations.preflight(house, source, target, settings)
+        except PreflightFault as fault:
+            if on_checks is not None:
+                on_checks(fault.checks)
+            raise
+        if on_checks is not None:
+            on_checks(checks)
+        # Named as this process's from the first moment: should it end here, that can be seen.
+        await house.state(
+            lambda registry: registry.begin_migration(
+                name, [source], settings, process=ProcessId.here()
+            )
+        )
+    # 3. Run it here, cut-over included.
+    from engine.fleet.here import run_here
+
+    apply = house.credentials.apply
+    return await run_here(
+        house.registry,
+        name,
+        apply(source),
+        apply(target),
+        on_progress=on_progress,
+        on_event=on_event,
+    )
+
+
+async def _group(
+    house: House, name: str, target: Endpoint
+) -> tuple[GroupRecord, TransferRecord | None]:
+    try:
+        group, transfer = await house.state(lambda registry: registry.get(name))
+    except ReplicationGroupNotFoundFault:
+        try:
+            return await house.state(lambda registry: registry.register(name, target)), None
+        except ReplicationGroupAlreadyExistsFault:
+            # Another process was faster; what it registered is judged like any other.
+            group, transfer = await house.state(lambda registry: registry.get(name))
+    if group.primary.address.lower() != target.address.lower():
+        raise InvalidParameterValueException(
+            f"replication group {name} is {group.primary.address}, not {target.address}.",
+            remedy="Name another group with --replication-group-id.",
+        )
+    return group, transfer
+
+
+async def _take_up(
+    house: House, transfer: TransferRecord, source: Endpoint, settings: TransferSettings
+) -> None:
+    name = transfer.group_id
+    if transfer.held():
+        who = f" by process {transfer.process.pid}" if transfer.process is not None else ""
+        raise ReplicationGroupAlreadyUnderMigrationFault(
+            f"replication group {name} is already under migration{who}."
+        )
+    try:
+        same = transfer.settings == settings
+    except UsageError:
+        same = False
+    if not same or transfer.source.address.lower() != source.address.lower():
+        raise InvalidReplicationGroupStateFault(
+            f"replication group {name} was left under migration from {transfer.source.address}, "
+            "with another source or other settings than these.",
+            remedy="Resume it with what it was started with, or with resume-migration; or end it "
+            f"with complete-migration --force (--replication-group-id {name}).",
+        )
+    await house.state(lambda registry: registry.resume_migration(name, process=ProcessId.here()))

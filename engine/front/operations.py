@@ -1,0 +1,203 @@
+"""The operations: first validation, then the state, then the fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from engine import fleet
+from engine.errors import EngineError, InvalidReplicationGroupStateFault
+from engine.front import shapes, validate
+from engine.front.faults import PreflightFault
+from engine.front.resolve import resolve
+from engine.groups.states import Operation, Request, check
+from engine.model.endpoint import Endpoint
+from engine.model.progress import Phase
+from engine.model.report import Report
+from engine.model.settings import TransferSettings
+
+if TYPE_CHECKING:
+    from engine.front.house import House
+    from engine.groups.records import GroupRecord, TransferRecord
+    from engine.groups.registry import Registry
+
+
+async def register(
+    house: House, group_id: str, primary: object, description: str, cluster_enabled: bool
+) -> dict[str, Any]:
+    """RegisterReplicationGroup (ours)."""
+    group_id = validate.identifier(group_id)
+    target = validate.primary_endpoint(primary)
+    group = await house.state(
+        lambda registry: registry.register(
+            group_id, target, description=description, cluster_enabled=cluster_enabled
+        )
+    )
+    return {"ReplicationGroup": house.shape(group, None)}
+
+
+async def test(
+    house: House, group_id: str, endpoints: object, settings: TransferSettings | None
+) -> dict[str, Any]:
+    """TestMigration."""
+    group, sources = await _asked(house, Operation.TEST, group_id, endpoints)
+    checks = await preflight(house, sources[0], group.primary, settings or TransferSettings())
+    return {**await house.answer(group.id), "Checks": checks}
+
+
+async def start(
+    house: House, group_id: str, endpoints: object, settings: TransferSettings | None
+) -> dict[str, Any]:
+    """StartMigration."""
+    group, sources = await _asked(house, Operation.START, group_id, endpoints)
+    transfer = await house.state(
+        lambda registry: registry.begin_migration(group.id, sources, settings or TransferSettings())
+    )
+    await house.state(lambda registry: _launch(house, registry, transfer))
+    return await house.answer(group.id)
+
+
+async def resume(house: House, group_id: str) -> dict[str, Any]:
+    """ResumeMigration (ours): a new worker goes on from the checkpoint."""
+    group_id = validate.identifier(group_id)
+    transfer = await house.state(lambda registry: registry.resume_migration(group_id))
+    await house.state(lambda registry: _launch(house, registry, transfer))
+    return await house.answer(group_id)
+
+
+async def complete(house: House, group_id: str, force: bool) -> dict[str, Any]:
+    """CompleteMigration."""
+    group_id = validate.identifier(group_id)
+    _reap()
+    group, transfer = await house.state(lambda registry: registry.get(group_id))
+    check(Operation.COMPLETE, group_id, group.status)
+    assert transfer is not None
+    if force:
+        await _force(house, transfer)
+    elif (refusal := _not_ready(transfer)) is not None:
+        message = f"cannot complete the migration of {group_id}: {refusal}"
+        await house.state(
+            lambda registry: registry.add_event(group_id, f"completion refused: {refusal}")
+        )
+        raise InvalidReplicationGroupStateFault(message)
+    else:
+        await house.state(lambda registry: registry.request(group_id, Request.COMPLETE))
+    return await house.answer(group_id)
+
+
+async def describe(
+    house: House, group_id: str | None, max_records: int, marker: str | None
+) -> dict[str, Any]:
+    """DescribeReplicationGroups."""
+    limit, after = validate.page(max_records, marker)
+    _reap()
+    if group_id is not None:
+        name = validate.identifier(group_id)
+        answer = await house.answer(name)
+        return {"ReplicationGroups": [answer["ReplicationGroup"]]}
+    found, more = await house.state(lambda registry: registry.list(after=after or "", limit=limit))
+    response: dict[str, Any] = {
+        "ReplicationGroups": [house.shape(group, transfer) for group, transfer in found]
+    }
+    if more is not None:
+        response["Marker"] = more
+    return response
+
+
+async def describe_events(house: House, group_id: str | None) -> dict[str, Any]:
+    """DescribeEvents."""
+    name = None if group_id is None else validate.identifier(group_id)
+    return shapes.events(await house.state(lambda registry: registry.list_events(name)))
+
+
+async def delete(house: House, group_id: str) -> dict[str, Any]:
+    """DeleteReplicationGroup. Our record of it: the servers stay."""
+    group_id = validate.identifier(group_id)
+    group = await house.state(lambda registry: registry.delete(group_id))
+    return {"ReplicationGroup": house.shape(group, None)}
+
+
+async def preflight(
+    house: House, source: Endpoint, target: Endpoint, settings: TransferSettings
+) -> list[dict[str, Any]]:
+    """The preflight's checks as dicts; raises `PreflightFault` if one failed."""
+    apply = house.credentials.apply
+    found = await fleet.preflight(apply(source), apply(target), settings)
+    checks = [asdict(check) for check in found.checks]
+    if not found.ok:
+        failed = "; ".join(
+            f"{check.name}: {check.figure}{f' → {check.remedy}' if check.remedy else ''}"
+            for check in found.failures
+        )
+        raise PreflightFault(f"the migration cannot start: {failed}", checks)
+    return checks
+
+
+async def distinct(sources: Sequence[Endpoint], group: GroupRecord) -> None:
+    """Raise `InvalidParameterValue` if a source is a member of the target."""
+    members = [group.primary]
+    # By name first: it costs nothing.
+    validate.not_the_target(sources, members, {})
+    validate.not_the_target(sources, members, await resolve([*sources, *members]))
+
+
+async def _asked(
+    house: House, operation: Operation, group_id: str, endpoints: object
+) -> tuple[GroupRecord, tuple[Endpoint, ...]]:
+    """What Test and Start have in common: the group, in a fitting state, and valid sources."""
+    group_id = validate.identifier(group_id)
+    group, _ = await house.state(lambda registry: registry.get(group_id))
+    sources = validate.node_endpoints(endpoints, cluster_enabled=group.cluster_enabled)
+    await distinct(sources, group)
+    check(operation, group_id, group.status)
+    return group, sources
+
+
+def _launch(house: House, registry: Registry, transfer: TransferRecord) -> None:
+    from engine.fleet import local
+
+    try:
+        pid = local.launch(registry, transfer.group_id, credentials=house.given_credentials)
+    except EngineError as error:
+        report = Report(status="failed", errors=(error.message,))
+        registry.fail_start(transfer, report, f"migration failed: {error.message}")
+        raise
+    registry.note_launch(transfer, local.worker_process(pid))
+
+
+def _not_ready(transfer: TransferRecord) -> str | None:
+    """Why a migration cannot be completed now, None if it can."""
+    if not transfer.held():
+        return shapes.reason(transfer)
+    progress = transfer.progress
+    if progress.can_complete:
+        return None
+    if progress.phase is Phase.CUT_OVER:
+        return "a cut-over is under way"
+    return (
+        f"not everything is copied yet ({progress.phase}, {progress.keys:,} of about "
+        f"{progress.total_keys:,} keys)"
+    )
+
+
+async def _force(house: House, transfer: TransferRecord) -> None:
+    group_id, progress = transfer.group_id, transfer.progress
+    # 1. Without a worker we end it ourselves. What the last worker wrote last is what we know.
+    message = (
+        "ended by force, without a worker and without the check, after "
+        f"{progress.keys:,} of about {progress.total_keys:,} keys"
+    )
+    report = Report(status="stopped", keys=progress.keys, bytes=progress.bytes, errors=(message,))
+    ended = await house.state(
+        lambda registry: registry.end_without_worker(group_id, report, f"migration {message}")
+    )
+    # 2. Else the worker does.
+    if not ended:
+        await house.state(lambda registry: registry.request(group_id, Request.FORCE))
+
+
+def _reap() -> None:
+    from engine.fleet import local
+
+    local.reap()

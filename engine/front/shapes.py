@@ -1,0 +1,126 @@
+"""Responses: the service model's shapes (botocore's `elasticache`, 2015-02-02), and `Migration`.
+
+Members have the model's names and types (a timestamp is an aware `datetime`), and stand only where
+we know them to be true: no ARN, no node type. `Migration` is ours, and stands in a group that is
+under migration; what came of a migration afterwards is in the events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from engine.groups.records import EventRecord, GroupRecord, TransferRecord
+from engine.groups.states import GroupStatus, TransferStatus
+from engine.model.credentials import Credentials
+from engine.model.endpoint import Endpoint
+
+# A group with one shard: the id that ElastiCache gives it, and its first node's.
+SHARD = "0001"
+NODE = "0001"
+
+
+def replication_group(
+    group: GroupRecord, transfer: TransferRecord | None, credentials: Credentials
+) -> dict[str, Any]:
+    """A `ReplicationGroup`, as known to us with these credentials."""
+    primary = group.primary
+    entry = credentials.find(primary)
+    tls = primary.unix_path is None and (
+        primary.tls is not None or (entry is not None and entry.tls_for(None) is not None)
+    )
+    member = f"{group.id}-001"
+    shape: dict[str, Any] = {
+        "ReplicationGroupId": group.id,
+        "Description": group.description,
+        "Status": group.status,
+        "MemberClusters": [member],
+        "NodeGroups": [
+            {
+                "NodeGroupId": SHARD,
+                "Status": group.status,
+                "PrimaryEndpoint": endpoint(primary),
+                "NodeGroupMembers": [
+                    {
+                        "CacheClusterId": member,
+                        "CacheNodeId": NODE,
+                        "ReadEndpoint": endpoint(primary),
+                        "CurrentRole": "primary",
+                    }
+                ],
+            }
+        ],
+        "ClusterEnabled": group.cluster_enabled,
+        "AuthTokenEnabled": entry is not None and entry.has_password,
+        "TransitEncryptionEnabled": tls,
+        "ReplicationGroupCreateTime": timestamp(group.created_at),
+    }
+    if group.status == GroupStatus.MIGRATING and transfer is not None:
+        shape["Migration"] = migration(transfer)
+    return shape
+
+
+def migration(transfer: TransferRecord) -> dict[str, Any]:
+    """Our `Migration`: always all of its members, None where a figure is not known (yet).
+
+    Bytes are value bytes acknowledged by the target; the lag is None where nothing is followed.
+    """
+    progress = transfer.progress
+    held = transfer.held()
+    workers = []
+    if held and transfer.process is not None:
+        workers = [{"Shard": SHARD, "Pid": transfer.process.pid, "Phase": progress.phase.value}]
+    return {
+        "Phase": progress.phase.value,
+        "SourceType": transfer.settings_data.get("source_type", progress.source_type),
+        "Keys": progress.keys,
+        "Bytes": progress.bytes,
+        "KeysPerSecond": progress.keys_per_second,
+        "EtaSeconds": progress.eta_seconds,
+        "LagBytes": progress.lag_bytes,
+        "LagSeconds": progress.lag_seconds,
+        "CanComplete": held and progress.can_complete,
+        "Reason": reason(transfer),
+        "Workers": workers,
+    }
+
+
+def reason(transfer: TransferRecord) -> str:
+    """In one line, why a migration stands where it stands, and what can be done about it."""
+    way_out = "resume with resume-migration, or end with complete-migration --force"
+    if transfer.status is TransferStatus.STOPPED:
+        return f"stopped: {way_out}"
+    if not transfer.held():
+        named = f" (pid {transfer.process.pid})" if transfer.process is not None else ""
+        return f"the worker process{named} is gone: {way_out}"
+    if transfer.refusal:
+        return f"cut-over refused: {transfer.refusal}"
+    return transfer.progress.reason
+
+
+def event(record: EventRecord) -> dict[str, Any]:
+    """An `Event`."""
+    return {
+        "SourceIdentifier": record.group_id,
+        "SourceType": "replication-group",
+        "Message": record.message,
+        "Date": timestamp(record.at),
+    }
+
+
+def events(records: Iterable[EventRecord]) -> dict[str, Any]:
+    """DescribeEvents's answer."""
+    return {"Events": [event(record) for record in records]}
+
+
+def endpoint(value: Endpoint) -> dict[str, Any]:
+    """An `Endpoint`; a unix socket's path is the address, and it has no port."""
+    if value.unix_path is not None:
+        return {"Address": value.unix_path}
+    return {"Address": value.host, "Port": value.port}
+
+
+def timestamp(seconds: float) -> datetime:
+    """Seconds since the epoch as the SDKs give a timestamp."""
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,163 @@
+"""The rules for parameters, as pure functions: what they take is right, or they raise.
+
+`InvalidParameterValue` is the fault for one value, `InvalidParameterCombination` for values that do
+not go together. Messages name the parameter as the service model spells it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from engine.errors import (
+    InvalidParameterCombinationException,
+    InvalidParameterValueException,
+    UsageError,
+)
+from engine.model.endpoint import Endpoint, check_host
+
+ID_LENGTH = 40
+PAGE = range(20, 101)
+_IDENTIFIER = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9])*")
+_PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
+_LIST = "CustomerNodeEndpointList"
+_MEMBERS = ("Address", "Port")
+_WHERE_CREDENTIALS_GO = (
+    "Put the credentials into the configuration file or STARTMIGRATION_CREDENTIALS, by host."
+)
+
+
+def identifier(value: object, name: str = "ReplicationGroupId") -> str:
+    """A group's identifier, in lower case as it is kept: 1 to 40 letters, digits and hyphens, the
+    first a letter, no two hyphens in a row and none at the end."""
+    if not isinstance(value, str) or not value:
+        raise _invalid(f"The parameter {name} must be provided and must not be blank.")
+    if len(value) > ID_LENGTH or not _IDENTIFIER.fullmatch(value):
+        raise _invalid(
+            f"The parameter {name} is not a valid identifier. Identifiers must begin with a "
+            "letter; must contain only ASCII letters, digits, and hyphens; must not end with a "
+            f"hyphen or contain two consecutive hyphens; and have at most {ID_LENGTH} characters."
+        )
+    return value.lower()
+
+
+def page(max_records: object, marker: object) -> tuple[int, str | None]:
+    """MaxRecords (20 to 100) and Marker (None at the start; else a group's identifier)."""
+    if not isinstance(max_records, int) or isinstance(max_records, bool) or max_records not in PAGE:
+        raise _invalid(f"Invalid value for MaxRecords: must be between {PAGE[0]} and {PAGE[-1]}.")
+    if marker is None:
+        return max_records, None
+    try:
+        return max_records, identifier(marker)
+    except InvalidParameterValueException:
+        raise _invalid("Invalid value for Marker: it is not one that we gave.") from None
+
+
+def primary_endpoint(value: object) -> Endpoint:
+    """A target's primary, as URL or `Endpoint`; without a password, which would be stored."""
+    name = "PrimaryEndpoint"
+    if isinstance(value, str):
+        if not value:
+            raise _invalid(f"The parameter {name} must be provided and must not be blank.")
+        try:
+            value = Endpoint.parse(value)
+        except UsageError as error:
+            raise _invalid(f"Invalid value for {name}: {error}") from None
+    if not isinstance(value, Endpoint):
+        raise _invalid(f"Invalid value for {name}: expected a URL.")
+    return _without_password(value, name)
+
+
+def node_endpoints(value: object, *, cluster_enabled: bool) -> tuple[Endpoint, ...]:
+    """CustomerNodeEndpointList: at least one endpoint, none twice, no password; exactly one for a
+    group with cluster mode disabled."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Collection):
+        raise _invalid(f"Invalid value for {_LIST}: expected a list of endpoints.")
+    if not value:
+        raise _invalid(f"{_LIST} must contain at least one endpoint.")
+    found = tuple(_node(item, f"{_LIST}.member.{n}") for n, item in enumerate(value, 1))
+    seen: set[str] = set()
+    for endpoint in found:
+        address = endpoint.address.lower()
+        if address in seen:
+            raise _invalid(f"{_LIST} has {endpoint.address} more than once.")
+        seen.add(address)
+    if len(found) > 1 and not cluster_enabled:
+        raise _invalid(
+            f"{_LIST} must contain exactly one endpoint for a replication group with cluster mode "
+            f"disabled, not {len(found)}."
+        )
+    if len(found) > 1:
+        raise InvalidParameterCombinationException(
+            f"{_LIST} has {len(found)} endpoints.",
+            remedy="This version moves one shard a migration: name one endpoint.",
+        )
+    return found
+
+
+def not_the_target(
+    sources: Sequence[Endpoint],
+    members: Sequence[Endpoint],
+    resolved: Mapping[Endpoint, Collection[str]],
+) -> None:
+    """No source is a member of the target. `resolved` has the addresses that each endpoint's name
+    stands for, as far as they are known."""
+    for source in sources:
+        for member in members:
+            same = source.address.lower() == member.address.lower()
+            if same or set(resolved.get(source, ())) & set(resolved.get(member, ())):
+                also = "" if same else f" ({member.address})"
+                raise _invalid(
+                    f"{_LIST}: {source.address} is a member of the target replication "
+                    f"group{also}: a server cannot be migrated into itself."
+                )
+
+
+def _node(item: object, name: str) -> Endpoint:
+    if isinstance(item, Endpoint):
+        return _without_password(item, name)
+    if not isinstance(item, Mapping):
+        raise _invalid(f"Invalid value for {name}: expected an Address and a Port.")
+    for member in item:
+        if member not in _MEMBERS:
+            raise _invalid(
+                f"Unknown parameter in {name}: {str(member)!r}, must be one of: Address, Port."
+            )
+    for member in _MEMBERS:
+        if item.get(member) in (None, ""):
+            raise _invalid(f"The parameter {name}.{member} must be provided and must not be blank.")
+    return Endpoint(host=_host(item["Address"], name), port=_port(item["Port"], name))
+
+
+def _host(value: Any, name: str) -> str:
+    try:
+        if not isinstance(value, str):
+            raise UsageError("expected a host name or an IP address")
+        # [::1] is how an address with colons stands in a URL; the brackets are not part of it.
+        host = value[1:-1] if value[0] == "[" and value[-1] == "]" and ":" in value else value
+        check_host(host)
+    except UsageError as error:
+        raise _invalid(f"Invalid value for {name}.Address: {error.message}.") from None
+    return host
+
+
+def _port(value: Any, name: str) -> int:
+    text = value if isinstance(value, str) else str(value)
+    wrong = isinstance(value, bool) or not isinstance(value, (int, str))
+    if wrong or not _PORT.fullmatch(text) or not 1 <= int(text) <= 65535:
+        raise _invalid(f"Invalid value for {name}.Port: must be between 1 and 65535.")
+    return int(text)
+
+
+def _without_password(endpoint: Endpoint, name: str) -> Endpoint:
+    if endpoint.password is not None:
+        raise _invalid(
+            f"Invalid value for {name}: it has a password, which would be stored.",
+            _WHERE_CREDENTIALS_GO,
+        )
+    return endpoint
+
+
+def _invalid(message: str, remedy: str = "") -> InvalidParameterValueException:
+    return InvalidParameterValueException(message, remedy=remedy)

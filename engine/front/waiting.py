@@ -1,0 +1,85 @@
+"""Waiting for a migration that a worker carries out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from engine.errors import (
+    EngineError,
+    Interrupted,
+    ReplicationGroupNotUnderMigrationFault,
+    TransferFailed,
+)
+from engine.front import shapes, validate
+from engine.front.faults import MigrationFailed
+from engine.groups.states import GroupStatus, TransferStatus
+from engine.model.progress import Phase, Progress
+from engine.model.report import Report
+
+if TYPE_CHECKING:
+    from engine.front.house import House
+    from engine.groups.records import TransferRecord
+
+Until = Literal["copied", "available"]
+
+
+async def wait(
+    house: House,
+    group_id: str,
+    until: Until,
+    on_progress: Callable[[Progress], None] | None,
+    poll: float,
+    timeout: float | None,
+) -> Progress | Report:
+    """Wait until a migration is `copied` (its progress) or the group `available` (the report)."""
+    group_id = validate.identifier(group_id)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    shown: Progress | None = None
+    while True:
+        group, transfer = await house.state(lambda registry: registry.get(group_id))
+        if transfer is None:
+            raise ReplicationGroupNotUnderMigrationFault(
+                f"replication group {group_id} has never been under migration."
+            )
+        if on_progress is not None and transfer.progress != shown:
+            shown = transfer.progress
+            on_progress(shown)
+        if group.status == GroupStatus.AVAILABLE:
+            return _ended(transfer)
+        if (reached := _reached(transfer, until)) is not None:
+            return reached
+        if deadline is not None and time.monotonic() >= deadline:
+            raise EngineError(
+                f"the migration of {group_id} is still in {transfer.progress.phase} after "
+                f"{timeout:g} s",
+                remedy="It goes on; wait again.",
+            )
+        await asyncio.sleep(poll)
+
+
+def _ended(transfer: TransferRecord) -> Report:
+    report = transfer.report or Report(status="failed", errors=("it left no report",))
+    if report.status == "failed":
+        reason = report.errors[0] if report.errors else "no reason is known"
+        raise MigrationFailed(f"the migration of {transfer.group_id} failed: {reason}", report)
+    return report
+
+
+def _reached(transfer: TransferRecord, until: Until) -> Progress | None:
+    """The progress if `until` is "copied" and it is; raises if it never will be by itself."""
+    if transfer.status is TransferStatus.STOPPED:
+        raise Interrupted(f"the migration of {transfer.group_id} was {shapes.reason(transfer)}")
+    if not transfer.held():
+        # Re-read by the caller's next poll would say the same: nobody writes any more.
+        raise TransferFailed(shapes.reason(transfer))
+    if until == "copied" and transfer.progress.phase in (Phase.COPIED, Phase.CUT_OVER):
+        return transfer.progress
+    if until == "available" and transfer.refusal:
+        raise TransferFailed(
+            f"{shapes.reason(transfer)}; {transfer.group_id} stays under migration",
+            remedy="Try complete-migration again, or end with complete-migration --force.",
+        )
+    return None

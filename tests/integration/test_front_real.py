@@ -1,0 +1,512 @@
+"""The front over real servers: the verbs, the workers, and what is left when one dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import signal
+import stat
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import pytest
+
+from engine.errors import (
+    Interrupted,
+    InvalidReplicationGroupStateFault,
+    ReplicationGroupAlreadyUnderMigrationFault,
+    TransferFailed,
+)
+from engine.fleet import run
+from engine.front.engine import Engine
+from engine.front.faults import PreflightFault
+from engine.groups.process import ProcessId
+from engine.groups.registry import Registry
+from engine.groups.states import Request
+from engine.model.checkpoint import Checkpoint
+from engine.model.endpoint import Endpoint
+from engine.model.progress import Phase, Progress
+from engine.model.report import Report
+from engine.model.settings import TransferSettings
+from tests.proxy import Proxy
+from tests.reference.compare import assert_equal
+from tests.servers import Binary, Server, binaries
+
+ServerFactory = Callable[..., Server]
+Slow = Callable[[Server], Proxy]
+P = ParamSpec("P")
+PASSWORD = "correct horse battery"
+# Small, so that a run has many checkpoints.
+MANY = 20_000
+SLOW = TransferSettings(batch_bytes=4096, window_bytes=8192)
+
+
+def in_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run a test on the loop that workers and the command line run on. (`test_any_event_loop` runs
+    on asyncio's own.)"""
+
+    @functools.wraps(test)
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        run(test(*args, **kwargs))
+
+    return call
+
+
+@pytest.fixture(autouse=True)
+def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The user's own configuration is no part of a test."""
+    for name in ("STARTMIGRATION_CONFIG", "STARTMIGRATION_CREDENTIALS", "STARTMIGRATION_STATE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+
+
+@pytest.fixture
+def face(state_url: str) -> Iterator[Engine]:
+    """An engine; workers that a test leaves behind are ended by their pid."""
+    face = Engine(state_url)
+    yield face
+    face.close()
+    registry = Registry(state_url)
+    for _, transfer in registry.list()[0]:
+        if transfer is not None and transfer.held() and transfer.process != ProcessId.here():
+            assert transfer.process is not None
+            kill(transfer.process.pid)
+    registry.store.close()
+
+
+@pytest.fixture
+def slow() -> Iterator[Callable[[Server], Proxy]]:
+    """Puts a slow link before a server: a run through it can be caught on its way."""
+    with contextlib.ExitStack() as stack:
+
+        def before(server: Server) -> Proxy:
+            proxy = stack.enter_context(Proxy(server.host, server.port))
+            proxy.throttle(1_000_000)
+            return proxy
+
+        yield before
+
+
+def kill(pid: int) -> None:
+    who = ProcessId.of(pid)
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while who.alive(0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not who.alive(0)
+
+
+def fill(server: Server, count: int = 2000, size: int = 100) -> None:
+    client = server.client()
+    for begin in range(0, count, 5000):
+        pipe = client.pipeline(transaction=False)
+        for number in range(begin, min(count, begin + 5000)):
+            pipe.set(f"key:{number}", os.urandom(size // 2).hex())
+        pipe.execute()
+    # Types whose encoding every server knows: what can't be carried is another file's matter.
+    client.sadd("set", *range(100))
+    client.set("passing", "1", ex=3600)
+
+
+def node(server: Server | Proxy) -> list[dict[str, Any]]:
+    return [{"Address": server.host, "Port": server.port}]
+
+
+def plain(server: Server) -> str:
+    return f"redis://{server.host}:{server.port}"
+
+
+async def migration(face: Engine) -> dict[str, Any]:
+    (group,) = (await face.describe_replication_groups("g"))["ReplicationGroups"]
+    return dict(group.get("Migration", {}))
+
+
+async def events(face: Engine) -> list[str]:
+    return [each["Message"] for each in (await face.describe_events("g"))["Events"]]
+
+
+async def until_keys(face: Engine, least: int) -> dict[str, Any]:
+    """Wait until the migration is on its way, with `least` keys acknowledged."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found = await migration(face)
+        if found["Keys"] >= least:
+            return found
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"still not {least} keys: {found}")
+
+
+def log_of(state_url: str) -> Path:
+    return Path(state_url.removeprefix("sqlite:///")).parent / "worker-g.log"
+
+
+@in_loop
+async def test_the_verbs(
+    face: Engine, state_url: str, server_factory: ServerFactory, pair: tuple[Binary, Binary]
+) -> None:
+    """Register, test, start, describe until it can be completed, complete, available."""
+    source, target = server_factory(pair[0]), server_factory(pair[1])
+    fill(source)
+    await face.register_replication_group("g", plain(target))
+    tested = await face.test_migration("g", node(source))
+    assert tested["Checks"]
+    assert target.client().dbsize() == 0
+    started = await face.start_migration("g", node(source))
+    assert started["ReplicationGroup"]["Status"] == "migrating"
+    deadline = time.monotonic() + 60
+    while not (found := await migration(face))["CanComplete"]:
+        assert time.monotonic() < deadline, found
+        await asyncio.sleep(0.05)
+    assert (found["Phase"], found["Keys"]) == ("COPIED", 2002)
+    (worker,) = found["Workers"]
+    with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault):
+        await face.start_migration("g", node(source))
+    await face.complete_migration("g")
+    report = await face.wait("g", until="available", timeout=60)
+    assert isinstance(report, Report)
+    assert (report.status, report.keys, report.errors) == ("done", 2002, ())
+    assert report.engine.cpu_seconds > 0
+    assert report.engine.peak_rss_bytes > 1 << 20
+    assert_equal(source.client(), target.client())
+    assert "migration completed" in (await events(face))[-1]
+    log = log_of(state_url)
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    assert "Traceback" not in log.read_text()
+    await asyncio.to_thread(ended, worker["Pid"])
+    await face.delete_replication_group("g")
+
+
+def ended(pid: int) -> None:
+    """Wait until a worker has ended, so that nothing of it outlives the test."""
+    who = ProcessId.of(pid)
+    deadline = time.monotonic() + 10
+    while who.alive(0) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not who.alive(0)
+
+
+def holding(secret: str, folder: Path) -> list[Path]:
+    """The files under `folder` in which `secret` stands."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return [file for file in files if secret.encode() in file.read_bytes()]
+
+
+@in_loop
+async def test_credentials_reach_the_worker(
+    face: Engine,
+    state_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    server_factory: ServerFactory,
+) -> None:
+    """From the configuration; and the password is in no file but that one."""
+    source, target = server_factory(password=PASSWORD), server_factory(password=PASSWORD)
+    fill(source, 100)
+    await face.register_replication_group("g", plain(target))
+    with pytest.raises(PreflightFault) as caught:
+        await face.test_migration("g", node(source))
+    assert any(check["outcome"] == "fail" for check in caught.value.checks)
+    config = tmp_path / "elsewhere" / "config.toml"
+    config.parent.mkdir()
+    config.write_text(f'[[credentials]]\nhost = "127.0.0.*"\npassword = "{PASSWORD}"\n')
+    config.chmod(0o600)
+    monkeypatch.setenv("STARTMIGRATION_CONFIG", str(config))
+    face = Engine(state_url)
+    await face.start_migration("g", node(source))
+    await face.wait("g", until="copied", timeout=30)
+    worker = (await migration(face))["Workers"][0]["Pid"]
+    command = await asyncio.to_thread(Path(f"/proc/{worker}/cmdline").read_bytes)
+    await face.complete_migration("g")
+    await face.wait("g", until="available", timeout=30)
+    assert_equal(source.client(), target.client())
+    await asyncio.to_thread(ended, worker)
+    face.close()
+    assert PASSWORD.encode() not in command
+    assert holding(PASSWORD, tmp_path) == [config]
+
+
+@in_loop
+async def test_given_credentials_reach_the_worker(
+    state_url: str, server_factory: ServerFactory
+) -> None:
+    from engine.model.credentials import Credentials
+
+    source, target = server_factory(password=PASSWORD), server_factory()
+    fill(source, 100)
+    known = Credentials.read(
+        [{"host": f"127.0.0.1:{source.port}", "password": PASSWORD}], "this test"
+    )
+    face = Engine(state_url, credentials=known)
+    await face.register_replication_group("g", plain(target))
+    await face.start_migration("g", node(source))
+    await face.wait("g", until="copied", timeout=30)
+    await face.complete_migration("g")
+    await face.wait("g", until="available", timeout=30)
+    assert_equal(source.client(), target.client())
+    face.close()
+
+
+@in_loop
+async def test_a_killed_worker_is_resumed(
+    face: Engine, state_url: str, server_factory: ServerFactory, slow: Slow
+) -> None:
+    source, target = server_factory(), server_factory(binaries()[-1])
+    fill(source, MANY, 400)
+    link = slow(source)
+    await face.register_replication_group("g", plain(target))
+    await face.start_migration("g", node(link), settings=SLOW)
+    found = await until_keys(face, 2000)
+    assert found["Phase"] == "SNAPSHOT"
+    pid = found["Workers"][0]["Pid"]
+    kill(pid)
+    found = await migration(face)
+    assert found["Reason"].startswith(f"the worker process (pid {pid}) is gone: resume")
+    assert not found["CanComplete"]
+    with pytest.raises(InvalidReplicationGroupStateFault, match="is gone"):
+        await face.complete_migration("g")
+    with pytest.raises(TransferFailed, match="is gone"):
+        await face.wait("g", until="copied")
+    before = saved(state_url)
+    assert before is not None
+    link.throttle(None)
+    resumed = await face.resume_migration("g")
+    assert resumed["ReplicationGroup"]["Status"] == "migrating"
+    await face.wait("g", until="copied", timeout=120)
+    await face.complete_migration("g")
+    report = await face.wait("g", until="available", timeout=60)
+    assert isinstance(report, Report)
+    assert report.status == "done"
+    # It went on from the checkpoint, and did not begin anew; all is counted.
+    (copied,) = [step.keys for step in report.steps if step.name == "snapshot"]
+    assert copied <= MANY + 2 - before.keys // 2
+    assert report.keys >= MANY
+    assert_equal(source.client(), target.client())
+
+
+def saved(state_url: str) -> Checkpoint | None:
+    """The checkpoint in the state, as it is on the disk."""
+    registry = Registry(state_url)
+    with registry.store.read() as connection:
+        found = connection.exec_driver_sql("SELECT checkpoint FROM checkpoints").scalar()
+    registry.store.close()
+    return None if found is None else Checkpoint.from_dict(json.loads(found))
+
+
+@in_loop
+async def test_a_killed_worker_is_ended_by_force(
+    face: Engine, server_factory: ServerFactory, slow: Slow
+) -> None:
+    source, target = server_factory(), server_factory()
+    fill(source, MANY, 400)
+    link = slow(source)
+    await face.register_replication_group("g", plain(target))
+    await face.start_migration("g", node(link), settings=SLOW)
+    kill((await until_keys(face, 100))["Workers"][0]["Pid"])
+    answer = await face.complete_migration("g", force=True)
+    assert answer["ReplicationGroup"]["Status"] == "available"
+    assert "ended by force, without a worker" in (await events(face))[-1]
+    # And the group is as good as new.
+    await face.start_migration("g", node(source))
+    await face.wait("g", until="copied", timeout=60)
+    await face.complete_migration("g")
+    await face.wait("g", until="available", timeout=60)
+    assert_equal(source.client(), target.client())
+
+
+@in_loop
+async def test_force_on_the_way(face: Engine, server_factory: ServerFactory, slow: Slow) -> None:
+    source, target = server_factory(), server_factory()
+    fill(source, MANY, 400)
+    link = slow(source)
+    await face.register_replication_group("g", plain(target))
+    await face.start_migration("g", node(link), settings=SLOW)
+    await until_keys(face, 100)
+    await face.complete_migration("g", force=True)
+    report = await face.wait("g", until="available", timeout=30)
+    assert isinstance(report, Report)
+    assert report.status == "stopped"
+    assert "by force" in report.errors[0]
+    assert 0 < target.client().dbsize() < MANY + 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@in_loop
+async def test_a_signal_stops_the_worker(
+    face: Engine, server_factory: ServerFactory, slow: Slow, number: signal.Signals
+) -> None:
+    source, target = server_factory(), server_factory()
+    fill(source, MANY, 400)
+    link = slow(source)
+    await face.register_replication_group("g", plain(target))
+    await face.start_migration("g", node(link), settings=SLOW)
+    found = await until_keys(face, 100)
+    os.kill(found["Workers"][0]["Pid"], number)
+    with pytest.raises(Interrupted, match="resume with resume-migration"):
+        await face.wait("g", until="copied", timeout=30)
+    assert (await events(face))[-1] == "migration stopped; it can be resumed"
+    link.throttle(None)
+    await face.resume_migration("g")
+    await face.wait("g", until="copied", timeout=120)
+    await face.complete_migration("g")
+    await face.wait("g", until="available", timeout=60)
+    assert_equal(source.client(), target.client())
+
+
+@in_loop
+async def test_a_stop_through_the_state(
+    face: Engine, state_url: str, server_factory: ServerFactory, slow: Slow
+) -> None:
+    source, target = server_factory(), server_factory()
+    fill(source, MANY, 400)
+    link = slow(source)
+    await face.register_replication_group("g", plain(target))
+    await face.start_migration("g", node(link), settings=SLOW)
+    await until_keys(face, 100)
+    registry = Registry(state_url)
+    registry.request("g", Request.STOP)
+    registry.store.close()
+    with pytest.raises(Interrupted):
+        await face.wait("g", until="copied", timeout=30)
+
+
+@in_loop
+async def test_a_cut_over_that_is_refused(face: Engine, server_factory: ServerFactory) -> None:
+    """What is written to the source after SCAN passed is not followed: the gate sees it."""
+    source, target = server_factory(), server_factory()
+    fill(source, 500)
+    await face.register_replication_group("g", plain(target))
+    await face.start_migration("g", node(source))
+    await face.wait("g", until="copied", timeout=30)
+    source.client().set("late", "1")
+    await face.complete_migration("g")
+    with pytest.raises(TransferFailed, match="cut-over refused"):
+        await face.wait("g", until="available", timeout=30)
+    found = await migration(face)
+    assert found["Reason"].startswith("cut-over refused")
+    assert any("cut-over refused" in each for each in await events(face))
+    # Mended, it goes through; the same worker is still there.
+    target.client().set("late", "1")
+    await face.complete_migration("g")
+    report = await face.wait("g", until="available", timeout=30)
+    assert isinstance(report, Report)
+    assert report.status == "done"
+    assert_equal(source.client(), target.client())
+
+
+@in_loop
+async def test_a_transfer_that_fails(face: Engine, server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory()
+    fill(source, 100)
+    await face.register_replication_group("g", plain(target))
+    await face.start_migration(
+        "g", [{"Address": "127.0.0.1", "Port": 1}], settings=TransferSettings(retry_seconds=1.0)
+    )
+    with pytest.raises(TransferFailed, match="failed:"):
+        await face.wait("g", until="copied", timeout=60)
+    (group,) = (await face.describe_replication_groups("g"))["ReplicationGroups"]
+    assert group["Status"] == "available"
+    assert (await events(face))[-1].startswith("migration failed: ")
+
+
+# --- In one go ---
+
+
+@in_loop
+async def test_one_go(
+    face: Engine, server_factory: ServerFactory, pair: tuple[Binary, Binary]
+) -> None:
+    source = server_factory(pair[0], password=PASSWORD)
+    target = server_factory(pair[1], password=PASSWORD)
+    fill(source)
+    seen: list[Progress] = []
+    checks: list[Any] = []
+    report = await face.migrate(
+        Endpoint.parse(source.url),
+        Endpoint.parse(target.url),
+        on_progress=seen.append,
+        on_checks=checks.extend,
+    )
+    assert (report.status, report.keys) == ("done", 2002)
+    assert seen[-1].phase is Phase.DONE
+    assert checks
+    assert_equal(source.client(), target.client())
+    (group,) = (await face.describe_replication_groups())["ReplicationGroups"]
+    assert group["Status"] == "available"
+    # Once more: the target has keys of its own now, and what it has is replaced.
+    source.client().set("key:1", "changed")
+    again = await face.migrate(Endpoint.parse(source.url), Endpoint.parse(target.url))
+    assert again.status == "done"
+    assert_equal(source.client(), target.client())
+
+
+@in_loop
+async def test_keys_that_the_target_had(face: Engine, server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory()
+    fill(source, 500)
+    target.client().set("its own", "1")
+    report = await face.migrate(Endpoint.parse(source.url), Endpoint.parse(target.url))
+    assert report.status == "done"
+    assert_equal(source.client(), target.client(), allow_extra=True)
+    assert target.client().get("its own") == b"1"
+
+
+@in_loop
+async def test_one_go_is_interrupted_and_resumed(
+    face: Engine, state_url: str, server_factory: ServerFactory, slow: Slow
+) -> None:
+    source, target = server_factory(), server_factory()
+    fill(source, MANY, 400)
+    link = slow(source)
+    ends = Endpoint(link.host, link.port), Endpoint.parse(target.url)
+    moving = asyncio.Event()
+
+    def watch(progress: Progress) -> None:
+        if progress.keys > 1000:
+            moving.set()
+
+    task = asyncio.create_task(face.migrate(*ends, settings=SLOW, on_progress=watch))
+    await asyncio.wait_for(moving.wait(), 60)
+    other = Engine(state_url)
+    with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault, match=f"{os.getpid()}"):
+        await other.migrate(*ends, settings=SLOW)
+    task.cancel()
+    with pytest.raises(Interrupted, match="was stopped after"):
+        await task
+    with pytest.raises(InvalidReplicationGroupStateFault, match="other settings"):
+        await other.migrate(*ends)
+    link.throttle(None)
+    report = await other.migrate(*ends, settings=SLOW)
+    other.close()
+    assert report.status == "done"
+    # It went on from the checkpoint; what was there before is counted too.
+    (copied,) = [step.keys for step in report.steps if step.name == "snapshot"]
+    assert copied < MANY <= report.keys
+    assert_equal(source.client(), target.client())
+
+
+def test_the_sync_face(state_url: str, server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory()
+    fill(source, 100)
+    face = Engine(state_url)
+    report = face.sync.migrate(Endpoint.parse(source.url), Endpoint.parse(target.url))
+    assert report.status == "done"
+    face.close()
+    assert "bookkeeper" not in {thread.name for thread in threading.enumerate()}
+
+
+async def test_any_event_loop(face: Engine, server_factory: ServerFactory) -> None:
+    """A library's caller brings a loop of his own."""
+    source, target = server_factory(), server_factory()
+    fill(source, 100)
+    settings = TransferSettings(retry_seconds=2.0)
+    ends = Endpoint.parse(source.url), Endpoint.parse(target.url)
+    async with asyncio.timeout(20):
+        report = await face.migrate(*ends, settings=settings)
+    assert report.status == "done"
+    assert_equal(source.client(), target.client())

@@ -1,0 +1,256 @@
+"""Credentials: which entry fits which server, and what a wrong configuration says."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import UsageError
+from engine.model.credentials import (
+    CONFIG_VARIABLE,
+    CREDENTIALS_VARIABLE,
+    Credential,
+    Credentials,
+    config_path,
+)
+from engine.model.endpoint import Endpoint, Tls
+
+SECRET = "correct-horse-battery"
+
+
+@pytest.fixture(autouse=True)
+def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The user's own configuration is no part of a test."""
+    monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
+    monkeypatch.delenv(CREDENTIALS_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+
+
+def entries(*items: dict[str, Any]) -> Credentials:
+    return Credentials.read(list(items), "test")
+
+
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, mode: int = 0o600) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    path.chmod(mode)
+    monkeypatch.setenv(CONFIG_VARIABLE, str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "url", "fits"),
+    [
+        ("cache.example.com", "cache.example.com", True),
+        ("cache.example.com", "CACHE.example.com.", True),
+        ("cache.example.com", "cache2.example.com", False),
+        ("*.prod.example.com", "a.prod.example.com", True),
+        ("*.prod.example.com", "a.b.prod.example.com:6380", True),
+        ("*.prod.example.com", "prod.example.com", False),
+        ("cache:6380", "cache:6380", True),
+        ("cache:6380", "cache:6381", False),
+        ("cache:63*", "cache:6381", True),
+        ("10.0.0.*", "10.0.0.7", True),
+        ("10.0.0.*:6380", "10.0.0.7", False),
+        ("::1", "redis://[::1]:6379", True),
+        ("0:0:0:0:0:0:0:1", "redis://[::1]:6379", True),
+        ("[::1]:6380", "redis://[::1]:6380", True),
+        ("[::1]:6380", "redis://[::1]:6379", False),
+        ("[::1]", "redis://[::1]:6379", True),
+        ("[fd00:*]", "redis://[fd00::7]:6379", True),
+        ("redis-[ab]", "redis-a", True),
+        ("redis-[ab]", "redis-c", False),
+        ("/run/redis.sock", "unix:///run/redis.sock", True),
+        ("unix:/run/redis.sock", "unix:///run/redis.sock", True),
+        ("/run/*.sock", "unix:///run/redis.sock", True),
+        ("/run/*.sock", "run", False),
+        ("cache", "unix:///run/redis.sock", False),
+        ("*", "anything", True),
+        ("*", "unix:///run/redis.sock", True),
+    ],
+)
+def test_patterns(pattern: str, url: str, fits: bool) -> None:
+    entry = Credential.read({"host": pattern, "password": SECRET}, "test")
+    assert entry.fits(Endpoint.parse(url)) is fits
+
+
+def test_the_first_fitting_entry_wins() -> None:
+    found = entries(
+        {"host": "b", "password": "other"},
+        {"host": "*", "password": "first"},
+        {"host": "a", "password": "second"},
+    )
+    assert found.apply(Endpoint.parse("a")).password == "first"
+    assert entries().apply(Endpoint.parse("a")) == Endpoint.parse("a")
+
+
+def test_what_the_url_says_is_kept() -> None:
+    found = entries({"host": "*", "username": "configured", "password": SECRET})
+    own = Endpoint.parse("redis://me:mine@a")
+    assert found.apply(own) == own
+    both = found.apply(Endpoint.parse("a"))
+    assert (both.username, both.password) == ("configured", SECRET)
+
+
+def test_an_entry_of_another_user_does_not_fit() -> None:
+    found = entries(
+        {"host": "*", "username": "alice", "password": "of alice"},
+        {"host": "*", "password": "of anyone"},
+    )
+    assert found.apply(Endpoint.parse("redis://alice@a")).password == "of alice"
+    bob = found.apply(Endpoint.parse("redis://bob@a"))
+    assert (bob.username, bob.password) == ("bob", "of anyone")
+
+
+def test_tls_is_merged() -> None:
+    given = {"host": "*", "ca_file": "/ca.pem", "server_name": "inner", "verify": False}
+    found = entries(given)
+    assert found.apply(Endpoint.parse("a")).tls == Tls(False, "/ca.pem", None, None, "inner")
+    own = found.apply(Endpoint.parse("rediss://a?ca_file=/own.pem")).tls
+    assert own == Tls(False, "/own.pem", None, None, "inner")
+    assert entries({"host": "*", "tls": True}).apply(Endpoint.parse("a")).tls == Tls()
+    assert entries({"host": "*", "tls": False}).apply(Endpoint.parse("rediss://a")).tls == Tls()
+    assert found.apply(Endpoint.parse("unix:///s")).tls is None
+
+
+def test_password_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"{SECRET}\n")
+    monkeypatch.setenv("A_PASSWORD", "from the environment")
+    of_file = entries({"host": "*", "password_file": str(file)})
+    assert of_file.apply(Endpoint()).password == SECRET
+    of_env = entries({"host": "*", "password_env": "A_PASSWORD"})
+    assert of_env.apply(Endpoint()).password == "from the environment"
+
+
+def test_passwords_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        entries({"host": "*", "password_file": str(tmp_path / "no")}).apply(Endpoint())
+    with pytest.raises(UsageError, match="NOT_SET_ANYWHERE, which is not set"):
+        entries({"host": "*", "password_env": "NOT_SET_ANYWHERE"}).apply(Endpoint())
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        entries({"host": "*", "password_file": str(binary)}).apply(Endpoint())
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"host": "a", "pasword": SECRET}, "unknown key 'pasword'"),
+        ({"password": SECRET}, "host is missing"),
+        ({"host": ""}, "host is missing"),
+        ({"host": 1}, "host is not a string"),
+        ({"host": "a", "password": 1234}, "password is not a string"),
+        ({"host": "a", "tls": "yes"}, "tls is not true or false"),
+        ({"host": "a", "verify": 1}, "verify is not true or false"),
+        ({"host": "a", "password": SECRET, "password_env": "X"}, "exclude each other"),
+        ({"host": "a", "tls": False, "ca_file": "/ca"}, "ca_file makes no sense"),
+        ("a string", "not a table"),
+    ],
+)
+def test_wrong_entries(item: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        Credentials.read([{"host": "fine"}, item], "config.toml")
+    assert "config.toml: credentials entry 2" in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_password_is_in_no_repr() -> None:
+    found = entries({"host": "*", "password": SECRET})
+    assert SECRET not in repr(found) + str(found)
+
+
+def test_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = f'[[credentials]]\nhost = "a"\npassword = "{SECRET}"\nca_file = "ca.pem"\n'
+    config(tmp_path, monkeypatch, text)
+    found = Credentials.load().apply(Endpoint.parse("a"))
+    assert found.password == SECRET
+    assert found.tls == Tls(ca_file=str(tmp_path / "ca.pem"))
+
+
+def test_the_default_file(tmp_path: Path) -> None:
+    path = tmp_path / "xdg" / "startmigration" / "config.toml"
+    assert config_path() == (path, False)
+    assert Credentials.load() == Credentials()
+    path.parent.mkdir(parents=True)
+    path.write_text('[[credentials]]\nhost = "a"\nusername = "u"\n')
+    assert Credentials.load().apply(Endpoint.parse("a")).username == "u"
+
+
+def test_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config(tmp_path, monkeypatch, '[[credentials]]\nhost = "*"\npassword = "of the file"\n')
+    monkeypatch.setenv(CREDENTIALS_VARIABLE, json.dumps([{"host": "a", "password": SECRET}]))
+    found = Credentials.load()
+    assert found.apply(Endpoint.parse("a")).password == SECRET
+    assert found.apply(Endpoint.parse("b")).password == "of the file"
+    monkeypatch.setenv(CREDENTIALS_VARIABLE, found.to_json())
+    monkeypatch.delenv(CONFIG_VARIABLE)
+    assert Credentials.load() == found
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+def test_a_file_that_others_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    path = config(tmp_path, monkeypatch, '[[credentials]]\nhost = "a"\npassword = "p"\n', mode)
+    with pytest.raises(UsageError, match="can be read by others") as caught:
+        Credentials.load()
+    assert caught.value.remedy == f"chmod 600 {path}"
+
+
+def test_a_file_without_passwords_may_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config(tmp_path, monkeypatch, '[[credentials]]\nhost = "a"\npassword_env = "P"\n', 0o644)
+    assert len(Credentials.load().entries) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[credentials]\n", "is not TOML"),
+        (f"[[credentials]]\nhost = 'a'\npassword = '{SECRET}\n", "is not TOML"),
+        ("credentials = 1\n", "not a list of tables"),
+        ("[[credential]]\nhost = 'a'\n", "unknown key 'credential'"),
+        ("[[credentials]]\nhosts = 'a'\n", "unknown key 'hosts'"),
+    ],
+)
+def test_wrong_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    path = config(tmp_path, monkeypatch, text)
+    with pytest.raises(UsageError, match=message) as caught:
+        Credentials.load()
+    assert str(path) in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_named_file_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path / "no.toml"))
+    with pytest.raises(UsageError, match=r"no\.toml, which does not exist"):
+        Credentials.load()
+    monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path))
+    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+        Credentials.load()
+
+
+def test_a_file_that_is_not_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    monkeypatch.setenv(CONFIG_VARIABLE, str(path))
+    with pytest.raises(UsageError, match="not UTF-8"):
+        Credentials.load()
+
+
+@pytest.mark.parametrize("text", [f"[{{{SECRET}", '{"host": "a"}', "[1]", "null"])
+def test_a_wrong_environment(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(CREDENTIALS_VARIABLE, text)
+    with pytest.raises(UsageError, match=CREDENTIALS_VARIABLE) as caught:
+        Credentials.load()
+    # Not in a traceback either: the parser's error would carry the whole text.
+    assert SECRET not in "".join(traceback.format_exception(caught.value))

@@ -1,0 +1,760 @@
+"""The front: every rule of validation, the responses' shapes against botocore's model, and the
+operations on the state (what a worker does with them is tested on real servers)."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import botocore.loaders
+import pytest
+
+import engine
+from engine import errors
+from engine.errors import (
+    ApiFault,
+    EngineError,
+    Interrupted,
+    InvalidParameterCombinationException,
+    InvalidParameterValueException,
+    InvalidReplicationGroupStateFault,
+    ReplicationGroupAlreadyExistsFault,
+    ReplicationGroupAlreadyUnderMigrationFault,
+    ReplicationGroupNotFoundFault,
+    ReplicationGroupNotUnderMigrationFault,
+    TransferFailed,
+    UsageError,
+)
+from engine.fleet import local
+from engine.front import one_go, resolve, validate
+from engine.front.blocking import BlockingEngine
+from engine.front.engine import Engine
+from engine.front.faults import MigrationFailed
+from engine.groups.claimed import ClaimedTransfer
+from engine.groups.process import ProcessId
+from engine.groups.registry import Registry
+from engine.groups.states import Request, TransferStatus
+from engine.model.credentials import Credentials
+from engine.model.endpoint import Endpoint, Tls
+from engine.model.progress import Phase, Progress
+from engine.model.report import Report
+from engine.model.settings import TransferSettings
+
+SECRET = "correct-horse-battery"
+TARGET = "redis://target.invalid:6379"
+NODES = [{"Address": "192.0.2.1", "Port": 6379}]
+DEAD = ProcessId(2**22 + 1, 1, ProcessId.here().where, "here")
+
+
+# --- Identifiers ---
+
+
+@pytest.mark.parametrize("value", ["a", "A", "my-group", "a1-b2-c3", "x" * 40, "a-1"])
+def test_identifiers(value: str) -> None:
+    assert validate.identifier(value) == value.lower()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1a",
+        "-a",
+        "a-",
+        "a--b",
+        "a_b",
+        "a.b",
+        "a b",
+        "é",
+        "aé",
+        "a\n",
+        "a\x00",
+        "a٣",
+        "x" * 41,
+        "x" * 1_000_000,
+    ],
+)
+def test_identifiers_that_are_none(value: str) -> None:
+    with pytest.raises(InvalidParameterValueException, match="is not a valid identifier") as caught:
+        validate.identifier(value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("value", ["", None, 7, b"a", ["a"]])
+def test_identifiers_that_are_missing(value: object) -> None:
+    with pytest.raises(InvalidParameterValueException, match="must be provided"):
+        validate.identifier(value)
+
+
+# --- Endpoint lists ---
+
+
+def nodes(value: object, *, cluster: bool = False) -> tuple[Endpoint, ...]:
+    return validate.node_endpoints(value, cluster_enabled=cluster)
+
+
+@pytest.mark.parametrize(
+    ("item", "endpoint"),
+    [
+        ({"Address": "a", "Port": 1}, Endpoint("a", 1)),
+        ({"Address": "a.b-c.example.com.", "Port": 65535}, Endpoint("a.b-c.example.com.", 65535)),
+        ({"Address": "192.0.2.1", "Port": "6379"}, Endpoint("192.0.2.1", 6379)),
+        ({"Address": "::1", "Port": 6379}, Endpoint("::1", 6379)),
+        ({"Address": "[fe80::1]", "Port": 6379}, Endpoint("fe80::1", 6379)),
+        (Endpoint("a", 7, tls=Tls()), Endpoint("a", 7, tls=Tls())),
+        (Endpoint(unix_path="/s"), Endpoint(unix_path="/s")),
+    ],
+)
+def test_endpoints(item: object, endpoint: Endpoint) -> None:
+    assert nodes([item]) == (endpoint,)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "expected a list"),
+        ("a:1", "expected a list"),
+        ({"Address": "a", "Port": 1}, "expected a list"),
+        ([], "at least one endpoint"),
+        (["a:1"], r"member\.1: expected an Address and a Port"),
+        ([None], r"member\.1: expected an Address and a Port"),
+        ([{"Address": "a"}], r"member\.1\.Port must be provided"),
+        ([{"Port": 1}], r"member\.1\.Address must be provided"),
+        ([{"Address": "", "Port": 1}], r"member\.1\.Address must be provided"),
+        ([{"Address": "a", "Port": None}], r"member\.1\.Port must be provided"),
+        ([{"Address": "a", "Port": 1, "Prot": 1}], "Unknown parameter .*'Prot'"),
+        ([NODES[0], {"Address": "a b", "Port": 1}], r"member\.2\.Address: 'a b' is neither"),
+        ([{"Address": "-a", "Port": 1}], "is neither a host name nor an IP address"),
+        ([{"Address": "a..b", "Port": 1}], "is neither a host name nor an IP address"),
+        ([{"Address": "300.1.1.1", "Port": 1}], "is neither a host name nor an IP address"),
+        ([{"Address": "1.2.3", "Port": 1}], "is neither a host name nor an IP address"),
+        ([{"Address": "[::1", "Port": 1}], "is neither a host name nor an IP address"),
+        ([{"Address": "::g", "Port": 1}], "is neither a host name nor an IP address"),
+        ([{"Address": "x" * 254, "Port": 1}], "is neither a host name nor an IP address"),
+        ([{"Address": "redis://a", "Port": 1}], "is neither a host name nor an IP address"),
+        ([{"Address": 7, "Port": 1}], "expected a host name or an IP address"),
+        *(
+            ([{"Address": "a", "Port": port}], "Port: must be between 1 and 65535")
+            for port in (0, -1, 65536, "0", "x", "6379 ", "+1", "1e3", "٣", 6379.0, True, [1])
+        ),
+        (NODES * 2, "192.0.2.1:6379 more than once"),
+        ([{"Address": "A", "Port": 1}, {"Address": "a", "Port": "1"}], "more than once"),
+        ([NODES[0], {"Address": "a", "Port": 1}], "exactly one endpoint .* not 2"),
+    ],
+)
+def test_endpoints_that_are_wrong(value: object, message: str) -> None:
+    with pytest.raises(InvalidParameterValueException, match=message):
+        nodes(value)
+
+
+def test_more_than_one_shard() -> None:
+    with pytest.raises(InvalidParameterCombinationException, match="2 endpoints"):
+        nodes([NODES[0], {"Address": "a", "Port": 1}], cluster=True)
+    with pytest.raises(InvalidParameterValueException, match="more than once"):
+        nodes(NODES * 2, cluster=True)
+    assert len(nodes(NODES, cluster=True)) == 1
+
+
+def test_passwords_are_refused() -> None:
+    for call in (
+        lambda: nodes([Endpoint("a", password=SECRET)]),
+        lambda: validate.primary_endpoint(f"redis://u:{SECRET}@a"),
+        lambda: validate.primary_endpoint(Endpoint("a", password=SECRET)),
+    ):
+        with pytest.raises(InvalidParameterValueException, match="would be stored") as caught:
+            call()
+        assert "STARTMIGRATION_CREDENTIALS" in caught.value.remedy
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("", "must be provided"),
+        (None, "expected a URL"),
+        ("http://a", "http:// is not a scheme"),
+        ("redis://", "names no host"),
+        ("redis://a:0", "port 0"),
+        ("redis://a:x", "port is not a number"),
+        ("redis://a/3", "names a database"),
+        ("redis://a?b=c", "need rediss://"),
+    ],
+)
+def test_primaries_that_are_wrong(value: object, message: str) -> None:
+    with pytest.raises(InvalidParameterValueException, match=message):
+        validate.primary_endpoint(value)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("a:6379", "a:6379"),
+        ("A:6379", "a:6379"),
+        ("localhost:6379", "127.0.0.1:6379"),
+        ("localhost:6379", "redis://[::1]:6379"),
+        ("127.0.0.1:6379", "redis://[::1]:6379"),
+        ("redis://[::ffff:127.0.0.1]:6379", "127.0.0.1:6379"),
+        ("0.0.0.0:6379", "127.0.0.1:6379"),
+        ("redis://[0:0:0:0:0:0:0:1]:6379", "redis://[::1]:6379"),
+        ("unix:///tmp/../tmp/s", "unix:///tmp/s"),
+    ],
+)
+async def test_a_source_that_is_its_own_target(source: str, target: str) -> None:
+    one, other = Endpoint.parse(source), Endpoint.parse(target)
+    found = await resolve.resolve([one, other])
+    with pytest.raises(InvalidParameterValueException, match="cannot be migrated into itself"):
+        validate.not_the_target([one], [Endpoint("other"), other], found)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("127.0.0.1:6379", "127.0.0.1:6380"),
+        ("127.0.0.2:6379", "127.0.0.1:6379"),
+        ("a.invalid", "b.invalid"),
+        ("localhost:1", "unix:///tmp/s"),
+    ],
+)
+async def test_a_source_that_is_another(source: str, target: str) -> None:
+    one, other = Endpoint.parse(source), Endpoint.parse(target)
+    validate.not_the_target([one], [other], await resolve.resolve([one, other]))
+
+
+async def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "RESOLVE_SECONDS", 0.05)
+    monkeypatch.setattr(resolve.socket, "getaddrinfo", lambda *_, **__: time.sleep(0.3) or [])
+    began = time.monotonic()
+    assert await resolve.resolve([Endpoint("slow")]) == {Endpoint("slow"): set()}
+    assert time.monotonic() - began < 0.25
+    await asyncio.sleep(0.4)  # the late answer is dropped
+
+
+@pytest.mark.parametrize("value", [0, 19, 101, -1, "100", None, True, 50.0])
+def test_page_sizes(value: object) -> None:
+    with pytest.raises(InvalidParameterValueException, match="between 20 and 100"):
+        validate.page(value, None)
+
+
+@pytest.mark.parametrize("value", ["", "no such marker", 7])
+def test_markers(value: object) -> None:
+    with pytest.raises(InvalidParameterValueException, match="Marker"):
+        validate.page(100, value)
+
+
+# --- Shapes, against the service model ---
+
+
+@pytest.fixture(scope="module")
+def model() -> dict[str, Any]:
+    loaded = botocore.loaders.Loader().load_service_model("elasticache", "service-2", "2015-02-02")
+    assert loaded["metadata"]["apiVersion"] == "2015-02-02"
+    return dict(loaded)
+
+
+PYTHON_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "boolean": (bool,),
+    "timestamp": (datetime,),
+}
+
+
+def assert_shape(model: dict[str, Any], name: str, value: Any, ours: frozenset[str]) -> None:
+    """Every member of `value` exists in the model's shape `name`, and has its type."""
+    shape = model["shapes"][name]
+    if shape["type"] == "structure":
+        assert isinstance(value, dict)
+        for member, inner in value.items():
+            if member in ours:
+                continue
+            assert member in shape["members"], f"{name} has no {member}"
+            assert_shape(model, shape["members"][member]["shape"], inner, ours)
+    elif shape["type"] == "list":
+        assert isinstance(value, list)
+        for inner in value:
+            assert_shape(model, shape["member"]["shape"], inner, ours)
+    else:
+        # Exactly: a StrEnum would show itself in a repr, and a bool is an int.
+        assert type(value) in PYTHON_TYPES[shape["type"]], f"{name}: {value!r}"
+        if isinstance(value, datetime):
+            assert value.tzinfo is not None
+
+
+def faults() -> list[type[ApiFault]]:
+    found = [each for each in vars(errors).values() if inspect.isclass(each)]
+    return [each for each in found if issubclass(each, ApiFault) and each is not ApiFault]
+
+
+@pytest.mark.parametrize("fault", faults(), ids=lambda fault: fault.__name__)
+def test_faults_are_the_models(model: dict[str, Any], fault: type[ApiFault]) -> None:
+    error = model["shapes"][fault.__name__]["error"]
+    assert (fault.code, fault.http_status) == (error["code"], error["httpStatusCode"])
+
+
+def test_every_operation_may_raise_its_faults(model: dict[str, Any]) -> None:
+    raised = {
+        "StartMigration": {
+            ReplicationGroupNotFoundFault,
+            ReplicationGroupAlreadyUnderMigrationFault,
+            InvalidReplicationGroupStateFault,
+            InvalidParameterValueException,
+            InvalidParameterCombinationException,
+        },
+        "CompleteMigration": {
+            ReplicationGroupNotFoundFault,
+            ReplicationGroupNotUnderMigrationFault,
+            InvalidReplicationGroupStateFault,
+            InvalidParameterValueException,
+        },
+        "DeleteReplicationGroup": {
+            ReplicationGroupNotFoundFault,
+            InvalidReplicationGroupStateFault,
+            InvalidParameterValueException,
+        },
+        "DescribeReplicationGroups": {
+            ReplicationGroupNotFoundFault,
+            InvalidParameterValueException,
+        },
+    }
+    raised["TestMigration"] = raised["StartMigration"]
+    for operation, ours in raised.items():
+        theirs = {each["shape"] for each in model["operations"][operation]["errors"]}
+        assert {fault.__name__ for fault in ours} <= theirs
+
+
+# --- The operations on the state ---
+
+
+@pytest.fixture
+async def house(
+    state_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Engine, Registry]]:
+    """An engine with the group "g" whose workers are this process: the fleet starts none."""
+    monkeypatch.setattr(local, "launch", lambda *_, **__: os.getpid())
+    face, registry = Engine(state_url, credentials=Credentials()), Registry(state_url)
+    await face.register_replication_group("g", TARGET, description="d")
+    yield face, registry
+    face.close()
+    registry.store.close()
+
+
+House = tuple[Engine, Registry]
+
+
+async def begun(house: House) -> ClaimedTransfer:
+    face, registry = house
+    await face.start_migration("G", NODES)
+    return registry.claim_transfer("g", ProcessId.here())
+
+
+async def described(house: House) -> dict[str, Any]:
+    answer = await house[0].describe_replication_groups("g")
+    (group,) = answer["ReplicationGroups"]
+    return dict(group)
+
+
+async def events(house: House) -> list[str]:
+    return [each["Message"] for each in (await house[0].describe_events("g"))["Events"]]
+
+
+async def test_responses_have_the_models_shapes(house: House, model: dict[str, Any]) -> None:
+    face, registry = house
+    ours = frozenset({"Migration"})
+    await face.register_replication_group("unix", "unix:///s", cluster_enabled=True)
+    await face.register_replication_group("tls", "rediss://u@h?verify=no")
+    registered = await face.register_replication_group("h", TARGET)
+    assert_shape(model, "StartMigrationResponse", registered, frozenset())
+    started = await face.start_migration("g", NODES)
+    assert_shape(model, "StartMigrationResponse", started, ours)
+    registry.claim_transfer("g", ProcessId.here()).beat(
+        Progress(phase=Phase.COPIED, can_complete=True)
+    )
+    completed = await face.complete_migration("g")
+    assert_shape(model, "CompleteMigrationResponse", completed, ours)
+    all_of_them = await face.describe_replication_groups()
+    assert_shape(model, "ReplicationGroupMessage", all_of_them, ours)
+    assert len(all_of_them["ReplicationGroups"]) == 4
+    found = await face.describe_events()
+    assert_shape(model, "EventsMessage", found, frozenset())
+    types = model["shapes"]["SourceType"]["enum"]
+    assert {each["SourceType"] for each in found["Events"]} <= set(types)
+    deleted = await face.delete_replication_group("h")
+    assert_shape(model, "DeleteReplicationGroupResult", deleted, frozenset())
+
+
+async def test_what_a_group_says(house: House) -> None:
+    group = await described(house)
+    assert group["ReplicationGroupId"] == "g"
+    assert (group["Status"], group["Description"]) == ("available", "d")
+    assert group["MemberClusters"] == ["g-001"]
+    (shard,) = group["NodeGroups"]
+    assert shard["PrimaryEndpoint"] == {"Address": "target.invalid", "Port": 6379}
+    assert not group["ClusterEnabled"]
+    assert "Migration" not in group
+    assert "ARN" not in group
+
+
+async def test_what_credentials_tell(state_url: str) -> None:
+    known = Credentials.read([{"host": "a", "password": SECRET, "tls": True}], "test")
+    face = Engine(state_url, credentials=known)
+    answer = await face.register_replication_group("g", "a")
+    assert answer["ReplicationGroup"]["AuthTokenEnabled"]
+    assert answer["ReplicationGroup"]["TransitEncryptionEnabled"]
+    answer = await face.register_replication_group("h", "b")
+    assert not answer["ReplicationGroup"]["AuthTokenEnabled"]
+    assert not answer["ReplicationGroup"]["TransitEncryptionEnabled"]
+    face.close()
+
+
+async def test_register_twice(house: House) -> None:
+    with pytest.raises(ReplicationGroupAlreadyExistsFault):
+        await house[0].register_replication_group("G", TARGET)
+
+
+CALLS: list[Callable[[Engine, str], Any]] = [
+    lambda face, name: face.test_migration(name, NODES),
+    lambda face, name: face.start_migration(name, NODES),
+    lambda face, name: face.complete_migration(name),
+    lambda face, name: face.complete_migration(name, force=True),
+    lambda face, name: face.resume_migration(name),
+    lambda face, name: face.describe_replication_groups(name),
+    lambda face, name: face.delete_replication_group(name),
+    lambda face, name: face.wait(name, until="copied"),
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_names_that_are_unknown_or_wrong(
+    house: House, call: Callable[[Engine, str], Any]
+) -> None:
+    with pytest.raises(ReplicationGroupNotFoundFault, match="ReplicationGroup no not found"):
+        await call(house[0], "No")
+    with pytest.raises(InvalidParameterValueException):
+        await call(house[0], "not a name")
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        (CALLS[0], ReplicationGroupAlreadyUnderMigrationFault),
+        (CALLS[1], ReplicationGroupAlreadyUnderMigrationFault),
+        (CALLS[4], ReplicationGroupAlreadyUnderMigrationFault),
+        (CALLS[6], InvalidReplicationGroupStateFault),
+    ],
+)
+async def test_while_migrating(
+    house: House, call: Callable[[Engine, str], Any], fault: type[ApiFault]
+) -> None:
+    await begun(house)
+    with pytest.raises(fault):
+        await call(house[0], "g")
+
+
+@pytest.mark.parametrize("call", [*CALLS[2:5], CALLS[7]])
+async def test_while_not_migrating(house: House, call: Callable[[Engine, str], Any]) -> None:
+    with pytest.raises(ReplicationGroupNotUnderMigrationFault):
+        await call(house[0], "g")
+
+
+async def test_validation_comes_before_the_state(house: House) -> None:
+    await begun(house)
+    with pytest.raises(InvalidParameterValueException, match="at least one"):
+        await house[0].start_migration("g", [])
+    with pytest.raises(InvalidParameterValueException, match="into itself"):
+        await house[0].start_migration("g", [{"Address": "TARGET.invalid", "Port": 6379}])
+
+
+async def test_start_returns_at_once(house: House) -> None:
+    answer = await house[0].start_migration("g", NODES, settings=TransferSettings(match="a*"))
+    group = answer["ReplicationGroup"]
+    assert (group["Status"], group["NodeGroups"][0]["Status"]) == ("migrating", "migrating")
+    assert group["Migration"] == {
+        "Phase": "CONNECT",
+        "SourceType": "scan",
+        "Keys": 0,
+        "Bytes": 0,
+        "KeysPerSecond": 0.0,
+        "EtaSeconds": None,
+        "LagBytes": None,
+        "LagSeconds": None,
+        "CanComplete": False,
+        "Reason": "",
+        "Workers": [{"Shard": "0001", "Pid": os.getpid(), "Phase": "CONNECT"}],
+    }
+
+
+async def test_a_worker_that_cannot_be_started(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> int:
+        raise EngineError("no worker process could be started: No space")
+
+    monkeypatch.setattr(local, "launch", broken)
+    with pytest.raises(EngineError, match="No space"):
+        await house[0].start_migration("g", NODES)
+    assert (await described(house))["Status"] == "available"
+    assert (await events(house))[-1] == (
+        "migration failed: no worker process could be started: No space"
+    )
+
+
+async def test_complete_is_refused_until_copied(house: House) -> None:
+    face, _ = house
+    claimed = await begun(house)
+    claimed.beat(Progress(phase=Phase.SNAPSHOT, keys=3, total_keys=9))
+    with pytest.raises(
+        InvalidReplicationGroupStateFault, match=r"not everything is copied yet .*3 of about 9"
+    ):
+        await face.complete_migration("g")
+    assert (await described(house))["Status"] == "migrating"
+    assert (await events(house))[-1].startswith("completion refused: not everything is copied")
+    assert claimed.read_request() is Request.NONE
+    claimed.beat(Progress(phase=Phase.CUT_OVER))
+    with pytest.raises(InvalidReplicationGroupStateFault, match="a cut-over is under way"):
+        await face.complete_migration("g")
+
+
+async def test_complete(house: House) -> None:
+    face, _ = house
+    claimed = await begun(house)
+    claimed.beat(Progress(phase=Phase.COPIED, can_complete=True, reason="copied"))
+    answer = await face.complete_migration("g")
+    assert answer["ReplicationGroup"]["Status"] == "migrating"
+    assert claimed.read_request() is Request.COMPLETE
+    # The worker's gate refuses: whoever waits is told, and may ask again.
+    claimed.refuse("1 key differs")
+    with pytest.raises(TransferFailed, match="cut-over refused: 1 key differs; g stays"):
+        await face.wait("g", until="available")
+    assert (await described(house))["Migration"]["Reason"] == "cut-over refused: 1 key differs"
+    await face.complete_migration("g")
+    assert (await described(house))["Migration"]["Reason"] == "copied"
+
+
+async def test_force_with_a_worker(house: House) -> None:
+    claimed = await begun(house)
+    await house[0].complete_migration("g", force=True)
+    assert claimed.read_request() is Request.FORCE
+    assert (await described(house))["Status"] == "migrating"
+
+
+async def test_a_dead_worker(house: House) -> None:
+    face, registry = house
+    await face.start_migration("g", NODES)
+    with registry.store.write() as connection:
+        connection.exec_driver_sql(
+            "UPDATE transfers SET process = ?", (json.dumps(DEAD.to_dict()),)
+        )
+    registry.claim_transfer("g", DEAD).beat(
+        Progress(phase=Phase.COPIED, can_complete=True, keys=5, total_keys=9)
+    )
+    gone = (
+        f"the worker process (pid {DEAD.pid}) is gone: resume with resume-migration, or end with "
+        "complete-migration --force"
+    )
+    migration = (await described(house))["Migration"]
+    assert migration["Reason"] == gone
+    assert not migration["CanComplete"]
+    assert migration["Workers"] == []
+    with pytest.raises(InvalidReplicationGroupStateFault, match="is gone"):
+        await face.complete_migration("g")
+    for until in ("copied", "available"):
+        with pytest.raises(TransferFailed, match="is gone"):
+            await face.wait("g", until=until)  # type: ignore[arg-type]
+    answer = await face.complete_migration("g", force=True)
+    assert answer["ReplicationGroup"]["Status"] == "available"
+    assert "Migration" not in answer["ReplicationGroup"]
+    assert (await events(house))[-1] == (
+        "migration ended by force, without a worker and without the check, after 5 of about 9 keys"
+    )
+    report = await face.wait("g", until="available")
+    assert isinstance(report, Report)
+    assert report.status == "stopped"
+
+
+async def test_a_dead_worker_is_replaced(house: House) -> None:
+    face, registry = house
+    await face.start_migration("g", NODES)
+    with registry.store.write() as connection:
+        connection.exec_driver_sql(
+            "UPDATE transfers SET process = ?", (json.dumps(DEAD.to_dict()),)
+        )
+    answer = await face.resume_migration("g")
+    assert answer["ReplicationGroup"]["Migration"]["Workers"][0]["Pid"] == os.getpid()
+    with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault):
+        await face.resume_migration("g")
+
+
+async def test_wait(house: House) -> None:
+    face, _ = house
+    claimed = await begun(house)
+    seen: list[Progress] = []
+    with pytest.raises(EngineError, match=r"still in CONNECT after 0\.1 s"):
+        await face.wait("g", until="copied", timeout=0.1, poll=0.02, on_progress=seen.append)
+    assert seen == [Progress()]
+    waiting = asyncio.create_task(face.wait("g", until="copied", poll=0.02))
+    copied = Progress(phase=Phase.COPIED, can_complete=True)
+    claimed.beat(copied)
+    assert await waiting == copied
+    waiting = asyncio.create_task(face.wait("g", until="available", poll=0.02))
+    await asyncio.sleep(0.05)
+    report = Report("done", keys=9)
+    claimed.finish(TransferStatus.DONE, report, copied, "completed")
+    assert await waiting == report
+    assert await face.wait("g", until="copied") == report
+
+
+async def test_wait_for_one_that_ends_badly(house: House) -> None:
+    face, _ = house
+    claimed = await begun(house)
+    stopped = Progress(phase=Phase.STOPPED)
+    claimed.finish(TransferStatus.STOPPED, Report("stopped"), stopped, "stopped")
+    with pytest.raises(Interrupted, match="resume with resume-migration"):
+        await face.wait("g", until="copied")
+    assert (await described(house))["Migration"]["Reason"].startswith("stopped: resume")
+    await face.resume_migration("g")
+    claimed = house[1].claim_transfer("g", ProcessId.here())
+    report = Report("failed", errors=("the target is full",))
+    claimed.finish(TransferStatus.FAILED, report, stopped, "failed")
+    with pytest.raises(MigrationFailed, match="failed: the target is full") as caught:
+        await face.wait("g", until="available")
+    assert caught.value.report == report
+
+
+async def test_pages(house: House) -> None:
+    face, _ = house
+    for number in range(44):
+        await face.register_replication_group(f"h{number:02}", TARGET)
+    seen: list[str] = []
+    marker, sizes = None, []
+    while True:
+        page = await face.describe_replication_groups(max_records=20, marker=marker)
+        sizes.append(len(page["ReplicationGroups"]))
+        seen += [group["ReplicationGroupId"] for group in page["ReplicationGroups"]]
+        marker = page.get("Marker")
+        if marker is None:
+            break
+    assert sizes == [20, 20, 5]
+    assert seen == ["g", *(f"h{number:02}" for number in range(44))]
+
+
+async def test_no_password_in_the_state(state_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through every way in; the files are looked at byte by byte."""
+    monkeypatch.setattr(local, "launch", lambda *_, **__: os.getpid())
+    known = Credentials.read([{"host": "*", "username": "u", "password": SECRET}], "test")
+    face = Engine(state_url, credentials=known)
+    with pytest.raises(InvalidParameterValueException):
+        await face.register_replication_group("g", f"redis://:{SECRET}@h")
+    await face.register_replication_group("g", TARGET)
+    with pytest.raises(InvalidParameterValueException):
+        await face.start_migration("g", [Endpoint("192.0.2.1", password=SECRET)])
+    await face.start_migration("g", NODES)
+    closed = [Endpoint("127.0.0.1", port, password=SECRET) for port in (1, 2)]
+    with pytest.raises(InvalidParameterValueException) as caught:
+        await face.migrate(*closed, settings=TransferSettings(connect_timeout=1.0))
+    assert SECRET not in str(caught.value)
+    face.close()
+    folder = Path(state_url.removeprefix("sqlite:///")).parent
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert files
+    for file in files:
+        assert SECRET.encode() not in file.read_bytes()
+
+
+# --- In one go ---
+
+
+def test_the_default_name() -> None:
+    name = one_go.default_id(Endpoint("H", password=SECRET))
+    assert name == one_go.default_id(Endpoint("h", username="u"))
+    assert name != one_go.default_id(Endpoint("h", 6380))
+    assert validate.identifier(name) == name
+    assert len(name) == len("migrate-") + 12
+
+
+async def test_one_go_meets_another(house: House) -> None:
+    face, registry = house
+    source, target = Endpoint("192.0.2.1"), Endpoint.parse(TARGET)
+    with pytest.raises(InvalidParameterValueException, match=r"g is target\.invalid:6379, not"):
+        await face.migrate(source, Endpoint("other.invalid"), replication_group_id="g")
+    claimed = await begun(house)
+    with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault, match=f"process {os.getpid()}"):
+        await face.migrate(source, target, replication_group_id="g")
+    claimed.finish(TransferStatus.STOPPED, Report("stopped"), Progress(), "stopped")
+    for other, settings in (
+        (Endpoint("192.0.2.2"), TransferSettings()),
+        (source, TransferSettings(match="a*")),
+    ):
+        with pytest.raises(InvalidReplicationGroupStateFault, match="other settings") as caught:
+            await face.migrate(other, target, settings=settings, replication_group_id="g")
+        assert "complete-migration --force" in caught.value.remedy
+    assert registry.get("g")[0].status == "migrating"
+
+
+async def test_one_go_into_itself(state_url: str) -> None:
+    face = Engine(state_url)
+    with pytest.raises(InvalidParameterValueException, match="into itself"):
+        await face.migrate(Endpoint("localhost"), Endpoint("127.0.0.1"))
+    face.close()
+
+
+# --- The library's face ---
+
+
+def test_the_sync_face(state_url: str) -> None:
+    face = Engine(state_url, credentials=Credentials())
+    answer = face.sync.register_replication_group("g", TARGET)
+    assert answer["ReplicationGroup"]["ReplicationGroupId"] == "g"
+    with pytest.raises(ReplicationGroupNotFoundFault):
+        face.sync.describe_replication_groups("no")
+    face.close()
+
+
+async def test_the_sync_face_within_a_loop(state_url: str) -> None:
+    with pytest.raises(UsageError, match="Await"):
+        Engine(state_url).sync.describe_events()
+
+
+def test_the_sync_face_is_complete() -> None:
+    operations = {
+        name for name, member in vars(Engine).items() if inspect.iscoroutinefunction(member)
+    }
+    assert operations == {name for name in vars(BlockingEngine) if not name.startswith("_")}
+
+
+def test_the_package_names_what_it_exports() -> None:
+    for name in engine.__all__:
+        assert getattr(engine, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = engine.nonsense
+
+
+def test_importing_the_package_costs_nothing() -> None:
+    """Not the database, not the core, not redis-py: only what is used."""
+    heavy = ("sqlalchemy", "redis", "uvloop", "engine._native", "engine.transfer")
+    code = f"""
+import sys
+import engine
+from engine import Endpoint, Engine, TransferSettings
+Engine("/nonexistent/state.db")
+print([name for name in {heavy!r} if name in sys.modules])
+"""
+    root = Path(__file__).resolve().parents[2]
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.fixture(autouse=True)
+def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The user's own configuration is no part of a test."""
+    for name in ("STARTMIGRATION_CONFIG", "STARTMIGRATION_CREDENTIALS", "STARTMIGRATION_STATE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))

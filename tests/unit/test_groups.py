@@ -1,0 +1,648 @@
+"""The state: what is allowed, the registry, claims, and two processes on one group."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
+
+from engine.errors import (
+    EngineError,
+    InvalidReplicationGroupStateFault,
+    ReplicationGroupAlreadyExistsFault,
+    ReplicationGroupAlreadyUnderMigrationFault,
+    ReplicationGroupNotFoundFault,
+    ReplicationGroupNotUnderMigrationFault,
+    UsageError,
+)
+from engine.groups import process, records, schema
+from engine.groups.claimed import ClaimedTransfer, ClaimLost
+from engine.groups.process import ProcessId
+from engine.groups.records import TransferRecord
+from engine.groups.registry import Registry
+from engine.groups.states import (
+    MOVES,
+    RULES,
+    GroupStatus,
+    Operation,
+    Request,
+    TransferStatus,
+    check,
+    move,
+)
+from engine.groups.store import STATE_VARIABLE, Store
+from engine.model.checkpoint import Checkpoint
+from engine.model.endpoint import Endpoint
+from engine.model.position import ScanPosition
+from engine.model.progress import Phase, Progress
+from engine.model.report import NotCarried, Report, Step
+from engine.model.settings import TransferSettings
+
+SOURCE = Endpoint("source.example.com", 6380, username="u", password="never stored")
+TARGET = Endpoint("target.example.com", password="never stored")
+SETTINGS = TransferSettings(match="a*", databases=(0, 3))
+HERE = ProcessId.here()
+DEAD = dataclasses.replace(HERE, pid=2**22 + 1, started=1)
+ELSEWHERE = dataclasses.replace(HERE, pid=7, where="another boot", host="elsewhere")
+
+
+@pytest.fixture
+def registry(state_url: str) -> Iterator[Registry]:
+    registry = Registry(state_url)
+    yield registry
+    registry.store.close()
+
+
+@pytest.fixture
+def migrating(registry: Registry) -> TransferRecord:
+    registry.register("g", TARGET)
+    return registry.begin_migration("g", [SOURCE], SETTINGS)
+
+
+def at(run_id: str, db: int, cursor: int, done: tuple[int, ...] = ()) -> Checkpoint:
+    lost = (NotCarried(0, "k", "why"),)
+    position = ScanPosition(run_id, db, cursor, done)
+    return Checkpoint(position, "target", keys=7, not_carried=lost, beyond=(("full", 3),))
+
+
+def status_of(registry: Registry) -> str:
+    return registry.get("g")[0].status
+
+
+def transfer_of(registry: Registry) -> TransferRecord:
+    transfer = registry.get("g")[1]
+    assert transfer is not None
+    return transfer
+
+
+def age(registry: Registry, seconds: float) -> None:
+    """Make the transfer's times older."""
+    with registry.store.write() as connection:
+        connection.exec_driver_sql(
+            "UPDATE transfers SET changed_at = changed_at - ?, heartbeat_at = heartbeat_at - ?",
+            (seconds, seconds),
+        )
+
+
+# --- The tables ---
+
+
+ALREADY = ReplicationGroupAlreadyUnderMigrationFault
+NOT_UNDER = ReplicationGroupNotUnderMigrationFault
+INVALID = InvalidReplicationGroupStateFault
+
+
+@pytest.mark.parametrize(
+    ("operation", "status", "expected"),
+    [
+        (Operation.TEST, "available", "available"),
+        (Operation.TEST, "migrating", ALREADY),
+        (Operation.START, "available", "migrating"),
+        (Operation.START, "migrating", ALREADY),
+        (Operation.RESUME, "available", NOT_UNDER),
+        (Operation.RESUME, "migrating", "migrating"),
+        (Operation.COMPLETE, "available", NOT_UNDER),
+        (Operation.COMPLETE, "migrating", "migrating"),
+        (Operation.STOP, "available", NOT_UNDER),
+        (Operation.STOP, "migrating", "migrating"),
+        (Operation.FINISH, "available", NOT_UNDER),
+        (Operation.FINISH, "migrating", "available"),
+        (Operation.DELETE, "available", "available"),
+        (Operation.DELETE, "migrating", INVALID),
+        *((operation, "modifying", INVALID) for operation in Operation),
+    ],
+)
+def test_what_is_allowed(
+    operation: Operation, status: str, expected: str | type[EngineError]
+) -> None:
+    if isinstance(expected, str):
+        assert check(operation, "g", status) == expected
+        return
+    with pytest.raises(expected, match=f"cannot {operation} replication group g: it is {status}"):
+        check(operation, "g", status)
+
+
+def test_the_table_of_groups_is_complete() -> None:
+    assert set(RULES) == set(Operation)
+    for rule in RULES.values():
+        assert set(rule.faults) | {rule.needs} == set(GroupStatus)
+
+
+ALLOWED_MOVES = {
+    ("pending", "pending"),
+    ("pending", "running"),
+    ("pending", "stopped"),
+    ("pending", "failed"),
+    ("pending", "forced"),
+    ("running", "pending"),
+    ("running", "running"),
+    ("running", "stopped"),
+    ("running", "done"),
+    ("running", "failed"),
+    ("running", "forced"),
+    ("stopped", "pending"),
+    ("stopped", "running"),
+    ("stopped", "failed"),
+    ("stopped", "forced"),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(TransferStatus, repeat=2)))
+def test_moves_of_a_transfer(old: TransferStatus, new: TransferStatus) -> None:
+    assert set(MOVES) == set(TransferStatus)
+    if (old, new) in ALLOWED_MOVES:
+        assert move(old, new) is new
+    else:
+        with pytest.raises(EngineError, match=f"from {old} to {new}"):
+            move(old, new)
+
+
+# --- Groups ---
+
+
+def test_register_and_get(registry: Registry) -> None:
+    made = registry.register("g", TARGET, description="d", cluster_enabled=True)
+    group, transfer = registry.get("g")
+    assert group == made
+    assert (group.status, group.description, group.cluster_enabled) == ("available", "d", True)
+    assert group.primary == dataclasses.replace(TARGET, password=None)
+    assert abs(group.created_at - time.time()) < 5
+    assert transfer is None
+
+
+def test_a_group_is_registered_once(registry: Registry) -> None:
+    registry.register("g", TARGET)
+    with pytest.raises(ReplicationGroupAlreadyExistsFault, match="g already exists"):
+        registry.register("g", SOURCE)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda r: r.get("no"),
+        lambda r: r.check(Operation.START, "no"),
+        lambda r: r.delete("no"),
+        lambda r: r.begin_migration("no", [SOURCE], SETTINGS),
+        lambda r: r.resume_migration("no"),
+        lambda r: r.claim_transfer("no", HERE),
+        lambda r: r.request("no", Request.COMPLETE),
+        lambda r: r.end_without_worker("no", Report("stopped"), ""),
+    ],
+)
+def test_an_unknown_group(registry: Registry, call: Callable[[Registry], object]) -> None:
+    with pytest.raises(ReplicationGroupNotFoundFault, match="ReplicationGroup no not found"):
+        call(registry)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda r: r.resume_migration("g"),
+        lambda r: r.claim_transfer("g", HERE),
+        lambda r: r.request("g", Request.COMPLETE),
+        lambda r: r.request("g", Request.STOP),
+        lambda r: r.end_without_worker("g", Report("stopped"), ""),
+    ],
+)
+def test_a_group_that_is_not_under_migration(
+    registry: Registry, call: Callable[[Registry], object]
+) -> None:
+    registry.register("g", TARGET)
+    with pytest.raises(ReplicationGroupNotUnderMigrationFault):
+        call(registry)
+
+
+def test_pages(registry: Registry) -> None:
+    names = [f"g{n:02}" for n in range(7)]
+    for name in reversed(names):
+        registry.register(name, TARGET)
+    seen, after = [], ""
+    for size in (3, 3, 1):
+        page, more = registry.list(after=after, limit=3)
+        assert len(page) == size
+        seen += [group.id for group, _ in page]
+        after = more or ""
+    assert seen == names
+    assert not after
+    assert registry.list(limit=7)[1] is None
+
+
+def test_delete(registry: Registry, migrating: TransferRecord) -> None:
+    with pytest.raises(InvalidReplicationGroupStateFault):
+        registry.delete("g")
+    claimed = registry.claim_transfer("g", HERE)
+    claimed.save_checkpoint(at("run", 0, 5))
+    claimed.finish(TransferStatus.FAILED, Report("failed"), Progress(), "failed")
+    registry.delete("g")
+    with pytest.raises(ReplicationGroupNotFoundFault):
+        registry.get("g")
+    assert registry.list_events("g")[-1].message == "deleted"
+    with registry.store.read() as connection:
+        for table in ("transfers", "checkpoints"):
+            assert not connection.exec_driver_sql(f"SELECT * FROM {table}").all()
+    # The name is free again, and nothing of the old one comes back.
+    registry.register("g", TARGET)
+    assert registry.get("g")[1] is None
+
+
+def test_events(registry: Registry) -> None:
+    registry.register("g", TARGET)
+    registry.register("h", TARGET)
+    registry.add_event("g", "one")
+    registry.add_event("h", "two")
+    assert [e.message for e in registry.list_events("g")][1:] == ["one"]
+    assert [e.message for e in registry.list_events()][2:] == ["one", "two"]
+    with registry.store.write() as connection:
+        connection.exec_driver_sql("UPDATE events SET at = at - 15 * 86400")
+    registry.add_event("g", "new")
+    assert [e.message for e in registry.list_events()] == ["new"]
+
+
+# --- A migration's way through the state ---
+
+
+def test_begin(registry: Registry, migrating: TransferRecord) -> None:
+    group, transfer = registry.get("g")
+    assert group.status == "migrating"
+    assert transfer == migrating
+    assert transfer.status is TransferStatus.PENDING
+    assert transfer.source == dataclasses.replace(SOURCE, password=None)
+    assert transfer.target == dataclasses.replace(TARGET, password=None)
+    assert transfer.settings == SETTINGS
+    assert transfer.progress == Progress()
+    with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault):
+        registry.begin_migration("g", [SOURCE], SETTINGS)
+
+
+def test_settings_of_another_version(registry: Registry, migrating: TransferRecord) -> None:
+    with registry.store.write() as connection:
+        connection.exec_driver_sql("""UPDATE transfers SET settings = '{"unheard_of": 1}'""")
+    with pytest.raises(UsageError, match="another version"):
+        _ = transfer_of(registry).settings
+
+
+def test_a_whole_run(registry: Registry, migrating: TransferRecord) -> None:
+    claimed = registry.claim_transfer("g", HERE)
+    assert claimed.record.status is TransferStatus.RUNNING
+    assert transfer_of(registry).held()
+    progress = Progress(phase=Phase.SNAPSHOT, keys=3, total_keys=9, eta_seconds=1.5)
+    assert claimed.beat(progress) is Request.NONE
+    assert claimed.beat(None) is Request.NONE
+    assert transfer_of(registry).progress == progress
+    assert claimed.load_checkpoint() is None
+    for cursor in (5, 6):
+        claimed.save_checkpoint(at("run", 3, cursor, (0, 1)))
+        assert claimed.load_checkpoint() == at("run", 3, cursor, (0, 1))
+    claimed.note_held_before(True)
+    registry.request("g", Request.COMPLETE)
+    assert claimed.read_request() is Request.COMPLETE
+    claimed.refuse("two keys differ")
+    assert transfer_of(registry).refusal == "two keys differ"
+    assert claimed.read_request() is Request.NONE
+    registry.request("g", Request.FORCE)
+    assert claimed.beat(None) is Request.FORCE
+    assert transfer_of(registry).refusal == ""
+    report = Report(
+        "done",
+        keys=9,
+        not_carried=(NotCarried(0, "k\\x00", "why"),),
+        not_carried_total=1,
+        steps=(Step("snapshot", 1.5, 9, 90),),
+    )
+    claimed.finish(TransferStatus.DONE, report, progress, "completed")
+    assert status_of(registry) == "available"
+    ended = transfer_of(registry)
+    assert (ended.status, ended.report, ended.held_before) == (TransferStatus.DONE, report, True)
+    assert not ended.held()
+    assert claimed.load_checkpoint() is None
+    messages = [event.message for event in registry.list_events("g")]
+    assert messages[0] == "registered, with primary target.example.com:6379"
+    assert messages[1] == "migration from source.example.com:6380 started"
+    assert messages[-1] == "completed"
+    assert registry.begin_migration("g", [SOURCE], SETTINGS).id != ended.id
+
+
+def test_a_stopped_run_is_resumed(registry: Registry, migrating: TransferRecord) -> None:
+    claimed = registry.claim_transfer("g", HERE)
+    claimed.save_checkpoint(at("run", 0, 5))
+    copied = Progress(phase=Phase.COPIED, can_complete=True)
+    claimed.finish(TransferStatus.STOPPED, Report("stopped"), copied, "stopped")
+    assert status_of(registry) == "migrating"
+    assert not transfer_of(registry).held()
+    resumed = registry.resume_migration("g")
+    assert (resumed.id, resumed.status) == (migrating.id, TransferStatus.PENDING)
+    # What the old worker said of itself is not said of the new one.
+    assert not resumed.progress.can_complete
+    assert registry.claim_transfer("g", HERE).load_checkpoint() == at("run", 0, 5)
+
+
+def test_a_claim_that_is_lost(registry: Registry, migrating: TransferRecord) -> None:
+    lost = registry.claim_transfer("g", DEAD)
+    registry.resume_migration("g")
+    registry.claim_transfer("g", HERE).save_checkpoint(at("mine", 0, 1))
+    calls: list[Callable[[ClaimedTransfer], object]] = [
+        lambda c: c.beat(Progress(keys=7)),
+        lambda c: c.beat(None),
+        lambda c: c.read_request(),
+        lambda c: c.refuse("no"),
+        lambda c: c.save_checkpoint(at("theirs", 0, 1)),
+        lambda c: c.note_held_before(True),
+        lambda c: c.finish(TransferStatus.DONE, Report("done"), Progress(), "done"),
+    ]
+    for call in calls:
+        with pytest.raises(ClaimLost, match="taken it over, or it was ended"):
+            call(lost)
+    assert status_of(registry) == "migrating"
+    assert lost.load_checkpoint() == at("mine", 0, 1)
+    assert transfer_of(registry).progress == Progress()
+
+
+def test_an_end_without_a_worker(registry: Registry, migrating: TransferRecord) -> None:
+    claimed = registry.claim_transfer("g", HERE)
+    assert not registry.end_without_worker("g", Report("stopped"), "forced")
+    assert status_of(registry) == "migrating"
+    with registry.store.write() as connection:
+        connection.exec_driver_sql("UPDATE transfers SET process = ?", (_json(DEAD),))
+    assert registry.end_without_worker("g", Report("stopped"), "forced")
+    assert status_of(registry) == "available"
+    assert transfer_of(registry).status is TransferStatus.FORCED
+    with pytest.raises(ClaimLost):
+        claimed.beat(None)
+
+
+def test_a_worker_that_could_not_start(registry: Registry, migrating: TransferRecord) -> None:
+    registry.fail_start(migrating, Report("failed", errors=("why",)), "migration failed: why")
+    assert status_of(registry) == "available"
+    assert transfer_of(registry).status is TransferStatus.FAILED
+    assert registry.list_events("g")[-1].message == "migration failed: why"
+
+
+# --- Claims, dead and alive ---
+
+
+def _json(who: ProcessId) -> str:
+    return json.dumps(who.to_dict())
+
+
+def test_a_process_knows_itself() -> None:
+    assert ProcessId.of(os.getpid()) == HERE
+    assert HERE.pid == os.getpid()
+    assert HERE.started > 0
+    assert HERE.alive(0)
+    assert ProcessId.from_dict(HERE.to_dict()) == HERE
+
+
+def test_a_process_that_ends() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    who = ProcessId.of(child.pid)
+    assert who.alive(0)
+    # Of the same pid, but an earlier process.
+    assert not dataclasses.replace(who, started=who.started - 1).alive(0)
+    child.kill()
+    # A zombie is dead, though its pid is still taken.
+    deadline = time.monotonic() + 10
+    while who.alive(0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not who.alive(0)
+    child.communicate()
+    assert not who.alive(0)
+    assert not ProcessId.of(child.pid).alive(0)
+
+
+def test_a_process_elsewhere_lives_by_its_heartbeat() -> None:
+    assert ELSEWHERE.alive(process.HEARTBEAT_LOST - 1)
+    assert not ELSEWHERE.alive(process.HEARTBEAT_LOST + 1)
+
+
+def test_a_process_that_lives_but_has_given_up() -> None:
+    assert HERE.alive(process.HEARTBEAT_LOST - 1)
+    assert not HERE.alive(process.HEARTBEAT_LOST + 1)
+
+
+def test_a_name_with_parentheses(tmp_path: Path) -> None:
+    # The command's name stands in the same line, unescaped.
+    program = tmp_path / "a) Z (b"
+    program.symlink_to("/bin/sleep")
+    child = subprocess.Popen([str(program), "30"])
+    try:
+        time.sleep(0.05)
+        assert ProcessId.of(child.pid).alive(0)
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.parametrize("other", [ProcessId.of(1), ELSEWHERE])
+def test_a_live_claim_is_respected(
+    registry: Registry, migrating: TransferRecord, other: ProcessId
+) -> None:
+    registry.claim_transfer("g", other)
+    with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault, match=f"process {other.pid} on"):
+        registry.claim_transfer("g", HERE)
+    with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault):
+        registry.resume_migration("g")
+
+
+def test_a_dead_claim_is_taken_over(registry: Registry, migrating: TransferRecord) -> None:
+    first = registry.claim_transfer("g", DEAD)
+    assert not transfer_of(registry).held()
+    second = registry.claim_transfer("g", HERE)
+    assert second.record.attempt == first.record.attempt + 1
+    assert transfer_of(registry).process == HERE
+
+
+@pytest.mark.parametrize("other", [ProcessId.of(1), ELSEWHERE])
+def test_a_silent_claim_is_taken_over(
+    registry: Registry, migrating: TransferRecord, other: ProcessId
+) -> None:
+    registry.claim_transfer("g", other)
+    age(registry, process.HEARTBEAT_LOST + 1)
+    assert registry.claim_transfer("g", HERE).beat(None) is Request.NONE
+
+
+def test_a_worker_that_is_just_starting(registry: Registry, migrating: TransferRecord) -> None:
+    assert transfer_of(registry).held()
+    with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault, match="just starting"):
+        registry.resume_migration("g")
+    age(registry, records.START_GRACE + 1)
+    assert not transfer_of(registry).held()
+    registry.resume_migration("g")
+
+
+def test_a_process_that_ends_before_it_claims(registry: Registry) -> None:
+    registry.register("g", TARGET)
+    registry.begin_migration("g", [SOURCE], SETTINGS, process=DEAD)
+    assert not transfer_of(registry).held()
+    registry.resume_migration("g", process=DEAD)
+    assert not transfer_of(registry).held()
+    registry.resume_migration("g", process=HERE)
+    assert transfer_of(registry).held()
+    registry.claim_transfer("g", HERE)
+
+
+def test_a_launched_worker_that_never_claims(registry: Registry, migrating: TransferRecord) -> None:
+    registry.note_launch(migrating, HERE)
+    age(registry, records.START_GRACE + 1)
+    assert transfer_of(registry).held()
+    registry.note_launch(migrating, DEAD)
+    assert not transfer_of(registry).held()
+
+
+def test_a_late_note_of_a_launch(registry: Registry, migrating: TransferRecord) -> None:
+    claimed = registry.claim_transfer("g", HERE)
+    registry.note_launch(migrating, DEAD)
+    assert transfer_of(registry).process == HERE
+    assert claimed.beat(None) is Request.NONE
+
+
+RACER = """
+import sys, time
+from engine.errors import ReplicationGroupAlreadyUnderMigrationFault
+from engine.groups.registry import Registry
+from engine.model.endpoint import Endpoint
+from engine.model.settings import TransferSettings
+
+registry = Registry(sys.argv[1])
+print("ready", flush=True)
+for line in sys.stdin:
+    group, start = line.split()
+    while time.time() < float(start):
+        pass
+    try:
+        registry.begin_migration(group, [Endpoint("h")], TransferSettings())
+        print("won", flush=True)
+    except ReplicationGroupAlreadyUnderMigrationFault:
+        print("lost", flush=True)
+"""
+
+
+def test_of_two_processes_one_starts(state_url: str, tmp_path: Path) -> None:
+    """Both open a state that does not exist yet, and then start the same group, 20 times."""
+    script = tmp_path / "racer.py"
+    script.write_text(RACER)
+    root = Path(__file__).resolve().parents[2]
+    racers = [
+        subprocess.Popen(
+            [sys.executable, str(script), state_url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(root)},
+        )
+        for _ in range(2)
+    ]
+    registry = None
+    try:
+        for racer in racers:
+            assert racer.stdout is not None
+            assert racer.stdout.readline() == "ready\n"
+        registry = Registry(state_url)
+        wins = [0, 0]
+        for number in range(20):
+            group = f"g{number}"
+            registry.register(group, TARGET)
+            for racer in racers:
+                assert racer.stdin is not None
+                racer.stdin.write(f"{group} {time.time() + 0.03}\n")
+                racer.stdin.flush()
+            results = [racer.stdout.readline().strip() for racer in racers if racer.stdout]
+            assert sorted(results) == ["lost", "won"]
+            wins[results.index("won")] += 1
+            with registry.store.read() as connection:
+                rows = connection.exec_driver_sql(
+                    "SELECT count(*) FROM transfers WHERE group_id = ?", (group,)
+                ).scalar()
+            assert rows == 1
+        assert sum(wins) == 20
+    finally:
+        for racer in racers:
+            racer.communicate(timeout=20)
+        if registry is not None:
+            registry.store.close()
+    assert [racer.returncode for racer in racers] == [0, 0]
+
+
+# --- The store ---
+
+
+def test_the_files_are_private(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "state.db"
+    registry = Registry(str(path))
+    registry.register("g", TARGET)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    for file in path.parent.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    registry.store.close()
+
+
+def test_the_default_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STATE_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
+    store = Store()
+    assert store.file == tmp_path / "xdg" / "startmigration" / "state.db"
+    assert store.folder == store.file.parent
+    store.close()
+    monkeypatch.setenv(STATE_VARIABLE, f"sqlite:///{tmp_path / 'other.db'}")
+    store = Store()
+    assert store.file == tmp_path / "other.db"
+    store.close()
+    relative = Path(os.path.relpath(tmp_path / "other.db"))
+    store = Store(str(relative))
+    assert store.file == relative.absolute()
+    store.close()
+
+
+def test_no_password_is_stored(registry: Registry, migrating: TransferRecord) -> None:
+    registry.claim_transfer("g", HERE).finish(
+        TransferStatus.DONE, Report("done"), Progress(), "done"
+    )
+    assert registry.store.file is not None
+    for file in registry.store.file.parent.iterdir():
+        assert b"never stored" not in file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("sqlite://", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+        ("nonsense://", "no driver"),
+        ("postgresql+nosuch://me:secret@db/x", "no driver"),
+        ("://", "cannot be understood"),
+    ],
+)
+def test_states_that_cannot_be(state: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        Store(state)
+    assert "secret" not in str(caught.value)
+
+
+def test_readers_do_not_wait_for_a_writer(registry: Registry, state_url: str) -> None:
+    registry.register("g", TARGET)
+    other = Registry(state_url)
+    with registry.store.write() as connection:
+        connection.exec_driver_sql("UPDATE replication_groups SET description = 'new'")
+        began = time.monotonic()
+        assert other.get("g")[0].description == ""
+        assert time.monotonic() - began < 1
+    assert other.get("g")[0].description == "new"
+    other.store.close()
+
+
+def test_the_tables_fit_postgresql() -> None:
+    """Not run on one here; but what we say to it is said in its language."""
+    for table in schema.metadata.sorted_tables:
+        text = str(CreateTable(table).compile(dialect=postgresql.dialect()))
+        assert f"CREATE TABLE {table.name}" in text
+        assert ("SERIAL" in text) == (table.name in ("transfers", "events"))
