@@ -1,0 +1,215 @@
+"""The house's plan, held to: who may import whom, and what lives in one place only.
+
+The table is the one of docs/architecture.md. A file imports from lower ranks or from its own
+package; packages of one rank are strangers to each other. What a file imports for type checking
+only counts as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+RANKS = {
+    "errors": 0,
+    "_native": 0,
+    "model": 1,
+    "wire": 2,
+    "groups": 2,
+    "sources": 3,
+    "targets": 3,
+    "transfer": 4,
+    "verify": 4,
+    "fleet": 5,
+    "front": 6,
+    "cli": 7,
+    # The library's face and the way in: they may import everything, and nothing imports them.
+    "__init__": 8,
+    "__main__": 8,
+}
+
+# What the ranks alone would allow.
+NEVER = {
+    "sources": {"targets"},
+    "targets": {"sources"},
+    "transfer": {"groups", "front", "cli"},
+    "front": {"_native", "wire", "sources", "targets"},
+}
+
+# Top-level modules that are imported in these rooms and nowhere else.
+ONE_HOME = {
+    "sqlalchemy": {"groups"},
+    "sqlite3": {"groups"},
+    "redis": {"wire"},
+    # The loop's policy is the wire's; a worker process of the fleet runs on that loop.
+    "uvloop": {"wire", "fleet"},
+    "ray": {"fleet"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "xml": {"front"},
+}
+
+# The core parses and encodes; sockets live one layer up.
+SOCKETS = re.compile(
+    r"sys/(?:socket|epoll)\.h|netinet/|arpa/inet\.h|\b(?:import|cimport)\s+(?:socket|select|asyncio)\b"
+    r"|\bfrom\s+(?:socket|select|asyncio|posix\.\w*socket)\b"
+    r"|\b(?:socket|getaddrinfo|setsockopt|epoll_\w+|recv(?:from|msg)?|send(?:to|msg|file))\s*\("
+)
+
+
+def room_of(path: Path) -> str:
+    """The name in `RANKS` for a file given relative to engine/: wire/dial.py is `wire`."""
+    return path.parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST, path: Path) -> Iterator[tuple[int, str]]:
+    """(line, absolute dotted name) of every import; `from a import b` gives a.b.
+
+    `path` is relative to engine/, and resolves relative imports.
+    """
+    package = ["engine", *path.parts[:-1]]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            # Level 1 is the file's own package, each one more is a package further up.
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = ".".join([*base, *filter(None, [node.module])])
+            for alias in node.names:
+                yield node.lineno, f"{stem}.{alias.name}"
+
+
+def violations(source: str, path: Path) -> list[str]:
+    """What `source`, the text of the file engine/`path`, imports against the plan."""
+    room = room_of(path)
+    if room not in RANKS:
+        return [f"engine/{path}: the room {room!r} is not in the table"]
+    found = []
+    for line, name in imports(ast.parse(source), path):
+        where = f"engine/{path}:{line}"
+        top, _, rest = name.partition(".")
+        if top != "engine":
+            if room not in ONE_HOME.get(top, {room}):
+                homes = ", ".join(sorted(ONE_HOME[top]))
+                found.append(f"{where}: {top} is at home in {homes}, not in {room}")
+            continue
+        # `from engine import Engine` names no room: it is the face that is imported.
+        other = rest.partition(".")[0]
+        other = other if other in RANKS else "__init__"
+        if other == room:
+            continue
+        if other in NEVER.get(room, set()):
+            found.append(f"{where}: {room} never imports {other}")
+        elif RANKS[other] == RANKS[room]:
+            found.append(f"{where}: {room} and {other} are of one rank, and strangers")
+        elif RANKS[other] > RANKS[room]:
+            found.append(f"{where}: {room} imports upwards, from {other}")
+    return found
+
+
+def code_of(source: str) -> str:
+    """Cython source without its docstrings and comments (near enough for a search)."""
+    source = re.sub(r'"""(?s:.*?)"""', lambda text: "\n" * text[0].count("\n"), source)
+    return re.sub(r"#(?!\s*include).*", "", source)
+
+
+def sockets_in(source: str) -> list[str]:
+    """The socket calls in Cython source, with their lines."""
+    lines = code_of(source).splitlines()
+    return [f"{n}: {line.strip()}" for n, line in enumerate(lines, 1) if SOCKETS.search(line)]
+
+
+ENGINE_FILES = sorted(path.relative_to(ROOT / "engine") for path in ROOT.glob("engine/**/*.py"))
+CORE_FILES = sorted(path for path in (ROOT / "ext").iterdir() if path.suffix in {".pyx", ".pxi"})
+
+
+def test_there_is_something_to_check() -> None:
+    assert ENGINE_FILES
+    assert CORE_FILES
+
+
+@pytest.mark.parametrize("path", ENGINE_FILES, ids=str)
+def test_imports_follow_the_plan(path: Path) -> None:
+    assert violations((ROOT / "engine" / path).read_text(), path) == []
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=lambda path: path.name)
+def test_the_core_knows_no_sockets(path: Path) -> None:
+    assert sockets_in(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "complaint"),
+    [
+        ("model/key.py", "from engine.wire import dial", "upwards"),
+        ("model/key.py", "from engine import Engine", "upwards"),
+        ("model/key.py", "import engine", "upwards"),
+        ("errors.py", "import engine._native", "strangers"),
+        ("wire/dial.py", "from engine.groups.store import Store", "strangers"),
+        ("wire/dial.py", "from ..groups import store", "strangers"),
+        ("sources/scan.py", "from engine.targets.base import Target", "never"),
+        ("targets/writer.py", "from engine.sources import base", "never"),
+        ("targets/writer.py", "from .. import sources", "never"),
+        ("transfer/run.py", "def f():\n    from engine.groups import store", "2: transfer never"),
+        ("transfer/run.py", "import engine.cli", "never"),
+        ("transfer/run.py", "from engine.verify import digest", "strangers"),
+        ("front/ops.py", "from engine import _native", "never"),
+        ("front/ops.py", "from engine.wire.admin import Admin", "never"),
+        ("front/ops.py", "import sqlalchemy as sa", "at home in groups"),
+        ("cli/show.py", "import redis.asyncio", "at home in wire"),
+        ("cli/show.py", "from redis import Redis", "at home in wire"),
+        ("fleet/pool.py", "from rich.console import Console", "at home in cli"),
+        ("cellar/wine.py", "", "not in the table"),
+        (
+            "sources/scan.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import engine.transfer.run",
+            "3: sources imports upwards",
+        ),
+    ],
+)
+def test_the_checker_complains(path: str, source: str, complaint: str) -> None:
+    found = violations(source, Path(path))
+    assert len(found) == 1
+    assert complaint in found[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("transfer/run.py", "from engine.sources.base import Source\nimport engine.targets.base"),
+        ("transfer/run.py", "from . import phases\nfrom .phases import MOVES\nimport asyncio"),
+        ("wire/dial.py", "import uvloop, redis\nfrom engine.errors import EngineError"),
+        ("wire/dial.py", "from engine import _native, errors"),
+        ("__init__.py", "from engine.front import ops"),
+        ("__main__.py", "from engine.cli.app import app"),
+        ("cli/__main__.py", "from engine.fleet import pool\nimport typer"),
+    ],
+)
+def test_the_checker_is_content(path: str, source: str) -> None:
+    assert violations(source, Path(path)) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'cdef extern from "<sys/socket.h>":',
+        "import socket",
+        "    got = recv(fd, buf, size, 0)",
+        "from asyncio import Protocol",
+    ],
+)
+def test_sockets_are_found(line: str) -> None:
+    assert sockets_in(f"cdef int x\n{line}\n") == [f"2: {line.strip()}"]
+
+
+def test_words_about_sockets_are_not_sockets() -> None:
+    assert (
+        sockets_in('"""Bytes of a recv() call.\n\nsocket(2)\n"""\n# send() them: sendmsg(\n') == []
+    )
