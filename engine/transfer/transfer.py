@@ -174,7 +174,7 @@ class Transfer:
         finally:
             await self._source.close()
             await self._target.close()
-        self._save_last(errors)
+        await self._save_last(errors)
         return self._report(status, errors, loop.time() - self._began)
 
     async def _phases(self) -> None:
@@ -238,8 +238,7 @@ class Transfer:
             return "everything SCAN named is copied, and was not verified"
         tally = self._tally
         return (
-            f"in {self._phase}, with {tally.keys:,} of about "
-            f"{self._total_keys:,} keys acknowledged"
+            f"in {self._phase}, with {tally.keys:,} of about {self._total_keys:,} keys acknowledged"
         )
 
     # --- Telling ---
@@ -283,14 +282,14 @@ class Transfer:
                 with contextlib.suppress(asyncio.CancelledError, EngineError):
                     await task
 
-    def _save_last(self, errors: list[str]) -> None:
+    async def _save_last(self, errors: list[str]) -> None:
         if self._phase is Phase.CONNECT:
             return
         checkpoint = self._tally.checkpoint(self._target.info.run_id)
         if checkpoint is None:
             return
         try:
-            self._checkpoints.save(checkpoint)
+            await asyncio.to_thread(self._checkpoints.save, checkpoint)
         except StateError as exc:
             if not errors:
                 errors.append(explain(exc))

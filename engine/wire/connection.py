@@ -74,7 +74,7 @@ class Connection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> Any:
         """Where the next bytes go."""
         if self._bulk is not None:
-            return self._bulk.input
+            return memoryview(self._bulk.input)
         return self._reader.get_buffer(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -190,7 +190,8 @@ class Connection(asyncio.BufferedProtocol):
         """Send bytes, or any object with a buffer; it is kept alive until it is sent."""
         if self.lost is None:
             assert self._transport is not None
-            self._transport.write(data)
+            # A view, for asyncio's own transports take no other buffer.
+            self._transport.write(memoryview(data))
 
     async def writable(self) -> None:
         """Wait until the transport holds less than `WRITE_HIGH_WATER`. Raises when it is lost."""
