@@ -46,7 +46,7 @@ servers: $(PY)  ## Fetch more real servers to test with (Debian only; into ~/.ca
 	$(PY) tests/fetch_servers.py
 
 soak: $(BUILT)  ## The long tests, with their long bounds
-	ENGINE_SOAK=1 $(PY) -m pytest tests -m soak --timeout 3600 $(PYTEST_ARGS)
+	ENGINE_SOAK=1 $(PY) -m pytest tests/adversity --timeout 3600 $(PYTEST_ARGS)
 
 clean:  ## Remove what was built (.venv keeps its packages)
 	rm -rf build dist *.egg-info engine/_native*.so ext/*.c $(INSTALLED) $(BUILT)
