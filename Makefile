@@ -13,6 +13,8 @@ CHECKED := $(wildcard engine tests benches) setup.py
 
 # Handed on: `make bench ARGS=--smoke`, `make demo ARGS="--source URL --target URL"`.
 ARGS ?=
+# Most tests wait for a server most of the time: four at once keep two cores busy.
+TEST_PROCESSES ?= -n 4 --dist worksteal --benchmark-disable
 # Handed to pytest: `make test PYTEST_ARGS="-k resp -x"`.
 PYTEST_ARGS ?=
 
@@ -29,7 +31,7 @@ demo: $(BUILT)  ## Migrate between two real servers and prove it (ARGS="--source
 	$(PY) -m benches.demo $(ARGS)
 
 test: $(BUILT)  ## Run the tests over every pair of servers that is here (PYTEST_ARGS=...)
-	$(PY) -m pytest tests $(PYTEST_ARGS)
+	$(PY) -m pytest tests $(TEST_PROCESSES) $(PYTEST_ARGS)
 
 bench: $(BUILT)  ## Measure: the core's parts, then keys per second end to end (ARGS=--smoke)
 	$(PY) -m pytest benches --benchmark-only \
@@ -46,7 +48,7 @@ servers: $(PY)  ## Fetch more real servers to test with (Debian only; into ~/.ca
 	$(PY) tests/fetch_servers.py
 
 soak: $(BUILT)  ## The long tests, with their long bounds
-	ENGINE_SOAK=1 $(PY) -m pytest tests/adversity --timeout 3600 $(PYTEST_ARGS)
+	ENGINE_SOAK=1 $(PY) -m pytest tests/adversity $(TEST_PROCESSES) --timeout 3600 $(PYTEST_ARGS)
 
 clean:  ## Remove what was built (.venv keeps its packages)
 	rm -rf build dist *.egg-info engine/_native*.so ext/*.c $(INSTALLED) $(BUILT)

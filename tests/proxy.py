@@ -154,6 +154,11 @@ class Proxy:
         self._keep(self._accept())
         self._loop.call_soon(ready.set)
         self._loop.run_forever()
+        # Whoever was accepted a moment ago is taken from the future that holds it, then closed.
+        self._loop.remove_reader(self._listener)
+        self._refusing = True
+        for _ in range(3):
+            self._loop.run_until_complete(asyncio.sleep(0))
         self._reset_all()
         tasks = asyncio.all_tasks(self._loop)
         for task in tasks:

@@ -283,7 +283,7 @@ class Transfer:
                     await task
 
     async def _save_last(self, errors: list[str]) -> None:
-        if self._phase is Phase.CONNECT:
+        if self._copy is None:
             return
         checkpoint = self._tally.checkpoint(self._target.info.run_id)
         if checkpoint is None:
