@@ -28,6 +28,7 @@ cdef enum ParseStop:
     STOP_STREAM_BEGIN
     STOP_STREAM_PIECE
     STOP_KEY_ERROR
+    STOP_RESTLESS
     STOP_SCAN_ERROR
     STOP_TOO_LONG
     STOP_PROTOCOL
@@ -51,6 +52,14 @@ cdef enum:
     ASKED_MOST = 64
     # PTTL is relative, so the source is asked for its clock before every so many keys of a run.
     TIME_EVERY = 16
+    # Keys asked for again because they came into being between their TTL and their DUMP.
+    AGAIN_MOST = 10000
+    # Refused keys that are kept in one batch.
+    ERRORS_MOST = 1000
+    # Bytes of one request for values, beyond its last key; of keys that wait, a hostile SCAN's too.
+    REQUEST_BYTES = 1 << 20
+    KEYS_BYTES_MOST = 768 << 20
+    KEY_BYTES_MOST = 512 << 20
     # Pages of SCAN whose keys are not all answered for.
     MARKS_MOST = 4096
 
@@ -94,7 +103,7 @@ cdef class ScanPipeline:
         db: number stamped on the batches; SELECT is the caller's business.
         cursor: where SCAN begins.
         ttl: "pexpiretime" (Redis 7.0, Valkey) or "pttl", which is anchored to the source's own
-            clock by a TIME before every 16th key of a request: our clock when the reply is read would be off by
+            clock by a TIME before the PTTLs of every 16 keys of a request: our clock when the reply is read would be off by
             as long as the reply was under way.
         access: None, "idletime" or "freq": what OBJECT is asked for each key.
         batch_bytes: a batch is closed before it would grow past this.
@@ -108,6 +117,10 @@ cdef class ScanPipeline:
     cdef TtlCommand ttl_command
     cdef AccessCommand access_command
     cdef int64_t source_ms             # the source's clock at the last TIME
+    cdef int64_t ttls[TIME_EVERY]      # what PTTL said of the keys behind it
+    cdef int ttls_read
+    cdef uint64_t again_until          # no page is passed before so many keys are answered for
+    cdef uint64_t again_count
     cdef size_t batch_bytes
     cdef size_t stream_above
     cdef size_t value_limit
@@ -230,23 +243,27 @@ cdef class ScanPipeline:
         elif self.access_command == ACCESS_FREQ:
             access_head, access_bytes, commands = FREQ_HEAD, 26, 3
         head_bytes = ttl_bytes + access_bytes + dump_bytes
-        if self.ttl_command == TTL_PTTL:
-            size += 14 * ((count + TIME_EVERY - 1) // TIME_EVERY)
         for i in range(count):
             memcpy(&n, self.keys + at, 4)
             # "$" + length + CRLF + key + CRLF, for each command
             size += head_bytes + commands * (<size_t>5 + decimal_digits(n) + n)
             at += 4 + n
+            if size > REQUEST_BYTES:
+                count = i + 1
+                break
+        if self.ttl_command == TTL_PTTL:
+            size += 14 * ((count + TIME_EVERY - 1) // TIME_EVERY)
         result = PyBytes_FromStringAndSize(NULL, size)
         out = <uint8_t *>PyBytes_AS_STRING(result)
         with nogil:
             at = self.key_next
             for i in range(count):
+                if self.ttl_command == TTL_PTTL and i % TIME_EVERY == 0:
+                    out = self.put_ttls(out, at, min(count - i, <uint64_t>TIME_EVERY))
                 memcpy(&n, self.keys + at, 4)
                 key = self.keys + at + 4
-                if self.ttl_command == TTL_PTTL and i % TIME_EVERY == 0:
-                    out = put_literal(out, TIME_COMMAND, 14)
-                out = put_bulk(put_literal(out, ttl_head, ttl_bytes), key, n)
+                if self.ttl_command != TTL_PTTL:
+                    out = put_bulk(put_literal(out, ttl_head, ttl_bytes), key, n)
                 if access_head != NULL:
                     out = put_bulk(put_literal(out, access_head, access_bytes), key, n)
                 out = put_bulk(put_literal(out, DUMP_HEAD, dump_bytes), key, n)
@@ -256,6 +273,17 @@ cdef class ScanPipeline:
         self.queued -= count
         self.outstanding += count
         return result
+
+    cdef uint8_t *put_ttls(self, uint8_t *out, size_t at, uint64_t count) noexcept nogil:
+        """TIME and the PTTLs of `count` keys, with nothing between them that takes time."""
+        cdef uint64_t i
+        cdef uint32_t n
+        out = put_literal(out, TIME_COMMAND, 14)
+        for i in range(count):
+            memcpy(&n, self.keys + at, 4)
+            out = put_bulk(put_literal(out, PTTL_HEAD, 14), self.keys + at + 4, n)
+            at += 4 + n
+        return out
 
     cdef int ask(self, AskedKind kind, uint64_t count) except -1:
         cdef int last = (self.asked_head + self.asked_count) % ASKED_MOST
@@ -299,9 +327,22 @@ cdef class ScanPipeline:
         """Whether `take` would give something."""
         return bool(self.ready)
 
+    @property
+    def may_flush(self):
+        """Whether `flush` would be taken now, and hand on anything."""
+        if self.state == VALUE_BODY or self.state == VALUE_STREAM:
+            return False
+        return bool(
+            self.arena.count or self.position_moved or len(self.errors) or self.vanished)
+
     def flush(self, bint last=False):
-        """Close the open batch; with `last` a batch is made even if it is empty."""
-        if self.arena.count or last or self.errors or self.vanished:
+        """Close the open batch; with `last` a batch is made even if it is empty.
+
+        ValueError in the middle of a value.
+        """
+        if self.state == VALUE_BODY or self.state == VALUE_STREAM:
+            raise ValueError("a value is being read")
+        if self.arena.count or last or self.errors or self.vanished or self.position_moved:
             self.close_batch(last)
 
     def received(self, size_t n):
@@ -331,6 +372,11 @@ cdef class ScanPipeline:
                     raise ReplyError(text)
                 self.errors.append((self.current_key(), text))
                 self.key_answered()
+                if len(self.errors) >= ERRORS_MOST:
+                    self.close_batch(False)
+            elif stop == STOP_RESTLESS:
+                self.errors.append((
+                    self.current_key(), "it came into being anew each time it was asked for"))
             elif stop == STOP_TOO_LONG:
                 self.errors.append((
                     self.current_key(),
@@ -432,7 +478,8 @@ cdef class ScanPipeline:
         self.state = REPLY_START
 
     cdef void pass_marks(self) noexcept nogil:
-        while self.marks_count and self.marks[self.marks_head].keys <= self.answered:
+        while (self.marks_count and self.marks[self.marks_head].keys <= self.answered
+               and self.again_until <= self.answered):
             self.position = self.marks[self.marks_head].cursor
             self.has_position = True
             self.position_moved = True
@@ -463,6 +510,9 @@ cdef class ScanPipeline:
         self.key_tail += 4 + n
         self.queued += 1
         self.named += 1
+        # The page that named it stands before it in the queue, and must not be passed yet.
+        self.again_until = self.named
+        self.again_count += 1
         return True
 
     cdef inline bint begin_record(self, size_t value_size) noexcept nogil:
@@ -478,7 +528,8 @@ cdef class ScanPipeline:
         record.value_size = value_size
         record.expire_at = self.expire_at
         record.access = self.access
-        memcpy(self.arena.data + self.arena.size, self.keys + self.key_head + 4, n)
+        if n:
+            memcpy(self.arena.data + self.arena.size, self.keys + self.key_head + 4, n)
         self.arena.size += n
         self.arena.count += 1
         return True
@@ -559,10 +610,12 @@ cdef class ScanPipeline:
                     return self.wrong("nothing: no reply is owed")
                 if self.asked[self.asked_head].kind == ASKED_SCAN:
                     self.state = SCAN_ARRAY
-                elif self.ttl_command == TTL_PTTL and self.time_is_due():
+                elif self.ttl_command != TTL_PTTL:
+                    self.state = KEY_TTL
+                elif self.place_in_group() == 0:
                     self.state = KEY_TIME
                 else:
-                    self.state = KEY_TTL
+                    self.begin_key(self.ttls[self.place_in_group()])
             at = line_end(data, input.start, input.end)
             if at == -1:
                 return STOP_NEED_DATA
@@ -592,17 +645,16 @@ cdef class ScanPipeline:
             if self.state == KEY_TTL:
                 if kind != 58:
                     return self.wrong("an integer, the reply to PTTL or PEXPIRETIME")
-                self.ttl_missing = number == -2
-                if number < 0:
-                    self.expire_at = -1
-                elif self.ttl_command == TTL_PTTL:
-                    self.expire_at = INT64_MAX
-                    if number < INT64_MAX - self.source_ms:
-                        self.expire_at = self.source_ms + number
+                if self.ttl_command != TTL_PTTL:
+                    self.begin_key(number)
                 else:
-                    self.expire_at = number
-                self.access = -1
-                self.state = KEY_DUMP if self.access_command == ACCESS_NONE else KEY_ACCESS
+                    if number >= 0:
+                        number = (self.source_ms + number if number < INT64_MAX - self.source_ms
+                                  else INT64_MAX)
+                    self.ttls[self.ttls_read] = number
+                    self.ttls_read += 1
+                    if self.ttls_read == self.group_size():
+                        self.begin_key(self.ttls[0])
             elif self.state == KEY_TIME:
                 if kind != 42 or number != 2:
                     return self.wrong("an array of two, the reply to TIME")
@@ -611,6 +663,7 @@ cdef class ScanPipeline:
                     return STOP_NEED_DATA
                 if at == -2:
                     return self.wrong("seconds and microseconds, the reply to TIME")
+                self.ttls_read = 0
                 self.state = KEY_TTL
             elif self.state == KEY_ACCESS:
                 if kind != 58 and not (kind == 36 and number == -1):
@@ -640,9 +693,11 @@ cdef class ScanPipeline:
                 input.start = at + 2
                 if self.ttl_missing:
                     # It came into being between the two commands: ask again for both.
+                    self.state = VALUE_DISCARD
+                    if self.again_count >= AGAIN_MOST:
+                        return STOP_RESTLESS
                     if not self.name_again():
                         return STOP_NO_MEMORY
-                    self.state = VALUE_DISCARD
                 elif n > self.value_limit:
                     self.state = VALUE_DISCARD
                     return STOP_TOO_LONG
@@ -664,9 +719,11 @@ cdef class ScanPipeline:
                         self.key_answered()
                 continue
             elif self.state == SCAN_KEY:
-                if kind != 36 or number < 0 or number > 0x7fffffff:
+                if kind != 36 or number < 0 or number > KEY_BYTES_MOST:
                     return self.wrong("a bulk, a key in the reply to SCAN")
                 n = <size_t>number
+                if self.key_tail - self.key_head + n > KEYS_BYTES_MOST:
+                    return self.wrong("fewer bytes of keys in one reply to SCAN")
                 if not self.reserve_key(n):
                     return STOP_NO_MEMORY
                 key_size = <uint32_t>n
@@ -701,9 +758,20 @@ cdef class ScanPipeline:
                 continue
             input.start = at + 2
 
-    cdef inline bint time_is_due(self) noexcept nogil:
+    cdef inline void begin_key(self, int64_t expire_at) noexcept nogil:
+        """Its TTL is known (-1: none, -2: no such key); what else was asked comes next."""
+        self.ttl_missing = expire_at == -2
+        self.expire_at = expire_at if expire_at >= 0 else -1
+        self.access = -1
+        self.state = KEY_DUMP if self.access_command == ACCESS_NONE else KEY_ACCESS
+
+    cdef inline int place_in_group(self) noexcept nogil:
+        """Of the key at the head of the queue, among those that share a TIME."""
         cdef Asked *run = &self.asked[self.asked_head]
-        return (run.count - run.left) % TIME_EVERY == 0
+        return <int>((run.count - run.left) % TIME_EVERY)
+
+    cdef inline int group_size(self) noexcept nogil:
+        return <int>min(self.asked[self.asked_head].left, <uint64_t>TIME_EVERY)
 
     cdef int64_t read_time(self, size_t start) noexcept nogil:
         """Read TIME's two bulks from `start`; index of their last CRLF, -1: not here yet, -2: bad.

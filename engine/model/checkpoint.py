@@ -16,14 +16,14 @@ class Checkpoint:
     A position lies between two pages of SCAN, the counters between two batches: some keys behind
     the position may be in the counters already, and are counted again by a run that goes on.
 
-    It is void when the target's `run_id` is another one: what was acknowledged may be gone with the
-    process that did. The names of the keys that were not carried are part of it, so that a run that
-    goes on reports those of the runs before it; `beyond` counts, by reason, those that were too
-    many to be named.
+    It is void when the target's identity (process and replication history) is another one: what
+    was acknowledged may be gone. The names of the keys that were not carried are part of it, so
+    that a run that goes on reports those of the runs before it; `beyond` counts, by reason, those
+    that were too many to be named.
     """
 
     position: ScanPosition
-    target_run_id: str
+    target_identity: str
     keys: int = 0
     bytes: int = 0
     skipped: int = 0

@@ -110,6 +110,19 @@ class ServerInfo:
         return f"{title} {'.'.join(map(str, self.version))}{fork}"
 
     @property
+    def identity(self) -> str:
+        """Names the data set: process and replication history; empty if the server hides both.
+
+        It changes with a restart, a failover, and when a primary was made a replica and back: each
+        may have cost keys.
+        """
+        return f"{self.run_id}:{self.replid}" if self.run_id or self.replid else ""
+
+    def same_data_as(self, identity: str) -> bool:
+        """Whether `identity` was this data set's; False where the server does not tell."""
+        return bool(identity) and self.identity == identity
+
+    @property
     def keys(self) -> int:
         """Keys in all databases together."""
         return sum(each.keys for each in self.keyspace)

@@ -39,6 +39,10 @@ class Source(Protocol):
         """
         ...
 
+    def continues(self, position: ScanPosition) -> bool:
+        """Whether `position` means anything to the process that answers now."""
+        ...
+
     def position_after(self, batch: RecordBatch) -> ScanPosition | None:
         """The position once `batch` and all before it are acknowledged; None: unchanged."""
         ...

@@ -22,7 +22,7 @@ _DEPTH_MOST = 32_768
 # Bytes of replies that may be under way.
 _REPLY_BUDGET = 8 << 20
 # Keys named by one SCAN: the source serves nobody else meanwhile (about 1 µs a key).
-_COUNT_FIRST = 128
+_COUNT_FIRST = 8
 _COUNT_USUAL = 1024
 _COUNT_MOST = 10_240
 # Bytes of keys (names alone) in one reply to SCAN.

@@ -16,17 +16,22 @@ from engine._native import RecordBatch, ScanPipeline
 from engine.errors import EngineError, LinkError, ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.position import ScanPosition
-from engine.model.server import ServerInfo, parse_info
+from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.sources.base import Item
 from engine.sources.pace import Pace
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
+from engine.wire.info import ask_info
 
 # With this many bytes or fewer a read was hardly worth its wake-up: let more come together. While
 # more than half of the depth is under way nothing waits for us.
 _REST_BELOW = 64 << 10
 _REST_SECONDS = 0.002
+# Bytes of names that wait for their values; above it no further page is asked for.
+_QUEUED_BYTES = 4 << 20
+# A batch that fills slowly (a distant source, few keys that match) is handed on after so long.
+_LINGER_SECONDS = 0.5
 # Finished batches that wait to be taken; above it nothing more is read from the source.
 _READY_LIMIT = 4
 
@@ -61,7 +66,7 @@ class ScanSource:
             self._endpoint, fault="source", timeout=self._settings.connect_timeout
         )
         self._connection = connection
-        self.info = parse_info(cast(bytes, await connection.call("INFO")).decode())
+        self.info = await ask_info(connection)
         if self.info.loading:
             connection.close()
             raise ServerError(
@@ -75,7 +80,7 @@ class ScanSource:
         self._access = (
             "idletime" if policy.endswith("-lru") else "freq" if policy.endswith("-lfu") else None
         )
-        if position is not None and position.run_id != self.info.run_id:
+        if position is not None and not self.continues(position):
             position = None
         self._start = position
         self._done = list(position.done) if position else []
@@ -85,6 +90,10 @@ class ScanSource:
         if position is not None and position.db in self._databases:
             self._databases.remove(position.db)
             self._databases.insert(0, position.db)
+
+    def continues(self, position: ScanPosition) -> bool:
+        """Whether the position's cursor means anything to the process that answers now."""
+        return bool(position.run_id) and position.run_id == self.info.run_id
 
     async def _choose_ttl_command(self, connection: Connection) -> None:
         """PEXPIRETIME (7.0) gives the deadline itself; PTTL is anchored to TIME."""
@@ -161,6 +170,7 @@ class _DatabaseScan:
         self._ready: deque[Item] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._flushed = False
+        self._handed_on = self._clock()
         # The sample under way: answered when this many keys are.
         self._sample_at = 0
         self._sample_began = 0.0
@@ -175,6 +185,7 @@ class _DatabaseScan:
         while True:
             items = self._pipeline.take()
             if items:
+                self._handed_on = self._clock()
                 self._connection.resume_reading()
                 return items
             if self._connection.lost is not None:
@@ -185,8 +196,14 @@ class _DatabaseScan:
                 self._flushed = True
                 self._pipeline.flush(last=True)
                 continue
-            self._waiter = asyncio.get_running_loop().create_future()
+            if self._pipeline.may_flush and self._clock() - self._handed_on > _LINGER_SECONDS:
+                self._pipeline.flush()
+                continue
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            timer = loop.call_later(_LINGER_SECONDS, self._wake)
             await self._waiter
+            timer.cancel()
 
     def end(self) -> None:
         """Give the connection back; unless the database was read to its end, it is closed."""
@@ -223,7 +240,8 @@ class _DatabaseScan:
         pipeline, pace = self._pipeline, self._pace
         if pipeline.answered >= self._sample_at > 0:
             self._end_sample()
-        if pipeline.queued < pace.depth and pipeline.may_scan:
+        roomy = pipeline.queued < pace.depth and pipeline.queued_bytes < _QUEUED_BYTES
+        if roomy and pipeline.may_scan:
             count = pace.count(dry=not pipeline.outstanding and not pipeline.queued)
             self._connection.write(pipeline.request_scan(count, self._match, self._key_type))
         if pipeline.queued and pipeline.outstanding <= pace.low:

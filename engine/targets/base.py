@@ -70,6 +70,13 @@ class Target(Protocol):
         """Wait until everything sent is acknowledged. Raises as `send` does."""
         ...
 
+    async def confirm(self) -> None:
+        """Drain, and make sure that the data set which acknowledged it all is still there.
+
+        A target that was a replica for a moment has lost it without a word. Raises as `send` does.
+        """
+        ...
+
     def reset(self) -> None:
         """Forget what was sent and not acknowledged, a half-sent value with it."""
         ...

@@ -14,17 +14,20 @@ from collections.abc import Callable
 from typing import cast
 
 from engine._native import RecordBatch, ReplyCounter, RestoreEncoder
-from engine.errors import AuthError, EngineError, LinkError, TransferFailed
+from engine.errors import AuthError, EngineError, LinkError, ServerError, TransferFailed
 from engine.model.backoff import Backoff
 from engine.model.endpoint import Endpoint
-from engine.model.server import ServerInfo, footer_bounds, parse_info
+from engine.model.server import ServerInfo, footer_bounds
 from engine.model.settings import TransferSettings
 from engine.targets.base import Acknowledged, ReadAgain
 from engine.targets.retry import REFUSED_ALL, TRY_AGAIN
 from engine.targets.window import Result, Window
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
+from engine.wire.info import ask_info
 
+# Refusals after which the name may lead elsewhere.
+_DIAL_AGAIN = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
 # Seconds between two looks at the acknowledgements while nothing waits for them.
 _REST_SECONDS = 0.004
 # proto-max-bulk-len of every server unless it is set.
@@ -61,7 +64,7 @@ class RestoreWriter:
         """Dial and learn which footers, and how long a bulk, the target takes."""
         connection = self._connection = await self._dial()
         reply = await connection.try_call("CONFIG", "GET", "proto-max-bulk-len")
-        if isinstance(reply, list) and len(reply) == 2:
+        if isinstance(reply, list) and len(reply) == 2 and str(reply[1], "latin-1").isdecimal():
             self.bulk_limit = int(reply[1])
         self._take_over(connection)
         highest, low, high = footer_bounds(self.info)
@@ -104,6 +107,22 @@ class RestoreWriter:
                 return
             await self._wait()
 
+    async def confirm(self) -> None:
+        """Raise `ReadAgain` unless the data set that acknowledged everything is still there."""
+        identity = self.info.identity
+        while True:
+            await self.drain()
+            assert self._connection is not None
+            self._connection.release()
+            try:
+                self.info = await ask_info(self._connection)
+            except (LinkError, ServerError) as exc:
+                self._put_off(exc)
+            else:
+                break
+        self._take_over(self._connection)
+        self._same_data(identity)
+
     def reset(self) -> None:
         """Forget what is not acknowledged; the link with it, for it may hold half a value."""
         if self._connection is not None:
@@ -132,7 +151,7 @@ class RestoreWriter:
     async def _send_piece(self, piece: bytes) -> None:
         assert self._connection is not None
         try:
-            await self._connection.writable()
+            await self._connection.writable(self._settings.io_timeout)
         except EngineError as exc:
             self._raise_failure()
             raise ReadAgain(exc.message) from None
@@ -146,8 +165,8 @@ class RestoreWriter:
         connection.release()
         try:
             await connection.call("SELECT", db)
-        except LinkError as exc:
-            self._lose(exc.message)
+        except (LinkError, ServerError) as exc:
+            self._put_off(exc)
             return
         self._db = db
         self._take_over(connection)
@@ -164,7 +183,11 @@ class RestoreWriter:
     def _take_over(self, connection: Connection) -> None:
         self._counter = ReplyCounter(count_busy=self._settings.if_exists == "skip")
         connection.take_over(self._counter, self._on_results, self._on_lost)
-        connection.watch(lambda: self._window.unanswered > 0, self._settings.io_timeout)
+        connection.watch(self._owed, self._settings.io_timeout)
+
+    def _owed(self) -> bool:
+        # Nothing is owed for a value that is still on its way there, however long that takes.
+        return self._window.unanswered > (1 if self._encoder.streaming else 0)
 
     def _on_results(self, _: int) -> None:
         for result in self._counter.take():
@@ -210,6 +233,13 @@ class RestoreWriter:
 
     # --- Trouble ---
 
+    def _put_off(self, error: LinkError | ServerError) -> None:
+        """What failed is tried again by `_recover`; raises `error` if that would not help."""
+        code = error.code if isinstance(error, ServerError) else None
+        if code is not None and code not in TRY_AGAIN:
+            raise error
+        self._trouble, self._refusal = error.message, code
+
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
@@ -247,26 +277,23 @@ class RestoreWriter:
         if first:
             self.on_event(f"{reason}: trying again for {self._settings.retry_seconds:g} s")
         await asyncio.sleep(self._backoff.delay())
-        process = self.info.run_id
+        identity = self.info.identity
         # A role that moved is found by dialling again: the name may lead elsewhere by now.
-        if connection.lost is not None or self._refusal in ("READONLY", "LOADING"):
+        if connection.lost is not None or self._refusal in _DIAL_AGAIN:
             connection.close()
             try:
                 connection = await self._dial()
-            except LinkError as exc:
-                self._trouble, self._refusal = exc.message, None
+            except (LinkError, ServerError) as exc:
+                self._put_off(exc)
                 return
             self.reconnects += 1
             self._connection = connection
-            if self.info.run_id != process:
-                # It may have come back empty, or be a replica that had not seen everything.
-                self.reset()
-                raise ReadAgain("the target was restarted or replaced", from_start=True)
+            self._same_data(identity)
             if self._db:
                 try:
                     await connection.call("SELECT", self._db)
-                except LinkError as exc:
-                    self._lose(exc.message)
+                except (LinkError, ServerError) as exc:
+                    self._put_off(exc)
                     return
         else:
             connection.release()
@@ -280,6 +307,16 @@ class RestoreWriter:
         connection = await dial(
             self._endpoint, fault="target", timeout=self._settings.connect_timeout
         )
-        info = await connection.call("INFO")
-        self.info = parse_info(cast(bytes, info).decode())
+        try:
+            self.info = await ask_info(connection)
+        except EngineError:
+            connection.close()
+            raise
         return connection
+
+    def _same_data(self, identity: str) -> None:
+        """Raise `ReadAgain` unless the target's data set is still the one called `identity`."""
+        if not self.info.same_data_as(identity):
+            # It may have come back empty, or be a replica that had not seen everything.
+            self.reset()
+            raise ReadAgain("the target was restarted or replaced", from_start=True)

@@ -54,7 +54,9 @@ class Copy:
         self._tally = tally
         self._on_event = on_event
         self._compare = compare
+        # Keys that the target had, until they are compared; and the position behind them.
         self._conflicts: dict[int, list[bytes]] = {}
+        self._held_back: ScanPosition | None = None
         self.position = position
         self.restarts = 0
         target.on_acknowledged = self._acknowledged
@@ -80,6 +82,7 @@ class Copy:
                             await self._settle_conflicts()
                 await self._target.drain()
                 await self._settle_conflicts()
+                await self._target.confirm()
                 return
             except ReadAgain as exc:
                 # The source is in the middle of something that nobody takes any more.
@@ -96,6 +99,10 @@ class Copy:
                 await self._source.close()
             opened = False
             await self._settle()
+            # What is counted beyond the position is counted again.
+            self._conflicts.clear()
+            self._held_back = None
+            self._tally.rewind()
             if self.position != position:
                 position = self.position
                 backoff.progress()
@@ -114,8 +121,18 @@ class Copy:
     async def _reopen(self) -> None:
         position = self.position
         await self._source.open(position)
-        if position is not None and position.run_id != self._source.info.run_id:
-            self._on_event("the source was restarted: its keys are read again from the first")
+        if position is None or self._source.continues(position):
+            return
+        if self._source.total_keys < self._tally.keys // 2:
+            raise TransferFailed(
+                f"the source was restarted and has {self._source.total_keys:,} keys left; "
+                f"{self._tally.keys:,} of those before are on the target",
+                remedy="Restore the source's data, or complete by force.",
+                fault="source",
+            )
+        self._on_event("the source was restarted: its keys are read again from the first")
+        self.position = None
+        self._tally.start_anew()
 
     async def _settle(self) -> None:
         """Have the target acknowledge what is whole, and forget the rest."""
@@ -139,9 +156,17 @@ class Copy:
             acknowledged = self._keep_conflicts(acknowledged)
         self._tally.count(acknowledged, self._target.info)
         position = self._source.position_after(acknowledged.batch)
-        if position is not None:
-            self.position = position
-            self._tally.mark(position)
+        if position is None:
+            return
+        if self._conflicts:
+            # A key that may be refused yet must not be passed.
+            self._held_back = position
+        else:
+            self._pass(position)
+
+    def _pass(self, position: ScanPosition) -> None:
+        self.position = position
+        self._tally.mark(position)
 
     def _keep_conflicts(self, acknowledged: Acknowledged) -> Acknowledged:
         batch = acknowledged.batch
@@ -154,9 +179,11 @@ class Copy:
         return Acknowledged(batch, acknowledged.carried, acknowledged.existing, others)
 
     async def _settle_conflicts(self) -> None:
-        conflicts, self._conflicts = self._conflicts, {}
         found = 0
-        for db, keys in conflicts.items():
+        # Those that come in meanwhile wait for the next time.
+        while self._conflicts:
+            db, keys = next(iter(self._conflicts.items()))
+            keys = keys.copy()
             for begin in range(0, len(keys), _CONFLICTS_AT_ONCE):
                 portion = keys[begin : begin + _CONFLICTS_AT_ONCE]
                 differing = await self._compare(db, portion)
@@ -164,12 +191,18 @@ class Copy:
                 self._tally.keys += len(portion) - len(differing)
                 for key in differing:
                     self._tally.refuse(db, key, "BUSYKEY: the target has it with another value")
+            del self._conflicts[db][: len(keys)]
+            if not self._conflicts[db]:
+                del self._conflicts[db]
         if found:
             raise TransferFailed(
                 f"{found:,} keys exist on the target with another value.",
                 remedy="Remove them there, or choose --if-exists replace or skip.",
                 fault="user",
             )
+        if self._held_back is not None:
+            self._pass(self._held_back)
+            self._held_back = None
 
 
 def explain(exc: EngineError) -> str:

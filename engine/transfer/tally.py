@@ -79,17 +79,30 @@ class Tally:
         self._rate.clear()
         self._mark = None
 
-    def checkpoint(self, target_run_id: str) -> Checkpoint | None:
+    def rewind(self) -> None:
+        """Back to the last mark: what was counted since is going to be counted again."""
+        if self._mark is None:
+            self.start_anew()
+            return
+        _, counts = self._mark
+        self.keys, self.bytes = counts.keys, counts.bytes
+        self.skipped, self.vanished = counts.skipped, counts.vanished
+        del self.not_carried[counts.named :]
+        self.not_carried_total = counts.not_carried_total
+        self._beyond = Counter(dict(counts.beyond))
+        self._rate.clear()
+
+    def checkpoint(self, target_identity: str) -> Checkpoint | None:
         """The last position marked, with the counters as they stood then.
 
-        `target_run_id`: the process that acknowledged it.
+        `target_identity`: the data set that acknowledged it.
         """
         if self._mark is None:
             return None
         position, counts = self._mark
         return Checkpoint(
             position,
-            target_run_id,
+            target_identity,
             keys=counts.keys,
             bytes=counts.bytes,
             skipped=counts.skipped,

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
-from engine.errors import EngineError, LinkError, StateError, TransferFailed
+from engine.errors import EngineError, LinkError, ServerError, StateError, TransferFailed
 from engine.model.backoff import Backoff
 from engine.model.endpoint import Endpoint
 from engine.model.position import ScanPosition
@@ -27,6 +27,7 @@ _TICK_SECONDS = 0.5
 _WAIT_WORTH_TELLING = 0.05
 # For how long an end that cannot be reached at the start is tried again, in seconds.
 _OPEN_SECONDS = 1.0
+_NOT_NOW = frozenset({"LOADING", "BUSY", "MASTERDOWN"})
 
 Gate = Callable[[], Awaitable[GateResult]]
 
@@ -37,18 +38,24 @@ async def _cannot_compare(db: int, keys: Sequence[bytes]) -> list[bytes]:
     return list(keys)
 
 
-async def _insist(open_end: Callable[[], Awaitable[None]]) -> None:
-    """Open an end; a link that breaks just then is given a few more tries, a wrong address too."""
-    backoff = Backoff(_OPEN_SECONDS)
-    loop = asyncio.get_running_loop()
+async def _insist(open_end: Callable[[], Awaitable[None]], patience: float) -> None:
+    """Open an end; a link that breaks just then is given a few more tries, a wrong address too.
+
+    A server that is there and says "not now" is waited for, `patience` seconds.
+    """
+    began = asyncio.get_running_loop().time()
+    backoff = Backoff(patience)
     while True:
+        now = asyncio.get_running_loop().time()
         try:
             return await open_end()
         except LinkError:
-            backoff.failed(loop.time())
-            if backoff.exhausted(loop.time()):
+            if now - began >= _OPEN_SECONDS:
                 raise
-            await asyncio.sleep(backoff.delay())
+        except ServerError as exc:
+            if exc.code not in _NOT_NOW or now - began >= patience:
+                raise
+        await asyncio.sleep(backoff.delay())
 
 
 class Transfer:
@@ -182,13 +189,13 @@ class Transfer:
         with self._step("connect"):
             before = self._checkpoints.load()
             position = before.position if before is not None else None
-            await _insist(self._target.open)
+            await _insist(self._target.open, self._settings.retry_seconds)
             self._source.bulk_limit = self._target.bulk_limit
-            await _insist(lambda: self._source.open(position))
-            if position is not None and position.run_id != self._source.info.run_id:
+            await _insist(lambda: self._source.open(position), self._settings.retry_seconds)
+            if position is not None and not self._source.continues(position):
                 self._on_event("the source was restarted: the checkpoint is void")
                 before = position = None
-            if before is not None and before.target_run_id != self._target.info.run_id:
+            if before is not None and not self._target.info.same_data_as(before.target_identity):
                 self._on_event("the target was restarted or replaced: the checkpoint is void")
                 before = position = None
                 await self._source.close()
@@ -269,7 +276,7 @@ class Transfer:
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=_TICK_SECONDS)
-                checkpoint = self._tally.checkpoint(self._target.info.run_id)
+                checkpoint = self._tally.checkpoint(self._target.info.identity)
                 if checkpoint is not None and checkpoint.position != saved:
                     # It was acknowledged before this line; the write may take its time.
                     await asyncio.to_thread(self._checkpoints.save, checkpoint)
@@ -285,7 +292,7 @@ class Transfer:
     async def _save_last(self, errors: list[str]) -> None:
         if self._copy is None:
             return
-        checkpoint = self._tally.checkpoint(self._target.info.run_id)
+        checkpoint = self._tally.checkpoint(self._target.info.identity)
         if checkpoint is None:
             return
         try:

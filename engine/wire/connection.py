@@ -193,11 +193,20 @@ class Connection(asyncio.BufferedProtocol):
             # A view, for asyncio's own transports take no other buffer.
             self._transport.write(memoryview(data))
 
-    async def writable(self) -> None:
-        """Wait until the transport holds less than `WRITE_HIGH_WATER`. Raises when it is lost."""
+    async def writable(self, timeout: float) -> None:
+        """Wait until the transport holds less than `WRITE_HIGH_WATER`. Raises when it is lost.
+
+        It counts as lost when the server takes nothing for `timeout` seconds.
+        """
         while self._write_paused and self.lost is None:
+            assert self._transport is not None
+            left = self._transport.get_write_buffer_size()
             self._write_waiter = self._loop.create_future()
-            await self._write_waiter
+            await asyncio.wait({self._write_waiter}, timeout=timeout)
+            if self._write_paused and self._transport.get_write_buffer_size() >= left:
+                self.fail(
+                    LinkError(f"{self.name} took nothing for {timeout:g} s", fault=self.fault)
+                )
         if self.lost is not None:
             raise self.lost
 

@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import os
 import random
+import time
 
 import pytest
+import redis
 
 from benches import datasets
 from engine.transfer.checkpoint import MemoryCheckpoint
@@ -165,9 +167,11 @@ def test_a_target_busy_with_a_script(server_factory: ServerFactory) -> None:
         blocker = asyncio.create_task(
             asyncio.to_thread(_swallow, target, "EVAL", "while true do end", 0)
         )
-        await until(lambda: any("BUSY" in event for event in run.events))
-        target.client().script_kill()
-        await blocker
+        try:
+            await until(lambda: any("BUSY" in event for event in run.events))
+        finally:
+            target.client().script_kill()
+            await blocker
 
     result = transfer(source, target, meanwhile=block, **SMALL)
     assert result.report.status == "done", result.report.errors
@@ -287,7 +291,6 @@ def test_a_checkpoint_of_a_target_that_came_back_empty(server_factory: ServerFac
 def test_a_source_that_comes_back_with_its_data(server_factory: ServerFactory) -> None:
     """Another process has another hash seed: its cursors are not those of the one before."""
     source, target = filled(server_factory, 6000)
-    source.client().config_set("dir", str(source.folder))
     source.client().save()
 
     async def restart(_: Transfer, run: Run) -> None:
@@ -301,3 +304,109 @@ def test_a_source_that_comes_back_with_its_data(server_factory: ServerFactory) -
     assert result.report.status == "done", result.report.errors
     assert any("source was restarted" in event for event in result.events)
     assert_equal(source.url, target.url)
+
+
+def test_a_target_that_was_a_replica_for_a_moment(server_factory: ServerFactory) -> None:
+    """Made a replica and a primary again it is the same process, and its keys are gone."""
+    source, target, other = server_factory(), server_factory(), server_factory()
+    datasets.demo(source.url, n=6000)
+
+    async def fail_over_and_back(_: Transfer, run: Run) -> None:
+        await until(lambda: run.progress and run.progress[-1].keys > 500)
+        client = target.client()
+        client.replicaof(other.host, other.port)
+        await until(lambda: client.info("replication").get("master_link_status") == "up")
+        client.replicaof("NO", "ONE")
+
+    with Proxy(source.host, source.port) as slow:
+        slow.throttle(3_000_000)
+        result = transfer(slow, target, meanwhile=fail_over_and_back, **SMALL)
+    assert result.report.status == "done", result.report.errors
+    assert any("copied anew" in event for event in result.events)
+    assert result.report.keys == sum(source.client(db).dbsize() for db in range(16))
+    assert_equal(source.url, target.url)
+
+
+def test_a_conflict_is_not_passed_before_it_is_told(server_factory: ServerFactory) -> None:
+    """Stopped while keys that exist are compared, the next run meets them again."""
+    source, target = server_factory(), server_factory()
+    source.client().mset({f"k{i}": "x" * 50 for i in range(5000)})
+    target.client().mset({f"k{i}": "other" for i in range(0, 5000, 500)})
+    checkpoint = MemoryCheckpoint()
+
+    async def slowly(_: int, keys: list[bytes]) -> list[bytes]:
+        await asyncio.sleep(1.5)
+        return keys
+
+    async def at_once(db: int, keys: list[bytes]) -> list[bytes]:
+        a, b = source.client(db), target.client(db)
+        return [key for key in keys if a.get(key) != b.get(key)]
+
+    async def stop(work: Transfer, _: Run) -> None:
+        await asyncio.sleep(1.0)
+        work.stop()
+
+    options = {"if_exists": "fail", "checkpoints": checkpoint, **SMALL}
+    first = transfer(source, target, compare=slowly, meanwhile=stop, **options).report
+    assert first.status == "stopped"
+    second = transfer(source, target, compare=at_once, **options).report
+    assert second.status == "failed"
+    assert second.not_carried_total > 0
+    assert target.client().get("k0") == b"other"
+
+
+def test_a_server_that_cannot_save(server_factory: ServerFactory) -> None:
+    """PING answers MISCONF then; a full disk is a common reason to move away."""
+    source, target = filled(server_factory, 1000)
+    for server in (source, target):
+        client = server.client()
+        client.config_set("save", "3600 1")
+        client.config_set("dbfilename", "x" * 300 + ".rdb")
+        with contextlib.suppress(redis.RedisError):
+            client.bgsave()
+        for _ in range(200):
+            if client.info("persistence")["rdb_last_bgsave_status"] != "ok":
+                break
+            time.sleep(0.05)
+
+    async def mend(_: Transfer, run: Run) -> None:
+        await until(lambda: any("MISCONF" in event for event in run.events))
+        target.client().config_set("stop-writes-on-bgsave-error", "no")
+
+    result = transfer(source, target, meanwhile=mend, **SMALL)
+    assert any("MISCONF" in event for event in result.events)
+    assert result.report.status == "done", result.report.errors
+    assert_equal(source.url, target.url)
+
+
+@pytest.mark.parametrize("end", ["source", "target"])
+def test_a_long_value_over_a_slow_link(server_factory: ServerFactory, end: str) -> None:
+    """As long as its bytes flow, a value may take longer than a reply."""
+    source, target = server_factory(), server_factory()
+    source.client().set("long", random.Random(1).randbytes(32 << 20))
+    server = source if end == "source" else target
+    with Proxy(server.host, server.port) as proxy:
+        proxy.throttle(4_000_000)
+        ends = (proxy, target) if end == "source" else (source, proxy)
+        result = transfer(*ends, stream_above=1 << 20, io_timeout=4.0)
+    assert result.report.status == "done", result.report.errors
+    assert result.report.retries == 0
+    assert_equal(source.url, target.url)
+
+
+def test_few_matches_are_handed_on_and_the_position_moves(server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory()
+    datasets.strings(source.url, n=60_000)
+    source.client().mset({f"wanted:{i}": i for i in range(400)})
+    checkpoint = MemoryCheckpoint()
+
+    async def stop(work: Transfer, run: Run) -> None:
+        await until(lambda: run.progress and run.progress[-1].keys)
+        work.stop()
+
+    with Proxy(source.host, source.port) as far:
+        far.delay(0.3)
+        result = transfer(far, target, checkpoints=checkpoint, match="wanted:*", meanwhile=stop)
+    assert result.report.status == "stopped"
+    assert result.report.keys
+    assert checkpoint.load() is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import pytest
@@ -199,6 +200,7 @@ def test_a_key_made_anew_between_ttl_and_dump_is_asked_for_again():
     payload = reference.payload(b"\0\1x")
     feed(pipeline, reference.value_replies(Key(b"a", -2, payload)))
     assert not pipeline.finished
+    assert pipeline.safe_cursor is None, "its page must not be passed"
     assert pipeline.queued == 1
     assert pipeline.request_values(10).count(b"DUMP") == 1
     feed(pipeline, reference.value_replies(Key(b"a", 77, payload)))
@@ -212,7 +214,7 @@ def test_a_key_made_anew_between_ttl_and_dump_is_asked_for_again():
 @pytest.mark.parametrize("size", [1, 5, 10_000])
 @pytest.mark.parametrize("slices", [[100], [1] * 100, [15, 1, 16, 17, 51]])
 def test_pttl_is_anchored_to_the_source_s_clock(size: int, slices: list[int]) -> None:
-    """A TIME goes first in each request, and before every 16th key of it."""
+    """A TIME goes before the PTTLs of every 16 keys of a request."""
     pipeline = ScanPipeline(0, ttl="pttl")
     pipeline.request_scan(10)
     names = [b"k%d" % i for i in range(100)]
@@ -222,16 +224,18 @@ def test_pttl_is_anchored_to_the_source_s_clock(size: int, slices: list[int]) ->
     deadlines = []
     for count in slices:
         expected = replies = b""
-        for i in range(count):
-            if i % 16 == 0:
-                expected += reference.command(b"TIME")
-                now = 1_900_000_000 + number
-                replies += b"*2\r\n" + reference.bulk(b"%d" % now) + reference.bulk(b"7999")
-            expected += reference.command(b"PTTL", names[number])
-            expected += reference.command(b"DUMP", names[number])
-            replies += reference.value_replies(Key(names[number], 50, payload))
-            deadlines.append(now * 1000 + 57)
-            number += 1
+        for first in range(0, count, 16):
+            group = names[number : number + min(16, count - first)]
+            now = 1_900_000_000 + number
+            expected += reference.command(b"TIME")
+            expected += b"".join(reference.command(b"PTTL", name) for name in group)
+            expected += b"".join(reference.command(b"DUMP", name) for name in group)
+            replies += b"*2\r\n" + reference.bulk(b"%d" % now) + reference.bulk(b"7999")
+            for i in range(len(group)):
+                replies += b":%d\r\n" % (number + i)
+                deadlines.append(now * 1000 + 7 + number + i)
+            replies += reference.bulk(payload) * len(group)
+            number += len(group)
         assert pipeline.request_values(count) == expected
         feed(pipeline, replies, [size])
     pipeline.flush(last=True)
@@ -353,7 +357,8 @@ def test_hostile_replies_never_crash(data, seed):
             pipeline.request_values(2)
     except (ProtocolError, ReplyError):
         pass
-    pipeline.flush()
+    with contextlib.suppress(ValueError):  # in the middle of a value
+        pipeline.flush()
     sent(encoder, pipeline.take())
 
 
@@ -428,3 +433,41 @@ def test_requests_under_way_are_bounded_and_scan_finds_a_place() -> None:
         feed(pipeline, reference.value_replies(Key(b"k%d" % i, -1, payload)))
     feed(pipeline, reference.scan_reply(0, []))
     assert pipeline.request_values(100).count(b"DUMP") == 100 - runs
+
+
+def test_a_key_that_is_never_at_rest_is_named_in_the_end() -> None:
+    pipeline = ScanPipeline(0)
+    pipeline.request_scan(10)
+    feed(pipeline, reference.scan_reply(0, [b"a"]))
+    replies = reference.value_replies(Key(b"a", -2, reference.payload(b"\0\1x")))
+    for _ in range(20_000):
+        if not pipeline.request_values(10):
+            break
+        feed(pipeline, replies)
+    assert pipeline.finished
+    pipeline.flush(last=True)
+    (batch,) = pipeline.take()
+    assert [key for key, _ in batch.errors] == [b"a"]
+
+
+def test_requests_are_bounded_by_bytes() -> None:
+    pipeline = ScanPipeline(0)
+    pipeline.request_scan(10)
+    feed(pipeline, reference.scan_reply(0, [b"%d" % i * 300_000 for i in range(9)]))
+    assert len(pipeline.request_values(9)) < 2 << 20
+    assert 0 < pipeline.queued < 9
+
+
+def test_no_flush_in_the_middle_of_a_value() -> None:
+    pipeline = ScanPipeline(0)
+    pipeline.request_scan(10)
+    feed(pipeline, reference.scan_reply(0, [b"a"]))
+    pipeline.request_values(1)
+    replies = reference.value_replies(Key(b"a", -1, reference.payload(b"\0\1x" * 9)))
+    feed(pipeline, replies[:-9])
+    assert not pipeline.may_flush
+    with pytest.raises(ValueError, match="being read"):
+        pipeline.flush()
+    feed(pipeline, replies[-9:])
+    pipeline.flush(last=True)
+    assert len(pipeline.take()[0]) == 1

@@ -1,0 +1,23 @@
+"""What a server says of itself, read over a data connection."""
+
+from __future__ import annotations
+
+from engine.errors import ProtocolFault
+from engine.model.server import ServerInfo, parse_info
+from engine.wire.connection import Connection
+
+
+async def ask_info(connection: Connection) -> ServerInfo:
+    """INFO, parsed. Raises as `Connection.call` does; `ProtocolFault` for what is no such reply."""
+    reply = await connection.call("INFO")
+    if isinstance(reply, bytes):
+        try:
+            # Paths in it (config_file) may be in any encoding.
+            return parse_info(reply.decode("utf-8", "replace"))
+        except (ValueError, ProtocolFault) as exc:
+            problem = str(exc)
+    else:
+        problem = f"it is a {type(reply).__name__}"
+    raise ProtocolFault(
+        f"{connection.name}: the reply to INFO cannot be read: {problem}", fault=connection.fault
+    )
