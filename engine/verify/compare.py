@@ -33,6 +33,8 @@ TTL_BOUND_MS = 1000
 NEAR_MS = 2000
 KEYS_AT_ONCE = 256
 _BYTES_AT_ONCE = 4 << 20
+# Bytes of names that go into one pipeline; each stands in several commands.
+_NAMES_AT_ONCE = 1 << 20
 _READ_AGAIN = 2
 _PAUSE_SECONDS = 0.1
 
@@ -147,12 +149,25 @@ async def differing(
         return [finding.key for finding in await compare(pair, keys)]
 
 
+def portions(keys: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """`keys` in runs of `KEYS_AT_ONCE`, shorter where the names are long."""
+    portion: list[bytes] = []
+    size = 0
+    for key in keys:
+        if portion and (len(portion) >= KEYS_AT_ONCE or size + len(key) > _NAMES_AT_ONCE):
+            yield portion
+            portion, size = [], 0
+        portion.append(key)
+        size += len(key)
+    if portion:
+        yield portion
+
+
 async def compare(pair: tuple[Side, Side], keys: Iterable[bytes]) -> list[Finding]:
     """What differs among `keys`, in the database that both connections are in."""
     found: list[Finding] = []
     distinct = list(dict.fromkeys(keys))
-    for begin in range(0, len(distinct), KEYS_AT_ONCE):
-        portion = distinct[begin : begin + KEYS_AT_ONCE]
+    for portion in portions(distinct):
         findings = await _compare_once(pair, portion)
         for _ in range(_READ_AGAIN):
             if not findings:

@@ -9,7 +9,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.report import printable_key
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.verify.compare import KEYS_AT_ONCE, MISSING, Side, compare
+from engine.verify.compare import MISSING, Side, compare, portions
 from engine.verify.result import NAMED_LIMIT, STOP_AT, Difference, Verification
 from engine.verify.sample import every_key, some_keys
 from engine.wire.admin import Admin, admin
@@ -93,8 +93,7 @@ class _Work:
 
     async def compare(self, db: int, keys: list[bytes]) -> None:
         """Compare these keys of the source, and keep what differs."""
-        for begin in range(0, len(keys), KEYS_AT_ONCE):
-            portion = keys[begin : begin + KEYS_AT_ONCE]
+        for portion in portions(keys):
             self._compared += len(portion)
             await self._keep(db, portion)
             if self.hopeless:

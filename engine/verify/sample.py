@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from engine.errors import ServerError
 from engine.model.settings import TransferSettings
 from engine.wire.admin import Admin, Arg
 
+_FIRST_PAGE = 10
 _PAGE = 1000
+# Bytes of names in one page, and in a sample: names of megabytes make both short.
+_PAGE_BYTES = 4 << 20
+_SAMPLE_BYTES = 16 << 20
 # Keys taken at one random place: fewer spread better, more need fewer round trips.
 _AT_A_PLACE = 20
 _PLACES_AT_ONCE = 25
@@ -20,9 +24,13 @@ _TRIES = 4
 async def every_key(end: Admin, settings: TransferSettings) -> AsyncIterator[list[bytes]]:
     """Pages of the keys that match the settings' filters. SCAN may name a key twice."""
     cursor: Arg = 0
+    count = _FIRST_PAGE
     while True:
-        cursor, keys = await end.call("SCAN", cursor, "COUNT", _PAGE, *_filters(settings))
+        cursor, keys = await end.call("SCAN", cursor, "COUNT", count, *_filters(settings))
+        count = min(count * 2, _PAGE)
         if keys:
+            each = max(_bytes(keys) // len(keys), 1)
+            count = max(min(count, _PAGE_BYTES // each), 1)
             yield keys
         if cursor == b"0":
             return
@@ -40,22 +48,31 @@ async def some_keys(
     if spread:
         places = random.Random(seed)
         rounds = _TRIES * -(-wanted // (_AT_A_PLACE * _PLACES_AT_ONCE))
-        for _ in range(rounds):
+        # One place first, to see how long the names are.
+        at_once = 1
+        for _ in range(rounds + 1):
             replies = await end.pipeline(
                 ("SCAN", places.getrandbits(48), "COUNT", _AT_A_PLACE, *_filters(settings))
-                for _ in range(_PLACES_AT_ONCE)
+                for _ in range(at_once)
             )
             for reply in replies:
                 if isinstance(reply, ServerError):
                     raise reply
                 found.update(dict.fromkeys(reply[1][:_AT_A_PLACE]))
-            if len(found) >= wanted:
+            if len(found) >= wanted or _bytes(found) > _SAMPLE_BYTES:
                 return list(found)[:wanted]
+            if found:
+                room = _PAGE_BYTES // max(_bytes(found) // len(found), 1)
+                at_once = max(min(_PLACES_AT_ONCE, room // _AT_A_PLACE), 1)
     async for page in every_key(end, settings):
         found.update(dict.fromkeys(page))
-        if len(found) >= wanted:
+        if len(found) >= wanted or _bytes(found) > _SAMPLE_BYTES:
             break
     return list(found)[:wanted]
+
+
+def _bytes(names: Iterable[bytes]) -> int:
+    return sum(map(len, names))
 
 
 def _filters(settings: TransferSettings) -> list[Arg]:
