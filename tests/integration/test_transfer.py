@@ -13,7 +13,7 @@ from benches import datasets
 from engine.model.server import known_types, parse_info
 from tests.conftest import ServerFactory
 from tests.reference.compare import assert_equal, compare
-from tests.servers import Binary, Server
+from tests.servers import Binary, Server, TlsFiles, binaries, supports_tls
 from tests.transfers import transfer
 
 
@@ -257,3 +257,48 @@ def test_redis_client_is_what_the_oracle_uses() -> None:
 
     assert not any(name.startswith("engine") for name in vars(oracle))
     assert redis.__version__
+
+
+@pytest.fixture
+def tls_pair(server_factory: ServerFactory, tls_files: TlsFiles) -> tuple[Server, Server, str]:
+    """Source and target that speak TLS alone, and the options that make a client accepted."""
+    able = next((each for each in binaries() if supports_tls(each)), None)
+    if able is None:
+        pytest.skip("no server of this machine was built with TLS")
+    options = f"cert_file={tls_files.client_cert}&key_file={tls_files.client_key}"
+    source, target = (server_factory(able, tls=tls_files, password="s3cret") for _ in range(2))
+    return source, target, options
+
+
+def tls_url(server: Server, options: str) -> str:
+    return f"rediss://:s3cret@{server.host}:{server.port}?server_name=localhost&{options}"
+
+
+def test_tls_with_client_certificates(
+    tls_pair: tuple[Server, Server, str], tls_files: TlsFiles
+) -> None:
+    source, target, options = tls_pair
+    options += f"&ca_file={tls_files.ca}"
+    client = source.client()
+    client.mset({f"k{i}": os.urandom(500) for i in range(5000)})
+    client.set("long", os.urandom(9 << 20))
+    result = transfer(tls_url(source, options), tls_url(target, options), stream_above=1 << 20)
+    assert result.report.status == "done", result.report.errors
+    assert source.client().dbsize() == target.client().dbsize() == 5001
+    for key in ("k1", "k4999", "long"):
+        assert source.client().get(key) == target.client().get(key)
+
+
+def test_tls_is_verified_by_default(
+    tls_pair: tuple[Server, Server, str], tls_files: TlsFiles
+) -> None:
+    source, target, options = tls_pair
+    good = tls_url(target, f"{options}&ca_file={tls_files.ca}")
+    report = transfer(tls_url(source, options), good).report
+    assert report.status == "failed"
+    assert "certificate is not to be trusted" in report.errors[0]
+    wrong_name = tls_url(source, f"{options}&ca_file={tls_files.ca}")
+    report = transfer(wrong_name.replace("localhost", "elsewhere.example"), good).report
+    assert report.status == "failed"
+    assert "certificate is not to be trusted" in report.errors[0]
+    assert transfer(tls_url(source, f"{options}&verify=no"), good).report.status == "done"
