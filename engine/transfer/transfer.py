@@ -38,7 +38,9 @@ async def _cannot_compare(db: int, keys: Sequence[bytes]) -> list[bytes]:
     return list(keys)
 
 
-async def _insist(open_end: Callable[[], Awaitable[None]], patience: float) -> None:
+async def _insist(
+    open_end: Callable[[], Awaitable[None]], patience: float, on_event: Callable[[str], None]
+) -> None:
     """Open an end; a link that breaks just then is given a few more tries, a wrong address too.
 
     A server that is there and says "not now" is waited for, `patience` seconds.
@@ -55,6 +57,8 @@ async def _insist(open_end: Callable[[], Awaitable[None]], patience: float) -> N
         except ServerError as exc:
             if exc.code not in _NOT_NOW or now - began >= patience:
                 raise
+            if backoff.failed(now):
+                on_event(f"{exc.message}: waiting for up to {patience:g} s")
         await asyncio.sleep(backoff.delay())
 
 
@@ -187,11 +191,12 @@ class Transfer:
     async def _phases(self) -> None:
         # 1. Both ends are there, and what was acknowledged before is known.
         with self._step("connect"):
+            patience = self._settings.retry_seconds
             before = self._checkpoints.load()
             position = before.position if before is not None else None
-            await _insist(self._target.open, self._settings.retry_seconds)
+            await _insist(self._target.open, patience, self._on_event)
             self._source.bulk_limit = self._target.bulk_limit
-            await _insist(lambda: self._source.open(position), self._settings.retry_seconds)
+            await _insist(lambda: self._source.open(position), patience, self._on_event)
             if position is not None and not self._source.continues(position):
                 self._on_event("the source was restarted: the checkpoint is void")
                 before = position = None

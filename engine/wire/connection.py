@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import sys
+import termios
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, cast
@@ -251,14 +254,18 @@ class Connection(asyncio.BufferedProtocol):
     def watch(self, owed: Callable[[], bool], timeout: float) -> None:
         """Fail the connection when `owed` says that replies are due and none came for `timeout` s.
 
-        A reader that we paused ourselves does not count.
+        A reader that we paused ourselves does not count, nor does time in which the server still
+        takes in what it is to answer.
         """
         self._received_at = self._loop.time()
         self.stop_watching()
+        unsent = 0
 
         def look() -> None:
+            nonlocal unsent
             now = self._loop.time()
-            if self._read_paused or not owed():
+            before, unsent = unsent, self._unsent()
+            if self._read_paused or not owed() or unsent < before:
                 self._received_at = now
             if now - self._received_at >= timeout:
                 self.fail(
@@ -268,6 +275,16 @@ class Connection(asyncio.BufferedProtocol):
             self._watch = self._loop.call_later(min(_WATCH_SECONDS, timeout), look)
 
         self._watch = self._loop.call_later(min(_WATCH_SECONDS, timeout), look)
+
+    def _unsent(self) -> int:
+        """Bytes that the server has not taken: the transport's, and the kernel's (SIOCOUTQ)."""
+        assert self._transport is not None
+        waiting = self._transport.get_write_buffer_size()
+        sock = self._transport.get_extra_info("socket")
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            reply = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+            waiting += int.from_bytes(reply, sys.byteorder)
+        return waiting
 
     def stop_watching(self) -> None:
         """End `watch`."""
