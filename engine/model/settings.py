@@ -7,9 +7,10 @@ from typing import Any, Literal, get_args
 
 from engine.errors import UsageError
 
-SourceType = Literal["scan"]
+SourceType = Literal["auto", "replica", "scan"]
 IfExists = Literal["replace", "skip", "fail"]
 MIB = 1 << 20
+GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,11 @@ class TransferSettings:
     retry_seconds: float = 120.0
     """For how long without progress a lost link or a busy target is tried again."""
 
+    spool_directory: str | None = None
+    """Where a replica's stream waits for a slower target; None: $TMPDIR, else /var/tmp."""
+    spool_bytes: int = 10 * GIB
+    """Bytes that may wait there; above it the transfer fails, and the source is unharmed."""
+
     def __post_init__(self) -> None:
         if self.source_type not in get_args(SourceType):
             raise UsageError(
@@ -47,6 +53,8 @@ class TransferSettings:
             raise UsageError(f"--if-exists {self.if_exists!r}: expected replace, skip or fail")
         if self.databases is not None and any(db < 0 for db in self.databases):
             raise UsageError("a database number is not negative")
+        if self.spool_bytes < 0:
+            raise UsageError("the spool's size is not negative")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""

@@ -12,7 +12,7 @@ from engine.errors import EngineError, UsageError
 from engine.model.backoff import Backoff
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint, Tls
-from engine.model.position import ScanPosition
+from engine.model.position import ScanPosition, StreamPosition
 from engine.model.progress import Phase, Progress
 from engine.model.report import EngineUse, NotCarried, Report, Step, printable_key
 from engine.model.settings import TransferSettings
@@ -87,6 +87,7 @@ def test_json_and_back() -> None:
     for value in (
         TransferSettings(match="a*", databases=(1, 2), if_exists="skip"),
         ScanPosition("r" * 40, 3, 2**64 - 1, (0, 1)),
+        StreamPosition("r" * 40, 2**62, 3, True),
         Checkpoint(
             ScanPosition("r", 0, 0),
             "t",
@@ -108,7 +109,8 @@ def test_json_and_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"source_type": "magic"}, {"if_exists": "maybe"}, {"databases": (-1,)}]
+    "wrong",
+    [{"source_type": "magic"}, {"if_exists": "maybe"}, {"databases": (-1,)}, {"spool_bytes": -1}],
 )
 def test_settings_that_make_no_sense(wrong: dict) -> None:
     with pytest.raises(UsageError):
