@@ -69,8 +69,21 @@ class ProtocolFault(EngineError):
     """A server sent bytes that are not the reply that the protocol promises."""
 
 
+class PsyncRefused(EngineError):
+    """The source takes no replica from us: PSYNC is renamed, forbidden, or not known there.
+
+    Asking again changes nothing; the scan source is the way that is left.
+    """
+
+    fault: FaultOf = "source"
+
+
 class TransferFailed(EngineError):
     """A transfer ended without moving everything. The message carries the reason."""
+
+
+class SpoolFull(TransferFailed):
+    """The spool between source and target has no room left, or its disk fails."""
 
 
 class Interrupted(EngineError):

@@ -3,7 +3,8 @@
 A connection begins in control mode: `call` sends a command and waits for its reply, read by the
 core's RESP reader. `take_over` puts it into data mode: what arrives is read straight into the
 buffer of a core object (`BulkReader.input`), which is told how many bytes came. `release` goes
-back, between two replies.
+back, between two replies. A reader that read further than its own part ends hands the rest to the
+next one (`hand_on`).
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reader = RespReader()
         self._calls: deque[asyncio.Future[Any]] = deque()
         self._bulk: BulkReader | None = None
+        self._surplus = b""
         self._on_ready: Callable[[int], None] = _ignore
         self._on_lost: Callable[[EngineError], None] = _ignore
         self._write_waiter: asyncio.Future[None] | None = None
@@ -84,6 +86,9 @@ class Connection(asyncio.BufferedProtocol):
         """`nbytes` came."""
         self._received_at = self._loop.time()
         self.last_read = nbytes
+        self._hand_to_reader(nbytes)
+
+    def _hand_to_reader(self, nbytes: int) -> None:
         try:
             if self._bulk is not None:
                 self._on_ready(self._bulk.received(nbytes))
@@ -177,10 +182,26 @@ class Connection(asyncio.BufferedProtocol):
         """Enter data mode: bytes go to `bulk`; `on_ready` is told what its `received` returned.
 
         `on_lost` is called once, with the reason, when the connection fails. EngineErrors raised
-        by `on_ready` fail the connection.
+        by `on_ready` fail the connection. What the reader before left over (`hand_on`) is given to
+        `bulk` first, before this returns.
         """
         assert not self._calls
         self._bulk, self._on_ready, self._on_lost = bulk, on_ready, on_lost
+        while self._surplus and self.lost is None:
+            with memoryview(bulk.input) as room:
+                portion = self._surplus[: len(room)]
+                room[: len(portion)] = portion
+            self._surplus = self._surplus[len(portion) :]
+            self._hand_to_reader(len(portion))
+
+    def hand_on(self, rest: bytes) -> None:
+        """End data mode with `rest` read and not used: the next `take_over` gets it first.
+
+        Reading is paused until somebody resumes it.
+        """
+        self.pause_reading()
+        self._bulk, self._on_ready, self._on_lost = None, _ignore, _ignore
+        self._surplus = rest
 
     def release(self) -> None:
         """Back to control mode. No reply may be owed."""
