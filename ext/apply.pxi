@@ -1,0 +1,274 @@
+# Batches of commands out as transactions, and the reading of what the target answers.
+#
+#   MULTI
+#   [SELECT d] command …      those of the batch, then the extras (repairs at the batch's end)
+#   [SELECT p] SET key value  the position, in the database that it is kept in
+#   EXEC
+#   WATCH key                 for the next transaction: if somebody else moves the position in
+#   GET key                   between, our next EXEC is nil
+#
+# The position moves together with the data, or neither does. FLUSHALL and FLUSHDB need nothing:
+# the position is set behind them. SWAPDB with the position's database would leave the key behind
+# in the other one, so that it is deleted there.
+#
+# A slot is the place of a command between MULTI and EXEC, counted from 0, ours included.
+
+cdef enum:
+    # Slots of a transaction that hold no command of the batch.
+    SLOT_OURS = -0x7fffffff
+    # `*4`, `$5`, a command's name, and so on, of all that a transaction adds once.
+    TRANSACTION_OVERHEAD = 512
+    # A SELECT, at the most; a DEL beside its key.
+    SELECT_BYTES = 48
+    DELETE_BYTES = 48
+    # The longest value of a position; GET's reply is kept up to that.
+    POSITION_BYTES_MOST = 4096
+    # Of an error's text, how much is kept.
+    ERROR_TEXT_BYTES = 1024
+
+
+cdef inline uint8_t *put_select(uint8_t *out, int db) noexcept nogil:
+    out = put_literal(out, "*2\r\n$6\r\nSELECT\r\n", 16)
+    return put_number_bulk(out, db)
+
+
+@cython.final
+cdef class Transaction:
+    """One encoded transaction. A read-only buffer; freed when the transport lets go of it.
+
+    Attributes:
+        queued: commands between MULTI and EXEC, ours included: what `TransactionReader.expect`
+            is to be told.
+    """
+    cdef uint8_t *data
+    cdef size_t size
+    cdef int32_t *slots
+    cdef readonly size_t queued
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.data)
+        PyMem_RawFree(self.slots)
+
+    def __len__(self):
+        return self.size
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.data, self.size, 1, flags)
+
+    def index_of(self, Py_ssize_t slot):
+        """Which command sits at `slot`: i >= 0 is command i of the batch, -1 - i is extra i.
+
+        None for what the encoder added itself: SELECT, DEL and the position. IndexError for a
+        slot that the transaction has not.
+        """
+        if slot < 0 or <size_t>slot >= self.queued:
+            raise IndexError("no such slot")
+        return None if self.slots[slot] == SLOT_OURS else self.slots[slot]
+
+
+@cython.final
+cdef class TransactionEncoder:
+    """Turns command batches into transactions that set `position_key` in `position_db`."""
+    cdef bytes position_key
+    cdef const uint8_t *key            # its bytes, for loops without the GIL
+    cdef size_t key_size
+    cdef int position_db
+
+    def __cinit__(self, bytes position_key not None, int position_db=0):
+        if position_db < 0:
+            raise ValueError(f"a database's number is not negative, found {position_db}")
+        self.position_key = position_key
+        self.key = <const uint8_t *>PyBytes_AS_STRING(position_key)
+        self.key_size = PyBytes_GET_SIZE(position_key)
+        self.position_db = position_db
+
+    def encode(
+        self, CommandBatch batch not None, bytes position not None, *, int db,
+        frozenset skip=frozenset(), extras=(),
+    ):
+        """The transaction that applies `batch` and moves the position to `position`.
+
+        Args:
+            db: the database that the connection is in. A transaction that is not applied leaves
+                it there, and GET then looks there too: let it be the position's own, in which
+                every applied transaction ends.
+            skip: indices of commands to leave out.
+            extras: (database, one encoded command) to run behind the batch's commands.
+
+        Raises ValueError for an extra that is not exactly one command, and for a position above
+        4096 bytes.
+        """
+        cdef Transaction result = Transaction.__new__(Transaction)
+        cdef size_t count = batch.packed.count
+        cdef size_t extra_bytes = 0, capacity
+        cdef const uint8_t *skipped = NULL
+        cdef bytes skip_map = None
+        cdef int now = db
+        cdef bint done
+        if db < 0:
+            raise ValueError(f"a database's number is not negative, found {db}")
+        if len(position) > POSITION_BYTES_MOST:
+            raise ValueError(f"a position has at most {POSITION_BYTES_MOST} bytes")
+        extras = tuple(extras)
+        for extra_db, command in extras:
+            if not isinstance(extra_db, int) or not 0 <= extra_db <= 0x7fffffff:
+                raise ValueError(f"an extra's database must be a number of one, found {extra_db!r}")
+            if not PyBytes_CheckExact(command):
+                raise TypeError(f"an extra's command must be bytes, found {type(command).__name__}")
+            check_one_command(command)
+            extra_bytes += len(command)
+        if skip:
+            skip_map = self.map_of(skip, count)
+            skipped = <const uint8_t *>PyBytes_AS_STRING(skip_map)
+        capacity = (
+            self.commands_size(batch, db) + extra_bytes + len(extras) * SELECT_BYTES
+            + self.key_size * 3 + <size_t>len(position) + TRANSACTION_OVERHEAD)
+        result.data = <uint8_t *>PyMem_RawMalloc(capacity)
+        # A SELECT for each command at the most, a SELECT and a DEL for each SWAPDB; ours.
+        result.slots = <int32_t *>PyMem_RawMalloc(
+            (4 * count + 2 * <size_t>len(extras) + 4) * sizeof(int32_t))
+        if result.data == NULL or result.slots == NULL or count > INT32_MAX:
+            raise MemoryError()
+        with nogil:
+            result.size = put_literal(result.data, "*1\r\n$5\r\nMULTI\r\n", 15) - result.data
+            now = self.put_commands(result, batch, skipped, now)
+        for number, (extra_db, command) in enumerate(extras):
+            now = self.put_extra(result, extra_db, command, number, now)
+        self.put_end(result, position, now)
+        return result
+
+    cdef bytes map_of(self, frozenset skip, size_t count):
+        """A byte for each command: 1 where it is to be left out."""
+        cdef object result = PyBytes_FromStringAndSize(NULL, count)
+        cdef char *map = PyBytes_AS_STRING(result)
+        cdef Py_ssize_t index
+        memset(map, 0, count)
+        for number in skip:
+            index = number
+            if index < 0 or <size_t>index >= count:
+                raise IndexError(f"no such command to skip: {index}")
+            map[index] = 1
+        return result
+
+    cdef size_t commands_size(self, CommandBatch batch, int db) noexcept nogil:
+        """Room for the batch's commands and all that may be added to them."""
+        cdef size_t size = 0, i
+        cdef const StreamCommand *command
+        for i in range(batch.packed.count):
+            command = &batch.packed.commands[i]
+            # What is skipped can only make the changes fewer.
+            if command.db != db:
+                size += SELECT_BYTES
+                db = command.db
+            if command.name == NAME_SWAPDB:
+                size += 2 * SELECT_BYTES + DELETE_BYTES + self.key_size
+            size += command.size
+        return size
+
+    cdef inline uint8_t *select(
+        self, Transaction to, uint8_t *out, int db, int *now
+    ) noexcept nogil:
+        if db == now[0]:
+            return out
+        now[0] = db
+        to.slots[to.queued] = SLOT_OURS
+        to.queued += 1
+        return put_select(out, db)
+
+    cdef int put_commands(
+        self, Transaction to, CommandBatch batch, const uint8_t *skipped, int now
+    ) noexcept nogil:
+        """The batch's commands; returns the database that the connection is in then."""
+        cdef const Packed *packed = &batch.packed
+        cdef const StreamCommand *command
+        cdef const uint8_t *bytes
+        cdef const uint8_t *run = NULL        # commands that lie side by side go as one
+        cdef size_t run_size = 0, i
+        cdef uint8_t *out = to.data + to.size
+        for i in range(packed.count):
+            if skipped != NULL and skipped[i]:
+                continue
+            command = &packed.commands[i]
+            bytes = command_bytes(packed, command)
+            if run + run_size != bytes or command.db != now:
+                if run_size:
+                    memcpy(out, run, run_size)
+                    out += run_size
+                run, run_size = bytes, 0
+                out = self.select(to, out, command.db, &now)
+            run_size += command.size
+            to.slots[to.queued] = <int32_t>i
+            to.queued += 1
+            if command.name == NAME_SWAPDB:
+                memcpy(out, run, run_size)
+                out += run_size
+                run_size = 0
+                out = self.put_swapped(to, out, bytes, &now)
+        if run_size:
+            memcpy(out, run, run_size)
+        to.size = out + run_size - to.data
+        return now
+
+    cdef uint8_t *put_swapped(
+        self, Transaction to, uint8_t *out, const uint8_t *swap, int *now
+    ) noexcept nogil:
+        """Behind a SWAPDB: the position's key is deleted where it was moved to."""
+        cdef uint64_t count
+        cdef size_t size
+        cdef int64_t first = 0, second = 0
+        cdef const uint8_t *p = first_argument(swap, &count)
+        p = argument_body(p, &size) + size + 2
+        database_number(p, &first)
+        p = argument_body(p, &size) + size + 2
+        database_number(p, &second)
+        if first == second or (first != self.position_db and second != self.position_db):
+            return out
+        out = self.select(
+            to, out, <int>(second if first == self.position_db else first), now)
+        out = put_literal(out, "*2\r\n$3\r\nDEL\r\n", 13)
+        out = self.put_key(out)
+        to.slots[to.queued] = SLOT_OURS
+        to.queued += 1
+        return out
+
+    cdef inline uint8_t *put_key(self, uint8_t *out) noexcept nogil:
+        return put_bulk(out, self.key, self.key_size)
+
+    cdef int put_extra(self, Transaction to, int db, bytes command, int32_t number, int now):
+        cdef uint8_t *out = self.select(to, to.data + to.size, db, &now)
+        cdef size_t n = PyBytes_GET_SIZE(command)
+        memcpy(out, PyBytes_AS_STRING(command), n)
+        to.slots[to.queued] = -1 - number
+        to.queued += 1
+        to.size = out + n - to.data
+        return now
+
+    cdef put_end(self, Transaction to, bytes position, int now):
+        cdef uint8_t *out = self.select(to, to.data + to.size, self.position_db, &now)
+        to.slots[to.queued] = SLOT_OURS
+        to.queued += 1
+        out = self.put_key(put_literal(out, "*3\r\n$3\r\nSET\r\n", 13))
+        out = put_bulk(
+            out, <const uint8_t *>PyBytes_AS_STRING(position), PyBytes_GET_SIZE(position))
+        out = put_literal(out, "*1\r\n$4\r\nEXEC\r\n", 14)
+        out = self.put_key(put_literal(out, "*2\r\n$5\r\nWATCH\r\n", 15))
+        out = self.put_key(put_literal(out, "*2\r\n$3\r\nGET\r\n", 13))
+        to.size = out - to.data
+
+
+cdef int check_one_command(bytes command) except -1:
+    """ValueError unless these bytes are one command, whole, and nothing more."""
+    cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(command)
+    cdef size_t end = PyBytes_GET_SIZE(command), at = 0
+    cdef int64_t left = read_length(data, &at, end, c'*'), n = 0
+    cdef bint good = left > 0
+    while good and left:
+        n = read_length(data, &at, end, c'$')
+        good = n >= 0 and <size_t>n + 2 <= end - at
+        if good:
+            at += n + 2
+            good = data[at - 2] == 13 and data[at - 1] == 10
+            left -= 1
+    if not good or at != end:
+        raise ValueError("an extra must be exactly one encoded command")
+    return 0

@@ -1,0 +1,556 @@
+# The replication stream, split into batches of commands.
+#
+# Theory of operation
+# -------------------
+# What comes is appended to `open.raw`, the arena of the batch that is being filled, and is parsed
+# where it lies: no command is copied. Behind `parsed` lies one unfinished command at the most; it
+# is read on from the bulk header that was cut (`at`), so that a byte is looked at once however
+# small the pieces are. When a batch closes, the arena goes with it and what was not parsed (never
+# more than one portion of INPUT_BYTES, see `grows_too_long`) moves to a fresh one.
+#
+#   base      the stream's offset of raw[0]: raw[i] is byte base + i + 1 of the stream
+#   open_*    where the open batch begins, and the state there
+#   unit_*    where the last unit ended: a lone command, or an EXEC. Outside of MULTI this is the
+#             same as `parsed`. A batch closes here.
+#   parsed    behind the last whole command; `db` and `in_multi` are the state there
+#
+# A unit that outgrows `unit_bytes` is closed inside. That gives up its atomicity for those who
+# read the target meanwhile, not its exactness: the position says that it lies between MULTI and
+# EXEC.
+#
+# The parser is as strict as a server is with its clients, and stricter: what it passes on is sent
+# to the target as it is. A source sends keep-alive newlines before the stream only, but counts
+# none of them differently from other bytes; so they are taken between commands.
+
+cdef enum:
+    # Marks that a batch may have for each command that it may have.
+    MARKS_A_COMMAND = 4
+    # Digits of a length: up to 9,999,999,999.
+    LENGTH_DIGITS_MOST = 10
+    # Of a command that cannot be read: how much of it an error shows.
+    STREAM_FOUND_BYTES = 32
+
+cdef enum StreamStop:
+    STREAM_GO_ON
+    STREAM_NEED_DATA
+    STREAM_BATCH_FULL
+    STREAM_WRONG
+    STREAM_NO_MEMORY
+
+cdef enum:
+    LENGTH_NEED_DATA = -1
+    LENGTH_BAD = -2
+
+
+cdef inline int64_t read_length(
+    const uint8_t *data, size_t *at, size_t end, uint8_t kind
+) noexcept nogil:
+    """A header line `<kind><digits>` and CRLF; moves `at` behind it only when it is whole."""
+    cdef size_t p = at[0]
+    cdef size_t first
+    cdef int64_t value = 0
+    cdef uint32_t digit
+    if p == end:
+        return LENGTH_NEED_DATA
+    if data[p] != kind:
+        return LENGTH_BAD
+    p += 1
+    first = p
+    while True:
+        if p == end:
+            return LENGTH_NEED_DATA
+        digit = <uint32_t>data[p] - 48
+        if digit > 9:
+            break
+        if p - first == LENGTH_DIGITS_MOST or (p > first and value == 0):
+            return LENGTH_BAD
+        value = value * 10 + digit
+        p += 1
+    if p == first or data[p] != 13:
+        return LENGTH_BAD
+    if p + 1 == end:
+        return LENGTH_NEED_DATA
+    if data[p + 1] != 10:
+        return LENGTH_BAD
+    at[0] = p + 2
+    return value
+
+
+@cython.final
+cdef class StreamReader:
+    """Splits a replication stream into `CommandBatch`es with exact offsets.
+
+    Read into `input` and call `received`, or hand bytes to `feed`; finished batches pile up in
+    `take`. A batch is closed when it is full; `flush` closes one before that.
+
+    Args:
+        offset: the offset behind which the stream goes on: its first byte is offset + 1.
+        db: the database selected there.
+        in_multi: whether the stream is between MULTI and EXEC there.
+        batch_bytes, batch_commands: a batch that has reached one of them is closed at the end of
+            the unit; a unit is a lone command, or all between MULTI and EXEC.
+        unit_bytes: a unit that has outgrown this, its index counted in, is closed inside.
+        command_limit: the longest command, in bytes; a longer one is a ProtocolError.
+        anchor: turn relative TTLs into absolute ones, see anchor.pxi; `now_ms` must be set then.
+
+    Attributes:
+        now_ms: when the bytes now fed were received, in ms since the epoch on the source's clock.
+        db, in_multi: the state behind the last whole command.
+        parsed_offset: offset behind the last whole command.
+        batched_offset: `end_offset` of the last closed batch.
+        commands: how many commands were put into batches, the open one included.
+        acks_wanted: how many REPLCONF GETACK came.
+    """
+    cdef readonly InputBuffer input
+    cdef public int64_t now_ms
+    cdef readonly int db
+    cdef readonly bint in_multi
+    cdef readonly uint64_t commands
+    cdef readonly uint64_t acks_wanted
+    cdef size_t batch_bytes
+    cdef size_t batch_commands
+    cdef size_t unit_bytes
+    cdef size_t command_limit
+    cdef bint anchor
+
+    cdef Packed open
+    cdef uint64_t base
+    cdef size_t parsed
+
+    # The command that is being read, if `begun`. Indices into open.raw.
+    cdef bint begun
+    cdef uint64_t arguments_left
+    cdef size_t at
+    cdef size_t name_at               # 0: its name is not read yet
+    cdef size_t name_size
+
+    cdef uint64_t open_offset
+    cdef int open_db
+    cdef bint open_in_multi
+
+    cdef uint64_t unit_offset
+    cdef int unit_db
+    cdef size_t unit_parsed
+    cdef size_t unit_rewritten
+    cdef size_t unit_count
+    cdef size_t unit_marks
+
+    cdef const char *wanted
+    cdef size_t wrong_at
+    cdef object failure
+    cdef list ready
+
+    def __cinit__(
+        self, uint64_t offset, int db=0, bint in_multi=False, *, size_t batch_bytes=1 << 20,
+        size_t batch_commands=8192, size_t unit_bytes=64 << 20, size_t command_limit=1 << 30,
+        bint anchor=False,
+    ):
+        if db < 0:
+            raise ValueError(f"a database's number is not negative, found {db}")
+        if batch_bytes < 1 or batch_commands < 1:
+            raise ValueError("a batch holds at least one command")
+        self.input = InputBuffer()
+        self.base = self.open_offset = self.unit_offset = offset
+        self.db = self.open_db = self.unit_db = db
+        self.in_multi = self.open_in_multi = in_multi
+        self.batch_bytes = batch_bytes
+        self.batch_commands = batch_commands
+        self.unit_bytes = unit_bytes
+        self.command_limit = command_limit
+        self.anchor = anchor
+        self.ready = []
+
+    def __dealloc__(self):
+        packed_free(&self.open)
+
+    @property
+    def received_offset(self):
+        """Offset of the last byte that was taken in."""
+        return self.base + self.open.raw.size
+
+    @property
+    def parsed_offset(self):
+        """Offset behind the last whole command."""
+        return self.base + self.parsed
+
+    @property
+    def batched_offset(self):
+        """`end_offset` of the last closed batch."""
+        return self.open_offset
+
+    @property
+    def may_flush(self):
+        """Whether `flush` would close a batch."""
+        return self.unit_offset > self.open_offset
+
+    def take(self):
+        """The closed batches, in order; empties the list."""
+        ready = self.ready
+        self.ready = []
+        return ready
+
+    def flush(self):
+        """Close the open batch at the last unit's end, if it holds a unit or passed anything."""
+        if self.unit_offset > self.open_offset:
+            self.close(self.unit_count, self.unit_marks, self.unit_parsed, self.unit_rewritten,
+                       self.unit_offset, self.unit_db, False)
+
+    def received(self, size_t n):
+        """Take in `n` bytes that were read into `input`; returns how many batches are closed.
+
+        Raises `ProtocolError` for bytes that are no replication stream, its offset that of the
+        stream; what was closed before can still be taken. ValueError if TTLs are to be anchored
+        and `now_ms` was never set.
+        """
+        cdef Input *bytes_in = &self.input.state
+        self.input.commit(n)
+        self.check()
+        self.ingest(bytes_in.data + bytes_in.start, bytes_in.end - bytes_in.start)
+        bytes_in.start = bytes_in.end
+        self.parse_all()
+        return len(self.ready)
+
+    def feed(self, bytes data not None):
+        """As `received`, for bytes that come from elsewhere, any number of them."""
+        cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(data)
+        cdef size_t left = PyBytes_GET_SIZE(data), n
+        self.check()
+        while left:
+            n = min(left, <size_t>INPUT_BYTES)
+            self.ingest(p, n)
+            self.parse_all()
+            p += n
+            left -= n
+        return len(self.ready)
+
+    cdef int check(self) except -1:
+        if self.failure is not None:
+            raise self.failure
+        if self.anchor and self.now_ms <= 0:
+            raise ValueError("now_ms has to be set where TTLs are to be anchored")
+        return 0
+
+    cdef int ingest(self, const uint8_t *p, size_t n) except -1:
+        """Append a portion to the arena."""
+        cdef bint done
+        with nogil:
+            if self.open.count == 0 and self.parsed:
+                self.drop_parsed()
+            done = bytes_append(&self.open.raw, p, n)
+        if not done:
+            raise MemoryError()
+        return 0
+
+    cdef void drop_parsed(self) noexcept nogil:
+        """Nothing that was parsed is kept: a hole at the front, which must not grow for ever."""
+        cdef size_t gone = self.parsed
+        memmove(self.open.raw.data, self.open.raw.data + gone, self.open.raw.size - gone)
+        self.open.raw.size -= gone
+        self.unit_parsed = 0
+        self.shift(gone)
+
+    cdef void shift(self, size_t gone) noexcept nogil:
+        """The first `gone` bytes of the arena went; all of them were parsed."""
+        self.base += gone
+        self.parsed -= gone
+        if self.begun:
+            self.at -= gone
+            if self.name_at:
+                self.name_at -= gone
+
+    cdef int parse_all(self) except -1:
+        cdef StreamStop stop
+        while True:
+            with nogil:
+                stop = self.parse()
+            if stop == STREAM_NEED_DATA:
+                return 0
+            if stop == STREAM_BATCH_FULL:
+                self.close(self.open.count, self.open.mark_count, self.parsed,
+                           self.open.rewritten.size, self.base + self.parsed, self.db,
+                           self.in_multi)
+            elif stop == STREAM_NO_MEMORY:
+                raise MemoryError()
+            else:
+                self.raise_protocol_error()
+
+    cdef raise_protocol_error(self):
+        cdef size_t shown = min(
+            self.open.raw.size - self.wrong_at, <size_t>STREAM_FOUND_BYTES)
+        cdef uint64_t offset = self.base + self.wrong_at
+        found = PyBytes_FromStringAndSize(<char *>self.open.raw.data + self.wrong_at, shown)
+        self.failure = ProtocolError(
+            f"expected {(<bytes>self.wanted).decode()}, found {found!r} "
+            f"at offset {offset} of the replication stream", offset)
+        raise self.failure
+
+    cdef int close(
+        self, size_t count, size_t marks, size_t parsed, size_t rewritten, uint64_t offset,
+        int db, bint in_multi,
+    ) except -1:
+        """Close a batch that has the first `count` commands and `marks`, and ends at `offset`.
+
+        parsed, rewritten: where that is in the two arenas.
+        """
+        cdef CommandBatch batch = CommandBatch.__new__(CommandBatch)
+        cdef Packed rest
+        cdef bint done
+        memset(&rest, 0, sizeof(Packed))
+        with nogil:
+            done = self.split_open(&rest, count, marks, parsed, rewritten)
+        if not done:
+            packed_free(&rest)
+            raise MemoryError()
+        batch.packed = self.open
+        self.open = rest
+        batch.start_offset, batch.end_offset = self.open_offset, offset
+        batch.db_before, batch.db_after = self.open_db, db
+        batch.in_multi_before, batch.in_multi_after = self.open_in_multi, in_multi
+        if count:
+            self.shift(parsed)
+        self.open_offset = self.unit_offset = offset
+        self.open_db = self.unit_db = db
+        self.open_in_multi = in_multi
+        self.unit_parsed = self.unit_rewritten = self.unit_count = self.unit_marks = 0
+        self.ready.append(batch)
+        return 0
+
+    cdef bint split_open(
+        self, Packed *rest, size_t count, size_t marks, size_t parsed, size_t rewritten
+    ) noexcept nogil:
+        """Leave in `open` what closes, and put what stays into `rest`.
+
+        Without commands there is nothing to hand over but marks: the arena stays.
+        """
+        cdef Packed *open = &self.open
+        cdef Packed closing
+        cdef size_t i
+        cdef size_t kept = open.count - count
+        cdef size_t kept_marks = open.mark_count - marks
+        if count == 0:
+            memset(&closing, 0, sizeof(Packed))
+            if not reserve_marks(&closing, marks):
+                return False
+            if marks:
+                memcpy(closing.marks, open.marks, marks * sizeof(StreamMark))
+                memmove(open.marks, open.marks + marks, kept_marks * sizeof(StreamMark))
+            closing.mark_count = marks
+            open.mark_count = kept_marks
+            rest[0] = open[0]
+            open[0] = closing
+            return True
+        if not bytes_append(&rest.raw, open.raw.data + parsed, open.raw.size - parsed):
+            return False
+        if not bytes_append(
+                &rest.rewritten, open.rewritten.data + rewritten,
+                open.rewritten.size - rewritten):
+            return False
+        if not reserve_commands(rest, kept) or not reserve_marks(rest, kept_marks):
+            return False
+        for i in range(kept):
+            rest.commands[i] = open.commands[count + i]
+            rest.commands[i].start -= rewritten if rest.commands[i].rewritten else parsed
+        if kept_marks:
+            memcpy(rest.marks, open.marks + marks, kept_marks * sizeof(StreamMark))
+        rest.count = kept
+        rest.mark_count = kept_marks
+        open.raw.size = parsed
+        open.rewritten.size = rewritten
+        open.count = count
+        open.mark_count = marks
+        return True
+
+    # --- The parser ---
+
+    cdef inline StreamStop wrong(self, const char *wanted, size_t at) noexcept nogil:
+        self.wanted = wanted
+        self.wrong_at = at
+        return STREAM_WRONG
+
+    cdef StreamStop parse(self) noexcept nogil:
+        """Read commands until the bytes run out, a batch is full, or something is wrong."""
+        cdef const uint8_t *data = self.open.raw.data
+        cdef size_t end = self.open.raw.size
+        cdef size_t at
+        cdef int64_t n
+        cdef StreamStop stop
+        while True:
+            if not self.begun:
+                at = self.parsed
+                if at == end:
+                    return STREAM_NEED_DATA
+                if data[at] != c'*':
+                    stop = self.keep_alive(data, at, end)
+                    if stop != STREAM_GO_ON:
+                        return stop
+                    continue
+                n = read_length(data, &at, end, c'*')
+                if n == LENGTH_NEED_DATA:
+                    return STREAM_NEED_DATA
+                if n <= 0 or <uint64_t>n > self.command_limit:
+                    return self.wrong("an array's length, at the start of a command", at)
+                self.begun = True
+                self.arguments_left = n
+                self.at = at
+                self.name_at = 0
+            at = self.at
+            while self.arguments_left:
+                n = read_length(data, &at, end, c'$')
+                if n == LENGTH_NEED_DATA:
+                    return STREAM_NEED_DATA
+                if n == LENGTH_BAD:
+                    return self.wrong("a bulk's length, in a command", at)
+                if at - self.parsed + n + 2 > self.command_limit:
+                    return self.wrong("a shorter command", self.at)
+                if end - at < <size_t>n + 2:
+                    return STREAM_BATCH_FULL if self.grows_too_long(at + n) else STREAM_NEED_DATA
+                if data[at + n] != 13 or data[at + n + 1] != 10:
+                    return self.wrong("CRLF behind a bulk", at + n)
+                if not self.name_at:
+                    self.name_at = at
+                    self.name_size = n
+                at += n + 2
+                self.at = at
+                self.arguments_left -= 1
+            stop = self.end_command(at)
+            if stop != STREAM_GO_ON:
+                return stop
+
+    cdef inline bint grows_too_long(self, size_t end) noexcept nogil:
+        """A command that ends there at the soonest: whether those before it should close first.
+
+        They would wait for it; and once it is there, closing at the last unit would move it.
+        """
+        cdef uint64_t covered = self.base + end - self.open_offset
+        return self.open.count > 0 and covered > (
+            self.unit_bytes if self.in_multi else self.batch_bytes)
+
+    cdef StreamStop keep_alive(self, const uint8_t *data, size_t at, size_t end) noexcept nogil:
+        """A newline between two commands."""
+        cdef size_t n = 1
+        if data[at] == 13:
+            if at + 1 == end:
+                return STREAM_NEED_DATA
+            n = 2
+        if data[at + n - 1] != 10:
+            return self.wrong("a command", at)
+        self.parsed = at + n
+        return self.pass_over()
+
+    cdef inline StreamStop pass_over(self) noexcept nogil:
+        """What ends at `parsed` was taken out: leave a mark."""
+        cdef StreamMark *mark
+        if not reserve_marks(&self.open, 1):
+            return STREAM_NO_MEMORY
+        mark = &self.open.marks[self.open.mark_count]
+        mark.end_offset = self.base + self.parsed
+        mark.db = self.db
+        mark.in_multi = self.in_multi
+        self.open.mark_count += 1
+        return self.end_step()
+
+    cdef inline StreamStop end_step(self) noexcept nogil:
+        """Something ends at `parsed`: a unit, perhaps, and perhaps the batch is full."""
+        cdef uint64_t covered = self.base + self.parsed - self.open_offset
+        if self.in_multi:
+            covered += (self.open.rewritten.size
+                        + self.open.count * sizeof(StreamCommand)
+                        + self.open.mark_count * sizeof(StreamMark))
+            return STREAM_BATCH_FULL if covered > self.unit_bytes else STREAM_GO_ON
+        self.unit_offset = self.base + self.parsed
+        self.unit_db = self.db
+        self.unit_parsed = self.parsed
+        self.unit_rewritten = self.open.rewritten.size
+        self.unit_count = self.open.count
+        self.unit_marks = self.open.mark_count
+        if (covered >= self.batch_bytes or self.open.count >= self.batch_commands
+                or self.open.rewritten.size >= self.batch_bytes
+                or self.open.mark_count >= MARKS_A_COMMAND * self.batch_commands):
+            return STREAM_BATCH_FULL
+        return STREAM_GO_ON
+
+    cdef inline StreamStop end_command(self, size_t end) noexcept nogil:
+        """A whole command lies between `parsed` and `end`."""
+        cdef const uint8_t *data = self.open.raw.data
+        cdef size_t start = self.parsed
+        cdef StreamName name = stream_name(data + self.name_at, self.name_size)
+        cdef StreamCommand command
+        cdef AnchorResult anchored = ANCHOR_PASS
+        cdef size_t before
+        self.begun = False
+        if name != NAME_OTHER and name <= NAME_TAKEN_OUT_LAST:
+            if not self.take_out(name, data + start):
+                self.wrong_at = start
+                return STREAM_WRONG
+            self.parsed = end
+            return self.pass_over()
+        if name == NAME_SWAPDB and not self.is_swap(data + start):
+            return self.wrong("two numbers of databases, in SWAPDB", start)
+        before = self.open.count
+        command.start = start
+        command.size = end - start
+        command.end_offset = self.base + end
+        command.db = self.db
+        command.name = name
+        command.rewritten = False
+        command.in_multi = self.in_multi
+        if self.anchor and name >= NAME_RELATIVE_FIRST:
+            anchored = anchor_command(&self.open, &command, self.now_ms)
+            if anchored == ANCHOR_NO_MEMORY:
+                return STREAM_NO_MEMORY
+        if anchored == ANCHOR_PASS:
+            if not reserve_commands(&self.open, 1):
+                return STREAM_NO_MEMORY
+            self.open.commands[before] = command
+            self.open.count += 1
+        self.parsed = end
+        self.commands += self.open.count - before
+        return self.end_step()
+
+    cdef bint take_out(self, StreamName name, const uint8_t *command) noexcept nogil:
+        """What a command that is not passed on means to us; False where it makes no sense."""
+        cdef uint64_t count
+        cdef size_t size
+        cdef int64_t number
+        cdef const uint8_t *p = first_argument(command, &count)
+        p = argument_body(p, &size)
+        if name == NAME_SELECT:
+            if count != 2 or not database_number(p + size + 2, &number):
+                self.wanted = "the number of a database, in SELECT"
+                return False
+            self.db = <int>number
+        elif name == NAME_MULTI:
+            if self.in_multi:
+                self.wanted = "no MULTI between MULTI and EXEC"
+                return False
+            self.in_multi = True
+        elif name == NAME_EXEC:
+            if not self.in_multi:
+                self.wanted = "EXEC behind a MULTI only"
+                return False
+            self.in_multi = False
+        elif name == NAME_REPLCONF and count > 1:
+            p = argument_body(p + size + 2, &size)
+            self.acks_wanted += (
+                size == 6 and name_word(p, 6) == name_word(<const uint8_t *>b"getack", 6))
+        return True
+
+    cdef bint is_swap(self, const uint8_t *command) noexcept nogil:
+        cdef uint64_t count
+        cdef size_t size
+        cdef int64_t number
+        cdef const uint8_t *p = first_argument(command, &count)
+        if count != 3:
+            return False
+        p = argument_body(p, &size) + size + 2
+        if not database_number(p, &number):
+            return False
+        p = argument_body(p, &size) + size + 2
+        return database_number(p, &number)
+
+
+cdef bint database_number(const uint8_t *header, int64_t *number) noexcept nogil:
+    """Read an argument that is the number of a database. A byte lies behind every argument."""
+    cdef size_t size
+    cdef const uint8_t *p = argument_body(header, &size)
+    return parse_decimal(p, p + size, number) and 0 <= number[0] <= 0x7fffffff
