@@ -154,7 +154,7 @@ cdef AnchorResult anchor_command(
     else:
         return ANCHOR_PASS
 
-    if not reserve_commands(packed, 2) or not bytes_reserve(
+    if not reserve_commands(packed, 2) or not raw_reserve(
             &packed.rewritten, command.size + ANCHOR_OVERHEAD + arguments[1].size):
         return ANCHOR_NO_MEMORY
     added.rewritten = True

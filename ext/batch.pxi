@@ -71,6 +71,11 @@ cdef class RecordBatch:
         vanished: keys that SCAN named and that were gone when they were asked for.
         errors: (key, reason) of keys that the source refused to hand out.
         streamed: this batch is one record whose value follows as `bytes` pieces.
+        spilled: the pieces came before this batch, for nobody knew how many there would be: all
+            since the batch before it. They are the value if this batch is `streamed`, else the
+            beginning of one that is listed in `errors`, to be thrown away.
+        held: names of the keys whose deadline is not the source's, each behind its length (4 bytes,
+            little-endian).
     """
     cdef Arena arena
     cdef readonly int db
@@ -80,8 +85,13 @@ cdef class RecordBatch:
     cdef readonly size_t vanished
     cdef readonly list errors
     cdef readonly bint streamed
+    cdef readonly bint spilled
+    cdef readonly bytes held
     # The access figure of the records is an LFU counter, not seconds idle.
     cdef bint access_is_freq
+
+    def __cinit__(self):
+        self.held = b""
 
     def __dealloc__(self):
         arena_free(&self.arena)

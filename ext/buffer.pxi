@@ -39,17 +39,22 @@ cdef class InputBuffer:
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         cdef Input *input = &self.state
-        if self.exports == 0 and input.start > 0:
-            memmove(input.data, input.data + input.start, input.end - input.start)
-            input.before += input.start
-            input.end -= input.start
-            input.start = 0
+        self.compact()
         PyBuffer_FillInfo(
             view, self, input.data + input.end, input.capacity - input.end, 0, flags)
         self.exports += 1
 
     def __releasebuffer__(self, Py_buffer *view):
         self.exports -= 1
+
+    cdef void compact(self) noexcept:
+        """Move what is unread to the front, unless somebody holds the free tail."""
+        cdef Input *input = &self.state
+        if self.exports == 0 and input.start > 0:
+            memmove(input.data, input.data + input.start, input.end - input.start)
+            input.before += input.start
+            input.end -= input.start
+            input.start = 0
 
     cdef int commit(self, size_t n) except -1:
         """Count `n` bytes as received."""

@@ -119,15 +119,15 @@ cdef struct StreamMark:
     bint in_multi
 
 
-cdef struct Bytes:
+cdef struct RawBytes:
     uint8_t *data
     size_t size
     size_t capacity
 
 
 cdef struct Packed:
-    Bytes raw
-    Bytes rewritten
+    RawBytes raw
+    RawBytes rewritten
     StreamCommand *commands
     size_t count
     size_t capacity
@@ -141,7 +141,7 @@ cdef enum:
     FIRST_COMMANDS = 256
 
 
-cdef inline bint bytes_reserve(Bytes *bytes, size_t n) noexcept nogil:
+cdef inline bint raw_reserve(RawBytes *bytes, size_t n) noexcept nogil:
     """Room for `n` more bytes; False: no memory, or sizes overflow."""
     cdef size_t capacity
     cdef uint8_t *data
@@ -160,8 +160,8 @@ cdef inline bint bytes_reserve(Bytes *bytes, size_t n) noexcept nogil:
     return True
 
 
-cdef bint bytes_append(Bytes *bytes, const uint8_t *p, size_t n) noexcept nogil:
-    if not bytes_reserve(bytes, n):
+cdef bint bytes_append(RawBytes *bytes, const uint8_t *p, size_t n) noexcept nogil:
+    if not raw_reserve(bytes, n):
         return False
     if n:
         memcpy(bytes.data + bytes.size, p, n)

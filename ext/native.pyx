@@ -15,7 +15,8 @@ from cpython.bytes cimport (
 )
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport (
-    INT32_MAX, INT64_MAX, SIZE_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+    INT32_MAX, INT64_MAX, SIZE_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t,
+    uint64_t
 )
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
@@ -29,6 +30,8 @@ include "buffer.pxi"
 include "batch.pxi"
 include "scan.pxi"
 include "restore.pxi"
+include "rdb_format.pxi"
+include "rdb.pxi"
 include "command_batch.pxi"
 include "anchor.pxi"
 include "stream.pxi"

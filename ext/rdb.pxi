@@ -1,0 +1,1177 @@
+# A snapshot (RDB) in, records out: what a replica is sent at a full sync, or a file of SAVE.
+#
+# The value of a key is written in a snapshot as it is in a DUMP payload: so a value is never
+# decoded. The walk of its type (rdb_format.pxi) finds where it ends; its bytes are copied once,
+# from the input to the arena, in the largest runs that the input has, and get a footer of their
+# own. Long values are not held. A string says its length before its body, so its record goes first
+# and its bytes follow. A collection does not: once it has outgrown what may be held, its bytes go
+# out as they come, and its record behind them (`spilled`).
+#
+# What comes next is known from one of a few states. `parse` runs without the GIL, and stops to
+# hand out a batch or a piece, to keep a text (an AUX field, a function), or with an error.
+
+cdef enum SnapshotState:
+    SNAPSHOT_MAGIC
+    SNAPSHOT_NEXT        # an opcode, or the type of a value
+    SNAPSHOT_TEXT        # a string that is decoded: a key, an AUX field, a function
+    SNAPSHOT_WALK        # a value, or what an opcode brings with it
+    SNAPSHOT_CHECKSUM
+    SNAPSHOT_MARK
+    SNAPSHOT_END
+    SNAPSHOT_FAILED
+
+cdef enum SnapshotStop:
+    SNAP_GO_ON
+    SNAP_NEED_DATA
+    SNAP_CLOSE           # the open batch ends here; parse the same bytes again
+    SNAP_SPLIT           # the open batch ends before the record that has begun
+    SNAP_TEXT            # `text` is whole
+    SNAP_STREAM          # the string that has begun is too long to be held
+    SNAP_OUTGROWN        # the collection that has begun is
+    SNAP_REFUSED         # the value that has begun cannot be carried
+    SNAP_PIECE
+    SNAP_LAST_PIECE
+    SNAP_DROPPED         # the end of a value that was not kept, or of an opcode's own
+    SNAP_TEMPLATE        # how many fields has template `noted`?
+    SNAP_EOF
+    SNAP_UNKNOWN
+    SNAP_PROTOCOL
+    SNAP_NO_MEMORY
+
+cdef enum TextUse:
+    TEXT_KEY
+    TEXT_AUX_NAME
+    TEXT_AUX_VALUE
+    TEXT_FUNCTION
+
+cdef enum ValueSink:
+    SINK_ARENA
+    SINK_PIECES
+    SINK_NOTHING
+
+cdef enum RefusedWhy:
+    REFUSED_NOT
+    REFUSED_LENGTH
+    REFUSED_TEMPLATE
+
+cdef enum:
+    MARK_BYTES = 40
+    # Of a piece: the type before and the footer behind it must fit into an input buffer's size too.
+    PIECE_MOST = INPUT_BYTES - 16
+    # A value that arrives in small portions makes the arena grow by this much at a time.
+    ARENA_STEP = 64 * 1024
+    # Bytes of functions, and of scripts; of all other AUX fields, and how many of them.
+    TEXT_BYTES_MOST = 64 << 20
+    TEXT_COST = 64
+    AUX_BYTES_MOST = 1 << 20
+    AUX_FIELDS_MOST = 1024
+    TEMPLATES_MOST = 1 << 20
+    LEFT_OUT_MOST = 1000
+    # A text's memory is given back when it is larger than this.
+    TEXT_KEPT = 1 << 20
+
+cdef struct Bytes:
+    uint8_t *data
+    size_t size
+    size_t capacity
+
+
+cdef inline bint bytes_reserve(Bytes *bytes_, size_t n, size_t most) noexcept nogil:
+    """Room for `n` more, doubling, but to no more than `most` in all."""
+    cdef size_t capacity
+    cdef uint8_t *data
+    if bytes_.capacity - bytes_.size >= n:
+        return True
+    capacity = max(bytes_.size + n, min(bytes_.capacity * 2, most))
+    data = <uint8_t *>PyMem_RawRealloc(bytes_.data, capacity)
+    if data == NULL:
+        return False
+    bytes_.data = data
+    bytes_.capacity = capacity
+    return True
+
+
+cdef inline void bytes_free(Bytes *bytes_) noexcept nogil:
+    PyMem_RawFree(bytes_.data)
+    memset(bytes_, 0, sizeof(Bytes))
+
+
+cdef inline size_t left_of(size_t most, size_t used) noexcept nogil:
+    return most - used if used < most else 0
+
+
+@cython.final
+cdef class SnapshotReader:
+    """Splits a snapshot into batches of records, whose values are DUMP payloads.
+
+    The caller owns the socket or file: it reads into `input` and calls `received`, or hands bytes
+    to `feed`; batches and pieces of long values pile up in `take`, in order. A `streamed` batch is
+    followed by its pieces. One that is `spilled` as well comes behind them: everything since the
+    batch before is its value (or, if it is empty, the part of a value that is given up in its
+    `errors`).
+
+    Args:
+        length: bytes of the snapshot, which must end exactly there (`$<length>`).
+        mark: 40 bytes that must follow it (`$EOF:<mark>`). Neither: it ends by itself, as a file.
+        batch_bytes: a batch is closed when it has grown to this, or would grow past it.
+        stream_above: a longer value is not held.
+        value_limit: a longer value is read to nothing and listed in the batch's `errors`.
+        hold_before: a key that would expire before this (ms since the epoch) is given a deadline of
+            `hold_before` + `hold_shift`, and named in the batch's `held`. 0: none is.
+    """
+    cdef readonly InputBuffer input
+    cdef Input *bytes_in
+    cdef Arena arena
+    cdef size_t batch_bytes
+    cdef size_t stream_above
+    cdef size_t value_limit
+    cdef int64_t hold_before
+    cdef int64_t hold_shift
+    cdef bint has_length
+    cdef uint64_t length
+    cdef bint has_mark
+    cdef uint8_t mark_bytes[MARK_BYTES]
+
+    cdef SnapshotState state
+    cdef size_t end                    # of the bytes that may be read now
+    cdef uint64_t crc
+    cdef size_t crc_from               # bytes of the input from here on are not in `crc`
+    cdef int flavour_number
+    cdef readonly int version
+    cdef readonly uint64_t keys_hint
+
+    # The text being read.
+    cdef TextUse text_use
+    cdef size_t text_limit
+    cdef bint text_begun
+    cdef StringHead text_head
+    cdef Bytes text_raw
+    cdef Bytes text_plain
+    cdef uint8_t text_number[24]
+    cdef const uint8_t *text
+    cdef size_t text_size
+
+    # The open batch, and what the opcodes before it said of the next key.
+    cdef int db
+    cdef AccessCommand batch_access
+    cdef Bytes held
+    cdef size_t value_bytes_total
+    cdef int64_t expire_at
+    cdef int64_t access
+    cdef AccessCommand access_kind
+
+    # The value being walked.
+    cdef uint8_t type
+    cdef int16_t place                 # in `walk_ops`
+    cdef bint judged                   # it is one string, and its length has been looked at
+    cdef uint64_t body_left            # of a string's body, or of bytes that have no head
+    cdef uint64_t counted
+    cdef uint64_t noted
+    cdef uint64_t loops[WALK_DEPTH]     # rounds that are left
+    cdef int depth
+    cdef size_t walked                 # bytes of the input that are walked and not handed on
+    cdef ValueSink sink
+    cdef size_t record_at              # in the arena
+    cdef size_t value_at
+    cdef uint32_t key_size
+    cdef uint64_t value_size           # handed on as pieces, or to nothing; the type included
+    cdef uint64_t value_crc
+    cdef uint8_t footer[FOOTER_BYTES]
+    cdef size_t piece_start
+    cdef size_t piece_size
+    cdef bint spilled
+    cdef bint type_unsent
+    cdef RefusedWhy refused
+    cdef bytes key
+
+    cdef const char *expected
+    cdef list ready
+    cdef list errors
+    cdef size_t errors_count
+    cdef list beyond
+    cdef bytes aux_name
+    cdef size_t aux_bytes
+    cdef size_t scripts_bytes
+    cdef size_t functions_bytes
+    cdef dict templates
+    cdef uint64_t key_metadata
+    cdef list left
+    cdef readonly dict aux
+    cdef readonly list functions
+    cdef readonly list scripts
+
+    def __cinit__(
+        self, *, length=None, mark=None, size_t batch_bytes=1 << 20,
+        size_t stream_above=4 << 20, size_t value_limit=512 << 20,
+        int64_t hold_before=0, int64_t hold_shift=0,
+    ):
+        if length is not None and mark is not None:
+            raise ValueError("a snapshot has a length or a mark, not both")
+        if mark is not None:
+            if not PyBytes_CheckExact(mark) or len(mark) != MARK_BYTES:
+                raise ValueError(f"a mark is {MARK_BYTES} bytes, found {mark!r}")
+            self.has_mark = True
+            memcpy(self.mark_bytes, PyBytes_AS_STRING(mark), MARK_BYTES)
+        self.input = InputBuffer()
+        self.bytes_in = &self.input.state
+        self.has_length = length is not None
+        self.length = length or 0
+        self.batch_bytes = batch_bytes
+        self.stream_above = stream_above
+        self.value_limit = value_limit
+        self.hold_before = hold_before
+        self.hold_shift = hold_shift
+        self.state = SNAPSHOT_MAGIC
+        self.expire_at = self.access = -1
+        self.ready = []
+        self.errors = []
+        self.beyond = []
+        self.templates = {}
+        self.left = []
+        self.aux = {}
+        self.functions = []
+        self.scripts = []
+
+    def __dealloc__(self):
+        arena_free(&self.arena)
+        bytes_free(&self.text_raw)
+        bytes_free(&self.text_plain)
+        bytes_free(&self.held)
+
+    # --- Its face ---
+
+    @property
+    def flavour(self):
+        """By the magic: "valkey" from Valkey 9.0 on, else "redis"; "" before it was read."""
+        if self.version == 0:
+            return ""
+        return "valkey" if self.flavour_number == FLAVOUR_VALKEY else "redis"
+
+    @property
+    def finished(self):
+        """The whole snapshot has been read: its checksum, and the mark behind it."""
+        return self.state == SNAPSHOT_END
+
+    @property
+    def offset(self):
+        """Bytes of the snapshot consumed so far."""
+        return input_offset(self.bytes_in)
+
+    @property
+    def left_out(self):
+        """What the snapshot holds beside its keys and cannot be carried, one line each."""
+        if self.key_metadata:
+            return self.left + [f"module metadata of {self.key_metadata:,} keys"]
+        return list(self.left)
+
+    @property
+    def may_flush(self):
+        """Whether `flush` would be taken now, and hand on anything."""
+        return not self.holds_part() and bool(self.arena.count or self.errors)
+
+    def flush(self):
+        """Close the open batch, if there is anything in it. ValueError in the middle of a value."""
+        if self.holds_part():
+            raise ValueError("a value is being read")
+        self.close_if_any()
+
+    def take(self):
+        """The finished batches and pieces (bytes) in order; empties the list."""
+        ready = self.ready
+        self.ready = []
+        return ready
+
+    def rest(self):
+        """The bytes behind the snapshot that have been read already; empties `input`.
+
+        ValueError unless `finished`.
+        """
+        cdef Input *input = self.bytes_in
+        if self.state != SNAPSHOT_END:
+            raise ValueError("the snapshot has not been read to its end")
+        first = PyBytes_FromStringAndSize(
+            <char *>input.data + input.start, input.end - input.start)
+        input.start = input.end
+        beyond, self.beyond = self.beyond, []
+        return first + b"".join(beyond)
+
+    def received(self, size_t n):
+        """Take in `n` bytes that were read into `input`.
+
+        Returns how many items `take` would give. Raises `ProtocolError` for bytes that are no
+        snapshot, `MemoryError`. After an exception the reader is of no more use.
+        """
+        self.input.commit(n)
+        return self.advance()
+
+    def feed(self, bytes data not None):
+        """Take in bytes that come from elsewhere, as many as there are; else as `received`."""
+        cdef Input *input = self.bytes_in
+        cdef size_t size = PyBytes_GET_SIZE(data)
+        cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(data)
+        cdef size_t at = 0, n
+        while at < size:
+            if self.state == SNAPSHOT_END:
+                self.beyond.append(data[at:])
+                break
+            self.input.compact()
+            n = min(input.capacity - input.end, size - at)
+            if n == 0:
+                raise BufferError("the input is lent out")
+            memcpy(input.data + input.end, p + at, n)
+            input.end += n
+            at += n
+            self.advance()
+        return len(self.ready)
+
+    # --- What `parse` stops for ---
+
+    cdef Py_ssize_t advance(self) except -1:
+        if self.state == SNAPSHOT_FAILED:
+            raise ValueError("the snapshot was found damaged")
+        try:
+            self.run()
+        except BaseException:
+            self.state = SNAPSHOT_FAILED
+            raise
+        return len(self.ready)
+
+    cdef int run(self) except -1:
+        cdef Input *input = self.bytes_in
+        cdef SnapshotStop stop
+        self.crc_from = input.start
+        self.end = input.end
+        if self.has_length and input.before + input.end > self.length:
+            # What is behind is no part of the snapshot.
+            self.end = max(<uint64_t>input.start, self.length - input.before)
+        while True:
+            with nogil:
+                stop = self.parse()
+                if stop == SNAP_NEED_DATA:
+                    self.checksum_run()
+            if stop == SNAP_NEED_DATA:
+                break
+            self.attend(stop)
+        if self.has_length and self.state != SNAPSHOT_END and (
+                input.before + input.end >= self.length):
+            self.expected = "the end of the snapshot before that of its length"
+            self.raise_wrong()
+        return 0
+
+    cdef int attend(self, SnapshotStop stop) except -1:
+        """Do what needs the GIL."""
+        if stop == SNAP_CLOSE:
+            self.close_if_any()
+        elif stop == SNAP_SPLIT:
+            self.split_batch()
+        elif stop == SNAP_TEXT:
+            self.keep_text()
+        elif stop == SNAP_STREAM:
+            self.begin_stream()
+        elif stop == SNAP_OUTGROWN:
+            self.begin_spill()
+        elif stop == SNAP_REFUSED:
+            self.value_size = self.arena.size - self.value_at
+            self.key = self.take_begun()[0]
+            self.sink = SINK_NOTHING
+        elif stop == SNAP_PIECE:
+            self.add_piece(False)
+        elif stop == SNAP_LAST_PIECE:
+            self.add_piece(True)
+            self.end_pieces()
+        elif stop == SNAP_DROPPED:
+            self.end_dropped()
+        elif stop == SNAP_TEMPLATE:
+            if self.noted not in self.templates:
+                self.expected = "the id of a field template that the snapshot has defined"
+                self.raise_wrong()
+            self.counted = self.templates[self.noted]
+        elif stop == SNAP_EOF:
+            self.close_if_any()
+        elif stop == SNAP_UNKNOWN:
+            number = self.bytes_in.data[self.bytes_in.start]
+            what = "opcode" if number >= FIRST_OPCODE else "type of value"
+            at = input_offset(self.bytes_in)
+            raise ProtocolError(
+                f"{what} {number} is not known in a snapshot of {self.flavour}, version "
+                f"{self.version}, found at byte {at}", at)
+        elif stop == SNAP_NO_MEMORY:
+            raise MemoryError()
+        else:
+            self.raise_wrong()
+        return 0
+
+    cdef int raise_wrong(self) except -1:
+        cdef size_t at = self.bytes_in.start + self.walked
+        cdef size_t shown = min(self.bytes_in.end - at, <size_t>32)
+        found = PyBytes_FromStringAndSize(<char *>self.bytes_in.data + at, shown)
+        offset = self.bytes_in.before + at
+        raise ProtocolError(
+            f"expected {(<bytes>self.expected).decode()}, found {found!r} at byte {offset} "
+            f"of the snapshot", offset)
+
+    cdef int keep_text(self) except -1:
+        text = PyBytes_FromStringAndSize(<char *>self.text, self.text_size)
+        self.state = SNAPSHOT_NEXT
+        if self.text_use == TEXT_AUX_NAME:
+            self.aux_name = text
+            self.aux_bytes += self.text_size
+            if text == b"lua":
+                self.await_text(TEXT_AUX_VALUE, left_of(TEXT_BYTES_MOST, self.scripts_bytes))
+            else:
+                self.await_text(TEXT_AUX_VALUE, left_of(AUX_BYTES_MOST, self.aux_bytes))
+        elif self.text_use == TEXT_FUNCTION:
+            self.functions.append(text)
+            self.functions_bytes += self.text_size + TEXT_COST
+        elif self.aux_name == b"lua":
+            self.scripts.append(text)
+            self.scripts_bytes += self.text_size + TEXT_COST
+        else:
+            self.aux[self.aux_name.decode("utf-8", "backslashreplace")] = text
+            self.aux_bytes += self.text_size
+            if len(self.aux) > AUX_FIELDS_MOST:
+                self.expected = "fewer AUX fields"
+                self.raise_wrong()
+        self.free_text()
+        return 0
+
+    cdef tuple take_begun(self):
+        """The key, and the value as far as it is held, of the record that has begun.
+
+        They leave the arena. The value comes in portions of a piece.
+        """
+        cdef size_t at = self.value_at
+        cdef size_t n
+        cdef uint8_t *data = self.arena.data
+        key = PyBytes_FromStringAndSize(<char *>data + self.record_at, self.key_size)
+        pieces = []
+        while at < self.arena.size:
+            n = min(self.arena.size - at, <size_t>PIECE_MOST)
+            pieces.append(PyBytes_FromStringAndSize(<char *>data + at, n))
+            at += n
+        self.arena.size = self.record_at
+        return key, pieces
+
+    cdef int split_batch(self) except -1:
+        """Close the batch before the record that has begun, which opens the next."""
+        cdef size_t n = self.arena.size - self.record_at
+        begun = PyBytes_FromStringAndSize(<char *>self.arena.data + self.record_at, n)
+        self.arena.size = self.record_at
+        self.close_if_any()
+        if not arena_reserve(&self.arena, n + FOOTER_BYTES, self.batch_bytes):
+            raise MemoryError()
+        memcpy(self.arena.data, PyBytes_AS_STRING(begun), n)
+        self.arena.size = n
+        self.value_at -= self.record_at
+        self.record_at = 0
+        return 0
+
+    cdef int close_if_any(self) except -1:
+        if self.arena.count or self.errors:
+            self.close_batch()
+        return 0
+
+    cdef RecordBatch close_batch(self):
+        cdef RecordBatch batch = RecordBatch.__new__(RecordBatch)
+        batch.arena = self.arena
+        memset(&self.arena, 0, sizeof(Arena))
+        batch.db = self.db
+        batch.value_bytes = self.value_bytes_total
+        self.value_bytes_total = 0
+        batch.errors = self.errors
+        self.errors = []
+        self.errors_count = 0
+        batch.access_is_freq = self.batch_access == ACCESS_FREQ
+        self.batch_access = ACCESS_NONE
+        if self.held.size:
+            batch.held = PyBytes_FromStringAndSize(<char *>self.held.data, self.held.size)
+            self.held.size = 0
+        self.ready.append(batch)
+        return batch
+
+    cdef RecordBatch lone_batch(self, bytes key, uint64_t value_size):
+        """A streamed batch: one record without its value."""
+        cdef RecordBatch batch
+        cdef Record *record
+        self.key_size = <uint32_t>PyBytes_GET_SIZE(key)
+        if not arena_reserve(&self.arena, self.key_size, 0):
+            raise MemoryError()
+        if self.key_size:
+            memcpy(self.arena.data, PyBytes_AS_STRING(key), self.key_size)
+        self.arena.size = self.key_size
+        record = &self.arena.records[0]
+        record.offset = 0
+        record.key_size = self.key_size
+        record.value_size = value_size
+        if not self.describe(record):
+            raise MemoryError()
+        self.arena.count = 1
+        self.value_bytes_total = value_size
+        batch = self.close_batch()
+        batch.streamed = True
+        return batch
+
+    cdef int begin_stream(self) except -1:
+        """The string whose head is next is not held: its record first, then its bytes."""
+        key = self.take_begun()[0]
+        self.close_if_any()
+        self.lone_batch(key, self.value_size)
+        self.value_size = 0
+        self.value_crc = crc64_update(0, &self.type, 1)
+        self.type_unsent = True
+        self.spilled = False
+        self.sink = SINK_PIECES
+        return 0
+
+    cdef int begin_spill(self) except -1:
+        """The collection that has begun cannot be held on: what there is of it goes out."""
+        self.key, pieces = self.take_begun()
+        self.close_if_any()
+        self.value_size = 0
+        self.value_crc = 0
+        for piece in pieces:
+            self.value_size += PyBytes_GET_SIZE(piece)
+            self.value_crc = crc64_update(
+                self.value_crc, <const uint8_t *>PyBytes_AS_STRING(piece),
+                PyBytes_GET_SIZE(piece))
+        self.ready += pieces
+        self.type_unsent = False
+        self.spilled = True
+        self.sink = SINK_PIECES
+        return 0
+
+    cdef int add_piece(self, bint last) except -1:
+        cdef size_t before = 1 if self.type_unsent else 0
+        cdef size_t behind = FOOTER_BYTES if last else 0
+        cdef bytes piece = PyBytes_FromStringAndSize(NULL, before + self.piece_size + behind)
+        cdef uint8_t *out = <uint8_t *>PyBytes_AS_STRING(piece)
+        out[0] = self.type
+        memcpy(out + before, self.bytes_in.data + self.piece_start, self.piece_size)
+        memcpy(out + before + self.piece_size, self.footer, behind)
+        self.type_unsent = False
+        self.ready.append(piece)
+        return 0
+
+    cdef int end_pieces(self) except -1:
+        cdef RecordBatch batch
+        if self.spilled:
+            batch = self.lone_batch(self.key, self.value_size + FOOTER_BYTES)
+            batch.spilled = True
+            self.key = None
+        self.value_ended()
+        return 0
+
+    cdef int end_dropped(self) except -1:
+        """The end of what was read to nothing."""
+        cdef RecordBatch batch
+        if self.type == 246:
+            self.leave_out("functions as the release candidates of Redis 7.0 wrote them")
+        elif self.type == 247:
+            self.leave_out(f"the data that module {module_name(self.noted)} keeps beside the keys")
+        elif self.type == 242:
+            if len(self.templates) >= TEMPLATES_MOST:
+                self.expected = "fewer field templates"
+                self.raise_wrong()
+            self.templates[self.noted] = self.counted
+        elif self.type == 243 and self.flavour_number == FLAVOUR_REDIS:
+            self.key_metadata += 1
+        elif self.type == 243:
+            self.leave_out("an import of slots that was under way")
+        if self.type >= FIRST_OPCODE:
+            self.state = SNAPSHOT_NEXT
+            return 0
+        if self.refused == REFUSED_TEMPLATE:
+            why = ("it is a hash that names a field template of the snapshot, and so no payload "
+                   "of RESTORE; DUMP gives one")
+        else:
+            why = (
+                f"its value, {self.value_size + FOOTER_BYTES:,} bytes as dumped, is longer than "
+                f"the target takes in one bulk ({self.value_limit:,} bytes)")
+        self.errors.append((self.key, why))
+        self.errors_count += 1
+        self.key = None
+        if self.spilled:
+            batch = self.close_batch()
+            batch.spilled = True
+        elif self.errors_count >= ERRORS_MOST:
+            self.close_batch()
+        self.value_ended()
+        return 0
+
+    cdef int leave_out(self, str line) except -1:
+        if line not in self.left and len(self.left) < LEFT_OUT_MOST:
+            self.left.append(line)
+        return 0
+
+    # --- The parser ---
+
+    cdef inline bint holds_part(self) noexcept nogil:
+        """The arena holds the beginning of a record, or pieces of one have gone out."""
+        return (
+            self.state == SNAPSHOT_WALK and self.type < FIRST_OPCODE
+            and self.sink != SINK_NOTHING)
+
+    cdef inline SnapshotStop wrong(self, const char *expected) noexcept nogil:
+        self.expected = expected
+        return SNAP_PROTOCOL
+
+    cdef inline void checksum_run(self) noexcept nogil:
+        """Bring the snapshot's checksum up to the next unread byte."""
+        cdef Input *input = self.bytes_in
+        if self.state <= SNAPSHOT_WALK:
+            self.crc = crc64_update(
+                self.crc, input.data + self.crc_from, input.start - self.crc_from)
+        self.crc_from = input.start
+
+    cdef inline void await_text(self, TextUse use, size_t limit) noexcept nogil:
+        self.text_use = use
+        self.text_limit = limit
+        self.text_begun = False
+        self.text_raw.size = 0
+        self.state = SNAPSHOT_TEXT
+
+    cdef inline void free_text(self) noexcept nogil:
+        if self.text_raw.capacity > TEXT_KEPT:
+            bytes_free(&self.text_raw)
+        if self.text_plain.capacity > TEXT_KEPT:
+            bytes_free(&self.text_plain)
+
+    cdef inline void value_ended(self) noexcept nogil:
+        self.expire_at = self.access = -1
+        self.spilled = False
+        self.refused = REFUSED_NOT
+        self.state = SNAPSHOT_NEXT
+
+    cdef SnapshotStop parse(self) noexcept nogil:
+        cdef SnapshotStop stop
+        while True:
+            if self.state == SNAPSHOT_NEXT:
+                stop = self.next_item()
+            elif self.state == SNAPSHOT_TEXT:
+                stop = self.read_text()
+            elif self.state == SNAPSHOT_WALK:
+                stop = self.walk()
+            elif self.state == SNAPSHOT_MAGIC:
+                stop = self.read_magic()
+            elif self.state == SNAPSHOT_CHECKSUM:
+                stop = self.read_checksum()
+            elif self.state == SNAPSHOT_MARK:
+                stop = self.read_mark()
+            else:
+                return SNAP_NEED_DATA
+            if stop != SNAP_GO_ON:
+                return stop
+
+    cdef SnapshotStop read_magic(self) noexcept nogil:
+        cdef const uint8_t *p = self.bytes_in.data + self.bytes_in.start
+        cdef int at, version = 0
+        if self.end - self.bytes_in.start < 9:
+            return SNAP_NEED_DATA
+        if memcmp(p, b"REDIS", 5) == 0:
+            self.flavour_number = FLAVOUR_REDIS
+            at = 5
+        elif memcmp(p, b"VALKEY", 6) == 0:
+            self.flavour_number = FLAVOUR_VALKEY
+            at = 6
+        else:
+            return self.wrong("the magic of a snapshot, REDIS or VALKEY")
+        while at < 9:
+            if p[at] < 48 or p[at] > 57:
+                return self.wrong("a version in digits behind the magic of a snapshot")
+            version = version * 10 + p[at] - 48
+            at += 1
+        if version == 0:
+            return self.wrong("a version above 0 behind the magic of a snapshot")
+        self.version = version
+        self.bytes_in.start += 9
+        self.state = SNAPSHOT_NEXT
+        return SNAP_GO_ON
+
+    cdef SnapshotStop next_item(self) noexcept nogil:
+        """An opcode with all it brings, or the type of a value."""
+        cdef Input *input = self.bytes_in
+        cdef const uint8_t *p = input.data + input.start
+        cdef size_t n = self.end - input.start
+        cdef uint64_t number = 0, second = 0
+        cdef int size, more, i
+        if n == 0:
+            return SNAP_NEED_DATA
+        if p[0] < FIRST_OPCODE:
+            if walk_starts[self.flavour_number][p[0]] < 0 or (
+                    self.version < walk_since[self.flavour_number][p[0]]):
+                return SNAP_UNKNOWN
+            if self.access >= 0 and self.batch_access != self.access_kind and (
+                    self.batch_access != ACCESS_NONE):
+                return SNAP_CLOSE
+            self.type = p[0]
+            input.start += 1
+            self.await_text(TEXT_KEY, KEY_BYTES_MOST)
+            return SNAP_GO_ON
+        if p[0] == 252:
+            if n < 9:
+                return SNAP_NEED_DATA
+            self.set_deadline(little_endian(p + 1, 8))
+            size = 8
+        elif p[0] == 253:
+            if n < 5:
+                return SNAP_NEED_DATA
+            self.set_deadline(little_endian(p + 1, 4) * 1000)
+            size = 4
+        elif p[0] == 249:
+            if n < 2:
+                return SNAP_NEED_DATA
+            self.access, self.access_kind = p[1], ACCESS_FREQ
+            size = 1
+        elif p[0] == 248:
+            size = length_head(p + 1, n - 1, &number)
+            if size == 0:
+                return SNAP_NEED_DATA
+            if size < 0 or number > <uint64_t>INT64_MAX:
+                return self.wrong("an idle time behind opcode 248")
+            self.access, self.access_kind = <int64_t>number, ACCESS_IDLETIME
+        elif p[0] == 254:
+            size = length_head(p + 1, n - 1, &number)
+            if size == 0:
+                return SNAP_NEED_DATA
+            if size < 0 or number > 0x7fffffff:
+                return self.wrong("the number of a database behind opcode 254")
+            if <int>number != self.db and (self.arena.count or self.errors_count):
+                return SNAP_CLOSE
+            self.db = <int>number
+        elif p[0] == 251 or p[0] == 244:
+            size = 0
+            for i in range(2 if p[0] == 251 else 3):
+                more = length_head(p + 1 + size, n - 1 - size, &second)
+                if more == 0:
+                    return SNAP_NEED_DATA
+                if more < 0:
+                    return self.wrong("sizes behind opcode 251 or 244")
+                if i == 0:
+                    number = second
+                size += more
+            if p[0] == 251:
+                self.keys_hint = (
+                    self.keys_hint + number if number < SIZE_MAX - self.keys_hint else SIZE_MAX)
+        elif p[0] == 250:
+            input.start += 1
+            self.await_text(TEXT_AUX_NAME, left_of(AUX_BYTES_MOST, self.aux_bytes))
+            return SNAP_GO_ON
+        elif p[0] == 245:
+            input.start += 1
+            self.await_text(TEXT_FUNCTION, left_of(TEXT_BYTES_MOST, self.functions_bytes))
+            return SNAP_GO_ON
+        elif p[0] == 255:
+            input.start += 1
+            self.checksum_run()
+            self.state = SNAPSHOT_CHECKSUM
+            return SNAP_GO_ON
+        else:
+            if walk_starts[self.flavour_number][p[0]] < 0 or (
+                    self.version < walk_since[self.flavour_number][p[0]]):
+                return SNAP_UNKNOWN
+            self.type = p[0]
+            input.start += 1
+            self.sink = SINK_NOTHING
+            self.begin_walk()
+            return SNAP_GO_ON
+        input.start += 1 + size
+        return SNAP_GO_ON
+
+    cdef inline void set_deadline(self, int64_t at) noexcept nogil:
+        """-1 is none, and all else below 0 long past."""
+        self.expire_at = at if at >= -1 else 0
+
+    cdef SnapshotStop read_text(self) noexcept nogil:
+        """A string, decoded: in place if it lies in the input whole and plain."""
+        cdef Input *input = self.bytes_in
+        cdef const uint8_t *p = input.data + input.start
+        cdef size_t n = self.end - input.start
+        cdef StringHead *head = &self.text_head
+        cdef int size
+        cdef int64_t number
+        cdef uint8_t *out
+        if not self.text_begun:
+            size = string_head(p, n, head)
+            if size == 0:
+                return SNAP_NEED_DATA
+            if size < 0:
+                return self.wrong("a string")
+            if head.body > self.text_limit or head.plain > self.text_limit or (
+                    head.encoding == STRING_LZF and head.plain > head.body * LZF_RATIO_MOST):
+                return self.wrong("a key, AUX field, script or function of a length in bounds")
+            if n - size >= head.body:
+                input.start += size + head.body
+                if head.encoding == STRING_INTEGER:
+                    number = little_endian(p + size, <int>head.body)
+                    out = self.text_number
+                    if number < 0:
+                        out[0] = 45
+                        out += 1
+                    out = put_decimal(out, <uint64_t>-number if number < 0 else <uint64_t>number)
+                    self.text = self.text_number
+                    self.text_size = out - self.text_number
+                    return self.text_ready()
+                if head.encoding == STRING_LZF:
+                    return self.inflate_text(p + size)
+                self.text = p + size
+                self.text_size = head.body
+                return self.text_ready()
+            if head.encoding == STRING_INTEGER:
+                return SNAP_NEED_DATA
+            input.start += size
+            p += size
+            n -= size
+            self.text_begun = True
+        n = min(<uint64_t>n, head.body - self.text_raw.size)
+        if n:
+            if not bytes_reserve(&self.text_raw, n, head.body):
+                return SNAP_NO_MEMORY
+            memcpy(self.text_raw.data + self.text_raw.size, p, n)
+            self.text_raw.size += n
+            input.start += n
+        if self.text_raw.size < head.body:
+            return SNAP_NEED_DATA
+        if head.encoding == STRING_LZF:
+            return self.inflate_text(self.text_raw.data)
+        self.text = self.text_raw.data
+        self.text_size = self.text_raw.size
+        return self.text_ready()
+
+    cdef SnapshotStop inflate_text(self, const uint8_t *packed) noexcept nogil:
+        self.text_plain.size = 0
+        if not bytes_reserve(&self.text_plain, self.text_head.plain + 1, self.text_head.plain + 1):
+            return SNAP_NO_MEMORY
+        if not lzf_inflate(
+                packed, self.text_head.body, self.text_plain.data, self.text_head.plain):
+            return self.wrong("a string in sound LZF before this")
+        self.text = self.text_plain.data
+        self.text_size = self.text_head.plain
+        return self.text_ready()
+
+    cdef inline SnapshotStop text_ready(self) noexcept nogil:
+        cdef size_t n = self.text_size
+        if self.text_use != TEXT_KEY:
+            return SNAP_TEXT
+        if not arena_reserve(&self.arena, n + 1 + FOOTER_BYTES, self.batch_bytes):
+            return SNAP_NO_MEMORY
+        self.record_at = self.arena.size
+        self.key_size = <uint32_t>n
+        if n:
+            memcpy(self.arena.data + self.record_at, self.text, n)
+        self.value_at = self.record_at + n
+        self.arena.data[self.value_at] = self.type
+        self.arena.size = self.value_at + 1
+        self.free_text()
+        self.sink = SINK_ARENA
+        self.begin_walk()
+        if self.flavour_number == FLAVOUR_REDIS and (self.type == 30 or self.type == 32):
+            self.refused = REFUSED_TEMPLATE
+            self.judged = True
+            return SNAP_REFUSED
+        return SNAP_GO_ON
+
+    cdef inline void begin_walk(self) noexcept nogil:
+        self.place = walk_starts[self.flavour_number][self.type]
+        self.judged = not walk_single[self.flavour_number][self.type]
+        self.body_left = 0
+        self.walked = 0
+        self.depth = 0
+        self.state = SNAPSHOT_WALK
+
+    cdef SnapshotStop judge(self) noexcept nogil:
+        """The value is one string: what is to be done with it follows from its head."""
+        cdef Input *input = self.bytes_in
+        cdef const uint8_t *p = input.data + input.start
+        cdef size_t n = self.end - input.start
+        cdef StringHead head
+        cdef int size = string_head(p, n, &head)
+        cdef uint64_t total, whole
+        if size == 0:
+            return SNAP_NEED_DATA
+        if size < 0:
+            return self.wrong("a string")
+        total = size + head.body
+        whole = 1 + total + FOOTER_BYTES
+        if whole > self.value_limit:
+            self.judged = True
+            self.refused = REFUSED_LENGTH
+            return SNAP_REFUSED
+        if whole > self.stream_above:
+            self.judged = True
+            self.value_size = whole
+            return SNAP_STREAM
+        if self.arena.count and self.arena.size + total + FOOTER_BYTES > self.batch_bytes:
+            return SNAP_SPLIT
+        self.judged = True
+        if not arena_reserve(&self.arena, total + FOOTER_BYTES, self.batch_bytes):
+            return SNAP_NO_MEMORY
+        if n < total:
+            return SNAP_GO_ON
+        memcpy(self.arena.data + self.arena.size, p, total)
+        self.arena.size += total
+        input.start += total
+        return self.finish_record()
+
+    cdef inline SnapshotStop finish_record(self) noexcept nogil:
+        """The value is in the arena whole: its footer, and its entry in the index."""
+        cdef Record *record = &self.arena.records[self.arena.count]
+        cdef uint8_t *value = self.arena.data + self.value_at
+        cdef size_t n = self.arena.size - self.value_at
+        self.make_footer(value + n, crc64_update(0, value, n))
+        self.arena.size += FOOTER_BYTES
+        record.offset = self.record_at
+        record.key_size = self.key_size
+        record.value_size = n + FOOTER_BYTES
+        if not self.describe(record):
+            return SNAP_NO_MEMORY
+        self.arena.count += 1
+        self.value_bytes_total += record.value_size
+        self.value_ended()
+        return SNAP_CLOSE if self.arena.size >= self.batch_bytes else SNAP_GO_ON
+
+    cdef inline void make_footer(self, uint8_t *footer, uint64_t crc) noexcept nogil:
+        """The lowest version that this type needs, so that the oldest servers take it."""
+        cdef int version = self.version
+        cdef int i
+        if self.type < TYPES_KNOWN and LOWEST_VERSION[self.type]:
+            version = LOWEST_VERSION[self.type]
+        footer[0] = version & 0xff
+        footer[1] = version >> 8
+        crc = crc64_update(crc, footer, 2)
+        for i in range(8):
+            footer[2 + i] = (crc >> (8 * i)) & 0xff
+
+    cdef inline bint describe(self, Record *record) noexcept nogil:
+        """What the opcodes before the key said of it; its key is at the arena's `offset`."""
+        cdef size_t n = record.key_size
+        cdef uint32_t size = record.key_size
+        record.expire_at = self.expire_at
+        record.access = self.access
+        if self.access >= 0:
+            self.batch_access = self.access_kind
+        if 0 <= self.expire_at < self.hold_before:
+            record.expire_at = (
+                self.hold_before + self.hold_shift
+                if self.hold_shift < INT64_MAX - self.hold_before else INT64_MAX)
+            if not bytes_reserve(&self.held, 4 + n, SIZE_MAX):
+                return False
+            # Little-endian, as every machine that this is built for.
+            memcpy(self.held.data + self.held.size, &size, 4)
+            if n:
+                memcpy(self.held.data + self.held.size + 4, self.arena.data + record.offset, n)
+            self.held.size += 4 + n
+        return True
+
+    cdef SnapshotStop walk(self) noexcept nogil:
+        """Go on with the walk of this type or opcode, as far as the input goes."""
+        cdef const uint8_t *data = self.bytes_in.data
+        cdef size_t end = self.end
+        cdef size_t at
+        cdef uint64_t number = 0
+        cdef StringHead head
+        cdef int size = 0
+        cdef uint8_t op
+        cdef bint ended = False
+        cdef SnapshotStop stop
+        if not self.judged:
+            stop = self.judge()
+            if stop != SNAP_GO_ON or self.state != SNAPSHOT_WALK:
+                return stop
+        at = self.bytes_in.start + self.walked
+        while True:
+            if self.body_left:
+                if end - at < self.body_left:
+                    self.body_left -= end - at
+                    at = end
+                    break
+                at += self.body_left
+                self.body_left = 0
+            op = walk_ops[self.place]
+            if op == c"s":
+                size = string_head(data + at, end - at, &head)
+                if size > 0:
+                    self.body_left = head.body
+            elif op == c">":
+                self.loops[self.depth - 1] -= 1
+                if self.loops[self.depth - 1]:
+                    self.place = walk_jumps[self.place]
+                else:
+                    self.depth -= 1
+                self.place += 1
+                continue
+            elif op == c"8" or op == c"x" or op == c"4":
+                self.body_left = 8 if op == c"8" else 16 if op == c"x" else 4
+                self.place += 1
+                continue
+            elif op == c"l":
+                size = length_head(data + at, end - at, &number)
+            elif op == c"c":
+                size = length_head(data + at, end - at, &self.counted)
+            elif op == c"i":
+                size = length_head(data + at, end - at, &self.noted)
+            elif op == c"<":
+                if self.counted:
+                    self.loops[self.depth] = self.counted
+                    self.depth += 1
+                else:
+                    self.place = walk_jumps[self.place]
+                self.place += 1
+                continue
+            elif op == 0:
+                ended = True
+                break
+            elif op == c"d":
+                size = 1 if at < end else 0
+                if size:
+                    # Above 252 stand nan and the infinities, and no digits.
+                    self.body_left = data[at] if data[at] < 253 else 0
+            elif op == c"m":
+                size = self.module_item(data + at, end - at, &number)
+                if size > 0 and number:
+                    at += size
+                    continue
+            elif op == c"r":
+                size = length_head(data + at, end - at, &self.noted)
+                if size > 0:
+                    self.place += 1
+                    self.walked = at + size - self.bytes_in.start
+                    return SNAP_TEMPLATE
+            else:
+                size = self.rare_item(op, data + at, end - at)
+            if size <= 0:
+                break
+            at += size
+            self.place += 1
+        self.walked = at - self.bytes_in.start
+        if not ended and size < 0:
+            return self.wrong("what comes next by the type of this value, or by this opcode")
+        return self.hand_on(ended)
+
+    cdef int module_item(self, const uint8_t *p, size_t n, uint64_t *kind) noexcept nogil:
+        """One item that a module wrote; kind 0 is the end. Returns as `length_head` does."""
+        cdef uint64_t number
+        cdef StringHead head
+        cdef int size = length_head(p, n, kind)
+        cdef int more
+        if size <= 0:
+            return size
+        if kind[0] == 0:
+            return size
+        if kind[0] == 3 or kind[0] == 4:
+            self.body_left = 4 if kind[0] == 3 else 8
+            return size
+        if kind[0] == 5:
+            more = string_head(p + size, n - size, &head)
+            if more > 0:
+                self.body_left = head.body
+        elif kind[0] == 1 or kind[0] == 2:
+            more = length_head(p + size, n - size, &number)
+        else:
+            return -1
+        return size + more if more > 0 else more
+
+    cdef int rare_item(self, uint8_t op, const uint8_t *p, size_t n) noexcept nogil:
+        """A length, and what follows from it. Returns as `length_head` does."""
+        cdef uint64_t kind, number
+        cdef StringHead head
+        cdef int size = length_head(p, n, &kind)
+        cdef int more
+        if size <= 0:
+            return size
+        if op == c"f":
+            if kind > 1:
+                return -1
+            if kind == 0:
+                return size
+            more = length_head(p + size, n - size, &number)
+            return size + more if more > 0 else more
+        if op == c"g" and kind == 0:
+            return size
+        if op == c"t" and (kind == 1 or kind == 2):
+            self.body_left = 8
+            return size
+        if op == c"t" and kind > 3:
+            return -1
+        more = string_head(p + size, n - size, &head)
+        if more <= 0:
+            return more
+        self.body_left = head.body
+        return size + more
+
+    cdef SnapshotStop hand_on(self, bint ended) noexcept nogil:
+        """Give what has been walked to where it goes."""
+        cdef Input *input = self.bytes_in
+        cdef size_t n = self.walked
+        cdef size_t total, room
+        if self.sink == SINK_ARENA:
+            total = self.arena.size - self.value_at + n + FOOTER_BYTES
+            if total > self.value_limit:
+                self.refused = REFUSED_LENGTH
+                return SNAP_REFUSED
+            if total > self.stream_above:
+                return SNAP_OUTGROWN
+            room = n + FOOTER_BYTES
+            if not ended and self.arena.capacity - self.arena.size < room:
+                room += ARENA_STEP
+            if not arena_reserve(&self.arena, room, self.batch_bytes):
+                return SNAP_NO_MEMORY
+            memcpy(self.arena.data + self.arena.size, input.data + input.start, n)
+            self.arena.size += n
+            input.start += n
+            self.walked = 0
+            return self.finish_record() if ended else SNAP_NEED_DATA
+        if self.sink == SINK_PIECES:
+            if self.spilled and self.value_size + n + FOOTER_BYTES > self.value_limit:
+                self.refused = REFUSED_LENGTH
+                self.sink = SINK_NOTHING
+            else:
+                return self.cut_piece(ended)
+        self.value_size += n
+        input.start += n
+        self.walked = 0
+        return SNAP_DROPPED if ended else SNAP_NEED_DATA
+
+    cdef SnapshotStop cut_piece(self, bint ended) noexcept nogil:
+        cdef Input *input = self.bytes_in
+        cdef size_t n = min(self.walked, <size_t>PIECE_MOST)
+        self.piece_start = input.start
+        self.piece_size = n
+        self.value_crc = crc64_update(self.value_crc, input.data + input.start, n)
+        self.value_size += n
+        input.start += n
+        self.walked -= n
+        if ended and self.walked == 0:
+            self.make_footer(self.footer, self.value_crc)
+            return SNAP_LAST_PIECE
+        return SNAP_PIECE if n else SNAP_NEED_DATA
+
+    # --- The snapshot's end ---
+
+    cdef SnapshotStop read_checksum(self) noexcept nogil:
+        """The CRC64 of everything before it; 0 where the server has checksums off."""
+        cdef Input *input = self.bytes_in
+        cdef uint64_t found
+        if self.version >= 5:
+            if self.end - input.start < 8:
+                return SNAP_NEED_DATA
+            found = load_le64(input.data + input.start)
+            if found != 0 and found != self.crc:
+                return self.wrong("the checksum of the bytes before it")
+            input.start += 8
+        if self.has_length and input_offset(input) != self.length:
+            return self.wrong("a snapshot that ends where its length says")
+        if self.has_mark:
+            self.state = SNAPSHOT_MARK
+            return SNAP_GO_ON
+        self.state = SNAPSHOT_END
+        return SNAP_EOF
+
+    cdef SnapshotStop read_mark(self) noexcept nogil:
+        cdef Input *input = self.bytes_in
+        if self.end - input.start < MARK_BYTES:
+            return SNAP_NEED_DATA
+        if memcmp(input.data + input.start, self.mark_bytes, MARK_BYTES) != 0:
+            return self.wrong("the mark that was announced for the snapshot's end")
+        input.start += MARK_BYTES
+        self.state = SNAPSHOT_END
+        return SNAP_EOF
