@@ -15,11 +15,12 @@ from cpython.bytes cimport (
 )
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport (
-    INT64_MAX, SIZE_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+    INT64_MAX, SIZE_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 )
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 import codecs
+import collections
 
 include "consts.pxi"
 include "hash.pxi"
@@ -27,5 +28,6 @@ include "commands.pxi"
 include "resp.pxi"
 include "buffer.pxi"
 include "batch.pxi"
+include "strings.pxi"
 include "scan.pxi"
 include "restore.pxi"
