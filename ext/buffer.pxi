@@ -65,10 +65,28 @@ cdef class InputBuffer:
 
 
 @cython.final
+cdef class ReplyRuns:
+    """How many records each reply to a batch stands for, a byte each; kept until it is answered."""
+    cdef uint8_t *records
+    cdef size_t count
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.records)
+
+    def __len__(self):
+        return self.count
+
+
+@cython.final
 cdef class OutputBuffer:
-    """Encoded commands, ready to be written. Read-only; freed when the transport lets go of it."""
+    """Encoded commands, ready to be written. Read-only; freed when the transport lets go of it.
+
+    Attributes:
+        runs: how many records each reply will stand for; None: each for one.
+    """
     cdef uint8_t *data
     cdef size_t size
+    cdef readonly ReplyRuns runs
 
     def __dealloc__(self):
         PyMem_RawFree(self.data)

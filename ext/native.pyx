@@ -21,6 +21,7 @@ from libc.stdint cimport (
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 import codecs
+import collections
 
 include "consts.pxi"
 include "hash.pxi"
@@ -28,6 +29,7 @@ include "commands.pxi"
 include "resp.pxi"
 include "buffer.pxi"
 include "batch.pxi"
+include "strings.pxi"
 include "scan.pxi"
 include "restore.pxi"
 include "rdb_format.pxi"

@@ -11,10 +11,11 @@ import redis
 
 from benches import datasets
 from engine.model.server import known_types, parse_info
+from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory
 from tests.reference.compare import assert_equal, compare
 from tests.servers import Binary, Server, TlsFiles, binaries, supports_tls
-from tests.transfers import transfer
+from tests.transfers import Run, transfer, until
 
 
 def refused_by_type(source: Server, target: Server) -> set[tuple[int, bytes]]:
@@ -214,7 +215,7 @@ def test_a_user_without_rights_is_told_so(server_factory: ServerFactory) -> None
     source.client().set("k", "v")
     source.client().execute_command("ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-dump")
     target.client().execute_command(
-        "ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-restore"
+        "ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-restore", "-mset"
     )
     report = transfer(source.url.replace("//", "//weak:pw@"), target).report
     assert report.status == "failed"
@@ -226,6 +227,103 @@ def test_a_user_without_rights_is_told_so(server_factory: ServerFactory) -> None
     report = transfer(source.url.replace("//", "//weak:wrong@"), target).report
     assert report.status == "failed"
     assert "WRONGPASS" in report.errors[0]
+
+
+# What a string may look like, and what becomes of it where a number is stored as one.
+STRINGS = [
+    *(
+        b"",
+        b"0",
+        b"-0",
+        b"00123",
+        b"+1",
+        b" 1",
+        b"1 ",
+        b"-1",
+        b"1.5",
+        b"1e3",
+        b"nan",
+        b"\0",
+        b"\r\n",
+    ),
+    *(
+        b"%d" % (sign * 2**bits + off)
+        for bits in (7, 8, 15, 16, 31, 32, 63, 64)
+        for sign in (-1, 1)
+        for off in (-1, 0, 1)
+    ),
+    *(b"x" * n for n in (43, 44, 45, 63, 64, 65, 16_383, 16_384, 65_535, 65_536, 200_000)),
+    bytes(range(256)) * 3,
+    b"compressible " * 1000,
+]
+
+
+def test_strings_of_every_shape_between_every_pair(
+    pair: tuple[Binary, Binary], server_factory: ServerFactory
+) -> None:
+    source, target = server_factory(pair[0]), server_factory(pair[1])
+    pipe = source.client().pipeline(transaction=False)
+    for i, value in enumerate(STRINGS):
+        pipe.set(f"plain:{i}", value)
+        pipe.set(f"mortal:{i}", value, px=10**9)
+        # Digits that came together by APPEND are not stored as a number.
+        pipe.set(f"raw:{i}", b"1")
+        pipe.append(f"raw:{i}", value)
+    pipe.setbit("bits", 5_000_000, 1)
+    pipe.pfadd("hll", *range(1000))
+    pipe.set("long", random.Random(9).randbytes(9 << 20))
+    pipe.set("zeros", bytes(5 << 20))
+    pipe.execute()
+    there = target.client()
+    there.rpush("plain:0", "of another type")
+    there.set("plain:1", "old", px=10**9)
+    there.set("mortal:1", "old")
+    report = transfer(source, target).report
+    assert report.status == "done", report.errors
+    assert report.keys == 3 * len(STRINGS) + 4
+    assert_equal(source.url, target.url)
+    here = source.client()
+    for i, value in enumerate(STRINGS):
+        for name in ("plain", "mortal"):
+            assert there.get(f"{name}:{i}") == value
+            encodings = [end.object("encoding", f"{name}:{i}") for end in (here, there)]
+            assert encodings[0] == encodings[1] or value not in (b"0", b"-1"), (value, encodings)
+        assert there.ttl(f"plain:{i}") == -1
+        assert there.pttl(f"mortal:{i}") > 0
+
+
+@pytest.mark.parametrize("rights", ["-mset", "-restore"])
+def test_a_target_s_user_with_one_of_the_two_rights(
+    server_factory: ServerFactory, rights: str
+) -> None:
+    source, target = server_factory(), server_factory()
+    source.client().mset({f"k{i}": f"v{i}" for i in range(500)})
+    target.client().execute_command("ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", rights)
+    before = target.client().info("commandstats")
+    report = transfer(source, target.url.replace("//", "//weak:pw@")).report
+    assert report.status == "done", report.errors
+    assert_equal(source.url, target.url)
+    after = target.client().info("commandstats")
+    stored_by = "cmdstat_restore" if rights == "-mset" else "cmdstat_mset"
+    assert after[stored_by]["calls"] > before.get(stored_by, {"calls": 0})["calls"]
+
+
+def test_the_right_to_mset_goes_meanwhile(server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory()
+    source.client().mset({f"k{i}": f"v{i}" * 50 for i in range(30_000)})
+    target.client().execute_command("ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all")
+
+    async def take_away(_: Transfer, run: Run) -> None:
+        await until(lambda: target.client().dbsize() > 0)
+        target.client().execute_command("ACL", "SETUSER", "weak", "-mset")
+
+    weak = target.url.replace("//", "//weak:pw@")
+    result = transfer(
+        source, weak, meanwhile=take_away, batch_bytes=16 << 10, window_bytes=64 << 10
+    )
+    assert result.report.status == "done", result.report.errors
+    assert_equal(source.url, target.url)
+    assert target.client().info("commandstats")["cmdstat_restore"]["calls"] > 0
 
 
 def test_unix_sockets(server_factory: ServerFactory) -> None:

@@ -75,3 +75,81 @@ def restore(key: Key, *, replace: bool, access: str | None = None, data: bytes |
     if access and key.access is not None:
         args += [access.encode(), b"%d" % key.access]
     return command(*args)
+
+
+def string_value(text: bytes, form: str = "short") -> bytes:
+    """Type and value of a string: its length in the shortest form, or in 4 or 8 bytes.
+
+    "int": as a number, which `text` then has to be (32 bits, as str(int) writes it).
+    """
+    if form == "int":
+        number = int(text)
+        for code, size in ((0xC0, 1), (0xC1, 2), (0xC2, 4)):
+            if -(1 << (8 * size - 1)) <= number < 1 << (8 * size - 1):
+                return bytes([0, code]) + number.to_bytes(size, "little", signed=True)
+        raise ValueError(text)
+    if form == "32":
+        return b"\0\x80" + len(text).to_bytes(4, "big") + text
+    if form == "64":
+        return b"\0\x81" + len(text).to_bytes(8, "big") + text
+    if len(text) < 64:
+        return bytes([0, len(text)]) + text
+    if len(text) < 1 << 14:
+        return bytes([0, 0x40 | len(text) >> 8, len(text) & 0xFF]) + text
+    return b"\0\x80" + len(text).to_bytes(4, "big") + text
+
+
+def plain_string(data: bytes) -> bytes | None:
+    """The string in a payload; None for other types, LZF, and whatever is not sound."""
+    body = data[:-10]
+    if len(body) < 2 or body[0] != 0 or crc64(data[:-8]) != int.from_bytes(data[-8:], "little"):
+        return None
+    first, rest = body[1], body[2:]
+    if first in (0xC0, 0xC1, 0xC2):
+        if len(rest) != 1 << (first & 3):
+            return None
+        return b"%d" % int.from_bytes(rest, "little", signed=True)
+    if first < 0x40:
+        length = first
+    elif first < 0x80 and rest:
+        length, rest = (first & 0x3F) << 8 | rest[0], rest[1:]
+    elif first == 0x80 and len(rest) >= 4:
+        length, rest = int.from_bytes(rest[:4], "big"), rest[4:]
+    elif first == 0x81 and len(rest) >= 8:
+        length, rest = int.from_bytes(rest[:8], "big"), rest[8:]
+    else:
+        return None
+    return rest if length == len(rest) else None
+
+
+def with_mset(keys: list[Key], access: str | None, others: list[bytes]) -> tuple[bytes, list[int]]:
+    """The commands for one batch where MSET is used, and how many keys each of them stores.
+
+    `others` are the RESTOREs, by key, for what MSET is not used for.
+    """
+    commands, stored = [], []
+    run: list[bytes] = []
+    held = 0
+
+    def end_run() -> None:
+        nonlocal held
+        if run:
+            commands.append(command(b"MSET", *run))
+            stored.append(len(run) // 2)
+            run.clear()
+            held = 0
+
+    for key, other in zip(keys, others, strict=True):
+        assert key.payload is not None
+        text = plain_string(key.payload)
+        if text is None or key.ttl >= 0 or (access and key.access is not None):
+            end_run()
+            commands.append(other)
+            stored.append(1)
+            continue
+        if len(run) == 2 * 64 or (run and held + len(key.payload) > 1 << 16):
+            end_run()
+        run += [key.name, text]
+        held += len(key.payload)
+    end_run()
+    return b"".join(commands), stored

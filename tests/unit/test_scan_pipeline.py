@@ -80,7 +80,16 @@ def run_scan(
     return pipeline, pipeline.take()
 
 
-values = st.binary(min_size=1, max_size=60).map(lambda body: bytes([body[0] % 22]) + body)
+numbers = st.integers(-(2**31), 2**31 - 1).map(lambda n: b"%d" % n)
+values = st.one_of(
+    st.binary(min_size=1, max_size=60).map(lambda body: bytes([body[0] % 22]) + body),
+    st.builds(
+        reference.string_value, st.binary(max_size=100), st.sampled_from(["short", "32", "64"])
+    ),
+    st.builds(reference.string_value, numbers, st.just("int")),
+    # Lengths and numbers that do not fit what follows.
+    st.builds(lambda head, rest: b"\0" + head + rest, st.binary(max_size=9), st.binary(max_size=9)),
+)
 key_lists = st.lists(
     st.builds(
         Key,
@@ -104,13 +113,13 @@ key_lists = st.lists(
     sizes=st.lists(st.integers(1, 50), min_size=1, max_size=5),
     page=st.integers(1, 5),
     access=st.sampled_from([None, "idletime", "freq"]),
-    replace=st.booleans(),
+    how=st.sampled_from(["fail", "replace", "mset"]),
     stream_above=st.sampled_from([12, 40, 1 << 20]),
     batch_bytes=st.sampled_from([1, 100, 1 << 20]),
     bounds=st.sampled_from([(0xFFFF, 1, 0), (9, 1, 0), (11, 1, 0), (80, 12, 79)]),
 )
 def test_requests_and_restores_agree_with_the_reference(
-    keys, sizes, page, access, replace, stream_above, batch_bytes, bounds
+    keys, sizes, page, access, how, stream_above, batch_bytes, bounds
 ):
     _pipeline, items = run_scan(
         keys,
@@ -121,17 +130,34 @@ def test_requests_and_restores_agree_with_the_reference(
         batch_bytes=batch_bytes,
     )
     encoder = RestoreEncoder(
-        replace=replace, highest_version=bounds[0], refused_low=bounds[1], refused_high=bounds[2]
+        replace=how != "fail",
+        mset=how == "mset",
+        highest_version=bounds[0],
+        refused_low=bounds[1],
+        refused_high=bounds[2],
     )
     word = {"idletime": "IDLETIME", "freq": "FREQ", None: None}[access]
-    expected = b"".join(
-        reference.restore(
-            key, replace=replace, access=word, data=reference.restamped(key.payload, *bounds)
-        )
-        for key in keys
-        if key.payload is not None
-    )
+    carried = [key for key in keys if key.payload is not None]
+    expected = b""
+    for item in items:
+        if isinstance(item, bytes):
+            continue
+        mine, carried = carried[: len(item)], carried[len(item) :]
+        restores = [
+            reference.restore(
+                key,
+                replace=how != "fail",
+                access=word,
+                data=reference.restamped(key.payload, *bounds),
+            )
+            for key in mine
+        ]
+        if how == "mset" and not item.streamed:
+            expected += reference.with_mset(mine, access, restores)[0]
+        else:
+            expected += b"".join(restores)
     assert sent(encoder, items) == expected
+    assert not carried
     batches = [item for item in items if isinstance(item, RecordBatch)]
     assert sum(batch.vanished for batch in batches) == sum(key.payload is None for key in keys)
     assert sum(map(len, batches)) == sum(key.payload is not None for key in keys)
@@ -387,6 +413,81 @@ def test_replies_are_counted_by_batch(answers, sizes, count_busy):
         expected.append((batch.count(b"+OK"), len(busy) if count_busy else 0, errors))
     assert counter.take() == expected
     assert counter.waiting == 0
+
+
+def strings(count: int, size: int = 3) -> RecordBatch:
+    """A batch of plain strings."""
+    keys = [
+        Key(b"k%d" % i, -1, reference.payload(reference.string_value(b"v" * size)))
+        for i in range(count)
+    ]
+    _, (batch,) = run_scan(keys, page=count)
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "runs"),
+    [(1, 3, 1), (64, 3, 1), (65, 3, 2), (150, 3, 3), (3, 30_000, 2), (2, 65_536, 2)],
+)
+def test_one_mset_is_bounded_by_keys_and_by_bytes(count: int, size: int, runs: int) -> None:
+    output = RestoreEncoder(mset=True).encode(strings(count, size))
+    assert bytes(output).count(b"MSET") == runs
+    assert output.runs is not None
+    assert len(output.runs) == runs
+
+
+def test_mset_is_used_where_it_replaces_and_can_be_given_up() -> None:
+    with pytest.raises(ValueError, match="replaces"):
+        RestoreEncoder(replace=False, mset=True)
+    encoder = RestoreEncoder(mset=True)
+    batch = strings(3)
+    encoder.use_restore_alone()
+    assert not encoder.mset
+    output = encoder.encode(batch)
+    assert output.runs is None
+    assert bytes(output).count(b"RESTORE") == 3
+
+
+@pytest.mark.parametrize("at", range(18))
+def test_damaged_bytes_are_left_to_the_target(at: int) -> None:
+    """A bit flipped anywhere: the payload goes on as it is, its CRC with it."""
+    damaged = bytearray(reference.payload(reference.string_value(b"abcdef")))
+    damaged[at] ^= 1
+    _, (batch,) = run_scan([Key(b"k", -1, bytes(damaged))])
+    written = bytes(RestoreEncoder(mset=True).encode(batch))
+    assert b"MSET" not in written
+    assert bytes(damaged) in written
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    answers=st.lists(st.sampled_from([b"+OK", b"-OOM x", b"-ERR y"]), min_size=5, max_size=5),
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+)
+def test_a_reply_to_mset_stands_for_each_of_its_records(answers, sizes) -> None:
+    encoder = RestoreEncoder(mset=True)
+    batch, other = strings(150), strings(7)
+    counter = ReplyCounter()
+    counter.expect(len(batch), encoder.encode(batch).runs)
+    counter.expect(2)
+    counter.expect(len(other), encoder.encode(other).runs)
+    answers.append(b"+OK")
+    feed(counter, b"".join(line + b"\r\n" for line in answers), sizes)
+    bounds = (range(64), range(64, 128), range(128, 150), range(1), range(1, 2), range(7))
+    records = [list(each) for each in bounds]
+    expected = []
+    for first, last in ((0, 3), (3, 5), (5, 6)):
+        pairs = list(zip(answers[first:last], records[first:last], strict=True))
+        ok = sum(len(run) for line, run in pairs if line == b"+OK")
+        errors = [(i, line[1:].decode()) for line, run in pairs if line != b"+OK" for i in run]
+        expected.append((ok, 0, errors))
+    assert counter.take() == expected
+
+
+def test_runs_of_another_batch() -> None:
+    runs = RestoreEncoder(mset=True).encode(strings(3)).runs
+    with pytest.raises(ValueError, match="another batch"):
+        ReplyCounter().expect(2, runs)
 
 
 @pytest.mark.parametrize(
