@@ -8,7 +8,7 @@
 cdef enum:
     STRING_TYPE = 0
     # The type, and the longest form of a length.
-    STRING_HEAD_MOST = 10
+    PAYLOAD_HEAD_MOST = 10
     # A sign and ten digits.
     INT32_TEXT_MOST = 11
 
