@@ -1,4 +1,4 @@
-# Relative TTLs made absolute.
+# Deadlines in the stream: relative ones made absolute, near ones held back.
 #
 # Sources before 7.0 send EXPIRE, SETEX, SET … EX and RESTORE on as their clients gave them, so that
 # a deadline hangs on when a replica applies the command. Ours may be applied hours later, out of a
@@ -12,7 +12,12 @@
 #
 # SET has PXAT only from 6.2 on, and the target may be older; the two commands have one offset, and
 # so always are in one transaction. A SET that was replicated has succeeded on the source: NX, XX
-# and GET have served their purpose. Absolute forms pass, and so does what is no valid TTL.
+# and GET have served their purpose. What is no valid TTL passes.
+#
+# While the target is behind, a near deadline would pass there before the stream's next command that
+# extends it is applied. So deadlines before `hold_before` are lifted by `hold_shift`, those of the
+# absolute forms (EXPIREAT, PEXPIREAT, SET … EXAT | PXAT, GETEX, RESTORE … ABSTTL) too; whoever set
+# this mends them once the target has caught up.
 
 cdef enum:
     ANCHOR_ARGUMENTS_MOST = 16    # more than any of the commands above takes
@@ -28,6 +33,15 @@ cdef struct Argument:
     const uint8_t *data
     size_t size
 
+cdef struct Deadlines:
+    # Whether relative TTLs are made absolute, and when the bytes now read were received.
+    bint anchor
+    int64_t now_ms
+    # Absolute deadlines before the first are lifted by the second; 0: none is.
+    int64_t hold_before
+    int64_t hold_shift
+    uint64_t held
+
 
 cdef inline bint is_word(const Argument *argument, const char *word, size_t n) noexcept nogil:
     """Whether it is this word of up to eight lower-case letters, in any case."""
@@ -36,14 +50,40 @@ cdef inline bint is_word(const Argument *argument, const char *word, size_t n) n
 
 
 cdef inline bint read_deadline(
-    const Argument *ttl, int64_t unit, int64_t now_ms, int64_t *at
+    const Argument *ttl, int64_t unit, bint relative, Deadlines *how, int64_t *at
 ) noexcept nogil:
-    """`now_ms` plus a TTL in units of so many ms, saturating; False if it is no valid TTL."""
+    """The deadline that a TTL in units of so many ms means, saturating.
+
+    False if it is no valid TTL, or has to stay as it is.
+    """
     cdef int64_t n
+    cdef bint changed = relative and how.anchor
+    if relative and not how.anchor:
+        return False
     if not parse_decimal(ttl.data, ttl.data + ttl.size, &n) or n <= 0:
         return False
     n = n * unit if n <= INT64_MAX // unit else INT64_MAX
-    at[0] = now_ms + n if n <= INT64_MAX - now_ms else INT64_MAX
+    if relative:
+        n = how.now_ms + n if n <= INT64_MAX - how.now_ms else INT64_MAX
+    if n < how.hold_before:
+        n = n + how.hold_shift if n <= INT64_MAX - how.hold_shift else INT64_MAX
+        how.held += 1
+        changed = True
+    at[0] = n
+    return changed
+
+
+cdef inline bint deadline_option(
+    const Argument *word, int64_t *unit, bint *relative
+) noexcept nogil:
+    """Whether it is EX, PX, EXAT or PXAT, and what these say of the number behind them."""
+    if is_word(word, "ex", 2) or is_word(word, "px", 2):
+        relative[0] = True
+    elif is_word(word, "exat", 4) or is_word(word, "pxat", 4):
+        relative[0] = False
+    else:
+        return False
+    unit[0] = 1000 if word.data[0] | 0x20 == c'e' else 1
     return True
 
 
@@ -73,52 +113,69 @@ cdef inline uint8_t *put_set(
 
 
 cdef bint find_set_deadline(
-    const Argument *arguments, size_t count, int64_t now_ms, int64_t *at
+    const Argument *arguments, size_t count, Deadlines *how, int64_t *at
 ) noexcept nogil:
-    """Whether a SET has EX or PX, and only options that we know beside it."""
-    cdef bint found = False
-    cdef size_t i = 3
-    cdef int64_t unit
+    """Whether a SET has a deadline to change, and only options that we know beside it."""
+    cdef size_t place = 0, i = 3
+    cdef int64_t unit = 1, other = 1
+    cdef bint relative = False
     while i < count:
-        if is_word(&arguments[i], "ex", 2) or is_word(&arguments[i], "px", 2):
-            unit = 1000 if arguments[i].data[0] | 0x20 == c'e' else 1
-            if found or i + 1 == count or not read_deadline(
-                    &arguments[i + 1], unit, now_ms, at):
+        if deadline_option(&arguments[i], &other, &relative):
+            if place or i + 1 == count:
                 return False
-            found = True
+            unit = other
+            place = i + 1
             i += 1
         elif not (is_word(&arguments[i], "nx", 2) or is_word(&arguments[i], "xx", 2)
                   or is_word(&arguments[i], "get", 3)):
             return False
         i += 1
-    return found
+    return place and read_deadline(&arguments[place], unit, relative, how, at)
 
 
-cdef bint is_relative_restore(const Argument *arguments, size_t count) noexcept nogil:
-    """Whether a RESTORE lacks ABSTTL, and has only options that we know."""
+cdef bint known_restore(
+    const Argument *arguments, size_t count, bint *relative
+) noexcept nogil:
+    """Whether a RESTORE has only options that we know; `relative`: it lacks ABSTTL."""
     cdef size_t i = 4
+    relative[0] = True
     while i < count:
         if is_word(&arguments[i], "idletime", 8) or is_word(&arguments[i], "freq", 4):
             i += 1
+        elif is_word(&arguments[i], "absttl", 6):
+            relative[0] = False
         elif not is_word(&arguments[i], "replace", 7):
             return False
         i += 1
     return i == count
 
 
+cdef inline bint sets_deadline_alone(
+    StreamName name, int64_t *unit, bint *relative
+) noexcept nogil:
+    """Whether it is one of the EXPIRE family, and what its name says of its number."""
+    if name != NAME_EXPIRE and name != NAME_PEXPIRE and name != NAME_EXPIREAT \
+            and name != NAME_PEXPIREAT:
+        return False
+    unit[0] = 1000 if name == NAME_EXPIRE or name == NAME_EXPIREAT else 1
+    relative[0] = name == NAME_EXPIRE or name == NAME_PEXPIRE
+    return True
+
+
 cdef AnchorResult anchor_command(
-    Packed *packed, StreamCommand *command, int64_t now_ms
+    Packed *packed, StreamCommand *command, Deadlines *how
 ) noexcept nogil:
     """Add `command`, whose bytes lie in `packed.raw`, to the index as what it is rewritten to.
 
-    ANCHOR_PASS: it carries no relative TTL, and nothing was added.
+    ANCHOR_PASS: it carries no deadline that has to be changed, and nothing was added.
     """
     cdef Argument arguments[ANCHOR_ARGUMENTS_MOST]
     cdef StreamCommand added = command[0]
     cdef uint64_t count
     cdef const uint8_t *p = first_argument(packed.raw.data + command.start, &count)
     cdef size_t i, size, middle
-    cdef int64_t at = 0
+    cdef int64_t at = 0, unit = 1
+    cdef bint relative = True
     cdef uint8_t *begin
     cdef uint8_t *out
     if count < 3 or count > ANCHOR_ARGUMENTS_MOST:
@@ -129,27 +186,24 @@ cdef AnchorResult anchor_command(
         arguments[i].size = size
         p += size + 2
 
-    if command.name == NAME_EXPIRE or command.name == NAME_PEXPIRE:
-        if not read_deadline(
-                &arguments[2], 1000 if command.name == NAME_EXPIRE else 1, now_ms, &at):
+    if sets_deadline_alone(<StreamName>command.name, &unit, &relative):
+        if not read_deadline(&arguments[2], unit, relative, how, &at):
             return ANCHOR_PASS
     elif command.name == NAME_SETEX or command.name == NAME_PSETEX:
         if count != 4 or not read_deadline(
-                &arguments[2], 1000 if command.name == NAME_SETEX else 1, now_ms, &at):
+                &arguments[2], 1000 if command.name == NAME_SETEX else 1, True, how, &at):
             return ANCHOR_PASS
     elif command.name == NAME_SET:
-        if count < 5 or not find_set_deadline(arguments, count, now_ms, &at):
+        if count < 5 or not find_set_deadline(arguments, count, how, &at):
             return ANCHOR_PASS
     elif command.name == NAME_GETEX:
-        if count != 4 or not (
-                is_word(&arguments[2], "ex", 2) or is_word(&arguments[2], "px", 2)):
+        if count != 4 or not deadline_option(&arguments[2], &unit, &relative):
             return ANCHOR_PASS
-        if not read_deadline(
-                &arguments[3], 1000 if arguments[2].data[0] | 0x20 == c'e' else 1, now_ms, &at):
+        if not read_deadline(&arguments[3], unit, relative, how, &at):
             return ANCHOR_PASS
     elif command.name == NAME_RESTORE:
-        if count < 4 or not is_relative_restore(arguments, count) or not read_deadline(
-                &arguments[2], 1, now_ms, &at):
+        if count < 4 or not known_restore(arguments, count, &relative) or not read_deadline(
+                &arguments[2], 1, relative, how, &at):
             return ANCHOR_PASS
     else:
         return ANCHOR_PASS
@@ -160,18 +214,20 @@ cdef AnchorResult anchor_command(
     added.rewritten = True
     added.start = packed.rewritten.size
     begin = packed.rewritten.data + added.start
-    if command.name == NAME_EXPIRE or command.name == NAME_PEXPIRE:
+    if sets_deadline_alone(<StreamName>command.name, &unit, &relative):
         out = put_pexpireat(begin, arguments, 3, count, at)
     elif command.name == NAME_GETEX:
         out = put_pexpireat(begin, arguments, count, count, at)
     elif command.name == NAME_RESTORE:
-        out = put_array_header(begin, count + 1)
+        known_restore(arguments, count, &relative)
+        out = put_array_header(begin, count + relative)
         out = put_argument(out, &arguments[0])
         out = put_argument(out, &arguments[1])
         out = put_number_bulk(out, at)
         for i in range(3, count):
             out = put_argument(out, &arguments[i])
-        out = put_literal(out, "$6\r\nABSTTL\r\n", 12)
+        if relative:
+            out = put_literal(out, "$6\r\nABSTTL\r\n", 12)
     else:
         out = put_set(begin, &arguments[1], &arguments[2 if command.name == NAME_SET else 3])
         middle = out - begin

@@ -22,19 +22,21 @@ cdef enum StreamName:
     NAME_RENAMENX
     NAME_COPY
     NAME_MOVE
-    # Kept; may carry a TTL that is relative to now.
+    # Kept; may carry a deadline.
     NAME_EXPIRE
-    NAME_RELATIVE_FIRST = NAME_EXPIRE
+    NAME_DEADLINE_FIRST = NAME_EXPIRE
     NAME_PEXPIRE
     NAME_SET
     NAME_SETEX
     NAME_PSETEX
     NAME_GETEX
     NAME_RESTORE
+    NAME_EXPIREAT
+    NAME_PEXPIREAT
 
 cdef enum:
     NAME_SLOTS = 64               # a power of two, well above the count of names
-    NAME_BYTES_MOST = 8           # the longest of them, RESTORE-ASKING aside
+    NAME_BYTES_MOST = 8           # the longest of them, RESTORE-ASKING and PEXPIREAT aside
 
 # Names by their bytes in lower case, packed into one number: open addressing, 0 for a free slot.
 cdef uint64_t NAME_WORDS[NAME_SLOTS]
@@ -65,6 +67,9 @@ cdef inline StreamName stream_name(const uint8_t *p, size_t n) noexcept nogil:
         if n == 14 and name_word(p, 8) == name_word(<const uint8_t *>b"restore-", 8) \
                 and name_word(p + 8, 6) == name_word(<const uint8_t *>b"asking", 6):
             return NAME_RESTORE
+        if n == 9 and name_word(p, 8) == name_word(<const uint8_t *>b"pexpirea", 8) \
+                and p[8] | 0x20 == c't':
+            return NAME_PEXPIREAT
         return NAME_OTHER
     word = name_word(p, n)
     slot = name_slot(word)
@@ -85,7 +90,7 @@ cdef add_stream_names():
         (b"renamenx", NAME_RENAMENX), (b"copy", NAME_COPY), (b"move", NAME_MOVE),
         (b"expire", NAME_EXPIRE), (b"pexpire", NAME_PEXPIRE), (b"set", NAME_SET),
         (b"setex", NAME_SETEX), (b"psetex", NAME_PSETEX), (b"getex", NAME_GETEX),
-        (b"restore", NAME_RESTORE),
+        (b"restore", NAME_RESTORE), (b"expireat", NAME_EXPIREAT),
     ):
         word = name_word(<const uint8_t *>PyBytes_AS_STRING(name), len(name))
         slot = name_slot(word)
@@ -388,6 +393,15 @@ cdef class CommandBatch:
     def __repr__(self):
         return (f"<CommandBatch {self.start_offset}..{self.end_offset}, "
                 f"{self.packed.count} commands>")
+
+    @staticmethod
+    def empty(uint64_t offset, int db=0, bint in_multi=False):
+        """A batch without commands that begins and ends at `offset`."""
+        cdef CommandBatch batch = CommandBatch.__new__(CommandBatch)
+        batch.start_offset = batch.end_offset = offset
+        batch.db_before = batch.db_after = db
+        batch.in_multi_before = batch.in_multi_after = in_multi
+        return batch
 
     @property
     def nbytes(self):

@@ -168,6 +168,29 @@ cdef class RestoreEncoder:
             result.runs.count = replies
         return result
 
+    def command(self, bytes key not None, int64_t expire_at, bytes payload not None):
+        """One RESTORE … REPLACE of a DUMP payload, its footer stamped for the target.
+
+        `expire_at` in ms since the epoch, -1: never. ValueError for what is no payload.
+        """
+        cdef size_t size = PyBytes_GET_SIZE(payload)
+        cdef size_t body = size - FOOTER_BYTES
+        cdef const uint8_t *value = <const uint8_t *>PyBytes_AS_STRING(payload)
+        cdef uint8_t footer[FOOTER_BYTES]
+        cdef uint16_t version, stamped
+        if size <= FOOTER_BYTES:
+            raise ValueError("a DUMP payload has more than ten bytes")
+        memcpy(footer, value + body, FOOTER_BYTES)
+        version = footer_version(footer)
+        stamped = self.stamp(value[0], version)
+        if stamped != version:
+            restamp(footer, stamped, crc64_update(0, value, body))
+            payload = payload[:body] + PyBytes_FromStringAndSize(<char *>footer, FOOTER_BYTES)
+        if expire_at < 0:
+            return encode_command(b"RESTORE", key, 0, payload, b"REPLACE")
+        return encode_command(
+            b"RESTORE", key, max(expire_at, 1), payload, b"REPLACE", b"ABSTTL")
+
     def use_restore_alone(self):
         """No MSET from now on: the target does not know it, or the user may not run it."""
         self.mset = False

@@ -95,6 +95,8 @@ cdef class StreamReader:
 
     Attributes:
         now_ms: when the bytes now fed were received, in ms since the epoch on the source's clock.
+        hold_before, hold_shift: deadlines before the first (ms since the epoch) are lifted by the
+            second (ms); 0: none is. `held` counts them.
         db, in_multi: the state behind the last whole command.
         parsed_offset: offset behind the last whole command.
         batched_offset: `end_offset` of the last closed batch.
@@ -102,7 +104,7 @@ cdef class StreamReader:
         acks_wanted: how many REPLCONF GETACK came.
     """
     cdef readonly InputBuffer input
-    cdef public int64_t now_ms
+    cdef Deadlines deadlines
     cdef readonly int db
     cdef readonly bint in_multi
     cdef readonly uint64_t commands
@@ -111,7 +113,6 @@ cdef class StreamReader:
     cdef size_t batch_commands
     cdef size_t unit_bytes
     cdef size_t command_limit
-    cdef bint anchor
 
     cdef Packed open
     cdef uint64_t base
@@ -157,7 +158,7 @@ cdef class StreamReader:
         self.batch_commands = batch_commands
         self.unit_bytes = unit_bytes
         self.command_limit = command_limit
-        self.anchor = anchor
+        self.deadlines.anchor = anchor
         self.ready = []
 
     def __dealloc__(self):
@@ -182,6 +183,37 @@ cdef class StreamReader:
     def may_flush(self):
         """Whether `flush` would close a batch."""
         return self.unit_offset > self.open_offset
+
+    @property
+    def now_ms(self):
+        return self.deadlines.now_ms
+
+    @now_ms.setter
+    def now_ms(self, int64_t value):
+        self.deadlines.now_ms = value
+
+    @property
+    def hold_before(self):
+        return self.deadlines.hold_before
+
+    @hold_before.setter
+    def hold_before(self, int64_t value):
+        self.deadlines.hold_before = value
+
+    @property
+    def hold_shift(self):
+        return self.deadlines.hold_shift
+
+    @hold_shift.setter
+    def hold_shift(self, int64_t value):
+        if value < 0:
+            raise ValueError("a deadline is lifted, never brought forward")
+        self.deadlines.hold_shift = value
+
+    @property
+    def held(self):
+        """How many deadlines were lifted."""
+        return self.deadlines.held
 
     def take(self):
         """The closed batches, in order; empties the list."""
@@ -226,7 +258,7 @@ cdef class StreamReader:
     cdef int check(self) except -1:
         if self.failure is not None:
             raise self.failure
-        if self.anchor and self.now_ms <= 0:
+        if self.deadlines.anchor and self.deadlines.now_ms <= 0:
             raise ValueError("now_ms has to be set where TTLs are to be anchored")
         return 0
 
@@ -494,8 +526,9 @@ cdef class StreamReader:
         command.name = name
         command.rewritten = False
         command.in_multi = self.in_multi
-        if self.anchor and name >= NAME_RELATIVE_FIRST:
-            anchored = anchor_command(&self.open, &command, self.now_ms)
+        if name >= NAME_DEADLINE_FIRST and (
+                self.deadlines.anchor or self.deadlines.hold_before):
+            anchored = anchor_command(&self.open, &command, &self.deadlines)
             if anchored == ANCHOR_NO_MEMORY:
                 return STREAM_NO_MEMORY
         if anchored == ANCHOR_PASS:
