@@ -49,15 +49,18 @@ def sentences(error: EngineError) -> str:
 
 
 def error_object(error: BaseException) -> dict[str, Any]:
-    """The members `Code`, `Message` and `Type` (whose fault: the Sender's or the Receiver's)."""
+    """The members `Code`, `Message` and `Type` (whose fault: the Sender's or the Receiver's), and
+    the `Reason` of a fault that has one."""
     sender = isinstance(error, EngineError) and error.fault == "user"
     if isinstance(error, ApiFault):
         sender = error.http_status < 500
-    return {
+    told = {
         "Code": code_of(error),
         "Message": message_of(error),
         "Type": "Sender" if sender else "Receiver",
     }
+    reason = getattr(error, "reason", None) if isinstance(error, EngineError) else None
+    return told if reason is None else {**told, "Reason": clean(reason)}
 
 
 def complain(error: BaseException) -> None:

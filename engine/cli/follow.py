@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 async def follow(
-    engine: Engine, replication_group_id: str, until: Literal["copied", "available"]
+    engine: Engine, replication_group_id: str, until: Literal["in-sync", "available"]
 ) -> dict[str, Any]:
     """Show the migration's progress until it is there; return the group as it then is, and the
     `Report` if the migration has ended.
@@ -23,7 +23,13 @@ async def follow(
     Raises what the migration failed with.
     """
     with display() as shown:
-        end = await engine.wait(replication_group_id, until=until, on_progress=shown.update)
+        end = await engine.wait(
+            replication_group_id,
+            until=until,
+            on_progress=shown.update,
+            on_event=shown.note,
+            supervise=True,
+        )
     answer = await engine.describe_replication_groups(replication_group_id)
     response: dict[str, Any] = {"ReplicationGroup": answer["ReplicationGroups"][0]}
     if isinstance(end, Report):

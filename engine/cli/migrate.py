@@ -11,15 +11,25 @@ from engine.cli.checks import warnings
 from engine.cli.display import display
 from engine.cli.failure import code_of, message_of
 from engine.cli.options import (
+    DEFAULTS,
+    SPOOL_BYTES,
+    CutOverTimeoutOption,
     DatabaseOption,
+    FenceHookOption,
+    FenceOption,
     IfExistsOption,
     MatchOption,
     OutputOption,
     SourceTypeOption,
+    SpoolBytesOption,
+    SpoolDirectoryOption,
     StateOption,
+    TuneSourceOption,
     TypeOption,
+    UntilOption,
     endpoint,
     settings,
+    spelled,
 )
 from engine.cli.program import command
 from engine.cli.render import as_json
@@ -45,11 +55,18 @@ def migrate(
     target: Annotated[
         str, typer.Option("--target", metavar="URL", help="Where the data is to go.")
     ],
-    source_type: SourceTypeOption = "scan",
+    source_type: SourceTypeOption = DEFAULTS.source_type,
     match: MatchOption = None,
     key_type: TypeOption = None,
     db: DatabaseOption = None,
-    if_exists: IfExistsOption = "replace",
+    if_exists: IfExistsOption = DEFAULTS.if_exists,
+    until: UntilOption = DEFAULTS.until,
+    fence: FenceOption = DEFAULTS.fence,
+    fence_hook: FenceHookOption = None,
+    cut_over_timeout: CutOverTimeoutOption = DEFAULTS.cut_over_timeout,
+    spool_directory: SpoolDirectoryOption = None,
+    spool_bytes: SpoolBytesOption = SPOOL_BYTES,
+    tune_source: TuneSourceOption = False,
     replication_group_id: Annotated[
         str | None,
         typer.Option(
@@ -68,7 +85,20 @@ def migrate(
     interrupted run is taken up again by the same command.
     """
     here, there = endpoint("--source", source), endpoint("--target", target)
-    wanted = settings(source_type, match, key_type, db, if_exists)
+    wanted = settings(
+        source_type=source_type,
+        match=match,
+        key_type=key_type,
+        databases=db,
+        if_exists=if_exists,
+        until=until,
+        fence=fence,
+        fence_hook=fence_hook,
+        cut_over_timeout=cut_over_timeout,
+        spool_directory=spool_directory,
+        spool_bytes=spool_bytes,
+        tune_source=tune_source,
+    )
 
     async def move(engine: Engine) -> Report:
         with display() as shown:
@@ -93,10 +123,7 @@ def migrate(
             "migrate",
             ("--source", here.url),
             ("--target", there.url),
-            ("--match", match),
-            ("--type", key_type),
-            *(("--db", number) for number in wanted.databases or ()),
-            ("--if-exists", if_exists if if_exists != "replace" else None),
+            *spelled(wanted),
             ("--replication-group-id", replication_group_id),
             ("--state", state),
         )

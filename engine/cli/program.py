@@ -14,7 +14,14 @@ def program() -> str:
     return "python -m engine" if name in ("__main__.py", "-m") else "startmigration"
 
 
-def command(verb: str, *options: tuple[str, str | int | None]) -> str:
-    """A command line with those of the options that have a value, quoted for a shell."""
-    given = [text for name, value in options if value is not None for text in (name, str(value))]
+Option = tuple[str, str | float | None]
+
+
+def command(verb: str, *options: Option) -> str:
+    """A command line with those of the options that have a value (True: the bare option), quoted
+    for a shell."""
+    given: list[str] = []
+    for name, value in options:
+        if value is not None:
+            given += (name,) if value is True else (name, str(value))
     return f"{program()} {shlex.join([verb, *given])}"

@@ -25,7 +25,7 @@ def resume_migration(
 
     async def resume(engine: Engine) -> dict[str, Any]:
         response = await engine.resume_migration(replication_group_id)
-        return await follow(engine, replication_group_id, "copied") if wait else response
+        return await follow(engine, replication_group_id, "in-sync") if wait else response
 
     respond(
         state,

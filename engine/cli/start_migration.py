@@ -6,15 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cli.follow import as_told, follow, how_to_go_on
 from engine.cli.options import (
+    DEFAULTS,
+    SPOOL_BYTES,
+    CutOverTimeoutOption,
     DatabaseOption,
     EndpointsOption,
+    FenceHookOption,
+    FenceOption,
     GroupOption,
     IfExistsOption,
     MatchOption,
     OutputOption,
     SourceTypeOption,
+    SpoolBytesOption,
+    SpoolDirectoryOption,
     StateOption,
+    TuneSourceOption,
     TypeOption,
+    UntilOption,
     WaitOption,
     endpoints,
     settings,
@@ -28,28 +37,48 @@ if TYPE_CHECKING:
 def start_migration(
     replication_group_id: GroupOption,
     customer_node_endpoint_list: EndpointsOption,
-    source_type: SourceTypeOption = "scan",
+    source_type: SourceTypeOption = DEFAULTS.source_type,
     match: MatchOption = None,
     key_type: TypeOption = None,
     db: DatabaseOption = None,
-    if_exists: IfExistsOption = "replace",
+    if_exists: IfExistsOption = DEFAULTS.if_exists,
+    until: UntilOption = DEFAULTS.until,
+    fence: FenceOption = DEFAULTS.fence,
+    fence_hook: FenceHookOption = None,
+    cut_over_timeout: CutOverTimeoutOption = DEFAULTS.cut_over_timeout,
+    spool_directory: SpoolDirectoryOption = None,
+    spool_bytes: SpoolBytesOption = SPOOL_BYTES,
+    tune_source: TuneSourceOption = False,
     wait: WaitOption = False,
     state: StateOption = None,
     output: OutputOption = "text",
 ) -> None:
     """Start a migration, in a worker process.
 
-    Returns at once; with --wait when every key has been copied. complete-migration comes next.
+    Returns at once; with --wait when it can be completed. complete-migration comes next.
     """
     nodes = endpoints(customer_node_endpoint_list)
-    wanted = settings(source_type, match, key_type, db, if_exists)
+    wanted = settings(
+        source_type=source_type,
+        match=match,
+        key_type=key_type,
+        databases=db,
+        if_exists=if_exists,
+        until=until,
+        fence=fence,
+        fence_hook=fence_hook,
+        cut_over_timeout=cut_over_timeout,
+        spool_directory=spool_directory,
+        spool_bytes=spool_bytes,
+        tune_source=tune_source,
+    )
     started = False
 
     async def start(engine: Engine) -> dict[str, Any]:
         nonlocal started
         response = await engine.start_migration(replication_group_id, nodes, settings=wanted)
         started = True
-        return await follow(engine, replication_group_id, "copied") if wait else response
+        return await follow(engine, replication_group_id, "in-sync") if wait else response
 
     respond(
         state,

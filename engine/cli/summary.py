@@ -48,6 +48,8 @@ def _lines(report: Report) -> Iterator[str]:
     counted = [f"{count:,} {name}" for count, name in counters if count]
     if counted:
         yield f"{'; '.join(counted)}."
+    if report.source_type == "replica":
+        yield _followed(report)
     if report.engine.cpu_seconds:
         yield (
             f"The engine used {report.engine.cpu_seconds:.2f} s of CPU and at most "
@@ -60,4 +62,26 @@ def _lines(report: Report) -> Iterator[str]:
         yield from (f'  db{each.db} "{clean(each.key)}": {clean(each.reason)}' for each in named)
         if total > len(named):
             yield f"  … and {total - len(named):,} more (--output json names them)"
+    if report.left_out:
+        yield "Left out, as it is no key:"
+        yield from (f"  {clean(each)}" for each in report.left_out)
     yield from (f"Error: {clean(error)}" for error in report.errors)
+
+
+def _followed(report: Report) -> str:
+    """In one line, what following the source took."""
+    counters = (
+        (report.full_syncs, "full syncs"),
+        (report.partial_syncs, "partial syncs"),
+        (report.repaired_keys, "keys repaired"),
+        (report.held_keys, "keys held back"),
+    )
+    parts = [f"{report.commands:,} commands applied"]
+    if report.applied_offset is not None:
+        parts[0] += f", up to offset {report.applied_offset}"
+    parts += [f"{count:,} {name}" for count, name in counters if count]
+    if report.spool_bytes:
+        parts.append(f"at most {volume(report.spool_bytes)} spooled")
+    if report.fence_seconds is not None:
+        parts.append(f"writes held back for {duration(report.fence_seconds)}")
+    return f"Read as a replica: {'; '.join(parts)}."

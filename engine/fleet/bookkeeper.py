@@ -19,7 +19,7 @@ from engine.groups.claimed import ClaimedTransfer
 from engine.groups.states import Request
 from engine.groups.store import TransientStateError
 from engine.model.checkpoint import Checkpoint
-from engine.model.progress import Phase, Progress
+from engine.model.progress import ENDS, Phase, Progress
 
 POLL = 0.2
 """Seconds between looks at what the operator asks for."""
@@ -105,12 +105,12 @@ class Bookkeeper:
         self._thread.start()
 
     def progress(self, progress: Progress) -> None:
-        """The latest progress; a cut-over that led back to COPIED was refused."""
+        """The latest progress; a cut-over that led back was refused."""
         last = self._progress
         self._progress = progress
         if last is None or last.phase is progress.phase:
             return
-        if last.phase is Phase.CUT_OVER and progress.phase is Phase.COPIED:
+        if last.phase is Phase.CUT_OVER and progress.phase not in ENDS:
             self._refusal = progress.reason
         self._wake.set()
 

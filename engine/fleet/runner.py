@@ -88,7 +88,7 @@ class Runner:
             await fail(self._claimed, error, self._progress)
             raise
         await self._book.close()
-        report = replace(report, engine=engine_use())
+        report = replace(report, source_type=self._progress.source_type, engine=engine_use())
         # 2. What the end means for the state.
         failure = self._checkpoint.failure or self._book.failure
         if isinstance(failure, ClaimLost):

@@ -103,10 +103,11 @@ class Engine:
     ) -> dict[str, Any]:
         """Ask the worker to cut over; return at once (`wait` waits for it).
 
-        Refused with `InvalidReplicationGroupStateFault` while `Migration.CanComplete` is not true:
-        the group stays migrating, and an event says why. `force` ends the migration as it is,
-        without the check, with or without a worker. Returns {"ReplicationGroup"}. Raises
-        `ReplicationGroupNotFoundFault`, `ReplicationGroupNotUnderMigrationFault` too.
+        Refused with `CompletionRefused` (an InvalidReplicationGroupState with its `reason`) while
+        `Migration.CanComplete` is not true: the group stays migrating, and an event says why.
+        `force` ends the migration as it is, without the check, with or without a worker. Returns
+        {"ReplicationGroup"}. Raises `ReplicationGroupNotFoundFault`,
+        `ReplicationGroupNotUnderMigrationFault` too.
         """
         return await operations.complete(self._house, replication_group_id, force)
 
@@ -158,19 +159,32 @@ class Engine:
         on_progress: Callable[[Progress], None] | None = None,
         poll: float = 0.2,
         timeout: float | None = None,
+        supervise: bool = False,
+        on_event: Callable[[str], None] | None = None,
     ) -> Progress | Report:
-        """Wait until the migration is "copied" (returns its `Progress`) or the group is
-        "available" again (returns the `Report`, status "done", or "stopped" when it was ended by
-        force). `poll` and `timeout` are seconds.
+        """Wait until the migration is "in-sync", which means that it can be completed (returns its
+        `Progress`; "copied" is another name for it), or the group is "available" again (returns
+        the `Report`, status "done", or "stopped" when it was ended by force). `poll` and `timeout`
+        are seconds.
 
-        An end before "copied" returns the `Report` as well. Raises `MigrationFailed` (a
+        With `supervise` a worker that is killed is replaced by a new one, which goes on from the
+        checkpoint; `on_event` is told of it, and so are the group's events.
+
+        An end before "in-sync" returns the `Report` as well. Raises `MigrationFailed` (a
         `TransferFailed` with the `report`) for a failed migration, `TransferFailed` when the
-        worker is gone or the cut-over was refused, `Interrupted` when it was stopped,
-        `EngineError` after `timeout`, `ReplicationGroupNotUnderMigrationFault` if there never was
-        one.
+        worker is gone (with `supervise`: 20 of them in a row without progress) or the cut-over was
+        refused, `Interrupted` when it was stopped, `EngineError` after `timeout`,
+        `ReplicationGroupNotUnderMigrationFault` if there never was one.
         """
         return await waiting.wait(
-            self._house, replication_group_id, until, on_progress, poll, timeout
+            self._house,
+            replication_group_id,
+            until,
+            on_progress,
+            poll,
+            timeout,
+            supervise,
+            on_event,
         )
 
     async def migrate(

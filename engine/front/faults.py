@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from engine.errors import InvalidParameterValueException, TransferFailed
+from engine.errors import (
+    InvalidParameterValueException,
+    InvalidReplicationGroupStateFault,
+    TransferFailed,
+)
 from engine.model.report import Report
 
 
@@ -16,6 +20,14 @@ class PreflightFault(InvalidParameterValueException):
     def __init__(self, message: str, checks: Sequence[dict[str, Any]]) -> None:
         super().__init__(message)
         self.checks = tuple(checks)
+
+
+class CompletionRefused(InvalidReplicationGroupStateFault):
+    """A migration cannot be completed now. `reason` is why, as in `Migration.Reason`."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class MigrationFailed(TransferFailed):

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from engine import fleet
-from engine.errors import EngineError, InvalidReplicationGroupStateFault
+from engine.errors import EngineError
 from engine.front import shapes, validate
-from engine.front.faults import PreflightFault
+from engine.front.faults import CompletionRefused, PreflightFault
 from engine.front.resolve import resolve
 from engine.groups.states import Operation, Request, check
 from engine.model.endpoint import Endpoint
@@ -76,11 +76,10 @@ async def complete(house: House, group_id: str, force: bool) -> dict[str, Any]:
     if force:
         await _force(house, transfer)
     elif (refusal := _not_ready(transfer)) is not None:
-        message = f"cannot complete the migration of {group_id}: {refusal}"
         await house.state(
             lambda registry: registry.add_event(group_id, f"completion refused: {refusal}")
         )
-        raise InvalidReplicationGroupStateFault(message)
+        raise CompletionRefused(f"cannot complete the migration of {group_id}: {refusal}", refusal)
     else:
         await house.state(lambda registry: registry.request(group_id, Request.COMPLETE))
     return await house.answer(group_id)
@@ -175,20 +174,29 @@ def _not_ready(transfer: TransferRecord) -> str | None:
         return None
     if progress.phase is Phase.CUT_OVER:
         return "a cut-over is under way"
-    return (
-        f"not everything is copied yet ({progress.phase}, {progress.keys:,} of about "
-        f"{progress.total_keys:,} keys)"
-    )
+    return progress.reason or f"not in sync yet ({progress.phase}, {shapes.standing(progress)})"
 
 
 async def _force(house: House, transfer: TransferRecord) -> None:
     group_id, progress = transfer.group_id, transfer.progress
     # 1. Without a worker we end it ourselves. What the last worker wrote last is what we know.
     message = (
-        "ended by force, without a worker and without the check, after "
-        f"{progress.keys:,} of about {progress.total_keys:,} keys"
+        f"ended by force, without a worker and without the check, after {shapes.standing(progress)}"
     )
-    report = Report(status="stopped", keys=progress.keys, bytes=progress.bytes, errors=(message,))
+    report = Report(
+        status="stopped",
+        source_type=progress.source_type,
+        keys=progress.keys,
+        bytes=progress.bytes,
+        applied_offset=progress.applied_offset,
+        source_offset=progress.source_offset,
+        commands=progress.commands,
+        partial_syncs=progress.partial_syncs,
+        full_syncs=progress.full_syncs,
+        repaired_keys=progress.repaired_keys,
+        held_keys=progress.held_keys,
+        errors=(message,),
+    )
     ended = await house.state(
         lambda registry: registry.end_without_worker(group_id, report, f"migration {message}")
     )

@@ -15,6 +15,7 @@ from engine.groups.records import EventRecord, GroupRecord, TransferRecord
 from engine.groups.states import GroupStatus, TransferStatus
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
+from engine.model.progress import Progress
 
 # A group with one shard: the id that ElastiCache gives it, and its first node's.
 SHARD = "0001"
@@ -64,7 +65,8 @@ def replication_group(
 def migration(transfer: TransferRecord) -> dict[str, Any]:
     """Our `Migration`: always all of its members, None where a figure is not known (yet).
 
-    Bytes are value bytes acknowledged by the target; the lag is None where nothing is followed.
+    Bytes are value bytes acknowledged by the target. Lag and offsets are None where nothing is
+    followed. `SourceType` is what was asked for until it is known how the source is read.
     """
     progress = transfer.progress
     held = transfer.held()
@@ -73,13 +75,23 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
         workers = [{"Shard": SHARD, "Pid": transfer.process.pid, "Phase": progress.phase.value}]
     return {
         "Phase": progress.phase.value,
-        "SourceType": transfer.settings_data.get("source_type", progress.source_type),
+        "SourceType": source_type(transfer),
         "Keys": progress.keys,
         "Bytes": progress.bytes,
         "KeysPerSecond": progress.keys_per_second,
         "EtaSeconds": progress.eta_seconds,
         "LagBytes": progress.lag_bytes,
         "LagSeconds": progress.lag_seconds,
+        "AppliedOffset": progress.applied_offset,
+        "SourceOffset": progress.source_offset,
+        "Counters": {
+            "Commands": progress.commands,
+            "PartialSyncs": progress.partial_syncs,
+            "FullSyncs": progress.full_syncs,
+            "RepairedKeys": progress.repaired_keys,
+            "HeldKeys": progress.held_keys,
+            "SpoolBytes": progress.spool_bytes,
+        },
         "CanComplete": held and progress.can_complete,
         "Reason": reason(transfer),
         "Workers": workers,
@@ -97,6 +109,20 @@ def reason(transfer: TransferRecord) -> str:
     if transfer.refusal:
         return f"cut-over refused: {transfer.refusal}"
     return transfer.progress.reason
+
+
+def source_type(transfer: TransferRecord) -> str:
+    """How the source is read: "replica" or "scan"; or else what was asked for."""
+    read = transfer.progress.source_type
+    return read if read != "auto" else str(transfer.settings_data.get("source_type", read))
+
+
+def standing(progress: Progress) -> str:
+    """How much has arrived, in words."""
+    keys = f"{progress.keys:,} of about {progress.total_keys:,} keys"
+    if progress.lag_bytes is None:
+        return keys
+    return f"{keys}, with a lag of {progress.lag_bytes:,} bytes"
 
 
 def event(record: EventRecord) -> dict[str, Any]:

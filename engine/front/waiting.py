@@ -15,6 +15,7 @@ from engine.errors import (
 )
 from engine.front import shapes, validate
 from engine.front.faults import MigrationFailed
+from engine.front.supervise import Supervisor
 from engine.groups.states import GroupStatus, TransferStatus
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from engine.front.house import House
     from engine.groups.records import TransferRecord
 
-Until = Literal["copied", "available"]
+Until = Literal["in-sync", "copied", "available"]
+"""What is waited for; "copied" is the older name of "in-sync"."""
 
 
 async def wait(
@@ -33,9 +35,12 @@ async def wait(
     on_progress: Callable[[Progress], None] | None,
     poll: float,
     timeout: float | None,
+    supervise: bool = False,
+    on_event: Callable[[str], None] | None = None,
 ) -> Progress | Report:
-    """Wait until a migration is `copied` (its progress) or the group `available` (the report)."""
+    """Wait until a migration is in sync (its progress) or the group `available` (the report)."""
     group_id = validate.identifier(group_id)
+    supervisor = Supervisor(house, group_id, on_event) if supervise else None
     deadline = None if timeout is None else time.monotonic() + timeout
     shown: Progress | None = None
     while True:
@@ -49,7 +54,11 @@ async def wait(
             on_progress(shown)
         if group.status == GroupStatus.AVAILABLE:
             return _ended(transfer)
-        if (reached := _reached(transfer, until)) is not None:
+        if supervisor is not None:
+            supervisor.watch(transfer.progress)
+        if supervisor is not None and transfer.orphaned():
+            await supervisor.replace(transfer)
+        elif (reached := _reached(transfer, until)) is not None:
             return reached
         if deadline is not None and time.monotonic() >= deadline:
             raise EngineError(
@@ -69,14 +78,16 @@ def _ended(transfer: TransferRecord) -> Report:
 
 
 def _reached(transfer: TransferRecord, until: Until) -> Progress | None:
-    """The progress if `until` is "copied" and it is; raises if it never will be by itself."""
+    """The progress if it is what is waited for; raises if it never will be by itself."""
     if transfer.status is TransferStatus.STOPPED:
         raise Interrupted(f"the migration of {transfer.group_id} was {shapes.reason(transfer)}")
     if not transfer.held():
         # Re-read by the caller's next poll would say the same: nobody writes any more.
         raise TransferFailed(shapes.reason(transfer))
-    if until == "copied" and transfer.progress.phase in (Phase.COPIED, Phase.CUT_OVER):
-        return transfer.progress
+    progress = transfer.progress
+    in_sync = progress.can_complete or progress.phase is Phase.CUT_OVER
+    if until in ("in-sync", "copied") and in_sync:
+        return progress
     if until == "available" and transfer.refusal:
         raise TransferFailed(
             f"{shapes.reason(transfer)}; {transfer.group_id} stays under migration",

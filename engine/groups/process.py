@@ -51,6 +51,13 @@ class ProcessId:
             return True
         return self.started != 0 and _start_ticks(self.pid) == self.started
 
+    def ended(self) -> bool:
+        """Whether the process is known to have ended; its silence alone does not tell, and one of
+        another machine cannot be looked up."""
+        return self.where == _where() and (
+            self.started == 0 or _start_ticks(self.pid) != self.started
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
         return asdict(self)

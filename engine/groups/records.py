@@ -75,6 +75,12 @@ class TransferRecord:
         """The settings it was started with. Raises `UsageError` (another version's state)."""
         return TransferSettings.from_dict(self.settings_data)
 
+    def orphaned(self) -> bool:
+        """Whether its worker is known to have ended without a last word: it was killed."""
+        if self.status not in (TransferStatus.PENDING, TransferStatus.RUNNING) or self.held():
+            return False
+        return self.process is None or self.process.ended()
+
     def held(self) -> bool:
         """Whether a living worker has the transfer, or one is just starting."""
         now = time.time()

@@ -31,6 +31,7 @@ from engine.groups.rows import (
 from engine.groups.states import GroupStatus, Operation, Request, TransferStatus, check, move
 from engine.groups.store import Store
 from engine.model.endpoint import Endpoint
+from engine.model.progress import Phase
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 
@@ -188,6 +189,36 @@ class Registry:
                 heartbeat_at=time.time(),
                 request=Request.NONE,
                 refusal="",
+            )
+
+    def replace_worker(self, group_id: str, message: str) -> TransferRecord | None:
+        """Make the transfer of a worker that was killed ready for a new one, with the event
+        `message`.
+
+        What the operator asked of the killed one is asked of the new one, but for a cut-over that
+        had begun: it either completes or leads back, and is not begun again unasked. Returns None,
+        and changes nothing, if there is no such transfer: it ended, was stopped, or lives.
+        """
+        with self.store.write() as connection:
+            group = group_by_id(connection, group_id, lock=True)
+            transfer = newest_transfer(connection, group_id)
+            if group.status != GroupStatus.MIGRATING or transfer is None:
+                return None
+            if not transfer.orphaned():
+                return None
+            broken_off = (
+                transfer.request is Request.COMPLETE and transfer.progress.phase is Phase.CUT_OVER
+            )
+            write_event(connection, group_id, message)
+            return _change(
+                connection,
+                transfer,
+                status=move(transfer.status, TransferStatus.PENDING),
+                progress=None,
+                process=None,
+                heartbeat_at=time.time(),
+                request=Request.NONE if broken_off else transfer.request,
+                refusal="the worker was killed meanwhile" if broken_off else transfer.refusal,
             )
 
     def note_launch(self, transfer: TransferRecord, process: ProcessId) -> None:

@@ -12,6 +12,8 @@ class Phase(StrEnum):
 
     CONNECT = "CONNECT"
     SNAPSHOT = "SNAPSHOT"
+    CATCH_UP = "CATCH_UP"
+    FOLLOW = "FOLLOW"
     COPIED = "COPIED"
     CUT_OVER = "CUT_OVER"
     DONE = "DONE"
@@ -19,16 +21,28 @@ class Phase(StrEnum):
     STOPPED = "STOPPED"
 
 
+ENDS = frozenset({Phase.DONE, Phase.FAILED, Phase.STOPPED})
+"""Nothing comes after these."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Counters from acknowledged batches alone. Times are seconds, `bytes` value bytes.
 
+    `source_type` is how the source is read, "replica" or "scan"; "auto" until that is known.
     `total_keys` is the source's own count at the start (an estimate while writes go on, and with
-    MATCH or TYPE an upper bound). `can_complete` with its `reason` is the cut-over's gate.
+    MATCH or TYPE an upper bound). `can_complete` with its `reason` is the cut-over's gate: the
+    reason is one line, with the figures (`lag 18 MB > 1 MB`).
+
+    Where the source is followed: `applied_offset` is the replication offset up to which the target
+    has everything, `source_offset` the source's own, as last heard; `lag_bytes` and `lag_seconds`
+    lie between them. `commands` counts the stream's commands that were applied, `spool_bytes` is
+    what waits on disk now, `repaired_keys` were fetched anew because their commands could not be
+    carried, `held_keys` wait for the stream because their deadline is near.
     """
 
     phase: Phase = Phase.CONNECT
-    source_type: str = "scan"
+    source_type: str = "auto"
     keys: int = 0
     bytes: int = 0
     total_keys: int = 0
@@ -42,6 +56,14 @@ class Progress:
     eta_seconds: float | None = None
     lag_bytes: int | None = None
     lag_seconds: float | None = None
+    applied_offset: int | None = None
+    source_offset: int | None = None
+    commands: int = 0
+    spool_bytes: int = 0
+    partial_syncs: int = 0
+    full_syncs: int = 0
+    repaired_keys: int = 0
+    held_keys: int = 0
     can_complete: bool = False
     reason: str = ""
 

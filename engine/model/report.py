@@ -41,9 +41,17 @@ class EngineUse:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The result of a transfer. `not_carried_total` counts beyond the named ones."""
+    """The result of a transfer. `not_carried_total` counts beyond the named ones.
+
+    `source_type` is how the source was read ("auto": it never came to that). The counters of a
+    followed source are those of `Progress`, as they stood last; `spool_bytes` is the most that
+    ever waited. `fence_seconds` is for how long writes to the source were held back, None without
+    a fence. `left_out` names what the source holds beside keys and the target did not get (the
+    data of a module, a script …).
+    """
 
     status: Status
+    source_type: str = "auto"
     keys: int = 0
     bytes: int = 0
     seconds: float = 0.0
@@ -52,6 +60,16 @@ class Report:
     vanished: int = 0
     retries: int = 0
     reconnects: int = 0
+    applied_offset: int | None = None
+    source_offset: int | None = None
+    commands: int = 0
+    spool_bytes: int = 0
+    partial_syncs: int = 0
+    full_syncs: int = 0
+    repaired_keys: int = 0
+    held_keys: int = 0
+    fence_seconds: float | None = None
+    left_out: tuple[str, ...] = ()
     not_carried: tuple[NotCarried, ...] = ()
     not_carried_total: int = 0
     errors: tuple[str, ...] = ()
@@ -64,8 +82,9 @@ class Report:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Report:
-        """Inverse of `to_dict`."""
-        data = dict(data)
+        """Inverse of `to_dict`; an earlier version's report lacks some members."""
+        data = {"source_type": "scan", **data}
+        data["left_out"] = tuple(data.get("left_out", ()))
         data["not_carried"] = tuple(NotCarried(**item) for item in data["not_carried"])
         data["steps"] = tuple(Step(**item) for item in data["steps"])
         data["errors"] = tuple(data["errors"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -9,6 +11,8 @@ from engine.errors import UsageError
 
 SourceType = Literal["auto", "replica", "scan"]
 IfExists = Literal["replace", "skip", "fail"]
+Until = Literal["snapshot", "in-sync", "cut-over"]
+Fence = Literal["pause", "none", "hook"]
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -18,10 +22,13 @@ class TransferSettings:
     """Settings of one transfer; immutable, kept in the state, the same after a resume.
 
     `databases` None means every database; `match` a glob as SCAN's MATCH; `key_type` as SCAN's
-    TYPE. Sizes are bytes, times seconds.
+    TYPE. Sizes are bytes, times seconds. Raises `UsageError` for a value that makes no sense, and
+    for a choice of keys together with the source type "replica" (see `replica_objection`).
     """
 
     source_type: SourceType = "scan"
+    """"replica": PSYNC, the snapshot and then every write. "scan": SCAN and DUMP, once. "auto": a
+    replica where the source lets us be one and `replica_objection` has nothing against it."""
     match: str | None = None
     key_type: str | None = None
     databases: tuple[int, ...] | None = None
@@ -37,11 +44,27 @@ class TransferSettings:
     """No byte from a server that owes us replies for this long: the link counts as lost."""
     retry_seconds: float = 120.0
     """For how long without progress a lost link or a busy target is tried again."""
-
+    until: Until = "cut-over"
+    """Where the transfer ends: after the snapshot, once in sync, or with the cut-over."""
+    fence: Fence = "pause"
+    """What holds back writes to the source during the cut-over: "pause" (CLIENT PAUSE), "hook" (a
+    command of the operator's), "none" (writers are known to have stopped)."""
+    fence_hook: str | None = None
+    """The command of the fence "hook". It is kept in the state: no place for a secret."""
+    cut_over_timeout: float = 10.0
+    """How long the fence may stand; a cut-over that is not through by then is undone."""
+    max_lag_bytes: int = 1 * MIB
+    """A cut-over does not begin while the target is further behind than this."""
     spool_directory: str | None = None
-    """Where a replica's stream waits for a slower target; None: $TMPDIR, else /var/tmp."""
+    """Where the stream waits on disk while the target is slower: an absolute path; None: $TMPDIR,
+    else /var/tmp."""
     spool_bytes: int = 10 * GIB
-    """Bytes that may wait there; above it the transfer fails, and the source is unharmed."""
+    """How much may wait there; above it the transfer fails, and the source is unharmed."""
+    tune_source: bool = False
+    """Whether the source's `rdbcompression` may be set to no for the time of the snapshot."""
+    hold_horizon: float = 600.0
+    """Keys whose deadline is nearer than this are held back until the stream has caught up: they
+    could expire on the target before the command that extends them is applied."""
 
     def __post_init__(self) -> None:
         if self.source_type not in get_args(SourceType):
@@ -53,8 +76,59 @@ class TransferSettings:
             raise UsageError(f"--if-exists {self.if_exists!r}: expected replace, skip or fail")
         if self.databases is not None and any(db < 0 for db in self.databases):
             raise UsageError("a database number is not negative")
-        if self.spool_bytes < 0:
-            raise UsageError("the spool's size is not negative")
+        if self.until not in get_args(Until):
+            raise UsageError(f"--until {self.until!r}: expected snapshot, in-sync or cut-over")
+        self._check_fence()
+        self._check_bounds()
+        if self.source_type == "replica" and (objection := self.replica_objection()) is not None:
+            raise UsageError(
+                f"the source type replica does not do: {objection}",
+                remedy="Use --source-type scan, or move everything.",
+            )
+
+    def replica_objection(self) -> str | None:
+        """Why what is asked for cannot be read as a replica, None if it can.
+
+        A replica is sent every key and every write, and must apply each as it comes. With the
+        source type "auto" an objection means that the source is scanned.
+        """
+        for value, option in (
+            (self.match, "--match"),
+            (self.key_type, "--type"),
+            (self.databases, "--db"),
+        ):
+            if value is not None:
+                return f"{option} chooses keys, and a replica is sent all of them"
+        if self.if_exists != "replace":
+            return f"--if-exists {self.if_exists} keeps keys that the source's writes are meant for"
+        return None
+
+    def _check_fence(self) -> None:
+        if self.fence not in get_args(Fence):
+            raise UsageError(f"--fence {self.fence!r}: expected pause, none or hook")
+        if self.fence == "hook" and not (self.fence_hook or "").strip():
+            raise UsageError(
+                "--fence hook needs a command",
+                remedy="Give it with --fence-hook; it must return once writes have stopped.",
+            )
+        if self.fence != "hook" and self.fence_hook is not None:
+            raise UsageError(
+                f"--fence {self.fence} runs no command",
+                remedy="Use --fence hook with --fence-hook.",
+            )
+
+    def _check_bounds(self) -> None:
+        if not 0 < self.cut_over_timeout < math.inf:
+            raise UsageError("--cut-over-timeout is a number of seconds above 0")
+        if not 0 <= self.hold_horizon < math.inf:
+            raise UsageError("hold_horizon is a number of seconds, 0 or more")
+        if self.max_lag_bytes < 0:
+            raise UsageError("max_lag_bytes is not negative")
+        if not 0 < self.spool_bytes < 1 << 63:
+            raise UsageError("--spool-bytes is a size above 0, and below 2^63")
+        if self.spool_directory is not None and not os.path.isabs(self.spool_directory):
+            # A worker that is started later, from elsewhere, must find the same place.
+            raise UsageError("the spool's directory is an absolute path")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
@@ -62,7 +136,8 @@ class TransferSettings:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> TransferSettings:
-        """Inverse of `to_dict`; unknown names raise `UsageError` (a newer engine's state)."""
+        """Inverse of `to_dict`; what an earlier engine did not know has its default, and unknown
+        names raise `UsageError` (a newer engine's state)."""
         data = dict(data)
         if data.get("databases") is not None:
             data["databases"] = tuple(data["databases"])

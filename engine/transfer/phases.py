@@ -15,6 +15,8 @@ from engine.model.progress import Phase
 MOVES: dict[Phase, frozenset[Phase]] = {
     Phase.CONNECT: frozenset({Phase.SNAPSHOT, Phase.FAILED, Phase.STOPPED}),
     Phase.SNAPSHOT: frozenset({Phase.COPIED, Phase.FAILED, Phase.STOPPED}),
+    Phase.CATCH_UP: frozenset({Phase.FAILED, Phase.STOPPED}),
+    Phase.FOLLOW: frozenset({Phase.FAILED, Phase.STOPPED}),
     Phase.COPIED: frozenset({Phase.CUT_OVER, Phase.FAILED, Phase.STOPPED}),
     Phase.CUT_OVER: frozenset({Phase.COPIED, Phase.DONE, Phase.FAILED, Phase.STOPPED}),
     Phase.DONE: frozenset(),

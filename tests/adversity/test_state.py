@@ -362,9 +362,20 @@ async def test_the_books(registry: Registry, claimed: ClaimedTransfer) -> None:
     ears.book.progress(Progress(phase=Phase.CUT_OVER))
     ears.book.progress(Progress(phase=Phase.COPIED, reason="two keys differ"))
     await until(lambda: transfer_of(registry).refusal == "two keys differ")
-    # The same request once more is a new one.
+    # The same request once more is a new one; a source that is followed goes back to that.
     registry.request("g", Request.COMPLETE)
     await until(lambda: ears.requests.count(Request.COMPLETE) == 2)
+    ears.book.progress(Progress(phase=Phase.CUT_OVER))
+    ears.book.progress(Progress(phase=Phase.FOLLOW, reason="lag 18 MB > 1 MB"))
+    await until(lambda: transfer_of(registry).refusal == "lag 18 MB > 1 MB")
+    assert transfer_of(registry).request is Request.NONE
+    registry.request("g", Request.COMPLETE)
+    await until(lambda: ears.requests.count(Request.COMPLETE) == 3)
+    # One that goes through is none.
+    ears.book.progress(Progress(phase=Phase.CUT_OVER))
+    ears.book.progress(Progress(phase=Phase.DONE, reason="equal"))
+    await until(lambda: transfer_of(registry).progress.phase is Phase.DONE)
+    assert transfer_of(registry).refusal == ""
     last = Progress(phase=Phase.COPIED, keys=9)
     ears.book.progress(last)
     ears.book.event("two")

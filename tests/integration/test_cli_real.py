@@ -20,6 +20,7 @@ import pytest
 from benches import datasets
 from benches.demo import preferred
 from tests.conftest import ServerFactory
+from tests.proxy import Proxy
 from tests.reference.compare import assert_equal
 from tests.servers import Server
 
@@ -500,6 +501,80 @@ def test_ctrl_c_while_waiting_leaves_the_worker_at_work(
     cli.wait_for(lambda group: group["Migration"]["CanComplete"])
     assert cli("complete-migration", *GROUP, "--wait").code == 0
     assert_equal(source.url, target.url)
+
+
+# Workers that are killed.
+
+
+def worker_of(group: dict[str, Any]) -> int:
+    """The pid of the worker that lives, 0 if there is none."""
+    return next((each["Pid"] for each in group.get("Migration", {}).get("Workers", [])), 0)
+
+
+def test_a_worker_that_is_killed_is_replaced(server_factory: ServerFactory, cli: Cli) -> None:
+    """`kill -9`, twice, under the eyes of `start-migration --wait`: nothing is lost, and nobody
+    has to do anything."""
+    source, target = server_factory(), server_factory()
+    datasets.strings(source.url, n=60_000)
+    register(cli, target)
+    killed: list[int] = []
+    with Proxy(source.host, source.port) as link:
+        link.throttle(500_000)
+        process = cli.start(
+            "start-migration",
+            *GROUP,
+            *("--customer-node-endpoint-list", f"Address={link.host},Port={link.port}"),
+            *("--source-type", "scan", "--wait"),
+        )
+        for _ in range(2):
+            # One that has got somewhere.
+            group = cli.wait_for(
+                lambda group: worker_of(group) > 0 and group["Migration"]["Keys"] > 0
+            )
+            assert group["Migration"]["Phase"] == "SNAPSHOT"
+            killed.append(worker_of(group))
+            os.kill(killed[-1], signal.SIGKILL)
+        assert len(set(killed)) == 2
+        cli.wait_for(lambda group: worker_of(group) > 0)
+        assert process.poll() is None
+        link.throttle(None)
+        told = cli.end(process)
+        assert told.code == 0, told.err
+        done = cli("complete-migration", *GROUP, "--wait", "--output", "json")
+    assert done.code == 0, done.err
+    assert done.json["Report"]["status"] == "done"
+    assert done.json["Report"]["source_type"] == "scan"
+    assert_equal(source.url, target.url)
+    events = cli("describe-events", *GROUP).out
+    for pid in killed:
+        line = f"the worker process (pid {pid}) was killed: replaced"
+        assert line in told.err
+        assert line in events
+    # And the last word is that it is all there (some keys may be counted twice).
+    assert re.fullmatch(r"COPIED +6[0-9],[0-9]+ keys, .*", told.err.splitlines()[-1]), told.err
+
+
+def test_a_worker_that_is_stopped_is_left_alone(server_factory: ServerFactory, cli: Cli) -> None:
+    """SIGTERM is somebody's wish: the wait ends, and says how to go on."""
+    source, target = server_factory(), server_factory()
+    datasets.strings(source.url, n=60_000)
+    register(cli, target)
+    with Proxy(source.host, source.port) as link:
+        link.throttle(500_000)
+        process = cli.start(
+            "start-migration",
+            *GROUP,
+            *("--customer-node-endpoint-list", f"Address={link.host},Port={link.port}"),
+            *("--source-type", "scan", "--wait"),
+        )
+        group = cli.wait_for(lambda group: group.get("Migration", {}).get("Keys", 0) > 0)
+        os.kill(group["Migration"]["Workers"][0]["Pid"], signal.SIGTERM)
+        told = cli.end(process)
+    assert told.code == 130, told.err
+    assert "resume-migration" in told.err
+    assert "replaced" not in cli("describe-events", *GROUP).out
+    assert cli.group()["Migration"]["Phase"] == "STOPPED"
+    assert cli("complete-migration", *GROUP, "--force").code == 0
 
 
 # On a terminal.

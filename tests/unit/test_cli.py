@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,11 +21,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import errors
-from engine.cli import app, checks, failure, pages, program, render, session, shorthand, summary
+from engine.cli import (
+    app,
+    checks,
+    failure,
+    options,
+    pages,
+    program,
+    render,
+    session,
+    shorthand,
+    sizes,
+    summary,
+)
 from engine.cli.display import Lines, describe
+from engine.front.faults import CompletionRefused
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import EngineUse, NotCarried, Report, Step
+from engine.model.settings import TransferSettings
 
 Capture = pytest.CaptureFixture[str]
 OPTION = shorthand.OPTION
@@ -175,6 +191,7 @@ def test_version_of_what_is_not_installed(capsys: Capture, monkeypatch: pytest.M
 
 
 START = ("start-migration", "--replication-group-id", "g")
+PAIR = ("migrate", "--source", "a", "--target", "b")
 
 
 @pytest.mark.parametrize(
@@ -191,6 +208,17 @@ START = ("start-migration", "--replication-group-id", "g")
         (("migrate", "--source", "a", "--target", "b", "--if-exists", "ask"), "--if-exists"),
         (("migrate", "--source", "a", "--target", "b", "--source-type", "psync"), "--source-type"),
         (("migrate", "--source", "a", "--target", "b", "--output", "xml"), "--output"),
+        ((*PAIR, "--source-type", "replica", "--match", "a*"), "does not do: --match chooses keys"),
+        ((*PAIR, "--source-type", "replica", "--if-exists", "skip"), "Use --source-type scan"),
+        ((*PAIR, "--until", "later"), "--until"),
+        ((*PAIR, "--fence", "wall"), "--fence"),
+        ((*PAIR, "--fence", "hook"), "Give it with --fence-hook"),
+        ((*PAIR, "--fence-hook", "true"), "Use --fence hook"),
+        ((*PAIR, "--cut-over-timeout", "0"), "--cut-over-timeout"),
+        ((*PAIR, "--cut-over-timeout", "soon"), "--cut-over-timeout"),
+        ((*PAIR, "--spool-bytes", "plenty"), "Expected one like 512mb"),
+        ((*PAIR, "--spool-bytes", "0"), "--spool-bytes"),
+        ((*START, OPTION, "Address=h,Port=1", "--spool-bytes", "-1"), "--spool-bytes"),
         ((*START,), OPTION),
         ((*START, OPTION), OPTION),
         ((*START, OPTION, "10.0.0.1:6379"), "Address=HOST,Port=PORT"),
@@ -285,6 +313,18 @@ def test_a_fault_in_json(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> No
     }
 
 
+def test_a_fault_with_a_reason_in_json(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    why = "lag 18 MB > 1 MB"
+    fails_with(CompletionRefused(f"cannot complete the migration of g: {why}", why), monkeypatch)
+    assert run("complete-migration", "--replication-group-id", "g", "--output", "json") == 1
+    assert json.loads(capsys.readouterr().out)["Error"] == {
+        "Code": "InvalidReplicationGroupState",
+        "Message": "cannot complete the migration of g: lag 18 MB > 1 MB",
+        "Type": "Sender",
+        "Reason": "lag 18 MB > 1 MB",
+    }
+
+
 def test_a_bug_is_one_line_without_its_text(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +385,105 @@ def test_an_interrupted_migrate_says_how_to_go_on_without_the_password(
     assert told["Error"]["Code"] == "Interrupted"
 
 
+def interrupted(arguments: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The line with which an interrupted migrate can be taken up."""
+
+    def perform(_state: str | None, _work: object) -> None:
+        raise errors.Interrupted("interrupted")
+
+    monkeypatch.setattr("engine.cli.migrate.perform", perform)
+    assert run("migrate", "--source", "h:1", "--target", "h:2", *arguments) == 130
+    shown = capsys.readouterr().err
+    return shown.partition(" migrate ")[2].strip()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--source-type", "replica"],
+        ["--source-type", "auto", "--until", "in-sync", "--tune-source"],
+        ["--fence", "hook", "--fence-hook", "stop 'all' of them", "--cut-over-timeout", "2.5"],
+        ["--fence", "none", "--spool-directory", "/var/spool/a b", "--spool-bytes", "512mb"],
+    ],
+)
+def test_every_option_is_in_the_line_that_goes_on(
+    arguments: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = ["--source", "redis://h:1", "--target", "redis://h:2"]
+    default = ["--source-type", TransferSettings().source_type]
+    given = arguments[2:] if arguments[:2] == default else arguments
+    assert shlex.split(interrupted(arguments, capsys, monkeypatch)) == ends + given
+
+
+def test_what_is_the_default_need_not_be_said(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--source-type", TransferSettings().source_type, "--if-exists", "replace"]
+    arguments += ["--until", "cut-over", "--fence", "pause", "--cut-over-timeout", "10"]
+    arguments += ["--spool-bytes", "10gb", "--no-tune-source"]
+    line = interrupted(arguments, capsys, monkeypatch)
+    assert line == interrupted([], capsys, monkeypatch)
+
+
+def test_options_become_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = options.settings(
+        source_type="auto",
+        match=None,
+        key_type=None,
+        databases=None,
+        if_exists="replace",
+        until="in-sync",
+        fence="hook",
+        fence_hook="stop",
+        cut_over_timeout=2.5,
+        spool_directory="spool",
+        spool_bytes="512mb",
+        tune_source=True,
+    )
+    assert found == TransferSettings(
+        source_type="auto",
+        until="in-sync",
+        fence="hook",
+        fence_hook="stop",
+        cut_over_timeout=2.5,
+        spool_directory=str(tmp_path / "spool"),
+        spool_bytes=512 << 20,
+        tune_source=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("7", 7),
+        ("7b", 7),
+        ("1k", 1_000),
+        ("1kb", 1 << 10),
+        ("512mb", 512 << 20),
+        ("3M", 3_000_000),
+        (" 10 GB ", 10 << 30),
+        ("2tb", 2 << 40),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert sizes.parse(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5gb", "gb", "1xb", "1kbb", "٣", "1" * 19])
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(errors.UsageError, match="is not a size"):
+        sizes.parse(text)
+
+
+@given(st.integers(min_value=0, max_value=10**17))
+def test_sizes_can_be_read_again(size: int) -> None:
+    assert sizes.parse(sizes.write(size)) == size
+    assert sizes.parse(sizes.write(size << 20)) == size << 20
+
+
 # What migrate prints.
 
 REPORT = Report(
@@ -390,6 +529,43 @@ def test_the_report_as_one_line_of_json(capsys: Capture, monkeypatch: pytest.Mon
     assert told["engine"] == {"cpu_seconds": 0.4, "peak_rss_bytes": 60_000_000}
     assert len(told["not_carried"]) == 30
     assert Report.from_dict(told) == REPORT
+
+
+FOLLOWED = replace(
+    REPORT,
+    source_type="replica",
+    commands=12_345,
+    applied_offset=987_654,
+    full_syncs=1,
+    partial_syncs=2,
+    repaired_keys=3,
+    held_keys=4,
+    spool_bytes=6_000_000,
+    fence_seconds=0.125,
+    left_out=("module aux: \x1bjson", "2 scripts"),
+)
+
+
+def test_the_report_of_a_followed_source(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrates_to(FOLLOWED, monkeypatch)
+    assert run(*MIGRATE) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        "Read as a replica: 12,345 commands applied, up to offset 987654; 1 full syncs; 2 partial "
+        "syncs; 3 keys repaired; 4 keys held back; at most 6.0 MB spooled; writes held back for "
+        "0.12 s." in lines
+    )
+    at = lines.index("Left out, as it is no key:")
+    assert lines[at + 1 : at + 3] == ["  module aux: \\x1bjson", "  2 scripts"]
+    assert run(*MIGRATE, "--output", "json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["source_type"], told["commands"], told["fence_seconds"]) == (
+        "replica",
+        12_345,
+        0.125,
+    )
+    assert told["left_out"] == list(FOLLOWED.left_out)
+    assert Report.from_dict(told) == FOLLOWED
 
 
 def test_a_report_that_failed(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,6 +635,37 @@ def test_a_line_tells_what_matters() -> None:
     assert describe(Progress()) == "0 keys, 0 B"
     done = replace(progress, phase=Phase.DONE, reason="", reconnects=0)
     assert describe(done) == "1,500 keys, 2.5 MB, 750 keys/s"
+
+
+def test_a_line_tells_how_far_a_followed_source_is_ahead() -> None:
+    progress = Progress(
+        phase=Phase.FOLLOW,
+        source_type="replica",
+        keys=1_000,
+        total_keys=4_000,
+        bytes=2_500_000,
+        commands=12_345,
+        lag_bytes=18_000_000,
+        lag_seconds=2.25,
+        spool_bytes=6_000_000,
+        full_syncs=1,
+        held_keys=4,
+        reason="lag 18 MB > 1 MB",
+    )
+    assert describe(progress) == (
+        "1,000 keys, 2.5 MB, 12,345 commands, lag 18.0 MB, 2.25 s, 6.0 MB spooled, 4 keys held "
+        "back, cannot complete (lag 18 MB > 1 MB)"
+    )
+    in_sync = replace(
+        progress, lag_bytes=0, lag_seconds=0.0, spool_bytes=0, held_keys=0, can_complete=True,
+        reason="in sync", partial_syncs=2, full_syncs=2, repaired_keys=1,
+    )  # fmt: skip
+    assert describe(in_sync) == (
+        "1,000 keys, 2.5 MB, 12,345 commands, lag 0 B, 0.00 s, 2 partial syncs, 2 full syncs, "
+        "1 keys repaired, can complete (in sync)"
+    )
+    catching_up = replace(in_sync, phase=Phase.CATCH_UP, can_complete=False, reason="")
+    assert "complete" not in describe(catching_up)
 
 
 def test_the_bar_draws_at_most_four_times_a_second(

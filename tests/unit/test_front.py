@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from engine.fleet import local
 from engine.front import one_go, resolve, validate
 from engine.front.blocking import BlockingEngine
 from engine.front.engine import Engine
-from engine.front.faults import MigrationFailed
+from engine.front.faults import CompletionRefused, MigrationFailed
 from engine.groups.claimed import ClaimedTransfer
 from engine.groups.process import ProcessId
 from engine.groups.registry import Registry
@@ -478,13 +479,23 @@ async def test_start_returns_at_once(house: House) -> None:
     assert (group["Status"], group["NodeGroups"][0]["Status"]) == ("migrating", "migrating")
     assert group["Migration"] == {
         "Phase": "CONNECT",
-        "SourceType": "scan",
+        "SourceType": TransferSettings().source_type,
         "Keys": 0,
         "Bytes": 0,
         "KeysPerSecond": 0.0,
         "EtaSeconds": None,
         "LagBytes": None,
         "LagSeconds": None,
+        "AppliedOffset": None,
+        "SourceOffset": None,
+        "Counters": {
+            "Commands": 0,
+            "PartialSyncs": 0,
+            "FullSyncs": 0,
+            "RepairedKeys": 0,
+            "HeldKeys": 0,
+            "SpoolBytes": 0,
+        },
         "CanComplete": False,
         "Reason": "",
         "Workers": [{"Shard": "0001", "Pid": os.getpid(), "Phase": "CONNECT"}],
@@ -511,15 +522,89 @@ async def test_complete_is_refused_until_copied(house: House) -> None:
     claimed = await begun(house)
     claimed.beat(Progress(phase=Phase.SNAPSHOT, keys=3, total_keys=9))
     with pytest.raises(
-        InvalidReplicationGroupStateFault, match=r"not everything is copied yet .*3 of about 9"
+        InvalidReplicationGroupStateFault, match=r"not in sync yet \(SNAPSHOT, 3 of about 9 keys\)"
     ):
         await face.complete_migration("g")
     assert (await described(house))["Status"] == "migrating"
-    assert (await events(house))[-1].startswith("completion refused: not everything is copied")
+    assert (await events(house))[-1].startswith("completion refused: not in sync yet")
     assert claimed.read_request() is Request.NONE
     claimed.beat(Progress(phase=Phase.CUT_OVER))
     with pytest.raises(InvalidReplicationGroupStateFault, match="a cut-over is under way"):
         await face.complete_migration("g")
+
+
+FOLLOWING = Progress(
+    phase=Phase.FOLLOW,
+    source_type="replica",
+    keys=9,
+    total_keys=9,
+    lag_bytes=18_000_000,
+    lag_seconds=2.5,
+    applied_offset=100,
+    source_offset=18_000_100,
+    commands=7,
+    spool_bytes=6,
+    partial_syncs=1,
+    full_syncs=2,
+    repaired_keys=3,
+    held_keys=4,
+    reason="lag 18 MB > 1 MB",
+)
+
+
+async def test_what_a_followed_source_says(house: House) -> None:
+    face, _ = house
+    await face.start_migration("g", NODES, settings=TransferSettings(source_type="auto"))
+    assert (await described(house))["Migration"]["SourceType"] == "auto"
+    house[1].claim_transfer("g", ProcessId.here()).beat(FOLLOWING)
+    migration = (await described(house))["Migration"]
+    assert (migration["Phase"], migration["SourceType"]) == ("FOLLOW", "replica")
+    assert (migration["LagBytes"], migration["LagSeconds"]) == (18_000_000, 2.5)
+    assert (migration["AppliedOffset"], migration["SourceOffset"]) == (100, 18_000_100)
+    assert (migration["CanComplete"], migration["Reason"]) == (False, "lag 18 MB > 1 MB")
+    assert migration["Counters"] == {
+        "Commands": 7,
+        "PartialSyncs": 1,
+        "FullSyncs": 2,
+        "RepairedKeys": 3,
+        "HeldKeys": 4,
+        "SpoolBytes": 6,
+    }
+
+
+async def test_complete_is_refused_until_in_sync(house: House) -> None:
+    face, _ = house
+    claimed = await begun(house)
+    claimed.beat(FOLLOWING)
+    with pytest.raises(CompletionRefused, match="of g: lag 18 MB > 1 MB") as caught:
+        await face.complete_migration("g")
+    assert caught.value.reason == "lag 18 MB > 1 MB"
+    assert caught.value.code == "InvalidReplicationGroupState"
+    assert (await events(house))[-1] == "completion refused: lag 18 MB > 1 MB"
+    waiting = asyncio.create_task(face.wait("g", until="in-sync", poll=0.02))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    in_sync = replace(FOLLOWING, lag_bytes=0, can_complete=True, reason="in sync")
+    claimed.beat(in_sync)
+    assert await waiting == in_sync
+    assert await face.wait("g", until="copied") == in_sync
+    await face.complete_migration("g")
+    assert claimed.read_request() is Request.COMPLETE
+
+
+async def test_the_end_by_force_of_a_followed_source(house: House) -> None:
+    face, registry = house
+    await face.start_migration("g", NODES)
+    with registry.store.write() as connection:
+        connection.exec_driver_sql(
+            "UPDATE transfers SET process = ?", (json.dumps(DEAD.to_dict()),)
+        )
+    registry.claim_transfer("g", DEAD).beat(FOLLOWING)
+    await face.complete_migration("g", force=True)
+    report = await face.wait("g", until="available")
+    assert isinstance(report, Report)
+    assert (report.source_type, report.commands, report.repaired_keys) == ("replica", 7, 3)
+    assert report.errors[0].endswith("after 9 of about 9 keys, with a lag of 18,000,000 bytes")
 
 
 async def test_complete(house: House) -> None:

@@ -506,6 +506,79 @@ def test_a_late_note_of_a_launch(registry: Registry, migrating: TransferRecord) 
     assert claimed.beat(None) is Request.NONE
 
 
+def test_who_has_ended() -> None:
+    assert not HERE.ended()
+    assert DEAD.ended()
+    assert ProcessId.of(DEAD.pid).ended()
+    # It cannot be looked up.
+    assert not ELSEWHERE.ended()
+
+
+def test_a_killed_worker_is_replaced(registry: Registry, migrating: TransferRecord) -> None:
+    dead = registry.claim_transfer("g", DEAD)
+    dead.save_checkpoint(at("r", 0, 5))
+    dead.beat(Progress(phase=Phase.SNAPSHOT, keys=3))
+    assert transfer_of(registry).orphaned()
+    replaced = registry.replace_worker("g", "it was killed")
+    assert replaced is not None
+    assert (replaced.status, replaced.progress) == (TransferStatus.PENDING, Progress())
+    assert registry.list_events("g")[-1].message == "it was killed"
+    # Somebody else watches as well, and is late.
+    assert registry.replace_worker("g", "again") is None
+    assert registry.list_events("g")[-1].message == "it was killed"
+    assert registry.claim_transfer("g", HERE).load_checkpoint() == at("r", 0, 5)
+
+
+def test_who_is_not_replaced(registry: Registry, migrating: TransferRecord) -> None:
+    assert registry.replace_worker("g", "starting") is None
+    claimed = registry.claim_transfer("g", HERE)
+    assert registry.replace_worker("g", "lives") is None
+    age(registry, process.HEARTBEAT_LOST + 1)
+    assert not transfer_of(registry).held()
+    assert registry.replace_worker("g", "silent") is None
+    registry.claim_transfer("g", ELSEWHERE)
+    age(registry, process.HEARTBEAT_LOST + 1)
+    assert registry.replace_worker("g", "elsewhere") is None
+    claimed = registry.claim_transfer("g", DEAD)
+    claimed.finish(TransferStatus.STOPPED, Report("stopped"), Progress(), "stopped")
+    assert registry.replace_worker("g", "stopped") is None
+    registry.resume_migration("g", process=DEAD)
+    claimed = registry.claim_transfer("g", DEAD)
+    claimed.finish(TransferStatus.FAILED, Report("failed"), Progress(), "failed")
+    assert registry.replace_worker("g", "failed") is None
+    assert registry.list_events("g")[-1].message == "failed"
+
+
+def test_a_worker_that_never_came_is_replaced(
+    registry: Registry, migrating: TransferRecord
+) -> None:
+    age(registry, records.START_GRACE + 1)
+    assert registry.replace_worker("g", "never came") is not None
+
+
+@pytest.mark.parametrize(
+    ("request_", "phase", "kept"),
+    [
+        (Request.COMPLETE, Phase.SNAPSHOT, True),
+        (Request.COMPLETE, Phase.FOLLOW, True),
+        # It leads back to where it began, and is not begun again unasked.
+        (Request.COMPLETE, Phase.CUT_OVER, False),
+        (Request.FORCE, Phase.CUT_OVER, True),
+    ],
+)
+def test_the_word_that_a_killed_worker_had(
+    registry: Registry, migrating: TransferRecord, request_: Request, phase: Phase, kept: bool
+) -> None:
+    dead = registry.claim_transfer("g", DEAD)
+    registry.request("g", request_)
+    dead.beat(Progress(phase=phase))
+    assert registry.replace_worker("g", "killed") is not None
+    claimed = registry.claim_transfer("g", HERE)
+    assert claimed.read_request() is (request_ if kept else Request.NONE)
+    assert transfer_of(registry).refusal == ("" if kept else "the worker was killed meanwhile")
+    assert status_of(registry) == "migrating"
+
+
 RACER = """
 import sys, time
 from engine.errors import ReplicationGroupAlreadyUnderMigrationFault

@@ -95,7 +95,12 @@ def test_json_and_back() -> None:
             not_carried=(NotCarried(0, "k", "why"),),
             beyond=(("why", 3),),
         ),
+        TransferSettings(source_type="auto", until="in-sync", fence="hook", fence_hook="stop all"),
         Progress(Phase.COPIED, keys=3, eta_seconds=1.5, reason="x"),
+        Progress(
+            Phase.FOLLOW, source_type="replica", applied_offset=2**63, commands=3, held_keys=1
+        ),
+        Report("done", source_type="replica", fence_seconds=0.25, left_out=("module aux x",)),
         Report(
             "failed",
             keys=1,
@@ -108,9 +113,84 @@ def test_json_and_back() -> None:
         assert type(value).from_dict(json.loads(json.dumps(value.to_dict()))) == value
 
 
+# As version 0.1.0 wrote them.
+OLD_SETTINGS = """{"source_type": "scan", "match": "a*", "key_type": null, "databases": [0, 3],
+    "if_exists": "skip", "batch_bytes": 4096, "window_bytes": 8192, "stream_above": 4194304,
+    "connect_timeout": 10.0, "io_timeout": 60.0, "retry_seconds": 5.0}"""
+OLD_PROGRESS = """{"phase": "COPIED", "source_type": "scan", "keys": 5, "bytes": 7, "total_keys": 9,
+    "skipped": 0, "vanished": 0, "not_carried": 0, "retries": 0, "reconnects": 1,
+    "keys_per_second": 0.0, "seconds": 2.5, "eta_seconds": 0.0, "lag_bytes": null,
+    "lag_seconds": null, "can_complete": true, "reason": "copied"}"""
+OLD_REPORT = """{"status": "done", "keys": 5, "bytes": 7, "seconds": 2.5, "keys_per_second": 2.0,
+    "skipped": 0, "vanished": 0, "retries": 0, "reconnects": 1, "not_carried": [],
+    "not_carried_total": 0, "errors": [], "steps": [], "engine": {"cpu_seconds": 0.5,
+    "peak_rss_bytes": 1}}"""
+
+
+def test_what_the_first_version_wrote() -> None:
+    settings = TransferSettings.from_dict(json.loads(OLD_SETTINGS))
+    assert settings == TransferSettings(
+        source_type="scan",
+        match="a*",
+        databases=(0, 3),
+        if_exists="skip",
+        batch_bytes=4096,
+        window_bytes=8192,
+        retry_seconds=5.0,
+    )
+    progress = Progress.from_dict(json.loads(OLD_PROGRESS))
+    assert (progress.phase, progress.source_type) == (Phase.COPIED, "scan")
+    assert (progress.can_complete, progress.applied_offset, progress.commands) == (True, None, 0)
+    report = Report.from_dict(json.loads(OLD_REPORT))
+    assert (report.source_type, report.fence_seconds, report.left_out) == ("scan", None, ())
+    assert report.engine == EngineUse(0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("choice", "why"),
+    [
+        ({"match": "a*"}, "--match"),
+        ({"key_type": "hash"}, "--type"),
+        ({"databases": (0,)}, "--db"),
+        ({"if_exists": "skip"}, "--if-exists skip"),
+        ({"if_exists": "fail"}, "--if-exists fail"),
+    ],
+)
+def test_what_a_replica_cannot_do(choice: dict, why: str) -> None:
+    with pytest.raises(UsageError, match=f"replica does not do: {why}") as caught:
+        TransferSettings(source_type="replica", **choice)
+    assert "--source-type scan" in caught.value.remedy
+    for source_type in ("auto", "scan"):
+        objection = TransferSettings(source_type=source_type, **choice).replica_objection()
+        assert objection is not None
+        assert objection.startswith(why)
+    assert TransferSettings().replica_objection() is None
+    assert TransferSettings(source_type="replica").replica_objection() is None
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"source_type": "magic"}, {"if_exists": "maybe"}, {"databases": (-1,)}, {"spool_bytes": -1}],
+    [
+        {"source_type": "magic"},
+        {"if_exists": "maybe"},
+        {"databases": (-1,)},
+        {"until": "later"},
+        {"fence": "wall"},
+        {"fence": "hook"},
+        {"fence": "hook", "fence_hook": " "},
+        {"fence_hook": "true"},
+        {"fence": "none", "fence_hook": "true"},
+        {"cut_over_timeout": 0.0},
+        {"cut_over_timeout": float("inf")},
+        {"cut_over_timeout": float("nan")},
+        {"hold_horizon": -1.0},
+        {"hold_horizon": float("nan")},
+        {"max_lag_bytes": -1},
+        {"spool_bytes": 0},
+        {"spool_bytes": 1 << 63},
+        {"spool_directory": "relative"},
+        {"spool_directory": ""},
+    ],
 )
 def test_settings_that_make_no_sense(wrong: dict) -> None:
     with pytest.raises(UsageError):
