@@ -72,6 +72,12 @@ def cpu_seconds(pid: int) -> float:
     return own + (children_user + children_system) / TICKS
 
 
+def rss_bytes(pid: int) -> int:
+    """Resident bytes of a running process."""
+    pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 def machine_seconds() -> float:
     """CPU time that the whole machine has spent so far on anything, in seconds (/proc/stat)."""
     with open("/proc/stat", encoding="ascii") as stat:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,15 @@ GOALS: dict[tuple[str, str], Goal] = {
     ("strings", "engine ÷ redis_shake_scan"): Goal(2.8, at_least=True),
     ("strings", "engine CPU, µs/key"): Goal(0.8, at_least=False),
     ("strings", "engine peak RSS, MiB"): _RSS,
+    ("strings", "engine_replica ÷ replicaof"): Goal(1.18, at_least=True),
+    ("strings", "engine_replica ÷ redis_shake_sync"): Goal(2.9, at_least=True),
+    ("strings", "engine_replica CPU, µs/key"): Goal(0.7, at_least=False),
+    ("strings", "engine_replica peak RSS, MiB"): _RSS,
+    ("mixed", "engine_replica ÷ replicaof"): Goal(1.35, at_least=True),
+    ("mixed", "engine_replica ÷ redis_shake_sync"): Goal(13, at_least=True),
+    ("mixed", "engine_replica_tuned ÷ engine_replica"): Goal(1.6, at_least=True),
+    ("mixed", "engine_replica peak RSS, MiB"): _RSS,
+    ("large", "engine_replica peak RSS, MiB"): _RSS,
     ("mixed", "engine ÷ bound"): Goal(0.85, at_least=True),
     ("mixed", "engine peak RSS, MiB"): _RSS,
     ("large", "engine peak RSS, MiB"): _RSS,
@@ -176,6 +185,8 @@ def ratios(result: SetResult) -> dict[str, float]:
     """The engine against the others, each ratio taken within its round, then the median."""
     found: dict[str, list[float]] = {}
     for round_ in result.rounds:
+        for name, value in _replica_ratios(round_):
+            found.setdefault(name, []).append(value)
         engine = round_.get("engine")
         if engine is None:
             continue
@@ -190,7 +201,7 @@ def ratios(result: SetResult) -> dict[str, float]:
                 engine.keys / engine.seconds / bound
             )
         for name, other in round_.items():
-            if name not in ("engine", "raw_bounds"):
+            if name not in ("engine", "raw_bounds", *_REPLICA):
                 found.setdefault(f"engine ÷ {name}", []).append(rate(engine) / rate(other))
         found.setdefault("engine CPU, µs/key", []).append(engine.cpu_tool / engine.keys * 1e6)
         if own := engine.extra.get("own_cpu_seconds"):
@@ -199,6 +210,27 @@ def ratios(result: SetResult) -> dict[str, float]:
             )
         found.setdefault("engine peak RSS, MiB", []).append(engine.peak_tree_tool / MIB)
     return {name: statistics.median(values) for name, values in found.items()}
+
+
+_REPLICA = ("engine_replica", "engine_replica_tuned")
+# What a replica's snapshot is held against; by its own time, without its start-up, as theirs is.
+_REPLICA_RIVALS = ("replicaof", "redis_shake_sync")
+
+
+def _replica_ratios(round_: dict[str, Measurement]) -> Iterator[tuple[str, float]]:
+    """The replica path's figures of one round."""
+    for name in _REPLICA:
+        run = round_.get(name)
+        if run is None:
+            continue
+        for rival in _REPLICA_RIVALS:
+            if other := round_.get(rival):
+                yield f"{name} ÷ {rival}", rate(run) / rate(other)
+        yield f"{name} CPU, µs/key", run.cpu_tool / run.keys * 1e6
+        yield f"{name} peak RSS, MiB", run.peak_tree_tool / MIB
+    plain, tuned = (round_.get(name) for name in _REPLICA)
+    if plain and tuned:
+        yield "engine_replica_tuned ÷ engine_replica", rate(tuned) / rate(plain)
 
 
 def ratio_table(result: SetResult, *, full_size: bool) -> str:

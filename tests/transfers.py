@@ -50,6 +50,7 @@ def transfer(
     meanwhile: Callable[[Transfer, Run], Any] | None = None,
     timeout: float = 60.0,
     compare: Callable[..., Any] | None = None,
+    one_go: bool = True,
     **settings: Any,
 ) -> Run:
     """Move everything from `source` to `target`; `meanwhile` is awaited beside the transfer.
@@ -72,7 +73,7 @@ def transfer(
             on_progress=result.progress.append,
             on_event=result.events.append,
             gate=gate or pass_all,
-            one_go=True,
+            one_go=one_go,
             **extra,
         )
         beside = asyncio.ensure_future(meanwhile(work, result)) if meanwhile else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from benches.adapters.base import Adapter
 from benches.adapters.engine import Engine
+from benches.adapters.engine_replica import EngineReplica, EngineReplicaTuned
 from benches.adapters.migrate_keys import MigrateKeys
 from benches.adapters.raw_bounds import RawBounds
 from benches.adapters.redis_py_loop import RedisPyLoop
@@ -19,6 +20,8 @@ def adapters() -> dict[str, Adapter]:
     every: tuple[Adapter, ...] = (
         RawBounds(),
         Engine(),
+        EngineReplica(),
+        EngineReplicaTuned(),
         RedisPyLoop(),
         MigrateKeys(),
         ReplicaOf(),

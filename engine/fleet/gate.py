@@ -40,6 +40,25 @@ def gate_of(
     return gate
 
 
+def gate_in_sync_of(
+    source: Endpoint, target: Endpoint, settings: TransferSettings, held_before: Callable[[], bool]
+) -> Callable[[bytes], Awaitable[GateResult]]:
+    """The gate of a cut-over whose writers are held off; `held_before` as for `gate_of`."""
+
+    async def gate(own_key: bytes) -> GateResult:
+        from engine.verify import verify_in_sync
+
+        try:
+            ok, reason = await verify_in_sync(
+                source, target, settings, own_key=own_key, held_before=held_before()
+            )
+        except EngineError as error:
+            return GateResult(False, f"both ends could not be compared: {error}")
+        return GateResult(ok, reason)
+
+    return gate
+
+
 def compare_of(
     source: Endpoint, target: Endpoint
 ) -> Callable[[int, list[bytes]], Awaitable[list[bytes]]]:

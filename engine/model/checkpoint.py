@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from engine.model.online import OnlineMark
 from engine.model.position import ScanPosition
 from engine.model.report import NotCarried
 
@@ -12,6 +13,9 @@ from engine.model.report import NotCarried
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A position that the target has acknowledged, and the counters as they stood then.
+
+    Of a scanned source it is SCAN's; an online migration has its exact position on the target, and a
+    mark here.
 
     A position lies between two pages of SCAN, the counters between two batches: some keys behind
     the position may be in the counters already, and are counted again by a run that goes on.
@@ -22,7 +26,7 @@ class Checkpoint:
     that were too many to be named.
     """
 
-    position: ScanPosition
+    position: ScanPosition | OnlineMark
     target_identity: str
     keys: int = 0
     bytes: int = 0
@@ -40,7 +44,8 @@ class Checkpoint:
     def from_dict(cls, data: dict[str, Any]) -> Checkpoint:
         """Inverse of `to_dict`."""
         data = dict(data)
-        data["position"] = ScanPosition.from_dict(data["position"])
+        kind = OnlineMark if "token" in data["position"] else ScanPosition
+        data["position"] = kind.from_dict(data["position"])
         data["not_carried"] = tuple(NotCarried(**item) for item in data["not_carried"])
         data["beyond"] = tuple((reason, count) for reason, count in data["beyond"])
         return cls(**data)

@@ -23,6 +23,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo, footer_bounds
 from engine.model.settings import TransferSettings
 from engine.targets.base import Acknowledged, ReadAgain
+from engine.targets.import_mode import import_source
 from engine.targets.retry import REFUSED_ALL, TRY_AGAIN
 from engine.targets.window import Result, Window
 from engine.wire.connection import Connection
@@ -60,6 +61,8 @@ class RestoreWriter:
         self.info: ServerInfo = cast(ServerInfo, None)
         self.on_acknowledged: Callable[[Acknowledged], None] = lambda _: None
         self.on_event: Callable[[str], None] = lambda _: None
+        self.import_source = False
+        """Whether each connection is made the target's import source (`targets.import_mode`)."""
         self.retries = 0
         self.reconnects = 0
         self.bulk_limit = DEFAULT_BULK_LIMIT
@@ -68,6 +71,8 @@ class RestoreWriter:
     async def open(self) -> None:
         """Dial and learn which footers, and how long a bulk, the target takes."""
         connection = self._connection = await self._dial()
+        self._window.clear()
+        self._db, self._trouble, self._refusal = 0, None, None
         reply = await connection.try_call("CONFIG", "GET", "proto-max-bulk-len")
         if isinstance(reply, list) and len(reply) == 2 and str(reply[1], "latin-1").isdecimal():
             self.bulk_limit = int(reply[1])
@@ -82,6 +87,16 @@ class RestoreWriter:
             refused_low=low,
             refused_high=high,
         )
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is no connection: it was closed, or lost."""
+        return self._connection is None or self._connection.lost is not None
+
+    @property
+    def encoder(self) -> RestoreEncoder:
+        """What values are encoded with for this target."""
+        return self._encoder
 
     async def send(self, item: RecordBatch | bytes) -> None:
         """Send a batch when the window has room, or a piece when the transport has."""
@@ -325,6 +340,8 @@ class RestoreWriter:
         )
         try:
             self.info = await ask_info(connection)
+            if self.import_source:
+                await import_source(connection)
         except EngineError:
             connection.close()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 
@@ -11,3 +12,8 @@ class GateResult:
 
     ok: bool
     reason: str
+
+
+Gate = Callable[[], Awaitable[GateResult]]
+# The same while the source's writers are held off; it is told the engine's own key on the target.
+GateInSync = Callable[[bytes], Awaitable[GateResult]]

@@ -1,10 +1,15 @@
 """The phases of a transfer, as a table.
 
-A transfer connects, copies the snapshot, waits for the operator's word, cuts over, and is done. The
-scan source cannot follow writes, so what stands between the snapshot and the cut-over is COPIED:
-every key that SCAN named has been acknowledged by the target, and nothing moves any more. FAILED
-carries a reason; STOPPED was asked for, and its checkpoint can be resumed. A cut-over that is
-refused by its gate returns to where it came from.
+A transfer connects, copies the snapshot, and then, by what its source can do:
+
+- a source that is scanned cannot follow writes: COPIED says that every key that SCAN named has been
+  acknowledged by the target, and nothing moves any more until the operator's word;
+- a source that replicates: CATCH_UP applies what was written meanwhile, FOLLOW keeps up with what
+  is written now, until the operator's word. A full sync that becomes necessary (the source's backlog
+  is gone, the target lost its data) leads back to SNAPSHOT.
+
+A cut-over that its gate or its deadline refuses returns to where it came from. FAILED carries a
+reason; STOPPED was asked for, and its checkpoint can be resumed.
 """
 
 from __future__ import annotations
@@ -12,13 +17,15 @@ from __future__ import annotations
 from engine.errors import EngineError
 from engine.model.progress import Phase
 
+_ENDS = frozenset({Phase.FAILED, Phase.STOPPED})
+
 MOVES: dict[Phase, frozenset[Phase]] = {
-    Phase.CONNECT: frozenset({Phase.SNAPSHOT, Phase.FAILED, Phase.STOPPED}),
-    Phase.SNAPSHOT: frozenset({Phase.COPIED, Phase.FAILED, Phase.STOPPED}),
-    Phase.CATCH_UP: frozenset({Phase.FAILED, Phase.STOPPED}),
-    Phase.FOLLOW: frozenset({Phase.FAILED, Phase.STOPPED}),
-    Phase.COPIED: frozenset({Phase.CUT_OVER, Phase.FAILED, Phase.STOPPED}),
-    Phase.CUT_OVER: frozenset({Phase.COPIED, Phase.DONE, Phase.FAILED, Phase.STOPPED}),
+    Phase.CONNECT: _ENDS | {Phase.SNAPSHOT, Phase.CATCH_UP, Phase.DONE},
+    Phase.SNAPSHOT: _ENDS | {Phase.COPIED, Phase.CATCH_UP, Phase.SNAPSHOT, Phase.DONE},
+    Phase.COPIED: _ENDS | {Phase.CUT_OVER, Phase.DONE},
+    Phase.CATCH_UP: _ENDS | {Phase.FOLLOW, Phase.SNAPSHOT, Phase.CATCH_UP},
+    Phase.FOLLOW: _ENDS | {Phase.CUT_OVER, Phase.CATCH_UP, Phase.SNAPSHOT, Phase.DONE},
+    Phase.CUT_OVER: _ENDS | {Phase.COPIED, Phase.FOLLOW, Phase.CATCH_UP, Phase.SNAPSHOT, Phase.DONE},
     Phase.DONE: frozenset(),
     Phase.FAILED: frozenset(),
     Phase.STOPPED: frozenset(),

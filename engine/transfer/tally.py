@@ -6,6 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 
 from engine.model.checkpoint import Checkpoint
+from engine.model.online import OnlineMark
 from engine.model.position import ScanPosition
 from engine.model.report import NAMED_KEYS_LIMIT, NotCarried, printable_key
 from engine.model.server import ServerInfo
@@ -46,7 +47,7 @@ class Tally:
         self.not_carried_total = 0
         self._beyond: Counter[str] = Counter()
         self._rate: deque[tuple[float, int]] = deque()
-        self._mark: tuple[ScanPosition, _Mark] | None = None
+        self._mark: tuple[ScanPosition | OnlineMark, _Mark] | None = None
         if before is not None:
             self.keys_before = self.keys = before.keys
             self.bytes = before.bytes
@@ -57,7 +58,7 @@ class Tally:
             self._beyond.update(dict(before.beyond))
             self.mark(before.position)
 
-    def mark(self, position: ScanPosition) -> None:
+    def mark(self, position: ScanPosition | OnlineMark) -> None:
         """Everything counted so far lies before `position`, which is acknowledged."""
         counts = _Mark(
             self.keys,
@@ -111,6 +112,13 @@ class Tally:
             not_carried_total=counts.not_carried_total,
             beyond=counts.beyond,
         )
+
+    def checkpoint_at(self, position: OnlineMark, target_identity: str) -> Checkpoint:
+        """The counters as they stand, with `position`."""
+        self.mark(position)
+        checkpoint = self.checkpoint(target_identity)
+        assert checkpoint is not None
+        return checkpoint
 
     def count(self, acknowledged: Acknowledged, target: ServerInfo) -> None:
         """Add what one batch brought to `target`."""

@@ -6,7 +6,8 @@ Rank 4, and a stranger to `transfer`: it shares no reading code with what it che
 from __future__ import annotations
 
 from engine.verify.compare import differing
+from engine.verify.in_sync import verify_in_sync
 from engine.verify.result import Difference, Verification
 from engine.verify.run import verify
 
-__all__ = ["Difference", "Verification", "differing", "verify"]
+__all__ = ["Difference", "Verification", "differing", "verify", "verify_in_sync"]

@@ -21,3 +21,14 @@ async def ask_info(connection: Connection) -> ServerInfo:
     raise ProtocolFault(
         f"{connection.name}: the reply to INFO cannot be read: {problem}", fault=connection.fault
     )
+
+
+def offset_of(reply: object) -> int | None:
+    """`master_repl_offset` of a reply to INFO replication; None where it is not told."""
+    if not isinstance(reply, bytes):
+        return None
+    for line in reply.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name == b"master_repl_offset" and value.isdigit():
+            return int(value)
+    return None

@@ -1,0 +1,40 @@
+"""What an online migration leaves behind while it runs: a mark in the state, a key on the target."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+OWN_PREFIX = b"startmigration:"
+"""Keys of this name on a target are the engine's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineMark:
+    """How far an online migration has gone, for the next process that takes it up.
+
+    `token` names the migration on the target. `begun`: something may have been written there;
+    `held_before`: it had keys of its own before that. `opened`: the target is its users' now, and
+    nothing may be written to it any more. `tuned`: the source's own `rdbcompression`, to be put
+    back; empty if it was not touched. The exact position is on the target itself.
+    """
+
+    token: str
+    begun: bool = False
+    held_before: bool = False
+    opened: bool = False
+    tuned: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> OnlineMark:
+        """Inverse of `to_dict`."""
+        return cls(**data)
+
+
+def position_key(token: str) -> bytes:
+    """The key on the target that holds the position of the migration called `token`."""
+    return OWN_PREFIX + b"position:" + token.encode()

@@ -1,0 +1,341 @@
+"""The stream's target: command batches in, each applied once.
+
+Theory. Every batch goes out as one transaction that also sets the *position key*:
+
+    MULTI  … the batch's commands …  SET <key> <position behind them>  EXEC  WATCH <key>  GET <key>
+
+so the position lives in the target beside the data, and moves with it or not at all: through a kill
+of this engine, a cut link, a target that comes back from its append-only file or snapshot, or a
+replica that takes over. Whatever happens, the position found there says exactly which bytes of the
+stream the target's data contains.
+
+One transaction is unanswered at a time. Were two under way and the first refused (out of memory,
+say), the second would move the position past commands that were never applied.
+
+The WATCH behind each EXEC, and the GET that must show what we have just written, guard the next
+transaction: if anybody else moved the position (a second engine that took this one for dead, or
+this one waking up after it was replaced), EXEC answers nil and applies nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from engine._native import (
+    CommandBatch,
+    Transaction,
+    TransactionEncoder,
+    TransactionReader,
+    TransactionResult,
+)
+from engine.errors import AuthError, EngineError, LinkError, ServerError, TransferFailed
+from engine.model.backoff import Backoff
+from engine.model.endpoint import Endpoint
+from engine.model.settings import TransferSettings
+from engine.targets.import_mode import import_source
+from engine.targets.retry import REFUSED_ALL, TRY_AGAIN
+from engine.wire.connection import Connection
+from engine.wire.dial import dial
+
+# The database that holds the position key.
+POSITION_DB = 0
+_DIAL_AGAIN = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
+
+
+class PositionMoved(Exception):
+    """The target's position is not the one that we left there. `found` None: there is none.
+
+    Its data may be older (it came back from its disk, or a replica took over), newer (another
+    engine), or gone. Whoever reads the source decides, by what was found.
+    """
+
+    def __init__(self, found: bytes | None) -> None:
+        super().__init__(found)
+        self.found = found
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of a batch.
+
+    `refused`: (command's index, message) of commands that the target did not take into the
+    transaction: then nothing was applied, and the batch is to be sent again without them.
+    `failed`: the same of commands that failed inside it; all others were applied. `unseen`: it was
+    applied, but the link went before the answer: which of its commands failed is not known.
+    Indices of extras are -1 - their place.
+    """
+
+    refused: tuple[tuple[int, str], ...] = ()
+    failed: tuple[tuple[int, str], ...] = ()
+    unseen: bool = False
+
+
+class Applier:
+    """Applies command batches over one connection."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        settings: TransferSettings,
+        key: bytes,
+        *,
+        on_event: Callable[[str], None],
+        importing: bool = False,
+    ) -> None:
+        self._endpoint = endpoint
+        self._settings = settings
+        self._key = key
+        self._on_event = on_event
+        self._importing = importing
+        self._connection: Connection | None = None
+        self._encoder = TransactionEncoder(key, POSITION_DB)
+        self._reader = TransactionReader()
+        self._backoff = Backoff(settings.retry_seconds)
+        self._answer: asyncio.Future[TransactionResult] | None = None
+        self._databases = {POSITION_DB}
+        self._position: bytes | None = None
+        self.retries = 0
+        self.reconnects = 0
+
+    async def open(self) -> bytes | None:
+        """Dial; return the position found on the target. Raises `LinkError`, `AuthError`."""
+        await self._dial()
+        return self._position
+
+    async def begin(self, position: bytes) -> None:
+        """Write the first position: the target holds a whole snapshot up to it.
+
+        Raises as `apply` does.
+        """
+        while True:
+            connection = await self._control()
+            try:
+                await connection.call("SET", self._key, position)
+                self._position = await self._watch(connection)
+            except (LinkError, ServerError) as exc:
+                await self._pause(exc)
+                continue
+            if self._position != position:
+                raise PositionMoved(self._position)
+            self._backoff.progress()
+            self._take_over()
+            return
+
+    async def apply(
+        self,
+        batch: CommandBatch,
+        position: bytes,
+        *,
+        skip: Collection[int] = (),
+        extras: Sequence[tuple[int, bytes]] = (),
+    ) -> Applied:
+        """Apply `batch` without the commands in `skip`, then `extras` ((db, encoded command)), and
+        move the position to `position`; all of it or nothing.
+
+        Retries what passes by itself, for `retry_seconds`. Raises `PositionMoved`, `AuthError`,
+        `TransferFailed` (with the reason), `ProtocolFault`.
+        """
+        await self._ensure_databases(batch, extras)
+        transaction = self._encoder.encode(
+            batch, position, db=POSITION_DB, skip=frozenset(skip), extras=extras
+        )
+        before = self._position
+        while True:
+            try:
+                if self._connection is None or self._connection.lost is not None:
+                    await self._dial()
+                if self._position == position != before:
+                    return Applied(unseen=True)
+                if self._position != before:
+                    raise PositionMoved(self._position)
+                result = await self._send(transaction)
+            except (LinkError, ServerError) as exc:
+                await self._pause(exc)
+                continue
+            if result.status == "applied":
+                if result.position != position:
+                    raise PositionMoved(result.position)
+                self._position = position
+                self._backoff.progress()
+                return Applied(failed=_indices(transaction, result.failed))
+            if result.status == "raced":
+                raise PositionMoved(result.position)
+            refused = await self._not_applied(transaction, result)
+            if refused is not None:
+                return refused
+
+    async def forget(self) -> None:
+        """Remove the position key: the migration is over. Raises `LinkError`, `ServerError`."""
+        connection = await self._control()
+        await connection.call("DEL", self._key)
+        self._position = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether there is no connection: it was not opened, was closed, or lost."""
+        return self._connection is None or self._connection.lost is not None
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+    # --- One transaction ---
+
+    async def _send(self, transaction: Transaction) -> TransactionResult:
+        connection = self._connection
+        assert connection is not None
+        self._answer = asyncio.get_running_loop().create_future()
+        self._reader.expect(transaction.queued)
+        connection.write(transaction)
+        return await self._answer
+
+    def _on_results(self, ready: int) -> None:
+        if not ready:
+            return
+        for result in self._reader.take():
+            if self._answer is not None and not self._answer.done():
+                self._answer.set_result(result)
+
+    def _on_lost(self, error: EngineError) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+
+    def _owed(self) -> bool:
+        return self._answer is not None and not self._answer.done()
+
+    async def _not_applied(
+        self, transaction: Transaction, result: TransactionResult
+    ) -> Applied | None:
+        """Nothing was applied. None: try the same again; else what is to be left out."""
+        messages = [text for _, text in result.refused] or [result.error or "no reason given"]
+        for text in messages:
+            code = text.partition(" ")[0]
+            if code in REFUSED_ALL:
+                raise AuthError(
+                    f"the target refuses to store: {text}",
+                    remedy=REFUSED_ALL[code],
+                    fault="target",
+                )
+            if code in TRY_AGAIN:
+                await self._pause(ServerError(text, code=code, fault="target"))
+                return None
+        # The position as the GET behind it showed it; the WATCH stands again.
+        if result.position != self._position:
+            raise PositionMoved(result.position)
+        refused = _indices(transaction, result.refused)
+        if not refused:
+            raise TransferFailed(f"the target refuses a transaction: {messages[0]}", fault="target")
+        return Applied(refused=refused)
+
+    # --- The connection ---
+
+    async def _dial(self) -> None:
+        connection = await dial(
+            self._endpoint, fault="target", timeout=self._settings.connect_timeout
+        )
+        try:
+            if self._importing:
+                await import_source(connection)
+            await connection.call("SELECT", POSITION_DB)
+            self._position = await self._watch(connection)
+        except EngineError:
+            connection.close()
+            raise
+        if self._connection is not None:
+            self.reconnects += 1
+        self._databases = {POSITION_DB}
+        self._connection = connection
+        self._take_over()
+
+    async def _watch(self, connection: Connection) -> bytes | None:
+        # In this order: what is changed behind the GET is seen by EXEC.
+        await connection.call("WATCH", self._key)
+        found = await connection.call("GET", self._key)
+        return found if isinstance(found, bytes) else None
+
+    def _take_over(self) -> None:
+        assert self._connection is not None
+        self._reader = TransactionReader()
+        self._connection.take_over(self._reader, self._on_results, self._on_lost)
+        self._connection.watch(self._owed, self._settings.io_timeout)
+
+    async def _control(self) -> Connection:
+        """The connection in control mode: between two transactions nothing is owed."""
+        while self._connection is None or self._connection.lost is not None:
+            try:
+                await self._dial()
+            except (LinkError, ServerError) as exc:
+                await self._pause(exc)
+        self._connection.release()
+        return self._connection
+
+    async def _ensure_databases(
+        self, batch: CommandBatch, extras: Sequence[tuple[int, bytes]]
+    ) -> None:
+        """A SELECT that fails inside a transaction would put what follows into another database,
+        so a database is chosen once outside of one before it is used."""
+        wanted = set(batch.databases) | {db for db, _ in extras}
+        for pair in batch.swaps:
+            wanted.update(pair)
+        new = wanted - self._databases
+        if not new:
+            return
+        while True:
+            connection = await self._control()
+            try:
+                for db in sorted(new):
+                    await connection.call("SELECT", db)
+                await connection.call("SELECT", POSITION_DB)
+            except ServerError as exc:
+                if exc.code in TRY_AGAIN:
+                    await self._pause(exc)
+                    continue
+                raise TransferFailed(
+                    f"the target has no database {sorted(new)[-1]}: {exc.message}",
+                    remedy="Raise `databases` in the target's configuration (needs a restart).",
+                    fault="target",
+                ) from None
+            except LinkError as exc:
+                await self._pause(exc)
+                continue
+            self._databases |= new
+            self._take_over()
+            return
+
+    async def _pause(self, error: LinkError | ServerError) -> None:
+        """Wait before another try; raise when it has been failing for too long, or would anyway."""
+        code = error.code if isinstance(error, ServerError) else None
+        if code is not None and code not in TRY_AGAIN:
+            raise error
+        now = asyncio.get_running_loop().time()
+        if self._backoff.failed(now):
+            seconds = self._settings.retry_seconds
+            self._on_event(f"{error.message}: trying again for {seconds:g} s")
+        if self._backoff.exhausted(now):
+            raise TransferFailed(
+                f"the target did not take anything for {self._settings.retry_seconds:g} s: "
+                f"{error.message}",
+                remedy=TRY_AGAIN.get(code or "", error.remedy),
+                fault="target",
+            )
+        self.retries += 1
+        await asyncio.sleep(self._backoff.delay())
+        if code in _DIAL_AGAIN and self._connection is not None:
+            # A role that moved is found by dialling again: the name may lead elsewhere by now.
+            self._connection.close()
+
+
+def _indices(
+    transaction: Transaction, errors: Sequence[tuple[int, str]]
+) -> tuple[tuple[int, str], ...]:
+    found = []
+    for slot, message in errors:
+        index = transaction.index_of(slot)
+        if index is None:
+            # SELECT, or the position's own SET: never on a target that answered them before.
+            raise TransferFailed(f"the target refused the engine's own command: {message}")
+        found.append((index, message))
+    return tuple(found)

@@ -1,0 +1,36 @@
+"""Valkey's import mode: deadlines wait until the migration says so.
+
+A key that is restored with its deadline can expire on the target before the stream's command that
+extends it arrives. In import mode (Valkey 8.1 and later: `import-mode`, `CLIENT IMPORT-SOURCE`,
+expire.c) nothing expires by itself, and the import source still sees keys whose time has come; the
+source's own DEL removes them, as on a replica.
+"""
+
+from __future__ import annotations
+
+from engine.errors import AuthError, ServerError
+from engine.model.server import ServerInfo
+from engine.wire.connection import Connection
+
+
+def has_import_mode(info: ServerInfo) -> bool:
+    """Whether the server's release knows it; whether we may use it is another question."""
+    return info.flavour == "valkey" and info.version >= (8, 1, 0) and not info.fork
+
+
+async def import_source(connection: Connection) -> bool:
+    """Put the target into import mode, and make this connection its source.
+
+    On every dialling: a target that was restarted has forgotten. False where it is refused.
+    """
+    try:
+        await connection.call("CONFIG", "SET", "import-mode", "yes")
+        await connection.call("CLIENT", "IMPORT-SOURCE", "ON")
+    except (ServerError, AuthError):
+        return False
+    return True
+
+
+async def leave_import_mode(connection: Connection) -> None:
+    """Let keys expire again. Raises `LinkError`, `ServerError`, `AuthError`."""
+    await connection.call("CONFIG", "SET", "import-mode", "no")

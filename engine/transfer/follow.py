@@ -1,0 +1,194 @@
+"""The stream, from the source to the target: one batch after the other, each exactly once.
+
+    source ──CommandBatch──▶ applier ──position──▶ source (REPLCONF ACK)
+
+The main flow is `_apply`: spread dirtiness, cut the batch where a reading belongs, transact. What
+the target will not take from the stream is handed to the `Mender`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from engine._native import CommandBatch
+from engine.model.position import StreamPosition, TargetPosition
+from engine.sources.replica import ReplicaSource
+from engine.targets.applier import Applier
+from engine.transfer.repair import DbKey, Mender
+
+# A reading is taken when the target is no further behind than this many bytes: until its offset is
+# reached the keys stay as they are, and what reads them is spoilt as well.
+_READ_WITHIN = 1 << 20
+# Commands whose copies of a key take its deadline along: {name: index of the new key}.
+_NEW_KEY = {b"RENAME": 2, b"RENAMENX": 2, b"COPY": 2, b"MOVE": 1}
+
+
+class Follower:
+    """Applies what the source sends, from `position` on.
+
+    `not_carried(db, key, reason)` is told of keys that no reading can store; `left_out(what)` of
+    commands without keys that the target refuses.
+    """
+
+    def __init__(
+        self,
+        source: ReplicaSource,
+        applier: Applier,
+        mender: Mender,
+        position: StreamPosition,
+        *,
+        token: str,
+        not_carried: Callable[[int, bytes, str], None],
+        left_out: Callable[[str], None],
+    ) -> None:
+        self._source = source
+        self._applier = applier
+        self._mender = mender
+        self._token = token
+        self._not_carried = not_carried
+        self._left_out = left_out
+        self.position = position
+        """Everything up to here is on the target."""
+        self.commands = 0
+        self.unseen = 0
+        """Batches that were applied without their answer being seen."""
+        self.holding = False
+        """Deadlines are held back: keys that take one along are to be looked at as well."""
+        self._moved = asyncio.Event()
+        self._stopping = False
+        self._waiting: asyncio.Task[CommandBatch] | None = None
+
+    async def run(self) -> None:
+        """Follow until `stop`. Raises `LinkError` (the source's), `PositionMoved`, `AuthError`,
+        `TransferFailed`."""
+        while not self._stopping:
+            await self._mend()
+            if self._stopping:
+                return
+            self._waiting = asyncio.ensure_future(self._source.commands())
+            try:
+                batch = await self._waiting
+            except asyncio.CancelledError:
+                if self._stopping and self._waiting.cancelled():
+                    return
+                raise
+            finally:
+                self._waiting = None
+            await self._apply(batch)
+
+    def stop(self) -> None:
+        """End `run` between two transactions."""
+        self._stopping = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def reach(self, offset: int) -> None:
+        """Wait until everything up to `offset` is on the target."""
+        while self.position.offset < offset:
+            self._moved.clear()
+            await self._moved.wait()
+
+    @property
+    def lag_bytes(self) -> int:
+        """Bytes of the stream received and not applied."""
+        return max(self._source.received_offset - self.position.offset, 0)
+
+    # --- One batch ---
+
+    async def _apply(self, batch: CommandBatch) -> None:
+        # 1. What reads a dirty key is dirty.
+        await self._mender.taint(batch)
+        if self.holding and batch.movers:
+            self._mender.spoil_deadlines(self._taken_along(batch))
+        # 2. A reading is stored at exactly its offset.
+        while (cut := self._mender.next_offset) is not None:
+            if not batch.start_offset < cut < batch.end_offset:
+                break
+            head, batch = batch.split(cut)
+            await self._transact(head)
+        # 3. The rest.
+        await self._transact(batch)
+
+    async def _transact(self, batch: CommandBatch) -> None:
+        behind = StreamPosition(
+            self._source.replid, batch.end_offset, batch.db_after, batch.in_multi_after
+        )
+        readings = self._mender.due(batch.end_offset)
+        stores = [store for reading in readings for store in reading.stores]
+        skip: set[int] = set()
+        while True:
+            result = await self._applier.apply(
+                batch,
+                TargetPosition(self._token, behind).encode(),
+                skip=skip,
+                extras=[(db, raw) for db, _, raw in stores],
+            )
+            if not result.refused:
+                break
+            # Nothing was applied: again, without what the target would not even queue.
+            for index, message in sorted(result.refused):
+                if index < 0:
+                    db, key, _ = stores.pop(-1 - index)
+                    self._not_carried(db, key, message)
+                else:
+                    skip.add(index)
+                    await self._leave(batch, index, message)
+        for index, message in result.failed:
+            if index < 0:
+                db, key, _ = stores[-1 - index]
+                self._not_carried(db, key, message)
+            else:
+                await self._leave(batch, index, message)
+        if result.unseen:
+            self.unseen += 1
+        self._mender.stored(readings)
+        self.commands += len(batch)
+        self._pass(behind)
+
+    def _pass(self, position: StreamPosition) -> None:
+        self.position = position
+        self._source.acknowledge(position.offset)
+        self._moved.set()
+
+    async def _leave(self, batch: CommandBatch, index: int, message: str) -> None:
+        """A command that did not run on the target: its keys are read from the source instead."""
+        command = batch.command(index)
+        keys = await self._mender.keys_of(command)
+        if keys:
+            self._mender.spoil((batch.db(index), key) for key in keys)
+        else:
+            name = command[0].decode("ascii", "backslashreplace")
+            self._left_out(f"the command {name}, which has no keys: {message}")
+
+    def _taken_along(self, batch: CommandBatch) -> list[DbKey]:
+        found: list[DbKey] = []
+        for index in batch.movers:
+            command = batch.command(index)
+            place = _NEW_KEY.get(command[0].upper())
+            if place is None or len(command) <= place:
+                continue
+            db, key = batch.db(index), command[place]
+            if command[0].upper() == b"MOVE":
+                db = int(command[2])
+            elif command[0].upper() == b"COPY" and len(command) > 4:
+                upper = [word.upper() for word in command]
+                if b"DB" in upper[3:]:
+                    db = int(command[upper.index(b"DB", 3) + 1])
+            found.append((db, key))
+        return found
+
+    # --- Mending ---
+
+    async def _mend(self) -> None:
+        """Take readings while the target is close behind; store those that belong right here."""
+        mender = self._mender
+        while not self._stopping and self.lag_bytes <= _READ_WITHIN:
+            if mender.to_read:
+                await mender.read()
+            if not mender.due(self.position.offset):
+                return
+            position = self.position
+            await self._transact(
+                CommandBatch.empty(position.offset, position.db, position.in_multi)
+            )

@@ -1,0 +1,177 @@
+"""The way of a source that is scanned: copy, wait for the word, compare, open.
+
+SCAN does not follow writes, so between the snapshot and the cut-over nothing moves any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
+from engine.errors import EngineError, StateError, TransferFailed
+from engine.model.endpoint import Endpoint
+from engine.model.position import ScanPosition
+from engine.model.progress import Phase
+from engine.sources.scan import ScanSource
+from engine.targets.writer import RestoreWriter
+from engine.transfer.checkpoint import CheckpointStore
+from engine.transfer.copy import Compare, Copy, explain
+from engine.transfer.cut_over import Gate, GateResult
+from engine.transfer.stage import Stage
+from engine.transfer.tally import Tally
+
+# How often progress is told and the checkpoint written, in seconds.
+_TICK_SECONDS = 0.5
+
+
+class Offline:
+    """Moves one source, read by SCAN, into one target."""
+
+    def __init__(
+        self,
+        source: Endpoint,
+        target: Endpoint,
+        stage: Stage,
+        *,
+        checkpoints: CheckpointStore,
+        gate: Gate,
+        compare: Compare,
+    ) -> None:
+        self._stage = stage
+        self._settings = stage.settings
+        self._checkpoints = checkpoints
+        self._gate = gate
+        self._compare = compare
+        self._source = ScanSource(source, stage.settings)
+        self._target = RestoreWriter(target, stage.settings)
+        self._target.on_event = stage.on_event
+        self._copy: Copy | None = None
+        stage.source_type = "scan"
+        stage.figures = self._figures
+
+    async def run(self) -> None:
+        """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure."""
+        stage = self._stage
+        # 1. Both ends are there, and what was acknowledged before is known.
+        with stage.step("connect"):
+            position = await self._open()
+        # 2. Every key that SCAN names is acknowledged.
+        stage.enter(Phase.SNAPSHOT)
+        with stage.step("snapshot"):
+            self._copy = Copy(
+                self._source,
+                self._target,
+                self._settings,
+                stage.tally,
+                position=position,
+                on_event=stage.on_event,
+                compare=self._compare,
+            )
+            await self._ticking(self._copy.run())
+        # 3. The operator's word; a gate that refuses leads back here.
+        stage.reason = "copied; later writes to the source are not followed"
+        if self._settings.until != "cut-over" and stage.one_go:
+            return
+        while True:
+            stage.can_complete = True
+            stage.enter(Phase.COPIED)
+            with stage.step("wait"):
+                await stage.word.wait()
+            stage.word.clear()
+            # 4. Cut-over: the target may be opened if both ends agree.
+            stage.can_complete = False
+            stage.enter(Phase.CUT_OVER)
+            with stage.step("verify"):
+                result = await self._pass_gate()
+            stage.reason = result.reason
+            if result.ok:
+                break
+            stage.on_event(f"cut-over refused: {result.reason}")
+            if stage.one_go:
+                raise TransferFailed(result.reason)
+        stage.enter(Phase.DONE)
+
+    @property
+    def standing(self) -> str:
+        """For a migration that is ended by force: what was in sync and what was not."""
+        stage = self._stage
+        if stage.phase in (Phase.COPIED, Phase.CUT_OVER):
+            return "everything SCAN named is copied, and was not verified"
+        return (
+            f"in {stage.phase}, with {stage.tally.keys:,} of about {stage.total_keys:,} keys "
+            "acknowledged"
+        )
+
+    async def close(self, *, resumable: bool) -> None:
+        """Let go of both ends. `resumable` makes no difference: nothing has to be taken back."""
+        del resumable
+        await self._source.close()
+        await self._target.close()
+
+    async def save_last(self, errors: list[str]) -> None:
+        """Write the last checkpoint; a failure joins `errors` if there is none yet."""
+        checkpoint = self._stage.tally.checkpoint(self._target.info.identity) if self._copy else None
+        if checkpoint is None:
+            return
+        try:
+            await asyncio.to_thread(self._checkpoints.save, checkpoint)
+        except StateError as exc:
+            if not errors:
+                errors.append(explain(exc))
+
+    def _figures(self) -> dict[str, Any]:
+        return {
+            "retries": self._target.retries + (self._copy.restarts if self._copy else 0),
+            "reconnects": self._target.reconnects,
+        }
+
+    async def _open(self) -> ScanPosition | None:
+        stage = self._stage
+        before = self._checkpoints.load()
+        position = before.position if before is not None else None
+        if not isinstance(position, ScanPosition):
+            before = position = None
+        await stage.insist(self._target.open)
+        self._source.bulk_limit = self._target.bulk_limit
+        await stage.insist(lambda: self._source.open(position))
+        if position is not None and not self._source.continues(position):
+            stage.on_event("the source was restarted: the checkpoint is void")
+            before = position = None
+        if before is not None and not self._target.info.same_data_as(before.target_identity):
+            stage.on_event("the target was restarted or replaced: the checkpoint is void")
+            before = position = None
+            await self._source.close()
+            await self._source.open(None)
+        stage.tally = Tally(before)
+        stage.total_keys = self._source.total_keys
+        return position
+
+    async def _pass_gate(self) -> GateResult:
+        lost = self._stage.tally.not_carried_total
+        if lost:
+            return GateResult(False, f"{lost:,} keys were not carried")
+        return await self._gate()
+
+    async def _ticking(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work`; meanwhile tell the progress and write the checkpoint."""
+        task = asyncio.create_task(work)
+        saved: ScanPosition | None = None
+        tally = self._stage.tally
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=_TICK_SECONDS)
+                checkpoint = tally.checkpoint(self._target.info.identity)
+                if checkpoint is not None and checkpoint.position != saved:
+                    # It was acknowledged before this line; the write may take its time.
+                    await asyncio.to_thread(self._checkpoints.save, checkpoint)
+                    assert isinstance(checkpoint.position, ScanPosition)
+                    saved = checkpoint.position
+                self._stage.tell()
+            await task
+        finally:
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, EngineError):
+                    await task

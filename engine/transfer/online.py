@@ -1,0 +1,667 @@
+"""The way of a source that replicates: snapshot, catch up, follow, cut over.
+
+    CONNECT ─▶ SNAPSHOT ─▶ CATCH_UP ─▶ FOLLOW ─▶ CUT_OVER ─▶ DONE
+       └── a position on the target ──▶┘
+
+What is true at every moment, whatever breaks:
+
+- Before the first write to the target the checkpoint holds this migration's token.
+- While the target has no position under that token, it holds part of a snapshot at the most: the
+  next attempt begins with a full sync, and empties a target that was empty before the first one.
+- From the snapshot's end on the position stands on the target, and is exact (`targets/applier`).
+- Before the position is removed the checkpoint says that the target is open: an engine that comes
+  back then has nothing to do but to tidy up, and never syncs into a target that is in use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from engine._native import encode_command
+from engine.errors import AuthError, EngineError, LinkError, ServerError, StateError, TransferFailed
+from engine.model.backoff import Backoff
+from engine.model.endpoint import Endpoint
+from engine.model.online import OnlineMark, position_key
+from engine.model.position import StreamPosition, TargetPosition
+from engine.model.progress import Phase
+from engine.sources.replica import ReplicaSource
+from engine.targets.applier import Applier, PositionMoved
+from engine.targets.base import Acknowledged, ReadAgain
+from engine.targets.import_mode import has_import_mode, import_source, leave_import_mode
+from engine.targets.writer import RestoreWriter
+from engine.transfer.checkpoint import CheckpointStore
+from engine.transfer.copy import explain
+from engine.transfer.cut_over import GateInSync, GateResult
+from engine.transfer.deadlines import LIFT_MS, lifted
+from engine.transfer.fence import fence_of
+from engine.transfer.follow import Follower
+from engine.transfer.repair import Mender
+from engine.transfer.stage import Stage
+from engine.transfer.tally import Tally
+from engine.wire.admin import Admin, admin
+from engine.wire.dial import dial
+from engine.wire.psync import FullSync, PartialSync
+
+# How often progress is told, and the operator's word looked for, in seconds.
+_TICK_SECONDS = 0.5
+_LOOK_SECONDS = 0.05
+# How often the checkpoint's counters are written while the stream is followed, in seconds.
+_SAVE_SECONDS = 2.0
+# Tries of a cut-over that nobody can repeat by hand (`migrate`).
+_CUT_OVERS_MOST = 3
+_SOURCE_TRY_AGAIN = frozenset({"LOADING", "BUSY", "MASTERDOWN", "NOMASTERLINK", "UNKILLABLE"})
+
+T = TypeVar("T")
+
+
+class Online:
+    """Moves one source into one target while it is written to."""
+
+    def __init__(
+        self,
+        source: Endpoint,
+        target: Endpoint,
+        stage: Stage,
+        *,
+        checkpoints: CheckpointStore,
+        gate: GateInSync,
+    ) -> None:
+        self._stage = stage
+        self._settings = stage.settings
+        self._checkpoints = checkpoints
+        self._gate = gate
+        self._source_endpoint = source
+        self._target_endpoint = target
+        self._source = ReplicaSource(source, stage.settings)
+        self._writer = RestoreWriter(target, stage.settings)
+        self._writer.on_event = stage.on_event
+        self._writer.on_acknowledged = self._acknowledged
+        self._mark = OnlineMark(token=secrets.token_hex(8))
+        self._applier: Applier | None = None
+        self._follower: Follower | None = None
+        self._control: Admin | None = None
+        self._mender: Mender | None = None
+        self._importing = False
+        # Deadlines are held back until the target has caught up; what was held is mended by a sweep.
+        self._lifting = False
+        self._swept = True
+        self._taken_up = False
+        self._syncs = {"partial_syncs": 0, "full_syncs": 0}
+        self._restarts = 0
+        self._repaired = 0
+        self._saved_at = 0.0
+        self._dirty_books = False
+        self.left_out: list[str] = []
+        self.fence_seconds: float | None = None
+        stage.source_type = "replica"
+        stage.figures = self._figures
+
+    async def run(self) -> None:
+        """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure."""
+        stage = self._stage
+        # 1. Both ends are there; what the target holds of us says where to begin.
+        with stage.step("connect"):
+            position = await self._connect()
+            if self._mark.opened:
+                await self._tidy_up()
+                stage.reason = "the target was open already"
+                stage.enter(Phase.DONE)
+                return
+        backoff = Backoff(self._settings.retry_seconds)
+        before = position
+        while True:
+            try:
+                # 2. The source goes on from there, or sends everything.
+                if position is None and self._settings.tune_source:
+                    await self._tune()
+                sync = await self._source.open(position)
+                await self._begin(sync)
+                if isinstance(sync, FullSync):
+                    position = await self._full_sync(sync)
+                else:
+                    assert position is not None
+                    position = replace(position, replid=sync.replid)
+                if stage.one_go and self._settings.until == "snapshot":
+                    await self._open_target()
+                    stage.reason = "the snapshot is on the target; later writes are not"
+                    break
+                # 3. The stream, until the target is opened or something breaks.
+                await self._follow(position)
+                break
+            except PositionMoved as exc:
+                reason, position = self._judge(exc)
+            except ReadAgain as exc:
+                reason, position = exc.reason, None
+            except (LinkError, ServerError) as exc:
+                if exc.fault != "source" or (
+                    isinstance(exc, ServerError) and exc.code not in _SOURCE_TRY_AGAIN
+                ):
+                    raise
+                reason, position = exc.message, self._reached(position)
+            finally:
+                await self._let_go()
+            now = asyncio.get_running_loop().time()
+            if position is not None and position != before:
+                before = position
+                backoff.progress()
+            if backoff.failed(now):
+                stage.on_event(f"{reason}: going on from {_words(position)}")
+            if backoff.exhausted(now):
+                raise TransferFailed(
+                    f"no progress for {self._settings.retry_seconds:g} s: {reason}"
+                )
+            self._restarts += 1
+            await asyncio.sleep(backoff.delay())
+        stage.enter(Phase.DONE)
+
+    @property
+    def standing(self) -> str:
+        """For a migration that is ended by force: what was in sync and what was not."""
+        stage, follower = self._stage, self._follower
+        if follower is None:
+            return (
+                f"in {stage.phase}, with {stage.tally.keys:,} of about {stage.total_keys:,} keys "
+                "of the snapshot acknowledged"
+            )
+        return f"{self._lag_words(follower)} behind the source, and not verified"
+
+    async def close(self, *, resumable: bool) -> None:
+        """Let go of both ends; unless it can be resumed, remove what we left on the target."""
+        await self._let_go()
+        with contextlib.suppress(EngineError):
+            await self._untune()
+        if not resumable and not self._mark.opened and self._mark.begun:
+            with contextlib.suppress(EngineError):
+                async with asyncio.timeout(self._settings.connect_timeout):
+                    await self._tidy_up()
+        await self._source.close()
+        await self._writer.close()
+
+    async def save_last(self, errors: list[str]) -> None:
+        """Write the last checkpoint; a failure joins `errors` if there is none yet."""
+        if not self._mark.begun:
+            return
+        try:
+            await self._save()
+        except StateError as exc:
+            if not errors:
+                errors.append(explain(exc))
+
+    # --- 1. Connecting ---
+
+    async def _connect(self) -> StreamPosition | None:
+        stage = self._stage
+        before = self._checkpoints.load()
+        if before is not None and isinstance(before.position, OnlineMark):
+            self._mark = before.position
+            self._taken_up = True
+            stage.tally = Tally(before)
+        await stage.insist(self._writer.open)
+        self._source.bulk_limit = self._writer.bulk_limit
+        if not self._mark.begun:
+            self._mark = replace(self._mark, held_before=self._writer.info.keys > 0)
+        await self._untune()
+        if self._mark.opened:
+            return None
+        self._applier = self._new_applier(importing=False)
+        found = await self._applier.open()
+        await self._applier.close()
+        return self._ours(found)
+
+    def _ours(self, found: bytes | None) -> StreamPosition | None:
+        if found is None:
+            return None
+        held = TargetPosition.decode(found)
+        return held.position if held.transfer == self._mark.token else None
+
+    async def _begin(self, sync: FullSync | PartialSync) -> None:
+        """What has to be there before the first byte is taken in."""
+        stage = self._stage
+        stage.total_keys = self._source.total_keys
+        self._importing = has_import_mode(self._writer.info) and await self._enter_import_mode()
+        self._lifting = not self._importing
+        self._swept = self._importing
+        if self._lifting:
+            self._hold()
+        if isinstance(sync, PartialSync):
+            self._syncs["partial_syncs"] += 1
+            return
+        if self._source.info.keys < stage.tally.keys // 2:
+            raise TransferFailed(
+                f"the source has {self._source.info.keys:,} keys left; {stage.tally.keys:,} of those "
+                "before are on the target",
+                remedy="Restore the source's data, or complete by force.",
+                fault="source",
+            )
+        self._syncs["full_syncs"] += 1
+        await self._make_room()
+        stage.tally.start_anew()
+        self._mark = replace(self._mark, begun=True)
+        await self._save()
+
+    async def _make_room(self) -> None:
+        """Before another full sync: what an earlier one left, and the source has deleted since, must
+        not stay."""
+        if not self._mark.begun:
+            return
+        if self._mark.held_before:
+            self._stage.on_event(
+                "full sync again: keys that the source deleted meanwhile may stay on the target, "
+                "which had keys of its own before"
+            )
+            return
+        self._stage.on_event("full sync again: the target, empty before this migration, is emptied")
+        async with self._admin("target") as end:
+            await end.call("FLUSHALL")
+
+    async def _tune(self) -> None:
+        """Have the source send its snapshot uncompressed: compressing is most of its work. What was
+        set before is written down first, so that whoever comes after a crash can put it back."""
+        name = "rdbcompression"
+        async with self._admin("source") as end:
+            reply = await end.call("CONFIG", "GET", name)
+            was = reply[1].decode() if isinstance(reply, list) and len(reply) == 2 else ""
+            if was != "yes":
+                return
+            self._mark = replace(self._mark, tuned=was)
+            await self._save()
+            await end.call("CONFIG", "SET", name, "no")
+        self._stage.on_event(f"the source's {name} is off for the time of the snapshot")
+
+    async def _untune(self) -> None:
+        if not self._mark.tuned:
+            return
+        async with self._admin("source") as end:
+            await end.call("CONFIG", "SET", "rdbcompression", self._mark.tuned)
+        self._mark = replace(self._mark, tuned="")
+        self._dirty_books = True
+        self._stage.on_event("the source's rdbcompression is as it was")
+
+    async def _enter_import_mode(self) -> bool:
+        async with self._dialled() as connection:
+            return await import_source(connection)
+
+    def _hold(self) -> None:
+        horizon = int(self._settings.hold_horizon * 1000)
+        self._source.hold(self._source.now_ms + horizon, LIFT_MS)
+
+    # --- 2. The snapshot ---
+
+    async def _full_sync(self, sync: FullSync) -> StreamPosition:
+        stage = self._stage
+        stage.enter(Phase.SNAPSHOT)
+        with stage.step("snapshot"):
+            if self._writer.closed:
+                await self._writer.open()
+            self._writer.import_source = self._importing
+            await self._ticking(self._copy())
+            await self._untune()
+            await self._carry_code()
+        position = StreamPosition(sync.replid, sync.offset, self._source.stream_db, False)
+        self._applier = self._new_applier(importing=self._importing)
+        await self._applier.open()
+        await self._applier.begin(TargetPosition(self._mark.token, position).encode())
+        return position
+
+    async def _copy(self) -> None:
+        async with contextlib.aclosing(self._source.snapshot()) as items:
+            async for item in items:
+                await self._writer.send(item)
+        await self._writer.drain()
+        await self._writer.confirm()
+
+    async def _carry_code(self) -> None:
+        """Functions and scripts that the snapshot brought; they are no keys."""
+        source = self._source
+        self.left_out.extend(source.left_out)
+        if not source.functions and not source.scripts:
+            return
+        async with self._admin("target") as end:
+            commands = [("FUNCTION", "LOAD", "REPLACE", code) for code in source.functions]
+            commands += [("SCRIPT", "LOAD", body) for body in source.scripts]
+            replies = await end.pipeline(commands)
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, EngineError):
+                what = f"a {command[0].lower()} of {len(command[-1]):,} bytes: {reply.message}"
+                self.left_out.append(what)
+                self._stage.on_event(f"not carried: {what}")
+
+    def _acknowledged(self, acknowledged: Acknowledged) -> None:
+        self._stage.tally.count(acknowledged, self._writer.info)
+        self._dirty_books = True
+
+    # --- 3. The stream ---
+
+    async def _follow(self, position: StreamPosition) -> None:
+        """Follow until the target is open, or until something that `run` knows is raised."""
+        stage = self._stage
+        async with self._admin("source") as control:
+            self._mender = Mender(control, self._source.info, self._writer.encoder)
+            if self._applier is None or self._applier.closed:
+                self._applier = self._new_applier(importing=self._importing)
+                found = await self._applier.open()
+                if self._ours(found) is None:
+                    raise PositionMoved(found)
+            follower = self._follower = Follower(
+                self._source,
+                self._applier,
+                self._mender,
+                position,
+                token=self._mark.token,
+                not_carried=stage.tally.refuse,
+                left_out=self._leave_out,
+            )
+            follower.holding = not self._swept
+            stage.enter(Phase.CATCH_UP)
+            with stage.step("follow"):
+                await self._steer(follower)
+
+    async def _steer(self, follower: Follower) -> None:
+        """Run the follower beside the looks at where it stands and at what the operator wants."""
+        stage = self._stage
+        pump = asyncio.create_task(follower.run())
+        sweep: asyncio.Task[None] | None = None
+        refused = 0
+        told = 0.0
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                tasks = {pump} if sweep is None or sweep.done() else {pump, sweep}
+                await asyncio.wait(
+                    tasks, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                if pump.done():
+                    pump.result()
+                if sweep is not None and sweep.done():
+                    sweep.result()
+                    sweep, self._swept = None, True
+                # Caught up: what was held back can go.
+                if stage.phase is Phase.CATCH_UP and self._near(follower):
+                    if self._lifting:
+                        self._source.hold(0, 0)
+                        self._lifting = False
+                    elif not self._swept and sweep is None:
+                        sweep = asyncio.create_task(self._sweep(follower))
+                    stage.enter(Phase.FOLLOW) if self._swept else None
+                stage.can_complete, stage.reason = self._gates(follower)
+                if loop.time() - told >= _TICK_SECONDS:
+                    told = loop.time()
+                    await self._tick()
+                if stage.can_complete and stage.one_go and self._settings.until == "in-sync":
+                    await self._stop(follower, pump)
+                    await self._open_target()
+                    stage.reason = f"in sync at offset {follower.position.offset:,}"
+                    return
+                if not stage.word.is_set() or (stage.one_go and not stage.can_complete):
+                    if stage.one_go and stage.tally.not_carried_total and self._near(follower):
+                        raise TransferFailed(stage.reason)
+                    continue
+                # The operator's word.
+                stage.word.clear()
+                result = await self._cut_over(follower, pump)
+                if result.ok:
+                    return
+                refused += 1
+                stage.on_event(f"cut-over refused: {result.reason}")
+                if stage.one_go:
+                    if refused >= _CUT_OVERS_MOST:
+                        raise TransferFailed(result.reason)
+                    stage.word.set()
+        finally:
+            for task in (pump, sweep):
+                if task is not None and not task.done():
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, EngineError, PositionMoved):
+                        await task
+
+    def _near(self, follower: Follower) -> bool:
+        return follower.lag_bytes <= self._settings.max_lag_bytes
+
+    def _gates(self, follower: Follower) -> tuple[bool, str]:
+        """Whether a cut-over could begin now, and why not."""
+        most, tally = self._settings.max_lag_bytes, self._stage.tally
+        assert self._mender is not None
+        if follower.lag_bytes > most:
+            return False, f"lag {_size(follower.lag_bytes)} > {_size(most)}"
+        if tally.not_carried_total:
+            return False, f"{tally.not_carried_total:,} keys were not carried"
+        if not self._swept:
+            return False, "deadlines that were held back are being set"
+        if not self._mender.clean:
+            return False, f"{self._mender.waiting:,} keys are being read again from the source"
+        return True, f"in sync: lag {_size(follower.lag_bytes)}"
+
+    async def _sweep(self, follower: Follower) -> None:
+        """Have the lifted deadlines set as the source has them.
+
+        Whether an engine before this one lifted any, only the target knows.
+        """
+        assert self._mender is not None
+        if not (self._taken_up or self._source.held):
+            follower.holding = False
+            return
+        # What was parsed before the holding ended may be lifted, and must be on the target first.
+        await follower.reach(self._source.held_until)
+        async with self._admin("target") as end:
+            async for page in lifted(end):
+                self._mender.spoil_deadlines(page)
+        follower.holding = False
+
+    # --- 4. The cut-over ---
+
+    async def _cut_over(self, follower: Follower, pump: asyncio.Task[None]) -> GateResult:
+        """Either the target is open, or everything is as it was before."""
+        stage = self._stage
+        if not stage.can_complete:
+            # Said as a refusal, for the phase shows it to whoever waits.
+            stage.enter(Phase.CUT_OVER)
+            stage.enter(Phase.FOLLOW if self._swept else Phase.CATCH_UP)
+            return GateResult(False, stage.reason)
+        fence = fence_of(self._source_endpoint, self._source.info, self._settings)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        stage.can_complete = False
+        stage.enter(Phase.CUT_OVER)
+        result = GateResult(False, "")
+        try:
+            with stage.step("cut-over"):
+                async with asyncio.timeout(self._settings.cut_over_timeout):
+                    # 1. No more writes; the last byte that counts.
+                    final = await fence.close()
+                    # 2. It is on the target.
+                    await _beside(follower.reach(final), pump)
+                    # 3. Both ends agree.
+                    result = await self._pass_gate(fence.readable)
+                    if result.ok:
+                        # 4. The target is open.
+                        await self._stop(follower, pump)
+                        await self._open_target()
+        except TimeoutError:
+            limit = self._settings.cut_over_timeout
+            result = GateResult(
+                False, f"the deadline of {limit:g} s passed, {self._lag_words(follower)} behind"
+            )
+        except EngineError as exc:
+            if self._mark.opened or pump.done():
+                raise
+            result = GateResult(False, explain(exc))
+        finally:
+            if not self._mark.opened:
+                with contextlib.suppress(EngineError):
+                    await fence.open()
+        stage.reason = result.reason
+        if result.ok:
+            self.fence_seconds = loop.time() - began
+            stage.on_event(
+                f"cut over at offset {follower.position.offset:,}, {self.fence_seconds:.3f} s after "
+                "the fence was put up"
+            )
+        else:
+            stage.enter(Phase.FOLLOW)
+        return result
+
+    async def _pass_gate(self, readable: bool) -> GateResult:
+        if not readable:
+            return GateResult(True, "the source cannot be read while it is paused: not compared")
+        return await self._gate(position_key(self._mark.token))
+
+    async def _stop(self, follower: Follower, pump: asyncio.Task[None]) -> None:
+        follower.stop()
+        await pump
+
+    async def _open_target(self) -> None:
+        """The target is its users' from here on. First in the checkpoint, then in fact."""
+        self._mark = replace(self._mark, opened=True)
+        await self._save()
+        await self._tidy_up()
+
+    async def _tidy_up(self) -> None:
+        """Remove the position, and let deadlines pass again."""
+        async with self._dialled() as connection:
+            await connection.call("DEL", position_key(self._mark.token))
+            if has_import_mode(self._writer.info):
+                with contextlib.suppress(AuthError, ServerError):
+                    await leave_import_mode(connection)
+
+    # --- What breaks ---
+
+    def _judge(self, moved: PositionMoved) -> tuple[str, StreamPosition | None]:
+        """What to do about a position that is not where we left it."""
+        follower = self._follower
+        found = self._ours(moved.found)
+        if found is None:
+            return "the target lost this migration's data", None
+        if follower is not None and found.offset > follower.position.offset:
+            raise TransferFailed(
+                "another engine moves the same migration on",
+                remedy="Let that one go on, or end it first.",
+                fault="user",
+            )
+        return "the target came back with older data", found
+
+    def _reached(self, position: StreamPosition | None) -> StreamPosition | None:
+        """Where the target stands after the source's link went."""
+        return self._follower.position if self._follower is not None else position
+
+    async def _let_go(self) -> None:
+        if self._mender is not None:
+            self._repaired += self._mender.repaired
+            self._mender = None
+        self._follower_done()
+        if self._applier is not None:
+            await self._applier.close()
+        await self._source.close()
+
+    def _follower_done(self) -> None:
+        self._follower = None
+
+    # --- Telling and keeping ---
+
+    async def _ticking(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=_TICK_SECONDS)
+                if self._lifting:
+                    self._hold()
+                await self._tick()
+            await task
+        finally:
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, EngineError, ReadAgain):
+                    await task
+
+    async def _tick(self) -> None:
+        self._stage.tell()
+        now = asyncio.get_running_loop().time()
+        if self._dirty_books and now - self._saved_at >= _SAVE_SECONDS:
+            await self._save()
+
+    async def _save(self) -> None:
+        self._saved_at, self._dirty_books = asyncio.get_running_loop().time(), False
+        checkpoint = self._stage.tally.checkpoint_at(self._mark, self._writer.info.identity)
+        await asyncio.to_thread(self._checkpoints.save, checkpoint)
+
+    def _leave_out(self, what: str) -> None:
+        if what not in self.left_out:
+            self.left_out.append(what)
+            self._stage.on_event(f"not carried: {what}")
+
+    def _figures(self) -> dict[str, Any]:
+        follower, mender, applier = self._follower, self._mender, self._applier
+        figures: dict[str, Any] = {
+            "retries": self._writer.retries + self._restarts + (applier.retries if applier else 0),
+            "reconnects": self._writer.reconnects + (applier.reconnects if applier else 0),
+            "spool_bytes": self._source.spooled,
+            "repaired_keys": self._repaired + (mender.repaired if mender else 0),
+            "held_keys": mender.waiting if mender else 0,
+            **self._syncs,
+        }
+        if follower is not None:
+            figures |= {
+                "commands": follower.commands,
+                "applied_offset": follower.position.offset,
+                "source_offset": self._source.received_offset,
+                "lag_bytes": follower.lag_bytes,
+                "lag_seconds": self._source.lag(follower.position.offset)[1],
+            }
+        return figures
+
+    def _lag_words(self, follower: Follower) -> str:
+        return _size(follower.lag_bytes)
+
+    # --- Ends ---
+
+    def _new_applier(self, *, importing: bool) -> Applier:
+        return Applier(
+            self._target_endpoint,
+            self._settings,
+            position_key(self._mark.token),
+            on_event=self._stage.on_event,
+            importing=importing,
+        )
+
+    def _admin(self, side: str) -> contextlib.AbstractAsyncContextManager[Admin]:
+        endpoint = self._source_endpoint if side == "source" else self._target_endpoint
+        return admin(endpoint, timeout=self._settings.io_timeout, fault="source" if side == "source" else "target")
+
+    @contextlib.asynccontextmanager
+    async def _dialled(self):  # type: ignore[no-untyped-def]
+        connection = await dial(
+            self._target_endpoint, fault="target", timeout=self._settings.connect_timeout
+        )
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+async def _beside(work: Awaitable[T], pump: asyncio.Task[None]) -> T:
+    """Wait for `work`, unless the pump that it depends on ends first."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task, pump}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            pump.result()
+            raise TransferFailed("the follower ended")
+        return task.result()
+    finally:
+        task.cancel()
+
+
+def _words(position: StreamPosition | None) -> str:
+    return "a full sync" if position is None else f"offset {position.offset:,}"
+
+
+def _size(nbytes: int) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if nbytes < 1000:
+            return f"{nbytes:,.0f} {unit}"
+        nbytes = nbytes / 1000  # type: ignore[assignment]
+    return f"{nbytes:,.1f} GB"
