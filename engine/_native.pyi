@@ -274,7 +274,9 @@ class Transaction:
 
 @final
 class TransactionEncoder:
-    def __new__(cls, position_key: bytes, position_db: int = 0) -> Self: ...
+    def __new__(
+        cls, position_key: bytes, position_db: int = 0, *, databases: int = ...
+    ) -> Self: ...
     def encode(
         self,
         batch: CommandBatch,

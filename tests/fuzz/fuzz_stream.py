@@ -1,0 +1,53 @@
+"""A coverage-guided fuzzer of the stream reader: `python -m tests.fuzz.fuzz_stream -runs=100000`.
+
+Needs atheris (`pip install atheris`), which is no dependency of the tests. The reference reader
+is instrumented, so its branches guide the inputs; the native one must agree with it on each.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["tests.reference.stream"]):
+    from tests.reference import stream as reference
+
+from engine._native import ProtocolError, StreamReader
+from tests.unit.test_stream import MIXED, check, push
+
+SEEDS = (
+    MIXED,
+    reference.command(b"MULTI") + reference.command(b"SWAPDB", b"1", b"2"),
+    reference.command(b"EXEC") * 2,
+    b"*1\r\n$5\r\nMULTI\r\n" * 2,
+)
+
+
+def once(data: bytes) -> None:
+    """The first byte gives the cuts; ~~ stands for CRLF, so that fewer inputs die early."""
+    if not data:
+        return
+    text = data[1:].replace(b"~~", b"\r\n")
+    reader = StreamReader(1000, batch_bytes=1 + data[0])
+    failed = False
+    try:
+        push(reader, text, [1 + data[0] % 31])
+    except ProtocolError:
+        failed = True
+    try:
+        stream = reference.read(text, 1000)
+    except reference.Broken:
+        assert failed
+        return
+    assert not failed
+    assert reader.parsed_offset == 1000 + len(text) - len(stream.rest)
+    reader.flush()
+    check(reader.take(), text)
+
+
+if __name__ == "__main__":
+    for seed in SEEDS:
+        once(b"\x03" + seed)
+    atheris.Setup(sys.argv, once)
+    atheris.Fuzz()

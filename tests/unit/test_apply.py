@@ -1,0 +1,557 @@
+"""Transactions out and their replies in, against slow Python, on bytes cut anywhere."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine._native import (
+    CommandBatch,
+    ProtocolError,
+    StreamReader,
+    Transaction,
+    TransactionEncoder,
+    TransactionReader,
+    TransactionResult,
+    encode_command,
+)
+from tests.reference import stream as reference
+from tests.reference.stream import command
+
+KEY = b"startmigration:position"
+POSITION = b"v1 t 0123 4567 0 0"
+
+
+def batch_of(*rows: tuple[int, bytes]) -> CommandBatch:
+    """A batch of (database, encoded command)."""
+    reader = StreamReader(0)
+    reader.feed(
+        b"".join(command(b"SELECT", b"%d" % db) + command(b"PING") + data for db, data in rows)
+    )
+    reader.flush()
+    batches = reader.take()
+    return batches[0] if batches else empty()
+
+
+def empty() -> CommandBatch:
+    reader = StreamReader(0)
+    reader.feed(b"\n")
+    reader.flush()
+    (batch,) = reader.take()
+    return batch
+
+
+def slots_of(transaction: Transaction) -> list[int | None]:
+    return [transaction.index_of(slot) for slot in range(transaction.queued)]
+
+
+INCR = command(b"INCR", b"n")
+
+
+def test_the_shape_of_a_transaction():
+    encoder = TransactionEncoder(KEY)
+    transaction = encoder.encode(batch_of((0, INCR), (2, INCR), (2, INCR)), POSITION, db=0)
+    end = command(b"SET", KEY, POSITION) + command(b"EXEC")
+    end += command(b"WATCH", KEY) + command(b"GET", KEY)
+    select = [command(b"SELECT", b"%d" % db) for db in range(4)]
+    assert bytes(transaction) == (
+        command(b"MULTI") + INCR + select[2] + INCR + INCR + select[0] + end
+    )
+    assert len(transaction) == len(bytes(transaction))
+    assert slots_of(transaction) == [0, None, 1, 2, None, None]
+    # Nothing to apply: the position alone.
+    transaction = encoder.encode(empty(), POSITION, db=3)
+    assert bytes(transaction) == command(b"MULTI") + select[0] + end
+    assert transaction.queued == 2
+    # Extras come last, in order, where they belong.
+    transaction = encoder.encode(
+        batch_of((0, INCR)), POSITION, db=0, extras=[(0, INCR), (3, INCR), (3, INCR)]
+    )
+    assert bytes(transaction) == (
+        command(b"MULTI") + INCR * 2 + select[3] + INCR * 2 + select[0] + end
+    )
+    assert slots_of(transaction) == [0, -1, None, -2, -3, None, None]
+    with pytest.raises(IndexError):
+        transaction.index_of(7)
+    with pytest.raises(IndexError):
+        transaction.index_of(-1)
+
+
+def test_a_swap_of_the_position_s_database_leaves_no_key_behind():
+    swap = command(b"SwapDB", b"1", b"0")
+    away = command(b"SWAPDB", b"1", b"2")
+    same = command(b"SWAPDB", b"0", b"0")
+    delete = command(b"DEL", KEY)
+    select = [command(b"SELECT", b"%d" % db) for db in range(3)]
+    batch = batch_of((0, INCR), (0, swap), (0, INCR), (0, away), (0, same))
+    body = bytes(TransactionEncoder(KEY, 0).encode(batch, POSITION, db=0))
+    assert body.startswith(
+        command(b"MULTI") + INCR + swap + select[1] + delete + select[0] + INCR + away + same
+    )
+    assert body.count(delete) == 1
+    body = bytes(TransactionEncoder(KEY, 0).encode(batch, POSITION, db=0, skip=frozenset({1})))
+    assert delete not in body
+    body = bytes(TransactionEncoder(KEY, 2).encode(batch, POSITION, db=2))
+    assert away + select[1] + delete + select[0] + same + select[2] in body
+    assert body.count(delete) == 1
+
+
+data_commands = st.one_of(
+    st.builds(
+        lambda name, args: command(name, *args),
+        st.sampled_from([b"SET", b"INCR", b"LPUSH", b"x"]),
+        st.lists(st.binary(max_size=5), max_size=3),
+    ),
+    st.builds(
+        lambda a, b: command(b"SWAPDB", b"%d" % a, b"%d" % b), st.integers(0, 3), st.integers(0, 3)
+    ),
+)
+rows = st.lists(st.tuples(st.integers(0, 3), data_commands), max_size=12)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    rows=rows,
+    extras=st.lists(st.tuples(st.integers(0, 3), data_commands), max_size=3),
+    skip=st.frozensets(st.integers(0, 11)),
+    db=st.integers(0, 3),
+    position_db=st.integers(0, 3),
+    position=st.binary(max_size=80),
+)
+def test_transactions_agree_with_the_reference(rows, extras, skip, db, position_db, position):
+    # The extras' own SWAPDBs are the caller's business; the reference has no such difference.
+    extras = [(to, data) for to, data in extras if b"SWAPDB" not in data]
+    batch = batch_of(*rows)
+    skip = frozenset(i for i in skip if i < len(rows))
+    transaction = TransactionEncoder(KEY, position_db).encode(
+        batch, position, db=db, skip=skip, extras=extras
+    )
+    kept = [i for i in range(len(rows)) if i not in skip]
+    expected, slots = reference.transaction(
+        [rows[i] for i in kept] + extras, KEY, position, db=db, position_db=position_db
+    )
+    assert bytes(transaction) == expected
+    numbers = kept + [-1 - i for i in range(len(extras))]
+    assert slots_of(transaction) == [None if at is None else numbers[at] for at in slots]
+
+
+def test_no_command_goes_to_a_database_that_the_target_has_not():
+    encoder = TransactionEncoder(KEY, databases=2)
+    batch = batch_of((0, INCR), (2, INCR), (1, INCR))
+    with pytest.raises(ValueError, match="database 2, and the target has 2"):
+        encoder.encode(batch, POSITION, db=0)
+    transaction = encoder.encode(batch, POSITION, db=0, skip=frozenset({1}))
+    assert command(b"SELECT", b"2") not in bytes(transaction)
+    with pytest.raises(ValueError, match="extra's database must be 0 to 1"):
+        encoder.encode(empty(), POSITION, db=0, extras=[(2, INCR)])
+
+
+def test_what_is_rewritten_goes_out_in_its_place():
+    reader = StreamReader(0, anchor=True)
+    reader.now_ms = 1000
+    reader.feed(INCR + command(b"SETEX", b"k", b"1", b"v") + INCR)
+    reader.flush()
+    (batch,) = reader.take()
+    transaction = TransactionEncoder(KEY).encode(batch, POSITION, db=0)
+    assert bytes(transaction).startswith(
+        command(b"MULTI")
+        + INCR
+        + command(b"SET", b"k", b"v")
+        + command(b"PEXPIREAT", b"k", b"2000")
+        + INCR
+        + command(b"SET", KEY, POSITION)
+    )
+    assert slots_of(transaction) == [0, 1, 2, 3, None]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        b"",
+        b"*1\r\n",
+        INCR[:-1],
+        INCR + b"\n",
+        INCR * 2,
+        b"*0\r\n",
+        b"INCR n\r\n",
+        b"*1\r\n$5\r\nINCR\r\n",
+        b"*1\r\n$4\r\nINCRxx",
+        b"*1\r\n$-1\r\n",
+    ],
+)
+def test_an_extra_is_one_command(extra):
+    encoder = TransactionEncoder(KEY)
+    with pytest.raises(ValueError, match="exactly one"):
+        encoder.encode(empty(), POSITION, db=0, extras=[(0, extra)])
+
+
+def test_what_python_may_not_ask():
+    encoder = TransactionEncoder(KEY)
+    batch = batch_of((0, INCR))
+    with pytest.raises(IndexError):
+        encoder.encode(batch, POSITION, db=0, skip=frozenset({1}))
+    with pytest.raises(IndexError):
+        encoder.encode(batch, POSITION, db=0, skip=frozenset({-1}))
+    with pytest.raises(ValueError, match="db must be"):
+        encoder.encode(batch, POSITION, db=-1)
+    with pytest.raises(ValueError, match="position_db must be"):
+        TransactionEncoder(KEY, -1)
+    with pytest.raises(ValueError, match="position_db must be 0 to 15, found 16"):
+        TransactionEncoder(KEY, 16, databases=16)
+    with pytest.raises(ValueError, match="at most"):
+        encoder.encode(batch, b"x" * 4097, db=0)
+    with pytest.raises(ValueError, match="database"):
+        encoder.encode(batch, POSITION, db=0, extras=[(-1, INCR)])
+    with pytest.raises(TypeError):
+        encoder.encode(batch, POSITION, db=0, extras=[(0, "INCR")])
+    with pytest.raises(TypeError):
+        encoder.encode(batch, None, db=0)
+    with pytest.raises(TypeError):
+        TransactionEncoder(None)
+    reader = TransactionReader()
+    with pytest.raises(ValueError, match="at least one"):
+        reader.expect(0)
+    while reader.room:
+        reader.expect(1)
+    assert reader.waiting == 1024
+    with pytest.raises(ValueError, match="too many"):
+        reader.expect(1)
+    # As much as a caller may give, at once.
+    many = [(i % 3, INCR) for i in range(5000)]
+    transaction = encoder.encode(batch, b"x" * 4096, db=5, extras=many)
+    expected, _ = reference.transaction([(0, INCR), *many], KEY, b"x" * 4096, db=5)
+    assert bytes(transaction) == expected
+
+
+# --- Replies ---
+
+
+def push(reader: TransactionReader, data: bytes, sizes: list[int] | None = None) -> None:
+    at = turn = 0
+    while at < len(data):
+        size = sizes[turn % len(sizes)] if sizes else len(data)
+        turn += 1
+        with memoryview(reader.input) as view:
+            n = min(size, len(data) - at, len(view))
+            view[:n] = data[at : at + n]
+        reader.received(n)
+        at += n
+
+
+def answer(data: bytes, *queued: int, sizes: list[int] | None = None) -> list[TransactionResult]:
+    reader = TransactionReader()
+    for count in queued:
+        reader.expect(count)
+    push(reader, data, sizes)
+    results = reader.take()
+    assert reader.waiting == len(queued) - len(results)
+    return results
+
+
+def shown(result: TransactionResult) -> dict[str, object]:
+    """What a result says, without what says nothing."""
+    names = ("status", "refused", "failed", "error", "guard_error", "position")
+    pairs = {name: getattr(result, name) for name in names}
+    return {name: value for name, value in pairs.items() if value not in (None, [])}
+
+
+OK = b"+OK\r\n"
+QUEUED = b"+QUEUED\r\n"
+GUARD = OK + b"$3\r\npos\r\n"
+DENIED = b"-NOPERM no\r\n"
+
+ANSWERS = {
+    "applied": (
+        OK + QUEUED * 3 + b"*3\r\n:1\r\n$-1\r\n+OK\r\n" + GUARD,
+        3,
+        {"status": "applied", "position": b"pos"},
+    ),
+    "one fails": (
+        OK + QUEUED * 3 + b"*3\r\n+OK\r\n-WRONGTYPE no\r\n+OK\r\n" + GUARD,
+        3,
+        {"status": "applied", "failed": [(1, "WRONGTYPE no")], "position": b"pos"},
+    ),
+    "the last fails": (
+        OK + QUEUED * 2 + b"*2\r\n:1\r\n-OOM no\r\n" + GUARD,
+        2,
+        {"status": "applied", "failed": [(1, "OOM no")], "position": b"pos"},
+    ),
+    "a blob error": (
+        OK + QUEUED * 2 + b"*2\r\n!6\r\nERR x\n\r\n+OK\r\n" + GUARD,
+        2,
+        {"status": "applied", "failed": [(0, "ERR x\n")], "position": b"pos"},
+    ),
+    "refused": (
+        OK + QUEUED + b"-ERR unknown\r\n" + QUEUED + b"-EXECABORT gone\r\n" + GUARD,
+        3,
+        {
+            "status": "aborted",
+            "refused": [(1, "ERR unknown")],
+            "error": "EXECABORT gone",
+            "position": b"pos",
+        },
+    ),
+    "all refused": (
+        OK + b"-LOADING x\r\n" * 2 + b"-EXECABORT gone\r\n-LOADING y\r\n-LOADING z\r\n",
+        2,
+        {
+            "status": "aborted",
+            "refused": [(0, "LOADING x"), (1, "LOADING x")],
+            "error": "EXECABORT gone",
+            "guard_error": "LOADING y",
+        },
+    ),
+    "raced": (OK + QUEUED + b"*-1\r\n" + GUARD, 1, {"status": "raced", "position": b"pos"}),
+    "raced, RESP3": (OK + QUEUED + b"_\r\n" + OK + b"_\r\n", 1, {"status": "raced"}),
+    "no position": (OK + QUEUED + b"*1\r\n+OK\r\n" + OK + b"$-1\r\n", 1, {"status": "applied"}),
+    "empty position": (
+        OK + QUEUED + b"*1\r\n+OK\r\n" + OK + b"$0\r\n\r\n",
+        1,
+        {"status": "applied", "position": b""},
+    ),
+    "not begun": (
+        DENIED + b":1\r\n" + DENIED + b"*1\r\n*1\r\n-in\r\n" + OK + b"-ERR no MULTI\r\n" + GUARD,
+        4,
+        {
+            "status": "not_begun",
+            "failed": [(1, "NOPERM no")],
+            "error": "NOPERM no",
+            "position": b"pos",
+        },
+    ),
+    "not begun, and EXEC answers": (
+        b"-ERR nested\r\n" + QUEUED + b"*2\r\n:1\r\n*1\r\n:2\r\n" + GUARD,
+        1,
+        {"status": "not_begun", "error": "ERR nested", "position": b"pos"},
+    ),
+    "EXEC refused, MULTI open": (
+        OK + QUEUED + DENIED + b"-ERR WATCH inside MULTI is not allowed\r\n" + QUEUED,
+        1,
+        {
+            "status": "aborted",
+            "error": "NOPERM no",
+            "guard_error": "ERR WATCH inside MULTI is not allowed",
+        },
+    ),
+    "MULTI open, WATCH queued": (
+        OK + QUEUED + DENIED + QUEUED + QUEUED,
+        1,
+        {"status": "aborted", "error": "NOPERM no", "guard_error": "QUEUED"},
+    ),
+    "GET refused": (
+        OK + QUEUED + b"*1\r\n+OK\r\n" + OK + b"-WRONGTYPE x\r\n",
+        1,
+        {"status": "applied", "guard_error": "WRONGTYPE x"},
+    ),
+    "partial": (
+        OK
+        + QUEUED
+        + b"-LOADING a\r\n" * 2
+        + QUEUED * 3
+        + b"-LOADING a\r\n"
+        + QUEUED
+        + b"*5\r\n-one\r\n-two\r\n:3\r\n-four\r\n-five\r\n"
+        + GUARD,
+        8,
+        {
+            "status": "partial",
+            "refused": [(1, "LOADING a"), (2, "LOADING a"), (6, "LOADING a")],
+            "failed": [(0, "one"), (3, "two"), (5, "four"), (7, "five")],
+            "position": b"pos",
+        },
+    ),
+    "values of every kind": (
+        OK
+        + QUEUED * 14
+        + b"*14\r\n"
+        + b"*0\r\n"
+        + b"*2\r\n*2\r\n:-1\r\n$5\r\n\r\nabc\r\n-ERR inside\r\n"
+        + b"%2\r\n+a\r\n:1\r\n+b\r\n~1\r\n:2\r\n"
+        + b",1.5e3\r\n"
+        + b"#t\r\n"
+        + b"(12345678901234567890123\r\n"
+        + b"=7\r\ntxt:abc\r\n"
+        + b"|1\r\n+ttl\r\n*2\r\n:1\r\n-ERR attribute\r\n:5\r\n"
+        + b"|0\r\n-ERR behind an attribute\r\n"
+        + b"*1\r\n|1\r\n+a\r\n:1\r\n:9\r\n"
+        + b"*-1\r\n"
+        + b":+5\r\n"
+        + b",-inf\r\n"
+        + b"+\r\n"
+        + GUARD,
+        14,
+        {
+            "status": "applied",
+            "failed": [(8, "ERR behind an attribute")],
+            "position": b"pos",
+        },
+    ),
+    "text that is no UTF-8": (
+        OK + QUEUED + b"*1\r\n-ERR \xff\r\n" + GUARD,
+        1,
+        {"status": "applied", "failed": [(0, "ERR \\xff")], "position": b"pos"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_answers_are_read_however_they_are_cut(name):
+    data, queued, expected = ANSWERS[name]
+    (result,) = answer(data, queued)
+    assert shown(result) == expected
+    assert f"status={expected['status']!r}" in repr(result)
+    for cut in range(1, len(data)):
+        (result,) = answer(data, queued, sizes=[cut, len(data)])
+        assert shown(result) == expected
+    for size in (1, 2, 3, 7):
+        (result,) = answer(data, queued, sizes=[size])
+        assert shown(result) == expected
+    # Nothing is ready before the last byte.
+    assert answer(data[:-1], queued) == []
+
+
+@pytest.mark.parametrize("size", [1 << 18, 13, 1])
+def test_answers_come_one_after_the_other(size):
+    names = random.Random(1).choices(list(ANSWERS), k=60)
+    data = b"".join(ANSWERS[name][0] for name in names)
+    results = answer(data, *(ANSWERS[name][1] for name in names), sizes=[size])
+    assert [shown(result) for result in results] == [ANSWERS[name][2] for name in names]
+
+
+def test_long_answers_pass_in_pieces():
+    text = "ERR " + "x" * 300_000
+    parts = [
+        b"*5\r\n",
+        b"$3000000\r\n" + b"\r" * 3_000_000 + b"\r\n",
+        b"-" + text.encode() + b"\r\n",
+        b"+" + b"y" * 400_000 + b"\r\n",
+        b"!300000\r\n" + text.encode()[:300_000] + b"\r\n",
+        b"*100000\r\n" + b":1\r\n" * 100_000,
+    ]
+    data = OK + QUEUED * 5 + b"".join(parts) + OK + b"$9000\r\n" + b"p" * 9000 + b"\r\n"
+    for sizes in (None, [65_536], [9973]):
+        (result,) = answer(data, 5, sizes=sizes)
+        assert result.status == "applied"
+        assert result.failed == [(1, text[:1024]), (3, text[:1024])]
+        assert result.position == b"p" * 4096
+
+
+def test_depth_costs_nothing():
+    deep = b"*1\r\n" * 200_000 + b":1\r\n"
+    (result,) = answer(OK + QUEUED + b"*1\r\n" + deep + GUARD, 1)
+    assert result.status == "applied"
+
+
+def test_the_same_message_is_one_object():
+    (result,) = answer(OK + QUEUED * 3 + b"*3\r\n" + b"-OOM x\r\n" * 3 + GUARD, 3)
+    assert len({id(text) for _, text in result.failed}) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "at", "expected"),
+    [
+        (b":1\r\n", 0, "the reply to MULTI"),
+        (b"+PONG\r\n", 0, "the reply to MULTI"),
+        (OK + OK, 5, "reply to a command in MULTI"),
+        (OK + QUEUED + b":1\r\n", 14, "reply to a command in MULTI"),
+        (OK + QUEUED * 2 + b"*1\r\n", 23, "an array with a reply for each"),
+        (OK + QUEUED * 2 + b"*3\r\n", 23, "an array with a reply for each"),
+        (OK + QUEUED * 2 + OK, 23, "an array with a reply for each"),
+        (OK + QUEUED * 2 + b"%2\r\n", 23, "an array with a reply for each"),
+        (OK + QUEUED + b"-x\r\n*2\r\n", 18, "an array with a reply for each"),
+        (OK + QUEUED * 2 + b"*2\r\n>1\r\n", 27, "the type of a reply"),
+        (OK + QUEUED * 2 + b"*2\r\nx", 27, "the type of a reply"),
+        (OK + QUEUED * 2 + b"*2\r\n:x\r\n", 27, "an integer"),
+        (OK + QUEUED * 2 + b"*2\r\n:\r\n", 27, "an integer"),
+        (OK + QUEUED * 2 + b"*2\r\n$-2\r\n", 27, "a length"),
+        (OK + QUEUED * 2 + b"*2\r\n$9223372036854775807\r\n", 27, "a length"),
+        (OK + QUEUED * 2 + b"*2\r\n*9223372036854775807\r\n", 27, "a length"),
+        (OK + QUEUED * 2 + b"*2\r\n%-1\r\n", 27, "a length"),
+        (OK + QUEUED * 2 + b"*2\r\n#x\r\n", 27, "t or f"),
+        (OK + QUEUED * 2 + b"*2\r\n_x\r\n", 27, "a null"),
+        (OK + QUEUED * 2 + b"*2\r\n,x\r\n", 27, "a double"),
+        (OK + QUEUED * 2 + b"*2\r\n(1.5\r\n", 27, "a big number"),
+        (OK + QUEUED * 2 + b"*2\r\n$1\r\nab\r\n", 27, "CRLF behind a bulk"),
+        (OK + QUEUED * 2 + b"*2\r\n+x\n", 27, "ends in CRLF"),
+        (OK + QUEUED * 2 + b"*2\r\n:1\n", 27, "ends in CRLF"),
+        (OK + QUEUED * 2 + b"*2\r\n%1000000000000\r\n", 27, "fewer values"),
+        (OK + QUEUED * 2 + b"*2\r\n" + OK * 2 + b":1\r\n", 37, "the reply to WATCH"),
+        (OK + QUEUED * 2 + b"*2\r\n" + OK * 3 + b":1\r\n", 42, "the reply to GET"),
+        (OK + QUEUED * 2 + b"*2\r\n" + OK * 2 + GUARD + OK, 51, "no reply is owed"),
+    ],
+)
+def test_what_is_no_answer(data, at, expected):
+    for sizes in (None, [1]):
+        reader = TransactionReader()
+        reader.expect(2)
+        with pytest.raises(ProtocolError, match=expected) as caught:
+            push(reader, data if b"x" not in data[at : at + 1] else data + b"x" * 64, sizes)
+        assert caught.value.offset == at
+        with pytest.raises(ProtocolError):
+            push(reader, OK)
+
+
+def value(rng: random.Random, depth: int = 0) -> bytes:
+    """A random reply."""
+    kind = rng.choice("+:$_*%~#,(=" if depth < 4 else "+:$_")
+    n = rng.randint(0, 4)
+    if kind in "*~":
+        body = b"".join(value(rng, depth + 1) for _ in range(n))
+        return f"{kind}{n}\r\n".encode() + body
+    if kind == "%":
+        return b"%%%d\r\n" % n + b"".join(value(rng, depth + 1) for _ in range(2 * n))
+    text = bytes(rng.choice(b"ab\r\n*") for _ in range(n))
+    return {
+        "+": b"+" + text.replace(b"\r", b"").replace(b"\n", b"") + b"\r\n",
+        ":": b":%d\r\n" % rng.randint(-99, 99),
+        "$": b"$%d\r\n%s\r\n" % (n, text),
+        "_": b"$-1\r\n",
+        "#": b"#f\r\n",
+        ",": b",1.25\r\n",
+        "(": b"(99\r\n",
+        "=": b"=%d\r\ntxt:%s\r\n" % (n + 4, text),
+    }[kind]
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 2**40), damage=st.integers(0, 3))
+def test_random_answers(seed, damage):
+    rng = random.Random(seed)
+    data, counts, expected = b"", [], []
+    for _ in range(rng.randint(1, 4)):
+        count = rng.randint(1, 6)
+        failed = [(i, f"ERR {i}") for i in range(count) if rng.random() < 0.3]
+        data += OK + QUEUED * count + b"*%d\r\n" % count
+        for i in range(count):
+            data += b"-ERR %d\r\n" % i if (i, f"ERR {i}") in failed else value(rng)
+        data += GUARD
+        counts.append(count)
+        expected.append(("applied", failed))
+    sizes = [rng.randint(1, 30) for _ in range(3)]
+    if not damage:
+        results = answer(data, *counts, sizes=sizes)
+        assert [(result.status, result.failed) for result in results] == expected
+        return
+    broken = bytearray(data)
+    for _ in range(damage):
+        at = rng.randrange(len(broken))
+        broken[at] = rng.choice(b"\r\n*$+-:0919%|_\xff")
+    reader = TransactionReader()
+    for count in counts:
+        reader.expect(count)
+    failure = None
+    try:
+        push(reader, bytes(broken), sizes)
+    except ProtocolError as exc:
+        failure = exc
+    assert failure is None or 0 <= failure.offset <= len(broken)
+    assert len(reader.take()) <= len(counts)
+
+
+def test_an_encoded_command_is_an_extra():
+    extra = encode_command(b"RESTORE", b"k", 0, b"\x00" * 30, b"REPLACE")
+    transaction = TransactionEncoder(KEY).encode(empty(), POSITION, db=0, extras=((0, extra),))
+    assert extra in bytes(transaction)

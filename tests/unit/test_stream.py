@@ -1,0 +1,630 @@
+"""The core's stream reader against slow Python, on bytes cut anywhere."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine._native import CommandBatch, ProtocolError, StreamReader
+from tests.reference import stream as reference
+from tests.reference.stream import command
+
+NOW = 1_700_000_000_000
+FAR = 2**63 - 1
+
+
+def push(reader: StreamReader, data: bytes, sizes: list[int] | None = None) -> None:
+    """Put `data` into a reader in pieces of these sizes, over and over; whole without them."""
+    at = turn = 0
+    while at < len(data):
+        size = sizes[turn % len(sizes)] if sizes else len(data)
+        turn += 1
+        with memoryview(reader.input) as view:
+            n = min(size, len(data) - at, len(view))
+            view[:n] = data[at : at + n]
+        reader.received(n)
+        at += n
+
+
+def batches_of(
+    data: bytes, sizes: list[int] | None = None, flush_every: int = 0, **options: int
+) -> list[CommandBatch]:
+    """All batches of a stream that begins at offset 1000, the last one flushed."""
+    reader = StreamReader(1000, **options)
+    if flush_every:
+        for at in range(0, len(data), flush_every):
+            push(reader, data[at : at + flush_every])
+            reader.flush()
+    else:
+        push(reader, data, sizes)
+    reader.flush()
+    assert not reader.may_flush
+    return reader.take()
+
+
+def contents(batches: list[CommandBatch]) -> list[tuple[int, int, list[bytes]]]:
+    """(end offset, database, arguments) of every command."""
+    return [
+        (batch.offset(i), batch.db(i), batch.command(i))
+        for batch in batches
+        for i in range(len(batch))
+    ]
+
+
+def check(batches: list[CommandBatch], data: bytes, *, inside_units: bool = False) -> None:
+    """The batches hold exactly what the reference reads, with the right state at each edge."""
+    stream = reference.read(data, 1000)
+    edges = stream.boundaries
+    at = 1000
+    for batch in batches:
+        assert batch.start_offset == at
+        at = batch.end_offset
+        assert (batch.db_before, batch.in_multi_before) == edges[batch.start_offset]
+        assert (batch.db_after, batch.in_multi_after) == edges[at]
+        if not inside_units:
+            assert not batch.in_multi_after
+        assert batch.databases == {batch.db(i) for i in range(len(batch))}
+    ends = stream.unit_ends
+    last = max(ends, default=1000)
+    if not inside_units:
+        assert at == last
+    assert contents(batches) == [
+        (step.end_offset, step.db, step.args) for step in stream.commands if step.end_offset <= at
+    ]
+
+
+MIXED = b"".join(
+    [
+        command(b"SELECT", b"0"),
+        command(b"SET", b"a", b"1"),
+        command(b"ping"),
+        b"\n",
+        command(b"MULTI"),
+        command(b"INCR", b"a"),
+        command(b"select", b"11"),
+        command(b"sAdd", b"s", b"", b"\r\n", b"*1\r\n"),
+        command(b"EXEC"),
+        b"\r\n",
+        command(b"REPLCONF", b"GetAck", b"*"),
+        command(b"FLUSHDB"),
+        command(b"SWAPDB", b"0", b"11"),
+        command(b"Select", b"2147483647"),
+        command(b"RENAME", b"a", b"b"),
+        command(b"MULTI"),
+        command(b"EXEC"),
+        command(b"SELECT", b"0"),
+        command(b"DEL", b"x" * 300),
+        command(b"PING"),
+    ]
+)
+
+
+def test_every_cut_gives_the_same():
+    whole = contents(batches_of(MIXED))
+    for cut in range(1, len(MIXED)):
+        batches = batches_of(MIXED, [cut, len(MIXED)])
+        check(batches, MIXED)
+        assert contents(batches) == whole
+    for size in range(1, 40):
+        check(batches_of(MIXED, [size]), MIXED)
+        check(batches_of(MIXED, [size], batch_bytes=1), MIXED)
+        check(batches_of(MIXED, batch_commands=1 + size % 3), MIXED)
+
+
+def test_every_prefix_leaves_its_rest():
+    for end in range(len(MIXED) + 1):
+        reader = StreamReader(1000)
+        push(reader, MIXED[:end])
+        stream = reference.read(MIXED[:end], 1000)
+        assert reader.received_offset == 1000 + end
+        assert reader.parsed_offset == 1000 + end - len(stream.rest)
+        assert reader.commands == len(stream.commands)
+        assert (reader.db, reader.in_multi) == stream.boundaries[reader.parsed_offset]
+        assert reader.may_flush == bool(stream.unit_ends)
+        reader.flush()
+        check(reader.take(), MIXED[:end])
+        # What follows goes on as if nothing had been flushed.
+        before = reader.batched_offset
+        reader.feed(MIXED[end:])
+        reader.flush()
+        assert reader.batched_offset == 1000 + len(MIXED)
+        rest = [entry for entry in contents(batches_of(MIXED)) if entry[0] > before]
+        assert contents(reader.take()) == rest
+
+
+def test_what_is_counted():
+    reader = StreamReader(7)
+    reader.feed(MIXED)
+    assert reader.acks_wanted == 1
+    reader.feed(command(b"REPLCONF", b"ACK", b"1") + command(b"REPLCONF"))
+    assert reader.acks_wanted == 1
+    reader.flush()
+    (batch,) = reader.take()
+    assert batch.flushes
+    assert batch.swaps == [(0, 11)]
+    assert batch.movers == [5]
+    assert batch.command(5)[0] == b"RENAME"
+    assert batch.databases == {0, 11, 2147483647}
+    assert batch.nbytes >= len(MIXED)
+    assert reader.batched_offset == batch.end_offset == reader.received_offset
+
+
+def test_passing_nothing_but_keepalives_moves_the_offset():
+    reader = StreamReader(50, 3)
+    reader.feed(command(b"PING") * 3 + b"\n" + command(b"SELECT", b"4"))
+    assert reader.may_flush
+    reader.flush()
+    (batch,) = reader.take()
+    assert len(batch) == 0
+    assert batch.end_offset == 50 + 3 * 14 + 1 + 23
+    assert (batch.db_before, batch.db_after) == (3, 4)
+    assert batch.databases == frozenset()
+    assert not batch.flushes
+    assert batch.mentioning({b"PING"}) == []
+    reader.flush()
+    assert reader.take() == []
+
+
+def test_it_may_begin_between_multi_and_exec():
+    reader = StreamReader(10, 5, True)
+    reader.feed(command(b"INCR", b"a"))
+    assert reader.in_multi
+    assert not reader.may_flush
+    reader.feed(command(b"EXEC"))
+    reader.flush()
+    (batch,) = reader.take()
+    assert (batch.in_multi_before, batch.in_multi_after) == (True, False)
+    assert batch.db(0) == 5
+
+
+def test_a_unit_stays_whole_until_it_is_too_large():
+    unit = command(b"MULTI") + command(b"SET", b"k", b"v" * 50) * 40 + command(b"EXEC")
+    data = command(b"SET", b"before", b"1") + unit + command(b"SET", b"after", b"1")
+    batches = batches_of(data, [64], batch_bytes=100)
+    check(batches, data)
+    assert max(len(batch) for batch in batches) >= 40
+    batches = batches_of(data, [64], batch_bytes=100, unit_bytes=500)
+    check(batches, data, inside_units=True)
+    assert [batch.in_multi_after for batch in batches].count(True) > 2
+    assert batches[-1].end_offset == 1000 + len(data)
+    # The bound holds for what the index needs as well, where commands are tiny.
+    tiny = command(b"MULTI") + command(b"x") * 1000 + command(b"EXEC")
+    batches = batches_of(tiny, unit_bytes=1000)
+    check(batches, tiny, inside_units=True)
+    assert all(batch.nbytes < 1100 for batch in batches)
+
+
+def test_a_flush_inside_a_unit_closes_before_it():
+    before = command(b"SET", b"a", b"1") + command(b"PING")
+    unit = command(b"MULTI") + command(b"INCR", b"a") * 3
+    reader = StreamReader(0)
+    reader.feed(before + unit)
+    reader.flush()
+    (batch,) = reader.take()
+    assert batch.end_offset == len(before)
+    assert not reader.may_flush
+    reader.flush()
+    assert reader.take() == []
+    reader.feed(command(b"EXEC"))
+    reader.flush()
+    (batch,) = reader.take()
+    assert [batch.command(i) for i in range(len(batch))] == [[b"INCR", b"a"]] * 3
+    assert batch.offset(2) == len(before + unit)
+
+
+@pytest.mark.parametrize("sizes", [[1 << 18], [1000], [7]])
+def test_a_long_command_does_not_keep_those_before_it(sizes):
+    small = command(b"SET", b"a", b"1") * 3
+    long = command(b"SET", b"b", b"x" * 400_000)
+    reader = StreamReader(0, batch_bytes=10_000)
+    push(reader, small + long[:30_000], sizes)
+    (batch,) = reader.take()
+    assert len(batch) == 3
+    assert batch.end_offset == len(small)
+    push(reader, long[30_000:], sizes)
+    (batch,) = reader.take()
+    assert batch.command(0) == [b"SET", b"b", b"x" * 400_000]
+    assert batch.nbytes < 410_000
+
+
+def test_an_idle_stream_takes_no_memory():
+    reader = StreamReader(0)
+    # Cut so that a command is always unfinished.
+    data = command(b"PING") * 9001
+    tracemalloc.start()
+    try:
+        reader.feed(data[:5])
+        for _ in range(20):
+            reader.feed(data[5:])
+            reader.feed(data[:5])
+            reader.flush()
+            assert all(len(batch) == 0 for batch in reader.take())
+        # Raw memory is traced too: the arena, and not 2.5 MB of pings.
+        _now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_200_000
+    assert reader.parsed_offset == 20 * len(data)
+
+
+def test_feed_takes_any_length():
+    data = command(b"SET", b"k", b"v" * 1000) * 2000
+    reader = StreamReader(1000)
+    assert reader.feed(data) == len(reader.take())
+    reader.flush()
+    reader = StreamReader(1000)
+    reader.feed(data)
+    reader.flush()
+    check(reader.take(), data)
+    assert reader.feed(b"") == 0
+
+
+def words() -> st.SearchStrategy[bytes]:
+    return st.sampled_from([b"a", b"b", b"key", b"", b"\r\n", b"$1\r\n", b"*", b"0", b"\x00\xff"])
+
+
+def plain() -> st.SearchStrategy[bytes]:
+    names = [b"SET", b"set", b"DEL", b"FLUSHALL", b"Rename", b"COPY", b"PINGS", b"MULT", b"x" * 90]
+    return st.builds(
+        lambda name, args: command(name, *args),
+        st.sampled_from(names),
+        st.lists(words(), max_size=4),
+    )
+
+
+def passing() -> st.SearchStrategy[bytes]:
+    fixed = [command(b"PING"), command(b"REPLCONF", b"GETACK", b"*"), b"\n", b"\r\n"]
+    selects = st.integers(0, 20).map(lambda n: command(b"SELECT", b"%d" % n))
+    return st.one_of(st.sampled_from(fixed), selects)
+
+
+def unit() -> st.SearchStrategy[bytes]:
+    return st.lists(st.one_of(plain(), passing()), max_size=6).map(
+        lambda items: command(b"MULTI") + b"".join(items) + command(b"exec")
+    )
+
+
+streams = st.lists(st.one_of(plain(), passing(), unit()), max_size=20).map(b"".join)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    data=streams,
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=5),
+    batch_bytes=st.sampled_from([1, 60, 1 << 20]),
+    batch_commands=st.sampled_from([1, 3, 8192]),
+    unit_bytes=st.sampled_from([1, 200, 1 << 20]),
+    flush_every=st.sampled_from([0, 0, 1, 17]),
+)
+def test_streams_agree_with_the_reference(
+    data, sizes, batch_bytes, batch_commands, unit_bytes, flush_every
+):
+    batches = batches_of(
+        data,
+        sizes,
+        flush_every,
+        batch_bytes=batch_bytes,
+        batch_commands=batch_commands,
+        unit_bytes=unit_bytes,
+    )
+    check(batches, data, inside_units=unit_bytes < 1 << 20)
+    assert not data or batches[-1].end_offset == 1000 + len(data)
+    for batch in batches:
+        args = [batch.command(i) for i in range(len(batch))]
+        for wanted in ({b"a"}, {b"", b"key", b"nowhere"}, {b"\r\n"}, set()):
+            assert batch.mentioning(wanted) == [
+                i for i, arg in enumerate(args) if wanted & set(arg[1:])
+            ]
+        assert batch.movers == [
+            i for i, arg in enumerate(args) if arg[0].upper() in (b"RENAME", b"COPY")
+        ]
+        assert batch.flushes == any(arg[0] == b"FLUSHALL" for arg in args)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=streams)
+def test_a_batch_is_cut_at_any_boundary_and_nowhere_else(data):
+    edges = reference.read(data, 1000).boundaries
+    for batch in batches_of(data):
+        whole = contents([batch])
+        for offset in range(batch.start_offset - 2, batch.end_offset + 3):
+            if not batch.start_offset <= offset <= batch.end_offset or offset not in edges:
+                with pytest.raises(ValueError, match="boundary"):
+                    batch.split(max(offset, 0))
+                continue
+            left, right = batch.split(offset)
+            assert contents([left, right]) == whole
+            assert all(end <= offset for end, _, _ in contents([left]))
+            assert all(end > offset for end, _, _ in contents([right]))
+            assert left.start_offset == batch.start_offset
+            assert left.end_offset == right.start_offset == offset
+            assert right.end_offset == batch.end_offset
+            assert (left.db_after, left.in_multi_after) == edges[offset]
+            assert (right.db_before, right.in_multi_before) == edges[offset]
+            # A part is a batch like any other.
+            again, _ = right.split(right.end_offset)
+            assert contents([again]) == contents([right])
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """Some bytes changed, gone, doubled or put in."""
+    broken = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(broken) + 1)
+        kind = rng.randrange(4)
+        if kind == 0 and at < len(broken):
+            broken[at] = rng.choice([0, 10, 13, 36, 42, 45, 48, 49, 57, 255, rng.randrange(256)])
+        elif kind == 1:
+            del broken[at : at + rng.randint(1, 5)]
+        elif kind == 2:
+            broken[at:at] = broken[at : at + rng.randint(1, 9)]
+        else:
+            broken[at:at] = rng.choice([b"\r\n", b"*1\r\n", b"$-1\r\n", b"$9999999999\r\n", b"-"])
+    return bytes(broken)
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=streams, seed=st.integers(0, 2**32))
+def test_damage_is_a_protocol_error_or_read_as_the_reference_does(data, seed):
+    rng = random.Random(seed)
+    broken = damaged(data, rng)
+    reader = StreamReader(1000)
+    failure = None
+    try:
+        push(reader, broken, [rng.randint(1, 50)])
+    except ProtocolError as exc:
+        failure = exc
+    if failure is not None:
+        assert 1000 <= failure.offset <= 1000 + len(broken)
+        with pytest.raises(ProtocolError) as again:
+            reader.feed(b"x")
+        assert again.value is failure
+    try:
+        stream = reference.read(broken, 1000)
+    except reference.Broken:
+        assert failure is not None
+        return
+    assert failure is None
+    assert reader.parsed_offset == 1000 + len(broken) - len(stream.rest)
+    reader.flush()
+    check(reader.take(), broken)
+
+
+@pytest.mark.parametrize(
+    ("data", "at", "expected"),
+    [
+        (b"SET a 1\r\n", 0, "a command"),
+        (b"+OK\r\n", 0, "a command"),
+        (b"\rx", 0, "a command"),
+        (b"*0\r\n", 4, "array's length"),
+        (b"*-1\r\n", 0, "array's length"),
+        (b"*01\r\n", 0, "array's length"),
+        (b"*99999999999\r\n", 0, "array's length"),
+        (b"*x", 0, "array's length"),
+        (b"*1\r\n+OK\r\n", 4, "bulk's length"),
+        (b"*1\r\n$-1\r\n", 4, "bulk's length"),
+        (b"*1\r\n$ 1\r\nx\r\n", 4, "bulk's length"),
+        (b"*1\r\n$1\rx", 4, "bulk's length"),
+        (b"*2\r\n$3\r\nSET\r\n$9223372036854775807\r\n", 13, "bulk's length"),
+        (b"*1\r\n$9999999999\r\n", 4, "a shorter command"),
+        (b"*1\r\n$3\r\nSETxx", 11, "CRLF behind a bulk"),
+        (command(b"SELECT"), 0, "in SELECT"),
+        (command(b"SELECT", b"1", b"2"), 0, "in SELECT"),
+        (command(b"SELECT", b"-1"), 0, "in SELECT"),
+        (command(b"SELECT", b"2147483648"), 0, "in SELECT"),
+        (command(b"SELECT", b""), 0, "in SELECT"),
+        (command(b"SWAPDB", b"1"), 0, "in SWAPDB"),
+        (command(b"SWAPDB", b"1", b"x"), 0, "in SWAPDB"),
+        (command(b"EXEC"), 0, "behind a MULTI"),
+        (command(b"MULTI") * 2, 15, "no MULTI between"),
+    ],
+)
+def test_what_is_no_stream(data, at, expected):
+    good = command(b"SET", b"a", b"1")
+    for sizes in (None, [1]):
+        reader = StreamReader(500)
+        with pytest.raises(ProtocolError, match=expected) as caught:
+            push(reader, good + data, sizes)
+        assert caught.value.offset == 500 + len(good) + at
+        # What came before it can still be had.
+        reader.flush()
+        (batch,) = reader.take()
+        assert contents([batch])[0] == (500 + len(good), 0, [b"SET", b"a", b"1"])
+
+
+def test_the_limit_of_a_command():
+    reader = StreamReader(0, command_limit=100)
+    reader.feed(command(b"SET", b"a", b"x" * 60))
+    with pytest.raises(ProtocolError, match="a shorter command"):
+        reader.feed(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$90\r\n")
+    reader = StreamReader(0, command_limit=100)
+    with pytest.raises(ProtocolError, match="a shorter command"):
+        reader.feed(b"*50\r\n" + b"$1\r\na\r\n" * 20)
+    with pytest.raises(ProtocolError, match="array's length"):
+        StreamReader(0, command_limit=100).feed(b"*101\r\n")
+
+
+def test_what_python_may_not_ask():
+    batch = batches_of(command(b"SET", b"a", b"1"))[0]
+    for index in (-1, 1, 2**40):
+        for ask in (batch.command, batch.offset, batch.db):
+            with pytest.raises(IndexError):
+                ask(index)
+    with pytest.raises(TypeError):
+        batch.mentioning({"a"})
+    with pytest.raises(ValueError, match="not negative"):
+        StreamReader(0, -1)
+    with pytest.raises(OverflowError):
+        StreamReader(-1)
+    with pytest.raises(ValueError, match="at least one"):
+        StreamReader(0, batch_commands=0)
+    with pytest.raises(TypeError):
+        StreamReader(0).feed(None)
+    reader = StreamReader(0)
+    with memoryview(reader.input) as view:
+        room = len(view)
+    with pytest.raises(ValueError, match="more bytes received"):
+        reader.received(room + 1)
+
+
+def test_many_keys_to_look_for():
+    rng = random.Random(5)
+    keys = [b"key:%d" % rng.randrange(10**9) for _ in range(5000)]
+    data = b"".join(command(b"SET", key, b"v" * 20) for key in keys)
+    batches = batches_of(data)
+    wanted = set(rng.sample(keys, 700)) | {b"v" * 19, b"", b"SET"}
+    for batch in batches:
+        assert batch.mentioning(wanted) == [
+            i for i in range(len(batch)) if batch.command(i)[1] in wanted
+        ]
+        assert batch.mentioning({b"v" * 20}) == list(range(len(batch)))
+
+
+# --- Relative TTLs ---
+
+
+def pexpireat(key: bytes, at: int, *options: bytes) -> list[bytes]:
+    return [b"PEXPIREAT", key, b"%d" % at, *options]
+
+
+SET = [b"SET", b"k", b"v"]
+ANCHORED = [
+    ([b"EXPIRE", b"k", b"100"], [pexpireat(b"k", NOW + 100_000)]),
+    ([b"expire", b"k", b"1", b"NX"], [pexpireat(b"k", NOW + 1000, b"NX")]),
+    ([b"PEXPIRE", b"k", b"100"], [pexpireat(b"k", NOW + 100)]),
+    ([b"SETEX", b"k", b"100", b"v"], [SET, pexpireat(b"k", NOW + 100_000)]),
+    ([b"setex", b"k", b"1", b""], [[b"SET", b"k", b""], pexpireat(b"k", NOW + 1000)]),
+    ([b"PSETEX", b"k", b"5", b"v"], [SET, pexpireat(b"k", NOW + 5)]),
+    ([b"SET", b"k", b"v", b"EX", b"100"], [SET, pexpireat(b"k", NOW + 100_000)]),
+    ([b"SET", b"k", b"v", b"px", b"7"], [SET, pexpireat(b"k", NOW + 7)]),
+    ([b"SET", b"k", b"v", b"NX", b"EX", b"1"], [SET, pexpireat(b"k", NOW + 1000)]),
+    ([b"SET", b"k", b"v", b"PX", b"1", b"XX", b"GET"], [SET, pexpireat(b"k", NOW + 1)]),
+    ([b"GETEX", b"k", b"EX", b"3"], [pexpireat(b"k", NOW + 3000)]),
+    ([b"GETEX", b"k", b"px", b"3"], [pexpireat(b"k", NOW + 3)]),
+    (
+        [b"RESTORE", b"k", b"9", b"payload"],
+        [[b"RESTORE", b"k", b"%d" % (NOW + 9), b"payload", b"ABSTTL"]],
+    ),
+    (
+        [b"restore-asking", b"k", b"9", b"p", b"replace", b"IDLETIME", b"5"],
+        [(b"restore-asking k %d p replace IDLETIME 5 ABSTTL" % (NOW + 9)).split()],
+    ),
+    (
+        [b"RESTORE", b"k", b"9", b"p", b"FREQ", b"ABSTTL"],  # the counter's value, not the word
+        [[b"RESTORE", b"k", b"%d" % (NOW + 9), b"p", b"FREQ", b"ABSTTL", b"ABSTTL"]],
+    ),
+    # Arithmetic saturates.
+    ([b"EXPIRE", b"k", b"9223372036854775807"], [pexpireat(b"k", FAR)]),
+    ([b"PEXPIRE", b"k", b"9223372036854775807"], [pexpireat(b"k", FAR)]),
+    ([b"EXPIRE", b"k", b"9223372036854775"], [pexpireat(b"k", FAR)]),
+]
+UNTOUCHED = [
+    [b"EXPIRE", b"k", b"-1"],
+    [b"EXPIRE", b"k", b"0"],
+    [b"EXPIRE", b"k", b"ten"],
+    [b"EXPIRE", b"k", b""],
+    [b"EXPIRE", b"k", b"9223372036854775808"],
+    [b"EXPIRE", b"k"],
+    [b"EXPIRE"],
+    [b"PEXPIRE", b"k", b"1.5"],
+    [b"SETEX", b"k", b"0", b"v"],
+    [b"SETEX", b"k", b"1"],
+    [b"SETEX", b"k", b"1", b"v", b"more"],
+    [b"SET", b"k", b"v"],
+    [b"SET", b"k", b"v", b"KEEPTTL"],
+    [b"SET", b"k", b"v", b"NX"],
+    [b"SET", b"k", b"v", b"EX"],
+    [b"SET", b"k", b"v", b"EX", b"x"],
+    [b"SET", b"k", b"v", b"EX", b"1", b"PX", b"1"],
+    [b"SET", b"k", b"v", b"EX", b"1", b"NEWER"],
+    [b"SET", b"k", b"v", b"PXAT", b"1999999999999"],
+    [b"SET", b"k", b"v", b"EXAT", b"1999999999"],
+    [b"SET", b"k", b"v"] + [b"NX"] * 20 + [b"EX", b"1"],
+    [b"GETEX", b"k"],
+    [b"GETEX", b"k", b"PERSIST"],
+    [b"GETEX", b"k", b"EXAT", b"1999999999"],
+    [b"GETEX", b"k", b"EX", b"-5"],
+    [b"RESTORE", b"k", b"0", b"p"],
+    [b"RESTORE", b"k", b"1999999999999", b"p", b"absttl"],
+    [b"RESTORE", b"k", b"1999999999999", b"p", b"REPLACE", b"ABSTTL"],
+    [b"RESTORE", b"k", b"5", b"p", b"IDLETIME"],
+    [b"RESTORE", b"k", b"5"],
+    [b"EXPIREAT", b"k", b"1999999999"],
+    [b"PEXPIREAT", b"k", b"1999999999999"],
+    [b"PERSIST", b"k"],
+    [b"SETNX", b"k", b"v"],
+]
+
+
+def anchored(data: bytes, sizes: list[int] | None = None, **options: int) -> list[CommandBatch]:
+    reader = StreamReader(0, anchor=True, **options)
+    reader.now_ms = NOW
+    push(reader, data, sizes)
+    reader.flush()
+    return reader.take()
+
+
+@pytest.mark.parametrize(("args", "expected"), ANCHORED, ids=lambda row: repr(row)[:60])
+def test_relative_ttls_are_anchored(args, expected):
+    data = command(*args)
+    for sizes in (None, [1]):
+        (batch,) = anchored(data, sizes)
+        assert [batch.command(i) for i in range(len(batch))] == expected
+        assert {batch.offset(i) for i in range(len(batch))} == {len(data)}
+    # Only where the source needs it.
+    assert contents(batches_of(data)) == [(1000 + len(data), 0, args)]
+
+
+@pytest.mark.parametrize("args", UNTOUCHED, ids=lambda row: repr(row)[:60])
+def test_other_commands_are_not_touched(args):
+    (batch,) = anchored(command(*args))
+    assert [batch.command(i) for i in range(len(batch))] == [args]
+
+
+def test_rewritten_commands_keep_their_place():
+    rows = [(args, expected) for args, expected in ANCHORED]
+    rows += [(args, [args]) for args in UNTOUCHED]
+    random.Random(3).shuffle(rows)
+    data = b""
+    expected = []
+    for args, wanted in rows:
+        data += command(b"MULTI") + command(*args) + command(b"INCR", b"n") + command(b"EXEC")
+        expected += [*wanted, [b"INCR", b"n"]]
+    for options in (
+        {},
+        {"batch_bytes": 50},
+        {"batch_commands": 1},
+        {"batch_bytes": 50, "unit_bytes": 60},
+    ):
+        batches = anchored(data, [11], **options)
+        assert [args for _, _, args in contents(batches)] == expected
+        for batch in batches:
+            for at in sorted({batch.offset(i) for i in range(len(batch))}):
+                left, right = batch.split(at)
+                assert contents([left, right]) == contents([batch])
+        assert sum(map(len, batches)) == len(expected)
+    # Flushed while a unit is open, what is rewritten inside it moves on.
+    reader = StreamReader(0, anchor=True)
+    reader.now_ms = NOW
+    for at in range(0, len(data), 13):
+        reader.feed(data[at : at + 13])
+        reader.flush()
+    assert reader.commands == len(expected)
+    assert [args for _, _, args in contents(reader.take())] == expected
+
+
+def test_the_time_of_receipt_is_that_of_the_last_bytes():
+    reader = StreamReader(0, anchor=True)
+    with pytest.raises(ValueError, match="now_ms"):
+        reader.feed(b"\n")
+    reader.now_ms = 1000
+    reader.feed(command(b"EXPIRE", b"a", b"1"))
+    reader.now_ms = 5000
+    reader.feed(command(b"EXPIRE", b"b", b"1"))
+    reader.flush()
+    (batch,) = reader.take()
+    assert [batch.command(i)[2] for i in range(2)] == [b"2000", b"6000"]
