@@ -68,15 +68,25 @@ cdef class Transaction:
 
 @cython.final
 cdef class TransactionEncoder:
-    """Turns command batches into transactions that set `position_key` in `position_db`."""
+    """Turns command batches into transactions that set `position_key` in `position_db`.
+
+    Args:
+        databases: how many the target has. A SELECT that it refuses inside EXEC would put what
+            follows into another database, so that `encode` raises ValueError before that.
+    """
     cdef bytes position_key
     cdef const uint8_t *key            # its bytes, for loops without the GIL
     cdef size_t key_size
     cdef int position_db
+    cdef int databases
 
-    def __cinit__(self, bytes position_key not None, int position_db=0):
-        if position_db < 0:
-            raise ValueError(f"a database's number is not negative, found {position_db}")
+    def __cinit__(
+        self, bytes position_key not None, int position_db=0, *, int databases=INT32_MAX
+    ):
+        if not 0 <= position_db < databases:
+            raise ValueError(
+                f"position_db must be 0 to {databases - 1}, found {position_db}")
+        self.databases = databases
         self.position_key = position_key
         self.key = <const uint8_t *>PyBytes_AS_STRING(position_key)
         self.key_size = PyBytes_GET_SIZE(position_key)
@@ -95,24 +105,24 @@ cdef class TransactionEncoder:
             skip: indices of commands to leave out.
             extras: (database, one encoded command) to run behind the batch's commands.
 
-        Raises ValueError for an extra that is not exactly one command, and for a position above
-        4096 bytes.
+        Raises ValueError for an extra that is not exactly one command, for a database that the
+        target has not, and for a position above 4096 bytes.
         """
         cdef Transaction result = Transaction.__new__(Transaction)
         cdef size_t count = batch.packed.count
         cdef size_t extra_bytes = 0, capacity
         cdef const uint8_t *skipped = NULL
         cdef bytes skip_map = None
-        cdef int now = db
-        cdef bint done
-        if db < 0:
-            raise ValueError(f"a database's number is not negative, found {db}")
+        cdef int now = db, highest
+        if not 0 <= db < self.databases:
+            raise ValueError(f"db must be 0 to {self.databases - 1}, found {db}")
         if len(position) > POSITION_BYTES_MOST:
             raise ValueError(f"a position has at most {POSITION_BYTES_MOST} bytes")
         extras = tuple(extras)
         for extra_db, command in extras:
-            if not isinstance(extra_db, int) or not 0 <= extra_db <= 0x7fffffff:
-                raise ValueError(f"an extra's database must be a number of one, found {extra_db!r}")
+            if not isinstance(extra_db, int) or not 0 <= extra_db < self.databases:
+                raise ValueError(
+                    f"an extra's database must be 0 to {self.databases - 1}, found {extra_db!r}")
             if not PyBytes_CheckExact(command):
                 raise TypeError(f"an extra's command must be bytes, found {type(command).__name__}")
             check_one_command(command)
@@ -120,6 +130,10 @@ cdef class TransactionEncoder:
         if skip:
             skip_map = self.map_of(skip, count)
             skipped = <const uint8_t *>PyBytes_AS_STRING(skip_map)
+        highest = self.highest_database(batch, skipped)
+        if highest >= self.databases:
+            raise ValueError(
+                f"a command runs in database {highest}, and the target has {self.databases}")
         capacity = (
             self.commands_size(batch, db) + extra_bytes + len(extras) * SELECT_BYTES
             + self.key_size * 3 + <size_t>len(position) + TRANSACTION_OVERHEAD)
@@ -149,6 +163,15 @@ cdef class TransactionEncoder:
                 raise IndexError(f"no such command to skip: {index}")
             map[index] = 1
         return result
+
+    cdef int highest_database(self, CommandBatch batch, const uint8_t *skipped) noexcept nogil:
+        """Of the commands that are not skipped; -1 if there are none."""
+        cdef int highest = -1
+        cdef size_t i
+        for i in range(batch.packed.count):
+            if batch.packed.commands[i].db > highest and not (skipped != NULL and skipped[i]):
+                highest = batch.packed.commands[i].db
+        return highest
 
     cdef size_t commands_size(self, CommandBatch batch, int db) noexcept nogil:
         """Room for the batch's commands and all that may be added to them."""

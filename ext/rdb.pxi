@@ -67,34 +67,6 @@ cdef enum:
     AUX_FIELDS_MOST = 1024
     TEMPLATES_MOST = 1 << 20
     LEFT_OUT_MOST = 1000
-    # A text's memory is given back when it is larger than this.
-    TEXT_KEPT = 1 << 20
-
-cdef struct Bytes:
-    uint8_t *data
-    size_t size
-    size_t capacity
-
-
-cdef inline bint bytes_reserve(Bytes *bytes_, size_t n, size_t most) noexcept nogil:
-    """Room for `n` more, doubling, but to no more than `most` in all."""
-    cdef size_t capacity
-    cdef uint8_t *data
-    if bytes_.capacity - bytes_.size >= n:
-        return True
-    capacity = max(bytes_.size + n, min(bytes_.capacity * 2, most))
-    data = <uint8_t *>PyMem_RawRealloc(bytes_.data, capacity)
-    if data == NULL:
-        return False
-    bytes_.data = data
-    bytes_.capacity = capacity
-    return True
-
-
-cdef inline void bytes_free(Bytes *bytes_) noexcept nogil:
-    PyMem_RawFree(bytes_.data)
-    memset(bytes_, 0, sizeof(Bytes))
-
 
 cdef inline size_t left_of(size_t most, size_t used) noexcept nogil:
     return most - used if used < most else 0
@@ -142,14 +114,7 @@ cdef class SnapshotReader:
 
     # The text being read.
     cdef TextUse text_use
-    cdef size_t text_limit
-    cdef bint text_begun
-    cdef StringHead text_head
-    cdef Bytes text_raw
-    cdef Bytes text_plain
-    cdef uint8_t text_number[24]
-    cdef const uint8_t *text
-    cdef size_t text_size
+    cdef Text text
 
     # The open batch, and what the opcodes before it said of the next key.
     cdef int db
@@ -162,14 +127,8 @@ cdef class SnapshotReader:
 
     # The value being walked.
     cdef uint8_t type
-    cdef int16_t place                 # in `walk_ops`
+    cdef Walk walk                     # has gone up to `walk.at`: what is behind is handed on
     cdef bint judged                   # it is one string, and its length has been looked at
-    cdef uint64_t body_left            # of a string's body, or of bytes that have no head
-    cdef uint64_t counted
-    cdef uint64_t noted
-    cdef uint64_t loops[WALK_DEPTH]     # rounds that are left
-    cdef int depth
-    cdef size_t walked                 # bytes of the input that are walked and not handed on
     cdef ValueSink sink
     cdef size_t record_at              # in the arena
     cdef size_t value_at
@@ -234,8 +193,8 @@ cdef class SnapshotReader:
 
     def __dealloc__(self):
         arena_free(&self.arena)
-        bytes_free(&self.text_raw)
-        bytes_free(&self.text_plain)
+        bytes_free(&self.text.raw)
+        bytes_free(&self.text.plain)
         bytes_free(&self.held)
 
     # --- Its face ---
@@ -340,6 +299,8 @@ cdef class SnapshotReader:
         cdef Input *input = self.bytes_in
         cdef SnapshotStop stop
         self.crc_from = input.start
+        # All that was walked has been handed on; the input may have been moved since.
+        self.walk.at = input.start
         self.end = input.end
         if self.has_length and input.before + input.end > self.length:
             # What is behind is no part of the snapshot.
@@ -382,10 +343,10 @@ cdef class SnapshotReader:
         elif stop == SNAP_DROPPED:
             self.end_dropped()
         elif stop == SNAP_TEMPLATE:
-            if self.noted not in self.templates:
+            if self.walk.noted not in self.templates:
                 self.expected = "the id of a field template that the snapshot has defined"
                 self.raise_wrong()
-            self.counted = self.templates[self.noted]
+            self.walk.counted = self.templates[self.walk.noted]
         elif stop == SNAP_EOF:
             self.close_if_any()
         elif stop == SNAP_UNKNOWN:
@@ -402,8 +363,10 @@ cdef class SnapshotReader:
         return 0
 
     cdef int raise_wrong(self) except -1:
-        cdef size_t at = self.bytes_in.start + self.walked
-        cdef size_t shown = min(self.bytes_in.end - at, <size_t>32)
+        cdef size_t at = self.bytes_in.start, shown
+        if self.state == SNAPSHOT_WALK and self.walk.at > at:
+            at = self.walk.at
+        shown = min(self.bytes_in.end - at, <size_t>32)
         found = PyBytes_FromStringAndSize(<char *>self.bytes_in.data + at, shown)
         offset = self.bytes_in.before + at
         raise ProtocolError(
@@ -411,28 +374,28 @@ cdef class SnapshotReader:
             f"of the snapshot", offset)
 
     cdef int keep_text(self) except -1:
-        text = PyBytes_FromStringAndSize(<char *>self.text, self.text_size)
+        text = PyBytes_FromStringAndSize(<char *>self.text.data, self.text.size)
         self.state = SNAPSHOT_NEXT
         if self.text_use == TEXT_AUX_NAME:
             self.aux_name = text
-            self.aux_bytes += self.text_size
+            self.aux_bytes += self.text.size
             if text == b"lua":
                 self.await_text(TEXT_AUX_VALUE, left_of(TEXT_BYTES_MOST, self.scripts_bytes))
             else:
                 self.await_text(TEXT_AUX_VALUE, left_of(AUX_BYTES_MOST, self.aux_bytes))
         elif self.text_use == TEXT_FUNCTION:
             self.functions.append(text)
-            self.functions_bytes += self.text_size + TEXT_COST
+            self.functions_bytes += self.text.size + TEXT_COST
         elif self.aux_name == b"lua":
             self.scripts.append(text)
-            self.scripts_bytes += self.text_size + TEXT_COST
+            self.scripts_bytes += self.text.size + TEXT_COST
         else:
             self.aux[self.aux_name.decode("utf-8", "backslashreplace")] = text
-            self.aux_bytes += self.text_size
+            self.aux_bytes += self.text.size
             if len(self.aux) > AUX_FIELDS_MOST:
                 self.expected = "fewer AUX fields"
                 self.raise_wrong()
-        self.free_text()
+        text_release(&self.text)
         return 0
 
     cdef tuple take_begun(self):
@@ -567,12 +530,12 @@ cdef class SnapshotReader:
         if self.type == 246:
             self.leave_out("functions as the release candidates of Redis 7.0 wrote them")
         elif self.type == 247:
-            self.leave_out(f"the data that module {module_name(self.noted)} keeps beside the keys")
+            self.leave_out(f"the data that module {module_name(self.walk.noted)} keeps beside the keys")
         elif self.type == 242:
             if len(self.templates) >= TEMPLATES_MOST:
                 self.expected = "fewer field templates"
                 self.raise_wrong()
-            self.templates[self.noted] = self.counted
+            self.templates[self.walk.noted] = self.walk.counted
         elif self.type == 243 and self.flavour_number == FLAVOUR_REDIS:
             self.key_metadata += 1
         elif self.type == 243:
@@ -625,16 +588,8 @@ cdef class SnapshotReader:
 
     cdef inline void await_text(self, TextUse use, size_t limit) noexcept nogil:
         self.text_use = use
-        self.text_limit = limit
-        self.text_begun = False
-        self.text_raw.size = 0
+        text_begin(&self.text, limit)
         self.state = SNAPSHOT_TEXT
-
-    cdef inline void free_text(self) noexcept nogil:
-        if self.text_raw.capacity > TEXT_KEPT:
-            bytes_free(&self.text_raw)
-        if self.text_plain.capacity > TEXT_KEPT:
-            bytes_free(&self.text_plain)
 
     cdef inline void value_ended(self) noexcept nogil:
         self.expire_at = self.access = -1
@@ -650,7 +605,7 @@ cdef class SnapshotReader:
             elif self.state == SNAPSHOT_TEXT:
                 stop = self.read_text()
             elif self.state == SNAPSHOT_WALK:
-                stop = self.walk()
+                stop = self.walk_value()
             elif self.state == SNAPSHOT_MAGIC:
                 stop = self.read_magic()
             elif self.state == SNAPSHOT_CHECKSUM:
@@ -782,86 +737,31 @@ cdef class SnapshotReader:
         self.expire_at = at if at >= -1 else 0
 
     cdef SnapshotStop read_text(self) noexcept nogil:
-        """A string, decoded: in place if it lies in the input whole and plain."""
-        cdef Input *input = self.bytes_in
-        cdef const uint8_t *p = input.data + input.start
-        cdef size_t n = self.end - input.start
-        cdef StringHead *head = &self.text_head
-        cdef int size
-        cdef int64_t number
-        cdef uint8_t *out
-        if not self.text_begun:
-            size = string_head(p, n, head)
-            if size == 0:
-                return SNAP_NEED_DATA
-            if size < 0:
-                return self.wrong("a string")
-            if head.body > self.text_limit or head.plain > self.text_limit or (
-                    head.encoding == STRING_LZF and head.plain > head.body * LZF_RATIO_MOST):
-                return self.wrong("a key, AUX field, script or function of a length in bounds")
-            if n - size >= head.body:
-                input.start += size + head.body
-                if head.encoding == STRING_INTEGER:
-                    number = little_endian(p + size, <int>head.body)
-                    out = self.text_number
-                    if number < 0:
-                        out[0] = 45
-                        out += 1
-                    out = put_decimal(out, <uint64_t>-number if number < 0 else <uint64_t>number)
-                    self.text = self.text_number
-                    self.text_size = out - self.text_number
-                    return self.text_ready()
-                if head.encoding == STRING_LZF:
-                    return self.inflate_text(p + size)
-                self.text = p + size
-                self.text_size = head.body
-                return self.text_ready()
-            if head.encoding == STRING_INTEGER:
-                return SNAP_NEED_DATA
-            input.start += size
-            p += size
-            n -= size
-            self.text_begun = True
-        n = min(<uint64_t>n, head.body - self.text_raw.size)
-        if n:
-            if not bytes_reserve(&self.text_raw, n, head.body):
-                return SNAP_NO_MEMORY
-            memcpy(self.text_raw.data + self.text_raw.size, p, n)
-            self.text_raw.size += n
-            input.start += n
-        if self.text_raw.size < head.body:
+        cdef TextStop stop = text_on(
+            &self.text, self.bytes_in.data, &self.bytes_in.start, self.end)
+        if stop == TEXT_READY:
+            return self.begin_record() if self.text_use == TEXT_KEY else SNAP_TEXT
+        if stop == TEXT_MORE:
             return SNAP_NEED_DATA
-        if head.encoding == STRING_LZF:
-            return self.inflate_text(self.text_raw.data)
-        self.text = self.text_raw.data
-        self.text_size = self.text_raw.size
-        return self.text_ready()
-
-    cdef SnapshotStop inflate_text(self, const uint8_t *packed) noexcept nogil:
-        self.text_plain.size = 0
-        if not bytes_reserve(&self.text_plain, self.text_head.plain + 1, self.text_head.plain + 1):
+        if stop == TEXT_NO_MEMORY:
             return SNAP_NO_MEMORY
-        if not lzf_inflate(
-                packed, self.text_head.body, self.text_plain.data, self.text_head.plain):
-            return self.wrong("a string in sound LZF before this")
-        self.text = self.text_plain.data
-        self.text_size = self.text_head.plain
-        return self.text_ready()
+        if stop == TEXT_TOO_LONG:
+            return self.wrong("a key, AUX field, script or function of a length in bounds")
+        return self.wrong("a string, and sound LZF in it")
 
-    cdef inline SnapshotStop text_ready(self) noexcept nogil:
-        cdef size_t n = self.text_size
-        if self.text_use != TEXT_KEY:
-            return SNAP_TEXT
+    cdef inline SnapshotStop begin_record(self) noexcept nogil:
+        """The key is there: it goes into the arena, and the type of its value behind it."""
+        cdef size_t n = self.text.size
         if not arena_reserve(&self.arena, n + 1 + FOOTER_BYTES, self.batch_bytes):
             return SNAP_NO_MEMORY
         self.record_at = self.arena.size
         self.key_size = <uint32_t>n
         if n:
-            memcpy(self.arena.data + self.record_at, self.text, n)
+            memcpy(self.arena.data + self.record_at, self.text.data, n)
         self.value_at = self.record_at + n
         self.arena.data[self.value_at] = self.type
         self.arena.size = self.value_at + 1
-        self.free_text()
+        text_release(&self.text)
         self.sink = SINK_ARENA
         self.begin_walk()
         if self.flavour_number == FLAVOUR_REDIS and (self.type == 30 or self.type == 32):
@@ -871,11 +771,9 @@ cdef class SnapshotReader:
         return SNAP_GO_ON
 
     cdef inline void begin_walk(self) noexcept nogil:
-        self.place = walk_starts[self.flavour_number][self.type]
         self.judged = not walk_single[self.flavour_number][self.type]
-        self.body_left = 0
-        self.walked = 0
-        self.depth = 0
+        walk_begin(
+            &self.walk, walk_starts[self.flavour_number][self.type], self.bytes_in.start)
         self.state = SNAPSHOT_WALK
 
     cdef SnapshotStop judge(self) noexcept nogil:
@@ -962,146 +860,25 @@ cdef class SnapshotReader:
             self.held.size += 4 + n
         return True
 
-    cdef SnapshotStop walk(self) noexcept nogil:
-        """Go on with the walk of this type or opcode, as far as the input goes."""
-        cdef const uint8_t *data = self.bytes_in.data
-        cdef size_t end = self.end
-        cdef size_t at
-        cdef uint64_t number = 0
-        cdef StringHead head
-        cdef int size = 0
-        cdef uint8_t op
-        cdef bint ended = False
+    cdef SnapshotStop walk_value(self) noexcept nogil:
+        """Go on with the value, or with what the opcode brings, as far as the input goes."""
         cdef SnapshotStop stop
+        cdef WalkStop found
         if not self.judged:
             stop = self.judge()
             if stop != SNAP_GO_ON or self.state != SNAPSHOT_WALK:
                 return stop
-        at = self.bytes_in.start + self.walked
-        while True:
-            if self.body_left:
-                if end - at < self.body_left:
-                    self.body_left -= end - at
-                    at = end
-                    break
-                at += self.body_left
-                self.body_left = 0
-            op = walk_ops[self.place]
-            if op == c"s":
-                size = string_head(data + at, end - at, &head)
-                if size > 0:
-                    self.body_left = head.body
-            elif op == c">":
-                self.loops[self.depth - 1] -= 1
-                if self.loops[self.depth - 1]:
-                    self.place = walk_jumps[self.place]
-                else:
-                    self.depth -= 1
-                self.place += 1
-                continue
-            elif op == c"8" or op == c"x" or op == c"4":
-                self.body_left = 8 if op == c"8" else 16 if op == c"x" else 4
-                self.place += 1
-                continue
-            elif op == c"l":
-                size = length_head(data + at, end - at, &number)
-            elif op == c"c":
-                size = length_head(data + at, end - at, &self.counted)
-            elif op == c"i":
-                size = length_head(data + at, end - at, &self.noted)
-            elif op == c"<":
-                if self.counted:
-                    self.loops[self.depth] = self.counted
-                    self.depth += 1
-                else:
-                    self.place = walk_jumps[self.place]
-                self.place += 1
-                continue
-            elif op == 0:
-                ended = True
-                break
-            elif op == c"d":
-                size = 1 if at < end else 0
-                if size:
-                    # Above 252 stand nan and the infinities, and no digits.
-                    self.body_left = data[at] if data[at] < 253 else 0
-            elif op == c"m":
-                size = self.module_item(data + at, end - at, &number)
-                if size > 0 and number:
-                    at += size
-                    continue
-            elif op == c"r":
-                size = length_head(data + at, end - at, &self.noted)
-                if size > 0:
-                    self.place += 1
-                    self.walked = at + size - self.bytes_in.start
-                    return SNAP_TEMPLATE
-            else:
-                size = self.rare_item(op, data + at, end - at)
-            if size <= 0:
-                break
-            at += size
-            self.place += 1
-        self.walked = at - self.bytes_in.start
-        if not ended and size < 0:
+        found = walk_on(&self.walk, self.bytes_in.data, self.end)
+        if found == WALK_TEMPLATE:
+            return SNAP_TEMPLATE
+        if found == WALK_WRONG:
             return self.wrong("what comes next by the type of this value, or by this opcode")
-        return self.hand_on(ended)
-
-    cdef int module_item(self, const uint8_t *p, size_t n, uint64_t *kind) noexcept nogil:
-        """One item that a module wrote; kind 0 is the end. Returns as `length_head` does."""
-        cdef uint64_t number
-        cdef StringHead head
-        cdef int size = length_head(p, n, kind)
-        cdef int more
-        if size <= 0:
-            return size
-        if kind[0] == 0:
-            return size
-        if kind[0] == 3 or kind[0] == 4:
-            self.body_left = 4 if kind[0] == 3 else 8
-            return size
-        if kind[0] == 5:
-            more = string_head(p + size, n - size, &head)
-            if more > 0:
-                self.body_left = head.body
-        elif kind[0] == 1 or kind[0] == 2:
-            more = length_head(p + size, n - size, &number)
-        else:
-            return -1
-        return size + more if more > 0 else more
-
-    cdef int rare_item(self, uint8_t op, const uint8_t *p, size_t n) noexcept nogil:
-        """A length, and what follows from it. Returns as `length_head` does."""
-        cdef uint64_t kind, number
-        cdef StringHead head
-        cdef int size = length_head(p, n, &kind)
-        cdef int more
-        if size <= 0:
-            return size
-        if op == c"f":
-            if kind > 1:
-                return -1
-            if kind == 0:
-                return size
-            more = length_head(p + size, n - size, &number)
-            return size + more if more > 0 else more
-        if op == c"g" and kind == 0:
-            return size
-        if op == c"t" and (kind == 1 or kind == 2):
-            self.body_left = 8
-            return size
-        if op == c"t" and kind > 3:
-            return -1
-        more = string_head(p + size, n - size, &head)
-        if more <= 0:
-            return more
-        self.body_left = head.body
-        return size + more
+        return self.hand_on(found == WALK_ENDED)
 
     cdef SnapshotStop hand_on(self, bint ended) noexcept nogil:
         """Give what has been walked to where it goes."""
         cdef Input *input = self.bytes_in
-        cdef size_t n = self.walked
+        cdef size_t n = self.walk.at - input.start
         cdef size_t total, room
         if self.sink == SINK_ARENA:
             total = self.arena.size - self.value_at + n + FOOTER_BYTES
@@ -1118,7 +895,6 @@ cdef class SnapshotReader:
             memcpy(self.arena.data + self.arena.size, input.data + input.start, n)
             self.arena.size += n
             input.start += n
-            self.walked = 0
             return self.finish_record() if ended else SNAP_NEED_DATA
         if self.sink == SINK_PIECES:
             if self.spilled and self.value_size + n + FOOTER_BYTES > self.value_limit:
@@ -1128,19 +904,17 @@ cdef class SnapshotReader:
                 return self.cut_piece(ended)
         self.value_size += n
         input.start += n
-        self.walked = 0
         return SNAP_DROPPED if ended else SNAP_NEED_DATA
 
     cdef SnapshotStop cut_piece(self, bint ended) noexcept nogil:
         cdef Input *input = self.bytes_in
-        cdef size_t n = min(self.walked, <size_t>PIECE_MOST)
+        cdef size_t n = min(self.walk.at - input.start, <size_t>PIECE_MOST)
         self.piece_start = input.start
         self.piece_size = n
         self.value_crc = crc64_update(self.value_crc, input.data + input.start, n)
         self.value_size += n
         input.start += n
-        self.walked -= n
-        if ended and self.walked == 0:
+        if ended and input.start == self.walk.at:
             self.make_footer(self.footer, self.value_crc)
             return SNAP_LAST_PIECE
         return SNAP_PIECE if n else SNAP_NEED_DATA

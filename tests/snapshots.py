@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import redis
 
@@ -45,20 +46,29 @@ class Read:
     value: bytes
     expire_at: int | None
     access: int | None
-    kind: str
 
 
-def fill(server: Server, *, large: bool = True, seed: int = 7) -> None:
+Scale = Literal["tiny", "small", "large"]
+"""How much there is: a few kB, some hundred kB, some MB."""
+
+_SIZES = {"tiny": (1, 3), "small": (1, 3, 600), "large": (1, 3, 600, 20_000)}
+_BYTES = {"tiny": (1, 20, 64), "small": (1, 20, 21, 63, 64, 100, 16383, 16384)}
+_BYTES["large"] = (*_BYTES["small"], 70_000, 600_000)
+
+
+def fill(server: Server, scale: Scale = "large", *, seed: int = 7) -> None:
     """Put every type in every encoding that this server knows into three databases."""
     rng = random.Random(seed)
+    if scale == "tiny":
+        _shrink(server.client())
     for db in DATABASES:
         client = server.client(db)
         pipe = client.pipeline(transaction=False)
-        _strings(pipe, rng, large)
-        _collections(pipe, rng, large)
+        _strings(pipe, rng, scale)
+        _collections(pipe, rng, scale)
         pipe.execute()
-        _streams(client, rng, large)
-        _field_ttls(client, large)
+        _streams(client, rng, scale)
+        _field_ttls(client, scale)
         if db != DATABASES[1]:
             _deadlines(client)
     client = server.client()
@@ -66,7 +76,17 @@ def fill(server: Server, *, large: bool = True, seed: int = 7) -> None:
         client.execute_command("FUNCTION", "LOAD", FUNCTION % (name, name))
 
 
-def _strings(pipe: Any, rng: random.Random, large: bool) -> None:
+def _shrink(client: redis.Redis) -> None:
+    """Collections leave their compact encodings early."""
+    for name in ("hash-max-{}-entries", "zset-max-{}-entries"):
+        with contextlib.suppress(redis.ResponseError):
+            client.config_set(name.format("ziplist"), 2)
+    client.config_set("set-max-intset-entries", 2)
+    with contextlib.suppress(redis.ResponseError):
+        client.config_set("set-max-listpack-entries", 2)
+
+
+def _strings(pipe: Any, rng: random.Random, scale: Scale) -> None:
     numbers = (0, -1, 127, -128, 128, 32767, -32768, 2**31 - 1, -(2**31), 2**31, 2**63 - 1)
     for number in numbers:
         pipe.set(f"number:{number}", number)
@@ -76,16 +96,15 @@ def _strings(pipe: Any, rng: random.Random, large: bool) -> None:
     pipe.set(b"\x00\xff\r\n", b"\x00\xff\r\n")
     pipe.set("k" * 300, "a key that is compressed")
     pipe.set(rng.randbytes(200), "a key that is not")
-    for size in (1, 20, 21, 63, 64, 100, 16383, 16384) + ((70_000, 600_000) if large else ()):
+    for size in _BYTES[scale]:
         pipe.set(f"random:{size}", rng.randbytes(size))
         pipe.set(f"runs:{size}", b"abcd" * (size // 4) + b"x" * (size % 4))
     pipe.setbit("bits", 1000, 1)
     pipe.pfadd("hyperloglog", *range(50))
 
 
-def _collections(pipe: Any, rng: random.Random, large: bool) -> None:
-    sizes = (1, 3, 600) + ((20_000,) if large else ())
-    for size in sizes:
+def _collections(pipe: Any, rng: random.Random, scale: Scale) -> None:
+    for size in _SIZES[scale]:
         words = [f"{rng.randrange(10**9)}-word-{i}" for i in range(size)]
         pipe.rpush(f"list:{size}", *words)
         pipe.rpush(f"list:numbers:{size}", *range(size))
@@ -94,16 +113,18 @@ def _collections(pipe: Any, rng: random.Random, large: bool) -> None:
         pipe.hset(f"hash:{size}", mapping={word: i for i, word in enumerate(words)})
         scores: dict[str, float] = {word: rng.uniform(-1e9, 1e9) for word in words}
         pipe.zadd(f"zset:{size}", scores | {"most": float("inf"), "least": float("-inf")})
-    long = [rng.randbytes(9_000) for _ in range(30 if large else 2)]
+    if scale == "tiny":
+        return
+    long = [rng.randbytes(9_000) for _ in range(30 if scale == "large" else 2)]
     pipe.rpush("list:long", *long)
     pipe.rpush("list:mixed", b"small", b"l" * 20_000, b"small", 17)
     pipe.sadd("set:long", *long)
-    pipe.hset("hash:long", mapping={i: value for i, value in enumerate(long)})
+    pipe.hset("hash:long", mapping=dict(enumerate(long)))
     pipe.zadd("zset:long", {value: i for i, value in enumerate(long)})
 
 
-def _streams(client: redis.Redis, rng: random.Random, large: bool) -> None:
-    for size in (1, 5, 300) + ((6_000,) if large else ()):
+def _streams(client: redis.Redis, rng: random.Random, scale: Scale) -> None:
+    for size in _SIZES[scale]:
         name = f"stream:{size}"
         pipe = client.pipeline(transaction=False)
         for i in range(size):
@@ -119,23 +140,19 @@ def _streams(client: redis.Redis, rng: random.Random, large: bool) -> None:
     client.xtrim("stream:emptied", maxlen=0)
 
 
-def _field_ttls(client: redis.Redis, large: bool) -> None:
+def _field_ttls(client: redis.Redis, scale: Scale) -> None:
     later = int(time.time() * 1000) + 10_000_000
-    for size in (2, 40) + ((3_000,) if large else ()):
+    for size in _SIZES[scale]:
         name = f"hash:ttl:{size}"
         client.hset(name, mapping={f"field:{i}": f"value {i}" for i in range(size)})
         fields = [f"field:{i}" for i in range(0, size, 2)]
-        try:
-            client.execute_command(
-                "HPEXPIREAT", name, later + size, "FIELDS", len(fields), *fields
-            )
-        except redis.ResponseError:
-            return
+        with contextlib.suppress(redis.ResponseError):  # a server that knows none
+            client.execute_command("HPEXPIREAT", name, later + size, "FIELDS", len(fields), *fields)
 
 
 def _deadlines(client: redis.Redis) -> None:
     later = int(time.time() * 1000) + 5_000_000
-    for i, key in enumerate(("random:100", "list:3", "set:600", "hash:1", "stream:5", "number:0")):
+    for i, key in enumerate(("random:20", "list:3", "set:3", "hash:1", "stream:3", "number:0")):
         client.pexpireat(key, later + i)
 
 
@@ -168,11 +185,18 @@ def _code(entry: Any) -> bytes:
     return dict(zip(entry[::2], entry[1::2], strict=True))[b"library_code"]
 
 
+@functools.cache
+def snapshot(binary: Binary, scale: Scale) -> Saved:
+    """A snapshot of `fill`; made once a run."""
+    with filled(binary, scale=scale) as server:
+        return save(server)
+
+
 @contextlib.contextmanager
-def filled(binary: Binary, *options: str, large: bool = True) -> Iterator[Server]:
+def filled(binary: Binary, *options: str, scale: Scale = "large") -> Iterator[Server]:
     """A server that holds all of `fill`."""
     with Server.start(binary, "--save", "", *options) as server:
-        fill(server, large=large)
+        fill(server, scale)
         yield server
 
 
@@ -192,45 +216,34 @@ def feed(reader: SnapshotReader, data: bytes, sizes: list[int] | None = None) ->
     return items
 
 
-def records(items: list[Any], kind: str = "") -> list[Read]:
+def records(items: list[Any]) -> list[Read]:
     """What batches and pieces hold, put together; checks the order that they promise."""
     found: list[Read] = []
     pieces: list[bytes] = []
-    awaited: tuple[RecordBatch, list[bytes]] | None = None
-    for item in [*items, None]:
+    streamed: RecordBatch | None = None
+    for item in items:
         if isinstance(item, bytes):
-            assert item
-            assert len(item) <= 1 << 18
-            (pieces if awaited is None else awaited[1]).append(item)
+            assert 0 < len(item) <= 1 << 18
+            pieces.append(item)
+            if streamed is not None and sum(map(len, pieces)) >= streamed.value_size(0):
+                found.append(_read(streamed, 0, b"".join(pieces)))
+                streamed, pieces = None, []
             continue
-        if awaited is not None:
-            batch, parts = awaited
-            value = b"".join(parts)
-            assert batch.value_size(0) == len(value)
-            found.append(_read(batch, 0, value, kind))
-            awaited = None
-        if item is None:
-            assert not pieces
-            break
-        if not item.spilled:
-            assert not pieces
-        if item.streamed:
-            assert len(item) == 1
-            if item.spilled:
-                value = b"".join(pieces)
-                assert item.value_size(0) == len(value)
-                found.append(_read(item, 0, value, kind))
-            else:
-                awaited = item, []
+        assert streamed is None
+        assert item.spilled or not pieces
+        if not item.streamed:
+            assert not item.spilled or len(item) == 0
+            found += [_read(item, i, item.value(i)) for i in range(len(item))]
         elif item.spilled:
-            assert len(item) == 0
+            found.append(_read(item, 0, b"".join(pieces)))
         else:
-            found += [_read(item, i, item.value(i), kind) for i in range(len(item))]
+            streamed = item
         pieces = []
+    assert streamed is None
+    assert not pieces
     return found
 
 
-def _read(batch: RecordBatch, index: int, value: bytes, kind: str) -> Read:
-    return Read(
-        batch.db, batch.key(index), value, batch.expire_at(index), batch.access(index), kind
-    )
+def _read(batch: RecordBatch, index: int, value: bytes) -> Read:
+    assert batch.value_size(index) == len(value)
+    return Read(batch.db, batch.key(index), value, batch.expire_at(index), batch.access(index))

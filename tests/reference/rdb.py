@@ -333,9 +333,7 @@ def known(code: int, snapshot: Snapshot) -> bool:
     return snapshot.version >= first.get(code, 1)
 
 
-def skip_section(
-    reader: Reader, code: int, snapshot: Snapshot, templates: dict[int, int]
-) -> None:
+def skip_section(reader: Reader, code: int, snapshot: Snapshot, templates: dict[int, int]) -> None:
     """What is neither a key nor said of one."""
     redis = snapshot.flavour == "redis"
     if not known(code, snapshot):

@@ -138,6 +138,17 @@ def test_transactions_agree_with_the_reference(rows, extras, skip, db, position_
     assert slots_of(transaction) == [None if at is None else numbers[at] for at in slots]
 
 
+def test_no_command_goes_to_a_database_that_the_target_has_not():
+    encoder = TransactionEncoder(KEY, databases=2)
+    batch = batch_of((0, INCR), (2, INCR), (1, INCR))
+    with pytest.raises(ValueError, match="database 2, and the target has 2"):
+        encoder.encode(batch, POSITION, db=0)
+    transaction = encoder.encode(batch, POSITION, db=0, skip=frozenset({1}))
+    assert command(b"SELECT", b"2") not in bytes(transaction)
+    with pytest.raises(ValueError, match="extra's database must be 0 to 1"):
+        encoder.encode(empty(), POSITION, db=0, extras=[(2, INCR)])
+
+
 def test_what_is_rewritten_goes_out_in_its_place():
     reader = StreamReader(0, anchor=True)
     reader.now_ms = 1000
@@ -184,10 +195,12 @@ def test_what_python_may_not_ask():
         encoder.encode(batch, POSITION, db=0, skip=frozenset({1}))
     with pytest.raises(IndexError):
         encoder.encode(batch, POSITION, db=0, skip=frozenset({-1}))
-    with pytest.raises(ValueError, match="not negative"):
+    with pytest.raises(ValueError, match="db must be"):
         encoder.encode(batch, POSITION, db=-1)
-    with pytest.raises(ValueError, match="not negative"):
+    with pytest.raises(ValueError, match="position_db must be"):
         TransactionEncoder(KEY, -1)
+    with pytest.raises(ValueError, match="position_db must be 0 to 15, found 16"):
+        TransactionEncoder(KEY, 16, databases=16)
     with pytest.raises(ValueError, match="at most"):
         encoder.encode(batch, b"x" * 4097, db=0)
     with pytest.raises(ValueError, match="database"):
@@ -233,7 +246,8 @@ def answer(data: bytes, *queued: int, sizes: list[int] | None = None) -> list[Tr
     for count in queued:
         reader.expect(count)
     push(reader, data, sizes)
-    assert reader.waiting == len(queued) - len(results := reader.take())
+    results = reader.take()
+    assert reader.waiting == len(queued) - len(results)
     return results
 
 
@@ -528,10 +542,12 @@ def test_random_answers(seed, damage):
     reader = TransactionReader()
     for count in counts:
         reader.expect(count)
+    failure = None
     try:
         push(reader, bytes(broken), sizes)
     except ProtocolError as exc:
-        assert 0 <= exc.offset <= len(broken)
+        failure = exc
+    assert failure is None or 0 <= failure.offset <= len(broken)
     assert len(reader.take()) <= len(counts)
 
 

@@ -378,10 +378,11 @@ def test_damage_is_a_protocol_error_or_read_as_the_reference_does(data, seed):
         push(reader, broken, [rng.randint(1, 50)])
     except ProtocolError as exc:
         failure = exc
-        assert 1000 <= exc.offset <= 1000 + len(broken)
+    if failure is not None:
+        assert 1000 <= failure.offset <= 1000 + len(broken)
         with pytest.raises(ProtocolError) as again:
             reader.feed(b"x")
-        assert again.value is exc
+        assert again.value is failure
     try:
         stream = reference.read(broken, 1000)
     except reference.Broken:
@@ -510,10 +511,7 @@ ANCHORED = [
     ),
     (
         [b"restore-asking", b"k", b"9", b"p", b"replace", b"IDLETIME", b"5"],
-        [
-            [b"restore-asking", b"k", b"%d" % (NOW + 9), b"p", b"replace", b"IDLETIME", b"5"]
-            + [b"ABSTTL"]
-        ],
+        [(b"restore-asking k %d p replace IDLETIME 5 ABSTTL" % (NOW + 9)).split()],
     ),
     (
         [b"RESTORE", b"k", b"9", b"p", b"FREQ", b"ABSTTL"],  # the counter's value, not the word
