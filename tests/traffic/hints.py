@@ -73,6 +73,10 @@ def _bitfield(make: Maker) -> list[bytes]:
         made += [what, kind, at]
         if what != b"GET":
             made.append(b"%d" % rng.randrange(-20, 40))
+    if b"FAIL" in made:
+        # A BITFIELD whose writes all fail may still make its key, or lengthen it, and no replica is
+        # told: so one does not fail.
+        made += [b"OVERFLOW", b"WRAP", b"SET", b"u8", b"#0", b"5"]
     return made
 
 
@@ -101,19 +105,21 @@ def _rename(make: Maker) -> list[bytes]:
 
 def _sort(make: Maker) -> list[bytes]:
     words = make.words
-    made = [words.key(make.rng.choice("lez"))]
-    made += words.maybe([b"BY", words.one(b"nosort", b"n:*", b"h:*->c1")])
+    by = words.maybe([b"BY", words.one(b"nosort", b"n:*", b"h:*->c1")])
+    made = [words.key(make.rng.choice("lez")), *by]
     made += words.maybe([b"LIMIT", b"%d" % make.rng.randrange(3), b"%d" % make.rng.randrange(20)])
     made += words.maybe([b"GET", words.one(b"#", b"s:*", b"h:*->f1"), b"GET", b"#"], 0.2)
     made += words.maybe([words.one(b"ASC", b"DESC")])
-    # Without ALPHA every element must be a number.
-    return [*made, *words.maybe([b"ALPHA"], 0.9), b"STORE", words.key("l")]
+    # Without ALPHA every element must be a number. With BY as well, elements of equal weight come
+    # in whatever order, and in another one on a replica.
+    alpha = [] if by else words.maybe([b"ALPHA"], 0.9)
+    return [*made, *alpha, b"STORE", words.key("l")]
 
 
 def _zrangestore(make: Maker) -> list[bytes]:
     rng, words = make.rng, make.words
-    made = [words.key("z"), words.key("z")]
     how = rng.randrange(3)
+    made = [words.key("z"), words.key("y" if how == 2 else "z")]
     if how == 0:
         made += [b"%d" % rng.randrange(4), b"%d" % rng.randrange(-4, 20)]
         return made + words.maybe([b"REV"])
@@ -130,7 +136,7 @@ def _zremrangebylex(make: Maker) -> list[bytes]:
     rng = make.rng
     low = make.words.one(b"-", b"[m%d" % rng.randrange(30), b"(m%d" % rng.randrange(30))
     high = make.words.one(b"[m%d" % rng.randrange(30), b"(m%d" % rng.randrange(30))
-    return [make.words.key("z"), low, high]
+    return [make.words.key("y"), low, high]
 
 
 def _zremrangebyscore(make: Maker) -> list[bytes]:
@@ -142,6 +148,9 @@ def _zremrangebyscore(make: Maker) -> list[bytes]:
 
 def _zadd(make: Maker) -> list[bytes]:
     rng, words = make.rng, make.words
+    if rng.random() < 0.15:
+        members = words.some(words.member, 8)
+        return [words.key("y"), *(word for name in members for word in (b"0", name))]
     made = [words.key("z")]
     if rng.random() < 0.3:
         # GT and LT came with 6.2.
@@ -238,8 +247,8 @@ def _xreadgroup(make: Maker, *, block: bool = False) -> list[bytes]:
     made += [b"BLOCK", b"20"] if block else []
     made += words.maybe([b"NOACK"], 0.1)
     keys = words.some(lambda: words.key("x"), 2)
-    ids = [words.one(b">", b">", b">", b"0") for _ in keys]
-    return [*made, b"STREAMS", *keys, *ids]
+    # No other id: what a consumer reads again is counted, and no replica is told.
+    return [*made, b"STREAMS", *keys, *(b">" for _ in keys)]
 
 
 def _xadd(make: Maker) -> list[bytes]:

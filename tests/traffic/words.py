@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 
 POOL = {
     "s": 30,  # strings
-    "n": 20,  # strings that are whole numbers
-    "f": 6,  # strings that are numbers
+    "n": 16,  # strings that are whole numbers
+    "f": 4,  # strings that are numbers
     "b": 8,  # bitmaps
     "p": 8,  # HyperLogLogs
     "l": 28,  # lists
     "e": 26,  # sets
     "z": 24,  # sorted sets
+    "y": 6,  # sorted sets whose members have all the same score
     "g": 8,  # sorted sets with places in them
     "h": 32,  # hashes
     "x": 10,  # streams
@@ -74,7 +75,9 @@ class Words:
             ]
             for letter, count in POOL.items()
         }
-        self.any_keys = [key for keys in self.keys.values() for key in keys]
+        # A range by name among different scores is whatever the skip list's chance makes of it,
+        # and comes out otherwise on a replica: only what keeps the score goes for these.
+        self.any_keys = [key for letter in POOL if letter != "y" for key in self.keys[letter]]
         self._letters = [key[:1].decode() for key in self.any_keys]  # as often as it has names
         # A stream takes growing ids only; one counter for all of them survives RENAME and COPY.
         self._last_id = 0
@@ -85,7 +88,7 @@ class Words:
     def key(self, letter: str | None) -> bytes:
         """A key's name: of this letter's, most of the time."""
         rng = self.rng
-        if letter is None or rng.random() < self.any_type:
+        if letter is None or (letter != "y" and rng.random() < self.any_type):
             letter = rng.choice(self._letters)
         keys = self.keys[letter]
         return keys[rng.randrange(HOT_KEYS)] if rng.random() < HOT else rng.choice(keys)
