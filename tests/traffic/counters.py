@@ -1,0 +1,145 @@
+"""A second writer that knows what the server must hold: was anything doubled, or lost?
+
+Three keys: a number that is counted up, a string that is appended to, a list that is pushed to.
+Each write has a number, which is appended and pushed. So of each number it can be told how often
+it arrived, in both places: once if it was acknowledged; at most once if the link was lost before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from typing import Self
+
+import hiredis
+
+from tests.proxy import Proxy
+from tests.servers import Server
+from tests.traffic.link import Address, Link, address_of, wait_until_ready
+
+BATCH = 20
+
+NUMBER, TEXT, LIST = b"counter:number", b"counter:text", b"counter:list"
+
+
+class Counters:
+    """Counts on `server` in a thread of its own, `rate` writes a second, in database `db`.
+
+    `acknowledged` are the numbers whose writes were answered; `doubtful` those whose link was lost
+    before. The database must not be one that other traffic flushes or swaps.
+    """
+
+    def __init__(
+        self, server: Server | Proxy | str, *, db: int = 9, rate: float = 300.0
+    ) -> None:
+        self.db = db
+        self.rate = rate
+        self.acknowledged: set[int] = set()
+        self.doubtful: set[int] = set()
+        self.failure: BaseException | None = None
+        self._address = address_of(server)
+        self._stopping = threading.Event()
+        self._moved = threading.Event()
+        self._thread = threading.Thread(target=self._guarded, name="counters", daemon=True)
+
+    def start(self) -> Self:
+        """Begin to count."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End once everything sent has been answered or lost; raises what ended it before."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+    def move_to(self, server: Server | Proxy | str) -> None:
+        """Go on with another server. What the old one had not replicated is in doubt from now on."""
+        self._address = address_of(server)
+        self._moved.set()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(*(() if exc[0] is None else (Exception,))):
+            self.stop()
+
+    def check(self, server: Server | str) -> list[str]:
+        """What is doubled or lost on `server`, a line each; nothing if all is well."""
+        number, text, items = self.read(address_of(server))
+        wrong: list[str] = []
+        for place, found in (("appended", text), ("pushed", items)):
+            doubled = sorted(each for each, times in found.items() if times > 1)
+            lost = sorted(self.acknowledged - found.keys())
+            strange = sorted(found.keys() - self.acknowledged - self.doubtful)
+            for what, numbers in (("doubled", doubled), ("lost", lost), ("unknown", strange)):
+                if numbers:
+                    wrong.append(f"{place}: {len(numbers)} {what}: {numbers[:10]}")
+        low, high = len(self.acknowledged), len(self.acknowledged) + len(self.doubtful)
+        if not low <= number <= high:
+            wrong.append(f"counted: {number}, expected {low} to {high}")
+        return wrong
+
+    def read(self, address: Address) -> tuple[int, Counter[int], Counter[int]]:
+        """The three keys: the count, and how often each number was appended and pushed."""
+        with address.client() as client:
+            client.execute_command("SELECT", self.db)
+            pipe = client.pipeline(transaction=True)
+            for command in (("GET", NUMBER), ("GET", TEXT), ("LRANGE", LIST, 0, -1)):
+                pipe.execute_command(*command)
+            number, text, items = pipe.execute()
+            client.connection_pool.disconnect()
+        appended = Counter(int(each) for each in (text or b"").split(b";") if each)
+        return int(number or 0), appended, Counter(map(int, items))
+
+    def _guarded(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:  # for whoever stops it
+            self.failure = error
+
+    def _run(self) -> None:
+        link: Link | None = None
+        at = 0
+        while not self._stopping.wait(BATCH / self.rate):
+            if self._moved.is_set():
+                self._moved.clear()
+                if link is not None:
+                    link.close()
+                link = None
+            sent: list[int] = []
+            try:
+                if link is None:
+                    wait_until_ready(self._address)
+                    link = Link(self._address)
+                    link.queue("select", (b"SELECT", b"%d" % self.db))
+                    link.flush()
+                    list(link.replies(0))
+                for at in range(at + 1, at + BATCH + 1):
+                    # One transaction a number, so that the three agree whatever happens.
+                    for words in (
+                        (b"MULTI",),
+                        (b"INCR", NUMBER),
+                        (b"APPEND", TEXT, b"%d;" % at),
+                        (b"LPUSH" if at % 2 else b"RPUSH", LIST, b"%d" % at),
+                        (b"EXEC",),
+                    ):
+                        link.queue(words[0].decode().lower(), words)
+                    sent.append(at)
+                link.flush()
+                done = 0
+                for name, reply in link.replies(0):
+                    if name != "exec":
+                        continue
+                    if not isinstance(reply, hiredis.ReplyError):
+                        self.acknowledged.add(sent[done])
+                    done += 1
+            except OSError:
+                self.doubtful.update(set(sent) - self.acknowledged)
+                if link is not None:
+                    link.close()
+                link = None

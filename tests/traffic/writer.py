@@ -1,0 +1,238 @@
+"""The writer: sends a sequence to a real server from a thread of its own, and counts."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection, Sequence as Seq
+from typing import Any, Self
+
+import hiredis
+
+from tests.proxy import Proxy
+from tests.servers import Server
+from tests.traffic.link import Link, address_of, wait_until_ready
+from tests.traffic.scripts import SHAS
+from tests.traffic.sequence import Sequence, Unit
+from tests.traffic.setup import prepare
+
+BATCH = 60
+"""Units that are sent before their replies are read."""
+
+WAITING = 4
+"""Commands of the second lane that may be unanswered before the writer waits for them."""
+
+
+class Traffic:
+    """Random traffic on `server` (a `Server`, a `Proxy` before one, or a redis:// URL).
+
+        with Traffic(server, seed=7) as traffic:
+            ...
+        print(traffic.describe())
+
+    The same seed and server version give the same sequence of commands, moments aside. `rate` is
+    in commands a second (None: as fast as it goes). `rare` is the probability of each FLUSHALL,
+    FLUSHDB and SWAPDB; `without` names commands to leave out ("flushall").
+
+    A server that goes away is waited for, and the sequence goes on; what was unanswered then is
+    counted as `lost`. `issued`, `succeeded` (by command, those inside EXEC too), `errors` (by the
+    error's first word) and `lost` may be read at any time.
+    """
+
+    def __init__(
+        self,
+        server: Server | Proxy | str,
+        seed: int | str,
+        *,
+        databases: Seq[int] = (0, 1, 2),
+        rate: float | None = None,
+        rare: float = 0.0001,
+        without: Collection[str] = (),
+        limit: int | None = None,
+    ) -> None:
+        self.seed = seed
+        self.rate = rate
+        self.issued: Counter[str] = Counter()
+        self.succeeded: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        self.lost = 0
+        self.connections = 0
+        self.failure: BaseException | None = None
+        self.scripts = SHAS
+        self._address = address_of(server)
+        self._options: dict[str, Any] = {"databases": databases, "rare": rare, "without": without}
+        self._limit = limit
+        self._links: list[Link] = []
+        self._moved = threading.Event()
+        self._stopping = threading.Event()
+        self._running = threading.Event()
+        self._running.set()
+        self._idle = threading.Event()
+        self._thread = threading.Thread(target=self._guarded, name="traffic", daemon=True)
+
+    # Its life.
+
+    def start(self) -> Self:
+        """Set the server up (functions, payloads; some 0.1 s) and begin to write."""
+        specs, payloads = prepare(self._address)
+        self.sequence = Sequence(specs, self.seed, payloads=payloads, **self._options)
+        self._thread.start()
+        return self
+
+    def pause(self) -> None:
+        """Send no more; returns when everything sent has been answered or lost."""
+        self._idle.clear()
+        self._running.clear()
+        while self._thread.is_alive() and not self._idle.wait(0.05):
+            pass
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._running.set()
+
+    def stop(self) -> None:
+        """Send no more, and end once everything sent has been answered or lost.
+
+        Raises what ended the writer if it did not end by itself.
+        """
+        self._stopping.set()
+        self._running.set()
+        self.join()
+
+    def join(self) -> None:
+        """Wait for the end (with `limit`, or after another thread's `stop`)."""
+        if self._thread.ident is not None:
+            self._thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+    def move_to(self, server: Server | Proxy | str) -> None:
+        """Go on with another server: the one that took over."""
+        self._address = address_of(server)
+        self._moved.set()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        if exc[0] is None:
+            self.stop()
+        else:
+            with contextlib.suppress(Exception):
+                self.stop()
+
+    # What it tells.
+
+    @property
+    def commands(self) -> int:
+        """Commands sent so far."""
+        return self.issued.total()
+
+    def never(self) -> list[str]:
+        """Commands of the sequence that never succeeded so far."""
+        return sorted(self.sequence.names - {name for name, n in self.succeeded.items() if n})
+
+    def coverage(self) -> float:
+        """The share of the sequence's commands that succeeded at least once."""
+        return 1 - len(self.never()) / len(self.sequence.names)
+
+    def describe(self) -> str:
+        """The counts, in a few lines."""
+        errors = ", ".join(f"{n:,} {code}" for code, n in self.errors.most_common())
+        return (
+            f"seed {self.seed}: {self.commands:,} commands, {self.succeeded.total():,} succeeded, "
+            f"{self.lost:,} lost, {self.connections} connections; "
+            f"{self.coverage():.0%} of {len(self.sequence.names)} kinds"
+            f"\n  errors: {errors or 'none'}\n  never: {', '.join(self.never()) or 'none'}"
+        )
+
+    # The thread.
+
+    def _guarded(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:  # for whoever stops or joins
+            self.failure = error
+        finally:
+            self._idle.set()
+            self._disconnect()
+
+    def _run(self) -> None:
+        units = iter(self.sequence)
+        started, sent_before = time.monotonic(), 0
+        while not self._stopping.is_set():
+            if not self._running.is_set():
+                self._drain()
+                self._idle.set()
+                self._running.wait()
+                started, sent_before = time.monotonic(), self.commands
+                continue
+            if self._limit is not None and self.commands >= self._limit:
+                break
+            batch = BATCH if self.rate is None else max(1, min(BATCH, int(self.rate / 50)))
+            self._send([next(units) for _ in range(batch)])
+            if self.rate is not None:
+                ahead = (self.commands - sent_before) / self.rate - (time.monotonic() - started)
+                if ahead > 0:
+                    self._stopping.wait(ahead)
+        self._drain()
+
+    def _send(self, units: list[Unit]) -> None:
+        """Send these units, and read the replies of all but the second lane's."""
+        try:
+            if self._moved.is_set():
+                self._moved.clear()
+                self._disconnect()
+            if not self._links:
+                self._connect()
+            for unit in units:
+                link = self._links[unit.lane]
+                if link.fresh:
+                    link.fresh = False
+                    link.queue("select", (b"SELECT", b"%d" % unit.db))
+                for name, words in unit.commands:
+                    link.queue(name, words)
+                    self.issued[name] += 1
+            for link in self._links:
+                link.flush()
+            for link, leave in zip(self._links, (0, WAITING), strict=True):
+                self._take(link, leave)
+        except OSError:
+            self._disconnect()
+
+    def _take(self, link: Link, leave: int) -> None:
+        for name, reply in link.replies(leave):
+            if isinstance(reply, hiredis.ReplyError):
+                self.failed[name] += 1
+                self.errors[str(reply).split(" ", 1)[0]] += 1
+            else:
+                self.succeeded[name] += 1
+
+    def _drain(self) -> None:
+        try:
+            for link in self._links:
+                self._take(link, 0)
+        except OSError:
+            self._disconnect()
+
+    def _connect(self) -> None:
+        """Wait for the server for as long as it takes."""
+        while not self._stopping.is_set():
+            try:
+                wait_until_ready(self._address)
+                self._links = [Link(self._address), Link(self._address)]
+            except OSError:
+                self._stopping.wait(0.02)
+            else:
+                self.connections += 1
+                return
+        raise ConnectionAbortedError("stopped while the server was away")
+
+    def _disconnect(self) -> None:
+        for link in self._links:
+            self.lost += link.unanswered
+            link.close()
+        self._links = []
