@@ -153,7 +153,15 @@ def measure(rate: int, seconds: float, *, cut_over: bool, servers: Sequence[Any]
         worker = engine.until_following()
         # The writer, then the measurement over its steady part.
         writer = subprocess.Popen(
-            [sys.executable, "-m", "benches.follow", "--write", source.url, str(rate), str(seconds)],
+            [
+                sys.executable,
+                "-m",
+                "benches.follow",
+                "--write",
+                source.url,
+                str(rate),
+                str(seconds),
+            ],
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -208,6 +208,10 @@ class ReplyCounter:
 
 @final
 class SnapshotReader:
+    hold_before: int
+    hold_shift: int
+    @property
+    def held_count(self) -> int: ...
     @property
     def input(self) -> InputBuffer: ...
     @property

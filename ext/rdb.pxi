@@ -88,8 +88,8 @@ cdef class SnapshotReader:
         batch_bytes: a batch is closed when it has grown to this, or would grow past it.
         stream_above: a longer value is not held.
         value_limit: a longer value is read to nothing and listed in the batch's `errors`.
-        hold_before: a key that would expire before this (ms since the epoch) is given a deadline of
-            `hold_before` + `hold_shift`, and named in the batch's `held`. 0: none is.
+        hold_before: the deadline of a key that would expire before this (ms since the epoch) is
+            lifted by `hold_shift` (ms), and the key named in the batch's `held`. 0: none is.
     """
     cdef readonly InputBuffer input
     cdef Input *bytes_in
@@ -97,8 +97,9 @@ cdef class SnapshotReader:
     cdef size_t batch_bytes
     cdef size_t stream_above
     cdef size_t value_limit
-    cdef int64_t hold_before
-    cdef int64_t hold_shift
+    cdef public int64_t hold_before
+    cdef public int64_t hold_shift
+    cdef readonly uint64_t held_count
     cdef bint has_length
     cdef uint64_t length
     cdef bint has_mark
@@ -849,8 +850,9 @@ cdef class SnapshotReader:
             self.batch_access = self.access_kind
         if 0 <= self.expire_at < self.hold_before:
             record.expire_at = (
-                self.hold_before + self.hold_shift
-                if self.hold_shift < INT64_MAX - self.hold_before else INT64_MAX)
+                self.expire_at + self.hold_shift
+                if self.hold_shift < INT64_MAX - self.expire_at else INT64_MAX)
+            self.held_count += 1
             if not bytes_reserve(&self.held, 4 + n, SIZE_MAX):
                 return False
             # Little-endian, as every machine that this is built for.

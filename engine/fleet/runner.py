@@ -67,9 +67,7 @@ class Runner:
             on_progress=self._progressed,
             on_event=self._happened,
             gate=gate_of(source, target, settings, lambda: bool(self._held_before)),
-            gate_in_sync=gate_in_sync_of(
-                source, target, settings, lambda: bool(self._held_before)
-            ),
+            gate_in_sync=gate_in_sync_of(source, target, settings, lambda: bool(self._held_before)),
             compare=compare_of(source, target),
             one_go=one_go,
         )

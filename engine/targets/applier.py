@@ -154,6 +154,19 @@ class Applier:
             except (LinkError, ServerError) as exc:
                 await self._pause(exc)
                 continue
+            if result.status in ("not_begun", "partial"):
+                # What ran, ran without the transaction: the probe at dialling is there to make
+                # this impossible, and nothing but a full sync would mend it.
+                await self.close()
+                raise TransferFailed(
+                    f"the target ran commands outside of their transaction: {result.error}",
+                    remedy="Grant +multi +exec +watch to the target's user, and start anew.",
+                    fault="target",
+                )
+            if result.guard_error is not None:
+                # Applied or not: the position says so once the target answers again.
+                await self._unguarded(result.guard_error)
+                continue
             if result.status == "applied":
                 if result.position != position:
                     raise PositionMoved(result.position)
@@ -206,6 +219,19 @@ class Applier:
     def _owed(self) -> bool:
         return self._answer is not None and not self._answer.done()
 
+    async def _unguarded(self, message: str) -> None:
+        """WATCH or GET was refused: dial again, and look."""
+        code = message.partition(" ")[0]
+        if code in REFUSED_ALL:
+            raise AuthError(
+                f"the target refuses WATCH or GET: {message}",
+                remedy="Grant the target's user +watch and +get (ACL SETUSER).",
+                fault="target",
+            )
+        assert self._connection is not None
+        self._connection.close()
+        await self._pause(ServerError(message, code=code, fault="target"))
+
     async def _not_applied(
         self, transaction: Transaction, result: TransactionResult
     ) -> Applied | None:
@@ -240,6 +266,9 @@ class Applier:
             if self._importing:
                 await import_source(connection)
             await connection.call("SELECT", POSITION_DB)
+            # A user without the right to MULTI would have what follows it run one by one.
+            await connection.call("MULTI")
+            await connection.call("DISCARD")
             self._position = await self._watch(connection)
         except EngineError:
             connection.close()
@@ -251,6 +280,8 @@ class Applier:
         self._take_over()
 
     async def _watch(self, connection: Connection) -> bytes | None:
+        # A change since an earlier WATCH, our own too, would have EXEC refuse whatever comes.
+        await connection.call("UNWATCH")
         # In this order: what is changed behind the GET is seen by EXEC.
         await connection.call("WATCH", self._key)
         found = await connection.call("GET", self._key)

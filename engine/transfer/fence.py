@@ -153,7 +153,5 @@ def offset_in(end: Admin, reply: object) -> int:
     """`master_repl_offset` of a reply to INFO replication. Raises `ProtocolFault`."""
     found = offset_of(reply)
     if found is None:
-        raise ProtocolFault(
-            f"{end.name} did not tell its replication offset", fault=end.fault
-        )
+        raise ProtocolFault(f"{end.name} did not tell its replication offset", fault=end.fault)
     return found

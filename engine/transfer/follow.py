@@ -64,13 +64,11 @@ class Follower:
         `TransferFailed`."""
         while not self._stopping:
             await self._mend()
-            if self._stopping:
-                return
             self._waiting = asyncio.ensure_future(self._source.commands())
             try:
                 batch = await self._waiting
             except asyncio.CancelledError:
-                if self._stopping and self._waiting.cancelled():
+                if self._waiting.cancelled() and self.stopping:
                     return
                 raise
             finally:
@@ -88,6 +86,11 @@ class Follower:
         while self.position.offset < offset:
             self._moved.clear()
             await self._moved.wait()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping
 
     @property
     def lag_bytes(self) -> int:

@@ -73,6 +73,7 @@ class Offline:
         # 3. The operator's word; a gate that refuses leads back here.
         stage.reason = "copied; later writes to the source are not followed"
         if self._settings.until != "cut-over" and stage.one_go:
+            stage.enter(Phase.DONE)
             return
         while True:
             stage.can_complete = True
@@ -112,7 +113,9 @@ class Offline:
 
     async def save_last(self, errors: list[str]) -> None:
         """Write the last checkpoint; a failure joins `errors` if there is none yet."""
-        checkpoint = self._stage.tally.checkpoint(self._target.info.identity) if self._copy else None
+        checkpoint = (
+            self._stage.tally.checkpoint(self._target.info.identity) if self._copy else None
+        )
         if checkpoint is None:
             return
         try:
@@ -130,9 +133,10 @@ class Offline:
     async def _open(self) -> ScanPosition | None:
         stage = self._stage
         before = self._checkpoints.load()
-        position = before.position if before is not None else None
-        if not isinstance(position, ScanPosition):
-            before = position = None
+        position: ScanPosition | None = None
+        if before is not None:
+            assert isinstance(before.position, ScanPosition)
+            position = before.position
         await stage.insist(self._target.open)
         self._source.bulk_limit = self._target.bulk_limit
         await stage.insist(lambda: self._source.open(position))

@@ -91,6 +91,7 @@ class Online:
         self._lifting = False
         self._swept = True
         self._taken_up = False
+        self._held_until = 0
         self._syncs = {"partial_syncs": 0, "full_syncs": 0}
         self._restarts = 0
         self._repaired = 0
@@ -322,12 +323,14 @@ class Online:
         if not source.functions and not source.scripts:
             return
         async with self._admin("target") as end:
-            commands = [("FUNCTION", "LOAD", "REPLACE", code) for code in source.functions]
+            commands: list[tuple[str | bytes, ...]] = [
+                ("FUNCTION", "LOAD", "REPLACE", code) for code in source.functions
+            ]
             commands += [("SCRIPT", "LOAD", body) for body in source.scripts]
             replies = await end.pipeline(commands)
         for command, reply in zip(commands, replies, strict=True):
             if isinstance(reply, EngineError):
-                what = f"a {command[0].lower()} of {len(command[-1]):,} bytes: {reply.message}"
+                what = f"a {str(command[0]).lower()} of {len(command[-1]):,} bytes: {reply.message}"
                 self.left_out.append(what)
                 self._stage.on_event(f"not carried: {what}")
 
@@ -384,10 +387,12 @@ class Online:
                 if stage.phase is Phase.CATCH_UP and self._near(follower):
                     if self._lifting:
                         self._source.hold(0, 0)
+                        self._held_until = self._source.parsed_offset
                         self._lifting = False
                     elif not self._swept and sweep is None:
                         sweep = asyncio.create_task(self._sweep(follower))
-                    stage.enter(Phase.FOLLOW) if self._swept else None
+                    elif self._swept:
+                        stage.enter(Phase.FOLLOW)
                 stage.can_complete, stage.reason = self._gates(follower)
                 if loop.time() - told >= _TICK_SECONDS:
                     told = loop.time()
@@ -446,7 +451,7 @@ class Online:
             follower.holding = False
             return
         # What was parsed before the holding ended may be lifted, and must be on the target first.
-        await follower.reach(self._source.held_until)
+        await follower.reach(self._held_until)
         async with self._admin("target") as end:
             async for page in lifted(end):
                 self._mender.spoil_deadlines(page)
@@ -629,7 +634,11 @@ class Online:
 
     def _admin(self, side: str) -> contextlib.AbstractAsyncContextManager[Admin]:
         endpoint = self._source_endpoint if side == "source" else self._target_endpoint
-        return admin(endpoint, timeout=self._settings.io_timeout, fault="source" if side == "source" else "target")
+        return admin(
+            endpoint,
+            timeout=self._settings.io_timeout,
+            fault="source" if side == "source" else "target",
+        )
 
     @contextlib.asynccontextmanager
     async def _dialled(self):  # type: ignore[no-untyped-def]

@@ -25,7 +25,8 @@ MOVES: dict[Phase, frozenset[Phase]] = {
     Phase.COPIED: _ENDS | {Phase.CUT_OVER, Phase.DONE},
     Phase.CATCH_UP: _ENDS | {Phase.FOLLOW, Phase.SNAPSHOT, Phase.CATCH_UP},
     Phase.FOLLOW: _ENDS | {Phase.CUT_OVER, Phase.CATCH_UP, Phase.SNAPSHOT, Phase.DONE},
-    Phase.CUT_OVER: _ENDS | {Phase.COPIED, Phase.FOLLOW, Phase.CATCH_UP, Phase.SNAPSHOT, Phase.DONE},
+    Phase.CUT_OVER: _ENDS
+    | {Phase.COPIED, Phase.FOLLOW, Phase.CATCH_UP, Phase.SNAPSHOT, Phase.DONE},
     Phase.DONE: frozenset(),
     Phase.FAILED: frozenset(),
     Phase.STOPPED: frozenset(),

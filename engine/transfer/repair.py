@@ -119,9 +119,7 @@ class Mender:
     def _swap(self, one: int, other: int) -> None:
         swap = {one: other, other: one}
         self._dirty = {(swap.get(db, db), key) for db, key in self._dirty}
-        self._deadlines = dict.fromkeys(
-            (swap.get(db, db), key) for db, key in self._deadlines
-        )
+        self._deadlines = dict.fromkeys((swap.get(db, db), key) for db, key in self._deadlines)
         # The numbers in a reading are those at its offset, which is where it is stored.
 
     # --- Readings ---

@@ -111,7 +111,9 @@ class Transfer:
                 current = asyncio.current_task()
                 if current is not None and not self._stopping:
                     current.uncancel()
-            self._end(Phase.STOPPED, errors[-1] if errors else "stopped; what is acknowledged stays")
+            self._end(
+                Phase.STOPPED, errors[-1] if errors else "stopped; what is acknowledged stays"
+            )
         except EngineError as exc:
             status = "failed"
             errors.append(explain(exc))

@@ -64,8 +64,13 @@ def mixed(client: redis.Redis, turn: int) -> None:
     pipe.sunionstore("union", [f"set:{turn % 5}", "set:0"])
     pipe.sadd(f"set:{turn % 5}", str(turn % 1000))
     if turn % 10 == 0:
-        pipe.eval("redis.call('INCR', KEYS[1]) return redis.call('LPUSH', KEYS[2], ARGV[1])", 2,
-                  "counter", "list:0", str(turn))
+        pipe.eval(
+            "redis.call('INCR', KEYS[1]) return redis.call('LPUSH', KEYS[2], ARGV[1])",
+            2,
+            "counter",
+            "list:0",
+            str(turn),
+        )
     pipe.execute()
 
 
