@@ -1,0 +1,221 @@
+"""Where the bytes of a replica's socket go: into a reader at once, or into the spool first.
+
+Bytes are counted as they come (`total`), the snapshot's and the stream's in one run, because nobody
+knows beforehand where the first ends. That is found twice: here, as soon as the last byte of the
+snapshot is received, for the source holds the stream back until it is told so; and by the reader of
+the snapshot when it gets there, which may be gigabytes of spool later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from engine._native import (
+    CommandBatch,
+    ProtocolError,
+    RecordBatch,
+    SnapshotReader,
+    StreamReader,
+)
+from engine.errors import ProtocolFault
+from engine.sources.receipts import Receipts
+from engine.sources.spool import Spool
+from engine.wire.psync import MARK_BYTES, FullSync, PartialSync
+
+READY_LIMIT = 4
+"""Finished items that wait to be taken; above it nothing more is parsed."""
+# Spooled bytes that came within so many seconds share one time for their relative TTLs.
+_SAME_TIME = 0.02
+
+StreamFactory = Callable[[int], StreamReader]
+
+
+class Intake:
+    """A `BulkReader` before two readers and a spool.
+
+    `stream_from` makes the stream's reader, given the database in which it begins. `source_ms` says
+    what the source's clock showed at a time of ours; relative TTLs hang on it.
+    """
+
+    def __init__(
+        self,
+        sync: FullSync | PartialSync,
+        spool: Spool,
+        snapshot: SnapshotReader | None,
+        stream_from: StreamFactory,
+        source_ms: Callable[[float], int] | None,
+    ) -> None:
+        self._base = sync.offset
+        self._spool = spool
+        self._clock = asyncio.get_running_loop().time
+        self._stream_from = stream_from
+        self._source_ms = source_ms
+        self._length = sync.length if isinstance(sync, FullSync) else None
+        self._mark = sync.mark if isinstance(sync, FullSync) else None
+        self._tail = b""
+        self._room: memoryview | None = None
+        self._direct = False
+        self._items: list[RecordBatch | bytes] = []
+        self.receipts = Receipts()
+        self.snapshot = snapshot
+        self.stream: StreamReader | None = None
+        """There is one as soon as the snapshot is parsed to its end."""
+        self.snapshot_bytes: int | None = None
+        """Bytes of the snapshot and its mark; None until all of them are received."""
+        self.total = 0
+        """Bytes received."""
+        self.parsed = 0
+        """Bytes given to a reader."""
+        self.ready = 0
+        """Items that the reader has finished, and nobody has taken."""
+        if snapshot is None:
+            self.snapshot_bytes = 0
+            self._begin_stream(0)
+
+    # --- The socket's side ---
+
+    @property
+    def input(self) -> Any:
+        """Where the next bytes of the socket go: a `BulkReader`'s."""
+        self._direct = not self._spool.size and self.ready < READY_LIMIT
+        if not self._direct:
+            self._room = self._spool.input
+            return self._room
+        reader = self.stream or self.snapshot
+        assert reader is not None
+        if self._mark is not None:
+            # The last bytes are looked at before the reader has eaten them.
+            room: Any = reader.input
+            self._room = memoryview(room)
+            return self._room
+        return reader.input
+
+    def received(self, n: int, /) -> int:
+        """`n` bytes were read into `input`; returns `ready`.
+
+        Raises `ProtocolFault` and `SpoolFull`.
+        """
+        now = self._clock()
+        self.total += n
+        self.receipts.add(self.total, now)
+        if self.snapshot_bytes is None:
+            self._look_for_the_end(n)
+        self._room = None
+        if self._direct:
+            self._parse(now, None, n)
+        else:
+            self._spool.commit(n)
+        return self.ready
+
+    def _look_for_the_end(self, n: int) -> None:
+        if self._length is not None:
+            if self.total >= self._length:
+                self.snapshot_bytes = self._length
+            return
+        # The source sends nothing behind the mark before we acknowledge: so it ends a read.
+        assert self._room is not None
+        self._tail = (self._tail + bytes(self._room[max(n - MARK_BYTES, 0) : n]))[-MARK_BYTES:]
+        if self._tail == self._mark:
+            self.snapshot_bytes = self.total
+
+    # --- The consumer's ---
+
+    async def parse_spooled(self) -> None:
+        """Give the oldest spooled portion to the reader. Cancelled, it loses nothing.
+
+        Raises `ProtocolFault`, `SpoolFull`.
+        """
+        with await self._spool.read() as view:
+            portion = bytes(view)
+        if self._source_ms is None:
+            if portion:
+                self._parse(0.0, portion, len(portion))
+            return
+        while portion:
+            first = self.parsed + 1
+            n = max(self.receipts.together(first, _SAME_TIME) - self.parsed, 1)
+            piece, portion = portion[:n], portion[n:]
+            self._parse(self.receipts.at(first) or self._clock(), piece, len(piece))
+
+    def take_records(self) -> list[RecordBatch | bytes]:
+        """What the snapshot's reader has finished, in order."""
+        items, self._items = self._items, []
+        if self.snapshot is not None and self.stream is None:
+            items += self.snapshot.take()
+            self.ready = 0
+        return items
+
+    def take_commands(self) -> list[CommandBatch]:
+        """What the stream's reader has finished, in order."""
+        assert self.stream is not None
+        self.ready = 0
+        return self.stream.take()
+
+    # --- Offsets ---
+
+    @property
+    def received_offset(self) -> int:
+        """Offset of the last byte of the stream that came."""
+        return self._base + max(self.total - self._snapshot_end, 0)
+
+    def position_of(self, offset: int) -> int:
+        """Which of the received bytes has this offset in the stream."""
+        return offset - self._base + self._snapshot_end
+
+    @property
+    def _snapshot_end(self) -> int:
+        return self.total if self.snapshot_bytes is None else self.snapshot_bytes
+
+    # --- Inside ---
+
+    def _parse(self, came: float, portion: bytes | None, n: int) -> None:
+        reader: Any = self.stream or self.snapshot
+        if self.stream is not None and self._source_ms is not None:
+            self.stream.now_ms = self._source_ms(came)
+        self.parsed += n
+        try:
+            self.ready = reader.received(n) if portion is None else reader.feed(portion)
+            self._pass_the_end()
+        except ProtocolError as exc:
+            what = "snapshot" if self.stream is None else "replication stream"
+            raise ProtocolFault(f"the source's {what} cannot be read: {exc}", fault="source") from (
+                None
+            )
+
+    def _pass_the_end(self) -> None:
+        """From the snapshot's reader to that of the stream, if the first is done."""
+        snapshot = self.snapshot
+        if self.stream is None and snapshot is not None and snapshot.finished:
+            end = snapshot.offset
+            self._items += snapshot.take()
+            rest = snapshot.rest()
+            self.snapshot_bytes = end
+            stream = self._begin_stream(_stream_db(snapshot))
+            self.ready = stream.feed(rest)
+
+    def _begin_stream(self, db: int) -> StreamReader:
+        stream = self.stream = self._stream_from(db)
+        if self._source_ms is not None:
+            first = self.receipts.at((self.snapshot_bytes or 0) + 1)
+            stream.now_ms = self._source_ms(self._clock() if first is None else first)
+        return stream
+
+
+def _stream_db(snapshot: SnapshotReader) -> int:
+    """The database in which the stream begins.
+
+    A primary sends SELECT first; a replica passes on its primary's stream as it comes, and the
+    snapshot says which database was selected in it (`rdbPopulateSaveInfo`).
+    """
+    said = snapshot.aux.get("repl-stream-db", b"0")
+    try:
+        db = int(said)
+    except ValueError:
+        db = -1
+    if not 0 <= db < 1 << 31:
+        raise ProtocolFault(
+            f"the snapshot says that its stream begins in database {said[:20]!r}", fault="source"
+        )
+    return db

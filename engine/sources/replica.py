@@ -1,0 +1,508 @@
+"""The replica source: becomes a replica by PSYNC, gives the snapshot, then the stream.
+
+    socket -> [spool] -> SnapshotReader -> RecordBatch and pieces
+                      -> StreamReader   -> CommandBatch
+
+A source keeps what a replica has not read in its own memory, and cuts the replica off when that is
+too much. So in the follow phase the socket is always drained: bytes that the consumer does not want
+yet go to the spool. During the snapshot the consumer's pace may hold the source back: what piles up
+there is only what clients write meanwhile, and no spool as large as the snapshot is needed. Once a
+second the source is asked how much that is; above `_PENDING_BYTES`, or if it does not tell, the
+socket is drained then as well.
+
+The source is told once a second what has been applied, not what has been received: that is what its
+operator sees, and what WAIT counts. While the snapshot comes, a bare newline says that we live.
+A diskless source sends nothing of the stream before the first ACK behind the snapshot; one that
+comes before the source has seen its child end has no effect, so the first few follow closely.
+
+A lost link costs nothing in the follow phase as long as the source's backlog reaches: what has been
+received is kept, and the stream is asked for behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, cast
+
+from engine._native import CommandBatch, SnapshotReader, StreamReader, encode_command
+from engine.errors import EngineError, LinkError, ServerError
+from engine.model.backoff import Backoff
+from engine.model.endpoint import Endpoint
+from engine.model.position import StreamPosition
+from engine.model.server import ServerInfo
+from engine.model.settings import MIB, TransferSettings
+from engine.sources.base import Item
+from engine.sources.intake import READY_LIMIT, Intake
+from engine.sources.spill import Spill
+from engine.sources.spool import Spool
+from engine.wire.connection import Connection
+from engine.wire.dial import dial
+from engine.wire.info import ask_info
+from engine.wire.psync import FullSync, PartialSync, handshake
+
+# Bytes that wait in the source behind the snapshot; above it the snapshot is drained too. Far below
+# the usual limit of a replica's output buffer (256 MiB, or 64 MiB for a minute).
+_PENDING_BYTES = 8 * MIB
+_TICK_SECONDS = 1.0
+# Read from a paused socket at each tick: a diskless source cuts off a replica that takes nothing
+# for `repl-timeout`.
+_SIP_BYTES = 256 << 10
+# After the snapshot, until the source has seen that its child is done.
+_FIRST_ACKS = (0.0, 0.05, 0.1, 0.1, 0.25, 0.5)
+# A batch of the snapshot that fills slowly is handed on after so long.
+_LINGER_SECONDS = 0.5
+# The source's own PING period (10 s) times this may pass in silence.
+_PING_PERIODS = 3
+# Sources before it send relative TTLs.
+_ABSOLUTE_TTLS = (7, 0, 0)
+
+
+class ReplicaSource:
+    """One shard of a source, followed. Opened, read, closed; opened again after a failure.
+
+    Before `open`: `bulk_limit`, `hold_before` and `hold_shift` (as `SnapshotReader`'s; ms). Calls:
+    `open`, then `snapshot` to its end if that gave a `FullSync`, then `commands` again and again.
+    """
+
+    def __init__(self, endpoint: Endpoint, settings: TransferSettings) -> None:
+        self._endpoint = endpoint
+        self._settings = settings
+        self.info: ServerInfo = cast(ServerInfo, None)
+        """What the server says of itself; set by `open`."""
+        self.bulk_limit = 512 << 20
+        """Bytes of the longest value that the target takes; longer ones are read to nothing."""
+        self.hold_before = 0
+        self.hold_shift = 0
+        self.on_event: Callable[[str], None] = lambda _: None
+        """Told what an operator would want to read in a log."""
+        self.replid = ""
+        """The stream's name now; it changes with a failover of the source."""
+        self.reconnects = 0
+        self.pending = 0
+        """Bytes that waited in the source behind the snapshot when it was last asked."""
+        self._connection: Connection = cast(Connection, None)
+        self._intake: Intake = cast(Intake, None)
+        self._spool: Spool = cast(Spool, None)
+        self._applied = 0
+        self._acks_seen = 0
+        self._ack_wanted: int | None = None
+        self._skew = 0.0
+        self._silence = settings.io_timeout
+        self._drain = False
+        self._sip = 0
+        self._lost: EngineError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._batches: deque[CommandBatch] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._whole = asyncio.Event()
+
+    # --- Its life ---
+
+    async def open(self, position: StreamPosition | None) -> FullSync | PartialSync:
+        """Become a replica, from `position` on (None: everything).
+
+        A `FullSync` may be the answer to a position as well. Raises `PsyncRefused` (take the scan
+        source), `LinkError`, `AuthError`, `ServerError` (not now), `SpoolFull` and `UsageError`
+        (the spool's directory).
+        """
+        settings = self._settings
+        # 1. Room for what may have to wait, before the source forks for us.
+        self._spool = Spool(settings.spool_directory, settings.spool_bytes, self._on_spool)
+        await asyncio.to_thread(self._spool.check)
+        # 2. The handshake.
+        connection = await self._dial()
+        try:
+            self.info = await ask_info(connection)
+            await self._ask_clock(connection)
+            sync = await handshake(
+                connection, position, info=self.info, timeout=settings.io_timeout
+            )
+        except BaseException:
+            connection.close()
+            raise
+        # 3. From here on bytes come.
+        self.replid = sync.replid
+        self._lost, self._waiter = None, None
+        self._batches.clear()
+        self._whole = asyncio.Event()
+        self._drain, self._sip, self.pending = False, 0, 0
+        self._acks_seen, self._ack_wanted = 0, None
+        self._applied = sync.offset if isinstance(sync, PartialSync) else 0
+        self._intake = self._make_intake(sync, position)
+        self._take_over(connection)
+        self._start(self._beat())
+        if isinstance(sync, FullSync):
+            self._start(self._watch_pending(sync.offset))
+        return sync
+
+    async def close(self) -> None:
+        """Let go of the connection, the spool and what waits in it. Never raises."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._connection is not None:
+            self._connection.close()
+        if self._spool is not None:
+            await self._spool.close()
+
+    # --- What it gives ---
+
+    async def snapshot(self) -> AsyncGenerator[Item, None]:
+        """The snapshot's batches in order; a streamed batch is followed by its pieces.
+
+        Nothing after a partial sync. Raises `LinkError` when the link goes before the whole
+        snapshot is here (open it again: it begins anew), `ProtocolFault`, `SpoolFull`.
+        """
+        intake = self._intake
+        spill = Spill(self.bulk_limit, self._spool.directory)
+        loop = asyncio.get_running_loop()
+        handed_on = loop.time()
+        try:
+            while True:
+                items = intake.take_records()
+                if items:
+                    self._steer()
+                    async for item in spill.arrange(items):
+                        yield item
+                    handed_on = loop.time()
+                    continue
+                if intake.stream is not None:
+                    return
+                if self._lost is not None and not self._whole.is_set():
+                    raise self._lost
+                self._raise_if_broken()
+                if await self._parse_spooled():
+                    continue
+                assert intake.snapshot is not None
+                if intake.snapshot.may_flush and loop.time() - handed_on > _LINGER_SECONDS:
+                    intake.snapshot.flush()
+                    continue
+                self._raise_if_over()
+                await self._wait(_LINGER_SECONDS)
+        finally:
+            spill.close()
+
+    async def commands(self) -> CommandBatch:
+        """The stream's next batch; waits for one. Behind the snapshot's end only.
+
+        A batch is closed when nothing more is at hand, so it may be small, or empty (a PING moved
+        the offset). A call that is cancelled loses nothing. Raises `LinkError` when the link is
+        gone for good and all that was received has been given; `ProtocolFault`, `SpoolFull`.
+        """
+        intake = self._intake
+        while not self._batches:
+            self._raise_if_broken()
+            stream = intake.stream
+            assert stream is not None, "the snapshot has not been read to its end"
+            self._batches.extend(intake.take_commands())
+            if self._batches:
+                self._steer()
+            elif await self._parse_spooled():
+                continue
+            elif stream.may_flush:
+                stream.flush()
+            else:
+                self._raise_if_over()
+                await self._wait(None)
+        return self._batches.popleft()
+
+    def acknowledge(self, offset: int) -> None:
+        """The target has everything up to and including `offset`: what the source is told."""
+        self._applied = max(self._applied, offset)
+        if self._ack_wanted is not None and offset >= self._ack_wanted:
+            self._acknowledge_now()
+            self._ack_wanted = None
+        self._intake.receipts.forget(self._intake.position_of(offset))
+
+    # --- What is known ---
+
+    @property
+    def total_keys(self) -> int:
+        """Keys in the chosen databases when the source was opened."""
+        chosen = self._settings.databases
+        return sum(
+            entry.keys for entry in self.info.keyspace if chosen is None or entry.db in chosen
+        )
+
+    @property
+    def snapshot_received(self) -> bool:
+        """Whether the whole snapshot is here, parsed or not."""
+        return self._intake.snapshot_bytes is not None
+
+    @property
+    def received_offset(self) -> int:
+        """Offset of the last byte of the stream that was received."""
+        return self._intake.received_offset
+
+    @property
+    def spooled(self) -> int:
+        """Bytes that wait in the spool."""
+        return self._spool.size
+
+    def receipt_of(self, offset: int) -> float | None:
+        """When the byte at `offset` came, by the loop's clock; None: not yet, or long applied."""
+        return self._intake.receipts.at(self._intake.position_of(offset))
+
+    def lag(self, offset: int) -> tuple[int, float]:
+        """(bytes, seconds) by which something that is at `offset` is behind what was received."""
+        behind = self.received_offset - offset
+        if behind <= 0:
+            return 0, 0.0
+        came = self.receipt_of(offset + 1)
+        return behind, asyncio.get_running_loop().time() - came if came is not None else 0.0
+
+    def source_ms(self, at: float) -> int:
+        """What the source's clock shows at `at` of the loop's clock, in ms since the epoch."""
+        return int((at + self._skew) * 1000)
+
+    @property
+    def aux(self) -> dict[str, bytes]:
+        """The snapshot's AUX fields that have been read so far."""
+        return self._intake.snapshot.aux if self._intake.snapshot is not None else {}
+
+    @property
+    def functions(self) -> list[bytes]:
+        """Code of the libraries in the snapshot."""
+        return self._intake.snapshot.functions if self._intake.snapshot is not None else []
+
+    @property
+    def scripts(self) -> list[bytes]:
+        """Bodies of EVAL scripts in the snapshot (old sources keep them there)."""
+        return self._intake.snapshot.scripts if self._intake.snapshot is not None else []
+
+    @property
+    def left_out(self) -> list[str]:
+        """What the snapshot holds and cannot be carried, a line each."""
+        return self._intake.snapshot.left_out if self._intake.snapshot is not None else []
+
+    @property
+    def keys_hint(self) -> int:
+        """Keys of the databases of the snapshot that have begun."""
+        return self._intake.snapshot.keys_hint if self._intake.snapshot is not None else 0
+
+    # --- Opening ---
+
+    async def _dial(self) -> Connection:
+        return await dial(self._endpoint, fault="source", timeout=self._settings.connect_timeout)
+
+    async def _ask_clock(self, connection: Connection) -> None:
+        """The source's clock and its PING period; a user without these rights goes without."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        told = await connection.try_call("TIME")
+        now = loop.time()
+        if isinstance(told, list) and len(told) == 2:
+            self._skew = int(told[0]) + int(told[1]) / 1e6 - (began + now) / 2
+        else:
+            self._skew = time.time() - now
+        period = await connection.try_call("CONFIG", "GET", "repl-ping-replica-period")
+        seconds = int(period[1]) if isinstance(period, list) and len(period) == 2 else 10
+        self._silence = max(self._settings.io_timeout, float(seconds * _PING_PERIODS))
+
+    def _make_intake(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> Intake:
+        settings = self._settings
+        snapshot = None
+        if isinstance(sync, FullSync):
+            snapshot = SnapshotReader(
+                length=sync.length,
+                mark=sync.mark,
+                batch_bytes=settings.batch_bytes,
+                stream_above=settings.stream_above,
+                value_limit=self.bulk_limit,
+                hold_before=self.hold_before,
+                hold_shift=self.hold_shift,
+            )
+        relative = self.info.flavour == "redis" and self.info.version < _ABSOLUTE_TTLS
+
+        def stream_from(db: int) -> StreamReader:
+            in_multi = False
+            if isinstance(sync, PartialSync) and position is not None:
+                db, in_multi = position.db, position.in_multi
+            return StreamReader(
+                sync.offset, db, in_multi, batch_bytes=settings.batch_bytes, anchor=relative
+            )
+
+        source_ms = self.source_ms if relative else None
+        return Intake(sync, self._spool, snapshot, stream_from, source_ms)
+
+    def _take_over(self, connection: Connection) -> None:
+        self._connection = connection
+        connection.take_over(self._intake, self._on_ready, self._on_lost)
+        connection.watch(lambda: True, self._silence)
+        connection.resume_reading()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- The socket ---
+
+    def _on_ready(self, _: int) -> None:
+        if self._sip:
+            self._sip = max(self._sip - self._connection.last_read, 0)
+        stream = self._intake.stream
+        if stream is not None and stream.acks_wanted != self._acks_seen:
+            # A client of the source WAITs: told now, and again when the target has got there.
+            self._acks_seen = stream.acks_wanted
+            self._ack_wanted = stream.parsed_offset
+            self._acknowledge_now()
+        self._steer()
+        self._wake()
+
+    def _on_spool(self) -> None:
+        if self._spool.failed is not None:
+            self._connection.fail(self._spool.failed)
+        self._steer()
+        self._wake()
+
+    def _steer(self) -> None:
+        """Read from the socket, or leave it to the source to hold what it has."""
+        intake, spool = self._intake, self._spool
+        if intake.snapshot_bytes is not None and not self._whole.is_set():
+            self._whole.set()
+        if spool.behind:
+            read = False
+        elif self._whole.is_set() or self._drain or self._sip:
+            read = True
+        else:
+            read = not spool.size and intake.ready < READY_LIMIT
+        if read:
+            self._connection.resume_reading()
+        else:
+            self._connection.pause_reading()
+
+    async def _parse_spooled(self) -> bool:
+        if not self._spool.size:
+            return False
+        await self._intake.parse_spooled()
+        self._steer()
+        return True
+
+    def _on_lost(self, error: EngineError) -> None:
+        following = self._whole.is_set() or self._intake.snapshot_bytes is not None
+        if following and isinstance(error, LinkError) and self._spool.failed is None:
+            self._start(self._relink(error))
+        else:
+            self._lost = error
+        self._wake()
+
+    def _raise_if_broken(self) -> None:
+        # After a lost link what was received is still good; after anything else it is of no use.
+        if self._lost is not None and not isinstance(self._lost, LinkError):
+            raise self._lost
+
+    def _raise_if_over(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+
+    async def _wait(self, seconds: float | None) -> None:
+        """Until something came or ended, or `seconds` have passed."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait({self._waiter}, timeout=seconds)
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # --- Beside it ---
+
+    async def _beat(self) -> None:
+        """Tell the source that we live, and how far the target is."""
+        while not self._whole.is_set():
+            self._connection.write(b"\n")
+            self._sip = _SIP_BYTES
+            self._steer()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_SECONDS):
+                    await self._whole.wait()
+        for pause in _FIRST_ACKS:
+            await asyncio.sleep(pause)
+            self._acknowledge_now()
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            self._acknowledge_now()
+
+    def _acknowledge_now(self) -> None:
+        self._connection.write(encode_command("REPLCONF", "ACK", self._applied))
+
+    async def _watch_pending(self, offset: int) -> None:
+        """Ask the source how much waits behind the snapshot; drain it if that is much."""
+        connection: Connection | None = None
+        try:
+            connection = await self._dial()
+            while not self._whole.is_set() and not self._drain:
+                text = await connection.call("INFO", "replication")
+                self.pending = _offset_in(text) - offset
+                if self.pending > _PENDING_BYTES:
+                    self._begin_to_drain(f"{self.pending // MIB} MiB wait behind the snapshot")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_TICK_SECONDS):
+                        await self._whole.wait()
+        except (EngineError, ValueError) as exc:
+            self._begin_to_drain(f"it does not tell what waits behind the snapshot ({exc})")
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def _begin_to_drain(self, reason: str) -> None:
+        if not self._whole.is_set():
+            self._drain = True
+            self.on_event(f"the source's socket is drained, whatever the target's pace: {reason}")
+            self._steer()
+
+    async def _relink(self, error: EngineError) -> None:
+        """Ask for the stream behind what was received; the bytes go on as if nothing had been."""
+        loop = asyncio.get_running_loop()
+        backoff = Backoff(self._settings.retry_seconds)
+        self.on_event(f"{error.message}: dialling again")
+        backoff.failed(loop.time())
+        while True:
+            connection: Connection | None = None
+            try:
+                connection = await self._dial()
+                behind = StreamPosition(self.replid, self.received_offset)
+                sync = await handshake(
+                    connection, behind, info=self.info, timeout=self._settings.io_timeout
+                )
+                if isinstance(sync, PartialSync):
+                    self.replid = sync.replid
+                    self.reconnects += 1
+                    self._take_over(connection)
+                    return
+                error = LinkError(
+                    f"{connection.name} no longer has what follows offset {behind.offset}",
+                    remedy="A full sync begins anew; a larger repl-backlog-size avoids it.",
+                    fault="source",
+                )
+                connection.close()
+                break
+            except (LinkError, ServerError) as exc:
+                error = exc
+                if connection is not None:
+                    connection.close()
+                if backoff.exhausted(loop.time()):
+                    break
+            except EngineError as exc:
+                error = exc
+                break
+            await asyncio.sleep(backoff.delay())
+        self._lost = error
+        self._wake()
+
+
+def _offset_in(text: object) -> int:
+    """`master_repl_offset` in a reply to INFO. ValueError if there is none."""
+    if isinstance(text, bytes):
+        for line in text.splitlines():
+            name, _, value = line.partition(b":")
+            if name == b"master_repl_offset":
+                return int(value)
+    raise ValueError("no master_repl_offset")
