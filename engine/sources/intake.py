@@ -89,7 +89,8 @@ class Intake:
         assert reader is not None
         if self._mark is not None:
             # The last bytes are looked at before the reader has eaten them.
-            self._room = memoryview(reader.input)
+            room: Any = reader.input
+            self._room = memoryview(room)
             return self._room
         return reader.input
 
@@ -205,18 +206,19 @@ class Intake:
             self._items += snapshot.take()
             rest = snapshot.rest()
             self.snapshot_bytes = end
-            self._begin_stream(_stream_db(snapshot))
-            self.ready = self.stream.feed(rest) if self.stream is not None and rest else 0
+            stream = self._begin_stream(_stream_db(snapshot))
+            self.ready = stream.feed(rest)
 
-    def _begin_stream(self, db: int) -> None:
-        self.stream = self._stream_from(db)
-        self.stream_db = self.stream.db
+    def _begin_stream(self, db: int) -> StreamReader:
+        stream = self.stream = self._stream_from(db)
+        self.stream_db = stream.db
         if self.snapshot is not None:
-            self.stream.hold_before = self.snapshot.hold_before
-            self.stream.hold_shift = self.snapshot.hold_shift
+            stream.hold_before = self.snapshot.hold_before
+            stream.hold_shift = self.snapshot.hold_shift
         if self._source_ms is not None:
             first = self.receipts.at((self.snapshot_bytes or 0) + 1)
-            self.stream.now_ms = self._source_ms(self._clock() if first is None else first)
+            stream.now_ms = self._source_ms(self._clock() if first is None else first)
+        return stream
 
 
 def _stream_db(snapshot: SnapshotReader) -> int:
