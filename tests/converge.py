@@ -3,8 +3,8 @@
     findings = settle(source, target, timeout=20)
     assert findings.equal, findings.describe()
 
-The comparing is `tests.reference.compare`'s (10,000 keys of 38 MB: 0.8 s): this adds the wait, leaves
-out the engine's own keys on the target, and looks at functions and scripts as well.
+The comparing is `tests.reference.compare`'s (10,000 keys of 38 MB: 0.8 s): this adds the wait,
+leaves out the engine's own keys on the target, and looks at functions and scripts as well.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def settle(
 
     The source must be at rest by now; what is still under way to the target is waited for. A
     server that loads, or is away, is waited for too. `scripts` are SHA1s: those which the source
-    has cached the target must have as well (servers before 7.0 replicate them; later ones do not).
+    has cached the target must have as well. (Servers before 7.0 replicate SCRIPT LOAD, and what an
+    EVAL wrote; one that wrote nothing is cached at the source alone. Later ones replicate none.)
     Raises redis-py's error when an end can't be asked at the end of the time.
     """
     wanted = None if databases is None else list(databases)

@@ -135,6 +135,13 @@ class Proxy:
         """Flip the lowest bit of one byte: `at_byte` 0 is the next one in that direction. Once."""
         self._call(lambda: self._corrupt.__setitem__(direction, at_byte))
 
+    def lead_to(self, upstream_host: str, upstream_port: int) -> None:
+        """Connect new clients to another server, as a name or a virtual address does that moved.
+
+        Those that are connected stay where they are: `cut_now` ends them.
+        """
+        self._call(lambda: setattr(self, "_upstream", (upstream_host, upstream_port)))
+
     # Inside: the loop's thread.
 
     def _call(self, act: Callable[[], T]) -> T:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 
 from benches import datasets
 from benches.demo import preferred
+from tests import engines
 from tests.conftest import ServerFactory
 from tests.proxy import Proxy
 from tests.reference.compare import assert_equal
@@ -28,60 +28,8 @@ SECONDS = 90.0
 GROUP = ("--replication-group-id", "prod")
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended, and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """All of stdout as JSON."""
-        return json.loads(self.out)
-
-    @property
-    def last(self) -> Any:
-        """The last line of stdout as JSON."""
-        return json.loads(self.out.splitlines()[-1])
-
-
-class Cli:
-    """`python -m engine` on a state of the test's own."""
-
-    def __init__(self, state: str, folder: Path) -> None:
-        self.state = state
-        self.environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("STARTMIGRATION_")},
-            "XDG_STATE_HOME": str(folder / "xdg-state"),
-            "XDG_CONFIG_HOME": str(folder / "xdg-config"),
-            "TERM": "dumb",
-        }
-        self.running: list[subprocess.Popen[str]] = []
-
-    def start(self, verb: str, *arguments: str) -> subprocess.Popen[str]:
-        """Start a verb and return its process."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "engine", verb, *arguments, "--state", self.state],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            env=self.environment,
-        )
-        self.running.append(process)
-        return process
-
-    def __call__(self, verb: str, *arguments: str) -> Done:
-        """Run a verb to its end. No output of any verb may hold a traceback."""
-        return self.end(self.start(verb, *arguments))
-
-    def end(self, process: subprocess.Popen[str]) -> Done:
-        """Wait for a process that `start` started."""
-        out, err = process.communicate(timeout=SECONDS)
-        assert "Traceback" not in out + err, err
-        return Done(process.returncode, out, err)
+class Cli(engines.Cli):
+    """The same, with the one group of these tests."""
 
     def group(self) -> dict[str, Any]:
         """The group as describe-replication-groups tells it."""
@@ -103,10 +51,7 @@ class Cli:
 def cli(state_url: str, tmp_path: Path) -> Iterator[Cli]:
     runner = Cli(state_url, tmp_path)
     yield runner
-    for process in runner.running:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    runner.close()
 
 
 @pytest.fixture

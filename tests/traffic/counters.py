@@ -30,14 +30,13 @@ class Counters:
     before. The database must not be one that other traffic flushes or swaps.
     """
 
-    def __init__(
-        self, server: Server | Proxy | str, *, db: int = 9, rate: float = 300.0
-    ) -> None:
+    def __init__(self, server: Server | Proxy | str, *, db: int = 9, rate: float = 300.0) -> None:
         self.db = db
         self.rate = rate
         self.acknowledged: set[int] = set()
         self.doubtful: set[int] = set()
         self.failure: BaseException | None = None
+        self._link: Link | None = None
         self._address = address_of(server)
         self._stopping = threading.Event()
         self._moved = threading.Event()
@@ -57,7 +56,7 @@ class Counters:
             raise self.failure
 
     def move_to(self, server: Server | Proxy | str) -> None:
-        """Go on with another server. What the old one had not replicated is in doubt from now on."""
+        """Go on with another server; what the old one had not replicated shows as lost."""
         self._address = address_of(server)
         self._moved.set()
 
@@ -101,45 +100,51 @@ class Counters:
             self._run()
         except BaseException as error:  # for whoever stops it
             self.failure = error
+        finally:
+            self._disconnect()
 
     def _run(self) -> None:
-        link: Link | None = None
-        at = 0
+        next_number = 1
         while not self._stopping.wait(BATCH / self.rate):
-            if self._moved.is_set():
-                self._moved.clear()
-                if link is not None:
-                    link.close()
-                link = None
-            sent: list[int] = []
+            numbers = range(next_number, next_number + BATCH)
+            sent = False
             try:
-                if link is None:
-                    wait_until_ready(self._address)
-                    link = Link(self._address)
-                    link.queue("select", (b"SELECT", b"%d" % self.db))
-                    link.flush()
-                    list(link.replies(0))
-                for at in range(at + 1, at + BATCH + 1):
+                link = self._connected()
+                for number in numbers:
                     # One transaction a number, so that the three agree whatever happens.
                     for words in (
                         (b"MULTI",),
                         (b"INCR", NUMBER),
-                        (b"APPEND", TEXT, b"%d;" % at),
-                        (b"LPUSH" if at % 2 else b"RPUSH", LIST, b"%d" % at),
+                        (b"APPEND", TEXT, b"%d;" % number),
+                        (b"LPUSH" if number % 2 else b"RPUSH", LIST, b"%d" % number),
                         (b"EXEC",),
                     ):
                         link.queue(words[0].decode().lower(), words)
-                    sent.append(at)
+                sent = True
+                next_number = numbers.stop
                 link.flush()
-                done = 0
-                for name, reply in link.replies(0):
-                    if name != "exec":
-                        continue
+                done = (reply for name, reply in link.replies(0) if name == "exec")
+                for number, reply in zip(numbers, done, strict=True):
                     if not isinstance(reply, hiredis.ReplyError):
-                        self.acknowledged.add(sent[done])
-                    done += 1
+                        self.acknowledged.add(number)
             except OSError:
-                self.doubtful.update(set(sent) - self.acknowledged)
-                if link is not None:
-                    link.close()
-                link = None
+                if sent:
+                    self.doubtful.update(set(numbers) - self.acknowledged)
+                self._disconnect()
+
+    def _connected(self) -> Link:
+        if self._moved.is_set():
+            self._moved.clear()
+            self._disconnect()
+        if self._link is None:
+            wait_until_ready(self._address)
+            self._link = Link(self._address)
+            self._link.queue("select", (b"SELECT", b"%d" % self.db))
+            self._link.flush()
+            list(self._link.replies(0))
+        return self._link
+
+    def _disconnect(self) -> None:
+        if self._link is not None:
+            self._link.close()
+        self._link = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tests.traffic.scripts import FUNCTIONS, LIBRARIES, SCRIPTS, SHAS, library
+from tests.traffic.scripts import FUNCTIONS, LIBRARIES, library, scripts, sha
 from tests.traffic.specs import Version
 from tests.traffic.words import Words
 
@@ -32,6 +32,7 @@ class Maker:
         self.databases = databases
         self.version = version
         self.payloads = payloads
+        self.scripts = scripts(databases)
         self._names = sorted(name for name in payloads if name != "functions")
 
     def database(self) -> bytes:
@@ -82,7 +83,9 @@ def _bitfield(make: Maker) -> list[bytes]:
 
 def _bitop(make: Maker) -> list[bytes]:
     what = make.words.one(b"AND", b"OR", b"XOR", b"NOT")
-    sources = [make.words.key("b") for _ in range(1 if what == b"NOT" else make.rng.randrange(1, 4))]
+    sources = [
+        make.words.key("b") for _ in range(1 if what == b"NOT" else make.rng.randrange(1, 4))
+    ]
     return [what, make.words.key("b"), *sources]
 
 
@@ -209,7 +212,11 @@ def _fields(make: Maker, pairs: bool = False) -> list[bytes]:
 def _hash_expire(moment: str) -> Hint:
     def hint(make: Maker) -> list[bytes]:
         made = [make.words.key("h"), getattr(make.words, moment)()]
-        return [*made, *make.words.maybe([make.words.one(b"NX", b"XX", b"GT", b"LT")]), *_fields(make)]
+        return [
+            *made,
+            *make.words.maybe([make.words.one(b"NX", b"XX", b"GT", b"LT")]),
+            *_fields(make),
+        ]
 
     return hint
 
@@ -327,10 +334,10 @@ def _keys_for(make: Maker, letters: str) -> list[bytes]:
     return [make.words.key(letter) for letter in letters]
 
 
-def _eval(make: Maker, *, sha: bool = False) -> list[bytes]:
-    at = make.rng.randrange(len(SCRIPTS))
-    text, count, letters = SCRIPTS[at]
-    name = SHAS[at].encode() if sha else text
+def _eval(make: Maker, *, by_sha: bool = False) -> list[bytes]:
+    script = make.rng.choice(make.scripts)
+    text, count, letters = script
+    name = sha(script).encode() if by_sha else text
     return [name, b"%d" % count, *_keys_for(make, letters), make.words.member(), make.words.value()]
 
 
@@ -422,12 +429,12 @@ HINTS: dict[str, Hint] = {
     "xgroup|setid": _xgroup_setid,
     "xsetid": _xsetid,
     "eval": _eval,
-    "evalsha": lambda make: _eval(make, sha=True),
+    "evalsha": lambda make: _eval(make, by_sha=True),
     "fcall": _fcall,
     "function|load": _function_load,
     "function|delete": lambda make: [b"lib%d" % make.rng.randrange(LIBRARIES)],
     "function|restore": _function_restore,
-    "script|load": lambda make: [make.rng.choice(SCRIPTS)[0]],
+    "script|load": lambda make: [make.rng.choice(make.scripts)[0]],
     "publish": lambda make: [b"channel", make.words.value()],
     "spublish": lambda make: [b"channel", make.words.value()],
     "pfdebug": lambda make: [make.words.one(b"TODENSE", b"GETREG"), make.words.key("p")],

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence as Seq
+from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import accumulate
 
 from tests.traffic.hints import BLOCKING_HINTS, HINTS, Maker
-from tests.traffic.scripts import SCRIPTS
+from tests.traffic.scripts import sha
 from tests.traffic.specs import Arg, Spec, Specs
 from tests.traffic.words import (
     ANY_TYPE,
@@ -89,11 +90,13 @@ WEIGHTS = {
 }
 """How often a command is drawn; 1 for those not named."""
 
-OVERWRITING = frozenset(
-    "set getset setex psetex mset msetex bitop sort restore restore-asking rename copy pfmerge "
-    "sinterstore sunionstore sdiffstore zinterstore zunionstore zdiffstore zrangestore "
-    "georadius georadiusbymember geosearchstore".split()
-)
+OVERWRITING = {
+    *("set", "getset", "setex", "psetex", "mset", "msetex", "bitop", "sort", "pfmerge"),
+    *("restore", "restore-asking", "rename", "copy"),
+    *("sinterstore", "sunionstore", "sdiffstore"),
+    *("zinterstore", "zunionstore", "zdiffstore", "zrangestore"),
+    *("georadius", "georadiusbymember", "geosearchstore"),
+}
 """What leaves nothing of a key's former value, whatever its type was."""
 
 # A command whose group's letter is not the one of its keys.
@@ -143,7 +146,8 @@ class Sequence:
         self._specs = {name: spec for name, spec in specs.all().items() if name not in without}
         if not payloads.get("functions"):
             self._specs.pop("function|restore", None)
-        self._names = [name for name in self._specs if name not in RARE]
+        # Sorted: COMMAND tells them in an order that hangs on the server's hash seed.
+        self._names = sorted(name for name in self._specs if name not in RARE)
         weights = [WEIGHTS.get(name, 1.0) for name in self._names]
         for name in RARE:
             if name in self._specs:
@@ -158,6 +162,11 @@ class Sequence:
     def names(self) -> frozenset[str]:
         """The commands that the sequence draws from."""
         return frozenset(self._names)
+
+    @property
+    def shas(self) -> list[str]:
+        """The SHA1s of the scripts that it loads and calls."""
+        return [sha(script) for script in self._make.scripts]
 
     def __iter__(self) -> Iterator[Unit]:
         for db in self.databases:
@@ -193,7 +202,7 @@ class Sequence:
         command = self._command(name)
         if name == "evalsha" and "script|load" in self._specs and self._rng.random() < 0.3:
             # Otherwise it would hang on luck for a long while after SCRIPT FLUSH.
-            load = [self._named("script|load", [text]) for text, _, _ in SCRIPTS]
+            load = [self._named("script|load", [text]) for text, _, _ in self._make.scripts]
             return self._unit(0, self._db, [*load, command])
         return self._unit(0, self._db, [command])
 
@@ -220,7 +229,9 @@ class Sequence:
                 inside = True
                 commands.append(_select(rng.choice(self.databases)))
             commands.append(self._command(self._draw()))
-        commands.append(("discard", (b"DISCARD",)) if rng.random() < DISCARDED else ("exec", (b"EXEC",)))
+        commands.append(
+            ("discard", (b"DISCARD",)) if rng.random() < DISCARDED else ("exec", (b"EXEC",))
+        )
         unit = self._unit(0, db, commands)
         if inside:
             self._lane_db[0] = None  # an EXEC that was refused selected nothing
@@ -238,7 +249,10 @@ class Sequence:
         if letter == "z":
             words = [word for n in many for word in (n, b"m" + n)]
             return ("zadd", (b"ZADD", key, *words))
-        return ("hset", (b"HSET", key, *(word for n in many for word in (b"f" + n, rng.randbytes(20)))))
+        return (
+            "hset",
+            (b"HSET", key, *(word for n in many for word in (b"f" + n, rng.randbytes(20)))),
+        )
 
     # Commands.
 
@@ -303,7 +317,11 @@ class _Arguments:
             self._repeated = count
         made: list[bytes] = []
         for at in range(count):
-            if part.token is not None and part.kind != "pure-token" and (at == 0 or part.token_each):
+            if (
+                part.token is not None
+                and part.kind != "pure-token"
+                and (at == 0 or part.token_each)
+            ):
                 made.append(part.token.encode())
             made += self._node(part)
         return made

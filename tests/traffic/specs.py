@@ -102,7 +102,9 @@ def read_specs(client: redis.Redis) -> Specs:
     for name, of in flags.items():
         if "write" not in of:
             continue
-        why = LEFT_OUT.get(name) or next((LEFT_OUT_FLAGS[f] for f in of & LEFT_OUT_FLAGS.keys()), None)
+        why = LEFT_OUT.get(name) or next(
+            (LEFT_OUT_FLAGS[f] for f in of & LEFT_OUT_FLAGS.keys()), None
+        )
         if why is None and name.lower().startswith(MODULE_PREFIXES):
             why = LEFT_OUT_FLAGS["module"]
         if why is not None:
@@ -115,6 +117,16 @@ def read_specs(client: redis.Redis) -> Specs:
         write |= {each: docs[each] for each in found}
     others = {name: docs[name] for name in MAY_REPLICATE if name in docs}
     return Specs(version, write, others, left_out)
+
+
+def table_specs(version: Version) -> Specs:
+    """What `read_specs` would say of a Redis of this version, which is not asked: all flags taken
+    for `write`."""
+    known = {name.split("|")[0] for name in json.loads(TABLE.read_text())}
+    found = _from_table(version, known)
+    others = {name: spec for name, spec in found.items() if name in MAY_REPLICATE}
+    write = {name: spec for name, spec in found.items() if name not in MAY_REPLICATE}
+    return Specs(version, write, others, {})
 
 
 def _version(text: str) -> Version:

@@ -156,9 +156,7 @@ class Words:
 
     def seconds(self) -> bytes:
         """A TTL in seconds, never past."""
-        return b"%d" % (
-            self.rng.randrange(1, 6) if self.rng.random() < SHORT_TTL else self._long()
-        )
+        return b"%d" % (self.rng.randrange(1, 6) if self.rng.random() < SHORT_TTL else self._long())
 
     def milliseconds(self) -> bytes:
         """A TTL in milliseconds, never past."""

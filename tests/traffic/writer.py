@@ -6,7 +6,8 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence as Seq
+from collections.abc import Collection
+from collections.abc import Sequence as Seq
 from typing import Any, Self
 
 import hiredis
@@ -14,7 +15,6 @@ import hiredis
 from tests.proxy import Proxy
 from tests.servers import Server
 from tests.traffic.link import Link, address_of, wait_until_ready
-from tests.traffic.scripts import SHAS
 from tests.traffic.sequence import Sequence, Unit
 from tests.traffic.setup import prepare
 
@@ -61,7 +61,6 @@ class Traffic:
         self.lost = 0
         self.connections = 0
         self.failure: BaseException | None = None
-        self.scripts = SHAS
         self._address = address_of(server)
         self._options: dict[str, Any] = {"databases": databases, "rare": rare, "without": without}
         self._limit = limit
@@ -125,6 +124,11 @@ class Traffic:
                 self.stop()
 
     # What it tells.
+
+    @property
+    def scripts(self) -> list[str]:
+        """The SHA1s of the scripts that it loads and calls."""
+        return self.sequence.shas
 
     @property
     def commands(self) -> int:

@@ -377,6 +377,21 @@ def test_refuse(proxy: Proxy, connect: Connect) -> None:
     assert read_exactly(after, len(PONG)) == PONG
 
 
+def test_new_clients_are_led_to_another_server(
+    proxy: Proxy, connect: Connect, server_factory: ServerFactory
+) -> None:
+    other = server_factory(None, password="other")
+    before = connect()
+    before.sendall(PING)
+    assert read_exactly(before, len(PONG)) == PONG
+    proxy.lead_to(other.host, other.port)
+    before.sendall(PING)
+    assert read_exactly(before, len(PONG)) == PONG
+    after = connect()
+    after.sendall(PING)
+    assert read_exactly(after, 7) == b"-NOAUTH"
+
+
 def test_stall(proxy: Proxy, connect: Connect) -> None:
     end = connect()
     proxy.stall(True)

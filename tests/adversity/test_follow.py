@@ -1,0 +1,320 @@
+"""An engine that follows, under traffic, while everything around it fails: nothing doubled, lost.
+
+Each test is one migration by the command line: register, start, traffic over every write command
+(and counters, which know what must be there), trouble at seeded moments; then the traffic stops,
+the engine catches up, both ends are compared key by key, and the migration is completed.
+
+ENGINE_SEED gives other moments; ENGINE_SOAK=1 more pairs and longer runs.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ServerFactory
+from tests.converge import assert_settled, replicated
+from tests.engines import Cli, Migration
+from tests.proxy import Proxy
+from tests.servers import Binary, Server, all_pairs, binaries, pair_id
+from tests.traffic import Counters, Traffic
+
+try:
+    from engine.sources import replica as _replica  # noqa: F401
+except ImportError:
+    HAS_REPLICA = False
+else:
+    HAS_REPLICA = True
+
+pytestmark = [
+    pytest.mark.skipif(not HAS_REPLICA, reason="the engine has no replica source yet"),
+    pytest.mark.timeout(600),
+]
+
+SEED = os.environ.get("ENGINE_SEED", "31")
+SOAK = bool(os.environ.get("ENGINE_SOAK"))
+KILLS = 60 if SOAK else 17  # a pair
+TROUBLES = 60 if SOAK else 8  # cuts or restarts
+RATE = 3000.0  # commands a second
+APPEND_ONLY = ("--appendonly", "yes", "--appendfsync", "always")
+# As much as is written while a killed engine is away, and more: a full sync is a failure then.
+BACKLOG = ("--repl-backlog-size", "64mb")
+
+
+def not_alike(source: Binary, target: Binary) -> tuple[str, ...]:
+    """Commands that the target's version runs otherwise than the source's, and FLUSHALL.
+
+    From 7.0 on XCLAIM drops a pending entry whose entry was deleted; before, it keeps it.
+    FLUSHALL would take the counters as well: `test_flushes_are_followed` has it.
+    """
+    if source.version < (7, 0, 0) <= target.version:
+        return ("flushall", "xclaim", "xautoclaim")
+    return ("flushall",)
+
+
+def understood(source: Binary, target: Binary) -> bool:
+    """Whether the target knows every command and type that the source has."""
+    if source.flavour == target.flavour:
+        return target.version >= source.version
+    if source.flavour == "redis":
+        return source.version < (7, 4, 0)
+    return source.version < (9, 0, 0) and target.version >= (7, 4, 0)
+
+
+def some_pairs() -> list[tuple[Binary, Binary]]:
+    """Old to new over the flavours, each flavour's latest with itself; all of them in a soak."""
+    pairs = [pair for pair in all_pairs() if understood(*pair)]
+    if SOAK:
+        return pairs
+    upgrades = [(a, b) for a, b in pairs if a.flavour == "redis" and b.flavour == "valkey"]
+    upgrade = min(upgrades, key=lambda pair: (pair[0].version, pair[1].version))
+    latest = [
+        max((b for b in binaries() if b.flavour == flavour), key=lambda each: each.version)
+        for flavour in ("redis", "valkey")
+    ]
+    return [upgrade, *((each, each) for each in latest)]
+
+
+PAIRS = some_pairs()
+
+
+@dataclass
+class Run:
+    """One migration under traffic; see `run`."""
+
+    source: Server
+    target: Server
+    migration: Migration
+    rng: random.Random
+    proxies: dict[str, Proxy] = field(default_factory=dict)
+    traffic: Traffic | None = None
+    counters: Counters | None = None
+
+    def begin(self, *options: str, **traffic: Any) -> None:
+        """Fill the source with some keys, start the migration, and the traffic beside it."""
+        pair = self.source.binary, self.target.binary
+        traffic = {"without": not_alike(*pair), "rate": RATE} | traffic
+        # What is there before the snapshot.
+        first = Traffic(self.source, f"{SEED} before", limit=4000, **{**traffic, "rate": None})
+        first.start().join()
+        self.migration.register(self.proxies.get("target", self.target))
+        self.traffic = Traffic(self.source, SEED, **traffic).start()
+        self.counters = Counters(self.source).start()
+        source = self.proxies.get("source", self.source)
+        self.migration.start(source, "--source-type", "replica", *options)
+
+    def following(self) -> None:
+        """Wait until the snapshot is over and the stream is followed."""
+        self.migration.wait_for(lambda found: found["Phase"] in ("CATCH_UP", "FOLLOW"))
+
+    def finish(self) -> None:
+        """Stop the traffic, wait until in sync, compare, complete; print what there was."""
+        assert self.traffic is not None
+        assert self.counters is not None
+        self.traffic.stop()
+        self.counters.stop()
+        found = self.migration.wait_for(
+            lambda found: found["LagBytes"] == 0 and found["CanComplete"]
+        )
+        settled = assert_settled(self.source, self.target, 5)
+        assert self.counters.check(self.target) == []
+        assert self.counters.check(self.source) == []
+        counted = ", ".join(f"{name} {n}" for name, n in self.migration.counters.items())
+        print(
+            f"{pair_id((self.source.binary, self.target.binary))}: {self.traffic.commands:,} "
+            f"commands, {len(self.counters.acknowledged):,} counted, {self.migration.kills} kills "
+            f"({dict(self.migration.phases)}), {counted}; "
+            f"{len(settled.differences)} differences in {settled.keys.keys:,} keys"
+        )
+        assert found["SourceType"] == "replica"
+        self.migration.complete()
+        assert_settled(self.source, self.target, 0)
+
+    def close(self) -> None:
+        """End what writes; after a failure it is still there."""
+        for writer in (self.traffic, self.counters):
+            if writer is not None:
+                writer._stopping.set()
+                writer.__exit__(AssertionError, None, None)
+        self.migration.close()
+
+
+@pytest.fixture
+def run(
+    server_factory: ServerFactory, state_url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Run]]:
+    """Servers, a group, and proxies before the ends named, all for one migration."""
+    with ExitStack() as stack:
+
+        def make(
+            pair: tuple[Binary, Binary],
+            *,
+            proxies: tuple[str, ...] = (),
+            target_options: tuple[str, ...] = (),
+        ) -> Run:
+            seed = f"{SEED} {request.node.name}"
+            source = server_factory(pair[0], *BACKLOG)
+            target = server_factory(pair[1], *target_options)
+            made = Run(
+                source, target, Migration(Cli(state_url, tmp_path), seed), random.Random(seed)
+            )
+            stack.callback(made.close)
+            for end in proxies:
+                server = source if end == "source" else target
+                made.proxies[end] = stack.enter_context(Proxy(server.host, server.port))
+            return made
+
+        yield make
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=pair_id)
+def test_workers_killed_at_any_moment(run: Callable[..., Run], pair: tuple[Binary, Binary]) -> None:
+    """Early kills strike the snapshot, later ones the stream, wherever they happen to."""
+    work = run(pair)
+    work.begin()
+    for turn in range(KILLS):
+        if turn == KILLS // 4:
+            work.following()  # from here on there is a position on the target
+            before = work.migration.counters["FullSyncs"]
+        work.migration.kill(within=0.6)
+        work.migration.resume(verb=turn % 6 == 0)
+    work.following()
+    work.finish()
+    assert work.migration.kills == KILLS
+    assert work.migration.phases["FOLLOW"] + work.migration.phases["CATCH_UP"] > KILLS // 3
+    # The backlog held all that a dead engine missed: not one snapshot more.
+    assert work.migration.counters["FullSyncs"] == before
+    assert work.migration.counters["PartialSyncs"] > 0
+
+
+@pytest.mark.parametrize("end", ["source", "target", "both"])
+@pytest.mark.parametrize("pair", PAIRS[: None if SOAK else 1], ids=pair_id)
+def test_links_cut_at_seeded_bytes(
+    run: Callable[..., Run], pair: tuple[Binary, Binary], end: str
+) -> None:
+    ends = ("source", "target") if end == "both" else (end,)
+    work = run(pair, proxies=ends)
+    work.begin()
+    work.following()
+    for _ in range(TROUBLES):
+        proxy = work.proxies[work.rng.choice(ends)]
+        bytes_more = work.rng.choice([work.rng.randrange(1, 2000), work.rng.randrange(1, 400_000)])
+        proxy.cut_after(bytes_more, work.rng.choice(["up", "down", None]))
+        time.sleep(work.rng.random() * 0.8)
+    for proxy in work.proxies.values():
+        proxy.cut_now()
+    work.finish()
+    assert work.migration.kills == 0
+    if end != "target":
+        assert work.migration.counters["PartialSyncs"] > 0
+
+
+@pytest.mark.parametrize("pair", PAIRS[: None if SOAK else 1], ids=pair_id)
+def test_links_cut_during_the_snapshot(
+    run: Callable[..., Run], pair: tuple[Binary, Binary]
+) -> None:
+    work = run(pair, proxies=("source", "target"))
+    pipe = work.source.client(db=1).pipeline(transaction=False)
+    for number in range(30_000):
+        pipe.set(f"filler:{number}", f"{number} " * 20)
+    pipe.execute()
+    for proxy in work.proxies.values():
+        proxy.throttle(4_000_000)
+    work.begin(rate=500.0, rare=0)
+    for _ in range(3):
+        proxy = work.rng.choice(list(work.proxies.values()))
+        proxy.cut_after(work.rng.randrange(1000, 1_500_000))
+        time.sleep(0.5)
+    for proxy in work.proxies.values():
+        proxy.throttle(None)
+    work.following()
+    work.finish()
+
+
+@pytest.mark.parametrize("pair", PAIRS[: None if SOAK else 2], ids=pair_id)
+def test_a_target_that_crashes_and_comes_back(
+    run: Callable[..., Run], pair: tuple[Binary, Binary]
+) -> None:
+    """With appendfsync always it has, after its restart, what it acknowledged."""
+    work = run(pair, target_options=APPEND_ONLY)
+    work.begin(rate=1500.0)
+    work.following()
+    for turn in range(TROUBLES // 2):
+        time.sleep(work.rng.random() * 0.7)
+        work.target.kill()
+        time.sleep(work.rng.random() * 0.3)
+        work.target.restart()
+        if turn % 2:
+            # The engine dies while it waits for the target, or a moment after.
+            work.migration.kill(within=0.2)
+            work.migration.resume(verb=False)
+    work.finish()
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["handed over", "crashed"])
+@pytest.mark.parametrize("pair", PAIRS[: None if SOAK else 1], ids=pair_id)
+def test_a_source_that_fails_over(
+    run: Callable[..., Run], server_factory: ServerFactory, pair: tuple[Binary, Binary], crash: bool
+) -> None:
+    """The source's address leads to its replica, which was made the primary.
+
+    Handed over, the replica has everything, and the engine goes on by a partial sync (the replica
+    knows the old primary's replid as its second one). After a crash the replica may lack what the
+    engine has already: only a full sync puts that right.
+    """
+    work = run(pair, proxies=("source",))
+    old, new = work.source, server_factory(pair[0], *BACKLOG)
+    new.client().execute_command("REPLICAOF", old.host, old.port)
+    work.begin()
+    work.following()
+    assert work.traffic is not None
+    assert work.counters is not None
+    time.sleep(1)
+    full_syncs = work.migration.migration()["Counters"]["FullSyncs"]
+    if crash:
+        old.kill()
+    else:
+        work.traffic.pause()
+        work.counters.stop()
+        replicated(old, new)
+    new.client().execute_command("REPLICAOF", "NO", "ONE")
+    work.proxies["source"].lead_to(new.host, new.port)
+    work.proxies["source"].cut_now()
+    work.source = new
+    work.traffic.move_to(new)
+    work.traffic.resume()
+    time.sleep(1.5)
+    if crash:
+        # What the replica lacked is lost at the source itself; both ends must lack it.
+        work.counters.stop()
+        work.traffic.stop()
+        work.migration.wait_for(lambda found: found["LagBytes"] == 0 and found["CanComplete"])
+        assert_settled(new, work.target, 5)
+        return
+    work.finish()
+    assert work.migration.counters["FullSyncs"] == full_syncs
+
+
+def test_flushes_are_followed(run: Callable[..., Run]) -> None:
+    """FLUSHALL, FLUSHDB and SWAPDB often: the engine's own position must outlive them."""
+    work = run(PAIRS[-1])
+    work.begin(without=(), rare=0.003)
+    assert work.counters is not None
+    work.counters.stop()
+    for _ in range(4):
+        work.migration.kill(within=0.8)
+        work.migration.resume(verb=False)
+    work.following()
+    assert work.traffic is not None
+    work.traffic.stop()
+    work.migration.wait_for(lambda found: found["LagBytes"] == 0 and found["CanComplete"])
+    assert_settled(work.source, work.target, 5)
+    work.migration.complete()

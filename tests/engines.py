@@ -1,0 +1,250 @@
+"""The engine as its users run it: `python -m engine …`, and its workers killed at seeded moments.
+
+migration = Migration(Cli(state_url, tmp_path), seed=1)
+migration.register(target)
+migration.start(source, "--source-type", "replica")
+migration.kill()
+migration.resume()
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.front.engine import Engine
+from engine.groups.process import ProcessId
+from tests.proxy import Proxy
+from tests.servers import Server
+
+SECONDS = 90.0
+POLL_SECONDS = 0.05
+COUNTERS = ("PartialSyncs", "FullSyncs", "RepairedKeys")
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """All of stdout as JSON."""
+        return json.loads(self.out)
+
+    @property
+    def last(self) -> Any:
+        """The last line of stdout as JSON."""
+        return json.loads(self.out.splitlines()[-1])
+
+
+class Cli:
+    """`python -m engine` on a state of the test's own."""
+
+    def __init__(self, state: str, folder: Path) -> None:
+        self.state = state
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("STARTMIGRATION_")},
+            "XDG_STATE_HOME": str(folder / "xdg-state"),
+            "XDG_CONFIG_HOME": str(folder / "xdg-config"),
+            "TERM": "dumb",
+        }
+        self.running: list[subprocess.Popen[str]] = []
+
+    def start(self, verb: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a verb and return its process."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "engine", verb, *arguments, "--state", self.state],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env=self.environment,
+        )
+        self.running.append(process)
+        return process
+
+    def __call__(self, verb: str, *arguments: str) -> Done:
+        """Run a verb to its end. No output of any verb may hold a traceback."""
+        return self.end(self.start(verb, *arguments))
+
+    def end(self, process: subprocess.Popen[str]) -> Done:
+        """Wait for a process that `start` started."""
+        out, err = process.communicate(timeout=SECONDS)
+        assert "Traceback" not in out + err, err
+        return Done(process.returncode, out, err)
+
+    def close(self) -> None:
+        """End what still runs."""
+        for process in self.running:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+class Migration:
+    """One group under the command line; the verbs are processes, describing is the library's.
+
+    `kills` are counted, also by the phase that they struck (`phases`), and `counters` (describe's
+    `Migration.Counters`) over all workers: each worker counts its own, or goes on with what the one
+    before had saved; both come out right.
+    `log` has what happened, a line each, for a failure's message.
+    """
+
+    def __init__(self, cli: Cli, seed: int | str, group: str = "g") -> None:
+        self.cli = cli
+        self.group = group
+        self.rng = random.Random(f"engines {seed}")
+        self.kills = 0
+        self.phases: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter()
+        self.log: list[str] = []
+        self._engine = Engine(cli.state)
+        self._last: dict[str, int] = {}
+        self._workers: list[ProcessId] = []
+        self._began = time.monotonic()
+
+    # The verbs.
+
+    def register(self, target: Server | Proxy) -> None:
+        """Register the target. Its address may be a proxy's."""
+        self._verb("register-replication-group", "--primary-endpoint", _url(target))
+
+    def start(self, source: Server | Proxy, *options: str) -> None:
+        """Start the migration; `options` are start-migration's."""
+        address = f"Address={source.host},Port={source.port}"
+        self._verb("start-migration", "--customer-node-endpoint-list", address, *options)
+
+    def resume(self, *, verb: bool = True) -> None:
+        """Go on after `kill`, by the verb, or by the same operation of the library.
+
+        A Python that starts for a verb costs more than all else: for many kills, not always.
+        """
+        if verb:
+            self._verb("resume-migration")
+            return
+        self._engine.sync.resume_migration(self.group)
+        self._note("resumed")
+        self._workers = []
+
+    def complete(self, *options: str) -> None:
+        """Cut over and wait for the end."""
+        self._verb("complete-migration", "--wait", *options)
+        assert self.describe()["Status"] == "available"
+
+    def _verb(self, verb: str, *arguments: str) -> None:
+        done = self.cli(verb, "--replication-group-id", self.group, *arguments)
+        self._note(f"{verb}: {done.code}")
+        self._workers = []
+        assert done.code == 0, f"{verb}: {done.err}\n{self.story()}"
+
+    # What it says.
+
+    def describe(self) -> dict[str, Any]:
+        """The group, as describe-replication-groups gives it; also takes its counters up."""
+        answer = self._engine.sync.describe_replication_groups(self.group)
+        group: dict[str, Any] = answer["ReplicationGroups"][0]
+        told = group.get("Migration", {}).get("Counters", {})
+        for name in COUNTERS:
+            now, before = int(told.get(name, 0)), self._last.get(name, 0)
+            self.counters[name] += now - before if now >= before else now
+            self._last[name] = now
+        return group
+
+    def migration(self) -> dict[str, Any]:
+        """The group's `Migration`. Raises `AssertionError` if it is under none."""
+        group = self.describe()
+        assert "Migration" in group, f"{group}\n{self.story()}"
+        found: dict[str, Any] = group["Migration"]
+        return found
+
+    def wait_for(
+        self, what: Callable[[dict[str, Any]], Any], seconds: float = SECONDS
+    ) -> dict[str, Any]:
+        """Wait until the group's `Migration` is so. A worker that ended by itself fails at once."""
+        deadline = time.monotonic() + seconds
+        while not what(found := self.migration()):
+            dead = self._workers and not any(each.alive(0) for each in self._workers)
+            assert not dead, f"the worker ended: {found}\n{self.story()}"
+            assert time.monotonic() < deadline, f"after {seconds} s: {found}\n{self.story()}"
+            time.sleep(POLL_SECONDS)
+        return found
+
+    def workers(self, seconds: float = 20.0) -> list[int]:
+        """The pids of the workers; waits until there are some."""
+        deadline = time.monotonic() + seconds
+        while not (pids := [each["Pid"] for each in self.migration()["Workers"]]):
+            assert time.monotonic() < deadline, f"no worker\n{self.story()}"
+            time.sleep(POLL_SECONDS)
+        self._workers = [ProcessId.of(pid) for pid in pids]
+        return pids
+
+    def story(self) -> str:
+        """What happened, and the end of the workers' log."""
+        lines = [f"{self.group}: {len(self.log)} steps", *self.log[-40:]]
+        log = Path(self.cli.state.removeprefix("sqlite:///")).parent / f"worker-{self.group}.log"
+        if log.exists():
+            lines += ["worker's log:", *log.read_text(errors="replace").splitlines()[-30:]]
+        return "\n".join(lines)
+
+    def _note(self, what: str) -> None:
+        self.log.append(f"{time.monotonic() - self._began:8.3f} s  {what}")
+
+    # Its deaths.
+
+    def kill(self, within: float = 0.0) -> None:
+        """SIGKILL every worker, at a seeded moment of the next `within` seconds."""
+        pids = self.workers()
+        time.sleep(self.rng.random() * within)
+        found = self.migration()
+        for pid in pids:
+            who = ProcessId.of(pid)
+            assert who.alive(0), f"the worker (pid {pid}) had ended: {found}\n{self.story()}"
+            os.kill(pid, signal.SIGKILL)
+            self._gone(who)
+        self._workers = []
+        self.kills += 1
+        self.phases[found["Phase"]] += 1
+        self._note(f"killed {pids} in {found['Phase']}, lag {found.get('LagBytes')}")
+
+    def _gone(self, who: ProcessId) -> None:
+        deadline = time.monotonic() + 10
+        while who.alive(0):
+            assert time.monotonic() < deadline, f"pid {who.pid} outlived SIGKILL"
+            time.sleep(0.005)
+
+    def close(self) -> None:
+        """End the workers and whatever verb still runs."""
+        for process in self._workers:
+            # Not the pid alone: it may belong to somebody else by now.
+            if process.alive(0):
+                os.kill(process.pid, signal.SIGKILL)
+        try:
+            group = self._engine.sync.describe_replication_groups(self.group)
+        except Exception:  # nothing was registered
+            group = {"ReplicationGroups": []}
+        for each in group["ReplicationGroups"]:
+            for worker in each.get("Migration", {}).get("Workers", ()):
+                who = ProcessId.of(worker["Pid"])
+                if who.alive(0):
+                    os.kill(who.pid, signal.SIGKILL)
+                    self._gone(who)
+        self._engine.close()
+        self.cli.close()
+
+
+def _url(server: Server | Proxy) -> str:
+    return server.url if isinstance(server, Server) else f"redis://{server.host}:{server.port}"
