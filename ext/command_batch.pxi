@@ -472,6 +472,16 @@ cdef class CommandBatch:
         return swaps
 
     @property
+    def deadlines(self):
+        """Indices of the commands that may set a deadline of the key behind their name."""
+        cdef size_t i
+        found = []
+        for i in range(self.packed.count):
+            if self.packed.commands[i].name >= NAME_DEADLINE_FIRST:
+                found.append(i)
+        return found
+
+    @property
     def movers(self):
         """Indices of RENAME, RENAMENX, COPY and MOVE: a value goes from one key to another."""
         return self.indices_of(NAME_RENAME, NAME_MOVE)

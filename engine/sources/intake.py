@@ -212,9 +212,6 @@ class Intake:
     def _begin_stream(self, db: int) -> StreamReader:
         stream = self.stream = self._stream_from(db)
         self.stream_db = stream.db
-        if self.snapshot is not None:
-            stream.hold_before = self.snapshot.hold_before
-            stream.hold_shift = self.snapshot.hold_shift
         if self._source_ms is not None:
             first = self.receipts.at((self.snapshot_bytes or 0) + 1)
             stream.now_ms = self._source_ms(self._clock() if first is None else first)

@@ -79,6 +79,8 @@ class ReplicaSource:
         self.hold_shift = 0
         self.on_event: Callable[[str], None] = lambda _: None
         """Told what an operator would want to read in a log."""
+        self.on_relinked: Callable[[], None] = lambda: None
+        """Called when a lost link was made anew, before what was missed is read."""
         self.replid = ""
         """The stream's name now; it changes with a failover of the source."""
         self.reconnects = 0
@@ -90,7 +92,8 @@ class ReplicaSource:
         self._applied = 0
         self._acks_seen = 0
         self._ack_wanted: int | None = None
-        self._skew = 0.0
+        # Until the source was asked: our own.
+        self._skew = time.time() - asyncio.get_running_loop().time()
         self._silence = settings.io_timeout
         self._drain = False
         self._sip = 0
@@ -227,6 +230,11 @@ class ReplicaSource:
     # --- What is known ---
 
     @property
+    def relative_deadlines(self) -> bool:
+        """Whether the source sends TTLs that count from when it ran the command."""
+        return self.info.flavour == "redis" and self.info.version < _ABSOLUTE_TTLS
+
+    @property
     def held(self) -> int:
         """How many deadlines were lifted since `open`."""
         return self._intake.held
@@ -343,15 +351,17 @@ class ReplicaSource:
                 hold_before=self.hold_before,
                 hold_shift=self.hold_shift,
             )
-        relative = self.info.flavour == "redis" and self.info.version < _ABSOLUTE_TTLS
+        relative = self.relative_deadlines
 
         def stream_from(db: int) -> StreamReader:
             in_multi = False
             if isinstance(sync, PartialSync) and position is not None:
                 db, in_multi = position.db, position.in_multi
-            return StreamReader(
+            stream = StreamReader(
                 sync.offset, db, in_multi, batch_bytes=settings.batch_bytes, anchor=relative
             )
+            stream.hold_before, stream.hold_shift = self.hold_before, self.hold_shift
+            return stream
 
         source_ms = self.source_ms if relative else None
         return Intake(sync, self._spool, snapshot, stream_from, source_ms)
@@ -502,6 +512,7 @@ class ReplicaSource:
                 if isinstance(sync, PartialSync):
                     self.replid = sync.replid
                     self.reconnects += 1
+                    self.on_relinked()
                     self._take_over(connection)
                     return
                 error = LinkError(

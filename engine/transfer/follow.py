@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable
 
 from engine._native import CommandBatch
+from engine.errors import LinkError, ServerError
 from engine.model.position import StreamPosition, TargetPosition
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier
@@ -20,6 +21,7 @@ from engine.transfer.repair import DbKey, Mender
 # A reading is taken when the target is no further behind than this many bytes: until its offset is
 # reached the keys stay as they are, and what reads them is spoilt as well.
 _READ_WITHIN = 1 << 20
+_READ_AGAIN_SECONDS = 0.5
 # Commands whose copies of a key take its deadline along: {name: index of the new key}.
 _NEW_KEY = {b"RENAME": 2, b"RENAMENX": 2, b"COPY": 2, b"MOVE": 1}
 
@@ -55,6 +57,9 @@ class Follower:
         """Batches that were applied without their answer being seen."""
         self.holding = False
         """Deadlines are held back: keys that take one along are to be looked at as well."""
+        self.late = False
+        """Relative TTLs arrive so late that their keys' deadlines have to be read instead."""
+        self._read_again = 0.0
         self._moved = asyncio.Event()
         self._stopping = False
         self._waiting: asyncio.Task[CommandBatch] | None = None
@@ -102,8 +107,12 @@ class Follower:
     async def _apply(self, batch: CommandBatch) -> None:
         # 1. What reads a dirty key is dirty.
         await self._mender.taint(batch)
-        if self.holding and batch.movers:
+        if self.holding:
             self._mender.spoil_deadlines(self._taken_along(batch))
+        if self.late:
+            self._mender.spoil_deadlines(
+                (batch.db(index), batch.command(index)[1]) for index in batch.deadlines
+            )
         # 2. A reading is stored at exactly its offset.
         while (cut := self._mender.next_offset) is not None:
             if not batch.start_offset < cut < batch.end_offset:
@@ -183,12 +192,23 @@ class Follower:
 
     # --- Mending ---
 
+    async def _read(self) -> None:
+        """A reading now; or later, if the source cannot be asked."""
+        now = asyncio.get_running_loop().time()
+        if now < self._read_again:
+            return
+        try:
+            await self._mender.read()
+        except (LinkError, ServerError):
+            # The link that matters is another one, and mends itself or says why not.
+            self._read_again = now + _READ_AGAIN_SECONDS
+
     async def _mend(self) -> None:
         """Take readings while the target is close behind; store those that belong right here."""
         mender = self._mender
         while not self._stopping and self.lag_bytes <= _READ_WITHIN:
             if mender.to_read:
-                await mender.read()
+                await self._read()
             if not mender.due(self.position.offset):
                 return
             position = self.position

@@ -78,6 +78,8 @@ class Online:
         self._source_endpoint = source
         self._target_endpoint = target
         self._source = ReplicaSource(source, stage.settings)
+        self._source.on_event = stage.on_event
+        self._source.on_relinked = self._relinked
         self._writer = RestoreWriter(target, stage.settings)
         self._writer.on_event = stage.on_event
         self._writer.on_acknowledged = self._acknowledged
@@ -91,7 +93,8 @@ class Online:
         self._lifting = False
         self._swept = True
         self._taken_up = False
-        self._held_until = 0
+        # What the source has sent up to here may be lifted, or late; None: not caught up yet.
+        self._held_until: int | None = None
         self._syncs = {"partial_syncs": 0, "full_syncs": 0}
         self._restarts = 0
         self._repaired = 0
@@ -120,6 +123,7 @@ class Online:
                 # 2. The source goes on from there, or sends everything.
                 if position is None and self._settings.tune_source:
                     await self._tune()
+                await self._prepare_deadlines()
                 sync = await self._source.open(position)
                 await self._begin(sync)
                 if isinstance(sync, FullSync):
@@ -224,11 +228,6 @@ class Online:
         """What has to be there before the first byte is taken in."""
         stage = self._stage
         stage.total_keys = self._source.total_keys
-        self._importing = has_import_mode(self._writer.info) and await self._enter_import_mode()
-        self._lifting = not self._importing
-        self._swept = self._importing
-        if self._lifting:
-            self._hold()
         if isinstance(sync, PartialSync):
             self._syncs["partial_syncs"] += 1
             return
@@ -282,6 +281,14 @@ class Online:
         self._mark = replace(self._mark, tuned="")
         self._dirty_books = True
         self._stage.on_event("the source's rdbcompression is as it was")
+
+    async def _prepare_deadlines(self) -> None:
+        """Before a byte is read: no deadline may pass on a target that is behind."""
+        self._importing = has_import_mode(self._writer.info) and await self._enter_import_mode()
+        self._lifting = not self._importing
+        self._swept = False
+        if self._lifting:
+            self._hold()
 
     async def _enter_import_mode(self) -> bool:
         async with self._dialled() as connection:
@@ -359,8 +366,7 @@ class Online:
                 not_carried=stage.tally.refuse,
                 left_out=self._leave_out,
             )
-            follower.holding = not self._swept
-            stage.enter(Phase.CATCH_UP)
+            self._catch_up(follower)
             with stage.step("follow"):
                 await self._steer(follower)
 
@@ -385,10 +391,10 @@ class Online:
                     sweep, self._swept = None, True
                 # Caught up: what was held back can go.
                 if stage.phase is Phase.CATCH_UP and self._near(follower):
-                    if self._lifting:
+                    if self._held_until is None:
                         self._source.hold(0, 0)
-                        self._held_until = self._source.parsed_offset
                         self._lifting = False
+                        self._held_until = self._source.received_offset
                     elif not self._swept and sweep is None:
                         sweep = asyncio.create_task(self._sweep(follower))
                     elif self._swept:
@@ -424,6 +430,22 @@ class Online:
                     with contextlib.suppress(asyncio.CancelledError, EngineError, PositionMoved):
                         await task
 
+    def _catch_up(self, follower: Follower) -> None:
+        """What comes now was written some time ago: its deadlines are not what they seem."""
+        self._held_until = None
+        self._swept = False
+        follower.holding = not self._importing
+        follower.late = self._source.relative_deadlines
+        self._stage.enter(Phase.CATCH_UP)
+
+    def _relinked(self) -> None:
+        self._syncs["partial_syncs"] += 1
+        if not self._importing:
+            self._lifting = True
+            self._hold()
+        if self._follower is not None and self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
+            self._catch_up(self._follower)
+
     def _near(self, follower: Follower) -> bool:
         return follower.lag_bytes <= self._settings.max_lag_bytes
 
@@ -447,15 +469,13 @@ class Online:
         Whether an engine before this one lifted any, only the target knows.
         """
         assert self._mender is not None
-        if not (self._taken_up or self._source.held):
-            follower.holding = False
-            return
-        # What was parsed before the holding ended may be lifted, and must be on the target first.
+        assert self._held_until is not None
         await follower.reach(self._held_until)
-        async with self._admin("target") as end:
-            async for page in lifted(end):
-                self._mender.spoil_deadlines(page)
-        follower.holding = False
+        if not self._importing and (self._taken_up or self._source.held):
+            async with self._admin("target") as end:
+                async for page in lifted(end):
+                    self._mender.spoil_deadlines(page)
+        follower.holding = follower.late = False
 
     # --- 4. The cut-over ---
 

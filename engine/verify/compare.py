@@ -69,11 +69,14 @@ class Side:
         self.able = able
 
     @classmethod
-    async def open(cls, end: Admin) -> Side:
-        """Learn the server's abilities; leave its keys' idle times alone where it lets us."""
+    async def open(cls, end: Admin, *, followed: bool = False) -> Side:
+        """Learn the server's abilities; leave its keys' idle times alone where it lets us.
+
+        `followed`: one end was fed by the other's replication.
+        """
         info = await end.info()
         await end.pipeline([("CLIENT", "NO-TOUCH", "ON")])  # Redis 7.2, Valkey
-        return cls(end, Abilities.of(info))
+        return cls(end, Abilities.of(info, followed=followed))
 
     async def look(self, keys: Sequence[bytes]) -> list[Look]:
         """Type, deadline and size of each key. Raises `AuthError` where TYPE is denied."""

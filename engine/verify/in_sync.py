@@ -44,7 +44,7 @@ async def verify_in_sync(
                 return False, wrong
             counted = f"{infos[0].keys:,} keys on the source, {infos[1].keys:,} on the target"
         compared = 0
-        pair = await Side.open(one), await Side.open(other)
+        pair = await Side.open(one, followed=True), await Side.open(other, followed=True)
         for entry in infos[0].keyspace:
             await one.select(entry.db)
             await other.select(entry.db)

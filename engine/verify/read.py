@@ -38,17 +38,25 @@ class Changed(Exception):  # not an error: the key is read again
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What one server can be asked."""
+    """What one server can be asked, and what of it means anything.
+
+    `idle_consumers`: a stream's consumers that have nothing pending count. No primary tells its
+    replicas of them (XREADGROUP that finds nothing makes one all the same), so that they say nothing
+    where the target was fed by replication.
+    """
 
     field_ttls: bool
     deadlines: bool
+    idle_consumers: bool = True
 
     @classmethod
-    def of(cls, info: ServerInfo) -> Abilities:
+    def of(cls, info: ServerInfo, *, followed: bool = False) -> Abilities:
         """HPEXPIRETIME came with Redis 7.4 and Valkey 9.0, PEXPIRETIME with Redis 7.0."""
         since = (9, 0, 0) if info.flavour == "valkey" else (7, 4, 0)
         own = not info.fork
-        return cls(own and info.version >= since, own and info.version >= (7, 0, 0))
+        return cls(
+            own and info.version >= since, own and info.version >= (7, 0, 0), not followed
+        )
 
 
 class _Count:
@@ -181,7 +189,9 @@ def _stream(key: bytes, whole: bool, able: Abilities) -> Reading:
         start = _after(found[-1][0])
     info, groups = yield [("XINFO", "STREAM", key), ("XINFO", "GROUPS", key)]
     about = _named(info)
-    consumed = yield from _groups(key, [_named(each) for each in _list_of(groups)])
+    consumed = yield from _groups(
+        key, [_named(each) for each in _list_of(groups)], able.idle_consumers
+    )
     last_id = about[b"last-generated-id"]
     parts = {"value": entries.digest(), "last id": last_id, "groups": consumed}
     # Since 7.0; a stream that came from an older server has estimates in their place.
@@ -192,7 +202,7 @@ def _stream(key: bytes, whole: bool, able: Abilities) -> Reading:
 
 
 def _groups(
-    key: bytes, groups: list[dict[bytes, Any]]
+    key: bytes, groups: list[dict[bytes, Any]], idle_consumers: bool
 ) -> Generator[list[Command], list[Any], bytes]:
     digest = Ordered()
     for group in sorted(groups, key=lambda each: each[b"name"]):
@@ -201,7 +211,8 @@ def _groups(
         (consumers,) = yield [("XINFO", "CONSUMERS", key, name)]
         described = [_named(each) for each in _list_of(consumers)]
         for consumer in sorted(described, key=lambda each: each[b"name"]):
-            digest.add(consumer[b"name"], number(consumer[b"pending"]))
+            if consumer[b"pending"] or idle_consumers:
+                digest.add(consumer[b"name"], number(consumer[b"pending"]))
         start: bytes = b"-"
         while True:
             (pending,) = yield [("XPENDING", key, name, start, "+", 1000)]

@@ -119,6 +119,12 @@ class Admin:
         except (RedisError, TimeoutError) as error:
             await self._drop()
             raise self._link_error(error) from None
+        except RuntimeError as error:
+            # uvloop says so of a transport that the server has closed meanwhile.
+            await self._drop()
+            if "closed" not in str(error):
+                raise
+            raise self._link_error(ConnectionResetError()) from None
         except BaseException:
             # Replies that nobody reads would be taken for those of the next commands.
             await self._drop()
@@ -217,7 +223,7 @@ class Admin:
             remedy = "Check user and password; ACL users need their name in the URL too."
         return AuthError(message, remedy=remedy, fault=self.fault)
 
-    def _link_error(self, error: RedisError | TimeoutError) -> LinkError:
+    def _link_error(self, error: RedisError | TimeoutError | ConnectionError) -> LinkError:
         problem, remedy = _diagnose(error, self.endpoint)
         return LinkError(f"{self.name}: {problem}.", remedy=remedy, fault=self.fault)
 
