@@ -74,8 +74,8 @@ cdef class RecordBatch:
         spilled: the pieces came before this batch, for nobody knew how many there would be: all
             since the batch before it. They are the value if this batch is `streamed`, else the
             beginning of one that is listed in `errors`, to be thrown away.
-        held: names of the keys whose deadline is not the source's, each behind its length (4 bytes,
-            little-endian).
+        timed: names of the hashes whose fields have deadlines, where near ones are held back; each
+            behind its length (4 bytes, little-endian).
     """
     cdef Arena arena
     cdef readonly int db
@@ -86,12 +86,12 @@ cdef class RecordBatch:
     cdef readonly list errors
     cdef readonly bint streamed
     cdef readonly bint spilled
-    cdef readonly bytes held
+    cdef readonly bytes timed
     # The access figure of the records is an LFU counter, not seconds idle.
     cdef bint access_is_freq
 
     def __cinit__(self):
-        self.held = b""
+        self.timed = b""
 
     def __dealloc__(self):
         arena_free(&self.arena)

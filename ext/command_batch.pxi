@@ -33,10 +33,13 @@ cdef enum StreamName:
     NAME_RESTORE
     NAME_EXPIREAT
     NAME_PEXPIREAT
+    NAME_DEADLINE_LAST = NAME_PEXPIREAT
+    # Kept; what they do to a hash depends on whether a field's deadline has passed.
+    NAME_FIELDS
 
 cdef enum:
     NAME_SLOTS = 64               # a power of two, well above the count of names
-    NAME_BYTES_MOST = 8           # the longest of them, RESTORE-ASKING and PEXPIREAT aside
+    NAME_BYTES_MOST = 8           # the longest of them, those of `long_name` aside
 
 # Names by their bytes in lower case, packed into one number: open addressing, 0 for a free slot.
 cdef uint64_t NAME_WORDS[NAME_SLOTS]
@@ -59,18 +62,36 @@ cdef inline size_t name_slot(uint64_t word) noexcept nogil:
     return <size_t>((word * <uint64_t>0x9E3779B97F4A7C15) >> 58)
 
 
+cdef inline bint is_name(const uint8_t *p, size_t n, const char *name) noexcept nogil:
+    """Whether these 9 to 16 bytes are `name`, in lower case and of the same length, in any case."""
+    return (name_word(p, 8) == name_word(<const uint8_t *>name, 8)
+            and name_word(p + 8, n - 8) == name_word(<const uint8_t *>name + 8, n - 8))
+
+
+cdef StreamName long_name(const uint8_t *p, size_t n) noexcept nogil:
+    if n == 9:
+        if is_name(p, n, "pexpireat"):
+            return NAME_PEXPIREAT
+        if is_name(p, n, "hexpireat"):
+            return NAME_FIELDS
+    elif n == 10:
+        if is_name(p, n, "hpexpireat"):
+            return NAME_FIELDS
+    elif n == 12:
+        if is_name(p, n, "hincrbyfloat"):
+            return NAME_FIELDS
+    elif n == 14:
+        if is_name(p, n, "restore-asking"):
+            return NAME_RESTORE
+    return NAME_OTHER
+
+
 cdef inline StreamName stream_name(const uint8_t *p, size_t n) noexcept nogil:
     """Which of the commands that we care for this name is, in any case of letters."""
     cdef uint64_t word
     cdef size_t slot
     if n > NAME_BYTES_MOST:
-        if n == 14 and name_word(p, 8) == name_word(<const uint8_t *>b"restore-", 8) \
-                and name_word(p + 8, 6) == name_word(<const uint8_t *>b"asking", 6):
-            return NAME_RESTORE
-        if n == 9 and name_word(p, 8) == name_word(<const uint8_t *>b"pexpirea", 8) \
-                and p[8] | 0x20 == c't':
-            return NAME_PEXPIREAT
-        return NAME_OTHER
+        return long_name(p, n)
     word = name_word(p, n)
     slot = name_slot(word)
     while NAME_WORDS[slot]:
@@ -90,7 +111,9 @@ cdef add_stream_names():
         (b"renamenx", NAME_RENAMENX), (b"copy", NAME_COPY), (b"move", NAME_MOVE),
         (b"expire", NAME_EXPIRE), (b"pexpire", NAME_PEXPIRE), (b"set", NAME_SET),
         (b"setex", NAME_SETEX), (b"psetex", NAME_PSETEX), (b"getex", NAME_GETEX),
-        (b"restore", NAME_RESTORE), (b"expireat", NAME_EXPIREAT),
+        (b"restore", NAME_RESTORE), (b"expireat", NAME_EXPIREAT), (b"hexpire", NAME_FIELDS),
+        (b"hpexpire", NAME_FIELDS), (b"hpersist", NAME_FIELDS), (b"hgetex", NAME_FIELDS),
+        (b"hsetex", NAME_FIELDS), (b"hincrby", NAME_FIELDS),
     ):
         word = name_word(<const uint8_t *>PyBytes_AS_STRING(name), len(name))
         slot = name_slot(word)
@@ -473,11 +496,22 @@ cdef class CommandBatch:
 
     @property
     def deadlines(self):
-        """Indices of the commands that may set a deadline of the key behind their name."""
+        """Indices of the commands that may set the deadline of the key behind their name."""
+        return self.named(NAME_DEADLINE_FIRST, NAME_DEADLINE_LAST)
+
+    @property
+    def field_deadlines(self):
+        """Indices of the commands that may set, or depend on, deadlines of fields in the hash behind
+        their name."""
+        return self.named(NAME_FIELDS, NAME_FIELDS)
+
+    cdef list named(self, StreamName first, StreamName last):
         cdef size_t i
-        found = []
+        cdef uint8_t name
+        cdef list found = []
         for i in range(self.packed.count):
-            if self.packed.commands[i].name >= NAME_DEADLINE_FIRST:
+            name = self.packed.commands[i].name
+            if first <= name <= last:
                 found.append(i)
         return found
 

@@ -89,7 +89,8 @@ cdef class SnapshotReader:
         stream_above: a longer value is not held.
         value_limit: a longer value is read to nothing and listed in the batch's `errors`.
         hold_before: the deadline of a key that would expire before this (ms since the epoch) is
-            lifted by `hold_shift` (ms), and the key named in the batch's `held`. 0: none is.
+            lifted by `hold_shift` (ms), and hashes whose fields have deadlines are named in the
+            batch's `timed`. 0: none is.
     """
     cdef readonly InputBuffer input
     cdef Input *bytes_in
@@ -120,7 +121,7 @@ cdef class SnapshotReader:
     # The open batch, and what the opcodes before it said of the next key.
     cdef int db
     cdef AccessCommand batch_access
-    cdef Bytes held
+    cdef Bytes timed
     cdef size_t value_bytes_total
     cdef int64_t expire_at
     cdef int64_t access
@@ -198,7 +199,7 @@ cdef class SnapshotReader:
         arena_free(&self.arena)
         bytes_free(&self.text.raw)
         bytes_free(&self.text.plain)
-        bytes_free(&self.held)
+        bytes_free(&self.timed)
 
     # --- Its face ---
 
@@ -460,9 +461,9 @@ cdef class SnapshotReader:
         self.errors_count = 0
         batch.access_is_freq = self.batch_access == ACCESS_FREQ
         self.batch_access = ACCESS_NONE
-        if self.held.size:
-            batch.held = PyBytes_FromStringAndSize(<char *>self.held.data, self.held.size)
-            self.held.size = 0
+        if self.timed.size:
+            batch.timed = PyBytes_FromStringAndSize(<char *>self.timed.data, self.timed.size)
+            self.timed.size = 0
         self.ready.append(batch)
         return batch
 
@@ -867,13 +868,15 @@ cdef class SnapshotReader:
                 self.expire_at + self.hold_shift
                 if self.hold_shift < INT64_MAX - self.expire_at else INT64_MAX)
             self.held_count += 1
-            if not bytes_reserve(&self.held, 4 + n, SIZE_MAX):
+        if self.hold_before and (self.type == 22 or self.type == 24 or self.type == 25):
+            # Its fields' deadlines lie inside the value, and cannot be lifted.
+            if not bytes_reserve(&self.timed, 4 + n, SIZE_MAX):
                 return False
             # Little-endian, as every machine that this is built for.
-            memcpy(self.held.data + self.held.size, &size, 4)
+            memcpy(self.timed.data + self.timed.size, &size, 4)
             if n:
-                memcpy(self.held.data + self.held.size + 4, self.arena.data + record.offset, n)
-            self.held.size += 4 + n
+                memcpy(self.timed.data + self.timed.size + 4, self.arena.data + record.offset, n)
+            self.timed.size += 4 + n
         return True
 
     cdef SnapshotStop walk_value(self) noexcept nogil:

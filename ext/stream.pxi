@@ -526,7 +526,7 @@ cdef class StreamReader:
         command.name = name
         command.rewritten = False
         command.in_multi = self.in_multi
-        if name >= NAME_DEADLINE_FIRST and (
+        if NAME_DEADLINE_FIRST <= name <= NAME_DEADLINE_LAST and (
                 self.deadlines.anchor or self.deadlines.hold_before):
             anchored = anchor_command(&self.open, &command, &self.deadlines)
             if anchored == ANCHOR_NO_MEMORY:

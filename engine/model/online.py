@@ -35,6 +35,11 @@ class OnlineMark:
         return cls(**data)
 
 
+def dirty_key(token: str) -> bytes:
+    """The key on the target that holds the names of keys which are to be read again."""
+    return OWN_PREFIX + b"dirty:" + token.encode()
+
+
 def position_key(token: str) -> bytes:
     """The key on the target that holds the position of the migration called `token`."""
     return OWN_PREFIX + b"position:" + token.encode()

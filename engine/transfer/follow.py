@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 
 from engine._native import CommandBatch
-from engine.errors import LinkError, ServerError
+from engine.errors import LinkError, ServerError, TransferFailed
 from engine.model.position import StreamPosition, TargetPosition
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier
@@ -59,6 +59,8 @@ class Follower:
         """Deadlines are held back: keys that take one along are to be looked at as well."""
         self.late = False
         """Relative TTLs arrive so late that their keys' deadlines have to be read instead."""
+        self.fields = False
+        """The source has deadlines of fields, which cannot be lifted: such hashes are read again."""
         self._read_again = 0.0
         self._moved = asyncio.Event()
         self._stopping = False
@@ -107,8 +109,13 @@ class Follower:
     async def _apply(self, batch: CommandBatch) -> None:
         # 1. What reads a dirty key is dirty.
         await self._mender.taint(batch)
-        if self.holding:
-            self._mender.spoil_deadlines(self._taken_along(batch))
+        mender = self._mender
+        if batch.movers and (self.holding or self.late or not mender.clean):
+            mender.spoil_deadlines(self._taken_along(batch))
+        if self.holding and self.fields:
+            mender.spoil(
+                (batch.db(index), batch.command(index)[1]) for index in batch.field_deadlines
+            )
         if self.late:
             self._mender.spoil_deadlines(
                 (batch.db(index), batch.command(index)[1]) for index in batch.deadlines
@@ -130,28 +137,33 @@ class Follower:
         stores = [store for reading in readings for store in reading.stores]
         skip: set[int] = set()
         while True:
+            mender = self._mender
             result = await self._applier.apply(
                 batch,
                 TargetPosition(self._token, behind).encode(),
                 skip=skip,
-                extras=[(db, raw) for db, _, raw in stores],
+                extras=[
+                    *((db, raw) for db, _, raw in stores),
+                    *mender.strike(readings),
+                    *mender.notes(),
+                ],
             )
             if not result.refused:
                 break
             # Nothing was applied: again, without what the target would not even queue.
             for index, message in sorted(result.refused):
-                if index < 0:
-                    db, key, _ = stores.pop(-1 - index)
-                    self._not_carried(db, key, message)
-                else:
+                if index >= 0:
                     skip.add(index)
                     await self._leave(batch, index, message)
+                else:
+                    self._store_failed(stores, -1 - index, message)
+                    del stores[-1 - index]
+        mender.noted()
         for index, message in result.failed:
-            if index < 0:
-                db, key, _ = stores[-1 - index]
-                self._not_carried(db, key, message)
-            else:
+            if index >= 0:
                 await self._leave(batch, index, message)
+            else:
+                self._store_failed(stores, -1 - index, message)
         if result.unseen:
             self.unseen += 1
         self._mender.stored(readings)
@@ -162,6 +174,14 @@ class Follower:
         self.position = position
         self._source.acknowledge(position.offset)
         self._moved.set()
+
+    def _store_failed(
+        self, stores: list[tuple[int, bytes, bytes]], place: int, message: str
+    ) -> None:
+        if place >= len(stores):
+            raise TransferFailed(f"the target refuses the engine's own command: {message}")
+        db, key, _ = stores[place]
+        self._not_carried(db, key, message)
 
     async def _leave(self, batch: CommandBatch, index: int, message: str) -> None:
         """A command that did not run on the target: its keys are read from the source instead."""
@@ -209,7 +229,7 @@ class Follower:
         while not self._stopping and self.lag_bytes <= _READ_WITHIN:
             if mender.to_read:
                 await self._read()
-            if not mender.due(self.position.offset):
+            if not mender.due(self.position.offset) and not mender.unnoted:
                 return
             position = self.position
             await self._transact(

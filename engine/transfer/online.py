@@ -18,15 +18,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from engine._native import encode_command
+from engine._native import RecordBatch
 from engine.errors import AuthError, EngineError, LinkError, ServerError, StateError, TransferFailed
 from engine.model.backoff import Backoff
 from engine.model.endpoint import Endpoint
-from engine.model.online import OnlineMark, position_key
+from engine.model.online import OnlineMark, dirty_key, position_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.sources.replica import ReplicaSource
@@ -92,6 +92,8 @@ class Online:
         # Deadlines are held back until the target has caught up; what was held is mended by a sweep.
         self._lifting = False
         self._swept = True
+        # Hashes of the snapshot whose fields have deadlines, which cannot be lifted.
+        self._timed: set[tuple[int, bytes]] = set()
         self._taken_up = False
         # What the source has sent up to here may be lifted, or late; None: not caught up yet.
         self._held_until: int | None = None
@@ -311,6 +313,12 @@ class Online:
             await self._untune()
             await self._carry_code()
         position = StreamPosition(sync.replid, sync.offset, self._source.stream_db, False)
+        # Before the position: with it the names must be there, whoever goes on from it.
+        names = Mender.names_of(self._timed)
+        self._timed.clear()
+        async with self._admin("target") as end:
+            for at in range(0, len(names), 1000):
+                await end.call("SADD", dirty_key(self._mark.token), *names[at : at + 1000])
         self._applier = self._new_applier(importing=self._importing)
         await self._applier.open()
         await self._applier.begin(TargetPosition(self._mark.token, position).encode())
@@ -319,6 +327,8 @@ class Online:
     async def _copy(self) -> None:
         async with contextlib.aclosing(self._source.snapshot()) as items:
             async for item in items:
+                if isinstance(item, RecordBatch) and item.timed:
+                    self._timed.update((item.db, key) for key in _unpacked(item.timed))
                 await self._writer.send(item)
         await self._writer.drain()
         await self._writer.confirm()
@@ -351,7 +361,9 @@ class Online:
         """Follow until the target is open, or until something that `run` knows is raised."""
         stage = self._stage
         async with self._admin("source") as control:
-            self._mender = Mender(control, self._source.info, self._writer.encoder)
+            self._mender = Mender(
+                control, self._source.info, self._writer.encoder, dirty_key(self._mark.token)
+            )
             if self._applier is None or self._applier.closed:
                 self._applier = self._new_applier(importing=self._importing)
                 found = await self._applier.open()
@@ -366,9 +378,19 @@ class Online:
                 not_carried=stage.tally.refuse,
                 left_out=self._leave_out,
             )
+            await self._take_up_dirty(follower)
             self._catch_up(follower)
             with stage.step("follow"):
                 await self._steer(follower)
+
+    async def _take_up_dirty(self, follower: Follower) -> None:
+        """What an engine before us, or this one before a lost link, had still to mend."""
+        assert self._mender is not None
+        info = self._source.info
+        has_fields = info.version >= ((9, 0, 0) if info.flavour == "valkey" else (7, 4, 0))
+        follower.fields = has_fields and not self._importing
+        async with self._admin("target") as end:
+            self._mender.take_up(await end.call("SMEMBERS", dirty_key(self._mark.token)))
 
     async def _steer(self, follower: Follower) -> None:
         """Run the follower beside the looks at where it stands and at what the operator wants."""
@@ -548,7 +570,8 @@ class Online:
     async def _tidy_up(self) -> None:
         """Remove the position, and let deadlines pass again."""
         async with self._dialled() as connection:
-            await connection.call("DEL", position_key(self._mark.token))
+            token = self._mark.token
+            await connection.call("DEL", position_key(token), dirty_key(token))
             if has_import_mode(self._writer.info):
                 with contextlib.suppress(AuthError, ServerError):
                     await leave_import_mode(connection)
@@ -682,6 +705,14 @@ async def _beside(work: Awaitable[T], pump: asyncio.Task[None]) -> T:
         return task.result()
     finally:
         task.cancel()
+
+
+def _unpacked(names: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(names):
+        end = at + 4 + int.from_bytes(names[at : at + 4], "little")
+        yield names[at + 4 : end]
+        at = end
 
 
 def _words(position: StreamPosition | None) -> str:

@@ -10,6 +10,9 @@ Between its becoming dirty and O a dirty key may be read by a command that write
 (RENAME, SUNIONSTORE, COPY, a script's effect): all keys of a command that names a dirty key become
 dirty in turn, and are read again. It converges, because a reading ends its key's dirtiness for good
 unless a command between (the moment of reading, O] names it together with another dirty key.
+
+Dirtiness outlives us: the names of dirty keys are a set on the target (`dirty_key`), written in the
+transaction that makes them dirty and taken out in the one that stores them.
 """
 
 from __future__ import annotations
@@ -20,14 +23,18 @@ from dataclasses import dataclass
 from engine._native import CommandBatch, RestoreEncoder, encode_command
 from engine.errors import EngineError, ProtocolFault, ServerError
 from engine.model.server import ServerInfo
+from engine.targets.applier import POSITION_DB
 from engine.transfer.fence import offset_in
 from engine.wire.admin import Admin, Arg
 
 # Keys in one reading: its MULTI holds the source's other clients up.
 _AT_ONCE = 50
 _DEADLINES_AT_ONCE = 500
+# Names in one command that keeps the set on the target.
+_NAMES_AT_ONCE = 1000
 
 DbKey = tuple[int, bytes]
+Extra = tuple[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,48 +52,108 @@ class Reading:
 class Mender:
     """The dirty keys, and the readings that wait for their offset.
 
-    `source` is a connection of the control plane; `encoder` stamps payloads for the target.
+    `source` is a connection of the control plane; `encoder` stamps payloads for the target;
+    `names_key` holds the dirty keys' names there.
     """
 
-    def __init__(self, source: Admin, info: ServerInfo, encoder: RestoreEncoder) -> None:
+    def __init__(
+        self, source: Admin, info: ServerInfo, encoder: RestoreEncoder, names_key: bytes
+    ) -> None:
         self._source = source
         self._encoder = encoder
+        self._names_key = names_key
         self._absolute = info.version >= (7, 0, 0) and not info.fork
-        self._dirty: set[DbKey] = set()
+        self._values: dict[DbKey, None] = {}
         self._deadlines: dict[DbKey, None] = {}
         self._readings: list[Reading] = []
+        self._unnoted: list[bytes] = []
         self.repaired = 0
         """Keys whose value was read again and stored."""
 
     @property
     def clean(self) -> bool:
         """Whether the target holds nothing that differs from the stream."""
-        return not (self._dirty or self._deadlines or self._readings)
+        return not (self._values or self._deadlines or self._readings)
 
     @property
     def waiting(self) -> int:
         """Keys that are not mended yet."""
         reading = sum(len(reading.stores) for reading in self._readings)
-        return len(self._dirty) + len(self._deadlines) + reading
+        return len(self._values) + len(self._deadlines) + reading
 
     @property
     def to_read(self) -> bool:
         """Whether a reading could be taken: one at a time is under way."""
-        return not self._readings and bool(self._dirty or self._deadlines)
+        return not self._readings and bool(self._values or self._deadlines)
 
     def spoil(self, keys: Iterable[DbKey]) -> None:
         """These keys may differ: they are to be read again."""
-        self._dirty.update(keys)
+        self._add(self._values, keys, b"v")
 
     def spoil_deadlines(self, keys: Iterable[DbKey]) -> None:
         """Of these keys the deadline alone may differ."""
-        self._deadlines.update(dict.fromkeys(keys))
+        self._add(self._deadlines, keys, b"d")
 
-    def flushed(self) -> None:
-        """Everything dirty is to be forgotten: a full sync begins."""
-        self._dirty.clear()
-        self._deadlines.clear()
-        self._readings.clear()
+    def take_up(self, names: Iterable[bytes]) -> None:
+        """The names that an engine before us left in the set."""
+        for name in names:
+            db, kind, key = name.split(b" ", 2)
+            (self._values if kind == b"v" else self._deadlines)[int(db), key] = None
+
+    # --- The set of names ---
+
+    @staticmethod
+    def names_of(keys: Iterable[DbKey]) -> list[bytes]:
+        """How keys whose values are to be read again are named in the set."""
+        return [_name(key, b"v") for key in keys]
+
+    @property
+    def unnoted(self) -> bool:
+        """Whether names are to be added to the set."""
+        return bool(self._unnoted)
+
+    def notes(self) -> list[Extra]:
+        """Commands that add to the set what became dirty since `noted`."""
+        return self._named(b"SADD", self._unnoted)
+
+    def noted(self) -> None:
+        """The commands of `notes` were applied."""
+        self._unnoted.clear()
+
+    def note_again(self) -> None:
+        """The set may be gone (FLUSHALL, SWAPDB): all of it is to be written anew."""
+        names = [_name(key, b"v") for key in self._values]
+        names += [_name(key, b"d") for key in self._deadlines]
+        for reading in self._readings:
+            kind = b"v" if reading.values else b"d"
+            names += [_name((db, key), kind) for db, key, _ in reading.stores]
+        self._unnoted = names
+
+    def strike(self, readings: Iterable[Reading]) -> list[Extra]:
+        """Commands that take what these readings store out of the set."""
+        names = []
+        for reading in readings:
+            again = self._values if reading.values else self._deadlines
+            kind = b"v" if reading.values else b"d"
+            names += [
+                _name((db, key), kind) for db, key, _ in reading.stores if (db, key) not in again
+            ]
+        return self._named(b"SREM", names)
+
+    def _add(self, where: dict[DbKey, None], keys: Iterable[DbKey], kind: bytes) -> None:
+        for key in keys:
+            if key not in where:
+                where[key] = None
+                self._unnoted.append(_name(key, kind))
+
+    def _named(self, command: bytes, names: Sequence[bytes]) -> list[Extra]:
+        return [
+            (
+                POSITION_DB,
+                encode_command(command, self._names_key, *names[at : at + _NAMES_AT_ONCE]),
+            )
+            for at in range(0, len(names), _NAMES_AT_ONCE)
+        ]
 
     # --- The stream passes by ---
 
@@ -94,18 +161,23 @@ class Mender:
         """Spread dirtiness over the keys of commands that name a dirty key."""
         if self.clean:
             return
-        for one, other in batch.swaps:
+        swaps = batch.swaps
+        for one, other in swaps:
             self._swap(one, other)
-        names = {key for _, key in self._dirty}
-        names.update(key for reading in self._readings for _, key, _ in reading.stores)
+        if swaps or batch.flushes:
+            self.note_again()
+        names = {key for _, key in self._values}
+        for reading in self._readings:
+            if reading.values:
+                names.update(key for _, key, _ in reading.stores)
         if not names:
             return
-        for index in batch.mentioning(frozenset(names)):
+        for index in batch.mentioning(names):
             command = batch.command(index)
             keys = await self.keys_of(command)
             db = batch.db(index)
             if len(keys) > 1 and any(key in names for key in keys):
-                self._dirty.update((db, key) for key in keys)
+                self.spoil((db, key) for key in keys)
 
     async def keys_of(self, command: Sequence[bytes]) -> list[bytes]:
         """The keys that a command names, as the source's own tables say (COMMAND GETKEYS)."""
@@ -118,26 +190,23 @@ class Mender:
 
     def _swap(self, one: int, other: int) -> None:
         swap = {one: other, other: one}
-        self._dirty = {(swap.get(db, db), key) for db, key in self._dirty}
-        self._deadlines = dict.fromkeys((swap.get(db, db), key) for db, key in self._deadlines)
+        for where in (self._values, self._deadlines):
+            moved = [(swap.get(db, db), key) for db, key in where]
+            where.clear()
+            where.update(dict.fromkeys(moved))
         # The numbers in a reading are those at its offset, which is where it is stored.
 
     # --- Readings ---
 
     async def read(self) -> None:
         """Take a reading of some dirty keys. Raises `LinkError`, `ServerError`, `AuthError`."""
-        if self._dirty:
-            keys = sorted(self._dirty)[:_AT_ONCE]
-            self._readings.append(await self._read(keys, values=True))
-            self._dirty.difference_update(keys)
+        if self._values:
+            await self._take(self._values, _AT_ONCE, values=True)
         elif self._deadlines:
-            keys = list(self._deadlines)[:_DEADLINES_AT_ONCE]
-            self._readings.append(await self._read(keys, values=False))
-            for key in keys:
-                del self._deadlines[key]
+            await self._take(self._deadlines, _DEADLINES_AT_ONCE, values=False)
 
     def due(self, offset: int) -> list[Reading]:
-        """The readings that belong behind exactly `offset` or before it."""
+        """The readings that belong behind `offset` or before it."""
         return [reading for reading in self._readings if reading.offset <= offset]
 
     @property
@@ -151,6 +220,17 @@ class Mender:
             self._readings.remove(reading)
             if reading.values:
                 self.repaired += len(reading.stores)
+
+    async def _take(self, where: dict[DbKey, None], most: int, *, values: bool) -> None:
+        keys = (
+            sorted(where)[:most]
+            if len(where) <= most
+            else [key for key, _ in zip(where, range(most), strict=False)]
+        )
+        reading = await self._read(keys, values=values)
+        for key in keys:
+            where.pop(key, None)
+        self._readings.append(reading)
 
     async def _read(self, keys: Sequence[DbKey], *, values: bool) -> Reading:
         ttl = "PEXPIRETIME" if self._absolute else "PTTL"
@@ -198,3 +278,7 @@ class Mender:
         if deadline == -1:
             return encode_command("PERSIST", key)
         return encode_command("PEXPIREAT", key, deadline)
+
+
+def _name(key: DbKey, kind: bytes) -> bytes:
+    return b"%d %s %s" % (key[0], kind, key[1])

@@ -34,8 +34,8 @@ class Transfer:
         on_progress: told about twice a second, and at each change of phase.
         on_event: told what an operator would want to read in a log, a sentence each.
         gate: asked at the cut-over of a scanned source whether the target may be opened.
-        gate_in_sync: the same of a source that was followed, while its writers are held off: it must
-            be quick. None: `gate`.
+        gate_in_sync: the same of a source that was followed, while its writers are held off: it
+            must be quick. None: `gate`.
         compare: which of these keys of a database differ between the ends.
         one_go: cut over without waiting for `complete`; a gate that refuses is a failure.
     """

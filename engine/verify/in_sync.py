@@ -28,8 +28,9 @@ async def verify_in_sync(
     """Whether both ends agree, and one sentence that says so or why not.
 
     Keys without a deadline are counted exactly; those with one may be gone at one end already (a
-    paused source removes none), so their numbers prove nothing. `own_key` is the engine's, in the target's database 0; `held_before`:
-    the target's own keys make counts say nothing. Raises `LinkError`, `AuthError`, `ServerError`.
+    paused source removes none), so their numbers prove nothing. `own_key` is the engine's, in the
+    target's database 0; `held_before`: the target's own keys make counts say nothing. Raises
+    `LinkError`, `AuthError`, `ServerError`.
     """
     limit = settings.io_timeout
     async with (

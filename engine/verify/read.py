@@ -41,8 +41,8 @@ class Abilities:
     """What one server can be asked, and what of it means anything.
 
     `idle_consumers`: a stream's consumers that have nothing pending count. No primary tells its
-    replicas of them (XREADGROUP that finds nothing makes one all the same), so that they say nothing
-    where the target was fed by replication.
+    replicas of them (XREADGROUP that finds nothing makes one all the same), so that they say
+    nothing where the target was fed by replication.
     """
 
     field_ttls: bool
@@ -54,9 +54,7 @@ class Abilities:
         """HPEXPIRETIME came with Redis 7.4 and Valkey 9.0, PEXPIRETIME with Redis 7.0."""
         since = (9, 0, 0) if info.flavour == "valkey" else (7, 4, 0)
         own = not info.fork
-        return cls(
-            own and info.version >= since, own and info.version >= (7, 0, 0), not followed
-        )
+        return cls(own and info.version >= since, own and info.version >= (7, 0, 0), not followed)
 
 
 class _Count:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
 import redis
 
 from engine.model.progress import Phase
-from tests.converge import settle
 from tests.servers import Binary, Server
 from tests.transfers import Run, transfer, until
 
