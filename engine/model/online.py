@@ -16,14 +16,20 @@ class OnlineMark:
     `token` names the migration on the target. `begun`: something may have been written there;
     `held_before`: it had keys of its own before that. `opened`: the target is its users' now, and
     nothing may be written to it any more. `tuned`: the source's own `rdbcompression`, to be put
-    back; empty if it was not touched. The exact position is on the target itself.
+    back; empty if it was not touched. `released`: the target may have deadlines of its own, which a
+    link that breaks can let pass too early. The counters are those of all its engines. The exact
+    position is on the target itself.
     """
 
     token: str
     begun: bool = False
     held_before: bool = False
     opened: bool = False
+    released: bool = False
     tuned: str = ""
+    partial_syncs: int = 0
+    full_syncs: int = 0
+    repaired_keys: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""

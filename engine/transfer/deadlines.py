@@ -1,46 +1,109 @@
-"""Near deadlines, held back while the target is behind.
+"""Deadlines, lifted until the cut-over.
 
 A key that goes over with its deadline can expire on the target before the stream's command that
-extends it arrives: gone on the target, alive on the source, and nobody has said a word. Where the
-target has no import mode, deadlines that are near are lifted by `LIFT_MS`, in the snapshot and in
-the stream, until the target has caught up; the source's own DELs remove what really expires, as on
-a replica. A lifted deadline says of itself that it is one, whatever key it was renamed or copied to
-and whichever engine lifted it, so afterwards (and after a crash) the target itself is asked which
-keys have one, and each gets the deadline that the source has by then.
+extends it arrives: gone on the target, alive on the source, and nobody has said a word. It takes no
+more than a link that is down for a second. So where the target has no import mode, no deadline is
+given to it: all are lifted by `LIFT_MS`, in the snapshot and in the stream, and the source's own
+DELs remove what really expires, as on a replica.
+
+Before the cut-over the lifted deadlines are set back. A lifted deadline says of itself that it is
+one, and what it was, whatever key it was renamed or copied to and whichever engine lifted it; so a
+script on the target does it, a page of keys at a time, each atomically. Those that are due within
+`NEAR_MS` stay lifted until the source's writers are held off and everything is applied.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterable
 
+from engine.errors import AuthError, ServerError
 from engine.wire.admin import Admin
 
 LIFT_MS = 100 * 365 * 86_400_000
 """A hundred years: nobody's own deadline is so far off."""
+LIFT_ALL_BEFORE = 1 << 53
+"""Deadlines before this (ms since the epoch) are lifted: all that make sense."""
+NEAR_MS = 5_000
 _FAR_MS = LIFT_MS // 2
-_PAGE = 500
+_PAGE = 1000
+# Keys; what counts as lifted, by how much it is, how near is too near (all ms). Returns the keys that
+# stay lifted. PEXPIREAT in a script has the same clock as PEXPIRETIME; older servers have PTTL alone.
+_SCRIPT = """
+local far, lift, near, exact = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local left = {}
+for _, key in ipairs(KEYS) do
+  local ttl = redis.call('PTTL', key)
+  if ttl > far then
+    if ttl - lift < near then
+      left[#left + 1] = key
+    elseif exact == '1' then
+      local at = redis.call('PEXPIRETIME', key) - lift
+      redis.call('PEXPIREAT', key, string.format('%.0f', at))
+    else
+      redis.call('PEXPIRE', key, string.format('%.0f', ttl - lift))
+    end
+  end
+end
+return left
+"""
+
+DbKey = tuple[int, bytes]
 
 
-async def lifted(target: Admin) -> AsyncIterator[list[tuple[int, bytes]]]:
-    """Pages of the target's keys whose deadlines are lifted, as (db, key).
+class Lifted:
+    """The lifted deadlines of one target, over one connection of the control plane.
 
-    Keys that move while this runs may be missed: whoever applies the stream knows of them. Raises
-    `LinkError`, `ServerError`, `AuthError`.
+    Raises `LinkError`, and `AuthError` where the user may not run scripts.
     """
-    for entry in (await target.info()).keyspace:
-        if not entry.expires:
-            continue
-        await target.select(entry.db)
-        cursor: bytes | int = 0
-        while True:
-            cursor, keys = await target.call("SCAN", cursor, "COUNT", _PAGE)
-            left = await target.pipeline([("PTTL", key) for key in keys], raise_on_error=True)
-            far = [
-                (entry.db, key)
-                for key, ttl in zip(keys, left, strict=True)
-                if isinstance(ttl, int) and ttl > _FAR_MS
-            ]
-            if far:
-                yield far
-            if cursor == b"0":
-                break
+
+    def __init__(self, target: Admin) -> None:
+        self._target = target
+        self._exact: bool | None = None
+        self.near: list[DbKey] = []
+        """Keys that were left lifted."""
+
+    async def release_all(self) -> None:
+        """Set the deadlines of every key, but for those that are due soon: they go to `near`.
+
+        Keys that move while this runs may be missed: whoever applies the stream knows of them.
+        """
+        for entry in (await self._target.info()).keyspace:
+            if not entry.expires:
+                continue
+            await self._target.select(entry.db)
+            cursor: bytes | int = 0
+            while True:
+                cursor, keys = await self._target.call("SCAN", cursor, "COUNT", _PAGE)
+                if keys:
+                    left = await self._run(keys, NEAR_MS)
+                    self.near.extend((entry.db, key) for key in left)
+                if cursor == b"0":
+                    break
+
+    async def release(self, keys: Iterable[DbKey]) -> None:
+        """Set the deadlines of these keys, however near: what is due by now goes."""
+        by_db: dict[int, list[bytes]] = {}
+        for db, key in keys:
+            by_db.setdefault(db, []).append(key)
+        for db, names in by_db.items():
+            await self._target.select(db)
+            for at in range(0, len(names), _PAGE):
+                await self._run(names[at : at + _PAGE], -2 * LIFT_MS)
+
+    async def _run(self, keys: list[bytes], near: int) -> list[bytes]:
+        if self._exact is None:
+            self._exact = await self._knows_pexpiretime()
+        exact = "1" if self._exact else "0"
+        left = await self._target.call(
+            "EVAL", _SCRIPT, len(keys), *keys, _FAR_MS, LIFT_MS, near, exact
+        )
+        return [key for key in left if isinstance(key, bytes)]
+
+    async def _knows_pexpiretime(self) -> bool:
+        try:
+            await self._target.call("PEXPIRETIME", "startmigration:no-such-key")
+        except AuthError:
+            raise
+        except ServerError:
+            return False
+        return True

@@ -55,12 +55,14 @@ class Follower:
         self.commands = 0
         self.unseen = 0
         """Batches that were applied without their answer being seen."""
-        self.holding = False
-        """Deadlines are held back: keys that take one along are to be looked at as well."""
+        self.moved: list[DbKey] | None = None
+        """While a list: keys that took another key's deadline along are added to it."""
         self.late = False
         """Relative TTLs arrive so late that their keys' deadlines have to be read instead."""
         self.fields = False
-        """The source has deadlines of fields, which cannot be lifted: such hashes are read again."""
+        """Deadlines of fields, which cannot be lifted, may have passed: such hashes are read again."""
+        self.suspect = False
+        """Deadlines of keys may have passed before their time: every key that is named is read."""
         self._read_again = 0.0
         self._moved = asyncio.Event()
         self._stopping = False
@@ -110,9 +112,15 @@ class Follower:
         # 1. What reads a dirty key is dirty.
         await self._mender.taint(batch)
         mender = self._mender
-        if batch.movers and (self.holding or self.late or not mender.clean):
-            mender.spoil_deadlines(self._taken_along(batch))
-        if self.holding and self.fields:
+        if batch.movers:
+            taken_along = self._taken_along(batch)
+            if self.moved is not None:
+                self.moved.extend(taken_along)
+            if self.late or not mender.clean:
+                mender.spoil_deadlines(taken_along)
+        if self.suspect:
+            mender.spoil(await mender.keys_in(batch))
+        if self.fields:
             mender.spoil(
                 (batch.db(index), batch.command(index)[1]) for index in batch.field_deadlines
             )
@@ -144,8 +152,9 @@ class Follower:
                 skip=skip,
                 extras=[
                     *((db, raw) for db, _, raw in stores),
-                    *mender.strike(readings),
+                    # In this order: what became dirty just now may be stored by this transaction.
                     *mender.notes(),
+                    *mender.strike(readings),
                 ],
             )
             if not result.refused:

@@ -37,7 +37,7 @@ from engine.targets.writer import RestoreWriter
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.copy import explain
 from engine.transfer.cut_over import GateInSync, GateResult
-from engine.transfer.deadlines import LIFT_MS, lifted
+from engine.transfer.deadlines import LIFT_ALL_BEFORE, LIFT_MS, Lifted
 from engine.transfer.fence import fence_of
 from engine.transfer.follow import Follower
 from engine.transfer.repair import Mender
@@ -89,17 +89,13 @@ class Online:
         self._control: Admin | None = None
         self._mender: Mender | None = None
         self._importing = False
-        # Deadlines are held back until the target has caught up; what was held is mended by a sweep.
+        # Deadlines are lifted until the cut-over, where the target has no import mode.
         self._lifting = False
-        self._swept = True
         # Hashes of the snapshot whose fields have deadlines, which cannot be lifted.
         self._timed: set[tuple[int, bytes]] = set()
-        self._taken_up = False
-        # What the source has sent up to here may be lifted, or late; None: not caught up yet.
-        self._held_until: int | None = None
-        self._syncs = {"partial_syncs": 0, "full_syncs": 0}
+        # What the source has sent up to here was written before we caught up; None: not yet.
+        self._behind_until: int | None = None
         self._restarts = 0
-        self._repaired = 0
         self._saved_at = 0.0
         self._dirty_books = False
         self.left_out: list[str] = []
@@ -206,7 +202,6 @@ class Online:
         before = self._checkpoints.load()
         if before is not None and isinstance(before.position, OnlineMark):
             self._mark = before.position
-            self._taken_up = True
             stage.tally = Tally(before)
         await stage.insist(self._writer.open)
         self._source.bulk_limit = self._writer.bulk_limit
@@ -231,7 +226,8 @@ class Online:
         stage = self._stage
         stage.total_keys = self._source.total_keys
         if isinstance(sync, PartialSync):
-            self._syncs["partial_syncs"] += 1
+            self._mark = replace(self._mark, partial_syncs=self._mark.partial_syncs + 1)
+            await self._save()
             return
         if self._source.info.keys < stage.tally.keys // 2:
             raise TransferFailed(
@@ -240,10 +236,10 @@ class Online:
                 remedy="Restore the source's data, or complete by force.",
                 fault="source",
             )
-        self._syncs["full_syncs"] += 1
         await self._make_room()
         stage.tally.start_anew()
-        self._mark = replace(self._mark, begun=True)
+        full_syncs = self._mark.full_syncs + 1
+        self._mark = replace(self._mark, begun=True, released=False, full_syncs=full_syncs)
         await self._save()
 
     async def _make_room(self) -> None:
@@ -287,18 +283,14 @@ class Online:
     async def _prepare_deadlines(self) -> None:
         """Before a byte is read: no deadline may pass on a target that is behind."""
         self._importing = has_import_mode(self._writer.info) and await self._enter_import_mode()
-        self._lifting = not self._importing
-        self._swept = False
+        alone = self._settings.until == "snapshot" and self._stage.one_go
+        self._lifting = not (self._importing or alone)
         if self._lifting:
-            self._hold()
+            self._source.hold(LIFT_ALL_BEFORE, LIFT_MS)
 
     async def _enter_import_mode(self) -> bool:
         async with self._dialled() as connection:
             return await import_source(connection)
-
-    def _hold(self) -> None:
-        horizon = int(self._settings.hold_horizon * 1000)
-        self._source.hold(self._source.now_ms + horizon, LIFT_MS)
 
     # --- 2. The snapshot ---
 
@@ -378,17 +370,15 @@ class Online:
                 not_carried=stage.tally.refuse,
                 left_out=self._leave_out,
             )
-            await self._take_up_dirty(follower)
+            self._mender.lift_ms = LIFT_MS if self._lifting else 0
+            await self._take_up_dirty()
             self._catch_up(follower)
             with stage.step("follow"):
                 await self._steer(follower)
 
-    async def _take_up_dirty(self, follower: Follower) -> None:
+    async def _take_up_dirty(self) -> None:
         """What an engine before us, or this one before a lost link, had still to mend."""
         assert self._mender is not None
-        info = self._source.info
-        has_fields = info.version >= ((9, 0, 0) if info.flavour == "valkey" else (7, 4, 0))
-        follower.fields = has_fields and not self._importing
         async with self._admin("target") as end:
             self._mender.take_up(await end.call("SMEMBERS", dirty_key(self._mark.token)))
 
@@ -396,43 +386,27 @@ class Online:
         """Run the follower beside the looks at where it stands and at what the operator wants."""
         stage = self._stage
         pump = asyncio.create_task(follower.run())
-        sweep: asyncio.Task[None] | None = None
         refused = 0
         told = 0.0
         loop = asyncio.get_running_loop()
         try:
             while True:
-                tasks = {pump} if sweep is None or sweep.done() else {pump, sweep}
-                await asyncio.wait(
-                    tasks, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait({pump}, timeout=_LOOK_SECONDS)
                 if pump.done():
                     pump.result()
-                if sweep is not None and sweep.done():
-                    sweep.result()
-                    sweep, self._swept = None, True
-                # Caught up: what was held back can go.
-                if stage.phase is Phase.CATCH_UP and self._near(follower):
-                    if self._held_until is None:
-                        self._source.hold(0, 0)
-                        self._lifting = False
-                        self._held_until = self._source.received_offset
-                    elif not self._swept and sweep is None:
-                        sweep = asyncio.create_task(self._sweep(follower))
-                    elif self._swept:
-                        stage.enter(Phase.FOLLOW)
-                stage.can_complete, stage.reason = self._gates(follower)
+                await self._look(follower)
                 if loop.time() - told >= _TICK_SECONDS:
                     told = loop.time()
                     await self._tick()
-                if stage.can_complete and stage.one_go and self._settings.until == "in-sync":
-                    await self._stop(follower, pump)
-                    await self._open_target()
-                    stage.reason = f"in sync at offset {follower.position.offset:,}"
-                    return
-                if not stage.word.is_set() or (stage.one_go and not stage.can_complete):
-                    if stage.one_go and stage.tally.not_carried_total and self._near(follower):
+                if stage.one_go and not stage.can_complete:
+                    if stage.tally.not_carried_total and self._near(follower):
                         raise TransferFailed(stage.reason)
+                    continue
+                if stage.one_go and self._settings.until == "in-sync":
+                    near = await self._release_deadlines(follower, pump)
+                    await self._end_in_sync(follower, pump, near)
+                    return
+                if not stage.word.is_set():
                     continue
                 # The operator's word.
                 stage.word.clear()
@@ -446,25 +420,39 @@ class Online:
                         raise TransferFailed(result.reason)
                     stage.word.set()
         finally:
-            for task in (pump, sweep):
-                if task is not None and not task.done():
-                    task.cancel()
-                    with contextlib.suppress(asyncio.CancelledError, EngineError, PositionMoved):
-                        await task
+            if not pump.done():
+                pump.cancel()
+                with contextlib.suppress(asyncio.CancelledError, EngineError, PositionMoved):
+                    await pump
+
+    async def _look(self, follower: Follower) -> None:
+        """Where the follower stands, as phase, gate and reason."""
+        stage = self._stage
+        if stage.phase is Phase.CATCH_UP:
+            if self._behind_until is None:
+                # Asked of the source itself: what was written while nobody listened may not even
+                # have begun to arrive.
+                assert self._mender is not None
+                with contextlib.suppress(LinkError, ServerError):
+                    self._behind_until = await self._mender.source_offset()
+            elif follower.position.offset >= self._behind_until and self._near(follower):
+                follower.late = follower.fields = follower.suspect = False
+                stage.enter(Phase.FOLLOW)
+        stage.can_complete, stage.reason = self._gates(follower)
 
     def _catch_up(self, follower: Follower) -> None:
-        """What comes now was written some time ago: its deadlines are not what they seem."""
-        self._held_until = None
-        self._swept = False
-        follower.holding = not self._importing
-        follower.late = self._source.relative_deadlines
+        """What comes now was written some time ago: deadlines in it are not what they seem."""
+        info = self._source.info
+        has_fields = info.version >= ((9, 0, 0) if info.flavour == "valkey" else (7, 4, 0))
+        self._behind_until = None
+        follower.late = self._importing and self._source.relative_deadlines
+        follower.fields = has_fields and not self._importing
+        follower.suspect = self._mark.released
         self._stage.enter(Phase.CATCH_UP)
 
     def _relinked(self) -> None:
-        self._syncs["partial_syncs"] += 1
-        if not self._importing:
-            self._lifting = True
-            self._hold()
+        self._mark = replace(self._mark, partial_syncs=self._mark.partial_syncs + 1)
+        self._dirty_books = True
         if self._follower is not None and self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
             self._catch_up(self._follower)
 
@@ -479,25 +467,61 @@ class Online:
             return False, f"lag {_size(follower.lag_bytes)} > {_size(most)}"
         if tally.not_carried_total:
             return False, f"{tally.not_carried_total:,} keys were not carried"
-        if not self._swept:
-            return False, "deadlines that were held back are being set"
+        if self._stage.phase is Phase.CATCH_UP:
+            return False, "catching up with what was written before"
         if not self._mender.clean:
             return False, f"{self._mender.waiting:,} keys are being read again from the source"
         return True, f"in sync: lag {_size(follower.lag_bytes)}"
 
-    async def _sweep(self, follower: Follower) -> None:
-        """Have the lifted deadlines set as the source has them.
+    # --- Deadlines ---
 
-        Whether an engine before this one lifted any, only the target knows.
+    async def _release_deadlines(
+        self, follower: Follower, pump: asyncio.Task[None]
+    ) -> list[tuple[int, bytes]]:
+        """Give the target its keys' deadlines; returns the keys that are due too soon for that.
+
+        From here to the cut-over a link that breaks can cost a deadline's key its time, so an engine
+        that has to catch up then reads every key that is named again (`suspect`).
         """
+        if self._importing or not self._lifting:
+            return []
+        self._stage.reason = "deadlines that were held back are being set"
+        self._stage.tell()
+        self._mark = replace(self._mark, released=True)
+        await self._save()
+        self._source.hold(0, 0)
         assert self._mender is not None
-        assert self._held_until is not None
-        await follower.reach(self._held_until)
-        if not self._importing and (self._taken_up or self._source.held):
+        self._mender.lift_ms = 0
+        follower.moved = []
+        # What was parsed before this may be lifted, and must be on the target first.
+        await _beside(follower.reach(self._source.received_offset), pump)
+        async with self._admin("target") as end:
+            lifted = Lifted(end)
+            await _beside(lifted.release_all(), pump)
+            return lifted.near
+
+    async def _settle_deadlines(self, follower: Follower, near: list[tuple[int, bytes]]) -> None:
+        """The rest: everything is applied, and nothing more is written."""
+        if near or follower.moved:
             async with self._admin("target") as end:
-                async for page in lifted(end):
-                    self._mender.spoil_deadlines(page)
-        follower.holding = follower.late = False
+                await Lifted(end).release([*near, *(follower.moved or ())])
+
+    async def _lift_again(self, follower: Follower) -> None:
+        """The cut-over did not come off: deadlines that come from now on are lifted as before."""
+        follower.moved = None
+        if self._lifting:
+            self._source.hold(LIFT_ALL_BEFORE, LIFT_MS)
+            if self._mender is not None:
+                self._mender.lift_ms = LIFT_MS
+
+    async def _end_in_sync(
+        self, follower: Follower, pump: asyncio.Task[None], near: list[tuple[int, bytes]]
+    ) -> None:
+        """`--until in-sync`: no fence, so the target is what the source was a moment ago."""
+        await self._stop(follower, pump)
+        await self._settle_deadlines(follower, near)
+        await self._open_target()
+        self._stage.reason = f"in sync at offset {follower.position.offset:,}"
 
     # --- 4. The cut-over ---
 
@@ -506,9 +530,11 @@ class Online:
         stage = self._stage
         if not stage.can_complete:
             # Said as a refusal, for the phase shows it to whoever waits.
+            before = stage.phase
             stage.enter(Phase.CUT_OVER)
-            stage.enter(Phase.FOLLOW if self._swept else Phase.CATCH_UP)
+            stage.enter(before)
             return GateResult(False, stage.reason)
+        near = await self._release_deadlines(follower, pump)
         fence = fence_of(self._source_endpoint, self._source.info, self._settings)
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -522,6 +548,7 @@ class Online:
                     final = await fence.close()
                     # 2. It is on the target.
                     await _beside(follower.reach(final), pump)
+                    await self._settle_deadlines(follower, near)
                     # 3. Both ends agree.
                     result = await self._pass_gate(fence.readable)
                     if result.ok:
@@ -539,6 +566,7 @@ class Online:
             result = GateResult(False, explain(exc))
         finally:
             if not self._mark.opened:
+                await self._lift_again(follower)
                 with contextlib.suppress(EngineError):
                     await fence.open()
         stage.reason = result.reason
@@ -598,7 +626,7 @@ class Online:
 
     async def _let_go(self) -> None:
         if self._mender is not None:
-            self._repaired += self._mender.repaired
+            self._count_repairs()
             self._mender = None
         self._follower_done()
         if self._applier is not None:
@@ -615,8 +643,6 @@ class Online:
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=_TICK_SECONDS)
-                if self._lifting:
-                    self._hold()
                 await self._tick()
             await task
         finally:
@@ -628,13 +654,22 @@ class Online:
     async def _tick(self) -> None:
         self._stage.tell()
         now = asyncio.get_running_loop().time()
+        if self._mender is not None and self._mender.repaired:
+            self._dirty_books = True
         if self._dirty_books and now - self._saved_at >= _SAVE_SECONDS:
             await self._save()
 
     async def _save(self) -> None:
         self._saved_at, self._dirty_books = asyncio.get_running_loop().time(), False
+        self._count_repairs()
         checkpoint = self._stage.tally.checkpoint_at(self._mark, self._writer.info.identity)
         await asyncio.to_thread(self._checkpoints.save, checkpoint)
+
+    def _count_repairs(self) -> None:
+        if self._mender is not None and self._mender.repaired:
+            repaired = self._mark.repaired_keys + self._mender.repaired
+            self._mark = replace(self._mark, repaired_keys=repaired)
+            self._mender.repaired = 0
 
     def _leave_out(self, what: str) -> None:
         if what not in self.left_out:
@@ -647,9 +682,10 @@ class Online:
             "retries": self._writer.retries + self._restarts + (applier.retries if applier else 0),
             "reconnects": self._writer.reconnects + (applier.reconnects if applier else 0),
             "spool_bytes": self._source.spooled,
-            "repaired_keys": self._repaired + (mender.repaired if mender else 0),
+            "repaired_keys": self._mark.repaired_keys + (mender.repaired if mender else 0),
             "held_keys": mender.waiting if mender else 0,
-            **self._syncs,
+            "partial_syncs": self._mark.partial_syncs,
+            "full_syncs": self._mark.full_syncs,
         }
         if follower is not None:
             figures |= {

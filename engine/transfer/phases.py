@@ -23,7 +23,7 @@ MOVES: dict[Phase, frozenset[Phase]] = {
     Phase.CONNECT: _ENDS | {Phase.SNAPSHOT, Phase.CATCH_UP, Phase.DONE},
     Phase.SNAPSHOT: _ENDS | {Phase.COPIED, Phase.CATCH_UP, Phase.SNAPSHOT, Phase.DONE},
     Phase.COPIED: _ENDS | {Phase.CUT_OVER, Phase.DONE},
-    Phase.CATCH_UP: _ENDS | {Phase.FOLLOW, Phase.SNAPSHOT, Phase.CATCH_UP},
+    Phase.CATCH_UP: _ENDS | {Phase.FOLLOW, Phase.CUT_OVER, Phase.SNAPSHOT, Phase.CATCH_UP},
     Phase.FOLLOW: _ENDS | {Phase.CUT_OVER, Phase.CATCH_UP, Phase.SNAPSHOT, Phase.DONE},
     Phase.CUT_OVER: _ENDS
     | {Phase.COPIED, Phase.FOLLOW, Phase.CATCH_UP, Phase.SNAPSHOT, Phase.DONE},

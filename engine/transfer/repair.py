@@ -30,6 +30,8 @@ from engine.wire.admin import Admin, Arg
 # Keys in one reading: its MULTI holds the source's other clients up.
 _AT_ONCE = 50
 _DEADLINES_AT_ONCE = 500
+# Commands whose keys are asked for together.
+_COMMANDS_AT_ONCE = 500
 # Names in one command that keeps the set on the target.
 _NAMES_AT_ONCE = 1000
 
@@ -67,6 +69,8 @@ class Mender:
         self._deadlines: dict[DbKey, None] = {}
         self._readings: list[Reading] = []
         self._unnoted: list[bytes] = []
+        self.lift_ms = 0
+        """By how much deadlines are lifted now (`transfer.deadlines`)."""
         self.repaired = 0
         """Keys whose value was read again and stored."""
 
@@ -179,6 +183,10 @@ class Mender:
             if len(keys) > 1 and any(key in names for key in keys):
                 self.spoil((db, key) for key in keys)
 
+    async def source_offset(self) -> int:
+        """The source's offset now. Raises `LinkError`, `ServerError`, `ProtocolFault`."""
+        return offset_in(self._source, await self._source.call("INFO", "replication"))
+
     async def keys_of(self, command: Sequence[bytes]) -> list[bytes]:
         """The keys that a command names, as the source's own tables say (COMMAND GETKEYS)."""
         try:
@@ -187,6 +195,20 @@ class Mender:
             # No keys, or a command that the source itself does not know by now.
             return []
         return [key for key in reply if isinstance(key, bytes)]
+
+    async def keys_in(self, batch: CommandBatch) -> list[DbKey]:
+        """Every key that the batch names."""
+        found: list[DbKey] = []
+        for first in range(0, len(batch), _COMMANDS_AT_ONCE):
+            indices = range(first, min(first + _COMMANDS_AT_ONCE, len(batch)))
+            replies = await self._source.pipeline(
+                ("COMMAND", "GETKEYS", *batch.command(index)) for index in indices
+            )
+            for index, reply in zip(indices, replies, strict=True):
+                if isinstance(reply, list):
+                    db = batch.db(index)
+                    found += [(db, key) for key in reply if isinstance(key, bytes)]
+        return found
 
     def _swap(self, one: int, other: int) -> None:
         swap = {one: other, other: one}
@@ -261,8 +283,8 @@ class Mender:
             deadline = replies[place]
             if not isinstance(deadline, int):
                 raise ProtocolFault(f"{self._source.name}: no integer for {ttl}", fault="source")
-            if deadline >= 0 and not self._absolute:
-                deadline += now
+            if deadline >= 0:
+                deadline += self.lift_ms + (0 if self._absolute else now)
             payload = replies[place + 1] if values else b""
             if isinstance(payload, Exception):
                 raise ServerError(f"{self._source.name} answered DUMP with: {payload}")
