@@ -156,8 +156,8 @@ def _is_redis_7_0(client: redis.Redis) -> bool:
 def _untold(difference: Difference, silent: set[bytes], either: bool) -> bool:
     """Whether it is about consumers without pending entries, that the source (or either) has alone.
 
-    XREADGROUP makes its consumer even where it finds nothing to read, and XCLAIM where it finds
-    nothing to claim; neither is replicated then. `silent` names facts of a group that may differ.
+    From 7.2 on XREADGROUP makes its consumer even where it finds nothing to read; before, NOACK and
+    XCLAIM without anything to claim do. None of them is replicated. `silent` names facts of a group that may differ.
     """
     if difference.what == "stream groups":
         there, here = _dicts(difference)
