@@ -157,7 +157,8 @@ def _untold(difference: Difference, silent: set[bytes], either: bool) -> bool:
     """Whether it is about consumers without pending entries, that the source (or either) has alone.
 
     From 7.2 on XREADGROUP makes its consumer even where it finds nothing to read; before, NOACK and
-    XCLAIM without anything to claim do. None of them is replicated. `silent` names facts of a group that may differ.
+    XCLAIM without anything to claim do. None of them is replicated. `silent` names facts
+    of a group that may differ.
     """
     if difference.what == "stream groups":
         there, here = _dicts(difference)
