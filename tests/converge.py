@@ -70,6 +70,7 @@ def settle(
     scripts: Sequence[str] = (),
     databases: Iterable[int] | None = None,
     ttl_bound_ms: int = TTL_BOUND_MS,
+    failed_over: bool = False,
 ) -> Findings:
     """Compare until nothing differs, or for `timeout` seconds; returns the last comparison.
 
@@ -77,6 +78,8 @@ def settle(
     server that loads, or is away, is waited for too. `scripts` are SHA1s: those which the source
     has cached the target must have as well. (Servers before 7.0 replicate SCRIPT LOAD, and what an
     EVAL wrote; one that wrote nothing is cached at the source alone. Later ones replicate none.)
+    With `failed_over` the source is a replica that took over: it was not told either what the
+    primary before it did not tell (see `_untold`), and the target may know more.
     Raises redis-py's error when an end can't be asked at the end of the time.
     """
     wanted = None if databases is None else list(databases)
@@ -88,7 +91,7 @@ def settle(
             keys = compare(_url(source), _url(target), dbs=wanted, ttl_bound_ms=ttl_bound_ms)
             there, here = (_client(end) for end in (source, target))
             with there, here:
-                keys = _counted(keys, there)
+                keys = _counted(keys, there, failed_over)
                 functions = _functions(there, here)
                 missing = _scripts(there, here, scripts)
         except (redis.ConnectionError, redis.TimeoutError):
@@ -135,13 +138,13 @@ def replicated(primary: Server, replica: Server, timeout: float = 20.0) -> int:
     raise TimeoutError(f"the replica is behind after {timeout} s: {there}, {here}")
 
 
-def _counted(found: Comparison, source: redis.Redis) -> Comparison:
+def _counted(found: Comparison, source: redis.Redis, either: bool) -> Comparison:
     """Without the engine's own keys, and without what no server tells its replicas."""
     extra = [(db, key) for db, key in found.extra if not key.startswith(OWN_PREFIX)]
     silent = {b"consumers"}
     if any(each.what == "stream groups" for each in found.different) and _is_redis_7_0(source):
         silent.add(b"entries-read")  # told by LASTID of its XCLAIM only, which has no such count
-    different = [each for each in found.different if not _untold(each, silent)]
+    different = [each for each in found.different if not _untold(each, silent, either)]
     return replace(found, extra=extra, different=different)
 
 
@@ -150,17 +153,18 @@ def _is_redis_7_0(client: redis.Redis) -> bool:
     return b"redis_version:7.0." in text and b"valkey_version" not in text
 
 
-def _untold(difference: Difference, silent: set[bytes]) -> bool:
-    """Whether it is about consumers without pending entries, that the source alone has.
+def _untold(difference: Difference, silent: set[bytes], either: bool) -> bool:
+    """Whether it is about consumers without pending entries, that the source (or either) has alone.
 
-    XREADGROUP makes its consumer even where it finds nothing to read, and XCLAIM where it finds
-    nothing to claim; neither is replicated then. `silent` names facts of a group that may differ.
+    From 7.2 on XREADGROUP makes its consumer even where it finds nothing to read; before, NOACK and
+    XCLAIM without anything to claim do. None of them is replicated. `silent` names facts
+    of a group that may differ.
     """
     if difference.what == "stream groups":
         there, here = _dicts(difference)
         return there.keys() == here.keys() and all(
             all(there[name][fact] == here[name][fact] for fact in there[name].keys() - silent)
-            and there[name][b"consumers"] >= here[name][b"consumers"]
+            and (either or there[name][b"consumers"] >= here[name][b"consumers"])
             for name in there
         )
     if difference.what == "stream consumers":
@@ -168,6 +172,7 @@ def _untold(difference: Difference, silent: set[bytes]) -> bool:
         return all(
             there[group].get(name) == here[group].get(name)
             or (name not in here[group] and there[group][name] == 0)
+            or (either and name not in there[group] and here[group][name] == 0)
             for group in there
             for name in there[group].keys() | here[group].keys()
         )

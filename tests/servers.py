@@ -485,15 +485,19 @@ class Server:
                     raise ServerError(f"{self.binary} ended at its start:\n{self.log_tail()}")
                 try:
                     answered = probe.info("server")["process_id"]
+                    loading = probe.info("persistence")["loading"]
                 except (redis.ConnectionError, redis.TimeoutError) as error:
                     last = error
                 except redis.ResponseError as error:  # LOADING, after a restart with data
                     last = error
                 else:
                     # Another's server may have had the port before ours.
-                    if answered == self.pid:
+                    if answered != self.pid:
+                        last = ServerError(f"Address already in use: port {self.port}")
+                    elif loading:  # INFO is answered meanwhile
+                        last = ServerError("it loads its data")
+                    else:
                         return
-                    last = ServerError(f"Address already in use: port {self.port}")
                 time.sleep(0.01)
         raise ServerError(
             f"{self.binary} did not answer within {START_SECONDS} s ({last}):\n{self.log_tail()}"

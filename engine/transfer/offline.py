@@ -137,9 +137,9 @@ class Offline:
         if before is not None:
             assert isinstance(before.position, ScanPosition)
             position = before.position
-        await stage.insist(self._target.open)
+        await stage.insist(self._target.open, again=before is not None)
         self._source.bulk_limit = self._target.bulk_limit
-        await stage.insist(lambda: self._source.open(position))
+        await stage.insist(lambda: self._source.open(position), again=before is not None)
         if position is not None and not self._source.continues(position):
             stage.on_event("the source was restarted: the checkpoint is void")
             before = position = None

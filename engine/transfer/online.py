@@ -38,7 +38,7 @@ from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.copy import explain
 from engine.transfer.cut_over import GateInSync, GateResult
 from engine.transfer.deadlines import LIFT_ALL_BEFORE, LIFT_MS, Lifted
-from engine.transfer.fence import fence_of
+from engine.transfer.fence import fence_of, offset_in
 from engine.transfer.follow import Follower
 from engine.transfer.repair import Mender
 from engine.transfer.stage import Stage
@@ -86,7 +86,7 @@ class Online:
         self._mark = OnlineMark(token=secrets.token_hex(8))
         self._applier: Applier | None = None
         self._follower: Follower | None = None
-        self._control: Admin | None = None
+        self._asking: Admin
         self._mender: Mender | None = None
         self._importing = False
         # Deadlines are lifted until the cut-over, where the target has no import mode.
@@ -203,7 +203,7 @@ class Online:
         if before is not None and isinstance(before.position, OnlineMark):
             self._mark = before.position
             stage.tally = Tally(before)
-        await stage.insist(self._writer.open)
+        await stage.insist(self._writer.open, again=before is not None)
         self._source.bulk_limit = self._writer.bulk_limit
         if not self._mark.begun:
             self._mark = replace(self._mark, held_before=self._writer.info.keys > 0)
@@ -352,7 +352,8 @@ class Online:
     async def _follow(self, position: StreamPosition) -> None:
         """Follow until the target is open, or until something that `run` knows is raised."""
         stage = self._stage
-        async with self._admin("source") as control:
+        # Two connections: the follower asks for keys on one while we ask for offsets on the other.
+        async with self._admin("source") as control, self._admin("source") as self._asking:
             self._mender = Mender(
                 control, self._source.info, self._writer.encoder, dirty_key(self._mark.token)
             )
@@ -432,9 +433,9 @@ class Online:
             if self._behind_until is None:
                 # Asked of the source itself: what was written while nobody listened may not even
                 # have begun to arrive.
-                assert self._mender is not None
                 with contextlib.suppress(LinkError, ServerError):
-                    self._behind_until = await self._mender.source_offset()
+                    reply = await self._asking.call("INFO", "replication")
+                    self._behind_until = offset_in(self._asking, reply)
             elif follower.position.offset >= self._behind_until and self._near(follower):
                 follower.late = follower.fields = follower.suspect = False
                 stage.enter(Phase.FOLLOW)

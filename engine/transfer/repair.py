@@ -183,10 +183,6 @@ class Mender:
             if len(keys) > 1 and any(key in names for key in keys):
                 self.spoil((db, key) for key in keys)
 
-    async def source_offset(self) -> int:
-        """The source's offset now. Raises `LinkError`, `ServerError`, `ProtocolFault`."""
-        return offset_in(self._source, await self._source.call("INFO", "replication"))
-
     async def keys_of(self, command: Sequence[bytes]) -> list[bytes]:
         """The keys that a command names, as the source's own tables say (COMMAND GETKEYS)."""
         try:

@@ -100,10 +100,13 @@ class Stage:
             if name not in ("wait", "follow") or seconds >= _WAIT_WORTH_TELLING:
                 self.steps.append(Step(name, seconds, tally.keys - keys, tally.bytes - moved))
 
-    async def insist(self, open_end: Callable[[], Awaitable[object]]) -> None:
+    async def insist(
+        self, open_end: Callable[[], Awaitable[object]], *, again: bool = False
+    ) -> None:
         """Open an end; a link that breaks just then is given a few more tries, a wrong address too.
 
-        A server that is there and says "not now" is waited for, `retry_seconds`.
+        A server that is there and says "not now" is waited for, `retry_seconds`; so is one that is
+        not there, if it was before (`again`).
         """
         patience = self.settings.retry_seconds
         began = asyncio.get_running_loop().time()
@@ -114,7 +117,7 @@ class Stage:
                 await open_end()
                 return
             except LinkError:
-                if now - began >= _OPEN_SECONDS:
+                if now - began >= (patience if again else _OPEN_SECONDS):
                     raise
             except ServerError as exc:
                 if exc.code not in _NOT_NOW or now - began >= patience:

@@ -97,6 +97,7 @@ class Run:
     proxies: dict[str, Proxy] = field(default_factory=dict)
     traffic: Traffic | None = None
     counters: Counters | None = None
+    failed_over: bool = False
 
     def begin(self, *options: str, **traffic: Any) -> None:
         """Fill the source with some keys, start the migration, and the traffic beside it."""
@@ -115,6 +116,10 @@ class Run:
         """Wait until the snapshot is over and the stream is followed."""
         self.migration.wait_for(lambda found: found["Phase"] in ("CATCH_UP", "FOLLOW"))
 
+    def served(self, what: str) -> int:
+        """The source's own count: `sync_full`, `sync_partial_ok`."""
+        return int(self.source.client().info("stats")[what])
+
     def finish(self) -> None:
         """Stop the traffic, wait until in sync, compare, complete; print what there was."""
         assert self.traffic is not None
@@ -128,13 +133,14 @@ class Run:
         assert found["SourceType"] == "replica"
         # Until then the target's deadlines are lifted: it is compared as its users get it.
         self.migration.complete()
-        settled = assert_settled(self.source, self.target, 2)
+        settled = assert_settled(self.source, self.target, 2, failed_over=self.failed_over)
         assert self.counters.check(self.target) == []
         assert self.counters.check(self.source) == []
         print(
             f"{pair_id((self.source.binary, self.target.binary))}: {self.traffic.commands:,} "
             f"commands, {len(self.counters.acknowledged):,} counted, {self.migration.kills} kills "
-            f"({dict(self.migration.phases)}), {counted}; "
+            f"({dict(self.migration.phases)}), {counted} (the source served "
+            f"{self.served('sync_partial_ok')} partial and {self.served('sync_full')} full syncs); "
             f"{len(settled.differences)} differences in {settled.keys.keys:,} keys"
         )
 
@@ -183,15 +189,18 @@ def test_workers_killed_at_any_moment(run: Callable[..., Run], pair: tuple[Binar
     for turn in range(KILLS):
         if turn == KILLS // 4:
             work.following()  # from here on there is a position on the target
-            before = work.migration.counters["FullSyncs"]
-        work.migration.kill(within=0.6)
+            before = work.served("sync_full")
+        if turn % 2 and turn > KILLS // 4:
+            work.following()  # the other half dies on the way back there, or anywhere
+        work.migration.kill(within=0.8)
         work.migration.resume(verb=turn % 6 == 0)
     work.following()
     work.finish()
     assert work.migration.kills == KILLS
     assert work.migration.phases["FOLLOW"] + work.migration.phases["CATCH_UP"] > KILLS // 3
     # The backlog held all that a dead engine missed: not one snapshot more.
-    assert work.migration.counters["FullSyncs"] == before
+    assert work.served("sync_full") == before
+    assert work.served("sync_partial_ok") > KILLS // 3
     assert work.migration.counters["PartialSyncs"] > 0
 
 
@@ -205,16 +214,29 @@ def test_links_cut_at_seeded_bytes(
     work.begin()
     work.following()
     for _ in range(TROUBLES):
-        proxy = work.proxies[work.rng.choice(ends)]
-        bytes_more = work.rng.choice([work.rng.randrange(1, 2000), work.rng.randrange(1, 400_000)])
-        proxy.cut_after(bytes_more, work.rng.choice(["up", "down", None]))
-        time.sleep(work.rng.random() * 0.8)
-    for proxy in work.proxies.values():
-        proxy.cut_now()
+        end = work.rng.choice(ends)
+        proxy, connections = work.proxies[end], work.proxies[end].connections
+        syncs = work.served("sync_partial_ok")
+        # The stream goes down from the source, and up to the target.
+        direction = {"source": "down", "target": "up"}[end]
+        proxy.cut_after(work.rng.randrange(work.rng.choice([2, 2_000, 200_000])), direction)
+        deadline = time.monotonic() + 20
+        # A new link to the source may be one of the engine's others: the source knows.
+        while (
+            work.served("sync_partial_ok") == syncs
+            if end == "source"
+            else proxy.connections == connections
+        ):
+            assert time.monotonic() < deadline, f"no new link\n{work.migration.story()}"
+            time.sleep(0.01)
+        time.sleep(work.rng.random() * 0.3)
     work.finish()
     assert work.migration.kills == 0
-    if end != "target":
-        assert work.migration.counters["PartialSyncs"] > 0
+    assert work.served("sync_full") == work.migration.counters["FullSyncs"] == 1
+    if ends == ("source",):
+        # What it tells of itself is what the source saw.
+        assert work.migration.counters["PartialSyncs"] >= TROUBLES
+        assert work.migration.counters["PartialSyncs"] <= work.served("sync_partial_ok")
 
 
 @pytest.mark.parametrize("pair", PAIRS[: None if SOAK else 1], ids=pair_id)
@@ -288,7 +310,7 @@ def test_a_source_that_fails_over(
     new.client().execute_command("REPLICAOF", "NO", "ONE")
     work.proxies["source"].lead_to(new.host, new.port)
     work.proxies["source"].cut_now()
-    work.source = new
+    work.source, work.failed_over = new, True
     work.traffic.move_to(new)
     work.traffic.resume()
     time.sleep(1.5)
@@ -297,7 +319,7 @@ def test_a_source_that_fails_over(
         work.counters.stop()
         work.traffic.stop()
         work.migration.wait_for(lambda found: found["LagBytes"] == 0 and found["CanComplete"])
-        assert_settled(new, work.target, 5)
+        assert_settled(new, work.target, 5, failed_over=True)
         return
     work.finish()
     assert work.migration.counters["FullSyncs"] == full_syncs

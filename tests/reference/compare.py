@@ -268,9 +268,10 @@ class _Pair:
 
 
 def _compare_chunk(pair: _Pair, keys: list[bytes], result: Comparison) -> None:
-    # 1. Types and expiry times, of all keys.
-    types = list(pair.both([("TYPE", key) for key in keys]))
+    # 1. Expiry times and types, of all keys; in this order, so that the expiry time is known of a
+    # key that the source still had when asked for its type, and the target no more.
     expiries = list(zip(pair.source.expiries(keys), pair.target.expiries(keys), strict=True))
+    types = list(pair.both([("TYPE", key) for key in keys]))
     now_ms = pair.source.now_ms()
     by_type: dict[bytes, list[bytes]] = {}
     moments: dict[bytes, tuple[int | None, int | None]] = {}

@@ -143,13 +143,13 @@ def wait_until_ready(address: Address, seconds: float = 1.0) -> None:
         link = Link(address)
         try:
             link.queue("role", (b"ROLE",))
+            link.queue("exists", (b"EXISTS", b"k"))  # ROLE is answered while the server loads
             link.flush()
-            ((_, reply),) = link.replies(0)
+            role, found = (reply for _, reply in link.replies(0))
         finally:
             link.close()
-        # An error is LOADING, or the like.
-        if not isinstance(reply, hiredis.ReplyError) and reply[0] == b"master":
+        if not isinstance(found, hiredis.ReplyError) and role[0] == b"master":
             return
         if time.monotonic() > deadline:
-            raise ConnectionRefusedError(f"the server takes no writes: {reply!r:.80}")
+            raise ConnectionRefusedError(f"the server takes no writes: {role!r:.80} {found!r:.80}")
         time.sleep(0.02)
