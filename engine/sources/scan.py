@@ -143,10 +143,12 @@ class ScanSource:
         )
 
     def _asking(self, db: int) -> Asking:
+        # A fork's counts and their order are not those of the servers that the proof is about.
         return Asking(
             mget=self._mget,
             strings=self._settings.key_type == "string",
-            unexpiring=False,
+            unexpiring=not self.info.fork
+            and any(entry.db == db and not entry.expires for entry in self.info.keyspace),
             batch_bytes=self._settings.batch_bytes,
         )
 
