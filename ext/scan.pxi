@@ -106,6 +106,7 @@ cdef class ScanPipeline:
     cdef Run runs[RUNS_MOST]
     cdef int runs_head
     cdef int runs_count
+    cdef uint64_t held                 # answered and not proven
     cdef readonly uint64_t named       # ever named by SCAN
     cdef readonly uint64_t answered    # ever answered; a key that is asked again counts twice
     cdef uint64_t vanished
@@ -261,13 +262,18 @@ cdef class ScanPipeline:
         return self.first.outstanding + self.again.outstanding
 
     @property
+    def waiting(self):
+        """Keys that are not answered for. Not proven and to be asked again, one counts twice."""
+        return self.queued + self.outstanding + self.held
+
+    @property
     def owed(self):
         """Replies of any kind are due."""
         return self.runs_count > 0
 
     @property
     def queued_bytes(self):
-        """Bytes of keys that SCAN named and that are not answered for."""
+        """Bytes that the `waiting` keys take."""
         return self.first.tail - self.first.head + self.again.tail - self.again.head
 
     @property
@@ -460,7 +466,7 @@ cdef class ScanPipeline:
             self.value_bytes_total -= arena_value_bytes(
                 &self.arena, self.arena.count - self.tail_count)
             arena_cut(&self.arena, self.arena.count - self.tail_count)
-        self.tail_count = 0
+        self.tail_count = self.held = 0
         while queue.head < queue.at:
             entry = queue_entry(queue, queue.head)
             if entry.fate == FATE_READ and not proven:
@@ -487,6 +493,7 @@ cdef class ScanPipeline:
         cdef KeyQueue *queue = self.queue()
         cdef KeyHead entry = queue_entry(queue, queue.at)
         if run.ttl == TTL_NONE:
+            self.held += 1
             entry.fate = fate
             memcpy(queue.data + queue.at, &entry, sizeof(KeyHead))
             queue.at += sizeof(KeyHead) + entry.size

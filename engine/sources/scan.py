@@ -295,6 +295,5 @@ class _DatabaseScan:
             pipeline.answered - keys,
             pipeline.bytes_received - received,
         )
-        if pipeline.queued + pipeline.outstanding:
-            self._pace.page(pipeline.queued + pipeline.outstanding, pipeline.queued_bytes)
+        self._pace.page(pipeline.waiting, pipeline.queued_bytes)
         self._sample_at = 0

@@ -127,7 +127,7 @@ def test_nothing_is_lost_and_no_deadline_either(
     end_stream()
     assert steady <= arrived
     assert not pipeline.owed
-    assert pipeline.outstanding == pipeline.queued == pipeline.queued_bytes == 0
+    assert pipeline.waiting == pipeline.queued_bytes == 0
     assert info == "told" or not pipeline.proven
 
 
@@ -229,6 +229,7 @@ def test_a_position_waits_for_the_proof_and_for_keys_asked_again() -> None:
     proof = replies.rindex(b"$", 0, replies.rindex(b"# Keyspace"))
     feed(pipeline, replies[:proof])
     assert pipeline.outstanding == 0
+    assert pipeline.waiting == 3, "b twice: held, and to be asked for again"
     assert pipeline.owed
     assert not pipeline.may_flush
     assert pipeline.safe_cursor is None
