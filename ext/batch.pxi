@@ -57,6 +57,45 @@ cdef inline void arena_free(Arena *arena) noexcept nogil:
     memset(arena, 0, sizeof(Arena))
 
 
+cdef inline uint64_t arena_value_bytes(const Arena *arena, size_t first) noexcept nogil:
+    """Bytes of the values from record `first` on."""
+    cdef uint64_t total = 0
+    cdef size_t i
+    for i in range(first, arena.count):
+        total += arena.records[i].value_size
+    return total
+
+
+cdef inline void arena_cut(Arena *arena, size_t first) noexcept nogil:
+    """Drop the records from `first` on."""
+    if first < arena.count:
+        arena.size = arena.records[first].offset
+        arena.count = first
+
+
+cdef inline bint arena_split(
+    Arena *arena, size_t first, size_t least, Arena *tail
+) noexcept nogil:
+    """Move the records from `first` on into the empty arena `tail`; False: no memory."""
+    cdef size_t start, n, i
+    cdef Record record
+    start = arena.records[first].offset
+    n = arena.size - start
+    for i in range(first, arena.count):
+        record = arena.records[i]
+        # Room for all of it at once.
+        if not arena_reserve(tail, n if i == first else 0, least):
+            arena_free(tail)
+            return False
+        record.offset -= start
+        tail.records[tail.count] = record
+        tail.count += 1
+    memcpy(tail.data, arena.data + start, n)
+    tail.size = n
+    arena_cut(arena, first)
+    return True
+
+
 @cython.final
 cdef class RecordBatch:
     """Records of one database, in the order in which the source gave them. Immutable.

@@ -15,8 +15,8 @@ from cpython.bytes cimport (
 )
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport (
-    INT32_MAX, INT64_MAX, SIZE_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t,
-    uint64_t
+    INT32_MAX, INT64_MAX, SIZE_MAX, UINT32_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t,
+    uint16_t, uint32_t, uint64_t
 )
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
@@ -30,6 +30,9 @@ include "resp.pxi"
 include "buffer.pxi"
 include "batch.pxi"
 include "strings.pxi"
+include "keys.pxi"
+include "scan_requests.pxi"
+include "scan_proof.pxi"
 include "scan.pxi"
 include "restore.pxi"
 include "rdb_format.pxi"

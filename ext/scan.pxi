@@ -1,10 +1,13 @@
-# The scan path's side of the source: SCAN's keys in, TTL + DUMP requests out, records in.
+# The scan path's side of the source: SCAN's keys in, requests for TTLs and values out, records in.
 #
 # Replies come in the order of the requests, so what the next bytes must be is known from a short
-# queue of what was asked: one SCAN at the most, and runs of keys. For each key the source answers
-# its TTL, then (where it keeps one) its idle time or LFU counter, then DUMP. The parser below is a
-# table of states, one branch each; it runs without the GIL and stops only to hand out a full batch,
-# a piece of a long value, or an error.
+# queue of what was asked: one SCAN at the most, runs of keys in groups (scan_requests.pxi), and
+# proofs (scan_proof.pxi). The parser below is a table of states, one branch each; it runs without
+# the GIL and stops only to hand out a full batch, a piece of a long value, or an error.
+#
+# MGET says nil for what is no string, and for what is gone: such keys are asked for again, by DUMP.
+# So are those that came into being between their TTL and their value, and those whose TTL was not
+# asked for and whose values were not proven. They wait in a queue of their own, and go first.
 
 cdef enum ScanState:
     REPLY_START
@@ -13,83 +16,47 @@ cdef enum ScanState:
     SCAN_KEY_COUNT
     SCAN_KEY
     SCAN_KEY_BODY
-    KEY_TIME
+    GROUP_TIME
     KEY_TTL
     KEY_ACCESS
     KEY_DUMP
+    GROUP_STRINGS
+    KEY_STRING
     VALUE_BODY
     VALUE_DISCARD
     VALUE_STREAM
     BODY_END
+    PROOF_KEYSPACE
+    PROOF_PERSISTENCE
 
 cdef enum ParseStop:
     STOP_NEED_DATA
     STOP_BATCH_FULL
     STOP_STREAM_BEGIN
     STOP_STREAM_PIECE
+    STOP_STREAM_FOOTER
     STOP_KEY_ERROR
     STOP_RESTLESS
     STOP_SCAN_ERROR
     STOP_TOO_LONG
+    STOP_PROOF_PART
     STOP_PROTOCOL
     STOP_NO_MEMORY
 
-cdef enum AskedKind:
-    ASKED_SCAN
-    ASKED_KEYS
-
-cdef enum TtlCommand:
-    TTL_PTTL
-    TTL_PEXPIRETIME
-
-cdef enum AccessCommand:
-    ACCESS_NONE
-    ACCESS_IDLETIME
-    ACCESS_FREQ
-
 cdef enum:
-    # Requests under way: runs of keys, and one SCAN at the most, which always finds a place.
-    ASKED_MOST = 64
-    # PTTL is relative, so the source is asked for its clock before every so many keys of a run.
-    TIME_EVERY = 16
-    # Keys asked for again because they came into being between their TTL and their DUMP.
+    # Keys asked for again because they came into being between their TTL and their value.
     AGAIN_MOST = 10000
     # Refused keys that are kept in one batch.
     ERRORS_MOST = 1000
-    # Bytes of one request for values, beyond its last key; of keys that wait, a hostile SCAN's too.
-    REQUEST_BYTES = 1 << 20
+    # Bytes of keys that wait, a hostile SCAN's too.
     KEYS_BYTES_MOST = 768 << 20
     KEY_BYTES_MOST = 512 << 20
-    # Pages of SCAN whose keys are not all answered for.
-    MARKS_MOST = 4096
-
-cdef struct Asked:
-    AskedKind kind
-    uint64_t count
-    uint64_t left
-
-cdef struct Mark:
-    # Once this many keys are answered for, every key before the cursor is.
-    uint64_t keys
-    uint64_t cursor
-
-cdef const char *PTTL_HEAD = "*2\r\n$4\r\nPTTL\r\n"
-cdef const char *PEXPIRETIME_HEAD = "*2\r\n$11\r\nPEXPIRETIME\r\n"
-cdef const char *IDLETIME_HEAD = "*3\r\n$6\r\nOBJECT\r\n$8\r\nIDLETIME\r\n"
-cdef const char *FREQ_HEAD = "*3\r\n$6\r\nOBJECT\r\n$4\r\nFREQ\r\n"
-cdef const char *TIME_COMMAND = "*1\r\n$4\r\nTIME\r\n"
-cdef const char *DUMP_HEAD = "*2\r\n$4\r\nDUMP\r\n"
 
 
 # Replies to DUMP that are about the server or the user, not about the key.
 SCAN_ENDING_CODES = frozenset({
     "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "NOPERM", "NOAUTH",
 })
-
-
-cdef inline uint8_t *put_literal(uint8_t *out, const char *text, size_t n) noexcept nogil:
-    memcpy(out, text, n)
-    return out + n
 
 
 @cython.final
@@ -100,50 +67,60 @@ cdef class ScanPipeline:
     into `input`, and calls `received` for what arrived; finished batches pile up in `take`.
 
     Args:
-        db: number stamped on the batches; SELECT is the caller's business.
+        db: number stamped on the batches, and looked up in proofs; SELECT is the caller's business.
         cursor: where SCAN begins.
         ttl: "pexpiretime" (Redis 7.0, Valkey) or "pttl", which is anchored to the source's own
-            clock by a TIME before the PTTLs of every 16 keys of a request: our clock when the reply is read would be off by
-            as long as the reply was under way.
+            clock by a TIME before the PTTLs of a group of keys: our clock when the reply is read
+            would be off by as long as the reply was under way.
         access: None, "idletime" or "freq": what OBJECT is asked for each key.
         batch_bytes: a batch is closed before it would grow past this.
         stream_above: a longer value is not held: its batch is `streamed`, and its bytes follow.
         value_limit: a longer value is read to nothing and listed in the batch's `errors`.
+
+    Attributes:
+        strings, string_bytes, others: plain strings read so far, the bytes of their payloads, and
+            values of other types (LZF-compressed strings count as strings).
+        proven, unproven: proofs that held, and that did not.
+        mget_refused: the source answered MGET with an error.
     """
     cdef readonly InputBuffer input
     cdef Input *bytes_in               # the inside of `input`, for loops without the GIL
     cdef Arena arena
+    cdef size_t tail_count             # records at its end that are not proven
     cdef int db
     cdef TtlCommand ttl_command
     cdef AccessCommand access_command
     cdef int64_t source_ms             # the source's clock at the last TIME
-    cdef int64_t ttls[TIME_EVERY]      # what PTTL said of the keys behind it
-    cdef int ttls_read
-    cdef uint64_t again_until          # no page is passed before so many keys are answered for
-    cdef uint64_t again_count
+    cdef int64_t ttls[MGET_KEYS_MOST]  # of the group being read
+    cdef int64_t accesses[MGET_KEYS_MOST]
+    cdef uint64_t ttls_read
+    cdef uint64_t accesses_read
+    cdef uint64_t restless_count
     cdef size_t batch_bytes
     cdef size_t stream_above
     cdef size_t value_limit
 
-    # Keys that SCAN named: [key_head, key_next) asked for, [key_next, key_tail) not yet. An entry
-    # is its length (4 bytes, native order) and its bytes.
-    cdef uint8_t *keys
-    cdef size_t keys_capacity
-    cdef size_t key_head
-    cdef size_t key_next
-    cdef size_t key_tail
-    cdef readonly uint64_t queued      # named by SCAN, not asked for
-    cdef readonly uint64_t outstanding  # asked for, not answered
-    cdef readonly uint64_t named       # ever put into the queue
-    cdef readonly uint64_t answered    # ever answered
+    cdef KeyQueue first                # as SCAN named them
+    cdef KeyQueue again                # to be asked for by DUMP, with TTLs, before all others
+    cdef Pages pages
+    cdef Run runs[RUNS_MOST]
+    cdef int runs_head
+    cdef int runs_count
+    cdef uint64_t held                 # answered and not proven
+    cdef readonly uint64_t named       # ever named by SCAN
+    cdef readonly uint64_t answered    # ever answered; a key that is asked again counts twice
     cdef uint64_t vanished
 
-    cdef Asked asked[ASKED_MOST]
-    cdef int asked_head
-    cdef int asked_count
-    cdef Mark marks[MARKS_MOST]
-    cdef int marks_head
-    cdef int marks_count
+    # Proofs: whether the last run was followed by one, and what the last one to be read said.
+    cdef bint linked
+    cdef tuple proof
+    cdef bytes proof_keyspace
+    cdef readonly uint64_t proven
+    cdef readonly uint64_t unproven
+    cdef readonly bint mget_refused
+    cdef readonly uint64_t strings
+    cdef readonly uint64_t string_bytes
+    cdef readonly uint64_t others
 
     # SCAN's own state.
     cdef readonly bint scanning        # a SCAN is under way
@@ -151,18 +128,19 @@ cdef class ScanPipeline:
     cdef readonly uint64_t next_cursor  # for the next SCAN
     cdef uint64_t page_cursor
     cdef uint64_t page_keys_left
-    cdef bint has_position
-    cdef bint position_moved
-    cdef uint64_t position             # every key before this cursor is answered for
 
     # The reply being read.
     cdef ScanState state
     cdef ScanState after_body
+    cdef KeyFate fate                  # of the key whose value is being read
     cdef int64_t expire_at
     cdef int64_t access
     cdef bint ttl_missing
+    cdef ScanState proof_state         # which part of a proof is being read to nothing
+    cdef bint raw                      # the value comes from MGET: head and footer are ours
+    cdef uint64_t stream_crc
     cdef uint64_t body_left
-    cdef uint64_t body_size
+    cdef uint64_t body_size            # of the payload
     cdef const char *expected
     cdef size_t line_start
     cdef size_t line_stop
@@ -193,7 +171,8 @@ cdef class ScanPipeline:
 
     def __dealloc__(self):
         arena_free(&self.arena)
-        PyMem_RawFree(self.keys)
+        PyMem_RawFree(self.first.data)
+        PyMem_RawFree(self.again.data)
 
     # --- What to send ---
 
@@ -201,104 +180,101 @@ cdef class ScanPipeline:
         """SCAN for the next page, encoded. ValueError unless `may_scan`."""
         if self.scanning or self.scanned:
             raise ValueError("a SCAN is under way, or has ended")
-        if self.marks_count == MARKS_MOST:
+        if self.pages.count == PAGES_MOST:
             raise ValueError("too many pages are not answered for")
         cdef list command = [b"SCAN", b"%d" % self.next_cursor, b"COUNT", count]
         if match is not None:
             command += [b"MATCH", match]
         if key_type is not None:
             command += [b"TYPE", key_type]
-        self.ask(ASKED_SCAN, 1)
+        self.ask(Run(RUN_SCAN, False, False, TTL_NONE, 1, 1, 1))
         self.scanning = True
         return encode_command(*command)
 
     @property
     def may_scan(self):
         """Whether `request_scan` would be taken now."""
-        return not self.scanning and not self.scanned and self.marks_count < MARKS_MOST
+        return not self.scanning and not self.scanned and self.pages.count < PAGES_MOST
 
-    def request_values(self, uint64_t most):
-        """TTL, access and DUMP requests for up to `most` of the queued keys, encoded.
+    def request_values(self, uint64_t most, *, uint64_t mget=0, bint without_ttl=False):
+        """Requests for up to `most` of the queued keys, encoded; those asked again go first.
 
-        Returns empty bytes when no key is queued, or too many requests are under way.
+        `mget`: keys in one MGET; 0: by DUMP. `without_ttl`: TTLs are not asked for, and the values
+        count once it is proven that no key has one. Keys asked again are asked for by DUMP and with
+        TTLs whatever is said. Returns empty bytes when no key is queued, or too many requests are
+        under way. ValueError for an `mget` above 64.
         """
-        cdef uint64_t count = min(most, self.queued)
-        cdef size_t head_bytes, size = 0, at = self.key_next, per_key
-        cdef uint64_t i
-        cdef uint32_t n
-        cdef uint8_t *out
-        cdef const uint8_t *key
-        cdef const char *ttl_head
-        cdef const char *access_head = NULL
-        cdef size_t ttl_bytes, access_bytes = 0, dump_bytes = 14
-        cdef int commands = 2
-        if count == 0 or self.asked_count >= ASKED_MOST - 1:
+        cdef uint64_t count = min(most, self.again.queued)
+        cdef TtlCommand ttl = self.ttl_command
+        cdef bytes result = b""
+        cdef Run run
+        if mget > MGET_KEYS_MOST:
+            raise ValueError(f"MGET of {mget} keys; at most {MGET_KEYS_MOST}")
+        # A proof on either side; and SCAN's own place.
+        if self.runs_count + (2 if without_ttl else 0) + 1 >= RUNS_MOST:
             return b""
-        if self.ttl_command == TTL_PTTL:
-            ttl_head, ttl_bytes = PTTL_HEAD, 14
-        else:
-            ttl_head, ttl_bytes = PEXPIRETIME_HEAD, 22
-        if self.access_command == ACCESS_IDLETIME:
-            access_head, access_bytes, commands = IDLETIME_HEAD, 30, 3
-        elif self.access_command == ACCESS_FREQ:
-            access_head, access_bytes, commands = FREQ_HEAD, 26, 3
-        head_bytes = ttl_bytes + access_bytes + dump_bytes
-        for i in range(count):
-            memcpy(&n, self.keys + at, 4)
-            # "$" + length + CRLF + key + CRLF, for each command
-            size += head_bytes + commands * (<size_t>5 + decimal_digits(n) + n)
-            at += 4 + n
-            if size > REQUEST_BYTES:
-                count = i + 1
-                break
-        if self.ttl_command == TTL_PTTL:
-            size += 14 * ((count + TIME_EVERY - 1) // TIME_EVERY)
-        result = PyBytes_FromStringAndSize(NULL, size)
-        out = <uint8_t *>PyBytes_AS_STRING(result)
-        with nogil:
-            at = self.key_next
-            for i in range(count):
-                if self.ttl_command == TTL_PTTL and i % TIME_EVERY == 0:
-                    out = self.put_ttls(out, at, min(count - i, <uint64_t>TIME_EVERY))
-                memcpy(&n, self.keys + at, 4)
-                key = self.keys + at + 4
-                if self.ttl_command != TTL_PTTL:
-                    out = put_bulk(put_literal(out, ttl_head, ttl_bytes), key, n)
-                if access_head != NULL:
-                    out = put_bulk(put_literal(out, access_head, access_bytes), key, n)
-                out = put_bulk(put_literal(out, DUMP_HEAD, dump_bytes), key, n)
-                at += 4 + n
-        self.ask(ASKED_KEYS, count)
-        self.key_next = at
-        self.queued -= count
-        self.outstanding += count
+        if count:
+            run = Run(RUN_VALUES, True, False, ttl, TIME_EVERY if ttl == TTL_PTTL else 1, count, 0)
+            result = encode_run(&self.again, &run, self.access_command)
+            self.ask(run)
+            most -= count
+        count = min(most, self.first.queued)
+        if count == 0 or self.runs_count + (2 if without_ttl else 0) + 1 >= RUNS_MOST:
+            return result
+        if without_ttl:
+            ttl = TTL_NONE
+            if not self.linked:
+                result += self.ask_proof()
+        run = Run(RUN_VALUES, False, mget > 0, ttl, 1, count, 0)
+        if mget:
+            run.group = mget
+        elif ttl == TTL_PTTL:
+            run.group = TIME_EVERY
+        result += encode_run(&self.first, &run, self.access_command)
+        self.ask(run)
+        self.linked = without_ttl
+        if without_ttl:
+            result += self.ask_proof()
         return result
 
-    cdef uint8_t *put_ttls(self, uint8_t *out, size_t at, uint64_t count) noexcept nogil:
-        """TIME and the PTTLs of `count` keys, with nothing between them that takes time."""
-        cdef uint64_t i
-        cdef uint32_t n
-        out = put_literal(out, TIME_COMMAND, 14)
-        for i in range(count):
-            memcpy(&n, self.keys + at, 4)
-            out = put_bulk(put_literal(out, PTTL_HEAD, 14), self.keys + at + 4, n)
-            at += 4 + n
-        return out
+    cdef bytes ask_proof(self):
+        self.ask(Run(RUN_PROOF, False, False, TTL_NONE, 1, 1, 1))
+        return PROOF_COMMANDS
 
-    cdef int ask(self, AskedKind kind, uint64_t count) except -1:
-        cdef int last = (self.asked_head + self.asked_count) % ASKED_MOST
-        if self.asked_count == ASKED_MOST:
+    cdef int ask(self, Run run) except -1:
+        cdef int last = (self.runs_head + self.runs_count) % RUNS_MOST
+        if self.runs_count == RUNS_MOST:
             raise ValueError("too many requests are under way")
-        self.asked[last] = Asked(kind, count, count)
-        self.asked_count += 1
+        self.runs[last] = run
+        self.runs_count += 1
         return 0
 
     # --- What has come ---
 
     @property
+    def queued(self):
+        """Keys that are not asked for, or to be asked for again."""
+        return self.first.queued + self.again.queued
+
+    @property
+    def outstanding(self):
+        """Keys asked for and not answered."""
+        return self.first.outstanding + self.again.outstanding
+
+    @property
+    def waiting(self):
+        """Keys that are not answered for. Not proven and to be asked again, one counts twice."""
+        return self.queued + self.outstanding + self.held
+
+    @property
+    def owed(self):
+        """Replies of any kind are due."""
+        return self.runs_count > 0
+
+    @property
     def queued_bytes(self):
-        """Bytes of keys that SCAN named and that are not answered for."""
-        return self.key_tail - self.key_head
+        """Bytes that the `waiting` keys take."""
+        return self.first.tail - self.first.head + self.again.tail - self.again.head
 
     @property
     def bytes_received(self):
@@ -308,12 +284,12 @@ cdef class ScanPipeline:
     @property
     def finished(self):
         """SCAN has ended, every key is answered for."""
-        return self.scanned and self.queued == 0 and self.outstanding == 0
+        return self.scanned and self.runs_count == 0 and self.queued == 0
 
     @property
     def safe_cursor(self):
         """Cursor before which every key has been answered for; None before the first page."""
-        return self.position if self.has_position else None
+        return self.pages.cursor if self.pages.any else None
 
     def take(self):
         """The finished batches and pieces of streamed values (bytes), in order; empties the list.
@@ -333,16 +309,17 @@ cdef class ScanPipeline:
         if self.state == VALUE_BODY or self.state == VALUE_STREAM:
             return False
         return bool(
-            self.arena.count or self.position_moved or len(self.errors) or self.vanished)
+            self.arena.count > self.tail_count or self.pages.moved or len(self.errors)
+            or self.vanished)
 
     def flush(self, bint last=False):
         """Close the open batch; with `last` a batch is made even if it is empty.
 
-        ValueError in the middle of a value.
+        What is not proven yet stays. ValueError in the middle of a value.
         """
         if self.state == VALUE_BODY or self.state == VALUE_STREAM:
             raise ValueError("a value is being read")
-        if self.arena.count or last or self.errors or self.vanished or self.position_moved:
+        if last or self.may_flush:
             self.close_batch(last)
 
     def received(self, size_t n):
@@ -366,12 +343,17 @@ cdef class ScanPipeline:
             elif stop == STOP_STREAM_PIECE:
                 self.ready.append(PyBytes_FromStringAndSize(
                     <char *>self.bytes_in.data + self.piece_start, self.piece_size))
+            elif stop == STOP_STREAM_FOOTER:
+                self.end_stream()
+            elif stop == STOP_PROOF_PART:
+                self.read_proof(PyBytes_FromStringAndSize(
+                    <char *>self.bytes_in.data + self.piece_start, self.piece_size))
             elif stop == STOP_KEY_ERROR:
                 text = self.line_text()
                 if text.partition(" ")[0] in SCAN_ENDING_CODES:
                     raise ReplyError(text)
                 self.errors.append((self.current_key(), text))
-                self.key_answered()
+                self.key_answered(FATE_DONE)
                 if len(self.errors) >= ERRORS_MOST:
                     self.close_batch(False)
             elif stop == STOP_RESTLESS:
@@ -402,20 +384,30 @@ cdef class ScanPipeline:
         ).decode("utf-8", "backslashreplace")
 
     cdef bytes current_key(self):
-        cdef uint32_t n
-        memcpy(&n, self.keys + self.key_head, 4)
-        return PyBytes_FromStringAndSize(<char *>self.keys + self.key_head + 4, n)
+        cdef KeyQueue *queue = self.queue()
+        return PyBytes_FromStringAndSize(
+            <char *>queue_name(queue, queue.at), queue_entry(queue, queue.at).size)
+
+    # --- Batches ---
 
     cdef close_batch(self, bint last):
+        """What is proven becomes a batch; the arena's tail begins the next one."""
         cdef RecordBatch batch = RecordBatch.__new__(RecordBatch)
+        cdef Arena tail
+        cdef uint64_t tail_bytes = 0
+        memset(&tail, 0, sizeof(Arena))
+        if self.tail_count and not arena_split(
+                &self.arena, self.arena.count - self.tail_count, self.batch_bytes, &tail):
+            raise MemoryError()
         batch.arena = self.arena
-        memset(&self.arena, 0, sizeof(Arena))
+        self.arena = tail
+        tail_bytes = arena_value_bytes(&tail, 0)
         batch.db = self.db
-        batch.value_bytes = self.value_bytes_total
-        self.value_bytes_total = 0
-        if self.position_moved:
-            batch.cursor = self.position
-            self.position_moved = False
+        batch.value_bytes = self.value_bytes_total - tail_bytes
+        self.value_bytes_total = tail_bytes
+        if self.pages.moved:
+            batch.cursor = self.pages.cursor
+            self.pages.moved = False
         batch.last = last
         batch.vanished = self.vanished
         self.vanished = 0
@@ -427,6 +419,8 @@ cdef class ScanPipeline:
 
     cdef begin_stream(self):
         cdef RecordBatch batch
+        cdef uint8_t head[STRING_HEAD_MOST]
+        cdef size_t n
         if self.arena.count:
             self.close_batch(False)
         if not self.begin_record(0):
@@ -435,91 +429,106 @@ cdef class ScanPipeline:
         self.value_bytes_total = self.body_size
         batch = self.close_batch(False)
         batch.streamed = True
+        if self.raw:
+            n = put_string_head(head, self.body_left) - head
+            self.stream_crc = crc64_update(0, head, n)
+            self.ready.append(PyBytes_FromStringAndSize(<char *>head, n))
+
+    cdef end_stream(self):
+        cdef uint8_t footer[FOOTER_BYTES]
+        put_footer(footer, self.stream_crc)
+        self.ready.append(PyBytes_FromStringAndSize(<char *>footer, FOOTER_BYTES))
+
+    # --- Proofs ---
+
+    cdef read_proof(self, bytes text):
+        """One of the two replies of a proof has come; None: the source refused it."""
+        if self.state == PROOF_KEYSPACE:
+            self.proof_keyspace = text
+            self.state = PROOF_PERSISTENCE
+            return
+        proof = proof_of(self.proof_keyspace, text, self.db)
+        held = proof is not None and proof == self.proof
+        self.proof = proof
+        if self.first.at > self.first.head:
+            if held:
+                self.proven += 1
+            else:
+                self.unproven += 1
+            self.settle_held(held)
+        self.run_answered()
+
+    cdef settle_held(self, bint proven):
+        """The keys that were read without TTLs are answered for, or asked again with them."""
+        cdef KeyQueue *queue = &self.first
+        cdef KeyHead entry
+        if not proven:
+            self.value_bytes_total -= arena_value_bytes(
+                &self.arena, self.arena.count - self.tail_count)
+            arena_cut(&self.arena, self.arena.count - self.tail_count)
+        self.tail_count = self.held = 0
+        while queue.head < queue.at:
+            entry = queue_entry(queue, queue.head)
+            if entry.fate == FATE_READ and not proven:
+                if not queue_copy(&self.again, queue, queue.head):
+                    raise MemoryError()
+            elif entry.fate != FATE_AGAIN:
+                key_settled(&self.pages, entry.page)
+            queue.head += sizeof(KeyHead) + entry.size
 
     # --- The parser ---
 
-    cdef inline bint reserve_key(self, size_t n) noexcept nogil:
-        """Room for a key of `n` bytes at the tail of the queue."""
-        cdef size_t need = 4 + n
-        cdef size_t capacity
-        cdef uint8_t *grown
-        if self.keys_capacity - self.key_tail >= need:
-            return True
-        if self.key_head > 0 and self.key_head >= (self.keys_capacity >> 1):
-            memmove(self.keys, self.keys + self.key_head, self.key_tail - self.key_head)
-            self.key_next -= self.key_head
-            self.key_tail -= self.key_head
-            self.key_head = 0
-            if self.keys_capacity - self.key_tail >= need:
-                return True
-        capacity = self.keys_capacity * 2 if self.keys_capacity else 64 * 1024
-        if capacity < self.key_tail + need:
-            capacity = self.key_tail + need
-        grown = <uint8_t *>PyMem_RawRealloc(self.keys, capacity)
-        if grown == NULL:
-            return False
-        self.keys = grown
-        self.keys_capacity = capacity
-        return True
+    cdef inline KeyQueue *queue(self) noexcept nogil:
+        """That of the run being answered."""
+        return &self.again if self.runs[self.runs_head].again else &self.first
 
-    cdef inline void key_answered(self) noexcept nogil:
-        """The key at the head of the queue is done with; so may be some pages of SCAN."""
-        cdef uint32_t n
-        memcpy(&n, self.keys + self.key_head, 4)
-        self.key_head += 4 + n
-        self.outstanding -= 1
-        self.answered += 1
-        self.asked[self.asked_head].left -= 1
-        if self.asked[self.asked_head].left == 0:
-            self.asked_head = (self.asked_head + 1) % ASKED_MOST
-            self.asked_count -= 1
-        if self.marks_count and self.marks[self.marks_head].keys <= self.answered:
-            self.pass_marks()
+    cdef inline void run_answered(self) noexcept nogil:
+        self.runs_head = (self.runs_head + 1) % RUNS_MOST
+        self.runs_count -= 1
         self.state = REPLY_START
 
-    cdef void pass_marks(self) noexcept nogil:
-        while (self.marks_count and self.marks[self.marks_head].keys <= self.answered
-               and self.again_until <= self.answered):
-            self.position = self.marks[self.marks_head].cursor
-            self.has_position = True
-            self.position_moved = True
-            self.marks_head = (self.marks_head + 1) % MARKS_MOST
-            self.marks_count -= 1
+    cdef inline void key_answered(self, KeyFate fate) noexcept nogil:
+        """The next key of the run is done with; so may be some pages of SCAN."""
+        cdef Run *run = &self.runs[self.runs_head]
+        cdef KeyQueue *queue = self.queue()
+        cdef KeyHead entry = queue_entry(queue, queue.at)
+        if run.ttl == TTL_NONE:
+            self.held += 1
+            entry.fate = fate
+            memcpy(queue.data + queue.at, &entry, sizeof(KeyHead))
+            queue.at += sizeof(KeyHead) + entry.size
+        else:
+            queue.at += sizeof(KeyHead) + entry.size
+            queue.head = queue.at
+            if fate != FATE_AGAIN:
+                key_settled(&self.pages, entry.page)
+        queue.outstanding -= 1
+        self.answered += 1
+        run.left -= 1
+        if run.left == 0:
+            self.run_answered()
+        self.state = REPLY_START
 
     cdef void page_ended(self) noexcept nogil:
         """A reply to SCAN is complete."""
-        cdef int last = (self.marks_head + self.marks_count) % MARKS_MOST
-        self.asked_head = (self.asked_head + 1) % ASKED_MOST
-        self.asked_count -= 1
+        page_of(&self.pages, pages_last(&self.pages)).complete = True
         self.scanning = False
         self.next_cursor = self.page_cursor
         if self.page_cursor == 0:
             self.scanned = True
-        self.marks[last] = Mark(self.named, self.page_cursor)
-        self.marks_count += 1
-        self.pass_marks()
-        self.state = REPLY_START
+        pages_pass(&self.pages)
+        self.run_answered()
 
-    cdef bint name_again(self) noexcept nogil:
-        """Put the key at the head of the queue at its tail, too: its answers did not agree."""
-        cdef uint32_t n
-        memcpy(&n, self.keys + self.key_head, 4)
-        if not self.reserve_key(n):
-            return False
-        memcpy(self.keys + self.key_tail, self.keys + self.key_head, 4 + n)
-        self.key_tail += 4 + n
-        self.queued += 1
-        self.named += 1
-        # The page that named it stands before it in the queue, and must not be passed yet.
-        self.again_until = self.named
-        self.again_count += 1
-        return True
+    cdef inline bint name_again(self) noexcept nogil:
+        """Have the key whose answer is being read asked for again."""
+        cdef KeyQueue *queue = self.queue()
+        return queue_copy(&self.again, queue, queue.at)
 
     cdef inline bint begin_record(self, size_t value_size) noexcept nogil:
-        """A record for the key at the head of the queue, with room for its value."""
-        cdef uint32_t n
+        """A record for the key whose answer is being read, with room for its value."""
+        cdef KeyQueue *queue = self.queue()
+        cdef uint32_t n = queue_entry(queue, queue.at).size
         cdef Record *record
-        memcpy(&n, self.keys + self.key_head, 4)
         if not arena_reserve(&self.arena, n + value_size, self.batch_bytes):
             return False
         record = &self.arena.records[self.arena.count]
@@ -529,10 +538,27 @@ cdef class ScanPipeline:
         record.expire_at = self.expire_at
         record.access = self.access
         if n:
-            memcpy(self.arena.data + self.arena.size, self.keys + self.key_head + 4, n)
+            memcpy(self.arena.data + self.arena.size, queue_name(queue, queue.at), n)
         self.arena.size += n
         self.arena.count += 1
         return True
+
+    cdef inline void end_record(self) noexcept nogil:
+        """The bytes of a value that is kept are all there."""
+        cdef const Record *record = &self.arena.records[self.arena.count - 1]
+        cdef uint8_t *payload = self.arena.data + record.offset + record.key_size
+        if self.raw:
+            put_footer(
+                self.arena.data + self.arena.size,
+                crc64_update(0, payload, record.value_size - FOOTER_BYTES))
+            self.arena.size += FOOTER_BYTES
+        if payload[0] == STRING_TYPE:
+            self.strings += 1
+            self.string_bytes += record.value_size
+        else:
+            self.others += 1
+        if self.runs[self.runs_head].ttl == TTL_NONE:
+            self.tail_count += 1
 
     cdef inline ParseStop wrong(self, const char *expected) noexcept nogil:
         self.expected = expected
@@ -542,8 +568,9 @@ cdef class ScanPipeline:
         """Read replies until the bytes run out or something has to be handed over."""
         cdef Input *input = self.bytes_in
         cdef const uint8_t *data = input.data
+        cdef ParseStop stop
         cdef int64_t at, number
-        cdef size_t have, n
+        cdef size_t n
         cdef uint32_t key_size
         cdef uint8_t kind
         while True:
@@ -556,17 +583,19 @@ cdef class ScanPipeline:
                 self.body_left -= n
                 if self.body_left:
                     return STOP_NEED_DATA
+                self.end_record()
                 self.state = BODY_END
             elif self.state == SCAN_KEY_BODY:
                 n = min(<uint64_t>(input.end - input.start), self.body_left)
-                memcpy(self.keys + self.key_tail, data + input.start, n)
-                self.key_tail += n
+                memcpy(self.first.data + self.first.tail, data + input.start, n)
+                self.first.tail += n
                 input.start += n
                 self.body_left -= n
                 if self.body_left:
                     return STOP_NEED_DATA
-                self.queued += 1
+                self.first.queued += 1
                 self.named += 1
+                page_of(&self.pages, pages_last(&self.pages)).open += 1
                 self.page_keys_left -= 1
                 self.state = BODY_END
             elif self.state == VALUE_DISCARD:
@@ -583,10 +612,14 @@ cdef class ScanPipeline:
                         return STOP_NEED_DATA
                     self.piece_start = input.start
                     self.piece_size = n
+                    if self.raw:
+                        self.stream_crc = crc64_update(self.stream_crc, data + input.start, n)
                     input.start += n
                     self.body_left -= n
                     return STOP_STREAM_PIECE
                 self.state = BODY_END
+                if self.raw:
+                    return STOP_STREAM_FOOTER
             if self.state == BODY_END:
                 if input.end - input.start < 2:
                     return STOP_NEED_DATA
@@ -598,24 +631,22 @@ cdef class ScanPipeline:
                         self.state = SCAN_KEY
                     else:
                         self.page_ended()
+                elif self.after_body == PROOF_KEYSPACE:
+                    # Too long to be looked at.
+                    self.state = self.proof_state
+                    self.piece_size = 0
+                    return STOP_PROOF_PART
                 else:
-                    self.key_answered()
+                    self.key_answered(self.fate)
                 continue
 
             # All others read a line.
             if self.state == REPLY_START:
                 if input.end == input.start:
                     return STOP_NEED_DATA
-                if self.asked_count == 0:
+                if self.runs_count == 0:
                     return self.wrong("nothing: no reply is owed")
-                if self.asked[self.asked_head].kind == ASKED_SCAN:
-                    self.state = SCAN_ARRAY
-                elif self.ttl_command != TTL_PTTL:
-                    self.state = KEY_TTL
-                elif self.place_in_group() == 0:
-                    self.state = KEY_TIME
-                else:
-                    self.begin_key(self.ttls[self.place_in_group()])
+                self.begin_reply()
             at = line_end(data, input.start, input.end)
             if at == -1:
                 return STOP_NEED_DATA
@@ -627,35 +658,48 @@ cdef class ScanPipeline:
             if kind == 45:  # "-": an error reply
                 if self.state == SCAN_ARRAY:
                     return STOP_SCAN_ERROR
-                if self.state == KEY_ACCESS:
-                    self.access = -1
-                    self.state = KEY_DUMP
-                    input.start = at + 2
-                    continue
-                if self.state == KEY_DUMP:
-                    input.start = at + 2
-                    return STOP_KEY_ERROR
-                if self.state == KEY_TTL or self.state == KEY_TIME:
+                if self.state == KEY_TTL or self.state == GROUP_TIME:
                     # A value must not go over without its deadline: the scan ends here.
                     return STOP_SCAN_ERROR
-                return self.wrong("an array, a bulk or an integer")
+                input.start = at + 2
+                if self.state == KEY_ACCESS:
+                    self.access_read(-1)
+                elif self.state == KEY_DUMP:
+                    return STOP_KEY_ERROR
+                elif self.state == GROUP_STRINGS:
+                    # DUMP may be allowed, or tell of which key the refusal is.
+                    self.mget_refused = True
+                    n = self.group_size()
+                    while n:
+                        if not self.name_again():
+                            return STOP_NO_MEMORY
+                        self.key_answered(FATE_AGAIN)
+                        n -= 1
+                elif self.state == PROOF_KEYSPACE or self.state == PROOF_PERSISTENCE:
+                    self.piece_size = 0
+                    return STOP_PROOF_PART
+                else:
+                    return self.wrong("an array, a bulk or an integer")
+                continue
             if not parse_decimal(data + input.start + 1, data + at, &number):
                 return self.wrong("a number")
 
-            if self.state == KEY_TTL:
+            if self.state == KEY_STRING or self.state == KEY_DUMP:
+                stop = self.begin_value(kind, number, at)
+                if stop != STOP_NEED_DATA:
+                    return stop
+                continue
+            elif self.state == KEY_TTL:
                 if kind != 58:
                     return self.wrong("an integer, the reply to PTTL or PEXPIRETIME")
-                if self.ttl_command != TTL_PTTL:
-                    self.begin_key(number)
-                else:
-                    if number >= 0:
-                        number = (self.source_ms + number if number < INT64_MAX - self.source_ms
-                                  else INT64_MAX)
-                    self.ttls[self.ttls_read] = number
-                    self.ttls_read += 1
-                    if self.ttls_read == self.group_size():
-                        self.begin_key(self.ttls[0])
-            elif self.state == KEY_TIME:
+                if self.ttl_command == TTL_PTTL and number >= 0:
+                    number = (self.source_ms + number if number < INT64_MAX - self.source_ms
+                              else INT64_MAX)
+                self.ttls[self.ttls_read] = number
+                self.ttls_read += 1
+                if self.ttls_read == self.group_size():
+                    self.group_timed()
+            elif self.state == GROUP_TIME:
                 if kind != 42 or number != 2:
                     return self.wrong("an array of two, the reply to TIME")
                 at = self.read_time(at + 2)
@@ -663,72 +707,25 @@ cdef class ScanPipeline:
                     return STOP_NEED_DATA
                 if at == -2:
                     return self.wrong("seconds and microseconds, the reply to TIME")
-                self.ttls_read = 0
                 self.state = KEY_TTL
             elif self.state == KEY_ACCESS:
                 if kind != 58 and not (kind == 36 and number == -1):
                     return self.wrong("an integer, the reply to OBJECT")
-                self.access = number if kind == 58 and number >= 0 else -1
-                self.state = KEY_DUMP
-            elif self.state == KEY_DUMP:
-                if kind != 36 or number < -1:
-                    return self.wrong("a bulk, the reply to DUMP")
-                if number == -1:
-                    input.start = at + 2
-                    self.vanished += 1
-                    self.key_answered()
-                    continue
-                if number <= FOOTER_BYTES:
-                    return self.wrong("a DUMP payload of more than ten bytes")
-                memcpy(&key_size, self.keys + self.key_head, 4)
-                n = <size_t>number
-                if (self.arena.count and n <= self.stream_above
-                        and not self.ttl_missing
-                        and self.arena.size + key_size + n > self.batch_bytes):
-                    # The line is read again for the next batch.
-                    return STOP_BATCH_FULL
-                self.body_size = n
-                self.body_left = n
-                self.after_body = KEY_TTL
-                input.start = at + 2
-                if self.ttl_missing:
-                    # It came into being between the two commands: ask again for both.
-                    self.state = VALUE_DISCARD
-                    if self.again_count >= AGAIN_MOST:
-                        return STOP_RESTLESS
-                    if not self.name_again():
-                        return STOP_NO_MEMORY
-                elif n > self.value_limit:
-                    self.state = VALUE_DISCARD
-                    return STOP_TOO_LONG
-                elif n > self.stream_above:
-                    self.state = VALUE_STREAM
-                    return STOP_STREAM_BEGIN
-                else:
-                    if not self.begin_record(n):
-                        return STOP_NO_MEMORY
-                    self.value_bytes_total += n
-                    self.state = VALUE_BODY
-                    have = input.end - input.start
-                    if have >= n + 2:
-                        memcpy(self.arena.data + self.arena.size, data + input.start, n)
-                        if data[input.start + n] != 13 or data[input.start + n + 1] != 10:
-                            return self.wrong("CRLF behind a bulk")
-                        self.arena.size += n
-                        input.start += n + 2
-                        self.key_answered()
-                continue
+                self.access_read(number if kind == 58 and number >= 0 else -1)
+            elif self.state == GROUP_STRINGS:
+                if kind != 42 or number < 0 or <uint64_t>number != self.group_size():
+                    return self.wrong("an array, the reply to MGET with a value for each key")
+                self.begin_key()
             elif self.state == SCAN_KEY:
                 if kind != 36 or number < 0 or number > KEY_BYTES_MOST:
                     return self.wrong("a bulk, a key in the reply to SCAN")
                 n = <size_t>number
-                if self.key_tail - self.key_head + n > KEYS_BYTES_MOST:
+                if self.first.tail - self.first.head + n > KEYS_BYTES_MOST:
                     return self.wrong("fewer bytes of keys in one reply to SCAN")
-                if not self.reserve_key(n):
+                if not queue_reserve(&self.first, n):
                     return STOP_NO_MEMORY
                 key_size = <uint32_t>n
-                memcpy(self.keys + self.key_tail, &key_size, 4)
-                self.key_tail += 4
+                queue_begin(&self.first, key_size, pages_last(&self.pages))
                 self.body_left = n
                 self.after_body = SCAN_KEY
                 self.state = SCAN_KEY_BODY
@@ -751,27 +748,173 @@ cdef class ScanPipeline:
                     return self.wrong("an array, the keys in the reply to SCAN")
                 self.page_keys_left = number
                 input.start = at + 2
+                pages_begin(&self.pages, self.page_cursor)
                 if number:
                     self.state = SCAN_KEY
                 else:
                     self.page_ended()
                 continue
+            else:  # PROOF_KEYSPACE, PROOF_PERSISTENCE
+                if kind != 36 or number < 0:
+                    return self.wrong("a bulk, the reply to INFO")
+                n = <size_t>number
+                if n > LINE_LIMIT:
+                    self.body_left = n
+                    self.proof_state = self.state
+                    self.after_body = PROOF_KEYSPACE
+                    self.state = VALUE_DISCARD
+                else:
+                    # Read in one go, like a line of this length.
+                    if input.end - (at + 2) < n + 2:
+                        return STOP_NEED_DATA
+                    if data[at + 2 + n] != 13 or data[at + 3 + n] != 10:
+                        return self.wrong("CRLF behind a bulk")
+                    self.piece_start = at + 2
+                    self.piece_size = n
+                    input.start = at + 4 + n
+                    return STOP_PROOF_PART
             input.start = at + 2
 
-    cdef inline void begin_key(self, int64_t expire_at) noexcept nogil:
+    cdef inline ParseStop begin_value(
+        self, uint8_t kind, int64_t number, int64_t at
+    ) noexcept nogil:
+        """The length of a value has come; STOP_NEED_DATA: go on, what there was to do is done.
+
+        The line ends at `at`; it is read again after STOP_BATCH_FULL.
+        """
+        cdef Input *input = self.bytes_in
+        cdef const uint8_t *data = input.data
+        cdef KeyQueue *queue = self.queue()
+        cdef bint provisional = self.runs[self.runs_head].ttl == TTL_NONE
+        cdef bint raw = self.state == KEY_STRING
+        cdef size_t n, size, with_key
+        if kind != 36 or number < -1:
+            return self.wrong("a bulk, the reply to DUMP or MGET")
+        if number == -1:
+            input.start = at + 2
+            if raw and not self.ttl_missing:
+                if not self.name_again():
+                    return STOP_NO_MEMORY
+                self.key_answered(FATE_AGAIN)
+            else:
+                self.vanished += 1
+                self.key_answered(FATE_DONE)
+            return STOP_NEED_DATA
+        if number <= FOOTER_BYTES and not raw:
+            return self.wrong("a DUMP payload of more than ten bytes")
+        n = <size_t>number
+        size = n + string_head_size(n) + FOOTER_BYTES if raw else n
+        with_key = self.arena.size + queue_entry(queue, queue.at).size + size
+        self.raw = raw
+        self.body_left = n
+        self.body_size = size
+        self.after_body = KEY_TTL
+        self.state = VALUE_DISCARD
+        if self.ttl_missing:
+            # It came into being between the two commands: ask again for both.
+            input.start = at + 2
+            if self.restless_count >= AGAIN_MOST:
+                self.fate = FATE_DONE
+                return STOP_RESTLESS
+            self.restless_count += 1
+            self.fate = FATE_AGAIN
+            return STOP_NEED_DATA if self.name_again() else STOP_NO_MEMORY
+        if self.arena.count and size <= self.stream_above and with_key > self.batch_bytes:
+            if self.arena.count > self.tail_count:
+                self.state = KEY_STRING if raw else KEY_DUMP
+                return STOP_BATCH_FULL
+        if provisional and (with_key > self.batch_bytes or size > self.stream_above):
+            # It cannot be held until it is proven.
+            input.start = at + 2
+            self.fate = FATE_AGAIN
+            return STOP_NEED_DATA if self.name_again() else STOP_NO_MEMORY
+        input.start = at + 2
+        if size > self.value_limit:
+            self.fate = FATE_DONE
+            return STOP_TOO_LONG
+        self.fate = FATE_READ
+        if size > self.stream_above:
+            self.state = VALUE_STREAM
+            return STOP_STREAM_BEGIN
+        if not self.begin_record(size):
+            return STOP_NO_MEMORY
+        self.value_bytes_total += size
+        if raw:
+            self.arena.size = put_string_head(
+                self.arena.data + self.arena.size, n) - self.arena.data
+        self.state = VALUE_BODY
+        if input.end - input.start >= n + 2:
+            memcpy(self.arena.data + self.arena.size, data + input.start, n)
+            if data[input.start + n] != 13 or data[input.start + n + 1] != 10:
+                return self.wrong("CRLF behind a bulk")
+            self.arena.size += n
+            self.end_record()
+            input.start += n + 2
+            self.key_answered(FATE_READ)
+        return STOP_NEED_DATA
+
+    cdef inline void begin_reply(self) noexcept nogil:
+        """What the next reply is to: a SCAN, a proof, a group of keys, or the next key of one."""
+        cdef Run *run = &self.runs[self.runs_head]
+        cdef uint64_t i
+        if run.kind == RUN_SCAN:
+            self.state = SCAN_ARRAY
+        elif run.kind == RUN_PROOF:
+            self.state = PROOF_KEYSPACE
+        elif self.place_in_group():
+            self.begin_key()
+        else:
+            self.ttls_read = self.accesses_read = 0
+            if run.ttl == TTL_PTTL:
+                self.state = GROUP_TIME
+            elif run.ttl == TTL_PEXPIRETIME:
+                self.state = KEY_TTL
+            else:
+                for i in range(self.group_size()):
+                    self.ttls[i] = -1
+                self.group_timed()
+
+    cdef inline void group_timed(self) noexcept nogil:
+        """The TTLs of the group are known."""
+        if not self.runs[self.runs_head].mget:
+            self.begin_key()
+        elif self.access_command == ACCESS_NONE:
+            self.state = GROUP_STRINGS
+        else:
+            self.state = KEY_ACCESS
+
+    cdef inline void access_read(self, int64_t access) noexcept nogil:
+        if not self.runs[self.runs_head].mget:
+            self.access = access
+            self.state = KEY_DUMP
+            return
+        self.accesses[self.accesses_read] = access
+        self.accesses_read += 1
+        if self.accesses_read == self.group_size():
+            self.state = GROUP_STRINGS
+
+    cdef inline void begin_key(self) noexcept nogil:
         """Its TTL is known (-1: none, -2: no such key); what else was asked comes next."""
+        cdef uint64_t place = self.place_in_group()
+        cdef int64_t expire_at = self.ttls[place]
         self.ttl_missing = expire_at == -2
         self.expire_at = expire_at if expire_at >= 0 else -1
         self.access = -1
-        self.state = KEY_DUMP if self.access_command == ACCESS_NONE else KEY_ACCESS
+        if self.runs[self.runs_head].mget:
+            if self.access_command != ACCESS_NONE:
+                self.access = self.accesses[place]
+            self.state = KEY_STRING
+        else:
+            self.state = KEY_DUMP if self.access_command == ACCESS_NONE else KEY_ACCESS
 
-    cdef inline int place_in_group(self) noexcept nogil:
-        """Of the key at the head of the queue, among those that share a TIME."""
-        cdef Asked *run = &self.asked[self.asked_head]
-        return <int>((run.count - run.left) % TIME_EVERY)
+    cdef inline uint64_t place_in_group(self) noexcept nogil:
+        """Of the key that is answered next, in its group."""
+        cdef Run *run = &self.runs[self.runs_head]
+        return (run.count - run.left) % run.group
 
-    cdef inline int group_size(self) noexcept nogil:
-        return <int>min(self.asked[self.asked_head].left, <uint64_t>TIME_EVERY)
+    cdef inline uint64_t group_size(self) noexcept nogil:
+        """At the group's first key."""
+        return min(self.runs[self.runs_head].left, self.runs[self.runs_head].group)
 
     cdef int64_t read_time(self, size_t start) noexcept nogil:
         """Read TIME's two bulks from `start`; index of their last CRLF, -1: not here yet, -2: bad.

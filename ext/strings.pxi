@@ -107,3 +107,45 @@ cdef inline uint8_t *put_signed(uint8_t *out, int64_t n) noexcept nogil:
         out[0] = c'-'
         return put_decimal(out + 1, <uint64_t>0 - <uint64_t>n)
     return put_decimal(out, <uint64_t>n)
+
+
+# The other way: the payload of a string that came from MGET.
+
+cdef inline size_t string_head_size(size_t n) noexcept nogil:
+    """Bytes before the string: the type, and its length in the shortest form."""
+    if n < 1 << 6:
+        return 2
+    if n < 1 << 14:
+        return 3
+    return 6 if n <= UINT32_MAX else 10
+
+
+cdef inline uint8_t *put_string_head(uint8_t *out, uint64_t n) noexcept nogil:
+    """Write the type and the length of a string of n bytes (up to 10 bytes); returns the end."""
+    cdef int shift
+    out[0] = STRING_TYPE
+    if n < 1 << 6:
+        out[1] = <uint8_t>n
+        return out + 2
+    if n < 1 << 14:
+        out[1] = <uint8_t>(0x40 | n >> 8)
+        out[2] = <uint8_t>(n & 0xff)
+        return out + 3
+    out[1] = 0x80 if n <= UINT32_MAX else 0x81
+    out += 2
+    shift = 24 if n <= UINT32_MAX else 56
+    while shift >= 0:
+        out[0] = <uint8_t>((n >> shift) & 0xff)
+        out += 1
+        shift -= 8
+    return out
+
+
+cdef inline void put_footer(uint8_t *out, uint64_t crc) noexcept nogil:
+    """Write the footer behind a value whose CRC64 is `crc`, with a version that all know."""
+    cdef int i
+    out[0] = 1
+    out[1] = 0
+    crc = crc64_update(crc, out, 2)
+    for i in range(8):
+        out[2 + i] = (crc >> (8 * i)) & 0xff

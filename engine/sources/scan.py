@@ -1,4 +1,4 @@
-"""The scan source: SCAN names the keys, PTTL/PEXPIRETIME and DUMP fetch them.
+"""The scan source: SCAN names the keys, PTTL/PEXPIRETIME and DUMP or MGET fetch them.
 
 For sources that refuse PSYNC. SCAN promises every key that is there from its start to its end; a
 key that comes or goes meanwhile may be missed, or named and gone, and later writes are not
@@ -18,6 +18,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.position import ScanPosition
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
+from engine.sources.asking import Asking
 from engine.sources.base import Item
 from engine.sources.pace import Pace
 from engine.wire.connection import Connection
@@ -50,6 +51,7 @@ class ScanSource:
         self._databases: list[int] = []
         self._ttl = "pexpiretime"
         self._access: str | None = None
+        self._mget = False
         self.info: ServerInfo = cast(ServerInfo, None)
 
     @property
@@ -74,12 +76,13 @@ class ScanSource:
             )
         # Not to be evicted as a large client; not to touch the keys' idle time and counters.
         await connection.try_call("CLIENT", "NO-EVICT", "on")
-        await connection.try_call("CLIENT", "NO-TOUCH", "on")
+        untouched = await connection.try_call("CLIENT", "NO-TOUCH", "on") is not None
         await self._choose_ttl_command(connection)
         policy = self.info.maxmemory_policy
         self._access = (
             "idletime" if policy.endswith("-lru") else "freq" if policy.endswith("-lfu") else None
         )
+        self._mget = self._access is None or untouched
         if position is not None and not self.continues(position):
             position = None
         self._start = position
@@ -113,7 +116,9 @@ class ScanSource:
             start = self._start
             cursor = start.cursor if start is not None and start.db == db else 0
             await self._connection.call("SELECT", db)
-            scan = _DatabaseScan(self._connection, self._pipeline(db, cursor), self._settings)
+            scan = _DatabaseScan(
+                self._connection, self._pipeline(db, cursor), self._settings, self._asking(db)
+            )
             try:
                 while True:
                     items = await scan.next_items()
@@ -135,6 +140,16 @@ class ScanSource:
             batch_bytes=self._settings.batch_bytes,
             stream_above=self._settings.stream_above,
             value_limit=self.bulk_limit,
+        )
+
+    def _asking(self, db: int) -> Asking:
+        # A fork's counts and their order are not those of the servers that the proof is about.
+        return Asking(
+            mget=self._mget,
+            strings=self._settings.key_type == "string",
+            unexpiring=not self.info.fork
+            and any(entry.db == db and not entry.expires for entry in self.info.keyspace),
+            batch_bytes=self._settings.batch_bytes,
         )
 
     def position_after(self, batch: RecordBatch) -> ScanPosition | None:
@@ -160,9 +175,11 @@ class _DatabaseScan:
         connection: Connection,
         pipeline: ScanPipeline,
         settings: TransferSettings,
+        asking: Asking,
     ) -> None:
         self._connection = connection
         self._pipeline = pipeline
+        self._asking = asking
         self._match = settings.match
         self._key_type = settings.key_type
         self._clock = asyncio.get_running_loop().time
@@ -213,7 +230,7 @@ class _DatabaseScan:
             self._connection.close()
 
     def _owed(self) -> bool:
-        return self._pipeline.outstanding > 0 or self._pipeline.scanning
+        return self._pipeline.owed
 
     def _on_ready(self, ready: int) -> None:
         self._top_up()
@@ -245,9 +262,22 @@ class _DatabaseScan:
             count = pace.count(dry=not pipeline.outstanding and not pipeline.queued)
             self._connection.write(pipeline.request_scan(count, self._match, self._key_type))
         if pipeline.queued and pipeline.outstanding <= pace.low:
-            self._connection.write(pipeline.request_values(pace.depth - pipeline.outstanding))
+            self._asking.look(pipeline)
+            while pipeline.queued and self._ask(pace.depth - pipeline.outstanding):
+                pass
             if not self._sample_at:
                 self._begin_sample()
+
+    def _ask(self, most: int) -> bool:
+        """Ask for the next run of values, at the most so many; False: no more for now."""
+        if most <= 0:
+            return False
+        run = self._asking.without_ttl()
+        request = self._pipeline.request_values(
+            min(most, run) if run else most, mget=self._asking.mget, without_ttl=run > 0
+        )
+        self._connection.write(request)
+        return bool(request)
 
     def _begin_sample(self) -> None:
         pipeline = self._pipeline
@@ -265,6 +295,5 @@ class _DatabaseScan:
             pipeline.answered - keys,
             pipeline.bytes_received - received,
         )
-        if pipeline.queued + pipeline.outstanding:
-            self._pace.page(pipeline.queued + pipeline.outstanding, pipeline.queued_bytes)
+        self._pace.page(pipeline.waiting, pipeline.queued_bytes)
         self._sample_at = 0

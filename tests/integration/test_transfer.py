@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 
 import pytest
@@ -151,7 +152,8 @@ def test_the_source_is_only_read(server_factory: ServerFactory) -> None:
         for name, stats in after.items()
         if stats["calls"] > before.get(name, {}).get("calls", 0)
     }
-    allowed = {"scan", "dump", "pttl", "pexpiretime", "info", "ping", "select", "time", "object"}
+    allowed = {"scan", "dump", "mget", "pttl", "pexpiretime", "info", "ping", "select", "time"}
+    allowed |= {"object"}
     assert {name.partition("|")[0] for name in used} <= allowed | {"client", "command", "hello"}
 
 
@@ -213,7 +215,9 @@ def test_a_value_longer_than_the_target_takes(server_factory: ServerFactory) -> 
 def test_a_user_without_rights_is_told_so(server_factory: ServerFactory) -> None:
     source, target = server_factory(), server_factory()
     source.client().set("k", "v")
-    source.client().execute_command("ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-dump")
+    source.client().execute_command(
+        "ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-dump", "-mget"
+    )
     target.client().execute_command(
         "ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-restore", "-mset"
     )
@@ -290,6 +294,83 @@ def test_strings_of_every_shape_between_every_pair(
             assert encodings[0] == encodings[1] or value not in (b"0", b"-1"), (value, encodings)
         assert there.ttl(f"plain:{i}") == -1
         assert there.pttl(f"mortal:{i}") > 0
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_no_deadline_is_lost_to_another_client(
+    binary: Binary, server_factory: ServerFactory, released: bool
+) -> None:
+    """TTLs are left out while nobody writes; then somebody does, and locks come and go, or stay."""
+    source, target = server_factory(binary), server_factory(binary)
+    client = source.client()
+    count = 120_000
+    for first in range(0, count, 10_000):
+        client.mset({f"k{i}": f"value {i}" for i in range(first, first + 10_000)})
+    stop = threading.Event()
+
+    def write() -> None:
+        rng = random.Random(4)
+        while not stop.wait(0.001):
+            # Without a proof that nobody wrote, a lock that INFO never saw would be there for good.
+            name = f"lock{rng.randrange(200)}"
+            client.set(name, "held", px=10**8)
+            if released:
+                client.delete(name)
+
+    async def meanwhile(_: Transfer, run: Run) -> None:
+        await until(lambda: run.progress and run.progress[-1].keys > count // 4)
+        writer.start()
+
+    writer = threading.Thread(target=write)
+    try:
+        result = transfer(source, target, meanwhile=meanwhile, batch_bytes=64 << 10)
+    finally:
+        stop.set()
+        if writer.ident is not None:
+            writer.join()
+    assert result.report.status == "done", result.report.errors
+    there = target.client()
+    assert not [name for name in there.keys("lock*") if there.pttl(name) == -1]
+    assert there.dbsize() >= count
+    ttls = "cmdstat_pexpiretime" if binary.version >= (7, 0, 0) else "cmdstat_pttl"
+    asked = client.info("commandstats")[ttls]["calls"]
+    assert 0 < asked < count, "some values went without their TTLs, some did not"
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("mortal", [0, 1])
+def test_deadlines_that_are_there_all_the_time(
+    binary: Binary, server_factory: ServerFactory, share: float, mortal: int
+) -> None:
+    """One key in a thousand has one, or none has; strings, others, and both."""
+    source, target = server_factory(binary), server_factory(binary)
+    rng = random.Random(8)
+    pipe = source.client().pipeline(transaction=False)
+    for i in range(20_000):
+        if rng.random() < share:
+            pipe.set(f"k{i}", f"v{i}")
+        else:
+            pipe.rpush(f"k{i}", f"v{i}") if i % 2 else pipe.sadd(f"k{i}", i)
+    for i in range(0, 20_000, 1000):
+        if mortal:
+            pipe.pexpire(f"k{i}", 10**8)
+    pipe.execute()
+    assert transfer(source, target, batch_bytes=32 << 10).report.status == "done"
+    stats = source.client().info("commandstats")
+    assert_equal(source.url, target.url)
+    assert "cmdstat_mget" in stats
+    if not mortal:
+        ttls = stats.get("cmdstat_pexpiretime" if binary.version >= (7, 0, 0) else "cmdstat_pttl")
+        assert ttls is None or ttls["calls"] < 20_000
+
+
+def test_a_source_s_user_without_mget(server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory()
+    source.client().mset({f"k{i}": f"v{i}" for i in range(5000)})
+    source.client().execute_command("ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-mget")
+    report = transfer(source.url.replace("//", "//weak:pw@"), target).report
+    assert report.status == "done", report.errors
+    assert_equal(source.url, target.url)
 
 
 @pytest.mark.parametrize("rights", ["-mset", "-restore"])

@@ -46,6 +46,7 @@ def _of_source(info: ServerInfo, settings: TransferSettings) -> list[Needed]:
         Needed(("SELECT", 0)),
         Needed(scan),
         Needed(("DUMP", _ABSENT_KEY)),
+        Needed(("MGET", _ABSENT_KEY), "strings come by DUMP, which takes longer"),
     ]
     if info.version >= (7, 0, 0) and not info.fork:
         needed.append(Needed(("PEXPIRETIME", _ABSENT_KEY), "deadlines are less exact (PTTL)"))
