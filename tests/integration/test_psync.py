@@ -305,14 +305,14 @@ async def test_a_slow_target_is_never_cut_off(
     server = server_factory(binary, "--repl-diskless-sync", diskless)
     limit_buffer(server)
     target = server_factory(binary)
-    await asyncio.to_thread(datasets.strings, server.url, n=200_000, size=100)
+    await asyncio.to_thread(datasets.strings, server.url, n=25_000, size=800)
     replay = Replay(target)
     async with source_of(server) as source:
         with writing(heavy, server=server, pause=0.02):
             await source.open(None)
             # Nobody takes anything for a while; then slowly.
             await asyncio.sleep(3.0)
-            await replay.snapshot(source, slowly=0.2)
+            await replay.snapshot(source, slowly=0.1)
             await asyncio.sleep(3.0)
             assert source.spooled > 16 * MIB
             offset, written = source.received_offset, offset_of(server)
@@ -340,7 +340,7 @@ async def test_without_a_spool_it_would_be(binary: Binary, server_factory: Serve
 async def test_a_slow_target_holds_a_quiet_source_back(server_factory: ServerFactory) -> None:
     """Nobody writes: the source may keep its snapshot, and does not mind for how long."""
     server = server_factory(binaries()[0], "--repl-timeout", "3")
-    await asyncio.to_thread(datasets.strings, server.url, n=400_000, size=100)
+    await asyncio.to_thread(datasets.strings, server.url, n=50_000, size=800)
     replay = Replay(server_factory())
     async with source_of(server, batch_bytes=64 << 10) as source:
         await source.open(None)
@@ -362,7 +362,7 @@ async def test_a_source_that_tells_nothing_is_drained(server_factory: ServerFact
         "ACL", "SETUSER", "default", "on", "nopass", "~*", "+@all", "-info", "-time", "-config"
     )
     server.client().execute_command("ACL", "SETUSER", "default", "+info")
-    await asyncio.to_thread(datasets.strings, server.url, n=400_000, size=100)
+    await asyncio.to_thread(datasets.strings, server.url, n=50_000, size=800)
     async with source_of(server, batch_bytes=64 << 10) as source:
         events: list[str] = []
         source.on_event = events.append
