@@ -78,10 +78,10 @@ cdef class TransactionEncoder:
     cdef const uint8_t *key            # its bytes, for loops without the GIL
     cdef size_t key_size
     cdef int position_db
-    cdef int databases
+    cdef int64_t databases
 
     def __cinit__(
-        self, bytes position_key not None, int position_db=0, *, int databases=INT32_MAX
+        self, bytes position_key not None, int position_db=0, *, int64_t databases=<int64_t>1 << 31
     ):
         if not 0 <= position_db < databases:
             raise ValueError(

@@ -171,6 +171,8 @@ cdef class SnapshotReader:
                 raise ValueError(f"a mark is {MARK_BYTES} bytes, found {mark!r}")
             self.has_mark = True
             memcpy(self.mark_bytes, PyBytes_AS_STRING(mark), MARK_BYTES)
+        if hold_before < 0 or hold_shift < 0:
+            raise ValueError("a deadline is held back to a time, and only ever shifted forward")
         self.input = InputBuffer()
         self.bytes_in = &self.input.state
         self.has_length = length is not None
@@ -302,9 +304,10 @@ cdef class SnapshotReader:
         # All that was walked has been handed on; the input may have been moved since.
         self.walk.at = input.start
         self.end = input.end
-        if self.has_length and input.before + input.end > self.length:
+        if self.has_length and self.state != SNAPSHOT_END and (
+                input.before + input.end > self.length):
             # What is behind is no part of the snapshot.
-            self.end = max(<uint64_t>input.start, self.length - input.before)
+            self.end = self.length - input.before
         while True:
             with nogil:
                 stop = self.parse()
@@ -413,6 +416,9 @@ cdef class SnapshotReader:
             pieces.append(PyBytes_FromStringAndSize(<char *>data + at, n))
             at += n
         self.arena.size = self.record_at
+        if self.arena.count == 0:
+            # What comes next is small: it shall not keep so much.
+            arena_free(&self.arena)
         return key, pieces
 
     cdef int split_batch(self) except -1:
@@ -436,6 +442,13 @@ cdef class SnapshotReader:
 
     cdef RecordBatch close_batch(self):
         cdef RecordBatch batch = RecordBatch.__new__(RecordBatch)
+        cdef uint8_t *less
+        if self.arena.capacity - self.arena.size > self.batch_bytes + ARENA_STEP:
+            # A value that has left it again made it grow.
+            less = <uint8_t *>PyMem_RawRealloc(self.arena.data, max(self.arena.size, <size_t>1))
+            if less != NULL:
+                self.arena.data = less
+                self.arena.capacity = max(self.arena.size, <size_t>1)
         batch.arena = self.arena
         memset(&self.arena, 0, sizeof(Arena))
         batch.db = self.db
@@ -530,7 +543,8 @@ cdef class SnapshotReader:
         if self.type == 246:
             self.leave_out("functions as the release candidates of Redis 7.0 wrote them")
         elif self.type == 247:
-            self.leave_out(f"the data that module {module_name(self.walk.noted)} keeps beside the keys")
+            module = module_name(self.walk.noted)
+            self.leave_out(f"the data that module {module} keeps beside the keys")
         elif self.type == 242:
             if len(self.templates) >= TEMPLATES_MOST:
                 self.expected = "fewer field templates"
@@ -829,10 +843,10 @@ cdef class SnapshotReader:
 
     cdef inline void make_footer(self, uint8_t *footer, uint64_t crc) noexcept nogil:
         """The lowest version that this type needs, so that the oldest servers take it."""
-        cdef int version = self.version
+        cdef int version = walk_needed[self.flavour_number][self.type]
         cdef int i
-        if self.type < TYPES_KNOWN and LOWEST_VERSION[self.type]:
-            version = LOWEST_VERSION[self.type]
+        if self.type >= TYPES_KNOWN:
+            version = min(version, self.version)
         footer[0] = version & 0xff
         footer[1] = version >> 8
         crc = crc64_update(crc, footer, 2)

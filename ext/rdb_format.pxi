@@ -95,14 +95,22 @@ _WALKS_VALKEY = {
     243: (80, "s(ll)"),
 }
 
+# What a footer has to say for the types that one flavour alone has. The tables above let some in
+# at a lower version, for pre-releases wrote them before they raised their number.
+_NEEDED = {
+    FLAVOUR_REDIS: {22: 12, 23: 12, 24: 12, 25: 12, 26: 13, 27: 14, 28: 14, 33: 15},
+    FLAVOUR_VALKEY: {22: 80},
+}
+
 cdef uint8_t walk_ops[WALK_OPS_MOST]
 # Where the loop that opens or closes here closes or opens.
 cdef int16_t walk_jumps[WALK_OPS_MOST]
 # Where the walk of a type or opcode begins (-1: there is no such), since which version there is
-# such, and whether it is one string, whose length is known up front.
+# such, whether it is one string, whose length is known up front, and the version to stamp on it.
 cdef int16_t walk_starts[FLAVOURS][256]
 cdef uint16_t walk_since[FLAVOURS][256]
 cdef uint8_t walk_single[FLAVOURS][256]
+cdef uint16_t walk_needed[FLAVOURS][256]
 
 
 cdef setup_walks():
@@ -132,6 +140,9 @@ cdef setup_walks():
             walk_starts[flavour][number] = starts[plain]
             walk_since[flavour][number] = since
             walk_single[flavour][number] = plain == "s"
+            walk_needed[flavour][number] = (
+                LOWEST_VERSION[number] if number < TYPES_KNOWN
+                else _NEEDED[flavour].get(number, since))
 
 
 setup_walks()

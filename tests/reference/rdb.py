@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 
 from tests.reference.crc import crc64
 
-# The lowest RDB version that knows each type of value; others need that of their snapshot.
+# The lowest RDB version that knows each type of value; and what each flavour has alone.
 LOWEST_VERSION = dict(
     enumerate([1, 1, 1, 1, 1, 8, 8, 8, 0, 4, 4, 4, 4, 4, 7, 9, 10, 10, 10, 10, 11, 11])
 )
+OWN_LOWEST = {
+    "redis": {22: 12, 23: 12, 24: 12, 25: 12, 26: 13, 27: 14, 28: 14, 33: 15},
+    "valkey": {22: 80},
+}
 
 
 class Damaged(Exception):
@@ -46,7 +50,9 @@ class Snapshot:
 
     def payload(self, value: bytes) -> bytes:
         """A value as a DUMP payload: stamped with the lowest version that its type needs."""
-        version = LOWEST_VERSION.get(value[0]) or self.version
+        version = (LOWEST_VERSION | OWN_LOWEST[self.flavour])[value[0]]
+        if value[0] >= 22:
+            version = min(version, self.version)
         body = value + version.to_bytes(2, "little")
         return body + crc64(body).to_bytes(8, "little")
 

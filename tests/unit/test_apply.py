@@ -145,6 +145,10 @@ def test_no_command_goes_to_a_database_that_the_target_has_not():
         encoder.encode(batch, POSITION, db=0)
     transaction = encoder.encode(batch, POSITION, db=0, skip=frozenset({1}))
     assert command(b"SELECT", b"2") not in bytes(transaction)
+    last = batch_of((2**31 - 1, INCR))
+    assert command(b"SELECT", b"2147483647") in bytes(
+        TransactionEncoder(KEY).encode(last, POSITION, db=0)
+    )
     with pytest.raises(ValueError, match="extra's database must be 0 to 1"):
         encoder.encode(empty(), POSITION, db=0, extras=[(2, INCR)])
 
