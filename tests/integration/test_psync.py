@@ -142,14 +142,12 @@ async def test_a_replica_is_followed_in_its_primarys_database(
     )
     server.client().replicaof(primary.host, str(primary.port))
     await until_online(server)
-    primary.client(7).set("before", 1)
-    primary.client().wait(1, 5000)
+    set_and_wait(primary, "before", 1, db=7)
     replay = Replay(target)
     async with source_of(server) as source:
         await become_replica(source, replay)
         assert source.aux["repl-stream-db"] == b"7"
-        primary.client(7).set("after", 2)
-        primary.client().wait(1, 5000)
+        set_and_wait(primary, "after", 2, db=7)
         await replay.follow_all(source, server)
     assert_equal(primary.url, target.url)
 
@@ -163,8 +161,7 @@ async def test_a_failover_of_the_source(binary: Binary, server_factory: ServerFa
         await become_replica(source, replay)
         old.client().set("one", 1)
         await replay.follow_all(source, old)
-    old.client().set("two", 2)
-    old.client().wait(1, 5000)
+    set_and_wait(old, "two", 2)
     old.kill()
     new.client().replicaof("no", "one")
     new.client(1).set("three", 3)
@@ -488,6 +485,13 @@ async def test_a_long_collection_comes_in_order(server_factory: ServerFactory) -
         await become_replica(source, replay)
     assert replay.keys == 32
     await asyncio.to_thread(assert_equal, server.url, target.url)
+
+
+def set_and_wait(server: Server, key: str, value: int, db: int = 0) -> None:
+    """Write, and wait until a replica has it. WAIT looks at what its own connection wrote."""
+    with server.client(db, single_connection_client=True) as client:
+        client.set(key, value)
+        assert client.wait(1, 20_000) >= 1
 
 
 async def seen_by(server: Server, condition: object) -> None:
