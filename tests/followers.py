@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -119,8 +120,11 @@ class Replay:
         pipe.execute()
 
     def _apply(self, batch: CommandBatch) -> None:
-        for i in range(len(batch)):
-            self._clients[batch.db(i)].execute_command(*batch.command(i))
+        for db, run in itertools.groupby(range(len(batch)), key=batch.db):
+            pipe = self._clients[db].pipeline(transaction=False)
+            for i in run:
+                pipe.execute_command(*batch.command(i))
+            pipe.execute()
 
 
 async def become_replica(

@@ -57,8 +57,16 @@ _FIRST_ACKS = (0.0, 0.05, 0.1, 0.1, 0.25, 0.5)
 _LINGER_SECONDS = 0.5
 # The source's own PING period (10 s) times this may pass in silence.
 _PING_PERIODS = 3
+# With fewer bytes than this a read of the snapshot was hardly worth its wake-up: a diskless source
+# sends them in portions of 16 KiB. In the follow phase nothing rests, for there latency counts.
+_REST_BELOW = 64 << 10
+_REST_SECONDS = 0.002
 # Sources before it send relative TTLs.
 _ABSOLUTE_TTLS = (7, 0, 0)
+
+
+class _Gone(LinkError):
+    """The source answered a partial sync with a full one."""
 
 
 class ReplicaSource:
@@ -389,6 +397,8 @@ class ReplicaSource:
             self._ack_wanted = stream.parsed_offset
             self._acknowledge_now()
         self._steer()
+        if not self._whole.is_set() and self._connection.last_read < _REST_BELOW:
+            self._connection.rest(_REST_SECONDS)
         self._wake()
 
     def _on_spool(self) -> None:
@@ -421,8 +431,9 @@ class ReplicaSource:
         return True
 
     def _on_lost(self, error: EngineError) -> None:
-        following = self._whole.is_set() or self._intake.snapshot_bytes is not None
-        if following and isinstance(error, LinkError) and self._spool.failed is None:
+        if self._intake.snapshot_bytes is not None:
+            self._whole.set()
+        if self._whole.is_set() and isinstance(error, LinkError):
             self._start(self._relink(error))
         else:
             self._lost = error
@@ -495,6 +506,27 @@ class ReplicaSource:
             self.on_event(f"the source's socket is drained, whatever the target's pace: {reason}")
             self._steer()
 
+    async def _dial_behind(self) -> None:
+        connection = await self._dial()
+        behind = StreamPosition(self.replid, self.received_offset)
+        try:
+            sync = await handshake(
+                connection, behind, info=self.info, timeout=self._settings.io_timeout
+            )
+            if isinstance(sync, FullSync):
+                raise _Gone(
+                    f"{connection.name} no longer has what follows offset {behind.offset}",
+                    remedy="A full sync begins anew; a larger repl-backlog-size avoids it.",
+                    fault="source",
+                )
+        except BaseException:
+            connection.close()
+            raise
+        self.replid = sync.replid
+        self.reconnects += 1
+        self.on_relinked()
+        self._take_over(connection)
+
     async def _relink(self, error: EngineError) -> None:
         """Ask for the stream behind what was received; the bytes go on as if nothing had been."""
         loop = asyncio.get_running_loop()
@@ -502,31 +534,12 @@ class ReplicaSource:
         self.on_event(f"{error.message}: dialling again")
         backoff.failed(loop.time())
         while True:
-            connection: Connection | None = None
             try:
-                connection = await self._dial()
-                behind = StreamPosition(self.replid, self.received_offset)
-                sync = await handshake(
-                    connection, behind, info=self.info, timeout=self._settings.io_timeout
-                )
-                if isinstance(sync, PartialSync):
-                    self.replid = sync.replid
-                    self.reconnects += 1
-                    self.on_relinked()
-                    self._take_over(connection)
-                    return
-                error = LinkError(
-                    f"{connection.name} no longer has what follows offset {behind.offset}",
-                    remedy="A full sync begins anew; a larger repl-backlog-size avoids it.",
-                    fault="source",
-                )
-                connection.close()
-                break
+                await self._dial_behind()
+                return
             except (LinkError, ServerError) as exc:
                 error = exc
-                if connection is not None:
-                    connection.close()
-                if backoff.exhausted(loop.time()):
+                if isinstance(exc, _Gone) or backoff.exhausted(loop.time()):
                     break
             except EngineError as exc:
                 error = exc

@@ -220,14 +220,14 @@ async def test_after_a_failover_the_offsets_go_on(
 ) -> None:
     old, new = server_factory(binary), server_factory(binary)
     new.client().replicaof(old.host, str(old.port))
-    client = old.client()
+    client = old.client(single_connection_client=True)  # WAIT looks at what its connection wrote
     await until_online(new)
     client.set("one", "1")
-    client.wait(1, 5000)
+    assert client.wait(1, 20_000) == 1
     info = client.info("replication")
     position = StreamPosition(info["master_replid"], info["master_repl_offset"])
     client.set("two", "2")
-    client.wait(1, 5000)
+    assert client.wait(1, 20_000) == 1
     old.kill()
     new.client().replicaof("no", "one")
     new.client().set("three", "3")
