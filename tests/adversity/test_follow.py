@@ -214,7 +214,7 @@ def test_workers_killed_at_any_moment(run: Callable[..., Run], pair: tuple[Binar
     # The backlog held all that a dead engine missed: not one snapshot more.
     assert work.served("sync_full") == before
     assert work.served("sync_partial_ok") > KILLS // 3
-    assert work.migration.counters["PartialSyncs"] > 0
+    assert work.found["PartialSyncs"] > KILLS // 4
 
 
 @pytest.mark.parametrize("end", ["source", "target", "both"])
