@@ -26,7 +26,7 @@ class TransferSettings:
     for a choice of keys together with the source type "replica" (see `replica_objection`).
     """
 
-    source_type: SourceType = "scan"
+    source_type: SourceType = "auto"
     """"replica": PSYNC, the snapshot and then every write. "scan": SCAN and DUMP, once. "auto": a
     replica where the source lets us be one and `replica_objection` has nothing against it."""
     match: str | None = None
