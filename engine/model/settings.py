@@ -62,9 +62,9 @@ class TransferSettings:
     """How much may wait there; above it the transfer fails, and the source is unharmed."""
     tune_source: bool = False
     """Whether the source's `rdbcompression` may be set to no for the time of the snapshot."""
-    hold_horizon: float = 600.0
-    """Keys whose deadline is nearer than this are held back until the stream has caught up: they
-    could expire on the target before the command that extends them is applied."""
+    hold_horizon: float = 3600.0
+    """Deadlines nearer than this (seconds) are held back until the cut-over: such keys could expire
+    on the target before the command that extends them is applied."""
 
     def __post_init__(self) -> None:
         if self.source_type not in get_args(SourceType):

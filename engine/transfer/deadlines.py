@@ -1,10 +1,12 @@
-"""Deadlines, lifted until the cut-over.
+"""Near deadlines, lifted until the cut-over.
 
 A key that goes over with its deadline can expire on the target before the stream's command that
 extends it arrives: gone on the target, alive on the source, and nobody has said a word. It takes no
-more than a link that is down for a second. So where the target has no import mode, no deadline is
-given to it: all are lifted by `LIFT_MS`, in the snapshot and in the stream, and the source's own
-DELs remove what really expires, as on a replica.
+more than a link that is down for a second. So where the target has no import mode, near deadlines
+(`hold_horizon`) are lifted by `LIFT_MS`, in the snapshot and in the stream, and the source's own
+DELs remove what really expires, as on a replica. What was far when it was given may be near some
+day: from then on an engine that has to catch up reads every key anew that is named meanwhile
+(`OnlineMark.released`).
 
 Before the cut-over the lifted deadlines are set back. A lifted deadline says of itself that it is
 one, and what it was, whatever key it was renamed or copied to and whichever engine lifted it; so a
@@ -21,13 +23,11 @@ from engine.wire.admin import Admin
 
 LIFT_MS = 100 * 365 * 86_400_000
 """A hundred years: nobody's own deadline is so far off."""
-LIFT_ALL_BEFORE = 1 << 53
-"""Deadlines before this (ms since the epoch) are lifted: all that make sense."""
 NEAR_MS = 5_000
 _FAR_MS = LIFT_MS // 2
 _PAGE = 1000
-# Keys; what counts as lifted, by how much it is, how near is too near (all ms). Returns the keys that
-# stay lifted. PEXPIREAT in a script has the same clock as PEXPIRETIME; older servers have PTTL alone.
+# Keys; what counts as lifted, by how much it is, how near is too near (all ms). Returns the keys
+# that stay lifted. Servers before 7.0 have PTTL alone; a script sees one moment's clock throughout.
 _SCRIPT = """
 local far, lift, near, exact = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local left = {}

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import Awaitable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -37,7 +38,7 @@ from engine.targets.writer import RestoreWriter
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.copy import explain
 from engine.transfer.cut_over import GateInSync, GateResult
-from engine.transfer.deadlines import LIFT_ALL_BEFORE, LIFT_MS, Lifted
+from engine.transfer.deadlines import LIFT_MS, Lifted
 from engine.transfer.fence import fence_of, offset_in
 from engine.transfer.follow import Follower
 from engine.transfer.repair import Mender
@@ -52,6 +53,8 @@ _TICK_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
 # How often the checkpoint's counters are written while the stream is followed, in seconds.
 _SAVE_SECONDS = 2.0
+# By how much a clock may be off, and a catch-up last, in seconds.
+_HORIZON_MARGIN = 120.0
 # Tries of a cut-over that nobody can repeat by hand (`migrate`).
 _CUT_OVERS_MOST = 3
 _SOURCE_TRY_AGAIN = frozenset({"LOADING", "BUSY", "MASTERDOWN", "NOMASTERLINK", "UNKILLABLE"})
@@ -91,8 +94,11 @@ class Online:
         self._importing = False
         # Deadlines are lifted until the cut-over, where the target has no import mode.
         self._lifting = False
+        self._releasing = False
         # Hashes of the snapshot whose fields have deadlines, which cannot be lifted.
         self._timed: set[tuple[int, bytes]] = set()
+        # Whether another engine, or this one before it had to begin anew, may have lifted some.
+        self._taken_up = False
         # What the source has sent up to here was written before we caught up; None: not yet.
         self._behind_until: int | None = None
         self._restarts = 0
@@ -202,6 +208,7 @@ class Online:
         before = self._checkpoints.load()
         if before is not None and isinstance(before.position, OnlineMark):
             self._mark = before.position
+            self._taken_up = True
             stage.tally = Tally(before)
         await stage.insist(self._writer.open, again=before is not None)
         self._source.bulk_limit = self._writer.bulk_limit
@@ -239,7 +246,13 @@ class Online:
         await self._make_room()
         stage.tally.start_anew()
         full_syncs = self._mark.full_syncs + 1
-        self._mark = replace(self._mark, begun=True, released=False, full_syncs=full_syncs)
+        self._mark = replace(
+            self._mark,
+            begun=True,
+            released=False,
+            full_syncs=full_syncs,
+            begun_at=time.time(),
+        )
         await self._save()
 
     async def _make_room(self) -> None:
@@ -286,7 +299,12 @@ class Online:
         alone = self._settings.until == "snapshot" and self._stage.one_go
         self._lifting = not (self._importing or alone)
         if self._lifting:
-            self._source.hold(LIFT_ALL_BEFORE, LIFT_MS)
+            self._hold()
+
+    def _hold(self) -> None:
+        """Near is what is near now: called again and again."""
+        horizon = int(self._settings.hold_horizon * 1000)
+        self._source.hold(self._source.now_ms + horizon, LIFT_MS)
 
     async def _enter_import_mode(self) -> bool:
         async with self._dialled() as connection:
@@ -490,12 +508,15 @@ class Online:
         self._stage.tell()
         self._mark = replace(self._mark, released=True)
         await self._save()
+        self._releasing = True
         self._source.hold(0, 0)
         assert self._mender is not None
         self._mender.lift_ms = 0
         follower.moved = []
         # What was parsed before this may be lifted, and must be on the target first.
         await _beside(follower.reach(self._source.received_offset), pump)
+        if not self._taken_up and not self._source.held:
+            return []
         async with self._admin("target") as end:
             lifted = Lifted(end)
             await _beside(lifted.release_all(), pump)
@@ -510,8 +531,9 @@ class Online:
     async def _lift_again(self, follower: Follower) -> None:
         """The cut-over did not come off: deadlines that come from now on are lifted as before."""
         follower.moved = None
+        self._releasing = False
         if self._lifting:
-            self._source.hold(LIFT_ALL_BEFORE, LIFT_MS)
+            self._hold()
             if self._mender is not None:
                 self._mender.lift_ms = LIFT_MS
 
@@ -632,6 +654,7 @@ class Online:
         self._follower_done()
         if self._applier is not None:
             await self._applier.close()
+        self._taken_up = self._taken_up or self._mark.begun
         await self._source.close()
 
     def _follower_done(self) -> None:
@@ -654,6 +677,11 @@ class Online:
 
     async def _tick(self) -> None:
         self._stage.tell()
+        if self._lifting and not self._releasing:
+            self._hold()
+            if not self._mark.released and self._far_is_near():
+                self._mark = replace(self._mark, released=True)
+                await self._save()
         now = asyncio.get_running_loop().time()
         if self._mender is not None and self._mender.repaired:
             self._dirty_books = True
@@ -671,6 +699,11 @@ class Online:
             repaired = self._mark.repaired_keys + self._mender.repaired
             self._mark = replace(self._mark, repaired_keys=repaired)
             self._mender.repaired = 0
+
+    def _far_is_near(self) -> bool:
+        """Whether deadlines that were too far to be lifted may be upon us."""
+        age = time.time() - self._mark.begun_at
+        return not 0 <= age < self._settings.hold_horizon - _HORIZON_MARGIN
 
     def _leave_out(self, what: str) -> None:
         if what not in self.left_out:
