@@ -14,8 +14,8 @@ from engine.model.report import NotCarried
 class Checkpoint:
     """A position that the target has acknowledged, and the counters as they stood then.
 
-    Of a scanned source it is SCAN's; an online migration has its exact position on the target, and a
-    mark here.
+    Of a scanned source it is SCAN's; an online migration has its exact position on the target, and
+    a mark here.
 
     A position lies between two pages of SCAN, the counters between two batches: some keys behind
     the position may be in the counters already, and are counted again by a run that goes on.

@@ -1,4 +1,4 @@
-"""What an online migration leaves behind while it runs: a mark in the state, a key on the target."""
+"""What an online migration leaves while it runs: a mark in the state, keys on the target."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class OnlineMark:
     `token` names the migration on the target. `begun`: something may have been written there;
     `held_before`: it had keys of its own before that. `opened`: the target is its users' now, and
     nothing may be written to it any more. `tuned`: the source's own `rdbcompression`, to be put
-    back; empty if it was not touched. `released`: the target may have deadlines of its own, which a
-    link that breaks can let pass too early. `begun_at`: when the last full sync did, in seconds since
-    the epoch. The counters are those of all its engines. The exact position is on the target
+    back; empty if it was not touched. `released`: the target may have deadlines of its own, which
+    a link that breaks can let pass too early. `begun_at`: when the last full sync did, in seconds
+    since the epoch. The counters are those of all its engines. The exact position is on the target
     itself.
     """
 

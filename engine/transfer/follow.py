@@ -60,7 +60,7 @@ class Follower:
         self.late = False
         """Relative TTLs arrive so late that their keys' deadlines have to be read instead."""
         self.fields = False
-        """Deadlines of fields, which cannot be lifted, may have passed: such hashes are read again."""
+        """Deadlines of fields, which cannot be lifted, may have passed: those hashes are read."""
         self.suspect = False
         """Deadlines of keys may have passed before their time: every key that is named is read."""
         self._read_again = 0.0

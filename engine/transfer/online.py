@@ -238,8 +238,8 @@ class Online:
             return
         if self._source.info.keys < stage.tally.keys // 2:
             raise TransferFailed(
-                f"the source has {self._source.info.keys:,} keys left; {stage.tally.keys:,} of those "
-                "before are on the target",
+                f"the source has {self._source.info.keys:,} keys left; {stage.tally.keys:,} of "
+                "those before are on the target",
                 remedy="Restore the source's data, or complete by force.",
                 fault="source",
             )
@@ -256,8 +256,8 @@ class Online:
         await self._save()
 
     async def _make_room(self) -> None:
-        """Before another full sync: what an earlier one left, and the source has deleted since, must
-        not stay."""
+        """Before another full sync: what an earlier one left, and the source has deleted since,
+        must not stay."""
         if not self._mark.begun:
             return
         if self._mark.held_before:
@@ -499,8 +499,8 @@ class Online:
     ) -> list[tuple[int, bytes]]:
         """Give the target its keys' deadlines; returns the keys that are due too soon for that.
 
-        From here to the cut-over a link that breaks can cost a deadline's key its time, so an engine
-        that has to catch up then reads every key that is named again (`suspect`).
+        From here to the cut-over a link that breaks can cost a key its time, so an engine that has
+        to catch up then reads every key that is named again (`suspect`).
         """
         if self._importing or not self._lifting:
             return []
@@ -596,8 +596,8 @@ class Online:
         if result.ok:
             self.fence_seconds = loop.time() - began
             stage.on_event(
-                f"cut over at offset {follower.position.offset:,}, {self.fence_seconds:.3f} s after "
-                "the fence was put up"
+                f"cut over at offset {follower.position.offset:,}, {self.fence_seconds:.3f} s "
+                "after the fence was put up"
             )
         else:
             stage.enter(Phase.FOLLOW)

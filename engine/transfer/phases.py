@@ -5,8 +5,8 @@ A transfer connects, copies the snapshot, and then, by what its source can do:
 - a source that is scanned cannot follow writes: COPIED says that every key that SCAN named has been
   acknowledged by the target, and nothing moves any more until the operator's word;
 - a source that replicates: CATCH_UP applies what was written meanwhile, FOLLOW keeps up with what
-  is written now, until the operator's word. A full sync that becomes necessary (the source's backlog
-  is gone, the target lost its data) leads back to SNAPSHOT.
+  is written now, until the operator's word. A full sync that becomes necessary (the source's
+  backlog is gone, the target lost its data) leads back to SNAPSHOT.
 
 A cut-over that its gate or its deadline refuses returns to where it came from. FAILED carries a
 reason; STOPPED was asked for, and its checkpoint can be resumed.
