@@ -34,8 +34,9 @@ cdef enum StreamName:
     NAME_EXPIREAT
     NAME_PEXPIREAT
     NAME_DEADLINE_LAST = NAME_PEXPIREAT
-    # Kept; what they do to a hash depends on whether a field's deadline has passed.
-    NAME_FIELDS
+    # Kept; set deadlines of a hash's fields, or depend on whether one has passed.
+    NAME_FIELD_DEADLINE
+    NAME_FIELD_COUNT
 
 cdef enum:
     NAME_SLOTS = 64               # a power of two, well above the count of names
@@ -73,13 +74,13 @@ cdef StreamName long_name(const uint8_t *p, size_t n) noexcept nogil:
         if is_name(p, n, "pexpireat"):
             return NAME_PEXPIREAT
         if is_name(p, n, "hexpireat"):
-            return NAME_FIELDS
+            return NAME_FIELD_DEADLINE
     elif n == 10:
         if is_name(p, n, "hpexpireat"):
-            return NAME_FIELDS
+            return NAME_FIELD_DEADLINE
     elif n == 12:
         if is_name(p, n, "hincrbyfloat"):
-            return NAME_FIELDS
+            return NAME_FIELD_COUNT
     elif n == 14:
         if is_name(p, n, "restore-asking"):
             return NAME_RESTORE
@@ -111,9 +112,9 @@ cdef add_stream_names():
         (b"renamenx", NAME_RENAMENX), (b"copy", NAME_COPY), (b"move", NAME_MOVE),
         (b"expire", NAME_EXPIRE), (b"pexpire", NAME_PEXPIRE), (b"set", NAME_SET),
         (b"setex", NAME_SETEX), (b"psetex", NAME_PSETEX), (b"getex", NAME_GETEX),
-        (b"restore", NAME_RESTORE), (b"expireat", NAME_EXPIREAT), (b"hexpire", NAME_FIELDS),
-        (b"hpexpire", NAME_FIELDS), (b"hpersist", NAME_FIELDS), (b"hgetex", NAME_FIELDS),
-        (b"hsetex", NAME_FIELDS), (b"hincrby", NAME_FIELDS),
+        (b"restore", NAME_RESTORE), (b"expireat", NAME_EXPIREAT), (b"hexpire", NAME_FIELD_DEADLINE),
+        (b"hpexpire", NAME_FIELD_DEADLINE), (b"hpersist", NAME_FIELD_DEADLINE), (b"hgetex", NAME_FIELD_DEADLINE),
+        (b"hsetex", NAME_FIELD_DEADLINE), (b"hincrby", NAME_FIELD_COUNT),
     ):
         word = name_word(<const uint8_t *>PyBytes_AS_STRING(name), len(name))
         slot = name_slot(word)
@@ -501,9 +502,13 @@ cdef class CommandBatch:
 
     @property
     def field_deadlines(self):
-        """Indices of the commands that may set, or depend on, deadlines of fields in the hash behind
-        their name."""
-        return self.named(NAME_FIELDS, NAME_FIELDS)
+        """Indices of the commands that set deadlines of fields in the hash behind their name."""
+        return self.named(NAME_FIELD_DEADLINE, NAME_FIELD_DEADLINE)
+
+    @property
+    def field_counts(self):
+        """Indices of the commands that count in a field, which may be one whose deadline passed."""
+        return self.named(NAME_FIELD_COUNT, NAME_FIELD_COUNT)
 
     cdef list named(self, StreamName first, StreamName last):
         cdef size_t i

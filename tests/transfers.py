@@ -57,7 +57,7 @@ def transfer(
 
     `timeout` in seconds: a transfer that hangs fails the test.
     """
-    settings = {"retry_seconds": 10.0, **settings}
+    settings = {"retry_seconds": 10.0, "source_type": "scan", **settings}
     result = Run()
 
     async def pass_all() -> GateResult:

@@ -186,6 +186,11 @@ class Applier:
         self._position = None
 
     @property
+    def found(self) -> bytes | None:
+        """The position that was found at the last dialling, or written since."""
+        return self._position
+
+    @property
     def closed(self) -> bool:
         """Whether there is no connection: it was not opened, was closed, or lost."""
         return self._connection is None or self._connection.lost is not None

@@ -59,10 +59,17 @@ class Follower:
         """While a list: keys that took another key's deadline along are added to it."""
         self.late = False
         """Relative TTLs arrive so late that their keys' deadlines have to be read instead."""
+        self.has_fields = False
+        """Hashes may have deadlines of fields, which pass on the target by themselves: a command
+        that sets one may come a moment too late, so its hash is read."""
         self.fields = False
         """Deadlines of fields, which cannot be lifted, may have passed: those hashes are read."""
         self.suspect = False
         """Deadlines of keys may have passed before their time: every key that is named is read."""
+        self.risky = False
+        """The target may refuse commands of the source: it is older, or of the other flavour."""
+        self.on_outage: Callable[[], None] = lambda: None
+        """Called when the target could not be reached for a while."""
         self._read_again = 0.0
         self._moved = asyncio.Event()
         self._stopping = False
@@ -92,7 +99,14 @@ class Follower:
 
     async def reach(self, offset: int) -> None:
         """Wait until everything up to `offset` is on the target."""
-        while self.position.offset < offset:
+        await self._until(lambda: self.position.offset >= offset)
+
+    async def mended(self) -> None:
+        """Wait until nothing on the target differs from the stream."""
+        await self._until(lambda: self._mender.clean)
+
+    async def _until(self, there: Callable[[], bool]) -> None:
+        while not there():
             self._moved.clear()
             await self._moved.wait()
 
@@ -120,10 +134,8 @@ class Follower:
                 mender.spoil_deadlines(taken_along)
         if self.suspect:
             mender.spoil(await mender.keys_in(batch))
-        if self.fields:
-            mender.spoil(
-                (batch.db(index), batch.command(index)[1]) for index in batch.field_deadlines
-            )
+        if self.has_fields:
+            self._spoil_fields(batch)
         if self.late:
             self._mender.spoil_deadlines(
                 (batch.db(index), batch.command(index)[1]) for index in batch.deadlines
@@ -137,6 +149,12 @@ class Follower:
         # 3. The rest.
         await self._transact(batch)
 
+    def _spoil_fields(self, batch: CommandBatch) -> None:
+        indices = batch.field_deadlines
+        if self.fields:
+            indices += batch.field_counts
+        self._mender.spoil((batch.db(index), batch.command(index)[1]) for index in indices)
+
     async def _transact(self, batch: CommandBatch) -> None:
         behind = StreamPosition(
             self._source.replid, batch.end_offset, batch.db_after, batch.in_multi_after
@@ -144,8 +162,8 @@ class Follower:
         readings = self._mender.due(batch.end_offset)
         stores = [store for reading in readings for store in reading.stores]
         skip: set[int] = set()
+        mender, links = self._mender, self._applier.reconnects
         while True:
-            mender = self._mender
             result = await self._applier.apply(
                 batch,
                 TargetPosition(self._token, behind).encode(),
@@ -175,7 +193,14 @@ class Follower:
                 self._store_failed(stores, -1 - index, message)
         if result.unseen:
             self.unseen += 1
-        self._mender.stored(readings)
+        mender.stored(readings)
+        if self._applier.reconnects != links:
+            # The target was away: what had a deadline there may have passed before this batch came.
+            self.on_outage()
+            if self.suspect or (result.unseen and self.risky):
+                mender.spoil(await mender.keys_in(batch))
+            if self.has_fields:
+                self._spoil_fields(batch)
         self.commands += len(batch)
         self._pass(behind)
 

@@ -30,10 +30,12 @@ from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark, dirty_key, position_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
+from engine.model.report import printable_key
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
 from engine.targets.base import Acknowledged, ReadAgain
 from engine.targets.import_mode import has_import_mode, import_source, leave_import_mode
+from engine.targets.retry import TRY_AGAIN
 from engine.targets.writer import RestoreWriter
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.copy import explain
@@ -44,6 +46,7 @@ from engine.transfer.follow import Follower
 from engine.transfer.repair import Mender
 from engine.transfer.stage import Stage
 from engine.transfer.tally import Tally
+from engine.wire import psync
 from engine.wire.admin import Admin, admin
 from engine.wire.dial import dial
 from engine.wire.psync import FullSync, PartialSync
@@ -53,11 +56,14 @@ _TICK_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
 # How often the checkpoint's counters are written while the stream is followed, in seconds.
 _SAVE_SECONDS = 2.0
+# Keys that may still have to be read again when the fence goes up: it is done behind it.
+_MENDED_BEHIND_FENCE = 1000
 # By how much a clock may be off, and a catch-up last, in seconds.
 _HORIZON_MARGIN = 120.0
 # Tries of a cut-over that nobody can repeat by hand (`migrate`).
 _CUT_OVERS_MOST = 3
-_SOURCE_TRY_AGAIN = frozenset({"LOADING", "BUSY", "MASTERDOWN", "NOMASTERLINK", "UNKILLABLE"})
+# What either end says when it is there, and not now.
+_NOT_NOW = psync.NOT_NOW | TRY_AGAIN.keys()
 
 T = TypeVar("T")
 
@@ -147,9 +153,7 @@ class Online:
             except ReadAgain as exc:
                 reason, position = exc.reason, None
             except (LinkError, ServerError) as exc:
-                if exc.fault != "source" or (
-                    isinstance(exc, ServerError) and exc.code not in _SOURCE_TRY_AGAIN
-                ):
+                if isinstance(exc, ServerError) and exc.code not in _NOT_NOW:
                     raise
                 reason, position = exc.message, self._reached(position)
             finally:
@@ -217,9 +221,10 @@ class Online:
         await self._untune()
         if self._mark.opened:
             return None
-        self._applier = self._new_applier(importing=False)
-        found = await self._applier.open()
-        await self._applier.close()
+        applier = self._applier = self._new_applier(importing=False)
+        await stage.insist(applier.open, again=before is not None)
+        found = applier.found
+        await applier.close()
         return self._ours(found)
 
     def _ours(self, found: bytes | None) -> StreamPosition | None:
@@ -304,7 +309,10 @@ class Online:
     def _hold(self) -> None:
         """Near is what is near now: called again and again."""
         horizon = int(self._settings.hold_horizon * 1000)
-        self._source.hold(self._source.now_ms + horizon, LIFT_MS)
+        before = self._source.now_ms + horizon
+        self._source.hold(before, LIFT_MS)
+        if self._mender is not None:
+            self._mender.lift_before, self._mender.lift_ms = before, LIFT_MS
 
     async def _enter_import_mode(self) -> bool:
         async with self._dialled() as connection:
@@ -316,6 +324,9 @@ class Online:
         stage = self._stage
         stage.enter(Phase.SNAPSHOT)
         with stage.step("snapshot"):
+            if self._mark.full_syncs > 1:
+                # Whatever the last attempt left half-way.
+                self._writer.reset()
             if self._writer.closed:
                 await self._writer.open()
             self._writer.import_source = self._importing
@@ -386,10 +397,17 @@ class Online:
                 self._mender,
                 position,
                 token=self._mark.token,
-                not_carried=stage.tally.refuse,
+                not_carried=self._refuse,
                 left_out=self._leave_out,
             )
-            self._mender.lift_ms = LIFT_MS if self._lifting else 0
+            follower.on_outage = lambda: self._catch_up(follower)
+            target = self._writer.info
+            follower.risky = (
+                self._source.info.flavour != target.flavour
+                or self._source.info.version > target.version
+            )
+            if self._lifting:
+                self._hold()
             await self._take_up_dirty()
             self._catch_up(follower)
             with stage.step("follow"):
@@ -465,7 +483,7 @@ class Online:
         has_fields = info.version >= ((9, 0, 0) if info.flavour == "valkey" else (7, 4, 0))
         self._behind_until = None
         follower.late = self._importing and self._source.relative_deadlines
-        follower.fields = has_fields and not self._importing
+        follower.has_fields = follower.fields = has_fields and not self._importing
         follower.suspect = self._mark.released
         self._stage.enter(Phase.CATCH_UP)
 
@@ -488,7 +506,7 @@ class Online:
             return False, f"{tally.not_carried_total:,} keys were not carried"
         if self._stage.phase is Phase.CATCH_UP:
             return False, "catching up with what was written before"
-        if not self._mender.clean:
+        if self._mender.waiting > _MENDED_BEHIND_FENCE:
             return False, f"{self._mender.waiting:,} keys are being read again from the source"
         return True, f"in sync: lag {_size(follower.lag_bytes)}"
 
@@ -511,11 +529,11 @@ class Online:
         self._releasing = True
         self._source.hold(0, 0)
         assert self._mender is not None
-        self._mender.lift_ms = 0
+        self._mender.lift_before = 0
         follower.moved = []
         # What was parsed before this may be lifted, and must be on the target first.
         await _beside(follower.reach(self._source.received_offset), pump)
-        if not self._taken_up and not self._source.held:
+        if not (self._taken_up or self._source.held or self._mender.lifted):
             return []
         async with self._admin("target") as end:
             lifted = Lifted(end)
@@ -534,13 +552,13 @@ class Online:
         self._releasing = False
         if self._lifting:
             self._hold()
-            if self._mender is not None:
-                self._mender.lift_ms = LIFT_MS
 
     async def _end_in_sync(
         self, follower: Follower, pump: asyncio.Task[None], near: list[tuple[int, bytes]]
     ) -> None:
         """`--until in-sync`: no fence, so the target is what the source was a moment ago."""
+        async with asyncio.timeout(self._settings.cut_over_timeout):
+            await _beside(follower.mended(), pump)
         await self._stop(follower, pump)
         await self._settle_deadlines(follower, near)
         await self._open_target()
@@ -571,6 +589,7 @@ class Online:
                     final = await fence.close()
                     # 2. It is on the target.
                     await _beside(follower.reach(final), pump)
+                    await _beside(follower.mended(), pump)
                     await self._settle_deadlines(follower, near)
                     # 3. Both ends agree.
                     result = await self._pass_gate(fence.readable)
@@ -699,6 +718,13 @@ class Online:
             repaired = self._mark.repaired_keys + self._mender.repaired
             self._mark = replace(self._mark, repaired_keys=repaired)
             self._mender.repaired = 0
+
+    def _refuse(self, db: int, key: bytes, reason: str) -> None:
+        """A key that no reading could store; the snapshot may have named it already."""
+        tally, name = self._stage.tally, printable_key(key)
+        if not any(each.db == db and each.key == name for each in tally.not_carried):
+            tally.refuse(db, key, reason)
+        self._dirty_books = True
 
     def _far_is_near(self) -> bool:
         """Whether deadlines that were too far to be lifted may be upon us."""

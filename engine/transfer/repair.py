@@ -69,8 +69,10 @@ class Mender:
         self._deadlines: dict[DbKey, None] = {}
         self._readings: list[Reading] = []
         self._unnoted: list[bytes] = []
-        self.lift_ms = 0
-        """By how much deadlines are lifted now (`transfer.deadlines`)."""
+        self.lift_ms = self.lift_before = 0
+        """By how much deadlines before which moment are lifted now (`transfer.deadlines`)."""
+        self.lifted = 0
+        """How many were."""
         self.repaired = 0
         """Keys whose value was read again and stored."""
 
@@ -280,7 +282,10 @@ class Mender:
             if not isinstance(deadline, int):
                 raise ProtocolFault(f"{self._source.name}: no integer for {ttl}", fault="source")
             if deadline >= 0:
-                deadline += self.lift_ms + (0 if self._absolute else now)
+                deadline += 0 if self._absolute else now
+                if deadline < self.lift_before:
+                    deadline += self.lift_ms
+                    self.lifted += 1
             payload = replies[place + 1] if values else b""
             if isinstance(payload, Exception):
                 raise ServerError(f"{self._source.name} answered DUMP with: {payload}")

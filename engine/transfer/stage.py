@@ -18,7 +18,7 @@ from engine.transfer.tally import Tally
 _WAIT_WORTH_TELLING = 0.05
 # For how long an end that cannot be reached at the start is tried again, in seconds.
 _OPEN_SECONDS = 1.0
-_NOT_NOW = frozenset({"LOADING", "BUSY", "MASTERDOWN"})
+_NOT_NOW = frozenset({"LOADING", "BUSY", "MASTERDOWN", "NOMASTERLINK", "TRYAGAIN"})
 _IN_SYNC = frozenset({Phase.COPIED, Phase.CATCH_UP, Phase.FOLLOW, Phase.CUT_OVER, Phase.DONE})
 
 
