@@ -64,6 +64,8 @@ class Follower:
         self.suspect = False
         """Deadlines of keys may have passed before their time: every key that is named is read."""
         self._read_again = 0.0
+        # Those of the applier that what is being applied was looked at after.
+        self._lapses = applier.lapses
         self._moved = asyncio.Event()
         self._stopping = False
         self._waiting: asyncio.Task[CommandBatch] | None = None
@@ -71,8 +73,10 @@ class Follower:
     async def run(self) -> None:
         """Follow until `stop`. Raises `LinkError` (the source's), `PositionMoved`, `AuthError`,
         `TransferFailed`."""
-        while not self._stopping:
+        while True:
             await self._mend()
+            if self._stopping and self._mender.clean:
+                return
             self._waiting = asyncio.ensure_future(self._source.commands())
             try:
                 batch = await self._waiting
@@ -85,14 +89,20 @@ class Follower:
             await self._apply(batch)
 
     def stop(self) -> None:
-        """End `run` between two transactions."""
+        """End `run` between two transactions, as soon as there is nothing to mend."""
         self._stopping = True
-        if self._waiting is not None:
+        if self._waiting is not None and self._mender.clean:
             self._waiting.cancel()
 
     async def reach(self, offset: int) -> None:
         """Wait until everything up to `offset` is on the target."""
         while self.position.offset < offset:
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def settle(self) -> None:
+        """Wait until there is nothing to mend."""
+        while not self._mender.clean:
             self._moved.clear()
             await self._moved.wait()
 
@@ -109,6 +119,7 @@ class Follower:
     # --- One batch ---
 
     async def _apply(self, batch: CommandBatch) -> None:
+        self._lapses = self._applier.lapses
         # 1. What reads a dirty key is dirty.
         await self._mender.taint(batch)
         mender = self._mender
@@ -176,6 +187,10 @@ class Follower:
         if result.unseen:
             self.unseen += 1
         self._mender.stored(readings)
+        if result.unseen or self._applier.lapses != self._lapses:
+            # Some of it may have failed, or found its key expired.
+            mender.spoil(await mender.keys_in(batch))
+            mender.spoil((db, key) for db, key, _ in stores)
         self.commands += len(batch)
         self._pass(behind)
 
@@ -235,7 +250,8 @@ class Follower:
     async def _mend(self) -> None:
         """Take readings while the target is close behind; store those that belong right here."""
         mender = self._mender
-        while not self._stopping and self.lag_bytes <= _READ_WITHIN:
+        while self.lag_bytes <= _READ_WITHIN:
+            self._lapses = self._applier.lapses
             if mender.to_read:
                 await self._read()
             if not mender.due(self.position.offset) and not mender.unnoted:

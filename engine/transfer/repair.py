@@ -71,6 +71,8 @@ class Mender:
         self._unnoted: list[bytes] = []
         self.lift_ms = 0
         """By how much deadlines are lifted now (`transfer.deadlines`)."""
+        self.lifted = False
+        """Whether any was."""
         self.repaired = 0
         """Keys whose value was read again and stored."""
 
@@ -280,6 +282,7 @@ class Mender:
             if not isinstance(deadline, int):
                 raise ProtocolFault(f"{self._source.name}: no integer for {ttl}", fault="source")
             if deadline >= 0:
+                self.lifted = self.lifted or self.lift_ms > 0
                 deadline += self.lift_ms + (0 if self._absolute else now)
             payload = replies[place + 1] if values else b""
             if isinstance(payload, Exception):
