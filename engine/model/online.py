@@ -17,7 +17,8 @@ class OnlineMark:
     `held_before`: it had keys of its own before that. `opened`: the target is its users' now, and
     nothing may be written to it any more. `tuned`: the source's own `rdbcompression`, to be put
     back; empty if it was not touched. `released`: the target may have deadlines of its own, which
-    a link that breaks can let pass too early. `begun_at`: when the last full sync did, in seconds
+    a link that breaks can let pass too early. `lifted`: deadlines on the
+    target may be lifted. `begun_at`: when the last full sync did, in seconds
     since the epoch. The counters are those of all its engines. The exact position is on the target
     itself.
     """
@@ -27,6 +28,7 @@ class OnlineMark:
     held_before: bool = False
     opened: bool = False
     released: bool = False
+    lifted: bool = False
     begun_at: float = 0.0
     tuned: str = ""
     partial_syncs: int = 0

@@ -34,7 +34,7 @@ from engine.errors import AuthError, EngineError, LinkError, ServerError, Transf
 from engine.model.backoff import Backoff
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
-from engine.targets.import_mode import import_source
+from engine.targets.import_mode import import_source, in_import_mode
 from engine.targets.retry import REFUSED_ALL, TRY_AGAIN
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
@@ -83,12 +83,14 @@ class Applier:
         *,
         on_event: Callable[[str], None],
         importing: bool = False,
+        on_woke: Callable[[], None] = lambda: None,
     ) -> None:
         self._endpoint = endpoint
         self._settings = settings
         self._key = key
         self._on_event = on_event
         self._importing = importing
+        self._on_woke = on_woke
         self._connection: Connection | None = None
         self._encoder = TransactionEncoder(key, POSITION_DB)
         self._reader = TransactionReader()
@@ -98,6 +100,8 @@ class Applier:
         self._position: bytes | None = None
         self.retries = 0
         self.reconnects = 0
+        self.lapses = 0
+        """How often the target was found to have left import mode."""
 
     async def open(self) -> bytes | None:
         """Dial; return the position found on the target. Raises `LinkError`, `AuthError`."""
@@ -269,6 +273,9 @@ class Applier:
         )
         try:
             if self._importing:
+                if not await in_import_mode(connection):
+                    self.lapses += 1
+                    self._on_woke()
                 await import_source(connection)
             await connection.call("SELECT", POSITION_DB)
             # A user without the right to MULTI would have what follows it run one by one.

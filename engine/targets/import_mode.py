@@ -31,6 +31,12 @@ async def import_source(connection: Connection) -> bool:
     return True
 
 
+async def in_import_mode(connection: Connection) -> bool:
+    """Whether the target still is in import mode. False where it does not tell."""
+    reply = await connection.try_call("CONFIG", "GET", "import-mode")
+    return isinstance(reply, list) and len(reply) == 2 and reply[1] == b"yes"
+
+
 async def leave_import_mode(connection: Connection) -> None:
     """Let keys expire again. Raises `LinkError`, `ServerError`, `AuthError`."""
     await connection.call("CONFIG", "SET", "import-mode", "no")

@@ -66,11 +66,11 @@ class Follower:
         """Deadlines of fields, which cannot be lifted, may have passed: those hashes are read."""
         self.suspect = False
         """Deadlines of keys may have passed before their time: every key that is named is read."""
-        self.risky = False
-        """The target may refuse commands of the source: it is older, or of the other flavour."""
         self.on_outage: Callable[[], None] = lambda: None
         """Called when the target could not be reached for a while."""
         self._read_again = 0.0
+        # Those of the applier that what is being applied was looked at after.
+        self._lapses = applier.lapses
         self._moved = asyncio.Event()
         self._stopping = False
         self._waiting: asyncio.Task[CommandBatch] | None = None
@@ -78,8 +78,10 @@ class Follower:
     async def run(self) -> None:
         """Follow until `stop`. Raises `LinkError` (the source's), `PositionMoved`, `AuthError`,
         `TransferFailed`."""
-        while not self._stopping:
+        while True:
             await self._mend()
+            if self._stopping and self._mender.clean:
+                return
             self._waiting = asyncio.ensure_future(self._source.commands())
             try:
                 batch = await self._waiting
@@ -92,23 +94,23 @@ class Follower:
             await self._apply(batch)
 
     def stop(self) -> None:
-        """End `run` between two transactions."""
+        """End `run` between two transactions, as soon as there is nothing to mend."""
         self._stopping = True
-        if self._waiting is not None:
+        if self._waiting is not None and self._mender.clean:
             self._waiting.cancel()
 
     async def reach(self, offset: int) -> None:
         """Wait until everything up to `offset` is on the target."""
         await self._until(lambda: self.position.offset >= offset)
 
-    async def mended(self) -> None:
-        """Wait until nothing on the target differs from the stream."""
-        await self._until(lambda: self._mender.clean)
-
     async def _until(self, there: Callable[[], bool]) -> None:
         while not there():
             self._moved.clear()
             await self._moved.wait()
+
+    async def settle(self) -> None:
+        """Wait until there is nothing to mend."""
+        await self._until(lambda: self._mender.clean)
 
     @property
     def stopping(self) -> bool:
@@ -123,6 +125,7 @@ class Follower:
     # --- One batch ---
 
     async def _apply(self, batch: CommandBatch) -> None:
+        self._lapses = self._applier.lapses
         # 1. What reads a dirty key is dirty.
         await self._mender.taint(batch)
         mender = self._mender
@@ -194,10 +197,14 @@ class Follower:
         if result.unseen:
             self.unseen += 1
         mender.stored(readings)
+        if result.unseen or self._applier.lapses != self._lapses:
+            # Some of it may have failed, or found its key expired.
+            mender.spoil(await mender.keys_in(batch))
+            mender.spoil((db, key) for db, key, _ in stores)
         if self._applier.reconnects != links:
             # The target was away: what had a deadline there may have passed before this batch came.
             self.on_outage()
-            if self.suspect or (result.unseen and self.risky):
+            if self.suspect:
                 mender.spoil(await mender.keys_in(batch))
             if self.has_fields:
                 self._spoil_fields(batch)
@@ -260,7 +267,8 @@ class Follower:
     async def _mend(self) -> None:
         """Take readings while the target is close behind; store those that belong right here."""
         mender = self._mender
-        while not self._stopping and self.lag_bytes <= _READ_WITHIN:
+        while self.lag_bytes <= _READ_WITHIN:
+            self._lapses = self._applier.lapses
             if mender.to_read:
                 await self._read()
             if not mender.due(self.position.offset) and not mender.unnoted:

@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Coroutine, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -34,7 +34,12 @@ from engine.model.report import printable_key
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
 from engine.targets.base import Acknowledged, ReadAgain
-from engine.targets.import_mode import has_import_mode, import_source, leave_import_mode
+from engine.targets.import_mode import (
+    has_import_mode,
+    import_source,
+    in_import_mode,
+    leave_import_mode,
+)
 from engine.targets.retry import TRY_AGAIN
 from engine.targets.writer import RestoreWriter
 from engine.transfer.checkpoint import CheckpointStore
@@ -101,6 +106,8 @@ class Online:
         # Deadlines are lifted until the cut-over, where the target has no import mode.
         self._lifting = False
         self._releasing = False
+        # Another engine has taken the migration over: what is on the target is none of ours.
+        self._anothers = False
         # Hashes of the snapshot whose fields have deadlines, which cannot be lifted.
         self._timed: set[tuple[int, bytes]] = set()
         # Whether another engine, or this one before it had to begin anew, may have lifted some.
@@ -128,13 +135,20 @@ class Online:
                 return
         backoff = Backoff(self._settings.retry_seconds)
         before = position
+        # Whether the target is to be asked for the position: it was out of reach.
+        ask = False
         while True:
             try:
+                if ask:
+                    position, ask = await self._held(), False
                 # 2. The source goes on from there, or sends everything.
                 if position is None and self._settings.tune_source:
                     await self._tune()
-                await self._prepare_deadlines()
+                await self._prepare_deadlines(resumed=position is not None)
                 sync = await self._source.open(position)
+                if isinstance(sync, FullSync):
+                    # Whatever breaks from here on, what was there before is no place to go on from.
+                    position = None
                 await self._begin(sync)
                 if isinstance(sync, FullSync):
                     position = await self._full_sync(sync)
@@ -153,9 +167,10 @@ class Online:
             except ReadAgain as exc:
                 reason, position = exc.reason, None
             except (LinkError, ServerError) as exc:
-                if isinstance(exc, ServerError) and exc.code not in _NOT_NOW:
+                if self._mark.opened or not _passes(exc):
                     raise
                 reason, position = exc.message, self._reached(position)
+                ask = exc.fault == "target"
             finally:
                 await self._let_go()
             now = asyncio.get_running_loop().time()
@@ -188,8 +203,11 @@ class Online:
         await self._let_go()
         with contextlib.suppress(EngineError):
             await self._untune()
-        if not resumable and not self._mark.opened and self._mark.begun:
-            with contextlib.suppress(EngineError):
+        if not resumable and not self._mark.opened and self._mark.begun and not self._anothers:
+            with contextlib.suppress(EngineError, TimeoutError):
+                async with asyncio.timeout(self._settings.retry_seconds):
+                    await self._give_back_deadlines()
+            with contextlib.suppress(EngineError, TimeoutError):
                 async with asyncio.timeout(self._settings.connect_timeout):
                     await self._tidy_up()
         await self._source.close()
@@ -221,8 +239,12 @@ class Online:
         await self._untune()
         if self._mark.opened:
             return None
+        return await self._held(again=before is not None)
+
+    async def _held(self, *, again: bool = False) -> StreamPosition | None:
+        """The position on the target."""
         applier = self._applier = self._new_applier(importing=False)
-        await stage.insist(applier.open, again=before is not None)
+        await self._stage.insist(applier.open, again=again)
         found = applier.found
         await applier.close()
         return self._ours(found)
@@ -241,13 +263,7 @@ class Online:
             self._mark = replace(self._mark, partial_syncs=self._mark.partial_syncs + 1)
             await self._save()
             return
-        if self._source.info.keys < stage.tally.keys // 2:
-            raise TransferFailed(
-                f"the source has {self._source.info.keys:,} keys left; {stage.tally.keys:,} of "
-                "those before are on the target",
-                remedy="Restore the source's data, or complete by force.",
-                fault="source",
-            )
+        await self._check_source()
         await self._make_room()
         stage.tally.start_anew()
         full_syncs = self._mark.full_syncs + 1
@@ -260,12 +276,33 @@ class Online:
         )
         await self._save()
 
+    async def _check_source(self) -> None:
+        """A source that lost its data must not have its last copy emptied for its sake."""
+        if not self._mark.begun:
+            return
+        held = self._stage.tally.keys
+        if not self._mark.held_before:
+            async with self._admin("target") as end:
+                held = max(held, (await end.info()).keys)
+        if self._source.info.keys < held // 2:
+            raise TransferFailed(
+                f"the source has {self._source.info.keys:,} keys left, and the target has {held:,} "
+                "of those before",
+                remedy="Restore the source's data, and migrate into an emptied target.",
+                fault="source",
+            )
+
     async def _make_room(self) -> None:
         """Before another full sync: what an earlier one left, and the source has deleted since,
         must not stay."""
         if not self._mark.begun:
             return
+        # If another engine has taken over, this raises: the target may be in use by now.
+        await self._save()
         if self._mark.held_before:
+            # An old position beside a new snapshot would be taken for the snapshot's.
+            async with self._admin("target") as end:
+                await end.call("DEL", position_key(self._mark.token), dirty_key(self._mark.token))
             self._stage.on_event(
                 "full sync again: keys that the source deleted meanwhile may stay on the target, "
                 "which had keys of its own before"
@@ -298,13 +335,19 @@ class Online:
         self._dirty_books = True
         self._stage.on_event("the source's rdbcompression is as it was")
 
-    async def _prepare_deadlines(self) -> None:
+    async def _prepare_deadlines(self, *, resumed: bool) -> None:
         """Before a byte is read: no deadline may pass on a target that is behind."""
-        self._importing = has_import_mode(self._writer.info) and await self._enter_import_mode()
+        # Deadlines that an engine without import mode has lifted want to be set back at the end.
+        self._importing = (
+            has_import_mode(self._writer.info)
+            and not (resumed and self._mark.lifted)
+            and await self._enter_import_mode(resumed)
+        )
         alone = self._settings.until == "snapshot" and self._stage.one_go
         self._lifting = not (self._importing or alone)
         if self._lifting:
             self._hold()
+        self._mark = replace(self._mark, lifted=self._lifting)
 
     def _hold(self) -> None:
         """Near is what is near now: called again and again."""
@@ -314,9 +357,21 @@ class Online:
         if self._mender is not None:
             self._mender.lift_before, self._mender.lift_ms = before, LIFT_MS
 
-    async def _enter_import_mode(self) -> bool:
+    async def _enter_import_mode(self, resumed: bool) -> bool:
         async with self._dialled() as connection:
+            if resumed and not await in_import_mode(connection):
+                self._woke()
             return await import_source(connection)
+
+    def _woke(self) -> None:
+        """The target was restarted, and let keys expire until we were back: what is named from here
+        on may be gone there."""
+        self._mark = replace(self._mark, released=True)
+        self._dirty_books = True
+        if self._follower is not None:
+            self._follower.suspect = True
+            if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
+                self._catch_up(self._follower)
 
     # --- 2. The snapshot ---
 
@@ -389,7 +444,10 @@ class Online:
             if self._applier is None or self._applier.closed:
                 self._applier = self._new_applier(importing=self._importing)
                 found = await self._applier.open()
-                if self._ours(found) is None:
+                held = self._ours(found)
+                # A target that came back older meanwhile, or was moved on by another engine: what
+                # lies between the two positions would be left out, or applied twice.
+                if held is None or replace(held, replid=position.replid) != position:
                     raise PositionMoved(found)
             follower = self._follower = Follower(
                 self._source,
@@ -400,12 +458,7 @@ class Online:
                 not_carried=self._refuse,
                 left_out=self._leave_out,
             )
-            follower.on_outage = lambda: self._catch_up(follower)
-            target = self._writer.info
-            follower.risky = (
-                self._source.info.flavour != target.flavour
-                or self._source.info.version > target.version
-            )
+            follower.on_outage = self._outage
             if self._lifting:
                 self._hold()
             await self._take_up_dirty()
@@ -490,8 +543,19 @@ class Online:
     def _relinked(self) -> None:
         self._mark = replace(self._mark, partial_syncs=self._mark.partial_syncs + 1)
         self._dirty_books = True
-        if self._follower is not None and self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
+        if self._follower is not None:
+            if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
+                self._catch_up(self._follower)
+            self._follower.suspect = self._mark.released
+
+    def _outage(self) -> None:
+        """The target could not be reached for a while: what it holds has aged meanwhile."""
+        if self._follower is None:
+            return
+        if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
             self._catch_up(self._follower)
+        else:
+            self._follower.suspect = self._follower.suspect or self._mark.released
 
     def _near(self, follower: Follower) -> bool:
         return follower.lag_bytes <= self._settings.max_lag_bytes
@@ -540,6 +604,15 @@ class Online:
             await _beside(lifted.release_all(), pump)
             return lifted.near
 
+    async def _give_back_deadlines(self) -> None:
+        """For a target that is left as it is: nothing on it may live for a hundred years."""
+        if self._importing or not (self._lifting or self._taken_up):
+            return
+        async with self._admin("target") as end:
+            lifted = Lifted(end)
+            await lifted.release_all()
+            await lifted.release(lifted.near)
+
     async def _settle_deadlines(self, follower: Follower, near: list[tuple[int, bytes]]) -> None:
         """The rest: everything is applied, and nothing more is written."""
         if near or follower.moved:
@@ -558,8 +631,10 @@ class Online:
     ) -> None:
         """`--until in-sync`: no fence, so the target is what the source was a moment ago."""
         async with asyncio.timeout(self._settings.cut_over_timeout):
-            await _beside(follower.mended(), pump)
+            await _beside(follower.settle(), pump)
         await self._stop(follower, pump)
+        if self._stage.tally.not_carried_total:
+            raise TransferFailed(self._gates(follower)[1])
         await self._settle_deadlines(follower, near)
         await self._open_target()
         self._stage.reason = f"in sync at offset {follower.position.offset:,}"
@@ -575,7 +650,15 @@ class Online:
             stage.enter(Phase.CUT_OVER)
             stage.enter(before)
             return GateResult(False, stage.reason)
-        near = await self._release_deadlines(follower, pump)
+        try:
+            near = await self._release_deadlines(follower, pump)
+        except (AuthError, ServerError) as exc:
+            # A user who may not run scripts, say: nothing has happened yet.
+            await self._lift_again(follower)
+            before = stage.phase
+            stage.enter(Phase.CUT_OVER)
+            stage.enter(before)
+            return GateResult(False, explain(exc))
         fence = fence_of(self._source_endpoint, self._source.info, self._settings)
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -589,14 +672,17 @@ class Online:
                     final = await fence.close()
                     # 2. It is on the target.
                     await _beside(follower.reach(final), pump)
-                    await _beside(follower.mended(), pump)
+                    await _beside(follower.settle(), pump)
                     await self._settle_deadlines(follower, near)
                     # 3. Both ends agree.
                     result = await self._pass_gate(fence.readable)
-                    if result.ok:
-                        # 4. The target is open.
-                        await self._stop(follower, pump)
-                        await self._open_target()
+                    if result.ok and stage.tally.not_carried_total:
+                        not_carried = stage.tally.not_carried_total
+                        result = GateResult(False, f"{not_carried:,} keys were not carried")
+                # 4. The target is open. The deadline is behind us: from here there is no way back.
+                if result.ok:
+                    await self._stop(follower, pump)
+                    await self._open_target()
         except TimeoutError:
             limit = self._settings.cut_over_timeout
             result = GateResult(
@@ -633,9 +719,27 @@ class Online:
 
     async def _open_target(self) -> None:
         """The target is its users' from here on. First in the checkpoint, then in fact."""
-        self._mark = replace(self._mark, opened=True)
-        await self._save()
-        await self._tidy_up()
+        await _to_the_end(self._open())
+
+    async def _open(self) -> None:
+        before = self._mark
+        self._mark = replace(before, opened=True)
+        try:
+            await self._save()
+        except StateError:
+            self._mark = before
+            raise
+        backoff = Backoff(self._settings.retry_seconds)
+        while True:
+            try:
+                return await self._tidy_up()
+            except (LinkError, ServerError) as exc:
+                now = asyncio.get_running_loop().time()
+                if backoff.failed(now):
+                    self._stage.on_event(f"{exc.message}: tidying up again")
+                if backoff.exhausted(now):
+                    raise
+            await asyncio.sleep(backoff.delay())
 
     async def _tidy_up(self) -> None:
         """Remove the position, and let deadlines pass again."""
@@ -655,12 +759,13 @@ class Online:
         if found is None:
             return "the target lost this migration's data", None
         if follower is not None and found.offset > follower.position.offset:
+            self._anothers = True
             raise TransferFailed(
                 "another engine moves the same migration on",
                 remedy="Let that one go on, or end it first.",
                 fault="user",
             )
-        return "the target came back with older data", found
+        return "the target holds another position than the one we left", found
 
     def _reached(self, position: StreamPosition | None) -> StreamPosition | None:
         """Where the target stands after the source's link went."""
@@ -769,6 +874,7 @@ class Online:
             position_key(self._mark.token),
             on_event=self._stage.on_event,
             importing=importing,
+            on_woke=self._woke,
         )
 
     def _admin(self, side: str) -> contextlib.AbstractAsyncContextManager[Admin]:
@@ -790,6 +896,15 @@ class Online:
             connection.close()
 
 
+def _passes(error: LinkError | ServerError) -> bool:
+    """Whether it is worth going on after this error of one of the ends."""
+    if error.fault not in ("source", "target"):
+        return False
+    if isinstance(error, LinkError):
+        return True
+    return error.code in _NOT_NOW
+
+
 async def _beside(work: Awaitable[T], pump: asyncio.Task[None]) -> T:
     """Wait for `work`, unless the pump that it depends on ends first."""
     task = asyncio.ensure_future(work)
@@ -801,6 +916,20 @@ async def _beside(work: Awaitable[T], pump: asyncio.Task[None]) -> T:
         return task.result()
     finally:
         task.cancel()
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """What must not be half done: a cancellation meanwhile comes too late."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if task.cancelled() or current is None:
+                raise
+            current.uncancel()
+    task.result()
 
 
 def _unpacked(names: bytes) -> Iterator[bytes]:

@@ -69,6 +69,7 @@ class Mender:
         self._deadlines: dict[DbKey, None] = {}
         self._readings: list[Reading] = []
         self._unnoted: list[bytes] = []
+        self._strays: list[Extra] = []
         self.lift_ms = self.lift_before = 0
         """By how much deadlines before which moment are lifted now (`transfer.deadlines`)."""
         self.lifted = 0
@@ -120,11 +121,12 @@ class Mender:
 
     def notes(self) -> list[Extra]:
         """Commands that add to the set what became dirty since `noted`."""
-        return self._named(b"SADD", self._unnoted)
+        return [*self._strays, *self._named(b"SADD", self._unnoted)]
 
     def noted(self) -> None:
         """The commands of `notes` were applied."""
         self._unnoted.clear()
+        self._strays.clear()
 
     def note_again(self) -> None:
         """The set may be gone (FLUSHALL, SWAPDB): all of it is to be written anew."""
@@ -170,6 +172,10 @@ class Mender:
         swaps = batch.swaps
         for one, other in swaps:
             self._swap(one, other)
+            if POSITION_DB in (one, other) and one != other:
+                # The set went to the other database, and is written anew in ours.
+                stray = other if one == POSITION_DB else one
+                self._strays.append((stray, encode_command(b"DEL", self._names_key)))
         if swaps or batch.flushes:
             self.note_again()
         names = {key for _, key in self._values}

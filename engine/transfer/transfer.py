@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from engine.errors import EngineError, PsyncRefused
+from engine.errors import EngineError, PsyncRefused, StateError
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark
 from engine.model.progress import Phase, Progress
@@ -98,6 +98,7 @@ class Transfer:
             self._task.cancel()
         errors: list[str] = []
         status: Status = "done"
+        kept = False
         try:
             await self._task
         except asyncio.CancelledError:
@@ -115,12 +116,14 @@ class Transfer:
                 Phase.STOPPED, errors[-1] if errors else "stopped; what is acknowledged stays"
             )
         except EngineError as exc:
+            # The state failed, or the claim is another's: the target is as it has to be.
+            kept = isinstance(exc, StateError)
             status = "failed"
             errors.append(explain(exc))
             self._end(Phase.FAILED, errors[-1])
         finally:
             if self._way is not None:
-                await self._way.close(resumable=status == "stopped" and not errors)
+                await self._way.close(resumable=kept or (status == "stopped" and not errors))
         if self._way is not None:
             await self._way.save_last(errors)
         return self._report(status, errors, loop.time() - stage.began)

@@ -1,0 +1,212 @@
+"""The online path when something breaks at the moment where it hurts most."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import StateError
+from engine.model.checkpoint import Checkpoint
+from engine.model.online import OnlineMark
+from engine.model.progress import Phase
+from engine.transfer.checkpoint import MemoryCheckpoint
+from tests.servers import Binary, Server, binaries
+from tests.transfers import Run, transfer, until
+
+ServerFactory = Callable[..., Server]
+
+
+def known(flavour: str, version: str) -> Binary:
+    """The machine's server of that name and release."""
+    for each in binaries():
+        if each.name.startswith(f"{flavour}-{version}"):
+            return each
+    pytest.skip(f"there is no {flavour} {version} here")
+
+
+def online(source: Any, target: Any, **options: Any) -> Run:
+    return transfer(source, target, source_type="replica", **options)
+
+
+def test_a_key_spoilt_behind_the_last_look_is_mended(
+    server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    source = server_factory(known("redis", "8.0"))
+    target = server_factory(known("redis", "7.0"))
+    writer = source.client()
+    writer.set("a", "1")
+
+    # Between the look and the end: commands that the target does not know.
+    hook = tmp_path / "hook.py"
+    hook.write_text(
+        "import sys, redis\n"
+        f"r = redis.Redis(port={source.port})\n"
+        "for n in range(120) if sys.argv[1] == 'fence' else ():\n"
+        "    r.execute_command('HSETEX', f'h{n}', 'FIELDS', 1, 'f', 'v')\n"
+    )
+    result = online(source, target, fence="hook", fence_hook=f"{sys.executable} {hook}")
+    assert result.report.status == "done", result.report.errors
+    assert len(target.client().keys("h*")) == 120
+
+
+def test_forced_end_gives_deadlines_back(server_factory: ServerFactory) -> None:
+    plain = known("redis", "7.0")
+    source, target = server_factory(plain), server_factory(plain)
+    source.client().set("k", "v", ex=600)
+
+    async def meanwhile(work: Any, result: Run) -> None:
+        await until(lambda: work.progress.can_complete)
+        work.complete(force=True)
+
+    result = online(source, target, one_go=False, meanwhile=meanwhile)
+    assert result.report.status == "stopped"
+    assert 0 < target.client().ttl("k") <= 600
+
+
+def test_repaired_key_gets_its_deadline_back(server_factory: ServerFactory) -> None:
+    source = server_factory(known("redis", "8.0"))
+    target = server_factory(known("redis", "7.0"))
+    writer = source.client()
+    writer.set("a", "1")
+
+    async def meanwhile(work: Any, result: Run) -> None:
+        await until(lambda: work.progress.can_complete)
+        writer.hset("h", "f", "v")
+        writer.expire("h", 90_000)
+        writer.execute_command("HSETEX", "h", "FIELDS", 1, "g", "v")
+        await until(lambda: work.progress.repaired_keys)
+        await until(lambda: work.progress.can_complete)
+        work.complete()
+
+    result = online(source, target, one_go=False, meanwhile=meanwhile)
+    assert result.report.status == "done", result.report.errors
+    assert 0 < target.client().ttl("h") <= 90_000
+
+
+class Slow(MemoryCheckpoint):
+    """Takes its time for the save that says that the target is open."""
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        if isinstance(checkpoint.position, OnlineMark) and checkpoint.position.opened:
+            time.sleep(1.5)
+        super().save(checkpoint)
+
+
+def test_deadline_that_passes_while_the_opening_is_written_down(
+    server_factory: ServerFactory,
+) -> None:
+    plain = known("redis", "7.0")
+    source, target = server_factory(plain), server_factory(plain)
+    source.client().set("k", "v")
+    store = Slow()
+    with contextlib.suppress(TimeoutError):
+        result = online(
+            source, target, checkpoints=store, cut_over_timeout=0.7, timeout=20, one_go=True
+        )
+        assert result.report.status == "done", result.report.errors
+        assert not [each for each in result.events if "refused" in each]
+        assert not target.client().keys("startmigration:*")
+        return
+    pytest.fail("hung")
+
+
+class Lost(MemoryCheckpoint):
+    """Fails when it is told, as one whose claim another engine has taken."""
+
+    lost = False
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        if self.lost:
+            raise StateError("the claim is another's")
+        super().save(checkpoint)
+
+
+def test_engine_that_lost_its_claim_does_not_touch_the_target(
+    server_factory: ServerFactory,
+) -> None:
+    plain = known("redis", "7.0")
+    source, target = server_factory(plain), server_factory(plain)
+    source.client().set("k", "v")
+    store = Lost()
+
+    async def meanwhile(work: Any, result: Run) -> None:
+        await until(lambda: work.progress.phase is Phase.FOLLOW)
+        store.lost = True
+        # As another engine that took over and has opened the target leaves it.
+        client = target.client()
+        client.set("users", "own")
+        client.delete(*client.keys("startmigration:*"))
+        source.client().set("k", "w")
+
+    result = online(source, target, checkpoints=store, one_go=False, meanwhile=meanwhile)
+    assert result.report.status == "failed"
+    assert target.client().get("users") == b"own"
+
+
+async def press(work: Any) -> None:
+    """Ask for the cut-over until it comes off."""
+    while True:
+        work.complete()
+        await asyncio.sleep(0.3)
+
+
+def test_target_older_at_the_moment_when_the_source_breaks(server_factory: ServerFactory) -> None:
+    """Both ends lose power: the position that counts is the target's."""
+    plain = known("redis", "7.0")
+    source, target = server_factory(plain), server_factory(plain, "--save", "")
+    writer = source.client()
+    writer.set("counter", 0)
+
+    async def meanwhile(work: Any, result: Run) -> None:
+        await until(lambda: work.progress.can_complete)
+        client = target.client()
+        client.save()
+        at = work.progress.applied_offset
+        for _ in range(10):
+            writer.incr("counter")
+        await until(lambda: work.progress.applied_offset > at and client.get("counter") == b"10")
+        way = work._way
+        # The target comes back with what it saved while the source's link is gone for good.
+        way._source._lost = _link_error()
+        target.kill()
+        target.restart()
+        way._source._wake()
+        writer.incr("counter")
+        await press(work)
+
+    result = online(source, target, one_go=False, meanwhile=meanwhile, timeout=30)
+    assert result.report.status == "done", result.report.errors
+    assert target.client().get("counter") == b"11"
+
+
+def _link_error() -> Exception:
+    from engine.errors import LinkError
+
+    return LinkError("the source's link is gone", fault="source")
+
+
+def test_import_mode_that_a_restart_forgot(server_factory: ServerFactory) -> None:
+    plain = known("valkey", "8.1")
+    source = server_factory(plain)
+    target = server_factory(plain, "--appendonly", "yes", "--appendfsync", "always")
+    writer = source.client()
+    writer.set("k", "v", px=3000)
+
+    async def meanwhile(work: Any, result: Run) -> None:
+        await until(lambda: work.progress.can_complete)
+        target.kill()
+        writer.pexpire("k", 600_000)
+        await asyncio.sleep(3.5)
+        target.restart()
+        await press(work)
+
+    result = online(source, target, one_go=False, meanwhile=meanwhile, timeout=30)
+    assert result.report.status == "done", result.report.errors
+    assert target.client().get("k") == b"v"
