@@ -96,6 +96,9 @@ class Online:
         # What the source has sent up to here was written before we caught up; None: not yet.
         self._behind_until: int | None = None
         self._restarts = 0
+        # Where the last follower stood, and the commands of all those before the one that runs.
+        self._stood: dict[str, Any] = {}
+        self._commands = 0
         self._saved_at = 0.0
         self._dirty_books = False
         self.left_out: list[str] = []
@@ -165,13 +168,13 @@ class Online:
     @property
     def standing(self) -> str:
         """For a migration that is ended by force: what was in sync and what was not."""
-        stage, follower = self._stage, self._follower
-        if follower is None:
+        stage, lag = self._stage, self._figures().get("lag_bytes")
+        if lag is None:
             return (
                 f"in {stage.phase}, with {stage.tally.keys:,} of about {stage.total_keys:,} keys "
                 "of the snapshot acknowledged"
             )
-        return f"{self._lag_words(follower)} behind the source, and not verified"
+        return f"{_size(lag)} behind the source, and not verified"
 
     async def close(self, *, resumable: bool) -> None:
         """Let go of both ends; unless it can be resumed, remove what we left on the target."""
@@ -296,6 +299,8 @@ class Online:
 
     async def _full_sync(self, sync: FullSync) -> StreamPosition:
         stage = self._stage
+        # Offsets behind another snapshot have nothing to do with those before it.
+        self._stood = {"commands": self._commands}
         stage.enter(Phase.SNAPSHOT)
         with stage.step("snapshot"):
             if self._writer.closed:
@@ -629,13 +634,13 @@ class Online:
         if self._mender is not None:
             self._count_repairs()
             self._mender = None
-        self._follower_done()
+        if self._follower is not None:
+            self._stood = self._where(self._follower)
+            self._commands = self._stood["commands"]
+            self._follower = None
         if self._applier is not None:
             await self._applier.close()
         await self._source.close()
-
-    def _follower_done(self) -> None:
-        self._follower = None
 
     # --- Telling and keeping ---
 
@@ -688,15 +693,16 @@ class Online:
             "partial_syncs": self._mark.partial_syncs,
             "full_syncs": self._mark.full_syncs,
         }
-        if follower is not None:
-            figures |= {
-                "commands": follower.commands,
-                "applied_offset": follower.position.offset,
-                "source_offset": self._source.received_offset,
-                "lag_bytes": follower.lag_bytes,
-                "lag_seconds": self._source.lag(follower.position.offset)[1],
-            }
-        return figures
+        return figures | (self._stood if follower is None else self._where(follower))
+
+    def _where(self, follower: Follower) -> dict[str, Any]:
+        return {
+            "commands": self._commands + follower.commands,
+            "applied_offset": follower.position.offset,
+            "source_offset": self._source.received_offset,
+            "lag_bytes": follower.lag_bytes,
+            "lag_seconds": self._source.lag(follower.position.offset)[1],
+        }
 
     def _lag_words(self, follower: Follower) -> str:
         return _size(follower.lag_bytes)
