@@ -78,11 +78,15 @@ async def in_sync(work: Transfer, source: Server) -> None:
     )
 
 
-async def cut_over(work: Transfer, source: Server) -> None:
-    """Once in sync, give the word, and wait for the end."""
+async def cut_over(work: Transfer, run: Run, source: Server) -> None:
+    """Once in sync, give the word, and wait for the end. A refusal raises `AssertionError`."""
     await in_sync(work, source)
+    before = len(refusals(run))
     work.complete()
-    await phase(work, Phase.DONE)
+    await soon(
+        lambda: work.progress.phase in ENDS or len(refusals(run)) > before, "an end"
+    )
+    assert work.progress.phase is Phase.DONE, (work.progress, run.events)
 
 
 async def refused(work: Transfer, run: Run) -> str:

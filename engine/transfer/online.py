@@ -40,6 +40,7 @@ from engine.transfer.cut_over import GateInSync, GateResult
 from engine.transfer.deadlines import LIFT_ALL_BEFORE, LIFT_MS, Lifted
 from engine.transfer.fence import fence_of, offset_in
 from engine.transfer.follow import Follower
+from engine.transfer.refusals import explain_refusal
 from engine.transfer.repair import Mender
 from engine.transfer.stage import Stage
 from engine.transfer.tally import Tally
@@ -183,10 +184,22 @@ class Online:
             await self._untune()
         if not resumable and not self._mark.opened and self._mark.begun:
             with contextlib.suppress(EngineError):
+                await self._unlift()
+            with contextlib.suppress(EngineError):
                 async with asyncio.timeout(self._settings.connect_timeout):
                     await self._tidy_up()
         await self._source.close()
         await self._writer.close()
+
+    async def _unlift(self) -> None:
+        """Whoever uses the target now gets its keys with their own deadlines."""
+        if not self._lifting:
+            return
+        self._stage.on_event("deadlines that were held back are being set")
+        async with self._admin("target") as end:
+            lifted = Lifted(end)
+            await lifted.release_all()
+            await lifted.release(lifted.near)
 
     async def save_last(self, errors: list[str]) -> None:
         """Write the last checkpoint; a failure joins `errors` if there is none yet."""
@@ -365,7 +378,8 @@ class Online:
             if self._applier is None or self._applier.closed:
                 self._applier = self._new_applier(importing=self._importing)
                 found = await self._applier.open()
-                if self._ours(found) is None:
+                ours = self._ours(found)
+                if ours is None or ours.offset != position.offset:
                     raise PositionMoved(found)
             follower = self._follower = Follower(
                 self._source,
@@ -373,7 +387,7 @@ class Online:
                 self._mender,
                 position,
                 token=self._mark.token,
-                not_carried=stage.tally.refuse,
+                not_carried=self._not_carried,
                 left_out=self._leave_out,
             )
             self._mender.lift_ms = LIFT_MS if self._lifting else 0
@@ -676,6 +690,11 @@ class Online:
             repaired = self._mark.repaired_keys + self._mender.repaired
             self._mark = replace(self._mark, repaired_keys=repaired)
             self._mender.repaired = 0
+
+    def _not_carried(self, db: int, key: bytes, message: str, value_type: int | None) -> None:
+        reason = explain_refusal(message, value_type, self._writer.info)
+        self._stage.tally.refuse(db, key, reason)
+        self._dirty_books = True
 
     def _leave_out(self, what: str) -> None:
         if what not in self.left_out:
