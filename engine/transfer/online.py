@@ -182,7 +182,9 @@ class Online:
         await self._let_go()
         with contextlib.suppress(EngineError):
             await self._untune()
-        if not resumable and not self._mark.opened and self._mark.begun:
+        # What has not begun leaves no checkpoint behind: nobody would come back for it.
+        begun = self._mark.begun
+        if not self._mark.opened and not (resumable and begun) and (begun or self._importing):
             with contextlib.suppress(EngineError):
                 await self._unlift()
             with contextlib.suppress(EngineError):
@@ -645,6 +647,7 @@ class Online:
         return self._follower.position if self._follower is not None else position
 
     async def _let_go(self) -> None:
+        self._stage.can_complete = False
         if self._mender is not None:
             self._count_repairs()
             self._mender = None
