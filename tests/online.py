@@ -83,9 +83,7 @@ async def cut_over(work: Transfer, run: Run, source: Server) -> None:
     await in_sync(work, source)
     before = len(refusals(run))
     work.complete()
-    await soon(
-        lambda: work.progress.phase in ENDS or len(refusals(run)) > before, "an end"
-    )
+    await soon(lambda: work.progress.phase in ENDS or len(refusals(run)) > before, "an end")
     assert work.progress.phase is Phase.DONE, (work.progress, run.events)
 
 

@@ -190,9 +190,7 @@ class Follower:
         self._source.acknowledge(position.offset)
         self._moved.set()
 
-    def _store_failed(
-        self, stores: list[Store], place: int, message: str
-    ) -> None:
+    def _store_failed(self, stores: list[Store], place: int, message: str) -> None:
         if place >= len(stores):
             raise TransferFailed(f"the target refuses the engine's own command: {message}")
         db, key, _, value_type = stores[place]

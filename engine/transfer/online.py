@@ -96,6 +96,8 @@ class Online:
         self._timed: set[tuple[int, bytes]] = set()
         # What the source has sent up to here was written before we caught up; None: not yet.
         self._behind_until: int | None = None
+        # Another engine has the migration: what is on the target is that one's.
+        self._replaced = False
         self._restarts = 0
         # Where the last follower stood, and the commands of all those before the one that runs.
         self._stood: dict[str, Any] = {}
@@ -184,7 +186,8 @@ class Online:
             await self._untune()
         # What has not begun leaves no checkpoint behind: nobody would come back for it.
         begun = self._mark.begun
-        if not self._mark.opened and not (resumable and begun) and (begun or self._importing):
+        over = self._mark.opened or self._replaced
+        if not over and not (resumable and begun) and (begun or self._importing):
             with contextlib.suppress(EngineError):
                 await self._unlift()
             with contextlib.suppress(EngineError):
@@ -254,11 +257,25 @@ class Online:
                 remedy="Restore the source's data, or complete by force.",
                 fault="source",
             )
+        await self._still_ours()
         await self._make_room()
         stage.tally.start_anew()
         full_syncs = self._mark.full_syncs + 1
         self._mark = replace(self._mark, begun=True, released=False, full_syncs=full_syncs)
         await self._save()
+
+    async def _still_ours(self) -> None:
+        """A position that is gone may have been removed by an engine that opened the target."""
+        latest = await asyncio.to_thread(self._checkpoints.load)
+        if latest is None or not isinstance(latest.position, OnlineMark):
+            return
+        if latest.position.opened:
+            self._replaced = True
+            raise TransferFailed(
+                "another engine has opened the target",
+                remedy="Nothing is left to do.",
+                fault="user",
+            )
 
     async def _make_room(self) -> None:
         """Before another full sync: what an earlier one left, and the source has deleted since, must
@@ -635,6 +652,7 @@ class Online:
         if found is None:
             return "the target lost this migration's data", None
         if follower is not None and found.offset > follower.position.offset:
+            self._replaced = True
             raise TransferFailed(
                 "another engine moves the same migration on",
                 remedy="Let that one go on, or end it first.",

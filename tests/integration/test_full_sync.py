@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import threading
+from dataclasses import replace
 
 import pytest
 
+from engine.model.online import OnlineMark, position_key
+from engine.model.progress import Phase
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory
 from tests.converge import assert_settled
-from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, soon
-from engine.model.progress import ENDS, Phase
+from tests.online import assert_tidy, cut_over, following, online, phase, soon
 from tests.proxy import Proxy
 from tests.servers import Server, binaries
 from tests.traffic import Counters
@@ -95,8 +97,9 @@ def test_the_source_comes_back_empty(ends: tuple[Server, Server]) -> None:
 
     run = online(source, target, steer)
     assert run.report.status == "failed"
-    assert "the source has 0 keys left; 301 of those before are on the target" in (
-        run.report.errors[0]
+    assert (
+        "the source has 0 keys left; 301 of those before are on the target"
+        in (run.report.errors[0])
     )
     assert target.client().dbsize() == 300
     assert 0 < target.client(1).ttl("timed") <= 3000
@@ -104,42 +107,72 @@ def test_the_source_comes_back_empty(ends: tuple[Server, Server]) -> None:
 
 
 def test_two_engines_with_one_token(ends: tuple[Server, Server]) -> None:
-    """The one that was taken for dead wakes up beside its successor: one of them stops."""
+    """One was taken for dead, and wakes up beside its successor: one stops, and leaves all be."""
     source, target = ends
     source.client().config_set("repl-backlog-size", 16 << 20)
-    first_store, second_store = MemoryCheckpoint(), MemoryCheckpoint()
+    stores = MemoryCheckpoint(), MemoryCheckpoint()
     works: list[Transfer] = []
-    second: list[Run] = []
+    runs: list[Run] = []
+
+    async def end(work: Transfer, run: Run) -> None:
+        """Whichever is left over cuts over."""
+        await soon(
+            lambda: any(each.progress.phase is Phase.FAILED for each in works), "one to stop"
+        )
+        if work.progress.phase is Phase.FAILED:
+            return
+        # What the other one does on its way out would show now.
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(counters.stop)
+        await cut_over(work, run, source)
 
     async def steer_second(work: Transfer, run: Run) -> None:
         works.append(work)
-        await soon(lambda: works[0].progress.phase in ENDS or works[1].progress.phase in ENDS, "one")
+        await end(work, run)
+
+    def second() -> None:
+        runs.append(online(source, target, steer_second, checkpoints=stores[1]))
 
     async def steer(work: Transfer, run: Run) -> None:
         works.append(work)
         await following(work)
-        checkpoint = first_store.load()
+        checkpoint = stores[0].load()
         assert checkpoint is not None
-        second_store.save(checkpoint)
-        task = asyncio.create_task(
-            asyncio.to_thread(
-                lambda: second.append(
-                    online(source, target, steer_other, checkpoints=second_store)
-                )
-            )
-        )
-        await soon(lambda: work.progress.phase in ENDS or task.done(), "one of the two to stop")
-        await asyncio.to_thread(counters.stop)
-        if work.progress.phase not in ENDS:
-            await cut_over(work, run, source)
-        await task
+        stores[1].save(checkpoint)
+        thread.start()
+        await end(work, run)
 
-    async def steer_other(work: Transfer, run: Run) -> None:
-        await soon(lambda: len(works) and works[0].progress.phase in ENDS, "the first to stop", 15)
-        await asyncio.to_thread(counters.stop)
-        await cut_over(work, run, source)
-
+    thread = threading.Thread(target=second)
     with Counters(source) as counters:
-        run = online(source, target, steer, checkpoints=first_store)
-    print(run.report.status, run.events, [(each.report.status, each.events) for each in second])
+        runs.append(online(source, target, steer, checkpoints=stores[0]))
+        thread.join()
+    assert sorted(each.report.status for each in runs) == ["done", "failed"]
+    (failed,) = (each for each in runs if each.report.status == "failed")
+    assert "another engine moves the same migration on" in failed.report.errors[0]
+    assert source.client().info("stats")["sync_full"] == 1
     assert counters.check(target) == []
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_an_engine_whose_successor_has_opened_the_target(ends: tuple[Server, Server]) -> None:
+    """The position is gone, as after a FLUSHALL; but by now the target is its users'."""
+    source, target = ends
+    store = MemoryCheckpoint()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        checkpoint = store.load()
+        assert checkpoint is not None
+        assert isinstance(checkpoint.position, OnlineMark)
+        opened = replace(checkpoint.position, opened=True)
+        store.save(replace(checkpoint, position=opened))
+        target.client().delete(position_key(opened.token))
+        target.client().set("key:0", "the user's")
+        source.client().set("key:1", "nobody's")
+        await phase(work, Phase.FAILED)
+
+    run = online(source, target, steer, checkpoints=store)
+    assert "another engine has opened the target" in run.report.errors[0]
+    assert target.client().mget("key:0", "key:1") == [b"the user's", b"1"]
+    assert target.client().dbsize() == 300

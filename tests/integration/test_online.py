@@ -141,10 +141,11 @@ DEADLINES = (("SET", "text", "value", "EX", 1000), ("SET", "text", "again", "EX"
 @pytest.mark.parametrize(
     ("names", "commands", "repaired"),
     [
-        (("redis-6.2", "redis-6.0"), COPIES, {"stale", "best"}),
-        (("redis-8.0", "redis-7.0"), FIELDS, {"hash"}),
-        (("valkey-9", "valkey-8.1"), FIELDS, {"hash"}),
-        (("redis-7.0", "redis-6.0"), DEADLINES, {"text"}),
+        (("redis-6.2", "redis-6.0"), COPIES, 2),
+        (("redis-8.0", "redis-7.0"), FIELDS, 1),
+        (("valkey-9", "valkey-8.1"), FIELDS, 1),
+        # These are told to an older target in words that it knows.
+        (("redis-7.0", "redis-6.0"), DEADLINES, 0),
     ],
     ids=["COPY", "HEXPIRE on Redis", "HEXPIRE on Valkey", "SET PXAT"],
 )
@@ -152,7 +153,7 @@ def test_commands_that_the_target_does_not_know(
     server_factory: ServerFactory,
     names: tuple[str, str],
     commands: tuple[tuple[Any, ...], ...],
-    repaired: set[str],
+    repaired: int,
 ) -> None:
     """What they change is read from the source, and what others made of it as well."""
     source, target = (server_of(server_factory, name) for name in names)
@@ -174,7 +175,7 @@ def test_commands_that_the_target_does_not_know(
 
     run = online(source, target, steer)
     assert run.report.status == "done", run.report.errors
-    assert run.report.repaired_keys >= len(repaired)
+    assert run.report.repaired_keys >= repaired
     assert run.report.not_carried == ()
     assert run.report.left_out == ()
     assert_settled(source, target, 2)
@@ -248,7 +249,9 @@ def test_auto_scans_where_it_cannot_follow(server_factory: ServerFactory, how: s
     client.mset({f"key:{n}": "v" for n in range(50)} | {f"other:{n}": "v" for n in range(50)})
     options: dict[str, Any] = {}
     if how == "denied":
-        client.acl_setuser("mover", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-psync"])
+        client.acl_setuser(
+            "mover", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-psync"]
+        )
         url = f"redis://mover:pw@{source.host}:{source.port}"
     if how == "match":
         options["match"] = "key:*"
