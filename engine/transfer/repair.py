@@ -44,7 +44,8 @@ Store = tuple[int, bytes, bytes, int | None]
 class Reading:
     """What the source held at `offset`.
 
-    Of each key: (db, key, the command that stores it, its value's RDB type or None). `values`: the keys' values, not their deadlines alone.
+    Of each key: (db, key, the command that stores it, its value's RDB type or None).
+    `values`: the keys' values, not their deadlines alone.
     """
 
     offset: int

@@ -21,7 +21,7 @@ from engine.transfer.cut_over import GateResult
 from engine.transfer.online import Online
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory
-from tests.converge import assert_settled
+from tests.converge import OWN_PREFIX, assert_settled
 from tests.online import (
     assert_tidy,
     cut_over,
@@ -58,7 +58,7 @@ def ends(request: pytest.FixtureRequest, server_factory: ServerFactory) -> tuple
 
 
 class Clicks:
-    """Counts up with INCR as a client without patience; when was the last OK, and the longest gap?"""
+    """Counts up with INCR: `acknowledged` is the last OK's number, `longest` the longest wait."""
 
     def __init__(self, server: Server) -> None:
         self.acknowledged = 0
@@ -281,7 +281,7 @@ def test_an_engine_that_dies_after_it_opened_the_target(
         patched.setattr(Online, "_tidy_up", die)
         run = online(source, target, steer, checkpoints=store)
     assert run.report.status == "failed"
-    assert [key for key in target.client().keys() if key.startswith(b"startmigration:position")]
+    assert [key for key in target.client().scan_iter() if key.startswith(OWN_PREFIX)]
     source.client().execute_command("CLIENT", "UNPAUSE")
     target.client(1).set("key:0", "the user's")
     source.client(1).set("key:1", "nobody's")
