@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import CheckpointStore, MemoryCheckpoint
-from engine.transfer.cut_over import GateResult
+from engine.transfer.cut_over import GateInSync, GateResult
 from engine.transfer.transfer import Transfer
 from engine.wire.loop import run
 from tests.proxy import Proxy
@@ -51,11 +52,13 @@ def transfer(
     timeout: float = 60.0,
     compare: Callable[..., Any] | None = None,
     one_go: bool = True,
+    gate_in_sync: GateInSync | None = None,
     **settings: Any,
 ) -> Run:
     """Move everything from `source` to `target`; `meanwhile` is awaited beside the transfer.
 
-    `timeout` in seconds: a transfer that hangs fails the test.
+    `timeout` in seconds: a transfer that hangs fails the test. What `meanwhile` raises ends the
+    transfer, and is raised.
     """
     settings = {"retry_seconds": 10.0, "source_type": "scan", **settings}
     result = Run()
@@ -74,13 +77,25 @@ def transfer(
             on_event=result.events.append,
             gate=gate or pass_all,
             one_go=one_go,
+            gate_in_sync=gate_in_sync,
             **extra,
         )
-        beside = asyncio.ensure_future(meanwhile(work, result)) if meanwhile else None
+
+        async def accompany() -> None:
+            assert meanwhile is not None
+            try:
+                await meanwhile(work, result)
+            except BaseException:
+                work.stop()
+                raise
+
+        beside = asyncio.ensure_future(accompany()) if meanwhile else None
         async with asyncio.timeout(timeout):
             result.report = await work.run()
         if beside is not None:
             beside.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await beside
 
     run(main())
     return result

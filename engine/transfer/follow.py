@@ -16,7 +16,7 @@ from engine.errors import LinkError, ServerError, TransferFailed
 from engine.model.position import StreamPosition, TargetPosition
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier
-from engine.transfer.repair import DbKey, Mender
+from engine.transfer.repair import DbKey, Mender, Store
 
 # A reading is taken when the target is no further behind than this many bytes: until its offset is
 # reached the keys stay as they are, and what reads them is spoilt as well.
@@ -29,8 +29,8 @@ _NEW_KEY = {b"RENAME": 2, b"RENAMENX": 2, b"COPY": 2, b"MOVE": 1}
 class Follower:
     """Applies what the source sends, from `position` on.
 
-    `not_carried(db, key, reason)` is told of keys that no reading can store; `left_out(what)` of
-    commands without keys that the target refuses.
+    `not_carried(db, key, message, type)` is told of keys that no reading can store: the target's
+    message, the value's RDB type; `left_out(what)` of commands without keys that it refuses.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Follower:
         position: StreamPosition,
         *,
         token: str,
-        not_carried: Callable[[int, bytes, str], None],
+        not_carried: Callable[[int, bytes, str, int | None], None],
         left_out: Callable[[str], None],
     ) -> None:
         self._source = source
@@ -127,14 +127,13 @@ class Follower:
     async def _apply(self, batch: CommandBatch) -> None:
         self._lapses = self._applier.lapses
         # 1. What reads a dirty key is dirty.
-        await self._mender.taint(batch)
-        mender = self._mender
-        if batch.movers:
-            taken_along = self._taken_along(batch)
+        mender, movers = self._mender, self._taken_along(batch)
+        await mender.taint(batch, movers)
+        if movers:
             if self.moved is not None:
-                self.moved.extend(taken_along)
+                self.moved.extend(movers.values())
             if self.late or not mender.clean:
-                mender.spoil_deadlines(taken_along)
+                mender.spoil_deadlines(movers.values())
         if self.suspect:
             mender.spoil(await mender.keys_in(batch))
         if self.has_fields:
@@ -149,6 +148,7 @@ class Follower:
                 break
             head, batch = batch.split(cut)
             await self._transact(head)
+            await mender.spread(batch, self._taken_along(batch))
         # 3. The rest.
         await self._transact(batch)
 
@@ -172,7 +172,7 @@ class Follower:
                 TargetPosition(self._token, behind).encode(),
                 skip=skip,
                 extras=[
-                    *((db, raw) for db, _, raw in stores),
+                    *((db, raw) for db, _, raw, _ in stores),
                     # In this order: what became dirty just now may be stored by this transaction.
                     *mender.notes(),
                     *mender.strike(readings),
@@ -188,19 +188,24 @@ class Follower:
                 else:
                     self._store_failed(stores, -1 - index, message)
                     del stores[-1 - index]
+            # What comes behind them in the batch reads their keys as they are.
+            await mender.spread(batch, self._taken_along(batch))
         mender.noted()
         for index, message in result.failed:
             if index >= 0:
                 await self._leave(batch, index, message)
             else:
                 self._store_failed(stores, -1 - index, message)
+        if result.failed:
+            await mender.spread(batch, self._taken_along(batch))
         if result.unseen:
+            # Which of its commands failed, nobody knows.
             self.unseen += 1
         mender.stored(readings)
         if result.unseen or self._applier.lapses != self._lapses:
             # Some of it may have failed, or found its key expired.
             mender.spoil(await mender.keys_in(batch))
-            mender.spoil((db, key) for db, key, _ in stores)
+            mender.spoil((store[0], store[1]) for store in stores)
         if self._applier.reconnects != links:
             # The target was away: what had a deadline there may have passed before this batch came.
             self.on_outage()
@@ -216,13 +221,11 @@ class Follower:
         self._source.acknowledge(position.offset)
         self._moved.set()
 
-    def _store_failed(
-        self, stores: list[tuple[int, bytes, bytes]], place: int, message: str
-    ) -> None:
+    def _store_failed(self, stores: list[Store], place: int, message: str) -> None:
         if place >= len(stores):
             raise TransferFailed(f"the target refuses the engine's own command: {message}")
-        db, key, _ = stores[place]
-        self._not_carried(db, key, message)
+        db, key, _, value_type = stores[place]
+        self._not_carried(db, key, message, value_type)
 
     async def _leave(self, batch: CommandBatch, index: int, message: str) -> None:
         """A command that did not run on the target: its keys are read from the source instead."""
@@ -234,8 +237,9 @@ class Follower:
             name = command[0].decode("ascii", "backslashreplace")
             self._left_out(f"the command {name}, which has no keys: {message}")
 
-    def _taken_along(self, batch: CommandBatch) -> list[DbKey]:
-        found: list[DbKey] = []
+    def _taken_along(self, batch: CommandBatch) -> dict[int, DbKey]:
+        """The new key of each command that takes a key elsewhere, by the command's index."""
+        found: dict[int, DbKey] = {}
         for index in batch.movers:
             command = batch.command(index)
             place = _NEW_KEY.get(command[0].upper())
@@ -248,7 +252,7 @@ class Follower:
                 upper = [word.upper() for word in command]
                 if b"DB" in upper[3:]:
                     db = int(command[upper.index(b"DB", 3) + 1])
-            found.append((db, key))
+            found[index] = db, key
         return found
 
     # --- Mending ---

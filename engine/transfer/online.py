@@ -30,7 +30,6 @@ from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark, dirty_key, position_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
-from engine.model.report import printable_key
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
 from engine.targets.base import Acknowledged, ReadAgain
@@ -48,6 +47,7 @@ from engine.transfer.cut_over import GateInSync, GateResult
 from engine.transfer.deadlines import LIFT_MS, Lifted
 from engine.transfer.fence import fence_of, offset_in
 from engine.transfer.follow import Follower
+from engine.transfer.refusals import explain_refusal
 from engine.transfer.repair import Mender
 from engine.transfer.stage import Stage
 from engine.transfer.tally import Tally
@@ -106,15 +106,18 @@ class Online:
         # Deadlines are lifted until the cut-over, where the target has no import mode.
         self._lifting = False
         self._releasing = False
-        # Another engine has taken the migration over: what is on the target is none of ours.
-        self._anothers = False
         # Hashes of the snapshot whose fields have deadlines, which cannot be lifted.
         self._timed: set[tuple[int, bytes]] = set()
         # Whether another engine, or this one before it had to begin anew, may have lifted some.
         self._taken_up = False
         # What the source has sent up to here was written before we caught up; None: not yet.
         self._behind_until: int | None = None
+        # Another engine has the migration: what is on the target is that one's.
+        self._replaced = False
         self._restarts = 0
+        # Where the last follower stood, and the commands of all those before the one that runs.
+        self._stood: dict[str, Any] = {}
+        self._commands = 0
         self._saved_at = 0.0
         self._dirty_books = False
         self.left_out: list[str] = []
@@ -190,20 +193,23 @@ class Online:
     @property
     def standing(self) -> str:
         """For a migration that is ended by force: what was in sync and what was not."""
-        stage, follower = self._stage, self._follower
-        if follower is None:
+        stage, lag = self._stage, self._figures().get("lag_bytes")
+        if lag is None:
             return (
                 f"in {stage.phase}, with {stage.tally.keys:,} of about {stage.total_keys:,} keys "
                 "of the snapshot acknowledged"
             )
-        return f"{self._lag_words(follower)} behind the source, and not verified"
+        return f"{_size(lag)} behind the source, and not verified"
 
     async def close(self, *, resumable: bool) -> None:
         """Let go of both ends; unless it can be resumed, remove what we left on the target."""
         await self._let_go()
         with contextlib.suppress(EngineError):
             await self._untune()
-        if not resumable and not self._mark.opened and self._mark.begun and not self._anothers:
+        # What has not begun leaves no checkpoint behind: nobody would come back for it.
+        begun = self._mark.begun
+        over = self._mark.opened or self._replaced
+        if not over and not (resumable and begun) and (begun or self._importing):
             with contextlib.suppress(EngineError, TimeoutError):
                 async with asyncio.timeout(self._settings.retry_seconds):
                     await self._give_back_deadlines()
@@ -264,6 +270,7 @@ class Online:
             await self._save()
             return
         await self._check_source()
+        await self._still_ours()
         await self._make_room()
         stage.tally.start_anew()
         full_syncs = self._mark.full_syncs + 1
@@ -275,6 +282,19 @@ class Online:
             begun_at=time.time(),
         )
         await self._save()
+
+    async def _still_ours(self) -> None:
+        """A position that is gone may have been removed by an engine that opened the target."""
+        latest = await asyncio.to_thread(self._checkpoints.load)
+        if latest is None or not isinstance(latest.position, OnlineMark):
+            return
+        if latest.position.opened:
+            self._replaced = True
+            raise TransferFailed(
+                "another engine has opened the target",
+                remedy="Nothing is left to do.",
+                fault="user",
+            )
 
     async def _check_source(self) -> None:
         """A source that lost its data must not have its last copy emptied for its sake."""
@@ -377,6 +397,8 @@ class Online:
 
     async def _full_sync(self, sync: FullSync) -> StreamPosition:
         stage = self._stage
+        # Offsets behind another snapshot have nothing to do with those before it.
+        self._stood = {"commands": self._commands}
         stage.enter(Phase.SNAPSHOT)
         with stage.step("snapshot"):
             if self._mark.full_syncs > 1:
@@ -455,7 +477,7 @@ class Online:
                 self._mender,
                 position,
                 token=self._mark.token,
-                not_carried=self._refuse,
+                not_carried=self._not_carried,
                 left_out=self._leave_out,
             )
             follower.on_outage = self._outage
@@ -759,7 +781,7 @@ class Online:
         if found is None:
             return "the target lost this migration's data", None
         if follower is not None and found.offset > follower.position.offset:
-            self._anothers = True
+            self._replaced = True
             raise TransferFailed(
                 "another engine moves the same migration on",
                 remedy="Let that one go on, or end it first.",
@@ -772,17 +794,18 @@ class Online:
         return self._follower.position if self._follower is not None else position
 
     async def _let_go(self) -> None:
+        self._stage.can_complete = False
         if self._mender is not None:
             self._count_repairs()
             self._mender = None
-        self._follower_done()
+        if self._follower is not None:
+            self._stood = self._where(self._follower)
+            self._commands = self._stood["commands"]
+            self._follower = None
         if self._applier is not None:
             await self._applier.close()
         self._taken_up = self._taken_up or self._mark.begun
         await self._source.close()
-
-    def _follower_done(self) -> None:
-        self._follower = None
 
     # --- Telling and keeping ---
 
@@ -824,11 +847,9 @@ class Online:
             self._mark = replace(self._mark, repaired_keys=repaired)
             self._mender.repaired = 0
 
-    def _refuse(self, db: int, key: bytes, reason: str) -> None:
-        """A key that no reading could store; the snapshot may have named it already."""
-        tally, name = self._stage.tally, printable_key(key)
-        if not any(each.db == db and each.key == name for each in tally.not_carried):
-            tally.refuse(db, key, reason)
+    def _not_carried(self, db: int, key: bytes, message: str, value_type: int | None) -> None:
+        reason = explain_refusal(message, value_type, self._writer.info)
+        self._stage.tally.refuse(db, key, reason)
         self._dirty_books = True
 
     def _far_is_near(self) -> bool:
@@ -852,15 +873,16 @@ class Online:
             "partial_syncs": self._mark.partial_syncs,
             "full_syncs": self._mark.full_syncs,
         }
-        if follower is not None:
-            figures |= {
-                "commands": follower.commands,
-                "applied_offset": follower.position.offset,
-                "source_offset": self._source.received_offset,
-                "lag_bytes": follower.lag_bytes,
-                "lag_seconds": self._source.lag(follower.position.offset)[1],
-            }
-        return figures
+        return figures | (self._stood if follower is None else self._where(follower))
+
+    def _where(self, follower: Follower) -> dict[str, Any]:
+        return {
+            "commands": self._commands + follower.commands,
+            "applied_offset": follower.position.offset,
+            "source_offset": self._source.received_offset,
+            "lag_bytes": follower.lag_bytes,
+            "lag_seconds": self._source.lag(follower.position.offset)[1],
+        }
 
     def _lag_words(self, follower: Follower) -> str:
         return _size(follower.lag_bytes)

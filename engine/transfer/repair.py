@@ -17,7 +17,7 @@ transaction that makes them dirty and taken out in the one that stores them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine._native import CommandBatch, RestoreEncoder, encode_command
@@ -37,17 +37,19 @@ _NAMES_AT_ONCE = 1000
 
 DbKey = tuple[int, bytes]
 Extra = tuple[int, bytes]
+Store = tuple[int, bytes, bytes, int | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the source held at `offset`: (db, key, the command that stores it) of each key.
+    """What the source held at `offset`.
 
+    Of each key: (db, key, the command that stores it, its value's RDB type or None).
     `values`: the keys' values, not their deadlines alone.
     """
 
     offset: int
-    stores: tuple[tuple[int, bytes, bytes], ...]
+    stores: tuple[Store, ...]
     values: bool
 
 
@@ -134,7 +136,7 @@ class Mender:
         names += [_name(key, b"d") for key in self._deadlines]
         for reading in self._readings:
             kind = b"v" if reading.values else b"d"
-            names += [_name((db, key), kind) for db, key, _ in reading.stores]
+            names += [_name((db, key), kind) for db, key, *_ in reading.stores]
         self._unnoted = names
 
     def strike(self, readings: Iterable[Reading]) -> list[Extra]:
@@ -144,7 +146,7 @@ class Mender:
             again = self._values if reading.values else self._deadlines
             kind = b"v" if reading.values else b"d"
             names += [
-                _name((db, key), kind) for db, key, _ in reading.stores if (db, key) not in again
+                _name((db, key), kind) for db, key, *_ in reading.stores if (db, key) not in again
             ]
         return self._named(b"SREM", names)
 
@@ -165,8 +167,11 @@ class Mender:
 
     # --- The stream passes by ---
 
-    async def taint(self, batch: CommandBatch) -> None:
-        """Spread dirtiness over the keys of commands that name a dirty key."""
+    async def taint(self, batch: CommandBatch, movers: Mapping[int, DbKey]) -> None:
+        """Before a batch is applied: what reads a dirty key becomes dirty, what is swapped moves.
+
+        `movers`: where those commands put a key's value that have it in another database, or may.
+        """
         if self.clean:
             return
         swaps = batch.swaps
@@ -178,18 +183,32 @@ class Mender:
                 self._strays.append((stray, encode_command(b"DEL", self._names_key)))
         if swaps or batch.flushes:
             self.note_again()
+        await self.spread(batch, movers)
+
+    async def spread(self, batch: CommandBatch, movers: Mapping[int, DbKey]) -> None:
+        """Spread dirtiness over the keys of commands that name a dirty key."""
+        asked: dict[int, list[bytes]] = {}
+        names: set[bytes] = set()
+        # Again as long as it spreads: what one command made dirty the next may read.
+        while names != (names := self._dirty_names()):
+            for index in batch.mentioning(names):
+                if index not in asked:
+                    asked[index] = await self.keys_of(batch.command(index))
+                keys = asked[index]
+                if not any(key in names for key in keys):
+                    continue
+                db = batch.db(index)
+                if len(keys) > 1:
+                    self.spoil((db, key) for key in keys)
+                if index in movers:
+                    self.spoil([movers[index]])
+
+    def _dirty_names(self) -> set[bytes]:
         names = {key for _, key in self._values}
         for reading in self._readings:
             if reading.values:
-                names.update(key for _, key, _ in reading.stores)
-        if not names:
-            return
-        for index in batch.mentioning(names):
-            command = batch.command(index)
-            keys = await self.keys_of(command)
-            db = batch.db(index)
-            if len(keys) > 1 and any(key in names for key in keys):
-                self.spoil((db, key) for key in keys)
+                names.update(key for _, key, *_ in reading.stores)
+        return names
 
     async def keys_of(self, command: Sequence[bytes]) -> list[bytes]:
         """The keys that a command names, as the source's own tables say (COMMAND GETKEYS)."""
@@ -282,7 +301,7 @@ class Mender:
         seconds, micros = (int(part) for part in replies[0])
         now = seconds * 1000 + micros // 1000
         offset = offset_in(self._source, replies[1])
-        stores: list[tuple[int, bytes, bytes]] = []
+        stores: list[Store] = []
         for (db, key), place in zip(keys, places, strict=True):
             deadline = replies[place]
             if not isinstance(deadline, int):
@@ -295,7 +314,8 @@ class Mender:
             payload = replies[place + 1] if values else b""
             if isinstance(payload, Exception):
                 raise ServerError(f"{self._source.name} answered DUMP with: {payload}")
-            stores.append((db, key, self._storing(key, deadline, payload, values)))
+            value_type = payload[0] if isinstance(payload, bytes) and payload else None
+            stores.append((db, key, self._storing(key, deadline, payload, values), value_type))
         return Reading(offset, tuple(stores), values)
 
     def _storing(self, key: bytes, deadline: int, payload: object, values: bool) -> bytes:

@@ -45,6 +45,7 @@ class Tally:
         self.vanished = 0
         self.not_carried: list[NotCarried] = []
         self.not_carried_total = 0
+        self._named: set[tuple[int, str]] = set()
         self._beyond: Counter[str] = Counter()
         self._rate: deque[tuple[float, int]] = deque()
         self._mark: tuple[ScanPosition | OnlineMark, _Mark] | None = None
@@ -54,6 +55,7 @@ class Tally:
             self.skipped = before.skipped
             self.vanished = before.vanished
             self.not_carried = list(before.not_carried)
+            self._name_again()
             self.not_carried_total = before.not_carried_total
             self._beyond.update(dict(before.beyond))
             self.mark(before.position)
@@ -75,6 +77,7 @@ class Tally:
         """Forget everything: it is copied again from the start."""
         self.keys_before = self.keys = self.bytes = self.skipped = self.vanished = 0
         self.not_carried = []
+        self._name_again()
         self.not_carried_total = 0
         self._beyond.clear()
         self._rate.clear()
@@ -89,6 +92,7 @@ class Tally:
         self.keys, self.bytes = counts.keys, counts.bytes
         self.skipped, self.vanished = counts.skipped, counts.vanished
         del self.not_carried[counts.named :]
+        self._name_again()
         self.not_carried_total = counts.not_carried_total
         self._beyond = Counter(dict(counts.beyond))
         self._rate.clear()
@@ -135,12 +139,19 @@ class Tally:
             self.refuse(batch.db, batch.key(index), reason)
 
     def refuse(self, db: int, key: bytes, reason: str) -> None:
-        """A key that was not carried. Named up to a bound, then counted by its reason."""
+        """A key that was not carried. Named once, up to a bound, then counted by its reason."""
+        name = db, printable_key(key)
+        if name in self._named:
+            return
         self.not_carried_total += 1
         if len(self.not_carried) < NAMED_KEYS_LIMIT:
-            self.not_carried.append(NotCarried(db, printable_key(key), reason))
+            self.not_carried.append(NotCarried(*name, reason))
+            self._named.add(name)
         else:
             self._beyond[reason] += 1
+
+    def _name_again(self) -> None:
+        self._named = {(each.db, each.key) for each in self.not_carried}
 
     def beyond(self) -> list[str]:
         """One line for each reason whose keys were too many to be named."""

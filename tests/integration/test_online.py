@@ -2,102 +2,317 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import threading
-import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import redis
+import pytest
 
 from engine.model.progress import Phase
-from tests.servers import Binary, Server
-from tests.transfers import Run, transfer, until
+from engine.model.report import printable_key
+from engine.model.server import known_types
+from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.transfer import Transfer
+from tests.adversity.test_follow import not_alike
+from tests.conftest import ServerFactory
+from tests.converge import assert_settled, settle
+from tests.online import assert_tidy, cut_over, following, importing, online, phase, refused
+from tests.proxy import Proxy
+from tests.servers import Binary, Server, all_pairs, binaries, pair_id
+from tests.traffic import Counters, Traffic
+from tests.transfers import Run, transfer
 
-ServerFactory = Callable[..., Server]
-
-
-class Writer:
-    """Writes to a server from a thread until it is stopped; counts what was acknowledged."""
-
-    def __init__(self, server: Server, work: Callable[[redis.Redis, int], None]) -> None:
-        self._server, self._work = server, work
-        self._stop = threading.Event()
-        self.turns = 0
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        client = self._server.client()
-        while not self._stop.is_set():
-            with contextlib.suppress(redis.RedisError):
-                self._work(client, self.turns)
-                self.turns += 1
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(30)
+RATE = 2500.0
 
 
-@contextlib.contextmanager
-def writing(server: Server, work: Callable[[redis.Redis, int], None]) -> Iterator[Writer]:
-    writer = Writer(server, work)
-    try:
-        yield writer
-    finally:
-        writer.stop()
+def knows_values(source: Binary, target: Binary) -> bool:
+    """Whether the target knows the type of every value that the source writes."""
+    there, here = (known_types(each.flavour, each.version) for each in (source, target))
+    return there <= here
 
 
-def mixed(client: redis.Redis, turn: int) -> None:
-    """A few commands that must be applied exactly once, over three databases."""
-    pipe = client.pipeline(transaction=turn % 3 == 0)
-    pipe.execute_command("SELECT", turn % 3)
-    pipe.incr("counter")
-    pipe.append(f"text:{turn % 50}", "x")
-    pipe.lpush(f"list:{turn % 50}", str(turn))
-    pipe.xadd("stream", {"turn": str(turn)}, maxlen=500)
-    pipe.hincrby("hash", f"f{turn % 100}", 1)
-    pipe.setrange("range", turn % 100, "abc")
-    pipe.sunionstore("union", [f"set:{turn % 5}", "set:0"])
-    pipe.sadd(f"set:{turn % 5}", str(turn % 1000))
-    if turn % 10 == 0:
-        pipe.eval(
-            "redis.call('INCR', KEYS[1]) return redis.call('LPUSH', KEYS[2], ARGV[1])",
-            2,
-            "counter",
-            "list:0",
-            str(turn),
-        )
-    pipe.execute()
+CARRIED = [pair for pair in all_pairs() if knows_values(*pair)]
+REFUSED = [pair for pair in all_pairs() if not knows_values(*pair)]
 
 
-def fill(server: Server, keys: int = 3000) -> None:
-    for db in (0, 1, 3):
-        client = server.client(db)
-        pipe = client.pipeline(transaction=False)
-        for n in range(keys):
-            pipe.set(f"key:{n}", f"value {n}", ex=3600 if n % 3 == 0 else None)
-        pipe.hset("big", mapping={f"f{n}": "v" * 50 for n in range(500)})
-        pipe.execute()
-
-
-def online(source: Any, target: Any, **options: Any) -> Run:
-    return transfer(source, target, source_type="replica", **options)
-
-
-def test_moves_a_server_under_writes(
+@pytest.mark.parametrize("pair", CARRIED, ids=pair_id)
+def test_everything_is_carried_under_traffic(
     pair: tuple[Binary, Binary], server_factory: ServerFactory
 ) -> None:
+    """A target that knows every type; not every command, if it is the older one."""
     source, target = server_factory(pair[0]), server_factory(pair[1])
-    fill(source)
+    without = not_alike(*pair)
+    if target.binary.version < (6, 2, 0) <= source.binary.version:
+        # There an empty source leaves the destination as it was.
+        without += ("georadius", "georadiusbymember")
+    options: dict[str, Any] = {"without": without, "rate": RATE}
+    Traffic(source, "before", **{**options, "rate": None}, limit=2000).start().join()
+    traffic = Traffic(source, "meanwhile", **options)
 
-    async def meanwhile(work: Any, result: Run) -> None:
-        await until(lambda: work.progress.phase in (Phase.FOLLOW, Phase.CUT_OVER, Phase.DONE))
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await asyncio.sleep(0.8)
+        await asyncio.to_thread(traffic.stop)
+        await cut_over(work, run, source)
 
-    with writing(source, mixed) as writer:
-        time.sleep(0.1)
-        result = online(source, target, until="in-sync", meanwhile=meanwhile, timeout=90)
-        assert result.report.status == "done", result.report.errors
-        assert result.report.full_syncs == 1
-        assert writer.turns > 10
-    assert target.client().exists("counter")
+    with traffic:
+        # Redis 6.0 knows no end of a pause but its time.
+        run = online(source, target, steer, cut_over_timeout=1.5)
+    report = run.report
+    assert report.status == "done", (report.errors, run.events)
+    assert (report.full_syncs, report.partial_syncs) == (1, 0)
+    assert report.commands > 300
+    assert report.applied_offset == report.source_offset
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+@pytest.mark.parametrize("pair", REFUSED, ids=pair_id)
+def test_what_the_target_does_not_know_is_named(
+    pair: tuple[Binary, Binary], server_factory: ServerFactory
+) -> None:
+    """Values of newer types stay behind, each with its reason, and the cut-over does not come."""
+    source, target = server_factory(pair[0]), server_factory(pair[1])
+    Traffic(source, "before", without=not_alike(*pair), limit=2000).start().join()
+    counters = Counters(source)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await asyncio.sleep(0.2)
+        await asyncio.to_thread(counters.stop)
+        assert "keys were not carried" in await refused(work, run)
+        assert work.progress.phase is Phase.FOLLOW
+        work.complete(force=True)
+
+    with counters:
+        # Redis 6.0 knows no end of a pause but its time.
+        run = online(source, target, steer, cut_over_timeout=1.5)
+    report = run.report
+    assert report.status == "stopped"
+    assert report.errors[0].startswith("ended by force: ")
+    found = settle(source, target, 0).keys
+    differ = {(each.db, each.key) for each in found.different} | {*found.missing, *found.extra}
+    named = {(each.db, each.key) for each in report.not_carried}
+    differ_names = {(db, printable_key(key)) for db, key in differ}
+    assert differ_names <= named
+    # Whatever else is named has expired by now, or is about to.
+    for db, key in named - differ_names:
+        assert -2 <= source.client(db).pttl(key) < 5000, (db, key)
+        assert source.client(db).pttl(key) != -1, (db, key)
+    strange = [each for each in report.not_carried if "does not know values" not in each.reason]
+    assert not strange
+    assert counters.check(target) == []
+    assert_tidy(target)
+
+
+# --- Commands that the target does not know ---
+
+
+def server_of(server_factory: ServerFactory, name: str, *options: str) -> Server:
+    """The first server whose name begins so ("redis-7.0")."""
+    found = [each for each in binaries() if each.name.startswith(name)]
+    if not found:
+        pytest.skip(f"no {name} on this machine")
+    return server_factory(found[0], *options)
+
+
+COPIES = (
+    ("ZADD", "zset", 1, "m", 2, "n", 3, "o"),
+    ("SADD", "set", "a", "b"),
+    ("SADD", "stale", "old"),
+    ("COPY", "set", "stale", "REPLACE"),
+    # What reads the key that was not copied, in the same breath.
+    ("SUNIONSTORE", "union", "stale", "other"),
+    ("RENAME", "union", "union2"),
+    ("MOVE", "union2", 1),
+    ("ZRANGESTORE", "best", "zset", 0, 1),
+    ("COPY", "zset", "zset", "DB", 1),
+    ("EXPIRE", "best", 1000),
+)
+FIELDS = (
+    # Too long for a listpack, whose type tells of field TTLs that were there once.
+    ("HSET", "hash", "f", "v", "g", "w" * 200),
+    ("HEXPIRE", "hash", 1000, "FIELDS", 1, "f"),
+    ("HPERSIST", "hash", "FIELDS", 1, "f"),
+)
+DEADLINES = (("SET", "text", "value", "EX", 1000), ("SET", "text", "again", "EX", 100, "GET"))
+
+
+@pytest.mark.parametrize(
+    ("names", "commands", "repaired"),
+    [
+        (("redis-6.2", "redis-6.0"), COPIES, 2),
+        (("redis-8.0", "redis-7.0"), FIELDS, 1),
+        (("valkey-9", "valkey-8.1"), FIELDS, 1),
+        # These are told to an older target in words that it knows.
+        (("redis-7.0", "redis-6.0"), DEADLINES, 0),
+    ],
+    ids=["COPY", "HEXPIRE on Redis", "HEXPIRE on Valkey", "SET PXAT"],
+)
+def test_commands_that_the_target_does_not_know(
+    server_factory: ServerFactory,
+    names: tuple[str, str],
+    commands: tuple[tuple[Any, ...], ...],
+    repaired: int,
+) -> None:
+    """What they change is read from the source, and what others made of it as well."""
+    source, target = (server_of(server_factory, name) for name in names)
+    client = source.client()
+
+    def write() -> None:
+        # In one packet, so that they come in one batch.
+        pipe = client.pipeline(transaction=False)
+        for command in commands:
+            pipe.execute_command(*command)
+        pipe.execute()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        for _ in range(5):
+            await asyncio.to_thread(write)
+            await asyncio.sleep(0.05)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    assert run.report.status == "done", run.report.errors
+    assert run.report.repaired_keys >= repaired
+    assert run.report.not_carried == ()
+    assert run.report.left_out == ()
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+# --- Deadlines ---
+
+
+@pytest.mark.parametrize("name", ["redis-7.0", "valkey-8.1", "valkey-9"])
+@pytest.mark.parametrize("naive", [False, True], ids=["ours", "naive"])
+def test_a_deadline_that_is_extended_while_the_target_is_away(
+    server_factory: ServerFactory, name: str, naive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key with a second to live, extended three times a second: alive at the source all along."""
+    source, target = server_of(server_factory, "redis-7.0"), server_of(server_factory, name)
+    if naive:
+        # Deadlines as they come, and a target that obeys them: what a plain replayer does.
+        monkeypatch.setattr("engine.transfer.online.LIFT_MS", 0)
+        monkeypatch.setattr("engine.transfer.online.LIFT_ALL_BEFORE", 0)
+        monkeypatch.setattr("engine.transfer.online.has_import_mode", lambda _: False)
+    client = source.client()
+    client.set("session", "is alive", ex=1)
+    client.set("lasting", "x", ex=5000)
+    client.set("renamed", "x", px=700_000)
+    seen: list[Any] = []
+    over = threading.Event()
+
+    def extend() -> None:
+        while not over.wait(0.3):
+            client.expire("session", 1)
+        client.expire("session", 1000)
+        client.rename("renamed", "found")
+
+    with Proxy(target.host, target.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            extending = asyncio.create_task(asyncio.to_thread(extend))
+            await following(work)
+            proxy.stall()
+            await asyncio.sleep(2)
+            assert client.exists("session")
+            seen.append(importing(target))
+            proxy.stall(False)
+            await asyncio.sleep(0.5)
+            over.set()
+            await extending
+            await cut_over(work, run, source)
+
+        run = online(source, proxy, steer, **({"gate_in_sync": None} if naive else {}))
+    assert run.report.status == "done", run.report.errors
+    there = target.client().exists("session")
+    if naive:
+        assert not there
+        return
+    assert seen[0] == (None if name.startswith("redis") else "yes")
+    assert there
+    assert_settled(source, target, 2, ttl_bound_ms=50)
+    assert_tidy(target)
+
+
+# --- The choice of the way ---
+
+
+@pytest.mark.parametrize("how", ["renamed", "denied", "match"])
+def test_auto_scans_where_it_cannot_follow(server_factory: ServerFactory, how: str) -> None:
+    renamed = ("--rename-command", "PSYNC", "hidden") if how == "renamed" else ()
+    source = server_of(server_factory, "redis-7.0", *renamed)
+    # Its import mode is entered before the source refuses.
+    target = server_of(server_factory, "valkey-8.1")
+    client, url = source.client(), source.url
+    client.mset({f"key:{n}": "v" for n in range(50)} | {f"other:{n}": "v" for n in range(50)})
+    options: dict[str, Any] = {}
+    if how == "denied":
+        client.acl_setuser(
+            "mover", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-psync"]
+        )
+        url = f"redis://mover:pw@{source.host}:{source.port}"
+    if how == "match":
+        options["match"] = "key:*"
+    run = transfer(url, target, source_type="auto", **options)
+    assert run.report.status == "done", run.report.errors
+    assert run.report.source_type == "scan"
+    assert target.client().dbsize() == (50 if how == "match" else 100)
+    told = [event for event in run.events if "the source is scanned" in event]
+    assert len(told) == 1
+    assert ("--match" if how == "match" else "PSYNC") in told[0]
+    assert_tidy(target)
+
+
+# --- The source's own settings ---
+
+
+def test_compression_is_off_for_the_snapshot_alone(server_factory: ServerFactory) -> None:
+    source = server_of(server_factory, "valkey-8.1")
+    target = server_of(server_factory, "valkey-8.1")
+    client, store = source.client(), MemoryCheckpoint()
+    pipe = client.pipeline(transaction=False)
+    for n in range(3000):
+        pipe.set(f"key:{n}", str(n) * 100)
+    pipe.execute()
+
+    def compression() -> str:
+        return client.config_get("rdbcompression")["rdbcompression"]
+
+    with Proxy(target.host, target.port) as proxy:
+        proxy.throttle(200_000)
+
+        async def cancel(work: Transfer, run: Run) -> None:
+            await phase(work, Phase.SNAPSHOT)
+            assert compression() == "no"
+            work.stop()
+
+        run = online(source, proxy, cancel, checkpoints=store, tune_source=True)
+        assert run.report.status == "stopped"
+        assert compression() == "yes"
+
+        async def killed(work: Transfer, run: Run) -> None:
+            await phase(work, Phase.SNAPSHOT)
+            assert compression() == "no"
+            # As an engine leaves it that was killed: it tidies nothing up.
+            work._way._untune = _nothing  # type: ignore[union-attr, method-assign]
+            work.stop()
+
+        online(source, proxy, killed, checkpoints=store, tune_source=True)
+        assert compression() == "no"
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        assert compression() == "yes"
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, checkpoints=store, tune_source=True)
+    assert run.report.status == "done", run.report.errors
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+async def _nothing() -> None:
+    pass

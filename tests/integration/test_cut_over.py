@@ -1,0 +1,292 @@
+"""The cut-over between real servers: it comes off, or everything is as it was before."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from engine.errors import LinkError
+from engine.model.progress import Phase
+from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.cut_over import GateResult
+from engine.transfer.online import Online
+from engine.transfer.transfer import Transfer
+from tests.conftest import ServerFactory
+from tests.converge import OWN_PREFIX, assert_settled
+from tests.online import (
+    assert_tidy,
+    cut_over,
+    following,
+    in_sync,
+    offset_of,
+    online,
+    phase,
+    refused,
+    soon,
+)
+from tests.proxy import Proxy
+from tests.servers import Server, binaries
+from tests.traffic import Counters
+from tests.transfers import Run
+
+NAMES = ("redis-7.0", "valkey-8.1")
+
+
+@pytest.fixture(params=NAMES)
+def ends(request: pytest.FixtureRequest, server_factory: ServerFactory) -> tuple[Server, Server]:
+    """Source and target: with lifted deadlines, and with import mode."""
+    found = [each for each in binaries() if each.name.startswith(request.param)]
+    if not found:
+        pytest.skip(f"no {request.param} on this machine")
+    source = server_factory(found[0], "--repl-backlog-size", "16mb")
+    target = server_factory(found[0])
+    pipe = source.client(1).pipeline(transaction=False)
+    for n in range(300):
+        pipe.set(f"key:{n}", n, ex=3000 if n % 3 else None)
+    pipe.set("soon", "x", px=4_000)
+    pipe.execute()
+    return source, target
+
+
+class Clicks:
+    """Counts up with INCR: `acknowledged` is the last OK's number, `longest` the longest wait."""
+
+    def __init__(self, server: Server) -> None:
+        self.acknowledged = 0
+        self.last = 0.0
+        self.longest = 0.0
+        self._server = server
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        client = self._server.client(socket_timeout=20)
+        while not self._over.is_set():
+            self.acknowledged = client.incr("clicks")
+            now = time.monotonic()
+            self.longest = max(self.longest, now - self.last if self.last else 0.0)
+            self.last = now
+
+    def __enter__(self) -> Clicks:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        with contextlib.suppress(redis.RedisError):
+            self._server.client().execute_command("CLIENT", "UNPAUSE")
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+def test_every_acknowledged_write_is_on_the_target(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await asyncio.sleep(0.3)
+        await cut_over(work, run, source)
+
+    with Counters(source) as counters, Clicks(source) as clicks:
+        run = online(source, target, steer)
+        assert run.report.status == "done", run.report.errors
+        # The source is still paused: nothing was acknowledged since.
+        assert int(target.client().get("clicks")) == clicks.acknowledged > 0
+        assert counters.acknowledged
+        assert counters.check(target) == []
+        source.client().execute_command("CLIENT", "UNPAUSE")
+        time.sleep(0.1)
+        assert int(target.client().get("clicks")) < clicks.acknowledged
+    assert run.report.fence_seconds is not None
+    assert 0 < run.report.fence_seconds < 2
+    assert_tidy(target)
+
+
+def test_a_cut_over_that_takes_too_long_is_undone(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+
+    gates: list[bytes] = []
+
+    with Proxy(target.host, target.port) as proxy, Clicks(source) as clicks:
+
+        async def gate(own_key: bytes) -> GateResult:
+            gates.append(own_key)
+            if len(gates) == 1:
+                proxy.stall()
+                await asyncio.sleep(3)
+            return GateResult(True, "nothing was asked")
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            await in_sync(work, source)
+            reason = await refused(work, run)
+            assert "the deadline of 0.7 s passed" in reason
+            assert work.progress.phase is Phase.FOLLOW
+            # Writers go on, and are followed again as soon as that is possible.
+            before = clicks.acknowledged
+            await soon(lambda: clicks.acknowledged > before + 10, "writers that go on", 1)
+            proxy.stall(False)
+            offset = await asyncio.to_thread(offset_of, source)
+            await soon(lambda: (work.progress.applied_offset or 0) >= offset, "following goes on")
+            await cut_over(work, run, source)
+
+        run = online(source, proxy, steer, cut_over_timeout=0.7, gate_in_sync=gate)
+        assert run.report.status == "done", (run.report.errors, run.events)
+    assert len(gates) == 2
+    assert clicks.longest < 2
+    assert_tidy(target)
+
+
+def test_ends_that_differ_keep_the_gate_shut(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        target.client(1).delete("key:0")
+        reason = await refused(work, run)
+        assert "database 1 has 100 keys without a deadline on the source and 99" in reason
+        assert work.progress.phase is Phase.FOLLOW
+        # The source was let on.
+        source.client(1, socket_timeout=2).set("key:0", "0")
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    assert run.report.status == "done", run.report.errors
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_no_fence(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        source.client().set("late", "1")
+        await cut_over(work, run, source)
+        source.client(socket_timeout=1).set("too late", "1")
+
+    run = online(source, target, steer, fence="none")
+    assert run.report.status == "done", run.report.errors
+    assert target.client().mget("late", "too late") == [b"1", None]
+    assert_tidy(target)
+
+
+def test_the_fence_of_a_hook(ends: tuple[Server, Server], tmp_path: Path) -> None:
+    source, target = ends
+    noted = tmp_path / "noted"
+    hook = tmp_path / "hook.py"
+    hook.write_text(
+        f"import json, sys\nopen({str(noted)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n"
+    )
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        target.client(1).delete("key:0")
+        await refused(work, run)
+        source.client(1).set("key:0", "0")
+        await cut_over(work, run, source)
+
+    command = f"{sys.executable} -I {hook} --of me"
+    run = online(source, target, steer, fence="hook", fence_hook=command)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    words = [json.loads(line) for line in noted.read_text().splitlines()]
+    assert words == [["--of", "me", each] for each in ("fence", "unfence", "fence")]
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_a_hook_that_fails_is_a_refusal(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        assert "ended with 1" in await refused(work, run)
+        assert work.progress.phase is Phase.FOLLOW
+        work.stop()
+
+    hook = f"{sys.executable} -c raise(SystemExit(1))"
+    run = online(source, target, steer, fence="hook", fence_hook=hook)
+    assert run.report.status == "stopped"
+
+
+@pytest.mark.parametrize("until", ["snapshot", "in-sync"])
+def test_ends_before_the_cut_over(ends: tuple[Server, Server], until: str) -> None:
+    source, target = ends
+    run = online(source, target, one_go=True, until=until)
+    assert run.report.status == "done", run.report.errors
+    assert run.report.fence_seconds is None
+    source.client(socket_timeout=1).set("later", "1")
+    assert target.client(1).dbsize() == source.client(1).dbsize()
+    assert target.client().get("later") is None
+    assert_tidy(target)
+
+
+@pytest.mark.parametrize("when", [Phase.SNAPSHOT, Phase.FOLLOW])
+def test_an_end_by_force(ends: tuple[Server, Server], when: Phase) -> None:
+    source, target = ends
+    with Proxy(source.host, source.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            if when is Phase.SNAPSHOT:
+                await soon(lambda: proxy.bytes_down > 100_000, "some of the snapshot")
+            else:
+                await following(work)
+                await asyncio.sleep(0.2)
+            work.complete(force=True)
+
+        if when is Phase.SNAPSHOT:
+            source.client().set("large", os.urandom(2_000_000))
+            proxy.throttle(400_000)
+        run = online(proxy, target, steer)
+    assert run.report.status == "stopped"
+    words = "of the snapshot" if when is Phase.SNAPSHOT else "0 bytes behind the source"
+    assert words in run.report.errors[0]
+    if when is Phase.FOLLOW:
+        assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+class _DiedHere(LinkError):
+    pass
+
+
+def test_an_engine_that_dies_after_it_opened_the_target(
+    ends: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = ends
+    store = MemoryCheckpoint()
+
+    async def die(self: Online) -> None:
+        raise _DiedHere("died here")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        work.complete()
+        await phase(work, Phase.FAILED)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Online, "_tidy_up", die)
+        run = online(source, target, steer, checkpoints=store)
+    assert run.report.status == "failed"
+    assert [key for key in target.client().scan_iter() if key.startswith(OWN_PREFIX)]
+    source.client().execute_command("CLIENT", "UNPAUSE")
+    target.client(1).set("key:0", "the user's")
+    source.client(1).set("key:1", "nobody's")
+    again = online(source, target, checkpoints=store)
+    assert again.report.status == "done", again.report.errors
+    assert target.client(1).mget("key:0", "key:1") == [b"the user's", b"1"]
+    assert source.client().info("stats")["sync_full"] == 1
+    assert_tidy(target)

@@ -1,0 +1,178 @@
+"""What makes a full sync necessary again, and what must not come of it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import replace
+
+import pytest
+
+from engine.model.online import OnlineMark, position_key
+from engine.model.progress import Phase
+from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.transfer import Transfer
+from tests.conftest import ServerFactory
+from tests.converge import assert_settled
+from tests.online import assert_tidy, cut_over, following, online, phase, soon
+from tests.proxy import Proxy
+from tests.servers import Server, binaries
+from tests.traffic import Counters
+from tests.transfers import Run
+
+NAMES = ("redis-7.0", "valkey-9")
+
+
+@pytest.fixture(params=NAMES)
+def ends(request: pytest.FixtureRequest, server_factory: ServerFactory) -> tuple[Server, Server]:
+    """Source (with a small backlog) and target."""
+    found = [each for each in binaries() if each.name.startswith(request.param)]
+    if not found:
+        pytest.skip(f"no {request.param} on this machine")
+    source = server_factory(found[0], "--repl-backlog-size", "16kb")
+    target = server_factory(found[0])
+    source.client().mset({f"key:{n}": n for n in range(300)})
+    source.client(1).set("timed", "x", ex=3000)
+    return source, target
+
+
+def test_the_backlog_is_gone(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+
+    def write() -> None:
+        pipe = source.client().pipeline(transaction=False)
+        for n in range(50):
+            pipe.set(f"new:{n}", b"x" * 100_000)
+        pipe.delete(*(f"key:{n}" for n in range(100)))
+        pipe.execute()
+
+    with Proxy(source.host, source.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            proxy.refuse()
+            proxy.cut_now()
+            await asyncio.to_thread(write)
+            proxy.refuse(False)
+            await soon(lambda: work.progress.full_syncs == 2, "another full sync")
+            await cut_over(work, run, source)
+
+        run = online(proxy, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 2
+    assert any("full sync again" in event for event in run.events)
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_the_target_loses_its_data(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await asyncio.sleep(0.2)
+        target.client().flushall()
+        await soon(lambda: work.progress.full_syncs == 2, "another full sync")
+        await asyncio.to_thread(counters.stop)
+        await cut_over(work, run, source)
+
+    with Counters(source) as counters:
+        run = online(source, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert any("the target lost this migration's data" in event for event in run.events)
+    assert counters.check(target) == []
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_the_source_comes_back_empty(ends: tuple[Server, Server]) -> None:
+    """Restarted without its data it must not empty the target as well."""
+    source, target = ends
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        source.kill()
+        await asyncio.to_thread(source.restart)
+        await phase(work, Phase.FAILED)
+
+    run = online(source, target, steer)
+    assert run.report.status == "failed"
+    assert (
+        "the source has 0 keys left; 301 of those before are on the target"
+        in (run.report.errors[0])
+    )
+    assert target.client().dbsize() == 300
+    assert 0 < target.client(1).ttl("timed") <= 3000
+    assert_tidy(target)
+
+
+def test_two_engines_with_one_token(ends: tuple[Server, Server]) -> None:
+    """One was taken for dead, and wakes up beside its successor: one stops, and leaves all be."""
+    source, target = ends
+    source.client().config_set("repl-backlog-size", 16 << 20)
+    stores = MemoryCheckpoint(), MemoryCheckpoint()
+    works: list[Transfer] = []
+    runs: list[Run] = []
+
+    async def end(work: Transfer, run: Run) -> None:
+        """Whichever is left over cuts over."""
+        await soon(
+            lambda: any(each.progress.phase is Phase.FAILED for each in works), "one to stop"
+        )
+        if work.progress.phase is Phase.FAILED:
+            return
+        # What the other one does on its way out would show now.
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(counters.stop)
+        await cut_over(work, run, source)
+
+    async def steer_second(work: Transfer, run: Run) -> None:
+        works.append(work)
+        await end(work, run)
+
+    def second() -> None:
+        runs.append(online(source, target, steer_second, checkpoints=stores[1]))
+
+    async def steer(work: Transfer, run: Run) -> None:
+        works.append(work)
+        await following(work)
+        checkpoint = stores[0].load()
+        assert checkpoint is not None
+        stores[1].save(checkpoint)
+        thread.start()
+        await end(work, run)
+
+    thread = threading.Thread(target=second)
+    with Counters(source) as counters:
+        runs.append(online(source, target, steer, checkpoints=stores[0]))
+        thread.join()
+    assert sorted(each.report.status for each in runs) == ["done", "failed"]
+    (failed,) = (each for each in runs if each.report.status == "failed")
+    assert "another engine moves the same migration on" in failed.report.errors[0]
+    assert source.client().info("stats")["sync_full"] == 1
+    assert counters.check(target) == []
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_an_engine_whose_successor_has_opened_the_target(ends: tuple[Server, Server]) -> None:
+    """The position is gone, as after a FLUSHALL; but by now the target is its users'."""
+    source, target = ends
+    store = MemoryCheckpoint()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        checkpoint = store.load()
+        assert checkpoint is not None
+        assert isinstance(checkpoint.position, OnlineMark)
+        opened = replace(checkpoint.position, opened=True)
+        store.save(replace(checkpoint, position=opened))
+        target.client().delete(position_key(opened.token))
+        target.client().set("key:0", "the user's")
+        source.client().set("key:1", "nobody's")
+        await phase(work, Phase.FAILED)
+
+    run = online(source, target, steer, checkpoints=store)
+    assert "another engine has opened the target" in run.report.errors[0]
+    assert target.client().mget("key:0", "key:1") == [b"the user's", b"1"]
+    assert target.client().dbsize() == 300

@@ -1,0 +1,121 @@
+"""Run one migration as a replica in the test's own process, and steer it from beside it.
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        ...
+        await cut_over(work)
+
+    run = online(source, target, steer)
+
+What blocks (a client that waits, a writer that is stopped) goes through `asyncio.to_thread`: the
+engine shares the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from engine.fleet.gate import gate_in_sync_of
+from engine.model.endpoint import Endpoint
+from engine.model.progress import ENDS, Phase
+from engine.model.settings import TransferSettings
+from engine.transfer.transfer import Transfer
+from tests.converge import OWN_PREFIX
+from tests.proxy import Proxy
+from tests.servers import Server
+from tests.transfers import Run, transfer, until, url_of
+
+Steer = Callable[[Transfer, Run], Awaitable[None]]
+YEAR_MS = 365 * 86_400_000
+SECONDS = 20.0
+
+
+def online(
+    source: Server | Proxy,
+    target: Server | Proxy,
+    steer: Steer | None = None,
+    *,
+    one_go: bool = False,
+    **options: Any,
+) -> Run:
+    """One migration with the gate that the product has; `options` as `transfer` takes them."""
+    ends = Endpoint.parse(url_of(source)), Endpoint.parse(url_of(target))
+    gate = gate_in_sync_of(*ends, TransferSettings(), lambda: False)
+    options = {"source_type": "replica", "gate_in_sync": gate, "timeout": 40.0, **options}
+    return transfer(source, target, meanwhile=steer, one_go=one_go, **options)
+
+
+async def soon(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> None:
+    """Wait until `condition`, at most so long. Raises `AssertionError`, with `what` was awaited."""
+    try:
+        async with asyncio.timeout(seconds):
+            await until(condition)
+    except TimeoutError:
+        raise AssertionError(f"not within {seconds:g} s: {what}") from None
+
+
+async def phase(work: Transfer, wanted: Phase, seconds: float = SECONDS) -> None:
+    """Wait until the migration is in this phase."""
+    await soon(
+        lambda: work.progress.phase is wanted or work.progress.phase in ENDS, wanted, seconds
+    )
+    assert work.progress.phase is wanted, work.progress
+
+
+async def following(work: Transfer) -> None:
+    """Wait until the snapshot is over and what was written meanwhile is applied."""
+    await phase(work, Phase.FOLLOW)
+
+
+async def in_sync(work: Transfer, source: Server) -> None:
+    """Wait until everything that is written by now is on the target, and the gate is open."""
+    offset = await asyncio.to_thread(offset_of, source)
+    await soon(
+        lambda: work.progress.can_complete and (work.progress.applied_offset or 0) >= offset,
+        "in sync",
+    )
+
+
+async def cut_over(work: Transfer, run: Run, source: Server) -> None:
+    """Once in sync, give the word, and wait for the end. A refusal raises `AssertionError`."""
+    await in_sync(work, source)
+    before = len(refusals(run))
+    work.complete()
+    await soon(lambda: work.progress.phase in ENDS or len(refusals(run)) > before, "an end")
+    assert work.progress.phase is Phase.DONE, (work.progress, run.events)
+
+
+async def refused(work: Transfer, run: Run) -> str:
+    """Give the word; the reason of the refusal that follows."""
+    before = len(refusals(run))
+    work.complete()
+    await soon(lambda: len(refusals(run)) > before, "a refusal")
+    return refusals(run)[-1]
+
+
+def refusals(run: Run) -> list[str]:
+    """The reasons of the cut-overs that were refused so far."""
+    return [event for event in run.events if event.startswith("cut-over refused: ")]
+
+
+def offset_of(server: Server) -> int:
+    """The end of the server's replication stream."""
+    return int(server.client().info("replication")["master_repl_offset"])
+
+
+def assert_tidy(target: Server) -> None:
+    """Nothing of the engine is left: no key of its own, no lifted deadline, no import mode."""
+    for db in range(target.databases):
+        client = target.client(db)
+        for key in client.scan_iter(count=1000):
+            assert not key.startswith(OWN_PREFIX), key
+            assert client.pttl(key) < 50 * YEAR_MS, (db, key)
+    assert importing(target) in (None, "no")
+
+
+def importing(server: Server) -> str | None:
+    """Whether the server is in import mode ("yes", "no"); None where it knows none."""
+    found = server.client().config_get("import-mode")
+    return found.get("import-mode")
