@@ -4,7 +4,8 @@
 # a deadline hangs on when a replica applies the command. Ours may be applied hours later, out of a
 # spool, and must not: the TTL is added to the time of receipt, on the source's clock.
 #
-#   EXPIRE, PEXPIRE key t …        PEXPIREAT key at …
+#   EXPIRE, PEXPIRE key t …        PEXPIREAT key at
+#   (P)EXPIREAT key at NX|XX|GT|LT PEXPIREAT key at
 #   SETEX, PSETEX key t value      SET key value, PEXPIREAT key at
 #   SET key value … EX | PX t …    SET key value, PEXPIREAT key at
 #   GETEX key EX | PX t            PEXPIREAT key at
@@ -187,7 +188,9 @@ cdef AnchorResult anchor_command(
         p += size + 2
 
     if sets_deadline_alone(<StreamName>command.name, &unit, &relative):
-        if not read_deadline(&arguments[2], unit, relative, how, &at):
+        # NX, XX, GT and LT were true on the source; on the target, whose deadlines may be lifted,
+        # they could be false.
+        if not read_deadline(&arguments[2], unit, relative, how, &at) and (count == 3 or at <= 0):
             return ANCHOR_PASS
     elif command.name == NAME_SETEX or command.name == NAME_PSETEX:
         if count != 4 or not read_deadline(
@@ -215,7 +218,7 @@ cdef AnchorResult anchor_command(
     added.start = packed.rewritten.size
     begin = packed.rewritten.data + added.start
     if sets_deadline_alone(<StreamName>command.name, &unit, &relative):
-        out = put_pexpireat(begin, arguments, 3, count, at)
+        out = put_pexpireat(begin, arguments, count, count, at)
     elif command.name == NAME_GETEX:
         out = put_pexpireat(begin, arguments, count, count, at)
     elif command.name == NAME_RESTORE:

@@ -527,7 +527,7 @@ cdef class StreamReader:
         command.rewritten = False
         command.in_multi = self.in_multi
         if NAME_DEADLINE_FIRST <= name <= NAME_DEADLINE_LAST and (
-                self.deadlines.anchor or self.deadlines.hold_before):
+                self.deadlines.anchor or self.deadlines.hold_before or name >= NAME_EXPIREAT):
             anchored = anchor_command(&self.open, &command, &self.deadlines)
             if anchored == ANCHOR_NO_MEMORY:
                 return STREAM_NO_MEMORY

@@ -53,8 +53,12 @@ def not_alike(source: Binary, target: Binary) -> tuple[str, ...]:
     """Commands that the target's version runs otherwise than the source's, and FLUSHALL.
 
     From 7.0 on XCLAIM drops a pending entry whose entry was deleted; before, it keeps it.
-    FLUSHALL would take the counters as well: `test_flushes_are_followed` has it.
+    FLUSHALL would take the counters as well: `test_flushes_are_followed` has it. Redis with field
+    TTLs tells its replicas of HINCRBYFLOAT as of a plain HSET, which drops the field's TTL: native
+    replicas differ from their primary then, and so do we.
     """
+    if source.flavour == "redis" and source.version >= (7, 4, 0):
+        return ("flushall", "hincrbyfloat")
     if source.version < (7, 0, 0) <= target.version:
         return ("flushall", "xclaim", "xautoclaim")
     return ("flushall",)
@@ -342,7 +346,7 @@ def test_a_source_that_fails_over(
 def test_flushes_are_followed(run: Callable[..., Run]) -> None:
     """FLUSHALL, FLUSHDB and SWAPDB often: the engine's own position must outlive them."""
     work = run(PAIRS[-1])
-    work.begin(without=(), rare=0.003)
+    work.begin(without=("hincrbyfloat",), rare=0.003)
     assert work.counters is not None
     work.counters.stop()
     for _ in range(4):

@@ -142,7 +142,7 @@ def test_register_test_start_complete(ends: tuple[Server, Server], cli: Cli) -> 
 def test_start_and_wait_shows_progress(two: tuple[Server, Server], cli: Cli) -> None:
     source, target = two
     register(cli, target)
-    told = cli("start-migration", *GROUP, *nodes(source), "--wait")
+    told = cli("start-migration", *GROUP, *nodes(source), "--source-type", "scan", "--wait")
     assert told.code == 0, told.err
     assert re.search(r"^COPIED +100 keys, ", told.err, re.MULTILINE), told.err
     assert "migrating" in told.out

@@ -44,7 +44,8 @@ P = ParamSpec("P")
 PASSWORD = "correct horse battery"
 # Small, so that a run has many checkpoints.
 MANY = 20_000
-SLOW = TransferSettings(batch_bytes=4096, window_bytes=8192)
+SCAN = TransferSettings(source_type="scan")
+SLOW = TransferSettings(source_type="scan", batch_bytes=4096, window_bytes=8192)
 
 
 def in_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
@@ -157,7 +158,7 @@ async def test_the_verbs(
     tested = await face.test_migration("g", node(source))
     assert tested["Checks"]
     assert target.client().dbsize() == 0
-    started = await face.start_migration("g", node(source))
+    started = await face.start_migration("g", node(source), settings=SCAN)
     assert started["ReplicationGroup"]["Status"] == "migrating"
     deadline = time.monotonic() + 60
     while not (found := await migration(face))["CanComplete"]:
@@ -381,7 +382,7 @@ async def test_a_cut_over_that_is_refused(face: Engine, server_factory: ServerFa
     source, target = server_factory(), server_factory()
     fill(source, 500)
     await face.register_replication_group("g", plain(target))
-    await face.start_migration("g", node(source))
+    await face.start_migration("g", node(source), settings=SCAN)
     await face.wait("g", until="copied", timeout=30)
     source.client().set("late", "1")
     await face.complete_migration("g")

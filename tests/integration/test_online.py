@@ -195,7 +195,6 @@ def test_a_deadline_that_is_extended_while_the_target_is_away(
     if naive:
         # Deadlines as they come, and a target that obeys them: what a plain replayer does.
         monkeypatch.setattr("engine.transfer.online.LIFT_MS", 0)
-        monkeypatch.setattr("engine.transfer.online.LIFT_ALL_BEFORE", 0)
         monkeypatch.setattr("engine.transfer.online.has_import_mode", lambda _: False)
     client = source.client()
     client.set("session", "is alive", ex=1)

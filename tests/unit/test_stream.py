@@ -494,7 +494,7 @@ def pexpireat(key: bytes, at: int, *options: bytes) -> list[bytes]:
 SET = [b"SET", b"k", b"v"]
 ANCHORED = [
     ([b"EXPIRE", b"k", b"100"], [pexpireat(b"k", NOW + 100_000)]),
-    ([b"expire", b"k", b"1", b"NX"], [pexpireat(b"k", NOW + 1000, b"NX")]),
+    ([b"expire", b"k", b"1", b"NX"], [pexpireat(b"k", NOW + 1000)]),
     ([b"PEXPIRE", b"k", b"100"], [pexpireat(b"k", NOW + 100)]),
     ([b"SETEX", b"k", b"100", b"v"], [SET, pexpireat(b"k", NOW + 100_000)]),
     ([b"setex", b"k", b"1", b""], [[b"SET", b"k", b""], pexpireat(b"k", NOW + 1000)]),
@@ -628,3 +628,45 @@ def test_the_time_of_receipt_is_that_of_the_last_bytes():
     reader.flush()
     (batch,) = reader.take()
     assert [batch.command(i)[2] for i in range(2)] == [b"2000", b"6000"]
+
+
+LIFT = 10**12
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ([b"PEXPIREAT", b"k", b"%d" % (NOW + 5)], [pexpireat(b"k", NOW + 5 + LIFT)]),
+        ([b"EXPIREAT", b"k", b"%d" % (NOW // 1000)], [pexpireat(b"k", NOW // 1000 * 1000 + LIFT)]),
+        ([b"SET", b"k", b"v", b"PXAT", b"%d" % NOW], [SET, pexpireat(b"k", NOW + LIFT)]),
+        # Far enough; but what it was weighed against on the source may be lifted here.
+        ([b"PEXPIREAT", b"k", b"%d" % (NOW + 1000), b"GT"], [pexpireat(b"k", NOW + 1000)]),
+        ([b"PEXPIREAT", b"k", b"%d" % (NOW + 1000)], [pexpireat(b"k", NOW + 1000)]),
+        ([b"HPEXPIREAT", b"k", b"1", b"FIELDS", b"1", b"f"], None),
+        ([b"PERSIST", b"k"], None),
+    ],
+)
+def test_near_deadlines_are_lifted(args: list[bytes], expected: list[list[bytes]] | None) -> None:
+    reader = StreamReader(0)
+    reader.hold_before, reader.hold_shift = NOW + 1000, LIFT
+    reader.feed(command(*args))
+    reader.flush()
+    (batch,) = reader.take()
+    found = [batch.command(i) for i in range(len(batch))]
+    assert found == ([args] if expected is None else expected)
+    lifted = [each for each in found if each[0] == b"PEXPIREAT" and int(each[2]) >= LIFT + NOW // 2]
+    assert reader.held == len(lifted)
+
+
+def test_who_sets_a_deadline_is_known() -> None:
+    reader = StreamReader(0)
+    names = [b"HSETEX", b"hincrby", b"HPEXPIREAT", b"HINCRBYFLOAT", b"hpersist", b"PEXPIREAT", b"X"]
+    for name in names:
+        reader.feed(command(name, b"k", b"1"))
+    reader.flush()
+    (batch,) = reader.take()
+    assert batch.field_deadlines == [0, 2, 4]
+    assert batch.field_counts == [1, 3]
+    assert batch.deadlines == [5]
+    empty = type(batch).empty(7, 3, True)
+    assert (len(empty), empty.start_offset, empty.end_offset, empty.db_after) == (0, 7, 7, 3)
