@@ -437,7 +437,9 @@ def test_ctrl_c_while_waiting_leaves_the_worker_at_work(
     source, target = server_factory(), server_factory()
     datasets.strings(source.url, n=120_000)
     register(cli, target)
-    process = cli.start("start-migration", *GROUP, *nodes(source), "--wait")
+    process = cli.start(
+        "start-migration", *GROUP, *nodes(source), "--source-type", "scan", "--wait"
+    )
     wait_for_line(process, "^SNAPSHOT")
     process.send_signal(signal.SIGINT)
     told = cli.end(process)
