@@ -440,7 +440,7 @@ def test_ctrl_c_while_waiting_leaves_the_worker_at_work(
     process = cli.start(
         "start-migration", *GROUP, *nodes(source), "--source-type", "scan", "--wait"
     )
-    wait_for_line(process, "^SNAPSHOT")
+    wait_for_line(process, "^CONNECT")
     process.send_signal(signal.SIGINT)
     told = cli.end(process)
     assert told.code == 130, told.err
