@@ -369,15 +369,16 @@ class Server:
             self._process.wait()
         self._forget()
 
-    def restart(self) -> None:
+    def restart(self, *, loaded: bool = True) -> None:
         """End the process if it lives, and start another on the same port.
 
-        The data is gone unless the server saved it (SAVE, or an appendonly option).
+        The data is gone unless the server saved it (SAVE, or an appendonly option). Unless `loaded`
+        is false, it is in memory again when this returns.
         """
         self.stop()
         for client in self._clients:
             client.connection_pool.disconnect()
-        self._launch()
+        self._launch(loaded=loaded)
 
     def freeze(self) -> None:
         """SIGSTOP: connections stay open, nothing is answered."""
@@ -465,17 +466,17 @@ class Server:
             arguments += ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]
         return [*arguments, *self.options]
 
-    def _launch(self) -> None:
+    def _launch(self, *, loaded: bool = True) -> None:
         command = [*self.binary.argv, *self._arguments()]
         self._process = _SPAWNER.submit(_spawn, command, self.folder, self.log).result()
         _running[self._process.pid] = self._process
         try:
-            self._wait_for_pong()
+            self._wait_for_answer(loaded)
         except BaseException:
             self.kill()
             raise
 
-    def _wait_for_pong(self) -> None:
+    def _wait_for_answer(self, loaded: bool) -> None:
         deadline = time.monotonic() + START_SECONDS
         last: Exception | None = None
         with self.client(socket_timeout=2, socket_connect_timeout=2, retry=None) as probe:
@@ -494,7 +495,7 @@ class Server:
                     # Another's server may have had the port before ours.
                     if answered != self.pid:
                         last = ServerError(f"Address already in use: port {self.port}")
-                    elif loading:  # INFO is answered meanwhile
+                    elif loading and loaded:  # INFO is answered meanwhile
                         last = ServerError("it loads its data")
                     else:
                         return

@@ -26,11 +26,13 @@ def target(binary: Binary, server_factory: ServerFactory) -> Server:
 
 @pytest.fixture
 def connect(target: Server) -> Iterator[Callable[..., Applier]]:
-    """Appliers of the target, closed after the test."""
+    """Appliers of the target, or of another server, closed after the test."""
     made = []
 
-    def connect(*before: tuple[str | int, ...], position_db: int = 0) -> Applier:
-        applier = Applier(target, *before, position_db=position_db)
+    def connect(
+        *before: tuple[str | int, ...], position_db: int = 0, server: Server = target
+    ) -> Applier:
+        applier = Applier(server, *before, position_db=position_db)
         made.append(applier)
         return applier
 
@@ -280,14 +282,14 @@ def test_a_busy_script(target, connect):
     assert connect().apply(THREE).status == "applied"
 
 
-def test_a_target_that_loads(binary, server_factory):
+def test_a_target_that_loads(binary, server_factory, connect):
     # Each key is slept over, and is long enough for the server to look at its sockets.
     server = server_factory(binary, "--rdbcompression", "no", "--key-load-delay", "200000")
     for number in range(10):
         server.client().set(f"k{number}", os.urandom(3 << 20))
     server.client().save()
-    server.restart()
-    applier = Applier(server)
+    server.restart(loaded=False)
+    applier = connect(server=server)
     result = applier.apply(THREE)
     refused(result, "LOADING")
     assert result.guard_error.startswith("LOADING")
@@ -297,7 +299,6 @@ def test_a_target_that_loads(binary, server_factory):
         time.sleep(0.1)
     assert nothing_was_applied(server)
     assert applier.apply(THREE).status == "applied"
-    applier.close()
 
 
 @pytest.mark.parametrize("missing", WITHOUT)
@@ -356,9 +357,9 @@ def test_a_connection_left_inside_multi(target, connect):
     assert result.error.startswith("ERR")
 
 
-def test_a_cluster_takes_one_slot(binary, server_factory):
+def test_a_cluster_takes_one_slot(binary, server_factory, connect):
     server = server_factory(binary, cluster=True)
-    applier = Applier(server)
+    applier = connect(server=server)
     result = applier.apply(THREE)
     assert result.status == "aborted"
     assert {code for _, code in codes(result.refused)} == {"CLUSTERDOWN"}
@@ -370,4 +371,3 @@ def test_a_cluster_takes_one_slot(binary, server_factory):
     tag = "{startmigration:position}"
     result = applier.apply(batch_of(("SET", tag + "a", "1"), ("INCR", tag + "n")))
     assert (result.status, result.position) == ("applied", b"position")
-    applier.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from pathlib import Path
 
@@ -396,32 +395,11 @@ async def test_a_source_that_loads(server_factory: ServerFactory) -> None:
     source.client().save()
     loading = ("--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024")
     source.options += loading
-    _restart_without_waiting(source)
+    source.restart(loaded=False)
     try:
         fails(await look(source, server_factory()), "source-loading", "loading")
     finally:
         source.kill()
-
-
-def _restart_without_waiting(server: Server) -> None:
-    server.kill()
-    started = server._wait_for_pong
-    try:
-        server._wait_for_pong = lambda: _wait_for_answer(server)  # type: ignore[method-assign]
-        server.restart()
-    finally:
-        server._wait_for_pong = started  # type: ignore[method-assign]
-
-
-def _wait_for_answer(server: Server) -> None:
-    for _ in range(200):
-        try:
-            socket.create_connection((server.host, server.port), 1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    raise AssertionError("the server does not listen")
 
 
 def test_clocks() -> None:
