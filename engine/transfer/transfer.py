@@ -194,6 +194,7 @@ class Transfer:
             way["left_out"] = tuple(self._way.left_out)
         if isinstance(self._way, Online):
             way["fence_seconds"] = self._way.fence_seconds
+            way["spool_bytes"] = self._way.spooled_most
         return Report(
             status=status,
             source_type=stage.source_type,
@@ -209,7 +210,6 @@ class Transfer:
             applied_offset=progress.applied_offset,
             source_offset=progress.source_offset,
             commands=progress.commands,
-            spool_bytes=progress.spool_bytes,
             partial_syncs=progress.partial_syncs,
             full_syncs=progress.full_syncs,
             repaired_keys=progress.repaired_keys,
