@@ -200,10 +200,11 @@ class Engine:
     ) -> Report:
         """Register, test, start and complete in one go, in this process.
 
-        Passwords in the endpoints are used here and never stored. A migration that an earlier call
-        with the same source and settings left unfinished is resumed, without a test. A failed one
-        is in the report. Raises `PreflightFault`, `Interrupted` (when cancelled or stopped; it can
-        be resumed), `ReplicationGroupAlreadyUnderMigrationFault` while another process has it,
+        `source` may be an RDB file (`Endpoint.parse("rdb:PATH")`). Passwords in the endpoints are
+        used here and never stored. A migration that an earlier call with the same source and
+        settings left unfinished is resumed, without a test. A failed one is in the report. Raises
+        `PreflightFault`, `Interrupted` (when cancelled or stopped; it can be resumed),
+        `ReplicationGroupAlreadyUnderMigrationFault` while another process has it,
         `InvalidReplicationGroupStateFault` if one from elsewhere was left unfinished.
         """
         return await one_go.migrate(

@@ -41,8 +41,9 @@ async def test(
     house: House, group_id: str, endpoints: object, settings: TransferSettings | None
 ) -> dict[str, Any]:
     """TestMigration."""
-    group, sources = await _asked(house, Operation.TEST, group_id, endpoints)
-    checks = await preflight(house, sources[0], group.primary, settings or TransferSettings())
+    settings = settings or TransferSettings()
+    group, sources = await _asked(house, Operation.TEST, group_id, endpoints, settings)
+    checks = await preflight(house, sources[0], group.primary, settings)
     return {**await house.answer(group.id), "Checks": checks}
 
 
@@ -50,9 +51,10 @@ async def start(
     house: House, group_id: str, endpoints: object, settings: TransferSettings | None
 ) -> dict[str, Any]:
     """StartMigration."""
-    group, sources = await _asked(house, Operation.START, group_id, endpoints)
+    wanted = settings or TransferSettings()
+    group, sources = await _asked(house, Operation.START, group_id, endpoints, wanted)
     transfer = await house.state(
-        lambda registry: registry.begin_migration(group.id, sources, settings or TransferSettings())
+        lambda registry: registry.begin_migration(group.id, sources, wanted)
     )
     await house.state(lambda registry: _launch(house, registry, transfer))
     return await house.answer(group.id)
@@ -142,12 +144,17 @@ async def distinct(sources: Sequence[Endpoint], group: GroupRecord) -> None:
 
 
 async def _asked(
-    house: House, operation: Operation, group_id: str, endpoints: object
+    house: House,
+    operation: Operation,
+    group_id: str,
+    endpoints: object,
+    settings: TransferSettings,
 ) -> tuple[GroupRecord, tuple[Endpoint, ...]]:
     """What Test and Start have in common: the group, in a fitting state, and valid sources."""
     group_id = validate.identifier(group_id)
     group, _ = await house.state(lambda registry: registry.get(group_id))
     sources = validate.node_endpoints(endpoints, cluster_enabled=group.cluster_enabled)
+    validate.possible_from(sources, settings)
     await distinct(sources, group)
     check(operation, group_id, group.status)
     return group, sources

@@ -16,6 +16,7 @@ from engine.errors import (
     UsageError,
 )
 from engine.model.endpoint import Endpoint, check_host
+from engine.model.settings import TransferSettings
 
 ID_LENGTH = 40
 PAGE = range(20, 101)
@@ -66,6 +67,7 @@ def primary_endpoint(value: object) -> Endpoint:
             raise _invalid(f"Invalid value for {name}: {error}") from None
     if not isinstance(value, Endpoint):
         raise _invalid(f"Invalid value for {name}: expected a URL.")
+    not_a_file(value, name)
     return _without_password(value, name)
 
 
@@ -94,6 +96,26 @@ def node_endpoints(value: object, *, cluster_enabled: bool) -> tuple[Endpoint, .
             remedy="This version moves one shard a migration: name one endpoint.",
         )
     return found
+
+
+def not_a_file(target: Endpoint, name: str) -> None:
+    """A file can be read from, and that is all."""
+    if target.rdb_path is not None:
+        raise _invalid(
+            f"Invalid value for {name}: {target.address} is a file, and a target is a server.",
+            "A server writes a file itself: SAVE or BGSAVE.",
+        )
+
+
+def possible_from(sources: Sequence[Endpoint], settings: TransferSettings) -> None:
+    """What is asked for can be done with a file, where a source is one."""
+    objection = settings.file_objection()
+    for source in sources:
+        if source.rdb_path is not None and objection is not None:
+            raise InvalidParameterCombinationException(
+                f"{source.address}: {objection}.",
+                remedy="Leave it out, or name a server as the source.",
+            )
 
 
 def not_the_target(

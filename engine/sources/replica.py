@@ -97,6 +97,7 @@ class ReplicaSource:
         self._connection: Connection = cast(Connection, None)
         self._intake: Intake = cast(Intake, None)
         self._spool: Spool = cast(Spool, None)
+        self._spooled_most = 0
         self._applied = 0
         self._acks_seen = 0
         self._ack_wanted: int | None = None
@@ -122,6 +123,7 @@ class ReplicaSource:
         """
         settings = self._settings
         # 1. Room for what may have to wait, before the source forks for us.
+        self._spooled_most = self.spooled_most
         self._spool = Spool(settings.spool_directory, settings.spool_bytes, self._on_spool)
         await asyncio.to_thread(self._spool.check)
         # 2. The handshake.
@@ -285,6 +287,11 @@ class ReplicaSource:
     def spooled(self) -> int:
         """Bytes that wait in the spool."""
         return self._spool.size if self._spool is not None else 0
+
+    @property
+    def spooled_most(self) -> int:
+        """The most that ever waited there, since the first `open`."""
+        return max(self._spooled_most, self._spool.most if self._spool is not None else 0)
 
     def receipt_of(self, offset: int) -> float | None:
         """When the byte at `offset` came, by the loop's clock; None: not yet, or long applied."""
