@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from engine.errors import ApiFault, EngineError, StateError
 from engine.front import operations
@@ -47,6 +47,7 @@ from engine.front.http.limits import (
 from engine.front.http.metrics import MEDIA_TYPE as METRICS_TYPE
 from engine.front.http.metrics import Metrics
 from engine.front.http.model import API_VERSION, Model, Operation, model
+from engine.front.http.page import Page, asked_for
 from engine.front.http.sigv4 import QUERY_MEMBERS, Signed
 
 _FORM = "application/x-www-form-urlencoded"
@@ -86,17 +87,25 @@ class Api:
         self._line = asyncio.Semaphore(AT_ONCE)
         self._slow = 0
         self._healthy = (0.0, False)
+        self._page = Page()
         self.metrics = Metrics()
         self.feed = Feed(lambda: operations.overview(engine.house, EVENTS))
         self.app = Starlette(
             routes=[
-                Route("/", self._answer(self._query), methods=["GET", "POST"]),
+                Route("/", self._answer(self._root), methods=["GET", "POST"]),
+                Route("/page/{name}", self._answer(self._part), methods=["GET"]),
                 Route("/watch", self._answer(self._watch), methods=["GET"]),
                 Route("/metrics", self._answer(self._metrics), methods=["GET"]),
                 Route("/healthz", self._health, methods=["GET"]),
             ],
             exception_handlers={404: self._no_path, 405: self._no_method},
         )
+
+    async def _root(self, request: Request, call: Call) -> Response:
+        if asked_for(request):
+            call.operation = "Page"
+            return self._page.index(request)
+        return await self._query(request, call)
 
     # --- The Query protocol ---
 
@@ -178,12 +187,16 @@ class Api:
 
     # --- The other routes ---
 
+    async def _part(self, request: Request, call: Call) -> Response:
+        call.operation = "Page"
+        return self._page.part(request)
+
     async def _watch(self, request: Request, call: Call) -> Response:
         call.operation = "Watch"
         admitted = await self._admit(request, call)
         self._gate.allow(admitted.caller, Role.READ, "Watch")
         self.feed.check()
-        return _Stream(self.feed)
+        return _Stream(self.feed, {"X-Startmigration-Role": admitted.caller.role})
 
     async def _metrics(self, request: Request, call: Call) -> Response:
         call.operation = "Metrics"
@@ -272,14 +285,20 @@ class Api:
 
 
 class _Stream(Response):
-    """The feed as a response."""
+    """The feed as a response, with headers of its own: among them what the watcher may do."""
 
-    def __init__(self, feed: Feed) -> None:
-        super().__init__()
+    def __init__(self, feed: Feed, headers: dict[str, str]) -> None:
+        super().__init__(headers=headers)
         self._feed = feed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._feed.serve(scope, receive, send)
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                ours = [each for each in self.raw_headers if each[0] != b"content-length"]
+                message = {**message, "headers": [*message["headers"], *ours]}
+            await send(message)
+
+        await self._feed.serve(scope, receive, send_with_headers)
 
 
 def _call(request: Request) -> Call:
