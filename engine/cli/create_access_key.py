@@ -33,7 +33,8 @@ def create_access_key(
 ) -> None:
     """Make an access key for the API, and print it.
 
-    The secret is shown this once. A key is revoked by deleting its line from the file; a running server takes note.
+    The secret is shown this once. A key is revoked by deleting its line from the file; a running
+    server takes note.
     """
     from engine.front.access_keys import Role, create
 

@@ -8,20 +8,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import (
     InvalidParameterCombinationException,
     InvalidParameterValueException,
+    ReplicationGroupAlreadyExistsFault,
+    ReplicationGroupNotFoundFault,
     UsageError,
 )
+from engine.front import validate
 from engine.front.access_keys import Role
 from engine.front.engine import Engine
 from engine.front.http.common_errors import InvalidAction
+from engine.groups.states import Operation
 from engine.model.endpoint import Endpoint, Tls
 from engine.model.settings import TransferSettings
+
+if TYPE_CHECKING:
+    from engine.groups.registry import Registry
 
 Parameters = Mapping[str, Any]
 Run = Callable[[Engine, Parameters], Awaitable[dict[str, Any]]]
@@ -36,15 +45,15 @@ class Action:
     """One action: the role that it needs, what does it, and which members it takes.
 
     `honoured` are members that are acted upon; `only` those that are taken with these values
-    alone, which say what is so anyway. `slow` ones talk to servers; `changes` says that a second
-    one with the same signature is refused.
+    alone, which say what is so anyway. `slow` ones talk to servers. `refused` raises the fault with
+    which a group's state refuses the change, if it does; it is None for what changes nothing.
     """
 
     role: Role
     run: Run
     honoured: Collection[str]
     only: Mapping[str, Collection[Any]] = field(default_factory=dict)
-    changes: bool = True
+    refused: Callable[[Registry, str], object] | None = None
     slow: bool = False
 
     def check(self, parameters: Parameters) -> None:
@@ -55,6 +64,12 @@ class Action:
             raise InvalidParameterCombinationException(
                 f"{name} is not supported by this server.", remedy=self._instead(name)
             )
+
+    async def look(self, engine: Engine, parameters: Parameters) -> None:
+        """Raise the fault with which the group's state refuses the change, if it does."""
+        name = validate.identifier(parameters.get("ReplicationGroupId"))
+        if (refused := self.refused) is not None:
+            await engine.house.state(lambda registry: refused(registry, name))
 
     def _instead(self, name: str) -> str:
         if name in self.only:
@@ -199,6 +214,16 @@ async def _delete(engine: Engine, parameters: Parameters) -> dict[str, Any]:
     return await engine.delete_replication_group(parameters["ReplicationGroupId"])
 
 
+def _refused(operation: Operation, registry: Registry, group_id: str) -> None:
+    registry.check(operation, group_id)
+
+
+def _refused_to_create(registry: Registry, group_id: str) -> None:
+    with suppress(ReplicationGroupNotFoundFault):
+        registry.get(group_id)
+        raise ReplicationGroupAlreadyExistsFault(f"ReplicationGroup {group_id} already exists.")
+
+
 _ENDS = ("ReplicationGroupId", "CustomerNodeEndpointList")
 
 ACTIONS: dict[str, Action] = {
@@ -207,11 +232,17 @@ ACTIONS: dict[str, Action] = {
         _start,
         (*_ENDS, "AutoCutover"),
         {"ClearTargetCacheData": (False,)},
+        refused=partial(_refused, Operation.START),
     ),
-    "TestMigration": Action(Role.MIGRATE, _test, _ENDS, changes=False, slow=True),
-    "CompleteMigration": Action(Role.MIGRATE, _complete, ("ReplicationGroupId", "Force")),
+    "TestMigration": Action(Role.MIGRATE, _test, _ENDS, slow=True),
+    "CompleteMigration": Action(
+        Role.MIGRATE,
+        _complete,
+        ("ReplicationGroupId", "Force"),
+        refused=partial(_refused, Operation.COMPLETE),
+    ),
     "DescribeReplicationGroups": Action(
-        Role.READ, _describe, ("ReplicationGroupId", "MaxRecords", "Marker"), changes=False
+        Role.READ, _describe, ("ReplicationGroupId", "MaxRecords", "Marker")
     ),
     "DescribeEvents": Action(
         Role.READ,
@@ -225,7 +256,6 @@ ACTIONS: dict[str, Action] = {
             "MaxRecords",
             "Marker",
         ),
-        changes=False,
     ),
     "CreateReplicationGroup": Action(
         Role.ADMIN,
@@ -249,8 +279,13 @@ ACTIONS: dict[str, Action] = {
             "ReplicasPerNodeGroup": (0,),
             "SnapshotRetentionLimit": (0,),
         },
+        refused=_refused_to_create,
     ),
     "DeleteReplicationGroup": Action(
-        Role.ADMIN, _delete, ("ReplicationGroupId",), {"RetainPrimaryCluster": (True,)}
+        Role.ADMIN,
+        _delete,
+        ("ReplicationGroupId",),
+        {"RetainPrimaryCluster": (True,)},
+        refused=partial(_refused, Operation.DELETE),
     ),
 }

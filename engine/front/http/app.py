@@ -100,6 +100,8 @@ class Api:
             ],
             exception_handlers={404: self._no_path, 405: self._no_method},
         )
+        # A redirect would not be signed: /watch/ is another path, and not there.
+        self.app.router.redirect_slashes = False
 
     async def _root(self, request: Request, call: Call) -> Response:
         if asked_for(request):
@@ -150,8 +152,10 @@ class Api:
                 if action.slow:
                     return await action.run(self._engine, parameters)
                 async with self._line:
-                    if not action.changes:
+                    if action.refused is None:
                         return await action.run(self._engine, parameters)
+                    if self._gate.was_used(caller):
+                        await action.look(self._engine, parameters)
                     with self._gate.once(caller):
                         return await action.run(self._engine, parameters)
         except TimeoutError:
@@ -271,7 +275,11 @@ class Api:
         self.metrics.calls.labels(call.operation, code).inc()
         self.metrics.seconds.labels(call.operation).observe(seconds)
         action = actions.ACTIONS.get(call.operation)
-        level = logging.INFO if code or (action is not None and action.changes) else logging.DEBUG
+        level = (
+            logging.INFO
+            if code or (action is not None and action.refused is not None)
+            else logging.DEBUG
+        )
         _log.log(
             level,
             "operation=%s code=%s key=%s client=%s ms=%.1f request=%s",

@@ -106,16 +106,19 @@ class Feed:
             if self._closed or gone.done():
                 return
             body = b": still here\n\n"
-            if self._version != seen and self._state is not None:
+            if self._state is not None and self._version != seen:
                 seen, body = self._version, self._state
             async with asyncio.timeout(_WRITE_SECONDS):
                 await send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _next(self, seen: int) -> None:
         async with self._changed:
-            await self._changed.wait_for(lambda: self._closed or self._version != seen)
+            await self._changed.wait_for(
+                lambda: self._closed or (self._state is not None and self._version != seen)
+            )
 
     async def _looking(self) -> None:
+        self._state = None  # the one of the last client's time is old
         while self._clients and not self._closed:
             try:
                 overview = await self._look()

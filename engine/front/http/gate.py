@@ -64,6 +64,10 @@ class Gate:
                 f"to perform {what}, which needs {needed}."
             )
 
+    def was_used(self, caller: Caller) -> bool:
+        """Whether the caller's signature made a change already."""
+        return self._keys is not None and caller.signature in self._used
+
     @contextmanager
     def once(self, caller: Caller) -> Iterator[None]:
         """Around a change: raises `RequestExpired` for a signature that made one already."""

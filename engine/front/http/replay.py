@@ -2,6 +2,11 @@
 
 Both are kept in memory. A signature is remembered for as long as its date would be accepted; a
 server that has just started knows none, and TLS is what keeps signed requests from being seen.
+
+Two requests that are equal have one signature if they are signed in one second: a client that did
+not get its answer and asks again. So a change that was done already is first told what the group's
+state has against it, as it would be with another signature; only one that would be done once more
+is refused for its signature. What failed has changed nothing, and is not remembered.
 """
 
 from __future__ import annotations
@@ -42,6 +47,10 @@ class Used:
 
     def __init__(self) -> None:
         self._until: OrderedDict[str, float] = OrderedDict()
+
+    def __contains__(self, signature: str) -> bool:
+        """Whether it was used up."""
+        return signature in self._until
 
     @contextmanager
     def once(self, signature: str, until: float) -> Iterator[None]:

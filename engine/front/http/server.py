@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import socket
 import ssl
@@ -185,7 +186,7 @@ def _config(api: Api, context: ssl.SSLContext | None) -> uvicorn.Config:
         server_header=False,
         h11_max_incomplete_event_size=HEADERS_MOST,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        timeout_keep_alive=int(HEAD_SECONDS),
+        timeout_keep_alive=math.ceil(HEAD_SECONDS),
         backlog=_BACKLOG,
         ssl_context_factory=None if context is None else lambda *_: context,
     )
@@ -209,11 +210,13 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    both = f"{settings.tls_cert} and {settings.tls_key}"
     try:
         context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a certificate with its key"
-        raise UsageError(f"{settings.tls_cert} and {settings.tls_key}: {reason}") from None
+    except (ssl.SSLError, ValueError):
+        raise UsageError(f"{both} are not a certificate with its key (PEM)") from None
+    except OSError as error:
+        raise UsageError(f"{both} cannot be read: {error.strerror}") from None
     return context
 
 
