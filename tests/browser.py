@@ -35,8 +35,10 @@ _LOOK_SECONDS = 0.05
 _WITH_PIPES = """
 import os, sys
 reads, writes = (os.dup(int(each)) for each in sys.argv[1:3])
-os.dup2(reads, 3)
-os.dup2(writes, 4)
+for mine, theirs in ((reads, 3), (writes, 4)):
+    os.dup2(mine, theirs)
+    # Where the two are one, dup2 has done nothing.
+    os.set_inheritable(theirs, True)
 os.execv(sys.argv[3], sys.argv[3:])
 """
 

@@ -34,15 +34,16 @@ def details(status: str, transfer: TransferRecord | None) -> dict[str, Any] | No
 def gates(transfer: TransferRecord) -> list[dict[str, Any]]:
     """What must be so before a cut-over may begin, in the order in which it comes to be so.
 
-    `Open` is None for a gate that cannot be told yet. The last word is `Migration.CanComplete`:
-    the engine also looks at what no figure shows.
+    `Open` is None for what takes its time, False for what is in the way. The last
+    word is `Migration.CanComplete`: the engine also looks at what no figure shows.
     """
     progress = transfer.progress
     held = transfer.held()
     behind = progress.phase in _BEHIND_SNAPSHOT
+    keys = f"{progress.keys:,} of about {progress.total_keys:,} keys"
     found = [
         _gate("worker", held, "a worker process has it" if held else "no process works on it"),
-        _gate("snapshot", behind, f"{progress.keys:,} of about {progress.total_keys:,} keys"),
+        _gate("snapshot", True if behind else None, keys),
     ]
     if shapes.source_type(transfer) != "scan":
         found += [_caught_up(progress), _lag(progress, _most(transfer))]
@@ -57,7 +58,7 @@ def _caught_up(progress: Progress) -> dict[str, Any]:
     if progress.phase not in _BEHIND_SNAPSHOT:
         return _gate("caught up", None, "after the snapshot")
     if progress.phase is Phase.CATCH_UP:
-        return _gate("caught up", False, "what was written meanwhile is being applied")
+        return _gate("caught up", None, "what was written meanwhile is being applied")
     return _gate("caught up", True, "every write is followed")
 
 

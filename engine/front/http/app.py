@@ -37,6 +37,7 @@ from engine.front.http.common_errors import (
 )
 from engine.front.http.feed import EVENTS, Feed
 from engine.front.http.gate import Caller, Gate, bearer_fits, sha256
+from engine.front.http.history import History
 from engine.front.http.limits import (
     AT_ONCE,
     BODY_MOST,
@@ -89,6 +90,7 @@ class Api:
         self._healthy = (0.0, False)
         self._page = Page()
         self.metrics = Metrics()
+        self.history = History()
         self.feed = Feed(lambda: operations.overview(engine.house, EVENTS))
         self.app = Starlette(
             routes=[
@@ -200,7 +202,8 @@ class Api:
         admitted = await self._admit(request, call)
         self._gate.allow(admitted.caller, Role.READ, "Watch")
         self.feed.check()
-        return _Stream(self.feed, {"X-Startmigration-Role": admitted.caller.role})
+        role = {"X-Startmigration-Role": admitted.caller.role.value}
+        return _Stream(self.feed, role, self.history.event())
 
     async def _metrics(self, request: Request, call: Call) -> Response:
         call.operation = "Metrics"
@@ -293,20 +296,24 @@ class Api:
 
 
 class _Stream(Response):
-    """The feed as a response, with headers of its own: among them what the watcher may do."""
+    """The feed as a response, with headers of its own (among them what the watcher may do), and
+    an event that comes first."""
 
-    def __init__(self, feed: Feed, headers: dict[str, str]) -> None:
+    def __init__(self, feed: Feed, headers: dict[str, str], first: bytes) -> None:
         super().__init__(headers=headers)
         self._feed = feed
+        self._first = first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                ours = [each for each in self.raw_headers if each[0] != b"content-length"]
-                message = {**message, "headers": [*message["headers"], *ours]}
-            await send(message)
+        async def send_ours(message: Message) -> None:
+            if message["type"] != "http.response.start":
+                await send(message)
+                return
+            ours = [each for each in self.raw_headers if each[0] != b"content-length"]
+            await send({**message, "headers": [*message["headers"], *ours]})
+            await send({"type": "http.response.body", "body": self._first, "more_body": True})
 
-        await self._feed.serve(scope, receive, send_with_headers)
+        await self._feed.serve(scope, receive, send_ours)
 
 
 def _call(request: Request) -> Call:

@@ -145,7 +145,14 @@ class App {
   #note(group, now) {
     const id = group.ReplicationGroupId;
     const { Migration: migration, Details: details } = group;
-    if (migration) this.#history(id).add(migration, now);
+    if (migration) {
+      const began = details?.StartTime ?? null;
+      // The history of the migration before this one is not its own.
+      if ((this.#histories.get(id)?.began ?? began) !== began) this.#histories.delete(id);
+      const history = this.#history(id);
+      history.began = began;
+      history.add(migration, now);
+    }
     const phase = migration?.Phase ?? details?.Phase ?? null;
     const before = this.#phases.get(id);
     this.#phases.set(id, phase);

@@ -45,9 +45,12 @@ export class Chart {
     }).observe(this.#svg);
   }
 
-  /** Draw points ([[{t, v}]], one list a series) from `from` to `to` (ms since the epoch). */
-  update(points, from, to) {
-    this.#shown = { points, from, to };
+  /**
+   * Draw points ([[{t, v}]], one list a series) from `from` to `to` (ms since the epoch). Once it is
+   * over there is no "now", and only the pointer tells values.
+   */
+  update(points, from, to, over = false) {
+    this.#shown = { points, from, to, over };
     this.#draw();
   }
 
@@ -58,7 +61,7 @@ export class Chart {
 
   #draw() {
     if (this.#shown === null || this.#width === 0) return;
-    const { points, from, to } = this.#shown;
+    const { points, from, to, over } = this.#shown;
     const values = points.flat().filter((point) => point.v !== null);
     const most = ceiling(Math.max(this.#least, ...values.map((point) => point.v)));
     const inner = this.#width - LEFT - RIGHT;
@@ -74,7 +77,8 @@ export class Chart {
     this.#svg.replaceChildren(...drawn);
     say(this.moment, this.#pointer === null ? "" : time(at));
     const said = points.map((list, i) => {
-      const value = this.#format(valueAt(list, at));
+      const silent = over && this.#pointer === null;
+      const value = this.#format(silent ? null : valueAt(list, at));
       say(this.#lines[i].value, value);
       return `${this.#series[i].name} ${value}`;
     });

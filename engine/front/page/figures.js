@@ -9,6 +9,7 @@ const WINDOWS = [
   ["15 min", 900_000],
   ["1 h", 3_600_000],
 ];
+const LEAST_MS = 60_000;
 
 /** Keys that have arrived, of how many, and when the rest will have. */
 export class Keys {
@@ -53,10 +54,10 @@ export class Charts {
   #volume = new Chart(
     "Volume",
     [
-      { name: "values/s", tone: "a" },
-      { name: "stream/s", tone: "b" },
+      { name: "snapshot", tone: "a" },
+      { name: "stream", tone: "b" },
     ],
-    format.bytes,
+    format.rate,
     1000,
   );
   #lagBytes = new Chart("Lag", [{ name: "behind", tone: "c" }], format.bytes, 1000);
@@ -67,7 +68,7 @@ export class Charts {
 
   constructor() {
     this.#choice = WINDOWS.map(([name, ms]) =>
-      el("button", { type: "button", "aria-pressed": ms === this.#window, click: () => this.#choose(ms) }, name),
+      el("button", { type: "button", "aria-pressed": String(ms === this.#window), click: () => this.#choose(ms) }, name),
     );
     const choice = el("div", { class: "choice", role: "group", "aria-label": "Time shown" }, ...this.#choice);
     const charts = [this.#throughput, this.#volume, this.#lagBytes, this.#lagSeconds];
@@ -79,15 +80,20 @@ export class Charts {
     );
   }
 
-  /** Draw a history up to `now` (ms since the epoch). */
-  update(history, now) {
-    const from = now - this.#window;
-    const draw = (chart, ...series) => chart.update(series, from, now);
+  /**
+   * Draw a history up to `now` (ms since the epoch), or all of it up to its end, if the migration is
+   * over. One that is younger than the window fills it.
+   */
+  update(history, now, over) {
+    const [first, last] = history.span ?? [now, now];
+    const to = over ? last : now;
+    const from = to - Math.min(this.#window, Math.max(to - first, LEAST_MS));
+    const draw = (chart, ...series) => chart.update(series, from, to, over);
     draw(this.#throughput, history.rate("keys", from), history.rate("commands", from));
     draw(this.#volume, history.rate("bytes", from), history.rate("applied", from));
     draw(this.#lagBytes, history.series("lagBytes", from));
     draw(this.#lagSeconds, history.series("lagSeconds", from));
-    this.#last = [history, now];
+    this.#last = [history, now, over];
   }
 
   #last = null;

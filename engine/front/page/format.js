@@ -24,6 +24,11 @@ export function bytes(n) {
   return `${unit === 0 ? WHOLE.format(n) : digits(n)} ${UNITS[unit]}`;
 }
 
+/** Bytes a second: `12.3 MB/s`. */
+export function rate(n) {
+  return n === null || n === undefined ? NONE : `${bytes(n)}/s`;
+}
+
 /** A duration in seconds: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`, `3 d 4 h`. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return NONE;

@@ -46,7 +46,7 @@ export class GroupView {
       this.#keys.node,
     );
     const side = el("div", { class: "side" }, this.#cutOver.node, this.#counters.node);
-    const left = [this.#start.node, this.#result.node, this.#charts.node, this.#events.node];
+    const left = [this.#result.node, this.#start.node, this.#charts.node, this.#events.node];
     const columns = el("div", { class: "columns" }, el("div", { class: "wide" }, ...left), side);
     this.node = el("div", { class: "view" }, this.#head, columns);
     this.#side = side;
@@ -66,6 +66,7 @@ export class GroupView {
     this.#when(migration, details, now);
     this.#progress(migration, details);
     if (migration) {
+      this.#start.clear();
       this.#keys.update(migration);
       this.#counters.update(migration);
       this.#cutOver.update(migration, details, this.#app.may("migrate"), live);
@@ -77,7 +78,7 @@ export class GroupView {
     if (over) this.#result.update(details);
     show(this.#result.node, over);
     show(this.#charts.node, history !== null);
-    if (history !== null) this.#charts.update(history, now);
+    if (history !== null) this.#charts.update(history, now, migration === null);
     this.#events.update(events, this.id);
   }
 
@@ -97,13 +98,13 @@ export class GroupView {
   #progress(migration, details) {
     const phase = migration?.Phase ?? details?.Phase ?? null;
     show(this.#track.node, phase !== null);
-    show(this.#reason, migration !== null);
+    show(this.#reason, Boolean(migration?.Reason));
     if (phase === null) return;
     const type = migration?.SourceType ?? details.SourceType;
     if (!["FAILED", "STOPPED"].includes(phase)) this.#reached = phase;
     this.#track.update(phase, type, this.#reached);
     if (migration) {
-      say(this.#reason, migration.Reason || "under way");
+      say(this.#reason, migration.Reason);
       set(this.#reason, "data-tone", migration.CanComplete ? "good" : toneOf({ Migration: migration }));
     }
   }

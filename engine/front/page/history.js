@@ -2,6 +2,7 @@
 
 export const KEEP_MS = 3_600_000;
 const CLOSEST_MS = 400;
+const COVERED_MS = 3000;
 const RATE_MS = 4000; // rates are taken over about this long
 const GAP_MS = 20_000; // nothing is drawn across a longer silence
 
@@ -11,16 +12,31 @@ const FIGURES = ["keys", "bytes", "commands", "applied", "lagBytes", "lagSeconds
 export class History {
   #samples = [];
 
-  /** Take in what the server remembers: rows of [seconds since the epoch, ...figures]. */
+  /** When the migration began, as the server writes it. */
+  began = null;
+
+  /**
+   * Take in what the server remembers: rows of [seconds since the epoch, ...figures]. They fill the
+   * time in which nobody looked.
+   */
   load(rows) {
-    const before = this.#samples[0]?.t ?? Infinity;
-    const older = rows
-      .map(([at, ...values]) => ({
-        t: at * 1000,
-        ...Object.fromEntries(FIGURES.map((name, i) => [name, values[i] ?? null])),
-      }))
-      .filter((sample) => sample.t < before - CLOSEST_MS);
-    this.#samples.unshift(...older);
+    const theirs = rows.map(([at, ...values]) => ({
+      t: at * 1000,
+      ...Object.fromEntries(FIGURES.map((name, i) => [name, values[i] ?? null])),
+    }));
+    const own = this.#samples;
+    let at = 0;
+    const missing = theirs.filter(({ t }) => {
+      while (at < own.length && own[at].t < t - COVERED_MS) at++;
+      return at === own.length || own[at].t > t + COVERED_MS;
+    });
+    this.#samples = [...own, ...missing].sort((a, b) => a.t - b.t);
+  }
+
+  /** The times of the first and the last sample (ms since the epoch), null without one. */
+  get span() {
+    const [first, last] = [this.#samples[0], this.#samples.at(-1)];
+    return first === undefined ? null : [first.t, last.t];
   }
 
   /** Add how a migration stands now (ms since the epoch). */

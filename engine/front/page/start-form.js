@@ -22,7 +22,7 @@ export class StartForm {
   #test = el("button", { type: "button", click: () => this.#testIt() }, "Test");
   #start = el("button", { type: "submit", class: "primary" }, "Start migration");
   #outcome = new Outcome();
-  #checks = el("ul", { class: "gates" });
+  #checks = el("ul", { class: "gates checks" });
 
   constructor(app, id) {
     this.#app = app;
@@ -52,6 +52,12 @@ export class StartForm {
       el("p", { class: "quiet" }, told),
       form,
     );
+    show(this.#checks, false);
+  }
+
+  /** A migration goes on: what was said before it is old. */
+  clear() {
+    this.#outcome.clear();
     show(this.#checks, false);
   }
 
