@@ -109,7 +109,7 @@ class Browser:
         attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         page = Page(self, attached["sessionId"])
         self._pages[attached["sessionId"]] = page
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             page.call(f"{domain}.enable")
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.call("Emulation.setEmulatedMedia", features=[scheme])
@@ -172,11 +172,13 @@ class Browser:
 
 
 class Page:
-    """One tab. `complaints` are its uncaught errors, and what its policy kept out."""
+    """One tab. `complaints` are its uncaught errors, and what its policy kept out; `sent` are its
+    requests, with all their headers, as JSON."""
 
     def __init__(self, browser: Browser, session: str) -> None:
         self._browser, self._session = browser, session
         self.complaints: list[str] = []
+        self.sent: list[str] = []
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """One command of the protocol to this tab."""
@@ -284,6 +286,8 @@ class Page:
             details = params["exceptionDetails"]
             told = details.get("exception", {}).get("description") or details.get("text")
             self.complaints.append(str(told))
+        elif method.startswith("Network.requestWillBeSent"):
+            self.sent.append(json.dumps(params))
         elif method == "Log.entryAdded":
             entry = params["entry"]
             # That a request failed is what some tests are about.

@@ -9,7 +9,7 @@ const WINDOWS = [
   ["15 min", 900_000],
   ["1 h", 3_600_000],
 ];
-const LEAST_MS = 60_000;
+const LEAST_MS = 30_000;
 
 /** Keys that have arrived, of how many, and when the rest will have. */
 export class Keys {
