@@ -49,6 +49,7 @@ from engine.front.http.metrics import MEDIA_TYPE as METRICS_TYPE
 from engine.front.http.metrics import Metrics
 from engine.front.http.model import API_VERSION, Model, Operation, model
 from engine.front.http.page import Page, asked_for
+from engine.front.http.recent import Recent
 from engine.front.http.sigv4 import QUERY_MEMBERS, Signed
 
 _FORM = "application/x-www-form-urlencoded"
@@ -87,6 +88,7 @@ class Api:
         self._model: Model = model()
         self._line = asyncio.Semaphore(AT_ONCE)
         self._slow = 0
+        self._recent = Recent()
         self._healthy = (0.0, False)
         self._page = Page()
         self.metrics = Metrics()
@@ -125,7 +127,7 @@ class Api:
         action.check(parameters)
         # 4. Do it.
         answer = await self._run(action, parameters, admitted.caller)
-        body = xml.response(operation, _shown(answer), call.id, self._model)
+        body = xml.response(operation, answer, call.id, self._model)
         return Response(body, media_type=xml.MEDIA_TYPE)
 
     def _asked_for(self, given: dict[str, str], call: Call) -> tuple[actions.Action, Operation]:
@@ -145,27 +147,45 @@ class Api:
     async def _run(
         self, action: actions.Action, parameters: dict[str, Any], caller: Caller
     ) -> dict[str, Any]:
-        if action.slow and self._slow >= SLOW_AT_ONCE:
-            raise Throttling(f"{SLOW_AT_ONCE} such operations are under way.")
-        self._slow += action.slow
+        """Run an operation, within the limits on how many there are and how long they take."""
         try:
-            # Slow ones do not stand in the others' way, nor wait behind them.
             async with asyncio.timeout(OPERATION_SECONDS):
                 if action.slow:
-                    return await action.run(self._engine, parameters)
-                async with self._line:
-                    if action.refused is None:
-                        return await action.run(self._engine, parameters)
-                    if self._gate.was_used(caller):
-                        await action.look(self._engine, parameters)
-                    with self._gate.once(caller):
-                        return await action.run(self._engine, parameters)
+                    # Slow ones do not stand in the others' way, nor wait behind them.
+                    return await self._slowly(action, parameters)
+                if action.refused is None:
+                    asked = (action.run, tuple(sorted(parameters.items())))
+                    return await self._recent.get(asked, lambda: self._do(action, parameters))
+                return await self._change(action, parameters, caller)
         except TimeoutError:
             raise ServiceUnavailable(
                 f"The operation was not done after {OPERATION_SECONDS:g} s."
             ) from None
+
+    async def _do(self, action: actions.Action, parameters: dict[str, Any]) -> dict[str, Any]:
+        async with self._line:
+            return _shown(await action.run(self._engine, parameters))
+
+    async def _slowly(self, action: actions.Action, parameters: dict[str, Any]) -> dict[str, Any]:
+        if self._slow >= SLOW_AT_ONCE:
+            raise Throttling(f"{SLOW_AT_ONCE} such operations are under way.")
+        self._slow += 1
+        try:
+            return _shown(await action.run(self._engine, parameters))
         finally:
-            self._slow -= action.slow
+            self._slow -= 1
+
+    async def _change(
+        self, action: actions.Action, parameters: dict[str, Any], caller: Caller
+    ) -> dict[str, Any]:
+        try:
+            if self._gate.was_used(caller):
+                await action.look(self._engine, parameters)
+            with self._gate.once(caller):
+                return await self._do(action, parameters)
+        finally:
+            # Refused or not: a refusal is an event.
+            self._recent.forget()
 
     async def _admit(self, request: Request, call: Call) -> Admitted:
         """Read the request and check who sent it."""
