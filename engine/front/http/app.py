@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from engine.errors import ApiFault, EngineError, StateError
 from engine.front import operations
@@ -37,6 +37,7 @@ from engine.front.http.common_errors import (
 )
 from engine.front.http.feed import EVENTS, Feed
 from engine.front.http.gate import Caller, Gate, bearer_fits, sha256
+from engine.front.http.history import History
 from engine.front.http.limits import (
     AT_ONCE,
     BODY_MOST,
@@ -47,6 +48,7 @@ from engine.front.http.limits import (
 from engine.front.http.metrics import MEDIA_TYPE as METRICS_TYPE
 from engine.front.http.metrics import Metrics
 from engine.front.http.model import API_VERSION, Model, Operation, model
+from engine.front.http.page import Page, asked_for
 from engine.front.http.recent import Recent
 from engine.front.http.sigv4 import QUERY_MEMBERS, Signed
 
@@ -88,11 +90,14 @@ class Api:
         self._slow = 0
         self._recent = Recent()
         self._healthy = (0.0, False)
+        self._page = Page()
         self.metrics = Metrics()
+        self.history = History()
         self.feed = Feed(lambda: operations.overview(engine.house, EVENTS))
         self.app = Starlette(
             routes=[
-                Route("/", self._answer(self._query), methods=["GET", "POST"]),
+                Route("/", self._answer(self._root), methods=["GET", "POST"]),
+                Route("/page/{name}", self._answer(self._part), methods=["GET"]),
                 Route("/watch", self._answer(self._watch), methods=["GET"]),
                 Route("/metrics", self._answer(self._metrics), methods=["GET"]),
                 Route("/healthz", self._health, methods=["GET"]),
@@ -101,6 +106,12 @@ class Api:
         )
         # A redirect would not be signed: /watch/ is another path, and not there.
         self.app.router.redirect_slashes = False
+
+    async def _root(self, request: Request, call: Call) -> Response:
+        if asked_for(request):
+            call.operation = "Page"
+            return self._page.index(request)
+        return await self._query(request, call)
 
     # --- The Query protocol ---
 
@@ -202,12 +213,17 @@ class Api:
 
     # --- The other routes ---
 
+    async def _part(self, request: Request, call: Call) -> Response:
+        call.operation = "Page"
+        return self._page.part(request)
+
     async def _watch(self, request: Request, call: Call) -> Response:
         call.operation = "Watch"
         admitted = await self._admit(request, call)
         self._gate.allow(admitted.caller, Role.READ, "Watch")
         self.feed.check()
-        return _Stream(self.feed)
+        role = {"X-Startmigration-Role": admitted.caller.role.value}
+        return _Stream(self.feed, role, self.history.event())
 
     async def _metrics(self, request: Request, call: Call) -> Response:
         call.operation = "Metrics"
@@ -300,14 +316,24 @@ class Api:
 
 
 class _Stream(Response):
-    """The feed as a response."""
+    """The feed as a response, with headers of its own (among them what the watcher may do), and
+    an event that comes first."""
 
-    def __init__(self, feed: Feed) -> None:
-        super().__init__()
+    def __init__(self, feed: Feed, headers: dict[str, str], first: bytes) -> None:
+        super().__init__(headers=headers)
         self._feed = feed
+        self._first = first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._feed.serve(scope, receive, send)
+        async def send_ours(message: Message) -> None:
+            if message["type"] != "http.response.start":
+                await send(message)
+                return
+            ours = [each for each in self.raw_headers if each[0] != b"content-length"]
+            await send({**message, "headers": [*message["headers"], *ours]})
+            await send({"type": "http.response.body", "body": self._first, "more_body": True})
+
+        await self._feed.serve(scope, receive, send_ours)
 
 
 def _call(request: Request) -> Call:

@@ -67,7 +67,11 @@ async def serve(state: str | None, settings: Settings) -> None:
     sockets = _bind(settings.listen)
     # 2. The migrations that are there, and the door.
     api = Api(engine, gate, metrics_token=token)
-    watchman = Watchman(engine.house, on_replaced=api.metrics.replaced.inc)
+    watchman = Watchman(
+        engine.house,
+        on_replaced=api.metrics.replaced.inc,
+        on_look=lambda migrations: api.history.note(migrations, time.time()),
+    )
     watching = asyncio.create_task(watchman.run())
     server = _Server(_config(api, context), api)
     _step_back()
