@@ -20,7 +20,7 @@ from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.cut_over import GateResult
 from engine.transfer.online import Online
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.converge import OWN_PREFIX, assert_settled
 from tests.online import (
     assert_tidy,
@@ -34,7 +34,7 @@ from tests.online import (
     soon,
 )
 from tests.proxy import Proxy
-from tests.servers import Server, binaries
+from tests.servers import Server
 from tests.traffic import Counters
 from tests.transfers import Run
 
@@ -44,11 +44,9 @@ NAMES = ("redis-7.0", "valkey-8.1")
 @pytest.fixture(params=NAMES)
 def ends(request: pytest.FixtureRequest, server_factory: ServerFactory) -> tuple[Server, Server]:
     """Source and target: with lifted deadlines, and with import mode."""
-    found = [each for each in binaries() if each.name.startswith(request.param)]
-    if not found:
-        pytest.skip(f"no {request.param} on this machine")
-    source = server_factory(found[0], "--repl-backlog-size", "16mb")
-    target = server_factory(found[0])
+    binary = known(request.param)
+    source = server_factory(binary, "--repl-backlog-size", "16mb")
+    target = server_factory(binary)
     pipe = source.client(1).pipeline(transaction=False)
     for n in range(300):
         pipe.set(f"key:{n}", n, ex=3000 if n % 3 else None)
