@@ -13,7 +13,7 @@ from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import CheckpointStore, MemoryCheckpoint
-from engine.transfer.cut_over import GateInSync, GateResult
+from engine.transfer.gate import GateInSync, GateResult
 from engine.transfer.transfer import Transfer
 from engine.wire.loop import run
 from tests.proxy import Proxy

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
-from engine.transfer.cut_over import GateResult
+from engine.transfer.gate import GateResult
 
 # redis-py, which the verifier asks with, costs CPU to import: only where there is something to ask.
 

@@ -18,7 +18,7 @@ from engine.sources.scan import ScanSource
 from engine.targets.writer import RestoreWriter
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.copy import Compare, Copy, explain
-from engine.transfer.cut_over import Gate, GateResult
+from engine.transfer.gate import Gate, GateResult
 from engine.transfer.stage import Stage
 from engine.transfer.tally import Tally
 

@@ -19,12 +19,12 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Awaitable, Iterator
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from engine._native import RecordBatch
-from engine.errors import AuthError, EngineError, LinkError, ServerError, StateError, TransferFailed
+from engine.errors import EngineError, LinkError, ServerError, StateError, TransferFailed
 from engine.model.backoff import Backoff
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark, dirty_key, position_key
@@ -33,44 +33,36 @@ from engine.model.progress import Phase
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
 from engine.targets.base import Acknowledged, ReadAgain
-from engine.targets.import_mode import (
-    has_import_mode,
-    import_source,
-    in_import_mode,
-    leave_import_mode,
-)
 from engine.targets.retry import TRY_AGAIN
 from engine.targets.writer import RestoreWriter
+from engine.transfer.books import Books
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.copy import explain
-from engine.transfer.cut_over import GateInSync, GateResult
-from engine.transfer.deadlines import LIFT_MS, Lifted
-from engine.transfer.fence import fence_of, offset_in
+from engine.transfer.cut_over import CutOver, not_carried_words
+from engine.transfer.ends import Ends
+from engine.transfer.fence import offset_in
 from engine.transfer.follow import Follower
+from engine.transfer.gate import GateInSync
+from engine.transfer.held import HeldDeadlines
+from engine.transfer.opening import Opening
 from engine.transfer.refusals import explain_refusal
 from engine.transfer.repair import Mender
 from engine.transfer.stage import Stage
-from engine.transfer.tally import Tally
+from engine.transfer.tuning import SourceTuning
+from engine.transfer.words import place_words, size_words
 from engine.wire import psync
-from engine.wire.admin import Admin, admin
-from engine.wire.dial import dial
+from engine.wire.admin import Admin
 from engine.wire.psync import FullSync, PartialSync
 
 # How often progress is told, and the operator's word looked for, in seconds.
 _TICK_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
-# How often the checkpoint's counters are written while the stream is followed, in seconds.
-_SAVE_SECONDS = 2.0
 # Keys that may still have to be read again when the fence goes up: it is done behind it.
 _MENDED_BEHIND_FENCE = 1000
-# By how much a clock may be off, and a catch-up last, in seconds.
-_HORIZON_MARGIN = 120.0
 # Tries of a cut-over that nobody can repeat by hand (`migrate`).
 _CUT_OVERS_MOST = 3
 # What either end says when it is there, and not now.
 _NOT_NOW = psync.NOT_NOW | TRY_AGAIN.keys()
-
-T = TypeVar("T")
 
 
 class Online:
@@ -87,29 +79,40 @@ class Online:
     ) -> None:
         self._stage = stage
         self._settings = stage.settings
-        self._checkpoints = checkpoints
-        self._gate = gate
-        self._source_endpoint = source
-        self._target_endpoint = target
         self._source = ReplicaSource(source, stage.settings)
         self._source.on_event = stage.on_event
         self._source.on_relinked = self._relinked
         self._writer = RestoreWriter(target, stage.settings)
         self._writer.on_event = stage.on_event
         self._writer.on_acknowledged = self._acknowledged
-        self._mark = OnlineMark(token=secrets.token_hex(8))
+        ends = self._ends = Ends(source, target, stage.settings)
+        books = self._books = Books(
+            OnlineMark(token=secrets.token_hex(8)),
+            checkpoints,
+            stage,
+            lambda: self._writer.info.identity,
+        )
+        books.take_repaired = self._take_repaired
+        self._tuning = SourceTuning(ends, books, stage)
+        self._deadlines = HeldDeadlines(
+            ends, books, stage, self._source, lambda: self._writer.info, self._woke
+        )
+        self._opening = Opening(ends, books, stage, lambda: self._writer.info)
+        self._cut_over = CutOver(
+            ends,
+            books,
+            stage,
+            self._deadlines,
+            self._opening,
+            gate,
+            lambda: self._source.info,
+        )
         self._applier: Applier | None = None
         self._follower: Follower | None = None
         self._asking: Admin
         self._mender: Mender | None = None
-        self._importing = False
-        # Deadlines are lifted until the cut-over, where the target has no import mode.
-        self._lifting = False
-        self._releasing = False
         # Hashes of the snapshot whose fields have deadlines, which cannot be lifted.
         self._timed: set[tuple[int, bytes]] = set()
-        # Whether another engine, or this one before it had to begin anew, may have lifted some.
-        self._taken_up = False
         # What the source has sent up to here was written before we caught up; None: not yet.
         self._behind_until: int | None = None
         # Another engine has the migration: what is on the target is that one's.
@@ -118,10 +121,7 @@ class Online:
         # Where the last follower stood, and the commands of all those before the one that runs.
         self._stood: dict[str, Any] = {}
         self._commands = 0
-        self._saved_at = 0.0
-        self._dirty_books = False
         self.left_out: list[str] = []
-        self.fence_seconds: float | None = None
         stage.source_type = "replica"
         stage.figures = self._figures
 
@@ -132,7 +132,7 @@ class Online:
         with stage.step("connect"):
             position = await self._connect()
             if self._mark.opened:
-                await self._tidy_up()
+                await self._opening.tidy_up()
                 stage.reason = "the target was open already"
                 stage.enter(Phase.DONE)
                 return
@@ -146,8 +146,8 @@ class Online:
                     position, ask = await self._held(), False
                 # 2. The source goes on from there, or sends everything.
                 if position is None and self._settings.tune_source:
-                    await self._tune()
-                await self._prepare_deadlines(resumed=position is not None)
+                    await self._tuning.tune()
+                await self._deadlines.prepare(resumed=position is not None)
                 sync = await self._source.open(position)
                 if isinstance(sync, FullSync):
                     # Whatever breaks from here on, what was there before is no place to go on from.
@@ -159,7 +159,7 @@ class Online:
                     assert position is not None
                     position = replace(position, replid=sync.replid)
                 if stage.one_go and self._settings.until == "snapshot":
-                    await self._open_target()
+                    await self._opening.open()
                     stage.reason = "the snapshot is on the target; later writes are not"
                     break
                 # 3. The stream, until the target is opened or something breaks.
@@ -181,7 +181,7 @@ class Online:
                 before = position
                 backoff.progress()
             if backoff.failed(now):
-                stage.on_event(f"{reason}: going on from {_words(position)}")
+                stage.on_event(f"{reason}: going on from {place_words(position)}")
             if backoff.exhausted(now):
                 raise TransferFailed(
                     f"no progress for {self._settings.retry_seconds:g} s: {reason}"
@@ -189,6 +189,15 @@ class Online:
             self._restarts += 1
             await asyncio.sleep(backoff.delay())
         stage.enter(Phase.DONE)
+
+    @property
+    def fence_seconds(self) -> float | None:
+        """From the fence to the open target."""
+        return self._cut_over.fence_seconds
+
+    @property
+    def _mark(self) -> OnlineMark:
+        return self._books.mark
 
     @property
     def standing(self) -> str:
@@ -199,23 +208,23 @@ class Online:
                 f"in {stage.phase}, with {stage.tally.keys:,} of about {stage.total_keys:,} keys "
                 "of the snapshot acknowledged"
             )
-        return f"{_size(lag)} behind the source, and not verified"
+        return f"{size_words(lag)} behind the source, and not verified"
 
     async def close(self, *, resumable: bool) -> None:
         """Let go of both ends; unless it can be resumed, remove what we left on the target."""
         await self._let_go()
         with contextlib.suppress(EngineError):
-            await self._untune()
+            await self._tuning.untune()
         # What has not begun leaves no checkpoint behind: nobody would come back for it.
         begun = self._mark.begun
         over = self._mark.opened or self._replaced
-        if not over and not (resumable and begun) and (begun or self._importing):
+        if not over and not (resumable and begun) and (begun or self._deadlines.importing):
             with contextlib.suppress(EngineError, TimeoutError):
                 async with asyncio.timeout(self._settings.retry_seconds):
-                    await self._give_back_deadlines()
+                    await self._deadlines.give_back()
             with contextlib.suppress(EngineError, TimeoutError):
                 async with asyncio.timeout(self._settings.connect_timeout):
-                    await self._tidy_up()
+                    await self._opening.tidy_up()
         await self._source.close()
         await self._writer.close()
 
@@ -224,7 +233,7 @@ class Online:
         if not self._mark.begun:
             return
         try:
-            await self._save()
+            await self._books.save()
         except StateError as exc:
             if not errors:
                 errors.append(explain(exc))
@@ -233,19 +242,15 @@ class Online:
 
     async def _connect(self) -> StreamPosition | None:
         stage = self._stage
-        before = self._checkpoints.load()
-        if before is not None and isinstance(before.position, OnlineMark):
-            self._mark = before.position
-            self._taken_up = True
-            stage.tally = Tally(before)
-        await stage.insist(self._writer.open, again=before is not None)
+        again = self._deadlines.taken_up = self._books.take_up()
+        await stage.insist(self._writer.open, again=again)
         self._source.bulk_limit = self._writer.bulk_limit
         if not self._mark.begun:
-            self._mark = replace(self._mark, held_before=self._writer.info.keys > 0)
-        await self._untune()
+            self._books.note(held_before=self._writer.info.keys > 0)
+        await self._tuning.untune()
         if self._mark.opened:
             return None
-        return await self._held(again=before is not None)
+        return await self._held(again=again)
 
     async def _held(self, *, again: bool = False) -> StreamPosition | None:
         """The position on the target."""
@@ -266,29 +271,23 @@ class Online:
         stage = self._stage
         stage.total_keys = self._source.total_keys
         if isinstance(sync, PartialSync):
-            self._mark = replace(self._mark, partial_syncs=self._mark.partial_syncs + 1)
-            await self._save()
+            await self._books.save(partial_syncs=self._mark.partial_syncs + 1)
             return
         await self._check_source()
         await self._still_ours()
         await self._make_room()
         stage.tally.start_anew()
-        full_syncs = self._mark.full_syncs + 1
-        self._mark = replace(
-            self._mark,
+        await self._books.save(
             begun=True,
             released=False,
-            full_syncs=full_syncs,
+            full_syncs=self._mark.full_syncs + 1,
             begun_at=time.time(),
         )
-        await self._save()
 
     async def _still_ours(self) -> None:
         """A position that is gone may have been removed by an engine that opened the target."""
-        latest = await asyncio.to_thread(self._checkpoints.load)
-        if latest is None or not isinstance(latest.position, OnlineMark):
-            return
-        if latest.position.opened:
+        latest = await self._books.latest()
+        if latest is not None and latest.opened:
             self._replaced = True
             raise TransferFailed(
                 "another engine has opened the target",
@@ -302,7 +301,7 @@ class Online:
             return
         held = self._stage.tally.keys
         if not self._mark.held_before:
-            async with self._admin("target") as end:
+            async with self._ends.admin("target") as end:
                 held = max(held, (await end.info()).keys)
         if self._source.info.keys < held // 2:
             raise TransferFailed(
@@ -318,10 +317,10 @@ class Online:
         if not self._mark.begun:
             return
         # If another engine has taken over, this raises: the target may be in use by now.
-        await self._save()
+        await self._books.save()
         if self._mark.held_before:
             # An old position beside a new snapshot would be taken for the snapshot's.
-            async with self._admin("target") as end:
+            async with self._ends.admin("target") as end:
                 await end.call("DEL", position_key(self._mark.token), dirty_key(self._mark.token))
             self._stage.on_event(
                 "full sync again: keys that the source deleted meanwhile may stay on the target, "
@@ -329,65 +328,13 @@ class Online:
             )
             return
         self._stage.on_event("full sync again: the target, empty before this migration, is emptied")
-        async with self._admin("target") as end:
+        async with self._ends.admin("target") as end:
             await end.call("FLUSHALL")
-
-    async def _tune(self) -> None:
-        """Have the source send its snapshot uncompressed: compressing is most of its work. What was
-        set before is written down first, so that whoever comes after a crash can put it back."""
-        name = "rdbcompression"
-        async with self._admin("source") as end:
-            reply = await end.call("CONFIG", "GET", name)
-            was = reply[1].decode() if isinstance(reply, list) and len(reply) == 2 else ""
-            if was != "yes":
-                return
-            self._mark = replace(self._mark, tuned=was)
-            await self._save()
-            await end.call("CONFIG", "SET", name, "no")
-        self._stage.on_event(f"the source's {name} is off for the time of the snapshot")
-
-    async def _untune(self) -> None:
-        if not self._mark.tuned:
-            return
-        async with self._admin("source") as end:
-            await end.call("CONFIG", "SET", "rdbcompression", self._mark.tuned)
-        self._mark = replace(self._mark, tuned="")
-        self._dirty_books = True
-        self._stage.on_event("the source's rdbcompression is as it was")
-
-    async def _prepare_deadlines(self, *, resumed: bool) -> None:
-        """Before a byte is read: no deadline may pass on a target that is behind."""
-        # Deadlines that an engine without import mode has lifted want to be set back at the end.
-        self._importing = (
-            has_import_mode(self._writer.info)
-            and not (resumed and self._mark.lifted)
-            and await self._enter_import_mode(resumed)
-        )
-        alone = self._settings.until == "snapshot" and self._stage.one_go
-        self._lifting = not (self._importing or alone)
-        if self._lifting:
-            self._hold()
-        self._mark = replace(self._mark, lifted=self._lifting)
-
-    def _hold(self) -> None:
-        """Near is what is near now: called again and again."""
-        horizon = int(self._settings.hold_horizon * 1000)
-        before = self._source.now_ms + horizon
-        self._source.hold(before, LIFT_MS)
-        if self._mender is not None:
-            self._mender.lift_before, self._mender.lift_ms = before, LIFT_MS
-
-    async def _enter_import_mode(self, resumed: bool) -> bool:
-        async with self._dialled() as connection:
-            if resumed and not await in_import_mode(connection):
-                self._woke()
-            return await import_source(connection)
 
     def _woke(self) -> None:
         """The target was restarted, and let keys expire until we were back: what is named from here
         on may be gone there."""
-        self._mark = replace(self._mark, released=True)
-        self._dirty_books = True
+        self._books.note(released=True)
         if self._follower is not None:
             self._follower.suspect = True
             if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
@@ -406,18 +353,18 @@ class Online:
                 self._writer.reset()
             if self._writer.closed:
                 await self._writer.open()
-            self._writer.import_source = self._importing
+            self._writer.import_source = self._deadlines.importing
             await self._ticking(self._copy())
-            await self._untune()
+            await self._tuning.untune()
             await self._carry_code()
         position = StreamPosition(sync.replid, sync.offset, self._source.stream_db, False)
         # Before the position: with it the names must be there, whoever goes on from it.
         names = Mender.names_of(self._timed)
         self._timed.clear()
-        async with self._admin("target") as end:
+        async with self._ends.admin("target") as end:
             for at in range(0, len(names), 1000):
                 await end.call("SADD", dirty_key(self._mark.token), *names[at : at + 1000])
-        self._applier = self._new_applier(importing=self._importing)
+        self._applier = self._new_applier(importing=self._deadlines.importing)
         await self._applier.open()
         await self._applier.begin(TargetPosition(self._mark.token, position).encode())
         return position
@@ -437,7 +384,7 @@ class Online:
         self.left_out.extend(source.left_out)
         if not source.functions and not source.scripts:
             return
-        async with self._admin("target") as end:
+        async with self._ends.admin("target") as end:
             commands: list[tuple[str | bytes, ...]] = [
                 ("FUNCTION", "LOAD", "REPLACE", code) for code in source.functions
             ]
@@ -451,7 +398,7 @@ class Online:
 
     def _acknowledged(self, acknowledged: Acknowledged) -> None:
         self._stage.tally.count(acknowledged, self._writer.info)
-        self._dirty_books = True
+        self._books.dirty = True
 
     # --- 3. The stream ---
 
@@ -459,12 +406,15 @@ class Online:
         """Follow until the target is open, or until something that `run` knows is raised."""
         stage = self._stage
         # Two connections: the follower asks for keys on one while we ask for offsets on the other.
-        async with self._admin("source") as control, self._admin("source") as self._asking:
+        async with (
+            self._ends.admin("source") as control,
+            self._ends.admin("source") as self._asking,
+        ):
             self._mender = Mender(
                 control, self._source.info, self._writer.encoder, dirty_key(self._mark.token)
             )
             if self._applier is None or self._applier.closed:
-                self._applier = self._new_applier(importing=self._importing)
+                self._applier = self._new_applier(importing=self._deadlines.importing)
                 found = await self._applier.open()
                 held = self._ours(found)
                 # A target that came back older meanwhile, or was moved on by another engine: what
@@ -481,8 +431,8 @@ class Online:
                 left_out=self._leave_out,
             )
             follower.on_outage = self._outage
-            if self._lifting:
-                self._hold()
+            self._deadlines.mender = self._mender
+            self._deadlines.hold()
             await self._take_up_dirty()
             self._catch_up(follower)
             with stage.step("follow"):
@@ -491,7 +441,7 @@ class Online:
     async def _take_up_dirty(self) -> None:
         """What an engine before us, or this one before a lost link, had still to mend."""
         assert self._mender is not None
-        async with self._admin("target") as end:
+        async with self._ends.admin("target") as end:
             self._mender.take_up(await end.call("SMEMBERS", dirty_key(self._mark.token)))
 
     async def _steer(self, follower: Follower) -> None:
@@ -515,14 +465,13 @@ class Online:
                         raise TransferFailed(stage.reason)
                     continue
                 if stage.one_go and self._settings.until == "in-sync":
-                    near = await self._release_deadlines(follower, pump)
-                    await self._end_in_sync(follower, pump, near)
+                    await self._cut_over.in_sync(follower, pump)
                     return
                 if not stage.word.is_set():
                     continue
                 # The operator's word.
                 stage.word.clear()
-                result = await self._cut_over(follower, pump)
+                result = await self._cut_over.run(follower, pump)
                 if result.ok:
                     return
                 refused += 1
@@ -557,14 +506,13 @@ class Online:
         info = self._source.info
         has_fields = info.version >= ((9, 0, 0) if info.flavour == "valkey" else (7, 4, 0))
         self._behind_until = None
-        follower.late = self._importing and self._source.relative_deadlines
-        follower.has_fields = follower.fields = has_fields and not self._importing
+        follower.late = self._deadlines.importing and self._source.relative_deadlines
+        follower.has_fields = follower.fields = has_fields and not self._deadlines.importing
         follower.suspect = self._mark.released
         self._stage.enter(Phase.CATCH_UP)
 
     def _relinked(self) -> None:
-        self._mark = replace(self._mark, partial_syncs=self._mark.partial_syncs + 1)
-        self._dirty_books = True
+        self._books.note(partial_syncs=self._mark.partial_syncs + 1)
         if self._follower is not None:
             if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
                 self._catch_up(self._follower)
@@ -587,190 +535,14 @@ class Online:
         most, tally = self._settings.max_lag_bytes, self._stage.tally
         assert self._mender is not None
         if follower.lag_bytes > most:
-            return False, f"lag {_size(follower.lag_bytes)} > {_size(most)}"
+            return False, f"lag {size_words(follower.lag_bytes)} > {size_words(most)}"
         if tally.not_carried_total:
-            return False, f"{tally.not_carried_total:,} keys were not carried"
+            return False, not_carried_words(self._stage)
         if self._stage.phase is Phase.CATCH_UP:
             return False, "catching up with what was written before"
         if self._mender.waiting > _MENDED_BEHIND_FENCE:
             return False, f"{self._mender.waiting:,} keys are being read again from the source"
-        return True, f"in sync: lag {_size(follower.lag_bytes)}"
-
-    # --- Deadlines ---
-
-    async def _release_deadlines(
-        self, follower: Follower, pump: asyncio.Task[None]
-    ) -> list[tuple[int, bytes]]:
-        """Give the target its keys' deadlines; returns the keys that are due too soon for that.
-
-        From here to the cut-over a link that breaks can cost a key its time, so an engine that has
-        to catch up then reads every key that is named again (`suspect`).
-        """
-        if self._importing or not self._lifting:
-            return []
-        self._stage.reason = "deadlines that were held back are being set"
-        self._stage.tell()
-        self._mark = replace(self._mark, released=True)
-        await self._save()
-        self._releasing = True
-        self._source.hold(0, 0)
-        assert self._mender is not None
-        self._mender.lift_before = 0
-        follower.moved = []
-        # What was parsed before this may be lifted, and must be on the target first.
-        await _beside(follower.reach(self._source.received_offset), pump)
-        if not (self._taken_up or self._source.held or self._mender.lifted):
-            return []
-        async with self._admin("target") as end:
-            lifted = Lifted(end)
-            await _beside(lifted.release_all(), pump)
-            return lifted.near
-
-    async def _give_back_deadlines(self) -> None:
-        """For a target that is left as it is: nothing on it may live for a hundred years."""
-        if self._importing or not (self._lifting or self._taken_up):
-            return
-        async with self._admin("target") as end:
-            lifted = Lifted(end)
-            await lifted.release_all()
-            await lifted.release(lifted.near)
-
-    async def _settle_deadlines(self, follower: Follower, near: list[tuple[int, bytes]]) -> None:
-        """The rest: everything is applied, and nothing more is written."""
-        if near or follower.moved:
-            async with self._admin("target") as end:
-                await Lifted(end).release([*near, *(follower.moved or ())])
-
-    async def _lift_again(self, follower: Follower) -> None:
-        """The cut-over did not come off: deadlines that come from now on are lifted as before."""
-        follower.moved = None
-        self._releasing = False
-        if self._lifting:
-            self._hold()
-
-    async def _end_in_sync(
-        self, follower: Follower, pump: asyncio.Task[None], near: list[tuple[int, bytes]]
-    ) -> None:
-        """`--until in-sync`: no fence, so the target is what the source was a moment ago."""
-        async with asyncio.timeout(self._settings.cut_over_timeout):
-            await _beside(follower.settle(), pump)
-        await self._stop(follower, pump)
-        if self._stage.tally.not_carried_total:
-            raise TransferFailed(self._gates(follower)[1])
-        await self._settle_deadlines(follower, near)
-        await self._open_target()
-        self._stage.reason = f"in sync at offset {follower.position.offset:,}"
-
-    # --- 4. The cut-over ---
-
-    async def _cut_over(self, follower: Follower, pump: asyncio.Task[None]) -> GateResult:
-        """Either the target is open, or everything is as it was before."""
-        stage = self._stage
-        if not stage.can_complete:
-            # Said as a refusal, for the phase shows it to whoever waits.
-            before = stage.phase
-            stage.enter(Phase.CUT_OVER)
-            stage.enter(before)
-            return GateResult(False, stage.reason)
-        try:
-            near = await self._release_deadlines(follower, pump)
-        except (AuthError, ServerError) as exc:
-            # A user who may not run scripts, say: nothing has happened yet.
-            await self._lift_again(follower)
-            before = stage.phase
-            stage.enter(Phase.CUT_OVER)
-            stage.enter(before)
-            return GateResult(False, explain(exc))
-        fence = fence_of(self._source_endpoint, self._source.info, self._settings)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        stage.can_complete = False
-        stage.enter(Phase.CUT_OVER)
-        result = GateResult(False, "")
-        try:
-            with stage.step("cut-over"):
-                async with asyncio.timeout(self._settings.cut_over_timeout):
-                    # 1. No more writes; the last byte that counts.
-                    final = await fence.close()
-                    # 2. It is on the target.
-                    await _beside(follower.reach(final), pump)
-                    await _beside(follower.settle(), pump)
-                    await self._settle_deadlines(follower, near)
-                    # 3. Both ends agree.
-                    result = await self._pass_gate(fence.readable)
-                    if result.ok and stage.tally.not_carried_total:
-                        not_carried = stage.tally.not_carried_total
-                        result = GateResult(False, f"{not_carried:,} keys were not carried")
-                # 4. The target is open. The deadline is behind us: from here there is no way back.
-                if result.ok:
-                    await self._stop(follower, pump)
-                    await self._open_target()
-        except TimeoutError:
-            limit = self._settings.cut_over_timeout
-            result = GateResult(
-                False, f"the deadline of {limit:g} s passed, {self._lag_words(follower)} behind"
-            )
-        except EngineError as exc:
-            if self._mark.opened or pump.done():
-                raise
-            result = GateResult(False, explain(exc))
-        finally:
-            if not self._mark.opened:
-                await self._lift_again(follower)
-                with contextlib.suppress(EngineError):
-                    await fence.open()
-        stage.reason = result.reason
-        if result.ok:
-            self.fence_seconds = loop.time() - began
-            stage.on_event(
-                f"cut over at offset {follower.position.offset:,}, {self.fence_seconds:.3f} s "
-                "after the fence was put up"
-            )
-        else:
-            stage.enter(Phase.FOLLOW)
-        return result
-
-    async def _pass_gate(self, readable: bool) -> GateResult:
-        if not readable:
-            return GateResult(True, "the source cannot be read while it is paused: not compared")
-        return await self._gate(position_key(self._mark.token))
-
-    async def _stop(self, follower: Follower, pump: asyncio.Task[None]) -> None:
-        follower.stop()
-        await pump
-
-    async def _open_target(self) -> None:
-        """The target is its users' from here on. First in the checkpoint, then in fact."""
-        await _to_the_end(self._open())
-
-    async def _open(self) -> None:
-        before = self._mark
-        self._mark = replace(before, opened=True)
-        try:
-            await self._save()
-        except StateError:
-            self._mark = before
-            raise
-        backoff = Backoff(self._settings.retry_seconds)
-        while True:
-            try:
-                return await self._tidy_up()
-            except (LinkError, ServerError) as exc:
-                now = asyncio.get_running_loop().time()
-                if backoff.failed(now):
-                    self._stage.on_event(f"{exc.message}: tidying up again")
-                if backoff.exhausted(now):
-                    raise
-            await asyncio.sleep(backoff.delay())
-
-    async def _tidy_up(self) -> None:
-        """Remove the position, and let deadlines pass again."""
-        async with self._dialled() as connection:
-            token = self._mark.token
-            await connection.call("DEL", position_key(token), dirty_key(token))
-            if has_import_mode(self._writer.info):
-                with contextlib.suppress(AuthError, ServerError):
-                    await leave_import_mode(connection)
+        return True, f"in sync: lag {size_words(follower.lag_bytes)}"
 
     # --- What breaks ---
 
@@ -795,16 +567,15 @@ class Online:
 
     async def _let_go(self) -> None:
         self._stage.can_complete = False
-        if self._mender is not None:
-            self._count_repairs()
-            self._mender = None
+        self._books.count_repairs()
+        self._mender = self._deadlines.mender = None
         if self._follower is not None:
             self._stood = self._where(self._follower)
             self._commands = self._stood["commands"]
             self._follower = None
         if self._applier is not None:
             await self._applier.close()
-        self._taken_up = self._taken_up or self._mark.begun
+        self._deadlines.taken_up = self._deadlines.taken_up or self._mark.begun
         await self._source.close()
 
     # --- Telling and keeping ---
@@ -824,38 +595,19 @@ class Online:
 
     async def _tick(self) -> None:
         self._stage.tell()
-        if self._lifting and not self._releasing:
-            self._hold()
-            if not self._mark.released and self._far_is_near():
-                self._mark = replace(self._mark, released=True)
-                await self._save()
-        now = asyncio.get_running_loop().time()
-        if self._mender is not None and self._mender.repaired:
-            self._dirty_books = True
-        if self._dirty_books and now - self._saved_at >= _SAVE_SECONDS:
-            await self._save()
+        await self._deadlines.keep_up()
+        await self._books.save_now_and_then()
 
-    async def _save(self) -> None:
-        self._saved_at, self._dirty_books = asyncio.get_running_loop().time(), False
-        self._count_repairs()
-        checkpoint = self._stage.tally.checkpoint_at(self._mark, self._writer.info.identity)
-        await asyncio.to_thread(self._checkpoints.save, checkpoint)
-
-    def _count_repairs(self) -> None:
-        if self._mender is not None and self._mender.repaired:
-            repaired = self._mark.repaired_keys + self._mender.repaired
-            self._mark = replace(self._mark, repaired_keys=repaired)
-            self._mender.repaired = 0
+    def _take_repaired(self) -> int:
+        if self._mender is None:
+            return 0
+        repaired, self._mender.repaired = self._mender.repaired, 0
+        return repaired
 
     def _not_carried(self, db: int, key: bytes, message: str, value_type: int | None) -> None:
         reason = explain_refusal(message, value_type, self._writer.info)
         self._stage.tally.refuse(db, key, reason)
-        self._dirty_books = True
-
-    def _far_is_near(self) -> bool:
-        """Whether deadlines that were too far to be lifted may be upon us."""
-        age = time.time() - self._mark.begun_at
-        return not 0 <= age < self._settings.hold_horizon - _HORIZON_MARGIN
+        self._books.dirty = True
 
     def _leave_out(self, what: str) -> None:
         if what not in self.left_out:
@@ -884,38 +636,17 @@ class Online:
             "lag_seconds": self._source.lag(follower.position.offset)[1],
         }
 
-    def _lag_words(self, follower: Follower) -> str:
-        return _size(follower.lag_bytes)
-
     # --- Ends ---
 
     def _new_applier(self, *, importing: bool) -> Applier:
         return Applier(
-            self._target_endpoint,
+            self._ends.target,
             self._settings,
             position_key(self._mark.token),
             on_event=self._stage.on_event,
             importing=importing,
             on_woke=self._woke,
         )
-
-    def _admin(self, side: str) -> contextlib.AbstractAsyncContextManager[Admin]:
-        endpoint = self._source_endpoint if side == "source" else self._target_endpoint
-        return admin(
-            endpoint,
-            timeout=self._settings.io_timeout,
-            fault="source" if side == "source" else "target",
-        )
-
-    @contextlib.asynccontextmanager
-    async def _dialled(self):  # type: ignore[no-untyped-def]
-        connection = await dial(
-            self._target_endpoint, fault="target", timeout=self._settings.connect_timeout
-        )
-        try:
-            yield connection
-        finally:
-            connection.close()
 
 
 def _passes(error: LinkError | ServerError) -> bool:
@@ -927,48 +658,9 @@ def _passes(error: LinkError | ServerError) -> bool:
     return error.code in _NOT_NOW
 
 
-async def _beside(work: Awaitable[T], pump: asyncio.Task[None]) -> T:
-    """Wait for `work`, unless the pump that it depends on ends first."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({task, pump}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            pump.result()
-            raise TransferFailed("the follower ended")
-        return task.result()
-    finally:
-        task.cancel()
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """What must not be half done: a cancellation meanwhile comes too late."""
-    task = asyncio.ensure_future(work)
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if task.cancelled() or current is None:
-                raise
-            current.uncancel()
-    task.result()
-
-
 def _unpacked(names: bytes) -> Iterator[bytes]:
     at = 0
     while at < len(names):
         end = at + 4 + int.from_bytes(names[at : at + 4], "little")
         yield names[at + 4 : end]
         at = end
-
-
-def _words(position: StreamPosition | None) -> str:
-    return "a full sync" if position is None else f"offset {position.offset:,}"
-
-
-def _size(nbytes: int) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if nbytes < 1000:
-            return f"{nbytes:,.0f} {unit}"
-        nbytes = nbytes / 1000  # type: ignore[assignment]
-    return f"{nbytes:,.1f} GB"

@@ -14,7 +14,7 @@ from engine.model.report import Report, Status
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.copy import Compare, explain
-from engine.transfer.cut_over import Gate, GateInSync, GateResult
+from engine.transfer.gate import Gate, GateInSync, GateResult
 from engine.transfer.offline import Offline
 from engine.transfer.online import Online
 from engine.transfer.stage import Stage

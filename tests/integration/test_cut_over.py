@@ -17,8 +17,8 @@ import redis
 from engine.errors import LinkError
 from engine.model.progress import Phase
 from engine.transfer.checkpoint import MemoryCheckpoint
-from engine.transfer.cut_over import GateResult
-from engine.transfer.online import Online
+from engine.transfer.gate import GateResult
+from engine.transfer.opening import Opening
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import OWN_PREFIX, assert_settled
@@ -266,7 +266,7 @@ def test_an_engine_that_dies_after_it_opened_the_target(
     source, target = ends
     store = MemoryCheckpoint()
 
-    async def die(self: Online) -> None:
+    async def die(self: Opening) -> None:
         raise _DiedHere("died here")
 
     async def steer(work: Transfer, run: Run) -> None:
@@ -276,7 +276,7 @@ def test_an_engine_that_dies_after_it_opened_the_target(
         await phase(work, Phase.FAILED)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Online, "_tidy_up", die)
+        patched.setattr(Opening, "tidy_up", die)
         run = online(source, target, steer, checkpoints=store)
     assert run.report.status == "failed"
     assert [key for key in target.client().scan_iter() if key.startswith(OWN_PREFIX)]

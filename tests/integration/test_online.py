@@ -191,8 +191,8 @@ def test_a_deadline_that_is_extended_while_the_target_is_away(
     source, target = server_of(server_factory, "redis-7.0"), server_of(server_factory, name)
     if naive:
         # Deadlines as they come, and a target that obeys them: what a plain replayer does.
-        monkeypatch.setattr("engine.transfer.online.LIFT_MS", 0)
-        monkeypatch.setattr("engine.transfer.online.has_import_mode", lambda _: False)
+        monkeypatch.setattr("engine.transfer.held.LIFT_MS", 0)
+        monkeypatch.setattr("engine.transfer.held.has_import_mode", lambda _: False)
     client = source.client()
     client.set("session", "is alive", ex=1)
     client.set("lasting", "x", ex=5000)
@@ -293,7 +293,7 @@ def test_compression_is_off_for_the_snapshot_alone(server_factory: ServerFactory
             await phase(work, Phase.SNAPSHOT)
             assert compression() == "no"
             # As an engine leaves it that was killed: it tidies nothing up.
-            work._way._untune = _nothing  # type: ignore[union-attr, method-assign]
+            work._way._tuning.untune = _nothing  # type: ignore[union-attr, method-assign]
             work.stop()
 
         online(source, proxy, killed, checkpoints=store, tune_source=True)

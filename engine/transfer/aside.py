@@ -1,0 +1,38 @@
+"""Awaiting with something else beside it, or to the end whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from typing import Any, TypeVar
+
+from engine.errors import TransferFailed
+
+T = TypeVar("T")
+
+
+async def beside(work: Awaitable[T], pump: asyncio.Task[None]) -> T:
+    """Wait for `work`, unless the pump that it depends on ends first."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task, pump}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            pump.result()
+            raise TransferFailed("the follower ended")
+        return task.result()
+    finally:
+        task.cancel()
+
+
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """What must not be half done: a cancellation meanwhile comes too late."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if task.cancelled() or current is None:
+                raise
+            current.uncancel()
+    task.result()
