@@ -297,6 +297,8 @@ class HeldDeadlines:
 
     async def settle(self, follower: Follower, near: list[DbKey]) -> None:
         """The rest: everything is applied, and nothing more is written."""
+        # However near they are: if the cut-over does not come off, what is named then is doubtful.
+        self._safe_until = 0.0
         keys = dict.fromkeys(near) | (follower.moved or {}) | (follower.lifted or {})
         if not keys and not follower.swapped:
             return
@@ -312,10 +314,12 @@ class HeldDeadlines:
 
     def lift_again(self) -> None:
         """The cut-over did not come off: deadlines that come from now on are lifted as before, and
-        those that are there as soon as may be (`keep_up`)."""
+        those that are there as soon as may be. To be called before writers are let on."""
         self._end_watch()
         self._releasing = False
         self.hold()
+        if self.exposed and self.follower is not None:
+            self.follower.suspect = True
         if self._lifting and self._books.mark.released and self._lifter is None:
             self._lifter = asyncio.create_task(self._lift_all())
 

@@ -494,7 +494,7 @@ class Online:
     async def _look(self, follower: Follower) -> None:
         """Where the follower stands, as phase, gate and reason."""
         stage, exposed = self._stage, self._deadlines.exposed
-        if exposed and not follower.suspect:
+        if (follower.suspect and stage.phase is Phase.FOLLOW) or (exposed and not follower.suspect):
             self._catch_up(follower)
         if stage.phase is Phase.CATCH_UP:
             if self._behind_until is None and exposed:
@@ -518,7 +518,7 @@ class Online:
         self._behind_until = None
         follower.late = self._deadlines.importing and self._source.relative_deadlines
         follower.has_fields = follower.fields = has_fields and not self._deadlines.importing
-        follower.suspect = self._deadlines.doubtful
+        follower.suspect = follower.suspect or self._deadlines.doubtful
         self._stage.enter(Phase.CATCH_UP)
 
     def _relinked(self) -> None:
