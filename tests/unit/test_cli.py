@@ -405,6 +405,7 @@ def interrupted(arguments: list[str], capsys: Capture, monkeypatch: pytest.Monke
         ["--source-type", "replica"],
         ["--source-type", "auto", "--until", "in-sync", "--tune-source"],
         ["--fence", "hook", "--fence-hook", "stop 'all' of them", "--cut-over-timeout", "2.5"],
+        ["--cut-over-timeout", "2.5", "--source-after", "resume"],
         ["--fence", "none", "--spool-directory", "/var/spool/a b", "--spool-bytes", "512mb"],
     ],
 )
@@ -422,6 +423,7 @@ def test_what_is_the_default_need_not_be_said(
 ) -> None:
     arguments = ["--source-type", TransferSettings().source_type, "--if-exists", "replace"]
     arguments += ["--until", "cut-over", "--fence", "pause", "--cut-over-timeout", "10"]
+    arguments += ["--source-after", "refuse"]
     arguments += ["--spool-bytes", "10gb", "--no-tune-source"]
     line = interrupted(arguments, capsys, monkeypatch)
     assert line == interrupted([], capsys, monkeypatch)
@@ -439,6 +441,7 @@ def test_options_become_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         fence="hook",
         fence_hook="stop",
         cut_over_timeout=2.5,
+        source_after="resume",
         spool_directory="spool",
         spool_bytes="512mb",
         tune_source=True,
@@ -449,6 +452,7 @@ def test_options_become_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         fence="hook",
         fence_hook="stop",
         cut_over_timeout=2.5,
+        source_after="resume",
         spool_directory=str(tmp_path / "spool"),
         spool_bytes=512 << 20,
         tune_source=True,
