@@ -107,9 +107,43 @@ async def describe(
 
 
 async def describe_events(house: House, group_id: str | None) -> dict[str, Any]:
-    """DescribeEvents."""
+    """DescribeEvents, all at once."""
     name = None if group_id is None else validate.identifier(group_id)
     return shapes.events(await house.state(lambda registry: registry.list_events(name)))
+
+
+async def page_events(
+    house: House,
+    group_id: str | None,
+    since: float | None,
+    until: float | None,
+    max_records: int,
+    marker: str | None,
+) -> dict[str, Any]:
+    """DescribeEvents, in pages. Times are seconds since the epoch."""
+    name = None if group_id is None else validate.identifier(group_id, "SourceIdentifier")
+    limit, after = validate.events_page(max_records, marker)
+    found, more = await house.state(
+        lambda registry: registry.page_events(
+            name, since=since, until=until, after=after, limit=limit
+        )
+    )
+    response = shapes.events(found)
+    if more is not None:
+        response["Marker"] = str(more)
+    return response
+
+
+async def overview(house: House, events: int) -> dict[str, Any]:
+    """The first hundred groups and the newest `events`, as one answer."""
+    _reap()
+
+    def look(registry: Registry) -> Any:
+        return registry.list(limit=validate.PAGE[-1])[0], registry.list_events(limit=events)
+
+    groups, newest = await house.state(look)
+    shown = [house.shape(group, transfer) for group, transfer in groups]
+    return {"ReplicationGroups": shown, **shapes.events(newest)}
 
 
 async def delete(house: House, group_id: str) -> dict[str, Any]:

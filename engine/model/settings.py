@@ -65,6 +65,8 @@ class TransferSettings:
     hold_horizon: float = 3600.0
     """Deadlines nearer than this (seconds) are held back until the cut-over: such keys could expire
     on the target before the command that extends them is applied."""
+    auto_cut_over: bool = False
+    """Whether the server cuts over by itself as soon as the migration can be completed."""
 
     def __post_init__(self) -> None:
         if self.source_type not in get_args(SourceType):
