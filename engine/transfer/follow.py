@@ -21,7 +21,6 @@ from collections.abc import Callable
 from engine._native import (
     KIND_FIELD_COUNTS,
     KIND_FIELD_DEADLINES,
-    KIND_MOVERS,
     CommandBatch,
 )
 from engine.errors import LinkError, ServerError, TransferFailed
@@ -146,8 +145,8 @@ class Follower:
     @property
     def _plain(self) -> bool:
         """Whether a batch may go the quick way, if its commands allow it."""
-        mender = self._mender
-        return mender.clean and not (mender.unnoted or self.late or self.suspect)
+        mender, noting = self._mender, self.moved is not None or self.lifted is not None
+        return mender.clean and not (mender.unnoted or self.late or self.suspect or noting)
 
     async def _quickly(self) -> tuple[CommandBatch | None, Sent | None]:
         """Apply batches as long as each is plain; gives what is for the main flow.
@@ -155,7 +154,7 @@ class Follower:
         That is a batch that is to be applied; or one that was sent, and what became of it; or
         (None, None): look around.
         """
-        self._lapses = self._applier.lapses
+        self._lapses, self._suspected = self._applier.lapses, self.suspect
         self._left = left = asyncio.get_running_loop().create_future()
         self._source.on_more = self._turn
         try:
@@ -195,7 +194,7 @@ class Follower:
         if batch is None or left is None or left.done():
             return
         self._under_way = None
-        if not sent.applied:
+        if not sent.applied or self.suspect:
             left.set_result((batch, sent))
             return
         self.commands += len(batch)
@@ -204,9 +203,9 @@ class Follower:
 
     @property
     def _kinds_to_look_at(self) -> int:
-        kinds = 0 if self.moved is None else KIND_MOVERS
+        kinds = 0
         if self.has_fields:
-            kinds |= KIND_FIELD_DEADLINES
+            kinds = KIND_FIELD_DEADLINES
             if self.fields:
                 kinds |= KIND_FIELD_COUNTS
         return kinds
