@@ -102,9 +102,11 @@ class Follower:
                 await self._mend()
             if self._stopping and mender.clean:
                 return
-            batch, sent = await self._quickly() if self._plain else (source.next_commands(), None)
+            plain = self._plain
+            batch, sent = await self._quickly() if plain else (source.next_commands(), None)
             if batch is None:
-                if not (self._plain and source.at_rest):
+                # The quick way may have ended without a look at what has come meanwhile.
+                if not plain or (self._plain and not source.at_rest):
                     await source.more()
             elif sent is None:
                 await self._apply(batch)
