@@ -67,6 +67,7 @@ class RespReader:
 @final
 class InputBuffer:
     def __new__(cls, capacity: int = ...) -> Self: ...
+    def __len__(self) -> int: ...
 
 @final
 class ReplyRuns:

@@ -90,7 +90,7 @@ class Follower:
         self._moved = asyncio.Event()
         # The quick way: where its end is told, and the batch that is unanswered.
         self._left: asyncio.Future[tuple[CommandBatch | None, Sent | None]] | None = None
-        self._under_way: CommandBatch | None = None
+        self._under_way: tuple[CommandBatch, StreamPosition] | None = None
         self._stopping = False
 
     async def run(self) -> None:
@@ -121,6 +121,7 @@ class Follower:
     async def reach(self, offset: int) -> None:
         """Wait until everything up to `offset` is on the target."""
         with self._source.hurried():
+            self._applier.look()
             await self._until(lambda: self.position.offset >= offset)
 
     async def _until(self, there: Callable[[], bool]) -> None:
@@ -161,17 +162,22 @@ class Follower:
         self._source.on_more = self._turn
         try:
             self._turn()
-            return await left
+            found: tuple[CommandBatch | None, Sent | None] = await left
         finally:
             self._left = None
             self._source.on_more = None
             self._applier.abandon()
             self._under_way = None
+        return found
 
     def _turn(self) -> None:
         """Send the next batch, if none is under way. Never raises."""
         left = self._left
-        if left is None or left.done() or self._under_way is not None:
+        if left is None or left.done():
+            return
+        if self._under_way is not None:
+            # If it is answered, `_answered` comes back here.
+            self._applier.look()
             return
         try:
             if self._stopping or not self._plain:
@@ -182,25 +188,31 @@ class Follower:
                 if not self._source.at_rest:
                     left.set_result((None, None))
                 return
+            behind = self._behind(batch)
             if batch.holds(self._kinds_to_look_at) or not self._applier.start(
-                batch, self._position_value(self._behind(batch)), self._answered
+                batch,
+                self._position_value(behind),
+                self._answered,
+                patient=self._source.resting,
             ):
                 left.set_result((batch, None))
                 return
-            self._under_way = batch
+            self._under_way = batch, behind
         except Exception as exc:
             left.set_exception(exc)
 
     def _answered(self, sent: Sent) -> None:
-        batch, left = self._under_way, self._left
-        if batch is None or left is None or left.done():
+        """What became of the batch under way. Never raises."""
+        under_way, left = self._under_way, self._left
+        if under_way is None or left is None or left.done():
             return
         self._under_way = None
+        batch, behind = under_way
         if not sent.applied or self.suspect:
             left.set_result((batch, sent))
             return
         self.commands += len(batch)
-        self._pass(self._behind(batch))
+        self._pass(behind)
         self._turn()
 
     @property

@@ -6,18 +6,21 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from engine.errors import EngineError, PsyncRefused, StateError
+from engine.errors import AuthError, EngineError, PsyncRefused, StateError
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report, Status
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import CheckpointStore
+from engine.transfer.checks.result import Side
+from engine.transfer.checks.rights import replica_objection
 from engine.transfer.copy import Compare, explain
 from engine.transfer.gate import Gate, GateInSync, GateResult
 from engine.transfer.offline import Offline
 from engine.transfer.online import Online
 from engine.transfer.stage import Stage
+from engine.wire.admin import Admin, admin
 
 
 async def _cannot_compare(db: int, keys: Sequence[bytes]) -> list[bytes]:
@@ -155,7 +158,34 @@ class Transfer:
         if objection is not None:
             self._stage.on_event(f"{objection}: the source is scanned")
             return self._offline()
-        return self._online()
+        denied = await self._denied()
+        if denied is None:
+            return self._online()
+        reason, remedy = denied
+        if self._settings.source_type == "replica":
+            raise AuthError(f"the source cannot be followed: {reason}", remedy=remedy)
+        self._stage.on_event(
+            f"{reason}: the source is scanned, and its later writes are not followed"
+        )
+        return self._offline()
+
+    async def _denied(self) -> tuple[str, str] | None:
+        """What the users at both ends may not do of what following takes, and the rule to add.
+
+        Some of it would show only when the whole snapshot has been copied. An end that cannot be
+        asked now objects to nothing: the way itself meets it, and has more patience.
+        """
+        limit = self._settings.connect_timeout
+        try:
+            async with (
+                admin(self._source_endpoint, timeout=limit, fault="source") as one,
+                admin(self._target_endpoint, timeout=limit, fault="target") as other,
+            ):
+                ends: dict[Side, Admin] = {"source": one, "target": other}
+                infos = {side: await end.info() for side, end in ends.items()}
+                return await replica_objection(ends, infos, self._settings)
+        except EngineError:
+            return None
 
     def _offline(self) -> Offline:
         return Offline(

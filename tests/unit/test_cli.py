@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import shlex
@@ -25,7 +26,6 @@ from engine.cli import (
     app,
     checks,
     failure,
-    options,
     pages,
     program,
     render,
@@ -33,6 +33,7 @@ from engine.cli import (
     shorthand,
     sizes,
     summary,
+    transfer_options,
 )
 from engine.cli.display import Lines, describe
 from engine.front.faults import CompletionRefused
@@ -429,9 +430,44 @@ def test_what_is_the_default_need_not_be_said(
     assert line == interrupted([], capsys, monkeypatch)
 
 
+@pytest.mark.parametrize("verb", ["migrate", "test-migration", "start-migration"])
+def test_the_verbs_of_a_transfer_take_its_options(verb: str, capsys: Capture) -> None:
+    assert run(verb, "--help") == 0
+    shown = capsys.readouterr().out
+    names = inspect.signature(transfer_options.settings).parameters
+    assert len(names) == 13
+    for name in ("match", "type", "db", "source-type", "if-exists", "until", "fence", "fence-hook"):
+        assert f"--{name} " in shown
+    for name in (
+        "cut-over-timeout",
+        "source-after",
+        "spool-directory",
+        "spool-bytes",
+        "tune-source",
+    ):
+        assert f"--{name} " in shown
+    assert "wanted" not in shown
+
+
+def test_what_is_understood_reaches_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+
+    @transfer_options.with_transfer_options
+    def verb(*, own: int = 0, wanted: TransferSettings, last: str = "x") -> None:
+        """What it does."""
+        found.append((own, wanted, last))
+
+    assert verb.__doc__ == "What it does."
+    typer_app = typer.Typer()
+    typer_app.command()(verb)
+    arguments = ["--own", "1", "--db", "3", "--db", "3", "--db", "5", "--last", "y"]
+    typer_app(arguments, standalone_mode=False)
+    assert found == [(1, TransferSettings(databases=(3, 5)), "y")]
+
+
 def test_options_become_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = options.settings(
+    found = transfer_options.settings(
         source_type="auto",
         match=None,
         key_type=None,
