@@ -37,8 +37,10 @@ class Watchman:
     def __init__(self, house: House, *, on_replaced: Callable[[], None]) -> None:
         self._house = house
         self._on_replaced = on_replaced
-        self._found: set[int] | None = None
-        """The transfers that were there at the start, and have not been seen with a worker yet."""
+        self._found: dict[int, float] | None = None
+        """The transfers that were there at the start, with their workers' last heartbeats, until
+        there is another one: a fresh heartbeat alone may be that of a worker that went down with
+        the machine a moment ago."""
         self._supervisors: dict[int, Supervisor] = {}
         self._given_up: set[int] = set()
         self._asked: dict[int, float] = {}
@@ -58,7 +60,7 @@ class Watchman:
         migrations = await self._house.state(lambda registry: registry.under_migration())
         going_on = {transfer.id for _, transfer in migrations}
         if self._found is None:
-            self._found = set(going_on)
+            self._found = {transfer.id: transfer.heartbeat_at for _, transfer in migrations}
             for _, transfer in migrations:
                 _log.info("found %s: %s", transfer.group_id, transfer.progress.phase)
         for known in (self._supervisors, self._asked):
@@ -73,13 +75,14 @@ class Watchman:
     async def _one(self, group: GroupRecord, transfer: TransferRecord) -> None:
         assert self._found is not None
         if transfer.held():
-            self._found.discard(transfer.id)
+            if transfer.heartbeat_at > self._found.get(transfer.id, 0.0):
+                self._found.pop(transfer.id, None)
             self._supervisor(transfer).watch(transfer.progress)
             await self._cut_over(transfer)
         elif transfer.orphaned():
             await self._replace(transfer)
         elif transfer.id in self._found and _ours(transfer):
-            self._found.discard(transfer.id)
+            del self._found[transfer.id]
             _log.info("%s: resumed", group.id)
             await operations.resume(self._house, group.id)
 
