@@ -111,6 +111,7 @@ async def test_one_that_begins_later_and_is_stopped_stays_so(watched: Watched) -
 @pytest.mark.parametrize(("host", "launches"), [(HERE.host, 1), ("another machine", 0)])
 async def test_whose_a_silent_worker_was(watched: Watched, host: str, launches: int) -> None:
     """After a restart of the machine nothing is known of its processes; another one's may live."""
+    watched.worker = os.getpid()
     who = replace(HERE, where="before the restart", host=host)
     watched.registry.begin_migration("g", [SOURCE], TransferSettings(), process=who)
     watched.registry.claim_transfer("g", who)
