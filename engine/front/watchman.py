@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from engine.errors import ApiFault, EngineError, TransferFailed
+from engine.errors import ApiFault, EngineError, StateError, TransferFailed
 from engine.front import operations
 from engine.front.supervise import Supervisor
 from engine.groups.states import Request, TransferStatus
@@ -53,6 +53,9 @@ class Watchman:
             except EngineError as error:
                 # The state may be back in a moment; the transfers do not need us meanwhile.
                 _log.warning("the state cannot be read: %s", error)
+            except Exception as error:
+                # Whatever it is: a watchman that is gone unnoticed is worse.
+                _log.error("a bug: %s", type(error).__name__)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
@@ -71,6 +74,10 @@ class Watchman:
                 await self._one(group, transfer)
             except ApiFault as fault:
                 _log.info("%s: %s", group.id, fault)  # somebody else was faster
+            except StateError:
+                raise
+            except EngineError as error:
+                _log.error("%s: %s", group.id, error)
 
     async def _one(self, group: GroupRecord, transfer: TransferRecord) -> None:
         assert self._found is not None
