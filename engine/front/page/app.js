@@ -9,7 +9,7 @@ import { EventList } from "./event-list.js";
 import { Feed } from "./feed.js";
 import { Outcome } from "./form.js";
 import { percent, time } from "./format.js";
-import { GroupList } from "./group-list.js";
+import { GroupList, ordered } from "./group-list.js";
 import { GroupView } from "./group-view.js";
 import { History } from "./history.js";
 import { RegisterForm } from "./register-form.js";
@@ -71,6 +71,10 @@ class App {
     const form = new FormData(byId("sign-in-form"));
     this.#key = { id: String(form.get("id")).trim(), secret: String(form.get("secret")).trim() };
     this.#signInOutcome.clear();
+    if (!this.#key.id || !this.#key.secret) {
+      this.#signInOutcome.bad("Both the ID and the secret are needed.");
+      return;
+    }
     set(byId("sign-in-button"), "aria-busy", "true");
     this.#watch();
   }
@@ -205,11 +209,11 @@ class App {
 
   #draw(chosen = false) {
     if (this.#state === null) return;
-    const { groups, events } = this.#state;
+    const { events } = this.#state;
+    const groups = ordered(this.#state.groups);
     const ids = groups.map((group) => group.ReplicationGroupId);
     const asked = decoded(location.hash.slice(1));
-    const first = groups.find((group) => group.Migration) ?? groups[0];
-    const id = ids.includes(asked) ? asked : (first?.ReplicationGroupId ?? null);
+    const id = ids.includes(asked) ? asked : (ids[0] ?? null);
     this.#groups.update(groups, id);
     show(this.#groups.node, groups.length > 0);
     show(this.#register.node, this.may("admin"));

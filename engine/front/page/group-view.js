@@ -26,7 +26,7 @@ export class GroupView {
   #result = new Result();
   #cutOver;
   #start;
-  #reached = "CONNECT";
+  #reached = null;
   node;
 
   constructor(app, id) {
@@ -77,8 +77,10 @@ export class GroupView {
     const over = migration === null && Boolean(details?.Status);
     if (over) this.#result.update(details);
     show(this.#result.node, over);
-    show(this.#charts.node, history !== null);
-    if (history !== null) this.#charts.update(history, now, migration === null);
+    // What ended before it began has no figures.
+    const figures = history !== null && (migration !== null || history.length > 2);
+    show(this.#charts.node, figures);
+    if (figures) this.#charts.update(history, now, migration === null);
     this.#events.update(events, this.id);
   }
 
@@ -102,10 +104,24 @@ export class GroupView {
     if (phase === null) return;
     const type = migration?.SourceType ?? details.SourceType;
     if (!["FAILED", "STOPPED"].includes(phase)) this.#reached = phase;
+    else if (this.#reached === null) this.#reached = reachedBy(migration, details);
     this.#track.update(phase, type, this.#reached);
     if (migration) {
       say(this.#reason, migration.Reason);
-      set(this.#reason, "data-tone", migration.CanComplete ? "good" : toneOf({ Migration: migration }));
+      const waiting = ["FOLLOW", "COPIED"].includes(phase) ? "wait" : toneOf({ Migration: migration });
+      set(this.#reason, "data-tone", migration.CanComplete ? "good" : waiting);
     }
   }
+}
+
+const STEPS = { connect: "CONNECT", snapshot: "SNAPSHOT", wait: "COPIED", follow: "FOLLOW" };
+
+// How far a migration came that had ended, or stood still, when it was first seen.
+function reachedBy(migration, details) {
+  if (migration) {
+    if (migration.AppliedOffset !== null) return "FOLLOW";
+    return migration.Keys > 0 ? "SNAPSHOT" : "CONNECT";
+  }
+  const names = (details.Steps ?? []).map((step) => STEPS[step.Name]).filter(Boolean);
+  return names.at(-1) ?? "CONNECT";
 }
