@@ -217,10 +217,10 @@ class App {
     this.#groups.update(groups, id);
     show(this.#groups.node, groups.length > 0);
     show(this.#register.node, this.may("admin"));
-    if (groups.length === 0) this.#register.node.open = true;
-    if (this.#view?.id !== id || (id === null && !this.#none.isConnected)) {
+    if (id === null ? !this.#none.isConnected : this.#view?.id !== id) {
       this.#view = id === null ? null : new GroupView(this, id);
       byId("detail").replaceChildren(...(id === null ? [this.#none, this.#all.node] : [this.#view.node]));
+      if (id === null) this.#register.node.open = true; // the one thing to do
       if (chosen) this.#view?.node.querySelector("h2").focus({ preventScroll: false });
     }
     const group = groups.find((each) => each.ReplicationGroupId === id);

@@ -2,8 +2,10 @@
 
 import { el, say, set, show } from "./dom.js";
 import { CutOver } from "./cut-over.js";
+import { ask } from "./dialog.js";
 import { EventList } from "./event-list.js";
 import { Charts, Counters, Keys, Result } from "./figures.js";
+import { busy, Outcome } from "./form.js";
 import { address, duration, time } from "./format.js";
 import { toneOf } from "./group-list.js";
 import { StartForm } from "./start-form.js";
@@ -14,6 +16,8 @@ export class GroupView {
   #app;
   #name;
   #status = el("span", { class: "badge" });
+  #delete = el("button", { type: "button", class: "danger", click: () => this.#deleteIt() }, "Delete…");
+  #outcome = new Outcome();
   #route = el("p", { class: "route" });
   #since = el("p", { class: "quiet" });
   #track = new Track();
@@ -38,7 +42,8 @@ export class GroupView {
     this.#head = el(
       "section",
       { class: "card hero", "aria-label": `Migration of ${id}` },
-      el("div", { class: "head" }, this.#name, this.#status),
+      el("div", { class: "head" }, this.#name, this.#status, this.#delete),
+      this.#outcome.node,
       this.#route,
       this.#since,
       this.#track.node,
@@ -74,6 +79,7 @@ export class GroupView {
     show(this.#keys.node, migration !== null);
     show(this.#side, migration !== null);
     show(this.#start.node, migration === null && this.#app.may("migrate"));
+    show(this.#delete, migration === null && this.#app.may("admin"));
     const over = migration === null && Boolean(details?.Status);
     if (over) this.#result.update(details);
     show(this.#result.node, over);
@@ -82,6 +88,20 @@ export class GroupView {
     show(this.#charts.node, figures);
     if (figures) this.#charts.update(history, now, migration === null);
     this.#events.update(events, this.id);
+  }
+
+  async #deleteIt() {
+    const yes = await ask({
+      title: `Delete the group ${this.id}?`,
+      lines: ["It is forgotten here. Its server stays as it is, with all its data."],
+      yes: "Delete",
+      danger: true,
+      typed: this.id,
+    });
+    if (!yes) return;
+    await busy(this.#delete, "Deleting…", this.#outcome, () =>
+      this.#app.call("DeleteReplicationGroup", [["ReplicationGroupId", this.id]]),
+    );
   }
 
   #when(migration, details, now) {
