@@ -126,7 +126,7 @@ def main(arguments: Sequence[str]) -> int:
         address, target, pause = options.ask
         asyncio.run(ask(address, target, CLIENTS, float(pause)))
         return 0
-    binary = next((each for each in binaries() if str(each) == PREFERRED), binaries()[0])
+    binary = next((each for each in binaries() if each.name.startswith(PREFERRED)), binaries()[0])
     found: dict[str, list[dict[str, Any]]] = {case: [] for case in CASES}
     with (
         tempfile.TemporaryDirectory() as folder,
