@@ -126,7 +126,7 @@ def transfer(phase: Phase = Phase.FOLLOW, *, held: bool = True, **progress: Any)
 
 
 @pytest.mark.parametrize(
-    ("phase", "figures", "expected"),
+    ("phase", "progress", "expected"),
     [
         (Phase.CONNECT, {}, [True, None, None, None, True]),
         (Phase.SNAPSHOT, {"keys": 3}, [True, None, None, None, True]),
@@ -134,12 +134,11 @@ def transfer(phase: Phase = Phase.FOLLOW, *, held: bool = True, **progress: Any)
         (Phase.CATCH_UP, {"lag_bytes": 1 << 20}, [True, True, None, True, True]),
         (Phase.FOLLOW, {"lag_bytes": (1 << 20) + 1}, [True, True, True, False, True]),
         (Phase.FOLLOW, {"lag_bytes": 0, "not_carried": 2}, [True, True, True, True, False]),
-        (Phase.STOPPED, {"held": False, "lag_bytes": 0}, [False, None, None, None, True]),
+        (Phase.STOPPED, {"lag_bytes": 0}, [False, None, None, None, True]),
     ],
 )
-def test_gates(phase: Phase, figures: dict[str, Any], expected: list[bool | None]) -> None:
-    # Made here: a record's heartbeat ages.
-    found = gates(transfer(phase, **figures))
+def test_gates(phase: Phase, progress: dict[str, int], expected: list[bool | None]) -> None:
+    found = gates(transfer(phase, held=phase is not Phase.STOPPED, **progress))
     names = ["worker", "snapshot", "caught up", "lag", "everything carried"]
     assert [gate["Name"] for gate in found] == names
     assert [gate["Open"] for gate in found] == expected

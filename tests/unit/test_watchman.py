@@ -41,7 +41,7 @@ class Watched:
     replaced: int = 0
 
     def watchman(self) -> Watchman:
-        return Watchman(self.face.house, on_replaced=self._on_replaced)
+        return Watchman(self.face.house, on_replaced=self._on_replaced, on_look=lambda _: None)
 
     def _on_replaced(self) -> None:
         self.replaced += 1
