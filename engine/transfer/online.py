@@ -41,7 +41,7 @@ from engine.transfer.code import carry_code
 from engine.transfer.copy import explain
 from engine.transfer.cut_over import CutOver, not_carried_words
 from engine.transfer.ends import Ends
-from engine.transfer.fence import offset_in
+from engine.transfer.fence import offset_in, readable_behind
 from engine.transfer.follow import Follower
 from engine.transfer.gate import GateInSync
 from engine.transfer.held import HeldDeadlines
@@ -58,7 +58,7 @@ from engine.wire.psync import FullSync, PartialSync
 # How often progress is told, and the operator's word looked for, in seconds.
 _TICK_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
-# Keys that may still have to be read again when the fence goes up: it is done behind it.
+# Keys that may still have to be read again when the fence goes up: it is done behind it, if it can.
 _MENDED_BEHIND_FENCE = 1000
 # Tries of a cut-over that nobody can repeat by hand (`migrate`).
 _CUT_OVERS_MOST = 3
@@ -514,7 +514,7 @@ class Online:
         info = self._source.info
         has_fields = info.version >= ((9, 0, 0) if info.flavour == "valkey" else (7, 4, 0))
         self._behind_until = None
-        follower.late = self._deadlines.importing and self._source.relative_deadlines
+        follower.late = self._source.relative_deadlines
         follower.has_fields = follower.fields = has_fields and not self._deadlines.importing
         follower.suspect = follower.suspect or self._deadlines.doubtful
         self._stage.enter(Phase.CATCH_UP)
@@ -552,7 +552,8 @@ class Online:
             return False, "near deadlines are being lifted"
         if self._stage.phase is Phase.CATCH_UP:
             return False, "catching up with what was written before"
-        if self._mender.waiting > _MENDED_BEHIND_FENCE:
+        readable = readable_behind(self._source.info, self._settings)
+        if self._mender.waiting > (_MENDED_BEHIND_FENCE if readable else 0):
             return False, f"{self._mender.waiting:,} keys are being read again from the source"
         return True, f"in sync: lag {size_words(follower.lag_bytes)}"
 
