@@ -98,6 +98,8 @@ class ReplicaSource:
         self._intake: Intake = cast(Intake, None)
         self._spool: Spool = cast(Spool, None)
         self._applied = 0
+        # Up to here the stream was received, and applied, before.
+        self._known = 0
         self._acks_seen = 0
         self._ack_wanted: int | None = None
         # Until the source was asked: our own.
@@ -113,8 +115,15 @@ class ReplicaSource:
 
     # --- Its life ---
 
-    async def open(self, position: StreamPosition | None) -> FullSync | PartialSync:
+    async def open(
+        self, position: StreamPosition | None, since: StreamPosition | None = None
+    ) -> FullSync | PartialSync:
         """Become a replica, from `position` on (None: everything).
+
+        `since`: an earlier place of the same stream, from which on it is wanted. It is asked for
+        only if the source has `position` too: else it might go on from there with another history
+        than the one that led to `position`. For the same reason a link that is lost before
+        `position` is reached again is not made anew.
 
         A `FullSync` may be the answer to a position as well. Raises `PsyncRefused` (take the scan
         source), `LinkError`, `AuthError`, `ServerError` (not now), `SpoolFull` and `UsageError`
@@ -132,9 +141,12 @@ class ReplicaSource:
             sync = await handshake(
                 connection, position, info=self.info, timeout=settings.io_timeout
             )
+            if since is not None and isinstance(sync, PartialSync):
+                connection, sync = await self._reach_back(connection, sync, since)
         except BaseException:
             connection.close()
             raise
+        self._known = position.offset if position is not None and since is not None else 0
         # 3. From here on bytes come.
         self.replid = sync.replid
         self._lost, self._waiter = None, None
@@ -143,7 +155,7 @@ class ReplicaSource:
         self._drain, self._sip, self.pending = False, 0, 0
         self._acks_seen, self._ack_wanted = 0, None
         self._applied = sync.offset if isinstance(sync, PartialSync) else 0
-        self._intake = self._make_intake(sync, position)
+        self._intake = self._make_intake(sync, since or position)
         self._take_over(connection)
         self._start(self._beat())
         if isinstance(sync, FullSync):
@@ -346,6 +358,25 @@ class ReplicaSource:
         seconds = int(period[1]) if isinstance(period, list) and len(period) == 2 else 10
         self._silence = max(self._settings.io_timeout, float(seconds * _PING_PERIODS))
 
+    async def _reach_back(
+        self, connection: Connection, sync: PartialSync, since: StreamPosition
+    ) -> tuple[Connection, FullSync | PartialSync]:
+        """The same stream, from `since` on; both at once, so that the source's backlog stays."""
+        earlier = await self._dial()
+        try:
+            found = await handshake(
+                earlier, since, info=self.info, timeout=self._settings.io_timeout
+            )
+            if isinstance(found, PartialSync) and found.replid != sync.replid:
+                raise LinkError(
+                    f"{earlier.name} changed its history while it was asked for it", fault="source"
+                )
+        except BaseException:
+            earlier.close()
+            raise
+        connection.close()
+        return earlier, found
+
     def _make_intake(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> Intake:
         settings = self._settings
         snapshot = None
@@ -433,7 +464,8 @@ class ReplicaSource:
     def _on_lost(self, error: EngineError) -> None:
         if self._intake.snapshot_bytes is not None:
             self._whole.set()
-        if self._whole.is_set() and isinstance(error, LinkError):
+        known = self._intake.received_offset >= self._known
+        if self._whole.is_set() and isinstance(error, LinkError) and known:
             self._start(self._relink(error))
         else:
             self._lost = error

@@ -131,7 +131,10 @@ class CutOver:
 
 def not_carried_words(stage: Stage) -> str:
     """The reason of a gate that keys keep closed."""
-    return f"{stage.tally.not_carried_total:,} keys were not carried"
+    words = f"{stage.tally.not_carried_total:,} keys were not carried"
+    if stage.tally.beyond():
+        words += ", too many to be kept track of: only another full sync clears them"
+    return words
 
 
 async def _stop(follower: Follower, pump: asyncio.Task[None]) -> None:

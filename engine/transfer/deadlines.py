@@ -16,7 +16,7 @@ script on the target does it, a page of keys at a time, each atomically. Those t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 from engine.errors import AuthError, ServerError
 from engine.wire.admin import Admin
@@ -46,6 +46,22 @@ for _, key in ipairs(KEYS) do
 end
 return left
 """
+# The other way: deadlines nearer than so many ms are lifted. What is lifted is not near.
+_LIFT_SCRIPT = """
+local lift, within, exact = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+for _, key in ipairs(KEYS) do
+  local ttl = redis.call('PTTL', key)
+  if ttl >= 0 and ttl < within then
+    if exact == '1' then
+      local at = redis.call('PEXPIRETIME', key) + lift
+      redis.call('PEXPIREAT', key, string.format('%.0f', at))
+    else
+      redis.call('PEXPIRE', key, string.format('%.0f', ttl + lift))
+    end
+  end
+end
+return {}
+"""
 
 DbKey = tuple[int, bytes]
 
@@ -67,6 +83,27 @@ class Lifted:
 
         Keys that move while this runs may be missed: whoever applies the stream knows of them.
         """
+        async for db, keys in self._pages():
+            left = await self._run(keys, NEAR_MS)
+            self.near.extend((db, key) for key in left)
+
+    async def lift_all(self, within: int) -> None:
+        """Lift every deadline that is nearer than `within` ms. Of keys that move the same holds."""
+        async for _, keys in self._pages():
+            await self._lift(keys, within)
+
+    async def lift(self, keys: Iterable[DbKey], within: int) -> None:
+        """Lift the deadlines of these keys, if they are nearer than `within` ms."""
+        async for names in self._named(keys):
+            await self._lift(names, within)
+
+    async def release(self, keys: Iterable[DbKey]) -> None:
+        """Set the deadlines of these keys, however near: what is due by now goes."""
+        async for names in self._named(keys):
+            await self._run(names, -2 * LIFT_MS)
+
+    async def _pages(self) -> AsyncGenerator[tuple[int, list[bytes]], None]:
+        """Every key, a page at a time, with its database, which is selected."""
         for entry in (await self._target.info()).keyspace:
             if not entry.expires:
                 continue
@@ -75,29 +112,35 @@ class Lifted:
             while True:
                 cursor, keys = await self._target.call("SCAN", cursor, "COUNT", _PAGE)
                 if keys:
-                    left = await self._run(keys, NEAR_MS)
-                    self.near.extend((entry.db, key) for key in left)
+                    yield entry.db, keys
                 if cursor == b"0":
                     break
 
-    async def release(self, keys: Iterable[DbKey]) -> None:
-        """Set the deadlines of these keys, however near: what is due by now goes."""
+    async def _named(self, keys: Iterable[DbKey]) -> AsyncGenerator[list[bytes], None]:
+        """These keys, a page at a time; their database is selected."""
         by_db: dict[int, list[bytes]] = {}
         for db, key in keys:
             by_db.setdefault(db, []).append(key)
         for db, names in by_db.items():
             await self._target.select(db)
             for at in range(0, len(names), _PAGE):
-                await self._run(names[at : at + _PAGE], -2 * LIFT_MS)
+                yield names[at : at + _PAGE]
 
     async def _run(self, keys: list[bytes], near: int) -> list[bytes]:
-        if self._exact is None:
-            self._exact = await self._knows_pexpiretime()
-        exact = "1" if self._exact else "0"
         left = await self._target.call(
-            "EVAL", _SCRIPT, len(keys), *keys, _FAR_MS, LIFT_MS, near, exact
+            "EVAL", _SCRIPT, len(keys), *keys, _FAR_MS, LIFT_MS, near, await self._how()
         )
         return [key for key in left if isinstance(key, bytes)]
+
+    async def _lift(self, keys: list[bytes], within: int) -> None:
+        await self._target.call(
+            "EVAL", _LIFT_SCRIPT, len(keys), *keys, LIFT_MS, within, await self._how()
+        )
+
+    async def _how(self) -> str:
+        if self._exact is None:
+            self._exact = await self._knows_pexpiretime()
+        return "1" if self._exact else "0"
 
     async def _knows_pexpiretime(self) -> bool:
         try:

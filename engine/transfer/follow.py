@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from engine._native import CommandBatch
 from engine.errors import LinkError, ServerError, TransferFailed
 from engine.model.position import StreamPosition, TargetPosition
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier
+from engine.targets.base import ReadAgain
 from engine.transfer.repair import DbKey, Mender, Store
 
 # A reading is taken when the target is no further behind than this many bytes: until its offset is
@@ -27,10 +29,14 @@ _NEW_KEY = {b"RENAME": 2, b"RENAMENX": 2, b"COPY": 2, b"MOVE": 1}
 
 
 class Follower:
-    """Applies what the source sends, from `position` on.
+    """Applies what the source sends, from the position in `held` on.
+
+    What is in doubt there (`TargetPosition.since`) the source sends first: it is not applied, but
+    its keys are spoilt, before anything is written to the target that would forget the doubt.
 
     `not_carried(db, key, message, type)` is told of keys that no reading can store: the target's
-    message, the value's RDB type; `left_out(what)` of commands without keys that it refuses.
+    message, the value's RDB type; `carried(db, key)` of those that one has stored; `left_out(what)`
+    of commands without keys that it refuses.
     """
 
     def __init__(
@@ -38,20 +44,23 @@ class Follower:
         source: ReplicaSource,
         applier: Applier,
         mender: Mender,
-        position: StreamPosition,
+        held: TargetPosition,
         *,
-        token: str,
         not_carried: Callable[[int, bytes, str, int | None], None],
+        carried: Callable[[int, bytes], None],
         left_out: Callable[[str], None],
     ) -> None:
         self._source = source
         self._applier = applier
         self._mender = mender
-        self._token = token
         self._not_carried = not_carried
+        self._carried = carried
         self._left_out = left_out
-        self.position = position
+        assert held.position is not None
+        self._held = held
+        self.position = held.position
         """Everything up to here is on the target."""
+        self._in_doubt = held.doubtful is not None
         self.commands = 0
         self.unseen = 0
         """Batches that were applied without their answer being seen."""
@@ -79,8 +88,9 @@ class Follower:
         """Follow until `stop`. Raises `LinkError` (the source's), `PositionMoved`, `AuthError`,
         `TransferFailed`."""
         while True:
-            await self._mend()
-            if self._stopping and self._mender.clean:
+            if not self._in_doubt:
+                await self._mend()
+            if self._stopping and self.settled:
                 return
             self._waiting = asyncio.ensure_future(self._source.commands())
             try:
@@ -91,12 +101,15 @@ class Follower:
                 raise
             finally:
                 self._waiting = None
-            await self._apply(batch)
+            if self._in_doubt:
+                batch = await self._doubt(batch)
+            if not self._in_doubt:
+                await self._apply(batch)
 
     def stop(self) -> None:
         """End `run` between two transactions, as soon as there is nothing to mend."""
         self._stopping = True
-        if self._waiting is not None and self._mender.clean:
+        if self._waiting is not None and self.settled:
             self._waiting.cancel()
 
     async def reach(self, offset: int) -> None:
@@ -110,7 +123,17 @@ class Follower:
 
     async def settle(self) -> None:
         """Wait until there is nothing to mend."""
-        await self._until(lambda: self._mender.clean)
+        await self._until(lambda: self.settled)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it is still being found out what the last transaction before us may lack."""
+        return self._in_doubt
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing to mend, and nothing in doubt."""
+        return self._mender.clean and not self._in_doubt
 
     @property
     def stopping(self) -> bool:
@@ -124,6 +147,17 @@ class Follower:
 
     # --- One batch ---
 
+    async def _doubt(self, batch: CommandBatch) -> CommandBatch:
+        """Spoil the keys of what was applied without its answer being read; the rest of `batch`."""
+        cut = min(max(self.position.offset, batch.start_offset), batch.end_offset)
+        try:
+            applied, rest = batch.split(cut)
+        except ValueError:
+            raise ReadAgain("the source's stream is another one than the target has") from None
+        self._mender.spoil(await self._mender.keys_in(applied, self._taken_along(applied)))
+        self._in_doubt = cut < self.position.offset
+        return rest
+
     async def _apply(self, batch: CommandBatch) -> None:
         self._lapses = self._applier.lapses
         # 1. What reads a dirty key is dirty.
@@ -135,7 +169,7 @@ class Follower:
             if self.late or not mender.clean:
                 mender.spoil_deadlines(movers.values())
         if self.suspect:
-            mender.spoil(await mender.keys_in(batch))
+            mender.spoil(await mender.keys_in(batch, movers))
         if self.has_fields:
             self._spoil_fields(batch)
         if self.late:
@@ -159,23 +193,24 @@ class Follower:
         self._mender.spoil((batch.db(index), batch.command(index)[1]) for index in indices)
 
     async def _transact(self, batch: CommandBatch) -> None:
-        behind = StreamPosition(
-            self._source.replid, batch.end_offset, batch.db_after, batch.in_multi_after
-        )
+        replid = self._source.replid
+        since = StreamPosition(replid, batch.start_offset, batch.db_before, batch.in_multi_before)
+        behind = StreamPosition(replid, batch.end_offset, batch.db_after, batch.in_multi_after)
+        held = replace(self._held, position=behind, since=since)
         readings = self._mender.due(batch.end_offset)
         stores = [store for reading in readings for store in reading.stores]
         skip: set[int] = set()
+        refused: set[DbKey] = set()
         mender, links = self._mender, self._applier.reconnects
         while True:
             result = await self._applier.apply(
                 batch,
-                TargetPosition(self._token, behind).encode(),
+                held.encode(),
                 skip=skip,
                 extras=[
                     *((db, raw) for db, _, raw, _ in stores),
                     # In this order: what became dirty just now may be stored by this transaction.
                     *mender.notes(),
-                    *mender.strike(readings),
                 ],
             )
             if not result.refused:
@@ -186,7 +221,7 @@ class Follower:
                     skip.add(index)
                     await self._leave(batch, index, message)
                 else:
-                    self._store_failed(stores, -1 - index, message)
+                    refused.add(self._store_failed(stores, -1 - index, message))
                     del stores[-1 - index]
             # What comes behind them in the batch reads their keys as they are.
             await mender.spread(batch, self._taken_along(batch))
@@ -195,22 +230,30 @@ class Follower:
             if index >= 0:
                 await self._leave(batch, index, message)
             else:
-                self._store_failed(stores, -1 - index, message)
-        if result.failed:
+                refused.add(self._store_failed(stores, -1 - index, message))
+        too_long = [each for reading in readings for each in reading.too_long]
+        for db, key, nbytes in too_long:
+            refused.add((db, key))
+            self._refused(db, key, f"the value has {nbytes:,} bytes, and the target takes less")
+        if result.failed or too_long:
             await mender.spread(batch, self._taken_along(batch))
         if result.unseen:
             # Which of its commands failed, nobody knows.
             self.unseen += 1
         mender.stored(readings)
+        if not result.unseen:
+            for db, key in (key for each in readings if each.values for key in each.keys):
+                if (db, key) not in refused:
+                    self._carried(db, key)
         if result.unseen or self._applier.lapses != self._lapses:
             # Some of it may have failed, or found its key expired.
-            mender.spoil(await mender.keys_in(batch))
+            mender.spoil(await mender.keys_in(batch, self._taken_along(batch)))
             mender.spoil((store[0], store[1]) for store in stores)
         if self._applier.reconnects != links:
             # The target was away: what had a deadline there may have passed before this batch came.
             self.on_outage()
             if self.suspect:
-                mender.spoil(await mender.keys_in(batch))
+                mender.spoil(await mender.keys_in(batch, self._taken_along(batch)))
             if self.has_fields:
                 self._spoil_fields(batch)
         self.commands += len(batch)
@@ -221,10 +264,15 @@ class Follower:
         self._source.acknowledge(position.offset)
         self._moved.set()
 
-    def _store_failed(self, stores: list[Store], place: int, message: str) -> None:
+    def _store_failed(self, stores: list[Store], place: int, message: str) -> DbKey:
         if place >= len(stores):
             raise TransferFailed(f"the target refuses the engine's own command: {message}")
         db, key, _, value_type = stores[place]
+        self._refused(db, key, message, value_type)
+        return db, key
+
+    def _refused(self, db: int, key: bytes, message: str, value_type: int | None = None) -> None:
+        self._mender.refuse((db, key))
         self._not_carried(db, key, message, value_type)
 
     async def _leave(self, batch: CommandBatch, index: int, message: str) -> None:

@@ -95,6 +95,30 @@ class HeldDeadlines:
         age = time.time() - self._books.mark.begun_at
         return not 0 <= age < self._ends.settings.hold_horizon - _HORIZON_MARGIN
 
+    async def keep_all(self, follower: Follower) -> None:
+        """Return when no key of the target expires by itself any more (`transfer.suspicion`).
+
+        Raises `LinkError`, and `AuthError` or `ServerError` where no script may run.
+        """
+        if self.importing or not self._lifting:
+            return
+        began = time.time()
+        within = int(max(self._ends.settings.hold_horizon, 2 * _HORIZON_MARGIN) * 1000)
+        # What was parsed, or read, during a cut-over that was refused is not lifted.
+        read = self.mender.next_offset if self.mender is not None else None
+        await follower.reach(max(self._source.received_offset, read or 0))
+        # They are to be set back before the cut-over, whoever lifted them.
+        self.taken_up = True
+        follower.moved = []
+        try:
+            async with self._ends.admin("target") as end:
+                lifted = Lifted(end)
+                await lifted.lift_all(within)
+                await lifted.lift(follower.moved, within)
+        finally:
+            follower.moved = None
+        self._books.note(begun_at=began)
+
     # --- The way back ---
 
     async def release(self, follower: Follower, pump: asyncio.Task[None]) -> list[DbKey]:

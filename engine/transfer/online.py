@@ -5,7 +5,9 @@
 
 What is true at every moment, whatever breaks:
 
-- Before the first write to the target the checkpoint holds this migration's token.
+- Before the first write to the target the checkpoint holds this migration's token, and before
+  anything is taken away or moved on there the target has this engine's claim, by which it refuses
+  whatever an engine before this one has still under way (`transfer.claim`).
 - While the target has no position under that token, it holds part of a snapshot at the most: the
   next attempt begins with a full sync, and empties a target that was empty before the first one.
 - From the snapshot's end on the position stands on the target, and is exact (`targets/applier`).
@@ -20,7 +22,6 @@ import contextlib
 import secrets
 import time
 from collections.abc import Awaitable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from engine._native import RecordBatch
@@ -30,6 +31,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark, dirty_key, position_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
+from engine.model.report import NAMED_KEYS_LIMIT
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
 from engine.targets.base import Acknowledged, ReadAgain
@@ -37,6 +39,7 @@ from engine.targets.retry import TRY_AGAIN
 from engine.targets.writer import RestoreWriter
 from engine.transfer.books import Books
 from engine.transfer.checkpoint import CheckpointStore
+from engine.transfer.claim import Claim
 from engine.transfer.copy import explain
 from engine.transfer.cut_over import CutOver, not_carried_words
 from engine.transfer.ends import Ends
@@ -48,6 +51,7 @@ from engine.transfer.opening import Opening
 from engine.transfer.refusals import explain_refusal
 from engine.transfer.repair import Mender
 from engine.transfer.stage import Stage
+from engine.transfer.suspicion import Suspicion
 from engine.transfer.tuning import SourceTuning
 from engine.transfer.words import place_words, size_words
 from engine.wire import psync
@@ -61,6 +65,8 @@ _LOOK_SECONDS = 0.05
 _MENDED_BEHIND_FENCE = 1000
 # Tries of a cut-over that nobody can repeat by hand (`migrate`).
 _CUT_OVERS_MOST = 3
+# How often the position may be found under another engine's name while the state has ours.
+_OVERTAKEN_MOST = 3
 # What either end says when it is there, and not now.
 _NOT_NOW = psync.NOT_NOW | TRY_AGAIN.keys()
 
@@ -107,12 +113,18 @@ class Online:
             gate,
             lambda: self._source.info,
         )
+        # How the target tells this engine from those before it and behind it.
+        self._engine = secrets.token_hex(4)
+        self._overtaken = 0
         self._applier: Applier | None = None
         self._follower: Follower | None = None
         self._asking: Admin
         self._mender: Mender | None = None
+        self._suspicion: Suspicion | None = None
         # Hashes of the snapshot whose fields have deadlines, which cannot be lifted.
         self._timed: set[tuple[int, bytes]] = set()
+        # Keys of the snapshot that the target has refused, or the source.
+        self._refused: dict[tuple[int, bytes], None] = {}
         # What the source has sent up to here was written before we caught up; None: not yet.
         self._behind_until: int | None = None
         # Another engine has the migration: what is on the target is that one's.
@@ -130,58 +142,63 @@ class Online:
         stage = self._stage
         # 1. Both ends are there; what the target holds of us says where to begin.
         with stage.step("connect"):
-            position = await self._connect()
+            await self._connect()
             if self._mark.opened:
                 await self._opening.tidy_up()
                 stage.reason = "the target was open already"
                 stage.enter(Phase.DONE)
                 return
         backoff = Backoff(self._settings.retry_seconds)
-        before = position
-        # Whether the target is to be asked for the position: it was out of reach.
-        ask = False
+        held: TargetPosition | None = None
+        reached = before = None
+        # Whether the target is to be asked for the position: somebody else may have moved it.
+        ask = self._mark.begun
         while True:
             try:
                 if ask:
-                    position, ask = await self._held(), False
+                    held, ask = await self._held(), False
+                    reached = held.position
+                position = held.position if held is not None else None
                 # 2. The source goes on from there, or sends everything.
                 if position is None and self._settings.tune_source:
                     await self._tuning.tune()
                 await self._deadlines.prepare(resumed=position is not None)
-                sync = await self._source.open(position)
+                doubtful = held.doubtful if held is not None else None
+                sync = await self._source.open(position, doubtful)
                 if isinstance(sync, FullSync):
                     # Whatever breaks from here on, what was there before is no place to go on from.
-                    position = None
+                    held = None
                 await self._begin(sync)
                 if isinstance(sync, FullSync):
-                    position = await self._full_sync(sync)
+                    held = await self._full_sync(sync)
                 else:
-                    assert position is not None
-                    position = replace(position, replid=sync.replid)
+                    assert held is not None
+                    held = held.renamed(sync.replid)
                 if stage.one_go and self._settings.until == "snapshot":
                     await self._opening.open()
                     stage.reason = "the snapshot is on the target; later writes are not"
                     break
                 # 3. The stream, until the target is opened or something breaks.
-                await self._follow(position)
+                await self._follow(held)
                 break
             except PositionMoved as exc:
-                reason, position = self._judge(exc)
+                reached = self._reached(reached)
+                reason, ask = await self._judge(exc), True
             except ReadAgain as exc:
-                reason, position = exc.reason, None
+                reason, held, reached = exc.reason, None, None
             except (LinkError, ServerError) as exc:
                 if self._mark.opened or not _passes(exc):
                     raise
-                reason, position = exc.message, self._reached(position)
-                ask = exc.fault == "target"
+                reached = self._reached(reached)
+                reason, ask = exc.message, self._mark.begun
             finally:
                 await self._let_go()
             now = asyncio.get_running_loop().time()
-            if position is not None and position != before:
-                before = position
+            if reached is not None and reached != before:
+                before = reached
                 backoff.progress()
             if backoff.failed(now):
-                stage.on_event(f"{reason}: going on from {place_words(position)}")
+                stage.on_event(f"{reason}: going on from {place_words(reached)}")
             if backoff.exhausted(now):
                 raise TransferFailed(
                     f"no progress for {self._settings.retry_seconds:g} s: {reason}"
@@ -210,23 +227,40 @@ class Online:
             )
         return f"{size_words(lag)} behind the source, and not verified"
 
-    async def close(self, *, resumable: bool) -> None:
-        """Let go of both ends; unless it can be resumed, remove what we left on the target."""
+    async def close(self, *, resumable: bool, forced: bool = False) -> None:
+        """Let go of both ends; unless it can be resumed, remove what we left on the target.
+
+        `forced`: the operator has ended it, and may use the target from now on.
+        """
         await self._let_go()
         with contextlib.suppress(EngineError):
             await self._tuning.untune()
         # What has not begun leaves no checkpoint behind: nobody would come back for it.
         begun = self._mark.begun
         over = self._mark.opened or self._replaced
+        if forced and begun and not over:
+            # Before anything else: whoever comes after a crash must not sync into a target that
+            # is in use.
+            try:
+                await self._books.save(opened=True)
+            except StateError:
+                resumable = True
         if not over and not (resumable and begun) and (begun or self._deadlines.importing):
             with contextlib.suppress(EngineError, TimeoutError):
                 async with asyncio.timeout(self._settings.retry_seconds):
-                    await self._deadlines.give_back()
+                    if not await self._is_anothers():
+                        await self._deadlines.give_back()
             with contextlib.suppress(EngineError, TimeoutError):
                 async with asyncio.timeout(self._settings.connect_timeout):
-                    await self._opening.tidy_up()
+                    if not await self._is_anothers():
+                        await self._opening.tidy_up()
         await self._source.close()
         await self._writer.close()
+
+    async def _is_anothers(self) -> bool:
+        """Whether another engine has claimed the target since."""
+        async with self._ends.admin("target") as end:
+            return await self._claim.is_anothers(end)
 
     async def save_last(self, errors: list[str]) -> None:
         """Write the last checkpoint; a failure joins `errors` if there is none yet."""
@@ -240,7 +274,7 @@ class Online:
 
     # --- 1. Connecting ---
 
-    async def _connect(self) -> StreamPosition | None:
+    async def _connect(self) -> None:
         stage = self._stage
         again = self._deadlines.taken_up = self._books.take_up()
         await stage.insist(self._writer.open, again=again)
@@ -248,23 +282,21 @@ class Online:
         if not self._mark.begun:
             self._books.note(held_before=self._writer.info.keys > 0)
         await self._tuning.untune()
-        if self._mark.opened:
-            return None
-        return await self._held(again=again)
+        if not self._mark.begun:
+            # Whether the target lets us do what will be needed.
+            applier = self._applier = self._new_applier(importing=False)
+            await stage.insist(applier.open, again=again)
+            await applier.close()
 
-    async def _held(self, *, again: bool = False) -> StreamPosition | None:
-        """The position on the target."""
-        applier = self._applier = self._new_applier(importing=False)
-        await self._stage.insist(applier.open, again=again)
-        found = applier.found
-        await applier.close()
-        return self._ours(found)
+    @property
+    def _claim(self) -> Claim:
+        token = self._mark.token
+        return Claim(position_key(token), token, self._engine, self._still_ours)
 
-    def _ours(self, found: bytes | None) -> StreamPosition | None:
-        if found is None:
-            return None
-        held = TargetPosition.decode(found)
-        return held.position if held.transfer == self._mark.token else None
+    async def _held(self) -> TargetPosition:
+        """Claim the target; what it holds of us."""
+        async with self._ends.admin("target") as end:
+            return await self._claim.take(end)
 
     async def _begin(self, sync: FullSync | PartialSync) -> None:
         """What has to be there before the first byte is taken in."""
@@ -274,18 +306,22 @@ class Online:
             await self._books.save(partial_syncs=self._mark.partial_syncs + 1)
             return
         await self._check_source()
-        await self._still_ours()
-        await self._make_room()
+        if self._mark.begun:
+            await self._make_room()
+        else:
+            await self._books.save(begun=True)
+            await self._held()
+        self._refused.clear()
         stage.tally.start_anew()
         await self._books.save(
-            begun=True,
             released=False,
             full_syncs=self._mark.full_syncs + 1,
             begun_at=time.time(),
         )
 
     async def _still_ours(self) -> None:
-        """A position that is gone may have been removed by an engine that opened the target."""
+        """Raise unless the migration is ours, and not over: a position that is gone may have been
+        removed by an engine that opened the target."""
         latest = await self._books.latest()
         if latest is not None and latest.opened:
             self._replaced = True
@@ -294,6 +330,7 @@ class Online:
                 remedy="Nothing is left to do.",
                 fault="user",
             )
+        await self._books.save()
 
     async def _check_source(self) -> None:
         """A source that lost its data must not have its last copy emptied for its sake."""
@@ -313,36 +350,35 @@ class Online:
 
     async def _make_room(self) -> None:
         """Before another full sync: what an earlier one left, and the source has deleted since,
-        must not stay."""
-        if not self._mark.begun:
-            return
-        # If another engine has taken over, this raises: the target may be in use by now.
-        await self._books.save()
+        must not stay. If another engine has taken over, this raises, and the target is as it was:
+        it may be in use by now."""
         if self._mark.held_before:
-            # An old position beside a new snapshot would be taken for the snapshot's.
-            async with self._ends.admin("target") as end:
-                await end.call("DEL", position_key(self._mark.token), dirty_key(self._mark.token))
             self._stage.on_event(
                 "full sync again: keys that the source deleted meanwhile may stay on the target, "
                 "which had keys of its own before"
             )
-            return
-        self._stage.on_event("full sync again: the target, empty before this migration, is emptied")
+            # An old position beside a new snapshot would be taken for the snapshot's.
+            command: tuple[str | bytes, ...] = ("DEL", dirty_key(self._mark.token))
+        else:
+            self._stage.on_event(
+                "full sync again: the target, empty before this migration, is emptied"
+            )
+            command = ("FLUSHALL",)
         async with self._ends.admin("target") as end:
-            await end.call("FLUSHALL")
+            await self._claim.clear(end, command)
 
     def _woke(self) -> None:
         """The target was restarted, and let keys expire until we were back: what is named from here
         on may be gone there."""
         self._books.note(released=True)
         if self._follower is not None:
-            self._follower.suspect = True
+            self._suspect(self._follower)
             if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
                 self._catch_up(self._follower)
 
     # --- 2. The snapshot ---
 
-    async def _full_sync(self, sync: FullSync) -> StreamPosition:
+    async def _full_sync(self, sync: FullSync) -> TargetPosition:
         stage = self._stage
         # Offsets behind another snapshot have nothing to do with those before it.
         self._stood = {"commands": self._commands}
@@ -359,15 +395,17 @@ class Online:
             await self._carry_code()
         position = StreamPosition(sync.replid, sync.offset, self._source.stream_db, False)
         # Before the position: with it the names must be there, whoever goes on from it.
-        names = Mender.names_of(self._timed)
+        names = Mender.names_of(self._timed) + Mender.names_of(self._refused, refused=True)
         self._timed.clear()
+        self._refused.clear()
         async with self._ends.admin("target") as end:
             for at in range(0, len(names), 1000):
                 await end.call("SADD", dirty_key(self._mark.token), *names[at : at + 1000])
         self._applier = self._new_applier(importing=self._deadlines.importing)
         await self._applier.open()
-        await self._applier.begin(TargetPosition(self._mark.token, position).encode())
-        return position
+        held = TargetPosition(self._mark.token, position, self._engine)
+        await self._applier.begin(held.encode(), over=self._claim.bare.encode())
+        return held
 
     async def _copy(self) -> None:
         async with contextlib.aclosing(self._source.snapshot()) as items:
@@ -399,10 +437,15 @@ class Online:
     def _acknowledged(self, acknowledged: Acknowledged) -> None:
         self._stage.tally.count(acknowledged, self._writer.info)
         self._books.dirty = True
+        batch = acknowledged.batch
+        refused = [key for key, _ in batch.errors]
+        refused += [batch.key(index) for index, _ in acknowledged.errors]
+        for key in refused[: NAMED_KEYS_LIMIT - len(self._refused)]:
+            self._refused[batch.db, key] = None
 
     # --- 3. The stream ---
 
-    async def _follow(self, position: StreamPosition) -> None:
+    async def _follow(self, held: TargetPosition) -> None:
         """Follow until the target is open, or until something that `run` knows is raised."""
         stage = self._stage
         # Two connections: the follower asks for keys on one while we ask for offsets on the other.
@@ -411,28 +454,34 @@ class Online:
             self._ends.admin("source") as self._asking,
         ):
             self._mender = Mender(
-                control, self._source.info, self._writer.encoder, dirty_key(self._mark.token)
+                control,
+                self._source.info,
+                self._writer.encoder,
+                dirty_key(self._mark.token),
+                self._writer.bulk_limit,
             )
             if self._applier is None or self._applier.closed:
                 self._applier = self._new_applier(importing=self._deadlines.importing)
                 found = await self._applier.open()
-                held = self._ours(found)
                 # A target that came back older meanwhile, or was moved on by another engine: what
                 # lies between the two positions would be left out, or applied twice.
-                if held is None or replace(held, replid=position.replid) != position:
+                if not held.same_place(self._claim.ours(found)):
                     raise PositionMoved(found)
             follower = self._follower = Follower(
                 self._source,
                 self._applier,
                 self._mender,
-                position,
-                token=self._mark.token,
+                held,
                 not_carried=self._not_carried,
+                carried=self._carried,
                 left_out=self._leave_out,
             )
             follower.on_outage = self._outage
             self._deadlines.mender = self._mender
             self._deadlines.hold()
+            self._suspicion = Suspicion(
+                lambda: self._deadlines.keep_all(follower), self._source_offset
+            )
             await self._take_up_dirty()
             self._catch_up(follower)
             with stage.step("follow"):
@@ -440,9 +489,14 @@ class Online:
 
     async def _take_up_dirty(self) -> None:
         """What an engine before us, or this one before a lost link, had still to mend."""
-        assert self._mender is not None
+        mender, tally = self._mender, self._stage.tally
+        assert mender is not None
         async with self._ends.admin("target") as end:
-            self._mender.take_up(await end.call("SMEMBERS", dirty_key(self._mark.token)))
+            mender.take_up(await end.call("SMEMBERS", dirty_key(self._mark.token)))
+        # The books were written a moment before, or behind it.
+        for db, key in mender.refused:
+            tally.refuse(db, key, "the target refused it before")
+        mender.spoil([key for key in tally.named_keys() if not mender.knows(key)])
 
     async def _steer(self, follower: Follower) -> None:
         """Run the follower beside the looks at where it stands and at what the operator wants."""
@@ -461,7 +515,8 @@ class Online:
                     told = loop.time()
                     await self._tick()
                 if stage.one_go and not stage.can_complete:
-                    if stage.tally.not_carried_total and self._near(follower):
+                    settled = self._near(follower) and follower.settled
+                    if stage.tally.not_carried_total and settled:
                         raise TransferFailed(stage.reason)
                     continue
                 if stage.one_go and self._settings.until == "in-sync":
@@ -493,13 +548,28 @@ class Online:
             if self._behind_until is None:
                 # Asked of the source itself: what was written while nobody listened may not even
                 # have begun to arrive.
-                with contextlib.suppress(LinkError, ServerError):
-                    reply = await self._asking.call("INFO", "replication")
-                    self._behind_until = offset_in(self._asking, reply)
+                self._behind_until = await self._source_offset()
             elif follower.position.offset >= self._behind_until and self._near(follower):
-                follower.late = follower.fields = follower.suspect = False
+                follower.late = follower.fields = False
+                if self._suspicion is not None and self._suspicion.refused:
+                    follower.suspect = False
                 stage.enter(Phase.FOLLOW)
+        suspicion = self._suspicion if follower.suspect else None
+        if suspicion is not None and await suspicion.is_over(follower.position.offset):
+            follower.suspect = False
+            await self._books.save(released=False)
         stage.can_complete, stage.reason = self._gates(follower)
+
+    async def _source_offset(self) -> int | None:
+        with contextlib.suppress(LinkError, ServerError):
+            return offset_in(self._asking, await self._asking.call("INFO", "replication"))
+        return None
+
+    def _suspect(self, follower: Follower) -> None:
+        """There was an outage: keys may have expired on the target too early."""
+        follower.suspect = self._mark.released
+        if self._suspicion is not None:
+            self._suspicion.begin()
 
     def _catch_up(self, follower: Follower) -> None:
         """What comes now was written some time ago: deadlines in it are not what they seem."""
@@ -508,7 +578,7 @@ class Online:
         self._behind_until = None
         follower.late = self._deadlines.importing and self._source.relative_deadlines
         follower.has_fields = follower.fields = has_fields and not self._deadlines.importing
-        follower.suspect = self._mark.released
+        self._suspect(follower)
         self._stage.enter(Phase.CATCH_UP)
 
     def _relinked(self) -> None:
@@ -516,7 +586,7 @@ class Online:
         if self._follower is not None:
             if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
                 self._catch_up(self._follower)
-            self._follower.suspect = self._mark.released
+            self._suspect(self._follower)
 
     def _outage(self) -> None:
         """The target could not be reached for a while: what it holds has aged meanwhile."""
@@ -525,7 +595,7 @@ class Online:
         if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
             self._catch_up(self._follower)
         else:
-            self._follower.suspect = self._follower.suspect or self._mark.released
+            self._suspect(self._follower)
 
     def _near(self, follower: Follower) -> bool:
         return follower.lag_bytes <= self._settings.max_lag_bytes
@@ -540,26 +610,35 @@ class Online:
             return False, not_carried_words(self._stage)
         if self._stage.phase is Phase.CATCH_UP:
             return False, "catching up with what was written before"
+        if follower.in_doubt:
+            return False, "looking through the last commands of the engine before this one"
+        if follower.suspect:
+            return False, "reading again what may have expired too early"
         if self._mender.waiting > _MENDED_BEHIND_FENCE:
             return False, f"{self._mender.waiting:,} keys are being read again from the source"
         return True, f"in sync: lag {size_words(follower.lag_bytes)}"
 
     # --- What breaks ---
 
-    def _judge(self, moved: PositionMoved) -> tuple[str, StreamPosition | None]:
-        """What to do about a position that is not where we left it."""
-        follower = self._follower
-        found = self._ours(moved.found)
+    async def _judge(self, moved: PositionMoved) -> str:
+        """What to say of a position that is not where we left it; raises if it is not for us to go
+        on from where it is."""
+        found = self._claim.ours(moved.found)
         if found is None:
-            return "the target lost this migration's data", None
-        if follower is not None and found.offset > follower.position.offset:
-            self._replaced = True
-            raise TransferFailed(
-                "another engine moves the same migration on",
-                remedy="Let that one go on, or end it first.",
-                fault="user",
-            )
-        return "the target holds another position than the one we left", found
+            return "the target lost this migration's data"
+        if found.engine != self._engine:
+            # An engine after us: then this raises. Or one before us, of which something arrived
+            # late, or whose position came back with an older copy of the target.
+            await self._still_ours()
+            self._overtaken += 1
+            if self._overtaken > _OVERTAKEN_MOST:
+                self._replaced = True
+                raise TransferFailed(
+                    "another engine moves the same migration on",
+                    remedy="Let that one go on, or end it first.",
+                    fault="user",
+                )
+        return "the target holds another position than the one we left"
 
     def _reached(self, position: StreamPosition | None) -> StreamPosition | None:
         """Where the target stands after the source's link went."""
@@ -567,6 +646,9 @@ class Online:
 
     async def _let_go(self) -> None:
         self._stage.can_complete = False
+        if self._suspicion is not None:
+            await self._suspicion.close()
+            self._suspicion = None
         self._books.count_repairs()
         self._mender = self._deadlines.mender = None
         if self._follower is not None:
@@ -607,6 +689,10 @@ class Online:
     def _not_carried(self, db: int, key: bytes, message: str, value_type: int | None) -> None:
         reason = explain_refusal(message, value_type, self._writer.info)
         self._stage.tally.refuse(db, key, reason)
+        self._books.dirty = True
+
+    def _carried(self, db: int, key: bytes) -> None:
+        self._stage.tally.carried(db, key)
         self._books.dirty = True
 
     def _leave_out(self, what: str) -> None:

@@ -98,13 +98,14 @@ class Transfer:
             self._task.cancel()
         errors: list[str] = []
         status: Status = "done"
-        kept = False
+        kept = forced = False
         try:
             await self._task
         except asyncio.CancelledError:
             status = "stopped"
             if self._forced and not self._stopping:
                 standing = self._way.standing if self._way else "before anything was read"
+                forced = True
                 errors.append(f"ended by force: {standing}")
                 stage.on_event(errors[-1])
             else:
@@ -123,7 +124,8 @@ class Transfer:
             self._end(Phase.FAILED, errors[-1])
         finally:
             if self._way is not None:
-                await self._way.close(resumable=kept or (status == "stopped" and not errors))
+                resumable = kept or (status == "stopped" and not forced)
+                await self._way.close(resumable=resumable, forced=forced)
         if self._way is not None:
             await self._way.save_last(errors)
         return self._report(status, errors, loop.time() - stage.began)
