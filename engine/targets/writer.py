@@ -89,6 +89,11 @@ class RestoreWriter:
         )
 
     @property
+    def opened(self) -> bool:
+        """Whether it ever was: `info` is there."""
+        return cast(object, self.info) is not None
+
+    @property
     def closed(self) -> bool:
         """Whether there is no connection: it was closed, or lost."""
         return self._connection is None or self._connection.lost is not None

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from engine.errors import EngineError, ProtocolFault, ServerError
+from engine.errors import EngineError, ServerError
 from engine.model.position import TargetPosition
 from engine.wire.admin import Admin, Arg
 
@@ -65,18 +65,6 @@ class Claim:
         Raises as `take` does; what the target refuses of it, all of it.
         """
         await self._guarded(target, lambda _: (list(commands), self.bare))
-
-    async def is_anothers(self, target: Admin) -> bool:
-        """Whether the key has another engine's name. Raises `LinkError`, `ServerError`,
-        `AuthError`."""
-        found = await target.call("GET", self._key)
-        if found is None:
-            return False
-        try:
-            held = self.ours(found)
-        except ProtocolFault:
-            return True
-        return held is None or held.engine != self.bare.engine
 
     async def _guarded(
         self,

@@ -51,6 +51,7 @@ class CutOver:
         near = await self._deadlines.release(follower, pump)
         async with asyncio.timeout(self._ends.settings.cut_over_timeout):
             await beside(follower.settle(), pump)
+            await beside(follower.confirm(), pump)
         await _stop(follower, pump)
         if self._stage.tally.not_carried_total:
             raise TransferFailed(not_carried_words(self._stage))
@@ -83,6 +84,7 @@ class CutOver:
                     # 2. It is on the target.
                     await beside(follower.reach(final), pump)
                     await beside(follower.settle(), pump)
+                    await beside(follower.confirm(), pump)
                     await self._deadlines.settle(follower, near)
                     # 3. Both ends agree.
                     result = await self._pass_gate(fence.readable)

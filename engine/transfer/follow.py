@@ -81,7 +81,7 @@ class Follower:
         # Those of the applier that what is being applied was looked at after.
         self._lapses = applier.lapses
         self._moved = asyncio.Event()
-        self._stopping = False
+        self._stopping = self._confirming = False
         self._waiting: asyncio.Task[CommandBatch] | None = None
 
     async def run(self) -> None:
@@ -90,15 +90,22 @@ class Follower:
         while True:
             if not self._in_doubt:
                 await self._mend()
+                if self._confirming:
+                    await self._transact_nothing()
+                    self._confirming = False
+                    self._moved.set()
             if self._stopping and self.settled:
                 return
             self._waiting = asyncio.ensure_future(self._source.commands())
             try:
                 batch = await self._waiting
             except asyncio.CancelledError:
-                if self._waiting.cancelled() and self.stopping:
+                task = asyncio.current_task()
+                if not self._waiting.cancelled() or (task is not None and task.cancelling()):
+                    raise
+                if self.stopping:
                     return
-                raise
+                continue
             finally:
                 self._waiting = None
             if self._in_doubt:
@@ -111,6 +118,17 @@ class Follower:
         self._stopping = True
         if self._waiting is not None and self.settled:
             self._waiting.cancel()
+
+    async def confirm(self) -> None:
+        """Wait until the target has shown once more that it holds everything up to `position`.
+
+        It may have been restarted since the last transaction, with an older copy of the data, or be
+        another engine's by now: then `run` raises.
+        """
+        self._confirming = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+        await self._until(lambda: not self._confirming)
 
     async def reach(self, offset: int) -> None:
         """Wait until everything up to `offset` is on the target."""
@@ -325,7 +343,8 @@ class Follower:
                 await self._read()
             if not mender.due(self.position.offset) and not mender.unnoted:
                 return
-            position = self.position
-            await self._transact(
-                CommandBatch.empty(position.offset, position.db, position.in_multi)
-            )
+            await self._transact_nothing()
+
+    async def _transact_nothing(self) -> None:
+        at = self.position
+        await self._transact(CommandBatch.empty(at.offset, at.db, at.in_multi))

@@ -25,7 +25,14 @@ from collections.abc import Awaitable, Iterator
 from typing import Any
 
 from engine._native import RecordBatch
-from engine.errors import EngineError, LinkError, ServerError, StateError, TransferFailed
+from engine.errors import (
+    EngineError,
+    LinkError,
+    ServerError,
+    SourceLost,
+    StateError,
+    TransferFailed,
+)
 from engine.model.backoff import Backoff
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark, dirty_key, position_key
@@ -96,7 +103,7 @@ class Online:
             OnlineMark(token=secrets.token_hex(8)),
             checkpoints,
             stage,
-            lambda: self._writer.info.identity,
+            lambda: self._writer.info.identity if self._writer.opened else "",
         )
         books.take_repaired = self._take_repaired
         self._tuning = SourceTuning(ends, books, stage)
@@ -233,34 +240,47 @@ class Online:
         `forced`: the operator has ended it, and may use the target from now on.
         """
         await self._let_go()
+        if forced and not self._books.taken_up:
+            # Ended before it began to look.
+            self._deadlines.taken_up = self._books.take_up()
         with contextlib.suppress(EngineError):
             await self._tuning.untune()
         # What has not begun leaves no checkpoint behind: nobody would come back for it.
         begun = self._mark.begun
         over = self._mark.opened or self._replaced
-        if forced and begun and not over:
-            # Before anything else: whoever comes after a crash must not sync into a target that
-            # is in use.
-            try:
-                await self._books.save(opened=True)
-            except StateError:
-                resumable = True
         if not over and not (resumable and begun) and (begun or self._deadlines.importing):
-            with contextlib.suppress(EngineError, TimeoutError):
-                async with asyncio.timeout(self._settings.retry_seconds):
-                    if not await self._is_anothers():
-                        await self._deadlines.give_back()
-            with contextlib.suppress(EngineError, TimeoutError):
-                async with asyncio.timeout(self._settings.connect_timeout):
-                    if not await self._is_anothers():
-                        await self._opening.tidy_up()
+            await self._take_back(forced)
         await self._source.close()
         await self._writer.close()
 
-    async def _is_anothers(self) -> bool:
-        """Whether another engine has claimed the target since."""
-        async with self._ends.admin("target") as end:
-            return await self._claim.is_anothers(end)
+    async def _take_back(self, forced: bool) -> None:
+        """Remove what we left on the target, if it is ours to do so."""
+        ours = not self._mark.begun
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                if not self._writer.opened:
+                    await self._writer.open()
+                if not ours:
+                    await self._held()
+                    ours = True
+        except (EngineError, TimeoutError) as exc:
+            if isinstance(exc, StateError | TransferFailed):
+                return
+        if forced and self._mark.begun:
+            # Before anything is removed: whoever comes after a crash must not sync into a target
+            # that is in use.
+            try:
+                await self._books.save(opened=True)
+            except StateError:
+                return
+        if not ours:
+            return
+        with contextlib.suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(self._settings.retry_seconds):
+                await self._deadlines.give_back()
+        with contextlib.suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(self._settings.connect_timeout):
+                await self._opening.tidy_up()
 
     async def save_last(self, errors: list[str]) -> None:
         """Write the last checkpoint; a failure joins `errors` if there is none yet."""
@@ -341,11 +361,11 @@ class Online:
             async with self._ends.admin("target") as end:
                 held = max(held, (await end.info()).keys)
         if self._source.info.keys < held // 2:
-            raise TransferFailed(
+            raise SourceLost(
                 f"the source has {self._source.info.keys:,} keys left, and the target has {held:,} "
                 "of those before",
-                remedy="Restore the source's data, and migrate into an emptied target.",
-                fault="source",
+                remedy="Restore the source's data and resume; or end it by force, and keep what "
+                "the target has.",
             )
 
     async def _make_room(self) -> None:
@@ -526,7 +546,15 @@ class Online:
                     continue
                 # The operator's word.
                 stage.word.clear()
-                result = await self._cut_over.run(follower, pump)
+                try:
+                    result = await self._cut_over.run(follower, pump)
+                except (PositionMoved, LinkError, ServerError) as exc:
+                    why = explain(exc) if isinstance(exc, EngineError) else "the target has changed"
+                    stage.on_event(f"cut-over refused: {why}")
+                    if stage.one_go:
+                        # Nobody can repeat it by hand.
+                        stage.word.set()
+                    raise
                 if result.ok:
                     return
                 refused += 1

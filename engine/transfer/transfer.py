@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from engine.errors import EngineError, PsyncRefused, StateError
+from engine.errors import EngineError, PsyncRefused, SourceLost, StateError
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark
 from engine.model.progress import Phase, Progress
@@ -106,6 +107,10 @@ class Transfer:
             if self._forced and not self._stopping:
                 standing = self._way.standing if self._way else "before anything was read"
                 forced = True
+                if self._way is None:
+                    # What an engine before this one left wants to be tidied up all the same.
+                    with contextlib.suppress(StateError):
+                        self._way = self._choose()
                 errors.append(f"ended by force: {standing}")
                 stage.on_event(errors[-1])
             else:
@@ -116,6 +121,11 @@ class Transfer:
             self._end(
                 Phase.STOPPED, errors[-1] if errors else "stopped; what is acknowledged stays"
             )
+        except SourceLost as exc:
+            # What is on the target may be the last copy: it stays, and can be gone on with.
+            status, kept = "stopped", True
+            errors.append(explain(exc))
+            self._end(Phase.STOPPED, errors[-1])
         except EngineError as exc:
             # The state failed, or the claim is another's: the target is as it has to be.
             kept = isinstance(exc, StateError)
@@ -132,7 +142,7 @@ class Transfer:
 
     async def _go(self) -> None:
         """Choose the way and go it; `auto` takes the other one where PSYNC is refused."""
-        way = self._way = await self._choose()
+        way = self._way = self._choose()
         try:
             await way.run()
         except PsyncRefused as refused:
@@ -144,7 +154,7 @@ class Transfer:
             self._way = self._offline()
             await self._way.run()
 
-    async def _choose(self) -> Offline | Online:
+    def _choose(self) -> Offline | Online:
         before = self._checkpoints.load()
         if before is not None:
             online = isinstance(before.position, OnlineMark)
