@@ -460,6 +460,8 @@ class Online:
         batch = acknowledged.batch
         refused = [key for key, _ in batch.errors]
         refused += [batch.key(index) for index, _ in acknowledged.errors]
+        # To read them again at once would be in vain.
+        self._timed.difference_update((batch.db, key) for key in refused)
         for key in refused[: NAMED_KEYS_LIMIT - len(self._refused)]:
             self._refused[batch.db, key] = None
 
