@@ -91,6 +91,11 @@ cdef class TransactionResult:
     cdef readonly object guard_error
     cdef readonly object position
 
+    def stands(self, bytes position not None):
+        """Whether all is well: all of it ran, and the position behind it is `position`."""
+        return (self.status is TRANSACTION_STATUS[STATUS_APPLIED] and not self.failed
+                and self.guard_error is None and self.position == position)
+
     def __repr__(self):
         return (
             f"TransactionResult(status={self.status!r}, refused={self.refused!r}, "

@@ -143,6 +143,15 @@ cdef class RecordBatch:
         """Bytes of keys and values held in memory."""
         return self.arena.size
 
+    @property
+    def lasting(self):
+        """How many of the records have no deadline."""
+        cdef size_t count = 0, i
+        with nogil:
+            for i in range(self.arena.count):
+                count += self.arena.records[i].expire_at < 0
+        return count
+
     cdef Record *record(self, Py_ssize_t index) except NULL:
         if index < 0 or <size_t>index >= self.arena.count:
             raise IndexError("no such record")

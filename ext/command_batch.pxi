@@ -38,6 +38,12 @@ cdef enum StreamName:
     NAME_FIELD_DEADLINE
     NAME_FIELD_COUNT
 
+# Kinds of commands, for `CommandBatch.holds`; of several at once the sum.
+KIND_MOVERS = 1 << NAME_RENAME | 1 << NAME_RENAMENX | 1 << NAME_COPY | 1 << NAME_MOVE
+KIND_SWAPS = 1 << NAME_SWAPDB
+KIND_FIELD_DEADLINES = 1 << NAME_FIELD_DEADLINE
+KIND_FIELD_COUNTS = 1 << NAME_FIELD_COUNT
+
 cdef enum:
     NAME_SLOTS = 64               # a power of two, well above the count of names
     NAME_BYTES_MOST = 8           # the longest of them, those of `long_name` aside
@@ -519,6 +525,14 @@ cdef class CommandBatch:
             if first <= name <= last:
                 found.append(i)
         return found
+
+    def holds(self, uint32_t kinds):
+        """Whether a command is of one of these kinds (a sum of KIND_MOVERS, KIND_SWAPS …)."""
+        cdef size_t i
+        cdef uint32_t found = 0
+        for i in range(self.packed.count):
+            found |= <uint32_t>1 << self.packed.commands[i].name
+        return (found & kinds) != 0
 
     @property
     def movers(self):

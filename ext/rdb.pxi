@@ -53,6 +53,7 @@ cdef enum RefusedWhy:
     REFUSED_NOT
     REFUSED_LENGTH
     REFUSED_TEMPLATE
+    REFUSED_EXPIRED
 
 cdef enum:
     MARK_BYTES = 40
@@ -91,6 +92,8 @@ cdef class SnapshotReader:
         hold_before: the deadline of a key that would expire before this (ms since the epoch) is
             lifted by `hold_shift` (ms), and hashes whose fields have deadlines are named in the
             batch's `timed`. 0: none is.
+        drop_before: a key whose deadline lies before this (ms since the epoch) is passed over and
+            counted in `expired`, as a server does when it loads a file. 0: none is.
     """
     cdef readonly InputBuffer input
     cdef Input *bytes_in
@@ -101,6 +104,9 @@ cdef class SnapshotReader:
     cdef public int64_t hold_before
     cdef public int64_t hold_shift
     cdef readonly uint64_t held_count
+    cdef int64_t drop_before
+    cdef readonly uint64_t expired
+    cdef uint64_t of_type[FIRST_OPCODE]
     cdef bint has_length
     cdef uint64_t length
     cdef bint has_mark
@@ -112,6 +118,7 @@ cdef class SnapshotReader:
     cdef size_t crc_from               # bytes of the input from here on are not in `crc`
     cdef int flavour_number
     cdef readonly int version
+    cdef readonly bint checksummed
     cdef readonly uint64_t keys_hint
 
     # The text being read.
@@ -164,7 +171,7 @@ cdef class SnapshotReader:
     def __cinit__(
         self, *, length=None, mark=None, size_t batch_bytes=1 << 20,
         size_t stream_above=4 << 20, size_t value_limit=512 << 20,
-        int64_t hold_before=0, int64_t hold_shift=0,
+        int64_t hold_before=0, int64_t hold_shift=0, int64_t drop_before=0,
     ):
         if length is not None and mark is not None:
             raise ValueError("a snapshot has a length or a mark, not both")
@@ -184,6 +191,7 @@ cdef class SnapshotReader:
         self.value_limit = value_limit
         self.hold_before = hold_before
         self.hold_shift = hold_shift
+        self.drop_before = drop_before
         self.state = SNAPSHOT_MAGIC
         self.expire_at = self.access = -1
         self.ready = []
@@ -219,6 +227,11 @@ cdef class SnapshotReader:
     def offset(self):
         """Bytes of the snapshot consumed so far."""
         return input_offset(self.bytes_in)
+
+    @property
+    def types(self):
+        """How many keys of each type of value (RDB_TYPE_*) there were: {type: keys}."""
+        return {kind: self.of_type[kind] for kind in range(FIRST_OPCODE) if self.of_type[kind]}
 
     @property
     def left_out(self):
@@ -559,6 +572,10 @@ cdef class SnapshotReader:
         if self.type >= FIRST_OPCODE:
             self.state = SNAPSHOT_NEXT
             return 0
+        if self.refused == REFUSED_EXPIRED:
+            self.expired += 1
+            self.value_ended()
+            return 0
         if self.refused == REFUSED_TEMPLATE:
             why = ("it is a hash that names a field template of the snapshot, and so no payload "
                    "of RESTORE; DUMP gives one")
@@ -768,6 +785,15 @@ cdef class SnapshotReader:
     cdef inline SnapshotStop begin_record(self) noexcept nogil:
         """The key is there: it goes into the arena, and the type of its value behind it."""
         cdef size_t n = self.text.size
+        if 0 <= self.expire_at < self.drop_before:
+            text_release(&self.text)
+            self.refused = REFUSED_EXPIRED
+            self.sink = SINK_NOTHING
+            self.begin_walk()
+            # However long it is: it is walked over.
+            self.judged = True
+            return SNAP_GO_ON
+        self.of_type[self.type] += 1
         if not arena_reserve(&self.arena, n + 1 + FOOTER_BYTES, self.batch_bytes):
             return SNAP_NO_MEMORY
         self.record_at = self.arena.size
@@ -950,6 +976,7 @@ cdef class SnapshotReader:
             found = load_le64(input.data + input.start)
             if found != 0 and found != self.crc:
                 return self.wrong("the checksum of the bytes before it")
+            self.checksummed = found != 0
             input.start += 8
         if self.has_length and input_offset(input) != self.length:
             return self.wrong("a snapshot that ends where its length says")

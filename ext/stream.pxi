@@ -221,6 +221,24 @@ cdef class StreamReader:
         self.ready = []
         return ready
 
+    def next(self, bint flush):
+        """The oldest closed batch, taken from the list; None: there is none.
+
+        flush: close the open batch first if no other is closed.
+        """
+        if not self.ready:
+            if not flush:
+                return None
+            self.flush()
+            if not self.ready:
+                return None
+        return self.ready.pop(0)
+
+    @property
+    def closed(self):
+        """How many closed batches wait to be taken."""
+        return len(self.ready)
+
     def flush(self):
         """Close the open batch at the last unit's end, if it holds a unit or passed anything."""
         if self.unit_offset > self.open_offset:

@@ -14,6 +14,7 @@ import typer
 
 from engine.cli import shorthand
 from engine.cli.complete_migration import complete_migration
+from engine.cli.create_access_key import create_access_key
 from engine.cli.delete_replication_group import delete_replication_group
 from engine.cli.describe_events import describe_events
 from engine.cli.describe_replication_groups import describe_replication_groups
@@ -22,6 +23,7 @@ from engine.cli.preflight import preflight
 from engine.cli.program import program
 from engine.cli.register_replication_group import register_replication_group
 from engine.cli.resume_migration import resume_migration
+from engine.cli.serve import serve
 from engine.cli.session import INTERRUPTED
 from engine.cli.start_migration import start_migration
 
@@ -45,6 +47,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "describe-replication-groups": describe_replication_groups,
     "describe-events": describe_events,
     "delete-replication-group": delete_replication_group,
+    "serve": serve,
+    "create-access-key": create_access_key,
 }
 for name, verb in VERBS.items():
     app.command(name)(verb)

@@ -28,6 +28,7 @@ from engine.cli.options import (
     TypeOption,
     UntilOption,
     endpoint,
+    fitting,
     settings,
     spelled,
 )
@@ -49,7 +50,7 @@ def migrate(
             "--source",
             metavar="URL",
             help="Where the data is: [redis://][USER[:PASSWORD]@]HOST[:PORT], rediss://… (TLS), "
-            "unix:///PATH. It is never written to.",
+            "unix:///PATH, or rdb:PATH, a file of SAVE. It is never written to.",
         ),
     ],
     target: Annotated[
@@ -99,6 +100,7 @@ def migrate(
         spool_bytes=spool_bytes,
         tune_source=tune_source,
     )
+    fitting(here, there, wanted)
 
     async def move(engine: Engine) -> Report:
         with display() as shown:

@@ -179,6 +179,23 @@ def settings(
     )
 
 
+def fitting(source: Endpoint, target: Endpoint, wanted: TransferSettings) -> None:
+    """Raises `typer.BadParameter` for a file where there can be none, or options it has no use
+    for."""
+
+    def check() -> None:
+        if target.rdb_path is not None:
+            raise UsageError("a target is a server, not a file")
+        objection = None if source.rdb_path is None else wanted.file_objection()
+        if objection is not None:
+            raise UsageError(
+                f"--source {source.url}: {objection}",
+                remedy="Leave it out, or name a server as the source.",
+            )
+
+    understood(None if target.rdb_path is None else "--target", check)
+
+
 def spelled(wanted: TransferSettings) -> list[Option]:
     """The options that give these settings: (name, value), None for one that is not needed."""
 

@@ -42,6 +42,7 @@ def _lines(report: Report) -> Iterator[str]:
     counters = (
         (report.skipped, "skipped (the target had them)"),
         (report.vanished, "vanished at the source meanwhile"),
+        (report.expired, "expired in the file, and left out"),
         (report.retries, "retries"),
         (report.reconnects, "reconnects"),
     )

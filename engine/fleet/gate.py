@@ -29,10 +29,14 @@ def gate_of(
     """
 
     async def gate() -> GateResult:
-        from engine.verify import verify
+        from engine.verify import verify, verify_file
 
         try:
-            found = await verify(source, target, settings, held_before=held_before())
+            held, path = held_before(), source.rdb_path
+            if path is None:
+                found = await verify(source, target, settings, held_before=held)
+            else:
+                found = await verify_file(path, target, settings, held_before=held)
         except EngineError as error:
             return GateResult(False, f"both ends could not be compared: {error}")
         return GateResult(found.ok, found.reason)
@@ -65,6 +69,7 @@ def compare_of(
     """Which of these keys of a database differ between the ends."""
 
     async def compare(db: int, keys: list[bytes]) -> list[bytes]:
+        assert source.rdb_path is None, "settings that compare are refused for a file"
         from engine.verify import differing
 
         return await differing(source, target, db, keys)

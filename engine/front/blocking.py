@@ -47,6 +47,7 @@ class BlockingEngine:
     resume_migration = _blocking(Engine.resume_migration)
     describe_replication_groups = _blocking(Engine.describe_replication_groups)
     describe_events = _blocking(Engine.describe_events)
+    page_events = _blocking(Engine.page_events)
     delete_replication_group = _blocking(Engine.delete_replication_group)
     wait = _blocking(Engine.wait)
     migrate = _blocking(Engine.migrate)

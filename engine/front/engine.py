@@ -42,6 +42,11 @@ class Engine:
 
         return BlockingEngine(self)
 
+    @property
+    def house(self) -> House:
+        """The state and the credentials behind the operations: for the other faces."""
+        return self._house
+
     def close(self) -> None:
         """Close the state's connections (it is opened again when needed)."""
         self._house.close()
@@ -143,6 +148,25 @@ class Engine:
         """
         return await operations.describe_events(self._house, replication_group_id)
 
+    async def page_events(
+        self,
+        replication_group_id: str | None = None,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        max_records: int = 100,
+        marker: str | None = None,
+    ) -> dict[str, Any]:
+        """A page of what happened between two times (seconds since the epoch; both included),
+        oldest first (`max_records` 20 to 100).
+
+        Returns {"Events": […]}, with a "Marker" for the next page if there is one. Raises
+        `InvalidParameterValueException`.
+        """
+        return await operations.page_events(
+            self._house, replication_group_id, since, until, max_records, marker
+        )
+
     async def delete_replication_group(self, replication_group_id: str) -> dict[str, Any]:
         """Forget a group. Its servers are not touched, its events stay.
 
@@ -200,10 +224,11 @@ class Engine:
     ) -> Report:
         """Register, test, start and complete in one go, in this process.
 
-        Passwords in the endpoints are used here and never stored. A migration that an earlier call
-        with the same source and settings left unfinished is resumed, without a test. A failed one
-        is in the report. Raises `PreflightFault`, `Interrupted` (when cancelled or stopped; it can
-        be resumed), `ReplicationGroupAlreadyUnderMigrationFault` while another process has it,
+        `source` may be an RDB file (`Endpoint.parse("rdb:PATH")`). Passwords in the endpoints are
+        used here and never stored. A migration that an earlier call with the same source and
+        settings left unfinished is resumed, without a test. A failed one is in the report. Raises
+        `PreflightFault`, `Interrupted` (when cancelled or stopped; it can be resumed),
+        `ReplicationGroupAlreadyUnderMigrationFault` while another process has it,
         `InvalidReplicationGroupStateFault` if one from elsewhere was left unfinished.
         """
         return await one_go.migrate(

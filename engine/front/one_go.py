@@ -47,6 +47,8 @@ async def migrate(
     on_checks: Callable[[Checks], None] | None,
 ) -> Report:
     """Move `source` into `target`. See `Engine.migrate`."""
+    validate.not_a_file(target, "PrimaryEndpoint")
+    validate.possible_from([source], settings)
     # 1. The target's group, registered unless it is.
     name = default_id(target) if group_id is None else validate.identifier(group_id)
     group, transfer = await _group(house, name, target)

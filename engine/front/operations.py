@@ -41,8 +41,9 @@ async def test(
     house: House, group_id: str, endpoints: object, settings: TransferSettings | None
 ) -> dict[str, Any]:
     """TestMigration."""
-    group, sources = await _asked(house, Operation.TEST, group_id, endpoints)
-    checks = await preflight(house, sources[0], group.primary, settings or TransferSettings())
+    settings = settings or TransferSettings()
+    group, sources = await _asked(house, Operation.TEST, group_id, endpoints, settings)
+    checks = await preflight(house, sources[0], group.primary, settings)
     return {**await house.answer(group.id), "Checks": checks}
 
 
@@ -50,9 +51,10 @@ async def start(
     house: House, group_id: str, endpoints: object, settings: TransferSettings | None
 ) -> dict[str, Any]:
     """StartMigration."""
-    group, sources = await _asked(house, Operation.START, group_id, endpoints)
+    wanted = settings or TransferSettings()
+    group, sources = await _asked(house, Operation.START, group_id, endpoints, wanted)
     transfer = await house.state(
-        lambda registry: registry.begin_migration(group.id, sources, settings or TransferSettings())
+        lambda registry: registry.begin_migration(group.id, sources, wanted)
     )
     await house.state(lambda registry: _launch(house, registry, transfer))
     return await house.answer(group.id)
@@ -105,9 +107,43 @@ async def describe(
 
 
 async def describe_events(house: House, group_id: str | None) -> dict[str, Any]:
-    """DescribeEvents."""
+    """DescribeEvents, all at once."""
     name = None if group_id is None else validate.identifier(group_id)
     return shapes.events(await house.state(lambda registry: registry.list_events(name)))
+
+
+async def page_events(
+    house: House,
+    group_id: str | None,
+    since: float | None,
+    until: float | None,
+    max_records: int,
+    marker: str | None,
+) -> dict[str, Any]:
+    """DescribeEvents, in pages. Times are seconds since the epoch."""
+    name = None if group_id is None else validate.identifier(group_id, "SourceIdentifier")
+    limit, after = validate.events_page(max_records, marker)
+    found, more = await house.state(
+        lambda registry: registry.page_events(
+            name, since=since, until=until, after=after, limit=limit
+        )
+    )
+    response = shapes.events(found)
+    if more is not None:
+        response["Marker"] = str(more)
+    return response
+
+
+async def overview(house: House, events: int) -> dict[str, Any]:
+    """The first hundred groups and the newest `events`, as one answer."""
+    _reap()
+
+    def look(registry: Registry) -> Any:
+        return registry.list(limit=validate.PAGE[-1])[0], registry.list_events(limit=events)
+
+    groups, newest = await house.state(look)
+    shown = [house.shape(group, transfer) for group, transfer in groups]
+    return {"ReplicationGroups": shown, **shapes.events(newest)}
 
 
 async def delete(house: House, group_id: str) -> dict[str, Any]:
@@ -142,12 +178,17 @@ async def distinct(sources: Sequence[Endpoint], group: GroupRecord) -> None:
 
 
 async def _asked(
-    house: House, operation: Operation, group_id: str, endpoints: object
+    house: House,
+    operation: Operation,
+    group_id: str,
+    endpoints: object,
+    settings: TransferSettings,
 ) -> tuple[GroupRecord, tuple[Endpoint, ...]]:
     """What Test and Start have in common: the group, in a fitting state, and valid sources."""
     group_id = validate.identifier(group_id)
     group, _ = await house.state(lambda registry: registry.get(group_id))
     sources = validate.node_endpoints(endpoints, cluster_enabled=group.cluster_enabled)
+    validate.possible_from(sources, settings)
     await distinct(sources, group)
     check(operation, group_id, group.status)
     return group, sources

@@ -16,11 +16,14 @@ from engine.errors import (
     UsageError,
 )
 from engine.model.endpoint import Endpoint, check_host
+from engine.model.settings import TransferSettings
 
 ID_LENGTH = 40
 PAGE = range(20, 101)
 _IDENTIFIER = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9])*")
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
+_EVENT = re.compile(r"[0-9]{1,18}", re.ASCII)
+_NOT_OURS = "Invalid value for Marker: it is not one that we gave."
 _LIST = "CustomerNodeEndpointList"
 _MEMBERS = ("Address", "Port")
 _WHERE_CREDENTIALS_GO = (
@@ -44,14 +47,24 @@ def identifier(value: object, name: str = "ReplicationGroupId") -> str:
 
 def page(max_records: object, marker: object) -> tuple[int, str | None]:
     """MaxRecords (20 to 100) and Marker (None at the start; else a group's identifier)."""
-    if not isinstance(max_records, int) or isinstance(max_records, bool) or max_records not in PAGE:
-        raise _invalid(f"Invalid value for MaxRecords: must be between {PAGE[0]} and {PAGE[-1]}.")
+    limit = _limit(max_records)
     if marker is None:
-        return max_records, None
+        return limit, None
     try:
-        return max_records, identifier(marker)
+        return limit, identifier(marker)
     except InvalidParameterValueException:
-        raise _invalid("Invalid value for Marker: it is not one that we gave.") from None
+        raise _invalid(_NOT_OURS) from None
+
+
+def events_page(max_records: object, marker: object) -> tuple[int, int]:
+    """MaxRecords (20 to 100) and Marker (None at the start; else an event's number) for events;
+    the number to go on after, 0 at the start."""
+    limit = _limit(max_records)
+    if marker is None:
+        return limit, 0
+    if not isinstance(marker, str) or not _EVENT.fullmatch(marker):
+        raise _invalid(_NOT_OURS)
+    return limit, int(marker)
 
 
 def primary_endpoint(value: object) -> Endpoint:
@@ -66,6 +79,7 @@ def primary_endpoint(value: object) -> Endpoint:
             raise _invalid(f"Invalid value for {name}: {error}") from None
     if not isinstance(value, Endpoint):
         raise _invalid(f"Invalid value for {name}: expected a URL.")
+    not_a_file(value, name)
     return _without_password(value, name)
 
 
@@ -94,6 +108,26 @@ def node_endpoints(value: object, *, cluster_enabled: bool) -> tuple[Endpoint, .
             remedy="This version moves one shard a migration: name one endpoint.",
         )
     return found
+
+
+def not_a_file(target: Endpoint, name: str) -> None:
+    """A file can be read from, and that is all."""
+    if target.rdb_path is not None:
+        raise _invalid(
+            f"Invalid value for {name}: {target.address} is a file, and a target is a server.",
+            "A server writes a file itself: SAVE or BGSAVE.",
+        )
+
+
+def possible_from(sources: Sequence[Endpoint], settings: TransferSettings) -> None:
+    """What is asked for can be done with a file, where a source is one."""
+    objection = settings.file_objection()
+    for source in sources:
+        if source.rdb_path is not None and objection is not None:
+            raise InvalidParameterCombinationException(
+                f"{source.address}: {objection}.",
+                remedy="Leave it out, or name a server as the source.",
+            )
 
 
 def not_the_target(
@@ -128,6 +162,12 @@ def _node(item: object, name: str) -> Endpoint:
         if item.get(member) in (None, ""):
             raise _invalid(f"The parameter {name}.{member} must be provided and must not be blank.")
     return Endpoint(host=_host(item["Address"], name), port=_port(item["Port"], name))
+
+
+def _limit(max_records: object) -> int:
+    if not isinstance(max_records, int) or isinstance(max_records, bool) or max_records not in PAGE:
+        raise _invalid(f"Invalid value for MaxRecords: must be between {PAGE[0]} and {PAGE[-1]}.")
+    return max_records
 
 
 def _host(value: Any, name: str) -> str:

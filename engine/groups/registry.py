@@ -5,6 +5,7 @@ The worker's side is `claimed`. Who may do what, and when, is the table in `stat
 
 from __future__ import annotations
 
+import builtins
 import time
 import weakref
 from collections.abc import Sequence
@@ -105,6 +106,14 @@ class Registry:
             more = found[limit - 1].id if len(found) > limit else None
             page = [(group, newest_transfer(connection, group.id)) for group in found[:limit]]
         return page, more
+
+    def under_migration(self) -> builtins.list[tuple[GroupRecord, TransferRecord]]:
+        """Every group that is under migration, with its transfer."""
+        table = schema.groups
+        query = select(table).where(table.c.status == GroupStatus.MIGRATING).order_by(table.c.id)
+        with self.store.read() as connection:
+            found = [group_of(row) for row in connection.execute(query)]
+            return [(group, _going_on(connection, group.id)) for group in found]
 
     def check(self, operation: Operation, group_id: str) -> GroupRecord:
         """The group, if its status allows `operation`; else the table's fault."""
@@ -305,10 +314,44 @@ class Registry:
         with self.store.write() as connection:
             write_event(connection, group_id, message)
 
-    def list_events(self, group_id: str | None = None) -> Sequence[EventRecord]:
+    def page_events(
+        self,
+        group_id: str | None = None,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> tuple[Sequence[EventRecord], int | None]:
+        """Up to `limit` events (of one group, or of all) between two times, both included, oldest
+        first, from the one after the id `after` on; and, if more are left, the id to go on after.
+        """
+        table = schema.events
+        query = select(table).where(table.c.id > after).order_by(table.c.id).limit(limit + 1)
+        if group_id is not None:
+            query = query.where(table.c.group_id == group_id)
+        if since is not None:
+            query = query.where(table.c.at >= since)
+        if until is not None:
+            query = query.where(table.c.at <= until)
+        with self.store.read() as connection:
+            found = [event_of(row) for row in connection.execute(query)]
+        more = found[limit - 1].id if len(found) > limit else None
+        return found[:limit], more
+
+    def checkpoint_times(self) -> dict[int, float]:
+        """When each transfer's checkpoint was written (seconds since the epoch), by its id."""
+        table = schema.checkpoints
+        with self.store.read() as connection:
+            rows = connection.execute(select(table.c.transfer_id, table.c.saved_at))
+            return {row[0]: row[1] for row in rows}
+
+    def list_events(
+        self, group_id: str | None = None, *, limit: int = EVENTS_LIMIT
+    ) -> Sequence[EventRecord]:
         """The newest events (of one group, or of all), oldest first."""
         table = schema.events
-        query = select(table).order_by(table.c.id.desc()).limit(EVENTS_LIMIT)
+        query = select(table).order_by(table.c.id.desc()).limit(limit)
         if group_id is not None:
             query = query.where(table.c.group_id == group_id)
         with self.store.read() as connection:

@@ -157,7 +157,9 @@ class Credentials:
         return cls(tuple(Credential.read(item, name) for name, item in named))
 
     def find(self, endpoint: Endpoint) -> Credential | None:
-        """The first entry that fits `endpoint`."""
+        """The first entry that fits `endpoint`; a file has none."""
+        if endpoint.rdb_path is not None:
+            return None
         return next((entry for entry in self.entries if entry.fits(endpoint)), None)
 
     def apply(self, endpoint: Endpoint) -> Endpoint:

@@ -1,8 +1,9 @@
-"""Where a server is and how to reach it."""
+"""Where a server (or an RDB file in its place) is, and how to reach it."""
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -14,6 +15,7 @@ DEFAULT_PORT = 6379
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _PLAIN_SCHEMES = {"redis", "valkey"}
 _TLS_SCHEMES = {"rediss", "valkeys"}
+_FILE_SCHEME = "rdb:"
 _TLS_OPTIONS = {"ca_file", "cert_file", "key_file", "server_name", "verify"}
 
 
@@ -32,7 +34,8 @@ class Tls:
 class Endpoint:
     """One server: host and port, or a unix socket's path; credentials and TLS with it.
 
-    The password is never part of `repr`, `str`, `address` or `url`.
+    Or, as a source, a file that SAVE wrote: `rdb_path`, and nothing else has a meaning. The
+    password is never part of `repr`, `str`, `address` or `url`.
     """
 
     host: str = "127.0.0.1"
@@ -41,9 +44,12 @@ class Endpoint:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     tls: Tls | None = None
+    rdb_path: str | None = None
 
     def __post_init__(self) -> None:
-        if self.unix_path is None:
+        if self.rdb_path is not None:
+            _check_path(self.rdb_path)
+        elif self.unix_path is None:
             check_host(self.host)
             if not 1 <= self.port <= 65535:
                 raise UsageError(f"port {self.port} is not within 1 to 65535")
@@ -54,10 +60,13 @@ class Endpoint:
     def parse(cls, url: str) -> Endpoint:
         """Read `redis://[user[:password]@]host[:port]`, `rediss://…?ca_file=…&cert_file=…&
         key_file=…&server_name=…&verify=no` (verify: yes by default), `valkey://`, `valkeys://`,
-        `unix:///path`, or a bare `host[:port]`.
+        `unix:///path`, or a bare `host[:port]`; or `rdb:PATH`, a file, whose name is taken as it is
+        (a relative one from the working directory on).
 
         Raises `UsageError`, without repeating the password, for anything else.
         """
+        if url.startswith(_FILE_SCHEME):
+            return cls(rdb_path=_file(url.removeprefix(_FILE_SCHEME)))
         if "://" not in url:
             url = "redis://" + url
         try:
@@ -77,7 +86,7 @@ class Endpoint:
         if scheme not in _PLAIN_SCHEMES | _TLS_SCHEMES:
             raise UsageError(
                 f"{scheme}:// is not a scheme of ours",
-                remedy="Expected redis://, rediss://, valkey://, valkeys:// or unix://.",
+                remedy="Expected redis://, rediss://, valkey://, valkeys://, unix:// or rdb:.",
             )
         if parts.path.strip("/"):
             raise UsageError(
@@ -101,7 +110,9 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """`host:port`, `[v6]:port`, or `unix:/path`: for people and for comparing."""
+        """`host:port`, `[v6]:port`, `unix:/path` or `rdb:/path`: for people and for comparing."""
+        if self.rdb_path is not None:
+            return f"{_FILE_SCHEME}{self.rdb_path}"
         if self.unix_path is not None:
             return f"unix:{self.unix_path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -110,6 +121,8 @@ class Endpoint:
     @property
     def url(self) -> str:
         """The endpoint as a URL without password (with username and TLS options)."""
+        if self.rdb_path is not None:
+            return self.address
         user = f"{quote(self.username, safe='')}@" if self.username else ""
         if self.unix_path is not None:
             return f"unix://{user}{quote(self.unix_path)}"
@@ -151,6 +164,33 @@ def check_host(host: str) -> None:
     numeric = re.fullmatch(r"[0-9.]+", host) is not None
     if len(host) > 253 or numeric or not _HOST_NAME.fullmatch(host):
         raise UsageError(f"{host!r} is neither a host name nor an IP address")
+
+
+def _file(path: str) -> str:
+    """The path behind `rdb:`, absolute; `rdb:///dump.rdb` is understood too."""
+    if path.startswith("//") and not path.startswith("///"):
+        raise UsageError(
+            "an rdb: URL names no host",
+            remedy="The file is read where the engine runs: rdb:/PATH, or rdb:PATH.",
+        )
+    if not path:
+        raise UsageError("rdb: names no file", remedy="Expected rdb:PATH.")
+    return os.path.abspath(path.replace("///", "/", 1) if path.startswith("///") else path)
+
+
+def _check_path(path: str) -> None:
+    if not os.path.isabs(path):
+        # A worker that is started later, from elsewhere, must find the same file.
+        raise UsageError(f"a file needs an absolute path, not {path!r}")
+    try:
+        known = "\0" not in path and path.encode()
+    except UnicodeEncodeError:
+        known = b""
+    if not known:
+        raise UsageError(
+            "the file's path is not UTF-8, so it cannot be kept in the state",
+            remedy="Give the path of a link to it.",
+        )
 
 
 def _tls(options: dict[str, list[str]]) -> Tls:

@@ -120,6 +120,17 @@ class TargetPosition:
                 words += [at.offset, at.db, int(at.in_multi)]
         return " ".join(map(str, words)).encode()
 
+    def encode_span(
+        self, replid: str, position: tuple[int, int, bool], since: tuple[int, int, bool]
+    ) -> bytes:
+        """As `encode`, with these (offset, db, in MULTI): for every transaction, so without
+        objects."""
+        (at, db, multi), (at0, db0, multi0) = position, since
+        return (
+            f"v2 {self.transfer} {self.engine or '-'} {replid} "
+            f"{at} {db} {int(multi)} {at0} {db0} {int(multi0)}"
+        ).encode()
+
     @classmethod
     def decode(cls, value: bytes) -> TargetPosition:
         """Inverse of `encode`, and of what it was before (`v1 <transfer> <replid> <offset> <db>

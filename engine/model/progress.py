@@ -29,7 +29,8 @@ ENDS = frozenset({Phase.DONE, Phase.FAILED, Phase.STOPPED})
 class Progress:
     """Counters from acknowledged batches alone. Times are seconds, `bytes` value bytes.
 
-    `source_type` is how the source is read, "replica" or "scan"; "auto" until that is known.
+    `source_type` is how the source is read, "replica", "scan" or "file"; "auto" until that is
+    known.
     `total_keys` is the source's own count at the start (an estimate while writes go on, and with
     MATCH or TYPE an upper bound). `can_complete` with its `reason` is the cut-over's gate: the
     reason is one line, with the figures (`lag 18 MB > 1 MB`).

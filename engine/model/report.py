@@ -44,8 +44,9 @@ class EngineUse:
 class Report:
     """The result of a transfer. `not_carried_total` counts beyond the named ones.
 
-    `source_type` is how the source was read ("auto": it never came to that). The counters of a
-    followed source are those of `Progress`, as they stood last; `spool_bytes` is the most that
+    `source_type` is how the source was read ("replica", "scan", "file"; "auto": it never came to
+    that). `expired` counts keys of a file whose time was over: they are not carried. The counters
+    of a followed source are those of `Progress`, as they stood last; `spool_bytes` is the most that
     ever waited. `fence_seconds` is for how long writes to the source were held back, None without
     a fence. `left_out` names what the source holds beside keys and the target did not get (the
     data of a module, a script …).
@@ -59,6 +60,7 @@ class Report:
     keys_per_second: float = 0.0
     skipped: int = 0
     vanished: int = 0
+    expired: int = 0
     retries: int = 0
     reconnects: int = 0
     applied_offset: int | None = None

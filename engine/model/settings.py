@@ -65,6 +65,8 @@ class TransferSettings:
     hold_horizon: float = 3600.0
     """Deadlines nearer than this (seconds) are held back until the cut-over: such keys could expire
     on the target before the command that extends them is applied."""
+    auto_cut_over: bool = False
+    """Whether the server cuts over by itself as soon as the migration can be completed."""
 
     def __post_init__(self) -> None:
         if self.source_type not in get_args(SourceType):
@@ -101,6 +103,25 @@ class TransferSettings:
                 return f"{option} chooses keys, and a replica is sent all of them"
         if self.if_exists != "replace":
             return f"--if-exists {self.if_exists} keeps keys that the source's writes are meant for"
+        return None
+
+    def file_objection(self) -> str | None:
+        """Why what is asked for cannot be done with a source that is an RDB file, None if it can.
+
+        Nobody writes to a file and nobody can be asked what is in it: it is read from its first
+        byte to its last, databases alone may be chosen.
+        """
+        if self.source_type != "auto":
+            return f"--source-type {self.source_type} asks a server"
+        if self.match is not None or self.key_type is not None:
+            return "a file is read whole: --match and --type ask a server"
+        if self.if_exists == "fail":
+            # A run that is taken up again would find its own keys and could not tell.
+            return "--if-exists fail compares a key with the source's (replace or skip do not)"
+        if self.fence == "hook":
+            return "--fence hook holds back writers, and a file has none"
+        if self.tune_source:
+            return "--tune-source sets options of a server"
         return None
 
     def _check_fence(self) -> None:

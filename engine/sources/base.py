@@ -14,10 +14,13 @@ Item = RecordBatch | bytes
 
 
 class Source(Protocol):
-    """One shard of a source. Opened, read to its end or closed; opened again after a failure."""
+    """One shard of a source, or a file. Opened, read to its end or closed; opened again after a
+    failure."""
 
     info: ServerInfo
     """What the server says of itself; set by `open`."""
+    bulk_limit: int
+    """Bytes of the longest value that the target takes; longer ones are read to nothing."""
 
     @property
     def total_keys(self) -> int:

@@ -83,11 +83,13 @@ class Intake:
         """Where the next bytes of the socket go: a `BulkReader`'s."""
         self._direct = not self._spool.size and self.ready < READY_LIMIT
         if not self._direct:
-            self._room = self._spool.input
-            return self._room
+            room = self._spool.input
+            if self.snapshot_bytes is None:
+                self._room = room
+            return room
         reader = self.stream or self.snapshot
         assert reader is not None
-        if self._mark is not None:
+        if self._mark is not None and self.snapshot_bytes is None:
             # The last bytes are looked at before the reader has eaten them.
             room: Any = reader.input
             self._room = memoryview(room)
@@ -104,7 +106,7 @@ class Intake:
         self.receipts.add(self.total, now)
         if self.snapshot_bytes is None:
             self._look_for_the_end(n)
-        self._room = None
+            self._room = None
         if self._direct:
             self._parse(now, None, n)
         else:
@@ -149,11 +151,14 @@ class Intake:
             self.ready = 0
         return items
 
-    def take_commands(self) -> list[CommandBatch]:
-        """What the stream's reader has finished, in order."""
-        assert self.stream is not None
-        self.ready = 0
-        return self.stream.take()
+    def next_commands(self) -> CommandBatch | None:
+        """The next batch of the stream, if there is one; it is closed before it is full where
+        nothing more is at hand."""
+        stream = self.stream
+        assert stream is not None, "the snapshot has not been read to its end"
+        batch = stream.next(not self._spool.size)
+        self.ready = stream.closed
+        return batch
 
     def hold(self, before: int, shift: int) -> None:
         """Deadlines that are read from now on and lie before `before` are lifted by `shift`."""
@@ -191,7 +196,8 @@ class Intake:
         self.parsed += n
         try:
             self.ready = reader.received(n) if portion is None else reader.feed(portion)
-            self._pass_the_end()
+            if self.stream is None:
+                self._pass_the_end()
         except ProtocolError as exc:
             what = "snapshot" if self.stream is None else "replication stream"
             raise ProtocolFault(f"the source's {what} cannot be read: {exc}", fault="source") from (
@@ -201,7 +207,7 @@ class Intake:
     def _pass_the_end(self) -> None:
         """From the snapshot's reader to that of the stream, if the first is done."""
         snapshot = self.snapshot
-        if self.stream is None and snapshot is not None and snapshot.finished:
+        if snapshot is not None and snapshot.finished:
             end = snapshot.offset
             self._items += snapshot.take()
             rest = snapshot.rest()

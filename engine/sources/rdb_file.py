@@ -1,17 +1,23 @@
 """The file source: an RDB file, as SAVE or BGSAVE writes it.
 
 A file has no position to go on from: opened again it is read from its beginning, which RESTORE with
-REPLACE makes good. What it holds beside the keys (functions, scripts) is in `reader`.
+REPLACE makes good. What it holds beside the keys (functions, scripts) is in `reader`. Keys whose
+time was over when it was opened are passed over, as a server passes them over when it loads a file:
+a RESTORE with a deadline in the past stores nothing, and deletes what the target has of that name.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import time
+from collections import Counter
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from engine._native import ProtocolError, SnapshotReader
+from engine._native import ProtocolError, RecordBatch, SnapshotReader
 from engine.errors import EngineError, ProtocolFault, UsageError
 from engine.model.position import ScanPosition
 from engine.model.server import ServerInfo, parse_version
@@ -20,25 +26,140 @@ from engine.sources.base import Item
 from engine.sources.spill import Spill
 
 _READ_BYTES = 1 << 20
+# Values that nobody is to get are not held beyond this.
+_SURVEY_HOLDS = 64 << 10
+# Keys that cannot be carried, by name; the transfer's report has all of them.
+_NAMED = 10
+_MAGIC = (b"REDIS", b"VALKEY")
+_REMEDIES = {
+    errno.ENOENT: "The file is looked for on the machine where the engine runs.",
+    errno.EACCES: "Let the user who runs the engine read it.",
+    errno.EISDIR: "Name the file itself: dump.rdb, unless the server's dbfilename says otherwise.",
+}
+_WHAT_IT_TAKES = "Give the file that SAVE or BGSAVE wrote (dump.rdb), unpacked."
+
+
+class RdbFile:
+    """A file that is read from its first byte to its last, through `reader`.
+
+    Raises `EngineError` (fault: the user's) when it cannot be read, `ProtocolFault`, with the
+    offset of what is wrong, when it is no whole and sound snapshot.
+    """
+
+    def __init__(self, path: Path | str, reader: SnapshotReader) -> None:
+        self.path = Path(path)
+        self.reader = reader
+        self.size = 0
+        """Bytes of the file when it was opened."""
+        self._file: IO[bytes] | None = None
+
+    async def open(self) -> None:
+        """Open it and read its head."""
+        try:
+            self._file, self.size = await asyncio.to_thread(self._opened)
+        except OSError as exc:
+            raise self._unreadable(exc) from exc
+        await self.read_on()
+
+    async def read_on(self) -> bool:
+        """Read the next portion; False at the file's end, which must be the snapshot's."""
+        assert self._file is not None
+        first = self._file.tell() == 0
+        try:
+            portion = await asyncio.to_thread(self._file.read, _READ_BYTES)
+        except OSError as exc:
+            raise self._unreadable(exc) from exc
+        if first:
+            self._check_magic(portion)
+        if not portion:
+            if self.reader.finished:
+                return False
+            raise ProtocolFault(
+                f"{self.path} ends at byte {self._file.tell()} in the middle of its snapshot",
+                remedy="Was it copied before it was written to its end?",
+                fault="source",
+            )
+        self._parse(portion)
+        return True
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @property
+    def info(self) -> ServerInfo:
+        """The server that wrote the snapshot, as far as its head says who that was."""
+        aux = self.reader.aux
+        ours = aux.get("valkey-ver")
+        version = parse_version((ours or aux.get("redis-ver", b"0")).decode("ascii", "replace"))
+        valkey = ours is not None or self.reader.flavour == "valkey"
+        memory = aux.get("used-mem", b"")
+        return ServerInfo(
+            flavour="valkey" if valkey else "redis",
+            version=version,
+            used_memory=int(memory) if memory.isdigit() else 0,
+        )
+
+    def _opened(self) -> tuple[IO[bytes], int]:
+        file = self.path.open("rb", 0)
+        return file, self.path.stat().st_size
+
+    def _check_magic(self, head: bytes) -> None:
+        if head.startswith(_MAGIC) or any(magic.startswith(head) for magic in _MAGIC):
+            return
+        raise ProtocolFault(
+            f"{self.path} is no RDB file: it begins with {head[:9]!r}, not with REDIS or VALKEY",
+            remedy=_WHAT_IT_TAKES,
+            fault="user",
+        )
+
+    def _parse(self, portion: bytes) -> None:
+        reader = self.reader
+        try:
+            reader.feed(portion)
+        except ProtocolError as exc:
+            raise ProtocolFault(
+                f"{self.path} is no sound snapshot: {exc}",
+                remedy="Its server can say more (redis-check-rdb); have it write the file anew.",
+                fault="source",
+            ) from exc
+        end = reader.offset
+        if reader.finished and reader.rest():
+            raise ProtocolFault(
+                f"{self.path} goes on behind its snapshot, from byte {end}",
+                remedy="An append-only file holds commands there, which are not read: give the "
+                "file that SAVE wrote.",
+                fault="source",
+            )
+
+    def _unreadable(self, exc: OSError) -> EngineError:
+        return EngineError(
+            f"cannot read {self.path}: {exc.strerror or exc}",
+            remedy=_REMEDIES.get(exc.errno or 0, ""),
+            fault="user",
+        )
 
 
 class RdbFileSource:
     """`Source` from a file. `reader` tells, once it was read, what else the snapshot held."""
 
     def __init__(self, path: Path | str, settings: TransferSettings) -> None:
-        if settings.match is not None or settings.key_type is not None:
-            raise UsageError(
-                "a file is read whole: --match and --type ask a server",
-                remedy="Leave them out, or choose databases.",
-            )
-        self._path = Path(path)
+        objection = settings.file_objection()
+        if objection is not None:
+            raise UsageError(objection, remedy="Leave it out, or give a server as the source.")
         self._settings = settings
         self.bulk_limit = 512 << 20
         """Bytes of the longest value that the target takes; longer ones are read to nothing."""
-        self._file: IO[bytes] | None = None
+        self._file = RdbFile(path, SnapshotReader())
         self._spill: Spill | None = None
-        self.reader = SnapshotReader()
         self.info: ServerInfo = cast(ServerInfo, None)
+
+    @property
+    def reader(self) -> SnapshotReader:
+        """What reads the file; its counters and its lists grow with the reading."""
+        return self._file.reader
 
     @property
     def total_keys(self) -> int:
@@ -48,21 +169,19 @@ class RdbFileSource:
     async def open(self, position: ScanPosition | None) -> None:
         """Open the file and read its head. A position means nothing to it: it begins anew.
 
-        Raises `EngineError` when it cannot be read, `ProtocolFault` when it is no snapshot.
+        Raises as `RdbFile` does.
         """
         await self.close()
-        self.reader = SnapshotReader(
+        reader = SnapshotReader(
             batch_bytes=self._settings.batch_bytes,
             stream_above=self._settings.stream_above,
             value_limit=self.bulk_limit,
+            drop_before=now_ms(),
         )
+        self._file = RdbFile(self._file.path, reader)
         self._spill = Spill(self.bulk_limit)
-        try:
-            self._file = await asyncio.to_thread(self._path.open, "rb", 0)
-        except OSError as exc:
-            raise self._unreadable(exc) from exc
-        await self._read_on()
-        self.info = _info(self.reader)
+        await self._file.open()
+        self.info = self._file.info
 
     async def items(self) -> AsyncGenerator[Item, None]:
         """Batches in order; a streamed batch is followed by the pieces of its value."""
@@ -75,7 +194,7 @@ class RdbFileSource:
                     wanted = chosen is None or item.db in chosen
                 if wanted:
                     yield item
-            more = await self._read_on()
+            more = await self._file.read_on()
 
     def continues(self, position: ScanPosition) -> bool:
         """Never: see `open`."""
@@ -87,51 +206,73 @@ class RdbFileSource:
 
     async def close(self) -> None:
         """Let go of the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()
         if self._spill is not None:
             self._spill.close()
 
-    async def _read_on(self) -> bool:
-        """Read the next portion; False at the file's end, which must be the snapshot's."""
-        assert self._file is not None
-        try:
-            portion = await asyncio.to_thread(self._file.read, _READ_BYTES)
-        except OSError as exc:
-            raise self._unreadable(exc) from exc
-        reader = self.reader
-        if not portion:
-            if reader.finished:
-                return False
-            raise ProtocolFault(
-                f"{self._path} ends at byte {self._file.tell()} in the middle of its snapshot",
-                remedy="Was it copied before it was written to its end?",
-                fault="source",
-            )
-        try:
-            reader.feed(portion)
-        except ProtocolError as exc:
-            raise ProtocolFault(
-                f"{self._path} is no sound snapshot: {exc}", fault="source"
-            ) from exc
-        end = reader.offset
-        if reader.finished and reader.rest():
-            raise ProtocolFault(
-                f"{self._path} goes on behind its snapshot, from byte {end}",
-                remedy="An append-only file holds commands there, which are not read: give the "
-                "file that SAVE wrote.",
-                fault="source",
-            )
-        return True
 
-    def _unreadable(self, exc: OSError) -> EngineError:
-        return EngineError(f"cannot read {self._path}: {exc.strerror or exc}", fault="source")
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a file holds, once all of it was read.
+
+    `keys` counts those of each database, without the `expired` ones; `types` those of each type of
+    value (RDB_TYPE_*). `refused` names some of the keys that cannot be carried, each with its
+    reason, `refused_total` counts them all; `left_out` is what is no key and is not carried, a line
+    each. `checksummed`: the file has a checksum, and it was right. `seconds` is for how long it was
+    read.
+    """
+
+    info: ServerInfo
+    rdb_version: int
+    size: int
+    keys: dict[int, int]
+    types: dict[int, int]
+    expired: int
+    refused: tuple[tuple[bytes, str], ...]
+    refused_total: int
+    left_out: tuple[str, ...]
+    checksummed: bool
+    seconds: float
 
 
-def _info(reader: SnapshotReader) -> ServerInfo:
-    """The server that wrote the snapshot, as far as it says who that was."""
-    ours = reader.aux.get("valkey-ver")
-    version = parse_version((ours or reader.aux.get("redis-ver", b"0")).decode("ascii", "replace"))
-    valkey = ours is not None or reader.flavour == "valkey"
-    return ServerInfo(flavour="valkey" if valkey else "redis", version=version)
+async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
+    """Read a file to its end, and keep nothing of it. Raises as `RdbFile` does."""
+    began = time.perf_counter()
+    reader = SnapshotReader(
+        stream_above=_SURVEY_HOLDS, value_limit=value_limit, drop_before=now_ms()
+    )
+    file = RdbFile(path, reader)
+    keys: Counter[int] = Counter()
+    refused: list[tuple[bytes, str]] = []
+    refused_total = 0
+    try:
+        await file.open()
+        more = True
+        while more:
+            for item in reader.take():
+                if isinstance(item, RecordBatch):
+                    if len(item):
+                        keys[item.db] += len(item)
+                    refused_total += len(item.errors)
+                    refused += item.errors[: max(_NAMED - len(refused), 0)]
+            more = await file.read_on()
+    finally:
+        file.close()
+    return Survey(
+        info=file.info,
+        rdb_version=reader.version,
+        size=file.size,
+        keys=dict(sorted(keys.items())),
+        types=reader.types,
+        expired=reader.expired,
+        refused=tuple(refused),
+        refused_total=refused_total,
+        left_out=tuple(reader.left_out),
+        checksummed=reader.checksummed,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def now_ms() -> int:
+    """This machine's clock: keys whose deadline it has passed are not carried."""
+    return time.time_ns() // 1_000_000

@@ -47,9 +47,12 @@ class Receipts:
             return position
         return self._ends[max(bisect_left(self._times, self._times[index] + seconds) - 1, index)]
 
+    @property
+    def crowded(self) -> bool:
+        """Whether `forget` is worth a call: the lists are shifted by it."""
+        return len(self._ends) > _LIMIT // 8
+
     def forget(self, position: int) -> None:
         """Nobody will ask for bytes up to `position` again."""
         index = bisect_left(self._ends, position)
-        # Not for each: the lists are shifted.
-        if index > _LIMIT // 8:
-            del self._ends[:index], self._times[:index]
+        del self._ends[:index], self._times[:index]

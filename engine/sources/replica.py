@@ -24,8 +24,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, cast
 
 from engine._native import CommandBatch, SnapshotReader, StreamReader, encode_command
@@ -37,6 +36,7 @@ from engine.model.server import ServerInfo
 from engine.model.settings import MIB, TransferSettings
 from engine.sources.base import Item
 from engine.sources.intake import READY_LIMIT, Intake
+from engine.sources.linger import rest_after
 from engine.sources.spill import Spill
 from engine.sources.spool import Spool
 from engine.wire.connection import Connection
@@ -58,7 +58,7 @@ _LINGER_SECONDS = 0.5
 # The source's own PING period (10 s) times this may pass in silence.
 _PING_PERIODS = 3
 # With fewer bytes than this a read of the snapshot was hardly worth its wake-up: a diskless source
-# sends them in portions of 16 KiB. In the follow phase nothing rests, for there latency counts.
+# sends them in portions of 16 KiB. In the follow phase latency counts, see `sources/linger`.
 _REST_BELOW = 64 << 10
 _REST_SECONDS = 0.002
 # Sources before it send relative TTLs.
@@ -73,7 +73,8 @@ class ReplicaSource:
     """One shard of a source, followed. Opened, read, closed; opened again after a failure.
 
     Before `open`: `bulk_limit`, `hold_before` and `hold_shift` (as `SnapshotReader`'s; ms). Calls:
-    `open`, then `snapshot` to its end if that gave a `FullSync`, then `commands` again and again.
+    `open`, then `snapshot` to its end if that gave a `FullSync`, then `commands` again and again
+    (or `next_commands` and, where that has none, `more`).
     """
 
     def __init__(self, endpoint: Endpoint, settings: TransferSettings) -> None:
@@ -97,6 +98,7 @@ class ReplicaSource:
         self._connection: Connection = cast(Connection, None)
         self._intake: Intake = cast(Intake, None)
         self._spool: Spool = cast(Spool, None)
+        self._spooled_most = 0
         self._applied = 0
         # Up to here the stream was received, and applied, before.
         self._known = 0
@@ -107,9 +109,12 @@ class ReplicaSource:
         self._silence = settings.io_timeout
         self._drain = False
         self._sip = 0
+        self._hurried = 0
+        self._interrupted = False
+        self.on_more: Callable[[], None] | None = None
+        """Called, if there is nobody in `more`, when `next_commands` is worth another call."""
         self._lost: EngineError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._batches: deque[CommandBatch] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._whole = asyncio.Event()
 
@@ -131,6 +136,7 @@ class ReplicaSource:
         """
         settings = self._settings
         # 1. Room for what may have to wait, before the source forks for us.
+        self._spooled_most = self.spooled_most
         self._spool = Spool(settings.spool_directory, settings.spool_bytes, self._on_spool)
         await asyncio.to_thread(self._spool.check)
         # 2. The handshake.
@@ -150,9 +156,9 @@ class ReplicaSource:
         # 3. From here on bytes come.
         self.replid = sync.replid
         self._lost, self._waiter = None, None
-        self._batches.clear()
         self._whole = asyncio.Event()
         self._drain, self._sip, self.pending = False, 0, 0
+        self._interrupted = False
         self._acks_seen, self._ack_wanted = 0, None
         self._applied = sync.offset if isinstance(sync, PartialSync) else 0
         self._intake = self._make_intake(sync, since or position)
@@ -210,28 +216,60 @@ class ReplicaSource:
             spill.close()
 
     async def commands(self) -> CommandBatch:
-        """The stream's next batch; waits for one. Behind the snapshot's end only.
+        """The stream's next batch; waits for one. As `next_commands` and `more` together."""
+        while (batch := self.next_commands()) is None:
+            await self.more()
+        return batch
+
+    def next_commands(self) -> CommandBatch | None:
+        """The stream's next batch if it is at hand, else None. Behind the snapshot's end only.
 
         A batch is closed when nothing more is at hand, so it may be small, or empty (a PING moved
-        the offset). A call that is cancelled loses nothing. Raises `LinkError` when the link is
-        gone for good and all that was received has been given; `ProtocolFault`, `SpoolFull`.
+        the offset). Raises `ProtocolFault`, `SpoolFull`.
         """
-        intake = self._intake
-        while not self._batches:
+        if self._lost is not None:
             self._raise_if_broken()
-            stream = intake.stream
-            assert stream is not None, "the snapshot has not been read to its end"
-            self._batches.extend(intake.take_commands())
-            if self._batches:
-                self._steer()
-            elif await self._parse_spooled():
-                continue
-            elif stream.may_flush:
-                stream.flush()
-            else:
-                self._raise_if_over()
-                await self._wait(None)
-        return self._batches.popleft()
+        batch = self._intake.next_commands()
+        if batch is not None and not self._whole.is_set():
+            self._steer()
+        return batch
+
+    async def more(self) -> None:
+        """Wait until `next_commands` is worth another call; `interrupt` ends the wait.
+
+        Cancelled, it loses nothing. Raises `LinkError` when the link is gone for good and all that
+        was received has been given; `ProtocolFault`, `SpoolFull`.
+        """
+        if await self._parse_spooled():
+            return
+        self._raise_if_over()
+        if not self._interrupted:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        self._interrupted = False
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing but new bytes is waited for: `more` has nothing to do, nor to raise."""
+        return not self._spool.size and self._lost is None
+
+    def interrupt(self) -> None:
+        """End a wait in `more`, or the next one."""
+        self._interrupted = True
+        self._wake()
+
+    @contextlib.contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Meanwhile the socket never rests: somebody waits for what comes."""
+        self._hurried += 1
+        self._connection.stop_resting()
+        try:
+            yield
+        finally:
+            self._hurried -= 1
 
     def acknowledge(self, offset: int) -> None:
         """The target has everything up to and including `offset`: what the source is told."""
@@ -239,7 +277,8 @@ class ReplicaSource:
         if self._ack_wanted is not None and offset >= self._ack_wanted:
             self._acknowledge_now()
             self._ack_wanted = None
-        self._intake.receipts.forget(self._intake.position_of(offset))
+        if self._intake.receipts.crowded:
+            self._intake.receipts.forget(self._intake.position_of(offset))
 
     def hold(self, before: int, shift: int) -> None:
         """Lift deadlines before `before` (ms since the epoch, the source's clock) by `shift` ms."""
@@ -297,6 +336,11 @@ class ReplicaSource:
     def spooled(self) -> int:
         """Bytes that wait in the spool."""
         return self._spool.size if self._spool is not None else 0
+
+    @property
+    def spooled_most(self) -> int:
+        """The most that ever waited there, since the first `open`."""
+        return max(self._spooled_most, self._spool.most if self._spool is not None else 0)
 
     def receipt_of(self, offset: int) -> float | None:
         """When the byte at `offset` came, by the loop's clock; None: not yet, or long applied."""
@@ -427,10 +471,20 @@ class ReplicaSource:
             self._acks_seen = stream.acks_wanted
             self._ack_wanted = stream.parsed_offset
             self._acknowledge_now()
-        self._steer()
-        if not self._whole.is_set() and self._connection.last_read < _REST_BELOW:
-            self._connection.rest(_REST_SECONDS)
+        if self._spool.size or not self._whole.is_set():
+            self._steer()
+        self._rest()
         self._wake()
+
+    def _rest(self) -> None:
+        connection = self._connection
+        if self._whole.is_set():
+            hurried = self._hurried > 0
+            seconds = rest_after(connection.last_read, filled=connection.filled, hurried=hurried)
+        else:
+            seconds = _REST_SECONDS if connection.last_read < _REST_BELOW else 0.0
+        if seconds:
+            connection.rest(seconds)
 
     def _on_spool(self) -> None:
         if self._spool.failed is not None:
@@ -489,8 +543,11 @@ class ReplicaSource:
             self._waiter = None
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._waiter is not None:
+            if not self._waiter.done():
+                self._waiter.set_result(None)
+        elif self.on_more is not None:
+            self.on_more()
 
     # --- Beside it ---
 

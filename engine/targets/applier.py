@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from engine._native import (
+    KIND_SWAPS,
     CommandBatch,
     Transaction,
     TransactionEncoder,
@@ -72,6 +73,23 @@ class Applied:
     unseen: bool = False
 
 
+class Sent:
+    """A transaction under way: what `Applier.start` sent, and what became of it.
+
+    `outcome`: the target's answer, or why there is none; None until then. `applied`: all of it ran,
+    and the target's position is `position`.
+    """
+
+    __slots__ = ("applied", "before", "outcome", "position", "transaction")
+
+    def __init__(self, transaction: Transaction, position: bytes, before: bytes | None) -> None:
+        self.transaction = transaction
+        self.position = position
+        self.before = before
+        self.outcome: TransactionResult | EngineError | None = None
+        self.applied = False
+
+
 class Applier:
     """Applies command batches over one connection."""
 
@@ -96,6 +114,8 @@ class Applier:
         self._reader = TransactionReader()
         self._backoff = Backoff(settings.retry_seconds)
         self._answer: asyncio.Future[TransactionResult] | None = None
+        self._sent: Sent | None = None
+        self._on_answer: Callable[[Sent], None] = lambda _: None
         self._databases = {POSITION_DB}
         self._position: bytes | None = None
         self.retries = 0
@@ -139,27 +159,40 @@ class Applier:
         *,
         skip: Collection[int] = (),
         extras: Sequence[tuple[int, bytes]] = (),
+        sent: Sent | None = None,
     ) -> Applied:
         """Apply `batch` without the commands in `skip`, then `extras` ((db, encoded command)), and
         move the position to `position`; all of it or nothing.
 
+        `sent`: the batch as `start` sent it, with an outcome that is to be dealt with.
+
         Retries what passes by itself, for `retry_seconds`. Raises `PositionMoved`, `AuthError`,
         `TransferFailed` (with the reason), `ProtocolFault`.
         """
-        await self._ensure_databases(batch, extras)
-        transaction = self._encoder.encode(
-            batch, position, db=POSITION_DB, skip=frozenset(skip), extras=extras
-        )
-        before = self._position
+        if sent is not None:
+            transaction, before = sent.transaction, sent.before
+        else:
+            await self._ensure_databases(batch, extras)
+            transaction = self._encoder.encode(
+                batch, position, db=POSITION_DB, skip=frozenset(skip), extras=extras
+            )
+            before = self._position
         while True:
             try:
-                if self._connection is None or self._connection.lost is not None:
-                    await self._dial()
-                if self._position == position != before:
-                    return Applied(unseen=True)
-                if self._position != before:
-                    raise PositionMoved(self._position)
-                result = await self._send(transaction)
+                if sent is not None:
+                    outcome, sent = sent.outcome, None
+                    if not isinstance(outcome, TransactionResult):
+                        assert outcome is not None
+                        raise outcome
+                    result = outcome
+                else:
+                    if self._connection is None or self._connection.lost is not None:
+                        await self._dial()
+                    if self._position == position != before:
+                        return Applied(unseen=True)
+                    if self._position != before:
+                        raise PositionMoved(self._position)
+                    result = await self._send(transaction)
             except (LinkError, ServerError) as exc:
                 await self._pause(exc)
                 continue
@@ -187,6 +220,33 @@ class Applier:
             refused = await self._not_applied(transaction, result)
             if refused is not None:
                 return refused
+
+    def start(
+        self, batch: CommandBatch, position: bytes, on_answer: Callable[[Sent], None]
+    ) -> bool:
+        """Send `batch` at once, if nothing stands in the way; False: it is for `apply`.
+
+        `on_answer` is called once it is known what became of it, unless `abandon` comes first. If
+        it was not simply applied, `apply` is to deal with that.
+        """
+        connection = self._connection
+        if (
+            connection is None
+            or connection.lost is not None
+            or not batch.databases <= self._databases
+            or batch.holds(KIND_SWAPS)
+        ):
+            return False
+        transaction = self._encoder.encode(batch, position, db=POSITION_DB)
+        self._sent = Sent(transaction, position, self._position)
+        self._on_answer = on_answer
+        self._reader.expect(transaction.queued)
+        connection.write(transaction)
+        return True
+
+    def abandon(self) -> None:
+        """Call nobody back: whoever waited for the transaction under way is gone."""
+        self._sent = None
 
     async def forget(self) -> None:
         """Remove the position key: the migration is over. Raises `LinkError`, `ServerError`."""
@@ -223,14 +283,28 @@ class Applier:
         if not ready:
             return
         for result in self._reader.take():
-            if self._answer is not None and not self._answer.done():
+            sent, self._sent = self._sent, None
+            if sent is not None:
+                sent.outcome = result
+                if result.stands(sent.position):
+                    sent.applied = True
+                    self._position = sent.position
+                    self._backoff.progress()
+                self._on_answer(sent)
+            elif self._answer is not None and not self._answer.done():
                 self._answer.set_result(result)
 
     def _on_lost(self, error: EngineError) -> None:
-        if self._answer is not None and not self._answer.done():
+        sent, self._sent = self._sent, None
+        if sent is not None:
+            sent.outcome = error
+            self._on_answer(sent)
+        elif self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
 
     def _owed(self) -> bool:
+        if self._sent is not None:
+            return True
         return self._answer is not None and not self._answer.done()
 
     async def _unguarded(self, message: str) -> None:

@@ -4,19 +4,30 @@
 
 The main flow is `_apply`: spread dirtiness, cut the batch where a reading belongs, transact. What
 the target will not take from the stream is handed to the `Mender`.
+
+Most batches need none of that: nothing is dirty, and no command is of a kind that wants a look.
+For those there is a quick way (`_quickly`): from the bytes' arrival to the transaction, and from
+its answer to the next one, everything happens in the callbacks of the two sockets. A task's turns
+would cost more than all else about a small batch. It comes to the same, and whatever is out of the
+ordinary (another kind of command, an answer that is not plain success, a lost link) is handed to
+the main flow where it stands.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 
-from engine._native import CommandBatch
+from engine._native import (
+    KIND_FIELD_COUNTS,
+    KIND_FIELD_DEADLINES,
+    KIND_MOVERS,
+    CommandBatch,
+)
 from engine.errors import LinkError, ServerError, TransferFailed
 from engine.model.position import StreamPosition, TargetPosition
 from engine.sources.replica import ReplicaSource
-from engine.targets.applier import Applier
+from engine.targets.applier import Applier, Sent
 from engine.targets.base import ReadAgain
 from engine.transfer.repair import DbKey, Mender, Store
 
@@ -81,43 +92,42 @@ class Follower:
         # Those of the applier that what is being applied was looked at after.
         self._lapses = applier.lapses
         self._moved = asyncio.Event()
+        # The quick way: where its end is told, and the batch that is unanswered.
+        self._left: asyncio.Future[tuple[CommandBatch | None, Sent | None]] | None = None
+        self._under_way: CommandBatch | None = None
         self._stopping = self._confirming = False
-        self._waiting: asyncio.Task[CommandBatch] | None = None
 
     async def run(self) -> None:
         """Follow until `stop`. Raises `LinkError` (the source's), `PositionMoved`, `AuthError`,
         `TransferFailed`."""
+        source, mender = self._source, self._mender
         while True:
             if not self._in_doubt:
-                await self._mend()
+                if not mender.at_rest:
+                    await self._mend()
                 if self._confirming:
                     await self._transact_nothing()
                     self._confirming = False
                     self._moved.set()
             if self._stopping and self.settled:
                 return
-            self._waiting = asyncio.ensure_future(self._source.commands())
-            try:
-                batch = await self._waiting
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if not self._waiting.cancelled() or (task is not None and task.cancelling()):
-                    raise
-                if self.stopping:
-                    return
-                continue
-            finally:
-                self._waiting = None
-            if self._in_doubt:
+            batch, sent = await self._quickly() if self._plain else (source.next_commands(), None)
+            if batch is not None and self._in_doubt:
                 batch = await self._doubt(batch)
-            if not self._in_doubt:
+                if self._in_doubt:
+                    continue
+            if batch is None:
+                if not (self._plain and source.at_rest):
+                    await source.more()
+            elif sent is None:
                 await self._apply(batch)
+            else:
+                await self._transact(batch, sent)
 
     def stop(self) -> None:
         """End `run` between two transactions, as soon as there is nothing to mend."""
         self._stopping = True
-        if self._waiting is not None and self.settled:
-            self._waiting.cancel()
+        self._source.interrupt()
 
     async def confirm(self) -> None:
         """Wait until the target has shown once more that it holds everything up to `position`.
@@ -126,13 +136,13 @@ class Follower:
         another engine's by now: then `run` raises.
         """
         self._confirming = True
-        if self._waiting is not None:
-            self._waiting.cancel()
+        self._source.interrupt()
         await self._until(lambda: not self._confirming)
 
     async def reach(self, offset: int) -> None:
         """Wait until everything up to `offset` is on the target."""
-        await self._until(lambda: self.position.offset >= offset)
+        with self._source.hurried():
+            await self._until(lambda: self.position.offset >= offset)
 
     async def _until(self, there: Callable[[], bool]) -> None:
         while not there():
@@ -162,6 +172,75 @@ class Follower:
     def lag_bytes(self) -> int:
         """Bytes of the stream received and not applied."""
         return max(self._source.received_offset - self.position.offset, 0)
+
+    # --- The quick way ---
+
+    @property
+    def _plain(self) -> bool:
+        """Whether a batch may go the quick way, if its commands allow it."""
+        return self._mender.at_rest and not (self._in_doubt or self.late or self.suspect)
+
+    async def _quickly(self) -> tuple[CommandBatch | None, Sent | None]:
+        """Apply batches as long as each is plain; gives what is for the main flow.
+
+        That is a batch that is to be applied; or one that was sent, and what became of it; or
+        (None, None): look around.
+        """
+        self._lapses = self._applier.lapses
+        self._left = left = asyncio.get_running_loop().create_future()
+        self._source.on_more = self._turn
+        try:
+            self._turn()
+            return await left
+        finally:
+            self._left = None
+            self._source.on_more = None
+            self._applier.abandon()
+            self._under_way = None
+
+    def _turn(self) -> None:
+        """Send the next batch, if none is under way. Never raises."""
+        left = self._left
+        if left is None or left.done() or self._under_way is not None:
+            return
+        try:
+            if self._stopping or self._confirming or not self._plain:
+                left.set_result((None, None))
+                return
+            batch = self._source.next_commands()
+            if batch is None:
+                if not self._source.at_rest:
+                    left.set_result((None, None))
+                return
+            if batch.holds(self._kinds_to_look_at) or not self._applier.start(
+                batch, self._position_value(batch), self._answered
+            ):
+                left.set_result((batch, None))
+                return
+            self._under_way = batch
+        except Exception as exc:
+            left.set_exception(exc)
+
+    def _answered(self, sent: Sent) -> None:
+        batch, left = self._under_way, self._left
+        if batch is None or left is None or left.done():
+            return
+        self._under_way = None
+        if not sent.applied:
+            left.set_result((batch, sent))
+            return
+        self.commands += len(batch)
+        self._pass(self._behind(batch))
+        self._turn()
+
+    @property
+    def _kinds_to_look_at(self) -> int:
+        kinds = 0 if self.moved is None else KIND_MOVERS
+        if self.has_fields:
+            kinds |= KIND_FIELD_DEADLINES
+            if self.fields:
+                kinds |= KIND_FIELD_COUNTS
+        return kinds
 
     # --- One batch ---
 
@@ -210,11 +289,21 @@ class Follower:
             indices += batch.field_counts
         self._mender.spoil((batch.db(index), batch.command(index)[1]) for index in indices)
 
-    async def _transact(self, batch: CommandBatch) -> None:
-        replid = self._source.replid
-        since = StreamPosition(replid, batch.start_offset, batch.db_before, batch.in_multi_before)
-        behind = StreamPosition(replid, batch.end_offset, batch.db_after, batch.in_multi_after)
-        held = replace(self._held, position=behind, since=since)
+    def _behind(self, batch: CommandBatch) -> StreamPosition:
+        return StreamPosition(
+            self._source.replid, batch.end_offset, batch.db_after, batch.in_multi_after
+        )
+
+    def _position_value(self, batch: CommandBatch) -> bytes:
+        return self._held.encode_span(
+            self._source.replid,
+            (batch.end_offset, batch.db_after, batch.in_multi_after),
+            (batch.start_offset, batch.db_before, batch.in_multi_before),
+        )
+
+    async def _transact(self, batch: CommandBatch, sent: Sent | None = None) -> None:
+        """`sent`: the batch was sent, and this is what became of it."""
+        behind = self._behind(batch)
         readings = self._mender.due(batch.end_offset)
         stores = [store for reading in readings for store in reading.stores]
         skip: set[int] = set()
@@ -223,14 +312,16 @@ class Follower:
         while True:
             result = await self._applier.apply(
                 batch,
-                held.encode(),
+                sent.position if sent is not None else self._position_value(batch),
                 skip=skip,
                 extras=[
                     *((db, raw) for db, _, raw, _ in stores),
                     # In this order: what became dirty just now may be stored by this transaction.
                     *mender.notes(),
                 ],
+                sent=sent,
             )
+            sent = None
             if not result.refused:
                 break
             # Nothing was applied: again, without what the target would not even queue.

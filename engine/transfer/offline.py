@@ -1,6 +1,7 @@
-"""The way of a source that is scanned: copy, wait for the word, compare, open.
+"""The way of a source that is not followed: copy, wait for the word, compare, open.
 
-SCAN does not follow writes, so between the snapshot and the cut-over nothing moves any more.
+SCAN does not follow writes, and a file has none, so between the snapshot and the cut-over nothing
+moves any more.
 """
 
 from __future__ import annotations
@@ -14,20 +15,24 @@ from engine.errors import EngineError, StateError, TransferFailed
 from engine.model.endpoint import Endpoint
 from engine.model.position import ScanPosition
 from engine.model.progress import Phase
+from engine.sources.base import Source
+from engine.sources.rdb_file import RdbFileSource
 from engine.sources.scan import ScanSource
 from engine.targets.writer import RestoreWriter
 from engine.transfer.checkpoint import CheckpointStore
+from engine.transfer.code import carry_code
 from engine.transfer.copy import Compare, Copy, explain
 from engine.transfer.gate import Gate, GateResult
 from engine.transfer.stage import Stage
 from engine.transfer.tally import Tally
+from engine.wire.admin import admin
 
 # How often progress is told and the checkpoint written, in seconds.
 _TICK_SECONDS = 0.5
 
 
 class Offline:
-    """Moves one source, read by SCAN, into one target."""
+    """Moves one source, read by SCAN or from a file, into one target."""
 
     def __init__(
         self,
@@ -44,11 +49,18 @@ class Offline:
         self._checkpoints = checkpoints
         self._gate = gate
         self._compare = compare
-        self._source = ScanSource(source, stage.settings)
+        self._target_endpoint = target
+        # The same object twice: what a file holds beside its keys is asked of no other source.
+        self._file = (
+            RdbFileSource(source.rdb_path, stage.settings) if source.rdb_path is not None else None
+        )
+        self._source: Source = self._file or ScanSource(source, stage.settings)
         self._target = RestoreWriter(target, stage.settings)
         self._target.on_event = stage.on_event
         self._copy: Copy | None = None
-        stage.source_type = "scan"
+        self.left_out: list[str] = []
+        """What the source holds beside keys and the target did not get."""
+        stage.source_type = "scan" if self._file is None else "file"
         stage.figures = self._figures
 
     async def run(self) -> None:
@@ -57,7 +69,7 @@ class Offline:
         # 1. Both ends are there, and what was acknowledged before is known.
         with stage.step("connect"):
             position = await self._open()
-        # 2. Every key that SCAN names is acknowledged.
+        # 2. Every key that SCAN names, or the file holds, is acknowledged.
         stage.enter(Phase.SNAPSHOT)
         with stage.step("snapshot"):
             self._copy = Copy(
@@ -70,8 +82,13 @@ class Offline:
                 compare=self._compare,
             )
             await self._ticking(self._copy.run())
+            await self._finish_file()
         # 3. The operator's word; a gate that refuses leads back here.
-        stage.reason = "copied; later writes to the source are not followed"
+        stage.reason = (
+            "copied; later writes to the source are not followed"
+            if self._file is None
+            else "copied: all that the file holds"
+        )
         if self._settings.until != "cut-over" and stage.one_go:
             stage.enter(Phase.DONE)
             return
@@ -99,7 +116,8 @@ class Offline:
         """For a migration that is ended by force: what was in sync and what was not."""
         stage = self._stage
         if stage.phase in (Phase.COPIED, Phase.CUT_OVER):
-            return "everything SCAN named is copied, and was not verified"
+            named = "SCAN named" if self._file is None else "the file holds"
+            return f"everything {named} is copied, and was not verified"
         return (
             f"in {stage.phase}, with {stage.tally.keys:,} of about {stage.total_keys:,} keys "
             "acknowledged"
@@ -123,6 +141,27 @@ class Offline:
         except StateError as exc:
             if not errors:
                 errors.append(explain(exc))
+
+    async def _finish_file(self) -> None:
+        """What a file holds beside its keys; a server that is scanned does not show it."""
+        if self._file is None:
+            return
+        stage, reader = self._stage, self._file.reader
+        stage.tally.expired = reader.expired
+        stage.total_keys = stage.tally.keys + stage.tally.skipped + stage.tally.not_carried_total
+        self.left_out.extend(reader.left_out)
+        if reader.functions or reader.scripts:
+            await stage.insist(self._carry_code, again=True)
+        for what in self.left_out:
+            stage.on_event(f"not carried: {what}")
+
+    async def _carry_code(self) -> None:
+        assert self._file is not None
+        reader, settings = self._file.reader, self._settings
+        async with admin(self._target_endpoint, timeout=settings.io_timeout, fault="target") as end:
+            self.left_out += await carry_code(
+                end, reader.functions, reader.scripts, replace=settings.if_exists == "replace"
+            )
 
     def _figures(self) -> dict[str, Any]:
         return {
@@ -172,6 +211,8 @@ class Offline:
                     await asyncio.to_thread(self._checkpoints.save, checkpoint)
                     assert isinstance(checkpoint.position, ScanPosition)
                     saved = checkpoint.position
+                # A file announces its keys database by database.
+                self._stage.total_keys = max(self._stage.total_keys, self._source.total_keys)
                 self._stage.tell()
             await task
         finally:

@@ -47,6 +47,7 @@ from engine.targets.writer import RestoreWriter
 from engine.transfer.books import Books
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.claim import Claim
+from engine.transfer.code import carry_code
 from engine.transfer.copy import explain
 from engine.transfer.cut_over import CutOver, not_carried_words
 from engine.transfer.ends import Ends
@@ -218,6 +219,11 @@ class Online:
     def fence_seconds(self) -> float | None:
         """From the fence to the open target."""
         return self._cut_over.fence_seconds
+
+    @property
+    def spooled_most(self) -> int:
+        """Bytes that waited in the spool when there were most."""
+        return self._source.spooled_most
 
     @property
     def _mark(self) -> OnlineMark:
@@ -443,16 +449,8 @@ class Online:
         if not source.functions and not source.scripts:
             return
         async with self._ends.admin("target") as end:
-            commands: list[tuple[str | bytes, ...]] = [
-                ("FUNCTION", "LOAD", "REPLACE", code) for code in source.functions
-            ]
-            commands += [("SCRIPT", "LOAD", body) for body in source.scripts]
-            replies = await end.pipeline(commands)
-        for command, reply in zip(commands, replies, strict=True):
-            if isinstance(reply, EngineError):
-                what = f"a {str(command[0]).lower()} of {len(command[-1]):,} bytes: {reply.message}"
-                self.left_out.append(what)
-                self._stage.on_event(f"not carried: {what}")
+            for what in await carry_code(end, source.functions, source.scripts):
+                self._leave_out(what)
 
     def _acknowledged(self, acknowledged: Acknowledged) -> None:
         self._stage.tally.count(acknowledged, self._writer.info)

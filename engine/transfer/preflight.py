@@ -7,7 +7,7 @@ alone, and only when the two are known to be different servers.
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
@@ -20,8 +20,15 @@ from engine.transfer.checks.databases import (
     moved_databases,
 )
 from engine.transfer.checks.ends import check_server, greet, unreachable
-from engine.transfer.checks.pair import check_apart, check_pair
-from engine.transfer.checks.probe import check_bulk_limit, check_clocks, check_probe
+from engine.transfer.checks.file import check_contents, check_file, moved_from
+from engine.transfer.checks.pair import check_apart, check_eviction, check_memory, check_pair
+from engine.transfer.checks.probe import (
+    ask_bulk_limit,
+    check_bulk_limit,
+    check_clock,
+    check_clocks,
+    check_probe,
+)
 from engine.transfer.checks.result import Check, Outcome, Preflight, Side, failed
 from engine.transfer.checks.rights import check_rights
 from engine.transfer.checks.types import check_types
@@ -33,9 +40,11 @@ __all__ = ["Check", "Outcome", "Preflight", "preflight"]
 async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettings) -> Preflight:
     """Run every check that can be run; a failed one does not stop the others.
 
-    Bounded in time by `settings.connect_timeout` for connecting and for each reply. Raises nothing
-    for what it finds: an unreachable server is a failed check.
+    Bounded in time by `settings.connect_timeout` for connecting and for each reply; a file is read
+    to its end. Raises nothing for what it finds: an unreachable server is a failed check.
     """
+    if source.rdb_path is not None:
+        return await _preflight_of_file(source, target, settings)
     checks: list[Check] = []
     async with AsyncExitStack() as stack:
         # 1. Each end by itself.
@@ -43,14 +52,11 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
         infos: dict[Side, ServerInfo] = {}
         sides: tuple[tuple[Side, Endpoint], ...] = (("source", source), ("target", target))
         for side, endpoint in sides:
-            end = await _reach(side, endpoint, settings, stack, checks)
-            if end is None:
-                continue
-            ends[side] = end
-            info = await _inform(side, end, checks)
+            end, info = await _meet(side, endpoint, settings, stack, checks)
+            if end is not None:
+                ends[side] = end
             if info is not None:
                 infos[side] = info
-                checks.extend(check_server(side, info, settings))
         # 2. What both must be able to do.
         for side, info in infos.items():
             rights = check_rights(side, ends[side], info, settings)
@@ -78,13 +84,52 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
     return Preflight(tuple(checks))
 
 
-async def _reach(
+async def _preflight_of_file(
+    source: Endpoint, target: Endpoint, settings: TransferSettings
+) -> Preflight:
+    """The same for a source that is a file."""
+    checks: list[Check] = []
+    async with AsyncExitStack() as stack:
+        # 1. The target by itself.
+        end, info = await _meet("target", target, settings, stack, checks)
+        if end is not None and info is not None:
+            rights = check_rights("target", end, info, settings)
+            await _guarded(checks, "target-permissions", rights)
+        # 2. The file.
+        limit = None
+        if end is not None:
+            with suppress(EngineError):
+                limit = await ask_bulk_limit(end)
+        about, found = await check_file(source, value_limit=limit or 512 << 20)
+        if end is not None:
+            # A server that closes idle connections has, meanwhile; the next call dials again.
+            with suppress(EngineError):
+                await end.pipeline([("PING",)])
+        checks.extend(about)
+        if found is not None:
+            checks.extend(check_contents(found, info, settings))
+        if found is None or end is None or info is None:
+            return Preflight(tuple(checks))
+        # 3. The one in the other.
+        moved = moved_from(found, settings)
+        checks.append(check_memory(found.info, info, settings))
+        checks.append(check_eviction(info))
+        await _guarded(checks, "databases", check_room(end, moved))
+        checks.append(check_existing(info, moved, settings))
+        await _guarded(checks, "clocks", check_clock(end))
+        # 4. The one write.
+        await _guarded(checks, "probe", check_probe(end, found.info, info))
+    return Preflight(tuple(checks))
+
+
+async def _meet(
     side: Side,
     endpoint: Endpoint,
     settings: TransferSettings,
     stack: AsyncExitStack,
     checks: list[Check],
-) -> Admin | None:
+) -> tuple[Admin | None, ServerInfo | None]:
+    """Reach an end, and have it say what it is."""
     try:
         end = await stack.enter_async_context(
             admin(endpoint, timeout=settings.connect_timeout, fault=side)
@@ -92,16 +137,14 @@ async def _reach(
         checks.extend(await greet(side, end))
     except EngineError as error:
         checks.extend(unreachable(side, endpoint, error))
-        return None
-    return end
-
-
-async def _inform(side: Side, end: Admin, checks: list[Check]) -> ServerInfo | None:
+        return None, None
     try:
-        return await end.info()
+        info = await end.info()
     except EngineError as error:
         checks.append(failed(f"{side}-version", error.message, error.remedy))
-        return None
+        return end, None
+    checks.extend(check_server(side, info, settings))
+    return end, info
 
 
 async def _guarded(checks: list[Check], name: str, check: Awaitable[Check]) -> None:

@@ -126,6 +126,12 @@ class Mender:
         return not (self._values or self._deadlines or self._readings)
 
     @property
+    def at_rest(self) -> bool:
+        """Whether the stream can pass by without a look: nothing is dirty, or refused, or to be
+        noted."""
+        return self.clean and not (self._unnoted or self._refused or self._named_again)
+
+    @property
     def waiting(self) -> int:
         """Keys that are not mended yet."""
         reading = sum(len(reading.stores) for reading in self._readings)

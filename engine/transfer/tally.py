@@ -43,6 +43,8 @@ class Tally:
         self.bytes = 0
         self.skipped = 0
         self.vanished = 0
+        self.expired = 0
+        """Keys of a file whose time was over. They never were in any database that we asked."""
         self.not_carried: list[NotCarried] = []
         self.not_carried_total = 0
         self._named: set[tuple[int, str]] = set()

@@ -28,7 +28,7 @@ async def _cannot_compare(db: int, keys: Sequence[bytes]) -> list[bytes]:
 
 
 class Transfer:
-    """Moves one source into one target: as its replica where it can be, else by SCAN.
+    """Moves one source into one target: as its replica where it can be, else by SCAN; or a file.
 
     Args:
         checkpoints: where the acknowledged position is kept.
@@ -155,6 +155,8 @@ class Transfer:
             await self._way.run()
 
     def _choose(self) -> Offline | Online:
+        if self._source_endpoint.rdb_path is not None:
+            return self._offline()
         before = self._checkpoints.load()
         if before is not None:
             online = isinstance(before.position, OnlineMark)
@@ -199,12 +201,12 @@ class Transfer:
         stage, progress = self._stage, self._stage.progress
         tally = stage.tally
         moved = tally.keys - tally.keys_before
-        online: dict[str, Any] = {}
+        way: dict[str, Any] = {}
+        if self._way is not None:
+            way["left_out"] = tuple(self._way.left_out)
         if isinstance(self._way, Online):
-            online = {
-                "fence_seconds": self._way.fence_seconds,
-                "left_out": tuple(self._way.left_out),
-            }
+            way["fence_seconds"] = self._way.fence_seconds
+            way["spool_bytes"] = self._way.spooled_most
         return Report(
             status=status,
             source_type=stage.source_type,
@@ -214,12 +216,12 @@ class Transfer:
             keys_per_second=moved / stage.copy_seconds if stage.copy_seconds else 0.0,
             skipped=tally.skipped,
             vanished=tally.vanished,
+            expired=tally.expired,
             retries=progress.retries,
             reconnects=progress.reconnects,
             applied_offset=progress.applied_offset,
             source_offset=progress.source_offset,
             commands=progress.commands,
-            spool_bytes=progress.spool_bytes,
             partial_syncs=progress.partial_syncs,
             full_syncs=progress.full_syncs,
             repaired_keys=progress.repaired_keys,
@@ -228,5 +230,5 @@ class Transfer:
             not_carried_total=tally.not_carried_total,
             errors=tuple(errors + tally.beyond()),
             steps=tuple(stage.steps),
-            **online,
+            **way,
         )

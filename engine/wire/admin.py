@@ -237,6 +237,7 @@ class Admin:
 def _connection(endpoint: Endpoint, timeout: float) -> AbstractConnection:
     from redis.asyncio import connection as redis_py
 
+    assert endpoint.rdb_path is None, "a file is not dialled"
     settings: dict[str, Any] = {
         "username": endpoint.username if endpoint.password is not None else None,
         "password": endpoint.password,

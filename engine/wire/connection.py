@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import os
 import sys
 import termios
 from collections import deque
@@ -24,6 +25,8 @@ from engine.model.endpoint import Endpoint
 
 # Bytes in the transport that the kernel has not taken; above it `writable` waits.
 WRITE_HIGH_WATER = 2 << 20
+# Reads past the transport in a row, before the loop's other sockets have their turn.
+_READS_AT_ONCE = 8
 # How often a connection that is owed replies is looked at.
 _WATCH_SECONDS = 1.0
 
@@ -60,9 +63,12 @@ class Connection(asyncio.BufferedProtocol):
         self._write_waiter: asyncio.Future[None] | None = None
         self._write_paused = False
         self._read_paused = False
+        # The socket's, if what it gives is plain; -1: it is not to be read past the transport.
+        self._fd = -1
         self._rest: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._received_at = 0.0
+        self._room = 0
         self.last_read = 0
         """Bytes that the last read brought."""
         self.lost: EngineError | None = None
@@ -75,11 +81,16 @@ class Connection(asyncio.BufferedProtocol):
         # uvloop's transports are Transports in all but the class.
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        if self._transport.get_extra_info("ssl_object") is None:
+            sock = self._transport.get_extra_info("socket")
+            self._fd = sock.fileno() if sock is not None else -1
 
     def get_buffer(self, sizehint: int) -> Any:
         """Where the next bytes go."""
         if self._bulk is not None:
-            return memoryview(self._bulk.input)
+            room = memoryview(self._bulk.input)
+            self._room = room.nbytes
+            return room
         return self._reader.get_buffer(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -126,6 +137,11 @@ class Connection(asyncio.BufferedProtocol):
             self._write_waiter.set_result(None)
 
     # --- the engine's side ---
+
+    @property
+    def filled(self) -> bool:
+        """Whether the last read took all the room there was: more may be there. Data mode only."""
+        return self.last_read >= self._room
 
     @property
     def name(self) -> str:
@@ -260,7 +276,35 @@ class Connection(asyncio.BufferedProtocol):
             assert self._transport is not None
             if not self._read_paused:
                 self._transport.pause_reading()
-            self._rest = self._loop.call_later(seconds, self.stop_resting)
+            self._rest = self._loop.call_later(seconds, self._wake)
+
+    def _wake(self) -> None:
+        """The rest is over: read what is there, and only if that was nothing wait for more.
+
+        Without going through the transport, which would first ask the kernel to be told of what
+        we know to be there; it stays paused if the next rest follows at once.
+        """
+        self._rest = None
+        if self._read_paused or self.lost is not None:
+            return
+        assert self._transport is not None
+        if self._fd >= 0 and self._bulk is not None:
+            for _ in range(_READS_AT_ONCE):
+                room = self.get_buffer(-1)
+                try:
+                    n = os.readv(self._fd, (room,))
+                except OSError:
+                    # Nothing there, or what the transport will find out and tell as well.
+                    n = 0
+                room.release()
+                if not n:
+                    break
+                self.buffer_updated(n)
+                if self._rest is not None or self._read_paused or self._bulk is None:
+                    return
+                if self.lost is not None:
+                    return
+        self._transport.resume_reading()
 
     def stop_resting(self) -> None:
         """Read on, unless the reader is paused besides."""

@@ -57,6 +57,7 @@ async def dial(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Connect
 
 async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
     loop = asyncio.get_running_loop()
+    assert endpoint.rdb_path is None, "a file is not dialled"
 
     def factory() -> Connection:
         return Connection(endpoint, fault)

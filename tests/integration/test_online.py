@@ -16,7 +16,7 @@ from engine.transfer.transfer import Transfer
 from tests.adversity.test_follow import not_alike
 from tests.conftest import ServerFactory
 from tests.converge import assert_settled, settle
-from tests.online import assert_tidy, cut_over, following, importing, online, phase, refused
+from tests.online import assert_tidy, cut_over, following, importing, online, phase, refused, soon
 from tests.proxy import Proxy
 from tests.servers import Binary, Server, all_pairs, binaries, pair_id
 from tests.traffic import Counters, Traffic
@@ -315,3 +315,28 @@ def test_compression_is_off_for_the_snapshot_alone(server_factory: ServerFactory
 
 async def _nothing() -> None:
     pass
+
+
+def test_the_report_has_the_most_that_waited(server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory()
+    source.client().set("before", 1)
+
+    def write() -> None:
+        with source.client().pipeline(transaction=False) as pipe:
+            for n in range(300):
+                pipe.set(f"key:{n}", "x" * 100_000)
+            pipe.execute()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        proxy.stall()
+        await asyncio.to_thread(write)
+        await soon(lambda: work.progress.spool_bytes > 8 << 20, "bytes that wait")
+        proxy.stall(False)
+        await cut_over(work, run, source)
+        assert work.progress.spool_bytes == 0
+
+    with Proxy(target.host, target.port) as proxy:
+        run = online(source, proxy, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.spool_bytes > 8 << 20

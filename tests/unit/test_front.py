@@ -481,6 +481,7 @@ async def test_start_returns_at_once(house: House) -> None:
         "Phase": "CONNECT",
         "SourceType": TransferSettings().source_type,
         "Keys": 0,
+        "TotalKeys": 0,
         "Bytes": 0,
         "KeysPerSecond": 0.0,
         "EtaSeconds": None,
@@ -495,6 +496,9 @@ async def test_start_returns_at_once(house: House) -> None:
             "RepairedKeys": 0,
             "HeldKeys": 0,
             "SpoolBytes": 0,
+            "NotCarried": 0,
+            "Retries": 0,
+            "Reconnects": 0,
         },
         "CanComplete": False,
         "Reason": "",
@@ -569,6 +573,9 @@ async def test_what_a_followed_source_says(house: House) -> None:
         "RepairedKeys": 3,
         "HeldKeys": 4,
         "SpoolBytes": 6,
+        "NotCarried": 0,
+        "Retries": 0,
+        "Reconnects": 0,
     }
 
 

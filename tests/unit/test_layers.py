@@ -53,6 +53,11 @@ ONE_HOME = {
     "typer": {"cli"},
     "rich": {"cli"},
     "xml": {"front"},
+    # The HTTP face alone; the service model's shapes are data.
+    "botocore": {"front"},
+    "prometheus_client": {"front"},
+    "starlette": {"front"},
+    "uvicorn": {"front"},
 }
 
 # The core parses and encodes; sockets live one layer up.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -64,6 +65,43 @@ def test_urls(url: str, address: str, again: str) -> None:
 def test_bad_urls(url: str) -> None:
     with pytest.raises(UsageError):
         Endpoint.parse(url)
+
+
+def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for url, path in (
+        ("rdb:/a/dump.rdb", "/a/dump.rdb"),
+        ("rdb:///a/dump.rdb", "/a/dump.rdb"),
+        ("rdb:dump.rdb", f"{tmp_path}/dump.rdb"),
+        ("rdb:../x", f"{tmp_path.parent}/x"),
+        ("rdb:/with space/100%25?#@:6379", "/with space/100%25?#@:6379"),
+    ):
+        endpoint = Endpoint.parse(url)
+        assert endpoint.rdb_path == path
+        assert endpoint.address == endpoint.url == f"rdb:{path}"
+        assert Endpoint.parse(endpoint.url) == endpoint
+    for url in ("rdb:", "rdb://host/dump.rdb", "rdb:/a\0b", "rdb:/\udcff"):
+        with pytest.raises(UsageError):
+            Endpoint.parse(url)
+    with pytest.raises(UsageError, match="absolute"):
+        Endpoint(rdb_path="dump.rdb")
+    # A host of that name is still to be had.
+    assert Endpoint.parse("redis://rdb:1").address == "rdb:1"
+
+
+def test_what_a_file_cannot_be_asked_for() -> None:
+    assert TransferSettings().file_objection() is None
+    assert TransferSettings(databases=(0, 3), if_exists="skip").file_objection() is None
+    for asked, word in (
+        ({"source_type": "scan"}, "--source-type scan"),
+        ({"source_type": "replica"}, "--source-type replica"),
+        ({"match": "a*"}, "--match"),
+        ({"key_type": "hash"}, "--type"),
+        ({"if_exists": "fail"}, "--if-exists fail"),
+        ({"fence": "hook", "fence_hook": "stop"}, "--fence hook"),
+        ({"tune_source": True}, "--tune-source"),
+    ):
+        assert word in (TransferSettings(**asked).file_objection() or "")
 
 
 def test_a_password_is_never_shown() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -551,6 +552,36 @@ def test_near_deadlines_are_held_back(binary: Binary) -> None:
             near += held
             assert each.expire_at == (before.expire_at + 600_000 if held else before.expire_at)
         assert near == reader.held_count > 0
+
+
+@pytest.mark.parametrize("stream_above", [15, 1 << 20])
+@pytest.mark.parametrize("size", [1, 4096])
+def test_keys_whose_time_is_over_are_passed_over(
+    binary: Binary, stream_above: int, size: int
+) -> None:
+    data = snapshot(binary, "tiny").data
+    plain = read(data)
+    deadlines = sorted(each.expire_at for each in plain if each.expire_at is not None)
+    middle = deadlines[len(deadlines) // 2]
+    reader = SnapshotReader(drop_before=middle, stream_above=stream_above)
+    items = feed(reader, data, [size])
+    assert reader.finished
+    kept = [each for each in plain if each.expire_at is None or each.expire_at >= middle]
+    assert records(items) == kept
+    assert reader.expired == len(plain) - len(kept) > 0
+    counted = Counter(each.value[0] for each in kept)
+    assert reader.types == counted
+    batches = [item for item in items if isinstance(item, RecordBatch)]
+    lasting = sum(each.expire_at is None for each in kept)
+    assert sum(batch.lasting for batch in batches) == lasting
+
+
+def test_whether_there_is_a_checksum() -> None:
+    for crc in (True, False):
+        reader = SnapshotReader()
+        reader.feed(whole(key(0, b"a", text(b"b")), crc=crc))
+        assert reader.finished
+        assert reader.checksummed == crc
 
 
 def test_a_shift_does_not_overflow() -> None:

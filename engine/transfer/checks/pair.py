@@ -22,8 +22,8 @@ def check_pair(
 ) -> Iterator[Check]:
     """RDB version, memory, eviction, modules."""
     yield _rdb(source, target)
-    yield _memory(source, target, settings)
-    yield _eviction(target)
+    yield check_memory(source, target, settings)
+    yield check_eviction(target)
     yield _modules(source, target)
 
 
@@ -77,14 +77,15 @@ def _rdb(source: ServerInfo, target: ServerInfo) -> Check:
     return passed("rdb-version", f"{versions}: {how}")
 
 
-def _memory(source: ServerInfo, target: ServerInfo, settings: TransferSettings) -> Check:
+def check_memory(source: ServerInfo, target: ServerInfo, settings: TransferSettings) -> Check:
+    """Whether the source's data will fit into the target."""
     name = "memory"
     needed = source.used_memory_dataset or source.used_memory
     limit = target.maxmemory or target.total_system_memory
     if not needed or not limit:
         return warned(
             name,
-            "a server does not tell its memory",
+            "an end does not tell its memory",
             "Compare the source's data set with the target's size yourself.",
         )
     free = max(limit - target.used_memory, 0)
@@ -101,7 +102,8 @@ def _memory(source: ServerInfo, target: ServerInfo, settings: TransferSettings) 
     return failed(name, figure, remedy)
 
 
-def _eviction(target: ServerInfo) -> Check:
+def check_eviction(target: ServerInfo) -> Check:
+    """Whether keys can vanish from the target by themselves."""
     name = "eviction"
     policy = target.maxmemory_policy or "unknown"
     if not target.maxmemory:

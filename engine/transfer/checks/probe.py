@@ -103,13 +103,25 @@ async def check_clocks(source: Admin, target: Admin) -> Check:
     return judge_clocks(skews[1] - skews[0])
 
 
+async def check_clock(target: Admin) -> Check:
+    """The same where the source is a file: by this machine's clock its keys are over or not."""
+    before = time.time()
+    (reply,) = await target.pipeline([("TIME",)])
+    after = time.time()
+    if not isinstance(reply, list):
+        return passed("clocks", "the target does not tell its time (TIME denied)")
+    return judge_clocks(
+        skew(int(reply[0]) + int(reply[1]) / 1e6, before, after), other="this machine"
+    )
+
+
 def skew(there: float, before: float, after: float) -> float:
     """How far a server's clock is ahead of ours, in seconds, asked between `before` and `after`."""
     return there - (before + after) / 2
 
 
-def judge_clocks(ahead: float) -> Check:
-    """`ahead` is how many seconds the target's clock is ahead of the source's."""
+def judge_clocks(ahead: float, *, other: str = "the source") -> Check:
+    """`ahead` is how many seconds the target's clock is ahead of the other one's."""
     name = "clocks"
     if abs(ahead) <= _SKEW_SECONDS:
         return passed(name, f"{abs(ahead) * 1000:.0f} ms apart")
@@ -117,7 +129,7 @@ def judge_clocks(ahead: float) -> Check:
     way = "ahead of" if ahead > 0 else "behind"
     return warned(
         name,
-        f"the target is {abs(ahead):.1f} s {way} the source: keys with a deadline {effect}",
+        f"the target is {abs(ahead):.1f} s {way} {other}: keys with a deadline {effect}",
         "Set both clocks (NTP) before starting.",
     )
 
@@ -125,13 +137,9 @@ def judge_clocks(ahead: float) -> Check:
 async def check_bulk_limit(source: Admin, target: Admin) -> Check:
     """A value that the source could hold, and the target would not take (proto-max-bulk-len)."""
     name = "value-limit"
-    limits = []
-    for end in (source, target):
-        (reply,) = await end.pipeline([("CONFIG", "GET", "proto-max-bulk-len")])
-        if not isinstance(reply, list) or len(reply) != 2:
-            return passed(name, "not told (CONFIG GET denied); 512 MiB unless it was changed")
-        limits.append(int(reply[1]))
-    ours, theirs = limits
+    ours, theirs = await ask_bulk_limit(source), await ask_bulk_limit(target)
+    if ours is None or theirs is None:
+        return passed(name, "not told (CONFIG GET denied); 512 MiB unless it was changed")
     if theirs < ours:
         return warned(
             name,
@@ -139,3 +147,11 @@ async def check_bulk_limit(source: Admin, target: Admin) -> Check:
             f"CONFIG SET proto-max-bulk-len {ours} on the target.",
         )
     return passed(name, f"the target takes values up to {size(theirs)}")
+
+
+async def ask_bulk_limit(end: Admin) -> int | None:
+    """Bytes of the longest bulk that a server takes; None where it does not tell."""
+    (reply,) = await end.pipeline([("CONFIG", "GET", "proto-max-bulk-len")])
+    if not isinstance(reply, list) or len(reply) != 2:
+        return None
+    return int(reply[1])

@@ -1,0 +1,112 @@
+"""serve: the HTTP API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from engine.cli.options import StateOption, understood
+from engine.cli.session import fail
+from engine.errors import UsageError
+
+LISTEN = "127.0.0.1:8321"
+
+
+def serve(
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--listen",
+            metavar="HOST:PORT",
+            show_default=False,
+            help=f"Where to listen; may be repeated.  [default: {LISTEN}]",
+        ),
+    ] = None,
+    credentials: Annotated[
+        Path | None,
+        typer.Option(
+            "--credentials",
+            metavar="FILE",
+            show_default=False,
+            help="The access keys of the API's clients (see create-access-key).",
+        ),
+    ] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Ask nobody who they are; on the loopback alone.")
+    ] = False,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-cert", metavar="FILE", show_default=False, help="The certificate (PEM) for TLS."
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option("--tls-key", metavar="FILE", show_default=False, help="And its key."),
+    ] = None,
+    metrics_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--metrics-token-file",
+            metavar="FILE",
+            show_default=False,
+            help="A token that opens /metrics, as Prometheus sends it (Authorization: Bearer …).",
+        ),
+    ] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        typer.Option("--log-level", help="How much to log (on stderr)."),
+    ] = "info",
+    state: StateOption = None,
+) -> None:
+    """Serve ElastiCache's API over HTTP.
+
+    Migrations run in worker processes, which outlive the server; one that is killed is replaced.
+    """
+    if no_auth == (credentials is not None):
+        raise typer.BadParameter("give either --credentials or --no-auth")
+    addresses = understood("--listen", lambda: [_address(each) for each in listen or [LISTEN]])
+    try:
+        run(state, addresses, credentials, tls_cert, tls_key, metrics_token_file, log_level)
+    except Exception as error:
+        fail(error, "text")
+
+
+def run(
+    state: str | None,
+    addresses: list[tuple[str, int]],
+    credentials: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    metrics_token_file: Path | None,
+    log_level: str,
+) -> None:
+    """Serve until a signal comes. Raises `UsageError`, `StateError`."""
+    try:
+        from engine.front.http import server
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"the server needs {error.name}, which is not installed",
+            remedy="pip install 'startmigration[server]'",
+        ) from None
+    from engine.fleet import run as run_loop
+
+    server.log_to_stderr(log_level)
+    settings = server.Settings(
+        listen=addresses,
+        access_keys=credentials,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        metrics_token_file=metrics_token_file,
+    )
+    run_loop(server.serve(state, settings))
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise UsageError(f"{text!r} is not an address", remedy="Expected HOST:PORT.")
+    return host, int(port)

@@ -1,0 +1,291 @@
+"""What can be asked: the model's operations on our front, and which of their members are honoured.
+
+A member that an action neither honours nor knows a harmless value of is refused, with
+`InvalidParameterCombination`: what was asked for and is not done must be told.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import (
+    InvalidParameterCombinationException,
+    InvalidParameterValueException,
+    ReplicationGroupAlreadyExistsFault,
+    ReplicationGroupNotFoundFault,
+    UsageError,
+)
+from engine.front import validate
+from engine.front.access_keys import Role
+from engine.front.engine import Engine
+from engine.front.http.common_errors import InvalidAction
+from engine.groups.states import Operation
+from engine.model.endpoint import Endpoint, Tls
+from engine.model.settings import TransferSettings
+
+if TYPE_CHECKING:
+    from engine.groups.registry import Registry
+
+Parameters = Mapping[str, Any]
+Run = Callable[[Engine, Parameters], Awaitable[dict[str, Any]]]
+EVENTS_MINUTES = 60
+"""How far back DescribeEvents looks if it is not told, as at the service."""
+EVENTS_MINUTES_MOST = 14 * 24 * 60
+DESCRIPTION_MOST = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One action: the role that it needs, what does it, and which members it takes.
+
+    `honoured` are members that are acted upon; `only` those that are taken with these values
+    alone, which say what is so anyway. `slow` ones talk to servers. `refused` raises the fault with
+    which a group's state refuses the change, if it does; it is None for what changes nothing.
+    """
+
+    role: Role
+    run: Run
+    honoured: Collection[str]
+    only: Mapping[str, Collection[Any]] = field(default_factory=dict)
+    refused: Callable[[Registry, str], object] | None = None
+    slow: bool = False
+
+    def check(self, parameters: Parameters) -> None:
+        """Raise `InvalidParameterCombination` for a member that is not taken."""
+        for name, value in parameters.items():
+            if name in self.honoured or (name in self.only and value in self.only[name]):
+                continue
+            raise InvalidParameterCombinationException(
+                f"{name} is not supported by this server.", remedy=self._instead(name)
+            )
+
+    async def look(self, engine: Engine, parameters: Parameters) -> None:
+        """Raise the fault with which the group's state refuses the change, if it does."""
+        name = validate.identifier(parameters.get("ReplicationGroupId"))
+        if (refused := self.refused) is not None:
+            await engine.house.state(lambda registry: refused(registry, name))
+
+    def _instead(self, name: str) -> str:
+        if name in self.only:
+            values = ", ".join(str(value).lower() for value in self.only[name])
+            return f"Leave it out, or give {values}."
+        return _INSTEAD.get(name, "Leave it out.")
+
+
+_INSTEAD = {
+    "AuthToken": "Put the target's credentials into the server's configuration, by host.",
+    "NumCacheClusters": "Name a target that exists with PrimaryClusterId.",
+    "ServerlessCacheName": "Name a replication group with ReplicationGroupId.",
+}
+
+
+def find(name: str) -> Action:
+    """The action of this name. Raises `InvalidAction`."""
+    action = ACTIONS.get(name)
+    if action is None:
+        shown = name if name.isascii() and name.isalnum() and len(name) <= 64 else "that name"
+        raise InvalidAction(f"Could not find operation {shown}.")
+    return action
+
+
+async def _start(engine: Engine, parameters: Parameters) -> dict[str, Any]:
+    settings = TransferSettings()
+    if parameters.get("AutoCutover"):
+        settings = replace(settings, auto_cut_over=True)
+    return await engine.start_migration(
+        parameters.get("ReplicationGroupId", ""),
+        parameters.get("CustomerNodeEndpointList", []),
+        settings=settings,
+    )
+
+
+async def _test(engine: Engine, parameters: Parameters) -> dict[str, Any]:
+    return await engine.test_migration(
+        parameters["ReplicationGroupId"], parameters["CustomerNodeEndpointList"]
+    )
+
+
+async def _complete(engine: Engine, parameters: Parameters) -> dict[str, Any]:
+    return await engine.complete_migration(
+        parameters.get("ReplicationGroupId", ""), force=parameters.get("Force", False)
+    )
+
+
+async def _describe(engine: Engine, parameters: Parameters) -> dict[str, Any]:
+    return await engine.describe_replication_groups(
+        parameters.get("ReplicationGroupId"),
+        max_records=parameters.get("MaxRecords", 100),
+        marker=parameters.get("Marker"),
+    )
+
+
+async def _describe_events(engine: Engine, parameters: Parameters) -> dict[str, Any]:
+    since, until = _times(parameters)
+    kind = parameters.get("SourceType", "replication-group")
+    response = await engine.page_events(
+        parameters.get("SourceIdentifier"),
+        since=since,
+        until=until,
+        max_records=parameters.get("MaxRecords", 100),
+        marker=parameters.get("Marker"),
+    )
+    # Nothing else than replication groups has events here.
+    return response if kind == "replication-group" else {"Events": []}
+
+
+def _times(parameters: Parameters) -> tuple[float, float | None]:
+    """The range of DescribeEvents, in seconds since the epoch."""
+    start: datetime | None = parameters.get("StartTime")
+    end: datetime | None = parameters.get("EndTime")
+    minutes = parameters.get("Duration")
+    if minutes is not None and (start is not None or end is not None):
+        raise InvalidParameterCombinationException(
+            "Duration cannot be used together with StartTime or EndTime."
+        )
+    if minutes is not None and not 1 <= minutes <= EVENTS_MINUTES_MOST:
+        raise InvalidParameterValueException(
+            f"Invalid value for Duration: must be between 1 and {EVENTS_MINUTES_MOST}."
+        )
+    if start is not None and end is not None and end < start:
+        raise InvalidParameterCombinationException("EndTime is before StartTime.")
+    until = None if end is None else end.timestamp()
+    if start is not None:
+        return start.timestamp(), until
+    from_end = time.time() if until is None else until
+    return from_end - (minutes or EVENTS_MINUTES) * 60, until
+
+
+async def _create(engine: Engine, parameters: Parameters) -> dict[str, Any]:
+    description = parameters["ReplicationGroupDescription"]
+    if len(description) > DESCRIPTION_MOST:
+        raise InvalidParameterValueException(
+            "Invalid value for ReplicationGroupDescription: more than "
+            f"{DESCRIPTION_MOST} characters."
+        )
+    return await engine.register_replication_group(
+        parameters["ReplicationGroupId"], _primary(parameters), description=description
+    )
+
+
+def _primary(parameters: Parameters) -> Endpoint:
+    """The target that exists: PrimaryClusterId, with Port and TransitEncryptionEnabled."""
+    given = parameters.get("PrimaryClusterId", "")
+    if not given:
+        raise InvalidParameterValueException(
+            "The parameter PrimaryClusterId must be provided and must not be blank.",
+            remedy="Give the address of the target's primary, HOST or HOST:PORT.",
+        )
+    try:
+        found = Endpoint.parse(given)
+        # Only now: what was wrong with the address is said first.
+        if (port := parameters.get("Port")) is not None:
+            if _has_port(given) and port != found.port:
+                raise InvalidParameterCombinationException(
+                    "PrimaryClusterId and Port name different ports."
+                )
+            found = replace(found, port=port)
+    except UsageError as error:
+        raise InvalidParameterValueException(
+            f"Invalid value for PrimaryClusterId: {error.message}.",
+            remedy="Expected HOST, HOST:PORT, redis://HOST:PORT or rediss://HOST:PORT.",
+        ) from None
+    encrypted = parameters.get("TransitEncryptionEnabled")
+    if encrypted is False and found.tls is not None:
+        raise InvalidParameterCombinationException(
+            "PrimaryClusterId is a URL with TLS, and TransitEncryptionEnabled is false."
+        )
+    return replace(found, tls=Tls()) if encrypted and found.tls is None else found
+
+
+def _has_port(text: str) -> bool:
+    address = text.rpartition("//")[2].partition("?")[0].rpartition("@")[2]
+    return address.rpartition("]")[2].count(":") == 1 or (
+        "[" not in address and address.count(":") == 1
+    )
+
+
+async def _delete(engine: Engine, parameters: Parameters) -> dict[str, Any]:
+    return await engine.delete_replication_group(parameters["ReplicationGroupId"])
+
+
+def _refused(operation: Operation, registry: Registry, group_id: str) -> None:
+    registry.check(operation, group_id)
+
+
+def _refused_to_create(registry: Registry, group_id: str) -> None:
+    with suppress(ReplicationGroupNotFoundFault):
+        registry.get(group_id)
+        raise ReplicationGroupAlreadyExistsFault(f"ReplicationGroup {group_id} already exists.")
+
+
+_ENDS = ("ReplicationGroupId", "CustomerNodeEndpointList")
+
+ACTIONS: dict[str, Action] = {
+    "StartMigration": Action(
+        Role.MIGRATE,
+        _start,
+        (*_ENDS, "AutoCutover"),
+        {"ClearTargetCacheData": (False,)},
+        refused=partial(_refused, Operation.START),
+    ),
+    "TestMigration": Action(Role.MIGRATE, _test, _ENDS, slow=True),
+    "CompleteMigration": Action(
+        Role.MIGRATE,
+        _complete,
+        ("ReplicationGroupId", "Force"),
+        refused=partial(_refused, Operation.COMPLETE),
+    ),
+    "DescribeReplicationGroups": Action(
+        Role.READ, _describe, ("ReplicationGroupId", "MaxRecords", "Marker")
+    ),
+    "DescribeEvents": Action(
+        Role.READ,
+        _describe_events,
+        (
+            "SourceIdentifier",
+            "SourceType",
+            "StartTime",
+            "EndTime",
+            "Duration",
+            "MaxRecords",
+            "Marker",
+        ),
+    ),
+    "CreateReplicationGroup": Action(
+        Role.ADMIN,
+        _create,
+        (
+            "ReplicationGroupId",
+            "ReplicationGroupDescription",
+            "PrimaryClusterId",
+            "Port",
+            "TransitEncryptionEnabled",
+        ),
+        {
+            "AtRestEncryptionEnabled": (False,),
+            "AutomaticFailoverEnabled": (False,),
+            "ClusterMode": ("disabled",),
+            "DataTieringEnabled": (False,),
+            "Engine": ("redis", "valkey"),
+            "MultiAZEnabled": (False,),
+            "NumCacheClusters": (1,),
+            "NumNodeGroups": (1,),
+            "ReplicasPerNodeGroup": (0,),
+            "SnapshotRetentionLimit": (0,),
+        },
+        refused=_refused_to_create,
+    ),
+    "DeleteReplicationGroup": Action(
+        Role.ADMIN,
+        _delete,
+        ("ReplicationGroupId",),
+        {"RetainPrimaryCluster": (True,)},
+        refused=partial(_refused, Operation.DELETE),
+    ),
+}

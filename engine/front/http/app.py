@@ -1,0 +1,334 @@
+"""The application: a request in, a document out. What the parts do is in their own files.
+
+body and query → who asks → Action and Version → role → parameters → operation → XML
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from engine.errors import ApiFault, EngineError, StateError
+from engine.front import operations
+from engine.front.access_keys import Role
+from engine.front.engine import Engine
+from engine.front.http import actions, query, xml
+from engine.front.http.common_errors import (
+    InternalFailure,
+    InvalidAction,
+    MalformedQueryString,
+    MissingAction,
+    MissingParameter,
+    ServiceUnavailable,
+    Throttling,
+)
+from engine.front.http.feed import EVENTS, Feed
+from engine.front.http.gate import Caller, Gate, bearer_fits, sha256
+from engine.front.http.limits import (
+    AT_ONCE,
+    BODY_MOST,
+    OPERATION_SECONDS,
+    SLOW_AT_ONCE,
+    read_body,
+)
+from engine.front.http.metrics import MEDIA_TYPE as METRICS_TYPE
+from engine.front.http.metrics import Metrics
+from engine.front.http.model import API_VERSION, Model, Operation, model
+from engine.front.http.sigv4 import QUERY_MEMBERS, Signed
+
+_FORM = "application/x-www-form-urlencoded"
+_HEALTH_SECONDS = 1.0
+_PACKAGE = Path(__file__).resolve().parents[3]
+_log = logging.getLogger("startmigration.api")
+
+
+@dataclass(slots=True)
+class Call:
+    """One call, as far as it is known."""
+
+    id: str
+    began: float
+    client: str
+    operation: str = "unknown"
+    key_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request whose sender is known, with its parameters as they stand in the form."""
+
+    caller: Caller
+    pairs: query.Pairs
+
+
+class Api:
+    """The routes, and what they share. `metrics_token` is what Prometheus may show instead of a
+    signature."""
+
+    def __init__(self, engine: Engine, gate: Gate, *, metrics_token: bytes | None = None) -> None:
+        self._engine = engine
+        self._gate = gate
+        self._metrics_token = metrics_token
+        self._model: Model = model()
+        self._line = asyncio.Semaphore(AT_ONCE)
+        self._slow = 0
+        self._healthy = (0.0, False)
+        self.metrics = Metrics()
+        self.feed = Feed(lambda: operations.overview(engine.house, EVENTS))
+        self.app = Starlette(
+            routes=[
+                Route("/", self._answer(self._query), methods=["GET", "POST"]),
+                Route("/watch", self._answer(self._watch), methods=["GET"]),
+                Route("/metrics", self._answer(self._metrics), methods=["GET"]),
+                Route("/healthz", self._health, methods=["GET"]),
+            ],
+            exception_handlers={404: self._no_path, 405: self._no_method},
+        )
+        # A redirect would not be signed: /watch/ is another path, and not there.
+        self.app.router.redirect_slashes = False
+
+    # --- The Query protocol ---
+
+    async def _query(self, request: Request, call: Call) -> Response:
+        # 1. Who asks.
+        admitted = await self._admit(request, call)
+        given = query.single(pair for pair in admitted.pairs if pair[0] not in QUERY_MEMBERS)
+        # 2. What: the action, in our version of the API, by somebody who may.
+        action, operation = self._asked_for(given, call)
+        self._gate.allow(admitted.caller, action.role, f"elasticache:{operation.name}")
+        # 3. With what.
+        parameters = query.read(given, self._model.shape(operation.takes), self._model)
+        action.check(parameters)
+        # 4. Do it.
+        answer = await self._run(action, parameters, admitted.caller)
+        body = xml.response(operation, _shown(answer), call.id, self._model)
+        return Response(body, media_type=xml.MEDIA_TYPE)
+
+    def _asked_for(self, given: dict[str, str], call: Call) -> tuple[actions.Action, Operation]:
+        name, version = given.pop("Action", ""), given.pop("Version", None)
+        if not name:
+            raise MissingAction("The request must contain the parameter Action.")
+        if version is None:
+            raise MissingParameter("The request must contain the parameter Version.")
+        action = actions.find(name)
+        call.operation = name
+        if version != API_VERSION:
+            raise InvalidAction(
+                f"The version of the API is {API_VERSION}; {name} is not in another."
+            )
+        return action, self._model.operations[name]
+
+    async def _run(
+        self, action: actions.Action, parameters: dict[str, Any], caller: Caller
+    ) -> dict[str, Any]:
+        if action.slow and self._slow >= SLOW_AT_ONCE:
+            raise Throttling(f"{SLOW_AT_ONCE} such operations are under way.")
+        self._slow += action.slow
+        try:
+            # Slow ones do not stand in the others' way, nor wait behind them.
+            async with asyncio.timeout(OPERATION_SECONDS):
+                if action.slow:
+                    return await action.run(self._engine, parameters)
+                async with self._line:
+                    if action.refused is None:
+                        return await action.run(self._engine, parameters)
+                    if self._gate.was_used(caller):
+                        await action.look(self._engine, parameters)
+                    with self._gate.once(caller):
+                        return await action.run(self._engine, parameters)
+        except TimeoutError:
+            raise ServiceUnavailable(
+                f"The operation was not done after {OPERATION_SECONDS:g} s."
+            ) from None
+        finally:
+            self._slow -= action.slow
+
+    async def _admit(self, request: Request, call: Call) -> Admitted:
+        """Read the request and check who sent it."""
+        scope = request.scope
+        headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]]
+        if len(scope["query_string"]) > BODY_MOST:
+            raise MalformedQueryString("The query string is too long.")
+        body = await read_body(request.receive, headers)
+        in_query = query.pairs(scope["query_string"])
+        signed = Signed(
+            method=scope["method"],
+            path=scope["raw_path"].decode("latin-1"),
+            query=in_query,
+            headers=headers,
+            body=sha256(body),
+        )
+        caller = self._gate.admit(signed)
+        call.key_id = caller.key_id
+        if not body:
+            return Admitted(caller, in_query)
+        kind = dict(headers).get("content-type", _FORM).partition(";")[0].strip().lower()
+        if kind != _FORM:
+            raise MalformedQueryString(f"The body is not {_FORM}.")
+        return Admitted(caller, [*in_query, *query.pairs(body)])
+
+    # --- The other routes ---
+
+    async def _watch(self, request: Request, call: Call) -> Response:
+        call.operation = "Watch"
+        admitted = await self._admit(request, call)
+        self._gate.allow(admitted.caller, Role.READ, "Watch")
+        self.feed.check()
+        return _Stream(self.feed)
+
+    async def _metrics(self, request: Request, call: Call) -> Response:
+        call.operation = "Metrics"
+        headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in request.scope["headers"]]
+        if not bearer_fits(headers, self._metrics_token):
+            admitted = await self._admit(request, call)
+            self._gate.allow(admitted.caller, Role.READ, "Metrics")
+        self.metrics.watchers.set(self.feed.clients)
+        migrations, checkpoints = await self._engine.house.state(
+            lambda registry: (registry.under_migration(), registry.checkpoint_times())
+        )
+        return Response(self.metrics.page(migrations, checkpoints), media_type=METRICS_TYPE)
+
+    async def _health(self, request: Request) -> Response:
+        del request
+        at, healthy = self._healthy
+        # Not more often: it is asked without a signature.
+        if time.monotonic() - at >= _HEALTH_SECONDS:
+            try:
+                async with asyncio.timeout(_HEALTH_SECONDS * 5):
+                    await self._engine.house.state(lambda registry: registry.list(limit=1))
+                healthy = True
+            except (EngineError, TimeoutError):
+                healthy = False
+            self._healthy = time.monotonic(), healthy
+        told = {"status": "ok" if healthy else "the state cannot be used"}
+        return JSONResponse(told, status_code=200 if healthy else 503)
+
+    async def _no_path(self, request: Request, _error: Exception) -> Response:
+        fault = MalformedQueryString("The path of the API is /.")
+        return self._told(_call(request), fault)
+
+    async def _no_method(self, request: Request, _error: Exception) -> Response:
+        fault = InvalidAction("The API is asked with POST or GET.")
+        return self._told(_call(request), fault)
+
+    # --- What every route has in common ---
+
+    def _answer(
+        self, handle: Callable[[Request, Call], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            call = _call(request)
+            try:
+                response = await handle(request, call)
+            except Exception as error:
+                return self._told(call, error)
+            response.headers["x-amzn-RequestId"] = call.id
+            self._note(call, "")
+            return response
+
+        return answer
+
+    def _told(self, call: Call, error: Exception) -> Response:
+        """An error as a document; nothing but a documented one."""
+        fault = _fault(error, call)
+        message = str(fault)
+        self._note(call, fault.code)
+        body = xml.error(
+            fault.code,
+            message,
+            sender=fault.http_status < 500,
+            request_id=call.id,
+            namespace=self._model.namespace,
+        )
+        response = Response(body, status_code=fault.http_status, media_type=xml.MEDIA_TYPE)
+        response.headers["x-amzn-RequestId"] = call.id
+        return response
+
+    def _note(self, call: Call, code: str) -> None:
+        seconds = time.monotonic() - call.began
+        self.metrics.calls.labels(call.operation, code).inc()
+        self.metrics.seconds.labels(call.operation).observe(seconds)
+        action = actions.ACTIONS.get(call.operation)
+        level = (
+            logging.INFO
+            if code or (action is not None and action.refused is not None)
+            else logging.DEBUG
+        )
+        _log.log(
+            level,
+            "operation=%s code=%s key=%s client=%s ms=%.1f request=%s",
+            call.operation,
+            code or "ok",
+            call.key_id or "-",
+            call.client,
+            seconds * 1000,
+            call.id,
+        )
+
+
+class _Stream(Response):
+    """The feed as a response."""
+
+    def __init__(self, feed: Feed) -> None:
+        super().__init__()
+        self._feed = feed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._feed.serve(scope, receive, send)
+
+
+def _call(request: Request) -> Call:
+    client = request.client.host if request.client is not None else "-"
+    return Call(id=str(uuid.uuid4()), began=time.monotonic(), client=client)
+
+
+def _fault(error: Exception, call: Call) -> ApiFault:
+    """The fault of the API that an error is; a bug leaves its place in the log, and no text."""
+    if isinstance(error, ApiFault):
+        return error
+    if isinstance(error, StateError):
+        _log.error("request=%s %s", call.id, error)
+        return ServiceUnavailable("The state of the server cannot be used just now.")
+    if isinstance(error, EngineError):
+        _log.error("request=%s %s", call.id, error)
+        return InternalFailure(error.message, remedy=error.remedy)
+    # Its text may hold anything, a password included.
+    places = [f for f in traceback.extract_tb(error.__traceback__) if "engine" in f.filename]
+    place = (
+        f"{places[-1].filename.removeprefix(str(_PACKAGE))}:{places[-1].lineno}" if places else "?"
+    )
+    _log.error("request=%s a bug: %s in %s", call.id, type(error).__name__, place)
+    return InternalFailure("The request failed for an internal reason.")
+
+
+def _shown(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer with what the model has a place for: how far a migration is, in percent.
+
+    `Migration` is ours, and the SDKs pass over it. `SlotMigration.ProgressPercentage` is the one
+    figure of the model that says how much of a group's data has arrived; 100 means that the
+    migration can be completed.
+    """
+    groups = answer.get("ReplicationGroups", [answer.get("ReplicationGroup")])
+    for group in groups:
+        told = None if group is None else group.get("Migration")
+        if told is None:
+            continue
+        done, total = told["Keys"], told["TotalKeys"]
+        percent = 100.0 if told["CanComplete"] else min(99.0, 100.0 * done / max(total, 1))
+        group["PendingModifiedValues"] = {
+            "Resharding": {"SlotMigration": {"ProgressPercentage": round(percent, 1)}}
+        }
+    return answer

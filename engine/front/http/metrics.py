@@ -1,0 +1,122 @@
+"""What Prometheus reads: the API's calls, counted here, and the migrations, read from the state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from engine.groups.records import GroupRecord, TransferRecord
+from engine.model.progress import Phase
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_PREFIX = "startmigration"
+_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+# Name, help, and the figure; None is a figure that is not known, and then there is no sample.
+_FIGURES = (
+    ("keys", "Keys that the target has acknowledged.", lambda p: p.keys),
+    ("total_keys", "Keys that the source had at the start.", lambda p: p.total_keys),
+    ("bytes", "Value bytes that the target has acknowledged.", lambda p: p.bytes),
+    ("keys_per_second", "Keys a second during the snapshot.", lambda p: p.keys_per_second),
+    ("lag_bytes", "Bytes of the source's stream that are not applied.", lambda p: p.lag_bytes),
+    ("lag_seconds", "Seconds that the target is behind.", lambda p: p.lag_seconds),
+    ("applied_commands", "Commands of the stream that were applied.", lambda p: p.commands),
+    ("spool_bytes", "Bytes of the stream that wait on disk.", lambda p: p.spool_bytes),
+    ("retries", "Batches that were sent again.", lambda p: p.retries),
+    ("reconnects", "Links that were made anew.", lambda p: p.reconnects),
+    ("partial_syncs", "Partial syncs with the source.", lambda p: p.partial_syncs),
+    ("full_syncs", "Full syncs with the source.", lambda p: p.full_syncs),
+    ("repaired_keys", "Keys that were read again from the source.", lambda p: p.repaired_keys),
+    ("not_carried_keys", "Keys that could not be carried (errors).", lambda p: p.not_carried),
+    ("can_complete", "1 while the migration can be completed.", lambda p: int(p.can_complete)),
+)
+
+
+class Metrics:
+    """The server's figures."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.calls = Counter(
+            f"{_PREFIX}_api_calls",
+            "Calls of the API, by operation and error code (empty: none).",
+            ("operation", "code"),
+            registry=self._registry,
+        )
+        self.seconds = Histogram(
+            f"{_PREFIX}_api_call_seconds",
+            "How long calls of the API took.",
+            ("operation",),
+            buckets=_BUCKETS,
+            registry=self._registry,
+        )
+        self.watchers = Gauge(
+            f"{_PREFIX}_watchers", "Clients of the feed.", registry=self._registry
+        )
+        self.replaced = Counter(
+            f"{_PREFIX}_workers_replaced",
+            "Workers that were killed and replaced by this server.",
+            registry=self._registry,
+        )
+
+    def page(
+        self,
+        migrations: Sequence[tuple[GroupRecord, TransferRecord]],
+        checkpoints: dict[int, float],
+    ) -> bytes:
+        """The page that Prometheus scrapes: the API's figures, and those of `migrations`."""
+        once = CollectorRegistry()
+        once.register(_Migrations(migrations, checkpoints))
+        return generate_latest(self._registry) + generate_latest(once)
+
+
+class _Migrations(Collector):
+    """The migrations as they stand in the state."""
+
+    def __init__(
+        self,
+        migrations: Sequence[tuple[GroupRecord, TransferRecord]],
+        checkpoints: dict[int, float],
+    ) -> None:
+        self._migrations = migrations
+        self._checkpoints = checkpoints
+
+    def collect(self) -> Iterator[Metric]:
+        """One family a figure, one sample a migration."""
+        labels = ("group",)
+        for name, told, figure in _FIGURES:
+            family = GaugeMetricFamily(f"{_PREFIX}_migration_{name}", told, labels=labels)
+            for group, transfer in self._migrations:
+                value = figure(transfer.progress)
+                if value is not None:
+                    family.add_metric([group.id], float(value))
+            yield family
+        phases = GaugeMetricFamily(
+            f"{_PREFIX}_migration_phase", "1 for the phase it is in.", labels=("group", "phase")
+        )
+        running = GaugeMetricFamily(
+            f"{_PREFIX}_migration_worker_alive", "1 while a worker has it.", labels=labels
+        )
+        beat = GaugeMetricFamily(
+            f"{_PREFIX}_migration_heartbeat_age_seconds",
+            "Since its worker last showed that it lives.",
+            labels=labels,
+        )
+        age = GaugeMetricFamily(
+            f"{_PREFIX}_migration_checkpoint_age_seconds",
+            "Since its checkpoint was written.",
+            labels=labels,
+        )
+        now = time.time()
+        for group, transfer in self._migrations:
+            for phase in Phase:
+                phases.add_metric([group.id, phase.value], float(transfer.progress.phase is phase))
+            running.add_metric([group.id], float(transfer.held()))
+            beat.add_metric([group.id], max(now - transfer.heartbeat_at, 0.0))
+            if transfer.id in self._checkpoints:
+                age.add_metric([group.id], max(now - self._checkpoints[transfer.id], 0.0))
+        yield from (phases, running, beat, age)

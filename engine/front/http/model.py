@@ -1,0 +1,97 @@
+"""ElastiCache's service model, as botocore ships it: what the API's messages look like.
+
+Nothing that the model describes is written by hand: parameters are read, and answers written, by
+these shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from botocore.loaders import Loader
+
+SERVICE = "elasticache"
+API_VERSION = "2015-02-02"
+_ITEM = "member"
+"""How the Query protocol calls a list's items where the model has no name for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of a structure, or a list's items: its name on the wire, and its shape's name."""
+
+    name: str
+    shape: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One shape. `kind` is the model's type: structure, list, string, integer, boolean,
+    timestamp, double …; `members` are a structure's, `item` is a list's, `values` an enum's."""
+
+    name: str
+    kind: str
+    members: Mapping[str, Member]
+    required: tuple[str, ...]
+    item: Member | None
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation: the shapes of what it takes and gives, and the element around the answer."""
+
+    name: str
+    takes: str
+    gives: str
+    wrapper: str
+
+
+class Model:
+    """The service model."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._shapes: Mapping[str, Any] = data["shapes"]
+        self._known: dict[str, Shape] = {}
+        self.namespace: str = data["metadata"]["xmlNamespace"]
+        self.operations = {
+            name: Operation(
+                name,
+                takes=each["input"]["shape"],
+                gives=each["output"]["shape"],
+                wrapper=each["output"].get("resultWrapper", f"{name}Result"),
+            )
+            for name, each in data["operations"].items()
+            if "input" in each and "output" in each
+        }
+
+    def shape(self, name: str) -> Shape:
+        """The shape of this name."""
+        found = self._known.get(name)
+        if found is None:
+            found = self._known[name] = self._read(name)
+        return found
+
+    def _read(self, name: str) -> Shape:
+        data = self._shapes[name]
+        item = data.get("member")
+        return Shape(
+            name=name,
+            kind=data["type"],
+            members={
+                member: Member(each.get("locationName", member), each["shape"])
+                for member, each in data.get("members", {}).items()
+            },
+            required=tuple(data.get("required", ())),
+            item=None if item is None else Member(item.get("locationName", _ITEM), item["shape"]),
+            values=tuple(data.get("enum", ())),
+        )
+
+
+@cache
+def model() -> Model:
+    """The model of the API's version; some tens of ms when it is first read."""
+    return Model(Loader().load_service_model(SERVICE, "service-2", api_version=API_VERSION))

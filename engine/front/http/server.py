@@ -1,0 +1,259 @@
+"""The server: sockets, TLS, signals, and the order in which things begin and end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from engine.errors import UsageError
+from engine.front.access_keys import AccessKeys
+from engine.front.engine import Engine
+from engine.front.http.app import Api
+from engine.front.http.gate import Gate, is_loopback
+from engine.front.http.limits import CONNECTIONS_MOST, HEAD_SECONDS
+from engine.front.watchman import Watchman
+
+GRACE_SECONDS = 10
+"""For how long requests under way are waited for at the end."""
+HEADERS_MOST = 160 << 10
+"""A request's head (bytes): the longest query string, and the headers."""
+TOKEN_LEAST = 16
+_BACKLOG = 512
+_log = logging.getLogger("startmigration.serve")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to serve. `listen` are hosts and ports; `access_keys` None means that nobody is asked
+    who they are, which only the loopback may."""
+
+    listen: Sequence[tuple[str, int]]
+    access_keys: Path | None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    metrics_token_file: Path | None = None
+
+
+async def serve(state: str | None, settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Migrations go on in their own processes.
+
+    Raises `UsageError` for settings that cannot be, `StateError`.
+    """
+    # 1. What can be wrong is found before the first client comes.
+    gate = _gate(settings)
+    context = _tls(settings)
+    token = _token(settings.metrics_token_file)
+    engine = Engine(state)
+    await engine.house.state(lambda registry: registry.list(limit=1))
+    sockets = _bind(settings.listen)
+    # 2. The migrations that are there, and the door.
+    api = Api(engine, gate, metrics_token=token)
+    watchman = Watchman(engine.house, on_replaced=api.metrics.replaced.inc)
+    watching = asyncio.create_task(watchman.run())
+    server = _Server(_config(api, context), api)
+    scheme = "http" if context is None else "https"
+    for each in sockets:
+        _log.info("listening on %s://%s", scheme, _shown(each))
+        if context is None and not is_loopback(each.getsockname()[0]):
+            _log.warning("%s is not encrypted: signed requests can be seen there", _shown(each))
+    try:
+        await server.serve(sockets)
+    finally:
+        # 3. The end.
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+        await asyncio.to_thread(engine.close)
+        _log.info("ended; migrations go on in their workers")
+
+
+def log_to_stderr(level: str) -> None:
+    """Let the server's log be lines on stderr that begin with the time (UTC)."""
+    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(name)s %(message)s")
+    formatter.converter = time.gmtime
+    formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"
+    formatter.default_msec_format = ""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    for name in ("startmigration", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+        logger.setLevel(level.upper())
+    # Its own words on starting and ending are said by us.
+    logging.getLogger("uvicorn.error").setLevel("ERROR")
+
+
+class _Connection(H11Protocol):
+    """A connection that is given up where no request comes, or none to its end."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS_MOST:
+            transport.close()
+            return
+        self._expect()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        self._expect()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        super().connection_lost(exc)
+
+    def _expect(self) -> None:
+        """Wait for a request's head while none is being answered."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering:
+            self._forget()
+        elif self._late is None:
+            # Not set anew by each byte of a head.
+            self._late = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def _forget(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _give_up(self) -> None:
+        self._late = None
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which ends with the signal and not once more afterwards, and with it the feed."""
+
+    def __init__(self, config: uvicorn.Config, api: Api) -> None:
+        super().__init__(config)
+        self._api = api
+        self._ending: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        for number in numbers:
+            loop.add_signal_handler(number, self._end)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    def _end(self) -> None:
+        if self.should_exit:
+            self.force_exit = True  # asked twice: nobody is waited for
+            return
+        _log.info("ending")
+        self.should_exit = True
+        self._ending = asyncio.get_running_loop().create_task(self._api.feed.close())
+
+
+def _config(api: Api, context: ssl.SSLContext | None) -> uvicorn.Config:
+    return uvicorn.Config(
+        api.app,
+        loop="none",
+        http=_Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        h11_max_incomplete_event_size=HEADERS_MOST,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=math.ceil(HEAD_SECONDS),
+        backlog=_BACKLOG,
+        ssl_context_factory=None if context is None else lambda *_: context,
+    )
+
+
+def _gate(settings: Settings) -> Gate:
+    if settings.access_keys is not None:
+        return Gate(AccessKeys(settings.access_keys))
+    for host, _ in settings.listen:
+        if not is_loopback(host):
+            raise UsageError(
+                f"without authentication only the loopback is served, not {host}",
+                remedy="Give a file of access keys with --credentials.",
+            )
+    return Gate(None)
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise UsageError("TLS needs both a certificate and its key")
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    both = f"{settings.tls_cert} and {settings.tls_key}"
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+    except (ssl.SSLError, ValueError):
+        raise UsageError(f"{both} are not a certificate with its key (PEM)") from None
+    except OSError as error:
+        raise UsageError(f"{both} cannot be read: {error.strerror}") from None
+    return context
+
+
+def _token(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            mode = file.fileno()
+            token = file.read(4096).strip()
+            readable = Path(f"/proc/self/fd/{mode}").stat().st_mode & 0o077
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    if readable:
+        raise UsageError(
+            f"{path} holds a token and can be read by others", remedy=f"chmod 600 {path}"
+        )
+    if len(token) < TOKEN_LEAST:
+        raise UsageError(f"{path}: the token has fewer than {TOKEN_LEAST} characters")
+    return token
+
+
+def _bind(listen: Sequence[tuple[str, int]]) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    try:
+        for host, port in listen:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            each = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+            each.setblocking(False)
+            sockets.append(each)
+    except OSError as error:
+        for each in sockets:
+            each.close()
+        raise UsageError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    return sockets
+
+
+def _shown(each: socket.socket) -> str:
+    host, port = each.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,129 @@
+"""Every migration of a state under one eye: the server's, for as long as it runs.
+
+A worker that is killed is replaced (`supervise`), whoever started it. A migration that the server
+finds at its start without a worker goes on: one that was stopped by a signal, as a machine that
+shuts down sends it, and one whose worker went down with the machine. Nobody else is there to
+resume it, for the API has no word for that. One that is stopped later stays so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from engine.errors import ApiFault, EngineError, TransferFailed
+from engine.front import operations
+from engine.front.supervise import Supervisor
+from engine.groups.states import Request, TransferStatus
+
+if TYPE_CHECKING:
+    from engine.front.house import House
+    from engine.groups.records import GroupRecord, TransferRecord
+
+LOOK_SECONDS = 1.0
+AGAIN_SECONDS = 60.0
+"""A cut-over that was refused is not asked for again by itself before this."""
+_log = logging.getLogger("startmigration.watch")
+
+
+class Watchman:
+    """Looks after every migration of `house`; `on_replaced` is called for each worker replaced."""
+
+    def __init__(self, house: House, *, on_replaced: Callable[[], None]) -> None:
+        self._house = house
+        self._on_replaced = on_replaced
+        self._found: set[int] | None = None
+        """The transfers that were there at the start, and have not been seen with a worker yet."""
+        self._supervisors: dict[int, Supervisor] = {}
+        self._given_up: set[int] = set()
+        self._asked: dict[int, float] = {}
+
+    async def run(self) -> None:
+        """Look each second, until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except EngineError as error:
+                # The state may be back in a moment; the transfers do not need us meanwhile.
+                _log.warning("the state cannot be read: %s", error)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """Look once at every migration. Raises `StateError`."""
+        migrations = await self._house.state(lambda registry: registry.under_migration())
+        going_on = {transfer.id for _, transfer in migrations}
+        if self._found is None:
+            self._found = set(going_on)
+            for _, transfer in migrations:
+                _log.info("found %s: %s", transfer.group_id, transfer.progress.phase)
+        for known in (self._supervisors, self._asked):
+            for gone in set(known) - going_on:
+                del known[gone]
+        for group, transfer in migrations:
+            try:
+                await self._one(group, transfer)
+            except ApiFault as fault:
+                _log.info("%s: %s", group.id, fault)  # somebody else was faster
+
+    async def _one(self, group: GroupRecord, transfer: TransferRecord) -> None:
+        assert self._found is not None
+        if transfer.held():
+            self._found.discard(transfer.id)
+            self._supervisor(transfer).watch(transfer.progress)
+            await self._cut_over(transfer)
+        elif transfer.orphaned():
+            await self._replace(transfer)
+        elif transfer.id in self._found and _ours(transfer):
+            self._found.discard(transfer.id)
+            _log.info("%s: resumed", group.id)
+            await operations.resume(self._house, group.id)
+
+    def _supervisor(self, transfer: TransferRecord) -> Supervisor:
+        found = self._supervisors.get(transfer.id)
+        if found is None:
+            told = functools.partial(self._told, transfer.group_id)
+            found = Supervisor(self._house, transfer.group_id, told)
+            self._supervisors[transfer.id] = found
+        return found
+
+    def _told(self, group_id: str, message: str) -> None:
+        self._on_replaced()
+        _log.warning("%s: %s", group_id, message)
+
+    async def _replace(self, transfer: TransferRecord) -> None:
+        if transfer.id in self._given_up:
+            return
+        try:
+            await self._supervisor(transfer).replace(transfer)
+        except TransferFailed as failure:
+            # It stays under migration, to be resumed or ended by the operator.
+            self._given_up.add(transfer.id)
+            message = failure.message
+            _log.error("%s: %s", transfer.group_id, message)
+            await self._house.state(lambda registry: registry.add_event(transfer.group_id, message))
+
+    async def _cut_over(self, transfer: TransferRecord) -> None:
+        """What AutoCutover asked for, as soon as it can be done."""
+        if not transfer.settings_data.get("auto_cut_over") or not transfer.progress.can_complete:
+            return
+        if transfer.request is not Request.NONE or transfer.status is not TransferStatus.RUNNING:
+            return
+        now = time.monotonic()
+        if now - self._asked.get(transfer.id, -AGAIN_SECONDS) < AGAIN_SECONDS:
+            return
+        self._asked[transfer.id] = now
+        _log.info("%s: in sync, cutting over", transfer.group_id)
+        await self._house.state(
+            lambda registry: registry.request(transfer.group_id, Request.COMPLETE)
+        )
+
+
+def _ours(transfer: TransferRecord) -> bool:
+    """Whether a transfer without a worker was this machine's. (After a restart of the machine its
+    worker's process cannot be looked up any more, and its silence is what tells.)"""
+    return transfer.process is None or transfer.process.host == socket.gethostname()

@@ -1,0 +1,32 @@
+"""How long the socket of a followed source rests after a read.
+
+Theory. What a read brings goes through one round: it is parsed, is one transaction on the target,
+and is acknowledged. A round costs the same however little it carries, and a source that is written
+to sends hundreds of small portions a second, one for each turn of its loop: a round for each costs
+several times what the commands do. What comes while the socket rests waits in the kernel, and is
+one portion and one round afterwards.
+
+- The rest begins behind a read. What comes after a quiet moment is read at once; only what follows
+  on its heels waits, for `MOST_SECONDS` at the most.
+- Every byte of the read buys some of it, so that a stream of single commands hardly waits (a lone
+  SET buys a millisecond), and that of a busier one grows from read to read until it is the longest.
+- A read that filled its room is followed by the next at once: the socket is to be drained, for
+  the source cuts off a replica that leaves too much behind. So the longest rest bounds how long
+  bytes lie there, not how many there may be.
+- While somebody waits for an offset (the cut-over's last bytes) there is none.
+"""
+
+from __future__ import annotations
+
+MOST_SECONDS = 0.004
+_SECONDS_A_BYTE = 10e-6
+
+
+def rest_after(nbytes: int, *, filled: bool, hurried: bool) -> float:
+    """Seconds of rest after a read of `nbytes` bytes; 0: none.
+
+    `filled`: the read took all the room there was. `hurried`: somebody waits for an offset.
+    """
+    if filled or hurried:
+        return 0.0
+    return min(nbytes * _SECONDS_A_BYTE, MOST_SECONDS)

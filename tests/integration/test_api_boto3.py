@@ -1,0 +1,341 @@
+"""boto3 drives a migration, and meets the faults, of a server of its own process."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import itertools
+import json
+import socket
+import ssl
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import botocore.exceptions
+import pytest
+
+from engine.front.http.model import API_VERSION
+from tests.api import Serving, fetch, percent, until
+from tests.conftest import ServerFactory
+from tests.servers import Server, TlsFiles
+
+KEYS = 2000
+
+
+@pytest.fixture
+def api(tmp_path: Path, state_url: str) -> Iterator[Serving]:
+    """A server."""
+    with Serving(tmp_path, state_url) as serving:
+        yield serving
+
+
+def node(server: Server) -> list[dict[str, Any]]:
+    return [{"Address": "127.0.0.1", "Port": server.port}]
+
+
+def register(client: Any, target: Server | str, name: str = "cache") -> None:
+    client.create_replication_group(
+        ReplicationGroupId=name,
+        ReplicationGroupDescription="the new home",
+        PrimaryClusterId=target if isinstance(target, str) else f"127.0.0.1:{target.port}",
+    )
+
+
+def group(client: Any, name: str = "cache") -> dict[str, Any]:
+    found: dict[str, Any] = client.describe_replication_groups(ReplicationGroupId=name)
+    return found["ReplicationGroups"][0]
+
+
+def healthy(api: Serving) -> bool:
+    return bool(json.loads(fetch(f"{api.url}/healthz").body) == {"status": "ok"})
+
+
+def test_a_whole_migration(api: Serving, server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory()
+    source.client().mset({f"key:{n}": n for n in range(KEYS)})
+    admin, migrate = api.client("admin"), api.client("migrate")
+    # 1. Register and test.
+    register(admin, target)
+    nodes = node(source)
+    tested = migrate.test_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=nodes)
+    assert tested["ReplicationGroup"]["Status"] == "available"
+    assert target.client().dbsize() == 0
+    # 2. Start; the source goes on being written to.
+    started = migrate.start_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=nodes)
+    assert started["ReplicationGroup"]["Status"] == "migrating"
+    with pytest.raises(migrate.exceptions.ReplicationGroupAlreadyUnderMigrationFault):
+        migrate.start_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=nodes)
+    with pytest.raises(admin.exceptions.InvalidReplicationGroupStateFault):
+        admin.delete_replication_group(ReplicationGroupId="cache")
+    source.client().set("late", "write")
+    # 3. Describe until in sync.
+    until(lambda: percent(group(migrate)) == 100.0, "in sync")
+    page = fetch(f"{api.url}/metrics", api.signed("/metrics", "read")).body.decode()
+    assert f'startmigration_migration_keys{{group="cache"}} {KEYS + 1}.0' in page
+    assert 'startmigration_migration_phase{group="cache",phase="FOLLOW"} 1.0' in page
+    assert 'startmigration_migration_lag_bytes{group="cache"}' in page
+    assert 'startmigration_migration_checkpoint_age_seconds{group="cache"}' in page
+    # 4. Complete; what polls is botocore's own waiter.
+    migrate.complete_migration(ReplicationGroupId="cache")
+    quick = {"Delay": 1, "MaxAttempts": 30}
+    waiter = migrate.get_waiter("replication_group_available")
+    waiter.wait(ReplicationGroupId="cache", WaiterConfig=quick)
+    assert target.client().get("late") == b"write"
+    assert target.client().dbsize() == KEYS + 1
+    told = [each["Message"] for each in migrate.describe_events()["Events"]]
+    assert any("migration completed" in message for message in told)
+    # 5. And forget it.
+    admin.delete_replication_group(ReplicationGroupId="cache", RetainPrimaryCluster=True)
+    admin.get_waiter("replication_group_deleted").wait(
+        ReplicationGroupId="cache", WaiterConfig=quick
+    )
+    with pytest.raises(migrate.exceptions.ReplicationGroupNotFoundFault):
+        migrate.complete_migration(ReplicationGroupId="cache")
+
+
+def test_it_cuts_over_by_itself_if_it_is_told_to(
+    api: Serving, server_factory: ServerFactory
+) -> None:
+    source, target = server_factory(), server_factory()
+    source.client().set("a", "b")
+    client = api.client()
+    register(client, target)
+    client.start_migration(
+        ReplicationGroupId="cache", CustomerNodeEndpointList=node(source), AutoCutover=True
+    )
+    until(lambda: group(client)["Status"] == "available", "available")
+    assert target.client().get("a") == b"b"
+
+
+def test_the_faults_are_typed(api: Serving, server_factory: ServerFactory) -> None:
+    target = server_factory()
+    client = api.client()
+    faults = client.exceptions
+    register(client, target)
+    with pytest.raises(faults.ReplicationGroupAlreadyExistsFault):
+        register(client, target)
+    name = {"ReplicationGroupId": "cache"}
+    with pytest.raises(faults.InvalidParameterValueException, match="member of the target"):
+        client.start_migration(**name, CustomerNodeEndpointList=node(target))
+    with pytest.raises(faults.InvalidParameterValueException, match="the migration cannot start"):
+        client.test_migration(
+            **name, CustomerNodeEndpointList=[{"Address": "127.0.0.1", "Port": 1}]
+        )
+    with pytest.raises(faults.ReplicationGroupNotUnderMigrationFault):
+        client.complete_migration(**name)
+    with pytest.raises(faults.InvalidParameterCombinationException):
+        client.create_replication_group(
+            ReplicationGroupId="b", ReplicationGroupDescription="b", AuthToken="a secret of ours"
+        )
+    assert client.describe_events(SourceIdentifier="b")["Events"] == []
+
+
+def test_completion_is_refused_while_not_in_sync(
+    api: Serving, server_factory: ServerFactory
+) -> None:
+    source, target = server_factory(), server_factory()
+    client = api.client()
+    register(client, target)
+    source.freeze()
+    client.start_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=node(source))
+    with pytest.raises(client.exceptions.InvalidReplicationGroupStateFault, match="cannot complet"):
+        client.complete_migration(ReplicationGroupId="cache")
+    assert group(client)["Status"] == "migrating"
+    source.thaw()
+    client.complete_migration(ReplicationGroupId="cache", Force=True)
+    until(lambda: group(client)["Status"] == "available", "ended by force")
+
+
+def test_pages(api: Serving) -> None:
+    client = api.client()
+    for n in range(25):
+        register(client, "127.0.0.1", f"g-{n:02}")
+    settings = {"PageSize": 20}
+    pages = client.get_paginator("describe_replication_groups").paginate(PaginationConfig=settings)
+    names = [[each["ReplicationGroupId"] for each in page["ReplicationGroups"]] for page in pages]
+    assert [len(page) for page in names] == [20, 5]
+    assert list(itertools.chain(*names)) == [f"g-{n:02}" for n in range(25)]
+    pages = client.get_paginator("describe_events").paginate(PaginationConfig=settings)
+    assert [len(page["Events"]) for page in pages] == [20, 5]
+
+
+def test_each_role_may_do_what_it_is_for(api: Serving) -> None:
+    read, migrate, admin = (api.client(role) for role in ("read", "migrate", "admin"))
+    denied = botocore.exceptions.ClientError
+    nodes = [{"Address": "127.0.0.1", "Port": 1}]
+    with pytest.raises(denied, match=r"AccessDenied.*elasticache:CreateReplicationGroup"):
+        register(migrate, "127.0.0.1:2")
+    register(admin, "127.0.0.1:2")
+    assert group(read)["Description"] == "the new home"
+    for operation in ("start_migration", "test_migration"):
+        with pytest.raises(denied, match="AccessDenied"):
+            getattr(read, operation)(ReplicationGroupId="cache", CustomerNodeEndpointList=nodes)
+    with pytest.raises(denied, match="AccessDenied"):
+        read.complete_migration(ReplicationGroupId="cache")
+    with pytest.raises(denied, match="AccessDenied"):
+        migrate.delete_replication_group(ReplicationGroupId="cache")
+    # Revoked, at once.
+    lines = api.file.read_text().splitlines(keepends=True)
+    api.file.write_text(lines[0])
+    with pytest.raises(denied, match="InvalidClientTokenId"):
+        group(admin)
+    assert group(read)["ReplicationGroupId"] == "cache"
+
+
+def test_who_is_not_let_in(api: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(client: Any) -> str:
+        with pytest.raises(botocore.exceptions.ClientError) as caught:
+            client.describe_replication_groups()
+        return str(caught.value.response["Error"]["Code"])
+
+    assert refused(api.client(aws_secret_access_key="x" * 40)) == "SignatureDoesNotMatch"
+    assert refused(api.client(aws_access_key_id="SMIG" + "A" * 16)) == "InvalidClientTokenId"
+    assert refused(api.client(aws_session_token="x")) == "InvalidClientTokenId"
+    unsigned = botocore.config.Config(signature_version=botocore.UNSIGNED)
+    assert refused(api.client(config=unsigned)) == "MissingAuthenticationToken"
+    for path in ("/watch", "/metrics", "/"):
+        answer = fetch(api.url + path)
+        assert (answer.status, answer.code) == (403, "MissingAuthenticationToken")
+    assert healthy(api)
+
+
+def test_a_signed_url_works_once_it_changes_something(api: Serving) -> None:
+    client = api.client()
+    described = client.generate_presigned_url("describe_replication_groups", HttpMethod="GET")
+    deleted = client.generate_presigned_url(
+        "delete_replication_group", {"ReplicationGroupId": "cache"}, HttpMethod="GET"
+    )
+    register(client, "127.0.0.1")
+    for url in (described, described, deleted):
+        assert b"<Status>available</Status>" in fetch(url).body
+    # What the state refuses anyway is told as always; what it does not, would be done twice.
+    assert fetch(deleted).code == "ReplicationGroupNotFoundFault"
+    register(client, "127.0.0.2")
+    assert fetch(deleted).code == "RequestExpired"
+    assert group(client)["Status"] == "available"
+
+
+class Watcher:
+    """A client of the feed; `states` are those that came."""
+
+    def __init__(self, api: Serving) -> None:
+        self.states: list[dict[str, Any]] = []
+        url = f"{api.url}/watch"
+        request = urllib.request.Request(url, headers=api.signed("/watch", "read"))
+        self.response = urllib.request.urlopen(request, timeout=20)
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self) -> None:
+        event = ""
+        for line in self.response:
+            name, _, value = line.decode().rstrip("\n").partition(": ")
+            if name == "event":
+                event = value
+            elif name == "data" and event == "state":
+                self.states.append(json.loads(value))
+        self.response.close()
+
+
+def test_the_feed(api: Serving, server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory()
+    client = api.client()
+    watcher = Watcher(api)
+    assert watcher.response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    until(lambda: watcher.states == [{"groups": [], "events": []}], "the first state")
+    register(client, target)
+    client.start_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=node(source))
+
+    def migration() -> dict[str, Any]:
+        found: dict[str, Any] = watcher.states[-1]["groups"][0]["Migration"]
+        return found
+
+    until(lambda: watcher.states[-1]["groups"], "the group")
+    until(lambda: migration()["CanComplete"], "in sync")
+    assert migration()["Phase"] == "FOLLOW"
+    assert "migration from" in watcher.states[-1]["events"][-1]["Message"]
+    late = Watcher(api)
+    until(lambda: late.states, "a state for who comes late")
+    # It ends with the server, and does not hold it up.
+    begun = time.monotonic()
+    assert api.end() == 0
+    assert time.monotonic() - begun < 5
+    for each in (watcher, late):
+        each.thread.join(5)
+        assert not each.thread.is_alive()
+
+
+# What no client of AWS's would do.
+
+
+def test_ten_megabytes_are_refused_quickly(api: Serving) -> None:
+    body = b"&".join(b"a.%d=b" % n for n in range(1_000_000))
+    assert len(body) > 10 << 20
+    begun = time.monotonic()
+    connection = http.client.HTTPConnection(api.address, timeout=20)
+    connection.request("POST", "/", body)
+    answer = connection.getresponse()
+    assert answer.status == 400
+    assert b"<Code>ValidationError</Code>" in answer.read()
+    # The connection is still good.
+    connection.request("GET", "/healthz")
+    assert json.load(connection.getresponse()) == {"status": "ok"}
+    connection.close()
+    assert time.monotonic() - begun < 5
+
+
+def raw(api: Serving, data: bytes, seconds: float = 10.0) -> bytes:
+    """What comes for these bytes, until the server closes or the time is over."""
+    host, port = api.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=seconds) as link:
+        link.sendall(data)
+        got = b""
+        try:
+            while piece := link.recv(65536):
+                got += piece
+        except TimeoutError:
+            pass
+        return got
+
+
+def test_heads_that_are_none(api: Serving) -> None:
+    assert raw(api, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
+    huge = b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * (1 << 20)
+    with contextlib.suppress(OSError):  # the server does not read it to its end
+        assert raw(api, huge).startswith(b"HTTP/1.1 400")
+    assert healthy(api)
+
+
+def test_without_authentication(tmp_path: Path, state_url: str) -> None:
+    with Serving(tmp_path, state_url, "--no-auth") as api:
+        client = api.client(aws_access_key_id="any", aws_secret_access_key="any")
+        register(client, "127.0.0.1")
+        url = f"{api.url}/?Action=DescribeReplicationGroups&Version={API_VERSION}"
+        assert b"<ReplicationGroupId>cache<" in fetch(url).body
+        assert fetch(url, {"Origin": api.url}).code == ""
+        assert fetch(url, {"Origin": "http://evil.example.com"}).code == "AccessDenied"
+
+
+def test_tls_and_a_token_for_the_metrics(
+    tmp_path: Path, state_url: str, tls_files: TlsFiles
+) -> None:
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text("a token of 20 letters\n")
+    with Serving(
+        tmp_path, state_url, "--credentials", str(tmp_path / "keys"),
+        "--tls-cert", str(tls_files.cert), "--tls-key", str(tls_files.key),
+        "--metrics-token-file", str(token),
+    ) as api:  # fmt: skip
+        assert api.url.startswith("https://")
+        client = api.client(verify=str(tls_files.ca))
+        assert client.describe_replication_groups()["ReplicationGroups"] == []
+        trusted = ssl.create_default_context(cafile=str(tls_files.ca))
+        url, bearer = f"{api.url}/metrics", {"Authorization": "Bearer a token of 20 letters"}
+        assert b"startmigration_api_calls_total" in fetch(url, bearer, trusted).body
+        other = {"Authorization": "Bearer another token of ours"}
+        assert fetch(url, other, trusted).code == "IncompleteSignature"

@@ -1,0 +1,139 @@
+"""The server ends, well or badly, and workers are killed: migrations go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.front.engine import Engine
+from tests.api import Serving, percent, until
+from tests.conftest import ServerFactory
+
+
+def pid_of(state: str) -> int:
+    """The worker's process, 0 without one."""
+    engine = Engine(state)
+    try:
+        answer = engine.sync.describe_replication_groups("cache")
+        workers = answer["ReplicationGroups"][0].get("Migration", {}).get("Workers", [])
+        return int(workers[0]["Pid"]) if workers else 0
+    finally:
+        engine.close()
+
+
+def in_sync(client: Any) -> bool:
+    answer = client.describe_replication_groups(ReplicationGroupId="cache")
+    return percent(answer["ReplicationGroups"][0]) == 100.0
+
+
+def begun(api: Serving, server_factory: ServerFactory) -> tuple[Any, Any, int]:
+    """A migration that follows; its ends, and its worker's pid."""
+    source, target = server_factory(), server_factory()
+    source.client().set("before", "1")
+    client = api.client()
+    client.create_replication_group(
+        ReplicationGroupId="cache",
+        ReplicationGroupDescription="",
+        PrimaryClusterId=f"127.0.0.1:{target.port}",
+    )
+    nodes = [{"Address": "127.0.0.1", "Port": source.port}]
+    client.start_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=nodes)
+    until(lambda: in_sync(client), "in sync")
+    return source, target, pid_of(api.state)
+
+
+def completed(api: Serving, source: Any, target: Any) -> None:
+    source.client().set("after", "2")
+    client = api.client()
+    until(lambda: in_sync(client), "in sync again")
+    client.complete_migration(ReplicationGroupId="cache")
+    client.get_waiter("replication_group_available").wait(
+        ReplicationGroupId="cache", WaiterConfig={"Delay": 1, "MaxAttempts": 20}
+    )
+    assert target.client().mget("before", "after") == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_migration_outlives_the_server(
+    number: signal.Signals, tmp_path: Path, state_url: str, server_factory: ServerFactory
+) -> None:
+    with Serving(tmp_path, state_url) as api:
+        source, target, pid = begun(api, server_factory)
+        started = time.monotonic()
+        assert api.end(number) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+        assert time.monotonic() - started < 5
+        assert pid_of(state_url) == pid
+        os.kill(pid, 0)
+        api.start()
+        completed(api, source, target)
+
+
+def test_a_worker_that_is_killed_is_replaced(
+    tmp_path: Path, state_url: str, server_factory: ServerFactory
+) -> None:
+    with Serving(tmp_path, state_url) as api:
+        source, target, pid = begun(api, server_factory)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: pid_of(state_url) not in (0, pid), "another worker")
+        completed(api, source, target)
+        told = [each["Message"] for each in api.client().describe_events()["Events"]]
+        assert f"the worker process (pid {pid}) was killed: replaced, 1 of 20" in told
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_both_end_and_the_server_takes_it_up(
+    number: signal.Signals, tmp_path: Path, state_url: str, server_factory: ServerFactory
+) -> None:
+    """As when the machine shuts down, or a container is killed with all that is in it."""
+    with Serving(tmp_path, state_url) as api:
+        source, target, pid = begun(api, server_factory)
+        api.end(number)
+        os.kill(pid, number)
+        until(lambda: pid_of(state_url) == 0, "the worker has ended")
+        api.start()
+        completed(api, source, target)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--listen", "0.0.0.0:0", "--no-auth"], "only the loopback is served, not 0.0.0.0"),
+        (["--listen", "[::]:0", "--no-auth"], "only the loopback"),
+        (["--listen", "127.0.0.1:0", "--listen", "10.0.0.1:0", "--no-auth"], "not 10.0.0.1"),
+        ([], "either --credentials or --no-auth"),
+        (["--no-auth", "--credentials", "keys"], "either --credentials or --no-auth"),
+        (["--credentials", "none"], "none cannot be read"),
+        (["--credentials", "open"], "can be read by others"),
+        (["--no-auth", "--listen", "127.0.0.1"], "not an address"),
+        (["--no-auth", "--listen", "127.0.0.1:99999"], "not an address"),
+        (["--no-auth", "--listen", "192.0.2.1:1"], "only the loopback"),
+        (["--credentials", "keys", "--listen", "192.0.2.1:1"], "cannot listen on 192.0.2.1:1"),
+        (["--no-auth", "--tls-cert", "keys"], "needs both"),
+        (["--no-auth", "--tls-cert", "keys", "--tls-key", "keys"], "not a certificate"),
+        (["--no-auth", "--metrics-token-file", "open"], "can be read by others"),
+        (["--no-auth", "--metrics-token-file", "keys"], "fewer than 16"),
+    ],
+)  # fmt: skip
+def test_what_it_does_not_start_with(
+    options: list[str], words: str, tmp_path: Path, state_url: str
+) -> None:
+    for name, mode in (("keys", 0o600), ("open", 0o644)):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(mode)
+    done = subprocess.run(
+        [sys.executable, "-m", "engine", "serve", "--state", state_url, *options],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 2, done.stderr
+    assert words in " ".join(done.stderr.split())

@@ -1,0 +1,119 @@
+"""The server's limits on connections: in this process, with limits that can be waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from engine.front.engine import Engine
+from engine.front.http import feed, limits, server
+from engine.front.http.app import Api
+from engine.front.http.gate import Gate
+from engine.model.credentials import Credentials
+
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n"
+
+
+@pytest.fixture
+async def port(state_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
+    """A server that has little patience."""
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(server, "CONNECTIONS_MOST", 3)
+    monkeypatch.setattr(limits, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(feed, "CLIENTS_MOST", 1)
+    monkeypatch.setattr(feed, "KEEP_ALIVE_SECONDS", 0.1)
+    engine = Engine(state_url, credentials=Credentials())
+    api = Api(engine, Gate(None))
+    sockets = server._bind([("127.0.0.1", 0)])
+    number: int = sockets[0].getsockname()[1]
+    served = server._Server(server._config(api, None), api)
+    task = asyncio.create_task(served.serve(sockets))
+    async with asyncio.timeout(5):
+        while not served.started:  # noqa: ASYNC110 (uvicorn has no event for it)
+            await asyncio.sleep(0.01)
+    yield number
+    served._end()
+    await asyncio.wait_for(task, 5)
+    engine.close()
+
+
+@contextlib.asynccontextmanager
+async def link(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def ended(reader: asyncio.StreamReader) -> tuple[bytes, float]:
+    """What comes until the server closes, and for how long that took."""
+    begun = time.monotonic()
+    async with asyncio.timeout(5):
+        return await reader.read(), time.monotonic() - begun
+
+
+async def test_who_says_nothing(port: int) -> None:
+    async with link(port) as (reader, _):
+        assert 0.2 < (await ended(reader))[1] < 2
+
+
+async def test_a_head_that_comes_a_byte_at_a_time(port: int) -> None:
+    async with link(port) as (reader, writer):
+
+        async def drip() -> None:
+            for byte in HEAD * 20:
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.02)
+
+        dripping = asyncio.create_task(drip())
+        assert (await ended(reader))[1] < 2
+        dripping.cancel()
+
+
+async def test_the_second_request_of_a_connection_has_no_more_time(port: int) -> None:
+    async with link(port) as (reader, writer):
+        writer.write(HEAD + b"\r\n")
+        assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD)
+        told, seconds = await ended(reader)
+        assert told == b'{"status":"ok"}'
+        assert seconds < 2
+
+
+async def test_a_body_that_does_not_come(port: int) -> None:
+    async with link(port) as (reader, writer):
+        writer.write(POST + b"Action=")
+        told, seconds = await ended(reader)
+        assert b"<Code>ValidationError</Code>" in told
+        assert seconds < 2
+
+
+async def test_more_connections_than_there_may_be(port: int) -> None:
+    async with link(port), link(port), link(port), link(port) as (reader, _):
+        assert await ended(reader) == (b"", pytest.approx(0, abs=0.2))
+
+
+async def test_a_feed_has_room_for_so_many_and_shows_that_it_lives(port: int) -> None:
+    watch = HEAD.replace(b"/healthz", b"/watch") + b"\r\n"
+    async with link(port) as (reader, writer):
+        writer.write(watch)
+        await reader.readuntil(b"event: state\n")
+        async with link(port) as (other, more):
+            more.write(watch)
+            assert b"<Code>Throttling</Code>" in (await ended(other))[0]
+        async with asyncio.timeout(5):
+            await reader.readuntil(b": still here\n\n")
+    async with asyncio.timeout(5):
+        while True:
+            async with link(port) as (reader, writer):
+                writer.write(watch)
+                if b"200 OK" in await reader.readuntil(b"\r\n\r\n"):
+                    return
