@@ -64,7 +64,7 @@ class TransferSettings:
     """Whether the source's `rdbcompression` may be set to no for the time of the snapshot."""
     hold_horizon: float = 3600.0
     """Deadlines nearer than this (seconds) are held back until the cut-over: such keys could expire
-    on the target before the command that extends them is applied."""
+    on the target before the command that extends them is applied. Four minutes at the least."""
     auto_cut_over: bool = False
     """Whether the server cuts over by itself as soon as the migration can be completed."""
 

@@ -76,8 +76,7 @@ class HeldDeadlines:
         """Near is what is near now: to be called again and again."""
         if not self._lifting or self._releasing:
             return
-        horizon = int(self._ends.settings.hold_horizon * 1000)
-        before = self._source.now_ms + horizon
+        before = self._source.now_ms + int(self._horizon * 1000)
         self._source.hold(before, LIFT_MS)
         if self.mender is not None:
             self.mender.lift_before, self.mender.lift_ms = before, LIFT_MS
@@ -93,7 +92,12 @@ class HeldDeadlines:
     def _far_is_near(self) -> bool:
         """Whether deadlines that were too far to be lifted may be upon us."""
         age = time.time() - self._books.mark.begun_at
-        return not 0 <= age < self._ends.settings.hold_horizon - _HORIZON_MARGIN
+        return not 0 <= age < self._horizon - _HORIZON_MARGIN
+
+    @property
+    def _horizon(self) -> float:
+        """Seconds within which a deadline is near; long enough for a pass over the target."""
+        return max(self._ends.settings.hold_horizon, 2 * _HORIZON_MARGIN)
 
     async def keep_all(self, follower: Follower) -> None:
         """Return when no key of the target expires by itself any more (`transfer.suspicion`).
@@ -103,7 +107,7 @@ class HeldDeadlines:
         if self.importing or not self._lifting:
             return
         began = time.time()
-        within = int(max(self._ends.settings.hold_horizon, 2 * _HORIZON_MARGIN) * 1000)
+        within = int(self._horizon * 1000)
         # What was parsed, or read, during a cut-over that was refused is not lifted.
         read = self.mender.next_offset if self.mender is not None else None
         await follower.reach(max(self._source.received_offset, read or 0))

@@ -539,6 +539,9 @@ class Online:
                     if stage.tally.not_carried_total and settled:
                         raise TransferFailed(stage.reason)
                     continue
+                if stage.word.is_set() and self._suspicion is not None:
+                    # Deadlines are about to be set back: what was held back before is void.
+                    self._suspicion.done()
                 if stage.one_go and self._settings.until == "in-sync":
                     await self._cut_over.in_sync(follower, pump)
                     return
@@ -582,16 +585,26 @@ class Online:
                 if self._suspicion is not None and self._suspicion.refused:
                     follower.suspect = False
                 stage.enter(Phase.FOLLOW)
-        suspicion = self._suspicion if follower.suspect else None
-        if suspicion is not None and await suspicion.is_over(follower.position.offset):
-            follower.suspect = False
-            await self._books.save(released=False)
+        await self._look_at_suspicion(follower)
         stage.can_complete, stage.reason = self._gates(follower)
 
     async def _source_offset(self) -> int | None:
         with contextlib.suppress(LinkError, ServerError):
             return offset_in(self._asking, await self._asking.call("INFO", "replication"))
         return None
+
+    async def _look_at_suspicion(self, follower: Follower) -> None:
+        suspicion = self._suspicion
+        if suspicion is None or suspicion.refused or not self._mark.released:
+            return
+        if follower.suspect:
+            over = await suspicion.is_over(follower.position.offset)
+        else:
+            over = suspicion.is_kept()
+        if over:
+            suspicion.done()
+            follower.suspect = False
+            await self._books.save(released=False)
 
     def _suspect(self, follower: Follower) -> None:
         """There was an outage: keys may have expired on the target too early."""
@@ -642,6 +655,8 @@ class Online:
             return False, "looking through the last commands of the engine before this one"
         if follower.suspect:
             return False, "reading again what may have expired too early"
+        if self._suspicion is not None and self._suspicion.busy:
+            return False, "near deadlines are being held back again"
         if self._mender.waiting > _MENDED_BEHIND_FENCE:
             return False, f"{self._mender.waiting:,} keys are being read again from the source"
         return True, f"in sync: lag {size_words(follower.lag_bytes)}"

@@ -15,6 +15,9 @@ that put its deadline off before d, so before t: its offset is at most O, the so
 asked after t. That command names K, and is applied before O is passed, so K is read again. A key
 that expired at both ends is deleted by the source's DEL. Hence: *behind O the target is not suspect
 any more*, however much is being written.
+
+So that there is seldom anything to be suspected, the pass does not wait for an outage: it is made
+as soon as deadlines may be near.
 """
 
 from __future__ import annotations
@@ -51,8 +54,14 @@ class Suspicion:
         self._until = None
         self._outages += 1
 
-    async def is_over(self, applied: int) -> bool:
-        """Whether everything up to the offset `applied` is enough. Call it now and then.
+    @property
+    def busy(self) -> bool:
+        """Whether a pass is under way."""
+        return self._pass is not None and not self._pass.done()
+
+    def is_kept(self) -> bool:
+        """Whether no key of the target expires by itself any more: enough, where there was no
+        outage meanwhile. Call it now and then; `done` says that it has served.
 
         Raises `EngineError` that no later call would mend.
         """
@@ -69,16 +78,22 @@ class Suspicion:
             return False
         if error is not None:
             raise error
+        return True
+
+    def done(self) -> None:
+        """The next time there may be near deadlines again."""
+        self._pass = self._until = None
+
+    async def is_over(self, applied: int) -> bool:
+        """Whether everything up to the offset `applied` is enough after an outage. As `is_kept`."""
+        if not self.is_kept():
+            return False
         if self._until is None:
             outages = self._outages
             asked = await self._source_offset()
             if outages == self._outages:
                 self._until = asked
-        if self._until is None or applied < self._until:
-            return False
-        # The next time there may be near deadlines again.
-        self._pass = None
-        return True
+        return self._until is not None and applied >= self._until
 
     async def close(self) -> None:
         """Let go of a pass that is under way."""
