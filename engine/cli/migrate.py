@@ -10,39 +10,21 @@ import typer
 from engine.cli.checks import warnings
 from engine.cli.display import display
 from engine.cli.failure import code_of, message_of
-from engine.cli.options import (
-    DEFAULTS,
-    SPOOL_BYTES,
-    CutOverTimeoutOption,
-    DatabaseOption,
-    FenceHookOption,
-    FenceOption,
-    IfExistsOption,
-    MatchOption,
-    OutputOption,
-    SourceTypeOption,
-    SpoolBytesOption,
-    SpoolDirectoryOption,
-    StateOption,
-    TuneSourceOption,
-    TypeOption,
-    UntilOption,
-    endpoint,
-    fitting,
-    settings,
-    spelled,
-)
+from engine.cli.options import OutputOption, StateOption, endpoint
 from engine.cli.program import command
 from engine.cli.render import as_json
 from engine.cli.session import fail, perform
 from engine.cli.summary import as_text
+from engine.cli.transfer_options import fitting, spelled, with_transfer_options
 from engine.errors import Interrupted, TransferFailed
 from engine.model.report import Report
+from engine.model.settings import TransferSettings
 
 if TYPE_CHECKING:
     from engine.front.engine import Engine
 
 
+@with_transfer_options
 def migrate(
     source: Annotated[
         str,
@@ -56,18 +38,7 @@ def migrate(
     target: Annotated[
         str, typer.Option("--target", metavar="URL", help="Where the data is to go.")
     ],
-    source_type: SourceTypeOption = DEFAULTS.source_type,
-    match: MatchOption = None,
-    key_type: TypeOption = None,
-    db: DatabaseOption = None,
-    if_exists: IfExistsOption = DEFAULTS.if_exists,
-    until: UntilOption = DEFAULTS.until,
-    fence: FenceOption = DEFAULTS.fence,
-    fence_hook: FenceHookOption = None,
-    cut_over_timeout: CutOverTimeoutOption = DEFAULTS.cut_over_timeout,
-    spool_directory: SpoolDirectoryOption = None,
-    spool_bytes: SpoolBytesOption = SPOOL_BYTES,
-    tune_source: TuneSourceOption = False,
+    wanted: TransferSettings,
     replication_group_id: Annotated[
         str | None,
         typer.Option(
@@ -86,20 +57,6 @@ def migrate(
     interrupted run is taken up again by the same command.
     """
     here, there = endpoint("--source", source), endpoint("--target", target)
-    wanted = settings(
-        source_type=source_type,
-        match=match,
-        key_type=key_type,
-        databases=db,
-        if_exists=if_exists,
-        until=until,
-        fence=fence,
-        fence_hook=fence_hook,
-        cut_over_timeout=cut_over_timeout,
-        spool_directory=spool_directory,
-        spool_bytes=spool_bytes,
-        tune_source=tune_source,
-    )
     fitting(here, there, wanted)
 
     async def move(engine: Engine) -> Report:

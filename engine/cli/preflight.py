@@ -8,11 +8,15 @@ from engine.cli.checks import checks_table
 from engine.cli.options import EndpointsOption, GroupOption, OutputOption, StateOption, endpoints
 from engine.cli.render import as_json
 from engine.cli.session import fail, perform
+from engine.cli.transfer_options import with_transfer_options
+from engine.model.settings import TransferSettings
 
 
+@with_transfer_options
 def preflight(
     replication_group_id: GroupOption,
     customer_node_endpoint_list: EndpointsOption,
+    wanted: TransferSettings,
     state: StateOption = None,
     output: OutputOption = "text",
 ) -> None:
@@ -22,7 +26,10 @@ def preflight(
     """
     nodes = endpoints(customer_node_endpoint_list)
     try:
-        response = perform(state, lambda engine: engine.test_migration(replication_group_id, nodes))
+        response = perform(
+            state,
+            lambda engine: engine.test_migration(replication_group_id, nodes, settings=wanted),
+        )
     except Exception as error:
         checks = getattr(error, "checks", None)
         result: dict[str, Any] | None = None

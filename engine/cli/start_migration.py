@@ -6,49 +6,26 @@ from typing import TYPE_CHECKING, Any
 
 from engine.cli.follow import as_told, follow, how_to_go_on
 from engine.cli.options import (
-    DEFAULTS,
-    SPOOL_BYTES,
-    CutOverTimeoutOption,
-    DatabaseOption,
     EndpointsOption,
-    FenceHookOption,
-    FenceOption,
     GroupOption,
-    IfExistsOption,
-    MatchOption,
     OutputOption,
-    SourceTypeOption,
-    SpoolBytesOption,
-    SpoolDirectoryOption,
     StateOption,
-    TuneSourceOption,
-    TypeOption,
-    UntilOption,
     WaitOption,
     endpoints,
-    settings,
 )
 from engine.cli.session import respond
+from engine.cli.transfer_options import with_transfer_options
+from engine.model.settings import TransferSettings
 
 if TYPE_CHECKING:
     from engine.front.engine import Engine
 
 
+@with_transfer_options
 def start_migration(
     replication_group_id: GroupOption,
     customer_node_endpoint_list: EndpointsOption,
-    source_type: SourceTypeOption = DEFAULTS.source_type,
-    match: MatchOption = None,
-    key_type: TypeOption = None,
-    db: DatabaseOption = None,
-    if_exists: IfExistsOption = DEFAULTS.if_exists,
-    until: UntilOption = DEFAULTS.until,
-    fence: FenceOption = DEFAULTS.fence,
-    fence_hook: FenceHookOption = None,
-    cut_over_timeout: CutOverTimeoutOption = DEFAULTS.cut_over_timeout,
-    spool_directory: SpoolDirectoryOption = None,
-    spool_bytes: SpoolBytesOption = SPOOL_BYTES,
-    tune_source: TuneSourceOption = False,
+    wanted: TransferSettings,
     wait: WaitOption = False,
     state: StateOption = None,
     output: OutputOption = "text",
@@ -58,20 +35,6 @@ def start_migration(
     Returns at once; with --wait when it can be completed. complete-migration comes next.
     """
     nodes = endpoints(customer_node_endpoint_list)
-    wanted = settings(
-        source_type=source_type,
-        match=match,
-        key_type=key_type,
-        databases=db,
-        if_exists=if_exists,
-        until=until,
-        fence=fence,
-        fence_hook=fence_hook,
-        cut_over_timeout=cut_over_timeout,
-        spool_directory=spool_directory,
-        spool_bytes=spool_bytes,
-        tune_source=tune_source,
-    )
     started = False
 
     async def start(engine: Engine) -> dict[str, Any]:

@@ -59,7 +59,6 @@ from engine.transfer.opening import Opening
 from engine.transfer.refusals import explain_refusal
 from engine.transfer.repair import Mender
 from engine.transfer.stage import Stage
-from engine.transfer.suspicion import Suspicion
 from engine.transfer.tuning import SourceTuning
 from engine.transfer.words import place_words, size_words
 from engine.wire import psync
@@ -128,13 +127,13 @@ class Online:
         self._follower: Follower | None = None
         self._asking: Admin
         self._mender: Mender | None = None
-        self._suspicion: Suspicion | None = None
         # Hashes of the snapshot whose fields have deadlines, which cannot be lifted.
         self._timed: set[tuple[int, bytes]] = set()
         # Keys of the snapshot that the target has refused, or the source.
         self._refused: dict[tuple[int, bytes], None] = {}
         # What the source has sent up to here was written before we caught up; None: not yet.
         self._behind_until: int | None = None
+        self._catch_ups = 0
         # Another engine has the migration: what is on the target is that one's.
         self._replaced = False
         self._restarts = 0
@@ -153,6 +152,7 @@ class Online:
             await self._connect()
             if self._mark.opened:
                 await self._opening.tidy_up()
+                await self._cut_over.finish()
                 stage.reason = "the target was open already"
                 stage.enter(Phase.DONE)
                 return
@@ -249,6 +249,7 @@ class Online:
         if forced and not self._books.taken_up:
             # Ended before it began to look.
             self._deadlines.taken_up = self._books.take_up()
+        await self._cut_over.take_away(at_once=True)
         with contextlib.suppress(EngineError):
             await self._tuning.untune()
         # What has not begun leaves no checkpoint behind: nobody would come back for it.
@@ -281,9 +282,11 @@ class Online:
                 return
         if not ours:
             return
-        with contextlib.suppress(EngineError, TimeoutError):
+        try:
             async with asyncio.timeout(self._settings.retry_seconds):
                 await self._deadlines.give_back()
+        except (EngineError, TimeoutError) as exc:
+            self._stage.on_event(f"deadlines on the target stay a hundred years off: {exc}")
         with contextlib.suppress(EngineError, TimeoutError):
             async with asyncio.timeout(self._settings.connect_timeout):
                 await self._opening.tidy_up()
@@ -308,6 +311,9 @@ class Online:
         if not self._mark.begun:
             self._books.note(held_before=self._writer.info.keys > 0)
         await self._tuning.untune()
+        if self._mark.opened:
+            return
+        await self._cut_over.take_away()
         if not self._mark.begun:
             # Whether the target lets us do what will be needed.
             applier = self._applier = self._new_applier(importing=False)
@@ -398,7 +404,7 @@ class Online:
         on may be gone there."""
         self._books.note(released=True)
         if self._follower is not None:
-            self._suspect(self._follower)
+            self._follower.suspect = True
             if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
                 self._catch_up(self._follower)
 
@@ -497,11 +503,8 @@ class Online:
                 left_out=self._leave_out,
             )
             follower.on_outage = self._outage
-            self._deadlines.mender = self._mender
+            self._deadlines.mender, self._deadlines.follower = self._mender, follower
             self._deadlines.hold()
-            self._suspicion = Suspicion(
-                lambda: self._deadlines.keep_all(follower), self._source_offset
-            )
             await self._take_up_dirty()
             self._catch_up(follower)
             with stage.step("follow"):
@@ -539,18 +542,15 @@ class Online:
                     if stage.tally.not_carried_total and settled:
                         raise TransferFailed(stage.reason)
                     continue
-                if stage.word.is_set() and self._suspicion is not None:
-                    # Deadlines are about to be set back: what was held back before is void.
-                    self._suspicion.done()
-                if stage.one_go and self._settings.until == "in-sync":
-                    await self._cut_over.in_sync(follower, pump)
-                    return
                 if not stage.word.is_set():
                     continue
                 # The operator's word.
                 stage.word.clear()
                 try:
-                    result = await self._cut_over.run(follower, pump)
+                    if stage.one_go and self._settings.until == "in-sync":
+                        result = await self._cut_over.in_sync(follower, pump)
+                    else:
+                        result = await self._cut_over.run(follower, pump)
                 except (PositionMoved, LinkError, ServerError) as exc:
                     why = explain(exc) if isinstance(exc, EngineError) else "the target has changed"
                     stage.on_event(f"cut-over refused: {why}")
@@ -574,18 +574,28 @@ class Online:
 
     async def _look(self, follower: Follower) -> None:
         """Where the follower stands, as phase, gate and reason."""
-        stage = self._stage
+        stage, exposed = self._stage, self._deadlines.exposed
+        if (follower.suspect and stage.phase is Phase.FOLLOW) or (exposed and not follower.suspect):
+            self._catch_up(follower)
         if stage.phase is Phase.CATCH_UP:
-            if self._behind_until is None:
+            if self._behind_until is None and exposed:
+                # What is written by the time when it no longer is has to be passed.
+                pass
+            elif self._behind_until is None:
                 # Asked of the source itself: what was written while nobody listened may not even
                 # have begun to arrive.
-                self._behind_until = await self._source_offset()
-            elif follower.position.offset >= self._behind_until and self._near(follower):
-                follower.late = follower.fields = False
-                if self._suspicion is not None and self._suspicion.refused:
-                    follower.suspect = False
-                stage.enter(Phase.FOLLOW)
-        await self._look_at_suspicion(follower)
+                catch_ups = self._catch_ups
+                asked = await self._source_offset()
+                if catch_ups == self._catch_ups:
+                    self._behind_until = asked
+            elif follower.position.offset >= self._behind_until:
+                # However much is being written: see `HeldDeadlines.exposed`.
+                if follower.suspect and self._deadlines.importing:
+                    self._books.note(released=False)
+                follower.suspect = False
+                if self._near(follower):
+                    follower.late = follower.fields = False
+                    stage.enter(Phase.FOLLOW)
         stage.can_complete, stage.reason = self._gates(follower)
 
     async def _source_offset(self) -> int | None:
@@ -593,33 +603,15 @@ class Online:
             return offset_in(self._asking, await self._asking.call("INFO", "replication"))
         return None
 
-    async def _look_at_suspicion(self, follower: Follower) -> None:
-        suspicion = self._suspicion
-        if suspicion is None or suspicion.refused or not self._mark.released:
-            return
-        if follower.suspect:
-            over = await suspicion.is_over(follower.position.offset)
-        else:
-            over = suspicion.is_kept()
-        if over:
-            suspicion.done()
-            follower.suspect = False
-            await self._books.save(released=False)
-
-    def _suspect(self, follower: Follower) -> None:
-        """There was an outage: keys may have expired on the target too early."""
-        follower.suspect = self._mark.released
-        if self._suspicion is not None:
-            self._suspicion.begin()
-
     def _catch_up(self, follower: Follower) -> None:
         """What comes now was written some time ago: deadlines in it are not what they seem."""
         info = self._source.info
         has_fields = info.version >= ((9, 0, 0) if info.flavour == "valkey" else (7, 4, 0))
         self._behind_until = None
+        self._catch_ups += 1
         follower.late = self._deadlines.importing and self._source.relative_deadlines
         follower.has_fields = follower.fields = has_fields and not self._deadlines.importing
-        self._suspect(follower)
+        follower.suspect = follower.suspect or self._deadlines.doubtful
         self._stage.enter(Phase.CATCH_UP)
 
     def _relinked(self) -> None:
@@ -627,7 +619,7 @@ class Online:
         if self._follower is not None:
             if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
                 self._catch_up(self._follower)
-            self._suspect(self._follower)
+            self._follower.suspect = self._follower.suspect or self._deadlines.doubtful
 
     def _outage(self) -> None:
         """The target could not be reached for a while: what it holds has aged meanwhile."""
@@ -636,7 +628,7 @@ class Online:
         if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
             self._catch_up(self._follower)
         else:
-            self._suspect(self._follower)
+            self._follower.suspect = self._follower.suspect or self._deadlines.doubtful
 
     def _near(self, follower: Follower) -> bool:
         return follower.lag_bytes <= self._settings.max_lag_bytes
@@ -649,14 +641,14 @@ class Online:
             return False, f"lag {size_words(follower.lag_bytes)} > {size_words(most)}"
         if tally.not_carried_total:
             return False, not_carried_words(self._stage)
+        if self._deadlines.trouble:
+            return False, f"near deadlines cannot be lifted: {self._deadlines.trouble}"
+        if self._deadlines.lifting_again:
+            return False, "near deadlines are being lifted"
         if self._stage.phase is Phase.CATCH_UP:
             return False, "catching up with what was written before"
         if follower.in_doubt:
             return False, "looking through the last commands of the engine before this one"
-        if follower.suspect:
-            return False, "reading again what may have expired too early"
-        if self._suspicion is not None and self._suspicion.busy:
-            return False, "near deadlines are being held back again"
         if self._mender.waiting > _MENDED_BEHIND_FENCE:
             return False, f"{self._mender.waiting:,} keys are being read again from the source"
         return True, f"in sync: lag {size_words(follower.lag_bytes)}"
@@ -689,11 +681,9 @@ class Online:
 
     async def _let_go(self) -> None:
         self._stage.can_complete = False
-        if self._suspicion is not None:
-            await self._suspicion.close()
-            self._suspicion = None
         self._books.count_repairs()
-        self._mender = self._deadlines.mender = None
+        self._mender = None
+        await self._deadlines.let_go()
         if self._follower is not None:
             self._stood = self._where(self._follower)
             self._commands = self._stood["commands"]
@@ -721,6 +711,7 @@ class Online:
     async def _tick(self) -> None:
         self._stage.tell()
         await self._deadlines.keep_up()
+        await self._cut_over.take_away()
         await self._books.save_now_and_then()
 
     def _take_repaired(self) -> int:

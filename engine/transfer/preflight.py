@@ -21,6 +21,7 @@ from engine.transfer.checks.databases import (
 )
 from engine.transfer.checks.ends import check_server, greet, unreachable
 from engine.transfer.checks.file import check_contents, check_file, moved_from
+from engine.transfer.checks.needs import Way
 from engine.transfer.checks.pair import check_apart, check_eviction, check_memory, check_pair
 from engine.transfer.checks.probe import (
     ask_bulk_limit,
@@ -29,8 +30,23 @@ from engine.transfer.checks.probe import (
     check_clocks,
     check_probe,
 )
-from engine.transfer.checks.result import Check, Outcome, Preflight, Side, failed
-from engine.transfer.checks.rights import check_rights
+from engine.transfer.checks.result import (
+    SIDES,
+    Check,
+    Outcome,
+    Preflight,
+    Side,
+    failed,
+    passed,
+    warned,
+)
+from engine.transfer.checks.rights import (
+    FOLLOWING,
+    check_comparison,
+    check_following,
+    check_rights,
+    replica_objection,
+)
 from engine.transfer.checks.types import check_types
 from engine.wire.admin import Admin, admin
 
@@ -57,10 +73,8 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
                 ends[side] = end
             if info is not None:
                 infos[side] = info
-        # 2. What both must be able to do.
-        for side, info in infos.items():
-            rights = check_rights(side, ends[side], info, settings)
-            await _guarded(checks, f"{side}-permissions", rights)
+        # 2. What both must be able to do, which depends on how the source will be read.
+        await _check_rights(ends, infos, settings, checks)
         if len(infos) < len(sides):
             return Preflight(tuple(checks))
         # 3. What they say of themselves, side by side.
@@ -93,7 +107,7 @@ async def _preflight_of_file(
         # 1. The target by itself.
         end, info = await _meet("target", target, settings, stack, checks)
         if end is not None and info is not None:
-            rights = check_rights("target", end, info, settings)
+            rights = check_rights("target", end, info, settings, "scan")
             await _guarded(checks, "target-permissions", rights)
         # 2. The file.
         limit = None
@@ -145,6 +159,41 @@ async def _meet(
         return end, None
     checks.extend(check_server(side, info, settings))
     return end, info
+
+
+async def _check_rights(
+    ends: dict[Side, Admin],
+    infos: dict[Side, ServerInfo],
+    settings: TransferSettings,
+    checks: list[Check],
+) -> None:
+    """Choose the way as the transfer will, and look at the rights that it takes."""
+    way: Way = "scan" if settings.source_type == "scan" else "replica"
+    if way == "replica" and (objection := settings.replica_objection()) is not None:
+        way = "scan"
+        checks.append(passed(FOLLOWING, f"no: {objection}; the source is scanned"))
+    elif way == "replica" and settings.source_type == "auto":
+        with suppress(EngineError):
+            denied = await replica_objection(ends, infos, settings)
+            if denied is None:
+                checks.append(passed(FOLLOWING, "yes: the source is read as by a replica"))
+            else:
+                reason, remedy = denied
+                way = "scan"
+                figure = f"no: {reason}; the source is scanned, and later writes are not followed"
+                checks.append(warned(FOLLOWING, figure, remedy))
+    for side, info in infos.items():
+        rights = check_rights(side, ends[side], info, settings, way)
+        await _guarded(checks, f"{side}-permissions", rights)
+        with suppress(EngineError):
+            comparison = await check_comparison(side, ends[side], settings)
+            if comparison is not None:
+                checks.append(comparison)
+    if way == "replica" and len(infos) == len(SIDES):
+        with suppress(EngineError):
+            checks.extend(
+                await check_following(ends["source"], ends["target"], infos["source"], settings)
+            )
 
 
 async def _guarded(checks: list[Check], name: str, check: Awaitable[Check]) -> None:

@@ -7,18 +7,21 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from engine.errors import EngineError, PsyncRefused, SourceLost, StateError
+from engine.errors import AuthError, EngineError, PsyncRefused, SourceLost, StateError
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report, Status
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import CheckpointStore
+from engine.transfer.checks.result import Side
+from engine.transfer.checks.rights import replica_objection
 from engine.transfer.copy import Compare, explain
 from engine.transfer.gate import Gate, GateInSync, GateResult
 from engine.transfer.offline import Offline
 from engine.transfer.online import Online
 from engine.transfer.stage import Stage
+from engine.wire.admin import Admin, admin
 
 
 async def _cannot_compare(db: int, keys: Sequence[bytes]) -> list[bytes]:
@@ -110,7 +113,7 @@ class Transfer:
                 if self._way is None:
                     # What an engine before this one left wants to be tidied up all the same.
                     with contextlib.suppress(StateError):
-                        self._way = self._choose()
+                        self._way = self._begun()
                 errors.append(f"ended by force: {standing}")
                 stage.on_event(errors[-1])
             else:
@@ -142,7 +145,7 @@ class Transfer:
 
     async def _go(self) -> None:
         """Choose the way and go it; `auto` takes the other one where PSYNC is refused."""
-        way = self._way = self._choose()
+        way = self._way = await self._choose()
         try:
             await way.run()
         except PsyncRefused as refused:
@@ -154,20 +157,53 @@ class Transfer:
             self._way = self._offline()
             await self._way.run()
 
-    def _choose(self) -> Offline | Online:
+    def _begun(self) -> Offline | Online | None:
+        """The way that a process before this one has begun to go."""
+        before = self._checkpoints.load()
+        if before is None:
+            return None
+        return self._online() if isinstance(before.position, OnlineMark) else self._offline()
+
+    async def _choose(self) -> Offline | Online:
         if self._source_endpoint.rdb_path is not None:
             return self._offline()
-        before = self._checkpoints.load()
-        if before is not None:
-            online = isinstance(before.position, OnlineMark)
-            return self._online() if online else self._offline()
+        begun = self._begun()
+        if begun is not None:
+            return begun
         if self._settings.source_type == "scan":
             return self._offline()
         objection = self._settings.replica_objection()
         if objection is not None:
             self._stage.on_event(f"{objection}: the source is scanned")
             return self._offline()
-        return self._online()
+        denied = await self._denied()
+        if denied is None:
+            return self._online()
+        reason, remedy = denied
+        if self._settings.source_type == "replica":
+            raise AuthError(f"the source cannot be followed: {reason}", remedy=remedy)
+        self._stage.on_event(
+            f"{reason}: the source is scanned, and its later writes are not followed"
+        )
+        return self._offline()
+
+    async def _denied(self) -> tuple[str, str] | None:
+        """What the users at both ends may not do of what following takes, and the rule to add.
+
+        Some of it would show only when the whole snapshot has been copied. An end that cannot be
+        asked now objects to nothing: the way itself meets it, and has more patience.
+        """
+        limit = self._settings.connect_timeout
+        try:
+            async with (
+                admin(self._source_endpoint, timeout=limit, fault="source") as one,
+                admin(self._target_endpoint, timeout=limit, fault="target") as other,
+            ):
+                ends: dict[Side, Admin] = {"source": one, "target": other}
+                infos = {side: await end.info() for side, end in ends.items()}
+                return await replica_objection(ends, infos, self._settings)
+        except EngineError:
+            return None
 
     def _offline(self) -> Offline:
         return Offline(

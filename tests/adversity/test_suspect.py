@@ -12,6 +12,7 @@ import pytest
 from engine.model.progress import Phase
 from engine.transfer.gate import GateResult
 from engine.transfer.held import HeldDeadlines
+from engine.transfer.online import Online
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory
 from tests.converge import assert_settled
@@ -72,28 +73,29 @@ def test_an_outage_after_a_refused_cut_over(
     for n in range(50):
         client.set(f"session:{n}", "alive", px=9000)
     verdicts = [GateResult(False, "not yet")]
-    keep_all = HeldDeadlines.keep_all
+    lift_all, near = HeldDeadlines._lift_all, Online._near
     away = threading.Event()
 
     async def gate(_: bytes) -> GateResult:
         return verdicts.pop() if verdicts else GateResult(True, "")
 
-    async def after_the_outage(self: HeldDeadlines, follower: Any) -> None:
+    async def after_the_outage(self: HeldDeadlines) -> None:
         await asyncio.to_thread(away.wait)
-        await keep_all(self, follower)
+        await lift_all(self)
 
     # The pass that would be quick enough comes too late.
-    monkeypatch.setattr(HeldDeadlines, "keep_all", after_the_outage)
+    monkeypatch.setattr(HeldDeadlines, "_lift_all", after_the_outage)
     with Proxy(target.host, target.port) as proxy:
 
         async def steer(work: Transfer, run: Run) -> None:
             await in_sync(work, source)
             assert target.client().pttl("session:0") > 50 * YEAR_MS
             await refused(work, run)
-            await soon(lambda: work.progress.phase is Phase.FOLLOW, "following")
             assert target.client().pttl("session:0") < 9000
             assert released(work)
             writer = Writer(source)
+            # So fast that the target is never near.
+            monkeypatch.setattr(Online, "_near", lambda *_: False)
             proxy.refuse()
             proxy.cut_now()
             for n in range(50):
@@ -102,7 +104,7 @@ def test_an_outage_after_a_refused_cut_over(
             away.set()
             proxy.refuse(False)
             await soon(lambda: follower_of(work) and follower_of(work).suspect, "suspicion")
-            # Its end, while writes go on and the target is never near by the settings.
+            # Its end, while writes go on.
             await soon(
                 lambda: follower_of(work) and not follower_of(work).suspect,
                 "the end of suspicion",
@@ -110,58 +112,13 @@ def test_an_outage_after_a_refused_cut_over(
             )
             assert not released(work)
             assert work.progress.phase is Phase.CATCH_UP
+            monkeypatch.setattr(Online, "_near", near)
             await soon(lambda: len(target.client().keys("session:*")) == 50, "sessions")
             assert target.client().pttl("session:0") > 50 * YEAR_MS
             await asyncio.to_thread(writer.stop)
             await cut_over(work, run, source)
 
-        run = online(source, proxy, steer, gate_in_sync=gate, max_lag_bytes=0, timeout=90)
-    assert run.report.status == "done", (run.report.errors, run.events)
-    assert_settled(source, target, 2, ttl_bound_ms=100)
-    assert_tidy(target)
-
-
-def test_a_refused_cut_over_holds_deadlines_back_again(ends: tuple[Server, Server]) -> None:
-    source, target = ends
-    client = source.client()
-    client.set("near", "x", px=60_000)
-    client.set("far", "x", px=YEAR_MS)
-    verdicts = [GateResult(False, "not yet")]
-
-    async def gate(_: bytes) -> GateResult:
-        return verdicts.pop() if verdicts else GateResult(True, "")
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await in_sync(work, source)
-        await refused(work, run)
-        await soon(lambda: not released(work), "another pass")
-        assert target.client().pttl("near") > 50 * YEAR_MS
-        assert target.client().pttl("far") <= YEAR_MS
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, gate_in_sync=gate)
-    assert run.report.status == "done", (run.report.errors, run.events)
-    assert_settled(source, target, 2, ttl_bound_ms=100)
-    assert_tidy(target)
-
-
-def test_what_was_far_is_held_back_when_it_has_come_near(
-    ends: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, target = ends
-    client = source.client()
-    # A horizon of two seconds, a margin of one.
-    monkeypatch.setattr("engine.transfer.held._HORIZON_MARGIN", 1.0)
-    client.set("k", "x", px=3500)
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await in_sync(work, source)
-        assert target.client().pttl("k") < 3500
-        await soon(lambda: target.client().pttl("k") > 50 * YEAR_MS, "its turn")
-        client.pexpire("k", 600_000)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, hold_horizon=0.0)
+        run = online(source, proxy, steer, gate_in_sync=gate, timeout=90)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2, ttl_bound_ms=100)
     assert_tidy(target)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -16,6 +19,7 @@ from engine.transfer.checks.probe import judge_clocks, skew
 from engine.transfer.preflight import Check, Preflight, preflight
 from tests.conftest import ServerFactory
 from tests.servers import Binary, Server, TlsFiles, binaries, make_tls_files, supports_tls
+from tests.transfers import Run, transfer
 
 SECRET = "not-to-be-seen-anywhere"
 QUICK = TransferSettings(connect_timeout=5)
@@ -197,6 +201,198 @@ async def test_permissions(binary: Binary, server_factory: ServerFactory, dry_ru
     result = await look(*ends)
     assert named(result, "target-permissions").outcome == "pass"
     assert named(result, "probe").outcome == "pass"
+
+
+# --- The rights that following takes ---
+
+SCAN = "+scan +dump +pttl +pexpiretime +time +object +mget +select +info +ping"
+FOLLOW = (
+    "+psync +replconf +ping +info +time +multi +exec +discard +select +dump +pttl +pexpiretime "
+    "+command|getkeys +client|pause +client|unpause"
+)
+APPLY = (
+    "+restore +mset +multi +exec +discard +watch +unwatch +get +set +del +sadd +srem +smembers "
+    "+persist +pexpireat +pexpire +pttl +pexpiretime +scan +eval +select +info +ping +time "
+    "+flushall +config|set +client|import-source"
+)
+ASKING = "+acl|whoami +acl|dryrun"
+
+
+def user(server: Server, name: str, rights: str) -> str:
+    """The URL of a user with these rights; those that a server does not know are left out."""
+    client = server.client()
+    client.execute_command("ACL SETUSER", name, "reset", "on", f">{SECRET}", "~*")
+    for right in rights.split():
+        with contextlib.suppress(redis.ResponseError):
+            client.execute_command("ACL SETUSER", name, right)
+    return f"redis://{name}:{SECRET}@{server.host}:{server.port}"
+
+
+def by_dry_run(binary: Binary) -> bool:
+    return binary.version >= (7, 0, 0)
+
+
+@pytest.mark.parametrize("asking", [ASKING, ""], ids=["asked", "tried"])
+async def test_rights_that_are_enough_to_follow(
+    binary: Binary, server_factory: ServerFactory, asking: str
+) -> None:
+    source, target = server_factory(binary), server_factory(binary)
+    client = source.client()
+    client.set("a", 1)
+    result = await look(
+        user(source, "follower", f"{FOLLOW} {asking}"),
+        user(target, "applier", f"{APPLY} +@read +@write {asking}"),
+    )
+    assert result.ok, result.failures
+    assert named(result, "following").outcome == "pass"
+    check = named(result, "source-permissions")
+    assert check.outcome == "pass", check
+    # What a server never queues cannot be tried.
+    assert ("not known: PSYNC" in check.figure) == (not asking and by_dry_run(binary)), check
+    assert named(result, "target-permissions").outcome == "pass"
+    assert named(result, "fence").outcome == "pass"
+    assert named(result, "stream-commands").outcome == "pass"
+    # To read the comparison's values is more than to follow.
+    warns(result, "source-comparison", "LRANGE", "+@read")
+    # Nothing was done to either; nobody became a replica.
+    assert client.info("replication")["connected_slaves"] == 0
+    assert target.client().dbsize() == 0
+    stats = client.info("stats")
+    assert stats["sync_full"] == stats["sync_partial_err"] == 0
+
+
+@pytest.mark.parametrize("asking", [ASKING, ""], ids=["asked", "tried"])
+@pytest.mark.parametrize(
+    "missing",
+    ["+psync", "+replconf", "+multi", "+exec", "+time", "+dump", "+command|getkeys"],
+)
+async def test_rights_that_the_source_lacks(
+    binary: Binary, server_factory: ServerFactory, asking: str, missing: str
+) -> None:
+    source, target = server_factory(binary), server_factory(binary)
+    rights = f"{FOLLOW} {SCAN} {asking}".replace(f"{missing} ", " ")
+    url = user(source, "follower", rights)
+    if missing == "+psync" and not asking and by_dry_run(binary):
+        pytest.skip("this server never queues PSYNC: the handshake shows it")
+    name = missing.removeprefix("+").upper().replace("|", " ")
+    result = await look(url, target)
+    if missing == "+dump":
+        # Nor can it be scanned.
+        fails(result, "source-permissions", "DUMP")
+    check = warns(result, "following", "the source's user 'follower' may not run", name, missing)
+    assert "later writes are not followed" in check.figure
+    result = await look(url, target, replace(QUICK, source_type="replica"))
+    fails(result, "source-permissions", name, "ACL SETUSER follower", missing)
+    assert all(each.name != "following" for each in result.checks)
+    # Who asked for a scan is told nothing of it.
+    result = await look(url, target, replace(QUICK, source_type="scan"))
+    assert all(each.name != "following" for each in result.checks)
+    assert target.client().dbsize() == 0
+
+
+@pytest.mark.parametrize("asking", [ASKING, ""], ids=["asked", "tried"])
+@pytest.mark.parametrize(
+    "missing", ["multi", "exec", "discard", "watch", "unwatch", "get", "set", "sadd", "eval"]
+)
+async def test_rights_that_the_target_lacks(
+    binary: Binary, server_factory: ServerFactory, asking: str, missing: str
+) -> None:
+    source, target = server_factory(binary), server_factory(binary)
+    rights = " ".join(each for each in APPLY.split() if each != f"+{missing}")
+    url = user(target, "applier", f"{rights} {asking}")
+    result = await look(source, url)
+    importing = binary.flavour == "valkey" and binary.version >= (8, 1, 0)
+    if missing == "eval" and importing:
+        # Deadlines wait by themselves there.
+        assert named(result, "following").outcome == "pass"
+        url = user(target, "applier", f"{rights} {asking}".replace("+config|set", ""))
+        result = await look(source, url)
+    if not asking and missing == "discard":
+        # Nothing can be queued: what has no harmless form stays unknown.
+        assert target.client().dbsize() == 0
+    check = warns(result, "following", "the target's user 'applier'", missing.upper())
+    assert f"+{missing}" in check.remedy
+    result = await look(source, url, replace(QUICK, source_type="replica"))
+    fails(result, "target-permissions", missing.upper(), f"+{missing}")
+
+
+@pytest.mark.parametrize("asking", [ASKING, ""], ids=["asked", "tried"])
+async def test_rights_that_are_needed_later(
+    binary: Binary, server_factory: ServerFactory, asking: str
+) -> None:
+    source, target = server_factory(binary), server_factory(binary)
+    rights = FOLLOW.replace("+client|pause +client|unpause", "")
+    one = user(source, "follower", f"{rights} +@read {asking}")
+    other = user(target, "applier", f"{APPLY} +@read {asking}")
+    result = await look(one, other)
+    fails(result, "fence", "CLIENT PAUSE", "+client|pause", "--fence none")
+    warns(result, "stream-commands", "ZADD", "XADD", "+@write")
+    assert all("comparison" not in each.name for each in result.checks)
+    for settings in (
+        replace(QUICK, fence="none"),
+        replace(QUICK, until="in-sync"),
+    ):
+        result = await look(one, other, settings)
+        assert result.ok, result.failures
+        assert all(each.name != "fence" for each in result.checks)
+    result = await look(one, other, replace(QUICK, fence="none", tune_source=True))
+    fails(result, "tune-source", "CONFIG SET", "+config|set", "--tune-source")
+
+
+def move(source: str, target: str, **settings: Any) -> Run:
+    return transfer(source, target, **{"source_type": "auto", **settings})
+
+
+@pytest.mark.parametrize("missing", ["psync", "replconf", "command|getkeys"])
+def test_without_the_source_s_rights_it_is_scanned(
+    binary: Binary, server_factory: ServerFactory, missing: str
+) -> None:
+    source, target = server_factory(binary), server_factory(binary)
+    source.client().mset({f"key:{n}": n for n in range(100)})
+    rights = f"{FOLLOW} {SCAN} ".replace(f"+{missing} ", " ")
+    url = user(source, "follower", rights)
+    run = move(url, target.url)
+    assert run.report.status == "done", run.report.errors
+    assert run.report.source_type == "scan"
+    (event,) = [event for event in run.events if "scanned" in event]
+    assert missing.partition("|")[0].upper() in event
+    assert target.client().dbsize() == 100
+    run = move(url, target.url, source_type="replica")
+    assert run.report.status == "failed"
+    assert f"+{missing}" in run.report.errors[0]
+
+
+@pytest.mark.parametrize("missing", ["multi", "watch", "set", "sadd"])
+def test_without_the_target_s_rights_the_source_is_scanned(
+    binary: Binary, server_factory: ServerFactory, missing: str
+) -> None:
+    source, target = server_factory(binary), server_factory(binary)
+    source.client().mset({f"key:{n}": n for n in range(100)})
+    rights = " ".join(each for each in APPLY.split() if each != f"+{missing}")
+    url = user(target, "applier", rights)
+    run = move(source.url, url, source_type="replica")
+    assert run.report.status == "failed"
+    assert f"+{missing}" in run.report.errors[0]
+    # Before a single key was copied.
+    assert target.client().dbsize() == 0
+    run = move(source.url, url)
+    assert run.report.status == "done", run.report.errors
+    assert run.report.source_type == "scan"
+    (event,) = [event for event in run.events if "scanned" in event]
+    assert missing.upper() in event
+    assert target.client().dbsize() == 100
+
+
+def test_with_the_rights_it_is_followed(binary: Binary, server_factory: ServerFactory) -> None:
+    """What the README names is enough, and what the checks ask for."""
+    source, target = server_factory(binary), server_factory(binary)
+    source.client().mset({f"key:{n}": n for n in range(100)})
+    source.client().set("late", 1, ex=1000)
+    run = move(user(source, "follower", FOLLOW), user(target, "applier", APPLY))
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.source_type == "replica"
+    assert target.client().dbsize() == 101
+    assert 0 < target.client().ttl("late") <= 1000
 
 
 async def test_a_user_of_some_keys_only(server_factory: ServerFactory) -> None:

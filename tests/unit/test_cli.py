@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import shlex
@@ -25,7 +26,6 @@ from engine.cli import (
     app,
     checks,
     failure,
-    options,
     pages,
     program,
     render,
@@ -33,6 +33,7 @@ from engine.cli import (
     shorthand,
     sizes,
     summary,
+    transfer_options,
 )
 from engine.cli.display import Lines, describe
 from engine.front.faults import CompletionRefused
@@ -405,6 +406,7 @@ def interrupted(arguments: list[str], capsys: Capture, monkeypatch: pytest.Monke
         ["--source-type", "replica"],
         ["--source-type", "auto", "--until", "in-sync", "--tune-source"],
         ["--fence", "hook", "--fence-hook", "stop 'all' of them", "--cut-over-timeout", "2.5"],
+        ["--cut-over-timeout", "2.5", "--source-after", "resume"],
         ["--fence", "none", "--spool-directory", "/var/spool/a b", "--spool-bytes", "512mb"],
     ],
 )
@@ -422,14 +424,44 @@ def test_what_is_the_default_need_not_be_said(
 ) -> None:
     arguments = ["--source-type", TransferSettings().source_type, "--if-exists", "replace"]
     arguments += ["--until", "cut-over", "--fence", "pause", "--cut-over-timeout", "10"]
+    arguments += ["--source-after", "refuse"]
     arguments += ["--spool-bytes", "10gb", "--no-tune-source"]
     line = interrupted(arguments, capsys, monkeypatch)
     assert line == interrupted([], capsys, monkeypatch)
 
 
+@pytest.mark.parametrize("verb", ["migrate", "test-migration", "start-migration"])
+def test_the_verbs_of_a_transfer_take_its_options(verb: str, capsys: Capture) -> None:
+    assert run(verb, "--help") == 0
+    shown = capsys.readouterr().out
+    names = inspect.signature(transfer_options.settings).parameters
+    assert len(names) == 12
+    for name in ("match", "type", "db", "source-type", "if-exists", "until", "fence", "fence-hook"):
+        assert f"--{name} " in shown
+    for name in ("cut-over-timeout", "spool-directory", "spool-bytes", "tune-source"):
+        assert f"--{name} " in shown
+    assert "wanted" not in shown
+
+
+def test_what_is_understood_reaches_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+
+    @transfer_options.with_transfer_options
+    def verb(*, own: int = 0, wanted: TransferSettings, last: str = "x") -> None:
+        """What it does."""
+        found.append((own, wanted, last))
+
+    assert verb.__doc__ == "What it does."
+    typer_app = typer.Typer()
+    typer_app.command()(verb)
+    arguments = ["--own", "1", "--db", "3", "--db", "3", "--db", "5", "--last", "y"]
+    typer_app(arguments, standalone_mode=False)
+    assert found == [(1, TransferSettings(databases=(3, 5)), "y")]
+
+
 def test_options_become_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = options.settings(
+    found = transfer_options.settings(
         source_type="auto",
         match=None,
         key_type=None,
@@ -439,6 +471,7 @@ def test_options_become_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         fence="hook",
         fence_hook="stop",
         cut_over_timeout=2.5,
+        source_after="resume",
         spool_directory="spool",
         spool_bytes="512mb",
         tune_source=True,
@@ -449,6 +482,7 @@ def test_options_become_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         fence="hook",
         fence_hook="stop",
         cut_over_timeout=2.5,
+        source_after="resume",
         spool_directory=str(tmp_path / "spool"),
         spool_bytes=512 << 20,
         tune_source=True,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 Outcome = Literal["pass", "warn", "fail"]
 Side = Literal["source", "target"]
+SIDES: tuple[Side, ...] = ("source", "target")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,202 @@
+"""The options that say how a transfer is to run: one table, for every verb that starts one.
+
+`settings` is the table: its parameters are the options, as Typer reads them. A verb that has a
+parameter `wanted`, and is decorated with `with_transfer_options`, takes them in its place.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.cli import sizes
+from engine.cli.options import understood
+from engine.cli.program import Option
+from engine.errors import UsageError
+from engine.model.settings import Fence, IfExists, SourceAfter, SourceType, TransferSettings, Until
+
+if TYPE_CHECKING:
+    from engine.model.endpoint import Endpoint
+
+DEFAULTS = TransferSettings()
+"""What an option means that is not given."""
+SPOOL_BYTES = sizes.write(DEFAULTS.spool_bytes)
+_PLACE = "wanted"
+
+
+def settings(
+    *,
+    source_type: Annotated[
+        SourceType,
+        typer.Option(
+            "--source-type",
+            help="How the source is read: as a replica, which follows its writes; by SCAN, which "
+            "does not; auto: as a replica where that can be done.",
+        ),
+    ] = DEFAULTS.source_type,
+    match: Annotated[
+        str | None,
+        typer.Option("--match", metavar="GLOB", help="Only keys that match, as SCAN's MATCH."),
+    ] = None,
+    key_type: Annotated[
+        str | None,
+        typer.Option("--type", metavar="TYPE", help="Only keys of this type, as SCAN's TYPE."),
+    ] = None,
+    databases: Annotated[
+        list[int] | None,
+        typer.Option("--db", metavar="N", min=0, help="Only this database; may be repeated."),
+    ] = None,
+    if_exists: Annotated[
+        IfExists,
+        typer.Option("--if-exists", help="What to do with a key that the target already has."),
+    ] = DEFAULTS.if_exists,
+    until: Annotated[
+        Until,
+        typer.Option("--until", help="End after the snapshot, once in sync, or by cutting over."),
+    ] = DEFAULTS.until,
+    fence: Annotated[
+        Fence,
+        typer.Option(
+            "--fence",
+            help="How writes to the source are held back during the cut-over: by CLIENT PAUSE, not "
+            "at all (they have stopped), or by a command of yours.",
+        ),
+    ] = DEFAULTS.fence,
+    fence_hook: Annotated[
+        str | None,
+        typer.Option(
+            "--fence-hook",
+            metavar="CMD",
+            help="The command for --fence hook; it is kept in the state, so no secrets.",
+        ),
+    ] = None,
+    cut_over_timeout: Annotated[
+        float,
+        typer.Option(
+            "--cut-over-timeout",
+            metavar="SECONDS",
+            help="A cut-over that is not through by then is undone.",
+        ),
+    ] = DEFAULTS.cut_over_timeout,
+    source_after: Annotated[
+        SourceAfter,
+        typer.Option(
+            "--source-after",
+            help="The source once the target is open: it refuses writes (NOREPLICAS, until its "
+            "min-replicas-to-write is set back), or takes them again, which nobody carries.",
+        ),
+    ] = DEFAULTS.source_after,
+    spool_directory: Annotated[
+        str | None,
+        typer.Option(
+            "--spool-directory",
+            metavar="PATH",
+            show_default=False,
+            help="Where the source's writes wait on disk while the target is slower  "
+            "[default: the folder for temporary files]",
+        ),
+    ] = None,
+    spool_bytes: Annotated[
+        str,
+        typer.Option("--spool-bytes", metavar="SIZE", help="How much may wait there: 512mb, 10gb."),
+    ] = SPOOL_BYTES,
+    tune_source: Annotated[
+        bool,
+        typer.Option(
+            "--tune-source/--no-tune-source",
+            help="Have the source send its snapshot uncompressed: CONFIG SET rdbcompression no, "
+            "put back afterwards.",
+        ),
+    ] = False,
+) -> TransferSettings:
+    """The settings of a transfer as its options say. Raises `typer.BadParameter` for options that
+    make no sense, or not together."""
+    size = understood("--spool-bytes", lambda: sizes.parse(spool_bytes))
+    return understood(
+        None,
+        lambda: TransferSettings(
+            source_type=source_type,
+            match=match,
+            key_type=key_type,
+            databases=tuple(dict.fromkeys(databases)) if databases else None,
+            if_exists=if_exists,
+            until=until,
+            fence=fence,
+            fence_hook=fence_hook,
+            cut_over_timeout=cut_over_timeout,
+            source_after=source_after,
+            spool_directory=None
+            if spool_directory is None
+            else str(Path(spool_directory).resolve()),
+            spool_bytes=size,
+            tune_source=tune_source,
+        ),
+    )
+
+
+def with_transfer_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """`verb` with the options of `settings` in the place of its parameter `wanted`, which it is
+    then called with. Raises `typer.BadParameter` as `settings` does."""
+    own = inspect.signature(verb, eval_str=True).parameters
+    ours = inspect.signature(settings, eval_str=True).parameters
+    listed: list[inspect.Parameter] = []
+    for name, parameter in own.items():
+        listed += ours.values() if name == _PLACE else [parameter]
+
+    def command(**given: Any) -> None:
+        chosen = {name: given.pop(name) for name in ours}
+        verb(**given, **{_PLACE: settings(**chosen)})
+
+    command.__name__, command.__doc__ = verb.__name__, verb.__doc__
+    # Typer passes everything by name, so that the order is the help's alone.
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in listed]
+    )
+    command.__annotations__ = {}
+    return command
+
+
+def fitting(source: Endpoint, target: Endpoint, wanted: TransferSettings) -> None:
+    """Raises `typer.BadParameter` for a file where there can be none, or options it has no use
+    for."""
+
+    def check() -> None:
+        if target.rdb_path is not None:
+            raise UsageError("a target is a server, not a file")
+        objection = None if source.rdb_path is None else wanted.file_objection()
+        if objection is not None:
+            raise UsageError(
+                f"--source {source.url}: {objection}",
+                remedy="Leave it out, or name a server as the source.",
+            )
+
+    understood(None if target.rdb_path is None else "--target", check)
+
+
+def spelled(wanted: TransferSettings) -> list[Option]:
+    """The options that give these settings: (name, value), None for one that is not needed."""
+
+    def unless_default(name: str) -> Any:
+        value = getattr(wanted, name)
+        return None if value == getattr(DEFAULTS, name) else value
+
+    spool_bytes = unless_default("spool_bytes")
+    return [
+        ("--source-type", unless_default("source_type")),
+        ("--match", wanted.match),
+        ("--type", wanted.key_type),
+        *(("--db", number) for number in wanted.databases or ()),
+        ("--if-exists", unless_default("if_exists")),
+        ("--until", unless_default("until")),
+        ("--fence", unless_default("fence")),
+        ("--fence-hook", wanted.fence_hook),
+        ("--cut-over-timeout", unless_default("cut_over_timeout")),
+        ("--source-after", unless_default("source_after")),
+        ("--spool-directory", wanted.spool_directory),
+        ("--spool-bytes", None if spool_bytes is None else sizes.write(spool_bytes)),
+        ("--tune-source", wanted.tune_source or None),
+    ]

@@ -1,0 +1,301 @@
+"""The mender: which keys are dirty, what is written down of them, and what a reading of them is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterable
+from typing import cast
+
+from engine._native import CommandBatch, RespReader, RestoreEncoder, StreamReader, encode_command
+from engine.model.endpoint import Endpoint
+from engine.model.server import ServerInfo
+from engine.transfer.repair import Extra, Mender, Reading
+from engine.wire.admin import Admin, admin
+from tests.conftest import ServerFactory
+from tests.servers import Binary, Server
+
+NAMES = b"startmigration:dirty:x"
+DAY_MS = 86_400_000
+INFO = ServerInfo(flavour="redis", version=(7, 0, 0))
+A, B = (0, b"a"), (3, b"b with a space")
+
+
+def mender(source: Admin | None = None, info: ServerInfo = INFO) -> Mender:
+    """One that needs no server as long as nothing is read or asked for."""
+    return Mender(cast(Admin, source), info, RestoreEncoder(), NAMES)
+
+
+def batch(*commands: Iterable[bytes | str | int], offset: int = 100) -> CommandBatch:
+    """What a stream of these commands gives, from `offset` on."""
+    reader = StreamReader(offset)
+    reader.feed(b"".join(encode_command(*command) for command in commands))
+    reader.flush()
+    (found,) = reader.take()
+    return found
+
+
+def words(raw: bytes) -> list[bytes]:
+    """The words of an encoded command."""
+    reader = RespReader()
+    reader.feed(raw)
+    found: list[bytes] = reader.gets()
+    return found
+
+
+def said(extras: Iterable[Extra]) -> list[tuple[int, list[bytes]]]:
+    return [(db, words(raw)) for db, raw in extras]
+
+
+def taint(of: Mender, passing: CommandBatch) -> None:
+    asyncio.run(of.taint(passing, {}))
+
+
+# --- Names ---
+
+
+def test_a_clean_one_has_nothing_to_say() -> None:
+    it = mender()
+    assert it.clean
+    assert not it.to_read
+    assert not it.unnoted
+    assert it.waiting == 0
+    assert it.next_offset is None
+    assert it.notes() == it.due(1 << 40) == []
+
+
+def test_dirty_keys_are_noted_once() -> None:
+    it = mender()
+    it.spoil([A, B, A])
+    it.spoil([B])
+    it.spoil_deadlines([A])
+    assert not it.clean
+    assert it.to_read
+    assert it.unnoted
+    assert it.waiting == 3
+    assert said(it.notes()) == [(0, [b"SADD", NAMES, b"0 v a", b"3 v b with a space", b"0 d a"])]
+    # Until the transaction that holds them was applied they are said again.
+    assert it.notes() == it.notes()
+    it.noted()
+    assert it.notes() == []
+    assert not it.unnoted
+    assert it.waiting == 3
+
+
+def test_many_names_go_in_several_commands() -> None:
+    it = mender()
+    it.spoil((0, b"%d" % n) for n in range(2500))
+    sizes = [len(command) - 2 for _, command in said(it.notes())]
+    assert sum(sizes) == 2500
+    assert max(sizes) <= 1000
+
+
+def test_the_next_engine_takes_the_names_up() -> None:
+    it = mender()
+    it.spoil([A, B, (12, b"\x00\xff\r\n")])
+    it.spoil_deadlines([(0, b"late")])
+    names = [name for _, command in said(it.notes()) for name in command[2:]]
+    other = mender()
+    other.take_up(names)
+    assert other.waiting == it.waiting == 4
+    # They are in the set already.
+    assert not other.unnoted
+    other.note_again()
+    again = [name for _, command in said(other.notes()) for name in command[2:]]
+    assert sorted(again) == sorted(names)
+    assert Mender.names_of([A, B]) == names[:2]
+
+
+# --- The stream passes by ---
+
+
+def test_a_flush_takes_the_set_along() -> None:
+    it = mender()
+    it.spoil([A, B])
+    it.noted()
+    taint(it, batch(("SET", "other", 1)))
+    assert not it.unnoted
+    taint(it, batch(("FLUSHALL",)))
+    assert said(it.notes()) == [(0, [b"SADD", NAMES, b"0 v a", b"3 v b with a space"])]
+
+
+def test_databases_that_are_swapped_take_their_keys_along() -> None:
+    it = mender()
+    it.spoil([A, B])
+    it.spoil_deadlines([(5, b"late")])
+    it.noted()
+    taint(it, batch(("SWAPDB", 3, 5)))
+    assert said(it.notes()) == [(0, [b"SADD", NAMES, b"0 v a", b"5 v b with a space", b"3 d late"])]
+
+
+def test_the_set_does_not_stay_in_a_database_that_was_swapped_away() -> None:
+    it = mender()
+    it.spoil([A])
+    it.noted()
+    taint(it, batch(("SWAPDB", 0, 7)))
+    assert said(it.notes()) == [(7, [b"DEL", NAMES]), (0, [b"SADD", NAMES, b"7 v a"])]
+    it.noted()
+    # Into itself: nothing has moved, and nothing may be deleted.
+    taint(it, batch(("SWAPDB", 0, 0)))
+    assert all(command[0] != b"DEL" for _, command in said(it.notes()))
+
+
+def test_a_clean_one_looks_at_nothing() -> None:
+    it = mender()
+    taint(it, batch(("FLUSHALL",), ("SWAPDB", 0, 1), ("RENAME", "a", "b")))
+    assert it.clean
+    assert not it.unnoted
+
+
+# --- With a source ---
+
+
+@contextlib.asynccontextmanager
+async def of_server(server: Server) -> AsyncIterator[Mender]:
+    async with admin(Endpoint.parse(server.url), fault="source") as end:
+        yield mender(end, await end.info())
+
+
+async def test_what_reads_a_dirty_key_is_dirty(server_factory: ServerFactory) -> None:
+    async with of_server(server_factory()) as it:
+        it.spoil([(0, b"a")])
+        passing = batch(
+            ("SET", "untouched", 1),
+            # Backwards, so that once round is not enough.
+            ("RENAME", "b", "c"),
+            ("RENAME", "a", "b"),
+            ("SUNIONSTORE", "sum", "x", "a"),
+            # One key alone is no dirtier than it was.
+            ("INCR", "a"),
+            ("SET", "value", "a"),
+            ("SELECT", 4),
+            ("RENAME", "a", "other"),
+        )
+        await it.taint(passing, {})
+        names = {name for _, command in said(it.notes()) for name in command[2:]}
+    assert {b"0 v a", b"0 v b", b"0 v c", b"0 v sum", b"0 v x"} <= names
+    assert not names & {b"0 v untouched", b"0 v value"}
+
+
+async def test_what_is_moved_to_another_database_is_dirty_there(
+    server_factory: ServerFactory,
+) -> None:
+    async with of_server(server_factory()) as it:
+        it.spoil([(0, b"a")])
+        await it.taint(batch(("MOVE", "a", 5)), {0: (5, b"a")})
+        names = {name for _, command in said(it.notes()) for name in command[2:]}
+    assert names == {b"0 v a", b"5 v a"}
+
+
+def stores_of(reading: Reading) -> dict[tuple[int, bytes], list[bytes]]:
+    return {(store[0], store[1]): words(store[2]) for store in reading.stores}
+
+
+async def take(it: Mender) -> Reading:
+    """A reading, which must be the only one."""
+    await it.read()
+    assert it.next_offset is not None
+    (reading,) = it.due(it.next_offset)
+    assert it.due(it.next_offset - 1) == []
+    return reading
+
+
+async def test_a_reading_is_what_the_source_holds(
+    binary: Binary, server_factory: ServerFactory
+) -> None:
+    server = server_factory(binary)
+    client = server.client()
+    client.rpush("list", "a", "b")
+    server.client(db=3).set("text", "value")
+    at = int(time.time() * 1000) + DAY_MS
+    server.client(db=3).pexpireat("text", at)
+    async with of_server(server) as it:
+        it.spoil([(0, b"list"), (0, b"gone"), (3, b"text")])
+        it.noted()
+        assert it.to_read
+        reading = await take(it)
+        assert not it.to_read
+        assert not it.clean
+        assert it.waiting == 3
+        found = stores_of(reading)
+        assert found[0, b"gone"] == [b"DEL", b"gone"]
+        assert found[0, b"list"][:3] == [b"RESTORE", b"list", b"0"]
+        assert found[0, b"list"][3] == client.dump("list")
+        text = found[3, b"text"]
+        # Before 7.0 the time left is told, and hung on the source's clock.
+        assert abs(int(text[2]) - at) <= (0 if binary.version >= (7, 0, 0) else 2)
+        assert b"ABSTTL" in text
+        kinds = {(store[0], store[1]): store[3] for store in reading.stores}
+        assert kinds[3, b"text"] == 0
+        assert kinds[0, b"gone"] is None
+        it.stored([reading])
+        assert it.next_offset is None
+        assert it.waiting == 0
+        assert it.repaired == 3
+
+
+async def test_of_a_deadline_the_value_is_not_read(
+    binary: Binary, server_factory: ServerFactory
+) -> None:
+    server = server_factory(binary)
+    client = server.client()
+    at = int(time.time() * 1000) + DAY_MS
+    client.mset({"late": 1, "bare": 1})
+    client.pexpireat("late", at)
+    async with of_server(server) as it:
+        it.spoil_deadlines([(0, b"late"), (0, b"bare"), (0, b"gone")])
+        reading = await take(it)
+        found = stores_of(reading)
+        it.stored([reading])
+        assert it.repaired == 0
+    assert found[0, b"bare"] == [b"PERSIST", b"bare"]
+    assert found[0, b"gone"] == [b"DEL", b"gone"]
+    assert found[0, b"late"][:2] == [b"PEXPIREAT", b"late"]
+    assert abs(int(found[0, b"late"][2]) - at) <= (0 if binary.version >= (7, 0, 0) else 2)
+
+
+async def test_near_deadlines_are_lifted_in_a_reading_too(server_factory: ServerFactory) -> None:
+    server = server_factory()
+    now = int(time.time() * 1000)
+    for name, at in (("near", now + 60_000), ("far", now + DAY_MS)):
+        server.client().set(name, 1)
+        server.client().pexpireat(name, at)
+    async with of_server(server) as it:
+        it.lift_before, it.lift_ms = now + 3_600_000, 1000 * DAY_MS
+        it.spoil([(0, b"near"), (0, b"far")])
+        found = stores_of(await take(it))
+        assert it.lifted == 1
+    assert abs(int(found[0, b"near"][2]) - (now + 60_000 + 1000 * DAY_MS)) <= 2
+    assert abs(int(found[0, b"far"][2]) - (now + DAY_MS)) <= 2
+
+
+async def test_what_becomes_dirty_again_meanwhile_is_read_again(
+    server_factory: ServerFactory,
+) -> None:
+    server = server_factory()
+    server.client().set("a", 1)
+    async with of_server(server) as it:
+        it.spoil([(0, b"a")])
+        reading = await take(it)
+        it.spoil([(0, b"a")])
+        it.stored([reading])
+        assert not it.clean
+        assert it.to_read
+        reading = await take(it)
+        it.stored([reading])
+        assert it.waiting == 0
+
+
+async def test_readings_are_of_some_keys_at_a_time(server_factory: ServerFactory) -> None:
+    server = server_factory()
+    keys = [(db, b"%d" % n) for db in (0, 1) for n in range(90)]
+    async with of_server(server) as it:
+        it.spoil(keys)
+        seen: list[tuple[int, bytes]] = []
+        while it.to_read:
+            reading = await take(it)
+            assert len(reading.stores) <= 50
+            seen += [(store[0], store[1]) for store in reading.stores]
+            it.stored([reading])
+    assert sorted(seen) == sorted(keys)
