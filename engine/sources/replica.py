@@ -27,7 +27,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, cast
 
-from engine._native import CommandBatch, SnapshotReader, StreamReader, encode_command
+from engine._native import (
+    CommandBatch,
+    RecordBatch,
+    SnapshotReader,
+    StreamReader,
+    encode_command,
+)
 from engine.errors import EngineError, LinkError, ServerError
 from engine.model.backoff import Backoff
 from engine.model.endpoint import Endpoint
@@ -53,6 +59,8 @@ _TICK_SECONDS = 1.0
 _SIP_BYTES = 256 << 10
 # After the snapshot, until the source has seen that its child is done.
 _FIRST_ACKS = (0.0, 0.05, 0.1, 0.1, 0.25, 0.5)
+# Values in pieces that the target has not acknowledged yet are kept on disk up to so many bytes.
+_KEPT_BYTES = 1024 * MIB
 # A batch of the snapshot that fills slowly is handed on after so long.
 _LINGER_SECONDS = 0.5
 # The source's own PING period (10 s) times this may pass in silence.
@@ -99,6 +107,7 @@ class ReplicaSource:
         self._intake: Intake = cast(Intake, None)
         self._spool: Spool = cast(Spool, None)
         self._spooled_most = 0
+        self._spill: Spill | None = None
         self._applied = 0
         # Up to here the stream was received, and applied, before.
         self._known = 0
@@ -177,6 +186,9 @@ class ReplicaSource:
             self._connection.close()
         if self._spool is not None:
             await self._spool.close()
+        if self._spill is not None:
+            self._spill.close()
+            self._spill = None
 
     # --- What it gives ---
 
@@ -187,33 +199,40 @@ class ReplicaSource:
         snapshot is here (open it again: it begins anew), `ProtocolFault`, `SpoolFull`.
         """
         intake = self._intake
-        spill = Spill(self.bulk_limit, self._spool.directory)
+        spill = self._spill = Spill(self.bulk_limit, self._spool.directory, keep=_KEPT_BYTES)
         loop = asyncio.get_running_loop()
         handed_on = loop.time()
-        try:
-            while True:
-                items = intake.take_records()
-                if items:
-                    self._steer()
-                    async for item in spill.arrange(items):
-                        yield item
-                    handed_on = loop.time()
-                    continue
-                if intake.stream is not None:
-                    return
-                if self._lost is not None and not self._whole.is_set():
-                    raise self._lost
-                self._raise_if_broken()
-                if await self._parse_spooled():
-                    continue
-                assert intake.snapshot is not None
-                if intake.snapshot.may_flush and loop.time() - handed_on > _LINGER_SECONDS:
-                    intake.snapshot.flush()
-                    continue
-                self._raise_if_over()
-                await self._wait(_LINGER_SECONDS)
-        finally:
-            spill.close()
+        while True:
+            items = intake.take_records()
+            if items:
+                self._steer()
+                async for item in spill.arrange(items):
+                    yield item
+                handed_on = loop.time()
+                continue
+            if intake.stream is not None:
+                return
+            if self._lost is not None and not self._whole.is_set():
+                raise self._lost
+            self._raise_if_broken()
+            if await self._parse_spooled():
+                continue
+            assert intake.snapshot is not None
+            if intake.snapshot.may_flush and loop.time() - handed_on > _LINGER_SECONDS:
+                intake.snapshot.flush()
+                continue
+            self._raise_if_over()
+            await self._wait(_LINGER_SECONDS)
+
+    def value_again(self, batch: RecordBatch) -> AsyncGenerator[bytes, None] | None:
+        """The pieces of a streamed value of the snapshot that was given before; None: they are
+        gone."""
+        return self._spill.again(batch) if self._spill is not None else None
+
+    def value_arrived(self, batch: RecordBatch) -> None:
+        """A streamed value is on the target: `value_again` is not going to be asked for it."""
+        if self._spill is not None:
+            self._spill.forget(batch)
 
     async def commands(self) -> CommandBatch:
         """The stream's next batch; waits for one. As `next_commands` and `more` together."""

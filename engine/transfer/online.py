@@ -98,6 +98,7 @@ class Online:
         self._writer = RestoreWriter(target, stage.settings)
         self._writer.on_event = stage.on_event
         self._writer.on_acknowledged = self._acknowledged
+        self._writer.again = self._source.value_again
         ends = self._ends = Ends(source, target, stage.settings)
         books = self._books = Books(
             OnlineMark(token=secrets.token_hex(8)),
@@ -462,6 +463,8 @@ class Online:
         self._stage.tally.count(acknowledged, self._writer.info)
         self._books.dirty = True
         batch = acknowledged.batch
+        if batch.streamed:
+            self._source.value_arrived(batch)
         refused = [key for key, _ in batch.errors]
         refused += [batch.key(index) for index, _ in acknowledged.errors]
         # To read them again at once would be in vain.
