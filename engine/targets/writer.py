@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import cast
 
 from engine._native import RecordBatch, ReplyCounter, RestoreEncoder
@@ -65,6 +65,10 @@ class RestoreWriter:
         self.on_event: Callable[[str], None] = lambda _: None
         self.import_source = False
         """Whether each connection is made the target's import source (`targets.import_mode`)."""
+        self.name = ""
+        """What its connections are called there, if they are to be found (`transfer.claim`)."""
+        self.on_dialled: Callable[[], Awaitable[None]] | None = None
+        """Awaited before anything is sent over a new connection; what it raises, so does that."""
         self.again: Callable[[RecordBatch], AsyncGenerator[bytes, None] | None] | None = None
         """The pieces of a streamed batch that was sent before, or None if they are gone."""
         # The link went in the middle of a value: its other pieces are not sent for now.
@@ -392,6 +396,10 @@ class RestoreWriter:
             self.info = await ask_info(connection)
             if self.import_source:
                 await import_source(connection)
+            if self.name:
+                await connection.try_call("CLIENT", "SETNAME", self.name)
+            if self.on_dialled is not None:
+                await self.on_dialled()
         except EngineError:
             connection.close()
             raise

@@ -12,15 +12,22 @@ An engine that takes over has the state say so before it writes the key. So if o
 came before that, its write came behind our WATCH, and our EXEC answers nil; if it came after, the
 look fails. Transactions of the stream are guarded in the same way (`targets.applier`): their WATCH
 is older than the successor's write, whenever they arrive.
+
+The values of a snapshot go without transactions. Their connections have a name instead, by which
+whoever takes over ends them, with all that the target has not read yet; and an engine that dials
+anew claims the target again before it sends anything. A user who may not do that (`CLIENT LIST`,
+`CLIENT KILL`) goes without: what was under way may then arrive behind the successor's FLUSHALL.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
-from engine.errors import EngineError, ServerError
+from engine.errors import AuthError, EngineError, ServerError
 from engine.model.position import TargetPosition
 from engine.wire.admin import Admin, Arg
+from engine.wire.dial import CLIENT_NAME
 
 # How often somebody else may write the key between our WATCH and our EXEC.
 _TRIES_MOST = 10
@@ -57,7 +64,29 @@ class Claim:
                 held = TargetPosition(held.transfer, found.position, held.engine, found.since)
             return [], held
 
-        return await self._guarded(target, taken)
+        held = await self._guarded(target, taken)
+        await self._end_others(target)
+        return held
+
+    @property
+    def client_name(self) -> str:
+        """What connections are called that are to end when the claim does."""
+        return f"{self._names}{self.bare.engine}"
+
+    @property
+    def _names(self) -> str:
+        return f"{CLIENT_NAME}:{self.bare.transfer}:"
+
+    async def _end_others(self, target: Admin) -> None:
+        with contextlib.suppress(AuthError, ServerError):
+            listed = await target.call("CLIENT", "LIST")
+            for line in listed.decode("utf-8", "replace").splitlines():
+                words = dict(word.partition("=")[::2] for word in line.split(" "))
+                name = words.get("name", "")
+                if name.startswith(self._names) and name != self.client_name:
+                    # It may be gone by now.
+                    with contextlib.suppress(ServerError):
+                        await target.call("CLIENT", "KILL", "ID", words["id"])
 
     async def clear(self, target: Admin, *commands: Sequence[Arg]) -> None:
         """Run `commands`, which take away what was there, and leave our bare claim.

@@ -307,6 +307,7 @@ class Online:
     async def _connect(self) -> None:
         stage = self._stage
         again = self._deadlines.taken_up = self._books.take_up()
+        self._writer.name = self._claim.client_name
         await stage.insist(self._writer.open, again=again)
         self._source.bulk_limit = self._writer.bulk_limit
         if not self._mark.begun:
@@ -330,6 +331,10 @@ class Online:
         """Claim the target; what it holds of us."""
         async with self._ends.admin("target") as end:
             return await self._claim.take(end)
+
+    async def _claim_again(self) -> None:
+        """Before values go over a new connection: nobody has taken over meanwhile."""
+        await self._held()
 
     async def _begin(self, sync: FullSync | PartialSync) -> None:
         """What has to be there before the first byte is taken in."""
@@ -423,6 +428,7 @@ class Online:
             if self._writer.closed:
                 await self._writer.open()
             self._writer.import_source = self._deadlines.importing
+            self._writer.on_dialled = self._claim_again
             await self._ticking(self._copy())
             await self._tuning.untune()
             await self._carry_code()

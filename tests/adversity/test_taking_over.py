@@ -13,6 +13,7 @@ from engine.errors import LinkError, StateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.online import OnlineMark, position_key
 from engine.model.position import StreamPosition, TargetPosition
+from engine.model.progress import Phase
 from engine.targets.applier import Applied, Applier
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.claim import Claim
@@ -379,6 +380,52 @@ def test_an_engine_that_sleeps_before_it_empties_the_target(
     assert run.report.status == "done", (run.report.errors, run.events)
     # One by the first engine, which slept before its second; one by the other.
     assert run.report.full_syncs == 2
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_values_of_a_snapshot_that_arrive_late(ends: tuple[Server, Server]) -> None:
+    """On their way when another engine takes over: what they hold is older than its snapshot."""
+    source, target = ends
+    books, owner = MemoryCheckpoint(), []  # type: ignore[var-annotated]
+    first, second = Owned(books, owner), Owned(books, owner)
+    first.take()
+    source.client().mset({f"old:{n}": b"old" * 100 for n in range(20_000)})
+    stalled, runs = threading.Event(), []
+
+    async def stall(work: Transfer, run: Run) -> None:
+        await soon(lambda: work.progress.keys > 1000, "a part of the snapshot")
+        proxy.stall()
+        stalled.set()
+        await soon(lambda: work.progress.phase is Phase.FAILED, "its end", 50)
+
+    def old() -> None:
+        runs.append(online(source, proxy, stall, checkpoints=first, timeout=60, batch_bytes=20_000))
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await asyncio.to_thread(
+            lambda: source.client().mset({f"old:{n}": "new" for n in range(20_000)})
+        )
+        await in_sync(work, source)
+        proxy.throttle(None)
+        proxy.stall(False)
+        await asyncio.to_thread(thread.join)
+        await asyncio.sleep(0.2)
+        await cut_over(work, run, source)
+
+    with Proxy(target.host, target.port) as proxy:
+        proxy.throttle(1_000_000)
+        thread = threading.Thread(target=old)
+        thread.start()
+        assert stalled.wait(30)
+        second.take()
+        run = online(source, target, steer, checkpoints=second, timeout=60)
+        proxy.stall(False)
+        thread.join()
+    assert runs[0].report.status == "failed"
+    assert "the claim is another's" in runs[0].report.errors[0]
+    assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
     assert_tidy(target)
 
