@@ -400,7 +400,7 @@ class RestoreWriter:
                 await connection.try_call("CLIENT", "SETNAME", self.name)
             if self.on_dialled is not None:
                 await self.on_dialled()
-        except EngineError:
+        except BaseException:
             connection.close()
             raise
         return connection

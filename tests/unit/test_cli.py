@@ -435,10 +435,16 @@ def test_the_verbs_of_a_transfer_take_its_options(verb: str, capsys: Capture) ->
     assert run(verb, "--help") == 0
     shown = capsys.readouterr().out
     names = inspect.signature(transfer_options.settings).parameters
-    assert len(names) == 12
+    assert len(names) == 13
     for name in ("match", "type", "db", "source-type", "if-exists", "until", "fence", "fence-hook"):
         assert f"--{name} " in shown
-    for name in ("cut-over-timeout", "spool-directory", "spool-bytes", "tune-source"):
+    for name in (
+        "cut-over-timeout",
+        "source-after",
+        "spool-directory",
+        "spool-bytes",
+        "tune-source",
+    ):
         assert f"--{name} " in shown
     assert "wanted" not in shown
 
