@@ -37,6 +37,11 @@ cdef class InputBuffer:
     def __dealloc__(self):
         PyMem_RawFree(self.state.data)
 
+    def __len__(self):
+        """Bytes of room: how long it is as a buffer."""
+        self.compact()
+        return self.state.capacity - self.state.end
+
     def __getbuffer__(self, Py_buffer *view, int flags):
         cdef Input *input = &self.state
         self.compact()

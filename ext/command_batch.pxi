@@ -507,6 +507,16 @@ cdef class CommandBatch:
         return self.named(NAME_DEADLINE_FIRST, NAME_DEADLINE_LAST)
 
     @property
+    def rewritten(self):
+        """Indices of the commands whose deadline is not as the source sent it: absolute, lifted."""
+        cdef size_t i
+        cdef list found = []
+        for i in range(self.packed.count):
+            if self.packed.commands[i].rewritten:
+                found.append(i)
+        return found
+
+    @property
     def field_deadlines(self):
         """Indices of the commands that set deadlines of fields in the hash behind their name."""
         return self.named(NAME_FIELD_DEADLINE, NAME_FIELD_DEADLINE)

@@ -17,7 +17,7 @@ from engine.cli import sizes
 from engine.cli.options import understood
 from engine.cli.program import Option
 from engine.errors import UsageError
-from engine.model.settings import Fence, IfExists, SourceType, TransferSettings, Until
+from engine.model.settings import Fence, IfExists, SourceAfter, SourceType, TransferSettings, Until
 
 if TYPE_CHECKING:
     from engine.model.endpoint import Endpoint
@@ -82,6 +82,14 @@ def settings(
             help="A cut-over that is not through by then is undone.",
         ),
     ] = DEFAULTS.cut_over_timeout,
+    source_after: Annotated[
+        SourceAfter,
+        typer.Option(
+            "--source-after",
+            help="The source once the target is open: it refuses writes (NOREPLICAS, until its "
+            "min-replicas-to-write is set back), or takes them again, which nobody carries.",
+        ),
+    ] = DEFAULTS.source_after,
     spool_directory: Annotated[
         str | None,
         typer.Option(
@@ -120,6 +128,7 @@ def settings(
             fence=fence,
             fence_hook=fence_hook,
             cut_over_timeout=cut_over_timeout,
+            source_after=source_after,
             spool_directory=None
             if spool_directory is None
             else str(Path(spool_directory).resolve()),
@@ -186,6 +195,7 @@ def spelled(wanted: TransferSettings) -> list[Option]:
         ("--fence", unless_default("fence")),
         ("--fence-hook", wanted.fence_hook),
         ("--cut-over-timeout", unless_default("cut_over_timeout")),
+        ("--source-after", unless_default("source_after")),
         ("--spool-directory", wanted.spool_directory),
         ("--spool-bytes", None if spool_bytes is None else sizes.write(spool_bytes)),
         ("--tune-source", wanted.tune_source or None),

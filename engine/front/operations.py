@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import fleet
 from engine.errors import EngineError
-from engine.front import shapes, validate
+from engine.front import shapes, validate, watched
 from engine.front.faults import CompletionRefused, PreflightFault
 from engine.front.resolve import resolve
 from engine.groups.states import Operation, Request, check
@@ -135,14 +135,17 @@ async def page_events(
 
 
 async def overview(house: House, events: int) -> dict[str, Any]:
-    """The first hundred groups and the newest `events`, as one answer."""
+    """The first hundred groups, with what `watched` adds, and the newest `events`."""
     _reap()
 
     def look(registry: Registry) -> Any:
         return registry.list(limit=validate.PAGE[-1])[0], registry.list_events(limit=events)
 
     groups, newest = await house.state(look)
-    shown = [house.shape(group, transfer) for group, transfer in groups]
+    shown = [
+        {**house.shape(group, transfer), "Details": watched.details(group.status, transfer)}
+        for group, transfer in groups
+    ]
     return {"ReplicationGroups": shown, **shapes.events(newest)}
 
 

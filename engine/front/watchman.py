@@ -13,7 +13,7 @@ import functools
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import ApiFault, EngineError, TransferFailed
@@ -32,11 +32,19 @@ _log = logging.getLogger("startmigration.watch")
 
 
 class Watchman:
-    """Looks after every migration of `house`; `on_replaced` is called for each worker replaced."""
+    """Looks after every migration of `house`; `on_replaced` is called for each worker
+    replaced, `on_look` with what each look found."""
 
-    def __init__(self, house: House, *, on_replaced: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        house: House,
+        *,
+        on_replaced: Callable[[], None],
+        on_look: Callable[[Sequence[tuple[GroupRecord, TransferRecord]]], None],
+    ) -> None:
         self._house = house
         self._on_replaced = on_replaced
+        self._on_look = on_look
         self._found: set[int] | None = None
         """The transfers that were there at the start, and have not been seen with a worker yet."""
         self._supervisors: dict[int, Supervisor] = {}
@@ -56,6 +64,7 @@ class Watchman:
     async def look(self) -> None:
         """Look once at every migration. Raises `StateError`."""
         migrations = await self._house.state(lambda registry: registry.under_migration())
+        self._on_look(migrations)
         going_on = {transfer.id for _, transfer in migrations}
         if self._found is None:
             self._found = set(going_on)

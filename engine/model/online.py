@@ -16,7 +16,9 @@ class OnlineMark:
     `token` names the migration on the target. `begun`: something may have been written there;
     `held_before`: it had keys of its own before that. `opened`: the target is its users' now, and
     nothing may be written to it any more. `tuned`: the source's own `rdbcompression`, to be put
-    back; empty if it was not touched. `released`: the target may have deadlines of its own, which
+    back; empty if it was not touched. `fenced`: a fence may stand at the source, or writers wait to
+    be let go after the opening; `sealed`: the settings that the seal changes there, as they were
+    (`transfer.seal`). `released`: the target may have deadlines of its own, which
     a link that breaks can let pass too early. `lifted`: deadlines on the
     target may be lifted. `begun_at`: when the last full sync did, in seconds
     since the epoch. The counters are those of all its engines. The exact position is on the target
@@ -31,6 +33,8 @@ class OnlineMark:
     lifted: bool = False
     begun_at: float = 0.0
     tuned: str = ""
+    fenced: bool = False
+    sealed: str = ""
     partial_syncs: int = 0
     full_syncs: int = 0
     repaired_keys: int = 0

@@ -13,6 +13,7 @@ SourceType = Literal["auto", "replica", "scan"]
 IfExists = Literal["replace", "skip", "fail"]
 Until = Literal["snapshot", "in-sync", "cut-over"]
 Fence = Literal["pause", "none", "hook"]
+SourceAfter = Literal["refuse", "resume"]
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -53,6 +54,11 @@ class TransferSettings:
     """The command of the fence "hook". It is kept in the state: no place for a secret."""
     cut_over_timeout: float = 10.0
     """How long the fence may stand; a cut-over that is not through by then is undone."""
+    source_after: SourceAfter = "refuse"
+    """What becomes of the source once the target is open. "refuse": it refuses writes (until
+    somebody sets its `min-replicas-to-write` back), and its clients are disconnected once.
+    "resume": it takes writes again, which nobody carries. The fence "pause" does it; with another
+    one the source is the operator's."""
     max_lag_bytes: int = 1 * MIB
     """A cut-over does not begin while the target is further behind than this."""
     spool_directory: str | None = None
@@ -63,8 +69,8 @@ class TransferSettings:
     tune_source: bool = False
     """Whether the source's `rdbcompression` may be set to no for the time of the snapshot."""
     hold_horizon: float = 3600.0
-    """Deadlines nearer than this (seconds) are held back until the cut-over: such keys could expire
-    on the target before the command that extends them is applied."""
+    """Deadlines nearer than this (seconds, 60 or more) are held back until the cut-over: such keys
+    could expire on the target before the command that extends them is applied."""
     auto_cut_over: bool = False
     """Whether the server cuts over by itself as soon as the migration can be completed."""
 
@@ -127,6 +133,8 @@ class TransferSettings:
     def _check_fence(self) -> None:
         if self.fence not in get_args(Fence):
             raise UsageError(f"--fence {self.fence!r}: expected pause, none or hook")
+        if self.source_after not in get_args(SourceAfter):
+            raise UsageError(f"--source-after {self.source_after!r}: expected refuse or resume")
         if self.fence == "hook" and not (self.fence_hook or "").strip():
             raise UsageError(
                 "--fence hook needs a command",
@@ -141,8 +149,8 @@ class TransferSettings:
     def _check_bounds(self) -> None:
         if not 0 < self.cut_over_timeout < math.inf:
             raise UsageError("--cut-over-timeout is a number of seconds above 0")
-        if not 0 <= self.hold_horizon < math.inf:
-            raise UsageError("hold_horizon is a number of seconds, 0 or more")
+        if not 60 <= self.hold_horizon < math.inf:
+            raise UsageError("hold_horizon is a number of seconds, 60 or more")
         if self.max_lag_bytes < 0:
             raise UsageError("max_lag_bytes is not negative")
         if not 0 < self.spool_bytes < 1 << 63:

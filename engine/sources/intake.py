@@ -83,10 +83,10 @@ class Intake:
         """Where the next bytes of the socket go: a `BulkReader`'s."""
         self._direct = not self._spool.size and self.ready < READY_LIMIT
         if not self._direct:
-            room = self._spool.input
+            spool_room = self._spool.input
             if self.snapshot_bytes is None:
-                self._room = room
-            return room
+                self._room = spool_room
+            return spool_room
         reader = self.stream or self.snapshot
         assert reader is not None
         if self._mark is not None and self.snapshot_bytes is None:

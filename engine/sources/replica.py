@@ -244,6 +244,11 @@ class ReplicaSource:
         """Whether nothing but new bytes is waited for: `more` has nothing to do, nor to raise."""
         return not self._spool.size and self._lost is None
 
+    @property
+    def resting(self) -> bool:
+        """Whether the socket is left alone for the moment, see `sources/linger`."""
+        return self._connection.resting
+
     def interrupt(self) -> None:
         """End a wait in `more`, or the next one."""
         self._interrupted = True

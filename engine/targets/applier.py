@@ -42,6 +42,9 @@ from engine.wire.dial import dial
 
 # The database that holds the position key.
 POSITION_DB = 0
+# How long an answer may lie that nobody waits for. Longer than the source's longest rest, at the
+# end of which it is looked for: a wake-up of its own costs as much as all else about a small batch.
+_ANSWER_SECONDS = 0.006
 _DIAL_AGAIN = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
 
 
@@ -217,9 +220,17 @@ class Applier:
                 return refused
 
     def start(
-        self, batch: CommandBatch, position: bytes, on_answer: Callable[[Sent], None]
+        self,
+        batch: CommandBatch,
+        position: bytes,
+        on_answer: Callable[[Sent], None],
+        *,
+        patient: bool,
     ) -> bool:
         """Send `batch` at once, if nothing stands in the way; False: it is for `apply`.
+
+        `patient`: there is nothing to send behind it for the moment, so that the answer may lie a
+        while; `look` reads it.
 
         `on_answer` is called once it is known what became of it, unless `abandon` comes first. If
         it was not simply applied, `apply` is to deal with that.
@@ -237,11 +248,20 @@ class Applier:
         self._on_answer = on_answer
         self._reader.expect(transaction.queued)
         connection.write(transaction)
+        if patient:
+            connection.rest(_ANSWER_SECONDS)
         return True
+
+    def look(self) -> None:
+        """Read the answer now, if it is there and was left for later (`patient`)."""
+        if self._connection is not None:
+            self._connection.look()
 
     def abandon(self) -> None:
         """Call nobody back: whoever waited for the transaction under way is gone."""
         self._sent = None
+        if self._connection is not None:
+            self._connection.stop_resting()
 
     async def forget(self) -> None:
         """Remove the position key: the migration is over. Raises `LinkError`, `ServerError`."""

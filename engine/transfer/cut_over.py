@@ -1,26 +1,34 @@
-"""The cut-over of an online migration: fence, drain, verify, open; or back to where it was."""
+"""The cut-over of an online migration: fence, drain, verify, open; or back to where it was.
+
+What a crash leaves is in the books before it is at the source: `fenced` and what `seal` changes
+there. The engine that comes back takes the fence away if the target is not open (`take_away`), and
+lets go who waits behind it if the target is (`finish`).
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
-from engine.errors import AuthError, EngineError, ServerError, TransferFailed
+from engine.errors import EngineError, LinkError, StateError, TransferFailed
 from engine.model.online import position_key
 from engine.model.progress import Phase
 from engine.model.server import ServerInfo
 from engine.transfer.aside import beside
 from engine.transfer.books import Books
 from engine.transfer.copy import explain
+from engine.transfer.deadlines import DbKey
 from engine.transfer.ends import Ends
-from engine.transfer.fence import fence_of
+from engine.transfer.fence import Fence, fence_of
 from engine.transfer.follow import Follower
 from engine.transfer.gate import GateInSync, GateResult
 from engine.transfer.held import HeldDeadlines
 from engine.transfer.opening import Opening
 from engine.transfer.stage import Stage
 from engine.transfer.words import size_words
+
+# Before a fence that could not be taken away is tried again, in seconds.
+_AGAIN_SECONDS = 1.0
 
 
 class CutOver:
@@ -43,41 +51,65 @@ class CutOver:
         self._opening = opening
         self._gate = gate
         self._source = source
+        self._refused = 0
+        self._again_at = 0.0
         self.fence_seconds: float | None = None
         """From the fence to the open target."""
 
-    async def in_sync(self, follower: Follower, pump: asyncio.Task[None]) -> None:
+    async def in_sync(self, follower: Follower, pump: asyncio.Task[None]) -> GateResult:
         """`--until in-sync`: no fence, so the target is what the source was a moment ago."""
-        near = await self._deadlines.release(follower, pump)
-        async with asyncio.timeout(self._ends.settings.cut_over_timeout):
-            await beside(follower.settle(), pump)
-        await _stop(follower, pump)
-        if self._stage.tally.not_carried_total:
-            raise TransferFailed(not_carried_words(self._stage))
-        await self._deadlines.settle(follower, near)
-        await self._opening.open()
+        limit = self._ends.settings.cut_over_timeout
+        try:
+            near = await self._deadlines.release(follower, pump)
+            async with asyncio.timeout(limit):
+                await beside(follower.settle(), pump)
+            await _stop(follower, pump)
+            if self._stage.tally.not_carried_total:
+                raise TransferFailed(not_carried_words(self._stage))
+            await self._deadlines.settle(follower, near)
+            await self._opening.open()
+        except TimeoutError:
+            reason = f"keys were still being read again from the source after {limit:g} s"
+            return self._refuse(reason, follower)
+        except EngineError as exc:
+            if self._books.mark.opened or pump.done() or isinstance(exc, StateError):
+                raise
+            return self._refuse(explain(exc), follower)
         self._stage.reason = f"in sync at offset {follower.position.offset:,}"
+        return GateResult(True, self._stage.reason)
 
     async def run(self, follower: Follower, pump: asyncio.Task[None]) -> GateResult:
         """Either the target is open, or everything is as it was before."""
         stage = self._stage
         if not stage.can_complete:
             return self._refuse(stage.reason)
+        fence = self._fence(self._source())
         try:
-            near = await self._deadlines.release(follower, pump)
-        except (AuthError, ServerError) as exc:
-            # A user who may not run scripts, say: nothing has happened yet.
-            self._deadlines.lift_again(follower)
-            return self._refuse(explain(exc))
-        fence = fence_of(self._ends.source, self._source(), self._ends.settings)
-        loop = asyncio.get_running_loop()
+            # 1. What takes its time, while nobody has to wait for it.
+            try:
+                await fence.prepare()
+                near = await self._deadlines.release(follower, pump)
+            except EngineError as exc:
+                if pump.done() or isinstance(exc, StateError):
+                    raise
+                return self._refuse(explain(exc), follower)
+            await self._books.save(fenced=True, sealed=fence.before)
+            # 2. Behind the fence.
+            return await self._behind(fence, follower, pump, near)
+        finally:
+            await fence.release()
+
+    async def _behind(
+        self, fence: Fence, follower: Follower, pump: asyncio.Task[None], near: list[DbKey]
+    ) -> GateResult:
+        stage, loop = self._stage, asyncio.get_running_loop()
         began = loop.time()
         stage.can_complete = False
         stage.enter(Phase.CUT_OVER)
         result = GateResult(False, "")
         try:
             with stage.step("cut-over"):
-                async with asyncio.timeout(self._ends.settings.cut_over_timeout):
+                async with asyncio.timeout(fence.seconds):
                     # 1. No more writes; the last byte that counts.
                     final = await fence.close()
                     # 2. It is on the target.
@@ -88,26 +120,30 @@ class CutOver:
                     result = await self._pass_gate(fence.readable)
                     if result.ok and stage.tally.not_carried_total:
                         result = GateResult(False, not_carried_words(stage))
-                # 4. The target is open. The deadline is behind us: from here there is no way back.
+                    # 4. Writes are refused, however long what comes now may take.
+                    if result.ok:
+                        await fence.seal()
+                # 5. The target is open. The deadline is behind us: from here there is no way back.
                 if result.ok:
                     await _stop(follower, pump)
                     await self._opening.open()
+                    self.fence_seconds = loop.time() - began
+                    # 6. Those who wait may learn of it.
+                    await self._let_go(fence)
         except TimeoutError:
-            limit = self._ends.settings.cut_over_timeout
             lag = size_words(follower.lag_bytes)
-            result = GateResult(False, f"the deadline of {limit:g} s passed, {lag} behind")
+            result = GateResult(False, f"the deadline of {fence.seconds:g} s passed, {lag} behind")
         except EngineError as exc:
-            if self._books.mark.opened or pump.done():
+            if self._books.mark.opened or pump.done() or isinstance(exc, StateError):
                 raise
             result = GateResult(False, explain(exc))
         finally:
             if not self._books.mark.opened:
-                self._deadlines.lift_again(follower)
-                with contextlib.suppress(EngineError):
-                    await fence.open()
+                self._refused += 1
+                self._deadlines.lift_again()
+                await self._take_away(fence)
         stage.reason = result.reason
         if result.ok:
-            self.fence_seconds = loop.time() - began
             stage.on_event(
                 f"cut over at offset {follower.position.offset:,}, {self.fence_seconds:.3f} s "
                 "after the fence was put up"
@@ -116,8 +152,83 @@ class CutOver:
             stage.enter(Phase.FOLLOW)
         return result
 
-    def _refuse(self, reason: str) -> GateResult:
-        """Before anything was done; shown as a phase to whoever waits for an answer."""
+    # --- The fence, here and after a crash ---
+
+    async def take_away(self, *, at_once: bool = False) -> None:
+        """A fence that an engine before us, or a lost link, has left; nothing if there is none.
+
+        Never raises; call it again and again. `at_once`: there is no other time.
+        """
+        mark, now = self._books.mark, asyncio.get_running_loop().time()
+        if mark.fenced and not mark.opened and (at_once or now >= self._again_at):
+            self._again_at = now + _AGAIN_SECONDS
+            try:
+                fence = await self._fence_left()
+            except EngineError:
+                return
+            try:
+                await self._take_away(fence)
+            finally:
+                await fence.release()
+
+    async def finish(self) -> None:
+        """The target is open, and an engine before us may have left people waiting."""
+        if not self._books.mark.fenced:
+            return
+        try:
+            fence = await self._fence_left()
+        except EngineError as exc:
+            self._stage.on_event(f"the source was not told that its writes have gone: {exc}")
+            return
+        try:
+            await fence.seal()
+            await self._let_go(fence)
+        except EngineError as exc:
+            self._stage.on_event(f"the source was not told that its writes have gone: {exc}")
+        finally:
+            await fence.release()
+
+    def _fence(self, info: ServerInfo) -> Fence:
+        return fence_of(
+            self._ends.source,
+            info,
+            self._ends.settings,
+            before=self._books.mark.sealed,
+            refused=self._refused,
+        )
+
+    async def _fence_left(self) -> Fence:
+        async with self._ends.admin("source") as end:
+            return self._fence(await end.info())
+
+    async def _take_away(self, fence: Fence) -> None:
+        try:
+            await fence.open()
+        except LinkError as exc:
+            # It is tried again; the pause ends by itself.
+            self._stage.on_event(f"the fence was not taken away: {exc}")
+            return
+        except EngineError as exc:
+            self._stage.on_event(f"the fence was not taken away: {exc}")
+        self._books.note(fenced=False, sealed="")
+
+    async def _let_go(self, fence: Fence) -> None:
+        try:
+            for told in await fence.finish():
+                self._stage.on_event(told)
+        except EngineError as exc:
+            self._stage.on_event(f"who waits at the source was not let go: {explain(exc)}")
+        self._books.note(fenced=False)
+
+    # --- The gate ---
+
+    def _refuse(self, reason: str, follower: Follower | None = None) -> GateResult:
+        """Before a fence was put up; shown as a phase to whoever waits for an answer.
+
+        `follower`: deadlines may have been set back.
+        """
+        if follower is not None:
+            self._deadlines.lift_again()
         before = self._stage.phase
         self._stage.enter(Phase.CUT_OVER)
         self._stage.enter(before)

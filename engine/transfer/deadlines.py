@@ -4,48 +4,97 @@ A key that goes over with its deadline can expire on the target before the strea
 extends it arrives: gone on the target, alive on the source, and nobody has said a word. It takes no
 more than a link that is down for a second. So where the target has no import mode, near deadlines
 (`hold_horizon`) are lifted by `LIFT_MS`, in the snapshot and in the stream, and the source's own
-DELs remove what really expires, as on a replica. What was far when it was given may be near some
-day: from then on an engine that has to catch up reads every key anew that is named meanwhile
-(`OnlineMark.released`).
+DELs remove what really expires, as on a replica.
 
 Before the cut-over the lifted deadlines are set back. A lifted deadline says of itself that it is
 one, and what it was, whatever key it was renamed or copied to and whichever engine lifted it; so a
-script on the target does it, a page of keys at a time, each atomically. Those that are due within
-`NEAR_MS` stay lifted until the source's writers are held off and everything is applied.
+script on the target does it, a page of keys at a time, each atomically.
+
+Invariant. No deadline on the target that is not lifted is due, and so nothing can expire there
+before its time, however far the target is behind:
+
+- The snapshot and the stream lift what is nearer than the horizon: what is left is due later than
+  that. Long before the horizon is over everything that has become near is lifted (`lift_all`).
+- What is set back before the cut-over is due later than the cut-over can end (`release_all` is told
+  when that is); the rest stays lifted, and is set back behind the fence, with everything applied.
+- A cut-over that did not come off lifts everything again.
+
+Where it takes too long to lift them, because the target is stalled, say, or the engine was killed
+in between, the target is *exposed* (`HeldDeadlines.exposed`). Whatever the stream names from then
+on is read again from the source (`Follower.suspect`), until the stream has passed the moment when
+the invariant holds again.
+
+A script is told until when it is valid, on the target's clock: one that was under way when its link
+was lost must not set back what has been lifted since, nor the other way round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Callable, Iterable
 
 from engine.errors import AuthError, ServerError
-from engine.wire.admin import Admin
+from engine.wire.admin import Admin, Arg
 
 LIFT_MS = 100 * 365 * 86_400_000
 """A hundred years: nobody's own deadline is so far off."""
-NEAR_MS = 5_000
 _FAR_MS = LIFT_MS // 2
+_EVERY_MS = 2 * LIFT_MS
 _PAGE = 1000
-# Keys; what counts as lifted, by how much it is, how near is too near (all ms). Returns the keys
-# that stay lifted. Servers before 7.0 have PTTL alone; a script sees one moment's clock throughout.
-_SCRIPT = """
-local far, lift, near, exact = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+_PAGES = 16
+# What setting deadlines back may take, in seconds: this, and so long for each key that has one.
+_RELEASE_SECONDS = 5.0
+_RELEASE_SECONDS_A_KEY = 1e-5
+VALID_SECONDS = 3.0
+"""How long a script may be under way."""
+# Both scripts: keys; what counts as lifted, by how much it is (ms), whether the server knows
+# PEXPIRETIME (7.0), a bound (ms), until when it is valid (s). A script sees one moment's clock
+# throughout.
+_PROLOGUE = """
+if tonumber(redis.call('TIME')[1]) > tonumber(ARGV[5]) then
+  return redis.error_reply('ERR this script comes too late')
+end
+local far, lift, exact = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
+local bound = tonumber(ARGV[4])
+local function move(key, ttl, by)
+  if exact then
+    redis.call('PEXPIREAT', key, string.format('%.0f', redis.call('PEXPIRETIME', key) + by))
+  else
+    redis.call('PEXPIRE', key, string.format('%.0f', ttl + by))
+  end
+end
+"""
+# Returns the keys that stay lifted: they are due within the bound.
+_RELEASE = (
+    _PROLOGUE
+    + """
 local left = {}
 for _, key in ipairs(KEYS) do
   local ttl = redis.call('PTTL', key)
   if ttl > far then
-    if ttl - lift < near then
+    if ttl - lift < bound then
       left[#left + 1] = key
-    elseif exact == '1' then
-      local at = redis.call('PEXPIRETIME', key) - lift
-      redis.call('PEXPIREAT', key, string.format('%.0f', at))
     else
-      redis.call('PEXPIRE', key, string.format('%.0f', ttl - lift))
+      move(key, ttl, -lift)
     end
   end
 end
 return left
 """
+)
+# Lifts what is due within the bound.
+_LIFT = (
+    _PROLOGUE
+    + """
+for _, key in ipairs(KEYS) do
+  local ttl = redis.call('PTTL', key)
+  if ttl >= 0 and ttl < bound then
+    move(key, ttl, lift)
+  end
+end
+return {}
+"""
+)
 
 DbKey = tuple[int, bytes]
 
@@ -53,51 +102,91 @@ DbKey = tuple[int, bytes]
 class Lifted:
     """The lifted deadlines of one target, over one connection of the control plane.
 
-    Raises `LinkError`, and `AuthError` where the user may not run scripts.
+    Raises `LinkError`, `ServerError`, and `AuthError` where the user may not run scripts. Keys that
+    are renamed, copied or moved while all are gone through may be missed: whoever applies the
+    stream knows of them.
     """
 
     def __init__(self, target: Admin) -> None:
         self._target = target
         self._exact: bool | None = None
-        self.near: list[DbKey] = []
-        """Keys that were left lifted."""
+        # The target's clock less the loop's, in seconds.
+        self._skew: float | None = None
 
-    async def release_all(self) -> None:
-        """Set the deadlines of every key, but for those that are due soon: they go to `near`.
+    async def seconds(self) -> float:
+        """What `release_all` may take."""
+        keyspace = (await self._target.info()).keyspace
+        return _RELEASE_SECONDS + _RELEASE_SECONDS_A_KEY * sum(each.expires for each in keyspace)
 
-        Keys that move while this runs may be missed: whoever applies the stream knows of them.
+    async def now_ms(self) -> int:
+        """What the target's clock shows, in ms since the epoch."""
+        if self._skew is None:
+            seconds, micros = await self._target.call("TIME")
+            self._skew = int(seconds) + int(micros) / 1e6 - asyncio.get_running_loop().time()
+        return int((asyncio.get_running_loop().time() + self._skew) * 1000)
+
+    async def release_all(self, due_by: float | None = None) -> list[DbKey]:
+        """Set every deadline back but those that are due before `due_by` (the loop's clock).
+
+        None: however near, and what is due by now goes. Returns the keys that stay lifted.
         """
+        return await self._all(_RELEASE, lambda: _until(due_by))
+
+    async def release(self, keys: Iterable[DbKey], due_by: float | None = None) -> list[DbKey]:
+        """The same of these keys."""
+        return await self._some(_RELEASE, keys, _until(due_by))
+
+    async def lift_all(self, horizon: float) -> None:
+        """Lift every deadline that is nearer than `horizon` seconds."""
+        await self._all(_LIFT, lambda: int(horizon * 1000))
+
+    async def lift(self, keys: Iterable[DbKey], horizon: float) -> None:
+        """Lift those of these keys."""
+        await self._some(_LIFT, keys, int(horizon * 1000))
+
+    async def _all(self, script: str, bound: Callable[[], int]) -> list[DbKey]:
+        found: list[DbKey] = []
         for entry in (await self._target.info()).keyspace:
             if not entry.expires:
                 continue
             await self._target.select(entry.db)
-            cursor: bytes | int = 0
-            while True:
-                cursor, keys = await self._target.call("SCAN", cursor, "COUNT", _PAGE)
+            cursor, keys = await self._target.call("SCAN", 0, "COUNT", _PAGE)
+            while keys or cursor != b"0":
+                # The next page comes with the answer about this one.
+                commands: list[tuple[Arg, ...]] = []
                 if keys:
-                    left = await self._run(keys, NEAR_MS)
-                    self.near.extend((entry.db, key) for key in left)
-                if cursor == b"0":
-                    break
+                    commands.append(await self._command(script, keys, bound()))
+                if cursor != b"0":
+                    commands.append(("SCAN", cursor, "COUNT", _PAGE))
+                replies = await self._target.pipeline(commands, raise_on_error=True)
+                if keys:
+                    found += [(entry.db, key) for key in replies[0]]
+                cursor, keys = replies[-1] if cursor != b"0" else (b"0", [])
+        return found
 
-    async def release(self, keys: Iterable[DbKey]) -> None:
-        """Set the deadlines of these keys, however near: what is due by now goes."""
+    async def _some(self, script: str, keys: Iterable[DbKey], bound: int) -> list[DbKey]:
         by_db: dict[int, list[bytes]] = {}
         for db, key in keys:
             by_db.setdefault(db, []).append(key)
+        found: list[DbKey] = []
         for db, names in by_db.items():
             await self._target.select(db)
-            for at in range(0, len(names), _PAGE):
-                await self._run(names[at : at + _PAGE], -2 * LIFT_MS)
+            for first in range(0, len(names), _PAGE * _PAGES):
+                portion = names[first : first + _PAGE * _PAGES]
+                commands = [
+                    await self._command(script, portion[at : at + _PAGE], bound)
+                    for at in range(0, len(portion), _PAGE)
+                ]
+                for reply in await self._target.pipeline(commands, raise_on_error=True):
+                    found += [(db, key) for key in reply]
+        return found
 
-    async def _run(self, keys: list[bytes], near: int) -> list[bytes]:
+    async def _command(self, script: str, keys: list[bytes], bound: int) -> tuple[Arg, ...]:
         if self._exact is None:
             self._exact = await self._knows_pexpiretime()
         exact = "1" if self._exact else "0"
-        left = await self._target.call(
-            "EVAL", _SCRIPT, len(keys), *keys, _FAR_MS, LIFT_MS, near, exact
-        )
-        return [key for key in left if isinstance(key, bytes)]
+        valid = await self.now_ms() // 1000 + int(VALID_SECONDS) - 1
+        return ("EVAL", script, len(keys), *keys, _FAR_MS, LIFT_MS, exact, bound, valid)
 
     async def _knows_pexpiretime(self) -> bool:
         try:
@@ -107,3 +196,9 @@ class Lifted:
         except ServerError:
             return False
         return True
+
+
+def _until(moment: float | None) -> int:
+    if moment is None:
+        return -_EVERY_MS
+    return max(int((moment - asyncio.get_running_loop().time()) * 1000), 0)

@@ -1,20 +1,33 @@
-"""The fence: how the source's writes are held off while the last bytes go over.
+"""The fence: how the source's writes are held off while the last bytes go over, and afterwards.
+
+    prepare ─▶ close ─▶ seal ─▶ finish       the target is open
+                 └───────┴────▶ open         it is not: the source is as it was
 
 Each kind tells the source's offset at the moment when it stands: what lies behind it is nobody's.
+Nobody who waits behind the fence gets loose before the target is open or the fence is taken away.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shlex
 from typing import Protocol
 
-from engine.errors import EngineError, ProtocolFault, ServerError, TransferFailed
+from engine.errors import AuthError, EngineError, ProtocolFault, ServerError, TransferFailed
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
+from engine.transfer import seal
 from engine.wire.admin import Admin, admin
 from engine.wire.info import offset_of
+
+# Between the refusal of those who waited and their being cut off, in seconds: a link that is cut
+# takes answers along that the client has not read yet.
+_READ_SECONDS = 0.25
+# Where the fence holds everybody, and nothing but its time takes it away: the first try, in
+# seconds. Each further one may take twice as long, up to `cut_over_timeout`.
+_EVERYBODY_SECONDS = 0.5
 
 
 class Fence(Protocol):
@@ -22,20 +35,54 @@ class Fence(Protocol):
 
     readable: bool
     """Whether the source can be read while the fence stands."""
+    seconds: float
+    """How long it may stand."""
+    before: str
+    """What `prepare` found in the source's settings and `seal` changes; empty: it changes none."""
+
+    async def prepare(self) -> None:
+        """All that can be done before it stands. Raises `EngineError`."""
+        ...
 
     async def close(self) -> int:
         """Put it up; the source's offset then. Raises `EngineError`."""
         ...
 
+    async def seal(self) -> None:
+        """From here on writes are refused, however long the fence stands. Raises `EngineError`."""
+        ...
+
     async def open(self) -> None:
-        """Take it away. Raises `EngineError`."""
+        """Take it away, and the seal before it. Raises `EngineError`."""
+        ...
+
+    async def finish(self) -> list[str]:
+        """The target is open: let those go who wait; what an operator has to know of it.
+
+        Raises `EngineError`.
+        """
+        ...
+
+    async def release(self) -> None:
+        """Let go of its connection."""
         ...
 
 
-def fence_of(source: Endpoint, info: ServerInfo, settings: TransferSettings) -> Fence:
-    """The fence that the settings name."""
+def fence_of(
+    source: Endpoint,
+    info: ServerInfo,
+    settings: TransferSettings,
+    *,
+    before: str = "",
+    refused: int = 0,
+) -> Fence:
+    """The fence that the settings name.
+
+    `before`: what an earlier one found, if it may still stand; `refused`: how many cut-overs were
+    before.
+    """
     if settings.fence == "pause":
-        return PauseFence(source, info, settings)
+        return PauseFence(source, info, settings, before, refused)
     if settings.fence == "hook":
         return HookFence(source, settings)
     return NoFence(source, settings)
@@ -45,22 +92,41 @@ class NoFence:
     """For sources whose writers have been stopped already, or may lose the last moment."""
 
     readable = True
+    before = ""
 
     def __init__(self, source: Endpoint, settings: TransferSettings) -> None:
+        self.seconds = settings.cut_over_timeout
         self._source = source
         self._timeout = settings.connect_timeout
+
+    async def prepare(self) -> None:
+        """Nothing to prepare."""
 
     async def close(self) -> int:
         """The source's offset now."""
         async with admin(self._source, timeout=self._timeout, fault="source") as end:
             return offset_in(end, await end.call("INFO", "replication"))
 
+    async def seal(self) -> None:
+        """The source is not ours to close."""
+
     async def open(self) -> None:
         """Nothing to take away."""
 
+    async def finish(self) -> list[str]:
+        """Nobody waits."""
+        return []
+
+    async def release(self) -> None:
+        """There is no connection."""
+
 
 class HookFence(NoFence):
-    """The operator's own command: run with the argument `fence`, later perhaps `unfence`."""
+    """The operator's own command.
+
+    Run with the argument `fence`; then with `done`, once the target is open (it may come twice,
+    after a crash), or with `unfence`, if the cut-over did not come off.
+    """
 
     def __init__(self, source: Endpoint, settings: TransferSettings) -> None:
         super().__init__(source, settings)
@@ -76,6 +142,11 @@ class HookFence(NoFence):
         """Run the hook to let writers on."""
         await self._run("unfence")
 
+    async def finish(self) -> list[str]:
+        """Run the hook to turn writers to the target."""
+        await self._run("done")
+        return []
+
     async def _run(self, word: str) -> None:
         try:
             process = await asyncio.create_subprocess_exec(
@@ -89,64 +160,153 @@ class HookFence(NoFence):
             async with asyncio.timeout(self._limit):
                 code = await process.wait()
         except TimeoutError:
-            process.kill()
-            await process.wait()
             raise TransferFailed(
                 f"the fence's hook did not end within {self._limit:g} s", fault="user"
             ) from None
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
         if code:
             raise TransferFailed(f"the fence's hook ended with {code} for {word!r}", fault="user")
 
 
 class PauseFence:
-    """CLIENT PAUSE … WRITE on the source; on 6.0, which knows no WRITE, everybody is paused.
+    """CLIENT PAUSE … WRITE on the source, and then the seal.
 
-    The pause ends by itself after `cut_over_timeout`, so that an engine that dies cannot leave the
-    source closed. Pause and offset come out of one MULTI: nothing is written between the two, and a
-    server that pauses everybody answers nothing more afterwards.
+    The pause ends by itself after `seconds`, so that an engine that dies cannot leave the source
+    closed. Pause and offset come out of one MULTI: nothing is written between the two.
+
+    Writers that wait are let on behind the seal, and told NOREPLICAS; nothing of theirs is run.
+    Then everybody is disconnected once: who waits for a key or a message would wait for ever at a
+    source that nobody writes to, and who reconnects by name finds the target.
+
+    Redis 6.0 knows neither WRITE nor UNPAUSE. Everybody is paused, and nothing can be asked of the
+    source meanwhile; so the pause is short, and the seal is put on in the same MULTI.
     """
 
-    def __init__(self, source: Endpoint, info: ServerInfo, settings: TransferSettings) -> None:
-        self._source = source
-        self._timeout = settings.connect_timeout
-        self._pause_ms = int(settings.cut_over_timeout * 1000)
+    def __init__(
+        self,
+        source: Endpoint,
+        info: ServerInfo,
+        settings: TransferSettings,
+        before: str,
+        refused: int,
+    ) -> None:
+        self.before = before
         self.readable = info.version >= (6, 2, 0)
+        self.seconds = settings.cut_over_timeout
+        if not self.readable:
+            self.seconds = min(self.seconds, _EVERYBODY_SECONDS * 2 ** min(refused, 10))
+        self._source = source
+        self._wanted = settings.source_after == "refuse"
+        # While everybody is paused the source owes no answer.
+        self._timeout = settings.connect_timeout + (0.0 if self.readable else self.seconds)
+        self._why = ""
+        self._stack = contextlib.AsyncExitStack()
+        self._end: Admin | None = None
+
+    async def prepare(self) -> None:
+        """Dial, and ask what the seal has to put back."""
+        end = await self._dialled()
+        if not self._wanted or self.before:
+            return
+        try:
+            self.before = await seal.ask(end)
+        except (AuthError, ServerError, ProtocolFault) as error:
+            self._why = error.message
 
     async def close(self) -> int:
         """Pause the writers."""
+        end = await self._dialled()
+        at_once = seal.commands(self.before) if self.before and not self.readable else []
         mode = ("WRITE",) if self.readable else ()
-        async with admin(self._source, timeout=self._timeout, fault="source") as end:
-            *_, replies = await end.pipeline(
-                [
-                    ("MULTI",),
-                    ("CLIENT", "PAUSE", self._pause_ms, *mode),
-                    ("INFO", "replication"),
-                    ("EXEC",),
-                ]
+        *_, replies = await end.pipeline(
+            [
+                ("MULTI",),
+                *at_once,
+                ("CLIENT", "PAUSE", int(self.seconds * 1000), *mode),
+                ("INFO", "replication"),
+                ("EXEC",),
+            ]
+        )
+        if isinstance(replies, EngineError):
+            raise TransferFailed(
+                f"the source's writers cannot be paused: {replies.message}",
+                remedy="Grant +client +multi +exec, or choose --fence none or --fence hook.",
+                fault="source",
             )
-            if isinstance(replies, EngineError):
+        if not isinstance(replies, list) or len(replies) != 2 + len(at_once):
+            raise ProtocolFault("EXEC answered with something else", fault="source")
+        for reply in replies[:-1]:
+            if reply != b"OK":
                 raise TransferFailed(
-                    f"the source's writers cannot be paused: {replies.message}",
-                    remedy="Grant +client +multi +exec, or choose --fence none or --fence hook.",
-                    fault="source",
-                )
-            if not isinstance(replies, list) or len(replies) != 2 or replies[0] != b"OK":
-                raise TransferFailed(
-                    f"the source's writers cannot be paused: {replies!r}",
+                    f"the source's writers cannot be paused: {reply!r}",
                     remedy="Choose --fence none or --fence hook.",
                     fault="source",
                 )
-            return offset_in(end, replies[1])
+        return offset_in(end, replies[-1])
+
+    async def seal(self) -> None:
+        """Have writes refused; where the user may not, `finish` says so."""
+        if not self.before or not self.readable:
+            return
+        end = await self._dialled()
+        await end.pipeline(seal.commands(self.before), raise_on_error=True)
 
     async def open(self) -> None:
-        """Let the writers on; where there is no UNPAUSE the pause's own time does."""
-        if not self.readable:
-            return
-        async with admin(self._source, timeout=self._timeout, fault="source") as end:
-            try:
+        """The source as it was; where there is no UNPAUSE the pause's own time ends it."""
+        end = await self._dialled()
+        try:
+            # In this order, or those who waited would be refused what they wait for.
+            if self.before:
+                await seal.put_back(end, self.before)
+            if self.readable:
                 await end.call("CLIENT", "UNPAUSE")
-            except ServerError as error:
-                raise TransferFailed(error.message, fault="source") from None
+        except ServerError as error:
+            raise TransferFailed(error.message, fault="source") from None
+
+    async def finish(self) -> list[str]:
+        """Let the writers on: to a refusal, if the source is sealed."""
+        end = await self._dialled()
+        if not self._wanted:
+            if self.readable:
+                await end.call("CLIENT", "UNPAUSE")
+            return ["the source takes writes again, which nobody carries"]
+        told = []
+        if self.before:
+            told.append(
+                "the source refuses writes from now on (NOREPLICAS); "
+                f"to have it take them again: {seal.remedy(self.before)}"
+            )
+            if self.readable:
+                await end.call("CLIENT", "UNPAUSE")
+            await asyncio.sleep(_READ_SECONDS)
+        else:
+            told.append(
+                f"the source could not be made to refuse writes ({self._why}): what it takes once "
+                f"its pause has run out ({self.seconds:g} s) is carried by nobody"
+            )
+        for kind in (("normal", "SKIPME", "yes"), ("pubsub",)):
+            try:
+                await end.call("CLIENT", "KILL", "TYPE", *kind)
+            except (AuthError, ServerError) as error:
+                told.append(f"the source's clients were not disconnected: {error.message}")
+                break
+        return told
+
+    async def release(self) -> None:
+        """Hang up."""
+        self._end = None
+        await self._stack.aclose()
+
+    async def _dialled(self) -> Admin:
+        if self._end is None:
+            self._end = await self._stack.enter_async_context(
+                admin(self._source, timeout=self._timeout, fault="source")
+            )
+        return self._end
 
 
 def offset_in(end: Admin, reply: object) -> int:

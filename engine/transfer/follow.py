@@ -67,8 +67,12 @@ class Follower:
         self.commands = 0
         self.unseen = 0
         """Batches that were applied without their answer being seen."""
-        self.moved: list[DbKey] | None = None
-        """While a list: keys that took another key's deadline along are added to it."""
+        self.moved: dict[DbKey, None] | None = None
+        """While a dict: keys that took another key's deadline along are added to it."""
+        self.lifted: dict[DbKey, None] | None = None
+        """While a dict: keys whose deadlines came lifted, or may have, are added to it."""
+        self.swapped = False
+        """Two databases were swapped since this was set to false, while `moved` was a dict."""
         self.late = False
         """Relative TTLs arrive so late that their keys' deadlines have to be read instead."""
         self.has_fields = False
@@ -83,10 +87,11 @@ class Follower:
         self._read_again = 0.0
         # Those of the applier that what is being applied was looked at after.
         self._lapses = applier.lapses
+        self._suspected = False
         self._moved = asyncio.Event()
         # The quick way: where its end is told, and the batch that is unanswered.
         self._left: asyncio.Future[tuple[CommandBatch | None, Sent | None]] | None = None
-        self._under_way: CommandBatch | None = None
+        self._under_way: tuple[CommandBatch, StreamPosition] | None = None
         self._stopping = False
 
     async def run(self) -> None:
@@ -115,6 +120,7 @@ class Follower:
     async def reach(self, offset: int) -> None:
         """Wait until everything up to `offset` is on the target."""
         with self._source.hurried():
+            self._applier.look()
             await self._until(lambda: self.position.offset >= offset)
 
     async def _until(self, there: Callable[[], bool]) -> None:
@@ -155,17 +161,22 @@ class Follower:
         self._source.on_more = self._turn
         try:
             self._turn()
-            return await left
+            found: tuple[CommandBatch | None, Sent | None] = await left
         finally:
             self._left = None
             self._source.on_more = None
             self._applier.abandon()
             self._under_way = None
+        return found
 
     def _turn(self) -> None:
         """Send the next batch, if none is under way. Never raises."""
         left = self._left
-        if left is None or left.done() or self._under_way is not None:
+        if left is None or left.done():
+            return
+        if self._under_way is not None:
+            # If it is answered, `_answered` comes back here.
+            self._applier.look()
             return
         try:
             if self._stopping or not self._plain:
@@ -176,25 +187,31 @@ class Follower:
                 if not self._source.at_rest:
                     left.set_result((None, None))
                 return
+            behind = self._behind(batch)
             if batch.holds(self._kinds_to_look_at) or not self._applier.start(
-                batch, self._position_value(self._behind(batch)), self._answered
+                batch,
+                self._position_value(behind),
+                self._answered,
+                patient=self._source.resting,
             ):
                 left.set_result((batch, None))
                 return
-            self._under_way = batch
+            self._under_way = batch, behind
         except Exception as exc:
             left.set_exception(exc)
 
     def _answered(self, sent: Sent) -> None:
-        batch, left = self._under_way, self._left
-        if batch is None or left is None or left.done():
+        """What became of the batch under way. Never raises."""
+        under_way, left = self._under_way, self._left
+        if under_way is None or left is None or left.done():
             return
         self._under_way = None
+        batch, behind = under_way
         if not sent.applied:
             left.set_result((batch, sent))
             return
         self.commands += len(batch)
-        self._pass(self._behind(batch))
+        self._pass(behind)
         self._turn()
 
     @property
@@ -209,15 +226,21 @@ class Follower:
     # --- One batch ---
 
     async def _apply(self, batch: CommandBatch) -> None:
-        self._lapses = self._applier.lapses
+        self._lapses, self._suspected = self._applier.lapses, self.suspect
         # 1. What reads a dirty key is dirty.
         mender, movers = self._mender, self._taken_along(batch)
         await mender.taint(batch, movers)
         if movers:
             if self.moved is not None:
-                self.moved.extend(movers.values())
+                self.moved.update(dict.fromkeys(movers.values()))
             if self.late or not mender.clean:
                 mender.spoil_deadlines(movers.values())
+        if self.lifted is not None:
+            self.lifted.update(
+                ((batch.db(index), batch.command(index)[1]), None) for index in batch.rewritten
+            )
+        if self.moved is not None and batch.swaps:
+            self.swapped = True
         if self.suspect:
             mender.spoil(await mender.keys_in(batch))
         if self.has_fields:
@@ -295,7 +318,8 @@ class Follower:
             # Which of its commands failed, nobody knows.
             self.unseen += 1
         mender.stored(readings)
-        if result.unseen or self._applier.lapses != self._lapses:
+        lapsed = self._applier.lapses != self._lapses or (self.suspect and not self._suspected)
+        if result.unseen or lapsed:
             # Some of it may have failed, or found its key expired.
             mender.spoil(await mender.keys_in(batch))
             mender.spoil((store[0], store[1]) for store in stores)
@@ -365,7 +389,7 @@ class Follower:
         """Take readings while the target is close behind; store those that belong right here."""
         mender = self._mender
         while self.lag_bytes <= _READ_WITHIN:
-            self._lapses = self._applier.lapses
+            self._lapses, self._suspected = self._applier.lapses, self.suspect
             if mender.to_read:
                 await self._read()
             if not mender.due(self.position.offset) and not mender.unnoted:

@@ -1,28 +1,43 @@
 """Deadlines while a target is behind: none may pass there before the source says so.
 
 A target with import mode keeps them by itself. On another the near ones are lifted (`deadlines`),
-and set back before the target is opened.
+kept so however long the stream is followed, and set back before the target is opened.
+
+    lifted ──release──▶ set back but for the nearest ──settle──▶ set back, the target is opened
+       ▲                            │
+       └──────── lift_again ◀───────┘ the cut-over did not come off
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import time
 from collections.abc import Callable
 
+from engine.errors import EngineError, TransferFailed
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
 from engine.targets.import_mode import has_import_mode, import_source, in_import_mode
 from engine.transfer.aside import beside
 from engine.transfer.books import Books
-from engine.transfer.deadlines import LIFT_MS, DbKey, Lifted
+from engine.transfer.copy import explain
+from engine.transfer.deadlines import LIFT_MS, VALID_SECONDS, DbKey, Lifted
 from engine.transfer.ends import Ends
 from engine.transfer.follow import Follower
 from engine.transfer.repair import Mender
 from engine.transfer.stage import Stage
 
-# By how much a clock may be off, and a catch-up last, in seconds.
+# By how much a clock may be off, and a catch-up last, in seconds; half of a short horizon.
 _HORIZON_MARGIN = 120.0
+# By how much a deadline that is set back is due later than the cut-over can end, in seconds.
+_SLACK = 5.0
+# How long before a deadline may be due what is named by the stream is read again, in seconds.
+_EARLY = 1.0
+# Before what could not be lifted is tried again, in seconds.
+_AGAIN_SECONDS = 1.0
+_UNDER_WAY = math.inf
 
 
 class HeldDeadlines:
@@ -45,13 +60,24 @@ class HeldDeadlines:
         self._on_woke = on_woke
         self.mender: Mender | None = None
         """That of the follower that runs, whose readings bring deadlines too."""
+        self.follower: Follower | None = None
+        """The one that runs."""
         self.importing = False
         """The target is in import mode."""
         self.taken_up = False
         """Another engine, or this one before it had to begin anew, may have lifted some."""
+        self.trouble = ""
+        """Why what is near could not be lifted."""
         # They are lifted until the cut-over, where the target has no import mode.
         self._lifting = False
         self._releasing = False
+        # By the loop's clock: before it no deadline that this process has set back is due.
+        self._safe_until = 0.0
+        # By the loop's clock: until then a script that was sent may still be run. `_UNDER_WAY` from
+        # before the first one until the last one's answer; it stays so if that never comes.
+        self._quiet_at = 0.0
+        self._lifter: asyncio.Task[None] | None = None
+        self._lift_at = 0.0
 
     async def prepare(self, *, resumed: bool) -> None:
         """Before a byte is read: no deadline may pass on a target that is behind."""
@@ -64,6 +90,9 @@ class HeldDeadlines:
         alone = self._ends.settings.until == "snapshot" and self._stage.one_go
         self._lifting = not (self.importing or alone)
         self.hold()
+        if resumed and self._books.mark.lifted:
+            # The engine before us may have sent some.
+            self._quiet_at = asyncio.get_running_loop().time() + VALID_SECONDS
         self._books.note(lifted=self._lifting)
 
     async def _enter_import_mode(self, resumed: bool) -> bool:
@@ -76,69 +105,228 @@ class HeldDeadlines:
         """Near is what is near now: to be called again and again."""
         if not self._lifting or self._releasing:
             return
-        horizon = int(self._ends.settings.hold_horizon * 1000)
-        before = self._source.now_ms + horizon
+        self._hold(self._source.now_ms + int(self._ends.settings.hold_horizon * 1000))
+
+    def _hold(self, before: int) -> None:
         self._source.hold(before, LIFT_MS)
         if self.mender is not None:
             self.mender.lift_before, self.mender.lift_ms = before, LIFT_MS
 
+    # --- While the source is followed ---
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether what the stream names may have expired on the target before its time."""
+        return self._books.mark.released if self.importing else self.exposed
+
+    @property
+    def exposed(self) -> bool:
+        """Whether a deadline that is not lifted may be due on the target by now."""
+        if not self._lifting:
+            return False
+        if self._books.mark.released:
+            return asyncio.get_running_loop().time() >= self._safe_until
+        return not 0 <= self._age < self._ends.settings.hold_horizon - self._margin
+
+    @property
+    def lifting_again(self) -> bool:
+        """Whether what became near is being lifted now."""
+        return self._lifter is not None
+
     async def keep_up(self) -> None:
-        """Now and then while the source is followed. Raises `StateError`."""
+        """Now and then while the source is followed: lift what has become near.
+
+        Raises `StateError`.
+        """
         if not self._lifting or self._releasing:
             return
         self.hold()
-        if not self._books.mark.released and self._far_is_near():
+        if self.exposed and not self._books.mark.released:
             await self._books.save(released=True)
+        if self._lifter is not None:
+            if self._lifter.done():
+                await self._end_lifter()
+        elif self._wanting and asyncio.get_running_loop().time() >= self._lift_at:
+            self._lifter = asyncio.create_task(self._lift_all())
 
-    def _far_is_near(self) -> bool:
-        """Whether deadlines that were too far to be lifted may be upon us."""
-        age = time.time() - self._books.mark.begun_at
-        return not 0 <= age < self._ends.settings.hold_horizon - _HORIZON_MARGIN
+    @property
+    def _age(self) -> float:
+        return time.time() - self._books.mark.begun_at
+
+    @property
+    def _margin(self) -> float:
+        return min(_HORIZON_MARGIN, self._ends.settings.hold_horizon / 2)
+
+    @property
+    def _wanting(self) -> bool:
+        """Whether it is time to go through the target's keys."""
+        if self.follower is None:
+            return False
+        half = (self._ends.settings.hold_horizon - self._margin) / 2
+        return self._books.mark.released or not 0 <= self._age < half
+
+    async def _lift_all(self) -> None:
+        """Lift what is nearer than the horizon by now, whoever has brought it."""
+        await self._quiet()
+        began = time.time()
+        horizon = self._ends.settings.hold_horizon
+        follower = self.follower
+        assert follower is not None
+        # What was parsed before `hold` was told so is there before it is looked for.
+        await self._begin_watch(follower)
+        async with self._ends.admin("target") as end:
+            lifted = Lifted(end)
+            while True:
+                self._quiet_at = _UNDER_WAY
+                await lifted.lift_all(horizon)
+                await follower.reach(self._source.received_offset)
+                if not follower.swapped:
+                    await lifted.lift(follower.moved or (), horizon)
+                    break
+                follower.moved, follower.swapped = {}, False
+        self._quiet_at = self._safe_until = 0.0
+        await self._books.save(released=False, begun_at=began)
+
+    async def _end_lifter(self) -> None:
+        lifter, self._lifter = self._lifter, None
+        assert lifter is not None
+        try:
+            await lifter
+        except EngineError as exc:
+            if exc.message != self.trouble:
+                self._stage.on_event(f"near deadlines could not be lifted: {explain(exc)}")
+            self.trouble = exc.message
+            self._lift_at = asyncio.get_running_loop().time() + _AGAIN_SECONDS
+        else:
+            self.trouble = ""
+        finally:
+            self._end_watch()
+
+    async def let_go(self) -> None:
+        """The follower ends. Never raises."""
+        if self._lifter is not None:
+            self._lifter.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({self._lifter})
+                if not self._lifter.cancelled():
+                    self._lifter.exception()
+            self._lifter = None
+        if self._quiet_at == _UNDER_WAY:
+            self._quiet_at = asyncio.get_running_loop().time() + VALID_SECONDS
+        self._releasing = False
+        self._end_watch()
+        self.mender = self.follower = None
+
+    async def _begin_watch(self, follower: Follower) -> None:
+        """Have the follower note what a walk through all keys may miss from here on."""
+        follower.moved, follower.swapped = {}, False
+        reading = self.mender.next_offset if self.mender is not None else None
+        await follower.reach(max(self._source.received_offset, reading or 0))
+
+    def _end_watch(self) -> None:
+        if self.follower is not None:
+            self.follower.moved = self.follower.lifted = None
+        if self.mender is not None:
+            self.mender.lifted_keys = None
+
+    async def _quiet(self) -> None:
+        """Wait until no script that was sent before can be run any more."""
+        now = asyncio.get_running_loop().time()
+        if self._quiet_at == _UNDER_WAY:
+            self._quiet_at = now + VALID_SECONDS
+        await asyncio.sleep(max(self._quiet_at - now, 0))
 
     # --- The way back ---
 
     async def release(self, follower: Follower, pump: asyncio.Task[None]) -> list[DbKey]:
-        """Give the target its keys' deadlines; returns the keys that are due too soon for that.
+        """Give the target its keys' deadlines; returns the keys that are due before the cut-over
+        can end, which stay lifted. It may begin at once then, and last for `cut_over_timeout`.
 
-        From here to the cut-over a link that breaks can cost a key its time, so an engine that has
-        to catch up then reads every key that is named again (`suspect`).
+        Raises `TransferFailed` when it takes too long, and what `Lifted` raises; `lift_again` is to
+        be called then, as behind a cut-over that did not come off.
         """
-        if self.importing or not self._lifting:
+        if not self._lifting:
             return []
+        if self._lifter is not None:
+            raise TransferFailed("near deadlines are being lifted")
         self._stage.reason = "deadlines that were held back are being set"
         self._stage.tell()
-        await self._books.save(released=True)
+        loop, last = asyncio.get_running_loop(), self._ends.settings.cut_over_timeout
         self._releasing = True
-        self._source.hold(0, 0)
-        assert self.mender is not None
-        self.mender.lift_before = 0
-        follower.moved = []
-        # What was parsed before this may be lifted, and must be on the target first.
-        await beside(follower.reach(self._source.received_offset), pump)
-        if not (self.taken_up or self._source.held or self.mender.lifted):
-            return []
-        async with self._ends.admin("target") as end:
-            lifted = Lifted(end)
-            await beside(lifted.release_all(), pump)
-            return lifted.near
+        limit = last
+        try:
+            async with asyncio.timeout(limit) as bound:
+                await self._quiet()
+                async with self._ends.admin("target") as end:
+                    lifted = Lifted(end)
+                    # 1. Until when it may take, and so which deadlines are too near.
+                    limit = max(last, await lifted.seconds())
+                    until = loop.time() + limit
+                    bound.reschedule(until)
+                    due_by = until + last + _SLACK
+                    before = max(self._source.now_ms, await lifted.now_ms())
+                    self._safe_until = due_by - _EARLY
+                    await self._books.save(released=True)
+                    # 2. What comes from now on is lifted only if it is as near as that.
+                    self._hold(before + int((due_by - loop.time()) * 1000))
+                    follower.lifted = {}
+                    if self.mender is not None:
+                        self.mender.lifted_keys = follower.lifted
+                    await beside(self._begin_watch(follower), pump)
+                    if not (self.taken_up or self._source.held or self._lifted_by_mender):
+                        return []
+                    # 3. What is on the target.
+                    self._quiet_at = _UNDER_WAY
+                    near = await beside(lifted.release_all(due_by), pump)
+                    # 4. It took less: what is due behind the cut-over's own time.
+                    due_by = loop.time() + last + _SLACK
+                    self._safe_until = min(self._safe_until, due_by - _EARLY)
+                    near = await beside(lifted.release(near, due_by), pump)
+                    self._quiet_at = 0.0
+        except TimeoutError:
+            raise TransferFailed(
+                f"deadlines that were held back could not be set within {limit:g} s",
+                remedy="Is the target slow, or its link? Try again.",
+                fault="target",
+            ) from None
+        return near
+
+    @property
+    def _lifted_by_mender(self) -> bool:
+        return self.mender is not None and bool(self.mender.lifted)
 
     async def settle(self, follower: Follower, near: list[DbKey]) -> None:
         """The rest: everything is applied, and nothing more is written."""
-        if near or follower.moved:
-            async with self._ends.admin("target") as end:
-                await Lifted(end).release([*near, *(follower.moved or ())])
+        # However near they are: if the cut-over does not come off, what is named then is doubtful.
+        self._safe_until = 0.0
+        keys = dict.fromkeys(near) | (follower.moved or {}) | (follower.lifted or {})
+        if not keys and not follower.swapped:
+            return
+        async with self._ends.admin("target") as end:
+            lifted = Lifted(end)
+            self._quiet_at = _UNDER_WAY
+            if follower.swapped:
+                # The numbers of databases in the names are no longer right.
+                await lifted.release_all()
+            else:
+                await lifted.release(keys)
+            self._quiet_at = 0.0
 
-    def lift_again(self, follower: Follower) -> None:
-        """The cut-over did not come off: deadlines that come from now on are lifted as before."""
-        follower.moved = None
+    def lift_again(self) -> None:
+        """The cut-over did not come off: deadlines that come from now on are lifted as before, and
+        those that are there as soon as may be. To be called before writers are let on."""
+        self._end_watch()
         self._releasing = False
         self.hold()
+        if self.exposed and self.follower is not None:
+            self.follower.suspect = True
+        if self._lifting and self._books.mark.released and self._lifter is None:
+            self._lifter = asyncio.create_task(self._lift_all())
 
     async def give_back(self) -> None:
         """For a target that is left as it is: nothing on it may live for a hundred years."""
         if self.importing or not (self._lifting or self.taken_up):
             return
+        await self._quiet()
         async with self._ends.admin("target") as end:
-            lifted = Lifted(end)
-            await lifted.release_all()
-            await lifted.release(lifted.near)
+            await Lifted(end).release_all()

@@ -134,6 +134,7 @@ class Online:
             position = await self._connect()
             if self._mark.opened:
                 await self._opening.tidy_up()
+                await self._cut_over.finish()
                 stage.reason = "the target was open already"
                 stage.enter(Phase.DONE)
                 return
@@ -219,15 +220,18 @@ class Online:
     async def close(self, *, resumable: bool) -> None:
         """Let go of both ends; unless it can be resumed, remove what we left on the target."""
         await self._let_go()
+        await self._cut_over.take_away(at_once=True)
         with contextlib.suppress(EngineError):
             await self._tuning.untune()
         # What has not begun leaves no checkpoint behind: nobody would come back for it.
         begun = self._mark.begun
         over = self._mark.opened or self._replaced
         if not over and not (resumable and begun) and (begun or self._deadlines.importing):
-            with contextlib.suppress(EngineError, TimeoutError):
+            try:
                 async with asyncio.timeout(self._settings.retry_seconds):
                     await self._deadlines.give_back()
+            except (EngineError, TimeoutError) as exc:
+                self._stage.on_event(f"deadlines on the target stay a hundred years off: {exc}")
             with contextlib.suppress(EngineError, TimeoutError):
                 async with asyncio.timeout(self._settings.connect_timeout):
                     await self._opening.tidy_up()
@@ -256,6 +260,7 @@ class Online:
         await self._tuning.untune()
         if self._mark.opened:
             return None
+        await self._cut_over.take_away()
         return await self._held(again=again)
 
     async def _held(self, *, again: bool = False) -> StreamPosition | None:
@@ -429,7 +434,7 @@ class Online:
                 left_out=self._leave_out,
             )
             follower.on_outage = self._outage
-            self._deadlines.mender = self._mender
+            self._deadlines.mender, self._deadlines.follower = self._mender, follower
             self._deadlines.hold()
             await self._take_up_dirty()
             self._catch_up(follower)
@@ -462,14 +467,14 @@ class Online:
                     if stage.tally.not_carried_total and self._near(follower):
                         raise TransferFailed(stage.reason)
                     continue
-                if stage.one_go and self._settings.until == "in-sync":
-                    await self._cut_over.in_sync(follower, pump)
-                    return
                 if not stage.word.is_set():
                     continue
                 # The operator's word.
                 stage.word.clear()
-                result = await self._cut_over.run(follower, pump)
+                if stage.one_go and self._settings.until == "in-sync":
+                    result = await self._cut_over.in_sync(follower, pump)
+                else:
+                    result = await self._cut_over.run(follower, pump)
                 if result.ok:
                     return
                 refused += 1
@@ -486,9 +491,14 @@ class Online:
 
     async def _look(self, follower: Follower) -> None:
         """Where the follower stands, as phase, gate and reason."""
-        stage = self._stage
+        stage, exposed = self._stage, self._deadlines.exposed
+        if (follower.suspect and stage.phase is Phase.FOLLOW) or (exposed and not follower.suspect):
+            self._catch_up(follower)
         if stage.phase is Phase.CATCH_UP:
-            if self._behind_until is None:
+            if self._behind_until is None and exposed:
+                # What is written by the time when it no longer is has to be passed.
+                pass
+            elif self._behind_until is None:
                 # Asked of the source itself: what was written while nobody listened may not even
                 # have begun to arrive.
                 with contextlib.suppress(LinkError, ServerError):
@@ -506,7 +516,7 @@ class Online:
         self._behind_until = None
         follower.late = self._deadlines.importing and self._source.relative_deadlines
         follower.has_fields = follower.fields = has_fields and not self._deadlines.importing
-        follower.suspect = self._mark.released
+        follower.suspect = follower.suspect or self._deadlines.doubtful
         self._stage.enter(Phase.CATCH_UP)
 
     def _relinked(self) -> None:
@@ -514,7 +524,7 @@ class Online:
         if self._follower is not None:
             if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
                 self._catch_up(self._follower)
-            self._follower.suspect = self._mark.released
+            self._follower.suspect = self._deadlines.doubtful
 
     def _outage(self) -> None:
         """The target could not be reached for a while: what it holds has aged meanwhile."""
@@ -523,7 +533,7 @@ class Online:
         if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
             self._catch_up(self._follower)
         else:
-            self._follower.suspect = self._follower.suspect or self._mark.released
+            self._follower.suspect = self._follower.suspect or self._deadlines.doubtful
 
     def _near(self, follower: Follower) -> bool:
         return follower.lag_bytes <= self._settings.max_lag_bytes
@@ -536,6 +546,10 @@ class Online:
             return False, f"lag {size_words(follower.lag_bytes)} > {size_words(most)}"
         if tally.not_carried_total:
             return False, not_carried_words(self._stage)
+        if self._deadlines.trouble:
+            return False, f"near deadlines cannot be lifted: {self._deadlines.trouble}"
+        if self._deadlines.lifting_again:
+            return False, "near deadlines are being lifted"
         if self._stage.phase is Phase.CATCH_UP:
             return False, "catching up with what was written before"
         if self._mender.waiting > _MENDED_BEHIND_FENCE:
@@ -566,7 +580,8 @@ class Online:
     async def _let_go(self) -> None:
         self._stage.can_complete = False
         self._books.count_repairs()
-        self._mender = self._deadlines.mender = None
+        self._mender = None
+        await self._deadlines.let_go()
         if self._follower is not None:
             self._stood = self._where(self._follower)
             self._commands = self._stood["commands"]
@@ -594,6 +609,7 @@ class Online:
     async def _tick(self) -> None:
         self._stage.tell()
         await self._deadlines.keep_up()
+        await self._cut_over.take_away()
         await self._books.save_now_and_then()
 
     def _take_repaired(self) -> int:

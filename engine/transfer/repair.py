@@ -76,6 +76,8 @@ class Mender:
         """By how much deadlines before which moment are lifted now (`transfer.deadlines`)."""
         self.lifted = 0
         """How many were."""
+        self.lifted_keys: dict[DbKey, None] | None = None
+        """While a dict: the keys of those are added to it."""
         self.repaired = 0
         """Keys whose value was read again and stored."""
 
@@ -311,6 +313,8 @@ class Mender:
                 if deadline < self.lift_before:
                     deadline += self.lift_ms
                     self.lifted += 1
+                    if self.lifted_keys is not None:
+                        self.lifted_keys[db, key] = None
             payload = replies[place + 1] if values else b""
             if isinstance(payload, Exception):
                 raise ServerError(f"{self._source.name} answered DUMP with: {payload}")

@@ -36,7 +36,7 @@ class BulkReader(Protocol):
 
     @property
     def input(self) -> Any:
-        """Writable buffer: the free tail of the object's own memory."""
+        """Writable buffer of bytes: the free tail of the object's own memory; it has a length."""
         ...
 
     def received(self, n: int, /) -> int:
@@ -63,6 +63,8 @@ class Connection(asyncio.BufferedProtocol):
         self._write_waiter: asyncio.Future[None] | None = None
         self._write_paused = False
         self._read_paused = False
+        # What the transport was last told.
+        self._listening = True
         # The socket's, if what it gives is plain; -1: it is not to be read past the transport.
         self._fd = -1
         self._rest: asyncio.TimerHandle | None = None
@@ -89,7 +91,7 @@ class Connection(asyncio.BufferedProtocol):
         """Where the next bytes go."""
         if self._bulk is not None:
             room = memoryview(self._bulk.input)
-            self._room = room.nbytes
+            self._room = len(room)
             return room
         return self._reader.get_buffer(sizehint)
 
@@ -253,19 +255,16 @@ class Connection(asyncio.BufferedProtocol):
     def pause_reading(self) -> None:
         """Read no more until `resume_reading`: the server's side then fills up, not ours."""
         if not self._read_paused and self.lost is None:
-            assert self._transport is not None
             self._read_paused = True
-            if self._rest is None:
-                self._transport.pause_reading()
+            self._listen(False)
 
     def resume_reading(self) -> None:
         """Read again."""
         if self._read_paused and self.lost is None:
-            assert self._transport is not None
             self._read_paused = False
             self._received_at = self._loop.time()
             if self._rest is None:
-                self._transport.resume_reading()
+                self._listen(True)
 
     def rest(self, seconds: float) -> None:
         """Leave what comes to the kernel for so long: fewer, larger reads.
@@ -273,38 +272,8 @@ class Connection(asyncio.BufferedProtocol):
         A server answers in small portions, and waking up for each costs more than reading it.
         """
         if self._rest is None and self.lost is None:
-            assert self._transport is not None
-            if not self._read_paused:
-                self._transport.pause_reading()
+            self._listen(False)
             self._rest = self._loop.call_later(seconds, self._wake)
-
-    def _wake(self) -> None:
-        """The rest is over: read what is there, and only if that was nothing wait for more.
-
-        Without going through the transport, which would first ask the kernel to be told of what
-        we know to be there; it stays paused if the next rest follows at once.
-        """
-        self._rest = None
-        if self._read_paused or self.lost is not None:
-            return
-        assert self._transport is not None
-        if self._fd >= 0 and self._bulk is not None:
-            for _ in range(_READS_AT_ONCE):
-                room = self.get_buffer(-1)
-                try:
-                    n = os.readv(self._fd, (room,))
-                except OSError:
-                    # Nothing there, or what the transport will find out and tell as well.
-                    n = 0
-                room.release()
-                if not n:
-                    break
-                self.buffer_updated(n)
-                if self._rest is not None or self._read_paused or self._bulk is None:
-                    return
-                if self.lost is not None:
-                    return
-        self._transport.resume_reading()
 
     def stop_resting(self) -> None:
         """Read on, unless the reader is paused besides."""
@@ -313,8 +282,60 @@ class Connection(asyncio.BufferedProtocol):
         self._rest.cancel()
         self._rest = None
         if self.lost is None and not self._read_paused:
+            self._listen(True)
+
+    def look(self) -> None:
+        """End a rest by reading what has come, if anything has."""
+        if self._rest is not None:
+            self._rest.cancel()
+            self._wake()
+
+    @property
+    def resting(self) -> bool:
+        """Whether what comes is left to the kernel for the moment."""
+        return self._rest is not None
+
+    def _wake(self) -> None:
+        """The rest is over. The transport listens again if nothing is there, or much.
+
+        Else it stays as it is, for the next rest often follows at once: to stop and to start it
+        takes the kernel more calls than the reading.
+        """
+        self._rest = None
+        if self._fd >= 0:
+            for _ in range(_READS_AT_ONCE):
+                if self._read_paused or not self._read():
+                    break
+                if self.resting:
+                    return
+        if self.lost is None and not self._read_paused and not self.resting:
+            self._listen(True)
+
+    def _read(self) -> bool:
+        """Read past the transport; False: nothing is there, or what the transport will find out
+        as well, and tell."""
+        bulk = self._bulk
+        if bulk is None or self.lost is not None:
+            return False
+        room = bulk.input
+        self._room = len(room)
+        try:
+            n = os.readv(self._fd, (room,))
+        except OSError:
+            return False
+        del room
+        if n:
+            self.buffer_updated(n)
+        return n > 0
+
+    def _listen(self, on: bool) -> None:
+        if on is not self._listening:
             assert self._transport is not None
-            self._transport.resume_reading()
+            self._listening = on
+            if on:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
 
     def watch(self, owed: Callable[[], bool], timeout: float) -> None:
         """Fail the connection when `owed` says that replies are due and none came for `timeout` s.

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,8 @@ from engine.model.checkpoint import Checkpoint
 from engine.model.online import OnlineMark
 from engine.model.progress import Phase
 from engine.transfer.checkpoint import MemoryCheckpoint
-from tests.servers import Binary, Server, binaries
+from tests.conftest import ServerFactory, known
 from tests.transfers import Run, transfer, until
-
-ServerFactory = Callable[..., Server]
-
-
-def known(flavour: str, version: str) -> Binary:
-    """The machine's server of that name and release."""
-    for each in binaries():
-        if each.name.startswith(f"{flavour}-{version}"):
-            return each
-    pytest.skip(f"there is no {flavour} {version} here")
 
 
 def online(source: Any, target: Any, **options: Any) -> Run:
@@ -38,8 +27,8 @@ def online(source: Any, target: Any, **options: Any) -> Run:
 def test_a_key_spoilt_behind_the_last_look_is_mended(
     server_factory: ServerFactory, tmp_path: Path
 ) -> None:
-    source = server_factory(known("redis", "8.0"))
-    target = server_factory(known("redis", "7.0"))
+    source = server_factory(known("redis-8.0"))
+    target = server_factory(known("redis-7.0"))
     writer = source.client()
     writer.set("a", "1")
 
@@ -57,7 +46,7 @@ def test_a_key_spoilt_behind_the_last_look_is_mended(
 
 
 def test_forced_end_gives_deadlines_back(server_factory: ServerFactory) -> None:
-    plain = known("redis", "7.0")
+    plain = known("redis-7.0")
     source, target = server_factory(plain), server_factory(plain)
     source.client().set("k", "v", ex=600)
 
@@ -71,8 +60,8 @@ def test_forced_end_gives_deadlines_back(server_factory: ServerFactory) -> None:
 
 
 def test_repaired_key_gets_its_deadline_back(server_factory: ServerFactory) -> None:
-    source = server_factory(known("redis", "8.0"))
-    target = server_factory(known("redis", "7.0"))
+    source = server_factory(known("redis-8.0"))
+    target = server_factory(known("redis-7.0"))
     writer = source.client()
     writer.set("a", "1")
 
@@ -102,7 +91,7 @@ class Slow(MemoryCheckpoint):
 def test_deadline_that_passes_while_the_opening_is_written_down(
     server_factory: ServerFactory,
 ) -> None:
-    plain = known("redis", "7.0")
+    plain = known("redis-7.0")
     source, target = server_factory(plain), server_factory(plain)
     source.client().set("k", "v")
     store = Slow()
@@ -131,7 +120,7 @@ class Lost(MemoryCheckpoint):
 def test_engine_that_lost_its_claim_does_not_touch_the_target(
     server_factory: ServerFactory,
 ) -> None:
-    plain = known("redis", "7.0")
+    plain = known("redis-7.0")
     source, target = server_factory(plain), server_factory(plain)
     source.client().set("k", "v")
     store = Lost()
@@ -159,7 +148,7 @@ async def press(work: Any) -> None:
 
 def test_target_older_at_the_moment_when_the_source_breaks(server_factory: ServerFactory) -> None:
     """Both ends lose power: the position that counts is the target's."""
-    plain = known("redis", "7.0")
+    plain = known("redis-7.0")
     source, target = server_factory(plain), server_factory(plain, "--save", "")
     writer = source.client()
     writer.set("counter", 0)
@@ -193,7 +182,7 @@ def _link_error() -> Exception:
 
 
 def test_import_mode_that_a_restart_forgot(server_factory: ServerFactory) -> None:
-    plain = known("valkey", "8.1")
+    plain = known("valkey-8.1")
     source = server_factory(plain)
     target = server_factory(plain, "--appendonly", "yes", "--appendfsync", "always")
     writer = source.client()

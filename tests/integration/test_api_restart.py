@@ -80,8 +80,13 @@ def test_a_worker_that_is_killed_is_replaced(
 ) -> None:
     with Serving(tmp_path, state_url) as api:
         source, target, pid = begun(api, server_factory)
+        # The server gives way to its workers; what it starts does not.
+        assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0)
         os.kill(pid, signal.SIGKILL)
         until(lambda: pid_of(state_url) not in (0, pid), "another worker")
+        assert os.getpriority(os.PRIO_PROCESS, pid_of(state_url)) == os.getpriority(
+            os.PRIO_PROCESS, 0
+        )
         completed(api, source, target)
         told = [each["Message"] for each in api.client().describe_events()["Events"]]
         assert f"the worker process (pid {pid}) was killed: replaced, 1 of 20" in told

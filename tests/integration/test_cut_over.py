@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import sys
@@ -14,13 +13,16 @@ from pathlib import Path
 import pytest
 import redis
 
-from engine.errors import LinkError
+from engine.errors import LinkError, StateError
+from engine.model.checkpoint import Checkpoint
+from engine.model.online import OnlineMark
 from engine.model.progress import Phase
 from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.cut_over import CutOver
 from engine.transfer.gate import GateResult
 from engine.transfer.opening import Opening
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.converge import OWN_PREFIX, assert_settled
 from tests.online import (
     assert_tidy,
@@ -34,7 +36,7 @@ from tests.online import (
     soon,
 )
 from tests.proxy import Proxy
-from tests.servers import Server, binaries
+from tests.servers import Server
 from tests.traffic import Counters
 from tests.transfers import Run
 
@@ -44,11 +46,9 @@ NAMES = ("redis-7.0", "valkey-8.1")
 @pytest.fixture(params=NAMES)
 def ends(request: pytest.FixtureRequest, server_factory: ServerFactory) -> tuple[Server, Server]:
     """Source and target: with lifted deadlines, and with import mode."""
-    found = [each for each in binaries() if each.name.startswith(request.param)]
-    if not found:
-        pytest.skip(f"no {request.param} on this machine")
-    source = server_factory(found[0], "--repl-backlog-size", "16mb")
-    target = server_factory(found[0])
+    binary = known(request.param)
+    source = server_factory(binary, "--repl-backlog-size", "16mb")
+    target = server_factory(binary)
     pipe = source.client(1).pipeline(transaction=False)
     for n in range(300):
         pipe.set(f"key:{n}", n, ex=3000 if n % 3 else None)
@@ -58,12 +58,16 @@ def ends(request: pytest.FixtureRequest, server_factory: ServerFactory) -> tuple
 
 
 class Clicks:
-    """Counts up with INCR: `acknowledged` is the last OK's number, `longest` the longest wait."""
+    """Counts up with INCR: `acknowledged` is the last OK's number, `longest` the longest wait.
+
+    Ends when it is told `refusal`, which is empty before.
+    """
 
     def __init__(self, server: Server) -> None:
         self.acknowledged = 0
         self.last = 0.0
         self.longest = 0.0
+        self.refusal = ""
         self._server = server
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -71,7 +75,11 @@ class Clicks:
     def _run(self) -> None:
         client = self._server.client(socket_timeout=20)
         while not self._over.is_set():
-            self.acknowledged = client.incr("clicks")
+            try:
+                self.acknowledged = client.incr("clicks")
+            except redis.ResponseError as error:
+                self.refusal = str(error)
+                return
             now = time.monotonic()
             self.longest = max(self.longest, now - self.last if self.last else 0.0)
             self.last = now
@@ -82,8 +90,6 @@ class Clicks:
 
     def __exit__(self, *exc: object) -> None:
         self._over.set()
-        with contextlib.suppress(redis.RedisError):
-            self._server.client().execute_command("CLIENT", "UNPAUSE")
         self._thread.join(20)
         assert not self._thread.is_alive()
 
@@ -99,13 +105,11 @@ def test_every_acknowledged_write_is_on_the_target(ends: tuple[Server, Server]) 
     with Counters(source) as counters, Clicks(source) as clicks:
         run = online(source, target, steer)
         assert run.report.status == "done", run.report.errors
-        # The source is still paused: nothing was acknowledged since.
-        assert int(target.client().get("clicks")) == clicks.acknowledged > 0
-        assert counters.acknowledged
-        assert counters.check(target) == []
-        source.client().execute_command("CLIENT", "UNPAUSE")
-        time.sleep(0.1)
-        assert int(target.client().get("clicks")) < clicks.acknowledged
+    # Whoever waited at the source was refused.
+    assert "NOREPLICAS" in clicks.refusal
+    assert int(target.client().get("clicks")) == clicks.acknowledged > 0
+    assert counters.acknowledged
+    assert counters.check(target) == []
     assert run.report.fence_seconds is not None
     assert 0 < run.report.fence_seconds < 2
     assert_tidy(target)
@@ -201,7 +205,7 @@ def test_the_fence_of_a_hook(ends: tuple[Server, Server], tmp_path: Path) -> Non
     run = online(source, target, steer, fence="hook", fence_hook=command)
     assert run.report.status == "done", (run.report.errors, run.events)
     words = [json.loads(line) for line in noted.read_text().splitlines()]
-    assert words == [["--of", "me", each] for each in ("fence", "unfence", "fence")]
+    assert words == [["--of", "me", each] for each in ("fence", "unfence", "fence", "done")]
     assert_settled(source, target, 2)
     assert_tidy(target)
 
@@ -279,14 +283,73 @@ def test_an_engine_that_dies_after_it_opened_the_target(
 
     with monkeypatch.context() as patched:
         patched.setattr(Opening, "tidy_up", die)
-        run = online(source, target, steer, checkpoints=store)
+        run = online(
+            source, target, steer, checkpoints=store, retry_seconds=1.0, cut_over_timeout=2.0
+        )
     assert run.report.status == "failed"
     assert [key for key in target.client().scan_iter() if key.startswith(OWN_PREFIX)]
-    source.client().execute_command("CLIENT", "UNPAUSE")
     target.client(1).set("key:0", "the user's")
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        # Waits until the pause is over, behind the seal.
+        source.client(1).set("key:1", "nobody's")
+    source.client().config_set("min-replicas-to-write", 0)
     source.client(1).set("key:1", "nobody's")
     again = online(source, target, checkpoints=store)
     assert again.report.status == "done", again.report.errors
     assert target.client(1).mget("key:0", "key:1") == [b"the user's", b"1"]
+    assert source.client().info("stats")["sync_full"] == 1
+    # The seal is put on again: there was nobody to say that it was not to be.
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        source.client(1).set("key:1", "nobody's")
+    assert_tidy(target)
+
+
+class _DiesBeforeTheOpening(MemoryCheckpoint):
+    """An engine that ends just when it would write down that the target is open."""
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        if isinstance(checkpoint.position, OnlineMark) and checkpoint.position.opened:
+            raise StateError("died here")
+        super().save(checkpoint)
+
+
+def test_an_engine_that_dies_behind_the_fence(
+    ends: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source was told to refuse writes, and the target is not open: the next engine takes that
+    back, whether it goes on or is ended by force."""
+    source, target = ends
+    store = _DiesBeforeTheOpening()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        work.complete()
+        await phase(work, Phase.FAILED)
+
+    async def nothing(self: CutOver, *of: object, **more: object) -> None:
+        pass
+
+    with monkeypatch.context() as patched:
+        # It tidies nothing up.
+        for name in ("take_away", "_take_away"):
+            patched.setattr(CutOver, name, nothing)
+        run = online(source, target, steer, checkpoints=store)
+    assert run.report.status == "failed"
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        source.client().set("key", "1")
+    again = MemoryCheckpoint()
+    checkpoint = store.load()
+    assert checkpoint is not None
+    again.save(checkpoint)
+
+    async def go_on(work: Transfer, run: Run) -> None:
+        await following(work)
+        assert await asyncio.to_thread(source.client(socket_timeout=2).set, "key", "2")
+        await cut_over(work, run, source)
+
+    run = online(source, target, go_on, checkpoints=again)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().get("key") == b"2"
     assert source.client().info("stats")["sync_full"] == 1
     assert_tidy(target)

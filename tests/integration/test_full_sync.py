@@ -12,11 +12,11 @@ from engine.model.online import OnlineMark, position_key
 from engine.model.progress import Phase
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import assert_tidy, cut_over, following, online, phase, soon
 from tests.proxy import Proxy
-from tests.servers import Server, binaries
+from tests.servers import Server
 from tests.traffic import Counters
 from tests.transfers import Run
 
@@ -26,11 +26,9 @@ NAMES = ("redis-7.0", "valkey-9")
 @pytest.fixture(params=NAMES)
 def ends(request: pytest.FixtureRequest, server_factory: ServerFactory) -> tuple[Server, Server]:
     """Source (with a small backlog) and target."""
-    found = [each for each in binaries() if each.name.startswith(request.param)]
-    if not found:
-        pytest.skip(f"no {request.param} on this machine")
-    source = server_factory(found[0], "--repl-backlog-size", "16kb")
-    target = server_factory(found[0])
+    binary = known(request.param)
+    source = server_factory(binary, "--repl-backlog-size", "16kb")
+    target = server_factory(binary)
     source.client().mset({f"key:{n}": n for n in range(300)})
     source.client(1).set("timed", "x", ex=3000)
     return source, target

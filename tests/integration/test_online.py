@@ -14,11 +14,11 @@ from engine.model.server import known_types
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
 from tests.adversity.test_follow import not_alike
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled, settle
 from tests.online import assert_tidy, cut_over, following, importing, online, phase, refused, soon
 from tests.proxy import Proxy
-from tests.servers import Binary, Server, all_pairs, binaries, pair_id
+from tests.servers import Binary, Server, all_pairs, pair_id
 from tests.traffic import Counters, Traffic
 from tests.transfers import Run, transfer
 
@@ -110,10 +110,7 @@ def test_what_the_target_does_not_know_is_named(
 
 def server_of(server_factory: ServerFactory, name: str, *options: str) -> Server:
     """The first server whose name begins so ("redis-7.0")."""
-    found = [each for each in binaries() if each.name.startswith(name)]
-    if not found:
-        pytest.skip(f"no {name} on this machine")
-    return server_factory(found[0], *options)
+    return server_factory(known(name), *options)
 
 
 COPIES = (

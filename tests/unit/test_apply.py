@@ -406,6 +406,17 @@ def test_answers_are_read_however_they_are_cut(name):
     assert answer(data[:-1], queued) == []
 
 
+@pytest.mark.parametrize("name", ANSWERS)
+def test_all_is_well_when_everything_ran_and_the_position_is_there(name):
+    data, queued, expected = ANSWERS[name]
+    (result,) = answer(data, queued)
+    well = expected == {"status": "applied", "position": b"pos"}
+    assert result.stands(b"pos") == well
+    assert not result.stands(b"another")
+    with pytest.raises(TypeError):
+        result.stands(None)
+
+
 @pytest.mark.parametrize("size", [1 << 18, 13, 1])
 def test_answers_come_one_after_the_other(size):
     names = random.Random(1).choices(list(ANSWERS), k=60)

@@ -406,6 +406,7 @@ def interrupted(arguments: list[str], capsys: Capture, monkeypatch: pytest.Monke
         ["--source-type", "replica"],
         ["--source-type", "auto", "--until", "in-sync", "--tune-source"],
         ["--fence", "hook", "--fence-hook", "stop 'all' of them", "--cut-over-timeout", "2.5"],
+        ["--cut-over-timeout", "2.5", "--source-after", "resume"],
         ["--fence", "none", "--spool-directory", "/var/spool/a b", "--spool-bytes", "512mb"],
     ],
 )
@@ -423,6 +424,7 @@ def test_what_is_the_default_need_not_be_said(
 ) -> None:
     arguments = ["--source-type", TransferSettings().source_type, "--if-exists", "replace"]
     arguments += ["--until", "cut-over", "--fence", "pause", "--cut-over-timeout", "10"]
+    arguments += ["--source-after", "refuse"]
     arguments += ["--spool-bytes", "10gb", "--no-tune-source"]
     line = interrupted(arguments, capsys, monkeypatch)
     assert line == interrupted([], capsys, monkeypatch)
@@ -433,10 +435,16 @@ def test_the_verbs_of_a_transfer_take_its_options(verb: str, capsys: Capture) ->
     assert run(verb, "--help") == 0
     shown = capsys.readouterr().out
     names = inspect.signature(transfer_options.settings).parameters
-    assert len(names) == 12
+    assert len(names) == 13
     for name in ("match", "type", "db", "source-type", "if-exists", "until", "fence", "fence-hook"):
         assert f"--{name} " in shown
-    for name in ("cut-over-timeout", "spool-directory", "spool-bytes", "tune-source"):
+    for name in (
+        "cut-over-timeout",
+        "source-after",
+        "spool-directory",
+        "spool-bytes",
+        "tune-source",
+    ):
         assert f"--{name} " in shown
     assert "wanted" not in shown
 
@@ -469,6 +477,7 @@ def test_options_become_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         fence="hook",
         fence_hook="stop",
         cut_over_timeout=2.5,
+        source_after="resume",
         spool_directory="spool",
         spool_bytes="512mb",
         tune_source=True,
@@ -479,6 +488,7 @@ def test_options_become_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         fence="hook",
         fence_hook="stop",
         cut_over_timeout=2.5,
+        source_after="resume",
         spool_directory=str(tmp_path / "spool"),
         spool_bytes=512 << 20,
         tune_source=True,

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from engine import errors
 from engine.errors import ApiFault
 from engine.front.engine import Engine
-from engine.front.http import actions, common_errors, limits, query, xml
+from engine.front.http import actions, common_errors, limits, query, recent, xml
 from engine.front.http.app import Api
 from engine.front.http.gate import Gate
 from engine.front.http.model import API_VERSION, model
@@ -512,6 +512,42 @@ async def test_a_state_that_is_gone(tmp_path: Path) -> None:
     assert (answer.status, answer.code) == (503, "ServiceUnavailable")
     assert str(tmp_path).encode() not in answer.body
     assert (await ask(api.app, method="GET", path="/healthz", headers=HERE)).status == 503
+
+
+async def test_what_many_ask_at_once_is_looked_up_once() -> None:
+    looked: list[int] = []
+    known = recent.Recent()
+
+    async def look() -> dict[str, Any]:
+        looked.append(1)
+        await asyncio.sleep(0.01)
+        if len(looked) == 3:
+            raise errors.StateError("the disk is full")
+        return {"n": len(looked)}
+
+    first = asyncio.create_task(known.get("a", look))
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(known.get("a", look)) for _ in range(5)]
+    await asyncio.sleep(0)
+    first.cancel()  # its client has gone; the others' answer has not
+    assert [await other for other in others] == [{"n": 1}] * 5
+    assert await known.get("b", look) == {"n": 2}
+    known.forget()
+    for _ in range(2):
+        with pytest.raises(errors.StateError):
+            await known.get("a", look)
+    await asyncio.sleep(recent.AGE_SECONDS)
+    assert await known.get("a", look) == {"n": 4}
+
+
+async def test_what_was_changed_here_is_seen_at_once(api: Api) -> None:
+    created = {"ReplicationGroupDescription": "d", "PrimaryClusterId": "127.0.0.1:6379"}
+    for n in range(3):
+        await call(api, "CreateReplicationGroup", ReplicationGroupId=f"g{n}", **created)
+        answer = await call(api, "DescribeReplicationGroups")
+        assert answer.body.count(b"<ReplicationGroupId>") == n + 1
+    await call(api, "DeleteReplicationGroup", ReplicationGroupId="g1")
+    assert b">g1<" not in (await call(api, "DescribeReplicationGroups")).body
 
 
 # Whatever comes, the answer is a documented one.

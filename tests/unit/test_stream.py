@@ -9,7 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine._native import CommandBatch, ProtocolError, StreamReader
+from engine._native import (
+    KIND_FIELD_COUNTS,
+    KIND_FIELD_DEADLINES,
+    KIND_MOVERS,
+    KIND_SWAPS,
+    CommandBatch,
+    ProtocolError,
+    StreamReader,
+)
 from tests.feeding import contents, push
 from tests.reference import stream as reference
 from tests.reference.stream import command
@@ -649,3 +657,53 @@ def test_who_sets_a_deadline_is_known() -> None:
     assert batch.deadlines == [5]
     empty = type(batch).empty(7, 3, True)
     assert (len(empty), empty.start_offset, empty.end_offset, empty.db_after) == (0, 7, 7, 3)
+
+
+@pytest.mark.parametrize(
+    ("args", "kind"),
+    [
+        ([b"rename", b"a", b"b"], KIND_MOVERS),
+        ([b"RENAMENX", b"a", b"b"], KIND_MOVERS),
+        ([b"COPY", b"a", b"b"], KIND_MOVERS),
+        ([b"Move", b"a", b"1"], KIND_MOVERS),
+        ([b"SWAPDB", b"0", b"1"], KIND_SWAPS),
+        ([b"HPEXPIREAT", b"h", b"1", b"FIELDS", b"1", b"f"], KIND_FIELD_DEADLINES),
+        ([b"HINCRBYFLOAT", b"h", b"f", b"1"], KIND_FIELD_COUNTS),
+        ([b"SET", b"rename", b"swapdb"], 0),
+        ([b"FLUSHALL"], 0),
+        ([b"PEXPIREAT", b"a", b"1"], 0),
+    ],
+)
+def test_a_batch_says_what_kinds_it_holds(args: list[bytes], kind: int) -> None:
+    kinds = [KIND_MOVERS, KIND_SWAPS, KIND_FIELD_DEADLINES, KIND_FIELD_COUNTS]
+    reader = StreamReader(0)
+    reader.feed(command(b"SET", b"a", b"b") + command(*args) + command(b"INCR", b"n"))
+    batch = reader.next(True)
+    assert batch is not None
+    assert [batch.holds(each) for each in kinds] == [each == kind for each in kinds]
+    assert batch.holds(sum(kinds)) == (kind != 0)
+    assert not batch.holds(0)
+    assert not CommandBatch.empty(0).holds(sum(kinds))
+
+
+def test_the_next_batch_is_the_oldest_and_a_flush_comes_last() -> None:
+    reader = StreamReader(0, batch_commands=2)
+    assert reader.next(True) is None
+    one = command(b"INCR", b"n")
+    reader.feed(one * 5 + one[:7])
+    assert reader.closed == 2
+    taken = []
+    for flush, left in ((True, 1), (False, 0)):
+        taken.append(reader.next(flush))
+        assert reader.closed == left
+    assert reader.next(False) is None
+    taken.append(reader.next(True))
+    assert reader.next(True) is None
+    edges = [(batch.start_offset, batch.end_offset) for batch in taken if batch is not None]
+    size = len(one)
+    assert edges == [(0, 2 * size), (2 * size, 4 * size), (4 * size, 5 * size)]
+    # What was cut goes on.
+    reader.feed(one[7:])
+    last = reader.next(True)
+    assert last is not None
+    assert (last.start_offset, last.end_offset, len(last)) == (5 * size, 6 * size, 1)

@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from engine.errors import ApiFault, EngineError, StateError
 from engine.front import operations
@@ -37,6 +37,7 @@ from engine.front.http.common_errors import (
 )
 from engine.front.http.feed import EVENTS, Feed
 from engine.front.http.gate import Caller, Gate, bearer_fits, sha256
+from engine.front.http.history import History
 from engine.front.http.limits import (
     AT_ONCE,
     BODY_MOST,
@@ -47,6 +48,8 @@ from engine.front.http.limits import (
 from engine.front.http.metrics import MEDIA_TYPE as METRICS_TYPE
 from engine.front.http.metrics import Metrics
 from engine.front.http.model import API_VERSION, Model, Operation, model
+from engine.front.http.page import Page, asked_for
+from engine.front.http.recent import Recent
 from engine.front.http.sigv4 import QUERY_MEMBERS, Signed
 
 _FORM = "application/x-www-form-urlencoded"
@@ -85,12 +88,16 @@ class Api:
         self._model: Model = model()
         self._line = asyncio.Semaphore(AT_ONCE)
         self._slow = 0
+        self._recent = Recent()
         self._healthy = (0.0, False)
+        self._page = Page()
         self.metrics = Metrics()
+        self.history = History()
         self.feed = Feed(lambda: operations.overview(engine.house, EVENTS))
         self.app = Starlette(
             routes=[
-                Route("/", self._answer(self._query), methods=["GET", "POST"]),
+                Route("/", self._answer(self._root), methods=["GET", "POST"]),
+                Route("/page/{name}", self._answer(self._part), methods=["GET"]),
                 Route("/watch", self._answer(self._watch), methods=["GET"]),
                 Route("/metrics", self._answer(self._metrics), methods=["GET"]),
                 Route("/healthz", self._health, methods=["GET"]),
@@ -99,6 +106,12 @@ class Api:
         )
         # A redirect would not be signed: /watch/ is another path, and not there.
         self.app.router.redirect_slashes = False
+
+    async def _root(self, request: Request, call: Call) -> Response:
+        if asked_for(request):
+            call.operation = "Page"
+            return self._page.index(request)
+        return await self._query(request, call)
 
     # --- The Query protocol ---
 
@@ -114,7 +127,7 @@ class Api:
         action.check(parameters)
         # 4. Do it.
         answer = await self._run(action, parameters, admitted.caller)
-        body = xml.response(operation, _shown(answer), call.id, self._model)
+        body = xml.response(operation, answer, call.id, self._model)
         return Response(body, media_type=xml.MEDIA_TYPE)
 
     def _asked_for(self, given: dict[str, str], call: Call) -> tuple[actions.Action, Operation]:
@@ -134,27 +147,45 @@ class Api:
     async def _run(
         self, action: actions.Action, parameters: dict[str, Any], caller: Caller
     ) -> dict[str, Any]:
-        if action.slow and self._slow >= SLOW_AT_ONCE:
-            raise Throttling(f"{SLOW_AT_ONCE} such operations are under way.")
-        self._slow += action.slow
+        """Run an operation, within the limits on how many there are and how long they take."""
         try:
-            # Slow ones do not stand in the others' way, nor wait behind them.
             async with asyncio.timeout(OPERATION_SECONDS):
                 if action.slow:
-                    return await action.run(self._engine, parameters)
-                async with self._line:
-                    if action.refused is None:
-                        return await action.run(self._engine, parameters)
-                    if self._gate.was_used(caller):
-                        await action.look(self._engine, parameters)
-                    with self._gate.once(caller):
-                        return await action.run(self._engine, parameters)
+                    # Slow ones do not stand in the others' way, nor wait behind them.
+                    return await self._slowly(action, parameters)
+                if action.refused is None:
+                    asked = (action.run, tuple(sorted(parameters.items())))
+                    return await self._recent.get(asked, lambda: self._do(action, parameters))
+                return await self._change(action, parameters, caller)
         except TimeoutError:
             raise ServiceUnavailable(
                 f"The operation was not done after {OPERATION_SECONDS:g} s."
             ) from None
+
+    async def _do(self, action: actions.Action, parameters: dict[str, Any]) -> dict[str, Any]:
+        async with self._line:
+            return _shown(await action.run(self._engine, parameters))
+
+    async def _slowly(self, action: actions.Action, parameters: dict[str, Any]) -> dict[str, Any]:
+        if self._slow >= SLOW_AT_ONCE:
+            raise Throttling(f"{SLOW_AT_ONCE} such operations are under way.")
+        self._slow += 1
+        try:
+            return _shown(await action.run(self._engine, parameters))
         finally:
-            self._slow -= action.slow
+            self._slow -= 1
+
+    async def _change(
+        self, action: actions.Action, parameters: dict[str, Any], caller: Caller
+    ) -> dict[str, Any]:
+        try:
+            if self._gate.was_used(caller):
+                await action.look(self._engine, parameters)
+            with self._gate.once(caller):
+                return await self._do(action, parameters)
+        finally:
+            # Refused or not: a refusal is an event.
+            self._recent.forget()
 
     async def _admit(self, request: Request, call: Call) -> Admitted:
         """Read the request and check who sent it."""
@@ -182,12 +213,17 @@ class Api:
 
     # --- The other routes ---
 
+    async def _part(self, request: Request, call: Call) -> Response:
+        call.operation = "Page"
+        return self._page.part(request)
+
     async def _watch(self, request: Request, call: Call) -> Response:
         call.operation = "Watch"
         admitted = await self._admit(request, call)
         self._gate.allow(admitted.caller, Role.READ, "Watch")
         self.feed.check()
-        return _Stream(self.feed)
+        role = {"X-Startmigration-Role": admitted.caller.role.value}
+        return _Stream(self.feed, role, self.history.event())
 
     async def _metrics(self, request: Request, call: Call) -> Response:
         call.operation = "Metrics"
@@ -280,14 +316,24 @@ class Api:
 
 
 class _Stream(Response):
-    """The feed as a response."""
+    """The feed as a response, with headers of its own (among them what the watcher may do), and
+    an event that comes first."""
 
-    def __init__(self, feed: Feed) -> None:
-        super().__init__()
+    def __init__(self, feed: Feed, headers: dict[str, str], first: bytes) -> None:
+        super().__init__(headers=headers)
         self._feed = feed
+        self._first = first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._feed.serve(scope, receive, send)
+        async def send_ours(message: Message) -> None:
+            if message["type"] != "http.response.start":
+                await send(message)
+                return
+            ours = [each for each in self.raw_headers if each[0] != b"content-length"]
+            await send({**message, "headers": [*message["headers"], *ours]})
+            await send({"type": "http.response.body", "body": self._first, "more_body": True})
+
+        await self._feed.serve(scope, receive, send_ours)
 
 
 def _call(request: Request) -> Call:

@@ -20,7 +20,8 @@ from engine.front.http.common_errors import ServiceUnavailable, Throttling
 
 LOOK_SECONDS = 0.5
 """The state is looked at, and sent, at most so often."""
-KEEP_ALIVE_SECONDS = 15.0
+KEEP_ALIVE_SECONDS = 5.0
+"""A client that hears nothing for twice as long may take the link for lost."""
 CLIENTS_MOST = 64
 EVENTS = 100
 """So many of the newest events are in each state."""

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import signal
 import socket
 import ssl
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,8 @@ HEADERS_MOST = 160 << 10
 """A request's head (bytes): the longest query string, and the headers."""
 TOKEN_LEAST = 16
 _BACKLOG = 512
+_THREADS = 8
+_NICE = 10
 _log = logging.getLogger("startmigration.serve")
 
 
@@ -62,9 +67,14 @@ async def serve(state: str | None, settings: Settings) -> None:
     sockets = _bind(settings.listen)
     # 2. The migrations that are there, and the door.
     api = Api(engine, gate, metrics_token=token)
-    watchman = Watchman(engine.house, on_replaced=api.metrics.replaced.inc)
+    watchman = Watchman(
+        engine.house,
+        on_replaced=api.metrics.replaced.inc,
+        on_look=lambda migrations: api.history.note(migrations, time.time()),
+    )
     watching = asyncio.create_task(watchman.run())
     server = _Server(_config(api, context), api)
+    _step_back()
     scheme = "http" if context is None else "https"
     for each in sockets:
         _log.info("listening on %s://%s", scheme, _shown(each))
@@ -96,6 +106,24 @@ def log_to_stderr(level: str) -> None:
         logger.setLevel(level.upper())
     # Its own words on starting and ending are said by us.
     logging.getLogger("uvicorn.error").setLevel("ERROR")
+
+
+def _step_back() -> None:
+    """Let the event loop give way to everything else on a machine that is busy: clients can wait,
+    and a transfer cannot.
+
+    A thread's niceness is its own (setpriority(2)), and what it starts inherits it. Workers are
+    started on the loop's other threads, so those are there before, and keep theirs.
+    """
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="state")
+    all_there = threading.Barrier(_THREADS + 1)
+    for _ in range(_THREADS):
+        pool.submit(all_there.wait)
+    all_there.wait()
+    asyncio.get_running_loop().set_default_executor(pool)
+    with contextlib.suppress(OSError):
+        before = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(before + _NICE, 19))
 
 
 class _Connection(H11Protocol):

@@ -1,0 +1,114 @@
+// The cut-over: its gates with their figures, and the operator's word.
+
+import { el, keep, say, set, show } from "./dom.js";
+import { ask } from "./dialog.js";
+import { busy, Outcome } from "./form.js";
+
+const OPEN = new Map([
+  [true, ["pass", "open"]],
+  [false, ["fail", "closed"]],
+  [null, ["wait", "not yet known"]],
+]);
+
+/** The gates of one group's migration; buttons are there for who may. */
+export class CutOver {
+  #app;
+  #id;
+  #gates = el("ul", { class: "gates" });
+  #verdict = el("p", { class: "verdict" });
+  #complete = el("button", { type: "button", class: "primary", click: () => this.#ask(false) });
+  #force = el("button", { type: "button", class: "danger", click: () => this.#ask(true) }, "Force…");
+  #buttons = el("div", { class: "buttons" }, this.#complete, this.#force);
+  #outcome = new Outcome();
+  #standing = "";
+  #ready = false;
+
+  constructor(app, id) {
+    this.#app = app;
+    this.#id = id;
+    this.#complete.textContent = "Complete…";
+    this.#verdict.id = "verdict";
+    this.#complete.setAttribute("aria-describedby", "verdict");
+    this.node = el(
+      "section",
+      { class: "card", "aria-label": "Cut-over" },
+      el("h3", {}, "Cut-over"),
+      this.#gates,
+      this.#verdict,
+      this.#buttons,
+      this.#outcome.node,
+    );
+  }
+
+  /** `migration` and `details` as the feed has them; whether the viewer may act, now. */
+  update(migration, details, may, live) {
+    keep(this.#gates, details?.Gates ?? [], (gate) => gate.Name, gateRow);
+    const under = migration.Phase === "CUT_OVER";
+    this.#ready = migration.CanComplete;
+    const reason = migration.Reason || "not in sync yet";
+    const auto = details?.AutoCutOver && !under ? " It cuts over by itself once all are open." : "";
+    const open = under ? "A cut-over is under way" : this.#ready ? "Can be completed" : "Not now";
+    say(this.#verdict, `${open}: ${reason}.${auto}`);
+    set(this.#verdict, "data-tone", this.#ready ? "good" : under ? "plain" : "wait");
+    show(this.#buttons, may);
+    set(this.#complete, "aria-disabled", this.#ready && live ? null : "true");
+    set(this.#force, "aria-disabled", live ? null : "true");
+    this.#standing = reason;
+  }
+
+  async #ask(force) {
+    const button = force ? this.#force : this.#complete;
+    if (button.getAttribute("aria-disabled") === "true") {
+      if (!force) this.#outcome.bad(`Not now: ${this.#standing}`);
+      return;
+    }
+    if (!(await ask(force ? this.#forced() : this.#completed()))) return;
+    const parameters = [["ReplicationGroupId", this.#id]];
+    if (force) parameters.push(["Force", "true"]);
+    const asked = await busy(button, "Asking…", this.#outcome, () =>
+      this.#app.call("CompleteMigration", parameters),
+    );
+    if (asked) this.#outcome.good(force ? "Asked to end." : "Asked for the cut-over.");
+  }
+
+  #completed() {
+    return {
+      title: `Complete the migration of ${this.#id}?`,
+      lines: [
+        "Writes to the source are held back for a moment, the rest is applied, and both ends are " +
+          "compared. If they differ, or it takes too long, nothing is changed and following goes on.",
+        "Afterwards clients belong to the target.",
+      ],
+      yes: "Complete",
+    };
+  }
+
+  #forced() {
+    return {
+      title: `End the migration of ${this.#id} by force?`,
+      lines: [
+        "It ends where it stands, without the check that both ends hold the same. What has not " +
+          "arrived by then does not arrive.",
+        `It stands so: ${this.#standing}.`,
+      ],
+      yes: "End by force",
+      danger: true,
+      typed: this.#id,
+    };
+  }
+}
+
+function gateRow() {
+  const name = el("span", { class: "gate" });
+  const word = el("span", { class: "unseen" });
+  const figure = el("span", { class: "figure" });
+  const node = el("li", {}, name, word, figure);
+  const update = (gate) => {
+    const [state, spoken] = OPEN.get(gate.Open ?? null);
+    set(node, "data-open", state);
+    say(name, gate.Name);
+    say(word, `${spoken}: `);
+    say(figure, gate.Figure);
+  };
+  return { node, update };
+}

@@ -1,0 +1,186 @@
+// The figures of a migration: keys and what is left, the charts, and the counters.
+
+import { Chart } from "./chart.js";
+import { el, keep, say, set, show } from "./dom.js";
+import * as format from "./format.js";
+
+const WINDOWS = [
+  ["5 min", 300_000],
+  ["15 min", 900_000],
+  ["1 h", 3_600_000],
+];
+const LEAST_MS = 30_000;
+
+/** Keys that have arrived, of how many, and when the rest will have. */
+export class Keys {
+  #bar = el("div", { class: "fill" });
+  #track = el(
+    "div",
+    { class: "bar", role: "progressbar", "aria-label": "Keys", "aria-valuemin": 0, "aria-valuemax": 100 },
+    this.#bar,
+  );
+  #done = el("strong", {});
+  #total = el("span", { class: "quiet" });
+  #eta = el("span", { class: "eta" });
+  node = el(
+    "div",
+    { class: "keys" },
+    el("p", {}, this.#done, " ", this.#total, this.#eta),
+    this.#track,
+  );
+
+  update(migration) {
+    const share = format.percent(migration.Keys, migration.TotalKeys);
+    say(this.#done, format.count(migration.Keys));
+    say(this.#total, `of about ${format.count(migration.TotalKeys)} keys · ${share} %`);
+    const eta = migration.Phase === "SNAPSHOT" ? migration.EtaSeconds : null;
+    say(this.#eta, eta === null ? "" : `${format.duration(eta)} left`);
+    set(this.#track, "aria-valuenow", share);
+    this.#bar.style.width = `${share}%`;
+  }
+}
+
+/** The charts of one group. */
+export class Charts {
+  #throughput = new Chart(
+    "Throughput",
+    [
+      { name: "keys/s", tone: "a" },
+      { name: "commands/s", tone: "b" },
+    ],
+    format.brief,
+    10,
+  );
+  #volume = new Chart(
+    "Volume",
+    [
+      { name: "snapshot", tone: "a" },
+      { name: "stream", tone: "b" },
+    ],
+    format.rate,
+    1000,
+  );
+  #lagBytes = new Chart("Lag", [{ name: "behind", tone: "c" }], format.bytes, 1000);
+  #lagSeconds = new Chart("Lag in time", [{ name: "behind", tone: "c" }], format.duration, 1);
+  #window = WINDOWS[0][1];
+  #choice;
+  node;
+
+  constructor() {
+    this.#choice = WINDOWS.map(([name, ms]) =>
+      el("button", { type: "button", "aria-pressed": String(ms === this.#window), click: () => this.#choose(ms) }, name),
+    );
+    const choice = el("div", { class: "choice", role: "group", "aria-label": "Time shown" }, ...this.#choice);
+    const charts = [this.#throughput, this.#volume, this.#lagBytes, this.#lagSeconds];
+    this.node = el(
+      "section",
+      { class: "card", "aria-label": "Figures over time" },
+      el("div", { class: "head" }, el("h3", {}, "Over time"), choice),
+      el("div", { class: "charts" }, ...charts.map((chart) => chart.node)),
+    );
+  }
+
+  /**
+   * Draw a history up to `now` (ms since the epoch), or all of it up to its end, if the migration is
+   * over. One that is younger than the window fills it.
+   */
+  update(history, now, over) {
+    const [first, last] = history.span ?? [now, now];
+    const to = over ? last : now;
+    const from = to - Math.min(this.#window, Math.max(to - first, LEAST_MS));
+    const draw = (chart, ...series) => chart.update(series, from, to, over);
+    draw(this.#throughput, history.rate("keys", from), history.rate("commands", from));
+    draw(this.#volume, history.rate("bytes", from), history.rate("applied", from));
+    draw(this.#lagBytes, history.series("lagBytes", from));
+    draw(this.#lagSeconds, history.series("lagSeconds", from));
+    this.#last = [history, now, over];
+  }
+
+  #last = null;
+
+  #choose(ms) {
+    this.#window = ms;
+    this.#choice.forEach((button, i) => set(button, "aria-pressed", WINDOWS[i][1] === ms));
+    if (this.#last) this.update(...this.#last);
+  }
+}
+
+/** Counters: [name, figure, whether it is a worry]. */
+export class Counters {
+  #list = el("dl", { class: "counters" });
+  node = el("section", { class: "card", "aria-label": "Counters" }, el("h3", {}, "Counters"), this.#list);
+
+  update(migration) {
+    const c = migration.Counters;
+    const rows = [
+      ["Not carried", format.count(c.NotCarried), c.NotCarried > 0],
+      ["Retries", format.count(c.Retries), c.Retries > 0],
+      ["Reconnects", format.count(c.Reconnects), c.Reconnects > 0],
+      ["Spool", format.bytes(c.SpoolBytes), c.SpoolBytes > 0],
+      ["Data", format.bytes(migration.Bytes), false],
+      ["Commands applied", format.count(c.Commands), false],
+      ["Repaired keys", format.count(c.RepairedKeys), false],
+      ["Held keys", format.count(c.HeldKeys), false],
+      ["Full syncs", format.count(c.FullSyncs), c.FullSyncs > 1],
+      ["Partial syncs", format.count(c.PartialSyncs), false],
+      ["Applied offset", format.count(migration.AppliedOffset), false],
+      ["Source's offset", format.count(migration.SourceOffset), false],
+    ];
+    keep(this.#list, rows, ([name]) => name, pair);
+  }
+}
+
+function pair([name]) {
+  const figure = el("dd", {});
+  const node = el("div", {}, el("dt", {}, name), figure);
+  const update = ([, value, worry]) => {
+    say(figure, value);
+    set(node, "data-worry", worry ? "true" : null);
+  };
+  return { node, update };
+}
+
+/** What a migration that is over came to. */
+export class Result {
+  #title = el("h3", {});
+  #line = el("p", {});
+  #steps = el("ul", { class: "steps" });
+  #lost = el("ul", { class: "lost" });
+  #lostHead = el("h4", {}, "Not carried");
+  node = el(
+    "section",
+    { class: "card", "aria-label": "Last migration" },
+    this.#title,
+    this.#line,
+    this.#steps,
+    this.#lostHead,
+    this.#lost,
+  );
+
+  update(details) {
+    const words = { done: "completed", forced: "ended by force", failed: "failed" };
+    say(this.#title, `Last migration: ${words[details.Status] ?? details.Status}`);
+    const said = [`ended ${format.time(details.EndTime)}`];
+    if (details.Keys !== undefined) {
+      said.push(`${format.count(details.Keys)} keys`, format.bytes(details.Bytes));
+      said.push(`${format.count(details.Commands)} commands`, `in ${format.duration(details.Seconds)}`);
+    }
+    if (details.FenceSeconds) said.push(`writers held back for ${format.duration(details.FenceSeconds)}`);
+    const errors = details.Errors?.length ? ` – ${details.Errors.join("; ")}` : "";
+    say(this.#line, said.join(" · ") + errors);
+    set(this.node, "data-tone", details.Status === "done" ? "good" : "bad");
+    keep(this.#steps, details.Steps ?? [], (each) => each.Name, stepRow);
+    const lost = details.NotCarriedKeys ?? [];
+    const more = (details.NotCarried ?? 0) - lost.length;
+    const rows = lost.map((each) => `db ${each.Db}, ${each.Key}: ${each.Reason}`);
+    rows.push(...(details.LeftOut ?? []));
+    if (more > 0) rows.push(`and ${format.count(more)} more`);
+    show(this.#lostHead, rows.length > 0);
+    keep(this.#lost, rows, (each) => each, (text) => ({ node: el("li", {}, text) }));
+  }
+}
+
+function stepRow(step) {
+  const seconds = el("strong", {}, format.duration(step.Seconds));
+  return { node: el("li", {}, el("span", {}, step.Name), seconds) };
+}

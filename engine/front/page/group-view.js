@@ -1,0 +1,111 @@
+// One group: its migration that goes on, or what can be done with it.
+
+import { el, say, set, show } from "./dom.js";
+import { CutOver } from "./cut-over.js";
+import { EventList } from "./event-list.js";
+import { Charts, Counters, Keys, Result } from "./figures.js";
+import { address, duration, time } from "./format.js";
+import { toneOf } from "./group-list.js";
+import { StartForm } from "./start-form.js";
+import { Track } from "./track.js";
+
+/** A view of the group `id`; `update` is called with each state, and each second. */
+export class GroupView {
+  #app;
+  #name;
+  #status = el("span", { class: "badge" });
+  #route = el("p", { class: "route" });
+  #since = el("p", { class: "quiet" });
+  #track = new Track();
+  #reason = el("p", { class: "reason" });
+  #keys = new Keys();
+  #head;
+  #charts = new Charts();
+  #counters = new Counters();
+  #events = new EventList();
+  #result = new Result();
+  #cutOver;
+  #start;
+  #reached = "CONNECT";
+  node;
+
+  constructor(app, id) {
+    this.#app = app;
+    this.id = id;
+    this.#name = el("h2", { tabindex: "-1" }, id);
+    this.#cutOver = new CutOver(app, id);
+    this.#start = new StartForm(app, id);
+    this.#head = el(
+      "section",
+      { class: "card hero", "aria-label": `Migration of ${id}` },
+      el("div", { class: "head" }, this.#name, this.#status),
+      this.#route,
+      this.#since,
+      this.#track.node,
+      this.#reason,
+      this.#keys.node,
+    );
+    const side = el("div", { class: "side" }, this.#cutOver.node, this.#counters.node);
+    const left = [this.#result.node, this.#start.node, this.#charts.node, this.#events.node];
+    const columns = el("div", { class: "columns" }, el("div", { class: "wide" }, ...left), side);
+    this.node = el("div", { class: "view" }, this.#head, columns);
+    this.#side = side;
+  }
+
+  #side;
+
+  /** `group` and `events` as the feed has them, `history` its figures, now in ms. */
+  update(group, events, history, now) {
+    const { Migration: migration = null, Details: details } = group;
+    const live = this.#app.live;
+    say(this.#status, group.Status);
+    set(this.#status, "data-status", toneOf(group));
+    const target = address(group.NodeGroups[0].PrimaryEndpoint);
+    const source = details ? `${address(details.Source)} → ` : "";
+    say(this.#route, `${source}${target}`);
+    this.#when(migration, details, now);
+    this.#progress(migration, details);
+    if (migration) {
+      this.#start.clear();
+      this.#keys.update(migration);
+      this.#counters.update(migration);
+      this.#cutOver.update(migration, details, this.#app.may("migrate"), live);
+    }
+    show(this.#keys.node, migration !== null);
+    show(this.#side, migration !== null);
+    show(this.#start.node, migration === null && this.#app.may("migrate"));
+    const over = migration === null && Boolean(details?.Status);
+    if (over) this.#result.update(details);
+    show(this.#result.node, over);
+    show(this.#charts.node, history !== null);
+    if (history !== null) this.#charts.update(history, now, migration === null);
+    this.#events.update(events, this.id);
+  }
+
+  #when(migration, details, now) {
+    if (!migration || !details) {
+      say(this.#since, "");
+      return;
+    }
+    const began = Date.parse(details.StartTime);
+    const how = { replica: "followed as a replica", scan: "scanned, later writes are not followed" };
+    const said = [`started ${time(began)}, ${duration((now - began) / 1000)} ago`];
+    said.push(how[migration.SourceType] ?? "");
+    if (migration.Workers.length > 0) said.push(`worker ${migration.Workers[0].Pid}`);
+    say(this.#since, said.filter(Boolean).join(" · "));
+  }
+
+  #progress(migration, details) {
+    const phase = migration?.Phase ?? details?.Phase ?? null;
+    show(this.#track.node, phase !== null);
+    show(this.#reason, Boolean(migration?.Reason));
+    if (phase === null) return;
+    const type = migration?.SourceType ?? details.SourceType;
+    if (!["FAILED", "STOPPED"].includes(phase)) this.#reached = phase;
+    this.#track.update(phase, type, this.#reached);
+    if (migration) {
+      say(this.#reason, migration.Reason);
+      set(this.#reason, "data-tone", migration.CanComplete ? "good" : toneOf({ Migration: migration }));
+    }
+  }
+}

@@ -1,0 +1,104 @@
+// TestMigration and StartMigration: where the data comes from.
+
+import { textOf } from "./api.js";
+import { el, show } from "./dom.js";
+import { busy, field, Outcome, tick } from "./form.js";
+
+const WORDS = { pass: "passed", warn: "warning", fail: "failed" };
+
+/** The form for one group; `app.call(action, parameters)` asks the API. */
+export class StartForm {
+  #app;
+  #id;
+  #host = field("Source address", { id: "source-host", name: "host", required: true });
+  #port = field("Port", {
+    id: "source-port",
+    name: "port",
+    value: "6379",
+    inputmode: "numeric",
+    required: true,
+  });
+  #auto = tick("Cut over by itself as soon as it is in sync", { id: "auto", name: "auto" });
+  #test = el("button", { type: "button", click: () => this.#testIt() }, "Test");
+  #start = el("button", { type: "submit", class: "primary" }, "Start migration");
+  #outcome = new Outcome();
+  #checks = el("ul", { class: "gates checks" });
+
+  constructor(app, id) {
+    this.#app = app;
+    this.#id = id;
+    const ends = el("div", { class: "ends" }, this.#host.node, this.#port.node);
+    const buttons = el("div", { class: "buttons" }, this.#test, this.#start);
+    const form = el(
+      "form",
+      {
+        submit: (event) => {
+          event.preventDefault();
+          this.#startIt();
+        },
+      },
+      ends,
+      this.#auto.node,
+      buttons,
+      this.#outcome.node,
+      this.#checks,
+    );
+    const told =
+      "The source is only read. The server knows its credentials by host; none are given here.";
+    this.node = el(
+      "section",
+      { class: "card", "aria-label": "Start a migration" },
+      el("h3", {}, "Start a migration"),
+      el("p", { class: "quiet" }, told),
+      form,
+    );
+    show(this.#checks, false);
+  }
+
+  /** A migration goes on: what was said before it is old. */
+  clear() {
+    this.#outcome.clear();
+    show(this.#checks, false);
+  }
+
+  #parameters() {
+    const member = "CustomerNodeEndpointList.member.1";
+    return [
+      ["ReplicationGroupId", this.#id],
+      [`${member}.Address`, this.#host.input.value.trim()],
+      [`${member}.Port`, this.#port.input.value.trim()],
+    ];
+  }
+
+  async #testIt() {
+    show(this.#checks, false);
+    await busy(this.#test, "Testing…", this.#outcome, async () => {
+      const answer = await this.#app.call("TestMigration", this.#parameters());
+      const checks = answer.getElementsByTagNameNS("*", "Checks")[0];
+      this.#checks.replaceChildren(...Array.from(checks?.children ?? [], checkRow));
+      show(this.#checks, this.#checks.children.length > 0);
+      this.#outcome.good("Nothing stands in the way of a migration.");
+    });
+  }
+
+  async #startIt() {
+    show(this.#checks, false);
+    await busy(this.#start, "Starting…", this.#outcome, async () => {
+      const auto = this.#auto.input.checked ? [["AutoCutover", "true"]] : [];
+      await this.#app.call("StartMigration", [...this.#parameters(), ...auto]);
+      this.#outcome.good("The migration has been started.");
+    });
+  }
+}
+
+function checkRow(check) {
+  const outcome = textOf(check, "outcome");
+  const remedy = textOf(check, "remedy");
+  return el(
+    "li",
+    { "data-open": outcome },
+    el("span", { class: "gate" }, textOf(check, "name")),
+    el("span", { class: "unseen" }, `${WORDS[outcome] ?? outcome}: `),
+    el("span", { class: "figure" }, textOf(check, "figure"), remedy ? ` – ${remedy}` : ""),
+  );
+}

@@ -1,0 +1,103 @@
+"""What a person who watches a migration wants to know beyond the API's shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.front import shapes
+from engine.groups.records import TransferRecord
+from engine.groups.states import GroupStatus
+from engine.model.progress import Phase, Progress
+from engine.model.report import Report
+
+NAMED_KEYS = 20
+"""So many keys that were not carried are named; the report has more of them."""
+_BEHIND_SNAPSHOT = (Phase.CATCH_UP, Phase.FOLLOW, Phase.COPIED, Phase.CUT_OVER, Phase.DONE)
+
+
+def details(status: str, transfer: TransferRecord | None) -> dict[str, Any] | None:
+    """Where a group's migration comes from, since when, and its gates; or what the last one came
+    to. None for a group that never had one."""
+    if transfer is None:
+        return None
+    told: dict[str, Any] = {
+        "Source": shapes.endpoint(transfer.source),
+        "StartTime": shapes.timestamp(transfer.created_at),
+    }
+    if status == GroupStatus.MIGRATING:
+        by_itself = bool(transfer.settings_data.get("auto_cut_over"))
+        return {**told, "AutoCutOver": by_itself, "Gates": gates(transfer)}
+    ended = {"Status": str(transfer.status), "EndTime": shapes.timestamp(transfer.changed_at)}
+    return {**told, **ended, "Phase": transfer.progress.phase, **_outcome(transfer.report)}
+
+
+def gates(transfer: TransferRecord) -> list[dict[str, Any]]:
+    """What must be so before a cut-over may begin, in the order in which it comes to be so.
+
+    `Open` is None for what takes its time, False for what is in the way. The last
+    word is `Migration.CanComplete`: the engine also looks at what no figure shows.
+    """
+    progress = transfer.progress
+    held = transfer.held()
+    behind = progress.phase in _BEHIND_SNAPSHOT
+    keys = f"{progress.keys:,} of about {progress.total_keys:,} keys"
+    found = [
+        _gate("worker", held, "a worker process has it" if held else "no process works on it"),
+        _gate("snapshot", True if behind else None, keys),
+    ]
+    if shapes.source_type(transfer) != "scan":
+        found += [_caught_up(progress), _lag(progress, _most(transfer))]
+    lost = progress.not_carried
+    found.append(
+        _gate("everything carried", lost == 0, f"{lost:,} keys not carried" if lost else "so far")
+    )
+    return found
+
+
+def _caught_up(progress: Progress) -> dict[str, Any]:
+    if progress.phase not in _BEHIND_SNAPSHOT:
+        return _gate("caught up", None, "after the snapshot")
+    if progress.phase is Phase.CATCH_UP:
+        return _gate("caught up", None, "what was written meanwhile is being applied")
+    return _gate("caught up", True, "every write is followed")
+
+
+def _lag(progress: Progress, most: int | None) -> dict[str, Any]:
+    if progress.lag_bytes is None or progress.phase not in _BEHIND_SNAPSHOT:
+        return _gate("lag", None, "after the snapshot")
+    bound = "" if most is None else f", at most {most:,}"
+    within = None if most is None else progress.lag_bytes <= most
+    return _gate("lag", within, f"{progress.lag_bytes:,} bytes{bound}")
+
+
+def _most(transfer: TransferRecord) -> int | None:
+    most = transfer.settings_data.get("max_lag_bytes")
+    return most if isinstance(most, int) else None
+
+
+def _gate(name: str, is_open: bool | None, figure: str) -> dict[str, Any]:
+    return {"Name": name, "Open": is_open, "Figure": figure}
+
+
+def _outcome(report: Report | None) -> dict[str, Any]:
+    if report is None:
+        return {}
+    return {
+        "SourceType": report.source_type,
+        "Keys": report.keys,
+        "Bytes": report.bytes,
+        "Seconds": report.seconds,
+        "Commands": report.commands,
+        "FenceSeconds": report.fence_seconds,
+        "NotCarried": report.not_carried_total,
+        "NotCarriedKeys": [
+            {"Db": each.db, "Key": each.key, "Reason": each.reason}
+            for each in report.not_carried[:NAMED_KEYS]
+        ],
+        "LeftOut": list(report.left_out[:NAMED_KEYS]),
+        "Errors": list(report.errors[:NAMED_KEYS]),
+        "Steps": [
+            {"Name": step.name, "Seconds": step.seconds, "Keys": step.keys, "Bytes": step.bytes}
+            for step in report.steps
+        ],
+    }

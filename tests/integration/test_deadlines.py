@@ -1,0 +1,212 @@
+"""Deadlines on a target without import mode: lifted, set back, lifted again; never too early."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+import redis
+
+from engine.errors import ServerError
+from engine.model.endpoint import Endpoint
+from engine.transfer import deadlines
+from engine.transfer.deadlines import LIFT_MS, Lifted
+from engine.transfer.transfer import Transfer
+from engine.wire.admin import admin
+from engine.wire.loop import run as run_loop
+from tests.conftest import ServerFactory, known
+from tests.online import assert_tidy, cut_over, following, in_sync, online, refused, soon
+from tests.proxy import Proxy
+from tests.servers import Binary, Server
+from tests.transfers import Run
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture(params=["redis-6.0", "redis-7.0"])
+def ends(request: pytest.FixtureRequest, server_factory: ServerFactory) -> tuple[Server, Server]:
+    """A source, and a target that has no import mode."""
+    return server_factory(known("redis-7.0")), server_factory(known(request.param))
+
+
+class Brief:
+    """Sets keys that live for 3 s, again and again, until the source refuses."""
+
+    def __init__(self, server: Server) -> None:
+        self._client = server.client(socket_timeout=20)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        n = 0
+        while not self._over.wait(0.001):
+            try:
+                self._client.set(f"brief:{n % 500}", n, px=3000)
+                self._client.rename(f"brief:{n % 500}", f"renamed:{n % 7}")
+            except redis.RedisError:
+                return
+            n += 1
+
+    def __enter__(self) -> Brief:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join(20)
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "later"])
+def test_a_stall_behind_a_refused_cut_over(ends: tuple[Server, Server], at_once: bool) -> None:
+    """Deadlines had been set back by then; a key that is extended meanwhile must not be lost."""
+    source, target = ends
+    client = source.client()
+    client.set("key", "1")
+    # One that is set back behind the fence, and one before it.
+    client.set("near", "x", px=3_000)
+    client.set("nearer", "x", px=2_000)
+    client.set("far", "x", px=9_000)
+
+    with Proxy(target.host, target.port) as proxy, Brief(source):
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            await in_sync(work, source)
+            target.client().delete("key")
+            assert "database 0 has" in await refused(work, run)
+            if not at_once:
+                await in_sync(work, source)
+                assert target.client().pttl("far") > LIFT_MS // 2
+                assert target.client().pttl("near") > LIFT_MS // 2
+            proxy.stall()
+            client.persist("near")
+            client.pexpire("nearer", HOUR_MS)
+            client.persist("far")
+            await asyncio.sleep(max(began + 10 - time.monotonic(), 0))
+            proxy.stall(False)
+            client.set("key", "1")
+            await cut_over(work, run, source)
+
+        began = time.monotonic()
+        # The target's own deadlines are 10 s away at the most when the stall ends.
+        run = online(source, proxy, steer, cut_over_timeout=3.0)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().mget("near", "nearer", "far") == [b"x"] * 3
+    assert target.client().pttl("near") == -1
+    assert 0 < target.client().pttl("nearer") <= HOUR_MS
+    assert_tidy(target)
+
+
+def test_a_target_that_stalls_while_deadlines_are_set_back(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+    client = source.client()
+    client.set("key", "1", ex=600)
+
+    with Proxy(target.host, target.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            await in_sync(work, source)
+            proxy.stall()
+            began = time.monotonic()
+            reason = await refused(work, run)
+            assert "deadlines that were held back could not be set within 1.5 s" in reason
+            assert time.monotonic() - began < 5
+            # Nobody was held up meanwhile.
+            assert source.client(socket_timeout=1).set("key", "2", ex=500)
+            proxy.stall(False)
+            await cut_over(work, run, source)
+
+        run = online(source, proxy, steer, cut_over_timeout=1.5)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().get("key") == b"2"
+    assert 0 < target.client().ttl("key") <= 500
+    assert_tidy(target)
+
+
+def test_what_was_far_becomes_near(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+    client = source.client()
+    client.set("far", "x", px=61_000)
+    client.set("farther", "x", px=HOUR_MS)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        there = target.client()
+        assert 0 < there.pttl("far") <= 61_000
+        await asyncio.sleep(2)
+        # As if it had gone on for so long: a quarter of the horizon is over.
+        books = work._way._books  # type: ignore[union-attr]
+        books.note(begun_at=time.time() - 20)
+        await soon(lambda: there.pttl("far") > LIFT_MS // 2, "lifted")
+        assert 0 < there.pttl("farther") <= HOUR_MS
+        await soon(lambda: books.mark.begun_at > time.time() - 20, "noted")
+        # And once more, too late: what is named is read again meanwhile.
+        before = work.progress.repaired_keys
+        books.note(begun_at=time.time() - 50)
+        client.set("named", "1")
+        await in_sync(work, source)
+        assert not books.mark.released
+        assert work.progress.repaired_keys >= before
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, hold_horizon=60.0)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert 0 < target.client().pttl("far") <= 60_000
+    assert_tidy(target)
+
+
+def test_there_and_back(binary: Binary, server_factory: ServerFactory) -> None:
+    """On every server: exactly, page by page, in every database."""
+    server = server_factory(binary)
+    ttls = {}
+    for db in (0, 3):
+        pipe = server.client(db).pipeline(transaction=False)
+        for n in range(2500):
+            ttls[db, n] = 0 if n % 3 == 0 else 20_000 + n * 1000
+            pipe.set(f"key:{n}", n, px=ttls[db, n] or None)
+        pipe.execute()
+    began = time.monotonic()
+
+    def left(db: int) -> list[int]:
+        pipe = server.client(db).pipeline(transaction=False)
+        for n in range(2500):
+            pipe.pttl(f"key:{n}")
+        return pipe.execute()
+
+    def about(there: int, wanted: int) -> bool:
+        passed = (time.monotonic() - began) * 1000
+        return wanted - passed - 5000 <= there <= wanted
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with admin(Endpoint.parse(server.url), fault="target") as end:
+            lifted = Lifted(end)
+            await lifted.lift_all(1000.0)
+            for db in (0, 3):
+                for n, ttl in enumerate(left(db)):
+                    by = LIFT_MS if 0 < ttls[db, n] < 1_000_000 else 0
+                    assert about(ttl, ttls[db, n] + by) if ttls[db, n] else ttl == -1
+            # Twice is once.
+            await lifted.lift_all(1000.0)
+            near = await lifted.release_all(loop.time() + 60)
+            assert {db for db, _ in near} == {0, 3}
+            assert all(int(key[4:]) < 45 for _, key in near)
+            assert 40 < len(near) < 60
+            near += await lifted.release(near, loop.time() + 60)
+            assert await lifted.release(near) == []
+            for db in (0, 3):
+                assert all(
+                    about(ttl, ttls[db, n]) if ttls[db, n] else ttl == -1
+                    for n, ttl in enumerate(left(db))
+                )
+            # A script that was under way for too long does nothing.
+            lifted._skew -= 10  # type: ignore[operator]
+            with pytest.raises(ServerError, match="too late"):
+                await lifted.lift_all(1000.0)
+            assert max(left(0)) < deadlines.LIFT_MS // 2
+
+    run_loop(main())

@@ -1,0 +1,374 @@
+"""The page in a real browser, on real migrations through a real server."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from tests import browser as chromium
+from tests.api import REGION, Serving, until
+from tests.browser import Browser, Page
+from tests.conftest import ServerFactory
+from tests.servers import Server
+
+pytestmark = pytest.mark.skipif(
+    chromium.find() is None, reason="no Chromium on this machine (Debian: apt install chromium)"
+)
+
+KEYS = 20_000
+# Microseconds a key: a snapshot that takes long enough to be looked at.
+SLOW = (
+    *("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"),
+    *("--rdb-key-save-delay", "60"),
+)
+ACTIONS = {"Test", "Start migration", "Complete…", "Force…", "Register"}
+# What a person reads off the page, at each change of it.
+NOTE = """
+globalThis.noted = {phases: [], keys: new Set(), rates: new Set(), verdicts: new Set()};
+new MutationObserver(() => {
+  const text = (selector) => document.querySelector(selector)?.textContent ?? "";
+  const phase = text("[aria-current=step] .label");
+  if (phase && noted.phases.at(-1) !== phase) noted.phases.push(phase);
+  noted.keys.add(text(".keys strong"));
+  noted.rates.add(text(".legend strong"));
+  noted.verdicts.add(text(".verdict"));
+}).observe(document.body, {subtree: true, childList: true, characterData: true, attributes: true});
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests; each opens tabs that know nothing of each other."""
+    with Browser.start() as found:
+        yield found
+
+
+@pytest.fixture
+def api(tmp_path: Path, state_url: str) -> Iterator[Serving]:
+    """A server, with a key of each role."""
+    with Serving(tmp_path, state_url) as serving:
+        yield serving
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A server for tests of the page's own parts, which change nothing on it."""
+    folder = tmp_path_factory.mktemp("idle")
+    with Serving(folder, f"sqlite:///{folder / 'state.sqlite'}") as serving:
+        yield serving
+
+
+def sign_in(page: Page, key: dict[str, str]) -> None:
+    page.write("#key-id", key["AccessKeyId"])
+    page.write("#secret", key["SecretAccessKey"])
+    page.press("Sign in")
+
+
+def register(api: Serving, target: Server, name: str = "cache") -> None:
+    api.client("admin").create_replication_group(
+        ReplicationGroupId=name,
+        ReplicationGroupDescription="the new home",
+        PrimaryClusterId=f"127.0.0.1:{target.port}",
+    )
+
+
+def start(page: Page, source: Server | None, port: int = 0) -> None:
+    page.write("#source-host", "127.0.0.1")
+    page.write("#source-port", str(source.port if source is not None else port))
+    page.press("Start migration")
+
+
+def noted(page: Page) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = page.eval(
+        "Object.fromEntries(Object.entries(noted).map(([name, all]) => [name, [...all]]))"
+    )
+    return found
+
+
+def actions(page: Page) -> set[str]:
+    """What the page offers to do."""
+    return ACTIONS & set(page.buttons())
+
+
+def fits(page: Page) -> bool:
+    """Whether nothing has to be scrolled sideways to be read."""
+    return bool(page.eval("document.documentElement.scrollWidth <= innerWidth"))
+
+
+def test_a_migration(api: Serving, browser: Browser, server_factory: ServerFactory) -> None:
+    """From signing in to the cut-over, beside a phone whose key may only look."""
+    source, target = server_factory(None, *SLOW), server_factory()
+    source.client().mset({f"key:{n}": "x" * 100 for n in range(KEYS)})
+    register(api, target)
+
+    # 1. A wrong key is refused in the API's words, a right one is let in.
+    page = browser.open(api.url)
+    page.sees("Sign in")
+    sign_in(page, {"AccessKeyId": "SMIGAAAAAAAAAAAAAAAA", "SecretAccessKey": "no"})
+    page.sees("InvalidClientTokenId: The access key is not known here.")
+    key = api.keys["migrate"]
+    sign_in(page, {**key, "SecretAccessKey": "wrong"})
+    page.sees("SignatureDoesNotMatch")
+    assert not page.eval("sessionStorage.length")
+    sign_in(page, key)
+    page.sees("no migration yet")
+    assert actions(page) == {"Test", "Start migration"}
+    phone = browser.open(api.url, width=360, height=740, dark=True)
+    sign_in(phone, api.keys["read"])
+    phone.sees("no migration yet")
+    assert actions(phone) == set()
+    assert fits(phone)
+
+    # 2. The API's errors are told as they are; a test tells what it found.
+    start(page, target)
+    page.sees("InvalidParameterValue: ")
+    page.write("#source-port", str(source.port))
+    page.press("Test")
+    page.sees("Nothing stands in the way")
+    page.sees("source-reachable")
+    assert page.eval("document.querySelectorAll('.checks [data-open=pass]').length") > 10
+
+    # 3. Phase and figures move by themselves.
+    for each in (page, phone):
+        each.eval(NOTE)
+    page.press("Start migration")
+    phone.wait("document.querySelector('[aria-current=step] .label')?.textContent === 'Snapshot'")
+    assert fits(phone)
+    page.wait("document.querySelector('.verdict')?.dataset.tone === 'good'", 30)
+    page.wait("document.title.startsWith('Follow')")
+    for each in (page, phone):
+        seen = noted(each)
+        assert [p for p in seen["phases"] if p in ("Snapshot", "Follow")] == ["Snapshot", "Follow"]
+        # The state is written twice a second.
+        assert len(seen["keys"]) > 3
+        assert len(seen["rates"]) > 3
+        assert any(verdict.startswith("Not now: ") for verdict in seen["verdicts"])
+    page.sees(f"{KEYS:,}")
+    gates = page.eval(
+        "[...document.querySelectorAll('[aria-label=Cut-over] .gates li')]"
+        ".map((gate) => [gate.querySelector('.gate').textContent, gate.dataset.open])"
+    )
+    names = ["worker", "snapshot", "caught up", "lag", "everything carried"]
+    assert gates == [[name, "pass"] for name in names]
+    assert actions(page) == {"Complete…", "Force…"}
+    assert actions(phone) == set()
+    # Writes show without anybody's doing.
+    source.client().mset({f"later:{n}": "y" for n in range(100)})
+    page.wait(
+        "[...document.querySelectorAll('dt')].find((dt) => dt.textContent === 'Commands applied')"
+        ".nextSibling.textContent !== '0'"
+    )
+    page.wait("document.querySelectorAll('.plot path.line').length >= 4")
+
+    # 4. Force wants the group's name; Complete wants a yes.
+    page.press("Force…")
+    page.write("#typed", "cach")
+    assert page.eval("document.querySelector('dialog .danger').disabled")
+    page.write("#typed", "cache")
+    assert not page.eval("document.querySelector('dialog .danger').disabled")
+    page.press("Cancel")
+    page.press("Complete…")
+    page.press("Complete")
+    for each in (page, phone):
+        each.sees("Last migration: completed")
+        each.wait("document.querySelector('.hero .badge').textContent === 'available'")
+        events = each.eval("[...document.querySelectorAll('.events li')].map((e) => e.innerText)")
+        assert "migration completed" in events[0]
+        assert "registered" in events[-1]
+        assert fits(each)
+        assert each.complaints == []
+    assert actions(page) == {"Test", "Start migration"}
+    assert target.client().dbsize() >= KEYS + 100
+
+    # 5. The secret has gone nowhere.
+    assert len(page.sent) > 10
+    assert not any(key["SecretAccessKey"] in each for each in page.sent)
+    assert key["SecretAccessKey"] not in page.text()
+    page.press("Sign out")
+    page.sees("Secret access key")
+    assert not page.eval("sessionStorage.length + localStorage.length")
+
+
+def test_a_server_that_is_gone(
+    api: Serving, browser: Browser, server_factory: ServerFactory
+) -> None:
+    """What is old is said to be old, at once; and what comes back is live without a hand."""
+    source, target = server_factory(), server_factory()
+    source.client().mset({f"key:{n}": n for n in range(100)})
+    register(api, target)
+    page = browser.open(api.url)
+    sign_in(page, api.keys["admin"])
+    start(page, source)
+    page.wait("document.querySelector('.verdict')?.dataset.tone === 'good'", 30)
+    assert not page.eval("document.querySelector('#lost').checkVisibility()")
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        api.end(number)
+        page.wait("document.querySelector('#lost').checkVisibility()", 2)
+        page.sees("Connection lost.")
+        page.sees("The figures below are those of ")
+        assert page.eval("getComputedStyle(document.querySelector('#watch')).opacity") == "0.5"
+        assert (
+            page.eval("document.querySelector('[aria-label=Cut-over] .primary').ariaDisabled")
+            == "true"
+        )
+        assert page.eval("document.title").startswith("Connection lost")
+        api.start(api.address)
+        page.press("Try now")
+        page.wait("document.body.dataset.connection === 'live'")
+        assert not page.eval("document.querySelector('#lost').checkVisibility()")
+    # A reload asks for nothing again, and the server remembers the figures.
+    page.call("Page.reload")
+    page.wait("performance.getEntriesByType('navigation')[0].type === 'reload'")
+    page.wait("document.querySelector('.verdict')?.dataset.tone === 'good'")
+    # A key that is revoked meanwhile is asked for.
+    api.file.write_text("")
+    api.end()
+    api.start(api.address)
+    page.sees("InvalidClientTokenId")
+    page.sees("Sign in")
+    assert page.complaints == []
+
+
+def test_without_authentication(
+    tmp_path: Path, state_url: str, browser: Browser, server_factory: ServerFactory
+) -> None:
+    """Nobody is asked who they are; a target is registered from the page."""
+    target = server_factory()
+    with Serving(tmp_path, state_url, "--no-auth") as api:
+        page = browser.open(api.url)
+        page.sees("No replication groups")
+        assert not page.eval("document.querySelector('#sign-in').checkVisibility()")
+        page.write("#new-id", "Home")
+        page.write("#new-primary", "nobody@nowhere:x")
+        page.press("Register")
+        page.sees("InvalidParameterValue: ")
+        page.write("#new-primary", f"127.0.0.1:{target.port}")
+        page.press("Register")
+        page.sees(f"127.0.0.1:{target.port}")
+        page.wait("document.querySelector('.view h2')?.textContent === 'home'")
+        until(lambda: page.eval("location.hash") == "#home", "the new group is looked at")
+        assert actions(page) >= {"Test", "Start migration"}
+        assert page.complaints == []
+
+
+# --- What signs ---
+
+
+def requests(count: int) -> list[dict[str, Any]]:
+    """Requests with all sorts of characters."""
+    pick = random.Random(4)
+    letters = "abcXYZ019 -_.~!*'()/?:&=+%\"äß€😀\t"
+
+    def text(most: int) -> str:
+        return "".join(pick.choice(letters) for _ in range(pick.randint(0, most)))
+
+    return [
+        {
+            "method": pick.choice(["GET", "POST"]),
+            "path": pick.choice(["/", "/watch"]),
+            "query": [[f"q{n}{text(3)}", text(6)] for n in range(pick.randint(0, 4))],
+            "headers": {"Content-Type": "text/plain", "X-Amz-Meta-A": f"a  {text(4).strip()}"}
+            if pick.random() < 0.5
+            else {},
+            "host": "10.0.0.1:8321",
+            "body": text(200),
+        }
+        for _ in range(count)
+    ]
+
+
+def signed_by_botocore(request: dict[str, Any], key: dict[str, str]) -> dict[str, str]:
+    asked = AWSRequest(
+        method=request["method"],
+        url=f"http://{request['host']}{request['path']}",
+        params=dict(request["query"]),
+        headers={**request["headers"], "Host": request["host"]},
+        data=request["body"].encode(),
+    )
+    credentials = Credentials(key["id"], key["secret"])
+    SigV4Auth(credentials, "elasticache", REGION).add_auth(asked)
+    return {name: asked.headers[name] for name in ("X-Amz-Date", "Authorization")}
+
+
+def test_the_signer_signs_as_botocore_does(idle: Serving, browser: Browser) -> None:
+    key = {"id": "SMIGABCDEFGHIJKLMNOP", "secret": "se/cret+" * 9}
+    asked = requests(150)
+    # Headers of text that no browser can send are no part of it.
+    for each in asked:
+        each["headers"] = {
+            n: v.encode("ascii", "ignore").decode() for n, v in each["headers"].items()
+        }
+    expected = [signed_by_botocore(each, key) for each in asked]
+    dated = [[a, e["X-Amz-Date"]] for a, e in zip(asked, expected, strict=True)]
+    for url, own in ((idle.url, False), (idle.url.replace("127.0.0.1", "lan.test"), True)):
+        page = browser.open(url)
+        assert page.eval("globalThis.crypto.subtle === undefined") is own
+        found = page.eval(
+            f"""(async () => {{
+              const {{sign}} = await import("/page/sigv4.js");
+              const date = (t) => new Date(t.replace(
+                /(....)(..)(..)T(..)(..)(..)Z/, "$1-$2-$3T$4:$5:$6Z"));
+              const made = [];
+              for (const [request, stamp] of {json.dumps(dated)})
+                made.push(await sign(request, {json.dumps(key)}, date(stamp)));
+              return made;
+            }})()"""
+        )
+        for request, ours, theirs in zip(asked, found, expected, strict=True):
+            assert {name: ours[name] for name in theirs} == theirs, request
+    # And where there is no WebCrypto, signing in works.
+    sign_in(page, idle.keys["read"])
+    page.sees("No replication groups")
+    assert page.complaints == []
+
+
+def test_our_own_hashes(idle: Serving, browser: Browser) -> None:
+    pick = random.Random(5)
+    messages = [pick.randbytes(n) for n in (*range(140), 1000, 65_537)]
+    keys = [pick.randbytes(pick.randint(0, 100)) for _ in messages]
+    page = browser.open(idle.url)
+    found = page.eval(
+        f"""(async () => {{
+          const {{sha256, hmac}} = await import("/page/sha256.js");
+          const bytes = (hex) => Uint8Array.from(hex.match(/../g) ?? [], (b) => parseInt(b, 16));
+          const hex = (b) => Array.from(b, (x) => x.toString(16).padStart(2, "0")).join("");
+          return {json.dumps([[m.hex(), k.hex()] for m, k in zip(messages, keys, strict=True)])}
+            .map(([m, k]) => [hex(sha256(bytes(m))), hex(hmac(bytes(k), bytes(m)))]);
+        }})()"""
+    )
+    expected = [
+        [hashlib.sha256(m).hexdigest(), hmac.digest(k, m, "sha256").hex()]
+        for m, k in zip(messages, keys, strict=True)
+    ]
+    assert found == expected
+
+
+def test_events_cut_anywhere(idle: Serving, browser: Browser) -> None:
+    page = browser.open(idle.url)
+    stream = ': hello\n\nevent: state\ndata: {"a":"ä\\n"}\n\n: still here\n\nevent: b\ndata: 2\n\n'
+    found = page.eval(
+        f"""(async () => {{
+          const {{events}} = await import("/page/feed.js");
+          const all = [];
+          const text = {json.dumps(stream)};
+          for (let size = 1; size <= text.length; size++) {{
+            const heard = [];
+            const take = events((name, data) => heard.push([name, data]));
+            for (let at = 0; at < text.length; at += size) take(text.slice(at, at + size));
+            all.push(heard);
+          }}
+          return all;
+        }})()"""
+    )
+    assert found == [[["state", {"a": "ä\n"}], ["b", 2]]] * len(stream)

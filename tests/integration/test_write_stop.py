@@ -1,0 +1,185 @@
+"""What clients of the source see of a cut-over: how long, what then, and that nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+
+from engine.transfer.transfer import Transfer
+from tests.clients import KEY, RATE, Client
+from tests.conftest import ServerFactory, known
+from tests.online import assert_tidy, cut_over, following, in_sync, online, refused
+from tests.servers import Binary, Server
+from tests.transfers import Run
+
+MOST_SECONDS = 1.0
+SETTINGS = "min-replicas-to-write", "min-replicas-max-lag"
+
+
+def settings_of(server: Server) -> tuple[str, ...]:
+    """The settings that the seal changes."""
+    client = server.client()
+    return tuple(client.config_get(name)[name] for name in SETTINGS)
+
+
+def test_the_write_stop(binary: Binary, server_factory: ServerFactory) -> None:
+    """A writer at 20,000 writes a second and a reader, through the cut-over and behind it."""
+    source, target = server_factory(binary), server_factory(binary)
+    source.client().mset({f"key:{n}": n for n in range(10_000)})
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await asyncio.sleep(1)
+        await cut_over(work, run, source)
+        await asyncio.sleep(0.5)
+
+    with Client("write", source, target) as writer, Client("read", source) as reader:
+        run = online(source, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    written, seen = writer.said, reader.said
+    print(
+        f"\n{binary}: at {RATE:,} writes/s, from the last write that the source took to its "
+        f"refusal {written['stop'] * 1000:.0f} ms, to the first one that the target took "
+        f"{written['gap'] * 1000:.0f} ms; longest gap of a reader {seen['longest'] * 1000:.0f} ms; "
+        f"from the fence to the open target {(run.report.fence_seconds or 9) * 1000:.0f} ms"
+    )
+    # The writer was there all the time, and was told at once.
+    assert written["acknowledged"] > RATE
+    assert "NOREPLICAS" in written["error"], written["error"]
+    assert written["stop"] < MOST_SECONDS
+    assert written["gap"] < MOST_SECONDS
+    assert written["longest"] < MOST_SECONDS
+    assert seen["longest"] < MOST_SECONDS
+    # Nothing that either acknowledged is missing, and nothing that the source refused is there.
+    pipe = target.client().pipeline(transaction=False)
+    for n in range(written["written"]):
+        pipe.get(KEY % n)
+    assert [n for n, value in enumerate(pipe.execute()) if value != b"%d" % n] == []
+    assert source.client().exists(*(KEY % n for n in written["lacking"])) == 0
+    assert_tidy(target)
+
+
+def test_a_source_that_refuses(binary: Binary, server_factory: ServerFactory) -> None:
+    """Every kind of write, loudly, until an operator takes it back as the event says."""
+    source, target = server_factory(binary), server_factory(binary)
+    client = source.client()
+    client.config_set("min-replicas-max-lag", 0)
+    client.set("key", "1")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await cut_over(work, run, source)
+
+    def wait(command: str, *words: object) -> None:
+        waiting = redis.Connection(port=source.port, socket_timeout=20)
+        waiting.send_command(command, *words)
+        with contextlib.suppress(redis.ConnectionError):
+            while waiting.read_response():
+                pass
+            raise AssertionError("nothing came, and the link is still there")
+
+    with ThreadPoolExecutor() as pool:
+        # Who waits at a source without writers would wait for ever.
+        waits = [pool.submit(wait, "BLPOP", "queue", 0), pool.submit(wait, "SUBSCRIBE", "channel")]
+        run = online(source, target, steer)
+        assert run.report.status == "done", (run.report.errors, run.events)
+        for each in waits:
+            each.result()
+    client = source.client()
+    assert client.get("key") == b"1"
+    writes = [
+        lambda: client.set("key", "2"),
+        lambda: client.pipeline(transaction=True).incr("n").execute(),
+    ]
+    if binary.version >= (6, 2, 0):
+        writes.append(lambda: client.eval("return redis.call('SET', 'key', '3')", 0))
+    for write in writes:
+        with pytest.raises(redis.ResponseError, match=r"NOREPLICAS|EXECABORT"):
+            write()
+    (told,) = (event for event in run.events if "refuses writes" in event)
+    for name, value in re.findall(r"CONFIG SET (\S+) (\d+)", told):
+        client.config_set(name, value)
+    assert settings_of(source) == ("0", "0")
+    assert client.set("key", "2")
+
+
+def test_a_source_that_goes_on(binary: Binary, server_factory: ServerFactory) -> None:
+    source, target = server_factory(binary), server_factory(binary)
+    client = source.client(retry=None)
+    before = settings_of(source)
+    client.set("key", "1")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await cut_over(work, run, source)
+        await asyncio.to_thread(client.set, "key", "2")
+
+    run = online(source, target, steer, source_after="resume")
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert settings_of(source) == before
+    assert target.client().get("key") == b"1"
+
+
+def test_a_refused_cut_over_leaves_the_source_as_it_was(
+    binary: Binary, server_factory: ServerFactory
+) -> None:
+    source, target = server_factory(binary), server_factory(binary)
+    client = source.client()
+    client.config_set("min-replicas-max-lag", 7)
+    client.set("key", "1")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        if binary.version >= (6, 2, 0):
+            target.client().delete("key")
+        else:
+            # There nothing can be compared behind the fence.
+            target.freeze()
+        reason = await refused(work, run)
+        assert ("database 0 has" if binary.version >= (6, 2, 0) else "within 1.5 s") in reason
+        target.thaw()
+        assert settings_of(source) == ("0", "7")
+        assert await asyncio.to_thread(source.client(socket_timeout=2).set, "key", "2")
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, cut_over_timeout=1.5)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert settings_of(source) == ("65535", "7")
+    assert target.client().get("key") == b"2"
+    assert_tidy(target)
+
+
+@pytest.mark.parametrize("denied", ["config|set", "client|kill"])
+def test_rights_that_do_not_suffice(server_factory: ServerFactory, denied: str) -> None:
+    """What can be done is done, and the rest is said."""
+    source, target = (server_factory(known("redis-7.0")) for _ in range(2))
+    client = source.client(retry=None)
+    client.set("key", "1")
+    client.acl_setuser(
+        "mover", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", f"-{denied}"]
+    )
+    url = f"redis://mover:pw@{source.host}:{source.port}"
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await cut_over(work, run, source)
+
+    run = online(url, target, steer, cut_over_timeout=1.5)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    if denied == "config|set":
+        (told,) = (each for each in run.events if "could not be made to refuse writes" in each)
+        assert "CONFIG" in told
+        # For a while nobody writes; then the pause is over.
+        assert source.client().set("key", "2")
+    else:
+        (told,) = (each for each in run.events if "were not disconnected" in each)
+        assert "CLIENT" in told
+        with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+            client.set("key", "2")
+    assert_tidy(target)
