@@ -21,7 +21,6 @@ from collections.abc import Callable
 from engine._native import (
     KIND_FIELD_COUNTS,
     KIND_FIELD_DEADLINES,
-    KIND_MOVERS,
     CommandBatch,
 )
 from engine.errors import LinkError, ServerError, TransferFailed
@@ -103,9 +102,11 @@ class Follower:
                 await self._mend()
             if self._stopping and mender.clean:
                 return
-            batch, sent = await self._quickly() if self._plain else (source.next_commands(), None)
+            plain = self._plain
+            batch, sent = await self._quickly() if plain else (source.next_commands(), None)
             if batch is None:
-                if not (self._plain and source.at_rest):
+                # The quick way may have ended without a look at what has come meanwhile.
+                if not plain or (self._plain and not source.at_rest):
                     await source.more()
             elif sent is None:
                 await self._apply(batch)
@@ -147,8 +148,8 @@ class Follower:
     @property
     def _plain(self) -> bool:
         """Whether a batch may go the quick way, if its commands allow it."""
-        mender = self._mender
-        return mender.clean and not (mender.unnoted or self.late or self.suspect)
+        mender, noting = self._mender, self.moved is not None or self.lifted is not None
+        return mender.clean and not (mender.unnoted or self.late or self.suspect or noting)
 
     async def _quickly(self) -> tuple[CommandBatch | None, Sent | None]:
         """Apply batches as long as each is plain; gives what is for the main flow.
@@ -156,7 +157,7 @@ class Follower:
         That is a batch that is to be applied; or one that was sent, and what became of it; or
         (None, None): look around.
         """
-        self._lapses = self._applier.lapses
+        self._lapses, self._suspected = self._applier.lapses, self.suspect
         self._left = left = asyncio.get_running_loop().create_future()
         self._source.on_more = self._turn
         try:
@@ -207,7 +208,7 @@ class Follower:
             return
         self._under_way = None
         batch, behind = under_way
-        if not sent.applied:
+        if not sent.applied or self.suspect:
             left.set_result((batch, sent))
             return
         self.commands += len(batch)
@@ -216,9 +217,9 @@ class Follower:
 
     @property
     def _kinds_to_look_at(self) -> int:
-        kinds = 0 if self.moved is None else KIND_MOVERS
+        kinds = 0
         if self.has_fields:
-            kinds |= KIND_FIELD_DEADLINES
+            kinds = KIND_FIELD_DEADLINES
             if self.fields:
                 kinds |= KIND_FIELD_COUNTS
         return kinds

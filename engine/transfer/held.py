@@ -77,6 +77,8 @@ class HeldDeadlines:
         # before the first one until the last one's answer; it stays so if that never comes.
         self._quiet_at = 0.0
         self._lifter: asyncio.Task[None] | None = None
+        # Whether it has lifted any, perhaps.
+        self._gone_through = False
         self._lift_at = 0.0
 
     async def prepare(self, *, resumed: bool) -> None:
@@ -176,6 +178,7 @@ class HeldDeadlines:
         await self._begin_watch(follower)
         async with self._ends.admin("target") as end:
             lifted = Lifted(end)
+            self._gone_through = True
             while True:
                 self._quiet_at = _UNDER_WAY
                 await lifted.lift_all(horizon)
@@ -273,7 +276,7 @@ class HeldDeadlines:
                     if self.mender is not None:
                         self.mender.lifted_keys = follower.lifted
                     await beside(self._begin_watch(follower), pump)
-                    if not (self.taken_up or self._source.held or self._lifted_by_mender):
+                    if not self._lifted_any:
                         return []
                     # 3. What is on the target.
                     self._quiet_at = _UNDER_WAY
@@ -292,8 +295,10 @@ class HeldDeadlines:
         return near
 
     @property
-    def _lifted_by_mender(self) -> bool:
-        return self.mender is not None and bool(self.mender.lifted)
+    def _lifted_any(self) -> bool:
+        """Whether a deadline on the target may be lifted."""
+        read_again = self.mender is not None and self.mender.lifted
+        return bool(self.taken_up or self._gone_through or self._source.held or read_again)
 
     async def settle(self, follower: Follower, near: list[DbKey]) -> None:
         """The rest: everything is applied, and nothing more is written."""

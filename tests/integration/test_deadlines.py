@@ -11,13 +11,14 @@ import redis
 
 from engine.errors import ServerError
 from engine.model.endpoint import Endpoint
+from engine.model.progress import Phase
 from engine.transfer import deadlines
 from engine.transfer.deadlines import LIFT_MS, Lifted
 from engine.transfer.transfer import Transfer
 from engine.wire.admin import admin
 from engine.wire.loop import run as run_loop
 from tests.conftest import ServerFactory, known
-from tests.online import assert_tidy, cut_over, following, in_sync, online, refused, soon
+from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, refused, soon
 from tests.proxy import Proxy
 from tests.servers import Binary, Server
 from tests.transfers import Run
@@ -41,7 +42,7 @@ class Brief:
 
     def _run(self) -> None:
         n = 0
-        while not self._over.wait(0.001):
+        while not self._over.wait(0.01):
             try:
                 self._client.set(f"brief:{n % 500}", n, px=3000)
                 self._client.rename(f"brief:{n % 500}", f"renamed:{n % 7}")
@@ -144,13 +145,13 @@ def test_what_was_far_becomes_near(ends: tuple[Server, Server]) -> None:
         await soon(lambda: there.pttl("far") > LIFT_MS // 2, "lifted")
         assert 0 < there.pttl("farther") <= HOUR_MS
         await soon(lambda: books.mark.begun_at > time.time() - 20, "noted")
-        # And once more, too late: what is named is read again meanwhile.
-        before = work.progress.repaired_keys
+        # And once more, too late: what is named meanwhile is read again.
+        await in_sync(work, source)
         books.note(begun_at=time.time() - 50)
-        client.set("named", "1")
+        await phase(work, Phase.CATCH_UP)
         await in_sync(work, source)
         assert not books.mark.released
-        assert work.progress.repaired_keys >= before
+        assert books.mark.begun_at > time.time() - 20
         await cut_over(work, run, source)
 
     run = online(source, target, steer, hold_horizon=60.0)
@@ -188,6 +189,9 @@ def test_there_and_back(binary: Binary, server_factory: ServerFactory) -> None:
             await lifted.lift_all(1000.0)
             for db in (0, 3):
                 for n, ttl in enumerate(left(db)):
+                    if 1_000_000 <= ttls[db, n] < 1_060_000:
+                        # It may have become near meanwhile.
+                        continue
                     by = LIFT_MS if 0 < ttls[db, n] < 1_000_000 else 0
                     assert about(ttl, ttls[db, n] + by) if ttls[db, n] else ttl == -1
             # Twice is once.
