@@ -254,6 +254,8 @@ async def test_rights_that_are_enough_to_follow(
     assert named(result, "stream-commands").outcome == "pass"
     # To read the comparison's values is more than to follow.
     warns(result, "source-comparison", "LRANGE", "+@read")
+    # So is to have the source refuse writes in the end.
+    warns(result, "source-after", "CONFIG SET", "+config|set", "+client|kill", "carried by nobody")
     # Nothing was done to either; nobody became a replica.
     assert client.info("replication")["connected_slaves"] == 0
     assert target.client().dbsize() == 0
@@ -334,7 +336,7 @@ async def test_rights_that_are_needed_later(
     ):
         result = await look(one, other, settings)
         assert result.ok, result.failures
-        assert all(each.name != "fence" for each in result.checks)
+        assert all(each.name not in ("fence", "source-after") for each in result.checks)
     result = await look(one, other, replace(QUICK, fence="none", tune_source=True))
     fails(result, "tune-source", "CONFIG SET", "+config|set", "--tune-source")
 

@@ -155,6 +155,13 @@ def lifted_deadlines(info: ServerInfo) -> list[Needed]:
 PAUSE = (_queued("CLIENT", "PAUSE", 1), _queued("CLIENT", "UNPAUSE"))
 """What `--fence pause` runs. (Before 6.2 there is no UNPAUSE, and none is run.)"""
 
+SEAL = (
+    Needed(("CONFIG", "GET", "min-replicas-to-write")),
+    _queued("CONFIG", "SET", "min-replicas-to-write", 0),
+    _queued("CLIENT", "KILL", "TYPE", "normal"),
+)
+"""What has the source refuse writes behind the cut-over (`transfer.seal`)."""
+
 TUNING = (
     Needed(("CONFIG", "GET", "rdbcompression")),
     _queued("CONFIG", "SET", "rdbcompression", "no"),

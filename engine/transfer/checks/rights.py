@@ -119,6 +119,7 @@ async def check_following(
         check
         for check in (
             await _check_fence(source, info, settings),
+            await _check_seal(source, settings),
             await _check_tuning(source, settings),
             await _check_writes(target),
         )
@@ -150,6 +151,19 @@ async def _check_fence(source: Admin, info: ServerInfo, settings: TransferSettin
         "fence",
         f"{rights.figure}: writes to the source cannot be paused during the cut-over",
         f"{rights.remedy} Or --fence none (stop the writers yourself), or --fence hook.",
+    )
+
+
+async def _check_seal(source: Admin, settings: TransferSettings) -> Check | None:
+    if (settings.fence, settings.until, settings.source_after) != ("pause", "cut-over", "refuse"):
+        return None
+    rights = await ask_rights(source, needs.SEAL)
+    if not rights.denied:
+        return passed("source-after", "the source can be made to refuse writes behind the cut-over")
+    return warned(
+        "source-after",
+        f"{rights.figure}: writes that reach the source behind the cut-over are carried by nobody",
+        f"{rights.remedy} Or stop its writers, and say so with --source-after resume.",
     )
 
 
