@@ -119,6 +119,7 @@ async def check_following(
         check
         for check in (
             await _check_fence(source, info, settings),
+            await _check_seal(source, settings),
             await _check_tuning(source, settings),
             await _check_writes(target),
         )
@@ -151,6 +152,18 @@ async def _check_fence(source: Admin, info: ServerInfo, settings: TransferSettin
         f"{rights.figure}: writes to the source cannot be paused during the cut-over",
         f"{rights.remedy} Or --fence none (stop the writers yourself), or --fence hook.",
     )
+
+
+async def _check_seal(source: Admin, settings: TransferSettings) -> Check | None:
+    if settings.fence != "pause" or settings.until != "cut-over":
+        return None
+    if settings.source_after != "refuse":
+        return None
+    rights = await ask_rights(source, needs.SEAL)
+    if not rights.denied:
+        return None
+    losses = "; ".join(sorted({each.loss for each in rights.denied}))
+    return warned("source-after", f"{rights.figure}: once cut over {losses}", rights.remedy)
 
 
 async def _check_tuning(source: Admin, settings: TransferSettings) -> Check | None:
