@@ -2,9 +2,13 @@
 
 A writer sends SETs to the source at a steady rate. A probe beside it writes the time into one key
 on the source, some hundred times a second, and looks on the target until it is there: that is the
-lag as a user would see it, the engine's own opinion is not asked. At the end a cut-over: a client
+lag as a user would see it, the engine's own opinion is not asked. It pauses for a random time in
+between: a steady one falls into step with the engine's own. At the end a cut-over: a client
 writes to the source one command after the other, changes to the target as soon as the migration is
 complete, and the longest time between two of its answers is the write stop.
+
+The writer prepares its commands and sends those of a millisecond at once, as a pipelining client
+does. `full` names what had a core for itself.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -33,7 +38,9 @@ SLICE_SECONDS = 0.001
 KEYS = 100_000
 VALUE_BYTES = 100
 PROBE = "follow:probe"
-PROBE_PAUSE = 0.004
+PROBE_PAUSES = (0.002, 0.008)
+# A process that used so much of a core had it for itself.
+FULL = 0.95
 START_SECONDS = 60.0
 CUT_OVER_SECONDS = 30.0
 
@@ -84,7 +91,7 @@ class Probe:
             while self._target.get(PROBE) != mark and not self._stop.is_set():
                 time.sleep(0.0002)
             self.lags.append(time.perf_counter() - written)
-            time.sleep(PROBE_PAUSE)
+            time.sleep(random.uniform(*PROBE_PAUSES))
 
     def stop(self) -> list[float]:
         self._stop.set()
@@ -96,7 +103,8 @@ class Client:
     """Writes one command after the other, to the source until the migration is complete."""
 
     def __init__(self, source: Server, target: Server) -> None:
-        self._ends = [source.client(socket_timeout=60), target.client(socket_timeout=60)]
+        self._ends = [source.client(socket_timeout=60, retry=None), target.client()]
+        self._reads = source.client(socket_timeout=60)
         self._stop = threading.Event()
         self.moved = threading.Event()
         self.longest_write = self.longest_read = 0.0
@@ -111,7 +119,11 @@ class Client:
         last = time.perf_counter()
         while not self._stop.is_set():
             end = self._ends[1 if self.moved.is_set() else 0]
-            end.set("follow:client", self.written)
+            try:
+                end.set("follow:client", self.written)
+            except redis.ConnectionError:
+                # Cut while the source held the command up: to the target with it.
+                continue
             now = time.perf_counter()
             self.longest_write = max(self.longest_write, now - last)
             last = now
@@ -121,11 +133,16 @@ class Client:
     def _read(self) -> None:
         last = time.perf_counter()
         while not self._stop.is_set():
-            self._ends[0].get("follow:client")
+            self._reads.get("follow:client")
             now = time.perf_counter()
             self.longest_read = max(self.longest_read, now - last)
             last = now
             time.sleep(0.001)
+
+    def move(self) -> None:
+        """To the target: its connection to the source is closed, whatever it waits for there."""
+        self.moved.set()
+        self._ends[0].connection_pool.disconnect()
 
     def stop(self) -> None:
         self._stop.set()
@@ -165,27 +182,22 @@ def measure(rate: int, seconds: float, *, cut_over: bool, servers: Sequence[Any]
             stdout=subprocess.PIPE,
             text=True,
         )
-        time.sleep(min(1.0, seconds / 4))
-        before = engine.migration()
-        cpu = [procstat.cpu_seconds(pid) for pid in (source.pid, worker, target.pid)]
-        began = time.monotonic()
+        pids = {"source": source.pid, "engine": worker, "target": target.pid, "writer": writer.pid}
+        watch = Watch(state)
+        time.sleep(min(1.5, seconds / 4))
         probe = Probe(source, target)
+        commands = -watch.progress().commands
+        cpu = {name: procstat.cpu_seconds(pid) for name, pid in pids.items()}
+        began = time.monotonic()
         lags_bytes: list[int] = []
         while time.monotonic() - began < seconds - 2:
             time.sleep(0.5)
-            lags_bytes.append(int(engine.migration().get("LagBytes") or 0))
-        lags = sorted(probe.stop())
+            lags_bytes.append(watch.progress().lag_bytes or 0)
         took = time.monotonic() - began
-        used = [
-            now - was
-            for now, was in zip(
-                [procstat.cpu_seconds(pid) for pid in (source.pid, worker, target.pid)],
-                cpu,
-                strict=True,
-            )
-        ]
-        after = engine.migration()
-        commands = after["Counters"]["Commands"] - before["Counters"]["Commands"]
+        used = {name: procstat.cpu_seconds(pid) - cpu[name] for name, pid in pids.items()}
+        commands += watch.progress().commands
+        lags = sorted(probe.stop())
+        busy = {name: seconds / took for name, seconds in used.items()}
         result: dict[str, Any] = {
             "rate": rate,
             "seconds": took,
@@ -195,11 +207,10 @@ def measure(rate: int, seconds: float, *, cut_over: bool, servers: Sequence[Any]
             "lag_ms_max": 1000 * lags[-1],
             "lag_bytes_max": max(lags_bytes),
             "probes": len(lags),
-            "engine_us_a_command": 1e6 * used[1] / max(commands, 1),
-            "source_busy": used[0] / took,
-            "engine_busy": used[1] / took,
-            "target_busy": used[2] / took,
-            "engine_rss_mib": procstat.rss_bytes(worker) / (1 << 20),
+            "engine_us_a_command": 1e6 * used["engine"] / max(commands, 1),
+            **{f"{name}_busy": share for name, share in busy.items()},
+            "full": [name for name, share in busy.items() if share >= FULL],
+            "engine_rss_mib": procstat.peak_rss_bytes(worker) / (1 << 20),
         }
         if cut_over:
             client = Client(source, target)
@@ -220,6 +231,20 @@ def measure(rate: int, seconds: float, *, cut_over: bool, servers: Sequence[Any]
         writer.kill()
         writer.wait()
         return result
+
+
+class Watch:
+    """Looks at a migration by its state: a verb's process would take half a core meanwhile."""
+
+    def __init__(self, state: str) -> None:
+        from engine.groups.registry import Registry
+
+        self._registry = Registry(state)
+
+    def progress(self) -> Any:
+        _, transfer = self._registry.get(Engine.GROUP)
+        assert transfer is not None
+        return transfer.progress
 
 
 class Engine:
@@ -268,7 +293,7 @@ class Engine:
             group, _ = registry.get(self.GROUP)
             if group.status == "available":
                 if client is not None:
-                    client.moved.set()
+                    client.move()
                 return
             time.sleep(0.001)
         raise SystemExit("the cut-over did not end")
@@ -281,7 +306,7 @@ class Engine:
 
 
 def main() -> int:
-    """Run the rates named, print a line of JSON each."""
+    """Run the rates named; print JSON and a line for people each."""
     if sys.argv[1:2] == ["--write"]:
         write(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
         return 0
@@ -297,6 +322,13 @@ def main() -> int:
     for place, rate in enumerate(rates):
         result = measure(rate, seconds, cut_over=place == 0, servers=(like[0], like[0]))
         print(json.dumps(result, indent=1), flush=True)
+        print(
+            "{rate:,} asked for, {commands_per_second:,.0f} commands/s; lag {lag_ms_p50:.2f} / "
+            "{lag_ms_p99:.2f} / {lag_ms_max:.2f} ms (p50, p99, most); engine "
+            "{engine_us_a_command:.2f} us a command, at most {engine_rss_mib:.0f} MiB; a core for "
+            "itself had: {alone}".format(alone=", ".join(result["full"]) or "nobody", **result),
+            flush=True,
+        )
     return 0
 
 

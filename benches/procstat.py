@@ -78,6 +78,14 @@ def rss_bytes(pid: int) -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+def peak_rss_bytes(pid: int) -> int:
+    """The most bytes that a running process ever had resident (VmHWM)."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    return rss_bytes(pid)
+
+
 def machine_seconds() -> float:
     """CPU time that the whole machine has spent so far on anything, in seconds (/proc/stat)."""
     with open("/proc/stat", encoding="ascii") as stat:

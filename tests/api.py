@@ -7,7 +7,6 @@ with Serving(tmp_path, state_url) as api:
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -31,6 +30,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 
+from engine.front.access_keys import Role, create
 from engine.front.http.model import model
 
 REGION = "us-east-1"
@@ -141,24 +141,10 @@ class Serving:
             "XDG_CONFIG_HOME": str(folder),
             "XDG_STATE_HOME": str(folder),
         }
-        for role in ("read", "migrate", "admin"):
-            shown = self.engine(
-                "create-access-key", "--credentials", str(self.file), "--role", role,
-                "--output", "json",
-            )  # fmt: skip
-            self.keys[role] = json.loads(shown)["AccessKey"]
+        for role in Role:
+            key = create(self.file, role)
+            self.keys[role] = {"AccessKeyId": key.id, "SecretAccessKey": key.secret}
         self.start()
-
-    def engine(self, *arguments: str) -> str:
-        """What another command of ours prints."""
-        return subprocess.run(
-            [sys.executable, "-m", "engine", *arguments],
-            env=self._environment,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        ).stdout
 
     def start(self, listen: str = "127.0.0.1:0") -> None:
         """Start the server (anew), and wait until it listens."""

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from engine.errors import ApiFault, EngineError, TransferFailed
+from engine.errors import ApiFault, EngineError, StateError, TransferFailed
 from engine.front import operations
 from engine.front.supervise import Supervisor
 from engine.groups.states import Request, TransferStatus
@@ -45,8 +45,10 @@ class Watchman:
         self._house = house
         self._on_replaced = on_replaced
         self._on_look = on_look
-        self._found: set[int] | None = None
-        """The transfers that were there at the start, and have not been seen with a worker yet."""
+        self._found: dict[int, float] | None = None
+        """The transfers that were there at the start, with their workers' last heartbeats, until
+        there is another one: a fresh heartbeat alone may be that of a worker that went down with
+        the machine a moment ago."""
         self._supervisors: dict[int, Supervisor] = {}
         self._given_up: set[int] = set()
         self._asked: dict[int, float] = {}
@@ -59,6 +61,9 @@ class Watchman:
             except EngineError as error:
                 # The state may be back in a moment; the transfers do not need us meanwhile.
                 _log.warning("the state cannot be read: %s", error)
+            except Exception as error:
+                # Whatever it is: a watchman that is gone unnoticed is worse.
+                _log.error("a bug: %s", type(error).__name__)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
@@ -67,7 +72,7 @@ class Watchman:
         self._on_look(migrations)
         going_on = {transfer.id for _, transfer in migrations}
         if self._found is None:
-            self._found = set(going_on)
+            self._found = {transfer.id: transfer.heartbeat_at for _, transfer in migrations}
             for _, transfer in migrations:
                 _log.info("found %s: %s", transfer.group_id, transfer.progress.phase)
         for known in (self._supervisors, self._asked):
@@ -78,17 +83,22 @@ class Watchman:
                 await self._one(group, transfer)
             except ApiFault as fault:
                 _log.info("%s: %s", group.id, fault)  # somebody else was faster
+            except StateError:
+                raise
+            except EngineError as error:
+                _log.error("%s: %s", group.id, error)
 
     async def _one(self, group: GroupRecord, transfer: TransferRecord) -> None:
         assert self._found is not None
         if transfer.held():
-            self._found.discard(transfer.id)
+            if transfer.heartbeat_at > self._found.get(transfer.id, 0.0):
+                self._found.pop(transfer.id, None)
             self._supervisor(transfer).watch(transfer.progress)
             await self._cut_over(transfer)
         elif transfer.orphaned():
             await self._replace(transfer)
         elif transfer.id in self._found and _ours(transfer):
-            self._found.discard(transfer.id)
+            del self._found[transfer.id]
             _log.info("%s: resumed", group.id)
             await operations.resume(self._house, group.id)
 

@@ -376,7 +376,8 @@ class Applier:
             await connection.call("MULTI")
             await connection.call("DISCARD")
             self._position = await self._watch(connection)
-        except EngineError:
+        except BaseException:
+            # Cancelled as well: nobody else knows of it yet.
             connection.close()
             raise
         if self._connection is not None:

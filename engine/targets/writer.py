@@ -342,7 +342,7 @@ class RestoreWriter:
             self.info = await ask_info(connection)
             if self.import_source:
                 await import_source(connection)
-        except EngineError:
+        except BaseException:
             connection.close()
             raise
         return connection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import itertools
@@ -286,6 +287,25 @@ def test_ten_megabytes_are_refused_quickly(api: Serving) -> None:
     assert json.load(connection.getresponse()) == {"status": "ok"}
     connection.close()
     assert time.monotonic() - begun < 5
+
+
+async def test_two_hundred_clients_at_once(api: Serving) -> None:
+    url = api.client().generate_presigned_url("describe_replication_groups", HttpMethod="GET")
+    host, port = api.address.split(":")
+    head = f"GET {url.removeprefix(api.url)} HTTP/1.1\r\nHost: {api.address}\r\n\r\n".encode()
+    everybody_is_there = asyncio.Barrier(200)
+
+    async def one() -> bytes:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        await everybody_is_there.wait()
+        writer.write(head)
+        answer = await reader.readuntil(b"</DescribeReplicationGroupsResponse>")
+        writer.close()
+        await writer.wait_closed()
+        return answer[:15]
+
+    async with asyncio.timeout(20):
+        assert set(await asyncio.gather(*(one() for _ in range(200)))) == {b"HTTP/1.1 200 OK"}
 
 
 def raw(api: Serving, data: bytes, seconds: float = 10.0) -> bytes:

@@ -32,7 +32,7 @@ SLOW = (
     *("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"),
     *("--rdb-key-save-delay", "60"),
 )
-ACTIONS = {"Test", "Start migration", "Complete…", "Force…", "Register"}
+ACTIONS = {"Test", "Start migration", "Complete…", "Force…", "Register", "Delete…"}
 # What a person reads off the page, at each change of it.
 NOTE = """
 globalThis.noted = {phases: [], keys: new Set(), rates: new Set(), verdicts: new Set()};
@@ -258,7 +258,12 @@ def test_without_authentication(
         page.sees(f"127.0.0.1:{target.port}")
         page.wait("document.querySelector('.view h2')?.textContent === 'home'")
         until(lambda: page.eval("location.hash") == "#home", "the new group is looked at")
-        assert actions(page) >= {"Test", "Start migration"}
+        assert actions(page) == {"Test", "Start migration", "Delete…"}
+        page.press("Delete…")
+        page.write("#typed", "home")
+        page.press("Delete")
+        page.sees("No replication groups")
+        page.sees("home deleted")
         assert page.complaints == []
 
 

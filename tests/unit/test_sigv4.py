@@ -87,7 +87,10 @@ HEADER = st.text("abcXYZ019 \t,;=\"'/", max_size=20)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     method=st.sampled_from(["GET", "POST"]),
-    query=st.lists(st.tuples(TEXT, TEXT), max_size=5),
+    # Hypothesis knows the constants of our source: a second signature is another test.
+    query=st.lists(
+        st.tuples(TEXT.filter(lambda name: name not in sigv4.QUERY_MEMBERS), TEXT), max_size=5
+    ),
     body=st.binary(max_size=60),
     extra=st.dictionaries(st.sampled_from(["X-Amz-Foo", "Content-Type", "X-Other"]), HEADER),
     region=st.sampled_from(["us-east-1", "eu-central-1", "cn-north-1", "x"]),

@@ -124,6 +124,9 @@ class Feed:
                 overview = await self._look()
             except EngineError as error:
                 _log.warning("feed: %s", error)
+            except Exception as error:
+                # Whatever it is, the next look may be better; nobody waits for this task.
+                _log.error("feed: a bug: %s", type(error).__name__)
             else:
                 text = json.dumps(
                     {"groups": overview["ReplicationGroups"], "events": overview["Events"]},

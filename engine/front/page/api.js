@@ -41,7 +41,7 @@ export async function signedFetch(method, path, key, { body, headers = {}, signa
       signal,
       headers: key === null ? headers : await sign(request, key, now),
       cache: "no-store",
-      credentials: "omit",
+      credentials: "same-origin",
       redirect: "error",
     });
     if (response.ok) return response;

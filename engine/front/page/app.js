@@ -9,7 +9,7 @@ import { EventList } from "./event-list.js";
 import { Feed } from "./feed.js";
 import { Outcome } from "./form.js";
 import { percent, time } from "./format.js";
-import { GroupList } from "./group-list.js";
+import { GroupList, ordered } from "./group-list.js";
 import { GroupView } from "./group-view.js";
 import { History } from "./history.js";
 import { RegisterForm } from "./register-form.js";
@@ -71,6 +71,10 @@ class App {
     const form = new FormData(byId("sign-in-form"));
     this.#key = { id: String(form.get("id")).trim(), secret: String(form.get("secret")).trim() };
     this.#signInOutcome.clear();
+    if (!this.#key.id || !this.#key.secret) {
+      this.#signInOutcome.bad("Both the ID and the secret are needed.");
+      return;
+    }
     set(byId("sign-in-button"), "aria-busy", "true");
     this.#watch();
   }
@@ -205,18 +209,18 @@ class App {
 
   #draw(chosen = false) {
     if (this.#state === null) return;
-    const { groups, events } = this.#state;
+    const { events } = this.#state;
+    const groups = ordered(this.#state.groups);
     const ids = groups.map((group) => group.ReplicationGroupId);
     const asked = decoded(location.hash.slice(1));
-    const first = groups.find((group) => group.Migration) ?? groups[0];
-    const id = ids.includes(asked) ? asked : (first?.ReplicationGroupId ?? null);
+    const id = ids.includes(asked) ? asked : (ids[0] ?? null);
     this.#groups.update(groups, id);
     show(this.#groups.node, groups.length > 0);
     show(this.#register.node, this.may("admin"));
-    if (groups.length === 0) this.#register.node.open = true;
-    if (this.#view?.id !== id || (id === null && !this.#none.isConnected)) {
+    if (id === null ? !this.#none.isConnected : this.#view?.id !== id) {
       this.#view = id === null ? null : new GroupView(this, id);
       byId("detail").replaceChildren(...(id === null ? [this.#none, this.#all.node] : [this.#view.node]));
+      if (id === null) this.#register.node.open = true; // the one thing to do
       if (chosen) this.#view?.node.querySelector("h2").focus({ preventScroll: false });
     }
     const group = groups.find((each) => each.ReplicationGroupId === id);

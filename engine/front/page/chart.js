@@ -67,8 +67,9 @@ export class Chart {
     const inner = this.#width - LEFT - RIGHT;
     const x = (t) => LEFT + (inner * (t - from)) / (to - from);
     const y = (v) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - v / most);
-    const drawn = [...this.#grid(most, x, y, from, to)];
+    const drawn = [0, 0.5, 1].map((share) => this.#line(y(most * share)));
     points.forEach((list, i) => drawn.push(...plotted(list, x, y, this.#series[i].tone)));
+    drawn.push(...this.#marks(most, x, y, from, to));
     const at = this.#pointer === null ? to : from + ((this.#pointer - LEFT) / inner) * (to - from);
     if (this.#pointer !== null) {
       drawn.push(svg("line", { class: "cursor", x1: x(at), x2: x(at), y1: TOP, y2: HEIGHT - BOTTOM }));
@@ -87,13 +88,14 @@ export class Chart {
     }
   }
 
-  *#grid(most, x, y, from, to) {
-    for (const share of [0, 0.5, 1]) {
-      const at = y(most * share);
-      yield svg("line", { class: "grid", x1: LEFT, x2: this.#width - RIGHT, y1: at, y2: at });
-      if (share > 0) {
-        yield svg("text", { class: "mark", x: LEFT, y: at - 3 }, this.#format(most * share));
-      }
+  #line(at) {
+    return svg("line", { class: "grid", x1: LEFT, x2: this.#width - RIGHT, y1: at, y2: at });
+  }
+
+  *#marks(most, x, y, from, to) {
+    for (const share of [0.5, 1]) {
+      const at = y(most * share) - 3;
+      yield svg("text", { class: "mark", x: LEFT, y: at }, this.#format(most * share));
     }
     const places = this.#width < 300 ? [0, 1] : [0, 0.5, 1];
     for (const share of places) {

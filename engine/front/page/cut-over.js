@@ -10,6 +10,13 @@ const OPEN = new Map([
   [null, ["wait", "not yet known"]],
 ]);
 
+const FOLLOWED =
+  "Writes to the source are held back for a moment, the rest is applied, and both ends are compared. " +
+  "If they differ, or it takes too long, nothing is changed and following goes on.";
+const SCANNED =
+  "Both ends are compared; if they differ, the cut-over is refused. What was written to the source " +
+  "after the scan had passed is not carried.";
+
 /** The gates of one group's migration; buttons are there for who may. */
 export class CutOver {
   #app;
@@ -22,6 +29,7 @@ export class CutOver {
   #outcome = new Outcome();
   #standing = "";
   #ready = false;
+  #scanned = false;
 
   constructor(app, id) {
     this.#app = app;
@@ -45,6 +53,7 @@ export class CutOver {
     keep(this.#gates, details?.Gates ?? [], (gate) => gate.Name, gateRow);
     const under = migration.Phase === "CUT_OVER";
     this.#ready = migration.CanComplete;
+    this.#scanned = migration.SourceType === "scan";
     const reason = migration.Reason || "not in sync yet";
     const auto = details?.AutoCutOver && !under ? " It cuts over by itself once all are open." : "";
     const open = under ? "A cut-over is under way" : this.#ready ? "Can be completed" : "Not now";
@@ -74,11 +83,7 @@ export class CutOver {
   #completed() {
     return {
       title: `Complete the migration of ${this.#id}?`,
-      lines: [
-        "Writes to the source are held back for a moment, the rest is applied, and both ends are " +
-          "compared. If they differ, or it takes too long, nothing is changed and following goes on.",
-        "Afterwards clients belong to the target.",
-      ],
+      lines: [this.#scanned ? SCANNED : FOLLOWED, "Afterwards clients belong to the target."],
       yes: "Complete",
     };
   }

@@ -30,7 +30,8 @@ export class Keys {
   );
 
   update(migration) {
-    const share = format.percent(migration.Keys, migration.TotalKeys);
+    const none = migration.CanComplete ? 100 : 0;
+    const share = migration.TotalKeys ? format.percent(migration.Keys, migration.TotalKeys) : none;
     say(this.#done, format.count(migration.Keys));
     say(this.#total, `of about ${format.count(migration.TotalKeys)} keys · ${share} %`);
     const eta = migration.Phase === "SNAPSHOT" ? migration.EtaSeconds : null;
@@ -168,11 +169,15 @@ export class Result {
     if (details.FenceSeconds) said.push(`writers held back for ${format.duration(details.FenceSeconds)}`);
     const errors = details.Errors?.length ? ` – ${details.Errors.join("; ")}` : "";
     say(this.#line, said.join(" · ") + errors);
-    set(this.node, "data-tone", details.Status === "done" ? "good" : "bad");
+    set(this.node, "data-tone", { done: "good", forced: "wait" }[details.Status] ?? "bad");
     keep(this.#steps, details.Steps ?? [], (each) => each.Name, stepRow);
     const lost = details.NotCarriedKeys ?? [];
     const more = (details.NotCarried ?? 0) - lost.length;
-    const rows = lost.map((each) => `db ${each.Db}, ${each.Key}: ${each.Reason}`);
+    const byReason = new Map();
+    for (const { Db: db, Key: key, Reason: reason } of lost) {
+      byReason.set(reason, [...(byReason.get(reason) ?? []), db === 0 ? key : `${key} (db ${db})`]);
+    }
+    const rows = Array.from(byReason, ([reason, keys]) => `${reason}: ${keys.join(", ")}`);
     rows.push(...(details.LeftOut ?? []));
     if (more > 0) rows.push(`and ${format.count(more)} more`);
     show(this.#lostHead, rows.length > 0);

@@ -17,7 +17,7 @@ export class GroupList {
 
   #row() {
     const name = el("span", { class: "name" });
-    const phase = el("span", { class: "quiet" });
+    const phase = el("span", { class: "standing" });
     const status = el("span", { class: "badge" });
     const link = el("a", {}, name, status, phase);
     const update = (group) => {
@@ -28,16 +28,22 @@ export class GroupList {
       say(status, group.Status);
       set(status, "data-status", toneOf(group));
       say(phase, standing(group));
+      set(phase, "data-tone", group.Details?.Status === "failed" ? "bad" : null);
     };
     return { node: el("li", {}, link), update };
   }
 }
 
 /** A group's status as a tone: going on, in trouble, or at rest. */
-export function toneOf(group) {
-  const { Migration: migration, Details: details } = group;
-  if (migration) return migration.Workers.length === 0 && troubled(migration) ? "bad" : "going";
-  return details?.Status === "failed" ? "bad" : "rest";
+export function toneOf({ Migration: migration }) {
+  if (!migration) return "rest";
+  return migration.Workers.length === 0 && troubled(migration) ? "bad" : "going";
+}
+
+/** The groups in the order in which somebody looks for them: what goes on, what failed, the rest. */
+export function ordered(groups) {
+  const rank = (group) => (group.Migration ? 0 : group.Details?.Status === "failed" ? 1 : 2);
+  return [...groups].sort((a, b) => rank(a) - rank(b)); // by name within, as they come
 }
 
 function troubled(migration) {

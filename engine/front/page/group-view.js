@@ -2,8 +2,10 @@
 
 import { el, say, set, show } from "./dom.js";
 import { CutOver } from "./cut-over.js";
+import { ask } from "./dialog.js";
 import { EventList } from "./event-list.js";
 import { Charts, Counters, Keys, Result } from "./figures.js";
+import { busy, Outcome } from "./form.js";
 import { address, duration, time } from "./format.js";
 import { toneOf } from "./group-list.js";
 import { StartForm } from "./start-form.js";
@@ -14,6 +16,8 @@ export class GroupView {
   #app;
   #name;
   #status = el("span", { class: "badge" });
+  #delete = el("button", { type: "button", class: "danger", click: () => this.#deleteIt() }, "Delete…");
+  #outcome = new Outcome();
   #route = el("p", { class: "route" });
   #since = el("p", { class: "quiet" });
   #track = new Track();
@@ -26,7 +30,7 @@ export class GroupView {
   #result = new Result();
   #cutOver;
   #start;
-  #reached = "CONNECT";
+  #reached = null;
   node;
 
   constructor(app, id) {
@@ -38,7 +42,8 @@ export class GroupView {
     this.#head = el(
       "section",
       { class: "card hero", "aria-label": `Migration of ${id}` },
-      el("div", { class: "head" }, this.#name, this.#status),
+      el("div", { class: "head" }, this.#name, this.#status, this.#delete),
+      this.#outcome.node,
       this.#route,
       this.#since,
       this.#track.node,
@@ -74,12 +79,29 @@ export class GroupView {
     show(this.#keys.node, migration !== null);
     show(this.#side, migration !== null);
     show(this.#start.node, migration === null && this.#app.may("migrate"));
+    show(this.#delete, migration === null && this.#app.may("admin"));
     const over = migration === null && Boolean(details?.Status);
     if (over) this.#result.update(details);
     show(this.#result.node, over);
-    show(this.#charts.node, history !== null);
-    if (history !== null) this.#charts.update(history, now, migration === null);
+    // What ended before it began has no figures.
+    const figures = history !== null && (migration !== null || history.length > 2);
+    show(this.#charts.node, figures);
+    if (figures) this.#charts.update(history, now, migration === null);
     this.#events.update(events, this.id);
+  }
+
+  async #deleteIt() {
+    const yes = await ask({
+      title: `Delete the group ${this.id}?`,
+      lines: ["It is forgotten here. Its server stays as it is, with all its data."],
+      yes: "Delete",
+      danger: true,
+      typed: this.id,
+    });
+    if (!yes) return;
+    await busy(this.#delete, "Deleting…", this.#outcome, () =>
+      this.#app.call("DeleteReplicationGroup", [["ReplicationGroupId", this.id]]),
+    );
   }
 
   #when(migration, details, now) {
@@ -102,10 +124,24 @@ export class GroupView {
     if (phase === null) return;
     const type = migration?.SourceType ?? details.SourceType;
     if (!["FAILED", "STOPPED"].includes(phase)) this.#reached = phase;
+    else if (this.#reached === null) this.#reached = reachedBy(migration, details);
     this.#track.update(phase, type, this.#reached);
     if (migration) {
       say(this.#reason, migration.Reason);
-      set(this.#reason, "data-tone", migration.CanComplete ? "good" : toneOf({ Migration: migration }));
+      const waiting = ["FOLLOW", "COPIED"].includes(phase) ? "wait" : toneOf({ Migration: migration });
+      set(this.#reason, "data-tone", migration.CanComplete ? "good" : waiting);
     }
   }
+}
+
+const STEPS = { connect: "CONNECT", snapshot: "SNAPSHOT", wait: "COPIED", follow: "FOLLOW" };
+
+// How far a migration came that had ended, or stood still, when it was first seen.
+function reachedBy(migration, details) {
+  if (migration) {
+    if (migration.AppliedOffset !== null) return "FOLLOW";
+    return migration.Keys > 0 ? "SNAPSHOT" : "CONNECT";
+  }
+  const names = (details.Steps ?? []).map((step) => STEPS[step.Name]).filter(Boolean);
+  return names.at(-1) ?? "CONNECT";
 }

@@ -33,6 +33,11 @@ export class History {
     this.#samples = [...own, ...missing].sort((a, b) => a.t - b.t);
   }
 
+  /** How many samples there are. */
+  get length() {
+    return this.#samples.length;
+  }
+
   /** The times of the first and the last sample (ms since the epoch), null without one. */
   get span() {
     const [first, last] = [this.#samples[0], this.#samples.at(-1)];
