@@ -106,7 +106,7 @@ class Online:
             self._deadlines,
             self._opening,
             gate,
-            lambda: self._source.info,
+            self._source,
         )
         self._applier: Applier | None = None
         self._follower: Follower | None = None
