@@ -8,12 +8,12 @@ lets go who waits behind it if the target is (`finish`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from engine.errors import EngineError, LinkError, StateError, TransferFailed
 from engine.model.online import position_key
 from engine.model.progress import Phase
 from engine.model.server import ServerInfo
+from engine.sources.replica import ReplicaSource
 from engine.transfer.aside import beside
 from engine.transfer.books import Books
 from engine.transfer.copy import explain
@@ -42,7 +42,7 @@ class CutOver:
         deadlines: HeldDeadlines,
         opening: Opening,
         gate: GateInSync,
-        source: Callable[[], ServerInfo],
+        source: ReplicaSource,
     ) -> None:
         self._ends = ends
         self._books = books
@@ -84,7 +84,7 @@ class CutOver:
         stage = self._stage
         if not stage.can_complete:
             return self._refuse(stage.reason)
-        fence = self._fence(self._source())
+        fence = self._fence(self._source.info)
         try:
             # 1. What takes its time, while nobody has to wait for it.
             try:
@@ -128,6 +128,8 @@ class CutOver:
                 # 5. The target is open. The deadline is behind us: from here there is no way back.
                 if result.ok:
                     await _stop(follower, pump)
+                    # What the source sends from here on is nobody's: keys that expire there.
+                    await self._source.close()
                     await self._opening.open()
                     self.fence_seconds = loop.time() - began
                     # 6. Those who wait may learn of it.

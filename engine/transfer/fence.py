@@ -285,8 +285,8 @@ class PauseFence:
                 "the source refuses writes from now on (NOREPLICAS); "
                 f"to have it take them again: {seal.remedy(self.before)}"
             )
-            if self.readable:
-                await end.call("CLIENT", "UNPAUSE")
+            # A PING is answered once the pause is over.
+            await end.call(*(("CLIENT", "UNPAUSE") if self.readable else ("PING",)))
             await asyncio.sleep(_READ_SECONDS)
         else:
             told.append(

@@ -119,7 +119,7 @@ class Online:
             self._deadlines,
             self._opening,
             gate,
-            lambda: self._source.info,
+            self._source,
         )
         # How the target tells this engine from those before it and behind it.
         self._engine = secrets.token_hex(4)
