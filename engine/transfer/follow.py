@@ -98,10 +98,14 @@ class Follower:
                 await self._mend()
             if self._stopping and mender.clean:
                 return
-            batch, sent = await self._quickly() if self._plain else (source.next_commands(), None)
+            batch, sent = await self._quickly() if self._plain else (None, None)
             if batch is None:
-                if not (self._plain and source.at_rest):
-                    await source.more()
+                if self._stopping and mender.clean:
+                    return
+                # Also behind the quick way: what ended it may have left a batch to take.
+                batch = source.next_commands()
+            if batch is None:
+                await source.more()
             elif sent is None:
                 await self._apply(batch)
             else:
