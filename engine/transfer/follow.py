@@ -115,16 +115,18 @@ class Follower:
                     self._moved.set()
             if self._stopping and self.settled:
                 return
-            plain = self._plain
-            batch, sent = await self._quickly() if plain else (source.next_commands(), None)
+            batch, sent = await self._quickly() if self._plain else (None, None)
+            if batch is None:
+                if self._confirming or (self._stopping and self.settled):
+                    continue
+                # Also behind the quick way: what ended it may have left a batch to take.
+                batch = source.next_commands()
             if batch is not None and self._in_doubt:
                 batch = await self._doubt(batch)
                 if self._in_doubt:
                     continue
             if batch is None:
-                # The quick way may have ended without a look at what has come meanwhile.
-                if not plain or (self._plain and not source.at_rest):
-                    await source.more()
+                await source.more()
             elif sent is None:
                 await self._apply(batch)
             else:

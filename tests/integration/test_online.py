@@ -310,6 +310,35 @@ def test_compression_is_off_for_the_snapshot_alone(server_factory: ServerFactory
     assert_tidy(target)
 
 
+def test_a_lone_write_need_not_wait_for_the_next_one(
+    binary: Binary, server_factory: ServerFactory
+) -> None:
+    """Whatever is to be looked at from then on: nothing else comes that would wake us up."""
+    options = ("--repl-ping-replica-period", "3600")
+    source, target = server_factory(binary, *options), server_factory(binary)
+    source.client().set("first", 1)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        follower = work._way._follower  # type: ignore[union-attr]
+        assert follower is not None
+        for turn, member in enumerate(("suspect", "late", "has_fields", "fields", "none")):
+            if member != "none":
+                setattr(follower, member, True)
+            source.client().set(f"lone:{turn}", turn)
+            await soon(
+                lambda turn=turn: target.client().get(f"lone:{turn}") == str(turn).encode(),  # type: ignore[misc]
+                member,
+                5.0,
+            )
+            follower.suspect = follower.late = follower.has_fields = follower.fields = False
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(source, target, 2)
+
+
 async def _nothing() -> None:
     pass
 
