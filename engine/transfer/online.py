@@ -238,6 +238,24 @@ class Online:
         await self._source.close()
         await self._writer.close()
 
+    async def abandon(self) -> None:
+        """Nobody goes on with it: take away what an engine before us has left at both ends.
+
+        Raises `LinkError`, `ServerError`, `AuthError` of a target that cannot be asked.
+        """
+        self._deadlines.taken_up = self._books.take_up()
+        try:
+            await self._writer.open()
+            if self._mark.opened:
+                await self._opening.tidy_up()
+                await self._cut_over.finish()
+        except EngineError:
+            await self._cut_over.take_away(at_once=True)
+            raise
+        finally:
+            if not self._writer.closed:
+                await self.close(resumable=False)
+
     async def save_last(self, errors: list[str]) -> None:
         """Write the last checkpoint; a failure joins `errors` if there is none yet."""
         if not self._mark.begun:
