@@ -63,6 +63,7 @@ class CutOver:
             near = await self._deadlines.release(follower, pump)
             async with asyncio.timeout(limit):
                 await beside(follower.settle(), pump)
+                await beside(follower.confirm(), pump)
             await _stop(follower, pump)
             if self._stage.tally.not_carried_total:
                 raise TransferFailed(not_carried_words(self._stage))
@@ -115,6 +116,7 @@ class CutOver:
                     # 2. It is on the target.
                     await beside(follower.reach(final), pump)
                     await beside(follower.settle(), pump)
+                    await beside(follower.confirm(), pump)
                     await self._deadlines.settle(follower, near)
                     # 3. Both ends agree.
                     result = await self._pass_gate(fence.readable)
@@ -244,7 +246,10 @@ class CutOver:
 
 def not_carried_words(stage: Stage) -> str:
     """The reason of a gate that keys keep closed."""
-    return f"{stage.tally.not_carried_total:,} keys were not carried"
+    words = f"{stage.tally.not_carried_total:,} keys were not carried"
+    if stage.tally.beyond():
+        words += ", too many to be kept track of: only another full sync clears them"
+    return words
 
 
 async def _stop(follower: Follower, pump: asyncio.Task[None]) -> None:

@@ -14,7 +14,8 @@ with atheris.instrument_imports(include=["tests.reference.stream"]):
     from tests.reference import stream as reference
 
 from engine._native import ProtocolError, StreamReader
-from tests.unit.test_stream import MIXED, check, push
+from tests.feeding import push
+from tests.unit.test_stream import MIXED, check
 
 SEEDS = (
     MIXED,

@@ -345,7 +345,7 @@ async def test_rights_that_are_needed_later(
     ):
         result = await look(one, other, settings)
         assert result.ok, result.failures
-        assert all(each.name != "fence" for each in result.checks)
+        assert all(each.name not in ("fence", "source-after") for each in result.checks)
     result = await look(one, other, replace(QUICK, fence="none", tune_source=True))
     fails(result, "tune-source", "CONFIG SET", "+config|set", "--tune-source")
 

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from engine._native import CommandBatch, StreamReader, TransactionResult
+from tests.feeding import contents
 from tests.reference import stream as reference
 from tests.replica import POSITION_KEY, Applier, RawReplica, replica_of, source_offset
 from tests.servers import Binary, Server
@@ -73,14 +74,6 @@ def read(replica: RawReplica, chunk: int = 4096, **options: int) -> list[Command
     reader.flush()
     assert reader.batched_offset == reader.received_offset == replica.offset + len(replica.data)
     return reader.take()
-
-
-def contents(batches: list[CommandBatch]) -> list[tuple[int, int, list[bytes]]]:
-    return [
-        (batch.offset(i), batch.db(i), batch.command(i))
-        for batch in batches
-        for i in range(len(batch))
-    ]
 
 
 def everything(server: Server) -> dict[tuple[int, bytes], tuple[bytes | None, bool]]:

@@ -7,23 +7,21 @@ it arrived, in both places: once if it was acknowledged; at most once if the lin
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections import Counter
-from typing import Self
 
 import hiredis
 
 from tests.proxy import Proxy
 from tests.servers import Server
 from tests.traffic.link import Address, Link, address_of, wait_until_ready
+from tests.traffic.thread import WritingThread
 
 BATCH = 20
 
 NUMBER, TEXT, LIST = b"counter:number", b"counter:text", b"counter:list"
 
 
-class Counters:
+class Counters(WritingThread):
     """Counts on `server` in a thread of its own, `rate` writes a second, in database `db`.
 
     `acknowledged` are the numbers whose writes were answered; `doubtful` those whose link was lost
@@ -31,41 +29,12 @@ class Counters:
     """
 
     def __init__(self, server: Server | Proxy | str, *, db: int = 9, rate: float = 300.0) -> None:
+        super().__init__(server, "counters")
         self.db = db
         self.rate = rate
         self.acknowledged: set[int] = set()
         self.doubtful: set[int] = set()
-        self.failure: BaseException | None = None
         self._link: Link | None = None
-        self._address = address_of(server)
-        self._stopping = threading.Event()
-        self._moved = threading.Event()
-        self._thread = threading.Thread(target=self._guarded, name="counters", daemon=True)
-
-    def start(self) -> Self:
-        """Begin to count."""
-        self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        """End once everything sent has been answered or lost; raises what ended it before."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-        if self.failure is not None:
-            raise self.failure
-
-    def move_to(self, server: Server | Proxy | str) -> None:
-        """Go on with another server; what the old one had not replicated shows as lost."""
-        self._address = address_of(server)
-        self._moved.set()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *exc: object) -> None:
-        with contextlib.suppress(*(() if exc[0] is None else (Exception,))):
-            self.stop()
 
     def check(self, server: Server | str) -> list[str]:
         """What is doubled or lost on `server`, a line each; nothing if all is well."""
@@ -94,14 +63,6 @@ class Counters:
             client.connection_pool.disconnect()
         appended = Counter(int(each) for each in (text or b"").split(b";") if each)
         return int(number or 0), appended, Counter(map(int, items))
-
-    def _guarded(self) -> None:
-        try:
-            self._run()
-        except BaseException as error:  # for whoever stops it
-            self.failure = error
-        finally:
-            self._disconnect()
 
     def _run(self) -> None:
         next_number = 1
@@ -133,9 +94,7 @@ class Counters:
                 self._disconnect()
 
     def _connected(self) -> Link:
-        if self._moved.is_set():
-            self._moved.clear()
-            self._disconnect()
+        self._follow_the_server()
         if self._link is None:
             wait_until_ready(self._address)
             self._link = Link(self._address)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import Counter
@@ -14,9 +13,10 @@ import hiredis
 
 from tests.proxy import Proxy
 from tests.servers import Server
-from tests.traffic.link import Link, address_of, wait_until_ready
+from tests.traffic.link import Link, wait_until_ready
 from tests.traffic.sequence import Sequence, Unit
 from tests.traffic.setup import prepare
+from tests.traffic.thread import WritingThread
 
 BATCH = 60
 """Units that are sent before their replies are read."""
@@ -25,7 +25,7 @@ WAITING = 4
 """Commands of the second lane that may be unanswered before the writer waits for them."""
 
 
-class Traffic:
+class Traffic(WritingThread):
     """Random traffic on `server` (a `Server`, a `Proxy` before one, or a redis:// URL).
 
         with Traffic(server, seed=7) as traffic:
@@ -52,6 +52,7 @@ class Traffic:
         without: Collection[str] = (),
         limit: int | None = None,
     ) -> None:
+        super().__init__(server, "traffic")
         self.seed = seed
         self.rate = rate
         self.issued: Counter[str] = Counter()
@@ -60,17 +61,12 @@ class Traffic:
         self.failed: Counter[str] = Counter()
         self.lost = 0
         self.connections = 0
-        self.failure: BaseException | None = None
-        self._address = address_of(server)
         self._options: dict[str, Any] = {"databases": databases, "rare": rare, "without": without}
         self._limit = limit
         self._links: list[Link] = []
-        self._moved = threading.Event()
-        self._stopping = threading.Event()
         self._running = threading.Event()
         self._running.set()
         self._idle = threading.Event()
-        self._thread = threading.Thread(target=self._guarded, name="traffic", daemon=True)
 
     # Its life.
 
@@ -78,8 +74,7 @@ class Traffic:
         """Set the server up (functions, payloads; some 0.1 s) and begin to write."""
         specs, payloads = prepare(self._address)
         self.sequence = Sequence(specs, self.seed, payloads=payloads, **self._options)
-        self._thread.start()
-        return self
+        return super().start()
 
     def pause(self) -> None:
         """Send no more; returns when everything sent has been answered or lost."""
@@ -93,35 +88,10 @@ class Traffic:
         self._running.set()
 
     def stop(self) -> None:
-        """Send no more, and end once everything sent has been answered or lost.
-
-        Raises what ended the writer if it did not end by itself.
-        """
+        """As every writer; a paused one too."""
         self._stopping.set()
         self._running.set()
         self.join()
-
-    def join(self) -> None:
-        """Wait for the end (with `limit`, or after another thread's `stop`)."""
-        if self._thread.ident is not None:
-            self._thread.join()
-        if self.failure is not None:
-            raise self.failure
-
-    def move_to(self, server: Server | Proxy | str) -> None:
-        """Go on with another server: the one that took over."""
-        self._address = address_of(server)
-        self._moved.set()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *exc: object) -> None:
-        if exc[0] is None:
-            self.stop()
-        else:
-            with contextlib.suppress(Exception):
-                self.stop()
 
     # What it tells.
 
@@ -155,15 +125,6 @@ class Traffic:
 
     # The thread.
 
-    def _guarded(self) -> None:
-        try:
-            self._run()
-        except BaseException as error:  # for whoever stops or joins
-            self.failure = error
-        finally:
-            self._idle.set()
-            self._disconnect()
-
     def _run(self) -> None:
         units = iter(self.sequence)
         started, sent_before = time.monotonic(), 0
@@ -187,9 +148,7 @@ class Traffic:
     def _send(self, units: list[Unit]) -> None:
         """Send these units, and read the replies of all but the second lane's."""
         try:
-            if self._moved.is_set():
-                self._moved.clear()
-                self._disconnect()
+            self._follow_the_server()
             if not self._links:
                 self._connect()
             for unit in units:

@@ -18,6 +18,7 @@ from engine._native import (
     TransactionResult,
     encode_command,
 )
+from tests.feeding import push
 from tests.reference import stream as reference
 from tests.reference.stream import command
 
@@ -231,18 +232,6 @@ def test_what_python_may_not_ask():
 
 
 # --- Replies ---
-
-
-def push(reader: TransactionReader, data: bytes, sizes: list[int] | None = None) -> None:
-    at = turn = 0
-    while at < len(data):
-        size = sizes[turn % len(sizes)] if sizes else len(data)
-        turn += 1
-        with memoryview(reader.input) as view:
-            n = min(size, len(data) - at, len(view))
-            view[:n] = data[at : at + n]
-        reader.received(n)
-        at += n
 
 
 def answer(data: bytes, *queued: int, sizes: list[int] | None = None) -> list[TransactionResult]:

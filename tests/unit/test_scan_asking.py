@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine._native import ProtocolError, RecordBatch, ReplyError, ScanPipeline
+from tests.feeding import push
 from tests.reference import scan as reference
 from tests.reference.crc import crc64
 from tests.reference.source import NOW, Entry, Source
-from tests.unit.test_scan_pipeline import feed
 
 MORTAL = NOW + 60_000
 
@@ -118,7 +118,7 @@ def test_nothing_is_lost_and_no_deadline_either(
                 mget=rng.choice([0, 1, 3, 64]),
                 without_ttl=rng.random() < 0.6,
             )
-        feed(pipeline, source.answer(requests), sizes)
+        push(pipeline, source.answer(requests), sizes)
         if rng.random() < 0.2:
             pipeline.flush()
         take()
@@ -134,10 +134,10 @@ def test_nothing_is_lost_and_no_deadline_either(
 def read_all(source: Source, sizes: list[int] | None = None, **how: object) -> ScanPipeline:
     """Read a source of one page, asking `how` for everything."""
     pipeline = ScanPipeline(7, **{k: v for k, v in how.items() if k not in ("mget", "without_ttl")})
-    feed(pipeline, source.answer(pipeline.request_scan(10)), sizes)
+    push(pipeline, source.answer(pipeline.request_scan(10)), sizes)
     asked = {k: v for k, v in how.items() if k in ("mget", "without_ttl")}
     while not pipeline.finished:
-        feed(pipeline, source.answer(pipeline.request_values(1000, **asked)), sizes)
+        push(pipeline, source.answer(pipeline.request_values(1000, **asked)), sizes)
     pipeline.flush(last=True)
     return pipeline
 
@@ -170,9 +170,9 @@ def test_what_is_asked_by_mget_and_without_ttls(size: int) -> None:
 def test_one_proof_serves_the_runs_on_both_its_sides() -> None:
     source = quiet(*(entry(b"k%d" % i, False) for i in range(6)))
     pipeline = ScanPipeline(7)
-    feed(pipeline, source.answer(pipeline.request_scan(10)))
+    push(pipeline, source.answer(pipeline.request_scan(10)))
     for _ in range(3):
-        feed(pipeline, source.answer(pipeline.request_values(2, mget=2, without_ttl=True)))
+        push(pipeline, source.answer(pipeline.request_values(2, mget=2, without_ttl=True)))
     assert pipeline.finished
     assert pipeline.proven == 3
     assert sum(args[0] == b"INFO" for args in source.asked) == 2 * 4
@@ -207,10 +207,10 @@ def test_a_lock_taken_and_released_between_two_proofs(when: int) -> None:
             source.write(b"lock", None)
 
     pipeline = ScanPipeline(7)
-    feed(pipeline, source.answer(pipeline.request_scan(10)))
+    push(pipeline, source.answer(pipeline.request_scan(10)))
     source.meanwhile = lock
     while not pipeline.finished:
-        feed(pipeline, source.answer(pipeline.request_values(9, mget=1, without_ttl=True)))
+        push(pipeline, source.answer(pipeline.request_values(9, mget=1, without_ttl=True)))
     pipeline.flush(last=True)
     for batch in pipeline.take():
         for i in range(len(batch)):
@@ -224,32 +224,32 @@ def test_a_position_waits_for_the_proof_and_for_keys_asked_again() -> None:
         [[b"a", b"b"], [b"c"]],
     )
     pipeline = ScanPipeline(7)
-    feed(pipeline, source.answer(pipeline.request_scan(10)))
+    push(pipeline, source.answer(pipeline.request_scan(10)))
     replies = source.answer(pipeline.request_values(9, mget=2, without_ttl=True))
     proof = replies.rindex(b"$", 0, replies.rindex(b"# Keyspace"))
-    feed(pipeline, replies[:proof])
+    push(pipeline, replies[:proof])
     assert pipeline.outstanding == 0
     assert pipeline.waiting == 3, "b twice: held, and to be asked for again"
     assert pipeline.owed
     assert not pipeline.may_flush
     assert pipeline.safe_cursor is None
-    feed(pipeline, replies[proof:])
+    push(pipeline, replies[proof:])
     assert pipeline.safe_cursor is None, "b was no string"
-    feed(pipeline, source.answer(pipeline.request_scan(10)))
-    feed(pipeline, source.answer(pipeline.request_values(1)))
+    push(pipeline, source.answer(pipeline.request_scan(10)))
+    push(pipeline, source.answer(pipeline.request_values(1)))
     assert source.asked[-1] == (b"DUMP", b"b"), "it goes before c"
     assert pipeline.safe_cursor == 1
-    feed(pipeline, source.answer(pipeline.request_values(1)))
+    push(pipeline, source.answer(pipeline.request_values(1)))
     assert pipeline.safe_cursor == 0
 
 
 def test_a_refused_mget_leads_to_dump() -> None:
     pipeline = ScanPipeline(7)
     pipeline.request_scan(10)
-    feed(pipeline, reference.scan_reply(0, [b"a", b"b"]))
+    push(pipeline, reference.scan_reply(0, [b"a", b"b"]))
     assert not pipeline.mget_refused
     pipeline.request_values(9, mget=64)
-    feed(pipeline, b":-1\r\n:-1\r\n-NOPERM no MGET for you\r\n", [3])
+    push(pipeline, b":-1\r\n:-1\r\n-NOPERM no MGET for you\r\n", [3])
     assert pipeline.mget_refused
     assert pipeline.request_values(9, mget=64) == b"".join(
         reference.command(word, key) for key in (b"a", b"b") for word in (b"PEXPIRETIME", b"DUMP")
@@ -258,7 +258,7 @@ def test_a_refused_mget_leads_to_dump() -> None:
         reference.value_replies(reference.Key(k, -1, reference.payload(b"\0\1x")))
         for k in (b"a", b"b")
     ]
-    feed(pipeline, b"".join(replies))
+    push(pipeline, b"".join(replies))
     assert pipeline.finished
     with pytest.raises(ValueError, match="at most 64"):
         pipeline.request_values(9, mget=65)
@@ -267,13 +267,13 @@ def test_a_refused_mget_leads_to_dump() -> None:
 def test_gone_and_made_anew_by_mget() -> None:
     pipeline = ScanPipeline(7)
     pipeline.request_scan(10)
-    feed(pipeline, reference.scan_reply(0, [b"gone", b"anew", b"there"]))
+    push(pipeline, reference.scan_reply(0, [b"gone", b"anew", b"there"]))
     pipeline.request_values(9, mget=64)
-    feed(pipeline, b":-2\r\n:-2\r\n:-1\r\n*3\r\n$-1\r\n$3\r\nnew\r\n$0\r\n\r\n", [2])
+    push(pipeline, b":-2\r\n:-2\r\n:-1\r\n*3\r\n$-1\r\n$3\r\nnew\r\n$0\r\n\r\n", [2])
     assert pipeline.request_values(9).count(b"anew") == 2
     assert not pipeline.queued
     payload = reference.payload(reference.string_value(b"new"))
-    feed(pipeline, reference.value_replies(reference.Key(b"anew", 9, payload)))
+    push(pipeline, reference.value_replies(reference.Key(b"anew", 9, payload)))
     pipeline.flush(last=True)
     (batch,) = pipeline.take()
     assert [(batch.key(i), batch.expire_at(i)) for i in range(2)] == [
@@ -340,10 +340,10 @@ def test_what_cannot_be_held_until_it_is_proven_is_asked_again() -> None:
 def test_bytes_that_are_no_reply(bytes_: bytes, expected: str, size: int) -> None:
     pipeline = ScanPipeline(7)
     pipeline.request_scan(10)
-    feed(pipeline, reference.scan_reply(0, [b"a", b"b"]))
+    push(pipeline, reference.scan_reply(0, [b"a", b"b"]))
     pipeline.request_values(9, mget=64, without_ttl=True)
     with pytest.raises(ProtocolError, match=expected):
-        feed(pipeline, bytes_, [size])
+        push(pipeline, bytes_, [size])
 
 
 @settings(max_examples=300, deadline=None)
@@ -355,7 +355,7 @@ def test_hostile_replies_never_crash(data, seed, without_ttl):
     options = {"stream_above": 64, "batch_bytes": 256, "value_limit": 4096}
     try_run = ScanPipeline(7, **options)
     stream = bytearray(source.answer(try_run.request_scan(10)))
-    feed(try_run, bytes(stream))
+    push(try_run, bytes(stream))
     stream += source.answer(try_run.request_values(9, mget=3, without_ttl=without_ttl))
     for _ in range(data.draw(st.integers(1, 4))):
         at = rng.randrange(len(stream))
@@ -370,7 +370,7 @@ def test_hostile_replies_never_crash(data, seed, without_ttl):
     pipeline.request_scan(10)
     with contextlib.suppress(ProtocolError, ReplyError):
         for at in range(0, len(stream), 9):
-            feed(pipeline, bytes(stream[at : at + 9]))
+            push(pipeline, bytes(stream[at : at + 9]))
             pipeline.request_values(9, mget=3, without_ttl=without_ttl)
     with contextlib.suppress(ValueError):  # in the middle of a value
         pipeline.flush()

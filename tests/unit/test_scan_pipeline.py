@@ -17,21 +17,9 @@ from engine._native import (
     RestoreEncoder,
     ScanPipeline,
 )
+from tests.feeding import push
 from tests.reference import scan as reference
 from tests.reference.scan import Key
-
-
-def feed(reader: ScanPipeline | ReplyCounter, data: bytes, sizes: list[int] | None = None) -> None:
-    """Put `data` into a reader in pieces of these sizes, over and over; whole without them."""
-    at = turn = 0
-    while at < len(data):
-        size = sizes[turn % len(sizes)] if sizes else len(data)
-        turn += 1
-        with memoryview(reader.input) as view:
-            n = min(size, len(data) - at, len(view))
-            view[:n] = data[at : at + n]
-        reader.received(n)
-        at += n
 
 
 def sent(encoder: RestoreEncoder, items: list[RecordBatch | bytes]) -> bytes:
@@ -63,7 +51,7 @@ def run_scan(
         cursor = number + 1 if number + 1 < len(pages) else 0
         expected = reference.command(b"SCAN", b"%d" % number, b"COUNT", b"10", b"MATCH", b"*")
         assert pipeline.request_scan(10, "*") == expected
-        feed(pipeline, reference.scan_reply(cursor, [key.name for key in names]), sizes)
+        push(pipeline, reference.scan_reply(cursor, [key.name for key in names]), sizes)
         requests = pipeline.request_values(1000)
         asked = [by_name[key.name] for key in names]
         expected = b""
@@ -74,7 +62,7 @@ def run_scan(
             expected += reference.command(b"DUMP", key.name)
         assert requests == expected
         replies = b"".join(reference.value_replies(key, bool(access)) for key in asked)
-        feed(pipeline, replies, sizes)
+        push(pipeline, replies, sizes)
     assert pipeline.finished
     pipeline.flush(last=True)
     return pipeline, pipeline.take()
@@ -169,15 +157,15 @@ def test_a_page_is_passed_only_when_all_its_keys_are_answered():
     pipeline = ScanPipeline(0, batch_bytes=1)
     names = [b"a", b"b", b"c"]
     pipeline.request_scan(10)
-    feed(pipeline, reference.scan_reply(42, names))
+    push(pipeline, reference.scan_reply(42, names))
     assert pipeline.safe_cursor is None
     pipeline.request_values(10)
     for name in names[:2]:
-        feed(pipeline, reference.value_replies(Key(name, -1, reference.payload(b"\0\1x"))))
+        push(pipeline, reference.value_replies(Key(name, -1, reference.payload(b"\0\1x"))))
     pipeline.flush()
     assert [batch.cursor for batch in pipeline.take()] == [None, None]
     assert pipeline.safe_cursor is None
-    feed(pipeline, reference.value_replies(Key(b"c", -1, None)))
+    push(pipeline, reference.value_replies(Key(b"c", -1, None)))
     assert pipeline.safe_cursor == 42
     pipeline.flush()
     assert [batch.cursor for batch in pipeline.take()] == [42]
@@ -186,19 +174,19 @@ def test_a_page_is_passed_only_when_all_its_keys_are_answered():
 def test_an_empty_page_waits_for_the_pages_before_it():
     pipeline = ScanPipeline(0)
     pipeline.request_scan(10)
-    feed(pipeline, reference.scan_reply(5, [b"a"]))
+    push(pipeline, reference.scan_reply(5, [b"a"]))
     pipeline.request_values(1)
     pipeline.request_scan(10)
-    feed(pipeline, reference.value_replies(Key(b"a", -1, reference.payload(b"\0\1x"))))
+    push(pipeline, reference.value_replies(Key(b"a", -1, reference.payload(b"\0\1x"))))
     assert pipeline.safe_cursor == 5
-    feed(pipeline, reference.scan_reply(9, []))
+    push(pipeline, reference.scan_reply(9, []))
     assert pipeline.safe_cursor == 9
 
 
 def test_scan_and_values_interleave():
     pipeline = ScanPipeline(0)
     pipeline.request_scan(10)
-    feed(pipeline, reference.scan_reply(5, [b"a", b"b"]))
+    push(pipeline, reference.scan_reply(5, [b"a", b"b"]))
     pipeline.request_values(1)
     pipeline.request_scan(10)
     pipeline.request_values(1)
@@ -206,7 +194,7 @@ def test_scan_and_values_interleave():
         pipeline.request_scan(10)
     one = Key(b"a", -1, reference.payload(b"\0\1x"))
     two = Key(b"b", 5, reference.payload(b"\0\1y"))
-    feed(
+    push(
         pipeline,
         reference.value_replies(one) + reference.scan_reply(0, []) + reference.value_replies(two),
         [1],
@@ -221,15 +209,15 @@ def test_scan_and_values_interleave():
 def test_a_key_made_anew_between_ttl_and_dump_is_asked_for_again():
     pipeline = ScanPipeline(0)
     pipeline.request_scan(10)
-    feed(pipeline, reference.scan_reply(0, [b"a"]))
+    push(pipeline, reference.scan_reply(0, [b"a"]))
     pipeline.request_values(10)
     payload = reference.payload(b"\0\1x")
-    feed(pipeline, reference.value_replies(Key(b"a", -2, payload)))
+    push(pipeline, reference.value_replies(Key(b"a", -2, payload)))
     assert not pipeline.finished
     assert pipeline.safe_cursor is None, "its page must not be passed"
     assert pipeline.queued == 1
     assert pipeline.request_values(10).count(b"DUMP") == 1
-    feed(pipeline, reference.value_replies(Key(b"a", 77, payload)))
+    push(pipeline, reference.value_replies(Key(b"a", 77, payload)))
     pipeline.flush(last=True)
     (batch,) = pipeline.take()
     assert len(batch) == 1
@@ -244,7 +232,7 @@ def test_pttl_is_anchored_to_the_source_s_clock(size: int, slices: list[int]) ->
     pipeline = ScanPipeline(0, ttl="pttl")
     pipeline.request_scan(10)
     names = [b"k%d" % i for i in range(100)]
-    feed(pipeline, reference.scan_reply(0, names), [size])
+    push(pipeline, reference.scan_reply(0, names), [size])
     payload = reference.payload(b"\0\1x")
     number = 0
     deadlines = []
@@ -263,7 +251,7 @@ def test_pttl_is_anchored_to_the_source_s_clock(size: int, slices: list[int]) ->
             replies += reference.bulk(payload) * len(group)
             number += len(group)
         assert pipeline.request_values(count) == expected
-        feed(pipeline, replies, [size])
+        push(pipeline, replies, [size])
     pipeline.flush(last=True)
     (batch,) = pipeline.take()
     assert [batch.expire_at(i) for i in range(100)] == deadlines
@@ -275,20 +263,20 @@ def test_pttl_is_anchored_to_the_source_s_clock(size: int, slices: list[int]) ->
 def test_a_reply_that_is_none_to_time(reply: bytes) -> None:
     pipeline = ScanPipeline(0, ttl="pttl")
     pipeline.request_scan(10)
-    feed(pipeline, reference.scan_reply(0, [b"a"]))
+    push(pipeline, reference.scan_reply(0, [b"a"]))
     pipeline.request_values(1)
     with pytest.raises(ProtocolError):
-        feed(pipeline, reply, [1])
+        push(pipeline, reply, [1])
 
 
 def test_a_value_over_the_limit_is_named_and_read_to_nothing():
     pipeline = ScanPipeline(0, value_limit=100)
     pipeline.request_scan(10)
-    feed(pipeline, reference.scan_reply(0, [b"long", b"short"]))
+    push(pipeline, reference.scan_reply(0, [b"long", b"short"]))
     pipeline.request_values(10)
     short = reference.payload(b"\0\1x")
     replies = reference.value_replies(Key(b"long", -1, reference.payload(b"\0" * 101)))
-    feed(pipeline, replies + reference.value_replies(Key(b"short", -1, short)), [7])
+    push(pipeline, replies + reference.value_replies(Key(b"short", -1, short)), [7])
     pipeline.flush(last=True)
     (batch,) = pipeline.take()
     assert [batch.key(i) for i in range(len(batch))] == [b"short"]
@@ -300,11 +288,11 @@ def test_a_value_over_the_limit_is_named_and_read_to_nothing():
 def test_a_refused_key_is_named_and_a_refused_user_ends_the_scan():
     pipeline = ScanPipeline(0)
     pipeline.request_scan(10)
-    feed(pipeline, reference.scan_reply(0, [b"a", b"b"]))
+    push(pipeline, reference.scan_reply(0, [b"a", b"b"]))
     pipeline.request_values(10)
-    feed(pipeline, b":-1\r\n-ERR no dump for this type\r\n")
+    push(pipeline, b":-1\r\n-ERR no dump for this type\r\n")
     with pytest.raises(ReplyError, match="NOPERM"):
-        feed(pipeline, b":-1\r\n-NOPERM not yours\r\n")
+        push(pipeline, b":-1\r\n-NOPERM not yours\r\n")
     pipeline.flush()
     (batch,) = pipeline.take()
     assert batch.errors == [(b"a", "ERR no dump for this type")]
@@ -340,17 +328,17 @@ def test_bytes_that_are_no_reply(asked, bytes_, expected, size):
     if asked != "nothing":
         pipeline.request_scan(10)
     if asked == "values":
-        feed(pipeline, reference.scan_reply(0, [b"a"]))
+        push(pipeline, reference.scan_reply(0, [b"a"]))
         pipeline.request_values(10)
     with pytest.raises(ProtocolError, match=expected):
-        feed(pipeline, bytes_, [size])
+        push(pipeline, bytes_, [size])
 
 
 def test_an_endless_line_is_refused():
     pipeline = ScanPipeline(0)
     pipeline.request_scan(10)
     with pytest.raises(ProtocolError, match="CRLF"):
-        feed(pipeline, b"*" + b"1" * 200_000)
+        push(pipeline, b"*" + b"1" * 200_000)
 
 
 @settings(max_examples=300, deadline=None)
@@ -379,7 +367,7 @@ def test_hostile_replies_never_crash(data, seed):
     pipeline.request_scan(10)
     try:
         for at in range(0, len(stream), 9):
-            feed(pipeline, bytes(stream[at : at + 9]))
+            push(pipeline, bytes(stream[at : at + 9]))
             pipeline.request_values(2)
     except (ProtocolError, ReplyError):
         pass
@@ -401,7 +389,7 @@ def test_replies_are_counted_by_batch(answers, sizes, count_busy):
     counter = ReplyCounter(count_busy=count_busy)
     for batch in answers:
         counter.expect(len(batch))
-    feed(counter, b"".join(line + b"\r\n" for batch in answers for line in batch), sizes)
+    push(counter, b"".join(line + b"\r\n" for batch in answers for line in batch), sizes)
     expected = []
     for batch in answers:
         busy = [i for i, line in enumerate(batch) if line.startswith(b"-BUSYKEY")]
@@ -472,7 +460,7 @@ def test_a_reply_to_mset_stands_for_each_of_its_records(answers, sizes) -> None:
     counter.expect(2)
     counter.expect(len(other), encoder.encode(other).runs)
     answers.append(b"+OK")
-    feed(counter, b"".join(line + b"\r\n" for line in answers), sizes)
+    push(counter, b"".join(line + b"\r\n" for line in answers), sizes)
     bounds = (range(64), range(64, 128), range(128, 150), range(1), range(1, 2), range(7))
     records = [list(each) for each in bounds]
     expected = []
@@ -498,14 +486,14 @@ def test_a_reply_that_is_none_to_restore(bytes_, size):
     counter = ReplyCounter()
     counter.expect(3)
     with pytest.raises(ProtocolError):
-        feed(counter, b"+OK\r\n" + bytes_ + b"+OK\r\n", [size])
+        push(counter, b"+OK\r\n" + bytes_ + b"+OK\r\n", [size])
 
 
 def test_a_reply_to_nothing():
     counter = ReplyCounter()
     counter.expect(1)
     with pytest.raises(ProtocolError, match="no reply is owed"):
-        feed(counter, b"+OK\r\n+OK\r\n")
+        push(counter, b"+OK\r\n+OK\r\n")
 
 
 def test_more_received_than_there_was_room_for():
@@ -523,7 +511,7 @@ def test_records_are_bounded():
 def test_requests_under_way_are_bounded_and_scan_finds_a_place() -> None:
     pipeline = ScanPipeline(0)
     pipeline.request_scan(10)
-    feed(pipeline, reference.scan_reply(9, [b"k%d" % i for i in range(100)]))
+    push(pipeline, reference.scan_reply(9, [b"k%d" % i for i in range(100)]))
     runs = 0
     while pipeline.request_values(1):
         runs += 1
@@ -531,20 +519,20 @@ def test_requests_under_way_are_bounded_and_scan_finds_a_place() -> None:
     pipeline.request_scan(10)
     payload = reference.payload(b"\0\1x")
     for i in range(runs):
-        feed(pipeline, reference.value_replies(Key(b"k%d" % i, -1, payload)))
-    feed(pipeline, reference.scan_reply(0, []))
+        push(pipeline, reference.value_replies(Key(b"k%d" % i, -1, payload)))
+    push(pipeline, reference.scan_reply(0, []))
     assert pipeline.request_values(100).count(b"DUMP") == 100 - runs
 
 
 def test_a_key_that_is_never_at_rest_is_named_in_the_end() -> None:
     pipeline = ScanPipeline(0)
     pipeline.request_scan(10)
-    feed(pipeline, reference.scan_reply(0, [b"a"]))
+    push(pipeline, reference.scan_reply(0, [b"a"]))
     replies = reference.value_replies(Key(b"a", -2, reference.payload(b"\0\1x")))
     for _ in range(20_000):
         if not pipeline.request_values(10):
             break
-        feed(pipeline, replies)
+        push(pipeline, replies)
     assert pipeline.finished
     pipeline.flush(last=True)
     (batch,) = pipeline.take()
@@ -554,7 +542,7 @@ def test_a_key_that_is_never_at_rest_is_named_in_the_end() -> None:
 def test_requests_are_bounded_by_bytes() -> None:
     pipeline = ScanPipeline(0)
     pipeline.request_scan(10)
-    feed(pipeline, reference.scan_reply(0, [b"%d" % i * 300_000 for i in range(9)]))
+    push(pipeline, reference.scan_reply(0, [b"%d" % i * 300_000 for i in range(9)]))
     assert len(pipeline.request_values(9)) < 2 << 20
     assert 0 < pipeline.queued < 9
 
@@ -562,13 +550,13 @@ def test_requests_are_bounded_by_bytes() -> None:
 def test_no_flush_in_the_middle_of_a_value() -> None:
     pipeline = ScanPipeline(0)
     pipeline.request_scan(10)
-    feed(pipeline, reference.scan_reply(0, [b"a"]))
+    push(pipeline, reference.scan_reply(0, [b"a"]))
     pipeline.request_values(1)
     replies = reference.value_replies(Key(b"a", -1, reference.payload(b"\0\1x" * 9)))
-    feed(pipeline, replies[:-9])
+    push(pipeline, replies[:-9])
     assert not pipeline.may_flush
     with pytest.raises(ValueError, match="being read"):
         pipeline.flush()
-    feed(pipeline, replies[-9:])
+    push(pipeline, replies[-9:])
     pipeline.flush(last=True)
     assert len(pipeline.take()[0]) == 1

@@ -18,24 +18,12 @@ from engine._native import (
     ProtocolError,
     StreamReader,
 )
+from tests.feeding import contents, push
 from tests.reference import stream as reference
 from tests.reference.stream import command
 
 NOW = 1_700_000_000_000
 FAR = 2**63 - 1
-
-
-def push(reader: StreamReader, data: bytes, sizes: list[int] | None = None) -> None:
-    """Put `data` into a reader in pieces of these sizes, over and over; whole without them."""
-    at = turn = 0
-    while at < len(data):
-        size = sizes[turn % len(sizes)] if sizes else len(data)
-        turn += 1
-        with memoryview(reader.input) as view:
-            n = min(size, len(data) - at, len(view))
-            view[:n] = data[at : at + n]
-        reader.received(n)
-        at += n
 
 
 def batches_of(
@@ -52,15 +40,6 @@ def batches_of(
     reader.flush()
     assert not reader.may_flush
     return reader.take()
-
-
-def contents(batches: list[CommandBatch]) -> list[tuple[int, int, list[bytes]]]:
-    """(end offset, database, arguments) of every command."""
-    return [
-        (batch.offset(i), batch.db(i), batch.command(i))
-        for batch in batches
-        for i in range(len(batch))
-    ]
 
 
 def check(batches: list[CommandBatch], data: bytes, *, inside_units: bool = False) -> None:
