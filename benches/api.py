@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import statistics
@@ -38,7 +39,6 @@ CASES = {"nobody": None, "200 clients, once a second": POLLING, "200 clients, at
 
 async def ask(address: str, target: str, clients: int, pause: float) -> None:
     """The clients' process: ask until it is ended, and print what was answered each second."""
-    os.nice(19)
     host, _, port = address.partition(":")
     request = f"GET {target} HTTP/1.1\r\nHost: {address}\r\n\r\n".encode()
     answers: Counter[str] = Counter()
@@ -124,6 +124,10 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if options.ask:
         address, target, pause = options.ask
+        os.setsid()
+        os.nice(19)
+        with contextlib.suppress(OSError):  # niceness among sessions, where the kernel has that
+            Path("/proc/self/autogroup").write_text("19", encoding="ascii")
         asyncio.run(ask(address, target, CLIENTS, float(pause)))
         return 0
     binary = next((each for each in binaries() if each.name.startswith(PREFERRED)), binaries()[0])
@@ -132,7 +136,7 @@ def main(arguments: Sequence[str]) -> int:
         tempfile.TemporaryDirectory() as folder,
         Server.start(binary) as source,
         Server.start(binary) as target,
-        Serving(Path(folder), f"sqlite:///{folder}/state.db") as api,
+        Serving(Path(folder), f"sqlite:///{folder}/state.db", log_level="info") as api,
     ):
         strings(source.url, n=options.keys)
         api.client().create_replication_group(

@@ -127,12 +127,13 @@ def fetch(
 class Serving:
     """`python -m engine serve`, with keys of all roles; ended, with a look at its log, at exit."""
 
-    def __init__(self, folder: Path, state: str, *options: str) -> None:
+    def __init__(self, folder: Path, state: str, *options: str, log_level: str = "debug") -> None:
         self.state = state
         self.file = folder / "keys"
         self.keys: dict[str, dict[str, str]] = {}
         self.log: list[str] = []
         self._options = options
+        self._log_level = log_level
         self._clients: list[Any] = []
         self._environment = {
             **{
@@ -151,8 +152,9 @@ class Serving:
         options = self._options or ("--credentials", str(self.file))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "engine", "serve", "--listen", listen, "--state", self.state,
-             "--log-level", "debug", *options],
+             "--log-level", self._log_level, *options],
             env=self._environment,
+            start_new_session=True,  # as a service manager does
             stderr=subprocess.PIPE,
             text=True,
         )  # fmt: skip

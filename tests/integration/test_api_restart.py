@@ -85,6 +85,8 @@ def test_a_worker_that_is_killed_is_replaced(
         source, target, pid = begun(api, server_factory)
         # The server gives way to its workers; what it starts does not.
         assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0)
+        group = Path(f"/proc/{pid}/autogroup")
+        assert not group.exists() or group.read_text().endswith("nice 0\n")
         os.kill(pid, signal.SIGKILL)
         until(lambda: pid_of(state_url) not in (0, pid), "another worker")
         assert os.getpriority(os.PRIO_PROCESS, pid_of(state_url)) == os.getpriority(

@@ -113,7 +113,10 @@ def _step_back() -> None:
     and a transfer cannot.
 
     A thread's niceness is its own (setpriority(2)), and what it starts inherits it. Workers are
-    started on the loop's other threads, so those are there before, and keep theirs.
+    started on the loop's other threads, so those are there before, and keep theirs. Where the
+    kernel groups processes by session (autogroup, sched(7)), niceness counts within a group alone,
+    and the group has one of its own; workers are sessions of their own. A session that is not ours
+    (a user's shell) is left as it is.
     """
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="state")
     all_there = threading.Barrier(_THREADS + 1)
@@ -124,6 +127,9 @@ def _step_back() -> None:
     with contextlib.suppress(OSError):
         before = os.getpriority(os.PRIO_PROCESS, 0)
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(before + _NICE, 19))
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(_NICE), encoding="ascii")
 
 
 class _Connection(H11Protocol):
