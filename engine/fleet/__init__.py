@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from engine.model.checkpoint import Checkpoint
     from engine.model.endpoint import Endpoint
     from engine.model.settings import TransferSettings
     from engine.transfer.preflight import Preflight
@@ -28,3 +29,12 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
     from engine.transfer.preflight import preflight as check
 
     return await check(source, target, settings)
+
+
+async def abandon(
+    source: Endpoint, target: Endpoint, settings: TransferSettings, checkpoint: Checkpoint | None
+) -> list[str]:
+    """Take away what a transfer without a worker has left. See `transfer.abandon`."""
+    from engine.transfer.abandon import abandon as tidy_up
+
+    return await tidy_up(source, target, settings, checkpoint)

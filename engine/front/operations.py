@@ -241,12 +241,25 @@ async def _force(house: House, transfer: TransferRecord) -> None:
         held_keys=progress.held_keys,
         errors=(message,),
     )
+    checkpoint = await house.state(lambda registry: registry.checkpoint(transfer))
     ended = await house.state(
         lambda registry: registry.end_without_worker(group_id, report, f"migration {message}")
     )
     # 2. Else the worker does.
     if not ended:
         await house.state(lambda registry: registry.request(group_id, Request.FORCE))
+        return
+    # 3. What it left at both ends; the group is available, whatever becomes of that.
+    apply = house.credentials.apply
+    told = await fleet.abandon(
+        apply(transfer.source), apply(transfer.target), transfer.settings, checkpoint
+    )
+
+    def note(registry: Registry) -> None:
+        for each in told:
+            registry.add_event(group_id, each)
+
+    await house.state(note)
 
 
 def _reap() -> None:

@@ -31,6 +31,7 @@ from engine.groups.rows import (
 )
 from engine.groups.states import GroupStatus, Operation, Request, TransferStatus, check, move
 from engine.groups.store import Store
+from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.model.report import Report
@@ -338,6 +339,14 @@ class Registry:
             found = [event_of(row) for row in connection.execute(query)]
         more = found[limit - 1].id if len(found) > limit else None
         return found[:limit], more
+
+    def checkpoint(self, transfer: TransferRecord) -> Checkpoint | None:
+        """The last one that a worker of this transfer has saved; None before, and after its end."""
+        table = schema.checkpoints
+        query = select(table.c.checkpoint).where(table.c.transfer_id == transfer.id)
+        with self.store.read() as connection:
+            data = connection.execute(query).scalar()
+        return None if data is None else Checkpoint.from_dict(data)
 
     def checkpoint_times(self) -> dict[int, float]:
         """When each transfer's checkpoint was written (seconds since the epoch), by its id."""

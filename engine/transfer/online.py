@@ -261,6 +261,18 @@ class Online:
         await self._source.close()
         await self._writer.close()
 
+    async def abandon(self) -> None:
+        """Nobody goes on with it: take away what an engine before us has left at both ends.
+
+        Raises `LinkError`, `ServerError`, `AuthError` of a target that was open already.
+        """
+        self._deadlines.taken_up = self._books.take_up()
+        if self._mark.opened:
+            await self._writer.open()
+            await self._opening.tidy_up()
+            await self._cut_over.finish()
+        await self.close(resumable=False, forced=True)
+
     async def _take_back(self, forced: bool) -> None:
         """Remove what we left on the target, if it is ours to do so."""
         ours = not self._mark.begun
@@ -274,6 +286,7 @@ class Online:
         except (EngineError, TimeoutError) as exc:
             if isinstance(exc, StateError | TransferFailed):
                 return
+            self._stage.on_event(f"what we left on the target is still there: {exc}")
         if forced and self._mark.begun:
             # Before anything is removed: whoever comes after a crash must not sync into a target
             # that is in use.

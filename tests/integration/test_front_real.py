@@ -34,6 +34,8 @@ from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
+from tests.conftest import known
+from tests.online import assert_tidy
 from tests.proxy import Proxy
 from tests.reference.compare import assert_equal
 from tests.servers import Binary, Server, binaries
@@ -318,6 +320,26 @@ async def test_a_killed_worker_is_ended_by_force(
     await face.complete_migration("g")
     await face.wait("g", until="available", timeout=60)
     assert_equal(source.client(), target.client())
+
+
+@in_loop
+async def test_what_a_killed_worker_left_is_taken_away(
+    face: Engine, server_factory: ServerFactory
+) -> None:
+    """It followed: deadlines were lifted, and two keys of its own were on the target."""
+    source, target = (server_factory(known("redis-7.0")) for _ in range(2))
+    source.client().set("key", "1", ex=600)
+    await face.register_replication_group("g", plain(target))
+    await face.start_migration("g", node(source))
+    described = await face.wait("g", until="in-sync", timeout=30)
+    assert target.client().ttl("key") > 100_000
+    (group,) = (await face.describe_replication_groups("g"))["ReplicationGroups"]
+    kill(group["Migration"]["Workers"][0]["Pid"])
+    answer = await face.complete_migration("g", force=True)
+    assert answer["ReplicationGroup"]["Status"] == "available", described
+    assert "ended by force, without a worker" in (await events(face))[-1]
+    assert 0 < target.client().ttl("key") <= 600
+    assert_tidy(target)
 
 
 @in_loop
