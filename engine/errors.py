@@ -82,6 +82,13 @@ class TransferFailed(EngineError):
     """A transfer ended without moving everything. The message carries the reason."""
 
 
+class SourceLost(TransferFailed):
+    """The source has not the data any more that it had. Nothing was done to the target: once the
+    data is restored the transfer can be resumed."""
+
+    fault: FaultOf = "source"
+
+
 class SpoolFull(TransferFailed):
     """The spool between source and target has no room left, or its disk fails."""
 

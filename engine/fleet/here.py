@@ -41,8 +41,9 @@ async def run_here(
         raise
     report = await runner.run()
     if report.status == "stopped" and not runner.forced:
+        why = f": {report.errors[0]}" if report.errors else ""
         raise Interrupted(
-            f"the migration was stopped after {report.keys:,} keys",
+            f"the migration was stopped after {report.keys:,} keys{why}",
             remedy="Run the same command again to resume it.",
         )
     return report

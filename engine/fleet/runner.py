@@ -155,7 +155,8 @@ class Runner:
             return TransferStatus.FAILED, f"migration failed: {reason}"
         if self.forced:
             return TransferStatus.FORCED, f"migration {reason}"
-        return TransferStatus.STOPPED, "migration stopped; it can be resumed"
+        why = f": {reason}" if report.errors else ""
+        return TransferStatus.STOPPED, f"migration stopped{why}; it can be resumed"
 
     async def _give_up(self, report: Report, failure: StateError) -> None:
         # The disk may have room again, or the lock be gone; if not, the dead claim says enough.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from engine.errors import ProtocolFault
@@ -55,42 +56,104 @@ class StreamPosition:
         return cls(data["replid"], int(data["offset"]), int(data["db"]), bool(data["in_multi"]))
 
 
+_NUMBER = r"(0|[1-9][0-9]{0,18})"
+_PLACE = rf"{_NUMBER} {_NUMBER} ([01])"
+_V1 = re.compile(rf"v1 (?P<transfer>\S+) (?P<replid>\S+) {_PLACE}")
+_V2 = re.compile(rf"v2 (?P<transfer>\S+) (?P<engine>\S+)(?: (?P<replid>\S+) {_PLACE} {_PLACE})?")
+
+
 @dataclass(frozen=True, slots=True)
 class TargetPosition:
-    """A stream position as it lies on the target, beside the data that it speaks of.
+    """What lies on the target beside the data: whose it is, and which part of the stream it has.
 
-    `transfer` names the transfer that wrote it: one word (`ValueError` otherwise).
+    `transfer` names the transfer, `engine` the engine that wrote this last: whoever takes the
+    transfer over writes its own name first, and what an engine before it still has under way is
+    refused by the target from then on (`transfer.claim`). `position` None: there is part of a
+    snapshot at the most.
+
+    `since` is where the last transaction began. The engine that sent it may have died before it
+    read the answer, so that nobody knows which of its commands failed: the keys of the commands
+    from `since` to `position` are in doubt. None: nothing is.
+
+    Names are single words (`ValueError` otherwise); `engine` is empty in what an older release
+    wrote.
     """
 
     transfer: str
-    position: StreamPosition
+    position: StreamPosition | None
+    engine: str = ""
+    since: StreamPosition | None = None
 
     def __post_init__(self) -> None:
-        if not self.transfer or not self.position.replid or " " in self.transfer:
-            raise ValueError("a transfer's name and a replid are words")
+        names = [self.transfer, self.engine or "-"]
+        if self.position is not None:
+            names.append(self.position.replid)
+        if not all(re.fullmatch(r"\S+", name) for name in names):
+            raise ValueError("the names of a transfer, an engine and a stream are words")
+        if self.position is None and self.since is not None:
+            raise ValueError("without a position nothing of the stream is in doubt")
+
+    @property
+    def doubtful(self) -> StreamPosition | None:
+        """Where what is in doubt begins; None: nothing is."""
+        since, at = self.since, self.position
+        return None if since is None or at is None or since.offset == at.offset else since
+
+    def renamed(self, replid: str) -> TargetPosition:
+        """The same place in a stream that has another name by now."""
+        if self.position is None:
+            return self
+        since = None if self.since is None else replace(self.since, replid=replid)
+        return replace(self, position=replace(self.position, replid=replid), since=since)
+
+    def same_place(self, other: TargetPosition | None) -> bool:
+        """Whether `other` is the same but for the stream's name."""
+        return other is not None and other.renamed("-") == self.renamed("-")
 
     def encode(self) -> bytes:
-        """The value of the position key: `v1 <transfer> <replid> <offset> <db> <0|1>`."""
-        at = self.position
-        return f"v1 {self.transfer} {at.replid} {at.offset} {at.db} {int(at.in_multi)}".encode()
+        """The value of the position key: `v2 <transfer> <engine>`, and behind that, if there is a
+        position, `<replid> <offset> <db> <0|1> <since's offset> <db> <0|1>`."""
+        words: list[str | int] = ["v2", self.transfer, self.engine or "-"]
+        if self.position is not None:
+            words.append(self.position.replid)
+            for at in (self.position, self.since or self.position):
+                words += [at.offset, at.db, int(at.in_multi)]
+        return " ".join(map(str, words)).encode()
+
+    def encode_span(
+        self, replid: str, position: tuple[int, int, bool], since: tuple[int, int, bool]
+    ) -> bytes:
+        """As `encode`, with these (offset, db, in MULTI): for every transaction, so without
+        objects."""
+        (at, db, multi), (at0, db0, multi0) = position, since
+        return (
+            f"v2 {self.transfer} {self.engine or '-'} {replid} "
+            f"{at} {db} {int(multi)} {at0} {db0} {int(multi0)}"
+        ).encode()
 
     @classmethod
     def decode(cls, value: bytes) -> TargetPosition:
-        """Inverse of `encode`. Raises `ProtocolFault` for any other value."""
-        words = value.decode("utf-8", "replace").split(" ")
-        try:
-            version, transfer, replid, offset, db, in_multi = words
-            numbers = [offset, db, in_multi]
-            if version == "v1" and all(each.isascii() and each.isdigit() for each in numbers):
-                at = StreamPosition(replid, int(offset), int(db), in_multi != "0")
-                # What we did not write ourselves (01, ten megabytes of digits) is not ours.
-                if cls(transfer, at).encode() == value:
-                    return cls(transfer, at)
-        except ValueError:
-            pass
+        """Inverse of `encode`, and of what it was before (`v1 <transfer> <replid> <offset> <db>
+        <0|1>`, in which nothing is in doubt). Raises `ProtocolFault` for any other value."""
+        text = value.decode("utf-8", "replace")
+        if (found := _V1.fullmatch(text)) is not None:
+            transfer, replid, *place = found.groups()
+            return cls(transfer, _place(replid, place))
+        if (found := _V2.fullmatch(text)) is not None:
+            transfer, engine, replid, *places = found.groups()
+            engine = "" if engine == "-" else engine
+            if replid is None:
+                return cls(transfer, None, engine)
+            position, since = _place(replid, places[:3]), _place(replid, places[3:])
+            if since.offset <= position.offset:
+                return cls(transfer, position, engine, None if since == position else since)
         raise ProtocolFault(
             f"the target's position key holds {value[:80]!r}",
-            remedy="Expected `v1 <transfer> <replid> <offset> <db> <0|1>`: another program, or a "
-            "newer version of this one, wrote it.",
+            remedy="Another program, or a newer version of this one, wrote it.",
             fault="target",
         )
+
+
+def _place(replid: str, words: list[str]) -> StreamPosition:
+    offset, db, in_multi = words
+    return StreamPosition(replid, int(offset), int(db), in_multi == "1")

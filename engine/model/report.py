@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -99,4 +100,13 @@ def printable_key(key: bytes) -> str:
     return "".join(
         "\\\\" if byte == 0x5C else chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}"
         for byte in key
+    )
+
+
+def key_of(printable: str) -> bytes:
+    """Inverse of `printable_key`."""
+    return re.sub(
+        rb"\\(?:\\|x([0-9a-f]{2}))",
+        lambda found: bytes.fromhex(found[1].decode()) if found[1] else b"\\",
+        printable.encode("latin-1"),
     )

@@ -27,7 +27,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, cast
 
-from engine._native import CommandBatch, SnapshotReader, StreamReader, encode_command
+from engine._native import (
+    CommandBatch,
+    RecordBatch,
+    SnapshotReader,
+    StreamReader,
+    encode_command,
+)
 from engine.errors import EngineError, LinkError, ServerError
 from engine.model.backoff import Backoff
 from engine.model.endpoint import Endpoint
@@ -53,6 +59,8 @@ _TICK_SECONDS = 1.0
 _SIP_BYTES = 256 << 10
 # After the snapshot, until the source has seen that its child is done.
 _FIRST_ACKS = (0.0, 0.05, 0.1, 0.1, 0.25, 0.5)
+# Values in pieces that the target has not acknowledged yet are kept on disk up to so many bytes.
+_KEPT_BYTES = 1024 * MIB
 # A batch of the snapshot that fills slowly is handed on after so long.
 _LINGER_SECONDS = 0.5
 # The source's own PING period (10 s) times this may pass in silence.
@@ -99,7 +107,10 @@ class ReplicaSource:
         self._intake: Intake = cast(Intake, None)
         self._spool: Spool = cast(Spool, None)
         self._spooled_most = 0
+        self._spill: Spill | None = None
         self._applied = 0
+        # Up to here the stream was received, and applied, before.
+        self._known = 0
         self._acks_seen = 0
         self._ack_wanted: int | None = None
         # Until the source was asked: our own.
@@ -118,8 +129,15 @@ class ReplicaSource:
 
     # --- Its life ---
 
-    async def open(self, position: StreamPosition | None) -> FullSync | PartialSync:
+    async def open(
+        self, position: StreamPosition | None, since: StreamPosition | None = None
+    ) -> FullSync | PartialSync:
         """Become a replica, from `position` on (None: everything).
+
+        `since`: an earlier place of the same stream, from which on it is wanted. It is asked for
+        only if the source has `position` too: else it might go on from there with another history
+        than the one that led to `position`. For the same reason a link that is lost before
+        `position` is reached again is not made anew.
 
         A `FullSync` may be the answer to a position as well. Raises `PsyncRefused` (take the scan
         source), `LinkError`, `AuthError`, `ServerError` (not now), `SpoolFull` and `UsageError`
@@ -138,9 +156,12 @@ class ReplicaSource:
             sync = await handshake(
                 connection, position, info=self.info, timeout=settings.io_timeout
             )
+            if since is not None and isinstance(sync, PartialSync):
+                connection, sync = await self._reach_back(connection, sync, since)
         except BaseException:
             connection.close()
             raise
+        self._known = position.offset if position is not None and since is not None else 0
         # 3. From here on bytes come.
         self.replid = sync.replid
         self._lost, self._waiter = None, None
@@ -149,7 +170,7 @@ class ReplicaSource:
         self._interrupted = False
         self._acks_seen, self._ack_wanted = 0, None
         self._applied = sync.offset if isinstance(sync, PartialSync) else 0
-        self._intake = self._make_intake(sync, position)
+        self._intake = self._make_intake(sync, since or position)
         self._take_over(connection)
         self._start(self._beat())
         if isinstance(sync, FullSync):
@@ -165,6 +186,9 @@ class ReplicaSource:
             self._connection.close()
         if self._spool is not None:
             await self._spool.close()
+        if self._spill is not None:
+            self._spill.close()
+            self._spill = None
 
     # --- What it gives ---
 
@@ -175,33 +199,40 @@ class ReplicaSource:
         snapshot is here (open it again: it begins anew), `ProtocolFault`, `SpoolFull`.
         """
         intake = self._intake
-        spill = Spill(self.bulk_limit, self._spool.directory)
+        spill = self._spill = Spill(self.bulk_limit, self._spool.directory, keep=_KEPT_BYTES)
         loop = asyncio.get_running_loop()
         handed_on = loop.time()
-        try:
-            while True:
-                items = intake.take_records()
-                if items:
-                    self._steer()
-                    async for item in spill.arrange(items):
-                        yield item
-                    handed_on = loop.time()
-                    continue
-                if intake.stream is not None:
-                    return
-                if self._lost is not None and not self._whole.is_set():
-                    raise self._lost
-                self._raise_if_broken()
-                if await self._parse_spooled():
-                    continue
-                assert intake.snapshot is not None
-                if intake.snapshot.may_flush and loop.time() - handed_on > _LINGER_SECONDS:
-                    intake.snapshot.flush()
-                    continue
-                self._raise_if_over()
-                await self._wait(_LINGER_SECONDS)
-        finally:
-            spill.close()
+        while True:
+            items = intake.take_records()
+            if items:
+                self._steer()
+                async for item in spill.arrange(items):
+                    yield item
+                handed_on = loop.time()
+                continue
+            if intake.stream is not None:
+                return
+            if self._lost is not None and not self._whole.is_set():
+                raise self._lost
+            self._raise_if_broken()
+            if await self._parse_spooled():
+                continue
+            assert intake.snapshot is not None
+            if intake.snapshot.may_flush and loop.time() - handed_on > _LINGER_SECONDS:
+                intake.snapshot.flush()
+                continue
+            self._raise_if_over()
+            await self._wait(_LINGER_SECONDS)
+
+    def value_again(self, batch: RecordBatch) -> AsyncGenerator[bytes, None] | None:
+        """The pieces of a streamed value of the snapshot that was given before; None: they are
+        gone."""
+        return self._spill.again(batch) if self._spill is not None else None
+
+    def value_arrived(self, batch: RecordBatch) -> None:
+        """A streamed value is on the target: `value_again` is not going to be asked for it."""
+        if self._spill is not None:
+            self._spill.forget(batch)
 
     async def commands(self) -> CommandBatch:
         """The stream's next batch; waits for one. As `next_commands` and `more` together."""
@@ -395,6 +426,25 @@ class ReplicaSource:
         seconds = int(period[1]) if isinstance(period, list) and len(period) == 2 else 10
         self._silence = max(self._settings.io_timeout, float(seconds * _PING_PERIODS))
 
+    async def _reach_back(
+        self, connection: Connection, sync: PartialSync, since: StreamPosition
+    ) -> tuple[Connection, FullSync | PartialSync]:
+        """The same stream, from `since` on; both at once, so that the source's backlog stays."""
+        earlier = await self._dial()
+        try:
+            found = await handshake(
+                earlier, since, info=self.info, timeout=self._settings.io_timeout
+            )
+            if isinstance(found, PartialSync) and found.replid != sync.replid:
+                raise LinkError(
+                    f"{earlier.name} changed its history while it was asked for it", fault="source"
+                )
+        except BaseException:
+            earlier.close()
+            raise
+        connection.close()
+        return earlier, found
+
     def _make_intake(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> Intake:
         settings = self._settings
         snapshot = None
@@ -492,7 +542,8 @@ class ReplicaSource:
     def _on_lost(self, error: EngineError) -> None:
         if self._intake.snapshot_bytes is not None:
             self._whole.set()
-        if self._whole.is_set() and isinstance(error, LinkError):
+        known = self._intake.received_offset >= self._known
+        if self._whole.is_set() and isinstance(error, LinkError) and known:
             self._start(self._relink(error))
         else:
             self._lost = error

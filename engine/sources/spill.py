@@ -1,8 +1,12 @@
-"""Values whose length nobody knew: kept in a file until their record comes.
+"""Values in pieces: kept in a file until their record comes, or until they have arrived.
 
 `SnapshotReader` gives the pieces of a long collection before its batch, for the snapshot says only
 at its end how long it is. A target needs them behind it. In between they lie in a temporary file,
 which has no name and goes with the process, however that ends.
+
+A snapshot cannot be read twice. So that a target's link that breaks in the middle of a value does
+not cost another one, values in pieces can be kept until the target has acknowledged them: those
+that were in a file stay there, the others are written to one as they pass by.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Iterable
 from typing import IO, cast
 
+from engine._native import RecordBatch
 from engine.errors import EngineError
 from engine.sources.base import Item
 
@@ -22,12 +27,19 @@ class Spill:
     """Puts items of `SnapshotReader.take` into the order that a target takes.
 
     `limit` bounds the file, in bytes; a reader whose `value_limit` is no larger never reaches it.
-    `folder` is where the file lies (None: where temporary files go).
+    `folder` is where the file lies (None: where temporary files go). Values that were given are
+    kept for `again`, up to `keep` bytes in all: beyond that the oldest are given up.
     """
 
-    def __init__(self, limit: int, folder: str | None = None) -> None:
+    def __init__(self, limit: int, folder: str | None = None, *, keep: int = 0) -> None:
         self._limit = limit
         self._folder = folder
+        self._keep_most = keep
+        self._given: dict[RecordBatch, tuple[IO[bytes], int]] = {}
+        self._given_bytes = 0
+        # Of the value that passes by: where it is kept meanwhile; None: it is not.
+        self._copy: IO[bytes] | None = None
+        self._copied: RecordBatch | None = None
         self._file: IO[bytes] | None = None
         self._kept = 0
         # Of a streamed value: pieces that follow their batch as they are.
@@ -43,41 +55,121 @@ class Spill:
             if isinstance(item, bytes):
                 if self._left:
                     self._left -= len(item)
+                    await self._pass_by(item)
                     yield item
                 else:
                     await self._keep(item)
                 continue
             self._left = item.value_size(0) if item.streamed and not item.spilled else 0
+            if self._left:
+                self._begin_to_copy(item)
             yield item
             if item.spilled:
                 if item.streamed:
-                    async for piece in self._give_back(item.value_size(0)):
-                        yield piece
-                self.close()
+                    file, size = self._file, item.value_size(0)
+                    if file is not None and size == self._kept and self._has_room(size):
+                        self._file, self._kept = None, 0
+                        self._add(item, file, size)
+                        async for piece in self._read(file, size):
+                            yield piece
+                    else:
+                        async for piece in self._give_back(size):
+                            yield piece
+                self._drop()
+
+    def again(self, batch: RecordBatch) -> AsyncGenerator[bytes, None] | None:
+        """The pieces of a value that was given before, all of them; None: they are not kept.
+
+        Iterating raises `EngineError` when the file cannot be read.
+        """
+        if batch not in self._given:
+            return None
+        return self._read(*self._given[batch])
+
+    def forget(self, batch: RecordBatch) -> None:
+        """A value has arrived."""
+        file, size = self._given.pop(batch, (None, 0))
+        if file is not None:
+            self._given_bytes -= size
+            file.close()
 
     def close(self) -> None:
-        """Throw away what is kept."""
+        """Throw away everything that is kept."""
+        self._drop()
+        self._drop_copy()
+        for batch in tuple(self._given):
+            self.forget(batch)
+
+    def _drop(self) -> None:
         file, self._file, self._kept = self._file, None, 0
         if file is not None:
             file.close()
+
+    # --- Values that may be wanted again ---
+
+    def _has_room(self, size: int) -> bool:
+        """Make room for a value of `size` bytes; False: it is longer than all that may be kept."""
+        if size > self._keep_most:
+            return False
+        while self._given_bytes + size > self._keep_most:
+            self.forget(next(iter(self._given)))
+        return True
+
+    def _add(self, batch: RecordBatch, file: IO[bytes], size: int) -> None:
+        self._given[batch] = file, size
+        self._given_bytes += size
+
+    def _begin_to_copy(self, batch: RecordBatch) -> None:
+        self._drop_copy()
+        if not self._has_room(self._left):
+            return
+        try:
+            self._copy, self._copied = self._open(), batch
+        except OSError:
+            # It is a precaution: without room for it things are as they were.
+            self._drop_copy()
+
+    async def _pass_by(self, piece: bytes) -> None:
+        copy, batch = self._copy, self._copied
+        if copy is None or batch is None:
+            return
+        try:
+            await asyncio.to_thread(_write, copy, piece)
+        except OSError:
+            self._drop_copy()
+            return
+        if not self._left:
+            self._copy = self._copied = None
+            self._add(batch, copy, batch.value_size(0))
+
+    def _drop_copy(self) -> None:
+        copy, self._copy, self._copied = self._copy, None, None
+        if copy is not None:
+            copy.close()
 
     async def _keep(self, piece: bytes) -> None:
         if self._kept + len(piece) > self._limit:
             raise EngineError(f"a value is longer than the {self._limit:,} bytes that it may have")
         try:
             if self._file is None:
-                # A BinaryIO in all but the type that the stubs give it.
-                opened = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
-                self._file = cast(IO[bytes], opened)
+                self._file = self._open()
             await asyncio.to_thread(_write, self._file, piece)
         except OSError as exc:
             raise self._failed("write", exc) from exc
         self._kept += len(piece)
 
-    async def _give_back(self, size: int) -> AsyncGenerator[Item, None]:
+    async def _give_back(self, size: int) -> AsyncGenerator[bytes, None]:
         if size != self._kept or self._file is None:
             raise EngineError(f"{self._kept:,} bytes of a value were kept, expected {size:,}")
-        file = self._file
+        async for piece in self._read(self._file, size):
+            yield piece
+
+    def _open(self) -> IO[bytes]:
+        # A BinaryIO in all but the type that the stubs give it.
+        opened = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
+        return cast(IO[bytes], opened)
+
+    async def _read(self, file: IO[bytes], size: int) -> AsyncGenerator[bytes, None]:
         try:
             file.seek(0)
             while size:

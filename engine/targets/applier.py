@@ -131,17 +131,22 @@ class Applier:
         await self._dial()
         return self._position
 
-    async def begin(self, position: bytes) -> None:
+    async def begin(self, position: bytes, *, over: bytes) -> None:
         """Write the first position: the target holds a whole snapshot up to it.
 
-        Raises as `apply` does.
+        `over` is what has to stand there before. Raises as `apply` does.
         """
         while True:
             connection = await self._control()
             try:
-                await connection.call("SET", self._key, position)
-                self._position = await self._watch(connection)
+                if self._position == over:
+                    # Its WATCH stands since the position was seen.
+                    await connection.call("MULTI")
+                    await connection.call("SET", self._key, position)
+                    await connection.call("EXEC")
+                    self._position = await self._watch(connection)
             except (LinkError, ServerError) as exc:
+                connection.close()
                 await self._pause(exc)
                 continue
             if self._position != position:
@@ -367,10 +372,15 @@ class Applier:
         )
         try:
             if self._importing:
-                if not await in_import_mode(connection):
+                woke = not await in_import_mode(connection)
+                if woke:
                     self.lapses += 1
                     self._on_woke()
                 await import_source(connection)
+                if woke:
+                    # Again, now that no deadline passes any more: see `transfer.online`. Not only
+                    # now: had the link gone meanwhile, nobody would know of it.
+                    self._on_woke()
             await connection.call("SELECT", POSITION_DB)
             # A user without the right to MULTI would have what follows it run one by one.
             await connection.call("MULTI")

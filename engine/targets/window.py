@@ -47,11 +47,6 @@ class Window:
         """Entries whose replies are not all there."""
         return len(self._entries) - self._answered
 
-    @property
-    def streams(self) -> bool:
-        """A value that went through in pieces is among them: it cannot be sent again."""
-        return any(entry.batch.streamed for entry in self._entries)
-
     def has_room(self, nbytes: int) -> bool:
         """Whether a batch of `nbytes` may be added."""
         return not self._entries or self.nbytes + nbytes <= self._limit

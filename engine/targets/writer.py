@@ -6,14 +6,16 @@ record all the same. A target that refuses MSET itself gets RESTORE alone.
 What is sent stays in the window until the target has answered all of it. When an answer says "not
 now", or the link goes, nothing more is sent; after the answers still under way, and a pause, the
 window is sent again from the first batch that was refused, so that records keep their order.
-RESTORE may be repeated: with REPLACE it stores the same value again, as MSET does; without it the
+A value in pieces is sent again if whoever gives them has kept them (`again`). RESTORE may be
+repeated: with REPLACE it stores the same value again, as MSET does; without it the
 target says BUSYKEY.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import cast
 
 from engine._native import RecordBatch, ReplyCounter, RestoreEncoder
@@ -63,6 +65,14 @@ class RestoreWriter:
         self.on_event: Callable[[str], None] = lambda _: None
         self.import_source = False
         """Whether each connection is made the target's import source (`targets.import_mode`)."""
+        self.name = ""
+        """What its connections are called there, if they are to be found (`transfer.claim`)."""
+        self.on_dialled: Callable[[], Awaitable[None]] | None = None
+        """Awaited before anything is sent over a new connection; what it raises, so does that."""
+        self.again: Callable[[RecordBatch], AsyncGenerator[bytes, None] | None] | None = None
+        """The pieces of a streamed batch that was sent before, or None if they are gone."""
+        # The link went in the middle of a value: its other pieces are not sent for now.
+        self._aside = False
         self.retries = 0
         self.reconnects = 0
         self.bulk_limit = DEFAULT_BULK_LIMIT
@@ -87,6 +97,11 @@ class RestoreWriter:
             refused_low=low,
             refused_high=high,
         )
+
+    @property
+    def opened(self) -> bool:
+        """Whether it ever was: `info` is there."""
+        return cast(object, self.info) is not None
 
     @property
     def closed(self) -> bool:
@@ -165,6 +180,7 @@ class RestoreWriter:
         assert self._connection is not None
         runs = None
         if batch.streamed:
+            self._aside = False
             self._connection.write(self._encoder.begin(batch))
         elif len(batch):
             output = self._encoder.encode(batch)
@@ -176,11 +192,17 @@ class RestoreWriter:
 
     async def _send_piece(self, piece: bytes) -> None:
         assert self._connection is not None
+        if self._aside:
+            return
         try:
             await self._connection.writable(self._settings.io_timeout)
         except EngineError as exc:
             self._raise_failure()
-            raise ReadAgain(exc.message) from None
+            if self.again is None:
+                raise ReadAgain(exc.message) from None
+            self._encoder.abandon()
+            self._aside = True
+            return
         # A refusal alone does not break the link: the value under way is sent to its end.
         self._connection.write(self._encoder.piece(piece))
 
@@ -291,7 +313,7 @@ class RestoreWriter:
         remedy = TRY_AGAIN.get(refusal or "", "")
         while connection.lost is None and self._window.unanswered:
             await self._wait()
-        if self._window.streams or self._encoder.streaming:
+        if self._encoder.streaming or not self._can_send_again():
             self.reset()
             self._trouble, self._refusal = reason, refusal
             raise ReadAgain(reason, remedy)
@@ -332,7 +354,39 @@ class RestoreWriter:
         self._window.forget_results()
         self._trouble = self._refusal = None
         for entry in list(self._window):
+            if connection.lost is not None:
+                return
             self._transmit(entry.batch)
+            if entry.batch.streamed:
+                await self._transmit_pieces(connection, entry.batch)
+
+    def _can_send_again(self) -> bool:
+        streamed = [entry.batch for entry in self._window if entry.batch.streamed]
+        again = self.again
+        return not streamed or (
+            again is not None and all(again(batch) is not None for batch in streamed)
+        )
+
+    async def _transmit_pieces(self, connection: Connection, batch: RecordBatch) -> None:
+        """A value in pieces once more, behind its beginning."""
+        pieces = self.again(batch) if self.again is not None else None
+        assert pieces is not None
+        async with contextlib.aclosing(pieces):
+            while True:
+                try:
+                    piece = await anext(pieces, None)
+                except EngineError as exc:
+                    self.reset()
+                    raise ReadAgain(exc.message) from None
+                if piece is None:
+                    return
+                try:
+                    await connection.writable(self._settings.io_timeout)
+                except EngineError as exc:
+                    self._encoder.abandon()
+                    self._lose(exc.message)
+                    return
+                connection.write(self._encoder.piece(piece))
 
     async def _dial(self) -> Connection:
         connection = await dial(
@@ -342,6 +396,10 @@ class RestoreWriter:
             self.info = await ask_info(connection)
             if self.import_source:
                 await import_source(connection)
+            if self.name:
+                await connection.try_call("CLIENT", "SETNAME", self.name)
+            if self.on_dialled is not None:
+                await self.on_dialled()
         except BaseException:
             connection.close()
             raise

@@ -38,6 +38,8 @@ class Books:
         """Keys that were repaired since it was called last."""
         self.dirty = False
         """Something is to be written that can wait for `save_now_and_then`."""
+        self.taken_up = False
+        """Whether `take_up` was called."""
         self._checkpoints = checkpoints
         self._stage = stage
         self._identity = identity
@@ -46,6 +48,7 @@ class Books:
     def take_up(self) -> bool:
         """Go on from the books of an engine before this one; whether there was one that began."""
         before = self._checkpoints.load()
+        self.taken_up = True
         if before is None:
             return False
         if isinstance(before.position, OnlineMark):

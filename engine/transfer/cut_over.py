@@ -8,12 +8,12 @@ lets go who waits behind it if the target is (`finish`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from engine.errors import EngineError, LinkError, StateError, TransferFailed
 from engine.model.online import position_key
 from engine.model.progress import Phase
 from engine.model.server import ServerInfo
+from engine.sources.replica import ReplicaSource
 from engine.transfer.aside import beside
 from engine.transfer.books import Books
 from engine.transfer.copy import explain
@@ -42,7 +42,7 @@ class CutOver:
         deadlines: HeldDeadlines,
         opening: Opening,
         gate: GateInSync,
-        source: Callable[[], ServerInfo],
+        source: ReplicaSource,
     ) -> None:
         self._ends = ends
         self._books = books
@@ -63,6 +63,7 @@ class CutOver:
             near = await self._deadlines.release(follower, pump)
             async with asyncio.timeout(limit):
                 await beside(follower.settle(), pump)
+                await beside(follower.confirm(), pump)
             await _stop(follower, pump)
             if self._stage.tally.not_carried_total:
                 raise TransferFailed(not_carried_words(self._stage))
@@ -83,7 +84,7 @@ class CutOver:
         stage = self._stage
         if not stage.can_complete:
             return self._refuse(stage.reason)
-        fence = self._fence(self._source())
+        fence = self._fence(self._source.info)
         try:
             # 1. What takes its time, while nobody has to wait for it.
             try:
@@ -115,6 +116,7 @@ class CutOver:
                     # 2. It is on the target.
                     await beside(follower.reach(final), pump)
                     await beside(follower.settle(), pump)
+                    await beside(follower.confirm(), pump)
                     await self._deadlines.settle(follower, near)
                     # 3. Both ends agree.
                     result = await self._pass_gate(fence.readable)
@@ -126,6 +128,8 @@ class CutOver:
                 # 5. The target is open. The deadline is behind us: from here there is no way back.
                 if result.ok:
                     await _stop(follower, pump)
+                    # What the source sends from here on is nobody's: keys that expire there.
+                    await self._source.close()
                     await self._opening.open()
                     self.fence_seconds = loop.time() - began
                     # 6. Those who wait may learn of it.
@@ -242,7 +246,10 @@ class CutOver:
 
 def not_carried_words(stage: Stage) -> str:
     """The reason of a gate that keys keep closed."""
-    return f"{stage.tally.not_carried_total:,} keys were not carried"
+    words = f"{stage.tally.not_carried_total:,} keys were not carried"
+    if stage.tally.beyond():
+        words += ", too many to be kept track of: only another full sync clears them"
+    return words
 
 
 async def _stop(follower: Follower, pump: asyncio.Task[None]) -> None:

@@ -68,6 +68,11 @@ class Fence(Protocol):
         ...
 
 
+def readable_behind(info: ServerInfo, settings: TransferSettings) -> bool:
+    """Whether the source can be read while its fence stands: before 6.2 CLIENT PAUSE is for all."""
+    return settings.fence != "pause" or info.version >= (6, 2, 0)
+
+
 def fence_of(
     source: Endpoint,
     info: ServerInfo,
@@ -195,7 +200,7 @@ class PauseFence:
         refused: int,
     ) -> None:
         self.before = before
-        self.readable = info.version >= (6, 2, 0)
+        self.readable = readable_behind(info, settings)
         self.seconds = settings.cut_over_timeout
         if not self.readable:
             self.seconds = min(self.seconds, _EVERYBODY_SECONDS * 2 ** min(refused, 10))
@@ -280,8 +285,8 @@ class PauseFence:
                 "the source refuses writes from now on (NOREPLICAS); "
                 f"to have it take them again: {seal.remedy(self.before)}"
             )
-            if self.readable:
-                await end.call("CLIENT", "UNPAUSE")
+            # A PING is answered once the pause is over.
+            await end.call(*(("CLIENT", "UNPAUSE") if self.readable else ("PING",)))
             await asyncio.sleep(_READ_SECONDS)
         else:
             told.append(

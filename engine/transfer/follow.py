@@ -27,6 +27,7 @@ from engine.errors import LinkError, ServerError, TransferFailed
 from engine.model.position import StreamPosition, TargetPosition
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, Sent
+from engine.targets.base import ReadAgain
 from engine.transfer.repair import DbKey, Mender, Store
 
 # A reading is taken when the target is no further behind than this many bytes: until its offset is
@@ -38,10 +39,14 @@ _NEW_KEY = {b"RENAME": 2, b"RENAMENX": 2, b"COPY": 2, b"MOVE": 1}
 
 
 class Follower:
-    """Applies what the source sends, from `position` on.
+    """Applies what the source sends, from the position in `held` on.
+
+    What is in doubt there (`TargetPosition.since`) the source sends first: it is not applied, but
+    its keys are spoilt, before anything is written to the target that would forget the doubt.
 
     `not_carried(db, key, message, type)` is told of keys that no reading can store: the target's
-    message, the value's RDB type; `left_out(what)` of commands without keys that it refuses.
+    message, the value's RDB type; `carried(db, key)` of those that one has stored; `left_out(what)`
+    of commands without keys that it refuses.
     """
 
     def __init__(
@@ -49,20 +54,23 @@ class Follower:
         source: ReplicaSource,
         applier: Applier,
         mender: Mender,
-        position: StreamPosition,
+        held: TargetPosition,
         *,
-        token: str,
         not_carried: Callable[[int, bytes, str, int | None], None],
+        carried: Callable[[int, bytes], None],
         left_out: Callable[[str], None],
     ) -> None:
         self._source = source
         self._applier = applier
         self._mender = mender
-        self._token = token
         self._not_carried = not_carried
+        self._carried = carried
         self._left_out = left_out
-        self.position = position
+        assert held.position is not None
+        self._held = held
+        self.position = held.position
         """Everything up to here is on the target."""
+        self._in_doubt = held.doubtful is not None
         self.commands = 0
         self.unseen = 0
         """Batches that were applied without their answer being seen."""
@@ -91,19 +99,28 @@ class Follower:
         # The quick way: where its end is told, and the batch that is unanswered.
         self._left: asyncio.Future[tuple[CommandBatch | None, Sent | None]] | None = None
         self._under_way: tuple[CommandBatch, StreamPosition] | None = None
-        self._stopping = False
+        self._stopping = self._confirming = False
 
     async def run(self) -> None:
         """Follow until `stop`. Raises `LinkError` (the source's), `PositionMoved`, `AuthError`,
         `TransferFailed`."""
         source, mender = self._source, self._mender
         while True:
-            if mender.unnoted or not mender.clean:
-                await self._mend()
-            if self._stopping and mender.clean:
+            if not self._in_doubt:
+                if not mender.at_rest:
+                    await self._mend()
+                if self._confirming:
+                    await self._transact_nothing()
+                    self._confirming = False
+                    self._moved.set()
+            if self._stopping and self.settled:
                 return
             plain = self._plain
             batch, sent = await self._quickly() if plain else (source.next_commands(), None)
+            if batch is not None and self._in_doubt:
+                batch = await self._doubt(batch)
+                if self._in_doubt:
+                    continue
             if batch is None:
                 # The quick way may have ended without a look at what has come meanwhile.
                 if not plain or (self._plain and not source.at_rest):
@@ -118,6 +135,16 @@ class Follower:
         self._stopping = True
         self._source.interrupt()
 
+    async def confirm(self) -> None:
+        """Wait until the target has shown once more that it holds everything up to `position`.
+
+        It may have been restarted since the last transaction, with an older copy of the data, or be
+        another engine's by now: then `run` raises.
+        """
+        self._confirming = True
+        self._source.interrupt()
+        await self._until(lambda: not self._confirming)
+
     async def reach(self, offset: int) -> None:
         """Wait until everything up to `offset` is on the target."""
         with self._source.hurried():
@@ -131,7 +158,17 @@ class Follower:
 
     async def settle(self) -> None:
         """Wait until there is nothing to mend."""
-        await self._until(lambda: self._mender.clean)
+        await self._until(lambda: self.settled)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it is still being found out what the last transaction before us may lack."""
+        return self._in_doubt
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing to mend, and nothing in doubt."""
+        return self._mender.clean and not self._in_doubt
 
     @property
     def stopping(self) -> bool:
@@ -148,8 +185,8 @@ class Follower:
     @property
     def _plain(self) -> bool:
         """Whether a batch may go the quick way, if its commands allow it."""
-        mender, noting = self._mender, self.moved is not None or self.lifted is not None
-        return mender.clean and not (mender.unnoted or self.late or self.suspect or noting)
+        noting = self.moved is not None or self.lifted is not None
+        return self._mender.at_rest and not (self._in_doubt or self.late or self.suspect or noting)
 
     async def _quickly(self) -> tuple[CommandBatch | None, Sent | None]:
         """Apply batches as long as each is plain; gives what is for the main flow.
@@ -180,7 +217,7 @@ class Follower:
             self._applier.look()
             return
         try:
-            if self._stopping or not self._plain:
+            if self._stopping or self._confirming or not self._plain:
                 left.set_result((None, None))
                 return
             batch = self._source.next_commands()
@@ -191,7 +228,7 @@ class Follower:
             behind = self._behind(batch)
             if batch.holds(self._kinds_to_look_at) or not self._applier.start(
                 batch,
-                self._position_value(behind),
+                self._position_value(batch),
                 self._answered,
                 patient=self._source.resting,
             ):
@@ -226,6 +263,17 @@ class Follower:
 
     # --- One batch ---
 
+    async def _doubt(self, batch: CommandBatch) -> CommandBatch:
+        """Spoil the keys of what was applied without its answer being read; the rest of `batch`."""
+        cut = min(max(self.position.offset, batch.start_offset), batch.end_offset)
+        try:
+            applied, rest = batch.split(cut)
+        except ValueError:
+            raise ReadAgain("the source's stream is another one than the target has") from None
+        self._mender.spoil(await self._mender.keys_in(applied, self._taken_along(applied)))
+        self._in_doubt = cut < self.position.offset
+        return rest
+
     async def _apply(self, batch: CommandBatch) -> None:
         self._lapses, self._suspected = self._applier.lapses, self.suspect
         # 1. What reads a dirty key is dirty.
@@ -243,7 +291,7 @@ class Follower:
         if self.moved is not None and batch.swaps:
             self.swapped = True
         if self.suspect:
-            mender.spoil(await mender.keys_in(batch))
+            mender.spoil(await mender.keys_in(batch, movers))
         if self.has_fields:
             self._spoil_fields(batch)
         if self.late:
@@ -271,8 +319,12 @@ class Follower:
             self._source.replid, batch.end_offset, batch.db_after, batch.in_multi_after
         )
 
-    def _position_value(self, position: StreamPosition) -> bytes:
-        return TargetPosition(self._token, position).encode()
+    def _position_value(self, batch: CommandBatch) -> bytes:
+        return self._held.encode_span(
+            self._source.replid,
+            (batch.end_offset, batch.db_after, batch.in_multi_after),
+            (batch.start_offset, batch.db_before, batch.in_multi_before),
+        )
 
     async def _transact(self, batch: CommandBatch, sent: Sent | None = None) -> None:
         """`sent`: the batch was sent, and this is what became of it."""
@@ -280,17 +332,17 @@ class Follower:
         readings = self._mender.due(batch.end_offset)
         stores = [store for reading in readings for store in reading.stores]
         skip: set[int] = set()
+        refused: set[DbKey] = set()
         mender, links = self._mender, self._applier.reconnects
         while True:
             result = await self._applier.apply(
                 batch,
-                sent.position if sent is not None else self._position_value(behind),
+                sent.position if sent is not None else self._position_value(batch),
                 skip=skip,
                 extras=[
                     *((db, raw) for db, _, raw, _ in stores),
                     # In this order: what became dirty just now may be stored by this transaction.
                     *mender.notes(),
-                    *mender.strike(readings),
                 ],
                 sent=sent,
             )
@@ -303,7 +355,7 @@ class Follower:
                     skip.add(index)
                     await self._leave(batch, index, message)
                 else:
-                    self._store_failed(stores, -1 - index, message)
+                    refused.add(self._store_failed(stores, -1 - index, message))
                     del stores[-1 - index]
             # What comes behind them in the batch reads their keys as they are.
             await mender.spread(batch, self._taken_along(batch))
@@ -312,23 +364,31 @@ class Follower:
             if index >= 0:
                 await self._leave(batch, index, message)
             else:
-                self._store_failed(stores, -1 - index, message)
-        if result.failed:
+                refused.add(self._store_failed(stores, -1 - index, message))
+        too_long = [each for reading in readings for each in reading.too_long]
+        for db, key, nbytes in too_long:
+            refused.add((db, key))
+            self._refused(db, key, f"the value has {nbytes:,} bytes, and the target takes less")
+        if result.failed or too_long:
             await mender.spread(batch, self._taken_along(batch))
         if result.unseen:
             # Which of its commands failed, nobody knows.
             self.unseen += 1
         mender.stored(readings)
+        if not result.unseen:
+            for db, key in (key for each in readings if each.values for key in each.keys):
+                if (db, key) not in refused:
+                    self._carried(db, key)
         lapsed = self._applier.lapses != self._lapses or (self.suspect and not self._suspected)
         if result.unseen or lapsed:
             # Some of it may have failed, or found its key expired.
-            mender.spoil(await mender.keys_in(batch))
+            mender.spoil(await mender.keys_in(batch, self._taken_along(batch)))
             mender.spoil((store[0], store[1]) for store in stores)
         if self._applier.reconnects != links:
             # The target was away: what had a deadline there may have passed before this batch came.
             self.on_outage()
             if self.suspect:
-                mender.spoil(await mender.keys_in(batch))
+                mender.spoil(await mender.keys_in(batch, self._taken_along(batch)))
             if self.has_fields:
                 self._spoil_fields(batch)
         self.commands += len(batch)
@@ -339,10 +399,15 @@ class Follower:
         self._source.acknowledge(position.offset)
         self._moved.set()
 
-    def _store_failed(self, stores: list[Store], place: int, message: str) -> None:
+    def _store_failed(self, stores: list[Store], place: int, message: str) -> DbKey:
         if place >= len(stores):
             raise TransferFailed(f"the target refuses the engine's own command: {message}")
         db, key, _, value_type = stores[place]
+        self._refused(db, key, message, value_type)
+        return db, key
+
+    def _refused(self, db: int, key: bytes, message: str, value_type: int | None = None) -> None:
+        self._mender.refuse((db, key))
         self._not_carried(db, key, message, value_type)
 
     async def _leave(self, batch: CommandBatch, index: int, message: str) -> None:
@@ -395,7 +460,8 @@ class Follower:
                 await self._read()
             if not mender.due(self.position.offset) and not mender.unnoted:
                 return
-            position = self.position
-            await self._transact(
-                CommandBatch.empty(position.offset, position.db, position.in_multi)
-            )
+            await self._transact_nothing()
+
+    async def _transact_nothing(self) -> None:
+        at = self.position
+        await self._transact(CommandBatch.empty(at.offset, at.db, at.in_multi))

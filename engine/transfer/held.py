@@ -123,7 +123,16 @@ class HeldDeadlines:
 
     @property
     def exposed(self) -> bool:
-        """Whether a deadline that is not lifted may be due on the target by now."""
+        """Whether a deadline that is not lifted may be due on the target by now.
+
+        When may what the stream names be trusted again? Let t be a moment from which on the target
+        is not exposed, and K a key that expired there at d <= t, and lives on at the source. The
+        source ran a command that put the deadline off before d, so before t: its offset is at most
+        O, the source's offset when asked after t. That command names K, and K is read again if the
+        target is suspect until O is passed. A key that expired at both ends is deleted by the
+        source's DEL. So behind O nothing is suspect any more, however much is being written. The
+        same holds for a target in import mode, from when it was entered.
+        """
         if not self._lifting:
             return False
         if self._books.mark.released:

@@ -123,9 +123,9 @@ class Offline:
             "acknowledged"
         )
 
-    async def close(self, *, resumable: bool) -> None:
-        """Let go of both ends. `resumable` makes no difference: nothing has to be taken back."""
-        del resumable
+    async def close(self, *, resumable: bool, forced: bool = False) -> None:
+        """Let go of both ends. Nothing has to be taken back, however it ended."""
+        del resumable, forced
         await self._source.close()
         await self._target.close()
 

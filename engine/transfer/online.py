@@ -5,7 +5,9 @@
 
 What is true at every moment, whatever breaks:
 
-- Before the first write to the target the checkpoint holds this migration's token.
+- Before the first write to the target the checkpoint holds this migration's token, and before
+  anything is taken away or moved on there the target has this engine's claim, by which it refuses
+  whatever an engine before this one has still under way (`transfer.claim`).
 - While the target has no position under that token, it holds part of a snapshot at the most: the
   next attempt begins with a full sync, and empties a target that was empty before the first one.
 - From the snapshot's end on the position stands on the target, and is exact (`targets/applier`).
@@ -20,16 +22,23 @@ import contextlib
 import secrets
 import time
 from collections.abc import Awaitable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from engine._native import RecordBatch
-from engine.errors import EngineError, LinkError, ServerError, StateError, TransferFailed
+from engine.errors import (
+    EngineError,
+    LinkError,
+    ServerError,
+    SourceLost,
+    StateError,
+    TransferFailed,
+)
 from engine.model.backoff import Backoff
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark, dirty_key, position_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
+from engine.model.report import NAMED_KEYS_LIMIT
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
 from engine.targets.base import Acknowledged, ReadAgain
@@ -37,11 +46,12 @@ from engine.targets.retry import TRY_AGAIN
 from engine.targets.writer import RestoreWriter
 from engine.transfer.books import Books
 from engine.transfer.checkpoint import CheckpointStore
+from engine.transfer.claim import Claim
 from engine.transfer.code import carry_code
 from engine.transfer.copy import explain
 from engine.transfer.cut_over import CutOver, not_carried_words
 from engine.transfer.ends import Ends
-from engine.transfer.fence import offset_in
+from engine.transfer.fence import offset_in, readable_behind
 from engine.transfer.follow import Follower
 from engine.transfer.gate import GateInSync
 from engine.transfer.held import HeldDeadlines
@@ -58,10 +68,12 @@ from engine.wire.psync import FullSync, PartialSync
 # How often progress is told, and the operator's word looked for, in seconds.
 _TICK_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
-# Keys that may still have to be read again when the fence goes up: it is done behind it.
+# Keys that may still have to be read again when the fence goes up: it is done behind it, if it can.
 _MENDED_BEHIND_FENCE = 1000
 # Tries of a cut-over that nobody can repeat by hand (`migrate`).
 _CUT_OVERS_MOST = 3
+# How often the position may be found under another engine's name while the state has ours.
+_OVERTAKEN_MOST = 3
 # What either end says when it is there, and not now.
 _NOT_NOW = psync.NOT_NOW | TRY_AGAIN.keys()
 
@@ -86,12 +98,13 @@ class Online:
         self._writer = RestoreWriter(target, stage.settings)
         self._writer.on_event = stage.on_event
         self._writer.on_acknowledged = self._acknowledged
+        self._writer.again = self._source.value_again
         ends = self._ends = Ends(source, target, stage.settings)
         books = self._books = Books(
             OnlineMark(token=secrets.token_hex(8)),
             checkpoints,
             stage,
-            lambda: self._writer.info.identity,
+            lambda: self._writer.info.identity if self._writer.opened else "",
         )
         books.take_repaired = self._take_repaired
         self._tuning = SourceTuning(ends, books, stage)
@@ -106,16 +119,22 @@ class Online:
             self._deadlines,
             self._opening,
             gate,
-            lambda: self._source.info,
+            self._source,
         )
+        # How the target tells this engine from those before it and behind it.
+        self._engine = secrets.token_hex(4)
+        self._overtaken = 0
         self._applier: Applier | None = None
         self._follower: Follower | None = None
         self._asking: Admin
         self._mender: Mender | None = None
         # Hashes of the snapshot whose fields have deadlines, which cannot be lifted.
         self._timed: set[tuple[int, bytes]] = set()
+        # Keys of the snapshot that the target has refused, or the source.
+        self._refused: dict[tuple[int, bytes], None] = {}
         # What the source has sent up to here was written before we caught up; None: not yet.
         self._behind_until: int | None = None
+        self._catch_ups = 0
         # Another engine has the migration: what is on the target is that one's.
         self._replaced = False
         self._restarts = 0
@@ -131,7 +150,7 @@ class Online:
         stage = self._stage
         # 1. Both ends are there; what the target holds of us says where to begin.
         with stage.step("connect"):
-            position = await self._connect()
+            await self._connect()
             if self._mark.opened:
                 await self._opening.tidy_up()
                 await self._cut_over.finish()
@@ -139,51 +158,56 @@ class Online:
                 stage.enter(Phase.DONE)
                 return
         backoff = Backoff(self._settings.retry_seconds)
-        before = position
-        # Whether the target is to be asked for the position: it was out of reach.
-        ask = False
+        held: TargetPosition | None = None
+        reached = before = None
+        # Whether the target is to be asked for the position: somebody else may have moved it.
+        ask = self._mark.begun
         while True:
             try:
                 if ask:
-                    position, ask = await self._held(), False
+                    held, ask = await self._held(), False
+                    reached = held.position
+                position = held.position if held is not None else None
                 # 2. The source goes on from there, or sends everything.
                 if position is None and self._settings.tune_source:
                     await self._tuning.tune()
                 await self._deadlines.prepare(resumed=position is not None)
-                sync = await self._source.open(position)
+                doubtful = held.doubtful if held is not None else None
+                sync = await self._source.open(position, doubtful)
                 if isinstance(sync, FullSync):
                     # Whatever breaks from here on, what was there before is no place to go on from.
-                    position = None
+                    held = None
                 await self._begin(sync)
                 if isinstance(sync, FullSync):
-                    position = await self._full_sync(sync)
+                    held = await self._full_sync(sync)
                 else:
-                    assert position is not None
-                    position = replace(position, replid=sync.replid)
+                    assert held is not None
+                    held = held.renamed(sync.replid)
                 if stage.one_go and self._settings.until == "snapshot":
                     await self._opening.open()
                     stage.reason = "the snapshot is on the target; later writes are not"
                     break
                 # 3. The stream, until the target is opened or something breaks.
-                await self._follow(position)
+                await self._follow(held)
                 break
             except PositionMoved as exc:
-                reason, position = self._judge(exc)
+                reached = self._reached(reached)
+                reason, ask = await self._judge(exc), True
             except ReadAgain as exc:
-                reason, position = exc.reason, None
+                reason, held, reached = exc.reason, None, None
             except (LinkError, ServerError) as exc:
                 if self._mark.opened or not _passes(exc):
                     raise
-                reason, position = exc.message, self._reached(position)
-                ask = exc.fault == "target"
+                reached = self._reached(reached)
+                reason, ask = exc.message, self._mark.begun
             finally:
                 await self._let_go()
             now = asyncio.get_running_loop().time()
-            if position is not None and position != before:
-                before = position
+            if reached is not None and reached != before:
+                before = reached
                 backoff.progress()
             if backoff.failed(now):
-                stage.on_event(f"{reason}: going on from {place_words(position)}")
+                stage.on_event(f"{reason}: going on from {place_words(reached)}")
             if backoff.exhausted(now):
                 raise TransferFailed(
                     f"no progress for {self._settings.retry_seconds:g} s: {reason}"
@@ -217,9 +241,15 @@ class Online:
             )
         return f"{size_words(lag)} behind the source, and not verified"
 
-    async def close(self, *, resumable: bool) -> None:
-        """Let go of both ends; unless it can be resumed, remove what we left on the target."""
+    async def close(self, *, resumable: bool, forced: bool = False) -> None:
+        """Let go of both ends; unless it can be resumed, remove what we left on the target.
+
+        `forced`: the operator has ended it, and may use the target from now on.
+        """
         await self._let_go()
+        if forced and not self._books.taken_up:
+            # Ended before it began to look.
+            self._deadlines.taken_up = self._books.take_up()
         await self._cut_over.take_away(at_once=True)
         with contextlib.suppress(EngineError):
             await self._tuning.untune()
@@ -227,16 +257,40 @@ class Online:
         begun = self._mark.begun
         over = self._mark.opened or self._replaced
         if not over and not (resumable and begun) and (begun or self._deadlines.importing):
-            try:
-                async with asyncio.timeout(self._settings.retry_seconds):
-                    await self._deadlines.give_back()
-            except (EngineError, TimeoutError) as exc:
-                self._stage.on_event(f"deadlines on the target stay a hundred years off: {exc}")
-            with contextlib.suppress(EngineError, TimeoutError):
-                async with asyncio.timeout(self._settings.connect_timeout):
-                    await self._opening.tidy_up()
+            await self._take_back(forced)
         await self._source.close()
         await self._writer.close()
+
+    async def _take_back(self, forced: bool) -> None:
+        """Remove what we left on the target, if it is ours to do so."""
+        ours = not self._mark.begun
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                if not self._writer.opened:
+                    await self._writer.open()
+                if not ours:
+                    await self._held()
+                    ours = True
+        except (EngineError, TimeoutError) as exc:
+            if isinstance(exc, StateError | TransferFailed):
+                return
+        if forced and self._mark.begun:
+            # Before anything is removed: whoever comes after a crash must not sync into a target
+            # that is in use.
+            try:
+                await self._books.save(opened=True)
+            except StateError:
+                return
+        if not ours:
+            return
+        try:
+            async with asyncio.timeout(self._settings.retry_seconds):
+                await self._deadlines.give_back()
+        except (EngineError, TimeoutError) as exc:
+            self._stage.on_event(f"deadlines on the target stay a hundred years off: {exc}")
+        with contextlib.suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(self._settings.connect_timeout):
+                await self._opening.tidy_up()
 
     async def save_last(self, errors: list[str]) -> None:
         """Write the last checkpoint; a failure joins `errors` if there is none yet."""
@@ -250,32 +304,37 @@ class Online:
 
     # --- 1. Connecting ---
 
-    async def _connect(self) -> StreamPosition | None:
+    async def _connect(self) -> None:
         stage = self._stage
         again = self._deadlines.taken_up = self._books.take_up()
+        self._writer.name = self._claim.client_name
         await stage.insist(self._writer.open, again=again)
         self._source.bulk_limit = self._writer.bulk_limit
         if not self._mark.begun:
             self._books.note(held_before=self._writer.info.keys > 0)
         await self._tuning.untune()
         if self._mark.opened:
-            return None
+            return
         await self._cut_over.take_away()
-        return await self._held(again=again)
+        if not self._mark.begun:
+            # Whether the target lets us do what will be needed.
+            applier = self._applier = self._new_applier(importing=False)
+            await stage.insist(applier.open, again=again)
+            await applier.close()
 
-    async def _held(self, *, again: bool = False) -> StreamPosition | None:
-        """The position on the target."""
-        applier = self._applier = self._new_applier(importing=False)
-        await self._stage.insist(applier.open, again=again)
-        found = applier.found
-        await applier.close()
-        return self._ours(found)
+    @property
+    def _claim(self) -> Claim:
+        token = self._mark.token
+        return Claim(position_key(token), token, self._engine, self._still_ours)
 
-    def _ours(self, found: bytes | None) -> StreamPosition | None:
-        if found is None:
-            return None
-        held = TargetPosition.decode(found)
-        return held.position if held.transfer == self._mark.token else None
+    async def _held(self) -> TargetPosition:
+        """Claim the target; what it holds of us."""
+        async with self._ends.admin("target") as end:
+            return await self._claim.take(end)
+
+    async def _claim_again(self) -> None:
+        """Before values go over a new connection: nobody has taken over meanwhile."""
+        await self._held()
 
     async def _begin(self, sync: FullSync | PartialSync) -> None:
         """What has to be there before the first byte is taken in."""
@@ -285,18 +344,22 @@ class Online:
             await self._books.save(partial_syncs=self._mark.partial_syncs + 1)
             return
         await self._check_source()
-        await self._still_ours()
-        await self._make_room()
+        if self._mark.begun:
+            await self._make_room()
+        else:
+            await self._books.save(begun=True)
+            await self._held()
+        self._refused.clear()
         stage.tally.start_anew()
         await self._books.save(
-            begun=True,
             released=False,
             full_syncs=self._mark.full_syncs + 1,
             begun_at=time.time(),
         )
 
     async def _still_ours(self) -> None:
-        """A position that is gone may have been removed by an engine that opened the target."""
+        """Raise unless the migration is ours, and not over: a position that is gone may have been
+        removed by an engine that opened the target."""
         latest = await self._books.latest()
         if latest is not None and latest.opened:
             self._replaced = True
@@ -305,6 +368,7 @@ class Online:
                 remedy="Nothing is left to do.",
                 fault="user",
             )
+        await self._books.save()
 
     async def _check_source(self) -> None:
         """A source that lost its data must not have its last copy emptied for its sake."""
@@ -315,32 +379,31 @@ class Online:
             async with self._ends.admin("target") as end:
                 held = max(held, (await end.info()).keys)
         if self._source.info.keys < held // 2:
-            raise TransferFailed(
+            raise SourceLost(
                 f"the source has {self._source.info.keys:,} keys left, and the target has {held:,} "
                 "of those before",
-                remedy="Restore the source's data, and migrate into an emptied target.",
-                fault="source",
+                remedy="Restore the source's data and resume; or end it by force, and keep what "
+                "the target has.",
             )
 
     async def _make_room(self) -> None:
         """Before another full sync: what an earlier one left, and the source has deleted since,
-        must not stay."""
-        if not self._mark.begun:
-            return
-        # If another engine has taken over, this raises: the target may be in use by now.
-        await self._books.save()
+        must not stay. If another engine has taken over, this raises, and the target is as it was:
+        it may be in use by now."""
         if self._mark.held_before:
-            # An old position beside a new snapshot would be taken for the snapshot's.
-            async with self._ends.admin("target") as end:
-                await end.call("DEL", position_key(self._mark.token), dirty_key(self._mark.token))
             self._stage.on_event(
                 "full sync again: keys that the source deleted meanwhile may stay on the target, "
                 "which had keys of its own before"
             )
-            return
-        self._stage.on_event("full sync again: the target, empty before this migration, is emptied")
+            # An old position beside a new snapshot would be taken for the snapshot's.
+            command: tuple[str | bytes, ...] = ("DEL", dirty_key(self._mark.token))
+        else:
+            self._stage.on_event(
+                "full sync again: the target, empty before this migration, is emptied"
+            )
+            command = ("FLUSHALL",)
         async with self._ends.admin("target") as end:
-            await end.call("FLUSHALL")
+            await self._claim.clear(end, command)
 
     def _woke(self) -> None:
         """The target was restarted, and let keys expire until we were back: what is named from here
@@ -353,7 +416,7 @@ class Online:
 
     # --- 2. The snapshot ---
 
-    async def _full_sync(self, sync: FullSync) -> StreamPosition:
+    async def _full_sync(self, sync: FullSync) -> TargetPosition:
         stage = self._stage
         # Offsets behind another snapshot have nothing to do with those before it.
         self._stood = {"commands": self._commands}
@@ -365,20 +428,23 @@ class Online:
             if self._writer.closed:
                 await self._writer.open()
             self._writer.import_source = self._deadlines.importing
+            self._writer.on_dialled = self._claim_again
             await self._ticking(self._copy())
             await self._tuning.untune()
             await self._carry_code()
         position = StreamPosition(sync.replid, sync.offset, self._source.stream_db, False)
         # Before the position: with it the names must be there, whoever goes on from it.
-        names = Mender.names_of(self._timed)
+        names = Mender.names_of(self._timed) + Mender.names_of(self._refused, refused=True)
         self._timed.clear()
+        self._refused.clear()
         async with self._ends.admin("target") as end:
             for at in range(0, len(names), 1000):
                 await end.call("SADD", dirty_key(self._mark.token), *names[at : at + 1000])
         self._applier = self._new_applier(importing=self._deadlines.importing)
         await self._applier.open()
-        await self._applier.begin(TargetPosition(self._mark.token, position).encode())
-        return position
+        held = TargetPosition(self._mark.token, position, self._engine)
+        await self._applier.begin(held.encode(), over=self._claim.bare.encode())
+        return held
 
     async def _copy(self) -> None:
         async with contextlib.aclosing(self._source.snapshot()) as items:
@@ -402,10 +468,19 @@ class Online:
     def _acknowledged(self, acknowledged: Acknowledged) -> None:
         self._stage.tally.count(acknowledged, self._writer.info)
         self._books.dirty = True
+        batch = acknowledged.batch
+        if batch.streamed:
+            self._source.value_arrived(batch)
+        refused = [key for key, _ in batch.errors]
+        refused += [batch.key(index) for index, _ in acknowledged.errors]
+        # To read them again at once would be in vain.
+        self._timed.difference_update((batch.db, key) for key in refused)
+        for key in refused[: NAMED_KEYS_LIMIT - len(self._refused)]:
+            self._refused[batch.db, key] = None
 
     # --- 3. The stream ---
 
-    async def _follow(self, position: StreamPosition) -> None:
+    async def _follow(self, held: TargetPosition) -> None:
         """Follow until the target is open, or until something that `run` knows is raised."""
         stage = self._stage
         # Two connections: the follower asks for keys on one while we ask for offsets on the other.
@@ -414,23 +489,26 @@ class Online:
             self._ends.admin("source") as self._asking,
         ):
             self._mender = Mender(
-                control, self._source.info, self._writer.encoder, dirty_key(self._mark.token)
+                control,
+                self._source.info,
+                self._writer.encoder,
+                dirty_key(self._mark.token),
+                self._writer.bulk_limit,
             )
             if self._applier is None or self._applier.closed:
                 self._applier = self._new_applier(importing=self._deadlines.importing)
                 found = await self._applier.open()
-                held = self._ours(found)
                 # A target that came back older meanwhile, or was moved on by another engine: what
                 # lies between the two positions would be left out, or applied twice.
-                if held is None or replace(held, replid=position.replid) != position:
+                if not held.same_place(self._claim.ours(found)):
                     raise PositionMoved(found)
             follower = self._follower = Follower(
                 self._source,
                 self._applier,
                 self._mender,
-                position,
-                token=self._mark.token,
+                held,
                 not_carried=self._not_carried,
+                carried=self._carried,
                 left_out=self._leave_out,
             )
             follower.on_outage = self._outage
@@ -443,9 +521,14 @@ class Online:
 
     async def _take_up_dirty(self) -> None:
         """What an engine before us, or this one before a lost link, had still to mend."""
-        assert self._mender is not None
+        mender, tally = self._mender, self._stage.tally
+        assert mender is not None
         async with self._ends.admin("target") as end:
-            self._mender.take_up(await end.call("SMEMBERS", dirty_key(self._mark.token)))
+            mender.take_up(await end.call("SMEMBERS", dirty_key(self._mark.token)))
+        # The books were written a moment before, or behind it.
+        for db, key in mender.refused:
+            tally.refuse(db, key, "the target refused it before")
+        mender.spoil([key for key in tally.named_keys() if not mender.knows(key)])
 
     async def _steer(self, follower: Follower) -> None:
         """Run the follower beside the looks at where it stands and at what the operator wants."""
@@ -464,17 +547,26 @@ class Online:
                     told = loop.time()
                     await self._tick()
                 if stage.one_go and not stage.can_complete:
-                    if stage.tally.not_carried_total and self._near(follower):
+                    settled = self._near(follower) and follower.settled
+                    if stage.tally.not_carried_total and settled:
                         raise TransferFailed(stage.reason)
                     continue
                 if not stage.word.is_set():
                     continue
                 # The operator's word.
                 stage.word.clear()
-                if stage.one_go and self._settings.until == "in-sync":
-                    result = await self._cut_over.in_sync(follower, pump)
-                else:
-                    result = await self._cut_over.run(follower, pump)
+                try:
+                    if stage.one_go and self._settings.until == "in-sync":
+                        result = await self._cut_over.in_sync(follower, pump)
+                    else:
+                        result = await self._cut_over.run(follower, pump)
+                except (PositionMoved, LinkError, ServerError) as exc:
+                    why = explain(exc) if isinstance(exc, EngineError) else "the target has changed"
+                    stage.on_event(f"cut-over refused: {why}")
+                    if stage.one_go:
+                        # Nobody can repeat it by hand.
+                        stage.word.set()
+                    raise
                 if result.ok:
                     return
                 refused += 1
@@ -501,20 +593,32 @@ class Online:
             elif self._behind_until is None:
                 # Asked of the source itself: what was written while nobody listened may not even
                 # have begun to arrive.
-                with contextlib.suppress(LinkError, ServerError):
-                    reply = await self._asking.call("INFO", "replication")
-                    self._behind_until = offset_in(self._asking, reply)
-            elif follower.position.offset >= self._behind_until and self._near(follower):
-                follower.late = follower.fields = follower.suspect = False
-                stage.enter(Phase.FOLLOW)
+                catch_ups = self._catch_ups
+                asked = await self._source_offset()
+                if catch_ups == self._catch_ups:
+                    self._behind_until = asked
+            elif follower.position.offset >= self._behind_until:
+                # However much is being written: see `HeldDeadlines.exposed`.
+                if follower.suspect and self._deadlines.importing:
+                    self._books.note(released=False)
+                follower.suspect = False
+                if self._near(follower):
+                    follower.late = follower.fields = False
+                    stage.enter(Phase.FOLLOW)
         stage.can_complete, stage.reason = self._gates(follower)
+
+    async def _source_offset(self) -> int | None:
+        with contextlib.suppress(LinkError, ServerError):
+            return offset_in(self._asking, await self._asking.call("INFO", "replication"))
+        return None
 
     def _catch_up(self, follower: Follower) -> None:
         """What comes now was written some time ago: deadlines in it are not what they seem."""
         info = self._source.info
         has_fields = info.version >= ((9, 0, 0) if info.flavour == "valkey" else (7, 4, 0))
         self._behind_until = None
-        follower.late = self._deadlines.importing and self._source.relative_deadlines
+        self._catch_ups += 1
+        follower.late = self._source.relative_deadlines
         follower.has_fields = follower.fields = has_fields and not self._deadlines.importing
         follower.suspect = follower.suspect or self._deadlines.doubtful
         self._stage.enter(Phase.CATCH_UP)
@@ -524,7 +628,7 @@ class Online:
         if self._follower is not None:
             if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
                 self._catch_up(self._follower)
-            self._follower.suspect = self._deadlines.doubtful
+            self._follower.suspect = self._follower.suspect or self._deadlines.doubtful
 
     def _outage(self) -> None:
         """The target could not be reached for a while: what it holds has aged meanwhile."""
@@ -552,26 +656,34 @@ class Online:
             return False, "near deadlines are being lifted"
         if self._stage.phase is Phase.CATCH_UP:
             return False, "catching up with what was written before"
-        if self._mender.waiting > _MENDED_BEHIND_FENCE:
+        if follower.in_doubt:
+            return False, "looking through the last commands of the engine before this one"
+        readable = readable_behind(self._source.info, self._settings)
+        if self._mender.waiting > (_MENDED_BEHIND_FENCE if readable else 0):
             return False, f"{self._mender.waiting:,} keys are being read again from the source"
         return True, f"in sync: lag {size_words(follower.lag_bytes)}"
 
     # --- What breaks ---
 
-    def _judge(self, moved: PositionMoved) -> tuple[str, StreamPosition | None]:
-        """What to do about a position that is not where we left it."""
-        follower = self._follower
-        found = self._ours(moved.found)
+    async def _judge(self, moved: PositionMoved) -> str:
+        """What to say of a position that is not where we left it; raises if it is not for us to go
+        on from where it is."""
+        found = self._claim.ours(moved.found)
         if found is None:
-            return "the target lost this migration's data", None
-        if follower is not None and found.offset > follower.position.offset:
-            self._replaced = True
-            raise TransferFailed(
-                "another engine moves the same migration on",
-                remedy="Let that one go on, or end it first.",
-                fault="user",
-            )
-        return "the target holds another position than the one we left", found
+            return "the target lost this migration's data"
+        if found.engine != self._engine:
+            # An engine after us: then this raises. Or one before us, of which something arrived
+            # late, or whose position came back with an older copy of the target.
+            await self._still_ours()
+            self._overtaken += 1
+            if self._overtaken > _OVERTAKEN_MOST:
+                self._replaced = True
+                raise TransferFailed(
+                    "another engine moves the same migration on",
+                    remedy="Let that one go on, or end it first.",
+                    fault="user",
+                )
+        return "the target holds another position than the one we left"
 
     def _reached(self, position: StreamPosition | None) -> StreamPosition | None:
         """Where the target stands after the source's link went."""
@@ -621,6 +733,10 @@ class Online:
     def _not_carried(self, db: int, key: bytes, message: str, value_type: int | None) -> None:
         reason = explain_refusal(message, value_type, self._writer.info)
         self._stage.tally.refuse(db, key, reason)
+        self._books.dirty = True
+
+    def _carried(self, db: int, key: bytes) -> None:
+        self._stage.tally.carried(db, key)
         self._books.dirty = True
 
     def _leave_out(self, what: str) -> None:

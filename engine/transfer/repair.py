@@ -11,17 +11,30 @@ Between its becoming dirty and O a dirty key may be read by a command that write
 dirty in turn, and are read again. It converges, because a reading ends its key's dirtiness for good
 unless a command between (the moment of reading, O] names it together with another dirty key.
 
-Dirtiness outlives us: the names of dirty keys are a set on the target (`dirty_key`), written in the
-transaction that makes them dirty and taken out in the one that stores them.
+Dirtiness outlives us. Invariant: a key whose copy may differ from what the stream says at the
+target's position is named in a set on the target (`dirty_key`), or by one of the last transaction's
+commands, which the position knows where to find (`TargetPosition.since`). So names are added in the
+transaction that makes keys dirty where that is known before, else in the next one, once the answer
+was read; and a name is taken out behind the transaction that stored the key, once its answer said
+that it did.
+
+A key that the target *refused* (of a type that it does not know, say) stays dirty, but is read
+again only when a command names it, and not more often than once in `_AGAIN_SECONDS`: reading it
+costs the source as much as ever, and may be in vain as ever. What reads it is spoilt, as by any
+dirty key. It is off the list when a reading is stored, be it that the source has it no more. The
+list is bounded; what does not fit is not watched, and stays refused until the next full sync, so
+that the target is not opened.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine._native import CommandBatch, RestoreEncoder, encode_command
 from engine.errors import EngineError, ProtocolFault, ServerError
+from engine.model.report import NAMED_KEYS_LIMIT
 from engine.model.server import ServerInfo
 from engine.targets.applier import POSITION_DB
 from engine.transfer.fence import offset_in
@@ -34,6 +47,10 @@ _DEADLINES_AT_ONCE = 500
 _COMMANDS_AT_ONCE = 500
 # Names in one command that keeps the set on the target.
 _NAMES_AT_ONCE = 1000
+# A refused key that is written to all the time is read again at most so often.
+_AGAIN_SECONDS = 1.0
+# What a name in the set says is to be read: the value, the deadline; nothing, before it is named.
+_VALUE, _DEADLINE, _REFUSED = b"v", b"d", b"n"
 
 DbKey = tuple[int, bytes]
 Extra = tuple[int, bytes]
@@ -45,23 +62,36 @@ class Reading:
     """What the source held at `offset`.
 
     Of each key: (db, key, the command that stores it, its value's RDB type or None).
-    `values`: the keys' values, not their deadlines alone.
+    `values`: the keys' values, not their deadlines alone. `too_long`: keys whose values are longer
+    than the target takes at all: (db, key, bytes).
     """
 
     offset: int
     stores: tuple[Store, ...]
     values: bool
+    too_long: tuple[tuple[int, bytes, int], ...] = ()
+
+    @property
+    def keys(self) -> list[DbKey]:
+        """Every key that was read."""
+        read = [(db, key) for db, key, *_ in self.stores]
+        return read + [(db, key) for db, key, _ in self.too_long]
 
 
 class Mender:
     """The dirty keys, and the readings that wait for their offset.
 
-    `source` is a connection of the control plane; `encoder` stamps payloads for the target;
-    `names_key` holds the dirty keys' names there.
+    `source` is a connection of the control plane; `encoder` stamps payloads for the target, which
+    takes values of `bulk_limit` bytes at the most; `names_key` holds the dirty keys' names there.
     """
 
     def __init__(
-        self, source: Admin, info: ServerInfo, encoder: RestoreEncoder, names_key: bytes
+        self,
+        source: Admin,
+        info: ServerInfo,
+        encoder: RestoreEncoder,
+        names_key: bytes,
+        bulk_limit: int = 512 << 20,
     ) -> None:
         self._source = source
         self._encoder = encoder
@@ -69,8 +99,14 @@ class Mender:
         self._absolute = info.version >= (7, 0, 0) and not info.fork
         self._values: dict[DbKey, None] = {}
         self._deadlines: dict[DbKey, None] = {}
+        # Refused by the target; and those of them that a command has named since.
+        self._refused: dict[DbKey, None] = {}
+        self._named_again: dict[DbKey, None] = {}
+        self._again_at = 0.0
+        self._bulk_limit = bulk_limit
         self._readings: list[Reading] = []
         self._unnoted: list[bytes] = []
+        self._settled: list[tuple[DbKey, bytes]] = []
         self._strays: list[Extra] = []
         self.lift_ms = self.lift_before = 0
         """By how much deadlines before which moment are lifted now (`transfer.deadlines`)."""
@@ -83,8 +119,19 @@ class Mender:
 
     @property
     def clean(self) -> bool:
-        """Whether the target holds nothing that differs from the stream."""
+        """Whether the target holds nothing that differs from the stream, refused keys aside, and
+        the set says so."""
+        return self._mended and not self._settled
+
+    @property
+    def _mended(self) -> bool:
         return not (self._values or self._deadlines or self._readings)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the stream can pass by without a look: nothing is dirty, or refused, or to be
+        noted."""
+        return self.clean and not (self._unnoted or self._refused or self._named_again)
 
     @property
     def waiting(self) -> int:
@@ -95,70 +142,111 @@ class Mender:
     @property
     def to_read(self) -> bool:
         """Whether a reading could be taken: one at a time is under way."""
+        if self._named_again and time.monotonic() >= self._again_at:
+            self._again_at = time.monotonic() + _AGAIN_SECONDS
+            self._values.update(self._named_again)
+            self._named_again.clear()
         return not self._readings and bool(self._values or self._deadlines)
 
     def spoil(self, keys: Iterable[DbKey]) -> None:
         """These keys may differ: they are to be read again."""
-        self._add(self._values, keys, b"v")
+        for key in keys:
+            if key in self._refused:
+                del self._refused[key]
+                self._named_again[key] = None
+                self._unnoted.append(_name(key, _VALUE))
+            elif key not in self._named_again:
+                self._add(self._values, key, _VALUE)
 
     def spoil_deadlines(self, keys: Iterable[DbKey]) -> None:
         """Of these keys the deadline alone may differ."""
-        self._add(self._deadlines, keys, b"d")
+        for key in keys:
+            self._add(self._deadlines, key, _DEADLINE)
+
+    def refuse(self, key: DbKey) -> None:
+        """The target does not take this key's value: it stays as it is until a command names it."""
+        if len(self._refused) + len(self._named_again) < NAMED_KEYS_LIMIT:
+            self._refused[key] = None
+            self._unnoted.append(_name(key, _REFUSED))
+
+    @property
+    def refused(self) -> frozenset[DbKey]:
+        """The keys that the target refused and nothing has named since."""
+        return frozenset(self._refused)
+
+    def knows(self, key: DbKey) -> bool:
+        """Whether this key is dirty or refused."""
+        return key in self._values or key in self._refused or key in self._named_again
 
     def take_up(self, names: Iterable[bytes]) -> None:
         """The names that an engine before us left in the set."""
         for name in names:
-            db, kind, key = name.split(b" ", 2)
-            (self._values if kind == b"v" else self._deadlines)[int(db), key] = None
+            db, kind, rest = name.split(b" ", 2)
+            key = int(db), rest
+            if kind == _VALUE:
+                self._values[key] = None
+                self._refused.pop(key, None)
+            elif kind == _DEADLINE:
+                self._deadlines[key] = None
+            elif key not in self._values:
+                self._refused[key] = None
 
     # --- The set of names ---
 
     @staticmethod
-    def names_of(keys: Iterable[DbKey]) -> list[bytes]:
-        """How keys whose values are to be read again are named in the set."""
-        return [_name(key, b"v") for key in keys]
+    def names_of(keys: Iterable[DbKey], *, refused: bool = False) -> list[bytes]:
+        """How keys whose values are to be read again are named in the set; `refused`: keys that
+        the target has refused."""
+        return [_name(key, _REFUSED if refused else _VALUE) for key in keys]
 
     @property
     def unnoted(self) -> bool:
-        """Whether names are to be added to the set."""
-        return bool(self._unnoted)
+        """Whether the set is to be brought up to date: with new names soon, with those that are
+        over when there is nothing else to do."""
+        return bool(self._unnoted or (self._mended and self._settled))
 
     def notes(self) -> list[Extra]:
-        """Commands that add to the set what became dirty since `noted`."""
-        return [*self._strays, *self._named(b"SADD", self._unnoted)]
+        """Commands that bring the set up to what has changed since `noted`."""
+        gone = [_name(key, kind) for key, kind in self._settled if not self._is_named(key, kind)]
+        return [
+            *self._strays,
+            *self._commands(b"SREM", gone),
+            *self._commands(b"SADD", self._unnoted),
+        ]
 
     def noted(self) -> None:
         """The commands of `notes` were applied."""
         self._unnoted.clear()
+        self._settled.clear()
         self._strays.clear()
 
     def note_again(self) -> None:
         """The set may be gone (FLUSHALL, SWAPDB): all of it is to be written anew."""
-        names = [_name(key, b"v") for key in self._values]
-        names += [_name(key, b"d") for key in self._deadlines]
+        names = [_name(key, _VALUE) for key in (*self._values, *self._named_again)]
+        names += [_name(key, _DEADLINE) for key in self._deadlines]
+        names += [_name(key, _REFUSED) for key in self._refused]
         for reading in self._readings:
-            kind = b"v" if reading.values else b"d"
-            names += [_name((db, key), kind) for db, key, *_ in reading.stores]
+            kind = _VALUE if reading.values else _DEADLINE
+            names += [_name(key, kind) for key in reading.keys]
         self._unnoted = names
 
-    def strike(self, readings: Iterable[Reading]) -> list[Extra]:
-        """Commands that take what these readings store out of the set."""
-        names = []
-        for reading in readings:
-            again = self._values if reading.values else self._deadlines
-            kind = b"v" if reading.values else b"d"
-            names += [
-                _name((db, key), kind) for db, key, *_ in reading.stores if (db, key) not in again
-            ]
-        return self._named(b"SREM", names)
+    def _is_named(self, key: DbKey, kind: bytes) -> bool:
+        """Whether the set has to hold this name."""
+        if kind == _REFUSED:
+            return key in self._refused
+        values = kind == _VALUE
+        if values and (key in self._values or key in self._named_again):
+            return True
+        if not values and key in self._deadlines:
+            return True
+        return any(reading.values == values and key in reading.keys for reading in self._readings)
 
-    def _add(self, where: dict[DbKey, None], keys: Iterable[DbKey], kind: bytes) -> None:
-        for key in keys:
-            if key not in where:
-                where[key] = None
-                self._unnoted.append(_name(key, kind))
+    def _add(self, where: dict[DbKey, None], key: DbKey, kind: bytes) -> None:
+        if key not in where:
+            where[key] = None
+            self._unnoted.append(_name(key, kind))
 
-    def _named(self, command: bytes, names: Sequence[bytes]) -> list[Extra]:
+    def _commands(self, command: bytes, names: Sequence[bytes]) -> list[Extra]:
         return [
             (
                 POSITION_DB,
@@ -174,7 +262,7 @@ class Mender:
 
         `movers`: where those commands put a key's value that have it in another database, or may.
         """
-        if self.clean:
+        if self._mended and not self._refused and not self._named_again:
             return
         swaps = batch.swaps
         for one, other in swaps:
@@ -183,6 +271,9 @@ class Mender:
                 # The set went to the other database, and is written anew in ours.
                 stray = other if one == POSITION_DB else one
                 self._strays.append((stray, encode_command(b"DEL", self._names_key)))
+        if batch.flushes:
+            # Which of the refused keys are gone by that, the source knows.
+            self.spoil(tuple(self._refused))
         if swaps or batch.flushes:
             self.note_again()
         await self.spread(batch, movers)
@@ -191,25 +282,28 @@ class Mender:
         """Spread dirtiness over the keys of commands that name a dirty key."""
         asked: dict[int, list[bytes]] = {}
         names: set[bytes] = set()
+        swaps = batch.swaps
         # Again as long as it spreads: what one command made dirty the next may read.
         while names != (names := self._dirty_names()):
-            for index in batch.mentioning(names):
-                if index not in asked:
-                    asked[index] = await self.keys_of(batch.command(index))
+            hits = batch.mentioning(names)
+            new = [index for index in hits if index not in asked]
+            asked.update(zip(new, await self._keys_named(batch, new), strict=True))
+            for index in hits:
                 keys = asked[index]
                 if not any(key in names for key in keys):
                     continue
-                db = batch.db(index)
-                if len(keys) > 1:
-                    self.spoil((db, key) for key in keys)
+                named = _placed(batch.db(index), keys, swaps)
+                # A single key is as dirty as it was, and read already, unless it was refused.
+                self.spoil(named if len(keys) > 1 else self._refused.keys() & named)
                 if index in movers:
                     self.spoil([movers[index]])
 
     def _dirty_names(self) -> set[bytes]:
-        names = {key for _, key in self._values}
+        names = {key for where in (self._values, self._named_again) for _, key in where}
+        names.update(key for _, key in self._refused)
         for reading in self._readings:
             if reading.values:
-                names.update(key for _, key, *_ in reading.stores)
+                names.update(key for _, key in reading.keys)
         return names
 
     async def keys_of(self, command: Sequence[bytes]) -> list[bytes]:
@@ -221,23 +315,32 @@ class Mender:
             return []
         return [key for key in reply if isinstance(key, bytes)]
 
-    async def keys_in(self, batch: CommandBatch) -> list[DbKey]:
+    async def keys_in(
+        self, batch: CommandBatch, movers: Mapping[int, DbKey] | None = None
+    ) -> list[DbKey]:
         """Every key that the batch names."""
-        found: list[DbKey] = []
-        for first in range(0, len(batch), _COMMANDS_AT_ONCE):
-            indices = range(first, min(first + _COMMANDS_AT_ONCE, len(batch)))
+        found: list[DbKey] = list((movers or {}).values())
+        swaps, indices = batch.swaps, range(len(batch))
+        for index, keys in zip(indices, await self._keys_named(batch, indices), strict=True):
+            found += _placed(batch.db(index), keys, swaps)
+        return found
+
+    async def _keys_named(self, batch: CommandBatch, indices: Sequence[int]) -> list[list[bytes]]:
+        """The keys of each of these commands."""
+        found: list[list[bytes]] = []
+        for at in range(0, len(indices), _COMMANDS_AT_ONCE):
             replies = await self._source.pipeline(
-                ("COMMAND", "GETKEYS", *batch.command(index)) for index in indices
+                ("COMMAND", "GETKEYS", *batch.command(index))
+                for index in indices[at : at + _COMMANDS_AT_ONCE]
             )
-            for index, reply in zip(indices, replies, strict=True):
-                if isinstance(reply, list):
-                    db = batch.db(index)
-                    found += [(db, key) for key in reply if isinstance(key, bytes)]
+            for reply in replies:
+                keys = reply if isinstance(reply, list) else []
+                found.append([key for key in keys if isinstance(key, bytes)])
         return found
 
     def _swap(self, one: int, other: int) -> None:
         swap = {one: other, other: one}
-        for where in (self._values, self._deadlines):
+        for where in (self._values, self._deadlines, self._refused, self._named_again):
             moved = [(swap.get(db, db), key) for db, key in where]
             where.clear()
             where.update(dict.fromkeys(moved))
@@ -262,11 +365,13 @@ class Mender:
         return min((reading.offset for reading in self._readings), default=None)
 
     def stored(self, readings: Iterable[Reading]) -> None:
-        """These readings are on the target."""
+        """These readings are on the target, but for the keys that it has refused by now."""
         for reading in readings:
             self._readings.remove(reading)
+            kinds = (_VALUE, _REFUSED) if reading.values else (_DEADLINE,)
+            self._settled += [(key, kind) for key in reading.keys for kind in kinds]
             if reading.values:
-                self.repaired += len(reading.stores)
+                self.repaired += sum(key not in self._refused for key in reading.keys)
 
     async def _take(self, where: dict[DbKey, None], most: int, *, values: bool) -> None:
         keys = (
@@ -304,6 +409,7 @@ class Mender:
         now = seconds * 1000 + micros // 1000
         offset = offset_in(self._source, replies[1])
         stores: list[Store] = []
+        too_long: list[tuple[int, bytes, int]] = []
         for (db, key), place in zip(keys, places, strict=True):
             deadline = replies[place]
             if not isinstance(deadline, int):
@@ -318,9 +424,13 @@ class Mender:
             payload = replies[place + 1] if values else b""
             if isinstance(payload, Exception):
                 raise ServerError(f"{self._source.name} answered DUMP with: {payload}")
+            if isinstance(payload, bytes) and len(payload) > self._bulk_limit:
+                # The target would not answer with an error, but end the connection.
+                too_long.append((db, key, len(payload)))
+                continue
             value_type = payload[0] if isinstance(payload, bytes) and payload else None
             stores.append((db, key, self._storing(key, deadline, payload, values), value_type))
-        return Reading(offset, tuple(stores), values)
+        return Reading(offset, tuple(stores), values, tuple(too_long))
 
     def _storing(self, key: bytes, deadline: int, payload: object, values: bool) -> bytes:
         if deadline == -2 or (values and not isinstance(payload, bytes)):
@@ -335,3 +445,13 @@ class Mender:
 
 def _name(key: DbKey, kind: bytes) -> bytes:
     return b"%d %s %s" % (key[0], kind, key[1])
+
+
+def _placed(db: int, keys: Iterable[bytes], swaps: Iterable[tuple[int, int]]) -> list[DbKey]:
+    """Keys that a command in database `db` names, with the database that they are in behind its
+    batch: with every one that it may be by the batch's SWAPDBs, for too many do no harm."""
+    places = {db}
+    for pair in swaps:
+        if not places.isdisjoint(pair):
+            places.update(pair)
+    return [(place, key) for key in keys for place in places]

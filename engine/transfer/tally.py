@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine.model.checkpoint import Checkpoint
 from engine.model.online import OnlineMark
 from engine.model.position import ScanPosition
-from engine.model.report import NAMED_KEYS_LIMIT, NotCarried, printable_key
+from engine.model.report import NAMED_KEYS_LIMIT, NotCarried, key_of, printable_key
 from engine.model.server import ServerInfo
 from engine.targets.base import Acknowledged
 from engine.transfer.refusals import explain_refusal
@@ -151,6 +151,18 @@ class Tally:
             self._named.add(name)
         else:
             self._beyond[reason] += 1
+
+    def carried(self, db: int, key: bytes) -> None:
+        """A key that was not carried is, by now. One too many to be named stays counted."""
+        name = db, printable_key(key)
+        if name in self._named:
+            self._named.remove(name)
+            self.not_carried = [each for each in self.not_carried if (each.db, each.key) != name]
+            self.not_carried_total -= 1
+
+    def named_keys(self) -> list[tuple[int, bytes]]:
+        """Database and name of every key that was not carried and is named."""
+        return [(each.db, key_of(each.key)) for each in self.not_carried]
 
     def _name_again(self) -> None:
         self._named = {(each.db, each.key) for each in self.not_carried}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from engine.errors import AuthError, EngineError, PsyncRefused, StateError
+from engine.errors import AuthError, EngineError, PsyncRefused, SourceLost, StateError
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark
 from engine.model.progress import Phase, Progress
@@ -101,13 +102,18 @@ class Transfer:
             self._task.cancel()
         errors: list[str] = []
         status: Status = "done"
-        kept = False
+        kept = forced = False
         try:
             await self._task
         except asyncio.CancelledError:
             status = "stopped"
             if self._forced and not self._stopping:
                 standing = self._way.standing if self._way else "before anything was read"
+                forced = True
+                if self._way is None:
+                    # What an engine before this one left wants to be tidied up all the same.
+                    with contextlib.suppress(StateError):
+                        self._way = self._begun()
                 errors.append(f"ended by force: {standing}")
                 stage.on_event(errors[-1])
             else:
@@ -118,6 +124,11 @@ class Transfer:
             self._end(
                 Phase.STOPPED, errors[-1] if errors else "stopped; what is acknowledged stays"
             )
+        except SourceLost as exc:
+            # What is on the target may be the last copy: it stays, and can be gone on with.
+            status, kept = "stopped", True
+            errors.append(explain(exc))
+            self._end(Phase.STOPPED, errors[-1])
         except EngineError as exc:
             # The state failed, or the claim is another's: the target is as it has to be.
             kept = isinstance(exc, StateError)
@@ -126,7 +137,8 @@ class Transfer:
             self._end(Phase.FAILED, errors[-1])
         finally:
             if self._way is not None:
-                await self._way.close(resumable=kept or (status == "stopped" and not errors))
+                resumable = kept or (status == "stopped" and not forced)
+                await self._way.close(resumable=resumable, forced=forced)
         if self._way is not None:
             await self._way.save_last(errors)
         return self._report(status, errors, loop.time() - stage.began)
@@ -145,13 +157,19 @@ class Transfer:
             self._way = self._offline()
             await self._way.run()
 
+    def _begun(self) -> Offline | Online | None:
+        """The way that a process before this one has begun to go."""
+        before = self._checkpoints.load()
+        if before is None:
+            return None
+        return self._online() if isinstance(before.position, OnlineMark) else self._offline()
+
     async def _choose(self) -> Offline | Online:
         if self._source_endpoint.rdb_path is not None:
             return self._offline()
-        before = self._checkpoints.load()
-        if before is not None:
-            online = isinstance(before.position, OnlineMark)
-            return self._online() if online else self._offline()
+        begun = self._begun()
+        if begun is not None:
+            return begun
         if self._settings.source_type == "scan":
             return self._offline()
         objection = self._settings.replica_objection()

@@ -214,3 +214,39 @@ def test_there_and_back(binary: Binary, server_factory: ServerFactory) -> None:
             assert max(left(0)) < deadlines.LIFT_MS // 2
 
     run_loop(main())
+
+
+@pytest.mark.parametrize("target_name", ["redis-7.0", "valkey-8.1"])
+def test_ttls_that_count_from_a_time_that_is_gone(
+    target_name: str, server_factory: ServerFactory
+) -> None:
+    """An old source's EXPIRE comes when the link is back, seconds after it was run."""
+    source, target = server_factory(known("redis-6.0")), server_factory(known(target_name))
+    client = source.client()
+    client.mset({"expire": 1, "persisted": 1, "renamed": 1})
+
+    with Proxy(source.host, source.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            proxy.refuse()
+            proxy.cut_now()
+            client.expire("expire", 600)
+            client.execute_command("SETEX", "setex", 600, 1)
+            client.set("set", 1, px=600_000)
+            client.expire("renamed", 600)
+            client.rename("renamed", "new")
+            client.expire("persisted", 600)
+            client.persist("persisted")
+            await asyncio.sleep(4)
+            proxy.refuse(False)
+            await soon(lambda: target.client().exists("setex"), "the stream goes on")
+            await following(work)
+            await cut_over(work, run, source)
+
+        run = online(proxy, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    for key in ("expire", "setex", "set", "new"):
+        assert abs(client.pttl(key) - target.client().pttl(key)) < 1000, key
+    assert target.client().pttl("persisted") == -1
+    assert_tidy(target)

@@ -86,16 +86,52 @@ def test_the_target_loses_its_data(ends: tuple[Server, Server]) -> None:
 def test_the_source_comes_back_empty(ends: tuple[Server, Server]) -> None:
     """Restarted without its data it must not empty the target as well."""
     source, target = ends
+    store = MemoryCheckpoint()
 
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
         source.kill()
         await asyncio.to_thread(source.restart)
-        await phase(work, Phase.FAILED)
+        await phase(work, Phase.STOPPED)
 
-    run = online(source, target, steer)
-    assert run.report.status == "failed"
+    run = online(source, target, steer, checkpoints=store)
+    assert run.report.status == "stopped"
     assert "the source has 0 keys left, and the target has 30" in run.report.errors[0]
+    assert target.client().mget("key:0", "key:299") == [b"0", b"299"]
+    # What it takes to go on is still there, and as soon as the source has its data again it does.
+    assert len(target.client().keys("startmigration:position:*")) == 1
+    source.client().mset({f"key:{n}": n for n in range(300)})
+    source.client(1).set("timed", "x", ex=3000)
+
+    async def go_on(work: Transfer, run: Run) -> None:
+        await following(work)
+        await cut_over(work, run, source)
+
+    run = online(source, target, go_on, checkpoints=store)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_the_source_comes_back_empty_and_is_given_up(ends: tuple[Server, Server]) -> None:
+    """Ended by force: the target has the last copy, with deadlines that pass."""
+    source, target = ends
+    store = MemoryCheckpoint()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        source.kill()
+        await asyncio.to_thread(source.restart)
+        await phase(work, Phase.STOPPED)
+
+    online(source, target, steer, checkpoints=store)
+
+    async def force(work: Transfer, run: Run) -> None:
+        work.complete(force=True)
+
+    # Forced before it has begun to look, as a worker is that finds the operator's word at once.
+    run = online(source, target, force, checkpoints=store)
+    assert run.report.errors[0].startswith("ended by force: ")
     assert target.client().dbsize() == 300
     assert 0 < target.client(1).ttl("timed") <= 3000
     assert_tidy(target)

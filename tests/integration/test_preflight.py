@@ -252,10 +252,19 @@ async def test_rights_that_are_enough_to_follow(
     assert named(result, "target-permissions").outcome == "pass"
     assert named(result, "fence").outcome == "pass"
     assert named(result, "stream-commands").outcome == "pass"
+    # Nor is it to close the source behind the cut-over.
+    warns(result, "source-after", "CONFIG SET", "CLIENT KILL", "+config|set", "+client|kill")
+    closing = f"{FOLLOW} {asking} +config|get +config|set +client|kill"
+    result = await look(user(source, "closer", closing), target)
+    assert all(each.name != "source-after" for each in result.checks)
+    result = await look(
+        user(source, "follower", f"{FOLLOW} {asking}"),
+        user(target, "applier", f"{APPLY} +@read +@write {asking}"),
+        replace(QUICK, source_after="resume"),
+    )
+    assert all(each.name != "source-after" for each in result.checks)
     # To read the comparison's values is more than to follow.
     warns(result, "source-comparison", "LRANGE", "+@read")
-    # So is to have the source refuse writes in the end.
-    warns(result, "source-after", "CONFIG SET", "+config|set", "+client|kill", "carried by nobody")
     # Nothing was done to either; nobody became a replica.
     assert client.info("replication")["connected_slaves"] == 0
     assert target.client().dbsize() == 0

@@ -125,15 +125,29 @@ def test_the_next_byte_is_asked_for() -> None:
     assert ask(info, StreamPosition("r", 41, 3, True)) == ("PSYNC", "r", 42)
 
 
-@given(
-    st.text("abcdef0123456789-", min_size=1, max_size=40),
-    st.integers(0, 2**63 - 1),
-    st.integers(0, 2**31),
-    st.booleans(),
-)
-def test_a_position_survives_the_target(name: str, offset: int, db: int, in_multi: bool) -> None:
-    position = TargetPosition(name, StreamPosition("a" * 40, offset, db, in_multi))
+WORDS = st.text("abcdef0123456789", min_size=1, max_size=40)
+PLACES = st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 2**31), st.booleans())
+
+
+@given(WORDS, st.one_of(st.just(""), WORDS), st.lists(PLACES, max_size=2))
+def test_a_position_survives_the_target(
+    name: str, engine: str, places: list[tuple[int, int, bool]]
+) -> None:
+    since, at = None, None
+    if places:
+        *earlier, last = (StreamPosition("a" * 40, *place) for place in sorted(places))
+        at, since = last, earlier[0] if earlier and earlier[0] != last else None
+    position = TargetPosition(name, at, engine, since)
     assert TargetPosition.decode(position.encode()) == position
+    doubtful = since if since is not None and at is not None and since.offset < at.offset else None
+    assert position.doubtful == doubtful
+
+
+def test_a_position_of_an_older_release_is_read() -> None:
+    found = TargetPosition.decode(b"v1 token replid 42 3 1")
+    assert found == TargetPosition("token", StreamPosition("replid", 42, 3, True))
+    assert found.engine == ""
+    assert found.doubtful is None
 
 
 @pytest.mark.parametrize(
@@ -141,7 +155,10 @@ def test_a_position_survives_the_target(name: str, offset: int, db: int, in_mult
     [
         b"",
         b"v1",
-        b"v2 t r 1 0 0",
+        b"v2 t e r 1 0 0",
+        b"v2 t e r 1 0 0 2 0 0",
+        b"v2 t",
+        b"v3 t e r 1 0 0 1 0 0",
         b"v1 t r 1 0 0 0",
         b"v1 t r -1 0 0",
         b"v1 t r 1 0 2",

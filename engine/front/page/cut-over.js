@@ -12,7 +12,8 @@ const OPEN = new Map([
 
 const FOLLOWED =
   "Writes to the source are held back for a moment, the rest is applied, and both ends are compared. " +
-  "If they differ, or it takes too long, nothing is changed and following goes on.";
+  "If they differ, or it takes too long, nothing is changed and following goes on. Afterwards the " +
+  "source refuses writes (NOREPLICAS), unless the migration was started with source_after=resume.";
 const SCANNED =
   "Both ends are compared; if they differ, the cut-over is refused. What was written to the source " +
   "after the scan had passed is not carried.";

@@ -146,6 +146,7 @@ def lifted_deadlines(info: ServerInfo) -> list[Needed]:
         _queued("EVAL", "return 0", 1, ABSENT_KEY),
         Needed(("SCAN", 0, "COUNT", 1)),
         Needed(("PTTL", ABSENT_KEY)),
+        Needed(("TIME",)),
     ]
     if _has_pexpiretime(info):
         return [*needed, Needed(("PEXPIRETIME", ABSENT_KEY))]
@@ -156,11 +157,11 @@ PAUSE = (_queued("CLIENT", "PAUSE", 1), _queued("CLIENT", "UNPAUSE"))
 """What `--fence pause` runs. (Before 6.2 there is no UNPAUSE, and none is run.)"""
 
 SEAL = (
-    Needed(("CONFIG", "GET", "min-replicas-to-write")),
-    _queued("CONFIG", "SET", "min-replicas-to-write", 0),
-    _queued("CLIENT", "KILL", "TYPE", "normal"),
+    Needed(("CONFIG", "GET", "min-replicas-to-write"), "it takes writes nobody carries"),
+    _queued("CONFIG", "SET", "min-replicas-to-write", 0, loss="it takes writes nobody carries"),
+    _queued("CLIENT", "KILL", "TYPE", "pubsub", loss="clients that wait there go on waiting"),
 )
-"""What has the source refuse writes behind the cut-over (`transfer.seal`)."""
+"""What has the source refuse writes behind the cut-over (`transfer.seal`, `transfer.fence`)."""
 
 TUNING = (
     Needed(("CONFIG", "GET", "rdbcompression")),

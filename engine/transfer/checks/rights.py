@@ -155,16 +155,15 @@ async def _check_fence(source: Admin, info: ServerInfo, settings: TransferSettin
 
 
 async def _check_seal(source: Admin, settings: TransferSettings) -> Check | None:
-    if (settings.fence, settings.until, settings.source_after) != ("pause", "cut-over", "refuse"):
+    if settings.fence != "pause" or settings.until != "cut-over":
+        return None
+    if settings.source_after != "refuse":
         return None
     rights = await ask_rights(source, needs.SEAL)
     if not rights.denied:
-        return passed("source-after", "the source can be made to refuse writes behind the cut-over")
-    return warned(
-        "source-after",
-        f"{rights.figure}: writes that reach the source behind the cut-over are carried by nobody",
-        f"{rights.remedy} Or stop its writers, and say so with --source-after resume.",
-    )
+        return None
+    losses = "; ".join(sorted({each.loss for each in rights.denied}))
+    return warned("source-after", f"{rights.figure}: once cut over {losses}", rights.remedy)
 
 
 async def _check_tuning(source: Admin, settings: TransferSettings) -> Check | None:

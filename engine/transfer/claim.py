@@ -1,0 +1,121 @@
+"""Whose a target is, said by the target itself.
+
+The state says which engine a migration belongs to, but an engine looks there now and then only. One
+that was replaced may be asleep (SIGSTOP, a paged-out host) between its look and its next command,
+or dead with commands under way that the target has not read yet. So whoever takes a migration over
+first writes its own name into the position key, and everything that must not be done by a replaced
+engine is done in this order, on one connection to the target:
+
+    WATCH key  →  GET key  →  the state still says that the migration is ours  →  MULTI … SET … EXEC
+
+An engine that takes over has the state say so before it writes the key. So if our look at the state
+came before that, its write came behind our WATCH, and our EXEC answers nil; if it came after, the
+look fails. Transactions of the stream are guarded in the same way (`targets.applier`): their WATCH
+is older than the successor's write, whenever they arrive.
+
+The values of a snapshot go without transactions. Their connections have a name instead, by which
+whoever takes over ends them, with all that the target has not read yet; and an engine that dials
+anew claims the target again before it sends anything. A user who may not do that (`CLIENT LIST`,
+`CLIENT KILL`) goes without: what was under way may then arrive behind the successor's FLUSHALL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+
+from engine.errors import AuthError, EngineError, ServerError
+from engine.model.position import TargetPosition
+from engine.wire.admin import Admin, Arg
+from engine.wire.dial import CLIENT_NAME
+
+# How often somebody else may write the key between our WATCH and our EXEC.
+_TRIES_MOST = 10
+
+
+class Claim:
+    """The claim of `engine` on the target of `transfer`, in `key`.
+
+    `still_ours` looks at the state, and raises (`StateError`) if the migration is another's.
+    """
+
+    def __init__(
+        self, key: bytes, transfer: str, engine: str, still_ours: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._key = key
+        self._still_ours = still_ours
+        self.bare = TargetPosition(transfer, None, engine)
+        """What the key holds while there is no position."""
+
+    def ours(self, found: bytes | None) -> TargetPosition | None:
+        """What the key held, if it is of this transfer. Raises `ProtocolFault`."""
+        held = TargetPosition.decode(found) if found is not None else None
+        return held if held is not None and held.transfer == self.bare.transfer else None
+
+    async def take(self, target: Admin) -> TargetPosition:
+        """Write our name beside the position that is there, if any; what is there then.
+
+        Raises what the state raises, `LinkError`, `ServerError`, `AuthError`.
+        """
+
+        def taken(found: TargetPosition | None) -> tuple[list[Sequence[Arg]], TargetPosition]:
+            held = self.bare
+            if found is not None:
+                held = TargetPosition(held.transfer, found.position, held.engine, found.since)
+            return [], held
+
+        held = await self._guarded(target, taken)
+        await self._end_others(target)
+        return held
+
+    @property
+    def client_name(self) -> str:
+        """What connections are called that are to end when the claim does."""
+        return f"{self._names}{self.bare.engine}"
+
+    @property
+    def _names(self) -> str:
+        return f"{CLIENT_NAME}:{self.bare.transfer}:"
+
+    async def _end_others(self, target: Admin) -> None:
+        with contextlib.suppress(AuthError, ServerError):
+            listed = await target.call("CLIENT", "LIST")
+            for line in listed.decode("utf-8", "replace").splitlines():
+                words = dict(word.partition("=")[::2] for word in line.split(" "))
+                name = words.get("name", "")
+                if name.startswith(self._names) and name != self.client_name:
+                    # It may be gone by now.
+                    with contextlib.suppress(ServerError):
+                        await target.call("CLIENT", "KILL", "ID", words["id"])
+
+    async def clear(self, target: Admin, *commands: Sequence[Arg]) -> None:
+        """Run `commands`, which take away what was there, and leave our bare claim.
+
+        Raises as `take` does; what the target refuses of it, all of it.
+        """
+        await self._guarded(target, lambda _: (list(commands), self.bare))
+
+    async def _guarded(
+        self,
+        target: Admin,
+        work: Callable[[TargetPosition | None], tuple[list[Sequence[Arg]], TargetPosition]],
+    ) -> TargetPosition:
+        for _ in range(_TRIES_MOST):
+            await target.call("UNWATCH")
+            await target.call("WATCH", self._key)
+            found = self.ours(await target.call("GET", self._key))
+            await self._still_ours()
+            commands, held = work(found)
+            *queued, done = await target.pipeline(
+                [("MULTI",), *commands, ("SET", self._key, held.encode()), ("EXEC",)]
+            )
+            for reply in (*queued, *(done if isinstance(done, list) else [done])):
+                if isinstance(reply, EngineError):
+                    raise reply
+            if done is not None:
+                return held
+        raise ServerError(
+            f"{target.name}: somebody else keeps writing {self._key.decode()}",
+            code="TRYAGAIN",
+            fault="target",
+        )

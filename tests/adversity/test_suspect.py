@@ -1,0 +1,124 @@
+"""Keys that may have expired on a target that was away: read again, up to a known offset."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from engine.model.progress import Phase
+from engine.transfer.gate import GateResult
+from engine.transfer.held import HeldDeadlines
+from engine.transfer.online import Online
+from engine.transfer.transfer import Transfer
+from tests.conftest import ServerFactory
+from tests.converge import assert_settled
+from tests.online import YEAR_MS, assert_tidy, cut_over, in_sync, online, refused, soon
+from tests.proxy import Proxy
+from tests.servers import Server, binaries
+from tests.transfers import Run
+
+
+@pytest.fixture
+def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
+    """A target without import mode, where deadlines are lifted."""
+    found = [each for each in binaries() if each.name.startswith("redis-7.0")]
+    if not found:
+        pytest.skip("no redis-7.0 on this machine")
+    return server_factory(found[0], "--repl-backlog-size", "64mb"), server_factory(found[0])
+
+
+class Writer:
+    """Writes all the time, faster than what is written could be read again key by key."""
+
+    def __init__(self, server: Server) -> None:
+        self._client = server.client()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        n = 0
+        while not self._over.is_set():
+            pipe = self._client.pipeline(transaction=False)
+            for _ in range(200):
+                pipe.incr(f"n:{n % 5000}")
+                n += 1
+            pipe.execute()
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def follower_of(work: Transfer) -> Any:
+    return work._way._follower  # type: ignore[union-attr]
+
+
+def released(work: Transfer) -> bool:
+    return bool(work._way._mark.released)  # type: ignore[union-attr]
+
+
+def test_an_outage_after_a_refused_cut_over(
+    ends: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deadlines were set back for the cut-over; then the target is away for longer than a key
+    has to live there, while the source puts its end off, and writes go on all the time."""
+    source, target = ends
+    client = source.client()
+    for n in range(50):
+        client.set(f"session:{n}", "alive", px=9000)
+    verdicts = [GateResult(False, "not yet")]
+    lift_all, near = HeldDeadlines._lift_all, Online._near
+    away = threading.Event()
+
+    async def gate(_: bytes) -> GateResult:
+        return verdicts.pop() if verdicts else GateResult(True, "")
+
+    async def after_the_outage(self: HeldDeadlines) -> None:
+        await asyncio.to_thread(away.wait)
+        await lift_all(self)
+
+    # The pass that would be quick enough comes too late.
+    monkeypatch.setattr(HeldDeadlines, "_lift_all", after_the_outage)
+    with Proxy(target.host, target.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await in_sync(work, source)
+            assert target.client().pttl("session:0") > 50 * YEAR_MS
+            await refused(work, run)
+            assert target.client().pttl("session:0") < 9000
+            assert released(work)
+            writer = Writer(source)
+            # So fast that the target is never near.
+            monkeypatch.setattr(Online, "_near", lambda *_: False)
+            proxy.refuse()
+            proxy.cut_now()
+            for n in range(50):
+                client.pexpire(f"session:{n}", 600_000)
+            await soon(lambda: target.client().keys("session:*") == [], "expiry there", 15)
+            away.set()
+            proxy.refuse(False)
+            await soon(lambda: follower_of(work) and follower_of(work).suspect, "suspicion")
+            # Its end, while writes go on.
+            await soon(
+                lambda: follower_of(work) and not follower_of(work).suspect,
+                "the end of suspicion",
+                30,
+            )
+            assert not released(work)
+            assert work.progress.phase is Phase.CATCH_UP
+            monkeypatch.setattr(Online, "_near", near)
+            await soon(lambda: len(target.client().keys("session:*")) == 50, "sessions")
+            assert target.client().pttl("session:0") > 50 * YEAR_MS
+            await asyncio.to_thread(writer.stop)
+            await cut_over(work, run, source)
+
+        run = online(source, proxy, steer, gate_in_sync=gate, timeout=90)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(source, target, 2, ttl_bound_ms=100)
+    assert_tidy(target)

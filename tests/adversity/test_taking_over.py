@@ -1,0 +1,460 @@
+"""An engine that was killed, or is taken for dead, and the one that takes its migration over."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from engine.errors import LinkError, StateError
+from engine.model.checkpoint import Checkpoint
+from engine.model.online import OnlineMark, position_key
+from engine.model.position import StreamPosition, TargetPosition
+from engine.model.progress import Phase
+from engine.targets.applier import Applied, Applier
+from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.claim import Claim
+from engine.transfer.opening import Opening
+from engine.transfer.repair import Mender
+from engine.transfer.transfer import Transfer
+from engine.wire.psync import FullSync, PartialSync
+from tests.conftest import ServerFactory
+from tests.converge import assert_settled
+from tests.followers import offset_of, source_of
+from tests.online import assert_tidy, cut_over, following, in_sync, online, soon
+from tests.proxy import Proxy
+from tests.servers import Server, binaries
+from tests.traffic import Counters
+from tests.transfers import Run
+
+NAMES = ("redis-7.0", "valkey-9")
+Steer = Callable[[Transfer, Run], Awaitable[None]]
+
+
+@pytest.fixture(params=NAMES)
+def ends(request: pytest.FixtureRequest, server_factory: ServerFactory) -> tuple[Server, Server]:
+    found = [each for each in binaries() if each.name.startswith(request.param)]
+    if not found:
+        pytest.skip(f"no {request.param} on this machine")
+    source = server_factory(found[0], "--repl-backlog-size", "16kb")
+    target = server_factory(found[0])
+    source.client().mset({f"key:{n}": n for n in range(300)})
+    return source, target
+
+
+def ending(source: Server, *before: Callable[[], None]) -> Steer:
+    """Follow, do what is given, cut over."""
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        for act in before:
+            await asyncio.to_thread(act)
+        await cut_over(work, run, source)
+
+    return steer
+
+
+def token_of(store: MemoryCheckpoint) -> str:
+    checkpoint = store.load()
+    assert checkpoint is not None
+    assert isinstance(checkpoint.position, OnlineMark)
+    return checkpoint.position.token
+
+
+# --- What the last transaction may lack ---
+
+
+def test_killed_before_it_read_that_commands_had_failed(
+    ends: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They failed inside a transaction that was applied, and nobody alive has seen it."""
+    source, target = ends
+    store = MemoryCheckpoint()
+    died: list[bool] = []
+    apply = Applier.apply
+
+    async def applied_and_dead(self: Applier, *args: Any, **more: Any) -> Applied:
+        result = await apply(self, *args, **more)
+        if result.failed:
+            died.append(True)
+            await asyncio.Event().wait()
+        return result
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await in_sync(work, source)
+        # Whatever makes a command fail on the target alone.
+        target.client().set("list", "no list")
+        monkeypatch.setattr(Applier, "apply", applied_and_dead)
+        source.client().rpush("list", "a", "b")
+        await soon(lambda: died, "the transaction")
+        monkeypatch.setattr(Applier, "apply", apply)
+        work.stop()
+
+    online(source, target, steer, checkpoints=store)
+    assert target.client().type("list") == b"string"
+    run = online(source, target, ending(source), checkpoints=store)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_killed_again_while_it_looks_through_the_last_transaction(
+    ends: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = ends
+    store = MemoryCheckpoint()
+    seen: list[bool] = []
+    apply, keys_in = Applier.apply, Mender.keys_in
+
+    async def applied_and_dead(self: Applier, *args: Any, **more: Any) -> Applied:
+        result = await apply(self, *args, **more)
+        if result.failed:
+            seen.append(True)
+            await asyncio.Event().wait()
+        return result
+
+    async def looks_and_dies(*_: Any) -> Any:
+        seen.append(True)
+        await asyncio.Event().wait()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await in_sync(work, source)
+        target.client().set("list", "no list")
+        monkeypatch.setattr(Applier, "apply", applied_and_dead)
+        source.client().rpush("list", "a", "b")
+        await soon(lambda: seen, "the transaction")
+        work.stop()
+
+    async def second(work: Transfer, run: Run) -> None:
+        await soon(lambda: len(seen) == 2, "a look")
+        work.stop()
+
+    online(source, target, steer, checkpoints=store)
+    monkeypatch.setattr(Applier, "apply", apply)
+    monkeypatch.setattr(Mender, "keys_in", looks_and_dies)
+    # What comes meanwhile must not hide what is in doubt.
+    source.client().set("later", "x")
+    online(source, target, second, checkpoints=store)
+    monkeypatch.setattr(Mender, "keys_in", keys_in)
+    run = online(source, target, ending(source), checkpoints=store)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+    assert_settled(source, target, 2)
+
+
+def test_the_source_goes_when_it_is_asked_for_the_keys_of_what_failed(
+    ends: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = ends
+    keys_of = Mender.keys_of
+    lost: list[bool] = []
+
+    async def lost_once(self: Mender, command: Any) -> Any:
+        if not lost:
+            lost.append(True)
+            raise LinkError("the source's link is gone", fault="source")
+        return await keys_of(self, command)
+
+    def spoil() -> None:
+        target.client().set("list", "no list")
+        monkeypatch.setattr(Mender, "keys_of", lost_once)
+        source.client().rpush("list", "a", "b")
+
+    run = online(source, target, ending(source, spoil))
+    assert lost
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+    assert_settled(source, target, 2)
+
+
+def test_killed_again_and_again_in_the_middle_of_writes(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+    source.client().config_set("repl-backlog-size", 16 << 20)
+    store = MemoryCheckpoint()
+
+    async def die(work: Transfer, run: Run) -> None:
+        await following(work)
+        await asyncio.sleep(0.15)
+        work.stop()
+
+    with Counters(source) as counters:
+        for _ in range(6):
+            online(source, target, die, checkpoints=store)
+        run = online(source, target, ending(source, counters.stop), checkpoints=store)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+    assert counters.check(target) == []
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_earlier_place_is_not_enough(server_factory: ServerFactory, name: str) -> None:
+    """A source whose history is another one behind `since` must not pass for the same."""
+    found = [each for each in binaries() if each.name.startswith(name)]
+    if not found:
+        pytest.skip(f"no {name} on this machine")
+    server = server_factory(found[0])
+
+    async def main() -> None:
+        async with source_of(server) as source:
+            assert isinstance(await source.open(None), FullSync)
+            async for _ in source.snapshot():
+                pass
+            start = StreamPosition(source.replid, offset_of(server))
+            server.client().set("k", "v")
+            end = StreamPosition(source.replid, offset_of(server))
+            ahead = StreamPosition(source.replid, end.offset + 1)
+            await source.close()
+            assert isinstance(await source.open(ahead, start), FullSync)
+            await source.close()
+            sync = await source.open(end, start)
+            assert sync == PartialSync(end.replid, start.offset)
+            batch = await source.commands()
+            assert batch.start_offset == start.offset
+            assert batch.command(0) == (b"SET", b"k", b"v") or batch.command(0)[1] == b"k"
+
+    asyncio.run(main())
+
+
+# --- What a replaced engine still has under way ---
+
+
+def test_a_transaction_that_arrives_late(ends: tuple[Server, Server]) -> None:
+    """Sent before its engine was killed, read by the target after the next one took over."""
+    source, target = ends
+    store = MemoryCheckpoint()
+    late = target.client()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await in_sync(work, source)
+        work.stop()
+
+    online(source, target, steer, checkpoints=store)
+    key = position_key(token_of(store))
+    found = late.get(key)
+    assert found is not None
+    held = TargetPosition.decode(found)
+    assert held.position is not None
+    pipe = late.pipeline()
+    pipe.watch(key)
+    source.client().incr("counter")
+
+    def arrive() -> None:
+        pipe.multi()
+        pipe.incr("counter")
+        at = StreamPosition(held.position.replid, held.position.offset + 30)  # type: ignore[union-attr]
+        pipe.set(key, TargetPosition(held.transfer, at, held.engine).encode())
+        with pytest.raises(Exception, match="Watched variable changed"):
+            pipe.execute()
+
+    run = online(source, target, ending(source, arrive), checkpoints=store)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().get("counter") == b"1"
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_a_target_that_comes_back_with_the_claim_of_the_engine_before(
+    ends: tuple[Server, Server],
+) -> None:
+    source, target = ends
+    store = MemoryCheckpoint()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await in_sync(work, source)
+        await asyncio.to_thread(target.client().save)
+        work.stop()
+
+    online(source, target, steer, checkpoints=store)
+
+    async def roll_back(work: Transfer, run: Run) -> None:
+        await in_sync(work, source)
+        source.client().incr("counter")
+        await soon(lambda: target.client().get("counter") == b"1", "the count")
+        await asyncio.to_thread(target.kill)
+        await asyncio.to_thread(target.restart)
+        # Nothing is being written, and the engine has not looked: the cut-over must.
+        while True:
+            work.complete()
+            await asyncio.sleep(0.3)
+
+    # A gate that lets everything pass.
+    run = online(source, target, roll_back, checkpoints=store, gate_in_sync=None)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+    assert target.client().get("counter") == b"1"
+    assert_settled(source, target, 2)
+
+
+class Owned(MemoryCheckpoint):
+    """One engine's way to a state that several share, as `ClaimedTransfer` is."""
+
+    owner: list[Owned]
+    """Who has the claim now, last; shared."""
+
+    def __init__(self, books: MemoryCheckpoint, owner: list[Owned]) -> None:
+        self._books = books
+        self.owner = owner
+        self.asleep: threading.Event | None = None
+        self.awake = threading.Event()
+
+    def take(self) -> None:
+        self.owner.append(self)
+
+    def load(self) -> Checkpoint | None:
+        return self._books.load()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        if self.owner[-1] is not self:
+            raise StateError("the claim is another's")
+        self._books.save(checkpoint)
+        if self.asleep is not None:
+            self.asleep.set()
+            self.awake.wait(60)
+
+
+@pytest.mark.parametrize("held_before", [False, True], ids=["emptied", "kept"])
+def test_an_engine_that_sleeps_before_it_empties_the_target(
+    ends: tuple[Server, Server], held_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look at the state and FLUSHALL another one takes over; then it wakes up."""
+    source, target = ends
+    if held_before:
+        target.client().set("users", "own")
+    books, owner = MemoryCheckpoint(), []  # type: ignore[var-annotated]
+    first, second = Owned(books, owner), Owned(books, owner)
+    first.take()
+    slept, runs = threading.Event(), []
+    clear = Claim.clear
+
+    async def sleepy(self: Claim, *args: Any) -> None:
+        if owner[-1] is first:
+            first.asleep = slept
+        await clear(self, *args)
+
+    monkeypatch.setattr(Claim, "clear", sleepy)
+
+    def write() -> None:
+        pipe = source.client().pipeline(transaction=False)
+        for n in range(50):
+            pipe.set(f"new:{n}", b"x" * 100_000)
+        pipe.execute()
+
+    async def lose(work: Transfer, run: Run) -> None:
+        await following(work)
+        proxy.refuse()
+        proxy.cut_now()
+        await asyncio.to_thread(write)
+        proxy.refuse(False)
+
+    def old() -> None:
+        runs.append(online(proxy, target, lose, checkpoints=first, timeout=60))
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        source.client().set("seen", "by the second")
+        await in_sync(work, source)
+        first.awake.set()
+        await asyncio.to_thread(thread.join)
+        # It has done what it does on its way out.
+        assert target.client().get("seen") == b"by the second"
+        if held_before:
+            assert target.client().getdel("users") == b"own"
+        await cut_over(work, run, source)
+
+    with Proxy(source.host, source.port) as proxy:
+        thread = threading.Thread(target=old)
+        thread.start()
+        assert slept.wait(30)
+        second.take()
+        run = online(source, target, steer, checkpoints=second, timeout=60)
+        first.awake.set()
+        thread.join()
+    assert runs[0].report.status == "failed"
+    assert "the claim is another's" in runs[0].report.errors[0]
+    assert run.report.status == "done", (run.report.errors, run.events)
+    # One by the first engine, which slept before its second; one by the other.
+    assert run.report.full_syncs == 2
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_values_of_a_snapshot_that_arrive_late(ends: tuple[Server, Server]) -> None:
+    """On their way when another engine takes over: what they hold is older than its snapshot."""
+    source, target = ends
+    books, owner = MemoryCheckpoint(), []  # type: ignore[var-annotated]
+    first, second = Owned(books, owner), Owned(books, owner)
+    first.take()
+    source.client().mset({f"old:{n}": b"old" * 100 for n in range(20_000)})
+    stalled, runs = threading.Event(), []
+
+    async def stall(work: Transfer, run: Run) -> None:
+        await soon(lambda: work.progress.keys > 1000, "a part of the snapshot")
+        proxy.stall()
+        stalled.set()
+        await soon(lambda: work.progress.phase is Phase.FAILED, "its end", 50)
+
+    def old() -> None:
+        runs.append(online(source, proxy, stall, checkpoints=first, timeout=60, batch_bytes=20_000))
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await asyncio.to_thread(
+            lambda: source.client().mset({f"old:{n}": "new" for n in range(20_000)})
+        )
+        await in_sync(work, source)
+        proxy.throttle(None)
+        proxy.stall(False)
+        await asyncio.to_thread(thread.join)
+        await asyncio.sleep(0.2)
+        await cut_over(work, run, source)
+
+    with Proxy(target.host, target.port) as proxy:
+        proxy.throttle(1_000_000)
+        thread = threading.Thread(target=old)
+        thread.start()
+        assert stalled.wait(30)
+        second.take()
+        run = online(source, target, steer, checkpoints=second, timeout=60)
+        proxy.stall(False)
+        thread.join()
+    assert runs[0].report.status == "failed"
+    assert "the claim is another's" in runs[0].report.errors[0]
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_killed_while_it_ends_by_force(
+    ends: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From then on the target may be in use: whoever comes after it has nothing to do there."""
+    source, target = ends
+    store = MemoryCheckpoint()
+    tidy_up = Opening.tidy_up
+
+    async def killed(_: Opening) -> None:
+        raise LinkError("dead", fault="target")
+
+    async def force(work: Transfer, run: Run) -> None:
+        await following(work)
+        monkeypatch.setattr(Opening, "tidy_up", killed)
+        work.complete(force=True)
+
+    run = online(source, target, force, checkpoints=store)
+    assert run.report.errors[0].startswith("ended by force: ")
+    monkeypatch.setattr(Opening, "tidy_up", tidy_up)
+    target.client().set("users", "own")
+    source.client().set("users", "not theirs")
+    # And the source's backlog is gone, so that whoever went on would begin anew.
+    source.client().set("long", b"x" * 100_000)
+    run = online(source, target, None, checkpoints=store)
+    assert run.report.status == "done"
+    assert target.client().get("users") == b"own"
+    assert target.client().get("long") is None
+    assert_tidy(target)

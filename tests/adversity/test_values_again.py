@@ -1,0 +1,114 @@
+"""The target's link goes in the middle of a value in pieces: no reason to begin anew."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from engine.sources import replica
+from engine.transfer.transfer import Transfer
+from tests.conftest import ServerFactory
+from tests.converge import assert_settled
+from tests.online import assert_tidy, cut_over, following, online, soon
+from tests.proxy import Proxy
+from tests.servers import Server, binaries
+from tests.transfers import Run
+
+MB = 1_000_000
+
+
+@pytest.fixture
+def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
+    """Strings, whose length the snapshot says first, and hashes, whose it says last."""
+    found = [each for each in binaries() if each.name.startswith("valkey-9")]
+    if not found:
+        pytest.skip("no valkey-9 on this machine")
+    source, target = server_factory(found[0]), server_factory(found[0])
+    client = source.client()
+    for n in range(3):
+        client.set(f"string:{n}", os.urandom(3 * MB))
+        client.hset(f"hash:{n}", mapping={f"{i}": os.urandom(1000) for i in range(3000)})
+        client.mset({f"small:{n}:{i}": i for i in range(1000)})
+    return source, target
+
+
+@pytest.mark.parametrize("at", [20_000, 2 * MB, 4 * MB, 7 * MB, 10 * MB, 13 * MB, 17 * MB])
+def test_the_link_goes_once(ends: tuple[Server, Server], at: int) -> None:
+    source, target = ends
+
+    with Proxy(target.host, target.port) as proxy:
+        proxy.cut_after(at, "up")
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            await cut_over(work, run, source)
+
+        run = online(source, proxy, steer, stream_above=100_000, batch_bytes=50_000)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+    assert run.report.reconnects >= 1
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_the_link_goes_again_and_again(ends: tuple[Server, Server]) -> None:
+    """Also while a value is sent again."""
+    source, target = ends
+
+    with Proxy(target.host, target.port) as proxy:
+        proxy.throttle(8 * MB)
+        proxy.cut_after(1_500_000, "up")
+
+        async def steer(work: Transfer, run: Run) -> None:
+            for n, more in enumerate((700_000, 2 * MB, 2_900_000, 4 * MB), 1):
+                await soon(lambda: work.progress.reconnects >= n, "a new link")  # noqa: B023
+                proxy.cut_after(more, "up")
+            await soon(lambda: work.progress.full_syncs, "a snapshot")
+            await following(work)
+            await cut_over(work, run, source)
+
+        run = online(source, proxy, steer, stream_above=100_000, batch_bytes=50_000)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+    assert run.report.reconnects >= 4
+    assert_settled(source, target, 2)
+
+
+def test_a_target_that_is_out_of_memory_for_a_while(ends: tuple[Server, Server]) -> None:
+    """A refusal, with the link whole."""
+    source, target = ends
+    limits = target.client()
+    limits.config_set("maxmemory", 5 * MB)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await soon(lambda: work.progress.retries >= 3, "refusals")
+        await asyncio.to_thread(limits.config_set, "maxmemory", 0)
+        await following(work)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, stream_above=100_000, batch_bytes=50_000)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+    assert_settled(source, target, 2)
+
+
+def test_a_value_that_is_too_long_to_be_kept(
+    ends: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the snapshot begins anew, as ever."""
+    source, target = ends
+    monkeypatch.setattr(replica, "_KEPT_BYTES", 1000)
+
+    with Proxy(target.host, target.port) as proxy:
+        proxy.cut_after(10 * MB, "up")
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            await cut_over(work, run, source)
+
+        run = online(source, proxy, steer, stream_above=100_000, batch_bytes=50_000)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 2
+    assert_settled(source, target, 2)
