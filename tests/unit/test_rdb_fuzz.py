@@ -49,6 +49,9 @@ def outcome(data: bytes, sizes: list[int], **options: Any) -> list[Read] | None:
     return records(items)
 
 
+LATE = 1 << 62
+
+
 def check(data: bytes, sizes: list[int]) -> None:
     """The reader and the reference agree on `data`, held whole and in pieces."""
     try:
@@ -61,7 +64,12 @@ def check(data: bytes, sizes: list[int]) -> None:
             for entry in found.entries
             if entry.value is not None
         ]
-    for options in ({}, {"stream_above": 30}, {"batch_bytes": 50, "hold_before": 5}):
+    for options in (
+        {},
+        {"stream_above": 30},
+        {"batch_bytes": 50, "hold_before": 5},
+        {"stream_above": 30, "drop_before": LATE},
+    ):
         result = outcome(data, sizes, **options)
         if result is None or expected is None:
             assert result == expected
@@ -70,6 +78,8 @@ def check(data: bytes, sizes: list[int]) -> None:
         if "hold_before" in options:
             got, wanted = [each[:3] for each in got], [each[:3] for each in expected]
             assert got == wanted
+        elif "drop_before" in options:
+            assert got == [each for each in expected if each[3] is None or each[3] >= LATE]
         else:
             assert got == expected
     outcome(data, sizes, value_limit=25, stream_above=20)
