@@ -35,6 +35,7 @@ from engine.cli.render import duration
 from engine.cli.summary import as_text
 from engine.fleet import run
 from engine.model.report import Report
+from engine.model.settings import TransferSettings
 from tests.reference.compare import compare
 from tests.servers import Binary, Flavour, Server, ServerError, binaries
 
@@ -95,7 +96,9 @@ def _demo(options: argparse.Namespace, stack: ExitStack) -> int:
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sm-demo-"))
     state = options.state or f"sqlite:///{Path(folder) / 'state.db'}"
     group = f"demo-{time.time():.0f}"
-    report = run(_migrate(state, group, source.endpoint, target.endpoint))
+    # A server of somebody's own must not refuse writes because of a demo.
+    settings = TransferSettings(source_after="resume" if source.own else "refuse")
+    report = run(_migrate(state, group, source.endpoint, target.endpoint, settings))
     # 4. The proof.
     _say("Compare", "both ends, key by key, with the servers' own commands")
     began = time.monotonic()
@@ -111,7 +114,9 @@ def _demo(options: argparse.Namespace, stack: ExitStack) -> int:
     return 0 if same and report.status == "done" else 1
 
 
-async def _migrate(state: str, group: str, source: Endpoint, target: Endpoint) -> Report:
+async def _migrate(
+    state: str, group: str, source: Endpoint, target: Endpoint, settings: TransferSettings
+) -> Report:
     """The library's way from a target's name to a finished migration."""
     engine = Engine(state)
     _say("RegisterReplicationGroup", group)
@@ -121,7 +126,7 @@ async def _migrate(state: str, group: str, source: Endpoint, target: Endpoint) -
     tested = await engine.test_migration(group, [source])
     print(checks_table(tested["Checks"]))
 
-    started = await engine.start_migration(group, [source])
+    started = await engine.start_migration(group, [source], settings=settings)
     _say("StartMigration", _status(started))
     try:
         with display() as shown:
