@@ -40,10 +40,12 @@ async def verify_in_sync(
         infos = await one.info(), await other.info()
         counted = "not counted (the target had keys of its own)"
         if not held_before:
-            wrong = _counts(infos, await _has(other, own_key))
+            own = await _has(other, own_key)
+            wrong = _counts(infos, own)
             if wrong:
                 return False, wrong
-            counted = f"{infos[0].keys:,} keys on the source, {infos[1].keys:,} on the target"
+            arrived = infos[1].keys - own
+            counted = f"{infos[0].keys:,} keys on the source, {arrived:,} on the target"
         compared = 0
         pair = await Side.open(one, followed=True), await Side.open(other, followed=True)
         for entry in infos[0].keyspace:
