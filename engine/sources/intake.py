@@ -24,6 +24,8 @@ from engine.sources.receipts import Receipts
 from engine.sources.spool import Spool
 from engine.wire.psync import MARK_BYTES, FullSync, PartialSync
 
+# Room for what comes first behind a snapshot, in bytes.
+_FIRST_ROOM = 4096
 READY_LIMIT = 4
 """Finished items that wait to be taken; above it nothing more is parsed."""
 # Spooled bytes that came within so many seconds share one time for their relative TTLs.
@@ -56,6 +58,7 @@ class Intake:
         self._mark = sync.mark if isinstance(sync, FullSync) else None
         self._tail = b""
         self._room: memoryview | None = None
+        self._first: bytearray | None = None
         self._direct = False
         self._items: list[RecordBatch | bytes] = []
         self.receipts = Receipts()
@@ -81,6 +84,9 @@ class Intake:
     @property
     def input(self) -> Any:
         """Where the next bytes of the socket go: a `BulkReader`'s."""
+        if self._is_first:
+            self._first = bytearray(_FIRST_ROOM)
+            return self._first
         self._direct = not self._spool.size and self.ready < READY_LIMIT
         if not self._direct:
             spool_room = self._spool.input
@@ -102,6 +108,8 @@ class Intake:
         Raises `ProtocolFault` and `SpoolFull`.
         """
         now = self._clock()
+        if self._first is not None:
+            return self._received_first(now, n)
         self.total += n
         self.receipts.add(self.total, now)
         if self.snapshot_bytes is None:
@@ -111,6 +119,36 @@ class Intake:
             self._parse(now, None, n)
         else:
             self._spool.commit(n)
+        return self.ready
+
+    @property
+    def _is_first(self) -> bool:
+        """Whether the next byte is the first behind a snapshot."""
+        return self.snapshot is not None and self.total == self.snapshot_bytes
+
+    def _received_first(self, now: float, n: int) -> int:
+        """The first bytes behind a snapshot: newlines among them are not the stream's.
+
+        A source whose child was killed when it had sent all of a snapshot (by FLUSHALL, say) takes
+        its replica for one that waits yet, keeps it alive with newlines, and then hangs up. They
+        have no offset: to count them would be to ask for the rest of the stream one byte too far.
+        """
+        assert self._first is not None
+        portion = bytes(self._first[:n]).lstrip(b"\n")
+        self._first = None
+        if not portion:
+            return self.ready
+        self.total += len(portion)
+        self.receipts.add(self.total, now)
+        if not self._spool.size and self.ready < READY_LIMIT:
+            self._parse(now, portion, len(portion))
+            return self.ready
+        while portion:
+            room = memoryview(self._spool.input)
+            size = min(len(room), len(portion))
+            room[:size] = portion[:size]
+            self._spool.commit(size)
+            portion = portion[size:]
         return self.ready
 
     def _look_for_the_end(self, n: int) -> None:
@@ -211,6 +249,11 @@ class Intake:
             end = snapshot.offset
             self._items += snapshot.take()
             rest = snapshot.rest()
+            # See `_received_first`: they may have come together with the snapshot's end.
+            stray = len(rest) - len(rest.lstrip(b"\n"))
+            rest = rest[stray:]
+            self.total -= stray
+            self.parsed -= stray
             self.snapshot_bytes = end
             stream = self._begin_stream(_stream_db(snapshot))
             self.ready = stream.feed(rest)
