@@ -20,7 +20,8 @@ class EngineReplica(Engine):
     def command(self, source: Server, target: Server, folder: Path) -> list[str]:
         command = super().command(source, target, folder)
         command[command.index("--source-type") + 1] = "replica"
-        return [*command, *self.options]
+        # The next rival wants to write to the source, if only by MIGRATE.
+        return [*command, "--source-after", "resume", *self.options]
 
 
 class EngineReplicaTuned(EngineReplica):
