@@ -14,21 +14,19 @@ from engine.transfer.gate import GateResult
 from engine.transfer.held import HeldDeadlines
 from engine.transfer.online import Online
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import YEAR_MS, assert_tidy, cut_over, in_sync, online, refused, soon
 from tests.proxy import Proxy
-from tests.servers import Server, binaries
+from tests.servers import Server
 from tests.transfers import Run
 
 
 @pytest.fixture
 def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
     """A target without import mode, where deadlines are lifted."""
-    found = [each for each in binaries() if each.name.startswith("redis-7.0")]
-    if not found:
-        pytest.skip("no redis-7.0 on this machine")
-    return server_factory(found[0], "--repl-backlog-size", "64mb"), server_factory(found[0])
+    binary = known("redis-7.0")
+    return server_factory(binary, "--repl-backlog-size", "64mb"), server_factory(binary)
 
 
 class Writer:

@@ -21,12 +21,12 @@ from engine.transfer.opening import Opening
 from engine.transfer.repair import Mender
 from engine.transfer.transfer import Transfer
 from engine.wire.psync import FullSync, PartialSync
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.followers import offset_of, source_of
 from tests.online import assert_tidy, cut_over, following, in_sync, online, soon
 from tests.proxy import Proxy
-from tests.servers import Server, binaries
+from tests.servers import Server
 from tests.traffic import Counters
 from tests.transfers import Run
 
@@ -36,11 +36,9 @@ Steer = Callable[[Transfer, Run], Awaitable[None]]
 
 @pytest.fixture(params=NAMES)
 def ends(request: pytest.FixtureRequest, server_factory: ServerFactory) -> tuple[Server, Server]:
-    found = [each for each in binaries() if each.name.startswith(request.param)]
-    if not found:
-        pytest.skip(f"no {request.param} on this machine")
-    source = server_factory(found[0], "--repl-backlog-size", "16kb")
-    target = server_factory(found[0])
+    binary = known(request.param)
+    source = server_factory(binary, "--repl-backlog-size", "16kb")
+    target = server_factory(binary)
     source.client().mset({f"key:{n}": n for n in range(300)})
     return source, target
 
@@ -195,10 +193,7 @@ def test_killed_again_and_again_in_the_middle_of_writes(ends: tuple[Server, Serv
 @pytest.mark.parametrize("name", NAMES)
 def test_an_earlier_place_is_not_enough(server_factory: ServerFactory, name: str) -> None:
     """A source whose history is another one behind `since` must not pass for the same."""
-    found = [each for each in binaries() if each.name.startswith(name)]
-    if not found:
-        pytest.skip(f"no {name} on this machine")
-    server = server_factory(found[0])
+    server = server_factory(known(name))
 
     async def main() -> None:
         async with source_of(server) as source:

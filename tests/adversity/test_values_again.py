@@ -9,11 +9,11 @@ import pytest
 
 from engine.sources import replica
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import assert_tidy, cut_over, following, online, soon
 from tests.proxy import Proxy
-from tests.servers import Server, binaries
+from tests.servers import Server
 from tests.transfers import Run
 
 MB = 1_000_000
@@ -22,10 +22,8 @@ MB = 1_000_000
 @pytest.fixture
 def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
     """Strings, whose length the snapshot says first, and hashes, whose it says last."""
-    found = [each for each in binaries() if each.name.startswith("valkey-9")]
-    if not found:
-        pytest.skip("no valkey-9 on this machine")
-    source, target = server_factory(found[0]), server_factory(found[0])
+    binary = known("valkey-9")
+    source, target = server_factory(binary), server_factory(binary)
     client = source.client()
     for n in range(3):
         client.set(f"string:{n}", os.urandom(3 * MB))

@@ -19,7 +19,7 @@ from engine.wire.connection import Connection
 from engine.wire.dial import dial
 from engine.wire.info import ask_info
 from engine.wire.psync import FullSync, PartialSync, handshake
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.proxy import Proxy
 from tests.servers import Binary, Server, TlsFiles, binaries, supports_tls
 
@@ -332,10 +332,7 @@ def _reload(server: Server) -> None:
 
 async def test_field_ttls_need_the_version(server_factory: ServerFactory) -> None:
     """A Valkey 9 that isn't told a version writes RDB 11, and gives up at a key with field TTLs."""
-    newest = [b for b in binaries() if b.flavour == "valkey" and b.version >= (9, 0, 0)]
-    if not newest:
-        pytest.skip("no Valkey 9 here")
-    server = server_factory(newest[0])
+    server = server_factory(known("valkey-9"))
     client = server.client()
     client.hset("hash", "field", "value")
     client.execute_command("HPEXPIRE", "hash", 10_000_000, "FIELDS", 1, "field")
