@@ -263,8 +263,9 @@ async def test_damaged_bytes_are_found(server_factory: ServerFactory) -> None:
     await asyncio.to_thread(datasets.strings, server.url, n=50_000, size=100)
     with Proxy(server.host, server.port) as proxy:
         async with source_of(proxy) as source:
-            await source.open(None)
+            # In the middle of the snapshot; the proxy has a thread of its own, and does not wait.
             proxy.corrupt(3 * MIB, "down")
+            await source.open(None)
             with pytest.raises(ProtocolFault, match="snapshot cannot be read") as caught:
                 await Replay(server_factory()).snapshot(source)
             assert caught.value.fault == "source"
