@@ -124,6 +124,10 @@ class Client:
             except redis.ConnectionError:
                 # Cut while the source held the command up: to the target with it.
                 continue
+            except redis.ResponseError:
+                # The source refuses writes behind the cut-over: the next one goes to the target.
+                self.moved.wait(CUT_OVER_SECONDS)
+                continue
             now = time.perf_counter()
             self.longest_write = max(self.longest_write, now - last)
             last = now

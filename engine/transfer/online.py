@@ -68,6 +68,9 @@ from engine.wire.psync import FullSync, PartialSync
 # How often progress is told, and the operator's word looked for, in seconds.
 _TICK_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
+# The same while all is well: a look costs as much as a hundred commands, and an operator's word
+# ends the wait.
+_CALM_LOOK_SECONDS = 0.25
 # Keys that may still have to be read again when the fence goes up: it is done behind it, if it can.
 _MENDED_BEHIND_FENCE = 1000
 # Tries of a cut-over that nobody can repeat by hand (`migrate`).
@@ -547,12 +550,17 @@ class Online:
         """Run the follower beside the looks at where it stands and at what the operator wants."""
         stage = self._stage
         pump = asyncio.create_task(follower.run())
+        word = asyncio.create_task(stage.word.wait())
         refused = 0
         told = 0.0
         loop = asyncio.get_running_loop()
         try:
             while True:
-                await asyncio.wait({pump}, timeout=_LOOK_SECONDS)
+                await asyncio.wait(
+                    {pump} if word.done() else {pump, word},
+                    timeout=_CALM_LOOK_SECONDS if self._calm else _LOOK_SECONDS,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
                 if pump.done():
                     pump.result()
                 await self._look(follower)
@@ -568,6 +576,7 @@ class Online:
                     continue
                 # The operator's word.
                 stage.word.clear()
+                word = asyncio.create_task(stage.word.wait())
                 try:
                     if stage.one_go and self._settings.until == "in-sync":
                         result = await self._cut_over.in_sync(follower, pump)
@@ -589,10 +598,17 @@ class Online:
                         raise TransferFailed(result.reason)
                     stage.word.set()
         finally:
+            word.cancel()
             if not pump.done():
                 pump.cancel()
                 with contextlib.suppress(asyncio.CancelledError, EngineError, PositionMoved):
                     await pump
+
+    @property
+    def _calm(self) -> bool:
+        """Whether nothing is awaited but the operator's word."""
+        stage = self._stage
+        return stage.can_complete and stage.phase is Phase.FOLLOW and not stage.one_go
 
     async def _look(self, follower: Follower) -> None:
         """Where the follower stands, as phase, gate and reason."""
