@@ -23,8 +23,9 @@ from engine.wire.admin import Admin, admin
 from engine.wire.info import offset_of
 
 # Between the refusal of those who waited and their being cut off, in seconds: a link that is cut
-# takes answers along that the client has not read yet.
-_READ_SECONDS = 0.25
+# takes answers along that have not arrived yet. Longer than a round trip, and no longer: whoever
+# waits for the status `available` waits for this as well.
+_READ_SECONDS = 0.1
 # Where the fence holds everybody, and nothing but its time takes it away: the first try, in
 # seconds. Each further one may take twice as long, up to `cut_over_timeout`.
 _EVERYBODY_SECONDS = 0.5
