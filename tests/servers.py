@@ -270,7 +270,7 @@ class Server:
         )
         try:
             for attempt in range(1, PORT_TRIES + 1):
-                server.port = _free_port(cluster)
+                server.port = free_port(cluster)
                 try:
                     server._launch()
                 except ServerError as error:
@@ -468,7 +468,7 @@ class Server:
 
     def _launch(self, *, loaded: bool = True) -> None:
         command = [*self.binary.argv, *self._arguments()]
-        self._process = _SPAWNER.submit(_spawn, command, self.folder, self.log).result()
+        self._process = spawn(command, self.folder, self.log)
         _running[self._process.pid] = self._process
         try:
             self._wait_for_answer(loaded)
@@ -520,6 +520,12 @@ def end_all() -> list[int]:
     return pids
 
 
+def spawn(command: list[str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Start a server that ends with this process, with its output at the end of `log`; the program
+    by its whole path. Raises `OSError`."""
+    return _SPAWNER.submit(_spawn, command, folder, log).result()
+
+
 def _spawn(command: list[str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
     """Run on the spawner's thread: see `_SPAWNER`."""
     if sys.platform == "linux":
@@ -539,7 +545,8 @@ def _spawn(command: list[str], folder: Path, log: Path) -> subprocess.Popen[byte
         )
 
 
-def _free_port(cluster: bool) -> int:
+def free_port(cluster: bool = False) -> int:
+    """A port of the loopback that nobody listens on (for `cluster` with the bus's port)."""
     for port in random.sample(PORTS, PORT_TRIES * 10):
         wanted = (port, port + CLUSTER_BUS_OFFSET) if cluster else (port,)
         if all(_is_free(each) for each in wanted):

@@ -17,7 +17,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, exc, insert, inspect, make_url, select
+from sqlalchemy import (
+    Connection,
+    create_engine,
+    event,
+    exc,
+    func,
+    insert,
+    inspect,
+    make_url,
+    select,
+)
 from sqlalchemy.engine import URL, Engine
 
 from engine.errors import StateError, UsageError
@@ -26,6 +36,8 @@ from engine.groups import schema
 STATE_VARIABLE = "STARTMIGRATION_STATE"
 BUSY_TIMEOUT = 5.0
 """For how long (seconds) a statement waits for another process's transaction."""
+_CREATING = 0x7374617274
+"""The key of PostgreSQL's advisory lock while the tables are created; nobody else's, one hopes."""
 
 
 class TransientStateError(StateError):
@@ -143,7 +155,10 @@ class Store:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
                 connection.exec_driver_sql("BEGIN")
         with self.write() as connection:
-            # Within the write transaction, so that of two processes one creates.
+            # Within the write transaction, so that of two processes one creates. SQLite has one
+            # writer at a time; PostgreSQL lets both look, and fails the one that is later.
+            if connection.dialect.name == "postgresql":
+                connection.execute(select(func.pg_advisory_xact_lock(_CREATING)))
             if inspect(connection).has_table(schema.schema_version.name):
                 return
             schema.metadata.create_all(connection)

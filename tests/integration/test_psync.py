@@ -468,7 +468,7 @@ async def test_the_lag_is_known_in_seconds(server_factory: ServerFactory) -> Non
         await asyncio.sleep(0.7)
         behind, seconds = source.lag(start)
         assert behind == source.received_offset - start > 0
-        assert 0.4 < seconds < 1.5
+        assert 0.4 < seconds < 5
 
 
 async def test_a_long_collection_comes_in_order(server_factory: ServerFactory) -> None:
