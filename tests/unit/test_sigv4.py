@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -275,6 +276,17 @@ def test_nonsense_is_refused_with_a_documented_fault(
 ) -> None:
     with pytest.raises(ApiFault):
         verify(Signed("POST", "/", query, headers, "0" * 64), find, now())
+
+
+@pytest.mark.parametrize("junk", ["A", "=", ",", "A=", "A,", "A=B,", " ", "%", "/", ";"])
+def test_a_long_header_is_refused_at_once(junk: str) -> None:
+    """Whoever sends it is not known, and the event loop is everybody's."""
+    long = f"{sigv4.ALGORITHM} {junk * (150_000 // len(junk))}"
+    rest = [pair for pair in signed().headers if pair[0] != "authorization"]
+    begun = time.process_time()
+    with pytest.raises(IncompleteSignature):
+        verify(change(signed(), headers=[*rest, ("authorization", long)]), find, now())
+    assert time.process_time() - begun < 1
 
 
 # Dates.
