@@ -270,6 +270,22 @@ def test_the_feed(api: Serving, server_factory: ServerFactory) -> None:
         assert not each.thread.is_alive()
 
 
+@pytest.mark.parametrize("how", ["deleted", "another role", "the file is gone"])
+def test_a_key_that_is_revoked_watches_no_longer(api: Serving, how: str) -> None:
+    watcher = Watcher(api)
+    until(lambda: watcher.states, "the first state")
+    lines = api.file.read_text().splitlines(keepends=True)
+    if how == "deleted":
+        api.file.write_text("".join(line for line in lines if '"read"' not in line))
+    elif how == "another role":
+        api.file.write_text("".join(lines).replace('"read"', '"migrate"'))
+    else:
+        api.file.unlink()
+    # The next word would be its last chance: a state, or that the feed lives.
+    watcher.thread.join(8)
+    assert not watcher.thread.is_alive()
+
+
 # What no client of AWS's would do.
 
 

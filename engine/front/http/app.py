@@ -223,7 +223,12 @@ class Api:
         self._gate.allow(admitted.caller, Role.READ, "Watch")
         self.feed.check()
         role = {"X-Startmigration-Role": admitted.caller.role.value}
-        return _Stream(self.feed, role, self.history.event())
+        return _Stream(
+            self.feed,
+            role,
+            self.history.event(),
+            lambda: self._gate.still_good(admitted.caller),
+        )
 
     async def _metrics(self, request: Request, call: Call) -> Response:
         call.operation = "Metrics"
@@ -319,10 +324,13 @@ class _Stream(Response):
     """The feed as a response, with headers of its own (among them what the watcher may do), and
     an event that comes first."""
 
-    def __init__(self, feed: Feed, headers: dict[str, str], first: bytes) -> None:
+    def __init__(
+        self, feed: Feed, headers: dict[str, str], first: bytes, welcome: Callable[[], bool]
+    ) -> None:
         super().__init__(headers=headers)
         self._feed = feed
         self._first = first
+        self._welcome = welcome
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_ours(message: Message) -> None:
@@ -333,7 +341,7 @@ class _Stream(Response):
             await send({**message, "headers": [*message["headers"], *ours]})
             await send({"type": "http.response.body", "body": self._first, "more_body": True})
 
-        await self._feed.serve(scope, receive, send_ours)
+        await self._feed.serve(scope, receive, send_ours, self._welcome)
 
 
 def _call(request: Request) -> Call:

@@ -64,6 +64,16 @@ class Gate:
                 f"to perform {what}, which needs {needed}."
             )
 
+    def still_good(self, caller: Caller) -> bool:
+        """Whether the caller's key is there yet, with the same role: for what goes on for long."""
+        if self._keys is None:
+            return True
+        try:
+            key = self._keys.find(caller.key_id)
+        except UsageError:
+            return False
+        return key is not None and key.role is caller.role
+
     def was_used(self, caller: Caller) -> bool:
         """Whether the caller's signature made a change already."""
         return self._keys is not None and caller.signature in self._used
