@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -27,6 +29,7 @@ async def port(state_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
     monkeypatch.setattr(server, "STALL_SECONDS", 0.3)
     monkeypatch.setattr(server, "CONNECTIONS_MOST", 3)
+    monkeypatch.setattr(server, "GRACE_SECONDS", 0.5)
     monkeypatch.setattr(limits, "BODY_SECONDS", 0.3)
     monkeypatch.setattr(feed, "CLIENTS_MOST", 1)
     monkeypatch.setattr(feed, "KEEP_ALIVE_SECONDS", 0.1)
@@ -153,6 +156,21 @@ async def test_what_follows_an_answer_given_early(
             assert await ended(reader) == (b"", pytest.approx(0, abs=0.2))
     assert b"<Code>ValidationError</Code>" in told
     assert not caplog.records
+
+
+async def test_a_request_that_is_not_complete_at_the_end(
+    port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BODY_SECONDS", 30)
+    with caplog.at_level(logging.INFO):
+        async with link(port) as (reader, writer):
+            writer.write(POST + b"Action=")
+            await asyncio.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            told, seconds = await ended(reader)
+    assert b"<Code>ServiceUnavailable</Code>" in told
+    assert seconds < 3
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_feed_has_room_for_so_many_and_shows_that_it_lives(port: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -548,6 +549,37 @@ async def test_what_was_changed_here_is_seen_at_once(api: Api) -> None:
         assert answer.body.count(b"<ReplicationGroupId>") == n + 1
     await call(api, "DeleteReplicationGroup", ReplicationGroupId="g1")
     assert b">g1<" not in (await call(api, "DescribeReplicationGroups")).body
+
+
+async def test_a_state_that_is_locked_can_be_read(api: Api, tmp_path: Path) -> None:
+    """However many changes wait for it: they have not every thread."""
+    created = {"ReplicationGroupDescription": "d", "PrimaryClusterId": "127.0.0.1:6379"}
+    assert (await call(api, "CreateReplicationGroup", ReplicationGroupId="g", **created)).code == ""
+    lock = sqlite3.connect(tmp_path / "state.sqlite", isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    waiting = [
+        asyncio.create_task(
+            call(api, "CreateReplicationGroup", ReplicationGroupId=f"g{n}", **created)
+        )
+        for n in range(40)
+    ]
+    await asyncio.sleep(0.2)
+    try:
+        async with asyncio.timeout(2):
+            assert (await call(api, "DescribeReplicationGroups")).status == 200
+            assert (await ask(api.app, method="GET", path="/healthz", headers=HERE)).status == 200
+    finally:
+        lock.execute("ROLLBACK")
+        lock.close()
+        answers = await asyncio.gather(*waiting)
+    assert {answer.code for answer in answers} == {""}
+
+
+async def test_an_address_is_not_repeated_at_length(api: Api) -> None:
+    created = {"ReplicationGroupDescription": "d", "PrimaryClusterId": "a" * 100_000}
+    answer = await call(api, "CreateReplicationGroup", ReplicationGroupId="g", **created)
+    assert answer.code == "InvalidParameterValue"
+    assert len(answer.body) < 1000
 
 
 # Whatever comes, the answer is a documented one.

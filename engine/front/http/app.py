@@ -41,6 +41,7 @@ from engine.front.http.history import History
 from engine.front.http.limits import (
     AT_ONCE,
     BODY_MOST,
+    CHANGES_AT_ONCE,
     OPERATION_SECONDS,
     SLOW_AT_ONCE,
     read_body,
@@ -87,6 +88,7 @@ class Api:
         self._metrics_token = metrics_token
         self._model: Model = model()
         self._line = asyncio.Semaphore(AT_ONCE)
+        self._changes = asyncio.Semaphore(CHANGES_AT_ONCE)
         self._slow = 0
         self._recent = Recent()
         self._healthy = (0.0, False)
@@ -182,7 +184,8 @@ class Api:
             if self._gate.was_used(caller):
                 await action.look(self._engine, parameters)
             with self._gate.once(caller):
-                return await self._do(action, parameters)
+                async with self._changes:
+                    return _shown(await action.run(self._engine, parameters))
         finally:
             # Refused or not: a refusal is an event.
             self._recent.forget()
@@ -274,6 +277,9 @@ class Api:
             call = _call(request)
             try:
                 response = await handle(request, call)
+            except asyncio.CancelledError:
+                # At the end of the server, to those whose request was never complete.
+                return self._told(call, ServiceUnavailable("The server is ending."))
             except Exception as error:
                 return self._told(call, error)
             response.headers["x-amzn-RequestId"] = call.id
