@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import weakref
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -539,6 +540,29 @@ async def test_what_many_ask_at_once_is_looked_up_once() -> None:
             await known.get("a", look)
     await asyncio.sleep(recent.AGE_SECONDS)
     assert await known.get("a", look) == {"n": 4}
+
+
+async def test_answers_that_nobody_asks_for_again_are_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recent, "AGE_SECONDS", 0.01)
+    known = recent.Recent()
+
+    async def look() -> dict[str, Any]:
+        answer.append(Answered())
+        return {"n": answer[-1]}
+
+    answer: list[Answered] = []
+    alive = weakref.WeakSet[Answered]()
+    for n in range(10):
+        await known.get(n, look)
+        alive.add(answer.pop())
+        await asyncio.sleep(0.02)
+    assert len(alive) <= 1
+
+
+class Answered:
+    """Something that can be looked for when it is gone."""
 
 
 async def test_what_was_changed_here_is_seen_at_once(api: Api) -> None:

@@ -361,6 +361,20 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
+def test_one_with_a_long_life_is_not_forgotten_for_those_that_have_expired(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replay, "REMEMBERED_MOST", 3)
+    used = replay.Used()
+    with used.once("a week", now().timestamp() + 604_800):
+        pass
+    for n in range(5):
+        with used.once(str(n), now().timestamp() - 1):
+            pass
+    with pytest.raises(RequestExpired), used.once("a week", now().timestamp() + 604_800):
+        pass
+
+
 def test_a_key_has_a_rate() -> None:
     throttle = replay.Throttle(rate=1000.0, burst=3.0)
     slow = replay.Throttle(rate=0.001, burst=3.0)
