@@ -27,6 +27,7 @@ from engine.errors import UsageError
 from engine.front.access_keys import AccessKeys
 from engine.front.engine import Engine
 from engine.front.http.app import Api
+from engine.front.http.door import Door
 from engine.front.http.gate import Gate, is_loopback
 from engine.front.http.limits import CONNECTIONS_MOST, HEAD_SECONDS
 from engine.front.watchman import Watchman
@@ -229,6 +230,21 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._api = api
         self._ending: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        config = self.config
+        if (context := config.ssl) is None:
+            await super().startup(sockets)
+            return
+
+        def protocol() -> asyncio.Protocol:
+            return _Connection(config, self.server_state, self.lifespan.state)
+
+        inside = self.server_state.connections
+        self.servers: list[Any] = [
+            Door(each, context, protocol, inside, CONNECTIONS_MOST) for each in sockets or []
+        ]
+        self.started = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
