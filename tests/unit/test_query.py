@@ -287,6 +287,8 @@ async def test_the_common_errors(api: Api) -> None:
     assert await code("", path="/other") == "MalformedQueryString"
     assert await code("", path="/watch/", method="GET") == "MalformedQueryString"
     assert await code("", method="PUT") == "InvalidAction"
+    described = f"Action=DescribeEvents{VERSION}".encode()
+    assert await code("", method="HEAD", query=described) == "InvalidAction"
     assert await code("x", headers=[*HERE[:1], ("content-type", "application/json")]) == (
         "MalformedQueryString"
     )
@@ -294,6 +296,15 @@ async def test_the_common_errors(api: Api) -> None:
     assert await code(f"Action=DescribeEvents{VERSION}", **away) == "AccessDenied"
     page = {"headers": [*HERE, ("origin", "https://evil.example.com")]}
     assert await code(f"Action=DescribeEvents{VERSION}", **page) == "AccessDenied"
+
+
+async def test_a_link_that_a_browser_is_sent_to_asks_for_nothing(api: Api) -> None:
+    """A mail's link has no origin; without authentication it would be done as it is opened."""
+    form = f"Action=DescribeEvents{VERSION}".encode()
+    for mode, code in (("navigate", "AccessDenied"), ("cors", "")):
+        headers = [*HERE, ("sec-fetch-site", "none"), ("sec-fetch-mode", mode)]
+        answer = await ask(api.app, method="GET", query=form, headers=headers)
+        assert answer.code == code
 
 
 async def test_get_and_post_are_the_same(api: Api) -> None:

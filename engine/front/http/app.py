@@ -193,6 +193,9 @@ class Api:
     async def _admit(self, request: Request, call: Call) -> Admitted:
         """Read the request and check who sent it."""
         scope = request.scope
+        if scope["method"] == "HEAD":
+            # The routes let it pass for a GET, whose answer is thrown away.
+            raise _no_such_method()
         headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]]
         if len(scope["query_string"]) > BODY_MOST:
             raise MalformedQueryString("The query string is too long.")
@@ -265,8 +268,7 @@ class Api:
         return self._told(_call(request), fault)
 
     async def _no_method(self, request: Request, _error: Exception) -> Response:
-        fault = InvalidAction("The API is asked with POST or GET.")
-        return self._told(_call(request), fault)
+        return self._told(_call(request), _no_such_method())
 
     # --- What every route has in common ---
 
@@ -353,6 +355,10 @@ class _Stream(Response):
 def _call(request: Request) -> Call:
     client = request.client.host if request.client is not None else "-"
     return Call(id=str(uuid.uuid4()), began=time.monotonic(), client=client)
+
+
+def _no_such_method() -> ApiFault:
+    return InvalidAction("The API is asked with POST or GET.")
 
 
 def _fault(error: Exception, call: Call) -> ApiFault:
