@@ -82,14 +82,19 @@ class AccessKeys:
             self._keys, self._seen = {}, ()
             self._failure = UsageError(f"{self._path} cannot be read: {error.strerror}")
             return
-        seen = (found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode)
+        # The time of the last change, too: that of the last writing can be set to what it was.
+        times = (found.st_mtime_ns, found.st_ctime_ns)
+        seen = (found.st_ino, *times, found.st_size, found.st_mode)
         if seen == self._seen:
             return
         try:
-            self._keys, self._failure = _read(self._path), None
+            self._keys, self._failure, self._seen = _read(self._path), None, seen
+        except OSError as error:
+            # It may pass by itself (no descriptors left, a disk that is away): not remembered.
+            self._keys, self._seen = {}, ()
+            self._failure = UsageError(f"{self._path} cannot be read: {error.strerror}")
         except UsageError as error:
-            self._keys, self._failure = {}, error
-        self._seen = seen
+            self._keys, self._failure, self._seen = {}, error, seen
 
 
 def create(path: Path, role: Role) -> AccessKey:
@@ -112,8 +117,10 @@ def create(path: Path, role: Role) -> AccessKey:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             _check_mode(path, os.fstat(handle))
-            # One write: two that append at once do not mix their lines.
-            line = f"{json.dumps(row)}\n".encode("ascii")
+            # One write: two that append at once do not mix their lines. What an editor left
+            # without an end is ended first, or the two lines were none.
+            begun = b"" if _ends_a_line(handle) else b"\n"
+            line = begun + f"{json.dumps(row)}\n".encode("ascii")
             if os.write(handle, line) != len(line):
                 raise UsageError(f"{path} cannot be written: the disk is full")
             os.fsync(handle)
@@ -124,14 +131,16 @@ def create(path: Path, role: Role) -> AccessKey:
     return key
 
 
+def _ends_a_line(handle: int) -> bool:
+    size = os.fstat(handle).st_size
+    return size == 0 or os.pread(handle, 1, size - 1) == b"\n"
+
+
 def _read(path: Path) -> dict[str, AccessKey]:
-    try:
-        with path.open("rb") as file:
-            found = os.fstat(file.fileno())
-            _check_mode(path, found)
-            data = file.read(FILE_MOST + 1)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    # A pipe would be waited for.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        _check_mode(path, os.fstat(file.fileno()))
+        data = file.read(FILE_MOST + 1)
     if len(data) > FILE_MOST:
         raise UsageError(f"{path} is longer than a file of access keys can be")
     keys: dict[str, AccessKey] = {}
@@ -148,7 +157,7 @@ def _read(path: Path) -> dict[str, AccessKey]:
 def _key(line: bytes, where: str) -> AccessKey:
     try:
         row: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         # Not chained: the parser's error carries the line, with its secret.
         raise UsageError(f"{where}: not a JSON object") from None
     if not isinstance(row, dict) or not set(row) <= _MEMBERS:
@@ -158,6 +167,8 @@ def _key(line: bytes, where: str) -> AccessKey:
         raise UsageError(f"{where}: AccessKeyId is not 16 to 128 letters and digits")
     if not isinstance(secret, str) or len(secret) < 16:
         raise UsageError(f"{where}: SecretAccessKey has fewer than 16 characters")
+    if not secret.isascii() or not secret.isprintable():
+        raise UsageError(f"{where}: SecretAccessKey has other characters than ASCII's")
     try:
         role = Role(row.get("Role", ""))
     except ValueError:

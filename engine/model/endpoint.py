@@ -163,7 +163,8 @@ def check_host(host: str) -> None:
         return
     numeric = re.fullmatch(r"[0-9.]+", host) is not None
     if len(host) > 253 or numeric or not _HOST_NAME.fullmatch(host):
-        raise UsageError(f"{host!r} is neither a host name nor an IP address")
+        shown = repr(host) if len(host) <= 253 else f"{host[:40]!r}…"
+        raise UsageError(f"{shown} is neither a host name nor an IP address")
 
 
 def _file(path: str) -> str:

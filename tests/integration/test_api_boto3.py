@@ -19,6 +19,8 @@ from typing import Any
 import botocore.exceptions
 import pytest
 
+from engine.front.http.door import HANDSHAKE_SECONDS
+from engine.front.http.limits import CONNECTIONS_MOST
 from engine.front.http.model import API_VERSION
 from tests.api import Serving, fetch, percent, until
 from tests.conftest import ServerFactory
@@ -270,6 +272,22 @@ def test_the_feed(api: Serving, server_factory: ServerFactory) -> None:
         assert not each.thread.is_alive()
 
 
+@pytest.mark.parametrize("how", ["deleted", "another role", "the file is gone"])
+def test_a_key_that_is_revoked_watches_no_longer(api: Serving, how: str) -> None:
+    watcher = Watcher(api)
+    until(lambda: watcher.states, "the first state")
+    lines = api.file.read_text().splitlines(keepends=True)
+    if how == "deleted":
+        api.file.write_text("".join(line for line in lines if '"read"' not in line))
+    elif how == "another role":
+        api.file.write_text("".join(lines).replace('"read"', '"migrate"'))
+    else:
+        api.file.unlink()
+    # The next word would be its last chance: a state, or that the feed lives.
+    watcher.thread.join(8)
+    assert not watcher.thread.is_alive()
+
+
 # What no client of AWS's would do.
 
 
@@ -359,3 +377,31 @@ def test_tls_and_a_token_for_the_metrics(
         assert b"startmigration_api_calls_total" in fetch(url, bearer, trusted).body
         other = {"Authorization": "Bearer another token of ours"}
         assert fetch(url, other, trusted).code == "IncompleteSignature"
+
+
+def test_handshakes_that_do_not_end(tmp_path: Path, state_url: str, tls_files: TlsFiles) -> None:
+    """They are connections, of which there may be so many; files and the state are left alone."""
+    with Serving(
+        tmp_path, state_url, "--credentials", str(tmp_path / "keys"),
+        "--tls-cert", str(tls_files.cert), "--tls-key", str(tls_files.key),
+    ) as api, contextlib.ExitStack() as stack:  # fmt: skip
+        trusted = ssl.create_default_context(cafile=str(tls_files.ca))
+        host, port = api.address.split(":")
+        descriptors = Path(f"/proc/{api.process.pid}/fd")
+        before = len(list(descriptors.iterdir()))
+        for _ in range(CONNECTIONS_MOST + 200):
+            stack.enter_context(socket.create_connection((host, int(port))))
+        time.sleep(0.5)
+        assert len(list(descriptors.iterdir())) <= before + CONNECTIONS_MOST + 10
+
+        def served() -> bool:
+            with contextlib.suppress(OSError):
+                return fetch(f"{api.url}/healthz", context=trusted).status == 200
+            return False
+
+        until(served, "room for others", HANDSHAKE_SECONDS + 5)
+        stack.enter_context(socket.create_connection((host, int(port))))
+        begun = time.monotonic()
+        assert api.end() == 0
+        assert time.monotonic() - begun < 5
+        assert "Traceback" not in "".join(api.log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,41 @@ def test_a_damaged_file_lets_nobody_in(file: Path) -> None:
         keys.find(key.id)
 
 
+def test_a_file_that_cannot_be_read_for_a_moment(file: Path) -> None:
+    """Without descriptors nobody is let in; with some again everybody, though the file is as it
+    was."""
+    key = create(file, Role.ADMIN)
+    keys = AccessKeys(file)
+    os.utime(file)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(UsageError, match="Too many open files"):
+            keys.find(key.id)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert keys.find(key.id) == key
+
+
+def test_a_change_that_hides_its_time_is_seen(file: Path) -> None:
+    key = create(file, Role.ADMIN)
+    keys = AccessKeys(file)
+    before = file.stat()
+    file.write_text(file.read_text().replace(key.secret, "x" * len(key.secret)))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    found = keys.find(key.id)
+    assert found is not None
+    assert found.secret == "x" * len(key.secret)
+
+
+def test_a_key_is_added_to_what_an_editor_left(file: Path) -> None:
+    first = create(file, Role.READ)
+    file.write_text(file.read_text().rstrip("\n"))
+    second = create(file, Role.ADMIN)
+    keys = AccessKeys(file)
+    assert (keys.find(first.id), keys.find(second.id)) == (first, second)
+
+
 ROW = {"AccessKeyId": "A" * 20, "SecretAccessKey": "s3cret" * 5, "Role": "read"}
 
 
@@ -96,6 +132,7 @@ ROW = {"AccessKeyId": "A" * 20, "SecretAccessKey": "s3cret" * 5, "Role": "read"}
         ({**ROW, "AccessKeyId": "A" * 16 + "/"}, "AccessKeyId"),
         ({**ROW, "SecretAccessKey": "s3cret"}, "SecretAccessKey"),
         ({**ROW, "SecretAccessKey": None}, "SecretAccessKey"),
+        ({**ROW, "SecretAccessKey": "\ud800" * 20}, "SecretAccessKey"),
         ({**ROW, "Role": "root"}, "Role is not one of read, migrate, admin"),
         ({**ROW, "Role": None}, "Role"),
     ],
@@ -123,6 +160,11 @@ def test_other_files(file: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo", 0o600)
     with pytest.raises(UsageError, match="is not a file"):
         create(tmp_path / "fifo", Role.READ)
+    with pytest.raises(UsageError, match="is not a file"):
+        AccessKeys(tmp_path / "fifo")
+    file.write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="not a JSON object"):
+        AccessKeys(file)
 
 
 def test_the_verb_shows_the_secret_once(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
+import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 
@@ -23,7 +27,9 @@ POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n"
 async def port(state_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     """A server that has little patience."""
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(server, "STALL_SECONDS", 0.3)
     monkeypatch.setattr(server, "CONNECTIONS_MOST", 3)
+    monkeypatch.setattr(server, "GRACE_SECONDS", 0.5)
     monkeypatch.setattr(limits, "BODY_SECONDS", 0.3)
     monkeypatch.setattr(feed, "CLIENTS_MOST", 1)
     monkeypatch.setattr(feed, "KEEP_ALIVE_SECONDS", 0.1)
@@ -107,6 +113,64 @@ async def test_a_body_that_does_not_come(port: int) -> None:
 async def test_more_connections_than_there_may_be(port: int) -> None:
     async with link(port), link(port), link(port), link(port) as (reader, _):
         assert await ended(reader) == (b"", pytest.approx(0, abs=0.2))
+
+
+@pytest.mark.parametrize("last", [b"", b"nonsense\r\n\r\n"])
+async def test_who_asks_and_does_not_read_is_cut_off(port: int, last: bytes) -> None:
+    """Closing would wait for them for ever, and soon there would be no connection for others."""
+    part = HEAD.replace(b"/healthz", b"/page/page.css") + b"\r\n"
+    loop = asyncio.get_running_loop()
+    deaf = []
+    for _ in range(3):
+        each = socket.socket()
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        each.setblocking(False)
+        await loop.sock_connect(each, ("127.0.0.1", port))
+        # More than the kernel's buffers take, as far as the server reads it.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await loop.sock_sendall(each, part * 1000 + last)
+        deaf.append(each)
+    async with asyncio.timeout(5):
+        told = b""
+        while not told.startswith(b"HTTP/1.1 200 OK"):
+            async with link(port) as (reader, writer):
+                writer.write(HEAD + b"Connection: close\r\n\r\n")
+                told, _ = await ended(reader)
+            await asyncio.sleep(0.05)
+    for each in deaf:
+        each.close()
+
+
+async def test_what_follows_an_answer_given_early(
+    port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The body was too long and has its answer; the rest of it is not even chunks."""
+    chunk = b"10000\r\n" + b"a" * 65536 + b"\r\n"
+    post = POST.replace(b"Content-Length: 20", b"Transfer-Encoding: chunked")
+    with caplog.at_level(logging.ERROR):
+        async with link(port) as (reader, writer):
+            writer.write(post + chunk * 3)
+            told = await reader.readuntil(b"</ErrorResponse>")
+            writer.write(b"zz\r\n")
+            assert await ended(reader) == (b"", pytest.approx(0, abs=0.2))
+    assert b"<Code>ValidationError</Code>" in told
+    assert not caplog.records
+
+
+async def test_a_request_that_is_not_complete_at_the_end(
+    port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BODY_SECONDS", 30)
+    with caplog.at_level(logging.INFO):
+        async with link(port) as (reader, writer):
+            writer.write(POST + b"Action=")
+            await asyncio.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            told, seconds = await ended(reader)
+    assert b"<Code>ServiceUnavailable</Code>" in told
+    assert seconds < 3
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_feed_has_room_for_so_many_and_shows_that_it_lives(port: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+import weakref
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -285,6 +287,8 @@ async def test_the_common_errors(api: Api) -> None:
     assert await code("", path="/other") == "MalformedQueryString"
     assert await code("", path="/watch/", method="GET") == "MalformedQueryString"
     assert await code("", method="PUT") == "InvalidAction"
+    described = f"Action=DescribeEvents{VERSION}".encode()
+    assert await code("", method="HEAD", query=described) == "InvalidAction"
     assert await code("x", headers=[*HERE[:1], ("content-type", "application/json")]) == (
         "MalformedQueryString"
     )
@@ -292,6 +296,15 @@ async def test_the_common_errors(api: Api) -> None:
     assert await code(f"Action=DescribeEvents{VERSION}", **away) == "AccessDenied"
     page = {"headers": [*HERE, ("origin", "https://evil.example.com")]}
     assert await code(f"Action=DescribeEvents{VERSION}", **page) == "AccessDenied"
+
+
+async def test_a_link_that_a_browser_is_sent_to_asks_for_nothing(api: Api) -> None:
+    """A mail's link has no origin; without authentication it would be done as it is opened."""
+    form = f"Action=DescribeEvents{VERSION}".encode()
+    for mode, code in (("navigate", "AccessDenied"), ("cors", "")):
+        headers = [*HERE, ("sec-fetch-site", "none"), ("sec-fetch-mode", mode)]
+        answer = await ask(api.app, method="GET", query=form, headers=headers)
+        assert answer.code == code
 
 
 async def test_get_and_post_are_the_same(api: Api) -> None:
@@ -540,6 +553,29 @@ async def test_what_many_ask_at_once_is_looked_up_once() -> None:
     assert await known.get("a", look) == {"n": 4}
 
 
+async def test_answers_that_nobody_asks_for_again_are_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recent, "AGE_SECONDS", 0.01)
+    known = recent.Recent()
+
+    async def look() -> dict[str, Any]:
+        answer.append(Answered())
+        return {"n": answer[-1]}
+
+    answer: list[Answered] = []
+    alive = weakref.WeakSet[Answered]()
+    for n in range(10):
+        await known.get(n, look)
+        alive.add(answer.pop())
+        await asyncio.sleep(0.02)
+    assert len(alive) <= 1
+
+
+class Answered:
+    """Something that can be looked for when it is gone."""
+
+
 async def test_what_was_changed_here_is_seen_at_once(api: Api) -> None:
     created = {"ReplicationGroupDescription": "d", "PrimaryClusterId": "127.0.0.1:6379"}
     for n in range(3):
@@ -548,6 +584,37 @@ async def test_what_was_changed_here_is_seen_at_once(api: Api) -> None:
         assert answer.body.count(b"<ReplicationGroupId>") == n + 1
     await call(api, "DeleteReplicationGroup", ReplicationGroupId="g1")
     assert b">g1<" not in (await call(api, "DescribeReplicationGroups")).body
+
+
+async def test_a_state_that_is_locked_can_be_read(api: Api, tmp_path: Path) -> None:
+    """However many changes wait for it: they have not every thread."""
+    created = {"ReplicationGroupDescription": "d", "PrimaryClusterId": "127.0.0.1:6379"}
+    assert (await call(api, "CreateReplicationGroup", ReplicationGroupId="g", **created)).code == ""
+    lock = sqlite3.connect(tmp_path / "state.sqlite", isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    waiting = [
+        asyncio.create_task(
+            call(api, "CreateReplicationGroup", ReplicationGroupId=f"g{n}", **created)
+        )
+        for n in range(40)
+    ]
+    await asyncio.sleep(0.2)
+    try:
+        async with asyncio.timeout(2):
+            assert (await call(api, "DescribeReplicationGroups")).status == 200
+            assert (await ask(api.app, method="GET", path="/healthz", headers=HERE)).status == 200
+    finally:
+        lock.execute("ROLLBACK")
+        lock.close()
+        answers = await asyncio.gather(*waiting)
+    assert {answer.code for answer in answers} == {""}
+
+
+async def test_an_address_is_not_repeated_at_length(api: Api) -> None:
+    created = {"ReplicationGroupDescription": "d", "PrimaryClusterId": "a" * 100_000}
+    answer = await call(api, "CreateReplicationGroup", ReplicationGroupId="g", **created)
+    assert answer.code == "InvalidParameterValue"
+    assert len(answer.body) < 1000
 
 
 # Whatever comes, the answer is a documented one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -277,6 +278,17 @@ def test_nonsense_is_refused_with_a_documented_fault(
         verify(Signed("POST", "/", query, headers, "0" * 64), find, now())
 
 
+@pytest.mark.parametrize("junk", ["A", "=", ",", "A=", "A,", "A=B,", " ", "%", "/", ";"])
+def test_a_long_header_is_refused_at_once(junk: str) -> None:
+    """Whoever sends it is not known, and the event loop is everybody's."""
+    long = f"{sigv4.ALGORITHM} {junk * (150_000 // len(junk))}"
+    rest = [pair for pair in signed().headers if pair[0] != "authorization"]
+    begun = time.process_time()
+    with pytest.raises(IncompleteSignature):
+        verify(change(signed(), headers=[*rest, ("authorization", long)]), find, now())
+    assert time.process_time() - begun < 1
+
+
 # Dates.
 
 
@@ -346,6 +358,20 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     with used.once("0", now().timestamp() + 60):
         pass
     with pytest.raises(RequestExpired), used.once("4", now().timestamp() + 60):
+        pass
+
+
+def test_one_with_a_long_life_is_not_forgotten_for_those_that_have_expired(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replay, "REMEMBERED_MOST", 3)
+    used = replay.Used()
+    with used.once("a week", now().timestamp() + 604_800):
+        pass
+    for n in range(5):
+        with used.once(str(n), now().timestamp() - 1):
+            pass
+    with pytest.raises(RequestExpired), used.once("a week", now().timestamp() + 604_800):
         pass
 
 

@@ -41,6 +41,7 @@ from engine.front.http.history import History
 from engine.front.http.limits import (
     AT_ONCE,
     BODY_MOST,
+    CHANGES_AT_ONCE,
     OPERATION_SECONDS,
     SLOW_AT_ONCE,
     read_body,
@@ -87,6 +88,7 @@ class Api:
         self._metrics_token = metrics_token
         self._model: Model = model()
         self._line = asyncio.Semaphore(AT_ONCE)
+        self._changes = asyncio.Semaphore(CHANGES_AT_ONCE)
         self._slow = 0
         self._recent = Recent()
         self._healthy = (0.0, False)
@@ -182,7 +184,8 @@ class Api:
             if self._gate.was_used(caller):
                 await action.look(self._engine, parameters)
             with self._gate.once(caller):
-                return await self._do(action, parameters)
+                async with self._changes:
+                    return _shown(await action.run(self._engine, parameters))
         finally:
             # Refused or not: a refusal is an event.
             self._recent.forget()
@@ -190,6 +193,9 @@ class Api:
     async def _admit(self, request: Request, call: Call) -> Admitted:
         """Read the request and check who sent it."""
         scope = request.scope
+        if scope["method"] == "HEAD":
+            # The routes let it pass for a GET, whose answer is thrown away.
+            raise _no_such_method()
         headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]]
         if len(scope["query_string"]) > BODY_MOST:
             raise MalformedQueryString("The query string is too long.")
@@ -223,7 +229,12 @@ class Api:
         self._gate.allow(admitted.caller, Role.READ, "Watch")
         self.feed.check()
         role = {"X-Startmigration-Role": admitted.caller.role.value}
-        return _Stream(self.feed, role, self.history.event())
+        return _Stream(
+            self.feed,
+            role,
+            self.history.event(),
+            lambda: self._gate.still_good(admitted.caller),
+        )
 
     async def _metrics(self, request: Request, call: Call) -> Response:
         call.operation = "Metrics"
@@ -257,8 +268,7 @@ class Api:
         return self._told(_call(request), fault)
 
     async def _no_method(self, request: Request, _error: Exception) -> Response:
-        fault = InvalidAction("The API is asked with POST or GET.")
-        return self._told(_call(request), fault)
+        return self._told(_call(request), _no_such_method())
 
     # --- What every route has in common ---
 
@@ -269,6 +279,9 @@ class Api:
             call = _call(request)
             try:
                 response = await handle(request, call)
+            except asyncio.CancelledError:
+                # At the end of the server, to those whose request was never complete.
+                return self._told(call, ServiceUnavailable("The server is ending."))
             except Exception as error:
                 return self._told(call, error)
             response.headers["x-amzn-RequestId"] = call.id
@@ -319,10 +332,13 @@ class _Stream(Response):
     """The feed as a response, with headers of its own (among them what the watcher may do), and
     an event that comes first."""
 
-    def __init__(self, feed: Feed, headers: dict[str, str], first: bytes) -> None:
+    def __init__(
+        self, feed: Feed, headers: dict[str, str], first: bytes, welcome: Callable[[], bool]
+    ) -> None:
         super().__init__(headers=headers)
         self._feed = feed
         self._first = first
+        self._welcome = welcome
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_ours(message: Message) -> None:
@@ -333,12 +349,16 @@ class _Stream(Response):
             await send({**message, "headers": [*message["headers"], *ours]})
             await send({"type": "http.response.body", "body": self._first, "more_body": True})
 
-        await self._feed.serve(scope, receive, send_ours)
+        await self._feed.serve(scope, receive, send_ours, self._welcome)
 
 
 def _call(request: Request) -> Call:
     client = request.client.host if request.client is not None else "-"
     return Call(id=str(uuid.uuid4()), began=time.monotonic(), client=client)
+
+
+def _no_such_method() -> ApiFault:
+    return InvalidAction("The API is asked with POST or GET.")
 
 
 def _fault(error: Exception, call: Call) -> ApiFault:

@@ -65,8 +65,11 @@ class Feed:
         async with self._changed:
             self._changed.notify_all()
 
-    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One client, as an ASGI application, until it goes or the feed ends."""
+    async def serve(
+        self, scope: Scope, receive: Receive, send: Send, welcome: Callable[[], bool]
+    ) -> None:
+        """One client, as an ASGI application, until it goes, is not `welcome` any more (its key
+        was revoked), or the feed ends."""
         self._clients += 1
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._looking())
@@ -83,7 +86,7 @@ class Feed:
                     ],
                 }
             )
-            await self._stream(send, gone)
+            await self._stream(send, gone, welcome)
             async with asyncio.timeout(_WRITE_SECONDS):
                 await send({"type": "http.response.body", "body": b""})
         except TimeoutError:
@@ -92,7 +95,9 @@ class Feed:
             gone.cancel()
             self._clients -= 1
 
-    async def _stream(self, send: Send, gone: asyncio.Task[None]) -> None:
+    async def _stream(
+        self, send: Send, gone: asyncio.Task[None], welcome: Callable[[], bool]
+    ) -> None:
         loop = asyncio.get_running_loop()
         ends = loop.time() + LIFE_SECONDS
         seen = 0
@@ -103,7 +108,7 @@ class Feed:
             )
             if not waiting.done():
                 waiting.cancel()
-            if self._closed or gone.done():
+            if self._closed or gone.done() or not welcome():
                 return
             body = b": still here\n\n"
             if self._state is not None and self._version != seen:

@@ -46,7 +46,7 @@ class Gate:
         """Who asks. Raises the faults of `sigv4.verify`, `Throttling`, and `ServiceUnavailable`
         while the keys cannot be read."""
         if self._keys is None:
-            _check_local(request.headers)
+            _check_local(request)
             return Caller("", Role.ADMIN)
         try:
             key, said = sigv4.verify(request, self._keys.find, datetime.now(UTC))
@@ -63,6 +63,16 @@ class Gate:
                 f"The access key {caller.key_id} has the role {caller.role}, and is not authorized "
                 f"to perform {what}, which needs {needed}."
             )
+
+    def still_good(self, caller: Caller) -> bool:
+        """Whether the caller's key is there yet, with the same role: for what goes on for long."""
+        if self._keys is None:
+            return True
+        try:
+            key = self._keys.find(caller.key_id)
+        except UsageError:
+            return False
+        return key is not None and key.role is caller.role
 
     def was_used(self, caller: Caller) -> bool:
         """Whether the caller's signature made a change already."""
@@ -101,10 +111,10 @@ def bearer_fits(headers: Sequence[tuple[str, str]], token: bytes | None) -> bool
     return hmac.compare_digest(given, b"Bearer " + token)
 
 
-def _check_local(headers: Sequence[tuple[str, str]]) -> None:
+def _check_local(request: sigv4.Signed) -> None:
     """Without authentication a web page of anybody's could have the user's browser ask: by its own
-    origin, or by a name of its own that stands for 127.0.0.1."""
-    given = dict(headers)
+    origin, or by a name of its own that stands for 127.0.0.1. And so could a link in a mail."""
+    given = dict(request.headers)
     host = given.get("host", "")
     try:
         name = urlsplit(f"//{host}").hostname or ""
@@ -112,5 +122,8 @@ def _check_local(headers: Sequence[tuple[str, str]]) -> None:
     except ValueError:
         name, origin = "", ""
     cross = given.get("sec-fetch-site", "none") not in ("none", "same-origin")
-    if not is_loopback(name) or origin != host or cross:
+    opened = given.get("sec-fetch-mode") == "navigate" and any(
+        n == "Action" for n, _ in request.query
+    )
+    if not is_loopback(name) or origin != host or cross or opened:
         raise AccessDenied("Without authentication only this machine's own clients may ask.")

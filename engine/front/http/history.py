@@ -33,6 +33,7 @@ class History:
     def __init__(self) -> None:
         self._groups: OrderedDict[str, _Kept] = OrderedDict()
         self._noted_at = float("-inf")
+        self._event: bytes | None = None
 
     def note(self, migrations: Iterable[tuple[GroupRecord, TransferRecord]], now: float) -> None:
         """Take a sample of each migration, unless the last one was a moment ago. `now` is seconds
@@ -41,6 +42,7 @@ class History:
         if 0 <= now - self._noted_at < SAMPLE_SECONDS:
             return
         self._noted_at = now
+        self._event = None
         for group, transfer in migrations:
             kept = self._groups.get(group.id)
             if kept is None or kept.transfer_id != transfer.id:
@@ -54,9 +56,12 @@ class History:
         """All of it as an event of the feed: for each group its rows, oldest first, each of the
         time (seconds since the epoch), keys, value bytes, commands, applied offset, lag in bytes
         and in seconds, and bytes in the spool."""
+        if self._event is not None:
+            return self._event  # it may be megabytes, and many may ask within a moment
         told = {name: list(kept.rows) for name, kept in self._groups.items()}
         text = json.dumps(told, separators=(",", ":"))
-        return f"event: history\ndata: {text}\n\n".encode()
+        self._event = f"event: history\ndata: {text}\n\n".encode()
+        return self._event
 
 
 def _row(transfer: TransferRecord, now: float) -> Row:

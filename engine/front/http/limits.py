@@ -19,6 +19,9 @@ HEAD_SECONDS = 20.0
 CONNECTIONS_MOST = 512
 AT_ONCE = 16
 """So many operations run at once; the others wait in line."""
+CHANGES_AT_ONCE = 4
+"""So many changes run at once, in a line of their own: while another process has the state locked
+each of them holds a thread for as long as the lock is waited for, and reading does not wait."""
 SLOW_AT_ONCE = 4
 """So many operations that talk to servers run at once; there is no line for more."""
 OPERATION_SECONDS = 60.0

@@ -30,13 +30,22 @@ class Recent:
         now = time.monotonic()
         at, task = self._known.get(asked, (0.0, None))
         if task is None or now - at >= AGE_SECONDS:
-            if len(self._known) >= _MOST:
-                self._known.clear()
+            self._drop_old(now)
             task = asyncio.ensure_future(_run(look))
             task.add_done_callback(_seen)
+            self._known.pop(asked, None)
             self._known[asked] = now, task
         # One who gives up does not take it from the others.
         return await asyncio.shield(task)
+
+    def _drop_old(self, now: float) -> None:
+        """Keep no answer that nobody will be given: who polls by time never asks the same again."""
+        if len(self._known) >= _MOST:
+            self._known.clear()
+        for asked, (at, _) in list(self._known.items()):
+            if now - at < AGE_SECONDS:
+                break  # the others are newer
+            del self._known[asked]
 
     def forget(self) -> None:
         """Something has changed."""

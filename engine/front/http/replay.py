@@ -59,6 +59,10 @@ class Used:
         now = time.time()
         while self._until and next(iter(self._until.values())) < now:
             self._until.popitem(last=False)
+        if len(self._until) >= REMEMBERED_MOST:
+            # One with a long life stands before others that have expired: those go, not it.
+            for each in [each for each, end in self._until.items() if end < now]:
+                del self._until[each]
         if signature in self._until:
             raise RequestExpired("The request was used before.", remedy="Sign it anew.")
         # Before the change, so that of two at the same moment one does.

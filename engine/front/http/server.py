@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -26,6 +27,7 @@ from engine.errors import UsageError
 from engine.front.access_keys import AccessKeys
 from engine.front.engine import Engine
 from engine.front.http.app import Api
+from engine.front.http.door import Door
 from engine.front.http.gate import Gate, is_loopback
 from engine.front.http.limits import CONNECTIONS_MOST, HEAD_SECONDS
 from engine.front.watchman import Watchman
@@ -34,6 +36,8 @@ GRACE_SECONDS = 10
 """For how long requests under way are waited for at the end."""
 HEADERS_MOST = 160 << 10
 """A request's head (bytes): the longest query string, and the headers."""
+STALL_SECONDS = 30.0
+"""A client that takes nothing of its answer for so long is cut off."""
 TOKEN_LEAST = 16
 _BACKLOG = 512
 _THREADS = 8
@@ -133,9 +137,15 @@ def _step_back() -> None:
 
 
 class _Connection(H11Protocol):
-    """A connection that is given up where no request comes, or none to its end."""
+    """A connection that is given up where no request comes, or none to its end, or where nobody
+    takes the answer.
+
+    To close a transport is to wait for what it still has to send, and a client that does not read
+    would be waited for without end: those that are, count among `CONNECTIONS_MOST`.
+    """
 
     _late: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -154,9 +164,25 @@ class _Connection(H11Protocol):
         super().on_response_complete()
         self._expect()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        self._unwatch()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
+        self._unwatch()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            # The rest of a request that has its answer: there is no place for a second one.
+            self.transport.close()
 
     def _expect(self) -> None:
         """Wait for a request's head while none is being answered."""
@@ -173,9 +199,28 @@ class _Connection(H11Protocol):
             self._late = None
 
     def _give_up(self) -> None:
-        self._late = None
-        if not self.transport.is_closing():
-            self.transport.close()
+        if self.transport.is_closing():
+            self._late = None
+            self.transport.abort()
+            return
+        self.transport.close()
+        self._late = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def _watch_writing(self) -> None:
+        self._unwatch()
+        waiting = self.transport.get_write_buffer_size()
+        self._stalled = self.loop.call_later(STALL_SECONDS, self._check_writing, waiting)
+
+    def _check_writing(self, waiting: int) -> None:
+        if self.transport.get_write_buffer_size() >= waiting:
+            self.transport.abort()
+        else:
+            self._watch_writing()
+
+    def _unwatch(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
 
 class _Server(uvicorn.Server):
@@ -185,6 +230,21 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._api = api
         self._ending: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        config = self.config
+        if (context := config.ssl) is None:
+            await super().startup(sockets)
+            return
+
+        def protocol() -> asyncio.Protocol:
+            return _Connection(config, self.server_state, self.lifespan.state)
+
+        inside = self.server_state.connections
+        self.servers: list[Any] = [
+            Door(each, context, protocol, inside, CONNECTIONS_MOST) for each in sockets or []
+        ]
+        self.started = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

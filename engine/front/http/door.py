@@ -1,0 +1,78 @@
+"""The door of a server with TLS: who has not finished the handshake counts as a connection too.
+
+The loop's own server tells of a connection when its handshake is done. Before that it would take
+any number of them, for a minute each: all descriptors of the process, and with them the state's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable, Collection
+
+HANDSHAKE_SECONDS = 10.0
+"""A handshake that is not done after this is given up."""
+_AGAIN_SECONDS = 0.1
+
+
+class Door:
+    """Accepts connections at `listening` and gives each that has shaken hands a protocol of `make`,
+    while those and the `inside` are fewer than `most`. It ends as the loop's servers do.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        context: ssl.SSLContext,
+        make: Callable[[], asyncio.Protocol],
+        inside: Collection[object],
+        most: int,
+    ) -> None:
+        # Its own descriptor: the other one may be closed while we still wait for somebody.
+        self._listening = listening.dup()
+        self._listening.setblocking(False)
+        self._context = context
+        self._make = make
+        self._inside = inside
+        self._most = most
+        self._greeted: set[asyncio.Task[None]] = set()
+        self._task = asyncio.create_task(self._accept())
+
+    def close(self) -> None:
+        """Take no more, and none of those in the middle of it."""
+        for each in (self._task, *self._greeted):
+            each.cancel()
+
+    async def wait_closed(self) -> None:
+        """Wait for the end that `close` began."""
+        await asyncio.wait({self._task, *self._greeted})
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        with self._listening:
+            while True:
+                try:
+                    link, _ = await loop.sock_accept(self._listening)
+                except OSError:
+                    # It went before it was taken, or there is no descriptor for it just now.
+                    await asyncio.sleep(_AGAIN_SECONDS)
+                    continue
+                if len(self._greeted) + len(self._inside) >= self._most:
+                    link.close()
+                    continue
+                greeting = asyncio.create_task(self._greet(link))
+                self._greeted.add(greeting)
+                greeting.add_done_callback(self._greeted.discard)
+
+    async def _greet(self, link: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._make, link, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_SECONDS
+            )
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                link.close()
+            if not isinstance(error, (OSError, asyncio.CancelledError)):
+                raise
