@@ -292,6 +292,11 @@ class Connection(asyncio.BufferedProtocol):
             self._wake()
 
     @property
+    def listening(self) -> bool:
+        """Whether what comes is read in the loop's next turn."""
+        return self._listening and self.lost is None
+
+    @property
     def resting(self) -> bool:
         """Whether what comes is left to the kernel for the moment."""
         return self._rest is not None
