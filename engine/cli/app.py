@@ -22,6 +22,7 @@ from engine.cli.migrate import migrate
 from engine.cli.preflight import preflight
 from engine.cli.program import program
 from engine.cli.register_replication_group import register_replication_group
+from engine.cli.release_source import release_source
 from engine.cli.resume_migration import resume_migration
 from engine.cli.serve import serve
 from engine.cli.session import INTERRUPTED
@@ -44,6 +45,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "start-migration": start_migration,
     "complete-migration": complete_migration,
     "resume-migration": resume_migration,
+    "release-source": release_source,
     "describe-replication-groups": describe_replication_groups,
     "describe-events": describe_events,
     "delete-replication-group": delete_replication_group,

@@ -31,6 +31,13 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
     return await check(source, target, settings)
 
 
+async def release(source: Endpoint, before: str, settings: TransferSettings) -> str:
+    """Have a source that was cut over from take writes again. See `transfer.release`."""
+    from engine.transfer.release import release as let
+
+    return await let(source, before, settings)
+
+
 async def abandon(
     source: Endpoint, target: Endpoint, settings: TransferSettings, checkpoint: Checkpoint | None
 ) -> list[str]:

@@ -44,6 +44,7 @@ class BlockingEngine:
     test_migration = _blocking(Engine.test_migration)
     start_migration = _blocking(Engine.start_migration)
     complete_migration = _blocking(Engine.complete_migration)
+    release_source = _blocking(Engine.release_source)
     resume_migration = _blocking(Engine.resume_migration)
     describe_replication_groups = _blocking(Engine.describe_replication_groups)
     describe_events = _blocking(Engine.describe_events)

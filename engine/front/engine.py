@@ -116,6 +116,18 @@ class Engine:
         """
         return await operations.complete(self._house, replication_group_id, force)
 
+    async def release_source(self, replication_group_id: str) -> dict[str, Any]:
+        """Have the source that the group was migrated from take writes again (the cut-over left
+        it refusing them). The target is not touched, and what is written to the source from then
+        on is carried by nobody.
+
+        Returns {"ReplicationGroup", "Message"}: what was done; also where there was nothing to do
+        any more. Raises `ReplicationGroupNotFoundFault`, `InvalidReplicationGroupStateFault` while
+        the group is under migration or where no migration has sealed its source; `LinkError`,
+        `ServerError` or `AuthError` of the source.
+        """
+        return await operations.release_source(self._house, replication_group_id)
+
     async def resume_migration(self, replication_group_id: str) -> dict[str, Any]:
         """Start a new worker for a migration that was stopped or whose worker died; it goes on
         from the checkpoint.

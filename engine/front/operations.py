@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from engine import fleet
-from engine.errors import EngineError
+from engine.errors import EngineError, InvalidReplicationGroupStateFault
 from engine.front import shapes, validate, watched
 from engine.front.faults import CompletionRefused, PreflightFault
 from engine.front.resolve import resolve
 from engine.groups.states import Operation, Request, check
 from engine.model.endpoint import Endpoint
+from engine.model.online import OnlineMark
 from engine.model.progress import Phase
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
@@ -85,6 +86,22 @@ async def complete(house: House, group_id: str, force: bool) -> dict[str, Any]:
     else:
         await house.state(lambda registry: registry.request(group_id, Request.COMPLETE))
     return await house.answer(group_id)
+
+
+async def release_source(house: House, group_id: str) -> dict[str, Any]:
+    """ReleaseSource (ours): the source of a completed migration takes writes again."""
+    group_id = validate.identifier(group_id)
+    transfer = await house.state(lambda registry: registry.sealed_by(group_id))
+    if transfer is None or transfer.report is None:
+        raise InvalidReplicationGroupStateFault(
+            f"cannot {Operation.RELEASE} replication group {group_id}: no migration of it has left "
+            "its source refusing writes."
+        )
+    told = await fleet.release(
+        house.credentials.apply(transfer.source), transfer.report.sealed, transfer.settings
+    )
+    await house.state(lambda registry: registry.add_event(group_id, told))
+    return {**await house.answer(group_id), "Message": told}
 
 
 async def describe(
@@ -242,6 +259,10 @@ async def _force(house: House, transfer: TransferRecord) -> None:
         errors=(message,),
     )
     checkpoint = await house.state(lambda registry: registry.checkpoint(transfer))
+    mark = checkpoint.position if checkpoint is not None else None
+    if isinstance(mark, OnlineMark) and mark.opened:
+        # The end by force lets the cut-over's end come, and the seal with it.
+        report = replace(report, sealed=mark.sealed)
     ended = await house.state(
         lambda registry: registry.end_without_worker(group_id, report, f"migration {message}")
     )

@@ -116,6 +116,19 @@ class Registry:
             found = [group_of(row) for row in connection.execute(query)]
             return [(group, _going_on(connection, group.id)) for group in found]
 
+    def sealed_by(self, group_id: str) -> TransferRecord | None:
+        """The group's last transfer that has left its source sealed; None: there is none.
+
+        Raises the faults of `Operation.RELEASE`.
+        """
+        table = schema.transfers
+        query = select(table).where(table.c.group_id == group_id).order_by(table.c.id.desc())
+        with self.store.read() as connection:
+            group = group_by_id(connection, group_id)
+            check(Operation.RELEASE, group_id, group.status)
+            found = [transfer_of(row) for row in connection.execute(query)]
+        return next((each for each in found if each.report and each.report.sealed), None)
+
     def check(self, operation: Operation, group_id: str) -> GroupRecord:
         """The group, if its status allows `operation`; else the table's fault."""
         group, _ = self.get(group_id)

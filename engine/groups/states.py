@@ -43,6 +43,7 @@ class Operation(StrEnum):
     COMPLETE = "complete the migration of"
     STOP = "stop the migration of"
     FINISH = "finish the migration of"
+    RELEASE = "release the source of"
     DELETE = "delete"
 
 
@@ -68,6 +69,7 @@ RULES: dict[Operation, Rule] = {
     Operation.COMPLETE: Rule(_MIGRATING, None, _NOT_UNDER),
     Operation.STOP: Rule(_MIGRATING, None, _NOT_UNDER),
     Operation.FINISH: Rule(_MIGRATING, _AVAILABLE, _NOT_UNDER),
+    Operation.RELEASE: Rule(_AVAILABLE, None, _BUSY),
     Operation.DELETE: Rule(_AVAILABLE, None, _BUSY),
 }
 

@@ -49,7 +49,8 @@ class Report:
     of a followed source are those of `Progress`, as they stood last; `spool_bytes` is the most that
     ever waited. `fence_seconds` is for how long writes to the source were held back, None without
     a fence. `left_out` names what the source holds beside keys and the target did not get (the
-    data of a module, a script …).
+    data of a module, a script …). `sealed`: the settings of the source that have it refuse writes,
+    as they were before (`transfer.seal`); empty if they were not touched, or are put back.
     """
 
     status: Status
@@ -72,6 +73,7 @@ class Report:
     repaired_keys: int = 0
     held_keys: int = 0
     fence_seconds: float | None = None
+    sealed: str = ""
     left_out: tuple[str, ...] = ()
     not_carried: tuple[NotCarried, ...] = ()
     not_carried_total: int = 0

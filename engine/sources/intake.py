@@ -8,7 +8,7 @@ the snapshot when it gets there, which may be gigabytes of spool later.
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +20,7 @@ from engine._native import (
     StreamReader,
 )
 from engine.errors import ProtocolFault
+from engine.sources.punctual import Punctuality
 from engine.sources.receipts import Receipts
 from engine.sources.spool import Spool
 from engine.wire.psync import MARK_BYTES, FullSync, PartialSync
@@ -51,7 +52,9 @@ class Intake:
     ) -> None:
         self._base = sync.offset
         self._spool = spool
-        self._clock = asyncio.get_running_loop().time
+        # Not the loop's, which stands still within a turn: it would tell nothing of one that took
+        # long, because the process was stopped in it, say.
+        self._clock = time.monotonic
         self._stream_from = stream_from
         self._source_ms = source_ms
         self._length = sync.length if isinstance(sync, FullSync) else None
@@ -62,6 +65,9 @@ class Intake:
         self._direct = False
         self._items: list[RecordBatch | bytes] = []
         self.receipts = Receipts()
+        self._punctuality = Punctuality(self._clock())
+        # Up to here (`total`) some bytes may have lain in the kernel for long.
+        self._late = 0
         self.snapshot = snapshot
         self.stream: StreamReader | None = None
         """There is one as soon as the snapshot is parsed to its end."""
@@ -84,6 +90,12 @@ class Intake:
     @property
     def input(self) -> Any:
         """Where the next bytes of the socket go: a `BulkReader`'s."""
+        room = self._next_room()
+        if self._source_ms is not None:
+            self._punctuality.reads(len(room), self._clock())
+        return room
+
+    def _next_room(self) -> Any:
         if self._is_first:
             self._first = bytearray(_FIRST_ROOM)
             return self._first
@@ -108,6 +120,8 @@ class Intake:
         Raises `ProtocolFault` and `SpoolFull`.
         """
         now = self._clock()
+        if self._source_ms is not None and self._punctuality.was_late(n, now):
+            self._late = self.total + n
         if self._first is not None:
             return self._received_first(now, n)
         self.total += n
@@ -181,6 +195,10 @@ class Intake:
             piece, portion = portion[:n], portion[n:]
             self._parse(self.receipts.at(first) or self._clock(), piece, len(piece))
 
+    def quiet(self, listening: bool) -> None:
+        """A turn of the loop, of those that come now and then: see `Punctuality`."""
+        self._punctuality.turn(self._clock() if listening else None)
+
     def take_records(self) -> list[RecordBatch | bytes]:
         """What the snapshot's reader has finished, in order."""
         items, self._items = self._items, []
@@ -216,6 +234,11 @@ class Intake:
     def received_offset(self) -> int:
         """Offset of the last byte of the stream that came."""
         return self._base + max(self.total - self._snapshot_end, 0)
+
+    @property
+    def late_offset(self) -> int:
+        """Up to here relative TTLs may have been read long after the source sent them."""
+        return self._base + max(self._late - self._snapshot_end, 0)
 
     def position_of(self, offset: int) -> int:
         """Which of the received bytes has this offset in the stream."""

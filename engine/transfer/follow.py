@@ -188,7 +188,8 @@ class Follower:
     def _plain(self) -> bool:
         """Whether a batch may go the quick way, if its commands allow it."""
         noting = self.moved is not None or self.lifted is not None
-        return self._mender.at_rest and not (self._in_doubt or self.late or self.suspect or noting)
+        late = self.late or self.position.offset < self._source.late_offset
+        return self._mender.at_rest and not (self._in_doubt or late or self.suspect or noting)
 
     async def _quickly(self) -> tuple[CommandBatch | None, Sent | None]:
         """Apply batches as long as each is plain; gives what is for the main flow.
@@ -280,11 +281,13 @@ class Follower:
         self._lapses, self._suspected = self._applier.lapses, self.suspect
         # 1. What reads a dirty key is dirty.
         mender, movers = self._mender, self._taken_along(batch)
+        # A part of it was read late, or all.
+        late = self.late or batch.start_offset < self._source.late_offset
         await mender.taint(batch, movers)
         if movers:
             if self.moved is not None:
                 self.moved.update(dict.fromkeys(movers.values()))
-            if self.late or not mender.clean:
+            if late or not mender.clean:
                 mender.spoil_deadlines(movers.values())
         if self.lifted is not None:
             self.lifted.update(
@@ -296,7 +299,7 @@ class Follower:
             mender.spoil(await mender.keys_in(batch, movers))
         if self.has_fields:
             self._spoil_fields(batch)
-        if self.late:
+        if late:
             self._mender.spoil_deadlines(
                 (batch.db(index), batch.command(index)[1]) for index in batch.deadlines
             )

@@ -225,6 +225,11 @@ class Online:
         return self._cut_over.fence_seconds
 
     @property
+    def sealed(self) -> str:
+        """The settings of the source that have it refuse writes, as they were before, or empty."""
+        return self._mark.sealed
+
+    @property
     def spooled_most(self) -> int:
         """Bytes that waited in the spool when there were most."""
         return self._source.spooled_most

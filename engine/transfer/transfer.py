@@ -242,6 +242,7 @@ class Transfer:
             way["left_out"] = tuple(self._way.left_out)
         if isinstance(self._way, Online):
             way["fence_seconds"] = self._way.fence_seconds
+            way["sealed"] = self._way.sealed
             way["spool_bytes"] = self._way.spooled_most
         return Report(
             status=status,

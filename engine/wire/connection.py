@@ -65,7 +65,8 @@ class Connection(asyncio.BufferedProtocol):
         self._read_paused = False
         # What the transport was last told.
         self._listening = True
-        # The socket's, if what it gives is plain; -1: it is not to be read past the transport.
+        # The socket's, if what it gives is plain; -1: it is not to be read past the transport. The
+        # transport closes it behind `connection_lost`, and the next socket may get its number.
         self._fd = -1
         self._rest: asyncio.TimerHandle | None = None
         self._watch: asyncio.TimerHandle | None = None
@@ -291,6 +292,11 @@ class Connection(asyncio.BufferedProtocol):
             self._wake()
 
     @property
+    def listening(self) -> bool:
+        """Whether what comes is read in the loop's next turn."""
+        return self._listening and self.lost is None
+
+    @property
     def resting(self) -> bool:
         """Whether what comes is left to the kernel for the moment."""
         return self._rest is not None
@@ -383,6 +389,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.lost is not None:
             return
         self.lost = error
+        self._fd = -1
         self.stop_watching()
         self.stop_resting()
         for waiter in self._calls:

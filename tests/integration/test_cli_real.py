@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from benches import datasets
 from benches.demo import preferred
@@ -22,7 +23,7 @@ from tests import engines
 from tests.conftest import ServerFactory
 from tests.proxy import Proxy
 from tests.reference.compare import assert_equal
-from tests.servers import Server
+from tests.servers import Binary, Server
 
 SECONDS = 90.0
 GROUP = ("--replication-group-id", "prod")
@@ -556,3 +557,49 @@ def test_a_terminal_gets_a_bar(two: tuple[Server, Server], cli: Cli) -> None:
     assert b"100 keys, " in drawn
     assert "━".encode() in drawn
     assert json.loads(out)["status"] == "done"
+
+
+# The source, behind the cut-over.
+
+
+def test_the_source_is_released(binary: Binary, server_factory: ServerFactory, cli: Cli) -> None:
+    """It refuses writes behind the cut-over, and takes them again with its own settings."""
+    source, target = server_factory(binary), server_factory(binary)
+    client = source.client()
+    client.config_set("min-replicas-max-lag", 0)
+    before = client.config_get("min-replicas-*")
+    client.set("key", "1")
+    told = cli("register-replication-group", *GROUP, "--primary-endpoint", target.url)
+    assert told.code == 0, told.err
+    told = cli("release-source", *GROUP)
+    assert told.code == 1
+    assert "no migration of it has left its source refusing writes" in told.err
+    address = f"Address={source.host},Port={source.port}"
+    start = ("start-migration", *GROUP, "--customer-node-endpoint-list", address)
+    assert cli(*start, "--source-type", "replica", "--wait").code == 0
+    told = cli("release-source", *GROUP, "--output", "json")
+    assert told.code == 1
+    assert "InvalidReplicationGroupState" in told.json["Error"]["Code"]
+    assert "it is migrating" in told.err
+    while (told := cli("complete-migration", *GROUP, "--wait")).code:
+        # Redis 6.0 is paused for half a second at first.
+        assert "the deadline of" in told.err, told.err
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        client.set("key", "2")
+    told = cli("release-source", *GROUP)
+    assert told.code == 0, told.err
+    assert "takes writes again, which nobody carries" in told.out
+    assert client.config_get("min-replicas-*") == before
+    assert client.set("key", "2")
+    assert target.client().get("key") == b"1"
+    assert "takes writes again" in cli("describe-events", *GROUP).out
+    # Once more is no harm: what somebody has set since is left alone.
+    client.config_set("min-replicas-to-write", 0)
+    told = cli("release-source", *GROUP)
+    assert told.code == 0
+    assert "nothing was to be done" in told.out
+    assert client.set("key", "3")
+    source.close()
+    told = cli("release-source", *GROUP)
+    assert told.code == 1
+    assert "connection refused" in told.err

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import redis
@@ -18,6 +21,7 @@ from engine.transfer.transfer import Transfer
 from engine.wire.admin import admin
 from engine.wire.loop import run as run_loop
 from tests.conftest import ServerFactory, known
+from tests.engines import Cli, Migration
 from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, refused, soon
 from tests.proxy import Proxy
 from tests.servers import Binary, Server
@@ -250,3 +254,45 @@ def test_ttls_that_count_from_a_time_that_is_gone(
         assert abs(client.pttl(key) - target.client().pttl(key)) < 1000, key
     assert target.client().pttl("persisted") == -1
     assert_tidy(target)
+
+
+@pytest.mark.parametrize("older", ["redis-6.0", "redis-6.2"])
+@pytest.mark.parametrize("newer", ["redis-7.0", "valkey-8.1"])
+def test_relative_deadlines_behind_an_engine_that_was_stopped(
+    older: str, newer: str, server_factory: ServerFactory, state_url: str, tmp_path: Path
+) -> None:
+    """Its link stays up, and what it reads when it goes on is 3 s old: nothing tells it so."""
+    source, target = server_factory(known(older)), server_factory(known(newer))
+    client = source.client()
+    migration = Migration(Cli(state_url, tmp_path), seed=1)
+    try:
+        migration.register(target)
+        migration.start(source, "--source-type", "replica")
+        migration.wait_for(lambda found: found["CanComplete"])
+        (pid,) = migration.workers()
+        # In the middle of a stream, and out of the blue.
+        for n in range(2):
+            client.execute_command("SETEX", f"before:{n}", 1000, "x")
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                client.execute_command("SETEX", f"setex:{n}", 1000, "x")
+                client.set(f"set:{n}", "x", px=900_000)
+                client.rename(f"set:{n}", f"renamed:{n}")
+                client.set(f"expire:{n}", "x")
+                client.expire(f"expire:{n}", 2000)
+                client.expire(f"before:{n}", 500)
+                time.sleep(3)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            time.sleep(1 - n)
+            client.execute_command("SETEX", f"behind:{n}", 1000, "x")
+        migration.complete()
+    finally:
+        migration.close()
+    for key in sorted(client.keys()):
+        ends = []
+        for server in (source, target):
+            with server.client().pipeline() as pipe:
+                now, left = pipe.time().pttl(key).execute()
+            ends.append(now[0] * 1000 + now[1] // 1000 + left)
+        assert abs(ends[1] - ends[0]) < 500, (key, ends[1] - ends[0])

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
 import pytest
 from hypothesis import given
@@ -210,3 +210,47 @@ def test_a_connection_that(story: Callable[[Ends], Awaitable[None]]) -> None:
             await story(pair)
 
     run(main())
+
+
+@pytest.mark.parametrize("loop", [run, asyncio.run], ids=["uvloop", "asyncio"])
+@pytest.mark.parametrize("end", ["abort", "close", "far end", "our own"])
+def test_a_connection_never_reads_another_socket_s_bytes(
+    loop: Callable[[Coroutine[None, None, None]], None], end: str
+) -> None:
+    """Whoever ends the link: it is known to be lost before its socket's number is another's."""
+
+    async def main() -> None:
+        others: list[socket.socket] = []
+        async with ends() as pair:
+            transport, number = pair.connection._transport, pair.connection._fd
+            assert transport is not None
+            assert number >= 0
+            pair.rest_again = 0.001
+            pair.connection.rest(0.001)
+            {
+                "abort": transport.abort,
+                "close": transport.close,
+                "far end": pair.far.close,
+                "our own": pair.connection.close,
+            }[end]()
+            try:
+                async with asyncio.timeout(5):
+                    while number not in (each.fileno() for each in others):
+                        others += socket.socketpair()
+                        for each in others[-2:]:
+                            each.setblocking(False)
+                            each.sendall(b"+OTHER\r\n")
+                        pair.connection.look()
+                        await asyncio.sleep(0.0005)
+                assert pair.connection.lost is not None
+                for _ in range(5):
+                    pair.connection.rest(0.001)
+                    pair.connection.look()
+                    pair.connection._wake()
+                    await asyncio.sleep(0.002)
+                assert pair.reads == []
+            finally:
+                for each in others:
+                    each.close()
+
+    loop(main())
