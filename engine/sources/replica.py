@@ -78,7 +78,15 @@ _ABSOLUTE_TTLS = (7, 0, 0)
 
 
 class _Gone(LinkError):
-    """The source answered a partial sync with a full one."""
+    """The source answered a partial sync with a full one.
+
+    `replid` is the history that it offers. If that is still ours, it holds all that we were sent
+    and more: what waits here is worth nothing. If not, it may have lost its data.
+    """
+
+    def __init__(self, message: str, *, remedy: str, replid: str) -> None:
+        super().__init__(message, remedy=remedy, fault="source")
+        self.replid = replid
 
 
 class ReplicaSource:
@@ -569,8 +577,10 @@ class ReplicaSource:
 
     def _raise_if_broken(self) -> None:
         # After a lost link what was received is still good; after anything else it is of no use.
-        if self._lost is not None and not isinstance(self._lost, LinkError):
-            raise self._lost
+        lost = self._lost
+        superseded = isinstance(lost, _Gone) and lost.replid == self.replid
+        if lost is not None and (superseded or not isinstance(lost, LinkError)):
+            raise lost
 
     def _raise_if_over(self) -> None:
         if self._lost is not None:
@@ -654,7 +664,7 @@ class ReplicaSource:
                 raise _Gone(
                     f"{connection.name} no longer has what follows offset {behind.offset}",
                     remedy="A full sync begins anew; a larger repl-backlog-size avoids it.",
-                    fault="source",
+                    replid=sync.replid,
                 )
         except BaseException:
             connection.close()

@@ -243,6 +243,41 @@ async def test_a_backlog_that_does_not_reach_is_told(server_factory: ServerFacto
             assert "repl-backlog-size" in caught.value.remedy
 
 
+async def test_what_waits_is_not_gone_through_when_a_full_sync_replaces_it(
+    server_factory: ServerFactory,
+) -> None:
+    """The target may need hours for it. But if the source has another history, it may be the last
+    copy of what was written."""
+    server = server_factory(binaries()[0], "--repl-backlog-size", "16kb")
+    client = server.client()
+    with Proxy(server.host, server.port) as proxy:
+        for restarted in (False, True):
+            async with source_of(proxy) as source:
+                await become_replica(source, Replay(server_factory()))
+                parts = 40
+                for i in range(parts):
+                    client.set(f"key:{i}", os.urandom(MIB))
+                offset = client.info("replication")["master_repl_offset"]
+                async with asyncio.timeout(20):
+                    while source.received_offset < offset:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+                assert source.spooled > parts // 2 * MIB
+                proxy.refuse()
+                proxy.cut_now()
+                if restarted:
+                    await asyncio.to_thread(server.restart)
+                client.set("key", "x" * 100_000)
+                proxy.refuse(False)
+                gone_at = source.received_offset
+                await asyncio.sleep(1.0)
+                reached = 0
+                with pytest.raises(LinkError, match="no longer has what follows"):
+                    async with asyncio.timeout(20):
+                        while True:
+                            reached = (await source.commands()).end_offset
+                assert (reached == gone_at) == restarted
+
+
 async def test_a_link_cut_within_the_snapshot(server_factory: ServerFactory) -> None:
     server = server_factory()
     await asyncio.to_thread(datasets.strings, server.url, n=50_000, size=100)

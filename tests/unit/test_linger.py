@@ -29,7 +29,8 @@ def test_a_rest_is_bounded_and_left_out_where_it_would_harm(
 ) -> None:
     rest = rest_after(nbytes, filled=filled, hurried=hurried)
     assert 0 <= rest <= MOST_SECONDS
-    if filled or hurried:
+    # A receive buffer that has not grown yet holds less than 64 KiB.
+    if filled or hurried or nbytes >= 65_483:
         assert rest == 0
 
 
