@@ -44,6 +44,7 @@ from engine.targets.applier import Applier, PositionMoved
 from engine.targets.base import Acknowledged, ReadAgain
 from engine.targets.retry import TRY_AGAIN
 from engine.targets.writer import RestoreWriter
+from engine.transfer.aside import cancelled
 from engine.transfer.books import Books
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.claim import Claim
@@ -595,9 +596,7 @@ class Online:
                     stage.word.set()
         finally:
             if not pump.done():
-                pump.cancel()
-                with contextlib.suppress(asyncio.CancelledError, EngineError, PositionMoved):
-                    await pump
+                await cancelled(pump)
 
     async def _look(self, follower: Follower) -> None:
         """Where the follower stands, as phase, gate and reason."""
@@ -732,9 +731,7 @@ class Online:
             await task
         finally:
             if not task.done():
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, EngineError, ReadAgain):
-                    await task
+                await cancelled(task)
 
     async def _tick(self) -> None:
         self._stage.tell()
