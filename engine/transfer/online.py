@@ -631,8 +631,7 @@ class Online:
 
     def _catch_up(self, follower: Follower) -> None:
         """What comes now was written some time ago: deadlines in it are not what they seem."""
-        info = self._source.info
-        has_fields = info.version >= ((9, 0, 0) if info.flavour == "valkey" else (7, 4, 0))
+        has_fields = self._source.field_deadlines
         self._behind_until = None
         self._catch_ups += 1
         follower.late = self._source.relative_deadlines
