@@ -67,11 +67,13 @@ _FORKS = {"keydb": "keydb_version", "dragonfly": "dragonfly_version", "garnet": 
 
 @dataclass(frozen=True, slots=True)
 class Keyspace:
-    """One non-empty database: `keys` in it, `expires` of them with a time to live."""
+    """One non-empty database: `keys` in it, `expires` of them with a time to live, and
+    `field_expires` (hashes) with fields that have one."""
 
     db: int
     keys: int
     expires: int
+    field_expires: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +286,9 @@ def _keyspace(fields: dict[str, str]) -> Iterator[Keyspace]:
         if name.startswith("db") and name[2:].isdigit():
             counts = _attributes(value)
             keys, expires = counts.get("keys", "0"), counts.get("expires", "0")
-            yield Keyspace(int(name[2:]), int(keys), int(expires))
+            # Redis, and Valkey.
+            fields_too = counts.get("subexpiry", counts.get("keys_with_volatile_items", "0"))
+            yield Keyspace(int(name[2:]), int(keys), int(expires), int(fields_too))
 
 
 def _attributes(text: str) -> dict[str, str]:

@@ -39,7 +39,8 @@ class Intake:
     """A `BulkReader` before two readers and a spool.
 
     `stream_from` makes the stream's reader, given the database in which it begins. `source_ms` says
-    what the source's clock showed at a time of ours; relative TTLs hang on it.
+    what the source's clock showed at a time of ours; relative TTLs hang on it. `watched`:
+    somebody wants to know the `late_offset`.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class Intake:
         snapshot: SnapshotReader | None,
         stream_from: StreamFactory,
         source_ms: Callable[[float], int] | None,
+        *,
+        watched: bool = False,
     ) -> None:
         self._base = sync.offset
         self._spool = spool
@@ -65,6 +68,7 @@ class Intake:
         self._direct = False
         self._items: list[RecordBatch | bytes] = []
         self.receipts = Receipts()
+        self._watched = watched
         self._punctuality = Punctuality(self._clock())
         # Up to here (`total`) some bytes may have lain in the kernel for long.
         self._late = 0
@@ -91,7 +95,7 @@ class Intake:
     def input(self) -> Any:
         """Where the next bytes of the socket go: a `BulkReader`'s."""
         room = self._next_room()
-        if self._source_ms is not None:
+        if self._watched:
             self._punctuality.reads(len(room), self._clock())
         return room
 
@@ -120,7 +124,7 @@ class Intake:
         Raises `ProtocolFault` and `SpoolFull`.
         """
         now = self._clock()
-        if self._source_ms is not None and self._punctuality.was_late(n, now):
+        if self._watched and self._punctuality.was_late(n, now):
             self._late = self.total + n
         if self._first is not None:
             return self._received_first(now, n)
@@ -237,7 +241,7 @@ class Intake:
 
     @property
     def late_offset(self) -> int:
-        """Up to here relative TTLs may have been read long after the source sent them."""
+        """Up to here bytes may have been read long after the source sent them."""
         return self._base + max(self._late - self._snapshot_end, 0)
 
     def position_of(self, offset: int) -> int:

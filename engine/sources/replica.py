@@ -185,7 +185,7 @@ class ReplicaSource:
         self._intake = self._make_intake(sync, since or position)
         self._take_over(connection)
         self._start(self._beat())
-        if self.relative_deadlines:
+        if self._watched:
             self._start(self._watch_turns())
         if isinstance(sync, FullSync):
             self._start(self._watch_pending(sync.offset))
@@ -332,8 +332,19 @@ class ReplicaSource:
         return self.info.flavour == "redis" and self.info.version < _ABSOLUTE_TTLS
 
     @property
+    def field_deadlines(self) -> bool:
+        """Whether fields of the source's hashes may have deadlines."""
+        since = (9, 0, 0) if self.info.flavour == "valkey" else (7, 4, 0)
+        return self.info.version >= since
+
+    @property
+    def _watched(self) -> bool:
+        return self.relative_deadlines or self.field_deadlines
+
+    @property
     def late_offset(self) -> int:
-        """Up to here relative TTLs may have been received late, for want of CPU: 0 or an offset."""
+        """Up to here the stream may have been received late, for want of CPU. It is known of
+        sources that have relative TTLs, or deadlines of fields."""
         return self._intake.late_offset
 
     @property
@@ -497,7 +508,8 @@ class ReplicaSource:
             return stream
 
         source_ms = self.source_ms if relative else None
-        return Intake(sync, self._spool, snapshot, stream_from, source_ms)
+        watched = self._watched
+        return Intake(sync, self._spool, snapshot, stream_from, source_ms, watched=watched)
 
     def _take_over(self, connection: Connection) -> None:
         self._connection = connection

@@ -206,12 +206,16 @@ class Spool:
         return memoryview(b"")
 
     async def close(self) -> None:
-        """Give memory and files back."""
-        for task in (self._writer, self._reading):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, SpoolFull):
-                    await task
+        """Give memory and files back. Cancelled, it may be called again."""
+        tasks = {task for task in (self._writer, self._reading) if task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            # Not by awaiting each: a cancellation of ours would be taken for theirs, and lost.
+            await asyncio.wait(tasks)
+            for task in tasks:
+                if not task.cancelled():
+                    task.exception()
         self._front.clear()
         self._back.clear()
         self._free.clear()

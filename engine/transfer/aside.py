@@ -24,6 +24,18 @@ async def beside(work: Awaitable[T], pump: asyncio.Task[None]) -> T:
         task.cancel()
 
 
+async def cancelled(task: asyncio.Future[Any]) -> None:
+    """Cancel a task and wait for its end, whatever that is.
+
+    Not by awaiting the task: a cancellation of our own meanwhile would be taken for the task's, and
+    lost; who was to stop would go on for ever.
+    """
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
+
+
 async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
     """What must not be half done: a cancellation meanwhile comes too late."""
     task = asyncio.ensure_future(work)

@@ -16,6 +16,7 @@ the main flow where it stands.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from engine._native import (
@@ -34,6 +35,8 @@ from engine.transfer.repair import DbKey, Mender, Store
 # reached the keys stay as they are, and what reads them is spoilt as well.
 _READ_WITHIN = 1 << 20
 _READ_AGAIN_SECONDS = 0.5
+# A batch that counts fields up, and was on its way for longer, may have found one expired.
+_FIELDS_SECONDS = 0.05
 # Commands whose copies of a key take its deadline along: {name: index of the new key}.
 _NEW_KEY = {b"RENAME": 2, b"RENAMENX": 2, b"COPY": 2, b"MOVE": 1}
 
@@ -188,8 +191,13 @@ class Follower:
     def _plain(self) -> bool:
         """Whether a batch may go the quick way, if its commands allow it."""
         noting = self.moved is not None or self.lifted is not None
-        late = self.late or self.position.offset < self._source.late_offset
+        late = self._late_from(self.position.offset)
         return self._mender.at_rest and not (self._in_doubt or late or self.suspect or noting)
+
+    def _late_from(self, offset: int) -> bool:
+        """Whether relative TTLs behind this offset are not to be relied on."""
+        source = self._source
+        return self.late or (source.relative_deadlines and offset < source.late_offset)
 
     async def _quickly(self) -> tuple[CommandBatch | None, Sent | None]:
         """Apply batches as long as each is plain; gives what is for the main flow.
@@ -248,7 +256,7 @@ class Follower:
             return
         self._under_way = None
         batch, behind = under_way
-        if not sent.applied or self.suspect:
+        if not sent.applied or self.suspect or self._counted_late(batch):
             left.set_result((batch, sent))
             return
         self.commands += len(batch)
@@ -282,7 +290,7 @@ class Follower:
         # 1. What reads a dirty key is dirty.
         mender, movers = self._mender, self._taken_along(batch)
         # A part of it was read late, or all.
-        late = self.late or batch.start_offset < self._source.late_offset
+        late = self._late_from(batch.start_offset)
         await mender.taint(batch, movers)
         if movers:
             if self.moved is not None:
@@ -318,6 +326,19 @@ class Follower:
         if self.fields:
             indices += batch.field_counts
         self._mender.spoil((batch.db(index), batch.command(index)[1]) for index in indices)
+
+    def _counted_late(self, batch: CommandBatch) -> bool:
+        """Whether a batch that is on the target now has counted up fields that may have expired
+        there before it came: HINCRBY keeps a field's deadline, and makes one without if it is gone.
+
+        While `fields` is set those hashes are read anyway.
+        """
+        if not self.has_fields or self.fields or not batch.holds(KIND_FIELD_COUNTS):
+            return False
+        if batch.start_offset < self._source.late_offset:
+            return True
+        came = self._source.receipt_of(batch.start_offset + 1)
+        return came is None or time.monotonic() - came > _FIELDS_SECONDS
 
     def _behind(self, batch: CommandBatch) -> StreamPosition:
         return StreamPosition(
@@ -396,6 +417,8 @@ class Follower:
                 mender.spoil(await mender.keys_in(batch, self._taken_along(batch)))
             if self.has_fields:
                 self._spoil_fields(batch)
+        if self._counted_late(batch):
+            mender.spoil((batch.db(index), batch.command(index)[1]) for index in batch.field_counts)
         self.commands += len(batch)
         self._pass(behind)
 

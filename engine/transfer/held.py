@@ -11,7 +11,6 @@ kept so however long the stream is followed, and set back before the target is o
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from engine.errors import EngineError, TransferFailed
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
 from engine.targets.import_mode import has_import_mode, import_source, in_import_mode
-from engine.transfer.aside import beside
+from engine.transfer.aside import beside, cancelled
 from engine.transfer.books import Books
 from engine.transfer.copy import explain
 from engine.transfer.deadlines import LIFT_MS, VALID_SECONDS, DbKey, Lifted
@@ -215,13 +214,10 @@ class HeldDeadlines:
             self._end_watch()
 
     async def let_go(self) -> None:
-        """The follower ends. Never raises."""
+        """The follower ends. Raises nothing but the caller's own cancellation, which must not be
+        lost: whoever was to stop would go on for ever. It may be called again then."""
         if self._lifter is not None:
-            self._lifter.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({self._lifter})
-                if not self._lifter.cancelled():
-                    self._lifter.exception()
+            await cancelled(self._lifter)
             self._lifter = None
         if self._quiet_at == _UNDER_WAY:
             self._quiet_at = asyncio.get_running_loop().time() + VALID_SECONDS

@@ -7,11 +7,10 @@ moves any more.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
-from engine.errors import EngineError, StateError, TransferFailed
+from engine.errors import StateError, TransferFailed
 from engine.model.endpoint import Endpoint
 from engine.model.position import ScanPosition
 from engine.model.progress import Phase
@@ -19,6 +18,7 @@ from engine.sources.base import Source
 from engine.sources.rdb_file import RdbFileSource
 from engine.sources.scan import ScanSource
 from engine.targets.writer import RestoreWriter
+from engine.transfer.aside import cancelled
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.code import carry_code
 from engine.transfer.copy import Compare, Copy, explain
@@ -217,6 +217,4 @@ class Offline:
             await task
         finally:
             if not task.done():
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, EngineError):
-                    await task
+                await cancelled(task)

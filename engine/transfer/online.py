@@ -44,6 +44,7 @@ from engine.targets.applier import Applier, PositionMoved
 from engine.targets.base import Acknowledged, ReadAgain
 from engine.targets.retry import TRY_AGAIN
 from engine.targets.writer import RestoreWriter
+from engine.transfer.aside import cancelled
 from engine.transfer.books import Books
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.claim import Claim
@@ -605,9 +606,7 @@ class Online:
         finally:
             word.cancel()
             if not pump.done():
-                pump.cancel()
-                with contextlib.suppress(asyncio.CancelledError, EngineError, PositionMoved):
-                    await pump
+                await cancelled(pump)
 
     @property
     def _calm(self) -> bool:
@@ -648,8 +647,7 @@ class Online:
 
     def _catch_up(self, follower: Follower) -> None:
         """What comes now was written some time ago: deadlines in it are not what they seem."""
-        info = self._source.info
-        has_fields = info.version >= ((9, 0, 0) if info.flavour == "valkey" else (7, 4, 0))
+        has_fields = self._source.field_deadlines
         self._behind_until = None
         self._catch_ups += 1
         follower.late = self._source.relative_deadlines
@@ -748,9 +746,7 @@ class Online:
             await task
         finally:
             if not task.done():
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, EngineError, ReadAgain):
-                    await task
+                await cancelled(task)
 
     async def _tick(self) -> None:
         self._stage.tell()

@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.errors import AuthError, EngineError, ProtocolFault
 from engine.model.endpoint import Endpoint
+from engine.verify.digest import Unordered
 from engine.verify.read import (
     WHOLE_BYTES,
     WINDOW_BYTES,
@@ -135,6 +136,16 @@ class Side:
             waiting = going_on
         return results
 
+    async def is_over(self, key: bytes, look: Look) -> bool:
+        """Whether it is a hash of which nothing is left: the last field's time has passed.
+
+        A source that is paused keeps such a key until it may write again, and shows no field of it.
+        """
+        if look.kind != b"hash" or not self.able.field_ttls:
+            return False
+        (parts,) = await self.read([(key, look)])
+        return parts is not None and parts["value"] == Unordered().digest()
+
 
 async def differing(
     source: Endpoint, target: Endpoint, db: int, keys: Sequence[bytes]
@@ -188,6 +199,10 @@ async def _compare_once(pair: tuple[Side, Side], keys: Sequence[bytes]) -> list[
     alike: list[tuple[bytes, Look, Look]] = []
     for key, one, other in zip(keys, ours, theirs, strict=True):
         what = _judge_looks(one, other)
+        if what == MISSING and await source.is_over(key, one):
+            continue
+        if what == EXTRA and await target.is_over(key, other):
+            continue
         if what:
             found.append(Finding(key, what))
         elif one.kind != b"none" and other.kind != b"none":

@@ -14,9 +14,12 @@ import pytest
 import redis
 
 from engine.errors import LinkError, StateError
+from engine.fleet.gate import gate_in_sync_of
 from engine.model.checkpoint import Checkpoint
+from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark
 from engine.model.progress import Phase
+from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.cut_over import CutOver
 from engine.transfer.gate import GateResult
@@ -352,4 +355,42 @@ def test_an_engine_that_dies_behind_the_fence(
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("key") == b"2"
     assert source.client().info("stats")["sync_full"] == 1
+    assert_tidy(target)
+
+
+@pytest.mark.parametrize("name", ["redis-8.0", "valkey-9"])
+def test_fields_whose_time_passes_behind_the_fence(
+    name: str, server_factory: ServerFactory
+) -> None:
+    """A paused source keeps a hash of which nothing is left, and the target removes it."""
+    source, target = server_factory(known(name)), server_factory(known(name))
+    client = source.client()
+    client.set("key", "1")
+    gate = gate_in_sync_of(
+        *(Endpoint.parse(each.url) for each in (source, target)), TransferSettings(), lambda: False
+    )
+
+    async def late(own_key: bytes) -> GateResult:
+        await asyncio.sleep(max(over - time.monotonic(), 0) + 0.3)
+        return await gate(own_key)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        nonlocal over
+        await following(work)
+        with client.pipeline(transaction=False) as pipe:
+            for key, fields in (("lone", 1), ("wide", 700)):
+                names = [f"f{n}" for n in range(fields)]
+                pipe.hset(key, mapping=dict.fromkeys(names, "x"))
+                pipe.execute_command("HPEXPIRE", key, 1500, "FIELDS", fields, *names)
+            pipe.hset("mixed", mapping={"f": "x", "lasts": "y"})
+            pipe.execute_command("HPEXPIRE", "mixed", 1500, "FIELDS", 1, "f")
+            pipe.execute()
+        over = time.monotonic() + 1.5
+        await cut_over(work, run, source)
+
+    over = 0.0
+    run = online(source, target, steer, gate_in_sync=late)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().hgetall("mixed") == {b"lasts": b"y"}
+    assert target.client().exists("lone", "wide") == 0
     assert_tidy(target)

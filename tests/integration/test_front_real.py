@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import signal
+import sqlite3
 import stat
 import threading
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import pytest
+import redis
 
 from engine.errors import (
     Interrupted,
@@ -340,6 +342,67 @@ async def test_what_a_killed_worker_left_is_taken_away(
     assert "ended by force, without a worker" in (await events(face))[-1]
     assert 0 < target.client().ttl("key") <= 600
     assert_tidy(target)
+
+
+@pytest.mark.parametrize("name", ["redis-6.2", "redis-7.0", "redis-8.0", "valkey-8.1"])
+@pytest.mark.parametrize("sealed", [False, True], ids=["paused", "sealed"])
+@in_loop
+async def test_what_a_worker_left_that_was_killed_behind_the_fence(
+    face: Engine, server_factory: ServerFactory, state_url: str, name: str, sealed: bool
+) -> None:
+    """Its source's writers wait, or are refused, and the target is not open."""
+    source, target = (server_factory(known(name)) for _ in range(2))
+    client = source.client()
+    client.config_set("min-replicas-max-lag", 0)
+    before = client.config_get("min-replicas-*")
+    client.set("near", "1", ex=30)
+    client.set("far", "1", ex=3000)
+    with (
+        Proxy(target.host, target.port) as link,
+        contextlib.closing(
+            sqlite3.connect(state_url.removeprefix("sqlite:///"), isolation_level=None)
+        ) as state,
+    ):
+        await face.register_replication_group("g", plain(link))
+        settings = TransferSettings(cut_over_timeout=60.0)
+        await face.start_migration("g", node(source), settings=settings)
+        await face.wait("g", until="in-sync", timeout=30)
+        # Behind the fence each question to the target takes its time.
+        await face.complete_migration("g")
+        link.delay(0.5)
+        await until_true(lambda: _phase(state) == "CUT_OVER")
+        if sealed:
+            # Up to the moment when it writes down that the target is open.
+            state.execute("BEGIN IMMEDIATE")
+            link.delay(0)
+            await until_true(lambda: client.config_get()["min-replicas-to-write"] == "65535")
+        (group,) = (await face.describe_replication_groups("g"))["ReplicationGroups"]
+        kill(group["Migration"]["Workers"][0]["Pid"])
+        link.delay(0)
+        if sealed:
+            state.execute("ROLLBACK")
+        with pytest.raises((redis.ResponseError, redis.TimeoutError)):
+            source.client(socket_timeout=0.3).set("key", "1")
+        answer = await face.complete_migration("g", force=True)
+        assert answer["ReplicationGroup"]["Status"] == "available"
+    told = await events(face)
+    assert "ended by force, without a worker" in told[-1], told
+    assert source.client(socket_timeout=2).set("key", "1")
+    assert client.config_get("min-replicas-*") == before
+    assert 0 < target.client().ttl("near") <= 30
+    assert 0 < target.client().ttl("far") <= 3000
+    assert_tidy(target)
+
+
+async def until_true(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def _phase(state: sqlite3.Connection) -> str:
+    (progress,) = state.execute("SELECT progress FROM transfers ORDER BY id DESC").fetchone()
+    return str(json.loads(progress)["phase"]) if progress else ""
 
 
 @in_loop

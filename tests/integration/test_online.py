@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -16,7 +17,17 @@ from engine.transfer.transfer import Transfer
 from tests.adversity.test_follow import not_alike
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled, settle
-from tests.online import assert_tidy, cut_over, following, importing, online, phase, refused, soon
+from tests.online import (
+    assert_tidy,
+    cut_over,
+    following,
+    importing,
+    in_sync,
+    online,
+    phase,
+    refused,
+    soon,
+)
 from tests.proxy import Proxy
 from tests.servers import Binary, Server, all_pairs, pair_id
 from tests.traffic import Counters, Traffic
@@ -365,3 +376,37 @@ def test_the_report_has_the_most_that_waited(server_factory: ServerFactory) -> N
         run = online(source, proxy, steer)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.spool_bytes > 8 << 20
+
+
+def test_a_field_that_passed_before_the_command_that_kept_its_deadline(
+    server_factory: ServerFactory,
+) -> None:
+    """HINCRBY keeps a field's deadline; on a target that is behind the field has gone by then, and
+    would come back without one."""
+    source, target = (server_of(server_factory, "redis-8.0") for _ in range(2))
+    client = source.client()
+    client.hset("hash", mapping={"f": 1, "lasts": 1})
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        client.execute_command("HPEXPIRE", "hash", 1200, "FIELDS", 1, "f")
+        over = time.monotonic() + 1.2
+        await in_sync(work, source)
+        proxy.stall()
+        await asyncio.sleep(over - time.monotonic() - 0.2)
+        client.hincrby("hash", "f", 5)
+        # The source is busy, and tells of no field's end: as behind a pause.
+        await asyncio.to_thread(client.execute_command, "CLIENT", "PAUSE", 5000, "WRITE")
+        await asyncio.sleep(over - time.monotonic() + 0.5)
+        proxy.stall(False)
+        await in_sync(work, source)
+        await asyncio.sleep(1)
+        there = target.client().hgetall("hash")
+        assert there == client.hgetall("hash") == {b"lasts": b"1"}
+        client.execute_command("CLIENT", "UNPAUSE")
+        await cut_over(work, run, source)
+
+    with Proxy(target.host, target.port) as proxy:
+        run = online(source, proxy, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_tidy(target)
