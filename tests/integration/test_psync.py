@@ -14,6 +14,7 @@ from benches import datasets
 from engine._native import encode_command
 from engine.errors import LinkError, ProtocolFault, PsyncRefused, SpoolFull, UsageError
 from engine.model.position import StreamPosition
+from engine.sources.replica import ReplicaSource
 from engine.wire.psync import FullSync, PartialSync
 from tests.conftest import ServerFactory
 from tests.followers import Replay, become_replica, offset_of, source_of, writing
@@ -270,12 +271,16 @@ async def test_what_waits_is_not_gone_through_when_a_full_sync_replaces_it(
                 proxy.refuse(False)
                 gone_at = source.received_offset
                 await asyncio.sleep(1.0)
-                reached = 0
-                with pytest.raises(LinkError, match="no longer has what follows"):
+                reached: list[int] = []
+
+                async def to_the_end(source: ReplicaSource, reached: list[int]) -> None:
                     async with asyncio.timeout(20):
                         while True:
-                            reached = (await source.commands()).end_offset
-                assert (reached == gone_at) == restarted
+                            reached.append((await source.commands()).end_offset)
+
+                with pytest.raises(LinkError, match="no longer has what follows"):
+                    await to_the_end(source, reached)
+                assert (reached[-1:] == [gone_at]) == restarted
 
 
 async def test_a_link_cut_within_the_snapshot(server_factory: ServerFactory) -> None:
