@@ -40,6 +40,13 @@ async def source_of(server: Server | Proxy, **settings: Any) -> AsyncIterator[Re
         await source.close()
 
 
+async def next_batch(source: ReplicaSource) -> CommandBatch:
+    """The stream's next batch; waits for one."""
+    while (batch := source.next_commands()) is None:
+        await source.more()
+    return batch
+
+
 def offset_of(server: Server) -> int:
     """The end of the server's replication stream."""
     return int(server.client().info("replication")["master_repl_offset"])
@@ -85,7 +92,7 @@ class Replay:
                     return
                 try:
                     async with asyncio.timeout(0.05):
-                        batch = await source.commands()
+                        batch = await next_batch(source)
                 except TimeoutError:
                     continue
                 if self.position is not None:

@@ -93,8 +93,8 @@ class ReplicaSource:
     """One shard of a source, followed. Opened, read, closed; opened again after a failure.
 
     Before `open`: `bulk_limit`, `hold_before` and `hold_shift` (as `SnapshotReader`'s; ms). Calls:
-    `open`, then `snapshot` to its end if that gave a `FullSync`, then `commands` again and again
-    (or `next_commands` and, where that has none, `more`).
+    `open`, then `snapshot` to its end if that gave a `FullSync`, then `next_commands` again and
+    again, and where that has none `more`.
     """
 
     def __init__(self, endpoint: Endpoint, settings: TransferSettings) -> None:
@@ -247,12 +247,6 @@ class ReplicaSource:
         """A streamed value is on the target: `value_again` is not going to be asked for it."""
         if self._spill is not None:
             self._spill.forget(batch)
-
-    async def commands(self) -> CommandBatch:
-        """The stream's next batch; waits for one. As `next_commands` and `more` together."""
-        while (batch := self.next_commands()) is None:
-            await self.more()
-        return batch
 
     def next_commands(self) -> CommandBatch | None:
         """The stream's next batch if it is at hand, else None. Behind the snapshot's end only.

@@ -23,7 +23,7 @@ from engine.transfer.transfer import Transfer
 from engine.wire.psync import FullSync, PartialSync
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
-from tests.followers import offset_of, source_of
+from tests.followers import next_batch, offset_of, source_of
 from tests.online import assert_tidy, cut_over, following, in_sync, online, soon
 from tests.proxy import Proxy
 from tests.servers import Server
@@ -209,7 +209,7 @@ def test_an_earlier_place_is_not_enough(server_factory: ServerFactory, name: str
             await source.close()
             sync = await source.open(end, start)
             assert sync == PartialSync(end.replid, start.offset)
-            batch = await source.commands()
+            batch = await next_batch(source)
             assert batch.start_offset == start.offset
             assert batch.command(0) == (b"SET", b"k", b"v") or batch.command(0)[1] == b"k"
 

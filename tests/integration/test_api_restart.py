@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from engine.front.engine import Engine
 from tests.api import Serving, percent, until
@@ -26,6 +29,11 @@ def pid_of(state: str) -> int:
         return int(workers[0]["Pid"]) if workers else 0
     finally:
         engine.close()
+
+
+def replaced(state: str, pid: int) -> bool:
+    """Whether there is a worker, and another one than that."""
+    return pid_of(state) not in (0, pid)
 
 
 def in_sync(client: Any) -> bool:
@@ -88,7 +96,7 @@ def test_a_worker_that_is_killed_is_replaced(
         group = Path(f"/proc/{pid}/autogroup")
         assert not group.exists() or group.read_text().endswith("nice 0\n")
         os.kill(pid, signal.SIGKILL)
-        until(lambda: pid_of(state_url) not in (0, pid), "another worker")
+        until(lambda: replaced(state_url, pid), "another worker")
         assert os.getpriority(os.PRIO_PROCESS, pid_of(state_url)) == os.getpriority(
             os.PRIO_PROCESS, 0
         )
@@ -109,6 +117,49 @@ def test_both_end_and_the_server_takes_it_up(
         until(lambda: pid_of(state_url) == 0, "the worker has ended")
         api.start()
         completed(api, source, target)
+
+
+def test_two_servers_on_one_state(
+    tmp_path: Path, state_url: str, server_factory: ServerFactory
+) -> None:
+    """Both watch over every migration, and both are asked to start one: there is one worker."""
+    (tmp_path / "other").mkdir()
+    with Serving(tmp_path, state_url) as api, Serving(tmp_path / "other", state_url) as other:
+        source, target = server_factory(), server_factory()
+        source.client().set("before", "1")
+        api.client().create_replication_group(
+            ReplicationGroupId="cache",
+            ReplicationGroupDescription="",
+            PrimaryClusterId=f"127.0.0.1:{target.port}",
+        )
+        nodes = [{"Address": "127.0.0.1", "Port": source.port}]
+
+        def start(serving: Serving) -> str:
+            try:
+                serving.client().start_migration(
+                    ReplicationGroupId="cache", CustomerNodeEndpointList=nodes
+                )
+            except ClientError as refused:
+                return str(refused.response["Error"]["Code"])
+            return "started"
+
+        with ThreadPoolExecutor(4) as pool:
+            told = sorted(pool.map(start, (api, other, api, other)))
+        assert told.count("started") == 1
+        # The same request at the same server within a second has the same signature.
+        assert set(told) <= {
+            "ReplicationGroupAlreadyUnderMigrationFault",
+            "RequestExpired",
+            "started",
+        }
+        for serving in (other, api):
+            until(partial(in_sync, serving.client()), "in sync")
+            pid = pid_of(state_url)
+            os.kill(pid, signal.SIGKILL)
+            until(partial(replaced, state_url, pid), "another worker")
+        until(lambda: len(source.client().client_list(_type="replica")) == 1, "one replica")
+        completed(other, source, target)
+        assert status(api.client()) == "available"
 
 
 @pytest.mark.parametrize(
