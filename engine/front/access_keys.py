@@ -137,8 +137,12 @@ def _ends_a_line(handle: int) -> bool:
 
 
 def _read(path: Path) -> dict[str, AccessKey]:
-    # A pipe would be waited for.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    def without_waiting(name: str, flags: int) -> int:
+        # A pipe would be waited for.
+        return os.open(name, flags | os.O_NONBLOCK)
+
+    # `open` closes what its opener gave where it is a directory; `os.fdopen` leaves it open.
+    with open(path, "rb", opener=without_waiting) as file:
         _check_mode(path, os.fstat(file.fileno()))
         data = file.read(FILE_MOST + 1)
     if len(data) > FILE_MOST:

@@ -72,6 +72,8 @@ class Intake:
         self._punctuality = Punctuality(self._clock())
         # Up to here (`total`) some bytes may have lain in the kernel for long.
         self._late = 0
+        self.was_late = False
+        """The last read brought what may have lain in the kernel for long."""
         self.snapshot = snapshot
         self.stream: StreamReader | None = None
         """There is one as soon as the snapshot is parsed to its end."""
@@ -124,7 +126,8 @@ class Intake:
         Raises `ProtocolFault` and `SpoolFull`.
         """
         now = self._clock()
-        if self._watched and self._punctuality.was_late(n, now):
+        self.was_late = self._watched and self._punctuality.was_late(n, now)
+        if self.was_late:
             self._late = self.total + n
         if self._first is not None:
             return self._received_first(now, n)

@@ -110,6 +110,9 @@ class ReplicaSource:
         """Told what an operator would want to read in a log."""
         self.on_relinked: Callable[[], None] = lambda: None
         """Called when a lost link was made anew, before what was missed is read."""
+        self.on_late: Callable[[], None] = lambda: None
+        """Called when bytes of the stream were read late, before they are given: what the source
+        holds back behind them, for our window was full, is as old."""
         self.replid = ""
         """The stream's name now; it changes with a failover of the source."""
         self.reconnects = 0
@@ -519,6 +522,8 @@ class ReplicaSource:
     # --- The socket ---
 
     def _on_ready(self, _: int) -> None:
+        if self._intake.was_late:
+            self.on_late()
         if self._sip:
             self._sip = max(self._sip - self._connection.last_read, 0)
         stream = self._intake.stream

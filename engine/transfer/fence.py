@@ -284,7 +284,8 @@ class PauseFence:
         if self.before:
             told.append(
                 "the source refuses writes from now on (NOREPLICAS); "
-                f"to have it take them again: release-source, or {seal.remedy(self.before)}"
+                f"to have it take them again: {seal.remedy(self.before)}, or release-source for a "
+                "group"
             )
             # A PING is answered once the pause is over.
             await end.call(*(("CLIENT", "UNPAUSE") if self.readable else ("PING",)))

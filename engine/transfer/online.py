@@ -99,6 +99,7 @@ class Online:
         self._source = ReplicaSource(source, stage.settings)
         self._source.on_event = stage.on_event
         self._source.on_relinked = self._relinked
+        self._source.on_late = self._read_late
         self._writer = RestoreWriter(target, stage.settings)
         self._writer.on_event = stage.on_event
         self._writer.on_acknowledged = self._acknowledged
@@ -181,7 +182,7 @@ class Online:
                 if isinstance(sync, FullSync):
                     # Whatever breaks from here on, what was there before is no place to go on from.
                     held = None
-                await self._begin(sync)
+                await self._begin(sync, position)
                 if isinstance(sync, FullSync):
                     held = await self._full_sync(sync)
                 else:
@@ -358,14 +359,16 @@ class Online:
         """Before values go over a new connection: nobody has taken over meanwhile."""
         await self._held()
 
-    async def _begin(self, sync: FullSync | PartialSync) -> None:
+    async def _begin(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> None:
         """What has to be there before the first byte is taken in."""
         stage = self._stage
         stage.total_keys = self._source.total_keys
         if isinstance(sync, PartialSync):
             await self._books.save(partial_syncs=self._mark.partial_syncs + 1)
             return
-        await self._check_source()
+        # A source of the same history has all that we have; what it deleted since it meant to.
+        if position is None or position.replid != sync.replid:
+            await self._check_source()
         if self._mark.begun:
             await self._make_room()
         else:
@@ -617,7 +620,8 @@ class Online:
     async def _look(self, follower: Follower) -> None:
         """Where the follower stands, as phase, gate and reason."""
         stage, exposed = self._stage, self._deadlines.exposed
-        if (follower.suspect and stage.phase is Phase.FOLLOW) or (exposed and not follower.suspect):
+        unread = follower.suspect or follower.late or follower.fields
+        if (unread and stage.phase is Phase.FOLLOW) or (exposed and not follower.suspect):
             self._catch_up(follower)
         if stage.phase is Phase.CATCH_UP:
             if self._behind_until is None and exposed:
@@ -661,6 +665,19 @@ class Online:
             if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
                 self._catch_up(self._follower)
             self._follower.suspect = self._follower.suspect or self._deadlines.doubtful
+
+    def _read_late(self) -> None:
+        """The engine got no CPU for a while. What did not fit into the window has waited at the
+        source, and comes on time by the look of it: it is all late up to the source's offset."""
+        follower = self._follower
+        if follower is None:
+            return
+        if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
+            self._catch_up(follower)
+        else:
+            # Behind the fence; a cut-over that is refused looks at it, see `_look`.
+            follower.late = self._source.relative_deadlines
+            follower.fields = follower.has_fields
 
     def _outage(self) -> None:
         """The target could not be reached for a while: what it holds has aged meanwhile."""

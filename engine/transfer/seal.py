@@ -53,6 +53,8 @@ async def put_back(end: Admin, before: str) -> bool:
     if await _get(end, _WRITE) != _NEVER:
         return False
     write, lag = before.split()
+    if write.encode() == _NEVER:
+        return False  # the seal of a cut-over before this one: nobody here knows what it found
     await end.pipeline(
         [("CONFIG", "SET", _LAG, lag), ("CONFIG", "SET", _WRITE, write)], raise_on_error=True
     )

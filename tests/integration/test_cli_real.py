@@ -20,7 +20,7 @@ import redis
 from benches import datasets
 from benches.demo import preferred
 from tests import engines
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.proxy import Proxy
 from tests.reference.compare import assert_equal
 from tests.servers import Binary, Server
@@ -603,3 +603,26 @@ def test_the_source_is_released(binary: Binary, server_factory: ServerFactory, c
     told = cli("release-source", *GROUP)
     assert told.code == 1
     assert "connection refused" in told.err
+
+
+def test_a_source_that_was_sealed_before_is_released(
+    server_factory: ServerFactory, cli: Cli
+) -> None:
+    """Migrated once more from a source that still refuses writes: what was set before the first
+    time is put back, and not the seal."""
+    source, target = (server_factory(known("redis-7.0")) for _ in range(2))
+    client = source.client()
+    client.set("key", "1")
+    before = client.config_get("min-replicas-*")
+    assert cli("register-replication-group", *GROUP, "--primary-endpoint", target.url).code == 0
+    address = f"Address={source.host},Port={source.port}"
+    start = ("start-migration", *GROUP, "--customer-node-endpoint-list", address)
+    for _ in range(2):
+        target.client().flushall()
+        assert cli(*start, "--source-type", "replica", "--wait").code == 0
+        assert cli("complete-migration", *GROUP, "--wait").code == 0
+        with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+            client.set("key", "2")
+    assert cli("release-source", *GROUP).code == 0
+    assert client.config_get("min-replicas-*") == before
+    assert client.set("key", "2")

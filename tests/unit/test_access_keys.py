@@ -155,8 +155,10 @@ def test_other_files(file: Path, tmp_path: Path) -> None:
     file.write_bytes(b" " * ((1 << 20) + 1))
     with pytest.raises(UsageError, match="longer than"):
         AccessKeys(file)
+    open_before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(UsageError, match="cannot be"):
         AccessKeys(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == open_before
     os.mkfifo(tmp_path / "fifo", 0o600)
     with pytest.raises(UsageError, match="is not a file"):
         create(tmp_path / "fifo", Role.READ)

@@ -201,7 +201,9 @@ class _Connection(H11Protocol):
     def _give_up(self) -> None:
         if self.transport.is_closing():
             self._late = None
-            self.transport.abort()
+            if self._stalled is None:
+                # What was answered may still be on its way to somebody who reads it.
+                self._watch_writing()
             return
         self.transport.close()
         self._late = self.loop.call_later(HEAD_SECONDS, self._give_up)
