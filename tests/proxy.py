@@ -333,6 +333,6 @@ def _unsent(end: socket.socket) -> int:
     count = array.array("i", [0])
     try:
         fcntl.ioctl(end, termios.TIOCOUTQ, count)
-    except OSError:
+    except (OSError, ValueError):  # closed meanwhile: its descriptor is -1
         return 0
     return count[0]
