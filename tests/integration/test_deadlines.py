@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -256,6 +259,36 @@ def test_ttls_that_count_from_a_time_that_is_gone(
     assert_tidy(target)
 
 
+@contextlib.contextmanager
+def worker_to_stop(
+    source: Server, target: Server, state_url: str, folder: Path
+) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """A migration that follows in a worker, whose process is stopped while what is yielded is
+    entered; it is completed at the end."""
+    migration = Migration(Cli(state_url, folder), seed=1)
+    try:
+        migration.register(target)
+        migration.start(source, "--source-type", "replica")
+        migration.wait_for(lambda found: found["CanComplete"])
+        (pid,) = migration.workers()
+
+        @contextlib.contextmanager
+        def stopped() -> Iterator[None]:
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                yield
+            finally:
+                os.kill(pid, signal.SIGCONT)
+
+        yield stopped
+        # What the state says just now may be from before the stop.
+        time.sleep(1)
+        migration.wait_for(lambda found: found["CanComplete"])
+        migration.complete()
+    finally:
+        migration.close()
+
+
 @pytest.mark.parametrize("older", ["redis-6.0", "redis-6.2"])
 @pytest.mark.parametrize("newer", ["redis-7.0", "valkey-8.1"])
 def test_relative_deadlines_behind_an_engine_that_was_stopped(
@@ -264,17 +297,11 @@ def test_relative_deadlines_behind_an_engine_that_was_stopped(
     """Its link stays up, and what it reads when it goes on is 3 s old: nothing tells it so."""
     source, target = server_factory(known(older)), server_factory(known(newer))
     client = source.client()
-    migration = Migration(Cli(state_url, tmp_path), seed=1)
-    try:
-        migration.register(target)
-        migration.start(source, "--source-type", "replica")
-        migration.wait_for(lambda found: found["CanComplete"])
-        (pid,) = migration.workers()
+    with worker_to_stop(source, target, state_url, tmp_path) as stopped:
         # In the middle of a stream, and out of the blue.
         for n in range(2):
             client.execute_command("SETEX", f"before:{n}", 1000, "x")
-            os.kill(pid, signal.SIGSTOP)
-            try:
+            with stopped():
                 client.execute_command("SETEX", f"setex:{n}", 1000, "x")
                 client.set(f"set:{n}", "x", px=900_000)
                 client.rename(f"set:{n}", f"renamed:{n}")
@@ -282,16 +309,8 @@ def test_relative_deadlines_behind_an_engine_that_was_stopped(
                 client.expire(f"expire:{n}", 2000)
                 client.expire(f"before:{n}", 500)
                 time.sleep(3)
-            finally:
-                os.kill(pid, signal.SIGCONT)
             time.sleep(1 - n)
             client.execute_command("SETEX", f"behind:{n}", 1000, "x")
-        # What the state says just now may be from before the stop.
-        time.sleep(1)
-        migration.wait_for(lambda found: found["CanComplete"])
-        migration.complete()
-    finally:
-        migration.close()
     assert_same_ends(source, target)
 
 
@@ -302,27 +321,12 @@ def test_relative_deadlines_behind_a_window_that_was_full(
     and is read at once when it comes."""
     source, target = server_factory(known("redis-6.2")), server_factory(known("valkey-8.1"))
     client = source.client()
-    migration = Migration(Cli(state_url, tmp_path), seed=1)
-    try:
-        migration.register(target)
-        migration.start(source, "--source-type", "replica")
-        migration.wait_for(lambda found: found["CanComplete"])
-        (pid,) = migration.workers()
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            with client.pipeline(transaction=False) as pipe:
-                for n in range(20_000):
-                    pipe.execute_command("SETEX", f"key:{n}", 1000, "x" * 1000)
-                pipe.execute()
-            time.sleep(3)
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        # What the state says just now may be from before the stop.
-        time.sleep(1)
-        migration.wait_for(lambda found: found["CanComplete"])
-        migration.complete()
-    finally:
-        migration.close()
+    with worker_to_stop(source, target, state_url, tmp_path) as stopped, stopped():
+        with client.pipeline(transaction=False) as pipe:
+            for n in range(20_000):
+                pipe.execute_command("SETEX", f"key:{n}", 1000, "x" * 1000)
+            pipe.execute()
+        time.sleep(3)
     assert client.dbsize() == 20_000
     assert_same_ends(source, target)
 
