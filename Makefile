@@ -11,6 +11,10 @@ BUILT     := $(VENV)/.built
 NATIVE := $(wildcard ext/*.pyx ext/*.pxi ext/*.pxd ext/*.h)
 CHECKED := $(wildcard engine tests benches) setup.py
 
+# As pip does with what it installs: where Python may not write bytecode of its own accord
+# (PYTHONDONTWRITEBYTECODE), each start of the engine would compile all of it.
+COMPILE := $(PY) -m compileall -q engine
+
 # Handed on: `make bench ARGS=--smoke`, `make demo ARGS="--source URL --target URL"`.
 ARGS ?=
 # Most tests wait for a server most of the time: four at once keep two cores busy.
@@ -31,6 +35,7 @@ demo: $(BUILT)  ## Migrate between two real servers and prove it (ARGS="--source
 	$(PY) -m benches.demo $(ARGS)
 
 test: $(BUILT)  ## Run the tests over every pair of servers that is here (PYTEST_ARGS=...)
+	@$(COMPILE)
 	$(PY) -m pytest tests $(TEST_PROCESSES) $(PYTEST_ARGS)
 
 bench: $(BUILT)  ## Measure: the core's parts, then keys per second end to end (ARGS=--smoke)
@@ -98,4 +103,5 @@ endif
 
 $(BUILT): $(INSTALLED) $(NATIVE)
 	$(PY) setup.py -q build_ext --inplace
+	$(COMPILE)
 	@echo $(MODE) > $@

@@ -9,6 +9,7 @@ round.
 from __future__ import annotations
 
 import argparse
+import compileall
 import datetime
 import json
 import os
@@ -39,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run what the command line asks for; 0, or 1 if something that should have run did not."""
     options = _parser().parse_args(argv)
     try:
-        # 1. Who takes part, on which servers.
+        # 1. Who takes part, on which servers. What is measured is compiled, as installing would.
+        compileall.compile_dir(ROOT / "engine", quiet=2)
         chosen = _chosen(options.adapters)
         source_binary, target_binary = _servers(options.servers)
         about = _about(options, source_binary, target_binary)
