@@ -11,8 +11,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
 
-from engine.cli.display import COPIED, describe
 from engine.cli.render import clean
+from engine.cli.standing import COPIED, describe
 from engine.model.progress import Phase, Progress
 
 REDRAW_SECONDS = 0.25
