@@ -41,6 +41,8 @@ class _Link:
 
     client: socket.socket
     upstream: socket.socket
+    flowing: asyncio.Event
+    bytes_down: int = 0
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def sender(self, direction: Direction) -> socket.socket:
@@ -123,6 +125,21 @@ class Proxy:
         """Keep connections open, but let nothing through."""
         self._call(lambda: self._flowing.clear() if on else self._flowing.set())
 
+    def stall_busiest(self, on: bool = True) -> None:
+        """The same for the one connection alone that has brought the most down to its client.
+
+        Turned off, every connection flows that was stalled so.
+        """
+
+        def act() -> None:
+            if not on:
+                for link in self._links:
+                    link.flowing.set()
+            elif self._links:
+                max(self._links, key=lambda link: link.bytes_down).flowing.clear()
+
+        self._call(act)
+
     def delay(self, seconds: float) -> None:
         """Add this latency, one way, to what comes in from now on: a round trip costs twice it."""
         self._call(lambda: setattr(self, "_delay", seconds))
@@ -204,7 +221,9 @@ class Proxy:
             raise
         for end in (client, upstream):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        link = _Link(client, upstream)
+        flowing = asyncio.Event()
+        flowing.set()
+        link = _Link(client, upstream, flowing)
         self._links.add(link)
         for direction in ("up", "down"):
             queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUED_CHUNKS)
@@ -236,9 +255,12 @@ class Proxy:
                 if wait > 0:
                     await asyncio.sleep(wait)
                 await self._flowing.wait()
+                await link.flowing.wait()
                 if not chunk:
                     receiver.shutdown(socket.SHUT_WR)
                     break
+                if direction == "down":
+                    link.bytes_down += len(chunk)
                 await self._hand_on(receiver, direction, self._damaged(chunk, direction))
         except OSError:
             self._reset_link(link)

@@ -46,9 +46,10 @@ from engine.sources.linger import rest_after
 from engine.sources.punctual import TURN_SECONDS
 from engine.sources.spill import Spill
 from engine.sources.spool import Spool
+from engine.sources.stalls import StallWatch
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
-from engine.wire.info import ask_info
+from engine.wire.info import ask_info, ask_offset
 from engine.wire.psync import FullSync, PartialSync, handshake
 
 # Bytes that wait in the source behind the snapshot; above it the snapshot is drained too. Far below
@@ -113,6 +114,9 @@ class ReplicaSource:
         self.on_late: Callable[[], None] = lambda: None
         """Called when bytes of the stream were read late, before they are given: what the source
         holds back behind them, for our window was full, is as old."""
+        self.on_stalled: Callable[[], None] = lambda: None
+        """Called while the source, or what it has sent, may be held up on its way: what the source
+        has sent by now is late. Told of sources that `on_late` is told of."""
         self.replid = ""
         """The stream's name now; it changes with a failover of the source."""
         self.reconnects = 0
@@ -190,6 +194,7 @@ class ReplicaSource:
         self._start(self._beat())
         if self._watched:
             self._start(self._watch_turns())
+            self._start(self._watch_stalls())
         if isinstance(sync, FullSync):
             self._start(self._watch_pending(sync.offset))
         return sync
@@ -636,6 +641,18 @@ class ReplicaSource:
             self._intake.quiet(self._connection.listening)
             await asyncio.sleep(TURN_SECONDS)
 
+    async def _watch_stalls(self) -> None:
+        """See `sources/stalls`. What comes behind a snapshot is late in any case."""
+        if self._intake.snapshot_bytes is None:
+            await self._whole.wait()
+        watch = StallWatch(
+            self._dial,
+            lambda: self._intake.received_offset,
+            lambda: self.on_stalled(),
+            lambda text: self.on_event(text),
+        )
+        await watch.run()
+
     def _acknowledge_now(self) -> None:
         self._connection.write(encode_command("REPLCONF", "ACK", self._applied))
 
@@ -645,14 +662,13 @@ class ReplicaSource:
         try:
             connection = await self._dial()
             while not self._whole.is_set() and not self._drain:
-                text = await connection.call("INFO", "replication")
-                self.pending = _offset_in(text) - offset
+                self.pending = await ask_offset(connection) - offset
                 if self.pending > _PENDING_BYTES:
                     self._begin_to_drain(f"{self.pending // MIB} MiB wait behind the snapshot")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_TICK_SECONDS):
                         await self._whole.wait()
-        except (EngineError, ValueError) as exc:
+        except EngineError as exc:
             self._begin_to_drain(f"it does not tell what waits behind the snapshot ({exc})")
         finally:
             if connection is not None:
@@ -705,13 +721,3 @@ class ReplicaSource:
             await asyncio.sleep(backoff.delay())
         self._lost = error
         self._wake()
-
-
-def _offset_in(text: object) -> int:
-    """`master_repl_offset` in a reply to INFO. ValueError if there is none."""
-    if isinstance(text, bytes):
-        for line in text.splitlines():
-            name, _, value = line.partition(b":")
-            if name == b"master_repl_offset":
-                return int(value)
-    raise ValueError("no master_repl_offset")

@@ -100,6 +100,7 @@ class Online:
         self._source.on_event = stage.on_event
         self._source.on_relinked = self._relinked
         self._source.on_late = self._read_late
+        self._source.on_stalled = self._stalled
         self._writer = RestoreWriter(target, stage.settings)
         self._writer.on_event = stage.on_event
         self._writer.on_acknowledged = self._acknowledged
@@ -678,6 +679,13 @@ class Online:
             # Behind the fence; a cut-over that is refused looks at it, see `_look`.
             follower.late = self._source.relative_deadlines
             follower.fields = follower.has_fields
+
+    def _stalled(self) -> None:
+        """The source's link may stand still."""
+        fenced = self._stage.phase is Phase.CUT_OVER
+        if not fenced or readable_behind(self._source.info, self._settings):
+            self._read_late()
+        # Else the source answers nobody, and sends nothing, for as long as our own fence stands.
 
     def _outage(self) -> None:
         """The target could not be reached for a while: what it holds has aged meanwhile."""

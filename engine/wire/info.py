@@ -23,6 +23,17 @@ async def ask_info(connection: Connection) -> ServerInfo:
     )
 
 
+async def ask_offset(connection: Connection) -> int:
+    """The server's replication offset. Raises as `Connection.call` does; `ProtocolFault` where it
+    does not tell."""
+    found = offset_of(await connection.call("INFO", "replication"))
+    if found is None:
+        raise ProtocolFault(
+            f"{connection.name} did not tell its replication offset", fault=connection.fault
+        )
+    return found
+
+
 def offset_of(reply: object) -> int | None:
     """`master_repl_offset` of a reply to INFO replication; None where it is not told."""
     if not isinstance(reply, bytes):

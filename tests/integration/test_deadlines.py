@@ -259,6 +259,46 @@ def test_ttls_that_count_from_a_time_that_is_gone(
     assert_tidy(target)
 
 
+@pytest.mark.parametrize("older", ["redis-6.0", "redis-6.2"])
+@pytest.mark.parametrize("alone", [False, True], ids=["all-links", "replication-alone"])
+def test_relative_deadlines_behind_a_link_that_stood_still(
+    older: str, alone: bool, server_factory: ServerFactory
+) -> None:
+    """It is not lost, and what it holds back comes as if it had been sent just now."""
+    source, target = server_factory(known(older)), server_factory(known("redis-7.0"))
+    client = source.client()
+    client.mset({f"filler:{n}": "x" * 1000 for n in range(1000)})
+
+    with Proxy(source.host, source.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            for n in range(2):
+                client.execute_command("SETEX", f"before:{n}", 1000, "x")
+                await asyncio.sleep(0.5)
+                (proxy.stall_busiest if alone else proxy.stall)(True)
+                for part in range(6):
+                    name = f"{n}:{part}"
+                    client.execute_command("SETEX", f"setex:{name}", 1000, "x")
+                    client.set(f"set:{name}", "x", px=900_000)
+                    client.rename(f"set:{name}", f"renamed:{name}")
+                    client.set(f"expire:{name}", "x")
+                    client.expire(f"expire:{name}", 2000)
+                    client.expire(f"before:{n}", 500)
+                    # Up to a second before it flows again: what is later than that is seen.
+                    await asyncio.sleep(0.5 if part < 5 else 1.25)
+                (proxy.stall_busiest if alone else proxy.stall)(False)
+                await soon(lambda n=n: target.client().exists(f"expire:{n}:5"), "it flows again")
+                await following(work)
+            await cut_over(work, run, source)
+
+        run = online(proxy, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert any("comes late" in event for event in run.events), run.events
+    assert_same_ends(source, target)
+    assert_tidy(target)
+
+
 @contextlib.contextmanager
 def worker_to_stop(
     source: Server, target: Server, state_url: str, folder: Path
