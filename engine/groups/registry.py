@@ -40,9 +40,6 @@ from engine.model.settings import TransferSettings
 EVENTS_LIMIT = 1000
 """`list_events` returns the newest ones up to this many."""
 
-# How a report says that its migration found the source sealed already (`transfer.seal`).
-_SEAL = "65535 "
-
 
 class Registry:
     """The groups of one state database. Safe to use from several threads.
@@ -130,15 +127,8 @@ class Registry:
             group = group_by_id(connection, group_id)
             check(Operation.RELEASE, group_id, group.status)
             found = [transfer_of(row) for row in connection.execute(query)]
-        # One that found the source sealed does not know what was set before; an earlier one does.
-        return next(
-            (
-                each
-                for each in found
-                if each.report and each.report.sealed and not each.report.sealed.startswith(_SEAL)
-            ),
-            None,
-        )
+        # One that found the source sealed has not done it; an earlier one may have.
+        return next((each for each in found if each.report and each.report.sealed), None)
 
     def check(self, operation: Operation, group_id: str) -> GroupRecord:
         """The group, if its status allows `operation`; else the table's fault."""

@@ -219,7 +219,7 @@ class PauseFence:
         if not self._wanted or self.before:
             return
         try:
-            self.before = await seal.ask(end)
+            self.before = await seal.ask(end) or ""
         except (AuthError, ServerError, ProtocolFault) as error:
             self._why = error.message
 
@@ -280,21 +280,27 @@ class PauseFence:
             if self.readable:
                 await end.call("CLIENT", "UNPAUSE")
             return ["the source takes writes again, which nobody carries"]
-        told = []
+        refuses = True
         if self.before:
-            told.append(
-                "the source refuses writes from now on (NOREPLICAS); "
-                f"to have it take them again: {seal.remedy(self.before)}, or release-source for a "
-                "group"
+            said = (
+                "the source refuses writes from now on (NOREPLICAS); to have it take them again: "
+                f"{seal.remedy(self.before)}, or release-source for a group"
             )
-            # A PING is answered once the pause is over.
-            await end.call(*(("CLIENT", "UNPAUSE") if self.readable else ("PING",)))
-            await asyncio.sleep(_READ_SECONDS)
+        elif refuses := await seal.stands(end):
+            said = (
+                "the source refuses writes (NOREPLICAS), as it did before this cut-over: whoever "
+                "has set its min-replicas-to-write can set it back"
+            )
         else:
-            told.append(
+            said = (
                 f"the source could not be made to refuse writes ({self._why}): what it takes once "
                 f"its pause has run out ({self.seconds:g} s) is carried by nobody"
             )
+        told = [said]
+        if refuses:
+            # A PING is answered once the pause is over.
+            await end.call(*(("CLIENT", "UNPAUSE") if self.readable else ("PING",)))
+            await asyncio.sleep(_READ_SECONDS)
         for kind in (("normal", "SKIPME", "yes"), ("pubsub",)):
             try:
                 await end.call("CLIENT", "KILL", "TYPE", *kind)

@@ -16,7 +16,7 @@ writes again.
 
 from __future__ import annotations
 
-from engine.errors import ProtocolFault
+from engine.errors import AuthError, ProtocolFault, ServerError
 from engine.wire.admin import Admin, Arg
 
 # More replicas than any primary has.
@@ -26,15 +26,28 @@ _WRITE, _LAG = "min-replicas-to-write", "min-replicas-max-lag"
 _ANY_LAG = b"10"
 
 
-async def ask(end: Admin) -> str:
-    """What is set now, for `put_back`: "0 10".
+async def ask(end: Admin) -> str | None:
+    """What is set now, for `put_back`: "0 10"; None where the source refuses writes already.
+
+    Then the seal is somebody else's (a cut-over's before this one), and it is theirs to take away:
+    what they found is not to be known here.
 
     Raises `ServerError` and `AuthError` where the user may not ask or set it, `LinkError`.
     """
     before = await _get(end, _WRITE), await _get(end, _LAG)
+    if before[0] == _NEVER:
+        return None
     # As it is: behind the fence is too late to learn that the user may not.
     await end.call("CONFIG", "SET", _WRITE, before[0])
     return b" ".join(before).decode()
+
+
+async def stands(end: Admin) -> bool:
+    """Whether the source refuses writes as by a seal. False where it does not say; `LinkError`."""
+    try:
+        return await _get(end, _WRITE) == _NEVER
+    except (AuthError, ServerError, ProtocolFault):
+        return False
 
 
 def commands(before: str) -> list[tuple[Arg, ...]]:
@@ -53,8 +66,6 @@ async def put_back(end: Admin, before: str) -> bool:
     if await _get(end, _WRITE) != _NEVER:
         return False
     write, lag = before.split()
-    if write.encode() == _NEVER:
-        return False  # the seal of a cut-over before this one: nobody here knows what it found
     await end.pipeline(
         [("CONFIG", "SET", _LAG, lag), ("CONFIG", "SET", _WRITE, write)], raise_on_error=True
     )

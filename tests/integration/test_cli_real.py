@@ -626,3 +626,31 @@ def test_a_source_that_was_sealed_before_is_released(
     assert cli("release-source", *GROUP).code == 0
     assert client.config_get("min-replicas-*") == before
     assert client.set("key", "2")
+
+
+def test_a_source_that_its_operator_has_closed_is_not_ours_to_release(
+    binary: Binary, server_factory: ServerFactory, cli: Cli
+) -> None:
+    """Its setting was the operator's before the cut-over; it stays, and nobody says it was ours."""
+    source, target = server_factory(binary), server_factory(binary)
+    client = source.client()
+    client.set("key", "1")
+    client.config_set("min-replicas-to-write", 65535)
+    closed = client.config_get("min-replicas-*")
+    assert cli("register-replication-group", *GROUP, "--primary-endpoint", target.url).code == 0
+    address = f"Address={source.host},Port={source.port}"
+    start = ("start-migration", *GROUP, "--customer-node-endpoint-list", address)
+    assert cli(*start, "--source-type", "replica", "--wait").code == 0
+    while (told := cli("complete-migration", *GROUP, "--wait")).code:
+        # Redis 6.0 is paused for half a second at first.
+        assert "the deadline of" in told.err, told.err
+    assert target.client().get("key") == b"1"
+    events = cli("describe-events", *GROUP).out
+    assert "as it did before this cut-over" in events
+    assert "min-replicas-to-write 65535" not in events
+    told = cli("release-source", *GROUP)
+    assert told.code == 1
+    assert "no migration of it has left its source refusing writes" in told.err
+    assert client.config_get("min-replicas-*") == closed
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        client.set("key", "2")
