@@ -6,9 +6,8 @@
 A source keeps what a replica has not read in its own memory, and cuts the replica off when that is
 too much. So in the follow phase the socket is always drained: bytes that the consumer does not want
 yet go to the spool. During the snapshot the consumer's pace may hold the source back: what piles up
-there is only what clients write meanwhile, and no spool as large as the snapshot is needed. Once a
-second the source is asked how much that is; above `_PENDING_BYTES`, or if it does not tell, the
-socket is drained then as well.
+there is only what clients write meanwhile, and no spool as large as the snapshot is needed. The
+source is asked how much that is (`sources/pending`); if it is much, the socket is drained then too.
 
 The source is told once a second what has been applied, not what has been received: that is what its
 operator sees, and what WAIT counts. While the snapshot comes, a bare newline says that we live.
@@ -41,20 +40,17 @@ from engine.model.position import StreamPosition
 from engine.model.server import ServerInfo
 from engine.model.settings import MIB, TransferSettings
 from engine.sources.base import Item
+from engine.sources.contact import Contact, Gone
 from engine.sources.intake import READY_LIMIT, Intake
 from engine.sources.linger import rest_after
+from engine.sources.pending import too_much_behind
 from engine.sources.punctual import TURN_SECONDS
 from engine.sources.spill import Spill
 from engine.sources.spool import Spool
 from engine.sources.stalls import StallWatch
 from engine.wire.connection import Connection
-from engine.wire.dial import dial
-from engine.wire.info import ask_info, ask_offset
-from engine.wire.psync import FullSync, PartialSync, handshake
+from engine.wire.psync import FullSync, PartialSync
 
-# Bytes that wait in the source behind the snapshot; above it the snapshot is drained too. Far below
-# the usual limit of a replica's output buffer (256 MiB, or 64 MiB for a minute).
-_PENDING_BYTES = 8 * MIB
 _TICK_SECONDS = 1.0
 # Read from a paused socket at each tick: a diskless source cuts off a replica that takes nothing
 # for `repl-timeout`.
@@ -65,29 +61,12 @@ _FIRST_ACKS = (0.0, 0.05, 0.1, 0.1, 0.25, 0.5)
 _KEPT_BYTES = 1024 * MIB
 # A batch of the snapshot that fills slowly is handed on after so long.
 _LINGER_SECONDS = 0.5
-# The source's own PING period (10 s) times this may pass in silence.
-_PING_PERIODS = 3
 # With fewer bytes than this a read of the snapshot was hardly worth its wake-up: a diskless source
 # sends them in portions of 16 KiB. In the follow phase latency counts, see `sources/linger`.
 _REST_BELOW = 64 << 10
 _REST_SECONDS = 0.002
-# The source's clock is asked for until an answer takes no longer than this, and so often at most.
-_CLOCK_SECONDS = 0.005
-_CLOCK_TRIES = 5
 # Sources before it send relative TTLs.
 _ABSOLUTE_TTLS = (7, 0, 0)
-
-
-class _Gone(LinkError):
-    """The source answered a partial sync with a full one.
-
-    `replid` is the history that it offers. If that is still ours, it holds all that we were sent
-    and more: what waits here is worth nothing. If not, it may have lost its data.
-    """
-
-    def __init__(self, message: str, *, remedy: str, replid: str) -> None:
-        super().__init__(message, remedy=remedy, fault="source")
-        self.replid = replid
 
 
 class ReplicaSource:
@@ -99,10 +78,8 @@ class ReplicaSource:
     """
 
     def __init__(self, endpoint: Endpoint, settings: TransferSettings) -> None:
-        self._endpoint = endpoint
+        self._contact = Contact(endpoint, settings)
         self._settings = settings
-        self.info: ServerInfo = cast(ServerInfo, None)
-        """What the server says of itself; set by `open`."""
         self.bulk_limit = 512 << 20
         """Bytes of the longest value that the target takes; longer ones are read to nothing."""
         self.hold_before = 0
@@ -120,8 +97,6 @@ class ReplicaSource:
         self.replid = ""
         """The stream's name now; it changes with a failover of the source."""
         self.reconnects = 0
-        self.pending = 0
-        """Bytes that waited in the source behind the snapshot when it was last asked."""
         self._connection: Connection = cast(Connection, None)
         self._intake: Intake = cast(Intake, None)
         self._spool: Spool = cast(Spool, None)
@@ -132,9 +107,6 @@ class ReplicaSource:
         self._known = 0
         self._acks_seen = 0
         self._ack_wanted: int | None = None
-        # Until the source was asked: our own.
-        self._skew = time.time() - time.monotonic()
-        self._silence = settings.io_timeout
         self._drain = False
         self._sip = 0
         self._hurried = 0
@@ -168,24 +140,13 @@ class ReplicaSource:
         self._spool = Spool(settings.spool_directory, settings.spool_bytes, self._on_spool)
         await asyncio.to_thread(self._spool.check)
         # 2. The handshake.
-        connection = await self._dial()
-        try:
-            self.info = await ask_info(connection)
-            await self._ask_clock(connection)
-            sync = await handshake(
-                connection, position, info=self.info, timeout=settings.io_timeout
-            )
-            if since is not None and isinstance(sync, PartialSync):
-                connection, sync = await self._reach_back(connection, sync, since)
-        except BaseException:
-            connection.close()
-            raise
+        connection, sync = await self._contact.open(position, since)
         self._known = position.offset if position is not None and since is not None else 0
         # 3. From here on bytes come.
         self.replid = sync.replid
         self._lost, self._waiter = None, None
         self._whole = asyncio.Event()
-        self._drain, self._sip, self.pending = False, 0, 0
+        self._drain, self._sip = False, 0
         self._interrupted = False
         self._acks_seen, self._ack_wanted = 0, None
         self._applied = sync.offset if isinstance(sync, PartialSync) else 0
@@ -329,6 +290,11 @@ class ReplicaSource:
     # --- What is known ---
 
     @property
+    def info(self) -> ServerInfo:
+        """What the server said of itself when it was opened."""
+        return self._contact.info
+
+    @property
     def relative_deadlines(self) -> bool:
         """Whether the source sends TTLs that count from when it ran the command."""
         return self.info.flavour == "redis" and self.info.version < _ABSOLUTE_TTLS
@@ -412,7 +378,7 @@ class ReplicaSource:
 
     def source_ms(self, at: float) -> int:
         """What the source's clock shows at `at` of `time.monotonic`, in ms since the epoch."""
-        return int((at + self._skew) * 1000)
+        return int((at + self._contact.skew) * 1000)
 
     @property
     def aux(self) -> dict[str, bytes]:
@@ -440,49 +406,6 @@ class ReplicaSource:
         return self._intake.snapshot.keys_hint if self._intake.snapshot is not None else 0
 
     # --- Opening ---
-
-    async def _dial(self) -> Connection:
-        return await dial(self._endpoint, fault="source", timeout=self._settings.connect_timeout)
-
-    async def _ask_clock(self, connection: Connection) -> None:
-        """The source's clock and its PING period; a user without these rights goes without."""
-        quickest = float("inf")
-        for _ in range(_CLOCK_TRIES):
-            began = time.monotonic()
-            told = await connection.try_call("TIME")
-            now = time.monotonic()
-            if not isinstance(told, list) or len(told) != 2:
-                self._skew = time.time() - now
-                break
-            # Every relative TTL is off by as much as this is; an answer that lay a while before we
-            # had a turn makes that half the time it took.
-            if now - began < quickest:
-                quickest = now - began
-                self._skew = int(told[0]) + int(told[1]) / 1e6 - (began + now) / 2
-            if quickest < _CLOCK_SECONDS:
-                break
-        period = await connection.try_call("CONFIG", "GET", "repl-ping-replica-period")
-        seconds = int(period[1]) if isinstance(period, list) and len(period) == 2 else 10
-        self._silence = max(self._settings.io_timeout, float(seconds * _PING_PERIODS))
-
-    async def _reach_back(
-        self, connection: Connection, sync: PartialSync, since: StreamPosition
-    ) -> tuple[Connection, FullSync | PartialSync]:
-        """The same stream, from `since` on; both at once, so that the source's backlog stays."""
-        earlier = await self._dial()
-        try:
-            found = await handshake(
-                earlier, since, info=self.info, timeout=self._settings.io_timeout
-            )
-            if isinstance(found, PartialSync) and found.replid != sync.replid:
-                raise LinkError(
-                    f"{earlier.name} changed its history while it was asked for it", fault="source"
-                )
-        except BaseException:
-            earlier.close()
-            raise
-        connection.close()
-        return earlier, found
 
     def _make_intake(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> Intake:
         settings = self._settings
@@ -516,7 +439,7 @@ class ReplicaSource:
     def _take_over(self, connection: Connection) -> None:
         self._connection = connection
         connection.take_over(self._intake, self._on_ready, self._on_lost)
-        connection.watch(lambda: True, self._silence)
+        connection.watch(lambda: True, self._contact.silence)
         connection.resume_reading()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -594,7 +517,7 @@ class ReplicaSource:
     def _raise_if_broken(self) -> None:
         # After a lost link what was received is still good; after anything else it is of no use.
         lost = self._lost
-        superseded = isinstance(lost, _Gone) and lost.replid == self.replid
+        superseded = isinstance(lost, Gone) and lost.replid == self.replid
         if lost is not None and (superseded or not isinstance(lost, LinkError)):
             raise lost
 
@@ -646,7 +569,7 @@ class ReplicaSource:
         if self._intake.snapshot_bytes is None:
             await self._whole.wait()
         watch = StallWatch(
-            self._dial,
+            self._contact.dial,
             lambda: self._intake.received_offset,
             lambda: self.on_stalled(),
             lambda text: self.on_event(text),
@@ -657,49 +580,12 @@ class ReplicaSource:
         self._connection.write(encode_command("REPLCONF", "ACK", self._applied))
 
     async def _watch_pending(self, offset: int) -> None:
-        """Ask the source how much waits behind the snapshot; drain it if that is much."""
-        connection: Connection | None = None
-        try:
-            connection = await self._dial()
-            while not self._whole.is_set() and not self._drain:
-                self.pending = await ask_offset(connection) - offset
-                if self.pending > _PENDING_BYTES:
-                    self._begin_to_drain(f"{self.pending // MIB} MiB wait behind the snapshot")
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_TICK_SECONDS):
-                        await self._whole.wait()
-        except EngineError as exc:
-            self._begin_to_drain(f"it does not tell what waits behind the snapshot ({exc})")
-        finally:
-            if connection is not None:
-                connection.close()
-
-    def _begin_to_drain(self, reason: str) -> None:
-        if not self._whole.is_set():
+        """See `sources/pending`: from then on the target's pace no longer matters."""
+        reason = await too_much_behind(offset, self._contact.dial, self._whole)
+        if reason is not None and not self._whole.is_set():
             self._drain = True
             self.on_event(f"the source's socket is drained, whatever the target's pace: {reason}")
             self._steer()
-
-    async def _dial_behind(self) -> None:
-        connection = await self._dial()
-        behind = StreamPosition(self.replid, self.received_offset)
-        try:
-            sync = await handshake(
-                connection, behind, info=self.info, timeout=self._settings.io_timeout
-            )
-            if isinstance(sync, FullSync):
-                raise _Gone(
-                    f"{connection.name} no longer has what follows offset {behind.offset}",
-                    remedy="A full sync begins anew; a larger repl-backlog-size avoids it.",
-                    replid=sync.replid,
-                )
-        except BaseException:
-            connection.close()
-            raise
-        self.replid = sync.replid
-        self.reconnects += 1
-        self.on_relinked()
-        self._take_over(connection)
 
     async def _relink(self, error: EngineError) -> None:
         """Ask for the stream behind what was received; the bytes go on as if nothing had been."""
@@ -709,11 +595,16 @@ class ReplicaSource:
         backoff.failed(loop.time())
         while True:
             try:
-                await self._dial_behind()
+                behind = StreamPosition(self.replid, self.received_offset)
+                connection, sync = await self._contact.behind(behind)
+                self.replid = sync.replid
+                self.reconnects += 1
+                self.on_relinked()
+                self._take_over(connection)
                 return
             except (LinkError, ServerError) as exc:
                 error = exc
-                if isinstance(exc, _Gone) or backoff.exhausted(loop.time()):
+                if isinstance(exc, Gone) or backoff.exhausted(loop.time()):
                     break
             except EngineError as exc:
                 error = exc
