@@ -20,16 +20,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 from typing import Any
 
-from engine._native import RecordBatch
 from engine.errors import (
     EngineError,
     LinkError,
     ServerError,
-    SourceLost,
     StateError,
     TransferFailed,
 )
@@ -38,32 +35,30 @@ from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark, dirty_key, position_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
-from engine.model.report import NAMED_KEYS_LIMIT
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
-from engine.targets.base import Acknowledged, ReadAgain
+from engine.targets.base import ReadAgain
 from engine.targets.retry import TRY_AGAIN
 from engine.targets.writer import RestoreWriter
 from engine.transfer.aside import cancelled
 from engine.transfer.books import Books
 from engine.transfer.checkpoint import CheckpointStore
-from engine.transfer.claim import Claim
-from engine.transfer.code import carry_code
 from engine.transfer.copy import explain
-from engine.transfer.cut_over import CutOver, not_carried_words
+from engine.transfer.cut_over import CutOver
 from engine.transfer.ends import Ends
-from engine.transfer.fence import offset_in, readable_behind
 from engine.transfer.follow import Follower
 from engine.transfer.gate import GateInSync
 from engine.transfer.held import HeldDeadlines
 from engine.transfer.opening import Opening
 from engine.transfer.refusals import explain_refusal
 from engine.transfer.repair import Mender
+from engine.transfer.snapshot import Snapshot
 from engine.transfer.stage import Stage
+from engine.transfer.standing import Standing
+from engine.transfer.tenure import Tenure
 from engine.transfer.tuning import SourceTuning
 from engine.transfer.words import place_words, size_words
 from engine.wire import psync
-from engine.wire.admin import Admin
 from engine.wire.psync import FullSync, PartialSync
 
 # How often progress is told, and the operator's word looked for, in seconds.
@@ -72,12 +67,8 @@ _LOOK_SECONDS = 0.05
 # The same while all is well: a look costs as much as a hundred commands, and an operator's word
 # ends the wait.
 _CALM_LOOK_SECONDS = 0.25
-# Keys that may still have to be read again when the fence goes up: it is done behind it, if it can.
-_MENDED_BEHIND_FENCE = 1000
 # Tries of a cut-over that nobody can repeat by hand (`migrate`).
 _CUT_OVERS_MOST = 3
-# How often the position may be found under another engine's name while the state has ours.
-_OVERTAKEN_MOST = 3
 # What either end says when it is there, and not now.
 _NOT_NOW = psync.NOT_NOW | TRY_AGAIN.keys()
 
@@ -98,13 +89,8 @@ class Online:
         self._settings = stage.settings
         self._source = ReplicaSource(source, stage.settings)
         self._source.on_event = stage.on_event
-        self._source.on_relinked = self._relinked
-        self._source.on_late = self._read_late
-        self._source.on_stalled = self._stalled
         self._writer = RestoreWriter(target, stage.settings)
         self._writer.on_event = stage.on_event
-        self._writer.on_acknowledged = self._acknowledged
-        self._writer.again = self._source.value_again
         ends = self._ends = Ends(source, target, stage.settings)
         books = self._books = Books(
             OnlineMark(token=secrets.token_hex(8)),
@@ -113,9 +99,22 @@ class Online:
             lambda: self._writer.info.identity if self._writer.opened else "",
         )
         books.take_repaired = self._take_repaired
+        self._tenure = Tenure(ends, books)
         self._tuning = SourceTuning(ends, books, stage)
         self._deadlines = HeldDeadlines(
-            ends, books, stage, self._source, lambda: self._writer.info, self._woke
+            ends,
+            books,
+            stage,
+            self._source,
+            lambda: self._writer.info,
+            lambda: self._standing.woke(),
+        )
+        self._standing = Standing(self._source, self._deadlines, books, stage, stage.settings)
+        self._source.on_relinked = self._standing.relinked
+        self._source.on_late = self._standing.read_late
+        self._source.on_stalled = self._standing.stalled
+        self._snapshot = Snapshot(
+            ends, books, stage, self._source, self._writer, self._tenure, self._leave_out
         )
         self._opening = Opening(ends, books, stage, lambda: self._writer.info)
         self._cut_over = CutOver(
@@ -127,22 +126,9 @@ class Online:
             gate,
             self._source,
         )
-        # How the target tells this engine from those before it and behind it.
-        self._engine = secrets.token_hex(4)
-        self._overtaken = 0
         self._applier: Applier | None = None
         self._follower: Follower | None = None
-        self._asking: Admin
         self._mender: Mender | None = None
-        # Hashes of the snapshot whose fields have deadlines, which cannot be lifted.
-        self._timed: set[tuple[int, bytes]] = set()
-        # Keys of the snapshot that the target has refused, or the source.
-        self._refused: dict[tuple[int, bytes], None] = {}
-        # What the source has sent up to here was written before we caught up; None: not yet.
-        self._behind_until: int | None = None
-        self._catch_ups = 0
-        # Another engine has the migration: what is on the target is that one's.
-        self._replaced = False
         self._restarts = 0
         # Where the last follower stood, and the commands of all those before the one that runs.
         self._stood: dict[str, Any] = {}
@@ -171,7 +157,7 @@ class Online:
         while True:
             try:
                 if ask:
-                    held, ask = await self._held(), False
+                    held, ask = await self._tenure.take(), False
                     reached = held.position
                 position = held.position if held is not None else None
                 # 2. The source goes on from there, or sends everything.
@@ -198,7 +184,7 @@ class Online:
                 break
             except PositionMoved as exc:
                 reached = self._reached(reached)
-                reason, ask = await self._judge(exc), True
+                reason, ask = await self._tenure.judge(exc), True
             except ReadAgain as exc:
                 reason, held, reached = exc.reason, None, None
             except (LinkError, ServerError) as exc:
@@ -266,7 +252,7 @@ class Online:
             await self._tuning.untune()
         # What has not begun leaves no checkpoint behind: nobody would come back for it.
         begun = self._mark.begun
-        over = self._mark.opened or self._replaced
+        over = self._mark.opened or self._tenure.replaced
         if not over and not (resumable and begun) and (begun or self._deadlines.importing):
             await self._take_back(forced)
         await self._source.close()
@@ -292,7 +278,7 @@ class Online:
                 if not self._writer.opened:
                     await self._writer.open()
                 if not ours:
-                    await self._held()
+                    await self._tenure.take()
                     ours = True
         except (EngineError, TimeoutError) as exc:
             if isinstance(exc, StateError | TransferFailed):
@@ -331,7 +317,7 @@ class Online:
     async def _connect(self) -> None:
         stage = self._stage
         again = self._deadlines.taken_up = self._books.take_up()
-        self._writer.name = self._claim.client_name
+        self._writer.name = self._tenure.claim.client_name
         await stage.insist(self._writer.open, again=again)
         self._source.bulk_limit = self._writer.bulk_limit
         if not self._mark.begun:
@@ -346,20 +332,6 @@ class Online:
             await stage.insist(applier.open, again=again)
             await applier.close()
 
-    @property
-    def _claim(self) -> Claim:
-        token = self._mark.token
-        return Claim(position_key(token), token, self._engine, self._still_ours)
-
-    async def _held(self) -> TargetPosition:
-        """Claim the target; what it holds of us."""
-        async with self._ends.admin("target") as end:
-            return await self._claim.take(end)
-
-    async def _claim_again(self) -> None:
-        """Before values go over a new connection: nobody has taken over meanwhile."""
-        await self._held()
-
     async def _begin(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> None:
         """What has to be there before the first byte is taken in."""
         stage = self._stage
@@ -367,78 +339,7 @@ class Online:
         if isinstance(sync, PartialSync):
             await self._books.save(partial_syncs=self._mark.partial_syncs + 1)
             return
-        # A source of the same history has all that we have; what it deleted since it meant to.
-        if position is None or position.replid != sync.replid:
-            await self._check_source()
-        if self._mark.begun:
-            await self._make_room()
-        else:
-            await self._books.save(begun=True)
-            await self._held()
-        self._refused.clear()
-        stage.tally.start_anew()
-        await self._books.save(
-            released=False,
-            full_syncs=self._mark.full_syncs + 1,
-            begun_at=time.time(),
-        )
-
-    async def _still_ours(self) -> None:
-        """Raise unless the migration is ours, and not over: a position that is gone may have been
-        removed by an engine that opened the target."""
-        latest = await self._books.latest()
-        if latest is not None and latest.opened:
-            self._replaced = True
-            raise TransferFailed(
-                "another engine has opened the target",
-                remedy="Nothing is left to do.",
-                fault="user",
-            )
-        await self._books.save()
-
-    async def _check_source(self) -> None:
-        """A source that lost its data must not have its last copy emptied for its sake."""
-        if not self._mark.begun:
-            return
-        held = self._stage.tally.keys
-        if not self._mark.held_before:
-            async with self._ends.admin("target") as end:
-                held = max(held, (await end.info()).keys)
-        if self._source.info.keys < held // 2:
-            raise SourceLost(
-                f"the source has {self._source.info.keys:,} keys left, and the target has {held:,} "
-                "of those before",
-                remedy="Restore the source's data and resume; or end it by force, and keep what "
-                "the target has.",
-            )
-
-    async def _make_room(self) -> None:
-        """Before another full sync: what an earlier one left, and the source has deleted since,
-        must not stay. If another engine has taken over, this raises, and the target is as it was:
-        it may be in use by now."""
-        if self._mark.held_before:
-            self._stage.on_event(
-                "full sync again: keys that the source deleted meanwhile may stay on the target, "
-                "which had keys of its own before"
-            )
-            # An old position beside a new snapshot would be taken for the snapshot's.
-            command: tuple[str | bytes, ...] = ("DEL", dirty_key(self._mark.token))
-        else:
-            self._stage.on_event(
-                "full sync again: the target, empty before this migration, is emptied"
-            )
-            command = ("FLUSHALL",)
-        async with self._ends.admin("target") as end:
-            await self._claim.clear(end, command)
-
-    def _woke(self) -> None:
-        """The target was restarted, and let keys expire until we were back: what is named from here
-        on may be gone there."""
-        self._books.note(released=True)
-        if self._follower is not None:
-            self._follower.suspect = True
-            if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
-                self._catch_up(self._follower)
+        await self._snapshot.prepare(sync, position)
 
     # --- 2. The snapshot ---
 
@@ -448,61 +349,16 @@ class Online:
         self._stood = {"commands": self._commands}
         stage.enter(Phase.SNAPSHOT)
         with stage.step("snapshot"):
-            if self._mark.full_syncs > 1:
-                # Whatever the last attempt left half-way.
-                self._writer.reset()
-            if self._writer.closed:
-                await self._writer.open()
-            self._writer.import_source = self._deadlines.importing
-            self._writer.on_dialled = self._claim_again
-            await self._ticking(self._copy())
+            await self._ticking(self._snapshot.copy(importing=self._deadlines.importing))
             await self._tuning.untune()
-            await self._carry_code()
+            await self._snapshot.carry_code()
         position = StreamPosition(sync.replid, sync.offset, self._source.stream_db, False)
-        # Before the position: with it the names must be there, whoever goes on from it.
-        names = Mender.names_of(self._timed) + Mender.names_of(self._refused, refused=True)
-        self._timed.clear()
-        self._refused.clear()
-        async with self._ends.admin("target") as end:
-            for at in range(0, len(names), 1000):
-                await end.call("SADD", dirty_key(self._mark.token), *names[at : at + 1000])
+        await self._snapshot.note_names()
         self._applier = self._new_applier(importing=self._deadlines.importing)
         await self._applier.open()
-        held = TargetPosition(self._mark.token, position, self._engine)
-        await self._applier.begin(held.encode(), over=self._claim.bare.encode())
+        held = TargetPosition(self._mark.token, position, self._tenure.engine)
+        await self._applier.begin(held.encode(), over=self._tenure.claim.bare.encode())
         return held
-
-    async def _copy(self) -> None:
-        async with contextlib.aclosing(self._source.snapshot()) as items:
-            async for item in items:
-                if isinstance(item, RecordBatch) and item.timed:
-                    self._timed.update((item.db, key) for key in _unpacked(item.timed))
-                await self._writer.send(item)
-        await self._writer.drain()
-        await self._writer.confirm()
-
-    async def _carry_code(self) -> None:
-        """Functions and scripts that the snapshot brought; they are no keys."""
-        source = self._source
-        self.left_out.extend(source.left_out)
-        if not source.functions and not source.scripts:
-            return
-        async with self._ends.admin("target") as end:
-            for what in await carry_code(end, source.functions, source.scripts):
-                self._leave_out(what)
-
-    def _acknowledged(self, acknowledged: Acknowledged) -> None:
-        self._stage.tally.count(acknowledged, self._writer.info)
-        self._books.dirty = True
-        batch = acknowledged.batch
-        if batch.streamed:
-            self._source.value_arrived(batch)
-        refused = [key for key, _ in batch.errors]
-        refused += [batch.key(index) for index, _ in acknowledged.errors]
-        # To read them again at once would be in vain.
-        self._timed.difference_update((batch.db, key) for key in refused)
-        for key in refused[: NAMED_KEYS_LIMIT - len(self._refused)]:
-            self._refused[batch.db, key] = None
 
     # --- 3. The stream ---
 
@@ -512,7 +368,7 @@ class Online:
         # Two connections: the follower asks for keys on one while we ask for offsets on the other.
         async with (
             self._ends.admin("source") as control,
-            self._ends.admin("source") as self._asking,
+            self._ends.admin("source") as asking,
         ):
             self._mender = Mender(
                 control,
@@ -526,7 +382,7 @@ class Online:
                 found = await self._applier.open()
                 # A target that came back older meanwhile, or was moved on by another engine: what
                 # lies between the two positions would be left out, or applied twice.
-                if not held.same_place(self._claim.ours(found)):
+                if not held.same_place(self._tenure.claim.ours(found)):
                     raise PositionMoved(found)
             follower = self._follower = Follower(
                 self._source,
@@ -537,11 +393,12 @@ class Online:
                 carried=self._carried,
                 left_out=self._leave_out,
             )
-            follower.on_outage = self._outage
+            follower.on_outage = self._standing.outage
+            self._standing.attend(follower, self._mender, asking)
             self._deadlines.mender, self._deadlines.follower = self._mender, follower
             self._deadlines.hold()
             await self._take_up_dirty()
-            self._catch_up(follower)
+            self._standing.catch_up(follower)
             with stage.step("follow"):
                 await self._steer(follower)
 
@@ -568,17 +425,17 @@ class Online:
             while True:
                 await asyncio.wait(
                     {pump} if word.done() else {pump, word},
-                    timeout=_CALM_LOOK_SECONDS if self._calm else _LOOK_SECONDS,
+                    timeout=_CALM_LOOK_SECONDS if self._standing.calm else _LOOK_SECONDS,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if pump.done():
                     pump.result()
-                await self._look(follower)
+                await self._standing.look(follower)
                 if loop.time() - told >= _TICK_SECONDS:
                     told = loop.time()
                     await self._tick()
                 if stage.one_go and not stage.can_complete:
-                    settled = self._near(follower) and follower.settled
+                    settled = self._standing.near(follower) and follower.settled
                     if stage.tally.not_carried_total and settled:
                         raise TransferFailed(stage.reason)
                     continue
@@ -612,135 +469,7 @@ class Online:
             if not pump.done():
                 await cancelled(pump)
 
-    @property
-    def _calm(self) -> bool:
-        """Whether nothing is awaited but the operator's word."""
-        stage = self._stage
-        return stage.can_complete and stage.phase is Phase.FOLLOW and not stage.one_go
-
-    async def _look(self, follower: Follower) -> None:
-        """Where the follower stands, as phase, gate and reason."""
-        stage, exposed = self._stage, self._deadlines.exposed
-        unread = follower.suspect or follower.late or follower.fields
-        if (unread and stage.phase is Phase.FOLLOW) or (exposed and not follower.suspect):
-            self._catch_up(follower)
-        if stage.phase is Phase.CATCH_UP:
-            if self._behind_until is None and exposed:
-                # What is written by the time when it no longer is has to be passed.
-                pass
-            elif self._behind_until is None:
-                # Asked of the source itself: what was written while nobody listened may not even
-                # have begun to arrive.
-                catch_ups = self._catch_ups
-                asked = await self._source_offset()
-                if catch_ups == self._catch_ups:
-                    self._behind_until = asked
-            elif follower.position.offset >= self._behind_until:
-                # However much is being written: see `HeldDeadlines.exposed`.
-                if follower.suspect and self._deadlines.importing:
-                    self._books.note(released=False)
-                follower.suspect = False
-                if self._near(follower):
-                    follower.late = follower.fields = False
-                    stage.enter(Phase.FOLLOW)
-        stage.can_complete, stage.reason = self._gates(follower)
-
-    async def _source_offset(self) -> int | None:
-        with contextlib.suppress(LinkError, ServerError):
-            return offset_in(self._asking, await self._asking.call("INFO", "replication"))
-        return None
-
-    def _catch_up(self, follower: Follower) -> None:
-        """What comes now was written some time ago: deadlines in it are not what they seem."""
-        has_fields = self._source.field_deadlines
-        self._behind_until = None
-        self._catch_ups += 1
-        follower.late = self._source.relative_deadlines
-        follower.has_fields = follower.fields = has_fields and not self._deadlines.importing
-        follower.suspect = follower.suspect or self._deadlines.doubtful
-        self._stage.enter(Phase.CATCH_UP)
-
-    def _relinked(self) -> None:
-        self._books.note(partial_syncs=self._mark.partial_syncs + 1)
-        if self._follower is not None:
-            if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
-                self._catch_up(self._follower)
-            self._follower.suspect = self._follower.suspect or self._deadlines.doubtful
-
-    def _read_late(self) -> None:
-        """The engine got no CPU for a while. What did not fit into the window has waited at the
-        source, and comes on time by the look of it: it is all late up to the source's offset."""
-        follower = self._follower
-        if follower is None:
-            return
-        if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
-            self._catch_up(follower)
-        else:
-            # Behind the fence; a cut-over that is refused looks at it, see `_look`.
-            follower.late = self._source.relative_deadlines
-            follower.fields = follower.has_fields
-
-    def _stalled(self) -> None:
-        """The source's link may stand still."""
-        fenced = self._stage.phase is Phase.CUT_OVER
-        if not fenced or readable_behind(self._source.info, self._settings):
-            self._read_late()
-        # Else the source answers nobody, and sends nothing, for as long as our own fence stands.
-
-    def _outage(self) -> None:
-        """The target could not be reached for a while: what it holds has aged meanwhile."""
-        if self._follower is None:
-            return
-        if self._stage.phase in (Phase.CATCH_UP, Phase.FOLLOW):
-            self._catch_up(self._follower)
-        else:
-            self._follower.suspect = self._follower.suspect or self._deadlines.doubtful
-
-    def _near(self, follower: Follower) -> bool:
-        return follower.lag_bytes <= self._settings.max_lag_bytes
-
-    def _gates(self, follower: Follower) -> tuple[bool, str]:
-        """Whether a cut-over could begin now, and why not."""
-        most, tally = self._settings.max_lag_bytes, self._stage.tally
-        assert self._mender is not None
-        if follower.lag_bytes > most:
-            return False, f"lag {size_words(follower.lag_bytes)} > {size_words(most)}"
-        if tally.not_carried_total:
-            return False, not_carried_words(self._stage)
-        if self._deadlines.trouble:
-            return False, f"near deadlines cannot be lifted: {self._deadlines.trouble}"
-        if self._deadlines.lifting_again:
-            return False, "near deadlines are being lifted"
-        if self._stage.phase is Phase.CATCH_UP:
-            return False, "catching up with what was written before"
-        if follower.in_doubt:
-            return False, "looking through the last commands of the engine before this one"
-        readable = readable_behind(self._source.info, self._settings)
-        if self._mender.waiting > (_MENDED_BEHIND_FENCE if readable else 0):
-            return False, f"{self._mender.waiting:,} keys are being read again from the source"
-        return True, f"in sync: lag {size_words(follower.lag_bytes)}"
-
     # --- What breaks ---
-
-    async def _judge(self, moved: PositionMoved) -> str:
-        """What to say of a position that is not where we left it; raises if it is not for us to go
-        on from where it is."""
-        found = self._claim.ours(moved.found)
-        if found is None:
-            return "the target lost this migration's data"
-        if found.engine != self._engine:
-            # An engine after us: then this raises. Or one before us, of which something arrived
-            # late, or whose position came back with an older copy of the target.
-            await self._still_ours()
-            self._overtaken += 1
-            if self._overtaken > _OVERTAKEN_MOST:
-                self._replaced = True
-                raise TransferFailed(
-                    "another engine moves the same migration on",
-                    remedy="Let that one go on, or end it first.",
-                    fault="user",
-                )
-        return "the target holds another position than the one we left"
 
     def _reached(self, position: StreamPosition | None) -> StreamPosition | None:
         """Where the target stands after the source's link went."""
@@ -755,6 +484,7 @@ class Online:
             self._stood = self._where(self._follower)
             self._commands = self._stood["commands"]
             self._follower = None
+            self._standing.let_go()
         if self._applier is not None:
             await self._applier.close()
         self._deadlines.taken_up = self._deadlines.taken_up or self._mark.begun
@@ -830,7 +560,7 @@ class Online:
             position_key(self._mark.token),
             on_event=self._stage.on_event,
             importing=importing,
-            on_woke=self._woke,
+            on_woke=self._standing.woke,
         )
 
 
@@ -841,11 +571,3 @@ def _passes(error: LinkError | ServerError) -> bool:
     if isinstance(error, LinkError):
         return True
     return error.code in _NOT_NOW
-
-
-def _unpacked(names: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(names):
-        end = at + 4 + int.from_bytes(names[at : at + 4], "little")
-        yield names[at + 4 : end]
-        at = end

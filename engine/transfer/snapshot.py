@@ -1,0 +1,175 @@
+"""The snapshot of a source that is followed, and what has to be on the target before its position.
+
+A full sync may be the second one. Then what the first has left is taken away before, unless the
+source has lost its data: its last copy must not be emptied for its sake.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from engine._native import RecordBatch
+from engine.errors import SourceLost
+from engine.model.online import dirty_key
+from engine.model.position import StreamPosition
+from engine.model.report import NAMED_KEYS_LIMIT
+from engine.sources.replica import ReplicaSource
+from engine.targets.base import Acknowledged
+from engine.targets.writer import RestoreWriter
+from engine.transfer.books import Books
+from engine.transfer.code import carry_code
+from engine.transfer.ends import Ends
+from engine.transfer.repair import Mender
+from engine.transfer.stage import Stage
+from engine.transfer.tenure import Tenure
+from engine.wire.psync import FullSync
+
+
+class Snapshot:
+    """Carries a full sync's values and code. `left_out(what)` is told of what is no key's."""
+
+    def __init__(
+        self,
+        ends: Ends,
+        books: Books,
+        stage: Stage,
+        source: ReplicaSource,
+        writer: RestoreWriter,
+        tenure: Tenure,
+        left_out: Callable[[str], None],
+    ) -> None:
+        self._ends = ends
+        self._books = books
+        self._stage = stage
+        self._source = source
+        self._writer = writer
+        self._tenure = tenure
+        self._left_out = left_out
+        # Hashes of the snapshot whose fields have deadlines, which cannot be lifted.
+        self._timed: set[tuple[int, bytes]] = set()
+        # Keys of the snapshot that the target has refused, or the source.
+        self._refused: dict[tuple[int, bytes], None] = {}
+        writer.on_acknowledged = self._acknowledged
+        writer.again = source.value_again
+
+    async def prepare(self, sync: FullSync, position: StreamPosition | None) -> None:
+        """Before its first byte is taken in: room, and the books say that it has begun.
+
+        `position` is what the source was asked for. Raises `SourceLost`.
+        """
+        books, stage = self._books, self._stage
+        # A source of the same history has all that we have; what it deleted since it meant to.
+        if position is None or position.replid != sync.replid:
+            await self._check_source()
+        if books.mark.begun:
+            await self._make_room()
+        else:
+            await books.save(begun=True)
+            await self._tenure.take()
+        self._refused.clear()
+        stage.tally.start_anew()
+        await books.save(
+            released=False,
+            full_syncs=books.mark.full_syncs + 1,
+            begun_at=time.time(),
+        )
+
+    async def copy(self, *, importing: bool) -> None:
+        """Every value, acknowledged by the target. Raises as the source and the writer do."""
+        writer = self._writer
+        if self._books.mark.full_syncs > 1:
+            # Whatever the last attempt left half-way.
+            writer.reset()
+        if writer.closed:
+            await writer.open()
+        writer.import_source = importing
+        writer.on_dialled = self._tenure.confirm
+        async with contextlib.aclosing(self._source.snapshot()) as items:
+            async for item in items:
+                if isinstance(item, RecordBatch) and item.timed:
+                    self._timed.update((item.db, key) for key in _unpacked(item.timed))
+                await writer.send(item)
+        await writer.drain()
+        await writer.confirm()
+
+    async def carry_code(self) -> None:
+        """Functions and scripts that the snapshot brought; they are no keys."""
+        source = self._source
+        for what in source.left_out:
+            self._left_out(what)
+        if not source.functions and not source.scripts:
+            return
+        async with self._ends.admin("target") as end:
+            for what in await carry_code(end, source.functions, source.scripts):
+                self._left_out(what)
+
+    async def note_names(self) -> None:
+        """The names of what has to be read again. Before the position: with it they must be there,
+        whoever goes on from it."""
+        names = Mender.names_of(self._timed) + Mender.names_of(self._refused, refused=True)
+        self._timed.clear()
+        self._refused.clear()
+        async with self._ends.admin("target") as end:
+            for at in range(0, len(names), 1000):
+                name = dirty_key(self._books.mark.token)
+                await end.call("SADD", name, *names[at : at + 1000])
+
+    def _acknowledged(self, acknowledged: Acknowledged) -> None:
+        self._stage.tally.count(acknowledged, self._writer.info)
+        self._books.dirty = True
+        batch = acknowledged.batch
+        if batch.streamed:
+            self._source.value_arrived(batch)
+        refused = [key for key, _ in batch.errors]
+        refused += [batch.key(index) for index, _ in acknowledged.errors]
+        # To read them again at once would be in vain.
+        self._timed.difference_update((batch.db, key) for key in refused)
+        for key in refused[: NAMED_KEYS_LIMIT - len(self._refused)]:
+            self._refused[batch.db, key] = None
+
+    async def _check_source(self) -> None:
+        """A source that lost its data must not have its last copy emptied for its sake."""
+        mark = self._books.mark
+        if not mark.begun:
+            return
+        held = self._stage.tally.keys
+        if not mark.held_before:
+            async with self._ends.admin("target") as end:
+                held = max(held, (await end.info()).keys)
+        if self._source.info.keys < held // 2:
+            raise SourceLost(
+                f"the source has {self._source.info.keys:,} keys left, and the target has {held:,} "
+                "of those before",
+                remedy="Restore the source's data and resume; or end it by force, and keep what "
+                "the target has.",
+            )
+
+    async def _make_room(self) -> None:
+        """Before another full sync: what an earlier one left, and the source has deleted since,
+        must not stay. If another engine has taken over, this raises, and the target is as it was:
+        it may be in use by now."""
+        mark = self._books.mark
+        if mark.held_before:
+            self._stage.on_event(
+                "full sync again: keys that the source deleted meanwhile may stay on the target, "
+                "which had keys of its own before"
+            )
+            # An old position beside a new snapshot would be taken for the snapshot's.
+            command: tuple[str | bytes, ...] = ("DEL", dirty_key(mark.token))
+        else:
+            self._stage.on_event(
+                "full sync again: the target, empty before this migration, is emptied"
+            )
+            command = ("FLUSHALL",)
+        async with self._ends.admin("target") as end:
+            await self._tenure.claim.clear(end, command)
+
+
+def _unpacked(names: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(names):
+        end = at + 4 + int.from_bytes(names[at : at + 4], "little")
+        yield names[at + 4 : end]
+        at = end

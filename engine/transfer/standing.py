@@ -1,0 +1,185 @@
+"""Where following stands: behind what was written before (CATCH_UP), or with the source (FOLLOW).
+
+What was written while nobody listened, or came late, is caught up with: until the target has all
+that the source had sent by then, deadlines in the stream are not what they seem, and the follower
+reads them from the source (`Follower.late`, `fields`, `suspect`). Whatever breaks the stream's
+punctuality leads back to CATCH_UP. From where the follower stands follows whether a cut-over could
+begin, and why not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from engine.errors import LinkError, ServerError
+from engine.model.progress import Phase
+from engine.model.settings import TransferSettings
+from engine.sources.replica import ReplicaSource
+from engine.transfer.books import Books
+from engine.transfer.cut_over import not_carried_words
+from engine.transfer.fence import offset_in, readable_behind
+from engine.transfer.follow import Follower
+from engine.transfer.held import HeldDeadlines
+from engine.transfer.repair import Mender
+from engine.transfer.stage import Stage
+from engine.transfer.words import size_words
+from engine.wire.admin import Admin
+
+# Keys that may still have to be read again when the fence goes up: it is done behind it, if it can.
+_MENDED_BEHIND_FENCE = 1000
+_FOLLOWING = (Phase.CATCH_UP, Phase.FOLLOW)
+
+
+class Standing:
+    """Looks at the follower that runs, and leads it back when the stream was late."""
+
+    def __init__(
+        self,
+        source: ReplicaSource,
+        deadlines: HeldDeadlines,
+        books: Books,
+        stage: Stage,
+        settings: TransferSettings,
+    ) -> None:
+        self._source = source
+        self._deadlines = deadlines
+        self._books = books
+        self._stage = stage
+        self._settings = settings
+        self._follower: Follower | None = None
+        self._mender: Mender
+        self._asking: Admin
+        # What the source has sent up to here was written before we caught up; None: not yet.
+        self._behind_until: int | None = None
+        self._catch_ups = 0
+
+    def attend(self, follower: Follower, mender: Mender, asking: Admin) -> None:
+        """`follower` is going to run. `asking` is a connection to the source that nobody else uses
+        meanwhile."""
+        self._follower, self._mender, self._asking = follower, mender, asking
+
+    def let_go(self) -> None:
+        """No follower runs any more."""
+        self._follower = None
+
+    # --- The looks ---
+
+    async def look(self, follower: Follower) -> None:
+        """Where the follower stands, as phase, gate and reason."""
+        stage, exposed = self._stage, self._deadlines.exposed
+        unread = follower.suspect or follower.late or follower.fields
+        if (unread and stage.phase is Phase.FOLLOW) or (exposed and not follower.suspect):
+            self.catch_up(follower)
+        if stage.phase is Phase.CATCH_UP:
+            if self._behind_until is None and exposed:
+                # What is written by the time when it no longer is has to be passed.
+                pass
+            elif self._behind_until is None:
+                # Asked of the source itself: what was written while nobody listened may not even
+                # have begun to arrive.
+                catch_ups = self._catch_ups
+                asked = await self._source_offset()
+                if catch_ups == self._catch_ups:
+                    self._behind_until = asked
+            elif follower.position.offset >= self._behind_until:
+                # However much is being written: see `HeldDeadlines.exposed`.
+                if follower.suspect and self._deadlines.importing:
+                    self._books.note(released=False)
+                follower.suspect = False
+                if self.near(follower):
+                    follower.late = follower.fields = False
+                    stage.enter(Phase.FOLLOW)
+        stage.can_complete, stage.reason = self._gates(follower)
+
+    @property
+    def calm(self) -> bool:
+        """Whether nothing is awaited but the operator's word."""
+        stage = self._stage
+        return stage.can_complete and stage.phase is Phase.FOLLOW and not stage.one_go
+
+    def near(self, follower: Follower) -> bool:
+        """Whether the target is as close behind as a cut-over wants it."""
+        return follower.lag_bytes <= self._settings.max_lag_bytes
+
+    def _gates(self, follower: Follower) -> tuple[bool, str]:
+        """Whether a cut-over could begin now, and why not."""
+        most, tally = self._settings.max_lag_bytes, self._stage.tally
+        if follower.lag_bytes > most:
+            return False, f"lag {size_words(follower.lag_bytes)} > {size_words(most)}"
+        if tally.not_carried_total:
+            return False, not_carried_words(self._stage)
+        if self._deadlines.trouble:
+            return False, f"near deadlines cannot be lifted: {self._deadlines.trouble}"
+        if self._deadlines.lifting_again:
+            return False, "near deadlines are being lifted"
+        if self._stage.phase is Phase.CATCH_UP:
+            return False, "catching up with what was written before"
+        if follower.in_doubt:
+            return False, "looking through the last commands of the engine before this one"
+        readable = readable_behind(self._source.info, self._settings)
+        if self._mender.waiting > (_MENDED_BEHIND_FENCE if readable else 0):
+            return False, f"{self._mender.waiting:,} keys are being read again from the source"
+        return True, f"in sync: lag {size_words(follower.lag_bytes)}"
+
+    async def _source_offset(self) -> int | None:
+        with contextlib.suppress(LinkError, ServerError):
+            return offset_in(self._asking, await self._asking.call("INFO", "replication"))
+        return None
+
+    # --- What leads back ---
+
+    def catch_up(self, follower: Follower) -> None:
+        """What comes now was written some time ago: deadlines in it are not what they seem."""
+        has_fields = self._source.field_deadlines
+        self._behind_until = None
+        self._catch_ups += 1
+        follower.late = self._source.relative_deadlines
+        follower.has_fields = follower.fields = has_fields and not self._deadlines.importing
+        follower.suspect = follower.suspect or self._deadlines.doubtful
+        self._stage.enter(Phase.CATCH_UP)
+
+    def relinked(self) -> None:
+        """A lost link to the source was made anew."""
+        self._books.note(partial_syncs=self._books.mark.partial_syncs + 1)
+        if self._follower is not None:
+            if self._stage.phase in _FOLLOWING:
+                self.catch_up(self._follower)
+            self._follower.suspect = self._follower.suspect or self._deadlines.doubtful
+
+    def read_late(self) -> None:
+        """The engine got no CPU for a while. What did not fit into the window has waited at the
+        source, and comes on time by the look of it: it is all late up to the source's offset."""
+        follower = self._follower
+        if follower is None:
+            return
+        if self._stage.phase in _FOLLOWING:
+            self.catch_up(follower)
+        else:
+            # Behind the fence; a cut-over that is refused looks at it, see `look`.
+            follower.late = self._source.relative_deadlines
+            follower.fields = follower.has_fields
+
+    def stalled(self) -> None:
+        """The source's link may stand still."""
+        fenced = self._stage.phase is Phase.CUT_OVER
+        if not fenced or readable_behind(self._source.info, self._settings):
+            self.read_late()
+        # Else the source answers nobody, and sends nothing, for as long as our own fence stands.
+
+    def outage(self) -> None:
+        """The target could not be reached for a while: what it holds has aged meanwhile."""
+        if self._follower is None:
+            return
+        if self._stage.phase in _FOLLOWING:
+            self.catch_up(self._follower)
+        else:
+            self._follower.suspect = self._follower.suspect or self._deadlines.doubtful
+
+    def woke(self) -> None:
+        """The target was restarted, and let keys expire until we were back: what is named from here
+        on may be gone there."""
+        self._books.note(released=True)
+        if self._follower is not None:
+            self._follower.suspect = True
+            if self._stage.phase in _FOLLOWING:
+                self.catch_up(self._follower)

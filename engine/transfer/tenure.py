@@ -1,0 +1,81 @@
+"""Whose the migration is: this engine's, or one's that has taken it over.
+
+The claim on the target and the look at the state (`transfer.claim`) as what the migration does with
+them, and what to say when the target has another position than the one that was left there.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from engine.errors import TransferFailed
+from engine.model.online import position_key
+from engine.model.position import TargetPosition
+from engine.targets.applier import PositionMoved
+from engine.transfer.books import Books
+from engine.transfer.claim import Claim
+from engine.transfer.ends import Ends
+
+# How often the position may be found under another engine's name while the state has ours.
+_OVERTAKEN_MOST = 3
+
+
+class Tenure:
+    """This engine's hold on one migration, from when it takes it up."""
+
+    def __init__(self, ends: Ends, books: Books) -> None:
+        self._ends = ends
+        self._books = books
+        self.engine = secrets.token_hex(4)
+        """How the target tells this engine from those before it and behind it."""
+        self.replaced = False
+        """Another engine has the migration: what is on the target is that one's."""
+        self._overtaken = 0
+
+    @property
+    def claim(self) -> Claim:
+        """For the migration as the books have it now."""
+        token = self._books.mark.token
+        return Claim(position_key(token), token, self.engine, self._still_ours)
+
+    async def take(self) -> TargetPosition:
+        """Claim the target; what it holds of us. Raises as `Claim.take` does."""
+        async with self._ends.admin("target") as end:
+            return await self.claim.take(end)
+
+    async def confirm(self) -> None:
+        """Before values go over a new connection: nobody has taken over meanwhile."""
+        await self.take()
+
+    async def judge(self, moved: PositionMoved) -> str:
+        """What to say of a position that is not where we left it; raises if it is not for us to go
+        on from where it is."""
+        found = self.claim.ours(moved.found)
+        if found is None:
+            return "the target lost this migration's data"
+        if found.engine != self.engine:
+            # An engine after us: then this raises. Or one before us, of which something arrived
+            # late, or whose position came back with an older copy of the target.
+            await self._still_ours()
+            self._overtaken += 1
+            if self._overtaken > _OVERTAKEN_MOST:
+                self.replaced = True
+                raise TransferFailed(
+                    "another engine moves the same migration on",
+                    remedy="Let that one go on, or end it first.",
+                    fault="user",
+                )
+        return "the target holds another position than the one we left"
+
+    async def _still_ours(self) -> None:
+        """Raise unless the migration is ours, and not over: a position that is gone may have been
+        removed by an engine that opened the target."""
+        latest = await self._books.latest()
+        if latest is not None and latest.opened:
+            self.replaced = True
+            raise TransferFailed(
+                "another engine has opened the target",
+                remedy="Nothing is left to do.",
+                fault="user",
+            )
+        await self._books.save()
