@@ -10,11 +10,12 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 
 from engine.front.engine import Engine
-from engine.front.http import feed, limits, server
+from engine.front.http import feed, limits, quiet, server
 from engine.front.http.app import Api
 from engine.front.http.gate import Gate
 from engine.model.credentials import Credentials
@@ -189,3 +190,29 @@ async def test_a_feed_has_room_for_so_many_and_shows_that_it_lives(port: int) ->
                 writer.write(watch)
                 if b"200 OK" in await reader.readuntil(b"\r\n\r\n"):
                     return
+
+
+async def test_the_log_of_refusals_that_anybody_can_cause_is_bounded(
+    port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says how many there were, and goes on telling later."""
+    refused = b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    async def ask(times: int) -> None:
+        async with link(port) as (reader, writer):
+            for _ in range(times):
+                writer.write(refused)
+                await reader.readuntil(b"</ErrorResponse>")
+
+    now = time.monotonic()
+    monkeypatch.setattr(quiet, "time", SimpleNamespace(monotonic=lambda: now))
+    with caplog.at_level(logging.INFO, "startmigration.api"):
+        await ask(100)
+        assert len(caplog.records) == quiet.LINES
+        assert all("code=" in each.message for each in caplog.records)
+        now += quiet.SECONDS
+        caplog.clear()
+        await ask(1)
+    first, second = (each.message for each in caplog.records)
+    assert first.startswith(f"{100 - quiet.LINES} refusals")
+    assert "code=" in second

@@ -50,6 +50,7 @@ from engine.front.http.metrics import MEDIA_TYPE as METRICS_TYPE
 from engine.front.http.metrics import Metrics
 from engine.front.http.model import API_VERSION, Model, Operation, model
 from engine.front.http.page import Page, asked_for
+from engine.front.http.quiet import Quiet
 from engine.front.http.recent import Recent
 from engine.front.http.sigv4 import QUERY_MEMBERS, Signed
 
@@ -93,6 +94,7 @@ class Api:
         self._recent = Recent()
         self._healthy = (0.0, False)
         self._page = Page()
+        self._quiet = Quiet()
         self.metrics = Metrics()
         self.history = History()
         self.feed = Feed(lambda: operations.overview(engine.house, EVENTS))
@@ -310,6 +312,12 @@ class Api:
         seconds = time.monotonic() - call.began
         self.metrics.calls.labels(call.operation, code).inc()
         self.metrics.seconds.labels(call.operation).observe(seconds)
+        if code and not call.key_id:
+            untold = self._quiet.take()
+            if untold is None:
+                return
+            if untold:
+                _log.info("%d refusals of callers without a key were not told of", untold)
         action = actions.ACTIONS.get(call.operation)
         level = (
             logging.INFO
