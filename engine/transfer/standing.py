@@ -9,7 +9,9 @@ begin, and why not.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import math
 
 from engine.errors import LinkError, ServerError
 from engine.model.progress import Phase
@@ -27,6 +29,8 @@ from engine.wire.admin import Admin
 
 # Keys that may still have to be read again when the fence goes up: it is done behind it, if it can.
 _MENDED_BEHIND_FENCE = 1000
+# For so long a link that stood still is the reason of a catch-up; it is told more often.
+_STALL_SECONDS = 1.0
 _FOLLOWING = (Phase.CATCH_UP, Phase.FOLLOW)
 
 
@@ -52,6 +56,8 @@ class Standing:
         # What the source has sent up to here was written before we caught up; None: not yet.
         self._behind_until: int | None = None
         self._catch_ups = 0
+        # By the loop's clock: when the source's link stood still last, as far as we know.
+        self._stalled_at = -math.inf
 
     def attend(self, follower: Follower, mender: Mender, asking: Admin) -> None:
         """`follower` is going to run. `asking` is a connection to the source that nobody else uses
@@ -113,6 +119,8 @@ class Standing:
         if self._deadlines.lifting_again:
             return False, "near deadlines are being lifted"
         if self._stage.phase is Phase.CATCH_UP:
+            if asyncio.get_running_loop().time() - self._stalled_at < _STALL_SECONDS:
+                return False, "what the source sends comes late"
             return False, "catching up with what was written before"
         if follower.in_doubt:
             return False, "looking through the last commands of the engine before this one"
@@ -161,6 +169,7 @@ class Standing:
 
     def stalled(self) -> None:
         """The source's link may stand still."""
+        self._stalled_at = asyncio.get_running_loop().time()
         fenced = self._stage.phase is Phase.CUT_OVER
         if not fenced or readable_behind(self._source.info, self._settings):
             self.read_late()

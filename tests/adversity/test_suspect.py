@@ -12,7 +12,7 @@ import pytest
 from engine.model.progress import Phase
 from engine.transfer.gate import GateResult
 from engine.transfer.held import HeldDeadlines
-from engine.transfer.online import Online
+from engine.transfer.standing import Standing
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
@@ -71,7 +71,7 @@ def test_an_outage_after_a_refused_cut_over(
     for n in range(50):
         client.set(f"session:{n}", "alive", px=9000)
     verdicts = [GateResult(False, "not yet")]
-    lift_all, near = HeldDeadlines._lift_all, Online._near
+    lift_all, near = HeldDeadlines._lift_all, Standing.near
     away = threading.Event()
 
     async def gate(_: bytes) -> GateResult:
@@ -93,7 +93,7 @@ def test_an_outage_after_a_refused_cut_over(
             assert released(work)
             writer = Writer(source)
             # So fast that the target is never near.
-            monkeypatch.setattr(Online, "_near", lambda *_: False)
+            monkeypatch.setattr(Standing, "near", lambda *_: False)
             proxy.refuse()
             proxy.cut_now()
             for n in range(50):
@@ -110,7 +110,7 @@ def test_an_outage_after_a_refused_cut_over(
             )
             assert not released(work)
             assert work.progress.phase is Phase.CATCH_UP
-            monkeypatch.setattr(Online, "_near", near)
+            monkeypatch.setattr(Standing, "near", near)
             await soon(lambda: len(target.client().keys("session:*")) == 50, "sessions")
             assert target.client().pttl("session:0") > 50 * YEAR_MS
             await asyncio.to_thread(writer.stop)

@@ -184,7 +184,7 @@ def test_more_than_are_kept_track_of(
 ) -> None:
     """They stay refused, and it is said: the target is not opened before another full sync."""
     source, target = ends
-    for module in ("repair", "tally", "online"):
+    for module in ("repair", "tally", "snapshot"):
         monkeypatch.setattr(f"engine.transfer.{module}.NAMED_KEYS_LIMIT", 3)
     assert repair.NAMED_KEYS_LIMIT == 3
     for n in range(5):
