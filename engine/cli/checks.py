@@ -23,11 +23,11 @@ def checks_table(checks: Sequence[Mapping[str, Any]]) -> str:
 def warnings(checks: Iterable[Mapping[str, Any]]) -> list[str]:
     """A line for each warning, with its figure and the way out. What failed is in the fault."""
     return [
-        " ".join(
-            clean(text)
-            for text in (f"warning: {check['name']}:", check["figure"], check["remedy"])
-            if text
-        )
+        clean(f"warning: {check['name']}: {_said(check)}")
         for check in checks
         if check["outcome"] == "warn"
     ]
+
+
+def _said(check: Mapping[str, Any]) -> str:
+    return " → ".join(text for text in (check["figure"], check["remedy"]) if text)

@@ -780,12 +780,12 @@ def test_durations(seconds: float, text: str) -> None:
 def test_checks_that_did_not_pass_say_what_to_do() -> None:
     found = [
         {"name": "memory", "outcome": "pass", "figure": "1 MB of 2 MB", "remedy": ""},
-        {"name": "keys", "outcome": "warn", "figure": "12 keys.", "remedy": "Empty it."},
+        {"name": "keys", "outcome": "warn", "figure": "12 keys", "remedy": "Empty it."},
     ]
-    assert checks.warnings(found) == ["warning: keys: 12 keys. Empty it."]
+    assert checks.warnings(found) == ["warning: keys: 12 keys → Empty it."]
     assert checks.checks_table(found).splitlines()[2:] == [
         "memory  pass     1 MB of 2 MB",
-        "keys    warn     12 keys.",
+        "keys    warn     12 keys",
         "warn: keys: Empty it.",
     ]
 
