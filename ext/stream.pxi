@@ -571,14 +571,11 @@ cdef class StreamReader:
                 return False
             self.db = <int>number
         elif name == NAME_MULTI:
-            if self.in_multi:
-                self.wanted = "no MULTI between MULTI and EXEC"
-                return False
+            # Within another one: a replica refuses it, and stays where it is.
             self.in_multi = True
         elif name == NAME_EXEC:
-            if not self.in_multi:
-                self.wanted = "EXEC behind a MULTI only"
-                return False
+            # Without a MULTI too: Redis 6.0 sends it behind a transaction of PFCOUNTs alone, which
+            # write their keys' caches and are no writes by their flags (`execCommand`).
             self.in_multi = False
         elif name == NAME_REPLCONF and count > 1:
             p = argument_body(p + size + 2, &size)

@@ -39,6 +39,10 @@ def traffic(server: Server) -> None:
         client.spop("nothing")
         client.sadd("set", *range(20))
         client.spop("set", 5)
+        client.pfadd("hll", *range(db + 10))
+        with client.pipeline(transaction=True) as pipe:
+            # It writes the key's cache; Redis 6.0 sends the EXEC without a MULTI.
+            pipe.pfcount("hll").execute()
         client.move("n", 5)
         client.set("big", b"\r\n*1\r\n$4\r\nPING\r\n" * 20_000)
     # A transaction over two databases.

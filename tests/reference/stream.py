@@ -132,9 +132,7 @@ def read(data: bytes, offset: int = 0, db: int = 0, in_multi: bool = False) -> S
                 database(args[1])
                 database(args[2])
             elif name in (b"MULTI", b"EXEC"):
-                if in_multi == (name == b"MULTI"):
-                    raise Broken
-                in_multi = not in_multi
+                in_multi = name == b"MULTI"
             if name in TAKEN_OUT:
                 args = None
         stream.steps.append(Step(offset + at, args, db, in_multi))
