@@ -283,6 +283,7 @@ KIND_MOVERS: int
 KIND_SWAPS: int
 KIND_FIELD_DEADLINES: int
 KIND_FIELD_COUNTS: int
+KIND_PLACES: int
 
 @final
 class CommandBatch:
@@ -314,6 +315,8 @@ class CommandBatch:
     def field_deadlines(self) -> list[int]: ...
     @property
     def field_counts(self) -> list[int]: ...
+    @property
+    def places(self) -> list[int]: ...
     @property
     def movers(self) -> list[int]: ...
     def __len__(self) -> int: ...

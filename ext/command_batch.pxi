@@ -153,6 +153,11 @@ cdef class CommandBatch:
         return (found & kinds) != 0
 
     @property
+    def places(self):
+        """Indices of GEORADIUS, GEORADIUSBYMEMBER and GEOSEARCHSTORE."""
+        return self.indices_of(NAME_PLACES, NAME_PLACES)
+
+    @property
     def movers(self):
         """Indices of RENAME, RENAMENX, COPY and MOVE: a value goes from one key to another."""
         return self.indices_of(NAME_RENAME, NAME_MOVE)

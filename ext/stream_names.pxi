@@ -32,12 +32,15 @@ cdef enum StreamName:
     # Kept; set deadlines of a hash's fields, or depend on whether one has passed.
     NAME_FIELD_DEADLINE
     NAME_FIELD_COUNT
+    # Kept; store what a search for places finds.
+    NAME_PLACES
 
 # Kinds of commands, for `CommandBatch.holds`; of several at once the sum.
 KIND_MOVERS = 1 << NAME_RENAME | 1 << NAME_RENAMENX | 1 << NAME_COPY | 1 << NAME_MOVE
 KIND_SWAPS = 1 << NAME_SWAPDB
 KIND_FIELD_DEADLINES = 1 << NAME_FIELD_DEADLINE
 KIND_FIELD_COUNTS = 1 << NAME_FIELD_COUNT
+KIND_PLACES = 1 << NAME_PLACES
 
 cdef enum:
     NAME_SLOTS = 64               # a power of two, well above the count of names
@@ -76,6 +79,8 @@ cdef StreamName long_name(const uint8_t *p, size_t n) noexcept nogil:
             return NAME_PEXPIREAT
         if is_name(p, n, "hexpireat"):
             return NAME_FIELD_DEADLINE
+        if is_name(p, n, "georadius"):
+            return NAME_PLACES
     elif n == 10:
         if is_name(p, n, "hpexpireat"):
             return NAME_FIELD_DEADLINE
@@ -85,6 +90,11 @@ cdef StreamName long_name(const uint8_t *p, size_t n) noexcept nogil:
     elif n == 14:
         if is_name(p, n, "restore-asking"):
             return NAME_RESTORE
+        if is_name(p, n, "geosearchstore"):
+            return NAME_PLACES
+    elif n == 17:
+        if is_name(p, 16, "georadiusbymembe") and (p[16] | 0x20) == c"r":
+            return NAME_PLACES
     return NAME_OTHER
 
 

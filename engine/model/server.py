@@ -124,6 +124,10 @@ class ServerInfo:
         """Whether `identity` was this data set's; False where the server does not tell."""
         return bool(identity) and self.identity == identity
 
+    def same_version_as(self, other: ServerInfo) -> bool:
+        """Whether both run the same code, as far as they tell."""
+        return (self.flavour, self.version, self.fork) == (other.flavour, other.version, other.fork)
+
     @property
     def keys(self) -> int:
         """Keys in all databases together."""

@@ -18,10 +18,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 from engine._native import (
     KIND_FIELD_COUNTS,
     KIND_FIELD_DEADLINES,
+    KIND_PLACES,
     CommandBatch,
 )
 from engine.errors import LinkError, ServerError, TransferFailed
@@ -29,7 +31,7 @@ from engine.model.position import StreamPosition, TargetPosition
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, Sent
 from engine.targets.base import ReadAgain
-from engine.transfer.repair import DbKey, Mender, Store
+from engine.transfer.repair import DbKey, Mender, Store, placed
 
 # A reading is taken when the target is no further behind than this many bytes: until its offset is
 # reached the keys stay as they are, and what reads them is spoilt as well.
@@ -92,6 +94,9 @@ class Follower:
         """Deadlines of fields, which cannot be lifted, may have passed: those hashes are read."""
         self.suspect = False
         """Deadlines of keys may have passed before their time: every key that is named is read."""
+        self.unlike = False
+        """The target is of another version than the source. Then a search for places may find
+        others (Redis 6.0 differs from those after it), so what it has stored is read."""
         self.on_outage: Callable[[], None] = lambda: None
         """Called when the target could not be reached for a while."""
         self._read_again = 0.0
@@ -265,9 +270,9 @@ class Follower:
 
     @property
     def _kinds_to_look_at(self) -> int:
-        kinds = 0
+        kinds = KIND_PLACES if self.unlike else 0
         if self.has_fields:
-            kinds = KIND_FIELD_DEADLINES
+            kinds |= KIND_FIELD_DEADLINES
             if self.fields:
                 kinds |= KIND_FIELD_COUNTS
         return kinds
@@ -291,6 +296,8 @@ class Follower:
         mender, movers = self._mender, self._taken_along(batch)
         # A part of it was read late, or all.
         late = self._late_from(batch.start_offset)
+        if self.unlike and batch.holds(KIND_PLACES):
+            mender.spoil(_stored_by_search(batch))
         await mender.taint(batch, movers)
         if movers:
             if self.moved is not None:
@@ -493,3 +500,20 @@ class Follower:
     async def _transact_nothing(self) -> None:
         at = self.position
         await self._transact(CommandBatch.empty(at.offset, at.db, at.in_multi))
+
+
+def _stored_by_search(batch: CommandBatch) -> list[DbKey]:
+    """The keys in which searches for places store what they find."""
+    found: list[DbKey] = []
+    for index in batch.places:
+        words = batch.command(index)
+        if words[0].upper() == b"GEOSEARCHSTORE":
+            keys = words[1:2]
+        else:
+            # STORE or STOREDIST, of both the last one counts. A member may be called so as well:
+            # one key too many does no harm.
+            keys = [
+                key for name, key in pairwise(words) if name.upper() in (b"STORE", b"STOREDIST")
+            ]
+        found += placed(batch.db(index), keys, batch.swaps)
+    return found

@@ -394,6 +394,7 @@ class Online:
                 left_out=self._leave_out,
             )
             follower.on_outage = self._standing.outage
+            follower.unlike = not self._source.info.same_version_as(self._writer.info)
             self._standing.attend(follower, self._mender, asking)
             self._deadlines.mender, self._deadlines.follower = self._mender, follower
             self._deadlines.hold()

@@ -292,7 +292,7 @@ class Mender:
                 keys = asked[index]
                 if not any(key in names for key in keys):
                     continue
-                named = _placed(batch.db(index), keys, swaps)
+                named = placed(batch.db(index), keys, swaps)
                 # A single key is as dirty as it was, and read already, unless it was refused.
                 self.spoil(named if len(keys) > 1 else self._refused.keys() & named)
                 if index in movers:
@@ -322,7 +322,7 @@ class Mender:
         found: list[DbKey] = list((movers or {}).values())
         swaps, indices = batch.swaps, range(len(batch))
         for index, keys in zip(indices, await self._keys_named(batch, indices), strict=True):
-            found += _placed(batch.db(index), keys, swaps)
+            found += placed(batch.db(index), keys, swaps)
         return found
 
     async def _keys_named(self, batch: CommandBatch, indices: Sequence[int]) -> list[list[bytes]]:
@@ -447,7 +447,7 @@ def _name(key: DbKey, kind: bytes) -> bytes:
     return b"%d %s %s" % (key[0], kind, key[1])
 
 
-def _placed(db: int, keys: Iterable[bytes], swaps: Iterable[tuple[int, int]]) -> list[DbKey]:
+def placed(db: int, keys: Iterable[bytes], swaps: Iterable[tuple[int, int]]) -> list[DbKey]:
     """Keys that a command in database `db` names, with the database that they are in behind its
     batch: with every one that it may be by the batch's SWAPDBs, for too many do no harm."""
     places = {db}

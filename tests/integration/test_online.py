@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 from typing import Any
@@ -410,3 +411,43 @@ def test_a_field_that_passed_before_the_command_that_kept_its_deadline(
         run = online(source, proxy, steer)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_tidy(target)
+
+
+@pytest.mark.parametrize("newer", ["redis-6.2", "valkey-9.1"])
+def test_a_search_for_places_that_finds_others_on_the_target(
+    newer: str, server_factory: ServerFactory
+) -> None:
+    """Redis 6.0 finds others in wide circles than those after it do, and tells its replicas of the
+    search, not of what it has found."""
+    source, target = server_factory(known("redis-6.0")), server_factory(known(newer))
+    client, rng = source.client(), random.Random(1)
+    places = [(rng.uniform(-180, 180), rng.uniform(-85, 85), f"m{n}") for n in range(300)]
+    client.execute_command("GEOADD", "places", *(word for place in places for word in place))
+    circles = [
+        (rng.uniform(-180, 180), rng.uniform(-85, 85), rng.randrange(1000, 9000), "km")
+        for _ in range(200)
+    ]
+
+    def search(server: Server, name: str, *store: str) -> list[Any]:
+        with server.client().pipeline(transaction=False) as pipe:
+            for n, circle in enumerate(circles):
+                pipe.execute_command(name, "places", *circle, *(word.format(n) for word in store))
+            return pipe.execute()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        search(source, "GEORADIUS", "STORE", "found:{}")
+        client.execute_command("GEORADIUSBYMEMBER", "places", "m1", 9000, "km", "STOREDIST", "near")
+        client.zunionstore("all", [f"found:{n}" for n in range(len(circles))])
+        await soon(
+            lambda: work.progress.repaired_keys >= len(circles) and not work.progress.held_keys,
+            "what was stored is read from the source",
+        )
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(source, target)
+    # Else this has shown nothing.
+    ends = (search(server, "GEORADIUS_RO") for server in (source, target))
+    assert len({tuple(map(frozenset, found)) for found in ends}) == 2

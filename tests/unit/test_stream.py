@@ -13,6 +13,7 @@ from engine._native import (
     KIND_FIELD_COUNTS,
     KIND_FIELD_DEADLINES,
     KIND_MOVERS,
+    KIND_PLACES,
     KIND_SWAPS,
     CommandBatch,
     ProtocolError,
@@ -676,13 +677,17 @@ def test_who_sets_a_deadline_is_known() -> None:
         ([b"SWAPDB", b"0", b"1"], KIND_SWAPS),
         ([b"HPEXPIREAT", b"h", b"1", b"FIELDS", b"1", b"f"], KIND_FIELD_DEADLINES),
         ([b"HINCRBYFLOAT", b"h", b"f", b"1"], KIND_FIELD_COUNTS),
+        ([b"GeoRadius", b"g", b"1", b"2", b"3", b"km", b"STORE", b"a"], KIND_PLACES),
+        ([b"GEORADIUSBYMEMBER", b"g", b"m", b"3", b"km", b"STORE", b"a"], KIND_PLACES),
+        ([b"geosearchstore", b"a", b"g", b"FROMMEMBER", b"m"], KIND_PLACES),
+        ([b"GEORADIUSBYMEMBEX", b"g"], 0),
         ([b"SET", b"rename", b"swapdb"], 0),
         ([b"FLUSHALL"], 0),
         ([b"PEXPIREAT", b"a", b"1"], 0),
     ],
 )
 def test_a_batch_says_what_kinds_it_holds(args: list[bytes], kind: int) -> None:
-    kinds = [KIND_MOVERS, KIND_SWAPS, KIND_FIELD_DEADLINES, KIND_FIELD_COUNTS]
+    kinds = [KIND_MOVERS, KIND_SWAPS, KIND_FIELD_DEADLINES, KIND_FIELD_COUNTS, KIND_PLACES]
     reader = StreamReader(0)
     reader.feed(command(b"SET", b"a", b"b") + command(*args) + command(b"INCR", b"n"))
     batch = reader.next(True)
