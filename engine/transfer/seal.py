@@ -34,8 +34,8 @@ async def ask(end: Admin) -> str | None:
 
     Raises `ServerError` and `AuthError` where the user may not ask or set it, `LinkError`.
     """
-    before = await _get(end, _WRITE), await _get(end, _LAG)
-    if before[0] == _NEVER:
+    before = await _settings(end)
+    if _refuse(*before):
         return None
     # As it is: behind the fence is too late to learn that the user may not.
     await end.call("CONFIG", "SET", _WRITE, before[0])
@@ -45,7 +45,7 @@ async def ask(end: Admin) -> str | None:
 async def stands(end: Admin) -> bool:
     """Whether the source refuses writes as by a seal. False where it does not say; `LinkError`."""
     try:
-        return await _get(end, _WRITE) == _NEVER
+        return _refuse(*await _settings(end))
     except (AuthError, ServerError, ProtocolFault):
         return False
 
@@ -77,6 +77,15 @@ def remedy(before: str) -> str:
     write, lag = before.split()
     words = f"CONFIG SET {_WRITE} {write}"
     return f"{words} and CONFIG SET {_LAG} {lag}" if lag == "0" else words
+
+
+async def _settings(end: Admin) -> tuple[bytes, bytes]:
+    return await _get(end, _WRITE), await _get(end, _LAG)
+
+
+def _refuse(write: bytes, lag: bytes) -> bool:
+    """Whether a source with these settings takes no writes: with a lag of 0 it takes them all."""
+    return write == _NEVER and lag != b"0"
 
 
 async def _get(end: Admin, name: str) -> bytes:

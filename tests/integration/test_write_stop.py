@@ -155,6 +155,28 @@ def test_a_refused_cut_over_leaves_the_source_as_it_was(
     assert_tidy(target)
 
 
+def test_settings_that_look_like_the_seal_and_have_no_effect(
+    binary: Binary, server_factory: ServerFactory
+) -> None:
+    """With a lag of 0 the source takes writes, whatever else is set: it is to be sealed."""
+    source, target = server_factory(binary), server_factory(binary)
+    client = source.client()
+    client.config_set("min-replicas-max-lag", 0)
+    client.config_set("min-replicas-to-write", 65535)
+    client.set("key", "1")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.sealed == "65535 0"
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        client.set("key", "2")
+    assert target.client().get("key") == b"1"
+
+
 @pytest.mark.parametrize("denied", ["config|set", "client|kill"])
 def test_rights_that_do_not_suffice(server_factory: ServerFactory, denied: str) -> None:
     """What can be done is done, and the rest is said."""
