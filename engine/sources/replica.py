@@ -162,11 +162,17 @@ class ReplicaSource:
 
     async def close(self) -> None:
         """Let go of the connection, the spool and what waits in it. Never raises."""
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._connection is not None:
-            self._connection.close()
+        # The link first, or its loss meanwhile would start a task that nobody ends: it would dial
+        # again behind our back, and feed what is opened next. A task that ends all the same by
+        # taking another link over leaves that one, so it is looked at again.
+        while True:
+            if self._connection is not None:
+                self._connection.close()
+            if not self._tasks:
+                break
+            for task in tuple(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._spool is not None:
             await self._spool.close()
         if self._spill is not None:

@@ -202,6 +202,36 @@ async def test_a_cut_link_costs_nothing(binary: Binary, server_factory: ServerFa
     await asyncio.to_thread(assert_equal, server.url, target.url)
 
 
+async def test_a_link_that_is_lost_while_the_source_is_let_go(
+    server_factory: ServerFactory,
+) -> None:
+    """It is not made anew behind our back: two links would feed the stream that is opened next."""
+    server = server_factory(binaries()[0])
+    with Proxy(server.host, server.port) as proxy:
+        async with source_of(proxy) as source:
+            await become_replica(source, Replay(server_factory()))
+
+            async def slow() -> None:
+                """What a task of the source's may take to end, and meanwhile the link is cut."""
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    await asyncio.to_thread(proxy.refuse)
+                    await asyncio.to_thread(proxy.cut_now)
+                    await asyncio.sleep(0.2)
+
+            source._start(slow())
+            await asyncio.sleep(0.1)
+            await source.close()
+            assert not source._tasks
+            proxy.refuse(False)
+            connections = proxy.connections
+            # A link that is made anew is tried more often than that.
+            await asyncio.sleep(1.5)
+            assert proxy.connections == connections
+            assert not server.client().info("replication")["connected_slaves"]
+
+
 async def test_what_was_received_is_given_when_the_source_is_gone(
     server_factory: ServerFactory,
 ) -> None:
