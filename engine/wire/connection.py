@@ -202,9 +202,10 @@ class Connection(asyncio.BufferedProtocol):
 
         `on_lost` is called once, with the reason, when the connection fails. EngineErrors raised
         by `on_ready` fail the connection. What the reader before left over (`hand_on`) is given to
-        `bulk` first, before this returns.
+        `bulk` first, before this returns. A connection that is lost already says so at once.
         """
         assert not self._calls
+        lost = self.lost
         self._bulk, self._on_ready, self._on_lost = bulk, on_ready, on_lost
         while self._surplus and self.lost is None:
             with memoryview(bulk.input) as room:
@@ -212,6 +213,9 @@ class Connection(asyncio.BufferedProtocol):
                 room[: len(portion)] = portion
             self._surplus = self._surplus[len(portion) :]
             self._hand_to_reader(len(portion))
+        if lost is not None:
+            self._on_lost = _ignore
+            on_lost(lost)
 
     def hand_on(self, rest: bytes) -> None:
         """End data mode with `rest` read and not used: the next `take_over` gets it first.
