@@ -25,6 +25,7 @@ from engine import errors
 from engine.cli import (
     app,
     checks,
+    durations,
     failure,
     pages,
     program,
@@ -884,3 +885,18 @@ def test_exit_is_typers_own() -> None:
     with pytest.raises(typer.Exit) as caught:
         session.fail(errors.LinkError("x"), "text")
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0.0), ("90", 90.0), ("90s", 90.0), ("10m", 600.0), ("1.5H", 5400.0), ("2 d", 172800.0)],
+)
+def test_time_spans(text: str, seconds: float) -> None:
+    assert durations.parse(text) == seconds
+    assert durations.parse(durations.write(seconds)) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1s", "ten", "1w", "1h30m", "inf", "nan", "1e3"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(errors.UsageError, match="not a time span"):
+        durations.parse(text)
