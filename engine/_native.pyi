@@ -367,6 +367,7 @@ class StreamReader:
         unit_bytes: int = ...,
         command_limit: int = ...,
         anchor: bool = False,
+        publish: bool = True,
     ) -> Self: ...
     @property
     def closed(self) -> int: ...

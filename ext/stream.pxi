@@ -29,6 +29,10 @@ cdef enum:
     LENGTH_DIGITS_MOST = 10
     # Of a command that cannot be read: how much of it an error shows.
     STREAM_FOUND_BYTES = 32
+    SENTINEL_CHANNEL_BYTES = 18
+
+# The channel in which Sentinels of one primary find each other.
+cdef const char *SENTINEL_CHANNEL = "__sentinel__:hello"
 
 cdef enum StreamStop:
     STREAM_GO_ON
@@ -92,6 +96,7 @@ cdef class StreamReader:
         unit_bytes: a unit that has outgrown this, its index counted in, is closed inside.
         command_limit: the longest command, in bytes; a longer one is a ProtocolError.
         anchor: turn relative TTLs into absolute ones, see anchor.pxi; `now_ms` must be set then.
+        publish: pass PUBLISH and SPUBLISH on. Messages of Sentinels are never passed on.
 
     Attributes:
         now_ms: when the bytes now fed were received, in ms since the epoch on the source's clock.
@@ -113,6 +118,7 @@ cdef class StreamReader:
     cdef size_t batch_commands
     cdef size_t unit_bytes
     cdef size_t command_limit
+    cdef bint publish
 
     cdef Packed open
     cdef uint64_t base
@@ -144,7 +150,7 @@ cdef class StreamReader:
     def __cinit__(
         self, uint64_t offset, int db=0, bint in_multi=False, *, size_t batch_bytes=1 << 20,
         size_t batch_commands=8192, size_t unit_bytes=64 << 20, size_t command_limit=1 << 30,
-        bint anchor=False,
+        bint anchor=False, bint publish=True,
     ):
         if db < 0:
             raise ValueError(f"a database's number is not negative, found {db}")
@@ -159,6 +165,7 @@ cdef class StreamReader:
         self.unit_bytes = unit_bytes
         self.command_limit = command_limit
         self.deadlines.anchor = anchor
+        self.publish = publish
         self.ready = []
 
     def __dealloc__(self):
@@ -534,6 +541,9 @@ cdef class StreamReader:
                 return STREAM_WRONG
             self.parsed = end
             return self.pass_over()
+        if name == NAME_PUBLISH and not self.passes(data + start):
+            self.parsed = end
+            return self.pass_over()
         if name == NAME_SWAPDB and not self.is_swap(data + start):
             return self.wrong("two numbers of databases, in SWAPDB", start)
         before = self.open.count
@@ -582,6 +592,24 @@ cdef class StreamReader:
             self.acks_wanted += (
                 size == 6 and name_word(p, 6) == name_word(<const uint8_t *>b"getack", 6))
         return True
+
+    cdef bint passes(self, const uint8_t *command) noexcept nogil:
+        """Whether a PUBLISH or SPUBLISH is passed on.
+
+        A Sentinel announces itself and its primary's address on a channel of that primary. Through
+        the stream the message reaches the target's Sentinels, and where both ends have one primary
+        name, each takes the other's for its own and may make the target a replica of the source.
+        """
+        cdef uint64_t count
+        cdef size_t size
+        cdef const uint8_t *p = first_argument(command, &count)
+        if not self.publish:
+            return False
+        if count < 2:
+            return True
+        p = argument_body(p, &size)
+        p = argument_body(p + size + 2, &size)
+        return size != SENTINEL_CHANNEL_BYTES or memcmp(p, SENTINEL_CHANNEL, size) != 0
 
     cdef bint is_swap(self, const uint8_t *command) noexcept nogil:
         cdef uint64_t count

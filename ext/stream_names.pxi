@@ -34,6 +34,8 @@ cdef enum StreamName:
     NAME_FIELD_COUNT
     # Kept; store what a search for places finds.
     NAME_PLACES
+    # Kept, unless the channel or the reader says otherwise.
+    NAME_PUBLISH
 
 # Kinds of commands, for `CommandBatch.holds`; of several at once the sum.
 KIND_MOVERS = 1 << NAME_RENAME | 1 << NAME_RENAMENX | 1 << NAME_COPY | 1 << NAME_MOVE
@@ -126,6 +128,7 @@ cdef add_stream_names():
         (b"restore", NAME_RESTORE), (b"expireat", NAME_EXPIREAT), (b"hexpire", NAME_FIELD_DEADLINE),
         (b"hpexpire", NAME_FIELD_DEADLINE), (b"hpersist", NAME_FIELD_DEADLINE), (b"hgetex", NAME_FIELD_DEADLINE),
         (b"hsetex", NAME_FIELD_DEADLINE), (b"hincrby", NAME_FIELD_COUNT),
+        (b"publish", NAME_PUBLISH), (b"spublish", NAME_PUBLISH),
     ):
         word = name_word(<const uint8_t *>PyBytes_AS_STRING(name), len(name))
         slot = name_slot(word)

@@ -17,7 +17,15 @@ from engine.cli import sizes
 from engine.cli.options import understood
 from engine.cli.program import Option
 from engine.errors import UsageError
-from engine.model.settings import Fence, IfExists, SourceAfter, SourceType, TransferSettings, Until
+from engine.model.settings import (
+    Fence,
+    IfExists,
+    Publish,
+    SourceAfter,
+    SourceType,
+    TransferSettings,
+    Until,
+)
 
 if TYPE_CHECKING:
     from engine.model.endpoint import Endpoint
@@ -90,6 +98,14 @@ def settings(
             "min-replicas-to-write is set back), or takes them again, which nobody carries.",
         ),
     ] = DEFAULTS.source_after,
+    publish: Annotated[
+        Publish,
+        typer.Option(
+            "--publish",
+            help="Whether messages (PUBLISH, SPUBLISH) of the source reach the target's "
+            "subscribers.",
+        ),
+    ] = DEFAULTS.publish,
     spool_directory: Annotated[
         str | None,
         typer.Option(
@@ -129,6 +145,7 @@ def settings(
             fence_hook=fence_hook,
             cut_over_timeout=cut_over_timeout,
             source_after=source_after,
+            publish=publish,
             spool_directory=None
             if spool_directory is None
             else str(Path(spool_directory).resolve()),
@@ -196,6 +213,7 @@ def spelled(wanted: TransferSettings) -> list[Option]:
         ("--fence-hook", wanted.fence_hook),
         ("--cut-over-timeout", unless_default("cut_over_timeout")),
         ("--source-after", unless_default("source_after")),
+        ("--publish", unless_default("publish")),
         ("--spool-directory", wanted.spool_directory),
         ("--spool-bytes", None if spool_bytes is None else sizes.write(spool_bytes)),
         ("--tune-source", wanted.tune_source or None),

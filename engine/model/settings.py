@@ -14,6 +14,7 @@ IfExists = Literal["replace", "skip", "fail"]
 Until = Literal["snapshot", "in-sync", "cut-over"]
 Fence = Literal["pause", "none", "hook"]
 SourceAfter = Literal["refuse", "resume"]
+Publish = Literal["pass", "drop"]
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -59,6 +60,9 @@ class TransferSettings:
     somebody sets its `min-replicas-to-write` back), and its clients are disconnected once.
     "resume": it takes writes again, which nobody carries. The fence "pause" does it; with another
     one the source is the operator's."""
+    publish: Publish = "pass"
+    """What becomes of messages (PUBLISH, SPUBLISH) in the source's stream. "pass": the target's
+    subscribers receive them. "drop": they do not. Sentinels' own messages are never passed on."""
     max_lag_bytes: int = 1 * MIB
     """A cut-over does not begin while the target is further behind than this."""
     spool_directory: str | None = None
@@ -86,6 +90,8 @@ class TransferSettings:
             raise UsageError("a database number is not negative")
         if self.until not in get_args(Until):
             raise UsageError(f"--until {self.until!r}: expected snapshot, in-sync or cut-over")
+        if self.publish not in get_args(Publish):
+            raise UsageError(f"--publish {self.publish!r}: expected pass or drop")
         self._check_fence()
         self._check_bounds()
         if self.source_type == "replica" and (objection := self.replica_objection()) is not None:

@@ -433,7 +433,12 @@ class ReplicaSource:
             if isinstance(sync, PartialSync) and position is not None:
                 db, in_multi = position.db, position.in_multi
             stream = StreamReader(
-                sync.offset, db, in_multi, batch_bytes=settings.batch_bytes, anchor=relative
+                sync.offset,
+                db,
+                in_multi,
+                batch_bytes=settings.batch_bytes,
+                anchor=relative,
+                publish=settings.publish == "pass",
             )
             stream.hold_before, stream.hold_shift = self.hold_before, self.hold_shift
             return stream

@@ -407,7 +407,7 @@ def interrupted(arguments: list[str], capsys: Capture, monkeypatch: pytest.Monke
         ["--source-type", "replica"],
         ["--source-type", "auto", "--until", "in-sync", "--tune-source"],
         ["--fence", "hook", "--fence-hook", "stop 'all' of them", "--cut-over-timeout", "2.5"],
-        ["--cut-over-timeout", "2.5", "--source-after", "resume"],
+        ["--cut-over-timeout", "2.5", "--source-after", "resume", "--publish", "drop"],
         ["--fence", "none", "--spool-directory", "/var/spool/a b", "--spool-bytes", "512mb"],
     ],
 )
@@ -425,7 +425,7 @@ def test_what_is_the_default_need_not_be_said(
 ) -> None:
     arguments = ["--source-type", TransferSettings().source_type, "--if-exists", "replace"]
     arguments += ["--until", "cut-over", "--fence", "pause", "--cut-over-timeout", "10"]
-    arguments += ["--source-after", "refuse"]
+    arguments += ["--source-after", "refuse", "--publish", "pass"]
     arguments += ["--spool-bytes", "10gb", "--no-tune-source"]
     line = interrupted(arguments, capsys, monkeypatch)
     assert line == interrupted([], capsys, monkeypatch)
@@ -436,12 +436,13 @@ def test_the_verbs_of_a_transfer_take_its_options(verb: str, capsys: Capture) ->
     assert run(verb, "--help") == 0
     shown = capsys.readouterr().out
     names = inspect.signature(transfer_options.settings).parameters
-    assert len(names) == 13
+    assert len(names) == 14
     for name in ("match", "type", "db", "source-type", "if-exists", "until", "fence", "fence-hook"):
         assert f"--{name} " in shown
     for name in (
         "cut-over-timeout",
         "source-after",
+        "publish",
         "spool-directory",
         "spool-bytes",
         "tune-source",
@@ -479,6 +480,7 @@ def test_options_become_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         fence_hook="stop",
         cut_over_timeout=2.5,
         source_after="resume",
+        publish="drop",
         spool_directory="spool",
         spool_bytes="512mb",
         tune_source=True,
@@ -490,6 +492,7 @@ def test_options_become_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         fence_hook="stop",
         cut_over_timeout=2.5,
         source_after="resume",
+        publish="drop",
         spool_directory=str(tmp_path / "spool"),
         spool_bytes=512 << 20,
         tune_source=True,

@@ -214,6 +214,7 @@ def test_what_a_replica_cannot_do(choice: dict, why: str) -> None:
         {"until": "later"},
         {"fence": "wall"},
         {"source_after": "explode"},
+        {"publish": "perish"},
         {"fence": "hook"},
         {"fence": "hook", "fence_hook": " "},
         {"fence_hook": "true"},

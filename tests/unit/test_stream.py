@@ -96,6 +96,13 @@ MIXED = b"".join(
         command(b"EXEC"),
         command(b"DEL", b"x" * 300),
         command(b"PING"),
+        command(b"PUBLISH", b"news", b"m"),
+        command(b"Publish", b"__sentinel__:hello", b"127.0.0.1,26379,id,0,one,127.0.0.1,6379,0"),
+        command(b"MULTI"),
+        command(b"PUBLISH", b"__sentinel__:hello", b"m"),
+        command(b"PUBLISH", b"__sentinel__:hellO", b"__sentinel__:hello"),
+        command(b"EXEC"),
+        command(b"PUBLISH"),
     ]
 )
 
@@ -148,6 +155,20 @@ def test_what_is_counted():
     assert batch.databases == {0, 11, 2147483647}
     assert batch.nbytes >= len(MIXED)
     assert reader.batched_offset == batch.end_offset == reader.received_offset
+
+
+def test_messages_can_be_left_out():
+    head = data = command(b"SET", b"a", b"1") + command(b"PUBLISH", b"news", b"m")
+    data += command(b"MULTI") + command(b"spublish", b"news", b"m") + command(b"INCR", b"a")
+    data += command(b"EXEC") + command(b"PUBLISH", b"news", b"m")
+    (batch,) = batches_of(data, publish=False)
+    assert [batch.command(i)[0] for i in range(len(batch))] == [b"SET", b"INCR"]
+    assert batch.end_offset == 1000 + len(data)
+    # Offsets behind what was left out are boundaries as well.
+    first, rest = batch.split(1000 + len(head))
+    assert (len(first), len(rest)) == (1, 1)
+    (batch,) = batches_of(data)
+    assert len(batch) == 5
 
 
 def test_passing_nothing_but_keepalives_moves_the_offset():
