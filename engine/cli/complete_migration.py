@@ -1,4 +1,4 @@
-"""complete-migration: cut over, or end the migration by force."""
+"""complete-migration: cut over, or abort the migration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ def complete_migration(
         bool,
         typer.Option(
             "--force/--no-force",
-            help="End it whether or not everything has arrived; the data that has stays.",
+            help="Abort: nothing is cut over. The source stays open and is not drained, the target "
+            "stays as it is.",
+        ),
+    ] = False,
+    skip_verification: Annotated[
+        bool,
+        typer.Option(
+            "--skip-verification",
+            help="Cut over without the comparison of both ends; fence, drain and write block are "
+            "as ever.",
         ),
     ] = False,
     wait: WaitOption = False,
@@ -29,11 +38,18 @@ def complete_migration(
 ) -> None:
     """Cut over: the group becomes available.
 
-    Refused while not everything has arrived, unless by --force.
+    Refused while not everything has arrived, or where both ends differ; the reason says which.
     """
+    if force and skip_verification:
+        raise typer.BadParameter(
+            "--force aborts the migration, --skip-verification cuts over: give one of them.",
+            param_hint="--skip-verification",
+        )
 
     async def complete(engine: Engine) -> dict[str, Any]:
-        response = await engine.complete_migration(replication_group_id, force=force)
+        response = await engine.complete_migration(
+            replication_group_id, force=force, skip_verification=skip_verification
+        )
         return await follow(engine, replication_group_id, "available") if wait else response
 
     respond(

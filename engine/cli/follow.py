@@ -52,5 +52,6 @@ def how_to_go_on(replication_group_id: str, state: str | None) -> str:
     stop = command("complete-migration", *options)
     return (
         f"The migration goes on in its worker process.\n"
-        f"To look at it:  {look}\nTo end it now:  {stop} --force"
+        f"To look at it:  {look}\n"
+        f"To abort it (no cut-over):  {stop} --force"
     )

@@ -6,7 +6,7 @@ becomes:
     the transfer ended    and                        transfer    group
     done                                             done        available
     failed                                           failed      available
-    stopped               the operator forced it     forced      available
+    stopped               the operator aborted it    forced      available
     stopped               otherwise                  stopped     migrating (to be resumed)
     not done              the state failed           stopped     migrating (if it can be written)
 """
@@ -112,7 +112,7 @@ class Runner:
 
     @property
     def forced(self) -> bool:
-        """Whether the operator ended the migration without the check."""
+        """Whether the operator aborted the migration (the API's `Force`)."""
         return self._forced and not self._stopping
 
     def stop(self) -> None:
@@ -185,7 +185,10 @@ class Runner:
             self.stop()
         elif request is not Request.NONE:
             self._forced = self._forced or request is Request.FORCE
-            self._transfer.complete(force=request is Request.FORCE)
+            self._transfer.complete(
+                force=request is Request.FORCE,
+                skip_verification=request is Request.COMPLETE_UNVERIFIED,
+            )
 
     def _state_failed(self, failure: StateError) -> None:
         if self._show_event is not None:

@@ -104,17 +104,22 @@ class Engine:
         )
 
     async def complete_migration(
-        self, replication_group_id: str, *, force: bool = False
+        self, replication_group_id: str, *, force: bool = False, skip_verification: bool = False
     ) -> dict[str, Any]:
         """Ask the worker to cut over; return at once (`wait` waits for it).
 
         Refused with `CompletionRefused` (an InvalidReplicationGroupState with its `reason`) while
         `Migration.CanComplete` is not true: the group stays migrating, and an event says why.
-        `force` ends the migration as it is, without the check, with or without a worker. Returns
-        {"ReplicationGroup"}. Raises `ReplicationGroupNotFoundFault`,
-        `ReplicationGroupNotUnderMigrationFault` too.
+        `skip_verification` cuts over without the comparison of both ends; fence, drain and write
+        block are as ever, and what `CanComplete` says holds. `force` aborts the migration, with or
+        without a worker: nothing is cut over, the source stays open and the target as it is.
+        Returns {"ReplicationGroup"}. Raises `ReplicationGroupNotFoundFault`,
+        `ReplicationGroupNotUnderMigrationFault`, and `InvalidParameterCombinationException` for
+        both words at once, too.
         """
-        return await operations.complete(self._house, replication_group_id, force)
+        return await operations.complete(
+            self._house, replication_group_id, force, skip_verification
+        )
 
     async def release_source(self, replication_group_id: str) -> dict[str, Any]:
         """Have the source that the group was migrated from take writes again (the cut-over left
@@ -200,7 +205,7 @@ class Engine:
     ) -> Progress | Report:
         """Wait until the migration is "in-sync", which means that it can be completed (returns its
         `Progress`; "copied" is another name for it), or the group is "available" again (returns
-        the `Report`, status "done", or "stopped" when it was ended by force). `poll` and `timeout`
+        the `Report`, status "done", or "stopped" when it was aborted). `poll` and `timeout`
         are seconds.
 
         With `supervise` a worker that is killed is replaced by a new one, which goes on from the

@@ -121,7 +121,8 @@ async def _take_up(
         raise InvalidReplicationGroupStateFault(
             f"replication group {name} was left under migration from {transfer.source.address}, "
             "with another source or other settings than these.",
-            remedy="Resume it with what it was started with, or with resume-migration; or end it "
-            f"with complete-migration --force (--replication-group-id {name}).",
+            remedy="Resume it with what it was started with, or with resume-migration; or abort it "
+            f"with complete-migration --force --replication-group-id {name} (no cut-over: the "
+            "source stays open, the target as it is).",
         )
     await house.state(lambda registry: registry.resume_migration(name, process=ProcessId.here()))

@@ -7,7 +7,11 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from engine import fleet
-from engine.errors import EngineError, InvalidReplicationGroupStateFault
+from engine.errors import (
+    EngineError,
+    InvalidParameterCombinationException,
+    InvalidReplicationGroupStateFault,
+)
 from engine.front import shapes, validate, watched
 from engine.front.faults import CompletionRefused, PreflightFault
 from engine.front.resolve import resolve
@@ -69,9 +73,17 @@ async def resume(house: House, group_id: str) -> dict[str, Any]:
     return await house.answer(group_id)
 
 
-async def complete(house: House, group_id: str, force: bool) -> dict[str, Any]:
-    """CompleteMigration."""
+async def complete(
+    house: House, group_id: str, force: bool, skip_verification: bool
+) -> dict[str, Any]:
+    """CompleteMigration. `skip_verification` (ours): cut over without the comparison."""
     group_id = validate.identifier(group_id)
+    if force and skip_verification:
+        raise InvalidParameterCombinationException(
+            "Force and SkipVerification do not go together: Force aborts the migration, "
+            "SkipVerification cuts over without the comparison.",
+            remedy="Give one of them.",
+        )
     _reap()
     group, transfer = await house.state(lambda registry: registry.get(group_id))
     check(Operation.COMPLETE, group_id, group.status)
@@ -84,7 +96,8 @@ async def complete(house: House, group_id: str, force: bool) -> dict[str, Any]:
         )
         raise CompletionRefused(f"cannot complete the migration of {group_id}: {refusal}", refusal)
     else:
-        await house.state(lambda registry: registry.request(group_id, Request.COMPLETE))
+        wanted = Request.COMPLETE_UNVERIFIED if skip_verification else Request.COMPLETE
+        await house.state(lambda registry: registry.request(group_id, wanted))
     return await house.answer(group_id)
 
 
@@ -242,7 +255,7 @@ async def _force(house: House, transfer: TransferRecord) -> None:
     group_id, progress = transfer.group_id, transfer.progress
     # 1. Without a worker we end it ourselves. What the last worker wrote last is what we know.
     message = (
-        f"ended by force, without a worker and without the check, after {shapes.standing(progress)}"
+        f"aborted by force, without a worker and not cut over, after {shapes.standing(progress)}"
     )
     report = Report(
         status="stopped",
@@ -261,7 +274,7 @@ async def _force(house: House, transfer: TransferRecord) -> None:
     checkpoint = await house.state(lambda registry: registry.checkpoint(transfer))
     mark = checkpoint.position if checkpoint is not None else None
     if isinstance(mark, OnlineMark) and mark.opened:
-        # The end by force lets the cut-over's end come, and the seal with it.
+        # The abort lets the cut-over's end come, and the seal with it.
         report = replace(report, sealed=mark.sealed)
     ended = await house.state(
         lambda registry: registry.end_without_worker(group_id, report, f"migration {message}")

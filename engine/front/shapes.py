@@ -17,6 +17,8 @@ from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
 
+ABORT = "complete-migration --force (no cut-over: the source stays open, the target as it is)"
+"""How a migration is given up, and what that leaves."""
 # A group with one shard: the id that ElastiCache gives it, and its first node's.
 SHARD = "0001"
 NODE = "0001"
@@ -104,7 +106,7 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
 
 def reason(transfer: TransferRecord) -> str:
     """In one line, why a migration stands where it stands, and what can be done about it."""
-    way_out = "resume with resume-migration, or end with complete-migration --force"
+    way_out = f"resume with resume-migration, or abort with {ABORT}"
     if transfer.status is TransferStatus.STOPPED:
         return f"stopped: {way_out}"
     if not transfer.held():

@@ -91,6 +91,7 @@ def _reached(transfer: TransferRecord, until: Until) -> Progress | None:
     if until == "available" and transfer.refusal:
         raise TransferFailed(
             f"{shapes.reason(transfer)}; {transfer.group_id} stays under migration",
-            remedy="Try complete-migration again, or end with complete-migration --force.",
+            remedy=f"Mend what it names and try complete-migration again; or abort with "
+            f"{shapes.ABORT}.",
         )
     return None

@@ -1,7 +1,7 @@
 """The worker's side of the state: one claimed transfer.
 
 Every write is bound to the claim's `attempt`. A worker that was taken for dead and replaced, or
-whose migration was ended by force, changes nothing any more and gets `ClaimLost`.
+whose migration was aborted, changes nothing any more and gets `ClaimLost`.
 """
 
 from __future__ import annotations

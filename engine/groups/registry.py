@@ -29,7 +29,15 @@ from engine.groups.rows import (
     transfer_of,
     write_event,
 )
-from engine.groups.states import GroupStatus, Operation, Request, TransferStatus, check, move
+from engine.groups.states import (
+    CUT_OVERS,
+    GroupStatus,
+    Operation,
+    Request,
+    TransferStatus,
+    check,
+    move,
+)
 from engine.groups.store import Store
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
@@ -230,9 +238,7 @@ class Registry:
                 return None
             if not transfer.orphaned():
                 return None
-            broken_off = (
-                transfer.request is Request.COMPLETE and transfer.progress.phase is Phase.CUT_OVER
-            )
+            broken_off = transfer.request in CUT_OVERS and transfer.progress.phase is Phase.CUT_OVER
             write_event(connection, group_id, message)
             return _change(
                 connection,
@@ -293,7 +299,8 @@ class Registry:
             _change(connection, transfer, request=request, refusal="")
             words = {
                 Request.COMPLETE: "completion requested",
-                Request.FORCE: "end by force requested",
+                Request.COMPLETE_UNVERIFIED: "completion without the comparison requested",
+                Request.FORCE: "abort requested (force): no cut-over, the source stays open",
                 Request.STOP: "stop requested",
             }
             write_event(connection, group_id, words[request])

@@ -2,10 +2,10 @@
 
 A group is `available` or `migrating`. A start takes it from the first to the second; the end of
 the transfer, good or bad, takes it back. A transfer that was stopped, or whose worker died, leaves
-the group `migrating`: it can be resumed, or ended by force.
+the group `migrating`: it can be resumed, or aborted (the API's `Force`).
 
 A transfer is `pending` until a worker claims it, `running` while one has it, then `done`, `failed`,
-`forced` (ended by the operator without the check) or `stopped`. A claim of a running transfer is
+`forced` (aborted by the operator: no cut-over) or `stopped`. A claim of a running transfer is
 possible too: that of a worker that died.
 
 A group's status that is in neither table (written by a newer engine) allows nothing, and the fault
@@ -120,5 +120,12 @@ class Request(StrEnum):
 
     NONE = ""
     COMPLETE = "complete"
+    COMPLETE_UNVERIFIED = "complete-unverified"
+    """Cut over with fence, drain and write block as ever, and without the comparison."""
     FORCE = "force"
+    """Abort: no cut-over. The source stays open, the target stays as it is."""
     STOP = "stop"
+
+
+CUT_OVERS = frozenset({Request.COMPLETE, Request.COMPLETE_UNVERIFIED})
+"""The requests for a cut-over."""

@@ -1,6 +1,6 @@
-"""The end by force of a migration that no engine has any more.
+"""The abort of a migration that no engine has any more.
 
-What its last engine left is taken away, as its own end by force would have done: the fence and the
+What its last engine left is taken away, as its own abort would have done: the fence and the
 seal at the source; lifted deadlines, import mode and our own keys at the target.
 """
 

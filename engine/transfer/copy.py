@@ -127,7 +127,8 @@ class Copy:
             raise TransferFailed(
                 f"the source was restarted and has {self._source.total_keys:,} keys left; "
                 f"{self._tally.keys:,} of those before are on the target",
-                remedy="Restore the source's data, or complete by force.",
+                remedy="Restore the source's data; or abort the migration (complete-migration "
+                "--force), and keep what is on the target.",
                 fault="source",
             )
         self._on_event("the source was restarted: its keys are read again from the first")

@@ -21,7 +21,7 @@ from engine.transfer.deadlines import DbKey
 from engine.transfer.ends import Ends
 from engine.transfer.fence import Fence, fence_of
 from engine.transfer.follow import Follower
-from engine.transfer.gate import GateInSync, GateResult
+from engine.transfer.gate import GateInSync, GateResult, compared
 from engine.transfer.held import HeldDeadlines
 from engine.transfer.opening import Opening
 from engine.transfer.stage import Stage
@@ -241,7 +241,8 @@ class CutOver:
     async def _pass_gate(self, readable: bool) -> GateResult:
         if not readable:
             return GateResult(True, "the source cannot be read while it is paused: not compared")
-        return await self._gate(position_key(self._books.mark.token))
+        own_key = position_key(self._books.mark.token)
+        return await compared(self._stage, lambda: self._gate(own_key))
 
 
 def not_carried_words(stage: Stage) -> str:

@@ -22,7 +22,7 @@ from engine.transfer.aside import cancelled
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.code import carry_code
 from engine.transfer.copy import Compare, Copy, explain
-from engine.transfer.gate import Gate, GateResult
+from engine.transfer.gate import Gate, GateResult, compared
 from engine.transfer.stage import Stage
 from engine.transfer.tally import Tally
 from engine.wire.admin import admin
@@ -113,7 +113,7 @@ class Offline:
 
     @property
     def standing(self) -> str:
-        """For a migration that is ended by force: what was in sync and what was not."""
+        """For a migration that is aborted: what was in sync and what was not."""
         stage = self._stage
         if stage.phase in (Phase.COPIED, Phase.CUT_OVER):
             named = "SCAN named" if self._file is None else "the file holds"
@@ -195,7 +195,7 @@ class Offline:
         lost = self._stage.tally.not_carried_total
         if lost:
             return GateResult(False, f"{lost:,} keys were not carried")
-        return await self._gate()
+        return await compared(self._stage, self._gate)
 
     async def _ticking(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work`; meanwhile tell the progress and write the checkpoint."""

@@ -229,7 +229,7 @@ class Online:
 
     @property
     def standing(self) -> str:
-        """For a migration that is ended by force: what was in sync and what was not."""
+        """For a migration that is aborted: what was in sync and what was not."""
         stage, lag = self._stage, self._figures().get("lag_bytes")
         if lag is None:
             return (
@@ -241,7 +241,7 @@ class Online:
     async def close(self, *, resumable: bool, forced: bool = False) -> None:
         """Let go of both ends; unless it can be resumed, remove what we left on the target.
 
-        `forced`: the operator has ended it, and may use the target from now on.
+        `forced`: the operator has aborted it, and may use the target from now on.
         """
         await self._let_go()
         if forced and not self._books.taken_up:

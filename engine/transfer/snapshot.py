@@ -142,7 +142,7 @@ class Snapshot:
             raise SourceLost(
                 f"the source has {self._source.info.keys:,} keys left, and the target has {held:,} "
                 "of those before",
-                remedy="Restore the source's data and resume; or end it by force, and keep what "
+                remedy="Restore the source's data and resume; or abort it (force), and keep what "
                 "the target has.",
             )
 

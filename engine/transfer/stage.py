@@ -50,6 +50,8 @@ class Stage:
         """Members of `Progress` that only the way of moving knows."""
         self.word = asyncio.Event()
         """Set when the operator wants the cut-over."""
+        self.skip_verification = False
+        """Whether the operator wants that cut-over without the comparison of both ends."""
         if one_go:
             self.word.set()
 

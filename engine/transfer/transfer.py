@@ -73,9 +73,14 @@ class Transfer:
 
     # --- The operator's words ---
 
-    def complete(self, *, force: bool = False) -> None:
-        """Cut over as soon as the gates are open; with `force` end at once, without a check."""
+    def complete(self, *, force: bool = False, skip_verification: bool = False) -> None:
+        """Cut over as soon as the gates are open; the last word counts.
+
+        `skip_verification`: without the comparison of both ends, and with everything else.
+        `force`: abort at once. Nothing is cut over: the source stays open, the target as it is.
+        """
         self._forced = self._forced or force
+        self._stage.skip_verification = skip_verification
         self._stage.word.set()
         if force and self._task is not None:
             self._task.cancel()
@@ -114,7 +119,7 @@ class Transfer:
                     # What an engine before this one left wants to be tidied up all the same.
                     with contextlib.suppress(StateError):
                         self._way = self._begun()
-                errors.append(f"ended by force: {standing}")
+                errors.append(f"aborted by force, not cut over: {standing}")
                 stage.on_event(errors[-1])
             else:
                 # By `stop`, or because whoever awaits us was cancelled: that comes to the same.

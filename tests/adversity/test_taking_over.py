@@ -442,7 +442,7 @@ def test_killed_while_it_ends_by_force(
         work.complete(force=True)
 
     run = online(source, target, force, checkpoints=store)
-    assert run.report.errors[0].startswith("ended by force: ")
+    assert run.report.errors[0].startswith("aborted by force, not cut over: ")
     monkeypatch.setattr(Opening, "tidy_up", tidy_up)
     target.client().set("users", "own")
     source.client().set("users", "not theirs")

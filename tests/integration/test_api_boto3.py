@@ -23,7 +23,7 @@ from engine.front.http.door import HANDSHAKE_SECONDS
 from engine.front.http.limits import CONNECTIONS_MOST
 from engine.front.http.model import API_VERSION
 from tests.api import Serving, fetch, percent, until
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.servers import Server, TlsFiles
 
 KEYS = 2000
@@ -150,7 +150,29 @@ def test_completion_is_refused_while_not_in_sync(
     assert group(client)["Status"] == "migrating"
     source.thaw()
     client.complete_migration(ReplicationGroupId="cache", Force=True)
-    until(lambda: group(client)["Status"] == "available", "ended by force")
+    until(lambda: group(client)["Status"] == "available", "aborted")
+
+
+def test_a_cut_over_without_the_comparison(api: Serving, server_factory: ServerFactory) -> None:
+    """SkipVerification is ours: a form names it, as any client of the Query protocol can."""
+    source, target = server_factory(known("redis-7.0")), server_factory()
+    source.client().set("a", "b")
+    client = api.client()
+    register(client, target)
+    client.start_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=node(source))
+    until(lambda: percent(group(client)) == 100.0, "in sync")
+
+    def without(params: dict[str, Any], **_: Any) -> None:
+        params["body"]["SkipVerification"] = "true"
+
+    client.meta.events.register("before-call.elasticache.CompleteMigration", without)
+    with pytest.raises(botocore.exceptions.ClientError, match="InvalidParameterCombination"):
+        client.complete_migration(ReplicationGroupId="cache", Force=True)
+    client.complete_migration(ReplicationGroupId="cache")
+    until(lambda: group(client)["Status"] == "available", "available")
+    told = [each["Message"] for each in client.describe_events()["Events"]]
+    assert told[-1] == "migration completed: cut over without the comparison, as asked"
+    assert target.client().get("a") == b"b"
 
 
 def test_pages(api: Serving) -> None:

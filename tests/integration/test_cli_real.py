@@ -161,6 +161,24 @@ def test_the_end_by_force(two: tuple[Server, Server], cli: Cli) -> None:
     assert cli.group()["Status"] == "available"
 
 
+def test_a_cut_over_without_the_comparison(server_factory: ServerFactory, cli: Cli) -> None:
+    # One that can be read while it is paused: only there something is left out.
+    source, target = server_factory(known("redis-7.0")), server_factory()
+    source.client().set("a", "b")
+    register(cli, target)
+    assert cli("start-migration", *GROUP, *nodes(source), "--wait").code == 0
+    told = cli("complete-migration", *GROUP, "--force", "--skip-verification")
+    assert told.code == 2
+    assert "--force aborts the migration, --skip-verification cuts over" in told.err
+    told = cli("complete-migration", *GROUP, "--skip-verification", "--wait")
+    assert told.code == 0, told.err
+    assert_equal(source.url, target.url)
+    assert "cut over without the comparison, as asked" in cli("describe-events", *GROUP).out
+    # The source is closed as behind any cut-over.
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        source.client().set("late", "1")
+
+
 # Faults.
 
 

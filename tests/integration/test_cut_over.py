@@ -18,7 +18,7 @@ from engine.fleet.gate import gate_in_sync_of
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark
-from engine.model.progress import Phase
+from engine.model.progress import ENDS, Phase
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.cut_over import CutOver
@@ -35,6 +35,7 @@ from tests.online import (
     offset_of,
     online,
     phase,
+    refusals,
     refused,
     soon,
 )
@@ -170,6 +171,39 @@ def test_ends_that_differ_keep_the_gate_shut(ends: tuple[Server, Server]) -> Non
     run = online(source, target, steer)
     assert run.report.status == "done", run.report.errors
     assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_a_cut_over_without_the_comparison(ends: tuple[Server, Server]) -> None:
+    """What a refusal by the comparison offers: fence, drain and write block are as ever."""
+    source, target = ends
+    asked: list[bytes] = []
+
+    async def gate(own_key: bytes) -> GateResult:
+        asked.append(own_key)
+        return GateResult(False, "1 of 9 keys differs.")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        reason = await refused(work, run)
+        assert "refused: 1 of 9 keys differs; complete-migration --skip-verification" in reason
+        # A word that leaves it out holds for one cut-over: the next one is compared again.
+        await in_sync(work, source)
+        work.complete(skip_verification=True)
+        work.complete()
+        await soon(lambda: len(refusals(run)) == 2, "a second refusal")
+        await in_sync(work, source)
+        work.complete(skip_verification=True)
+        await soon(lambda: work.progress.phase in ENDS, "an end")
+
+    with Clicks(source) as clicks:
+        run = online(source, target, steer, gate_in_sync=gate)
+        assert run.report.status == "done", (run.report.errors, run.events)
+    assert "NOREPLICAS" in clicks.refusal
+    assert int(target.client().get("clicks")) == clicks.acknowledged > 0
+    assert len(asked) == 2
+    assert run.progress[-1].reason == "cut over without the comparison, as asked"
     assert_tidy(target)
 
 

@@ -315,7 +315,7 @@ async def test_a_killed_worker_is_ended_by_force(
     kill((await until_keys(face, 100))["Workers"][0]["Pid"])
     answer = await face.complete_migration("g", force=True)
     assert answer["ReplicationGroup"]["Status"] == "available"
-    assert "ended by force, without a worker" in (await events(face))[-1]
+    assert "aborted by force, without a worker" in (await events(face))[-1]
     # And the group is as good as new.
     await face.start_migration("g", node(source))
     await face.wait("g", until="copied", timeout=60)
@@ -339,7 +339,7 @@ async def test_what_a_killed_worker_left_is_taken_away(
     kill(group["Migration"]["Workers"][0]["Pid"])
     answer = await face.complete_migration("g", force=True)
     assert answer["ReplicationGroup"]["Status"] == "available", described
-    assert "ended by force, without a worker" in (await events(face))[-1]
+    assert "aborted by force, without a worker" in (await events(face))[-1]
     assert 0 < target.client().ttl("key") <= 600
     assert_tidy(target)
 
@@ -386,7 +386,7 @@ async def test_what_a_worker_left_that_was_killed_behind_the_fence(
         answer = await face.complete_migration("g", force=True)
         assert answer["ReplicationGroup"]["Status"] == "available"
     told = await events(face)
-    assert "ended by force, without a worker" in told[-1], told
+    assert "aborted by force, without a worker" in told[-1], told
     assert source.client(socket_timeout=2).set("key", "1")
     assert client.config_get("min-replicas-*") == before
     assert 0 < target.client().ttl("near") <= 30
@@ -483,6 +483,35 @@ async def test_a_cut_over_that_is_refused(face: Engine, server_factory: ServerFa
     assert isinstance(report, Report)
     assert report.status == "done"
     assert_equal(source.client(), target.client())
+
+
+@in_loop
+async def test_a_cut_over_without_the_comparison(
+    face: Engine, server_factory: ServerFactory
+) -> None:
+    """A refusal by the comparison offers it, and it opens the target as that is."""
+    source, target = server_factory(), server_factory()
+    fill(source, 500)
+    source.client().save()
+    dump = Endpoint.parse(f"rdb:{source.folder / 'dump.rdb'}")
+    await face.register_replication_group("g", plain(target))
+    await face.start_migration("g", [dump])
+    await face.wait("g", until="copied", timeout=30)
+    target.client().delete("key:7")
+    await face.complete_migration("g")
+    with pytest.raises(TransferFailed, match="cut-over refused"):
+        await face.wait("g", until="available", timeout=30)
+    reason = (await migration(face))["Reason"]
+    assert "complete-migration --skip-verification cuts over without the comparison" in reason
+    await face.complete_migration("g", skip_verification=True)
+    report = await face.wait("g", until="available", timeout=30)
+    assert isinstance(report, Report)
+    assert report.status == "done"
+    assert target.client().get("key:7") is None
+    assert (await events(face))[-2:] == [
+        "completion without the comparison requested",
+        "migration completed: cut over without the comparison, as asked",
+    ]
 
 
 @in_loop

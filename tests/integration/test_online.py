@@ -100,7 +100,7 @@ def test_what_the_target_does_not_know_is_named(
     run = online(source, target, steer)
     report = run.report
     assert report.status == "stopped"
-    assert report.errors[0].startswith("ended by force: ")
+    assert report.errors[0].startswith("aborted by force, not cut over: ")
     found = settle(source, target, 0).keys
     differ = {(each.db, each.key) for each in found.different} | {*found.missing, *found.extra}
     named = {(each.db, each.key) for each in report.not_carried}

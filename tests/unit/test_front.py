@@ -630,6 +630,20 @@ async def test_complete(house: House) -> None:
     assert (await described(house))["Migration"]["Reason"] == "copied"
 
 
+async def test_a_cut_over_without_the_comparison(house: House) -> None:
+    face, _ = house
+    claimed = await begun(house)
+    # It leaves out the comparison alone: what is not in sync is refused as ever.
+    with pytest.raises(CompletionRefused, match="not in sync yet"):
+        await face.complete_migration("g", skip_verification=True)
+    claimed.beat(Progress(phase=Phase.COPIED, can_complete=True, reason="copied"))
+    with pytest.raises(InvalidParameterCombinationException, match="Force aborts"):
+        await face.complete_migration("g", force=True, skip_verification=True)
+    await face.complete_migration("g", skip_verification=True)
+    assert claimed.read_request() is Request.COMPLETE_UNVERIFIED
+    assert (await events(house))[-1] == "completion without the comparison requested"
+
+
 async def test_force_with_a_worker(house: House) -> None:
     claimed = await begun(house)
     await house[0].complete_migration("g", force=True)
@@ -648,8 +662,8 @@ async def test_a_dead_worker(house: House) -> None:
         Progress(phase=Phase.COPIED, can_complete=True, keys=5, total_keys=9)
     )
     gone = (
-        f"the worker process (pid {DEAD.pid}) is gone: resume with resume-migration, or end with "
-        "complete-migration --force"
+        f"the worker process (pid {DEAD.pid}) is gone: resume with resume-migration, or abort with "
+        "complete-migration --force (no cut-over: the source stays open, the target as it is)"
     )
     migration = (await described(house))["Migration"]
     assert migration["Reason"] == gone
@@ -664,7 +678,7 @@ async def test_a_dead_worker(house: House) -> None:
     assert answer["ReplicationGroup"]["Status"] == "available"
     assert "Migration" not in answer["ReplicationGroup"]
     assert (await events(house))[-1] == (
-        "migration ended by force, without a worker and without the check, after 5 of about 9 keys"
+        "migration aborted by force, without a worker and not cut over, after 5 of about 9 keys"
     )
     report = await face.wait("g", until="available")
     assert isinstance(report, Report)

@@ -565,6 +565,8 @@ def test_a_worker_that_never_came_is_replaced(
         (Request.COMPLETE, Phase.FOLLOW, True),
         # It leads back to where it began, and is not begun again unasked.
         (Request.COMPLETE, Phase.CUT_OVER, False),
+        (Request.COMPLETE_UNVERIFIED, Phase.FOLLOW, True),
+        (Request.COMPLETE_UNVERIFIED, Phase.CUT_OVER, False),
         (Request.FORCE, Phase.CUT_OVER, True),
     ],
 )

@@ -113,7 +113,9 @@ async def _test(engine: Engine, parameters: Parameters) -> dict[str, Any]:
 
 async def _complete(engine: Engine, parameters: Parameters) -> dict[str, Any]:
     return await engine.complete_migration(
-        parameters.get("ReplicationGroupId", ""), force=parameters.get("Force", False)
+        parameters.get("ReplicationGroupId", ""),
+        force=parameters.get("Force", False),
+        skip_verification=parameters.get("SkipVerification", False),
     )
 
 
@@ -238,7 +240,7 @@ ACTIONS: dict[str, Action] = {
     "CompleteMigration": Action(
         Role.MIGRATE,
         _complete,
-        ("ReplicationGroupId", "Force"),
+        ("ReplicationGroupId", "Force", "SkipVerification"),
         refused=partial(_refused, Operation.COMPLETE),
     ),
     "DescribeReplicationGroups": Action(

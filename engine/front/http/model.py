@@ -15,6 +15,11 @@ from botocore.loaders import Loader
 
 SERVICE = "elasticache"
 API_VERSION = "2015-02-02"
+_OURS: Mapping[str, Mapping[str, str]] = {
+    "CompleteMigrationMessage": {"SkipVerification": "Boolean"},
+}
+"""Members of our own that requests may have beside the model's: by the shape of the request, each
+with the shape of its value. The SDKs do not know them; a form can name them."""
 _ITEM = "member"
 """How the Query protocol calls a list's items where the model has no name for them."""
 
@@ -84,7 +89,8 @@ class Model:
             members={
                 member: Member(each.get("locationName", member), each["shape"])
                 for member, each in data.get("members", {}).items()
-            },
+            }
+            | {member: Member(member, shape) for member, shape in _OURS.get(name, {}).items()},
             required=tuple(data.get("required", ())),
             item=None if item is None else Member(item.get("locationName", _ITEM), item["shape"]),
             values=tuple(data.get("enum", ())),

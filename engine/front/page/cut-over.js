@@ -18,15 +18,27 @@ const SCANNED =
   "Both ends are compared; if they differ, the cut-over is refused. What was written to the source " +
   "after the scan had passed is not carried.";
 
+const UNVERIFIED =
+  "Writes to the source are held back for a moment and the rest is applied, as ever, and the source " +
+  "refuses writes afterwards. Both ends are not compared: a difference between them is not found.";
+const UNVERIFIED_SCAN =
+  "Both ends are not compared: a difference between them is not found. What was written to the source " +
+  "after the scan had passed is not carried.";
+
 /** The gates of one group's migration; buttons are there for who may. */
 export class CutOver {
   #app;
   #id;
   #gates = el("ul", { class: "gates" });
   #verdict = el("p", { class: "verdict" });
-  #complete = el("button", { type: "button", class: "primary", click: () => this.#ask(false) });
-  #force = el("button", { type: "button", class: "danger", click: () => this.#ask(true) }, "Force…");
-  #buttons = el("div", { class: "buttons" }, this.#complete, this.#force);
+  #complete = el("button", { type: "button", class: "primary", click: () => this.#ask("complete") });
+  #unverified = el(
+    "button",
+    { type: "button", class: "danger", click: () => this.#ask("unverified") },
+    "Complete without verification…",
+  );
+  #force = el("button", { type: "button", class: "danger", click: () => this.#ask("force") }, "Abort (Force)…");
+  #buttons = el("div", { class: "buttons" }, this.#complete, this.#unverified, this.#force);
   #outcome = new Outcome();
   #standing = "";
   #ready = false;
@@ -61,24 +73,28 @@ export class CutOver {
     say(this.#verdict, `${open}: ${reason}.${auto}`);
     set(this.#verdict, "data-tone", this.#ready ? "good" : under ? "plain" : "wait");
     show(this.#buttons, may);
-    set(this.#complete, "aria-disabled", this.#ready && live ? null : "true");
+    for (const button of [this.#complete, this.#unverified])
+      set(button, "aria-disabled", this.#ready && live ? null : "true");
     set(this.#force, "aria-disabled", live ? null : "true");
     this.#standing = reason;
   }
 
-  async #ask(force) {
-    const button = force ? this.#force : this.#complete;
+  /** `word`: "complete", "unverified" or "force". */
+  async #ask(word) {
+    const [button, question, parameter] = {
+      complete: [this.#complete, () => this.#completed(), []],
+      unverified: [this.#unverified, () => this.#withoutVerification(), [["SkipVerification", "true"]]],
+      force: [this.#force, () => this.#forced(), [["Force", "true"]]],
+    }[word];
     if (button.getAttribute("aria-disabled") === "true") {
-      if (!force) this.#outcome.bad(`Not now: ${this.#standing}`);
+      if (word !== "force") this.#outcome.bad(`Not now: ${this.#standing}`);
       return;
     }
-    if (!(await ask(force ? this.#forced() : this.#completed()))) return;
-    const parameters = [["ReplicationGroupId", this.#id]];
-    if (force) parameters.push(["Force", "true"]);
+    if (!(await ask(question()))) return;
     const asked = await busy(button, "Asking…", this.#outcome, () =>
-      this.#app.call("CompleteMigration", parameters),
+      this.#app.call("CompleteMigration", [["ReplicationGroupId", this.#id], ...parameter]),
     );
-    if (asked) this.#outcome.good(force ? "Asked to end." : "Asked for the cut-over.");
+    if (asked) this.#outcome.good(word === "force" ? "Asked to abort." : "Asked for the cut-over.");
   }
 
   #completed() {
@@ -89,15 +105,29 @@ export class CutOver {
     };
   }
 
+  #withoutVerification() {
+    return {
+      title: `Complete the migration of ${this.#id} without verification?`,
+      lines: [
+        this.#scanned ? UNVERIFIED_SCAN : UNVERIFIED,
+        `It stands so: ${this.#standing}.`,
+        "Afterwards clients belong to the target.",
+      ],
+      yes: "Complete without verification",
+      danger: true,
+      typed: this.#id,
+    };
+  }
+
   #forced() {
     return {
-      title: `End the migration of ${this.#id} by force?`,
+      title: `Abort the migration of ${this.#id}?`,
       lines: [
-        "It ends where it stands, without the check that both ends hold the same. What has not " +
-          "arrived by then does not arrive.",
+        "Force aborts: nothing is cut over. The source stays open and goes on taking writes, and " +
+          "the target stays as it is now. What has not arrived by then does not arrive.",
         `It stands so: ${this.#standing}.`,
       ],
-      yes: "End by force",
+      yes: "Abort",
       danger: true,
       typed: this.#id,
     };

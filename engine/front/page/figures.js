@@ -159,7 +159,7 @@ export class Result {
   );
 
   update(details) {
-    const words = { done: "completed", forced: "ended by force", failed: "failed" };
+    const words = { done: "completed", forced: "aborted", failed: "failed" };
     say(this.#title, `Last migration: ${words[details.Status] ?? details.Status}`);
     const said = [`ended ${format.time(details.EndTime)}`];
     if (details.Keys !== undefined) {
