@@ -364,9 +364,9 @@ class Follower:
         behind = self._behind(batch)
         readings = self._mender.due(batch.end_offset)
         stores = [store for reading in readings for store in reading.stores]
-        skip: set[int] = set()
-        refused: set[DbKey] = set()
         mender, links = self._mender, self._applier.reconnects
+        skip = await self._leave_out_refused(batch) if sent is None else set()
+        refused: set[DbKey] = set()
         while True:
             result = await self._applier.apply(
                 batch,
@@ -407,7 +407,7 @@ class Follower:
         if result.unseen:
             # Which of its commands failed, nobody knows.
             self.unseen += 1
-        mender.stored(readings)
+        mender.stored(readings, seen=not result.unseen)
         if not result.unseen:
             for db, key in (key for each in readings if each.values for key in each.keys):
                 if (db, key) not in refused:
@@ -428,6 +428,20 @@ class Follower:
             mender.spoil((batch.db(index), batch.command(index)[1]) for index in batch.field_counts)
         self.commands += len(batch)
         self._pass(behind)
+
+    async def _leave_out_refused(self, batch: CommandBatch) -> set[int]:
+        """Commands that name a key which the target refused: their other keys are read instead."""
+        mender = self._mender
+        left_out = await mender.left_out_of(batch)
+        if left_out:
+            movers = self._taken_along(batch)
+            for index, keys in left_out.items():
+                mender.spoil(keys)
+                if index in movers:
+                    mender.spoil([movers[index]])
+            # What they were to write, the commands behind them may read.
+            await mender.spread(batch, movers)
+        return set(left_out)
 
     def _pass(self, position: StreamPosition) -> None:
         self.position = position

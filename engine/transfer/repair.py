@@ -21,9 +21,10 @@ that it did.
 A key that the target *refused* (of a type that it does not know, say) stays dirty, but is read
 again only when a command names it, and not more often than once in `_AGAIN_SECONDS`: reading it
 costs the source as much as ever, and may be in vain as ever. What reads it is spoilt, as by any
-dirty key. It is off the list when a reading is stored, be it that the source has it no more. The
-list is bounded; what does not fit is not watched, and stays refused until the next full sync, so
-that the target is not opened.
+dirty key. It is off the list when a reading is stored, be it that the source has it no more. Until
+then no command that names it is applied (`left_out_of`), for it would write a fragment: SADD of one
+member makes a set of one where the source has a thousand. The list is bounded; what does not fit is
+not watched, and stays refused until the next full sync, so that the target is not opened.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ _COMMANDS_AT_ONCE = 500
 _NAMES_AT_ONCE = 1000
 # A refused key that is written to all the time is read again at most so often.
 _AGAIN_SECONDS = 1.0
+# Commands that leave nothing of a key.
+_DELETES = frozenset({b"DEL", b"UNLINK"})
 # What a name in the set says is to be read: the value, the deadline; nothing, before it is named.
 _VALUE, _DEADLINE, _REFUSED = b"v", b"d", b"n"
 
@@ -102,6 +105,8 @@ class Mender:
         # Refused by the target; and those of them that a command has named since.
         self._refused: dict[DbKey, None] = {}
         self._named_again: dict[DbKey, None] = {}
+        # Refused, and no reading stored since: what `_refused` holds, those named since included.
+        self._absent: dict[DbKey, None] = {}
         self._again_at = 0.0
         self._bulk_limit = bulk_limit
         self._readings: list[Reading] = []
@@ -166,7 +171,7 @@ class Mender:
     def refuse(self, key: DbKey) -> None:
         """The target does not take this key's value: it stays as it is until a command names it."""
         if len(self._refused) + len(self._named_again) < NAMED_KEYS_LIMIT:
-            self._refused[key] = None
+            self._refused[key] = self._absent[key] = None
             self._unnoted.append(_name(key, _REFUSED))
 
     @property
@@ -183,6 +188,8 @@ class Mender:
         for name in names:
             db, kind, rest = name.split(b" ", 2)
             key = int(db), rest
+            if kind == _REFUSED:
+                self._absent[key] = None
             if kind == _VALUE:
                 self._values[key] = None
                 self._refused.pop(key, None)
@@ -224,7 +231,7 @@ class Mender:
         """The set may be gone (FLUSHALL, SWAPDB): all of it is to be written anew."""
         names = [_name(key, _VALUE) for key in (*self._values, *self._named_again)]
         names += [_name(key, _DEADLINE) for key in self._deadlines]
-        names += [_name(key, _REFUSED) for key in self._refused]
+        names += [_name(key, _REFUSED) for key in self._absent]
         for reading in self._readings:
             kind = _VALUE if reading.values else _DEADLINE
             names += [_name(key, kind) for key in reading.keys]
@@ -233,7 +240,7 @@ class Mender:
     def _is_named(self, key: DbKey, kind: bytes) -> bool:
         """Whether the set has to hold this name."""
         if kind == _REFUSED:
-            return key in self._refused
+            return key in self._absent
         values = kind == _VALUE
         if values and (key in self._values or key in self._named_again):
             return True
@@ -298,6 +305,26 @@ class Mender:
                 if index in movers:
                     self.spoil([movers[index]])
 
+    async def left_out_of(self, batch: CommandBatch) -> dict[int, list[DbKey]]:
+        """The commands that must not be applied because they name a key that the target refused:
+        their indices, with all their keys.
+
+        Commands that only delete are applied: they leave no fragment.
+        """
+        if not self._absent:
+            return {}
+        swaps, found = batch.swaps, {}
+        hits = [
+            index
+            for index in batch.mentioning({key for _, key in self._absent})
+            if batch.command(index)[0].upper() not in _DELETES
+        ]
+        for index, keys in zip(hits, await self._keys_named(batch, hits), strict=True):
+            named = placed(batch.db(index), keys, swaps)
+            if any(key in self._absent for key in named):
+                found[index] = named
+        return found
+
     def _dirty_names(self) -> set[bytes]:
         names = {key for where in (self._values, self._named_again) for _, key in where}
         names.update(key for _, key in self._refused)
@@ -340,7 +367,8 @@ class Mender:
 
     def _swap(self, one: int, other: int) -> None:
         swap = {one: other, other: one}
-        for where in (self._values, self._deadlines, self._refused, self._named_again):
+        lists = self._values, self._deadlines, self._refused, self._named_again, self._absent
+        for where in lists:
             moved = [(swap.get(db, db), key) for db, key in where]
             where.clear()
             where.update(dict.fromkeys(moved))
@@ -364,10 +392,17 @@ class Mender:
         """Where the next reading belongs."""
         return min((reading.offset for reading in self._readings), default=None)
 
-    def stored(self, readings: Iterable[Reading]) -> None:
-        """These readings are on the target, but for the keys that it has refused by now."""
+    def stored(self, readings: Iterable[Reading], *, seen: bool = True) -> None:
+        """These readings are on the target, but for the keys that it has refused by now.
+
+        `seen`: the target has answered, so that all those are known.
+        """
         for reading in readings:
             self._readings.remove(reading)
+            if reading.values and seen:
+                for key in reading.keys:
+                    if key not in self._refused:
+                        self._absent.pop(key, None)
             kinds = (_VALUE, _REFUSED) if reading.values else (_DEADLINE,)
             self._settled += [(key, kind) for key in reading.keys for kind in kinds]
             if reading.values:

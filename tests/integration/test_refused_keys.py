@@ -12,7 +12,7 @@ from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory
 from tests.converge import assert_settled
-from tests.online import assert_tidy, cut_over, following, in_sync, online, soon
+from tests.online import assert_tidy, cut_over, following, in_sync, offset_of, online, soon
 from tests.servers import Server, binaries
 from tests.transfers import Run
 
@@ -122,6 +122,83 @@ def test_a_set_that_is_made_of_one(server_factory: ServerFactory) -> None:
     run = online(source, target, steer, timeout=60)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert source.client().scard("made") == 10
+    assert_settled(source, target, 2)
+
+
+async def applied(work: Transfer, source: Server) -> None:
+    """Wait until everything that is written by now has reached the target, or was left out."""
+    offset = await asyncio.to_thread(offset_of, source)
+    await soon(lambda: (work.progress.applied_offset or 0) >= offset, "applied")
+
+
+def test_what_is_written_to_one_makes_no_fragment(ends: tuple[Server, Server]) -> None:
+    """The target has none of it, or it would show a field or two for the whole."""
+    source, target = ends
+    client, store = source.client(), MemoryCheckpoint()
+
+    async def stop(work: Transfer, run: Run) -> None:
+        await refused_first(work)
+        client.hset("refused", "h", "more")
+        client.pexpire("refused", 10_000_000)
+        pipe = client.pipeline(transaction=True)
+        pipe.set("beside", "x").hincrby("refused", "n", 3).set("behind", "y")
+        pipe.execute()
+        await applied(work, source)
+        assert not target.client().exists("refused")
+        assert target.client().mget("beside", "behind") == [b"x", b"y"]
+        work.stop()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        # The next engine knows of it before the first command.
+        client.hset("refused", "i", "more")
+        await refused_first(work)
+        client.hset("refused", "j", "more")
+        await applied(work, source)
+        assert not target.client().exists("refused")
+        # What takes its place at the source is of a type that the target knows.
+        client.delete("refused")
+        client.hset("refused", "l", "the last")
+        await soon(lambda: work.progress.not_carried == 0, "nothing refused")
+        await cut_over(work, run, source)
+
+    online(source, target, stop, checkpoints=store)
+    run = online(source, target, steer, checkpoints=store, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(source, target, 2)
+    assert target.client().hgetall("refused") == {b"l": b"the last"}
+
+
+def test_commands_of_several_keys_leave_no_fragment_either(
+    server_factory: ServerFactory,
+) -> None:
+    """A set that is too long: what goes from it and into it, and what else those commands name."""
+    source = server_factory(next(each for each in binaries() if each.name.startswith("redis-7.0")))
+    target = server_factory(next(each for each in binaries() if each.name.startswith("redis-6.2")))
+    target.client().config_set("proto-max-bulk-len", 1 << 20)
+    client = source.client()
+    client.sadd("long", *(b"%d " % n + os.urandom(1000) for n in range(1500)))
+    client.sadd("long", "m")
+    client.sadd("other", "a", "b")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await refused_first(work)
+        client.smove("other", "long", "a")
+        client.smove("long", "other", "m")
+        client.smove("other", "third", "m")
+        client.sunionstore("fourth", "third", "long", "other")
+        client.spop("fourth", 1490)
+        await applied(work, source)
+        there = target.client()
+        await soon(lambda: there.smembers("third") == {b"m"}, "what came out of the long one")
+        await soon(lambda: there.smembers("other") == {b"b"}, "what went into the long one")
+        await soon(lambda: there.scard("fourth") == client.scard("fourth"), "what was made of it")
+        assert not there.exists("long")
+        client.delete("long")
+        await soon(lambda: work.progress.not_carried == 0, "nothing refused")
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
 
 
