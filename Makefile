@@ -49,7 +49,7 @@ lint: $(BUILT)  ## ruff, mypy --strict, and the core's stub against the built co
 	$(PY) -m mypy
 	$(PY) -m mypy.stubtest engine._native
 
-servers: $(PY)  ## Fetch more real servers to test with (Debian only; into ~/.cache)
+servers: $(PY)  ## Fetch and build more real servers to test with (into ~/.cache)
 	$(PY) tests/fetch_servers.py
 
 soak: $(BUILT)  ## The long tests, with their long bounds

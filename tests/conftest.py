@@ -17,6 +17,7 @@ from tests.servers import (
     all_pairs,
     binaries,
     end_all,
+    extra_binaries,
     make_tls_files,
     pair_id,
 )
@@ -39,12 +40,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header() -> list[str]:
     """The servers and the pairs that this run covers."""
     found = [f"server: {binary.name} ({binary.argv[-1]})" for binary in binaries()]
+    found += [f"server where a test names it: {binary.name}" for binary in extra_binaries()]
     return found + [f"pair: {pair_id(pair)}" for pair in all_pairs()]
 
 
 def known(name: str) -> Binary:
-    """The machine's first server whose name begins so ("redis-7.0"); without it the test skips."""
-    found = [each for each in binaries() if each.name.startswith(name)]
+    """The machine's first server whose name begins so ("redis-7.0"); without it the test skips.
+
+    The servers of every pair come first, then the further ones ("redis-3.2", "redis-8.6").
+    """
+    found = [each for each in (*binaries(), *extra_binaries()) if each.name.startswith(name)]
     if not found:
         pytest.skip(f"no {name} on this machine")
     return found[0]

