@@ -14,8 +14,11 @@ class OnlineMark:
     """How far an online migration has gone, for the next process that takes it up.
 
     `token` names the migration on the target. `begun`: something may have been written there;
-    `held_before`: it had keys of its own before that. `opened`: the target is its users' now, and
-    nothing may be written to it any more. `tuned`: the source's own `rdbcompression`, to be put
+    `held_before`: it had keys of its own before that. `promoting`: the position at which the target
+    is being promoted, as the position key holds it, and `process` the target's process then
+    (`ServerInfo.identity`); the target alone tells whether it was promoted (`transfer.opening`).
+    `opened`: it was, so that the target is its users', and nothing may be written to it any more;
+    `tidied`: nothing of ours is left there. `tuned`: the source's own `rdbcompression`, to be put
     back; empty if it was not touched. `fenced`: a fence may stand at the source, or writers wait to
     be let go after the opening; `sealed`: the settings that the seal changes there, as they were
     (`transfer.seal`). `released`: the target may have deadlines of its own, which
@@ -28,7 +31,10 @@ class OnlineMark:
     token: str
     begun: bool = False
     held_before: bool = False
+    promoting: str = ""
+    process: str = ""
     opened: bool = False
+    tidied: bool = False
     released: bool = False
     lifted: bool = False
     begun_at: float = 0.0

@@ -59,7 +59,9 @@ class StreamPosition:
 _NUMBER = r"(0|[1-9][0-9]{0,18})"
 _PLACE = rf"{_NUMBER} {_NUMBER} ([01])"
 _V1 = re.compile(rf"v1 (?P<transfer>\S+) (?P<replid>\S+) {_PLACE}")
-_V2 = re.compile(rf"v2 (?P<transfer>\S+) (?P<engine>\S+)(?: (?P<replid>\S+) {_PLACE} {_PLACE})?")
+_V2 = re.compile(
+    rf"v2 (?P<transfer>\S+) (?P<engine>\S+)(?: (?P<replid>\S+) {_PLACE} {_PLACE})?(?P<open> open)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,9 @@ class TargetPosition:
     read the answer, so that nobody knows which of its commands failed: the keys of the commands
     from `since` to `position` are in doubt. None: nothing is.
 
+    `opened`: the target was promoted at `position` (`transfer.opening`): it belongs to its users,
+    and no engine writes to it.
+
     Names are single words (`ValueError` otherwise); `engine` is empty in what an older release
     wrote.
     """
@@ -83,6 +88,7 @@ class TargetPosition:
     position: StreamPosition | None
     engine: str = ""
     since: StreamPosition | None = None
+    opened: bool = False
 
     def __post_init__(self) -> None:
         names = [self.transfer, self.engine or "-"]
@@ -92,6 +98,8 @@ class TargetPosition:
             raise ValueError("the names of a transfer, an engine and a stream are words")
         if self.position is None and self.since is not None:
             raise ValueError("without a position nothing of the stream is in doubt")
+        if self.position is None and self.opened:
+            raise ValueError("a target is promoted at a position")
 
     @property
     def doubtful(self) -> StreamPosition | None:
@@ -106,18 +114,24 @@ class TargetPosition:
         since = None if self.since is None else replace(self.since, replid=replid)
         return replace(self, position=replace(self.position, replid=replid), since=since)
 
+    def promoted(self) -> TargetPosition:
+        """The same place, as what the target holds from its promotion on."""
+        return replace(self, opened=True)
+
     def same_place(self, other: TargetPosition | None) -> bool:
         """Whether `other` is the same but for the stream's name."""
         return other is not None and other.renamed("-") == self.renamed("-")
 
     def encode(self) -> bytes:
         """The value of the position key: `v2 <transfer> <engine>`, and behind that, if there is a
-        position, `<replid> <offset> <db> <0|1> <since's offset> <db> <0|1>`."""
+        position, `<replid> <offset> <db> <0|1> <since's offset> <db> <0|1>`; `open` at the end."""
         words: list[str | int] = ["v2", self.transfer, self.engine or "-"]
         if self.position is not None:
             words.append(self.position.replid)
             for at in (self.position, self.since or self.position):
                 words += [at.offset, at.db, int(at.in_multi)]
+        if self.opened:
+            words.append("open")
         return " ".join(map(str, words)).encode()
 
     def encode_span(
@@ -140,13 +154,15 @@ class TargetPosition:
             transfer, replid, *place = found.groups()
             return cls(transfer, _place(replid, place))
         if (found := _V2.fullmatch(text)) is not None:
-            transfer, engine, replid, *places = found.groups()
+            transfer, engine, replid, *places, opened = found.groups()
             engine = "" if engine == "-" else engine
-            if replid is None:
+            if replid is None and opened is None:
                 return cls(transfer, None, engine)
-            position, since = _place(replid, places[:3]), _place(replid, places[3:])
-            if since.offset <= position.offset:
-                return cls(transfer, position, engine, None if since == position else since)
+            if replid is not None:
+                position, since = _place(replid, places[:3]), _place(replid, places[3:])
+                if since.offset <= position.offset:
+                    doubt = None if since == position else since
+                    return cls(transfer, position, engine, doubt, opened is not None)
         raise ProtocolFault(
             f"the target's position key holds {value[:80]!r}",
             remedy="Another program, or a newer version of this one, wrote it.",

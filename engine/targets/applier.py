@@ -39,6 +39,7 @@ from engine.targets.import_mode import import_source, in_import_mode
 from engine.targets.retry import REFUSED_ALL, TRY_AGAIN
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
+from engine.wire.info import ask_info
 
 # The database that holds the position key.
 POSITION_DB = 0
@@ -58,6 +59,11 @@ class PositionMoved(Exception):
     def __init__(self, found: bytes | None) -> None:
         super().__init__(found)
         self.found = found
+
+
+class Unanswered(LinkError):
+    """The link to the target was lost before its answer to a promotion: whether the promotion took
+    place is told by the target alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +129,9 @@ class Applier:
         self._position: bytes | None = None
         self.retries = 0
         self.reconnects = 0
+        self.identity = ""
+        """The target's data set and process, as it called itself at the last dialling
+        (`ServerInfo.identity`)."""
         self.lapses = 0
         """How often the target was found to have left import mode."""
 
@@ -268,11 +277,44 @@ class Applier:
         if self._connection is not None:
             self._connection.stop_resting()
 
-    async def forget(self) -> None:
-        """Remove the position key: the migration is over. Raises `LinkError`, `ServerError`."""
-        connection = await self._control()
-        await connection.call("DEL", self._key)
-        self._position = None
+    async def promote(
+        self,
+        position: bytes,
+        process: str,
+        inside: Sequence[Sequence[bytes | str]] = (),
+        behind: Sequence[Sequence[bytes | str]] = (),
+    ) -> None:
+        """Put `position` in the place of the one that was written last, and run `inside` with it:
+        one transaction, in one round trip, on the connection whose WATCH has stood since.
+
+        It takes place only if the target still holds that position, in the process and data set
+        called `process`; `behind` runs after it, and may fail. Nothing is tried twice. Raises
+        `PositionMoved`, `LinkError`, `ServerError`, `AuthError` where nothing was done, and
+        `Unanswered` where that is not known.
+        """
+        connection = self._connection
+        if connection is None:
+            raise LinkError("the target's connection is closed", fault="target")
+        if connection.lost is not None:
+            raise connection.lost
+        if self.identity != process:
+            raise PositionMoved(self._position)
+        connection.release()
+        commands = [("MULTI",), *inside, ("SET", self._key, position), ("EXEC",)]
+        timeout = self._settings.io_timeout
+        replies = await asyncio.gather(
+            *(connection.call(*each, timeout=timeout) for each in (*commands, *behind)),
+            return_exceptions=True,
+        )
+        done = replies[len(commands) - 1]
+        if isinstance(done, LinkError):
+            raise Unanswered(done.message, remedy=done.remedy, fault="target")
+        for reply in replies[: len(commands)]:
+            if isinstance(reply, BaseException):
+                raise reply
+        if done is None:
+            raise PositionMoved(await self._watch(connection))
+        self._position = position
 
     @property
     def found(self) -> bytes | None:
@@ -381,6 +423,7 @@ class Applier:
                     # Again, now that no deadline passes any more: see `transfer.online`. Not only
                     # now: had the link gone meanwhile, nobody would know of it.
                     self._on_woke()
+            identity = (await ask_info(connection)).identity
             await connection.call("SELECT", POSITION_DB)
             # A user without the right to MULTI would have what follows it run one by one.
             await connection.call("MULTI")
@@ -393,7 +436,7 @@ class Applier:
         if self._connection is not None:
             self.reconnects += 1
         self._databases = {POSITION_DB}
-        self._connection = connection
+        self._connection, self.identity = connection, identity
         self._take_over()
 
     async def _watch(self, connection: Connection) -> bytes | None:

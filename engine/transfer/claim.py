@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
-from engine.errors import AuthError, EngineError, ServerError
+from engine.errors import AuthError, EngineError, ServerError, TransferFailed
 from engine.model.position import TargetPosition
 from engine.wire.admin import Admin, Arg
 from engine.wire.dial import CLIENT_NAME
@@ -61,7 +62,7 @@ class Claim:
         def taken(found: TargetPosition | None) -> tuple[list[Sequence[Arg]], TargetPosition]:
             held = self.bare
             if found is not None:
-                held = TargetPosition(held.transfer, found.position, held.engine, found.since)
+                held = replace(found, engine=held.engine)
             return [], held
 
         held = await self._guarded(target, taken)
@@ -91,9 +92,21 @@ class Claim:
     async def clear(self, target: Admin, *commands: Sequence[Arg]) -> None:
         """Run `commands`, which take away what was there, and leave our bare claim.
 
-        Raises as `take` does; what the target refuses of it, all of it.
+        Raises as `take` does; what the target refuses of it, all of it; `TransferFailed` for a
+        target that was promoted: what is there belongs to its users.
         """
-        await self._guarded(target, lambda _: (list(commands), self.bare))
+
+        def cleared(found: TargetPosition | None) -> tuple[list[Sequence[Arg]], TargetPosition]:
+            if found is not None and found.opened:
+                raise TransferFailed(
+                    f"{target.name} was opened at the end of this migration: nothing is removed "
+                    "there",
+                    remedy="Resume the migration: it ends at once.",
+                    fault="target",
+                )
+            return list(commands), self.bare
+
+        await self._guarded(target, cleared)
 
     async def _guarded(
         self,

@@ -2,7 +2,8 @@
 
 What a crash leaves is in the books before it is at the source: `fenced` and what `seal` changes
 there. The engine that comes back takes the fence away if the target is not open (`take_away`), and
-lets go who waits behind it if the target is (`finish`).
+lets go who waits behind it if the target is (`finish`). While it is not known whether the target is
+open (`Opening.in_doubt`) it does neither: the source goes on refusing writes.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class CutOver:
     async def in_sync(self, follower: Follower, pump: asyncio.Task[None]) -> GateResult:
         """`--until in-sync`: no fence, so the target is what the source was a moment ago."""
         limit = self._ends.settings.cut_over_timeout
+        process = follower.applier.identity
         try:
             near = await self._deadlines.release(follower, pump)
             async with asyncio.timeout(limit):
@@ -68,7 +70,8 @@ class CutOver:
             if self._stage.tally.not_carried_total:
                 raise TransferFailed(not_carried_words(self._stage))
             await self._deadlines.settle(follower, near)
-            await self._opening.open()
+            await self._opening.promote(follower.applier, process)
+            await self._opening.tidy_up()
         except TimeoutError:
             reason = f"keys were still being read again from the source after {limit:g} s"
             return self._refuse(reason, follower)
@@ -105,6 +108,8 @@ class CutOver:
     ) -> GateResult:
         stage, loop = self._stage, asyncio.get_running_loop()
         began = loop.time()
+        # The process of the target that is drained, compared and opened: one and the same.
+        process = follower.applier.identity
         stage.can_complete = False
         stage.enter(Phase.CUT_OVER)
         result = GateResult(False, "")
@@ -116,7 +121,6 @@ class CutOver:
                     # 2. It is on the target.
                     await beside(follower.reach(final), pump)
                     await beside(follower.settle(), pump)
-                    await beside(follower.confirm(), pump)
                     await self._deadlines.settle(follower, near)
                     # 3. Both ends agree.
                     result = await self._pass_gate(fence.readable)
@@ -125,15 +129,17 @@ class CutOver:
                     # 4. Writes are refused, however long what comes now may take.
                     if result.ok:
                         await fence.seal()
-                # 5. The target is open. The deadline is behind us: from here there is no way back.
+                # 5. The target is opened, if it still is what was compared. Once it was asked there
+                # is no deadline any more: it is open or not as the target says.
                 if result.ok:
                     await _stop(follower, pump)
+                    await self._opening.promote(follower.applier, process)
+                    self.fence_seconds = loop.time() - began
                     # What the source sends from here on is nobody's: keys that expire there.
                     await self._source.close()
-                    await self._opening.open()
-                    self.fence_seconds = loop.time() - began
                     # 6. Those who wait may learn of it.
                     await self._let_go(fence)
+                    await self._opening.tidy_up()
         except TimeoutError:
             lag = size_words(follower.lag_bytes)
             result = GateResult(False, f"the deadline of {fence.seconds:g} s passed, {lag} behind")
@@ -142,7 +148,7 @@ class CutOver:
                 raise
             result = GateResult(False, explain(exc))
         finally:
-            if not self._books.mark.opened:
+            if not (self._books.mark.opened or self._opening.in_doubt):
                 self._refused += 1
                 self._deadlines.lift_again()
                 await self._take_away(fence)
@@ -158,13 +164,15 @@ class CutOver:
 
     # --- The fence, here and after a crash ---
 
-    async def take_away(self, *, at_once: bool = False) -> None:
+    async def take_away(self, *, at_once: bool = False, in_doubt: bool = False) -> None:
         """A fence that an engine before us, or a lost link, has left; nothing if there is none.
 
-        Never raises; call it again and again. `at_once`: there is no other time.
+        Never raises; call it again and again. `at_once`: there is no other time. `in_doubt`: even
+        while it is not known whether the target is open.
         """
         mark, now = self._books.mark, asyncio.get_running_loop().time()
-        if mark.fenced and not mark.opened and (at_once or now >= self._again_at):
+        stands = mark.fenced and not mark.opened and (in_doubt or not self._opening.in_doubt)
+        if stands and (at_once or now >= self._again_at):
             self._again_at = now + _AGAIN_SECONDS
             try:
                 fence = await self._fence_left()

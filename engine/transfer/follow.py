@@ -171,6 +171,11 @@ class Follower:
         await self._until(lambda: self.settled)
 
     @property
+    def applier(self) -> Applier:
+        """What the target is written with; at rest once `run` has returned."""
+        return self._applier
+
+    @property
     def in_doubt(self) -> bool:
         """Whether it is still being found out what the last transaction before us may lack."""
         return self._in_doubt

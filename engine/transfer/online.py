@@ -11,8 +11,10 @@ What is true at every moment, whatever breaks:
 - While the target has no position under that token, it holds part of a snapshot at the most: the
   next attempt begins with a full sync, and empties a target that was empty before the first one.
 - From the snapshot's end on the position stands on the target, and is exact (`targets/applier`).
-- Before the position is removed the checkpoint says that the target is open: an engine that comes
-  back then has nothing to do but to tidy up, and never syncs into a target that is in use.
+- The target is opened by one transaction on the target itself, on condition of the final position
+  (`transfer.opening`). Its mark there outlasts a crash, and is removed when the checkpoint says
+  that the target is open: an engine that comes back then has nothing to do but to tidy up, and
+  never syncs into a target that is in use.
 """
 
 from __future__ import annotations
@@ -143,10 +145,7 @@ class Online:
         # 1. Both ends are there; what the target holds of us says where to begin.
         with stage.step("connect"):
             await self._connect()
-            if self._mark.opened:
-                await self._opening.tidy_up()
-                await self._cut_over.finish()
-                stage.reason = "the target was open already"
+            if self._mark.opened and await self._finished():
                 stage.enter(Phase.DONE)
                 return
         backoff = Backoff(self._settings.retry_seconds)
@@ -159,6 +158,8 @@ class Online:
                 if ask:
                     held, ask = await self._tenure.take(), False
                     reached = held.position
+                    if await self._promoted(held):
+                        break
                 position = held.position if held is not None else None
                 # 2. The source goes on from there, or sends everything.
                 if position is None and self._settings.tune_source:
@@ -176,7 +177,9 @@ class Online:
                     assert held is not None
                     held = held.renamed(sync.replid)
                 if stage.one_go and self._settings.until == "snapshot":
-                    await self._opening.open()
+                    applier = await self._ready(held)
+                    await self._opening.promote(applier, applier.identity)
+                    await self._opening.tidy_up()
                     stage.reason = "the snapshot is on the target; later writes are not"
                     break
                 # 3. The stream, until the target is opened or something breaks.
@@ -184,6 +187,7 @@ class Online:
                 break
             except PositionMoved as exc:
                 reached = self._reached(reached)
+                await self._came_back()
                 reason, ask = await self._tenure.judge(exc), True
             except ReadAgain as exc:
                 reason, held, reached = exc.reason, None, None
@@ -207,6 +211,49 @@ class Online:
             self._restarts += 1
             await asyncio.sleep(backoff.delay())
         stage.enter(Phase.DONE)
+
+    # --- The end ---
+
+    async def _finished(self) -> bool:
+        """The checkpoint says that the target is open: do what is left to do. False: the target
+        says otherwise. Raises as `Opening.tidy_up`."""
+        try:
+            await self._opening.tidy_up()
+        except PositionMoved:
+            await self._came_back()
+            return False
+        await self._cut_over.finish()
+        self._stage.reason = "the target was open already"
+        return True
+
+    async def _promoted(self, held: TargetPosition) -> bool:
+        """What the target says of a promotion whose answer was not seen. True: it is open, and
+        there is nothing left to do. Raises `PositionMoved`, and as `Opening.tidy_up`."""
+        if held.opened:
+            await self._opening.confirm()
+            await self._opening.tidy_up()
+            await self._cut_over.finish()
+            self._stage.reason = "the target was opened; the answer was lost on its way"
+            return True
+        if self._opening.in_doubt:
+            await self._opening.deny()
+            self._stage.on_event("the target was not opened: it has " + place_words(held.position))
+            await self._cut_over.take_away(at_once=True)
+        return False
+
+    async def _came_back(self) -> None:
+        """The target was opened, and has come back from before that."""
+        if self._mark.opened:
+            await self._opening.deny()
+            self._stage.on_event(
+                "the target lost data after it was opened: it was restarted or replaced, and is "
+                "brought up to date again"
+            )
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it is not known if the target is open: it has not answered since."""
+        return self._opening.in_doubt
 
     @property
     def fence_seconds(self) -> float | None:
@@ -266,8 +313,7 @@ class Online:
         self._deadlines.taken_up = self._books.take_up()
         if self._mark.opened:
             await self._writer.open()
-            await self._opening.tidy_up()
-            await self._cut_over.finish()
+            await self._finished()
         await self.close(resumable=False, forced=True)
 
     async def _take_back(self, forced: bool) -> None:
@@ -278,12 +324,20 @@ class Online:
                 if not self._writer.opened:
                     await self._writer.open()
                 if not ours:
-                    await self._tenure.take()
+                    held = await self._tenure.take()
                     ours = True
-        except (EngineError, TimeoutError) as exc:
+            if self._mark.begun and await self._promoted(held):
+                return
+        except (EngineError, PositionMoved, TimeoutError) as exc:
             if isinstance(exc, StateError | TransferFailed):
                 return
             self._stage.on_event(f"what we left on the target is still there: {exc}")
+            if forced and self._opening.in_doubt:
+                self._stage.on_event(
+                    "whether the target was opened is not known, for it does not answer; the "
+                    "source takes writes again"
+                )
+                await self._cut_over.take_away(at_once=True, in_doubt=True)
         if forced and self._mark.begun:
             # Before anything is removed: whoever comes after a crash must not sync into a target
             # that is in use.
@@ -377,16 +431,10 @@ class Online:
                 dirty_key(self._mark.token),
                 self._writer.bulk_limit,
             )
-            if self._applier is None or self._applier.closed:
-                self._applier = self._new_applier(importing=self._deadlines.importing)
-                found = await self._applier.open()
-                # A target that came back older meanwhile, or was moved on by another engine: what
-                # lies between the two positions would be left out, or applied twice.
-                if not held.same_place(self._tenure.claim.ours(found)):
-                    raise PositionMoved(found)
+            applier = await self._ready(held)
             follower = self._follower = Follower(
                 self._source,
-                self._applier,
+                applier,
                 self._mender,
                 held,
                 not_carried=self._not_carried,
@@ -402,6 +450,18 @@ class Online:
             self._standing.catch_up(follower)
             with stage.step("follow"):
                 await self._steer(follower)
+
+    async def _ready(self, held: TargetPosition) -> Applier:
+        """The applier of a target that holds `held`, dialled. Raises `PositionMoved`."""
+        applier = self._applier
+        if applier is None or applier.closed:
+            applier = self._applier = self._new_applier(importing=self._deadlines.importing)
+            found = await applier.open()
+            # A target that came back older meanwhile, or was moved on by another engine: what
+            # lies between the two positions would be left out, or applied twice.
+            if not held.same_place(self._tenure.claim.ours(found)):
+                raise PositionMoved(found)
+        return applier
 
     async def _take_up_dirty(self) -> None:
         """What an engine before us, or this one before a lost link, had still to mend."""
@@ -452,7 +512,10 @@ class Online:
                         result = await self._cut_over.run(follower, pump)
                 except (PositionMoved, LinkError, ServerError) as exc:
                     why = explain(exc) if isinstance(exc, EngineError) else "the target has changed"
-                    stage.on_event(f"cut-over refused: {why}")
+                    if self._opening.in_doubt:
+                        stage.on_event(f"the target was asked to open, and did not answer: {why}")
+                    elif not self._mark.opened:
+                        stage.on_event(f"cut-over refused: {why}")
                     if stage.one_go:
                         # Nobody can repeat it by hand.
                         stage.word.set()

@@ -1,4 +1,27 @@
-"""The target's opening: from here on it is its users', and nothing of ours may write to it."""
+"""The target's opening: from here on it is its users', and nothing of ours may write to it.
+
+    promoting ──promote──▶ opened ──tidy_up──▶ tidied
+        └── the target says that it was not promoted ──▶ followed again
+
+What is true at every moment, whatever breaks at either end:
+
+- The target is promoted by one transaction on the target itself, which replaces the final position
+  by the same position marked `open` (`TargetPosition.opened`). It runs only where the target holds
+  exactly the final position, in the process that was compared with the source: WATCH has guarded
+  the position since it was written, on the connection that wrote it. A target that died, came back
+  older or empty, failed over, or has another engine by now is not promoted.
+- Before that transaction is sent the checkpoint says `promoting`. Whoever finds `promoting` there
+  without `opened` asks the target: the mark `open` says that it was promoted, any other position
+  (or none) that it was not. The question is put by a write to the position key (`Claim.take`), so
+  that a transaction which is still under way is refused from then on. As long as the target does
+  not answer it is not known, and the source stays closed.
+- `opened` is written down when the transaction's answer was seen, or its mark; never before.
+- The mark is removed behind that, and only the mark: where another position is found the target
+  came back with older data after it was promoted. Those data are the stream's up to that position,
+  so the target is followed again from there, and is not reported as complete. `tidied` is written
+  when the mark is gone; without it, a target that has no mark and is another process than the one
+  that was promoted may have lost anything, which is said (`StillOpen`).
+"""
 
 from __future__ import annotations
 
@@ -6,19 +29,22 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from engine.errors import AuthError, LinkError, ServerError
+from engine.errors import AuthError, LinkError, ServerError, TransferFailed
 from engine.model.backoff import Backoff
 from engine.model.online import dirty_key, position_key
+from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
+from engine.targets.applier import Applier, PositionMoved, Unanswered
 from engine.targets.import_mode import has_import_mode, leave_import_mode
 from engine.transfer.aside import to_the_end
 from engine.transfer.books import Books
 from engine.transfer.ends import Ends
 from engine.transfer.stage import Stage
+from engine.wire.info import ask_info
 
 
 class Opening:
-    """Opens the target: first in the checkpoint, then in fact."""
+    """Opens the target on the target itself; the checkpoint says what is known of it."""
 
     def __init__(
         self, ends: Ends, books: Books, stage: Stage, target: Callable[[], ServerInfo]
@@ -28,17 +54,65 @@ class Opening:
         self._stage = stage
         self._target = target
 
-    async def open(self) -> None:
-        """All of it, even if cancelled meanwhile. Raises `StateError` (it is not open then),
-        `LinkError` and `ServerError` (it is, and `tidy_up` is still to be done)."""
-        await to_the_end(self._open())
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the target may have been promoted, which the target alone can tell."""
+        mark = self._books.mark
+        return bool(mark.promoting) and not mark.opened
 
-    async def _open(self) -> None:
+    async def promote(self, applier: Applier, process: str) -> None:
+        """Open the target if it is as `applier` left it, in the process called `process`.
+
+        Even if cancelled meanwhile. Raises `PositionMoved`, `LinkError`, `ServerError`, `AuthError`
+        (it is not open then, or `in_doubt`) and `StateError` (`in_doubt`).
+        """
+        await to_the_end(self._promote(applier, process))
+
+    async def _promote(self, applier: Applier, process: str) -> None:
+        final, token = applier.found, self._books.mark.token
+        if final is None:
+            raise PositionMoved(None)
+        opened = TargetPosition.decode(final).promoted()
+        await self._books.save(promoting=final.decode(), process=process)
+        behind = []
+        if has_import_mode(self._target()):
+            # In the same round trip; where it fails `tidy_up` does it.
+            behind = [("CONFIG", "SET", "import-mode", "no")]
+        try:
+            await applier.promote(
+                opened.encode(), process, inside=[("DEL", dirty_key(token))], behind=behind
+            )
+        except Unanswered:
+            raise
+        except (PositionMoved, LinkError, ServerError, AuthError):
+            await self.deny()
+            raise
         await self._books.save(opened=True)
+
+    async def deny(self) -> None:
+        """The target was not promoted, or came back from before it: it has said so itself.
+
+        Raises `StateError`: it is `in_doubt` still.
+        """
+        await self._books.save(promoting="", process="", opened=False, tidied=False)
+
+    async def confirm(self) -> None:
+        """The target was promoted: its mark was found. Raises `StateError`."""
+        await self._books.save(opened=True)
+
+    async def tidy_up(self) -> None:
+        """Remove the mark, and let deadlines pass again; all of it, even if cancelled meanwhile,
+        and for as long as the target may be away.
+
+        Raises as `tidy_up_once`, but `LinkError` and `ServerError` when it is away for longer.
+        """
+        await to_the_end(self._tidy_up())
+
+    async def _tidy_up(self) -> None:
         backoff = Backoff(self._ends.settings.retry_seconds)
         while True:
             try:
-                return await self.tidy_up()
+                return await self.tidy_up_once()
             except (LinkError, ServerError) as exc:
                 now = asyncio.get_running_loop().time()
                 if backoff.failed(now):
@@ -47,11 +121,33 @@ class Opening:
                     raise
             await asyncio.sleep(backoff.delay())
 
-    async def tidy_up(self) -> None:
-        """Remove the position, and let deadlines pass again."""
+    async def tidy_up_once(self) -> None:
+        """One try. Raises `PositionMoved` where the target came back older since it was promoted,
+        `TransferFailed` where that cannot be known; `LinkError`, `ServerError`, `StateError`."""
+        mark = self._books.mark
+        key = position_key(mark.token)
         async with self._ends.dialled() as connection:
-            token = self._books.mark.token
-            await connection.call("DEL", position_key(token), dirty_key(token))
+            found = await connection.call("GET", key) if mark.promoting else None
+            if mark.promoting and not mark.tidied:
+                await self._judge(found, (await ask_info(connection)))
+            await connection.call("DEL", key, dirty_key(mark.token))
             if has_import_mode(self._target()):
                 with contextlib.suppress(AuthError, ServerError):
                     await leave_import_mode(connection)
+        self._books.note(tidied=True)
+
+    async def _judge(self, found: object, info: ServerInfo) -> None:
+        """Whether what was promoted is still there. Raises as `tidy_up_once`."""
+        if isinstance(found, bytes):
+            if not TargetPosition.decode(found).opened:
+                raise PositionMoved(found)
+        elif info.identity != self._books.mark.process:
+            if not info.keys:
+                raise PositionMoved(None)
+            raise TransferFailed(
+                "the target was opened, then restarted or replaced, and holds no mark of this "
+                "migration: it may have come back older",
+                remedy="Compare both ends with verify; if the target is whole nothing is left to "
+                "do, else start the migration anew.",
+                fault="target",
+            )

@@ -135,11 +135,13 @@ class Transfer:
             errors.append(explain(exc))
             self._end(Phase.STOPPED, errors[-1])
         except EngineError as exc:
-            # The state failed, or the claim is another's: the target is as it has to be.
-            kept = isinstance(exc, StateError)
-            status = "failed"
+            # The state failed, or the claim is another's: the target is as it has to be. Or the
+            # target has not said whether it was opened: whoever resumes asks it again.
+            doubt = isinstance(self._way, Online) and self._way.in_doubt
+            kept = doubt or isinstance(exc, StateError)
+            status = "stopped" if doubt else "failed"
             errors.append(explain(exc))
-            self._end(Phase.FAILED, errors[-1])
+            self._end(Phase.STOPPED if doubt else Phase.FAILED, errors[-1])
         finally:
             if self._way is not None:
                 resumable = kept or (status == "stopped" and not forced)

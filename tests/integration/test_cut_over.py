@@ -22,8 +22,8 @@ from engine.model.progress import ENDS, Phase
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.cut_over import CutOver
+from engine.transfer.fence import Fence
 from engine.transfer.gate import GateResult
-from engine.transfer.opening import Opening
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import OWN_PREFIX, assert_settled
@@ -309,7 +309,7 @@ def test_an_engine_that_dies_after_it_opened_the_target(
     source, target = ends
     store = MemoryCheckpoint()
 
-    async def die(self: Opening) -> None:
+    async def die(self: CutOver, fence: Fence) -> None:
         raise _DiedHere("died here")
 
     async def steer(work: Transfer, run: Run) -> None:
@@ -319,7 +319,7 @@ def test_an_engine_that_dies_after_it_opened_the_target(
         await phase(work, Phase.FAILED)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Opening, "tidy_up", die)
+        patched.setattr(CutOver, "_let_go", die)
         run = online(
             source, target, steer, checkpoints=store, retry_seconds=1.0, cut_over_timeout=2.0
         )
@@ -342,10 +342,10 @@ def test_an_engine_that_dies_after_it_opened_the_target(
 
 
 class _DiesBeforeTheOpening(MemoryCheckpoint):
-    """An engine that ends just when it would write down that the target is open."""
+    """An engine that ends just when it would write down that it opens the target."""
 
     def save(self, checkpoint: Checkpoint) -> None:
-        if isinstance(checkpoint.position, OnlineMark) and checkpoint.position.opened:
+        if isinstance(checkpoint.position, OnlineMark) and checkpoint.position.promoting:
             raise StateError("died here")
         super().save(checkpoint)
 

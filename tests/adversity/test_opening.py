@@ -1,0 +1,276 @@
+"""The target's opening: it is open only if it is what was compared, whatever dies in between."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from engine.errors import StateError
+from engine.fleet.gate import gate_in_sync_of
+from engine.model.checkpoint import Checkpoint
+from engine.model.endpoint import Endpoint
+from engine.model.online import OnlineMark, position_key
+from engine.model.position import StreamPosition, TargetPosition
+from engine.model.progress import Phase
+from engine.model.settings import TransferSettings
+from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.gate import GateInSync, GateResult
+from engine.transfer.transfer import Transfer
+from tests.conftest import ServerFactory, known
+from tests.converge import OWN_PREFIX, assert_settled
+from tests.online import assert_tidy, cut_over, following, in_sync, online, refused, soon
+from tests.proxy import Proxy
+from tests.servers import Server
+from tests.transfers import Run
+
+# With lifted deadlines, and with import mode.
+NAMES = ("redis-7.0", "valkey-9")
+KEYS = [f"key:{n}" for n in range(500)]
+OLD, NEW = ["old"] * len(KEYS), ["new"] * len(KEYS)
+
+
+@pytest.fixture(params=NAMES)
+def source(request: pytest.FixtureRequest, server_factory: ServerFactory) -> Server:
+    server = server_factory(known(request.param), "--repl-backlog-size", "16mb")
+    server.client().mset(dict(zip(KEYS, OLD, strict=True)))
+    return server
+
+
+def values(server: Server) -> list[str | None]:
+    return [each and each.decode() for each in server.client().mget(KEYS)]
+
+
+def refuses(server: Server) -> bool:
+    """Whether the server refuses writes as behind a cut-over."""
+    try:
+        server.client(socket_timeout=5).set("probe", "1")
+    except redis.ResponseError as error:
+        return str(error).startswith("NOREPLICAS")
+    server.client().delete("probe")
+    return False
+
+
+def renew(source: Server) -> None:
+    source.client().mset(dict(zip(KEYS, NEW, strict=True)))
+
+
+def gate_and_then(source: Server, target: Server, act: Callable[[], None]) -> GateInSync:
+    """The product's gate; behind its first "yes" `act` is run, in a thread."""
+    ends = (Endpoint.parse(each.url) for each in (source, target))
+    gate = gate_in_sync_of(*ends, TransferSettings(), lambda: False)
+    acted = threading.Event()
+
+    async def then(own_key: bytes) -> GateResult:
+        result = await gate(own_key)
+        if result.ok and not acted.is_set():
+            acted.set()
+            await asyncio.to_thread(act)
+        return result
+
+    return then
+
+
+@pytest.mark.parametrize("comes_back", ["empty", "older", "whole"])
+def test_a_target_that_dies_behind_the_gate(
+    source: Server, server_factory: ServerFactory, comes_back: str
+) -> None:
+    """It was compared, and is another process when it is to be opened: it is not opened; the
+    source takes writes again, and the target is followed from what it has."""
+    options = {
+        "empty": ("--save", ""),
+        "older": ("--save", "3600 1000000"),
+        "whole": ("--appendonly", "yes", "--appendfsync", "always"),
+    }
+    target = server_factory(source.binary, *options[comes_back])
+
+    def die() -> None:
+        target.kill()
+        target.restart()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        if comes_back == "older":
+            await asyncio.to_thread(target.client().save)
+        await asyncio.to_thread(renew, source)
+        await in_sync(work, source)
+        await refused(work, run)
+        await soon(lambda: work.progress.phase is Phase.FOLLOW, "following goes on")
+        assert not await asyncio.to_thread(refuses, source)
+        await in_sync(work, source)
+        assert await asyncio.to_thread(values, target) == NEW
+        await asyncio.to_thread(source.client().set, "later", "1")
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, gate_in_sync=gate_and_then(source, target, die))
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == (2 if comes_back == "empty" else 1)
+    assert values(target) == NEW
+    assert target.client().get("later") == b"1"
+    assert refuses(source)
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_link_that_is_lost_at_the_opening(
+    source: Server, server_factory: ServerFactory, direction: str
+) -> None:
+    """`up`: the target is never told to open. `down`: it is, and its answer is lost: the engine
+    asks it, and ends what was begun."""
+    target = server_factory(source.binary)
+    with Proxy(target.host, target.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            await in_sync(work, source)
+            work.complete()
+            if direction == "up":
+                await soon(lambda: any("did not answer" in each for each in run.events), "a cut")
+                await soon(lambda: work.progress.phase is Phase.FOLLOW, "following goes on")
+                assert not await asyncio.to_thread(refuses, source)
+                await cut_over(work, run, source)
+
+        gate = gate_and_then(source, target, lambda: proxy.cut_after(0, direction))
+        run = online(source, proxy, steer, gate_in_sync=gate)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+    assert ("the target was opened" in run.progress[-1].reason) is (direction == "down")
+    assert refuses(source)
+    assert values(target) == OLD
+    assert_tidy(target)
+
+
+class _DiesAt(MemoryCheckpoint):
+    """An engine that ends when it would write that the target is open. It tidies nothing up."""
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        if isinstance(checkpoint.position, OnlineMark) and checkpoint.position.opened:
+            raise StateError("died here")
+        super().save(checkpoint)
+
+    def left(self) -> MemoryCheckpoint:
+        """What the next engine finds."""
+        store, found = MemoryCheckpoint(), self.load()
+        assert found is not None
+        store.save(found)
+        return store
+
+
+@pytest.fixture
+def opened(source: Server, server_factory: ServerFactory) -> tuple[Server, MemoryCheckpoint]:
+    """A target that was opened, and the checkpoint of an engine that died before it knew."""
+    target = server_factory(source.binary, "--save", "")
+    store = _DiesAt()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        # What the target comes back with, where it is restarted.
+        await asyncio.to_thread(target.client().save)
+        await asyncio.to_thread(renew, source)
+        await in_sync(work, source)
+        work.complete()
+
+    run = online(source, target, steer, checkpoints=store)
+    assert run.report.errors, run.events
+    assert "died here" in run.report.errors[0]
+    left = store.left()
+    checkpoint = left.load()
+    assert checkpoint is not None
+    assert isinstance(checkpoint.position, OnlineMark)
+    assert checkpoint.position.promoting
+    assert refuses(source)
+    return target, left
+
+
+def test_an_engine_that_dies_before_it_knows_that_the_target_is_open(
+    source: Server, opened: tuple[Server, MemoryCheckpoint]
+) -> None:
+    """The next one learns it from the target: nothing is written there any more."""
+    target, store = opened
+    target.client().set(KEYS[0], "the user's")
+    run = online(source, target, checkpoints=store)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert "the target was opened" in run.progress[-1].reason
+    assert values(target) == ["the user's", *NEW[1:]]
+    assert source.client().info("stats")["sync_full"] == 1
+    assert refuses(source)
+    assert_tidy(target)
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("comes_back", ["older", "empty"])
+def test_a_target_that_was_opened_and_came_back_from_before_that(
+    source: Server, opened: tuple[Server, MemoryCheckpoint], comes_back: str, known: bool
+) -> None:
+    """The engine that had opened it is dead; the next one does not call that complete, but brings
+    the target up to date again. `known`: the first one had written down that it was open."""
+    target, store = opened
+    checkpoint = store.load()
+    assert checkpoint is not None
+    if known:
+        assert isinstance(checkpoint.position, OnlineMark)
+        mark = {**checkpoint.position.to_dict(), "opened": True}
+        data = checkpoint.to_dict()
+        data["position"] = {**data["position"], **mark}
+        store.save(Checkpoint.from_dict(data))
+    target.kill()
+    if comes_back == "empty":
+        (target.folder / "dump.rdb").unlink()
+    target.restart()
+    assert values(target) == (OLD if comes_back == "older" else [None] * len(KEYS))
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        assert not await asyncio.to_thread(refuses, source)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, checkpoints=store)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert values(target) == NEW
+    assert refuses(source)
+    assert_tidy(target)
+
+
+def test_a_target_that_cannot_tell(source: Server, opened: tuple[Server, MemoryCheckpoint]) -> None:
+    """While it is away it is not known whether it is open: the source is not let on, and the
+    migration can be resumed."""
+    target, store = opened
+    target.stop()
+    run = online(source, target, checkpoints=store, retry_seconds=0.5)
+    assert run.report.status == "stopped", (run.report, run.events)
+    assert refuses(source)
+    # By force it is over: the source is as it was.
+    checkpoint = store.load()
+    assert checkpoint is not None
+    run = online(
+        source,
+        target,
+        lambda work, _: _force(work),
+        checkpoints=store,
+        retry_seconds=5.0,
+    )
+    assert run.report.status == "stopped"
+    assert any("whether the target was opened is not known" in each for each in run.events)
+    assert not refuses(source)
+
+
+async def _force(work: Transfer) -> None:
+    await asyncio.sleep(0.3)
+    work.complete(force=True)
+
+
+def test_the_mark_of_an_opening() -> None:
+    """It is read back, is no position to go on from, and an older release does not take it."""
+    at = StreamPosition("replid", 7, 1, False)
+    held = TargetPosition("token", at, "engine", StreamPosition("replid", 5, 0, True))
+    opened = held.promoted()
+    assert opened.encode() == held.encode() + b" open"
+    assert TargetPosition.decode(opened.encode()) == opened
+    assert not held.same_place(opened)
+    assert position_key("token").startswith(OWN_PREFIX)
