@@ -87,6 +87,8 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
         "LagSeconds": progress.lag_seconds,
         "AppliedOffset": progress.applied_offset,
         "SourceOffset": progress.source_offset,
+        "SourceLink": progress.link or None,
+        "SourceHeardSeconds": progress.source_heard_seconds,
         "Counters": {
             "Commands": progress.commands,
             "PartialSyncs": progress.partial_syncs,
@@ -127,7 +129,8 @@ def standing(progress: Progress) -> str:
     """How much has arrived, in words."""
     keys = f"{progress.keys:,} of about {progress.total_keys:,} keys"
     if progress.lag_bytes is None:
-        return keys
+        # How far a source that is not heard has gone is anybody's guess: that is said too.
+        return f"{keys}, with an unknown lag" if progress.link in ("down", "silent") else keys
     return f"{keys}, with a lag of {progress.lag_bytes:,} bytes"
 
 

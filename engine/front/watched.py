@@ -46,7 +46,7 @@ def gates(transfer: TransferRecord) -> list[dict[str, Any]]:
         _gate("snapshot", True if behind else None, keys),
     ]
     if shapes.source_type(transfer) != "scan":
-        found += [_caught_up(progress), _lag(progress, _most(transfer))]
+        found += [_heard(progress), _caught_up(progress), _lag(progress, _most(transfer))]
     lost = progress.not_carried
     found.append(
         _gate("everything carried", lost == 0, f"{lost:,} keys not carried" if lost else "so far")
@@ -62,7 +62,18 @@ def _caught_up(progress: Progress) -> dict[str, Any]:
     return _gate("caught up", True, "every write is followed")
 
 
+def _heard(progress: Progress) -> dict[str, Any]:
+    seconds = progress.source_heard_seconds
+    if not progress.link or seconds is None:
+        return _gate("source heard", None, "not yet")
+    return _gate(
+        "source heard", progress.link == "up", f"link {progress.link}, {seconds:.0f} s ago"
+    )
+
+
 def _lag(progress: Progress, most: int | None) -> dict[str, Any]:
+    if progress.lag_bytes is None and progress.link in ("down", "silent"):
+        return _gate("lag", False, "unknown while the source is not heard")
     if progress.lag_bytes is None or progress.phase not in _BEHIND_SNAPSHOT:
         return _gate("lag", None, "after the snapshot")
     bound = "" if most is None else f", at most {most:,}"

@@ -37,9 +37,12 @@ class Progress:
 
     Where the source is followed: `applied_offset` is the replication offset up to which the target
     has everything, `source_offset` the source's own, as last heard; `lag_bytes` and `lag_seconds`
-    lie between them. `commands` counts the stream's commands that were applied, `spool_bytes` is
-    what waits on disk now, `repaired_keys` were fetched anew because their commands could not be
-    carried, `held_keys` wait for the stream because their deadline is near.
+    lie between them, and are None while it is not known what the source has sent. `link` is how the
+    source is heard: "up", "down" (the link is lost), "silent" (it stands, and no answer comes), or
+    empty where nothing is followed; `source_heard_seconds`: whole ones since anything came from it.
+    `commands` counts the stream's commands that were applied, `spool_bytes` is what waits on disk
+    now, `repaired_keys` were fetched anew because their commands could not be carried, `held_keys`
+    wait for the stream because their deadline is near.
     """
 
     phase: Phase = Phase.CONNECT
@@ -59,6 +62,8 @@ class Progress:
     lag_seconds: float | None = None
     applied_offset: int | None = None
     source_offset: int | None = None
+    link: str = ""
+    source_heard_seconds: float | None = None
     commands: int = 0
     spool_bytes: int = 0
     partial_syncs: int = 0

@@ -19,7 +19,9 @@ from engine.wire.dial import dial
 from engine.wire.info import ask_info
 from engine.wire.psync import FullSync, PartialSync, handshake
 
-# The source's own PING period (10 s) times this may pass in silence.
+# The source's own PING period where it does not tell.
+_PING_SECONDS = 10.0
+# The period times this may pass in silence.
 _PING_PERIODS = 3
 # The source's clock is asked for until an answer takes no longer than this, and so often at most.
 _CLOCK_SECONDS = 0.005
@@ -50,6 +52,8 @@ class Contact:
         """Seconds from `time.monotonic` to the source's clock; our own clock's until `open`."""
         self.silence = settings.io_timeout
         """Seconds of silence after which a source that follows its own PING period is lost."""
+        self.ping_period = _PING_SECONDS
+        """Seconds between two PINGs of the source to its replicas."""
 
     async def dial(self) -> Connection:
         """A new connection. Raises `LinkError`, `AuthError`, `ServerError`."""
@@ -131,6 +135,8 @@ class Contact:
                 self.skew = int(told[0]) + int(told[1]) / 1e6 - (began + now) / 2
             if quickest < _CLOCK_SECONDS:
                 break
-        period = await connection.try_call("CONFIG", "GET", "repl-ping-replica-period")
-        seconds = int(period[1]) if isinstance(period, list) and len(period) == 2 else 10
-        self.silence = max(self._settings.io_timeout, float(seconds * _PING_PERIODS))
+        period = await connection.try_call("CONFIG", "GET", "repl-ping-*-period")
+        # Both names of it, where there are two (Redis 5.0 renamed it).
+        if isinstance(period, list) and len(period) >= 2:
+            self.ping_period = float(period[1])
+        self.silence = max(self._settings.io_timeout, self.ping_period * _PING_PERIODS)

@@ -37,17 +37,19 @@ from engine.errors import EngineError, LinkError, ServerError
 from engine.model.backoff import Backoff
 from engine.model.endpoint import Endpoint
 from engine.model.position import StreamPosition
+from engine.model.replication import Replication
 from engine.model.server import ServerInfo
 from engine.model.settings import MIB, TransferSettings
 from engine.sources.base import Item
 from engine.sources.contact import Contact, Gone
+from engine.sources.hearing import Hearing, Link
 from engine.sources.intake import READY_LIMIT, Intake
 from engine.sources.linger import rest_after
 from engine.sources.pending import too_much_behind
 from engine.sources.punctual import TURN_SECONDS
 from engine.sources.spill import Spill
 from engine.sources.spool import Spool
-from engine.sources.stalls import StallWatch
+from engine.sources.watch import SourceWatch
 from engine.wire.connection import Connection
 from engine.wire.psync import FullSync, PartialSync
 
@@ -98,6 +100,8 @@ class ReplicaSource:
         """The stream's name now; it changes with a failover of the source."""
         self.reconnects = 0
         self._connection: Connection = cast(Connection, None)
+        self._hearing = Hearing(lambda: self._connection, lambda: self._contact.ping_period)
+        self._watch: SourceWatch | None = None
         self._intake: Intake = cast(Intake, None)
         self._spool: Spool = cast(Spool, None)
         self._spooled_most = 0
@@ -144,6 +148,8 @@ class ReplicaSource:
         self._known = position.offset if position is not None and since is not None else 0
         # 3. From here on bytes come.
         self.replid = sync.replid
+        self._hearing.begin()
+        self._watch = None
         self._lost, self._waiter = None, None
         self._whole = asyncio.Event()
         self._drain, self._sip = False, 0
@@ -155,7 +161,7 @@ class ReplicaSource:
         self._start(self._beat())
         if self._watched:
             self._start(self._watch_turns())
-            self._start(self._watch_stalls())
+        self._start(self._ask_on())
         if isinstance(sync, FullSync):
             self._start(self._watch_pending(sync.offset))
         return sync
@@ -320,6 +326,50 @@ class ReplicaSource:
         """Up to here the stream may have been received late, for want of CPU. It is known of
         sources that have relative TTLs, or deadlines of fields."""
         return self._intake.late_offset
+
+    @property
+    def link(self) -> Link:
+        """Whether the source is heard, see `sources/hearing`."""
+        return self._hearing.link
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not known what the source has sent by now, in one line; empty while it is."""
+        return self._hearing.trouble
+
+    @property
+    def heard_seconds(self) -> float | None:
+        """Whole seconds since anything came from the source; None: nothing ever came."""
+        return self._hearing.seconds
+
+    @property
+    def told(self) -> Replication | None:
+        """What the source said last of its role and offset; None: nothing since `open`."""
+        return self._watch.told if self._watch is not None else None
+
+    @property
+    def sent_offset(self) -> int:
+        """Up to here the source has sent its stream, as far as it was heard."""
+        told = self.told
+        return max(self.received_offset, told.offset if told is not None else 0)
+
+    def ask_now(self) -> None:
+        """Have the source asked for its role and offset without waiting for the next time."""
+        if self._watch is not None:
+            self._watch.ask_now()
+
+    def told_since(self, moment: float) -> Replication | None:
+        """What the source answered to a question that was put at `moment` of the loop's clock, or
+        later; None: nothing yet. Raises `AuthError`, `ServerError`, `ProtocolFault` where it does
+        not let itself be asked."""
+        watch = self._watch
+        if watch is None:
+            return None
+        if watch.asked_at >= moment:
+            return watch.told
+        if watch.refused is not None:
+            raise watch.refused
+        return None
 
     @property
     def held(self) -> int:
@@ -577,16 +627,17 @@ class ReplicaSource:
             self._intake.quiet(self._connection.listening)
             await asyncio.sleep(TURN_SECONDS)
 
-    async def _watch_stalls(self) -> None:
-        """See `sources/stalls`. What comes behind a snapshot is late in any case."""
+    async def _ask_on(self) -> None:
+        """See `sources/watch`. What comes behind a snapshot is late in any case."""
         if self._intake.snapshot_bytes is None:
             await self._whole.wait()
-        watch = StallWatch(
+        watch = self._watch = SourceWatch(
             self._contact.dial,
             lambda: self._intake.received_offset,
-            lambda: self.on_stalled(),
+            (lambda: self.on_stalled()) if self._watched else None,
             lambda text: self.on_event(text),
         )
+        self._hearing.attend(watch)
         await watch.run()
 
     def _acknowledge_now(self) -> None:
@@ -605,6 +656,7 @@ class ReplicaSource:
         loop = asyncio.get_running_loop()
         backoff = Backoff(self._settings.retry_seconds)
         self.on_event(f"{error.message}: dialling again")
+        self._hearing.lost(error)
         backoff.failed(loop.time())
         while True:
             try:
@@ -612,11 +664,16 @@ class ReplicaSource:
                 connection, sync = await self._contact.behind(behind)
                 self.replid = sync.replid
                 self.reconnects += 1
+                seconds, tries = self._hearing.linked()
+                self.on_event(
+                    f"the link to the source stands again, after {seconds:.1f} s and {tries} tries"
+                )
                 self.on_relinked()
                 self._take_over(connection)
                 return
             except (LinkError, ServerError) as exc:
                 error = exc
+                self._hearing.lost(exc)
                 if isinstance(exc, Gone) or backoff.exhausted(loop.time()):
                     break
             except EngineError as exc:

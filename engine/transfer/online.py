@@ -71,6 +71,10 @@ _LOOK_SECONDS = 0.05
 _CALM_LOOK_SECONDS = 0.25
 # Tries of a cut-over that nobody can repeat by hand (`migrate`).
 _CUT_OVERS_MOST = 3
+# Figures of a source that nobody listens to.
+_UNHEARD = {"link": "down", "lag_bytes": None, "lag_seconds": None}
+# The same behind the cut-over.
+_OVER = {"link": "", "lag_bytes": 0, "lag_seconds": 0.0}
 # What either end says when it is there, and not now.
 _NOT_NOW = psync.NOT_NOW | TRY_AGAIN.keys()
 
@@ -135,6 +139,8 @@ class Online:
         # Where the last follower stood, and the commands of all those before the one that runs.
         self._stood: dict[str, Any] = {}
         self._commands = 0
+        # The same as it was known when that one was let go.
+        self._let_go_at: dict[str, Any] = {}
         self.left_out: list[str] = []
         stage.source_type = "replica"
         stage.figures = self._figures
@@ -198,6 +204,7 @@ class Online:
                 reason, ask = exc.message, self._mark.begun
             finally:
                 await self._let_go()
+            stage.reason = f"{reason}: trying again"
             now = asyncio.get_running_loop().time()
             if reached is not None and reached != before:
                 before = reached
@@ -277,12 +284,15 @@ class Online:
     @property
     def standing(self) -> str:
         """For a migration that is aborted: what was in sync and what was not."""
-        stage, lag = self._stage, self._figures().get("lag_bytes")
-        if lag is None:
+        stage, stood = self._stage, self._let_go_at or self._figures()
+        if "applied_offset" not in stood:
             return (
                 f"in {stage.phase}, with {stage.tally.keys:,} of about {stage.total_keys:,} keys "
                 "of the snapshot acknowledged"
             )
+        lag = stood["lag_bytes"]
+        if lag is None:
+            return "behind the source by an unknown number of bytes, and not verified"
         return f"{size_words(lag)} behind the source, and not verified"
 
     async def close(self, *, resumable: bool, forced: bool = False) -> None:
@@ -419,11 +429,7 @@ class Online:
     async def _follow(self, held: TargetPosition) -> None:
         """Follow until the target is open, or until something that `run` knows is raised."""
         stage = self._stage
-        # Two connections: the follower asks for keys on one while we ask for offsets on the other.
-        async with (
-            self._ends.admin("source") as control,
-            self._ends.admin("source") as asking,
-        ):
+        async with self._ends.admin("source") as control:
             self._mender = Mender(
                 control,
                 self._source.info,
@@ -443,7 +449,7 @@ class Online:
             )
             follower.on_outage = self._standing.outage
             follower.unlike = not self._source.info.same_version_as(self._writer.info)
-            self._standing.attend(follower, self._mender, asking)
+            self._standing.attend(follower, self._mender)
             self._deadlines.mender, self._deadlines.follower = self._mender, follower
             self._deadlines.hold()
             await self._take_up_dirty()
@@ -491,7 +497,7 @@ class Online:
                 )
                 if pump.done():
                     pump.result()
-                await self._standing.look(follower)
+                self._standing.look(follower)
                 if loop.time() - told >= _TICK_SECONDS:
                     told = loop.time()
                     await self._tick()
@@ -545,7 +551,9 @@ class Online:
         self._mender = None
         await self._deadlines.let_go()
         if self._follower is not None:
-            self._stood = self._where(self._follower)
+            self._let_go_at = self._where(self._follower)
+            # Nobody listens now: what the source has sent is not known, unless nothing more counts.
+            self._stood = {**self._let_go_at, **(_OVER if self._mark.opened else _UNHEARD)}
             self._commands = self._stood["commands"]
             self._follower = None
             self._standing.let_go()
@@ -604,15 +612,18 @@ class Online:
             "partial_syncs": self._mark.partial_syncs,
             "full_syncs": self._mark.full_syncs,
         }
+        if self._stage.phase is Phase.SNAPSHOT:
+            figures |= {
+                "link": self._source.link,
+                "source_heard_seconds": self._source.heard_seconds,
+            }
         return figures | (self._stood if follower is None else self._where(follower))
 
     def _where(self, follower: Follower) -> dict[str, Any]:
         return {
             "commands": self._commands + follower.commands,
             "applied_offset": follower.position.offset,
-            "source_offset": self._source.received_offset,
-            "lag_bytes": follower.lag_bytes,
-            "lag_seconds": self._source.lag(follower.position.offset)[1],
+            **self._standing.figures(follower),
         }
 
     # --- Ends ---

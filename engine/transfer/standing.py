@@ -10,22 +10,20 @@ begin, and why not.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
+from typing import Any
 
-from engine.errors import LinkError, ServerError
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
 from engine.sources.replica import ReplicaSource
 from engine.transfer.books import Books
 from engine.transfer.cut_over import not_carried_words
-from engine.transfer.fence import offset_in, readable_behind
+from engine.transfer.fence import readable_behind
 from engine.transfer.follow import Follower
 from engine.transfer.held import HeldDeadlines
 from engine.transfer.repair import Mender
 from engine.transfer.stage import Stage
 from engine.transfer.words import size_words
-from engine.wire.admin import Admin
 
 # Keys that may still have to be read again when the fence goes up: it is done behind it, if it can.
 _MENDED_BEHIND_FENCE = 1000
@@ -52,17 +50,19 @@ class Standing:
         self._settings = settings
         self._follower: Follower | None = None
         self._mender: Mender
-        self._asking: Admin
         # What the source has sent up to here was written before we caught up; None: not yet.
         self._behind_until: int | None = None
-        self._catch_ups = 0
+        # By the loop's clock: when we began to catch up.
+        self._caught_at = -math.inf
+        # Whether the source was heard at the last look.
+        self._heard = True
         # By the loop's clock: when the source's link stood still last, as far as we know.
         self._stalled_at = -math.inf
 
-    def attend(self, follower: Follower, mender: Mender, asking: Admin) -> None:
-        """`follower` is going to run. `asking` is a connection to the source that nobody else uses
-        meanwhile."""
-        self._follower, self._mender, self._asking = follower, mender, asking
+    def attend(self, follower: Follower, mender: Mender) -> None:
+        """`follower` is going to run."""
+        self._follower, self._mender = follower, mender
+        self._heard = True
 
     def let_go(self) -> None:
         """No follower runs any more."""
@@ -70,7 +70,7 @@ class Standing:
 
     # --- The looks ---
 
-    async def look(self, follower: Follower) -> None:
+    def look(self, follower: Follower) -> None:
         """Where the follower stands, as phase, gate and reason."""
         stage, exposed = self._stage, self._deadlines.exposed
         unread = follower.suspect or follower.late or follower.fields
@@ -83,10 +83,11 @@ class Standing:
             elif self._behind_until is None:
                 # Asked of the source itself: what was written while nobody listened may not even
                 # have begun to arrive.
-                catch_ups = self._catch_ups
-                asked = await self._source_offset()
-                if catch_ups == self._catch_ups:
-                    self._behind_until = asked
+                told = self._source.told_since(self._caught_at)
+                if told is not None:
+                    self._behind_until = told.offset
+                else:
+                    self._source.ask_now()
             elif follower.position.offset >= self._behind_until:
                 # However much is being written: see `HeldDeadlines.exposed`.
                 if follower.suspect and self._deadlines.importing:
@@ -95,6 +96,7 @@ class Standing:
                 if self.near(follower):
                     follower.late = follower.fields = False
                     stage.enter(Phase.FOLLOW)
+        self._tell_whether_heard()
         stage.can_complete, stage.reason = self._gates(follower)
 
     @property
@@ -105,13 +107,48 @@ class Standing:
 
     def near(self, follower: Follower) -> bool:
         """Whether the target is as close behind as a cut-over wants it."""
-        return follower.lag_bytes <= self._settings.max_lag_bytes
+        return self._lag(follower) <= self._settings.max_lag_bytes
+
+    def figures(self, follower: Follower) -> dict[str, Any]:
+        """Members of `Progress` about the source's link and the lag, which is unknown while the
+        source is not heard."""
+        source = self._source
+        trouble = source.trouble
+        heard, lag = not trouble, self._lag(follower)
+        # Published together, though the gate is looked at less often.
+        shut = {"can_complete": False, "reason": trouble}
+        return {
+            **(shut if trouble and self._stage.phase in _FOLLOWING else {}),
+            "link": source.link,
+            "source_heard_seconds": source.heard_seconds,
+            "source_offset": source.sent_offset,
+            "lag_bytes": lag if heard else None,
+            "lag_seconds": source.lag(follower.position.offset)[1] if heard else None,
+        }
+
+    def _lag(self, follower: Follower) -> int:
+        """Bytes that the source has sent, as far as it was heard, and the target has not."""
+        return max(self._source.sent_offset - follower.position.offset, 0)
+
+    def _tell_whether_heard(self) -> None:
+        trouble = self._source.trouble
+        if bool(trouble) is not self._heard:
+            return
+        self._heard = not trouble
+        # A link that is lost, and one that is made anew, are told of where that happens.
+        if self._source.link == "silent":
+            self._stage.on_event(f"{trouble}: how far the target is behind is not known")
+        elif self._heard:
+            self._stage.on_event("the source is heard again")
 
     def _gates(self, follower: Follower) -> tuple[bool, str]:
         """Whether a cut-over could begin now, and why not."""
         most, tally = self._settings.max_lag_bytes, self._stage.tally
-        if follower.lag_bytes > most:
-            return False, f"lag {size_words(follower.lag_bytes)} > {size_words(most)}"
+        if trouble := self._source.trouble:
+            return False, trouble
+        lag = self._lag(follower)
+        if lag > most:
+            return False, f"lag {size_words(lag)} > {size_words(most)}"
         if tally.not_carried_total:
             return False, not_carried_words(self._stage)
         if self._deadlines.trouble:
@@ -127,12 +164,7 @@ class Standing:
         readable = readable_behind(self._source.info, self._settings)
         if self._mender.waiting > (_MENDED_BEHIND_FENCE if readable else 0):
             return False, f"{self._mender.waiting:,} keys are being read again from the source"
-        return True, f"in sync: lag {size_words(follower.lag_bytes)}"
-
-    async def _source_offset(self) -> int | None:
-        with contextlib.suppress(LinkError, ServerError):
-            return offset_in(self._asking, await self._asking.call("INFO", "replication"))
-        return None
+        return True, f"in sync: lag {size_words(lag)}"
 
     # --- What leads back ---
 
@@ -140,7 +172,7 @@ class Standing:
         """What comes now was written some time ago: deadlines in it are not what they seem."""
         has_fields = self._source.field_deadlines
         self._behind_until = None
-        self._catch_ups += 1
+        self._caught_at = asyncio.get_running_loop().time()
         follower.late = self._source.relative_deadlines
         follower.has_fields = follower.fields = has_fields and not self._deadlines.importing
         follower.suspect = follower.suspect or self._deadlines.doubtful

@@ -147,6 +147,12 @@ class Connection(asyncio.BufferedProtocol):
         return self.last_read >= self._room
 
     @property
+    def received_at(self) -> float:
+        """When bytes came last, by the loop's clock; also when reading was taken up again. 0: none
+        came yet."""
+        return self._received_at
+
+    @property
     def name(self) -> str:
         """`source 10.0.0.1:6379`, for messages."""
         return f"{self.fault} {self.endpoint.address}"

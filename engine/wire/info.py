@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.errors import ProtocolFault
+from engine.model.replication import Replication, parse_replication
 from engine.model.server import ServerInfo, parse_info
 from engine.wire.connection import Connection
 
@@ -23,10 +24,10 @@ async def ask_info(connection: Connection) -> ServerInfo:
     )
 
 
-async def ask_offset(connection: Connection) -> int:
-    """The server's replication offset. Raises as `Connection.call` does; `ProtocolFault` where it
-    does not tell."""
-    found = offset_of(await connection.call("INFO", "replication"))
+async def ask_replication(connection: Connection) -> Replication:
+    """The server's role and replication offset. Raises as `Connection.call` does; `ProtocolFault`
+    where it does not tell."""
+    found = parse_replication(await connection.call("INFO", "replication"))
     if found is None:
         raise ProtocolFault(
             f"{connection.name} did not tell its replication offset", fault=connection.fault
@@ -34,12 +35,12 @@ async def ask_offset(connection: Connection) -> int:
     return found
 
 
+async def ask_offset(connection: Connection) -> int:
+    """The server's replication offset. Raises as `ask_replication` does."""
+    return (await ask_replication(connection)).offset
+
+
 def offset_of(reply: object) -> int | None:
     """`master_repl_offset` of a reply to INFO replication; None where it is not told."""
-    if not isinstance(reply, bytes):
-        return None
-    for line in reply.split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        if name == b"master_repl_offset" and value.isdigit():
-            return int(value)
-    return None
+    found = parse_replication(reply)
+    return found.offset if found is not None else None

@@ -489,6 +489,8 @@ async def test_start_returns_at_once(house: House) -> None:
         "LagSeconds": None,
         "AppliedOffset": None,
         "SourceOffset": None,
+        "SourceLink": None,
+        "SourceHeardSeconds": None,
         "Counters": {
             "Commands": 0,
             "PartialSyncs": 0,

@@ -101,6 +101,7 @@ def test_nothing_from_elsewhere_and_no_markup_from_data(name: str) -> None:
 
 GROUP = GroupRecord("g", "", "migrating", False, "redis://10.0.0.2:6379", 1.0)
 SETTINGS = TransferSettings(source_type="replica")
+HEARD = {"link": "up", "source_heard_seconds": 0.0}
 
 
 def transfer(phase: Phase = Phase.FOLLOW, *, held: bool = True, **progress: Any) -> TransferRecord:
@@ -128,18 +129,23 @@ def transfer(phase: Phase = Phase.FOLLOW, *, held: bool = True, **progress: Any)
 @pytest.mark.parametrize(
     ("phase", "progress", "expected"),
     [
-        (Phase.CONNECT, {}, [True, None, None, None, True]),
-        (Phase.SNAPSHOT, {"keys": 3}, [True, None, None, None, True]),
-        (Phase.CATCH_UP, {"lag_bytes": 5}, [True, True, None, True, True]),
-        (Phase.CATCH_UP, {"lag_bytes": 1 << 20}, [True, True, None, True, True]),
-        (Phase.FOLLOW, {"lag_bytes": (1 << 20) + 1}, [True, True, True, False, True]),
-        (Phase.FOLLOW, {"lag_bytes": 0, "not_carried": 2}, [True, True, True, True, False]),
-        (Phase.STOPPED, {"lag_bytes": 0}, [False, None, None, None, True]),
+        (Phase.CONNECT, {}, [True, None, None, None, None, True]),
+        (Phase.SNAPSHOT, {"keys": 3, "link": "up"}, [True, None, None, None, None, True]),
+        (Phase.CATCH_UP, HEARD | {"lag_bytes": 5}, [True, True, True, None, True, True]),
+        (Phase.CATCH_UP, HEARD | {"lag_bytes": 1 << 20}, [True, True, True, None, True, True]),
+        (Phase.FOLLOW, HEARD | {"lag_bytes": 2 << 20}, [True, True, True, True, False, True]),
+        (
+            Phase.FOLLOW,
+            HEARD | {"lag_bytes": 0, "not_carried": 2},
+            [True, True, True, True, True, False],
+        ),
+        (Phase.FOLLOW, HEARD | {"link": "silent"}, [True, True, False, True, False, True]),
+        (Phase.STOPPED, {"lag_bytes": 0}, [False, None, None, None, None, True]),
     ],
 )
-def test_gates(phase: Phase, progress: dict[str, int], expected: list[bool | None]) -> None:
+def test_gates(phase: Phase, progress: dict[str, Any], expected: list[bool | None]) -> None:
     found = gates(transfer(phase, held=phase is not Phase.STOPPED, **progress))
-    names = ["worker", "snapshot", "caught up", "lag", "everything carried"]
+    names = ["worker", "snapshot", "source heard", "caught up", "lag", "everything carried"]
     assert [gate["Name"] for gate in found] == names
     assert [gate["Open"] for gate in found] == expected
     assert all(gate["Figure"] for gate in found)

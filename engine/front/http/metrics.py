@@ -24,6 +24,16 @@ _FIGURES = (
     ("keys_per_second", "Keys a second during the snapshot.", lambda p: p.keys_per_second),
     ("lag_bytes", "Bytes of the source's stream that are not applied.", lambda p: p.lag_bytes),
     ("lag_seconds", "Seconds that the target is behind.", lambda p: p.lag_seconds),
+    (
+        "source_heard_seconds",
+        "Seconds since anything came from the source.",
+        lambda p: p.source_heard_seconds,
+    ),
+    (
+        "source_link_up",
+        "1 while the followed source is heard, 0 while its link is down or silent.",
+        lambda p: float(p.link == "up") if p.link else None,
+    ),
     ("applied_commands", "Commands of the stream that were applied.", lambda p: p.commands),
     ("spool_bytes", "Bytes of the stream that wait on disk.", lambda p: p.spool_bytes),
     ("retries", "Batches that were sent again.", lambda p: p.retries),
