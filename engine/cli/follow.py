@@ -39,7 +39,8 @@ async def follow(
 
 def as_told(response: dict[str, Any]) -> str:
     """The group, and the report as a table, if there is one."""
-    told = as_text({name: each for name, each in response.items() if name != "Report"})
+    shown = {name: each for name, each in response.items() if name not in ("Report", "Checks")}
+    told = as_text(shown)
     if "Report" in response:
         told += f"\n\n{summary.as_text(Report.from_dict(response['Report']))}"
     return told

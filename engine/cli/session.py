@@ -44,7 +44,9 @@ def respond(
     try:
         response = perform(state, work)
     except Exception as error:
-        fail(error, output, on_interrupt=on_interrupt)
+        checks = getattr(error, "checks", None)
+        result = {"Checks": list(checks)} if checks else None
+        fail(error, output, on_interrupt=on_interrupt, result=result)
     print(as_json(response) if output == "json" else as_told(response))
 
 

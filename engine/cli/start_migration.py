@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
+from engine.cli.checks import warnings
 from engine.cli.follow import as_told, follow, how_to_go_on
 from engine.cli.options import (
     EndpointsOption,
@@ -32,7 +34,8 @@ def start_migration(
 ) -> None:
     """Start a migration, in a worker process.
 
-    Returns at once; with --wait when it can be completed. complete-migration comes next.
+    The checks of test-migration come first, and nothing starts if one fails. Returns at once; with
+    --wait when it can be completed. complete-migration comes next.
     """
     nodes = endpoints(customer_node_endpoint_list)
     started = False
@@ -41,6 +44,8 @@ def start_migration(
         nonlocal started
         response = await engine.start_migration(replication_group_id, nodes, settings=wanted)
         started = True
+        for warning in warnings(response["Checks"]):
+            print(warning, file=sys.stderr)
         return await follow(engine, replication_group_id, "in-sync") if wait else response
 
     respond(

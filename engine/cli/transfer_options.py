@@ -7,7 +7,7 @@ parameter `wanted`, and is decorated with `with_transfer_options`, takes them in
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,6 +120,16 @@ def settings(
         str,
         typer.Option("--spool-bytes", metavar="SIZE", help="How much may wait there: 512mb, 10gb."),
     ] = SPOOL_BYTES,
+    skip_checks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--skip-checks",
+            metavar="NAME[,NAME]",
+            show_default=False,
+            help="Checks before the start that are not to stand in its way, by the names that "
+            "test-migration shows; different-servers cannot be skipped.",
+        ),
+    ] = None,
     tune_source: Annotated[
         bool,
         typer.Option(
@@ -151,8 +161,15 @@ def settings(
             else str(Path(spool_directory).resolve()),
             spool_bytes=size,
             tune_source=tune_source,
+            skip_checks=_names(skip_checks or ()),
         ),
     )
+
+
+def _names(values: Iterable[str]) -> tuple[str, ...]:
+    """The names in a list of lists with commas, each once."""
+    parts = (part.strip() for value in values for part in value.split(","))
+    return tuple(dict.fromkeys(part for part in parts if part))
 
 
 def with_transfer_options(verb: Callable[..., None]) -> Callable[..., None]:
@@ -217,4 +234,5 @@ def spelled(wanted: TransferSettings) -> list[Option]:
         ("--spool-directory", wanted.spool_directory),
         ("--spool-bytes", None if spool_bytes is None else sizes.write(spool_bytes)),
         ("--tune-source", wanted.tune_source or None),
+        ("--skip-checks", ",".join(wanted.skip_checks) or None),
     ]

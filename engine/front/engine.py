@@ -92,12 +92,15 @@ class Engine:
         *,
         settings: TransferSettings | None = None,
     ) -> dict[str, Any]:
-        """Start a worker process that migrates the source into the group; return at once.
+        """Start a worker process that migrates the source into the group, unless a check of
+        `test_migration` fails; return then at once.
 
-        An endpoint is {"Address", "Port"}, or an `Endpoint` without a password. Returns
-        {"ReplicationGroup"}, migrating. Raises `ReplicationGroupNotFoundFault`,
-        `ReplicationGroupAlreadyUnderMigrationFault`, `InvalidReplicationGroupStateFault`,
-        `InvalidParameterValueException`, `InvalidParameterCombinationException`.
+        An endpoint is {"Address", "Port"}, or an `Endpoint` without a password. Checks that are
+        named in `settings.skip_checks` do not stand in the way; warnings become events of the
+        group. Returns {"ReplicationGroup", "Checks"}, migrating. Raises `PreflightFault`,
+        `ReplicationGroupNotFoundFault`, `ReplicationGroupAlreadyUnderMigrationFault`,
+        `InvalidReplicationGroupStateFault`, `InvalidParameterValueException`,
+        `InvalidParameterCombinationException`.
         """
         return await operations.start(
             self._house, replication_group_id, customer_node_endpoint_list, settings

@@ -26,6 +26,7 @@ from engine.model.settings import TransferSettings
 if TYPE_CHECKING:
     from engine.front.house import House
     from engine.groups.records import GroupRecord, TransferRecord
+    from engine.groups.registry import Registry
 
 Checks = Sequence[dict[str, Any]]
 
@@ -65,12 +66,13 @@ async def migrate(
             raise
         if on_checks is not None:
             on_checks(checks)
+
         # Named as this process's from the first moment: should it end here, that can be seen.
-        await house.state(
-            lambda registry: registry.begin_migration(
-                name, [source], settings, process=ProcessId.here()
-            )
-        )
+        def begin(registry: Registry) -> None:
+            registry.begin_migration(name, [source], settings, process=ProcessId.here())
+            operations.note_warnings(registry, name, checks)
+
+        await house.state(begin)
     # 3. Run it here, cut-over included.
     from engine.fleet.here import run_here
 

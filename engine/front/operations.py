@@ -57,12 +57,24 @@ async def start(
 ) -> dict[str, Any]:
     """StartMigration."""
     wanted = settings or TransferSettings()
+    # 1. What can be known before is looked at before anything is written.
     group, sources = await _asked(house, Operation.START, group_id, endpoints, wanted)
-    transfer = await house.state(
-        lambda registry: registry.begin_migration(group.id, sources, wanted)
-    )
+    try:
+        checks = await preflight(house, sources[0], group.primary, wanted)
+    except PreflightFault as fault:
+        refusal = f"start refused: {fault.message}"
+        await house.state(lambda registry: registry.add_event(group.id, refusal))
+        raise
+
+    # 2. It begins.
+    def begin(registry: Registry) -> TransferRecord:
+        begun = registry.begin_migration(group.id, sources, wanted)
+        note_warnings(registry, group.id, checks)
+        return begun
+
+    transfer = await house.state(begin)
     await house.state(lambda registry: _launch(house, registry, transfer))
-    return await house.answer(group.id)
+    return {**await house.answer(group.id), "Checks": checks}
 
 
 async def resume(house: House, group_id: str) -> dict[str, Any]:
@@ -200,6 +212,14 @@ async def preflight(
         )
         raise PreflightFault(f"the migration cannot start: {failed}", checks)
     return checks
+
+
+def note_warnings(registry: Registry, group_id: str, checks: Sequence[dict[str, Any]]) -> None:
+    """Add each warning of the preflight to the group's events."""
+    for each in checks:
+        if each["outcome"] == "warn":
+            said = " → ".join(text for text in (each["figure"], each["remedy"]) if text)
+            registry.add_event(group_id, f"warning: {each['name']}: {said}")
 
 
 async def distinct(sources: Sequence[Endpoint], group: GroupRecord) -> None:

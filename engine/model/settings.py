@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from engine.errors import UsageError
+from engine.model.check_names import check_skipped
 
 SourceType = Literal["auto", "replica", "scan"]
 IfExists = Literal["replace", "skip", "fail"]
@@ -75,6 +76,8 @@ class TransferSettings:
     hold_horizon: float = 3600.0
     """Deadlines nearer than this (seconds, 60 or more) are held back until the cut-over: such keys
     could expire on the target before the command that extends them is applied."""
+    skip_checks: tuple[str, ...] = ()
+    """Checks of the preflight (`model.check_names`) that are in the way of nothing if they fail."""
     auto_cut_over: bool = False
     """Whether the server cuts over by itself as soon as the migration can be completed."""
 
@@ -92,6 +95,7 @@ class TransferSettings:
             raise UsageError(f"--until {self.until!r}: expected snapshot, in-sync or cut-over")
         if self.publish not in get_args(Publish):
             raise UsageError(f"--publish {self.publish!r}: expected pass or drop")
+        check_skipped(self.skip_checks)
         self._check_fence()
         self._check_bounds()
         if self.source_type == "replica" and (objection := self.replica_objection()) is not None:
@@ -176,6 +180,7 @@ class TransferSettings:
         data = dict(data)
         if data.get("databases") is not None:
             data["databases"] = tuple(data["databases"])
+        data["skip_checks"] = tuple(data.get("skip_checks", ()))
         try:
             return cls(**data)
         except TypeError:

@@ -21,6 +21,7 @@ from engine.transfer.checks.databases import (
 )
 from engine.transfer.checks.ends import check_server, greet, unreachable
 from engine.transfer.checks.file import check_contents, check_file, moved_from
+from engine.transfer.checks.lineage import lineage
 from engine.transfer.checks.needs import Way
 from engine.transfer.checks.pair import check_apart, check_eviction, check_memory, check_pair
 from engine.transfer.checks.probe import (
@@ -38,6 +39,7 @@ from engine.transfer.checks.result import (
     Side,
     failed,
     passed,
+    skipped,
     warned,
 )
 from engine.transfer.checks.rights import (
@@ -54,13 +56,23 @@ __all__ = ["Check", "Outcome", "Preflight", "preflight"]
 
 
 async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettings) -> Preflight:
-    """Run every check that can be run; a failed one does not stop the others.
+    """Run every check that can be run; a failed one does not stop the others, and one that
+    `settings.skip_checks` names is a warning if it fails.
 
     Bounded in time by `settings.connect_timeout` for connecting and for each reply; a file is read
     to its end. Raises nothing for what it finds: an unreachable server is a failed check.
     """
     if source.rdb_path is not None:
-        return await _preflight_of_file(source, target, settings)
+        found = await _preflight_of_file(source, target, settings)
+    else:
+        found = await _preflight_of_server(source, target, settings)
+    asked = settings.skip_checks
+    return Preflight(tuple(skipped(c) if c.name in asked else c for c in found.checks))
+
+
+async def _preflight_of_server(
+    source: Endpoint, target: Endpoint, settings: TransferSettings
+) -> Preflight:
     checks: list[Check] = []
     async with AsyncExitStack() as stack:
         # 1. Each end by itself.
@@ -80,7 +92,11 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
         # 3. What they say of themselves, side by side.
         one, other = ends["source"], ends["target"]
         from_info, to_info = infos["source"], infos["target"]
-        apart = check_apart(from_info, to_info, source, target)
+        lines = [
+            await lineage(at, info, timeout=settings.connect_timeout)
+            for at, info in ((source, from_info), (target, to_info))
+        ]
+        apart = check_apart(*lines)
         checks.append(apart)
         checks.extend(check_pair(from_info, to_info, settings))
         # 4. What has to be asked for.
@@ -93,7 +109,7 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
         await _guarded(checks, "clocks", check_clocks(one, other))
         await _guarded(checks, "value-limit", check_bulk_limit(one, other))
         # 5. The one write. Where both are of one replication it would be a write to the source.
-        if apart.outcome == "pass":
+        if apart.outcome == "pass" and "probe" not in settings.skip_checks:
             await _guarded(checks, "probe", check_probe(other, from_info, to_info))
     return Preflight(tuple(checks))
 
@@ -132,7 +148,8 @@ async def _preflight_of_file(
         checks.append(check_existing(info, moved, settings))
         await _guarded(checks, "clocks", check_clock(end))
         # 4. The one write.
-        await _guarded(checks, "probe", check_probe(end, found.info, info))
+        if "probe" not in settings.skip_checks:
+            await _guarded(checks, "probe", check_probe(end, found.info, info))
     return Preflight(tuple(checks))
 
 

@@ -137,14 +137,42 @@ def test_the_faults_are_typed(api: Serving, server_factory: ServerFactory) -> No
     assert client.describe_events(SourceIdentifier="b")["Events"] == []
 
 
+def test_what_fails_before_a_start(api: Serving, server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory(None, "--databases", "4")
+    source.client(db=9).set("key", "value")
+    client = api.client()
+    register(client, target)
+    asked = {"ReplicationGroupId": "cache", "CustomerNodeEndpointList": node(source)}
+    with pytest.raises(client.exceptions.InvalidParameterValueException, match="databases: to be"):
+        client.start_migration(**asked)
+    assert group(client)["Status"] == "available"
+    names = ["databases"]
+
+    def skipping(params: dict[str, Any], **_: Any) -> None:
+        params["body"].update({f"SkipChecks.member.{n}": name for n, name in enumerate(names, 1)})
+
+    for operation in ("TestMigration", "StartMigration"):
+        client.meta.events.register(f"before-call.elasticache.{operation}", skipping)
+    names.append("databaes")
+    with pytest.raises(client.exceptions.InvalidParameterValueException, match=r"Known: .*memory"):
+        client.test_migration(**asked)
+    names[1] = "memory"
+    assert client.test_migration(**asked)["ReplicationGroup"]["Status"] == "available"
+    assert client.start_migration(**asked)["ReplicationGroup"]["Status"] == "migrating"
+    client.complete_migration(ReplicationGroupId="cache", Force=True)
+    until(lambda: group(client)["Status"] == "available", "aborted")
+
+
 def test_completion_is_refused_while_not_in_sync(
     api: Serving, server_factory: ServerFactory
 ) -> None:
-    source, target = server_factory(), server_factory()
+    # Its snapshot begins late, so that there is time to stop it.
+    late = ("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "10")
+    source, target = server_factory(None, *late), server_factory()
     client = api.client()
     register(client, target)
-    source.freeze()
     client.start_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=node(source))
+    source.freeze()
     with pytest.raises(client.exceptions.InvalidReplicationGroupStateFault, match="cannot complet"):
         client.complete_migration(ReplicationGroupId="cache")
     assert group(client)["Status"] == "migrating"

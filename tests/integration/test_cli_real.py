@@ -179,6 +179,33 @@ def test_a_cut_over_without_the_comparison(server_factory: ServerFactory, cli: C
         source.client().set("late", "1")
 
 
+def test_what_fails_before_a_start(server_factory: ServerFactory, cli: Cli) -> None:
+    source, target = server_factory(), server_factory(None, "--databases", "4")
+    source.client(db=9).set("key", "value")
+    source.client().set("a", "b")
+    target.client(db=0).set("its own", "1")
+    register(cli, target)
+    told = cli("start-migration", *GROUP, *nodes(source), "--output", "json")
+    assert told.code == 1
+    assert told.json["Error"]["Code"] == "InvalidParameterValue"
+    assert {each["name"] for each in told.json["Checks"] if each["outcome"] == "fail"} == {
+        "databases"
+    }
+    assert "the migration cannot start: databases: to be moved: 0, 9" in told.err
+    for wrong, words in (
+        ("databaes", "no check 'databaes'"),
+        ("different-servers", "cannot be sk"),
+    ):
+        told = cli("start-migration", *GROUP, *nodes(source), "--skip-checks", f"memory,{wrong}")
+        assert told.code == 2
+        assert words in re.sub(r"\s+", " ", told.err)
+    skipping = ("--skip-checks", "memory,databases", "--source-type", "scan", "--db", "0")
+    told = cli("start-migration", *GROUP, *nodes(source), *skipping)
+    assert told.code == 0, told.err
+    assert told.err.startswith("warning: existing-keys: on the target: 1 in database 0")
+    assert cli("complete-migration", *GROUP, "--force", "--wait").code == 0
+
+
 # Faults.
 
 

@@ -24,6 +24,7 @@ from engine.errors import (
     InvalidReplicationGroupStateFault,
     ReplicationGroupAlreadyUnderMigrationFault,
     TransferFailed,
+    UsageError,
 )
 from engine.fleet import run
 from engine.front.engine import Engine
@@ -486,6 +487,74 @@ async def test_a_cut_over_that_is_refused(face: Engine, server_factory: ServerFa
 
 
 @in_loop
+async def test_what_fails_before_a_start(face: Engine, server_factory: ServerFactory) -> None:
+    """A start looks before it leaps; who knows better names the check."""
+    source, target = server_factory(), server_factory(None, "--databases", "4")
+    source.client(db=9).set("key", "value")
+    source.client().set("a", "b")
+    await face.register_replication_group("g", plain(target))
+    with pytest.raises(PreflightFault, match=r"cannot start: databases: .* not 9") as caught:
+        await face.start_migration("g", node(source))
+    assert caught.value.code == "InvalidParameterValue"
+    assert [each["name"] for each in caught.value.checks if each["outcome"] == "fail"] == [
+        "databases"
+    ]
+    (group,) = (await face.describe_replication_groups("g"))["ReplicationGroups"]
+    assert group["Status"] == "available"
+    assert (await events(face))[-1].startswith("start refused: the migration cannot start: databas")
+    assert target.client().dbsize() == 0
+    settings = TransferSettings(skip_checks=("databases",), databases=(0,), source_type="scan")
+    started = await face.start_migration("g", node(source), settings=settings)
+    assert started["ReplicationGroup"]["Status"] == "migrating"
+    await face.wait("g", until="in-sync", timeout=30)
+    await face.complete_migration("g", force=True)
+    await face.wait("g", until="available", timeout=30)
+
+
+@in_loop
+async def test_warnings_become_events(face: Engine, server_factory: ServerFactory) -> None:
+    source, target = server_factory(), server_factory(None, "--maxmemory-policy", "volatile-lru")
+    target.client().config_set("maxmemory", "1gb")
+    target.client().set("its own", "1")
+    source.client().set("a", "b")
+    await face.register_replication_group("g", plain(target))
+    await face.start_migration("g", node(source))
+    told = [each for each in await events(face) if each.startswith("warning: ")]
+    assert [each.split(": ")[1] for each in told] == ["eviction", "existing-keys"]
+    assert "→ Set maxmemory-policy noeviction on the target" in told[0]
+    await face.complete_migration("g", force=True)
+    await face.wait("g", until="available", timeout=30)
+    # In one go too.
+    target.client().delete("its own", "a")
+    await face.migrate(
+        Endpoint.parse(source.url), Endpoint.parse(target.url), replication_group_id="g"
+    )
+    assert len([each for each in await events(face) if each.startswith("warning: ")]) == 3
+
+
+@in_loop
+@pytest.mark.parametrize("how", ["two addresses", "a replica", "a replica's replica"])
+async def test_a_server_is_not_replicated_into_itself(
+    face: Engine, server_factory: ServerFactory, how: str
+) -> None:
+    """One INCR became 1,123 within six seconds, and there was no end to it."""
+    target = server_factory(None, unix=True)
+    source: Endpoint | dict[str, Any] = Endpoint.parse(target.unix_url)
+    above = target
+    for _ in range({"two addresses": 0, "a replica": 1, "a replica's replica": 2}[how]):
+        replica = server_factory()
+        replica.client().replicaof("127.0.0.1", above.port)
+        (source,), above = node(replica), replica
+    await face.register_replication_group("g", plain(target))
+    with pytest.raises(PreflightFault, match="different-servers: the source is"):
+        await face.start_migration("g", [source])
+    with pytest.raises(UsageError, match="cannot be skipped"):
+        TransferSettings(skip_checks=("different-servers",))
+    assert target.client().incr("clicks") == 1
+    assert target.client().get("clicks") == b"1"
+
+
+@in_loop
 async def test_a_cut_over_without_the_comparison(
     face: Engine, server_factory: ServerFactory
 ) -> None:
@@ -520,7 +589,9 @@ async def test_a_transfer_that_fails(face: Engine, server_factory: ServerFactory
     fill(source, 100)
     await face.register_replication_group("g", plain(target))
     await face.start_migration(
-        "g", [{"Address": "127.0.0.1", "Port": 1}], settings=TransferSettings(retry_seconds=1.0)
+        "g",
+        [{"Address": "127.0.0.1", "Port": 1}],
+        settings=TransferSettings(retry_seconds=1.0, skip_checks=("source-reachable",)),
     )
     with pytest.raises(TransferFailed, match="failed:"):
         await face.wait("g", until="copied", timeout=60)

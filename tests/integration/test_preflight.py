@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import time
@@ -13,6 +14,8 @@ import pytest
 import redis
 
 from engine._native import crc64
+from engine.errors import UsageError
+from engine.model.check_names import CHECKS
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.transfer.checks.probe import judge_clocks, skew
@@ -480,6 +483,85 @@ async def test_ends_of_one_replication(binary: Binary, server_factory: ServerFac
     result = await look(elsewhere, replica)
     fails(result, "target-role")
     fails(result, "probe", "READONLY")
+
+
+async def test_a_replica_whose_link_is_down(server_factory: ServerFactory) -> None:
+    """Nothing of its replication id tells from whom it will have its data; its chain does."""
+    target = server_factory(password=SECRET)
+    middle, source = server_factory(), server_factory()
+    # Without the primary's password neither link comes up.
+    middle.client().replicaof("127.0.0.1", target.port)
+    result = await look(middle, target)
+    fails(result, "different-servers", "the source is a replica of the target: they hold")
+    source.client().replicaof("127.0.0.1", middle.port)
+    assert source.client().info("replication")["master_link_status"] == "down"
+    result = await look(source, target)
+    primary = f"(its primary is 127.0.0.1:{middle.port})"
+    fails(result, "different-servers", f"the source is a replica of the target {primary}")
+    assert all(check.name != "probe" for check in result.checks)
+    assert named(await look(target, source), "different-servers").outcome == "fail"
+    # Two replicas of one primary; and servers that are replicas of each other end the walk.
+    beside = server_factory()
+    beside.client().replicaof("127.0.0.1", middle.port)
+    fails(await look(source, beside), "different-servers", "both belong to one replication")
+    middle.client().replicaof("127.0.0.1", source.port)
+    elsewhere = server_factory()
+    assert named(await look(source, elsewhere), "different-servers").outcome == "pass"
+
+
+async def test_checks_that_are_skipped(server_factory: ServerFactory) -> None:
+    """By name; the figure is still told, and the probe, which is a write, is left out."""
+    source, target = server_factory(), server_factory(None, "--databases", "4")
+    source.client(db=9).set("key", "value")
+    result = await look(source, target)
+    fails(result, "databases", "not 9")
+    result = await look(source, target, replace(QUICK, skip_checks=("databases", "probe")))
+    assert result.ok
+    warns(result, "databases", "skipped as asked: to be moved: 9", "not 9")
+    assert all(check.name != "probe" for check in result.checks)
+    # A server that is its own source is never fed with itself.
+    for name, words in (
+        ("different-servers", "cannot be skipped"),
+        ("memroy", "no check 'memroy'"),
+    ):
+        with pytest.raises(UsageError, match=words) as caught:
+            replace(QUICK, skip_checks=(name,))
+        if name == "memroy":
+            assert "memory" in caught.value.remedy
+            assert "different-servers" not in caught.value.remedy
+
+
+def test_every_check_has_its_name_in_the_table() -> None:
+    """What is not in it could not be skipped, and a name in it that is no check's is misleading."""
+    folder = Path(preflight.__code__.co_filename).parent
+    found: set[str] = set()
+    for path in (folder / "preflight.py", *sorted((folder / "checks").glob("*.py"))):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            # Where a check is made, and where its name is written down before.
+            named_here: list[ast.expr] = []
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                if node.func.id in ("passed", "warned", "failed"):
+                    named_here = node.args[:1]
+                elif node.func.id == "_guarded":
+                    named_here = node.args[1:2]
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in (
+                "name",
+                "FOLLOWING",
+            ):
+                value = node.value
+                named_here = [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]
+            for each in named_here:
+                if isinstance(each, ast.Constant):
+                    found.add(str(each.value))
+                elif isinstance(each, ast.JoinedStr):
+                    found |= {
+                        eval(ast.unparse(each), {"side": side, "name": name})
+                        for side in ("source", "target")
+                        for name in ("auth", "answer")
+                    }
+    # "auth" and "answer" are told with the end's name before them.
+    assert found - {"auth", "answer"} == CHECKS
 
 
 def _wait_for_link(replica: Server) -> None:

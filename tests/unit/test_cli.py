@@ -408,6 +408,7 @@ def interrupted(arguments: list[str], capsys: Capture, monkeypatch: pytest.Monke
         ["--source-type", "auto", "--until", "in-sync", "--tune-source"],
         ["--fence", "hook", "--fence-hook", "stop 'all' of them", "--cut-over-timeout", "2.5"],
         ["--cut-over-timeout", "2.5", "--source-after", "resume", "--publish", "drop"],
+        ["--skip-checks", "memory,source-role"],
         ["--fence", "none", "--spool-directory", "/var/spool/a b", "--spool-bytes", "512mb"],
     ],
 )
@@ -436,7 +437,7 @@ def test_the_verbs_of_a_transfer_take_its_options(verb: str, capsys: Capture) ->
     assert run(verb, "--help") == 0
     shown = capsys.readouterr().out
     names = inspect.signature(transfer_options.settings).parameters
-    assert len(names) == 14
+    assert len(names) == 15
     for name in ("match", "type", "db", "source-type", "if-exists", "until", "fence", "fence-hook"):
         assert f"--{name} " in shown
     for name in (
@@ -446,6 +447,7 @@ def test_the_verbs_of_a_transfer_take_its_options(verb: str, capsys: Capture) ->
         "spool-directory",
         "spool-bytes",
         "tune-source",
+        "skip-checks",
     ):
         assert f"--{name} " in shown
     assert "wanted" not in shown

@@ -49,6 +49,7 @@ from engine.model.endpoint import Endpoint, Tls
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
+from tests.preflight import without_checks
 
 SECRET = "correct-horse-battery"
 TARGET = "redis://target.invalid:6379"
@@ -340,6 +341,7 @@ async def house(
 ) -> AsyncIterator[tuple[Engine, Registry]]:
     """An engine with the group "g" whose workers are this process: the fleet starts none."""
     monkeypatch.setattr(local, "launch", lambda *_, **__: os.getpid())
+    without_checks(monkeypatch)
     face, registry = Engine(state_url, credentials=Credentials()), Registry(state_url)
     await face.register_replication_group("g", TARGET, description="d")
     yield face, registry
@@ -368,7 +370,7 @@ async def events(house: House) -> list[str]:
 
 async def test_responses_have_the_models_shapes(house: House, model: dict[str, Any]) -> None:
     face, registry = house
-    ours = frozenset({"Migration"})
+    ours = frozenset({"Migration", "Checks"})
     await face.register_replication_group("unix", "unix:///s", cluster_enabled=True)
     await face.register_replication_group("tls", "rediss://u@h?verify=no")
     registered = await face.register_replication_group("h", TARGET)
@@ -763,7 +765,9 @@ async def test_no_password_in_the_state(state_url: str, monkeypatch: pytest.Monk
     await face.register_replication_group("g", TARGET)
     with pytest.raises(InvalidParameterValueException):
         await face.start_migration("g", [Endpoint("192.0.2.1", password=SECRET)])
-    await face.start_migration("g", NODES)
+    with monkeypatch.context() as patched:
+        without_checks(patched)
+        await face.start_migration("g", NODES)
     closed = [Endpoint("127.0.0.1", port, password=SECRET) for port in (1, 2)]
     with pytest.raises(InvalidParameterValueException) as caught:
         await face.migrate(*closed, settings=TransferSettings(connect_timeout=1.0))

@@ -25,6 +25,7 @@ from engine.groups.states import TransferStatus
 from engine.model.credentials import Credentials
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
+from tests.preflight import without_checks
 
 TARGET = "redis://target.invalid:6379"
 NODES = [{"Address": "192.0.2.1", "Port": 6379}]
@@ -82,6 +83,7 @@ async def house(state_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         return house.launch()
 
     monkeypatch.setattr(local, "launch", launch)
+    without_checks(monkeypatch)
     await house.face.register_replication_group("g", TARGET)
     await house.face.start_migration("g", NODES)
     yield house

@@ -22,6 +22,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
+from tests.preflight import without_checks
 from tests.unit.test_supervise import NODES, TARGET, killed
 
 IN_SYNC = Progress(phase=Phase.FOLLOW, source_type="replica", can_complete=True)
@@ -64,6 +65,7 @@ async def watched(state_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         return found.worker or killed()
 
     monkeypatch.setattr(local, "launch", launch)
+    without_checks(monkeypatch)
     await found.face.register_replication_group("g", TARGET)
     yield found
     found.face.close()

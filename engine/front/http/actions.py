@@ -95,9 +95,7 @@ def find(name: str) -> Action:
 
 
 async def _start(engine: Engine, parameters: Parameters) -> dict[str, Any]:
-    settings = TransferSettings()
-    if parameters.get("AutoCutover"):
-        settings = replace(settings, auto_cut_over=True)
+    settings = _settings(parameters)
     return await engine.start_migration(
         parameters.get("ReplicationGroupId", ""),
         parameters.get("CustomerNodeEndpointList", []),
@@ -107,8 +105,22 @@ async def _start(engine: Engine, parameters: Parameters) -> dict[str, Any]:
 
 async def _test(engine: Engine, parameters: Parameters) -> dict[str, Any]:
     return await engine.test_migration(
-        parameters["ReplicationGroupId"], parameters["CustomerNodeEndpointList"]
+        parameters["ReplicationGroupId"],
+        parameters["CustomerNodeEndpointList"],
+        settings=_settings(parameters),
     )
+
+
+def _settings(parameters: Parameters) -> TransferSettings:
+    try:
+        return TransferSettings(
+            auto_cut_over=bool(parameters.get("AutoCutover")),
+            skip_checks=tuple(dict.fromkeys(parameters.get("SkipChecks", ()))),
+        )
+    except UsageError as error:
+        raise InvalidParameterValueException(
+            f"Invalid value for SkipChecks: {error.message}.", remedy=error.remedy
+        ) from None
 
 
 async def _complete(engine: Engine, parameters: Parameters) -> dict[str, Any]:
@@ -232,11 +244,12 @@ ACTIONS: dict[str, Action] = {
     "StartMigration": Action(
         Role.MIGRATE,
         _start,
-        (*_ENDS, "AutoCutover"),
+        (*_ENDS, "AutoCutover", "SkipChecks"),
         {"ClearTargetCacheData": (False,)},
         refused=partial(_refused, Operation.START),
+        slow=True,
     ),
-    "TestMigration": Action(Role.MIGRATE, _test, _ENDS, slow=True),
+    "TestMigration": Action(Role.MIGRATE, _test, (*_ENDS, "SkipChecks"), slow=True),
     "CompleteMigration": Action(
         Role.MIGRATE,
         _complete,

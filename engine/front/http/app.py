@@ -90,6 +90,7 @@ class Api:
         self._model: Model = model()
         self._line = asyncio.Semaphore(AT_ONCE)
         self._changes = asyncio.Semaphore(CHANGES_AT_ONCE)
+        self._slow_changes = asyncio.Semaphore(SLOW_AT_ONCE)
         self._slow = 0
         self._recent = Recent()
         self._healthy = (0.0, False)
@@ -154,7 +155,7 @@ class Api:
         """Run an operation, within the limits on how many there are and how long they take."""
         try:
             async with asyncio.timeout(OPERATION_SECONDS):
-                if action.slow:
+                if action.refused is None and action.slow:
                     # Slow ones do not stand in the others' way, nor wait behind them.
                     return await self._slowly(action, parameters)
                 if action.refused is None:
@@ -186,7 +187,7 @@ class Api:
             if self._gate.was_used(caller):
                 await action.look(self._engine, parameters)
             with self._gate.once(caller):
-                async with self._changes:
+                async with self._slow_changes if action.slow else self._changes:
                     return _shown(await action.run(self._engine, parameters))
         finally:
             # Refused or not: a refusal is an event.

@@ -23,7 +23,8 @@ CHANGES_AT_ONCE = 4
 """So many changes run at once, in a line of their own: while another process has the state locked
 each of them holds a thread for as long as the lock is waited for, and reading does not wait."""
 SLOW_AT_ONCE = 4
-"""So many operations that talk to servers run at once; there is no line for more."""
+"""So many operations that talk to servers run at once. Changes among them (starts) are counted by
+themselves, and wait in line; for others there is no line."""
 OPERATION_SECONDS = 60.0
 
 Headers = Sequence[tuple[str, str]]

@@ -17,9 +17,15 @@ SERVICE = "elasticache"
 API_VERSION = "2015-02-02"
 _OURS: Mapping[str, Mapping[str, str]] = {
     "CompleteMigrationMessage": {"SkipVerification": "Boolean"},
+    "StartMigrationMessage": {"SkipChecks": "OurNameList"},
+    "TestMigrationMessage": {"SkipChecks": "OurNameList"},
 }
 """Members of our own that requests may have beside the model's: by the shape of the request, each
 with the shape of its value. The SDKs do not know them; a form can name them."""
+_OUR_SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "OurNameList": {"type": "list", "member": {"shape": "String"}},
+}
+"""Their shapes, where the model has none that fits."""
 _ITEM = "member"
 """How the Query protocol calls a list's items where the model has no name for them."""
 
@@ -81,7 +87,7 @@ class Model:
         return found
 
     def _read(self, name: str) -> Shape:
-        data = self._shapes[name]
+        data = _OUR_SHAPES[name] if name in _OUR_SHAPES else self._shapes[name]
         item = data.get("member")
         return Shape(
             name=name,

@@ -19,6 +19,11 @@ export class StartForm {
     required: true,
   });
   #auto = tick("Cut over by itself as soon as it is in sync", { id: "auto", name: "auto" });
+  #skip = field(
+    "Checks to skip",
+    { id: "skip-checks", name: "skip" },
+    "Names as the test shows them, with commas between; usually none.",
+  );
   #test = el("button", { type: "button", click: () => this.#testIt() }, "Test");
   #start = el("button", { type: "submit", class: "primary" }, "Start migration");
   #outcome = new Outcome();
@@ -38,6 +43,7 @@ export class StartForm {
         },
       },
       ends,
+      this.#skip.node,
       this.#auto.node,
       buttons,
       this.#outcome.node,
@@ -63,10 +69,13 @@ export class StartForm {
 
   #parameters() {
     const member = "CustomerNodeEndpointList.member.1";
+    const names = this.#skip.input.value.split(",").map((name) => name.trim());
+    const skipped = names.filter((name) => name).map((name, n) => [`SkipChecks.member.${n + 1}`, name]);
     return [
       ["ReplicationGroupId", this.#id],
       [`${member}.Address`, this.#host.input.value.trim()],
       [`${member}.Port`, this.#port.input.value.trim()],
+      ...skipped,
     ];
   }
 

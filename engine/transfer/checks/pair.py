@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo, accepts_footer, known_types, rdb_version
 from engine.model.settings import TransferSettings
+from engine.transfer.checks.lineage import Member, same_place
 from engine.transfer.checks.result import Check, failed, passed, size, warned
 
 # Above this share of the free memory the fit is called tight: encodings and allocators differ.
@@ -27,35 +27,48 @@ def check_pair(
     yield _modules(source, target)
 
 
-def check_apart(
-    source: ServerInfo, target: ServerInfo, source_at: Endpoint, target_at: Endpoint
-) -> Check:
-    """Whether the two are different servers with different data.
+def check_apart(source: Sequence[Member], target: Sequence[Member]) -> Check:
+    """Whether the two are different servers with different data, by the lineage of each.
 
     Two ends of one replication would feed the migration its own output.
     """
     name = "different-servers"
-    same_id = bool(source.run_id) and source.run_id == target.run_id
-    if same_id or source_at.address == target_at.address:
+    one, other = source[0], target[0]
+    if one.is_one_with(other):
         return failed(
             name,
             "the source is its own target (both addresses lead to one server)",
             "Name another server as the target.",
         )
-    if source.replid and source.replid == target.replid:
-        relation = (
-            "the target is a replica of the source"
-            if target.is_replica and not source.is_replica
-            else "the source is a replica of the target"
-            if source.is_replica and not target.is_replica
-            else "both belong to one replication"
-        )
+    relation = _relation(source, target)
+    if relation:
         return failed(
             name,
-            f"{relation}: they hold the same data already",
+            relation,
             "Name a target of its own; or promote the replica, if that is what you want.",
         )
     return passed(name, "two servers, no replication between them")
+
+
+def _relation(source: Sequence[Member], target: Sequence[Member]) -> str:
+    """What the two have to do with each other, empty if nothing."""
+    shared = ": they hold the same data already"
+    above = {
+        "the source is a replica of the target": (source[1:], target[0]),
+        "the target is a replica of the source": (target[1:], source[0]),
+    }
+    for relation, (line, end) in above.items():
+        if any(each.is_one_with(end) for each in line):
+            through = "" if same_place(line[0].endpoint, end.endpoint) else _through(line)
+            return f"{relation}{through}{shared}"
+    for each in source:
+        if any(each.shares_data_with(member) for member in target):
+            return f"both belong to one replication{shared}"
+    return ""
+
+
+def _through(line: Sequence[Member]) -> str:
+    return f" (its primary is {line[0].endpoint.address})"
 
 
 def unloadable_types(source: ServerInfo, target: ServerInfo) -> frozenset[int]:

@@ -66,6 +66,13 @@ def failed(name: str, figure: str, remedy: str) -> Check:
     return Check(name, "fail", figure, remedy)
 
 
+def skipped(check: Check) -> Check:
+    """The check as it is told where the operator has it skipped: in the way of nothing."""
+    if check.outcome != "fail":
+        return check
+    return warned(check.name, f"skipped as asked: {check.figure}", check.remedy)
+
+
 def listed(numbers: tuple[int, ...] | list[int]) -> str:
     """Database numbers for people: `0, 9`."""
     return ", ".join(map(str, numbers)) or "none"

@@ -1,0 +1,60 @@
+"""The names of the preflight's checks, and which of them may be skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from engine.errors import UsageError
+
+_OF_EACH_END = (
+    "answer",
+    "auth",
+    "comparison",
+    "loading",
+    "mode",
+    "permissions",
+    "reachable",
+    "role",
+    "tls",
+    "version",
+)
+CHECKS = frozenset(
+    {f"{side}-{what}" for side in ("source", "target") for what in _OF_EACH_END}
+    | {
+        "beside-the-keys",
+        "chosen-databases",
+        "clocks",
+        "databases",
+        "different-servers",
+        "eviction",
+        "existing-keys",
+        "fence",
+        "following",
+        "memory",
+        "modules",
+        "probe",
+        "rdb-version",
+        "source-after",
+        "source-file",
+        "source-keys",
+        "stream-commands",
+        "tune-source",
+        "value-limit",
+        "value-types",
+        "values",
+    }
+)
+"""Every check that a preflight can make."""
+NEVER_SKIPPED = frozenset({"different-servers"})
+"""A server that is its own source, or is fed by it, is destroyed by what it is sent: no operator
+knows better."""
+
+
+def check_skipped(names: Iterable[str]) -> None:
+    """Raise `UsageError` for a name that is no check's, or of one that cannot be skipped."""
+    for name in names:
+        if name in NEVER_SKIPPED:
+            raise UsageError(f"the check {name} cannot be skipped")
+        if name not in CHECKS:
+            known = ", ".join(sorted(CHECKS - NEVER_SKIPPED))
+            raise UsageError(f"there is no check {name[:80]!r} to skip", remedy=f"Known: {known}.")
