@@ -26,10 +26,13 @@ from queue import Empty, SimpleQueue
 from typing import Any, Self
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
-ANSWER_SECONDS = 20.0
-WAIT_SECONDS = 15.0
+# To its first answer, which on a busy machine with cold disks comes after its whole start.
+START_SECONDS = 120.0
+ANSWER_SECONDS = 60.0
+WAIT_SECONDS = 30.0
 STOP_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
+_POLL_SECONDS = 0.5
 
 # --remote-debugging-pipe reads from descriptor 3 and writes to 4.
 _WITH_PIPES = """
@@ -99,7 +102,11 @@ class Browser:
             os.close(reads)
             os.close(writes)
         browser = cls(process, write, read, home)
-        browser.call("Browser.getVersion")
+        try:
+            browser.call("Browser.getVersion", seconds=START_SECONDS)
+        except BaseException:
+            browser.close()
+            raise
         return browser
 
     def open(self, url: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> Page:
@@ -117,26 +124,49 @@ class Browser:
         page.go(url)
         return page
 
-    def call(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
-        """One command of the protocol; its result. Raises `BrowserError`."""
+    def call(
+        self,
+        method: str,
+        session: str | None = None,
+        seconds: float | None = None,
+        **params: Any,
+    ) -> dict[str, Any]:
+        """One command of the protocol; its result. Raises `BrowserError`, also when there is no
+        answer for `seconds` (by default `ANSWER_SECONDS`) or the browser has ended."""
         number = next(self._ids)
         answer = self._answers[number] = SimpleQueue()
         message: dict[str, Any] = {"id": number, "method": method, "params": params}
         if session is not None:
             message["sessionId"] = session
         data = json.dumps(message).encode() + b"\0"
-        while data:
-            data = data[os.write(self._write, data) :]
+        seconds = ANSWER_SECONDS if seconds is None else seconds
         try:
-            found = answer.get(timeout=ANSWER_SECONDS)
+            while data:
+                data = data[os.write(self._write, data) :]
+            found = self._answered(answer, seconds)
         except Empty:
-            raise BrowserError(f"{method}: no answer from the browser") from None
+            raise BrowserError(f"{method}: no answer from the browser in {seconds:g} s") from None
+        except BrokenPipeError:
+            raise BrowserError(f"{method}: the browser has ended") from None
         finally:
             del self._answers[number]
         if "error" in found:
             raise BrowserError(f"{method}: {found['error'].get('message')}")
         result: dict[str, Any] = found["result"]
         return result
+
+    def _answered(self, answer: SimpleQueue[dict[str, Any]], seconds: float) -> dict[str, Any]:
+        """The answer. Raises `Empty` after so long, `BrokenPipeError` once the browser is gone."""
+        deadline = time.monotonic() + seconds
+        while True:
+            over = self._process.poll() is not None or time.monotonic() > deadline
+            try:
+                return answer.get(timeout=0 if over else _POLL_SECONDS)
+            except Empty:
+                if self._process.poll() is not None:
+                    raise BrokenPipeError from None
+                if over:
+                    raise
 
     def close(self) -> None:
         """End the browser."""

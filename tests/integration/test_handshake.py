@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from engine._native import encode_command
+from engine._native import NeedData, encode_command
 from engine.errors import AuthError, LinkError, PsyncRefused, ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.position import StreamPosition
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
 from engine.wire.info import ask_info
+from engine.wire.lines import LineReader
 from engine.wire.psync import FullSync, PartialSync, handshake
 from tests.conftest import ServerFactory, known
 from tests.proxy import Proxy
@@ -183,15 +184,34 @@ async def test_silence_is_a_lost_link(server_factory: ServerFactory) -> None:
         server.thaw()
 
 
-@pytest.mark.parametrize("at", [0, 3, 5, 17, 60, 61, 62, 66, 90, 111, 112, 113])
-async def test_a_link_cut_anywhere(server_factory: ServerFactory, at: int) -> None:
+@pytest.mark.parametrize("place", ["before", "inside", "at the end"])
+async def test_a_link_cut_anywhere(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """In each reply of this server, whose lengths are its own."""
     server = server_factory()
+    replies: list[int] = []
+    take_line = LineReader.line
+
+    def counted(self: LineReader) -> bytes | NeedData:
+        if isinstance(line := take_line(self), bytes) and line:
+            replies.append(len(line + b"\r\n"))
+        return line
+
+    async with connected(server) as connection:
+        with monkeypatch.context() as patch:
+            patch.setattr(LineReader, "line", counted)
+            assert isinstance(await shake(connection), FullSync)
+    assert len(replies) >= 4, "REPLCONF, PSYNC, and where the snapshot ends"
     with Proxy(server.host, server.port) as proxy:
-        async with connected(proxy) as connection:
-            info = await ask_info(connection)
-            proxy.cut_after(at, "down")
-            with pytest.raises(LinkError):
-                await handshake(connection, None, info=info, timeout=10)
+        for index, length in enumerate(replies):
+            at = sum(replies[:index])
+            at += {"before": 0, "inside": length // 2, "at the end": length - 1}[place]
+            async with connected(proxy) as connection:
+                info = await ask_info(connection)
+                proxy.cut_after(at, "down")
+                with pytest.raises(LinkError):
+                    await handshake(connection, None, info=info, timeout=10)
     async with connected(server) as connection:
         assert isinstance(await shake(connection), FullSync)
 

@@ -18,7 +18,7 @@ from botocore.credentials import Credentials
 
 from tests import browser as chromium
 from tests.api import REGION, Serving, until
-from tests.browser import Browser, Page
+from tests.browser import Browser, BrowserError, Page
 from tests.conftest import ServerFactory
 from tests.servers import Server
 
@@ -72,6 +72,29 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("idle")
     with Serving(folder, f"sqlite:///{folder / 'state.sqlite'}") as serving:
         yield serving
+
+
+def in_place_of_chromium(monkeypatch: pytest.MonkeyPatch, path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(chromium, "NAMES", (str(path),))
+
+
+def test_a_browser_that_starts_slowly_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its first answer has a time of its own: it comes after the whole start."""
+    monkeypatch.setattr(chromium, "ANSWER_SECONDS", 0.5)
+    in_place_of_chromium(monkeypatch, tmp_path / "slow", f'sleep 1; exec "{chromium.find()}" "$@"')
+    Browser.start().close()
+
+
+def test_a_browser_that_ends_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    in_place_of_chromium(monkeypatch, tmp_path / "none", "exit 1")
+    with pytest.raises(BrowserError, match="the browser has ended"):
+        Browser.start()
 
 
 def sign_in(page: Page, key: dict[str, str]) -> None:

@@ -170,9 +170,13 @@ def test_traffic_goes_on_at_another_server(ends: tuple[Server, Server]) -> None:
         time.sleep(0.3)
         traffic.move_to(second)
         counters.move_to(second)
-        time.sleep(0.5)
-    assert second.client().dbsize() + second.client(db=1).dbsize() > 20
-    assert second.client(db=9).exists("counter:number")
+        sizes = [second.client(db=db).dbsize for db in (0, 1)]
+        deadline = time.monotonic() + 20
+        while sum(size() for size in sizes) <= 20 or not second.client(db=9).exists(
+            "counter:number"
+        ):
+            assert time.monotonic() < deadline, (traffic.describe(), [size() for size in sizes])
+            time.sleep(0.02)
 
 
 def test_what_ended_the_writer_is_raised() -> None:
