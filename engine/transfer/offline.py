@@ -90,6 +90,8 @@ class Offline:
             else "copied: all that the file holds"
         )
         if self._settings.until != "cut-over" and stage.one_go:
+            if lost := self._lost():
+                raise TransferFailed(lost)
             stage.enter(Phase.DONE)
             return
         while True:
@@ -192,10 +194,14 @@ class Offline:
         return position
 
     async def _pass_gate(self) -> GateResult:
-        lost = self._stage.tally.not_carried_total
-        if lost:
-            return GateResult(False, f"{lost:,} keys were not carried")
+        if lost := self._lost():
+            return GateResult(False, lost)
         return await compared(self._stage, self._gate)
+
+    def _lost(self) -> str:
+        """What was not carried, in words; empty if everything was."""
+        lost = self._stage.tally.not_carried_total
+        return f"{lost:,} keys were not carried" if lost else ""
 
     async def _ticking(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work`; meanwhile tell the progress and write the checkpoint."""

@@ -46,7 +46,7 @@ from engine.transfer.aside import cancelled
 from engine.transfer.books import Books
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.copy import explain
-from engine.transfer.cut_over import CutOver
+from engine.transfer.cut_over import CutOver, not_carried_words
 from engine.transfer.ends import Ends
 from engine.transfer.follow import Follower
 from engine.transfer.gate import GateInSync
@@ -183,6 +183,8 @@ class Online:
                     assert held is not None
                     held = held.renamed(sync.replid)
                 if stage.one_go and self._settings.until == "snapshot":
+                    if stage.tally.not_carried_total:
+                        raise TransferFailed(not_carried_words(stage))
                     applier = await self._ready(held)
                     await self._opening.promote(applier, applier.identity)
                     await self._opening.tidy_up()

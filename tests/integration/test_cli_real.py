@@ -699,3 +699,30 @@ def test_a_source_that_its_operator_has_closed_is_not_ours_to_release(
     assert client.config_get("min-replicas-*") == closed
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
         client.set("key", "2")
+
+
+# What could not be carried is no success, wherever the run was to end.
+
+
+@pytest.mark.parametrize("until", ["snapshot", "in-sync", "cut-over"])
+@pytest.mark.parametrize("way", ["replica", "scan"])
+def test_keys_that_were_not_carried_end_with_1(
+    server_factory: ServerFactory, cli: Cli, way: str, until: str
+) -> None:
+    source, target = server_factory(known("redis-8.0")), server_factory(known("redis-6.2"))
+    client = source.client()
+    client.set("fits", 1)
+    for n in range(5):
+        client.hset(f"hash:{n}", mapping={"stays": 1, "goes": 2})
+        client.hexpire(f"hash:{n}", 3600, "goes")
+    options = ("--source-type", way, "--until", until, "--output", "json")
+    told = cli("migrate", *between(source, target), *options)
+    assert told.code == 1, told.out
+    assert "TransferFailed: 5 keys were not carried" in told.err
+    report = told.last
+    assert report["status"] == "failed"
+    assert report["errors"] == ["5 keys were not carried"]
+    assert report["not_carried_total"] == 5
+    assert sorted(each["key"] for each in report["not_carried"]) == [f"hash:{n}" for n in range(5)]
+    assert all("does not know values" in each["reason"] for each in report["not_carried"])
+    assert target.client().keys() == [b"fits"]
