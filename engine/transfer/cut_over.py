@@ -15,7 +15,7 @@ from engine.model.online import position_key
 from engine.model.progress import Phase
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
-from engine.transfer.aside import beside
+from engine.transfer.aside import beside, cancelled
 from engine.transfer.books import Books
 from engine.transfer.copy import explain
 from engine.transfer.deadlines import DbKey
@@ -112,21 +112,33 @@ class CutOver:
         process = follower.applier.identity
         stage.can_complete = False
         stage.enter(Phase.CUT_OVER)
-        result = GateResult(False, "")
+        result, doing = GateResult(False, ""), "writers were paused"
         try:
             with stage.step("cut-over"):
                 async with asyncio.timeout(fence.seconds):
                     # 1. No more writes; the last byte that counts.
                     final = await fence.close()
                     # 2. It is on the target.
+                    follower.hurry(True)
+                    doing = "the rest of the stream was applied"
                     await beside(follower.reach(final), pump)
+                    doing = "keys were read again from the source"
                     await beside(follower.settle(), pump)
-                    await self._deadlines.settle(follower, near)
-                    # 3. Both ends agree.
-                    result = await self._pass_gate(fence.readable)
+                    # 3. Both ends agree. Meanwhile the last deadlines are set back: a key whose
+                    # deadline seems to differ is looked at again.
+                    doing = "both ends were compared"
+                    settling = asyncio.ensure_future(self._deadlines.settle(follower, near))
+                    try:
+                        result = await self._pass_gate(fence.readable)
+                        await settling
+                    finally:
+                        await cancelled(settling)
+                    # What was read again for the gate.
+                    await self._deadlines.settle(follower, [])
                     if result.ok and stage.tally.not_carried_total:
                         result = GateResult(False, not_carried_words(stage))
                     # 4. Writes are refused, however long what comes now may take.
+                    doing = "the source was told to refuse writes"
                     if result.ok:
                         await fence.seal()
                 # 5. The target is opened, if it still is what was compared. Once it was asked there
@@ -142,7 +154,9 @@ class CutOver:
                     await self._opening.tidy_up()
         except TimeoutError:
             lag = size_words(follower.lag_bytes)
-            result = GateResult(False, f"the deadline of {fence.seconds:g} s passed, {lag} behind")
+            result = GateResult(
+                False, f"the deadline of {fence.seconds:g} s passed while {doing}, {lag} behind"
+            )
         except EngineError as exc:
             if self._books.mark.opened or pump.done() or isinstance(exc, StateError):
                 raise
@@ -150,6 +164,7 @@ class CutOver:
         finally:
             if not (self._books.mark.opened or self._opening.in_doubt):
                 self._refused += 1
+                follower.hurry(False)
                 self._deadlines.lift_again()
                 await self._take_away(fence)
         stage.reason = result.reason

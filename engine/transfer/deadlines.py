@@ -113,6 +113,12 @@ class Lifted:
         # The target's clock less the loop's, in seconds.
         self._skew: float | None = None
 
+    async def prepare(self) -> None:
+        """Learn what every script is told, so that a script costs one round trip from here on."""
+        await self.now_ms()
+        if self._exact is None:
+            self._exact = await self._knows_pexpiretime()
+
     async def seconds(self) -> float:
         """What `release_all` may take."""
         keyspace = (await self._target.info()).keyspace
@@ -165,20 +171,24 @@ class Lifted:
         return found
 
     async def _some(self, script: str, keys: Iterable[DbKey], bound: int) -> list[DbKey]:
+        """Up to `_PAGES` pages of keys in a round trip, of whichever databases."""
         by_db: dict[int, list[bytes]] = {}
         for db, key in keys:
             by_db.setdefault(db, []).append(key)
+        pages = [
+            (db, names[at : at + _PAGE])
+            for db, names in by_db.items()
+            for at in range(0, len(names), _PAGE)
+        ]
         found: list[DbKey] = []
-        for db, names in by_db.items():
-            await self._target.select(db)
-            for first in range(0, len(names), _PAGE * _PAGES):
-                portion = names[first : first + _PAGE * _PAGES]
-                commands = [
-                    await self._command(script, portion[at : at + _PAGE], bound)
-                    for at in range(0, len(portion), _PAGE)
-                ]
-                for reply in await self._target.pipeline(commands, raise_on_error=True):
-                    found += [(db, key) for key in reply]
+        for first in range(0, len(pages), _PAGES):
+            portion = pages[first : first + _PAGES]
+            commands: list[tuple[Arg, ...]] = []
+            for db, page in portion:
+                commands += [("SELECT", db), await self._command(script, page, bound)]
+            replies = await self._target.pipeline(commands, raise_on_error=True)
+            for (db, _), left in zip(portion, replies[1::2], strict=True):
+                found += [(db, key) for key in left]
         return found
 
     async def _command(self, script: str, keys: list[bytes], bound: int) -> tuple[Arg, ...]:

@@ -175,6 +175,10 @@ class Follower:
         """What the target is written with; at rest once `run` has returned."""
         return self._applier
 
+    def hurry(self, on: bool) -> None:
+        """Whether the source's writers are held off, and each round trip costs them time."""
+        self._mender.hurried = on
+
     @property
     def in_doubt(self) -> bool:
         """Whether it is still being found out what the last transaction before us may lack."""
@@ -182,8 +186,12 @@ class Follower:
 
     @property
     def settled(self) -> bool:
-        """Whether there is nothing to mend, and nothing in doubt."""
-        return self._mender.clean and not self._in_doubt
+        """Whether there is nothing to mend, and nothing in doubt.
+
+        The set on the target may still name keys that are mended: whoever takes over reads them
+        once more, and the opening removes it.
+        """
+        return self._mender.mended and not self._in_doubt
 
     @property
     def stopping(self) -> bool:

@@ -11,6 +11,7 @@ kept so however long the stream is followed, and set back before the target is o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -76,6 +77,10 @@ class HeldDeadlines:
         # before the first one until the last one's answer; it stays so if that never comes.
         self._quiet_at = 0.0
         self._lifter: asyncio.Task[None] | None = None
+        # The connection over which deadlines are set back, from `release` on, and what its scripts
+        # are told: behind the fence there is no time to dial.
+        self._end: contextlib.AsyncExitStack | None = None
+        self._lifted: Lifted | None = None
         # Whether it has lifted any, perhaps.
         self._gone_through = False
         self._lift_at = 0.0
@@ -223,6 +228,7 @@ class HeldDeadlines:
             self._quiet_at = asyncio.get_running_loop().time() + VALID_SECONDS
         self._releasing = False
         self._end_watch()
+        await self._close_end()
         self.mender = self.follower = None
 
     async def _begin_watch(self, follower: Follower) -> None:
@@ -265,32 +271,32 @@ class HeldDeadlines:
         try:
             async with asyncio.timeout(limit) as bound:
                 await self._quiet()
-                async with self._ends.admin("target") as end:
-                    lifted = Lifted(end)
-                    # 1. Until when it may take, and so which deadlines are too near.
-                    limit = max(last, await lifted.seconds())
-                    until = loop.time() + limit
-                    bound.reschedule(until)
-                    due_by = until + last + _SLACK
-                    before = max(self._source.now_ms, await lifted.now_ms())
-                    self._safe_until = due_by - _EARLY
-                    await self._books.save(released=True)
-                    # 2. What comes from now on is lifted only if it is as near as that.
-                    self._hold(before + int((due_by - loop.time()) * 1000))
-                    follower.lifted = {}
-                    if self.mender is not None:
-                        self.mender.lifted_keys = follower.lifted
-                    await beside(self._begin_watch(follower), pump)
-                    if not self._lifted_any:
-                        return []
-                    # 3. What is on the target.
-                    self._quiet_at = _UNDER_WAY
-                    near = await beside(lifted.release_all(due_by), pump)
-                    # 4. It took less: what is due behind the cut-over's own time.
-                    due_by = loop.time() + last + _SLACK
-                    self._safe_until = min(self._safe_until, due_by - _EARLY)
-                    near = await beside(lifted.release(near, due_by), pump)
-                    self._quiet_at = 0.0
+                lifted = await self._open_end()
+                await lifted.prepare()
+                # 1. Until when it may take, and so which deadlines are too near.
+                limit = max(last, await lifted.seconds())
+                until = loop.time() + limit
+                bound.reschedule(until)
+                due_by = until + last + _SLACK
+                before = max(self._source.now_ms, await lifted.now_ms())
+                self._safe_until = due_by - _EARLY
+                await self._books.save(released=True)
+                # 2. What comes from now on is lifted only if it is as near as that.
+                self._hold(before + int((due_by - loop.time()) * 1000))
+                follower.lifted = {}
+                if self.mender is not None:
+                    self.mender.lifted_keys = follower.lifted
+                await beside(self._begin_watch(follower), pump)
+                if not self._lifted_any:
+                    return []
+                # 3. What is on the target.
+                self._quiet_at = _UNDER_WAY
+                near = await beside(lifted.release_all(due_by), pump)
+                # 4. It took less: what is due behind the cut-over's own time.
+                due_by = loop.time() + last + _SLACK
+                self._safe_until = min(self._safe_until, due_by - _EARLY)
+                near = await beside(lifted.release(near, due_by), pump)
+                self._quiet_at = 0.0
         except TimeoutError:
             raise TransferFailed(
                 f"deadlines that were held back could not be set within {limit:g} s",
@@ -306,21 +312,38 @@ class HeldDeadlines:
         return bool(self.taken_up or self._gone_through or self._source.held or read_again)
 
     async def settle(self, follower: Follower, near: list[DbKey]) -> None:
-        """The rest: everything is applied, and nothing more is written."""
+        """The rest, in one round trip for some thousands of keys: everything is applied, and
+        nothing more is written. May be called again, for what was read again meanwhile."""
         # However near they are: if the cut-over does not come off, what is named then is doubtful.
         self._safe_until = 0.0
         keys = dict.fromkeys(near) | (follower.moved or {}) | (follower.lifted or {})
         if not keys and not follower.swapped:
             return
-        async with self._ends.admin("target") as end:
-            lifted = Lifted(end)
-            self._quiet_at = _UNDER_WAY
-            if follower.swapped:
-                # The numbers of databases in the names are no longer right.
-                await lifted.release_all()
-            else:
-                await lifted.release(keys)
-            self._quiet_at = 0.0
+        lifted = self._lifted or await self._open_end()
+        self._quiet_at = _UNDER_WAY
+        if follower.swapped:
+            # The numbers of databases in the names are no longer right.
+            await lifted.release_all()
+        else:
+            await lifted.release(keys)
+        self._quiet_at = 0.0
+        # What comes into these from now on is still to be set back.
+        for seen in (follower.moved, follower.lifted):
+            if seen:
+                for key in keys:
+                    seen.pop(key, None)
+        follower.swapped = False
+
+    async def _open_end(self) -> Lifted:
+        await self._close_end()
+        self._end = contextlib.AsyncExitStack()
+        self._lifted = Lifted(await self._end.enter_async_context(self._ends.admin("target")))
+        return self._lifted
+
+    async def _close_end(self) -> None:
+        end, self._end, self._lifted = self._end, None, None
+        if end is not None:
+            await end.aclose()
 
     def lift_again(self) -> None:
         """The cut-over did not come off: deadlines that come from now on are lifted as before, and

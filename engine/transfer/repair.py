@@ -44,6 +44,7 @@ from engine.wire.admin import Admin, Arg
 # Keys in one reading: its MULTI holds the source's other clients up.
 _AT_ONCE = 50
 _DEADLINES_AT_ONCE = 500
+_HURRIED_AT_ONCE = 500
 # Commands whose keys are asked for together.
 _COMMANDS_AT_ONCE = 500
 # Names in one command that keeps the set on the target.
@@ -113,6 +114,9 @@ class Mender:
         self._unnoted: list[bytes] = []
         self._settled: list[tuple[DbKey, bytes]] = []
         self._strays: list[Extra] = []
+        self.hurried = False
+        """The source's writers are held off anyway: a reading may be larger, for each costs them a
+        round trip."""
         self.lift_ms = self.lift_before = 0
         """By how much deadlines before which moment are lifted now (`transfer.deadlines`)."""
         self.lifted = 0
@@ -127,6 +131,11 @@ class Mender:
         """Whether the target holds nothing that differs from the stream, refused keys aside, and
         the set says so."""
         return self._mended and not self._settled
+
+    @property
+    def mended(self) -> bool:
+        """As `clean`, but for the set, which may still name keys that are mended."""
+        return self._mended
 
     @property
     def _mended(self) -> bool:
@@ -378,7 +387,13 @@ class Mender:
 
     async def read(self) -> None:
         """Take a reading of some dirty keys. Raises `LinkError`, `ServerError`, `AuthError`."""
-        if self._values:
+        if self.hurried:
+            # A value's reading brings its deadline as well.
+            for key in self._deadlines:
+                self._values.setdefault(key)
+            self._deadlines.clear()
+            await self._take(self._values, _HURRIED_AT_ONCE, values=True)
+        elif self._values:
             await self._take(self._values, _AT_ONCE, values=True)
         elif self._deadlines:
             await self._take(self._deadlines, _DEADLINES_AT_ONCE, values=False)
@@ -403,7 +418,8 @@ class Mender:
                 for key in reading.keys:
                     if key not in self._refused:
                         self._absent.pop(key, None)
-            kinds = (_VALUE, _REFUSED) if reading.values else (_DEADLINE,)
+            # A value came with its deadline.
+            kinds = (_VALUE, _REFUSED, _DEADLINE) if reading.values else (_DEADLINE,)
             self._settled += [(key, kind) for key in reading.keys for kind in kinds]
             if reading.values:
                 self.repaired += sum(key not in self._refused for key in reading.keys)

@@ -1,0 +1,91 @@
+"""What a cut-over costs where both ends are far away: a bounded count of round trips."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+
+import pytest
+import redis
+
+from engine.model.progress import ENDS
+from engine.transfer.transfer import Transfer
+from tests.conftest import ServerFactory, known
+from tests.online import assert_tidy, following, in_sync, online, soon
+from tests.proxy import Proxy
+from tests.servers import Server
+from tests.transfers import Run
+
+ROUND_TRIP = 0.15
+# Behind the fence, without the comparison: the fence, two transactions (one is under way when the
+# fence goes up), one in which keys that were read again are stored, the last deadlines, the seal,
+# the opening. A reading runs beside the first of them.
+MOST = 7
+TRIES = 3
+
+
+@pytest.fixture
+def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
+    """A target without import mode, so that deadlines are set back behind the fence."""
+    return server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+
+
+def round_trips(source: Server, target: Server, databases: int) -> float:
+    """How many fit into the time from the fence to the open target, under writes."""
+    clients = [source.client(db) for db in range(databases)]
+    for client in clients:
+        client.mset({f"key:{n}": n for n in range(50)})
+    over = threading.Event()
+
+    def write() -> None:
+        """Until it is refused: a transaction is under way when the fence goes up."""
+        client = source.client()
+        with contextlib.suppress(redis.ResponseError):
+            while not over.is_set():
+                client.incr("clicks")
+                time.sleep(0.005)
+
+    def set_near() -> None:
+        # Due soon behind the cut-over, so that they are lifted until then.
+        for client in clients:
+            client.psetex("soon", 12_000, "x")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        await asyncio.to_thread(set_near)
+        work.complete(skip_verification=True)
+        await soon(lambda: work.progress.phase in ENDS, "the end")
+
+    writer = threading.Thread(target=write)
+    with Proxy(source.host, source.port) as one, Proxy(target.host, target.port) as other:
+        for proxy in (one, other):
+            proxy.delay(ROUND_TRIP / 2)
+        writer.start()
+        try:
+            run = online(one, other, steer, timeout=60)
+        finally:
+            over.set()
+            writer.join()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.fence_seconds is not None
+    # Set back, in every database.
+    assert_tidy(target)
+    assert target.client().get("clicks") == source.client().get("clicks")
+    return run.report.fence_seconds / ROUND_TRIP
+
+
+def test_the_write_stop_of_ends_far_away(ends: tuple[Server, Server]) -> None:
+    """So many round trips at the most, whatever the number of databases."""
+    source, target = ends
+    databases = 16
+    counted: list[float] = []
+    while len(counted) < TRIES and min(counted, default=MOST) >= MOST:
+        for server in ends:
+            server.client().flushall()
+            server.client().config_set("min-replicas-to-write", 0)
+        counted.append(round_trips(source, target, databases))
+    print(f"{databases} databases: {counted} round trips behind the fence")
+    assert min(counted) < MOST
