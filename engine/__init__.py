@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ReplicationGroupNotUnderMigrationFault,
         StateError,
         TransferFailed,
+        TransferStopped,
         UsageError,
     )
     from engine.front.engine import Engine
@@ -57,6 +58,7 @@ _HOMES = {
     "ReplicationGroupNotUnderMigrationFault": "engine.errors",
     "StateError": "engine.errors",
     "TransferFailed": "engine.errors",
+    "TransferStopped": "engine.errors",
     "UsageError": "engine.errors",
 }
 
@@ -81,6 +83,7 @@ __all__ = [
     "Tls",
     "TransferFailed",
     "TransferSettings",
+    "TransferStopped",
     "UsageError",
     "__version__",
 ]

@@ -82,14 +82,19 @@ class TransferFailed(EngineError):
     """A transfer ended without moving everything. The message carries the reason."""
 
 
-class SourceLost(TransferFailed):
+class TransferStopped(TransferFailed):
+    """A transfer that needs a hand before it can go on. What the target has stays there, with the
+    position; `remedy` says what to do before the transfer is resumed."""
+
+
+class SourceLost(TransferStopped):
     """The source has not the data any more that it had. Nothing was done to the target: once the
-    data is restored the transfer can be resumed."""
+    data is restored, or the loss is accepted, the transfer can be resumed."""
 
     fault: FaultOf = "source"
 
 
-class SpoolFull(TransferFailed):
+class SpoolFull(TransferStopped):
     """The spool between source and target has no room left, or its disk fails."""
 
 

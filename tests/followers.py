@@ -33,7 +33,7 @@ SECONDS = 60.0
 async def source_of(server: Server | Proxy, **settings: Any) -> AsyncIterator[ReplicaSource]:
     """A source that is not opened yet; closed at the end."""
     endpoint = Endpoint.parse(url_of(server))
-    source = ReplicaSource(endpoint, TransferSettings(**{"retry_seconds": 10.0, **settings}))
+    source = ReplicaSource(endpoint, TransferSettings(**{"retry_for": 10.0, **settings}))
     try:
         yield source
     finally:

@@ -60,7 +60,7 @@ def transfer(
     `timeout` in seconds: a transfer that hangs fails the test. What `meanwhile` raises ends the
     transfer, and is raised.
     """
-    settings = {"retry_seconds": 10.0, "source_type": "scan", **settings}
+    settings = {"retry_for": 10.0, "source_type": "scan", **settings}
     result = Run()
 
     async def pass_all() -> GateResult:

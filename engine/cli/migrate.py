@@ -10,13 +10,13 @@ import typer
 from engine.cli.checks import warnings
 from engine.cli.display import display
 from engine.cli.failure import code_of, message_of
-from engine.cli.options import OutputOption, StateOption, endpoint
+from engine.cli.options import LossOption, OutputOption, StateOption, endpoint
 from engine.cli.program import command
 from engine.cli.render import as_json
 from engine.cli.session import fail, perform
 from engine.cli.summary import as_text
 from engine.cli.transfer_options import fitting, spelled, with_transfer_options
-from engine.errors import Interrupted, TransferFailed
+from engine.errors import Interrupted, TransferFailed, TransferStopped
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 
@@ -48,6 +48,7 @@ def migrate(
             help="The target's name in the state  [default: one made from its address]",
         ),
     ] = None,
+    accept_source_loss: LossOption = False,
     state: StateOption = None,
     output: OutputOption = "text",
 ) -> None:
@@ -74,6 +75,7 @@ def migrate(
                 on_progress=shown.update,
                 on_event=shown.note,
                 on_checks=warn,
+                accept_source_loss=accept_source_loss,
             )
 
     def again() -> str:
@@ -100,5 +102,8 @@ def migrate(
         if output == "text":
             print(as_text(report))
         reason = report.errors[0] if report.errors else f"the transfer has {report.status}"
-        fail(TransferFailed(reason), output, result=report.to_dict(), indent=None)
+        end = TransferFailed(reason)
+        if report.status == "stopped":
+            end = TransferStopped(f"stopped: {reason}", remedy="Then the same command goes on.")
+        fail(end, output, result=report.to_dict(), indent=None)
     print(as_json(report.to_dict(), indent=None) if output == "json" else as_text(report))

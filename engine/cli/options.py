@@ -41,6 +41,14 @@ EndpointsOption = Annotated[
         "disabled.",
     ),
 ]
+LossOption = Annotated[
+    bool,
+    typer.Option(
+        "--accept-source-loss",
+        help="Go on although the source has lost data: the next full sync makes the target what "
+        "the source is now.",
+    ),
+]
 WaitOption = Annotated[
     bool,
     typer.Option(

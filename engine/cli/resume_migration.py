@@ -2,18 +2,60 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import typer
+
+from engine.cli import durations, sizes
 from engine.cli.follow import as_told, follow, how_to_go_on
-from engine.cli.options import GroupOption, OutputOption, StateOption, WaitOption
+from engine.cli.options import (
+    GroupOption,
+    LossOption,
+    OutputOption,
+    StateOption,
+    WaitOption,
+    understood,
+)
 from engine.cli.session import respond
 
 if TYPE_CHECKING:
     from engine.front.engine import Engine
 
+T = TypeVar("T")
+
 
 def resume_migration(
     replication_group_id: GroupOption,
+    retry_for: Annotated[
+        str | None,
+        typer.Option(
+            "--retry-for",
+            metavar="DURATION",
+            show_default=False,
+            help="From now on: how long to wait for what passes by itself.  [default: as before]",
+        ),
+    ] = None,
+    spool_directory: Annotated[
+        str | None,
+        typer.Option(
+            "--spool-directory",
+            metavar="PATH",
+            show_default=False,
+            help="From now on: where the source's writes wait on disk.  [default: as before]",
+        ),
+    ] = None,
+    spool_bytes: Annotated[
+        str | None,
+        typer.Option(
+            "--spool-bytes",
+            metavar="SIZE",
+            show_default=False,
+            help="From now on: how much may wait there.  [default: as before]",
+        ),
+    ] = None,
+    accept_source_loss: LossOption = False,
     wait: WaitOption = False,
     state: StateOption = None,
     output: OutputOption = "text",
@@ -22,9 +64,18 @@ def resume_migration(
 
     Also with one whose worker died: from its checkpoint.
     """
+    patience = _read("--retry-for", retry_for, durations.parse)
+    size = _read("--spool-bytes", spool_bytes, sizes.parse)
+    directory = None if spool_directory is None else str(Path(spool_directory).resolve())
 
     async def resume(engine: Engine) -> dict[str, Any]:
-        response = await engine.resume_migration(replication_group_id)
+        response = await engine.resume_migration(
+            replication_group_id,
+            retry_for=patience,
+            spool_bytes=size,
+            spool_directory=directory,
+            accept_source_loss=accept_source_loss,
+        )
         return await follow(engine, replication_group_id, "in-sync") if wait else response
 
     respond(
@@ -34,3 +85,7 @@ def resume_migration(
         as_told=as_told,
         on_interrupt=lambda: how_to_go_on(replication_group_id, state),
     )
+
+
+def _read(option: str, text: str | None, read: Callable[[str], T]) -> T | None:
+    return None if text is None else understood(option, lambda: read(text))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli import sizes
+from engine.cli import durations, sizes
 from engine.cli.options import understood
 from engine.cli.program import Option
 from engine.errors import UsageError
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 DEFAULTS = TransferSettings()
 """What an option means that is not given."""
+RETRY_FOR = durations.write(DEFAULTS.retry_for)
 SPOOL_BYTES = sizes.write(DEFAULTS.spool_bytes)
 _PLACE = "wanted"
 
@@ -130,6 +131,16 @@ def settings(
             "test-migration shows; different-servers cannot be skipped.",
         ),
     ] = None,
+    retry_for: Annotated[
+        str,
+        typer.Option(
+            "--retry-for",
+            metavar="DURATION",
+            help="How long to wait for what passes by itself (a lost link, a server that restarts, "
+            "a target out of memory), without any progress: 90s, 10m, 6h. Then the migration "
+            "stops, and can be resumed.",
+        ),
+    ] = RETRY_FOR,
     tune_source: Annotated[
         bool,
         typer.Option(
@@ -142,6 +153,7 @@ def settings(
     """The settings of a transfer as its options say. Raises `typer.BadParameter` for options that
     make no sense, or not together."""
     size = understood("--spool-bytes", lambda: sizes.parse(spool_bytes))
+    patience = understood("--retry-for", lambda: durations.parse(retry_for))
     return understood(
         None,
         lambda: TransferSettings(
@@ -160,6 +172,7 @@ def settings(
             if spool_directory is None
             else str(Path(spool_directory).resolve()),
             spool_bytes=size,
+            retry_for=patience,
             tune_source=tune_source,
             skip_checks=_names(skip_checks or ()),
         ),
@@ -218,7 +231,7 @@ def spelled(wanted: TransferSettings) -> list[Option]:
         value = getattr(wanted, name)
         return None if value == getattr(DEFAULTS, name) else value
 
-    spool_bytes = unless_default("spool_bytes")
+    spool_bytes, retry_for = unless_default("spool_bytes"), unless_default("retry_for")
     return [
         ("--source-type", unless_default("source_type")),
         ("--match", wanted.match),
@@ -233,6 +246,7 @@ def spelled(wanted: TransferSettings) -> list[Option]:
         ("--publish", unless_default("publish")),
         ("--spool-directory", wanted.spool_directory),
         ("--spool-bytes", None if spool_bytes is None else sizes.write(spool_bytes)),
+        ("--retry-for", None if retry_for is None else durations.write(retry_for)),
         ("--tune-source", wanted.tune_source or None),
         ("--skip-checks", ",".join(wanted.skip_checks) or None),
     ]

@@ -25,8 +25,9 @@ async def run_here(
     """Claim the group's transfer and run it to the end, cut-over included.
 
     `source` and `target` come with their credentials, which stay in this process. Raises
-    `Interrupted` when cancelled or stopped (the migration can be resumed), `StateError`, and the
-    faults of `Registry.claim_transfer`. A failed transfer is in the report.
+    `Interrupted` when cancelled or told to stop (the migration can be resumed), `StateError`, and
+    the faults of `Registry.claim_transfer`. A transfer that failed, or that stopped because it
+    needs a hand, is in the report.
     """
     claimed = registry.claim_transfer(group_id, ProcessId.here())
     try:
@@ -40,7 +41,7 @@ async def run_here(
         await fail(claimed, error, Progress())
         raise
     report = await runner.run()
-    if report.status == "stopped" and not runner.forced:
+    if report.status == "stopped" and not runner.forced and not report.needs_hand:
         why = f": {report.errors[0]}" if report.errors else ""
         raise Interrupted(
             f"the migration was stopped after {report.keys:,} keys{why}",

@@ -136,15 +136,37 @@ class Engine:
         """
         return await operations.release_source(self._house, replication_group_id)
 
-    async def resume_migration(self, replication_group_id: str) -> dict[str, Any]:
+    async def resume_migration(
+        self,
+        replication_group_id: str,
+        *,
+        retry_for: float | None = None,
+        spool_bytes: int | None = None,
+        spool_directory: str | None = None,
+        accept_source_loss: bool = False,
+    ) -> dict[str, Any]:
         """Start a new worker for a migration that was stopped or whose worker died; it goes on
         from the checkpoint.
 
+        `retry_for` (seconds), `spool_bytes` and `spool_directory` replace the settings of these
+        names from now on. `accept_source_loss`: a source that has lost data is followed all the
+        same, and the next full sync makes the target what the source is now.
+
         Returns {"ReplicationGroup"}. Raises `ReplicationGroupNotFoundFault`,
-        `ReplicationGroupNotUnderMigrationFault`, and `ReplicationGroupAlreadyUnderMigrationFault`
-        while a worker lives.
+        `ReplicationGroupNotUnderMigrationFault`, `ReplicationGroupAlreadyUnderMigrationFault`
+        while a worker lives, and `UsageError` for settings that make no sense.
         """
-        return await operations.resume(self._house, replication_group_id)
+        changes = {
+            "retry_for": retry_for,
+            "spool_bytes": spool_bytes,
+            "spool_directory": spool_directory,
+        }
+        return await operations.resume(
+            self._house,
+            replication_group_id,
+            {name: value for name, value in changes.items() if value is not None},
+            accept_source_loss,
+        )
 
     async def describe_replication_groups(
         self,
@@ -241,13 +263,16 @@ class Engine:
         on_progress: Callable[[Progress], None] | None = None,
         on_event: Callable[[str], None] | None = None,
         on_checks: Callable[[one_go.Checks], None] | None = None,
+        accept_source_loss: bool = False,
     ) -> Report:
         """Register, test, start and complete in one go, in this process.
 
         `source` may be an RDB file (`Endpoint.parse("rdb:PATH")`). Passwords in the endpoints are
         used here and never stored. A migration that an earlier call with the same source and
-        settings left unfinished is resumed, without a test. A failed one is in the report. Raises
-        `PreflightFault`, `Interrupted` (when cancelled or stopped; it can be resumed),
+        settings left unfinished is resumed, without a test; with `accept_source_loss` also where
+        the source has lost data meanwhile, as `resume_migration` says. One that failed, or that
+        stopped because it needs a hand, is in the report. Raises
+        `PreflightFault`, `Interrupted` (when cancelled or told to stop; it can be resumed),
         `ReplicationGroupAlreadyUnderMigrationFault` while another process has it,
         `InvalidReplicationGroupStateFault` if one from elsewhere was left unfinished.
         """
@@ -260,4 +285,5 @@ class Engine:
             on_progress,
             on_event,
             on_checks,
+            accept_source_loss,
         )

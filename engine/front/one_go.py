@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import (
@@ -21,7 +22,7 @@ from engine.groups.states import GroupStatus
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
 from engine.model.report import Report
-from engine.model.settings import TransferSettings
+from engine.model.settings import CHANGEABLE, TransferSettings
 
 if TYPE_CHECKING:
     from engine.front.house import House
@@ -46,6 +47,7 @@ async def migrate(
     on_progress: Callable[[Progress], None] | None,
     on_event: Callable[[str], None] | None,
     on_checks: Callable[[Checks], None] | None,
+    accept_source_loss: bool = False,
 ) -> Report:
     """Move `source` into `target`. See `Engine.migrate`."""
     validate.not_a_file(target, "PrimaryEndpoint")
@@ -56,7 +58,7 @@ async def migrate(
     await operations.distinct([source], group)
     # 2. A new migration, after a test; or the one that an earlier run left.
     if group.status == GroupStatus.MIGRATING and transfer is not None:
-        await _take_up(house, transfer, source, settings)
+        await _take_up(house, transfer, source, settings, accept_source_loss)
     else:
         try:
             checks = await operations.preflight(house, source, target, settings)
@@ -107,7 +109,11 @@ async def _group(
 
 
 async def _take_up(
-    house: House, transfer: TransferRecord, source: Endpoint, settings: TransferSettings
+    house: House,
+    transfer: TransferRecord,
+    source: Endpoint,
+    settings: TransferSettings,
+    accept_source_loss: bool,
 ) -> None:
     name = transfer.group_id
     if transfer.held():
@@ -115,8 +121,9 @@ async def _take_up(
         raise ReplicationGroupAlreadyUnderMigrationFault(
             f"replication group {name} is already under migration{who}."
         )
+    changes = {each: getattr(settings, each) for each in CHANGEABLE}
     try:
-        same = transfer.settings == settings
+        same = replace(transfer.settings, **changes) == settings
     except UsageError:
         same = False
     if not same or transfer.source.address.lower() != source.address.lower():
@@ -127,4 +134,11 @@ async def _take_up(
             f"with complete-migration --force --replication-group-id {name} (no cut-over: the "
             "source stays open, the target as it is).",
         )
-    await house.state(lambda registry: registry.resume_migration(name, process=ProcessId.here()))
+    await house.state(
+        lambda registry: registry.resume_migration(
+            name,
+            process=ProcessId.here(),
+            changes=changes,
+            accept_source_loss=accept_source_loss,
+        )
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -77,10 +77,19 @@ async def start(
     return {**await house.answer(group.id), "Checks": checks}
 
 
-async def resume(house: House, group_id: str) -> dict[str, Any]:
+async def resume(
+    house: House,
+    group_id: str,
+    changes: Mapping[str, Any] | None = None,
+    accept_source_loss: bool = False,
+) -> dict[str, Any]:
     """ResumeMigration (ours): a new worker goes on from the checkpoint."""
     group_id = validate.identifier(group_id)
-    transfer = await house.state(lambda registry: registry.resume_migration(group_id))
+    transfer = await house.state(
+        lambda registry: registry.resume_migration(
+            group_id, changes=changes, accept_source_loss=accept_source_loss
+        )
+    )
     await house.state(lambda registry: _launch(house, registry, transfer))
     return await house.answer(group_id)
 

@@ -110,6 +110,9 @@ def reason(transfer: TransferRecord) -> str:
     """In one line, why a migration stands where it stands, and what can be done about it."""
     way_out = f"resume with resume-migration, or abort with {ABORT}"
     if transfer.status is TransferStatus.STOPPED:
+        why = transfer.report.errors[0] if transfer.report and transfer.report.errors else ""
+        if why:
+            return f"stopped: {why}{'' if why.endswith('.') else '.'} Then {way_out}"
         return f"stopped: {way_out}"
     if not transfer.held():
         named = f" (pid {transfer.process.pid})" if transfer.process is not None else ""
@@ -117,6 +120,12 @@ def reason(transfer: TransferRecord) -> str:
     if transfer.refusal:
         return f"cut-over refused: {transfer.refusal}"
     return transfer.progress.reason
+
+
+def needs_hand(transfer: TransferRecord) -> bool:
+    """Whether a migration has stopped by itself, and stops again unless something is mended."""
+    stopped = transfer.status is TransferStatus.STOPPED
+    return stopped and transfer.report is not None and transfer.report.needs_hand
 
 
 def source_type(transfer: TransferRecord) -> str:

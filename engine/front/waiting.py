@@ -12,6 +12,7 @@ from engine.errors import (
     Interrupted,
     ReplicationGroupNotUnderMigrationFault,
     TransferFailed,
+    TransferStopped,
 )
 from engine.front import shapes, validate
 from engine.front.faults import MigrationFailed
@@ -79,6 +80,8 @@ def _ended(transfer: TransferRecord) -> Report:
 
 def _reached(transfer: TransferRecord, until: Until) -> Progress | None:
     """The progress if it is what is waited for; raises if it never will be by itself."""
+    if shapes.needs_hand(transfer):
+        raise TransferStopped(f"the migration of {transfer.group_id} {shapes.reason(transfer)}")
     if transfer.status is TransferStatus.STOPPED:
         raise Interrupted(f"the migration of {transfer.group_id} was {shapes.reason(transfer)}")
     if not transfer.held():

@@ -3,7 +3,8 @@
 A worker that is killed is replaced (`supervise`), whoever started it. A migration that the server
 finds at its start without a worker goes on: one that was stopped by a signal, as a machine that
 shuts down sends it, and one whose worker went down with the machine. Nobody else is there to
-resume it, for the API has no word for that. One that is stopped later stays so.
+resume it, for the API has no word for that. One that is stopped later stays so, and so does one
+that has stopped because it needs a hand.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import ApiFault, EngineError, StateError, TransferFailed
-from engine.front import operations
+from engine.front import operations, shapes
 from engine.front.supervise import Supervisor
 from engine.groups.states import Request, TransferStatus
 
@@ -99,6 +100,9 @@ class Watchman:
             await self._replace(transfer)
         elif transfer.id in self._found and _ours(transfer):
             del self._found[transfer.id]
+            if shapes.needs_hand(transfer):
+                # It needs a hand, and would stop again.
+                return
             _log.info("%s: resumed", group.id)
             await operations.resume(self._house, group.id)
 

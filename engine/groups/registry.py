@@ -8,7 +8,8 @@ from __future__ import annotations
 import builtins
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, delete, exc, insert, select, update
@@ -41,6 +42,7 @@ from engine.groups.states import (
 from engine.groups.store import Store
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
+from engine.model.online import OnlineMark
 from engine.model.progress import Phase
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
@@ -196,13 +198,22 @@ class Registry:
             return transfer_of(row)
 
     def resume_migration(
-        self, group_id: str, *, process: ProcessId | None = None
+        self,
+        group_id: str,
+        *,
+        process: ProcessId | None = None,
+        changes: Mapping[str, Any] | None = None,
+        accept_source_loss: bool = False,
     ) -> TransferRecord:
         """Make the transfer of a stopped or dead worker ready for a new one (`process`, if that is
         known already).
 
-        Raises the faults of `Operation.RESUME`, and `ReplicationGroupAlreadyUnderMigrationFault`
-        while a living worker has it.
+        `changes` are settings that are others from now on (`settings.CHANGEABLE`).
+        `accept_source_loss`: a source that has lost data is followed all the same, and the target
+        becomes what the source is now; this holds for the next full sync alone.
+
+        Raises the faults of `Operation.RESUME`, `ReplicationGroupAlreadyUnderMigrationFault` while
+        a living worker has it, and `UsageError` for changes that make no sense.
         """
         with self.store.write() as connection:
             group = group_by_id(connection, group_id, lock=True)
@@ -211,9 +222,15 @@ class Registry:
             if transfer.held():
                 raise _held(transfer)
             write_event(connection, group_id, "migration resumed")
+            if accept_source_loss:
+                _accept_loss(connection, transfer)
+            values: dict[str, Any] = {}
+            if changes:
+                values["settings"] = replace(transfer.settings, **changes).to_dict()
             return _change(
                 connection,
                 transfer,
+                **values,
                 status=move(transfer.status, TransferStatus.PENDING),
                 # The dead worker's last word on being ready is not the new one's.
                 progress=None,
@@ -441,6 +458,22 @@ def _end(
 
 def _exists(group_id: str) -> ReplicationGroupAlreadyExistsFault:
     return ReplicationGroupAlreadyExistsFault(f"ReplicationGroup {group_id} already exists.")
+
+
+def _accept_loss(connection: Connection, transfer: TransferRecord) -> None:
+    table = schema.checkpoints
+    mine = table.c.transfer_id == transfer.id
+    write_event(connection, transfer.group_id, "what the source has lost is accepted as lost")
+    data = connection.execute(select(table.c.checkpoint).where(mine)).scalar()
+    if data is None:
+        return
+    found = Checkpoint.from_dict(data)
+    if isinstance(found.position, OnlineMark):
+        found = replace(found, position=replace(found.position, loss_accepted=True))
+        connection.execute(update(table).where(mine).values(checkpoint=found.to_dict()))
+    else:
+        # A cursor of the data that is gone: the source is read from its first key.
+        connection.execute(delete(table).where(mine))
 
 
 def _held(transfer: TransferRecord) -> ReplicationGroupAlreadyUnderMigrationFault:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Callable
+
+from engine.errors import FaultOf, TransferStopped
 
 _FIRST_SECONDS = 0.05
 _LONGEST_SECONDS = 5.0
@@ -40,3 +44,88 @@ class Backoff:
         wait = self._next * random.uniform(0.8, 1.2)
         self._next = min(self._next * 2, _LONGEST_SECONDS)
         return wait
+
+
+class Patience:
+    """Waits for what passes by itself, and says meanwhile what it waits for.
+
+    `limit`: seconds without progress after which `failed` raises `TransferStopped`; its message
+    begins with `ended`, its fault is `fault`. `next_step` says what is tried next. `tell(text)` is
+    called behind each try that failed, and with an empty text when all is well again; `event(text)`
+    at the first try of a series that failed, and when that series is over.
+    """
+
+    def __init__(
+        self,
+        limit: float,
+        *,
+        ended: str,
+        next_step: str,
+        fault: FaultOf,
+        tell: Callable[[str], None],
+        event: Callable[[str], None],
+    ) -> None:
+        self._limit = limit
+        self._ended = ended
+        self._next_step = next_step
+        self._fault: FaultOf = fault
+        self._tell = tell
+        self._event = event
+        self._backoff = Backoff(limit)
+        self._told = False
+        self._since = 0.0
+        self.tries = 0
+        """Tries that failed since the last progress."""
+
+    def well(self) -> None:
+        """Nothing stands in the way just now; whether it gets any further is still to be seen."""
+        if self._told:
+            self._told = False
+            self._tell("")
+
+    def progress(self) -> None:
+        """Something was acknowledged: the next failure begins a new series."""
+        if not self.tries:
+            return
+        tries, self.tries = self.tries, 0
+        self._backoff.progress()
+        self.well()
+        if tries > 1:
+            past = span(time.monotonic() - self._since)
+            self._event(f"it goes on, after {tries:,} tries in {past}")
+
+    def failed(self, reason: str, *, remedy: str = "", event: str = "") -> float:
+        """A try failed, for `reason`; the seconds to wait before the next one.
+
+        `event`: what to say of the first one of a series instead of the usual. `remedy`: what
+        somebody could do about it, if it lasts. Raises `TransferStopped` behind the limit.
+        """
+        now = time.monotonic()
+        if self._backoff.failed(now):
+            self._since = now
+            self._event(event or f"{reason}: trying again for {span(self._limit)}")
+        if self._backoff.exhausted(now):
+            raise TransferStopped(
+                f"{self._ended} for {span(self._limit)}: {reason}",
+                remedy=remedy or "It can be resumed as soon as that is mended.",
+                fault=self._fault,
+            )
+        self.tries += 1
+        delay = self._backoff.delay()
+        tries = "1 try" if self.tries == 1 else f"{self.tries:,} tries"
+        stop = "" if reason.endswith(".") else "."
+        self._told = True
+        self._tell(
+            f"{reason}{stop} {tries} failed in {span(now - self._since)}; "
+            f"{self._next_step} in {span(delay)}, for up to {span(self._limit)} without progress"
+            f"{'. ' if remedy else ''}{remedy}"
+        )
+        return delay
+
+
+def span(seconds: float) -> str:
+    """A time span in words, in the largest unit that is not above it: `90 s` is `1.5 min`."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{round(seconds / size, 1):g} {unit}"
+    return f"{round(seconds, 1):g} s"

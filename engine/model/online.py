@@ -23,7 +23,8 @@ class OnlineMark:
     be let go after the opening; `sealed`: the settings that the seal changes there, as they were
     (`transfer.seal`). `released`: the target may have deadlines of its own, which
     a link that breaks can let pass too early. `lifted`: deadlines on the
-    target may be lifted. `begun_at`: when the last full sync did, or when all near deadlines of the
+    target may be lifted. `loss_accepted`: the next full sync may empty the target although the
+    source has lost data. `begun_at`: when the last full sync did, or when all near deadlines of the
     target were lifted since, in seconds since the epoch. The counters are those of all its engines.
     The exact position is on the target itself.
     """
@@ -38,6 +39,7 @@ class OnlineMark:
     released: bool = False
     lifted: bool = False
     begun_at: float = 0.0
+    loss_accepted: bool = False
     tuned: str = ""
     fenced: bool = False
     sealed: str = ""

@@ -51,6 +51,8 @@ class Report:
     a fence. `left_out` names what the source holds beside keys and the target did not get (the
     data of a module, a script …). `sealed`: the settings of the source that have it refuse writes,
     as they were before (`transfer.seal`); empty if they were not touched, or are put back.
+    `needs_hand`: it was not told to stop; what the first error says has to be mended before the
+    transfer can go on.
     """
 
     status: Status
@@ -78,6 +80,7 @@ class Report:
     not_carried: tuple[NotCarried, ...] = ()
     not_carried_total: int = 0
     errors: tuple[str, ...] = ()
+    needs_hand: bool = False
     steps: tuple[Step, ...] = ()
     engine: EngineUse = field(default_factory=EngineUse)
 

@@ -16,6 +16,8 @@ Until = Literal["snapshot", "in-sync", "cut-over"]
 Fence = Literal["pause", "none", "hook"]
 SourceAfter = Literal["refuse", "resume"]
 Publish = Literal["pass", "drop"]
+CHANGEABLE = ("retry_for", "spool_bytes", "spool_directory")
+"""Settings that may be others when a transfer is resumed: what is carried stays the same."""
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -45,8 +47,10 @@ class TransferSettings:
     connect_timeout: float = 10.0
     io_timeout: float = 60.0
     """No byte from a server that owes us replies for this long: the link counts as lost."""
-    retry_seconds: float = 120.0
-    """For how long without progress a lost link or a busy target is tried again."""
+    retry_for: float = 6 * 3600.0
+    """For how long without progress what passes by itself (a lost link, a server that restarts or
+    loads, a target out of memory) is waited for. Behind it the transfer stops, and can be
+    resumed."""
     until: Until = "cut-over"
     """Where the transfer ends: after the snapshot, once in sync, or with the cut-over."""
     fence: Fence = "pause"
@@ -70,7 +74,7 @@ class TransferSettings:
     """Where the stream waits on disk while the target is slower: an absolute path; None: $TMPDIR,
     else /var/tmp."""
     spool_bytes: int = 10 * GIB
-    """How much may wait there; above it the transfer fails, and the source is unharmed."""
+    """How much may wait there; above it the transfer stops, and the source is unharmed."""
     tune_source: bool = False
     """Whether the source's `rdbcompression` may be set to no for the time of the snapshot."""
     hold_horizon: float = 3600.0
@@ -157,6 +161,8 @@ class TransferSettings:
             )
 
     def _check_bounds(self) -> None:
+        if not 0 < self.retry_for < math.inf:
+            raise UsageError("--retry-for is a time span above 0, such as 90s, 10m or 6h")
         if not 0 < self.cut_over_timeout < math.inf:
             raise UsageError("--cut-over-timeout is a number of seconds above 0")
         if not 60 <= self.hold_horizon < math.inf:
@@ -178,6 +184,9 @@ class TransferSettings:
         """Inverse of `to_dict`; what an earlier engine did not know has its default, and unknown
         names raise `UsageError` (a newer engine's state)."""
         data = dict(data)
+        # What it was called once, when it was kept for every transfer: 120 s was nobody's choice.
+        if (retry := data.pop("retry_seconds", None)) not in (None, 120.0):
+            data.setdefault("retry_for", retry)
         if data.get("databases") is not None:
             data["databases"] = tuple(data["databases"])
         data["skip_checks"] = tuple(data.get("skip_checks", ()))

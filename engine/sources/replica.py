@@ -33,8 +33,8 @@ from engine._native import (
     StreamReader,
     encode_command,
 )
-from engine.errors import EngineError, LinkError, ServerError
-from engine.model.backoff import Backoff
+from engine.errors import EngineError, LinkError, ServerError, TransferStopped
+from engine.model.backoff import Backoff, span
 from engine.model.endpoint import Endpoint
 from engine.model.position import StreamPosition
 from engine.model.replication import Replication
@@ -420,6 +420,11 @@ class ReplicaSource:
         """The most that ever waited there, since the first `open`."""
         return max(self._spooled_most, self._spool.most if self._spool is not None else 0)
 
+    def check(self) -> None:
+        """Raise `SpoolFull` if the spool has failed, also while nobody asks for what comes next."""
+        if self._spool is not None and self._spool.failed is not None:
+            raise self._spool.failed
+
     def receipt_of(self, offset: int) -> float | None:
         """When the byte at `offset` came, by `time.monotonic`; None: not yet, or long applied."""
         return self._intake.receipts.at(self._intake.position_of(offset))
@@ -654,7 +659,7 @@ class ReplicaSource:
     async def _relink(self, error: EngineError) -> None:
         """Ask for the stream behind what was received; the bytes go on as if nothing had been."""
         loop = asyncio.get_running_loop()
-        backoff = Backoff(self._settings.retry_seconds)
+        backoff = Backoff(self._settings.retry_for)
         self.on_event(f"{error.message}: dialling again")
         self._hearing.lost(error)
         backoff.failed(loop.time())
@@ -674,7 +679,15 @@ class ReplicaSource:
             except (LinkError, ServerError) as exc:
                 error = exc
                 self._hearing.lost(exc)
-                if isinstance(exc, Gone) or backoff.exhausted(loop.time()):
+                if isinstance(exc, Gone):
+                    break
+                if backoff.exhausted(loop.time()):
+                    words = span(self._settings.retry_for)
+                    error = TransferStopped(
+                        f"the source could not be reached for {words}: {exc.message}",
+                        remedy=exc.remedy,
+                        fault="source",
+                    )
                     break
             except EngineError as exc:
                 error = exc

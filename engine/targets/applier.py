@@ -32,11 +32,11 @@ from engine._native import (
     TransactionResult,
 )
 from engine.errors import AuthError, EngineError, LinkError, ServerError, TransferFailed
-from engine.model.backoff import Backoff
+from engine.model.backoff import Patience
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.targets.import_mode import import_source, in_import_mode
-from engine.targets.retry import REFUSED_ALL, TRY_AGAIN
+from engine.targets.retry import REFUSED_ALL, TRY_AGAIN, no_database
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
 from engine.wire.info import ask_info
@@ -111,6 +111,7 @@ class Applier:
         on_event: Callable[[str], None],
         importing: bool = False,
         on_woke: Callable[[], None] = lambda: None,
+        on_trouble: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._endpoint = endpoint
         self._settings = settings
@@ -121,7 +122,14 @@ class Applier:
         self._connection: Connection | None = None
         self._encoder = TransactionEncoder(key, POSITION_DB)
         self._reader = TransactionReader()
-        self._backoff = Backoff(settings.retry_seconds)
+        self._patience = Patience(
+            settings.retry_for,
+            ended="the target did not take anything",
+            next_step="the next one comes",
+            fault="target",
+            tell=on_trouble,
+            event=on_event,
+        )
         self._answer: asyncio.Future[TransactionResult] | None = None
         self._sent: Sent | None = None
         self._on_answer: Callable[[Sent], None] = lambda _: None
@@ -160,7 +168,7 @@ class Applier:
                 continue
             if self._position != position:
                 raise PositionMoved(self._position)
-            self._backoff.progress()
+            self._patience.progress()
             self._take_over()
             return
 
@@ -178,7 +186,7 @@ class Applier:
 
         `sent`: the batch as `start` sent it, with an outcome that is to be dealt with.
 
-        Retries what passes by itself, for `retry_seconds`. Raises `PositionMoved`, `AuthError`,
+        Retries what passes by itself, for `retry_for`. Raises `PositionMoved`, `AuthError`,
         `TransferFailed` (with the reason), `ProtocolFault`.
         """
         if sent is not None:
@@ -225,7 +233,7 @@ class Applier:
                 if result.position != position:
                     raise PositionMoved(result.position)
                 self._position = position
-                self._backoff.progress()
+                self._patience.progress()
                 return Applied(failed=_indices(transaction, result.failed))
             if result.status == "raced":
                 raise PositionMoved(result.position)
@@ -351,7 +359,7 @@ class Applier:
                 if result.stands(sent.position):
                     sent.applied = True
                     self._position = sent.position
-                    self._backoff.progress()
+                    self._patience.progress()
                 self._on_answer(sent)
             elif self._answer is not None and not self._answer.done():
                 self._answer.set_result(result)
@@ -484,11 +492,7 @@ class Applier:
                 if exc.code in TRY_AGAIN:
                     await self._pause(exc)
                     continue
-                raise TransferFailed(
-                    f"the target has no database {sorted(new)[-1]}: {exc.message}",
-                    remedy="Raise `databases` in the target's configuration (needs a restart).",
-                    fault="target",
-                ) from None
+                raise no_database(sorted(new)[-1], exc) from None
             except LinkError as exc:
                 await self._pause(exc)
                 continue
@@ -501,19 +505,9 @@ class Applier:
         code = error.code if isinstance(error, ServerError) else None
         if code is not None and code not in TRY_AGAIN:
             raise error
-        now = asyncio.get_running_loop().time()
-        if self._backoff.failed(now):
-            seconds = self._settings.retry_seconds
-            self._on_event(f"{error.message}: trying again for {seconds:g} s")
-        if self._backoff.exhausted(now):
-            raise TransferFailed(
-                f"the target did not take anything for {self._settings.retry_seconds:g} s: "
-                f"{error.message}",
-                remedy=TRY_AGAIN.get(code or "", error.remedy),
-                fault="target",
-            )
+        delay = self._patience.failed(error.message, remedy=TRY_AGAIN.get(code or "", error.remedy))
         self.retries += 1
-        await asyncio.sleep(self._backoff.delay())
+        await asyncio.sleep(delay)
         if code in _DIAL_AGAIN and self._connection is not None:
             # A role that moved is found by dialling again: the name may lead elsewhere by now.
             self._connection.close()

@@ -1,5 +1,9 @@
 """Which answers of a target are worth asking again, and what to tell the operator."""
 
+from __future__ import annotations
+
+from engine.errors import ServerError, TransferStopped
+
 # Error codes that say "not now", and the way out if it lasts. The whole window is sent again from
 # the first refused batch on: records keep their order, and RESTORE may be repeated.
 TRY_AGAIN = {
@@ -18,3 +22,12 @@ REFUSED_ALL = {
     "NOPERM": "Grant the target's user RESTORE and SELECT on all keys (ACL SETUSER).",
     "NOAUTH": "Give the target's user and password.",
 }
+
+
+def no_database(db: int, refusal: ServerError) -> TransferStopped:
+    """What to raise where the target refuses to SELECT a database that the source uses."""
+    return TransferStopped(
+        f"the target has no database {db}: {refusal.message}",
+        remedy="Raise `databases` in the target's configuration (needs a restart), and resume.",
+        fault="target",
+    )

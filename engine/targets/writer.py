@@ -19,14 +19,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import cast
 
 from engine._native import RecordBatch, ReplyCounter, RestoreEncoder
-from engine.errors import AuthError, EngineError, LinkError, ServerError, TransferFailed
-from engine.model.backoff import Backoff
+from engine.errors import AuthError, EngineError, LinkError, ServerError
+from engine.model.backoff import Patience
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo, footer_bounds
 from engine.model.settings import TransferSettings
 from engine.targets.base import Acknowledged, ReadAgain
 from engine.targets.import_mode import import_source
-from engine.targets.retry import REFUSED_ALL, TRY_AGAIN
+from engine.targets.retry import REFUSED_ALL, TRY_AGAIN, no_database
 from engine.targets.window import Result, Window
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
@@ -52,7 +52,14 @@ class RestoreWriter:
         self._window = Window(settings.window_bytes)
         self._counter = ReplyCounter()
         self._encoder = RestoreEncoder()
-        self._backoff = Backoff(settings.retry_seconds)
+        self._patience = Patience(
+            settings.retry_for,
+            ended="the target did not take anything",
+            next_step="the next one comes",
+            fault="target",
+            tell=lambda text: self.on_trouble(text),
+            event=lambda text: self.on_event(text),
+        )
         self._db = 0
         self._changed: asyncio.Future[None] | None = None
         # Why nothing is being sent just now; None while all is well.
@@ -63,6 +70,8 @@ class RestoreWriter:
         self.info: ServerInfo = cast(ServerInfo, None)
         self.on_acknowledged: Callable[[Acknowledged], None] = lambda _: None
         self.on_event: Callable[[str], None] = lambda _: None
+        self.on_trouble: Callable[[str], None] = lambda _: None
+        """Told why nothing is sent for now, and what is tried next; empty: all is well again."""
         self.import_source = False
         """Whether each connection is made the target's import source (`targets.import_mode`)."""
         self.name = ""
@@ -159,6 +168,7 @@ class RestoreWriter:
             else:
                 break
         self._take_over(self._connection)
+        self._patience.progress()
         self._same_data(identity)
 
     def reset(self) -> None:
@@ -214,6 +224,8 @@ class RestoreWriter:
         try:
             await connection.call("SELECT", db)
         except (LinkError, ServerError) as exc:
+            if isinstance(exc, ServerError) and exc.code not in TRY_AGAIN:
+                raise no_database(db, exc) from None
             self._put_off(exc)
             return
         self._db = db
@@ -270,7 +282,7 @@ class RestoreWriter:
                 )
                 return False
         self._window.retire()
-        self._backoff.progress()
+        self._patience.progress()
         self.on_acknowledged(Acknowledged(batch, carried, existing, tuple(errors)))
         return True
 
@@ -317,19 +329,9 @@ class RestoreWriter:
             self.reset()
             self._trouble, self._refusal = reason, refusal
             raise ReadAgain(reason, remedy)
-        now = asyncio.get_running_loop().time()
-        first = self._backoff.failed(now)
-        if self._backoff.exhausted(now):
-            raise TransferFailed(
-                f"the target did not take anything for {self._settings.retry_seconds:g} s: "
-                f"{reason}",
-                remedy=remedy,
-                fault="target",
-            )
+        delay = self._patience.failed(reason, remedy=remedy)
         self.retries += 1
-        if first:
-            self.on_event(f"{reason}: trying again for {self._settings.retry_seconds:g} s")
-        await asyncio.sleep(self._backoff.delay())
+        await asyncio.sleep(delay)
         identity = self.info.identity
         # A role that moved is found by dialling again: the name may lead elsewhere by now.
         if connection.lost is not None or self._refusal in _DIAL_AGAIN:

@@ -13,8 +13,8 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from engine.errors import EngineError, FaultOf, LinkError, ServerError, TransferFailed
-from engine.model.backoff import Backoff
+from engine.errors import EngineError, LinkError, ServerError, SourceLost, TransferFailed
+from engine.model.backoff import Patience
 from engine.model.position import ScanPosition
 from engine.model.settings import TransferSettings
 from engine.sources.base import Source
@@ -26,6 +26,13 @@ _SOURCE_TRY_AGAIN = frozenset({"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "
 # Keys that exist on the target are compared in such portions (`if_exists` = fail).
 _CONFLICTS_AT_ONCE = 1000
 
+LOSS_REMEDY = (
+    "Restore the source's data and resume; or accept the loss (resume-migration, or the same "
+    "migrate, with --accept-source-loss), and the target becomes what the source is now; or end it "
+    "by force, and keep what the target has."
+)
+"""What to do where the source has lost its data."""
+
 Compare = Callable[[int, list[bytes]], Awaitable[list[bytes]]]
 
 
@@ -34,7 +41,7 @@ class Copy:
 
     `compare(db, keys)` tells which keys differ between the ends: with `if_exists` "fail" a key that
     the target has with the same value is no conflict (SCAN may name a key twice, and a lost link
-    makes us send a batch again).
+    makes us send a batch again). `patience` is for what passes by itself.
     """
 
     def __init__(
@@ -47,7 +54,9 @@ class Copy:
         position: ScanPosition | None,
         on_event: Callable[[str], None],
         compare: Compare,
+        patience: Patience,
     ) -> None:
+        self._patience = patience
         self._source = source
         self._target = target
         self._settings = settings
@@ -66,15 +75,15 @@ class Copy:
 
         Raises `TransferFailed` with the reason, `AuthError`, `ProtocolFault`, `ServerError`.
         """
-        backoff = Backoff(self._settings.retry_seconds)
+        patience = self._patience
         position = self.position
         opened = True
-        fault: FaultOf
         while True:
             try:
                 if not opened:
                     await self._reopen()
                     opened = True
+                    patience.well()
                 async with contextlib.aclosing(self._source.items()) as items:
                     async for item in items:
                         await self._target.send(item)
@@ -86,7 +95,7 @@ class Copy:
                 return
             except ReadAgain as exc:
                 # The source is in the middle of something that nobody takes any more.
-                fault, reason, remedy = "target", exc.reason, exc.remedy
+                reason, remedy = exc.reason, exc.remedy
                 if exc.from_start:
                     self._start_anew()
             except (LinkError, ServerError) as exc:
@@ -94,7 +103,7 @@ class Copy:
                     isinstance(exc, ServerError) and exc.code not in _SOURCE_TRY_AGAIN
                 ):
                     raise
-                fault, reason, remedy = "source", exc.message, exc.remedy
+                reason, remedy = exc.message, exc.remedy
             finally:
                 await self._source.close()
             opened = False
@@ -105,18 +114,14 @@ class Copy:
             self._tally.rewind()
             if self.position != position:
                 position = self.position
-                backoff.progress()
-            now = asyncio.get_running_loop().time()
-            if backoff.failed(now):
-                self._on_event(f"{reason}: starting again from what is acknowledged")
-            if backoff.exhausted(now):
-                raise TransferFailed(
-                    f"no progress for {self._settings.retry_seconds:g} s: {reason}",
-                    remedy=remedy,
-                    fault=fault,
-                )
+                patience.progress()
+            delay = patience.failed(
+                reason,
+                remedy=remedy,
+                event=f"{reason}: starting again from what is acknowledged",
+            )
             self.restarts += 1
-            await asyncio.sleep(backoff.delay())
+            await asyncio.sleep(delay)
 
     async def _reopen(self) -> None:
         position = self.position
@@ -124,12 +129,10 @@ class Copy:
         if position is None or self._source.continues(position):
             return
         if self._source.total_keys < self._tally.keys // 2:
-            raise TransferFailed(
+            raise SourceLost(
                 f"the source was restarted and has {self._source.total_keys:,} keys left; "
                 f"{self._tally.keys:,} of those before are on the target",
-                remedy="Restore the source's data; or abort the migration (complete-migration "
-                "--force), and keep what is on the target.",
-                fault="source",
+                remedy=LOSS_REMEDY,
             )
         self._on_event("the source was restarted: its keys are read again from the first")
         self.position = None

@@ -57,6 +57,7 @@ class Offline:
         self._source: Source = self._file or ScanSource(source, stage.settings)
         self._target = RestoreWriter(target, stage.settings)
         self._target.on_event = stage.on_event
+        self._target.on_trouble = stage.trouble_of("the target")
         self._copy: Copy | None = None
         self.left_out: list[str] = []
         """What the source holds beside keys and the target did not get."""
@@ -80,6 +81,12 @@ class Offline:
                 position=position,
                 on_event=stage.on_event,
                 compare=self._compare,
+                patience=stage.patience(
+                    "the copy",
+                    ended="no progress",
+                    next_step="reading starts again from what is acknowledged",
+                    fault="engine",
+                ),
             )
             await self._ticking(self._copy.run())
             await self._finish_file()
@@ -112,6 +119,11 @@ class Offline:
             if stage.one_go:
                 raise TransferFailed(result.reason)
         stage.enter(Phase.DONE)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the target has something of this transfer, so that it can be gone on with."""
+        return self._stage.tally.keys > 0
 
     @property
     def standing(self) -> str:
@@ -153,7 +165,7 @@ class Offline:
         stage.total_keys = stage.tally.keys + stage.tally.skipped + stage.tally.not_carried_total
         self.left_out.extend(reader.left_out)
         if reader.functions or reader.scripts:
-            await stage.insist(self._carry_code, again=True)
+            await stage.insist(self._carry_code, "target")
         for what in self.left_out:
             stage.on_event(f"not carried: {what}")
 
@@ -178,9 +190,9 @@ class Offline:
         if before is not None:
             assert isinstance(before.position, ScanPosition)
             position = before.position
-        await stage.insist(self._target.open, again=before is not None)
+        await stage.insist(self._target.open, "target")
         self._source.bulk_limit = self._target.bulk_limit
-        await stage.insist(lambda: self._source.open(position), again=before is not None)
+        await stage.insist(lambda: self._source.open(position), "source")
         if position is not None and not self._source.continues(position):
             stage.on_event("the source was restarted: the checkpoint is void")
             before = position = None

@@ -32,7 +32,6 @@ from engine.errors import (
     StateError,
     TransferFailed,
 )
-from engine.model.backoff import Backoff
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark, dirty_key, position_key
 from engine.model.position import StreamPosition, TargetPosition
@@ -69,6 +68,8 @@ _LOOK_SECONDS = 0.05
 # The same while all is well: a look costs as much as a hundred commands, and an operator's word
 # ends the wait.
 _CALM_LOOK_SECONDS = 0.25
+# How long deadlines may take to be set back when a migration ends without a cut-over.
+_GIVE_BACK_SECONDS = 120.0
 # Tries of a cut-over that nobody can repeat by hand (`migrate`).
 _CUT_OVERS_MOST = 3
 # Figures of a source that nobody listens to.
@@ -97,6 +98,7 @@ class Online:
         self._source.on_event = stage.on_event
         self._writer = RestoreWriter(target, stage.settings)
         self._writer.on_event = stage.on_event
+        self._writer.on_trouble = stage.trouble_of("the snapshot's target")
         ends = self._ends = Ends(source, target, stage.settings)
         books = self._books = Books(
             OnlineMark(token=secrets.token_hex(8)),
@@ -136,6 +138,8 @@ class Online:
         self._follower: Follower | None = None
         self._mender: Mender | None = None
         self._restarts = 0
+        # The target has, or had, a position of this migration.
+        self._has_position = False
         # Where the last follower stood, and the commands of all those before the one that runs.
         self._stood: dict[str, Any] = {}
         self._commands = 0
@@ -154,7 +158,12 @@ class Online:
             if self._mark.opened and await self._finished():
                 stage.enter(Phase.DONE)
                 return
-        backoff = Backoff(self._settings.retry_seconds)
+        patience = stage.patience(
+            "the migration",
+            ended="no progress",
+            next_step="it goes on from what the target has",
+            fault="engine",
+        )
         held: TargetPosition | None = None
         reached = before = None
         # Whether the target is to be asked for the position: somebody else may have moved it.
@@ -164,6 +173,7 @@ class Online:
                 if ask:
                     held, ask = await self._tenure.take(), False
                     reached = held.position
+                    self._has_position = self._has_position or reached is not None
                     if await self._promoted(held):
                         break
                 position = held.position if held is not None else None
@@ -173,12 +183,14 @@ class Online:
                 await self._deadlines.prepare(resumed=position is not None)
                 doubtful = held.doubtful if held is not None else None
                 sync = await self._source.open(position, doubtful)
+                patience.well()
                 if isinstance(sync, FullSync):
                     # Whatever breaks from here on, what was there before is no place to go on from.
                     held = None
                 await self._begin(sync, position)
                 if isinstance(sync, FullSync):
                     held = await self._full_sync(sync)
+                    self._has_position = True
                 else:
                     assert held is not None
                     held = held.renamed(sync.replid)
@@ -196,29 +208,26 @@ class Online:
             except PositionMoved as exc:
                 reached = self._reached(reached)
                 await self._came_back()
-                reason, ask = await self._tenure.judge(exc), True
+                reason, ask, remedy = await self._tenure.judge(exc), True, ""
             except ReadAgain as exc:
-                reason, held, reached = exc.reason, None, None
+                reason, remedy, held, reached = exc.reason, exc.remedy, None, None
             except (LinkError, ServerError) as exc:
                 if self._mark.opened or not _passes(exc):
                     raise
                 reached = self._reached(reached)
-                reason, ask = exc.message, self._mark.begun
+                reason, ask, remedy = exc.message, self._mark.begun, exc.remedy
             finally:
                 await self._let_go()
-            stage.reason = f"{reason}: trying again"
-            now = asyncio.get_running_loop().time()
             if reached is not None and reached != before:
                 before = reached
-                backoff.progress()
-            if backoff.failed(now):
-                stage.on_event(f"{reason}: going on from {place_words(reached)}")
-            if backoff.exhausted(now):
-                raise TransferFailed(
-                    f"no progress for {self._settings.retry_seconds:g} s: {reason}"
-                )
+                patience.progress()
+            delay = patience.failed(
+                reason,
+                remedy=remedy,
+                event=f"{reason}: going on from {place_words(reached)}",
+            )
             self._restarts += 1
-            await asyncio.sleep(backoff.delay())
+            await asyncio.sleep(delay)
         stage.enter(Phase.DONE)
 
     # --- The end ---
@@ -260,6 +269,11 @@ class Online:
             )
 
     @property
+    def opened(self) -> bool:
+        """Whether the target is its users' by now."""
+        return self._mark.opened
+
+    @property
     def in_doubt(self) -> bool:
         """Whether it is not known if the target is open: it has not answered since."""
         return self._opening.in_doubt
@@ -282,6 +296,11 @@ class Online:
     @property
     def _mark(self) -> OnlineMark:
         return self._books.mark
+
+    @property
+    def begun(self) -> bool:
+        """Whether the target has something of this migration, so that it can be gone on with."""
+        return self._mark.begun and (self._has_position or self._stage.tally.keys > 0)
 
     @property
     def standing(self) -> str:
@@ -360,7 +379,7 @@ class Online:
         if not ours:
             return
         try:
-            async with asyncio.timeout(self._settings.retry_seconds):
+            async with asyncio.timeout(_GIVE_BACK_SECONDS):
                 await self._deadlines.give_back()
         except (EngineError, TimeoutError) as exc:
             self._stage.on_event(f"deadlines on the target stay a hundred years off: {exc}")
@@ -382,9 +401,9 @@ class Online:
 
     async def _connect(self) -> None:
         stage = self._stage
-        again = self._deadlines.taken_up = self._books.take_up()
+        self._deadlines.taken_up = self._books.take_up()
         self._writer.name = self._tenure.claim.client_name
-        await stage.insist(self._writer.open, again=again)
+        await stage.insist(self._writer.open, "target")
         self._source.bulk_limit = self._writer.bulk_limit
         if not self._mark.begun:
             self._books.note(held_before=self._writer.info.keys > 0)
@@ -395,7 +414,7 @@ class Online:
         if not self._mark.begun:
             # Whether the target lets us do what will be needed.
             applier = self._applier = self._new_applier(importing=False)
-            await stage.insist(applier.open, again=again)
+            await stage.insist(applier.open, "target")
             await applier.close()
 
     async def _begin(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> None:
@@ -579,6 +598,7 @@ class Online:
 
     async def _tick(self) -> None:
         self._stage.tell()
+        self._source.check()
         await self._deadlines.keep_up()
         await self._cut_over.take_away()
         await self._books.save_now_and_then()
@@ -638,6 +658,7 @@ class Online:
             on_event=self._stage.on_event,
             importing=importing,
             on_woke=self._standing.woke,
+            on_trouble=self._stage.trouble_of("the target"),
         )
 
 

@@ -30,7 +30,6 @@ import contextlib
 from collections.abc import Callable
 
 from engine.errors import AuthError, LinkError, ServerError, TransferFailed
-from engine.model.backoff import Backoff
 from engine.model.online import dirty_key, position_key
 from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
@@ -41,6 +40,9 @@ from engine.transfer.books import Books
 from engine.transfer.ends import Ends
 from engine.transfer.stage import Stage
 from engine.wire.info import ask_info
+
+# How long the target may be away when it is to be tidied up.
+_TIDY_SECONDS = 120.0
 
 
 class Opening:
@@ -104,22 +106,27 @@ class Opening:
         """Remove the mark, and let deadlines pass again; all of it, even if cancelled meanwhile,
         and for as long as the target may be away.
 
-        Raises as `tidy_up_once`, but `LinkError` and `ServerError` when it is away for longer.
+        Raises as `tidy_up_once`, but `TransferStopped` when it is away for longer.
         """
         await to_the_end(self._tidy_up())
 
     async def _tidy_up(self) -> None:
-        backoff = Backoff(self._ends.settings.retry_seconds)
+        patience = self._stage.patience(
+            "the opening",
+            ended="the target could not be tidied up",
+            next_step="it is tidied up again",
+            fault="target",
+            # Nothing can cancel it, and whoever resumes has it done.
+            limit=_TIDY_SECONDS,
+        )
         while True:
             try:
-                return await self.tidy_up_once()
+                await self.tidy_up_once()
+                patience.progress()
+                return
             except (LinkError, ServerError) as exc:
-                now = asyncio.get_running_loop().time()
-                if backoff.failed(now):
-                    self._stage.on_event(f"{exc.message}: tidying up again")
-                if backoff.exhausted(now):
-                    raise
-            await asyncio.sleep(backoff.delay())
+                delay = patience.failed(exc.message, event=f"{exc.message}: tidying up again")
+            await asyncio.sleep(delay)
 
     async def tidy_up_once(self) -> None:
         """One try. Raises `PositionMoved` where the target came back older since it was promoted,

@@ -20,6 +20,7 @@ from engine.targets.base import Acknowledged
 from engine.targets.writer import RestoreWriter
 from engine.transfer.books import Books
 from engine.transfer.code import carry_code
+from engine.transfer.copy import LOSS_REMEDY
 from engine.transfer.ends import Ends
 from engine.transfer.repair import Mender
 from engine.transfer.stage import Stage
@@ -72,6 +73,7 @@ class Snapshot:
         stage.tally.start_anew()
         await books.save(
             released=False,
+            loss_accepted=False,
             full_syncs=books.mark.full_syncs + 1,
             begun_at=time.time(),
         )
@@ -138,13 +140,15 @@ class Snapshot:
         if not mark.held_before:
             async with self._ends.admin("target") as end:
                 held = max(held, (await end.info()).keys)
-        if self._source.info.keys < held // 2:
-            raise SourceLost(
-                f"the source has {self._source.info.keys:,} keys left, and the target has {held:,} "
-                "of those before",
-                remedy="Restore the source's data and resume; or abort it (force), and keep what "
-                "the target has.",
-            )
+        if self._source.info.keys >= held // 2:
+            return
+        words = (
+            f"the source has {self._source.info.keys:,} keys left, and the target has {held:,} of "
+            "those before"
+        )
+        if not mark.loss_accepted:
+            raise SourceLost(words, remedy=LOSS_REMEDY)
+        self._stage.on_event(f"{words}: this was accepted, and the target becomes what it is now")
 
     async def _make_room(self) -> None:
         """Before another full sync: what an earlier one left, and the source has deleted since,

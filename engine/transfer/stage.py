@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
-from engine.errors import LinkError, ServerError
-from engine.model.backoff import Backoff
-from engine.model.progress import Phase, Progress
+from engine.errors import FaultOf, LinkError, ServerError
+from engine.model.backoff import Patience
+from engine.model.progress import ENDS, Phase, Progress
 from engine.model.report import Step
 from engine.model.settings import TransferSettings
 from engine.transfer.phases import move
 from engine.transfer.tally import Tally
+from engine.wire.dial import Untrusted
 
 _WAIT_WORTH_TELLING = 0.05
-# For how long an end that cannot be reached at the start is tried again, in seconds.
-_OPEN_SECONDS = 1.0
 _NOT_NOW = frozenset({"LOADING", "BUSY", "MASTERDOWN", "NOMASTERLINK", "TRYAGAIN"})
 _IN_SYNC = frozenset({Phase.COPIED, Phase.CATCH_UP, Phase.FOLLOW, Phase.CUT_OVER, Phase.DONE})
 
@@ -41,6 +41,8 @@ class Stage:
         self.source_type: str = settings.source_type
         self.reason = ""
         self.can_complete = False
+        # What is waited for just now, by who waits.
+        self._troubles: dict[str, str] = {}
         self.tally = Tally()
         self.total_keys = 0
         self.steps: list[Step] = []
@@ -58,6 +60,9 @@ class Stage:
     def enter(self, phase: Phase) -> None:
         """Move to `phase`, and tell."""
         self.phase = move(self.phase, phase)
+        if phase in ENDS:
+            # Nothing is waited for any more.
+            self._troubles.clear()
         self.tell()
 
     def tell(self) -> None:
@@ -82,10 +87,51 @@ class Stage:
             "keys_per_second": rate,
             "seconds": now - self.began if self.began else 0.0,
             "eta_seconds": left / rate if rate else (0.0 if self.phase in _IN_SYNC else None),
-            "can_complete": self.can_complete,
-            "reason": self.reason,
+            "can_complete": self.can_complete and not self._troubles,
+            "reason": self.trouble or self.reason,
         }
         return Progress(**members | self.figures())
+
+    # --- What is waited for ---
+
+    @property
+    def trouble(self) -> str:
+        """What is waited for just now, and what is tried next; empty: nothing."""
+        return "; ".join(self._troubles.values())
+
+    def trouble_of(self, whose: str) -> Callable[[str], None]:
+        """What tells us of the trouble that `whose` has; with an empty text, that it has none."""
+
+        def tell(text: str) -> None:
+            if text:
+                self._troubles[whose] = text
+            elif self._troubles.pop(whose, None) is None:
+                return
+            self.tell()
+
+        return tell
+
+    def end(self, phase: Phase, reason: str) -> None:
+        """The transfer is over, for `reason`."""
+        self.reason = reason
+        self.can_complete = False
+        self.enter(phase)
+
+    def patience(
+        self, whose: str, *, ended: str, next_step: str, fault: FaultOf, limit: float = math.inf
+    ) -> Patience:
+        """Waits for what passes by itself, for as long as the operator wants, and tells us.
+
+        `limit`: seconds that are enough, whatever the operator wants.
+        """
+        return Patience(
+            min(self.settings.retry_for, limit),
+            ended=ended,
+            next_step=next_step,
+            fault=fault,
+            tell=self.trouble_of(whose),
+            event=self.on_event,
+        )
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -103,27 +149,29 @@ class Stage:
                 self.steps.append(Step(name, seconds, tally.keys - keys, tally.bytes - moved))
 
     async def insist(
-        self, open_end: Callable[[], Awaitable[object]], *, again: bool = False
+        self, open_end: Callable[[], Awaitable[object]], side: Literal["source", "target"]
     ) -> None:
-        """Open an end; a link that breaks just then is given a few more tries, a wrong address too.
+        """Open an end. One that is not there, or there and says "not now", is waited for.
 
-        A server that is there and says "not now" is waited for, `retry_seconds`; so is one that is
-        not there, if it was before (`again`).
+        Raises what `open_end` raises of another kind; `TransferStopped`.
         """
-        patience = self.settings.retry_seconds
-        began = asyncio.get_running_loop().time()
-        backoff = Backoff(patience)
+        patience = self.patience(
+            f"the {side} at the start",
+            ended=f"the {side} could not be reached",
+            next_step=f"the {side} is dialled again",
+            fault=side,
+        )
         while True:
-            now = asyncio.get_running_loop().time()
             try:
                 await open_end()
+                patience.progress()
                 return
-            except LinkError:
-                if now - began >= (patience if again else _OPEN_SECONDS):
-                    raise
+            except Untrusted:
+                raise
+            except LinkError as exc:
+                delay = patience.failed(exc.message, remedy=exc.remedy)
             except ServerError as exc:
-                if exc.code not in _NOT_NOW or now - began >= patience:
+                if exc.code not in _NOT_NOW:
                     raise
-                if backoff.failed(now):
-                    self.on_event(f"{exc.message}: waiting for up to {patience:g} s")
-            await asyncio.sleep(backoff.delay())
+                delay = patience.failed(exc.message, remedy=exc.remedy)
+            await asyncio.sleep(delay)

@@ -144,7 +144,7 @@ class Standing:
     def _gates(self, follower: Follower) -> tuple[bool, str]:
         """Whether a cut-over could begin now, and why not."""
         most, tally = self._settings.max_lag_bytes, self._stage.tally
-        if trouble := self._source.trouble:
+        if trouble := self._source.trouble or self._stage.trouble:
             return False, trouble
         lag = self._lag(follower)
         if lag > most:

@@ -5,9 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from engine.errors import AuthError, EngineError, PsyncRefused, SourceLost, StateError
+from engine.errors import (
+    AuthError,
+    EngineError,
+    LinkError,
+    PsyncRefused,
+    ServerError,
+    StateError,
+    TransferStopped,
+    UsageError,
+)
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark
 from engine.model.progress import Phase, Progress
@@ -107,7 +117,7 @@ class Transfer:
             self._task.cancel()
         errors: list[str] = []
         status: Status = "done"
-        kept = forced = False
+        kept = forced = needs_hand = False
         try:
             await self._task
         except asyncio.CancelledError:
@@ -126,29 +136,27 @@ class Transfer:
                 current = asyncio.current_task()
                 if current is not None and not self._stopping:
                     current.uncancel()
-            self._end(
+            self._stage.end(
                 Phase.STOPPED, errors[-1] if errors else "stopped; what is acknowledged stays"
             )
-        except SourceLost as exc:
-            # What is on the target may be the last copy: it stays, and can be gone on with.
-            status, kept = "stopped", True
-            errors.append(explain(exc))
-            self._end(Phase.STOPPED, errors[-1])
         except EngineError as exc:
-            # The state failed, or the claim is another's: the target is as it has to be. Or the
-            # target has not said whether it was opened: whoever resumes asks it again.
-            doubt = isinstance(self._way, Online) and self._way.in_doubt
-            kept = doubt or isinstance(exc, StateError)
-            status = "stopped" if doubt else "failed"
             errors.append(explain(exc))
-            self._end(Phase.STOPPED if doubt else Phase.FAILED, errors[-1])
+            if self._can_go_on(exc):
+                # What is on the target stays, its position too.
+                status, kept, needs_hand = "stopped", True, True
+                self._stage.end(Phase.STOPPED, errors[-1])
+            else:
+                # The state failed, or the claim is another's: the target is as it has to be.
+                status, kept = "failed", isinstance(exc, StateError)
+                self._stage.end(Phase.FAILED, errors[-1])
         finally:
             if self._way is not None:
                 resumable = kept or (status == "stopped" and not forced)
                 await self._way.close(resumable=resumable, forced=forced)
         if self._way is not None:
             await self._way.save_last(errors)
-        return self._report(status, errors, loop.time() - stage.began)
+        report = self._report(status, errors, loop.time() - stage.began)
+        return replace(report, needs_hand=needs_hand)
 
     async def _go(self) -> None:
         """Choose the way and go it; `auto` takes the other one where PSYNC is refused."""
@@ -235,10 +243,20 @@ class Transfer:
         del own_key
         return await self._gate()
 
-    def _end(self, phase: Phase, reason: str) -> None:
-        self._stage.reason = reason
-        self._stage.can_complete = False
-        self._stage.enter(phase)
+    def _can_go_on(self, error: EngineError) -> bool:
+        """Whether the transfer can go on once a hand has mended what `error` says.
+
+        What has nothing on the target yet fails instead: another start is as good as a resume.
+        """
+        way = self._way
+        if isinstance(way, Online) and way.in_doubt:
+            # The target has not said whether it was opened: whoever resumes asks it again.
+            return True
+        if way is None or not way.begun:
+            return False
+        if isinstance(way, Online) and way.opened and not isinstance(error, TransferStopped):
+            return False
+        return isinstance(error, TransferStopped | LinkError | ServerError | AuthError | UsageError)
 
     def _report(self, status: Status, errors: list[str], seconds: float) -> Report:
         stage, progress = self._stage, self._stage.progress

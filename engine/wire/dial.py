@@ -18,6 +18,10 @@ _PINGS = 3
 CLIENT_NAME = "startmigration"
 
 
+class Untrusted(LinkError):
+    """The server's certificate cannot be trusted: at the start, dialling again does not help."""
+
+
 async def dial(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Connection:
     """Connect, authenticate, and measure the round trip.
 
@@ -25,6 +29,7 @@ async def dial(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Connect
     time), `AuthError` (credentials refused), `ServerError` (anything else that it answered).
     """
     connection: Connection | None = None
+    kind = LinkError
     try:
         async with asyncio.timeout(timeout):
             connection = await _connect(endpoint, fault)
@@ -34,6 +39,7 @@ async def dial(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Connect
         problem = f"no answer within {timeout:g} s"
     except ssl.SSLCertVerificationError as exc:
         problem = f"its certificate is not to be trusted: {exc.verify_message}"
+        kind = Untrusted
     except ssl.SSLError as exc:
         problem = f"TLS failed: {exc.reason or exc}"
     except socket.gaierror as exc:
@@ -48,7 +54,7 @@ async def dial(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Connect
         raise
     if connection is not None:
         connection.close()
-    raise LinkError(
+    raise kind(
         f"{fault} {endpoint.address} cannot be reached: {problem}.",
         remedy="Check the address, the network and the TLS settings.",
         fault=fault,

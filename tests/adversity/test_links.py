@@ -49,7 +49,7 @@ def test_links_cut_at_random_bytes(server_factory: ServerFactory, end: str, turn
                 proxy.cut_after(rng.randrange(1, 400_000), rng.choice(["up", "down", None]))
                 await asyncio.sleep(rng.random() * 0.2)
 
-        result = transfer(up, down, meanwhile=cut, retry_seconds=20, **SMALL)
+        result = transfer(up, down, meanwhile=cut, retry_for=20, **SMALL)
     assert result.report.status == "done", result.report.errors
     assert_equal(source.url, target.url)
 
@@ -81,8 +81,9 @@ def test_a_link_that_never_comes_back(server_factory: ServerFactory) -> None:
             proxy.cut_now()
 
         proxy.throttle(200_000)
-        result = transfer(source, proxy, meanwhile=cut, retry_seconds=1.5, **SMALL)
-    assert result.report.status == "failed"
+        result = transfer(source, proxy, meanwhile=cut, retry_for=1.5, **SMALL)
+    assert result.report.status == "stopped"
+    assert result.report.needs_hand
     assert "did not take anything for 1.5 s" in result.report.errors[0]
 
 
@@ -142,8 +143,8 @@ def test_a_target_out_of_memory_that_stays_so(server_factory: ServerFactory) -> 
     source, target = filled(server_factory)
     admin = target.client()
     admin.config_set("maxmemory", admin.info()["used_memory"] + 300_000)
-    result = transfer(source, target, retry_seconds=1.5, **SMALL)
-    assert result.report.status == "failed"
+    result = transfer(source, target, retry_for=1.5, **SMALL)
+    assert result.report.status == "stopped"
     assert "OOM" in result.report.errors[0]
     assert "raise its maxmemory" in result.report.errors[0]
 

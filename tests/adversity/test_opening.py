@@ -242,7 +242,7 @@ def test_a_target_that_cannot_tell(source: Server, opened: tuple[Server, MemoryC
     migration can be resumed."""
     target, store = opened
     target.stop()
-    run = online(source, target, checkpoints=store, retry_seconds=0.5)
+    run = online(source, target, checkpoints=store, retry_for=0.5)
     assert run.report.status == "stopped", (run.report, run.events)
     assert refuses(source)
     # By force it is over: the source is as it was.
@@ -253,7 +253,7 @@ def test_a_target_that_cannot_tell(source: Server, opened: tuple[Server, MemoryC
         target,
         lambda work, _: _force(work),
         checkpoints=store,
-        retry_seconds=5.0,
+        retry_for=5.0,
     )
     assert run.report.status == "stopped"
     assert any("whether the target was opened is not known" in each for each in run.events)

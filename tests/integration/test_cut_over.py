@@ -320,9 +320,7 @@ def test_an_engine_that_dies_after_it_opened_the_target(
 
     with monkeypatch.context() as patched:
         patched.setattr(CutOver, "_let_go", die)
-        run = online(
-            source, target, steer, checkpoints=store, retry_seconds=1.0, cut_over_timeout=2.0
-        )
+        run = online(source, target, steer, checkpoints=store, retry_for=1.0, cut_over_timeout=2.0)
     assert run.report.status == "failed"
     assert [key for key in target.client().scan_iter() if key.startswith(OWN_PREFIX)]
     target.client(1).set("key:0", "the user's")

@@ -591,7 +591,7 @@ async def test_a_transfer_that_fails(face: Engine, server_factory: ServerFactory
     await face.start_migration(
         "g",
         [{"Address": "127.0.0.1", "Port": 1}],
-        settings=TransferSettings(retry_seconds=1.0, skip_checks=("source-reachable",)),
+        settings=TransferSettings(retry_for=1.0, skip_checks=("source-reachable",)),
     )
     with pytest.raises(TransferFailed, match="failed:"):
         await face.wait("g", until="copied", timeout=60)
@@ -692,7 +692,7 @@ async def test_any_event_loop(face: Engine, server_factory: ServerFactory) -> No
     """A library's caller brings a loop of his own."""
     source, target = server_factory(), server_factory()
     fill(source, 100)
-    settings = TransferSettings(retry_seconds=2.0)
+    settings = TransferSettings(retry_for=2.0)
     ends = Endpoint.parse(source.url), Endpoint.parse(target.url)
     async with asyncio.timeout(20):
         report = await face.migrate(*ends, settings=settings)

@@ -237,7 +237,7 @@ async def test_what_was_received_is_given_when_the_source_is_gone(
 ) -> None:
     server, target = server_factory(), server_factory()
     replay = Replay(target)
-    async with source_of(server, retry_seconds=0.5) as source:
+    async with source_of(server, retry_for=0.5) as source:
         await become_replica(source, replay)
         for i in range(1000):
             server.client().set(f"key:{i}", i)

@@ -437,7 +437,7 @@ def test_the_verbs_of_a_transfer_take_its_options(verb: str, capsys: Capture) ->
     assert run(verb, "--help") == 0
     shown = capsys.readouterr().out
     names = inspect.signature(transfer_options.settings).parameters
-    assert len(names) == 15
+    assert len(names) == 16
     for name in ("match", "type", "db", "source-type", "if-exists", "until", "fence", "fence-hook"):
         assert f"--{name} " in shown
     for name in (

@@ -173,7 +173,7 @@ def test_what_the_first_version_wrote() -> None:
         if_exists="skip",
         batch_bytes=4096,
         window_bytes=8192,
-        retry_seconds=5.0,
+        retry_for=5.0,
     )
     progress = Progress.from_dict(json.loads(OLD_PROGRESS))
     assert (progress.phase, progress.source_type) == (Phase.COPIED, "scan")

@@ -1,0 +1,308 @@
+"""What passes by itself is waited for; what needs a hand stops a migration that can go on.
+
+Small pairs: what is waited for is the engine's business, not one server's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from engine.model.online import OnlineMark
+from engine.model.progress import Phase
+from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.transfer import Transfer
+from tests.conftest import ServerFactory, known
+from tests.converge import assert_settled
+from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, soon
+from tests.proxy import Proxy
+from tests.servers import Server
+from tests.transfers import Run, transfer
+
+AOF = ("--appendonly", "yes", "--appendfsync", "always")
+NAME = "redis-7.0"
+
+
+@pytest.fixture
+def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
+    """A source, and a target that keeps what it has acknowledged through a restart."""
+    source = server_factory(known(NAME))
+    target = server_factory(known(NAME), *AOF)
+    source.client().mset({f"key:{n}": n for n in range(300)})
+    return source, target
+
+
+async def finish(work: Transfer, run: Run, source: Server) -> None:
+    await following(work)
+    await cut_over(work, run, source)
+
+
+def resumed(source: Server, target: Server, store: MemoryCheckpoint, **options: Any) -> Run:
+    """The migration that stopped goes on, without a full sync, to its end."""
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await finish(work, run, source)
+
+    run = online(source, target, steer, checkpoints=store, **options)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+    return run
+
+
+def test_a_target_that_is_away_is_waited_for(ends: tuple[Server, Server]) -> None:
+    """As in a reboot: refused, then loading, then there. Meanwhile the reason says so."""
+    source, target = ends
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        target.kill()
+        source.client().set("meanwhile", "1")
+        await soon(lambda: "tries failed in" in work.progress.reason, "a second try")
+        told = work.progress
+        assert "cannot be reached" in told.reason
+        assert "for up to 1 h without progress" in told.reason
+        assert not told.can_complete
+        assert told.retries > 0
+        await asyncio.to_thread(target.restart)
+        await in_sync(work, source)
+        assert "tries failed" not in work.progress.reason
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, retry_for=3600.0)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().get("meanwhile") == b"1"
+    assert any(event.startswith("it goes on, after ") for event in run.events)
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_a_target_that_stays_away_stops_it(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+    store = MemoryCheckpoint()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        target.kill()
+        source.client().set("meanwhile", "1")
+        await phase(work, Phase.STOPPED)
+
+    run = online(source, target, steer, checkpoints=store, retry_for=1.0)
+    assert run.report.status == "stopped"
+    assert run.report.needs_hand
+    assert "for 1 s: target" in run.report.errors[0]
+    target.restart()
+    assert target.client().keys("startmigration:position*")
+    resumed(source, target, store)
+    assert target.client().get("meanwhile") == b"1"
+
+
+def test_a_source_that_is_away_is_waited_for(ends: tuple[Server, Server]) -> None:
+    """Away, then loading, then the same data: where its history is another one, a full sync."""
+    source, target = ends
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        source.client().save()
+        source.kill()
+        await asyncio.sleep(1.5)
+        assert work.progress.phase not in (Phase.STOPPED, Phase.FAILED)
+        await asyncio.to_thread(source.restart)
+        source.client().set("afterwards", "1")
+        await soon(lambda: work.progress.partial_syncs + work.progress.full_syncs == 2, "a link")
+        await following(work)
+        await in_sync(work, source)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, retry_for=3600.0)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().get("afterwards") == b"1"
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_a_source_that_stays_away_stops_it(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+    store = MemoryCheckpoint()
+    with Proxy(source.host, source.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            await in_sync(work, source)
+            proxy.refuse()
+            proxy.cut_now()
+            await phase(work, Phase.STOPPED)
+
+        run = online(proxy, target, steer, checkpoints=store, retry_for=1.0)
+    assert run.report.status == "stopped"
+    assert run.report.needs_hand
+    source.client().set("meanwhile", "1")
+    resumed(source, target, store)
+
+
+def test_a_full_spool_stops_it(ends: tuple[Server, Server]) -> None:
+    """The same migration goes on with a larger one."""
+    source, target = ends
+    store = MemoryCheckpoint()
+
+    def write() -> None:
+        pipe = source.client().pipeline(transaction=False)
+        for n in range(40):
+            pipe.set(f"long:{n}", b"x" * 500_000)
+        pipe.execute()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        target.freeze()
+        await asyncio.to_thread(write)
+        await phase(work, Phase.STOPPED)
+        target.thaw()
+
+    source.client().config_set("repl-backlog-size", 64 << 20)
+    run = online(source, target, steer, checkpoints=store, spool_bytes=4 << 20)
+    assert run.report.status == "stopped"
+    assert run.report.needs_hand
+    assert "raise --spool-bytes" in run.report.errors[0]
+    resumed(source, target, store, spool_bytes=256 << 20)
+
+
+@pytest.mark.parametrize("when", ["snapshot", "stream"])
+def test_a_database_that_the_target_lacks_stops_it(
+    server_factory: ServerFactory, when: str
+) -> None:
+    source = server_factory(known(NAME))
+    # The last option of a name counts, in a restart as well.
+    target = server_factory(known(NAME), *AOF, "--databases", "4")
+    source.client().mset({f"key:{n}": n for n in range(300)})
+    if when == "snapshot":
+        source.client(9).set("far", "1")
+    store = MemoryCheckpoint()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        if when == "stream":
+            await following(work)
+            source.client(9).set("far", "1")
+        await phase(work, Phase.STOPPED)
+
+    run = online(source, target, steer, checkpoints=store)
+    assert run.report.status == "stopped", run.report.errors
+    assert "the target has no database 9" in run.report.errors[0]
+    assert "Raise `databases`" in run.report.errors[0]
+    target.options = (*AOF, "--databases", "16")
+    target.restart()
+
+    async def go_on(work: Transfer, run: Run) -> None:
+        await finish(work, run, source)
+
+    again = online(source, target, go_on, checkpoints=store)
+    assert again.report.status == "done", (again.report.errors, again.events)
+    assert again.report.full_syncs == (2 if when == "snapshot" else 1)
+    assert target.client(9).get("far") == b"1"
+    assert_settled(source, target, 16)
+    assert_tidy(target)
+
+
+def test_a_password_that_was_changed_stops_it(server_factory: ServerFactory) -> None:
+    source = server_factory(known(NAME))
+    target = server_factory(known(NAME), *AOF, password="hunter2")
+    source.client().mset({f"key:{n}": n for n in range(300)})
+    store = MemoryCheckpoint()
+    admin = target.client()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        admin.config_set("requirepass", "swordfish")
+        admin.client_kill_filter(_type="normal", skipme=True)
+        source.client().set("meanwhile", "1")
+        await phase(work, Phase.STOPPED)
+
+    run = online(source, target, steer, checkpoints=store)
+    assert run.report.status == "stopped", run.report.errors
+    assert "WRONGPASS" in run.report.errors[0]
+    assert "hunter2" not in str(run.report)
+    admin.config_set("requirepass", "hunter2")
+    resumed(source, target, store)
+
+
+def test_a_wrong_password_from_the_start_fails(server_factory: ServerFactory) -> None:
+    """Nothing was begun that could go on."""
+    source = server_factory(known(NAME))
+    target = server_factory(known(NAME), password="right")
+    source.client().set("k", "v")
+    wrong = target.url.replace("right", "wrong")
+    began = time.monotonic()
+    run = transfer(source, wrong, one_go=False, source_type="replica")
+    assert run.report.status == "failed"
+    assert not run.report.needs_hand
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("end", ["source", "target"])
+def test_an_end_that_is_not_there_yet(server_factory: ServerFactory, end: str) -> None:
+    """At the start as well: the reason, the tries and what comes next, in the phase CONNECT."""
+    source, target = server_factory(known(NAME)), server_factory(known(NAME))
+    source.client().set("k", "v")
+    victim = source if end == "source" else target
+    with Proxy(victim.host, victim.port) as proxy:
+        proxy.refuse()
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await soon(lambda: "tries failed in" in work.progress.reason, "a second try")
+            assert work.progress.phase is Phase.CONNECT
+            proxy.refuse(False)
+            await finish(work, run, source)
+
+        one, other = (proxy, target) if end == "source" else (source, proxy)
+        run = online(one, other, steer, retry_for=3600.0)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().get("k") == b"v"
+
+
+def test_a_source_that_lost_its_data_can_be_accepted(ends: tuple[Server, Server]) -> None:
+    """For the next full sync alone: the word is used up by it."""
+    source, target = ends
+    store = MemoryCheckpoint()
+
+    async def lose(work: Transfer, run: Run) -> None:
+        await following(work)
+        source.kill()
+        await asyncio.to_thread(source.restart)
+        await phase(work, Phase.STOPPED)
+
+    run = online(source, target, lose, checkpoints=store)
+    assert run.report.needs_hand
+    assert "--accept-source-loss" in run.report.errors[0]
+    source.client().set("only", "1")
+    again = online(source, target, checkpoints=store, timeout=20)
+    assert again.report.status == "stopped"
+    assert target.client().get("key:0") == b"0"
+    accept(store)
+
+    async def go_on(work: Transfer, run: Run) -> None:
+        await finish(work, run, source)
+
+    last = online(source, target, go_on, checkpoints=store)
+    assert last.report.status == "done", (last.report.errors, last.events)
+    assert any("this was accepted" in event for event in last.events)
+    assert target.client().keys() == [b"only"]
+    found = store.load()
+    assert found is not None
+    assert isinstance(found.position, OnlineMark)
+    assert not found.position.loss_accepted
+
+
+def accept(store: MemoryCheckpoint) -> None:
+    """What `Registry.resume_migration(accept_source_loss=True)` writes."""
+    found = store.load()
+    assert found is not None
+    assert isinstance(found.position, OnlineMark)
+    store.save(replace(found, position=replace(found.position, loss_accepted=True)))

@@ -1,0 +1,91 @@
+"""A migration that stops because it needs a hand, as its operator meets it: the verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ServerFactory, known
+from tests.integration.test_cli_real import GROUP, Cli, between, nodes, register
+from tests.reference.compare import assert_equal
+from tests.servers import Server
+
+AOF = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+@pytest.fixture
+def cli(state_url: str, tmp_path: Path) -> Iterator[Cli]:
+    runner = Cli(state_url, tmp_path)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture
+def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
+    source = server_factory(known("redis-7.0"))
+    target = server_factory(known("redis-7.0"), *AOF, "--databases", "4")
+    source.client().mset({f"key:{n}": n for n in range(300)})
+    return source, target
+
+
+def test_a_worker_that_stops_and_goes_on(ends: tuple[Server, Server], cli: Cli) -> None:
+    """Who waits is told with exit code 1, and the group stays under migration."""
+    source, target = ends
+    register(cli, target)
+    told = cli("start-migration", *GROUP, *nodes(source), "--retry-for", "1s", "--wait")
+    assert told.code == 0, told.err
+    target.kill()
+    source.client().set("meanwhile", "1")
+    group = cli.wait_for(lambda each: each["Migration"]["Reason"].startswith("stopped: "))
+    assert group["Status"] == "migrating"
+    assert not group["Migration"]["CanComplete"]
+    assert "did not take anything for 1 s" in group["Migration"]["Reason"]
+    assert "resume-migration" in group["Migration"]["Reason"]
+    target.restart()
+    # What it stopped for is not mended if the target is stopped again.
+    target.kill()
+    told = cli("resume-migration", *GROUP, "--retry-for", "2s", "--wait")
+    assert told.code == 1
+    assert told.err.splitlines()[-1].startswith("TransferStopped: ")
+    assert "for 2 s" in told.err
+    target.restart()
+    told = cli("resume-migration", *GROUP, "--retry-for", "1h", "--wait")
+    assert told.code == 0, told.err
+    told = cli("complete-migration", *GROUP, "--wait", "--output", "json")
+    assert told.code == 0, told.err
+    assert told.json["Report"]["full_syncs"] == 1
+    assert target.client().get("meanwhile") == b"1"
+    assert_equal(source.url, target.url)
+
+
+def test_migrate_that_stops_and_goes_on(ends: tuple[Server, Server], cli: Cli) -> None:
+    """In one go as well: what was carried stays, and the same command goes on."""
+    source, target = ends
+    source.client(3).set("near", "1")
+    told = cli("migrate", *between(source, target), "--skip-checks", "databases")
+    assert told.code == 0, told.err
+    source.client().config_set("min-replicas-to-write", 0)
+    target.client().flushall()
+    source.client(9).set("far", "1")
+    told = cli(
+        "migrate", *between(source, target), "--skip-checks", "databases", "--output", "json"
+    )
+    assert told.code == 1
+    assert told.last["status"] == "stopped"
+    assert told.err.splitlines()[-1].startswith("TransferStopped: stopped: the target has no ")
+    assert told.err.rstrip().endswith("Then the same command goes on.")
+    target.options = (*AOF, "--databases", "16")
+    target.restart()
+    told = cli("migrate", *between(source, target), "--skip-checks", "databases")
+    assert told.code == 0, told.err
+    assert target.client(9).get("far") == b"1"
+    assert_equal(source.url, target.url)
+
+
+def test_resume_with_what_makes_no_sense(cli: Cli) -> None:
+    for option, value in (("--retry-for", "soon"), ("--spool-bytes", "plenty")):
+        told = cli("resume-migration", *GROUP, option, value)
+        assert told.code == 2
+        assert option in told.err
