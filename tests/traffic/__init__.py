@@ -6,8 +6,9 @@ assert not counters.check(target)
 """
 
 from tests.traffic.counters import Counters
+from tests.traffic.retrying import Retrying
 from tests.traffic.sequence import Sequence, Unit
 from tests.traffic.setup import prepare
 from tests.traffic.writer import Traffic
 
-__all__ = ["Counters", "Sequence", "Traffic", "Unit", "prepare"]
+__all__ = ["Counters", "Retrying", "Sequence", "Traffic", "Unit", "prepare"]
