@@ -172,6 +172,7 @@ cdef AnchorResult anchor_command(
     """
     cdef Argument arguments[ANCHOR_ARGUMENTS_MOST]
     cdef StreamCommand added = command[0]
+    cdef StreamName name = stream_name(command)
     cdef uint64_t count
     cdef const uint8_t *p = first_argument(packed.raw.data + command.start, &count)
     cdef size_t i, size, middle
@@ -187,24 +188,24 @@ cdef AnchorResult anchor_command(
         arguments[i].size = size
         p += size + 2
 
-    if sets_deadline_alone(<StreamName>command.name, &unit, &relative):
+    if sets_deadline_alone(name, &unit, &relative):
         # NX, XX, GT and LT were true on the source; on the target, whose deadlines may be lifted,
         # they could be false.
         if not read_deadline(&arguments[2], unit, relative, how, &at) and (count == 3 or at <= 0):
             return ANCHOR_PASS
-    elif command.name == NAME_SETEX or command.name == NAME_PSETEX:
+    elif name == NAME_SETEX or name == NAME_PSETEX:
         if count != 4 or not read_deadline(
-                &arguments[2], 1000 if command.name == NAME_SETEX else 1, True, how, &at):
+                &arguments[2], 1000 if name == NAME_SETEX else 1, True, how, &at):
             return ANCHOR_PASS
-    elif command.name == NAME_SET:
+    elif name == NAME_SET:
         if count < 5 or not find_set_deadline(arguments, count, how, &at):
             return ANCHOR_PASS
-    elif command.name == NAME_GETEX:
+    elif name == NAME_GETEX:
         if count != 4 or not deadline_option(&arguments[2], &unit, &relative):
             return ANCHOR_PASS
         if not read_deadline(&arguments[3], unit, relative, how, &at):
             return ANCHOR_PASS
-    elif command.name == NAME_RESTORE:
+    elif name == NAME_RESTORE:
         if count < 4 or not known_restore(arguments, count, &relative) or not read_deadline(
                 &arguments[2], 1, relative, how, &at):
             return ANCHOR_PASS
@@ -217,11 +218,11 @@ cdef AnchorResult anchor_command(
     added.rewritten = True
     added.start = packed.rewritten.size
     begin = packed.rewritten.data + added.start
-    if sets_deadline_alone(<StreamName>command.name, &unit, &relative):
+    if sets_deadline_alone(name, &unit, &relative):
         out = put_pexpireat(begin, arguments, count, count, at)
-    elif command.name == NAME_GETEX:
+    elif name == NAME_GETEX:
         out = put_pexpireat(begin, arguments, count, count, at)
-    elif command.name == NAME_RESTORE:
+    elif name == NAME_RESTORE:
         known_restore(arguments, count, &relative)
         out = put_array_header(begin, count + relative)
         out = put_argument(out, &arguments[0])
@@ -232,7 +233,7 @@ cdef AnchorResult anchor_command(
         if relative:
             out = put_literal(out, "$6\r\nABSTTL\r\n", 12)
     else:
-        out = put_set(begin, &arguments[1], &arguments[2 if command.name == NAME_SET else 3])
+        out = put_set(begin, &arguments[1], &arguments[2 if name == NAME_SET else 3])
         middle = out - begin
         out = put_pexpireat(out, arguments, count, count, at)
         added.size = middle

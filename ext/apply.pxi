@@ -183,7 +183,7 @@ cdef class TransactionEncoder:
             if command.db != db:
                 size += SELECT_BYTES
                 db = command.db
-            if command.name == NAME_SWAPDB:
+            if stream_name(command) == NAME_SWAPDB:
                 size += 2 * SELECT_BYTES + DELETE_BYTES + self.key_size
             size += command.size
         return size
@@ -222,7 +222,7 @@ cdef class TransactionEncoder:
             run_size += command.size
             to.slots[to.queued] = <int32_t>i
             to.queued += 1
-            if command.name == NAME_SWAPDB:
+            if stream_name(command) == NAME_SWAPDB:
                 memcpy(out, run, run_size)
                 out += run_size
                 run_size = 0

@@ -1,5 +1,34 @@
 # Batches of commands: pieces of a replication stream.
 
+cdef class _Swaps:
+    """Which databases are swapped, in order; `passed`: how many of them lie behind us."""
+    cdef int32_t *pairs
+    cdef size_t count
+    cdef size_t passed
+
+    def __cinit__(self, list swaps):
+        self.pairs = <int32_t *>PyMem_RawMalloc((len(swaps) + 1) * 2 * sizeof(int32_t))
+        if self.pairs == NULL:
+            raise MemoryError()
+        for one, other in swaps:
+            self.pairs[2 * self.count] = one
+            self.pairs[2 * self.count + 1] = other
+            self.count += 1
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.pairs)
+
+    cdef int32_t behind(self, int32_t db) noexcept nogil:
+        """Where what is now in this database is behind all the swaps."""
+        cdef size_t i
+        for i in range(self.passed, self.count):
+            if self.pairs[2 * i] == db:
+                db = self.pairs[2 * i + 1]
+            elif self.pairs[2 * i + 1] == db:
+                db = self.pairs[2 * i]
+        return db
+
+
 @cython.final
 cdef class CommandBatch:
     """Commands of a replication stream, in order, between two of its offsets. Immutable.
@@ -12,7 +41,6 @@ cdef class CommandBatch:
         start_offset, end_offset: the batch holds what lies behind the first and up to the second.
         db_before, db_after: the database selected there.
         in_multi_before, in_multi_after: whether there the stream is between MULTI and EXEC.
-        flushes: one of the commands is FLUSHALL or FLUSHDB.
     """
     cdef Packed packed
     cdef readonly uint64_t start_offset
@@ -21,6 +49,8 @@ cdef class CommandBatch:
     cdef readonly int db_after
     cdef readonly bint in_multi_before
     cdef readonly bint in_multi_after
+    cdef uint32_t flags_of_all
+    cdef bint flags_found
 
     def __dealloc__(self):
         packed_free(&self.packed)
@@ -87,32 +117,54 @@ cdef class CommandBatch:
                 found.add(db)
         return frozenset(found)
 
-    cdef list indices_of(self, StreamName first, StreamName last):
+    cdef uint32_t all_flags(self) noexcept nogil:
+        """What the table says of all the commands together: found once, since nothing changes."""
+        cdef size_t i
+        cdef uint32_t found = 0
+        if not self.flags_found:
+            for i in range(self.packed.count):
+                found |= COMMAND_ROWS[self.packed.commands[i].row].flags
+            self.flags_of_all = found
+            self.flags_found = True
+        return self.flags_of_all
+
+    def holds(self, uint32_t flags):
+        """Whether the table says one of these flags (a sum of CMD_…) of one of the commands."""
+        return (self.all_flags() & flags) != 0
+
+    def indices(self, uint32_t flags):
+        """Indices of the commands of which the table says one of these flags (a sum of CMD_…)."""
         cdef size_t i
         cdef list found = []
-        for i in range(self.packed.count):
-            if first <= self.packed.commands[i].name <= last:
-                found.append(i)
+        if self.all_flags() & flags:
+            for i in range(self.packed.count):
+                if COMMAND_ROWS[self.packed.commands[i].row].flags & flags:
+                    found.append(i)
         return found
+
+    def flags(self, Py_ssize_t index):
+        """What the table says of command `index`: a sum of CMD_…; CMD_UNKNOWN if it has no row."""
+        return COMMAND_ROWS[self.at(index).row].flags
+
+    @property
+    def unknown(self):
+        """The names of the commands that have no row, each once, in upper case."""
+        return list(dict.fromkeys(
+            self.command(index)[0].upper() for index in self.indices(FLAG_UNKNOWN)))
 
     @property
     def flushes(self):
         """Whether one of the commands is FLUSHALL or FLUSHDB."""
-        return bool(self.indices_of(NAME_FLUSHALL, NAME_FLUSHDB))
+        return self.holds(FLAG_FLUSHES)
 
     @property
     def swaps(self):
         """The pairs of databases that SWAPDB swaps here, in order."""
         swaps = []
-        for index in self.indices_of(NAME_SWAPDB, NAME_SWAPDB):
+        for index in self.indices(FLAG_SWAPS):
             arguments = self.command(index)
             swaps.append((int(arguments[1]), int(arguments[2])))
         return swaps
-
-    @property
-    def deadlines(self):
-        """Indices of the commands that may set the deadline of the key behind their name."""
-        return self.named(NAME_DEADLINE_FIRST, NAME_DEADLINE_LAST)
 
     @property
     def rewritten(self):
@@ -124,43 +176,169 @@ cdef class CommandBatch:
                 found.append(i)
         return found
 
-    @property
-    def field_deadlines(self):
-        """Indices of the commands that set deadlines of fields in the hash behind their name."""
-        return self.named(NAME_FIELD_DEADLINE, NAME_FIELD_DEADLINE)
+    def keys(self, Py_ssize_t index):
+        """The keys that command `index` names, in the order of its arguments.
 
-    @property
-    def field_counts(self):
-        """Indices of the commands that count in a field, which may be one whose deadline passed."""
-        return self.named(NAME_FIELD_COUNT, NAME_FIELD_COUNT)
-
-    cdef list named(self, StreamName first, StreamName last):
-        cdef size_t i
-        cdef uint8_t name
+        None: they are not known, because the command has no row, or because its arguments are not
+        those of its row.
+        """
+        cdef KeyWalk walk
+        cdef WalkStep step
         cdef list found = []
-        for i in range(self.packed.count):
-            name = self.packed.commands[i].name
-            if first <= name <= last:
-                found.append(i)
-        return found
+        if not self.begin(&walk, index):
+            return None
+        while True:
+            step = next_key(&walk)
+            if step != WALK_KEY:
+                break
+            # MOVE: its one key once, not once for each database.
+            if not found or stream_name(self.at(index)) != NAME_MOVE:
+                found.append(PyBytes_FromStringAndSize(<const char *>walk.key, walk.size))
+        return None if step == WALK_UNKNOWN else found
 
-    def holds(self, uint32_t kinds):
-        """Whether a command is of one of these kinds (a sum of KIND_MOVERS, KIND_SWAPS …)."""
+    def key_positions(self, Py_ssize_t index):
+        """Which arguments of command `index` are keys; its name is argument 0. None as in `keys`.
+
+        A cluster's node is chosen by the slot of the first one.
+        """
+        cdef KeyWalk walk
+        cdef WalkStep step
+        cdef list found = []
+        if not self.begin(&walk, index):
+            return None
+        while True:
+            step = next_key(&walk)
+            if step != WALK_KEY:
+                break
+            if not found or stream_name(self.at(index)) != NAME_MOVE:
+                found.append(walk.position)
+        return None if step == WALK_UNKNOWN else found
+
+    def changes(self, Py_ssize_t index):
+        """The keys that command `index` may change, as (database, key); None as in `keys`.
+
+        Of RENAME, COPY and MOVE the last one is where the key goes to. The databases are those in
+        which the keys are behind the batch: a later SWAPDB in it may have moved them.
+        """
+        cdef KeyWalk walk
+        cdef WalkStep step
+        cdef list found = []
+        cdef _Swaps swaps
+        if not self.begin(&walk, index):
+            return None
+        swaps = _Swaps(self.swaps_behind(index))
+        while True:
+            step = next_key(&walk)
+            if step != WALK_KEY:
+                break
+            if walk.role & ROLE_WRITTEN:
+                found.append((
+                    swaps.behind(walk.key_db),
+                    PyBytes_FromStringAndSize(<const char *>walk.key, walk.size)))
+        return None if step == WALK_UNKNOWN else found
+
+    cdef bint begin(self, KeyWalk *walk, Py_ssize_t index) except -1:
+        cdef const StreamCommand *command = self.at(index)
+        return begin_walk(
+            walk, &COMMAND_ROWS[command.row], command_bytes(&self.packed, command), command.db)
+
+    cdef list swaps_behind(self, Py_ssize_t index):
+        """The pairs of databases that are swapped behind command `index`."""
+        if not self.all_flags() & FLAG_SWAPS:
+            return []
+        before = sum(at <= index for at in self.indices(FLAG_SWAPS))
+        return self.swaps[before:]
+
+    def changed(self):
+        """(keys, unknown): the keys that the commands may change, each once, as (database, key);
+        the indices of the commands whose keys are not known.
+
+        The databases are those behind the batch, as in `changes`.
+        """
+        return self.spread((), False)
+
+    def derived(self, dirty):
+        """(keys, unknown): the keys that become dirty by the commands if `dirty` are, as (database,
+        key); the indices of the commands whose keys are not known.
+
+        A key is changed by what a dirty one holds: or, where a command reads keys that it does not
+        name, by whatever is dirty. `dirty` are pairs (database, key), their databases those behind
+        the batch; what is in it is not given again. TypeError if they are something else.
+        """
+        return self.spread(dirty, True)
+
+    cdef tuple spread(self, dirty, bint dirty_alone):
+        cdef _PlacedKeys keys = _PlacedKeys()
+        cdef _Swaps swaps = _Swaps(self.swaps)
+        cdef tuple keeper = tuple(dirty)
+        cdef size_t i, first
+        cdef bint done = True
+        cdef uint8_t *known
+        cdef list unknown = []
+        for db, key in keeper:
+            if not PyBytes_CheckExact(key):
+                raise TypeError(f"keys must be bytes, found {type(key).__name__}")
+            if not keys.add(
+                    <const uint8_t *>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), db):
+                raise MemoryError()
+        first = keys.count
+        if not self.packed.count or (dirty_alone and not first):
+            return [], []
+        known = <uint8_t *>PyMem_RawMalloc(self.packed.count)
+        if known == NULL:
+            raise MemoryError()
+        try:
+            with nogil:
+                done = self.spread_over(keys, swaps, dirty_alone, known)
+            if not done:
+                raise MemoryError()
+            for i in range(self.packed.count):
+                if not known[i]:
+                    unknown.append(i)
+            return keys.since(first), unknown
+        finally:
+            PyMem_RawFree(known)
+
+    cdef bint spread_over(
+        self, _PlacedKeys keys, _Swaps swaps, bint dirty_alone, uint8_t *known
+    ) noexcept nogil:
+        """Add the keys that the commands change; `dirty_alone`: where they change them by what is
+        in `keys` already. False: no memory."""
+        cdef const StreamCommand *command
+        cdef const CommandRow *row
+        cdef KeyWalk walk
+        cdef WalkStep step
+        cdef bint hit
         cdef size_t i
-        cdef uint32_t found = 0
         for i in range(self.packed.count):
-            found |= <uint32_t>1 << self.packed.commands[i].name
-        return (found & kinds) != 0
-
-    @property
-    def places(self):
-        """Indices of GEORADIUS, GEORADIUSBYMEMBER and GEOSEARCHSTORE."""
-        return self.indices_of(NAME_PLACES, NAME_PLACES)
-
-    @property
-    def movers(self):
-        """Indices of RENAME, RENAMENX, COPY and MOVE: a value goes from one key to another."""
-        return self.indices_of(NAME_RENAME, NAME_MOVE)
+            command = &self.packed.commands[i]
+            row = &COMMAND_ROWS[command.row]
+            if stream_name(command) == NAME_SWAPDB:
+                swaps.passed += 1
+            known[i] = not row.flags & FLAG_UNKNOWN
+            if not known[i] or not row.part_count:
+                continue
+            if dirty_alone and not row.flags & (FLAG_READS | FLAG_READS_UNNAMED):
+                continue
+            hit = not dirty_alone
+            # Once to know whether it counts, and that its arguments are sound.
+            known[i] = begin_walk(
+                &walk, row, command_bytes(&self.packed, command), command.db)
+            step = next_key(&walk) if known[i] else WALK_END
+            while step == WALK_KEY:
+                hit = hit or (walk.role & ROLE_READ and keys.has(
+                    walk.key, walk.size, swaps.behind(walk.key_db)))
+                step = next_key(&walk)
+            known[i] = known[i] and step == WALK_END
+            hit = hit or walk.unnamed or (row.flags & FLAG_SCRIPT)
+            if not known[i] or not hit:
+                continue
+            begin_walk(&walk, row, command_bytes(&self.packed, command), command.db)
+            while next_key(&walk) == WALK_KEY:
+                if walk.role & ROLE_WRITTEN and not keys.add(
+                        walk.key, walk.size, swaps.behind(walk.key_db)):
+                    return False
+        return True
 
     def mentioning(self, keys):
         """Indices of the commands that have one of `keys` (a set of bytes) for an argument.

@@ -12,7 +12,8 @@ cdef struct StreamCommand:
     # Of the stream, behind it.
     uint64_t end_offset
     int32_t db
-    uint8_t name
+    # Of its name, in COMMAND_ROWS.
+    uint16_t row
     bint rewritten
     bint in_multi
 
@@ -119,6 +120,10 @@ cdef inline const uint8_t *command_bytes(
     const Packed *packed, const StreamCommand *command
 ) noexcept nogil:
     return (packed.rewritten.data if command.rewritten else packed.raw.data) + command.start
+
+
+cdef inline StreamName stream_name(const StreamCommand *command) noexcept nogil:
+    return <StreamName>COMMAND_ROWS[command.row].stream_name
 
 
 cdef bint packed_slice(

@@ -530,11 +530,15 @@ cdef class StreamReader:
         """A whole command lies between `parsed` and `end`."""
         cdef const uint8_t *data = self.open.raw.data
         cdef size_t start = self.parsed
-        cdef StreamName name = stream_name(data + self.name_at, self.name_size)
+        cdef uint16_t row = named_row(data + self.name_at, self.name_size)
+        cdef StreamName name
         cdef StreamCommand command
         cdef AnchorResult anchored = ANCHOR_PASS
         cdef size_t before
         self.begun = False
+        if COMMAND_ROWS[row].flags & FLAG_CONTAINER:
+            row = contained_row(row, data + start)
+        name = <StreamName>COMMAND_ROWS[row].stream_name
         if name != NAME_OTHER and name <= NAME_TAKEN_OUT_LAST:
             if not self.take_out(name, data + start):
                 self.wrong_at = start
@@ -551,11 +555,12 @@ cdef class StreamReader:
         command.size = end - start
         command.end_offset = self.base + end
         command.db = self.db
-        command.name = name
+        command.row = row
         command.rewritten = False
         command.in_multi = self.in_multi
-        if NAME_DEADLINE_FIRST <= name <= NAME_DEADLINE_LAST and (
-                self.deadlines.anchor or self.deadlines.hold_before or name >= NAME_EXPIREAT):
+        if NAME_ANCHORED_FIRST <= name <= NAME_ANCHORED_LAST and (
+                self.deadlines.anchor or self.deadlines.hold_before
+                or name >= NAME_ABSOLUTE_FIRST):
             anchored = anchor_command(&self.open, &command, &self.deadlines)
             if anchored == ANCHOR_NO_MEMORY:
                 return STREAM_NO_MEMORY
@@ -623,6 +628,18 @@ cdef class StreamReader:
             return False
         p = argument_body(p, &size) + size + 2
         return database_number(p, &number)
+
+
+cdef uint16_t contained_row(uint16_t container, const uint8_t *command) noexcept nogil:
+    """The row of what a container's command does; 0: not known."""
+    cdef uint64_t count
+    cdef size_t size
+    cdef const uint8_t *p = first_argument(command, &count)
+    if count < 2:
+        return 0
+    p = argument_body(p, &size) + size + 2
+    p = argument_body(p, &size)
+    return subcommand_row(container, p, size)
 
 
 cdef bint database_number(const uint8_t *header, int64_t *number) noexcept nogil:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from engine._native import (
-    KIND_SWAPS,
+    CMD_SWAPS,
     CommandBatch,
     Transaction,
     TransactionEncoder,
@@ -262,7 +262,7 @@ class Applier:
             connection is None
             or connection.lost is not None
             or not batch.databases <= self._databases
-            or batch.holds(KIND_SWAPS)
+            or batch.holds(CMD_SWAPS)
         ):
             return False
         transaction = self._encoder.encode(batch, position, db=POSITION_DB)

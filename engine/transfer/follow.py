@@ -18,12 +18,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from itertools import pairwise
 
 from engine._native import (
-    KIND_FIELD_COUNTS,
-    KIND_FIELD_DEADLINES,
-    KIND_PLACES,
+    CMD_MEMBER_COUNT,
+    CMD_MEMBER_TTL,
+    CMD_MOVES,
+    CMD_PLACES,
+    CMD_TTL,
+    CMD_UNKNOWN,
     CommandBatch,
 )
 from engine.errors import LinkError, ServerError, TransferFailed
@@ -31,7 +33,7 @@ from engine.model.position import StreamPosition, TargetPosition
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, Sent
 from engine.targets.base import ReadAgain
-from engine.transfer.repair import DbKey, Mender, Store, placed
+from engine.transfer.repair import DbKey, Mender, Store
 
 # A reading is taken when the target is no further behind than this many bytes: until its offset is
 # reached the keys stay as they are, and what reads them is spoilt as well.
@@ -39,8 +41,8 @@ _READ_WITHIN = 1 << 20
 _READ_AGAIN_SECONDS = 0.5
 # A batch that counts fields up, and was on its way for longer, may have found one expired.
 _FIELDS_SECONDS = 0.05
-# Commands whose copies of a key take its deadline along: {name: index of the new key}.
-_NEW_KEY = {b"RENAME": 2, b"RENAMENX": 2, b"COPY": 2, b"MOVE": 1}
+# Names of commands without a row in the core's table: so many are told of.
+_STRANGE_NAMES_MOST = 100
 
 
 class Follower:
@@ -99,6 +101,10 @@ class Follower:
         others (Redis 6.0 differs from those after it), so what it has stored is read."""
         self.on_outage: Callable[[], None] = lambda: None
         """Called when the target could not be reached for a while."""
+        self.on_strange: Callable[[bytes, bool], None] = lambda name, known: None
+        """Called once for each name of a command that the core's table does not have: the name,
+        whether the source could tell which keys it names."""
+        self._strange: set[bytes] = set()
         self._read_again = 0.0
         # Those of the applier that what is being applied was looked at after.
         self._lapses = applier.lapses
@@ -283,11 +289,13 @@ class Follower:
 
     @property
     def _kinds_to_look_at(self) -> int:
-        kinds = KIND_PLACES if self.unlike else 0
+        kinds = CMD_UNKNOWN
+        if self.unlike:
+            kinds |= CMD_PLACES
         if self.has_fields:
-            kinds |= KIND_FIELD_DEADLINES
+            kinds |= CMD_MEMBER_TTL
             if self.fields:
-                kinds |= KIND_FIELD_COUNTS
+                kinds |= CMD_MEMBER_COUNT
         return kinds
 
     # --- One batch ---
@@ -299,53 +307,60 @@ class Follower:
             applied, rest = batch.split(cut)
         except ValueError:
             raise ReadAgain("the source's stream is another one than the target has") from None
-        self._mender.spoil(await self._mender.keys_in(applied, self._taken_along(applied)))
+        self._mender.spoil(await self._mender.keys_in(applied))
         self._in_doubt = cut < self.position.offset
         return rest
 
     async def _apply(self, batch: CommandBatch) -> None:
         self._lapses, self._suspected = self._applier.lapses, self.suspect
-        # 1. What reads a dirty key is dirty.
-        mender, movers = self._mender, self._taken_along(batch)
+        # 1. What the batch makes dirty by itself, and what reads a dirty key.
+        mender, moved = self._mender, self._taken_along(batch)
         # A part of it was read late, or all.
         late = self._late_from(batch.start_offset)
-        if self.unlike and batch.holds(KIND_PLACES):
-            mender.spoil(_stored_by_search(batch))
-        await mender.taint(batch, movers)
-        if movers:
-            if self.moved is not None:
-                self.moved.update(dict.fromkeys(movers.values()))
-            if late or not mender.clean:
-                mender.spoil_deadlines(movers.values())
-        if self.lifted is not None:
-            self.lifted.update(
-                ((batch.db(index), batch.command(index)[1]), None) for index in batch.rewritten
-            )
-        if self.moved is not None and batch.swaps:
-            self.swapped = True
+        mender.move(batch)
+        if self.unlike:
+            mender.spoil(_changed(batch, CMD_PLACES))
+        if batch.holds(CMD_UNKNOWN):
+            await self._distrust(batch)
         if self.suspect:
-            mender.spoil(await mender.keys_in(batch, movers))
+            mender.spoil(await mender.keys_in(batch))
         if self.has_fields:
             self._spoil_fields(batch)
+        await mender.spread(batch)
+        if self.moved is not None:
+            self.moved.update(dict.fromkeys(moved))
+            self.swapped = self.swapped or bool(batch.swaps)
+        if self.lifted is not None:
+            for index in batch.rewritten:
+                self.lifted.update(dict.fromkeys(batch.changes(index) or ()))
+        if late or not mender.clean:
+            mender.spoil_deadlines(moved)
         if late:
-            self._mender.spoil_deadlines(
-                (batch.db(index), batch.command(index)[1]) for index in batch.deadlines
-            )
+            mender.spoil_deadlines(_changed(batch, CMD_TTL))
         # 2. A reading is stored at exactly its offset.
         while (cut := self._mender.next_offset) is not None:
             if not batch.start_offset < cut < batch.end_offset:
                 break
             head, batch = batch.split(cut)
             await self._transact(head)
-            await mender.spread(batch, self._taken_along(batch))
+            await mender.spread(batch)
         # 3. The rest.
         await self._transact(batch)
 
     def _spoil_fields(self, batch: CommandBatch) -> None:
-        indices = batch.field_deadlines
-        if self.fields:
-            indices += batch.field_counts
-        self._mender.spoil((batch.db(index), batch.command(index)[1]) for index in indices)
+        kinds = CMD_MEMBER_TTL | (CMD_MEMBER_COUNT if self.fields else 0)
+        self._mender.spoil(_changed(batch, kinds))
+
+    async def _distrust(self, batch: CommandBatch) -> None:
+        """What a command of an unknown name does to its keys on the target is not known: they are
+        read again."""
+        for index in batch.indices(CMD_UNKNOWN):
+            name = batch.command(index)[0].upper()
+            keys = await self._mender.keys_of(batch, index)
+            self._mender.spoil(keys or ())
+            if name not in self._strange and len(self._strange) < _STRANGE_NAMES_MOST:
+                self._strange.add(name)
+                self.on_strange(name, keys is not None)
 
     def _counted_late(self, batch: CommandBatch) -> bool:
         """Whether a batch that is on the target now has counted up fields that may have expired
@@ -353,7 +368,7 @@ class Follower:
 
         While `fields` is set those hashes are read anyway.
         """
-        if not self.has_fields or self.fields or not batch.holds(KIND_FIELD_COUNTS):
+        if not self.has_fields or self.fields or not batch.holds(CMD_MEMBER_COUNT):
             return False
         if batch.start_offset < self._source.late_offset:
             return True
@@ -404,7 +419,7 @@ class Follower:
                     refused.add(self._store_failed(stores, -1 - index, message))
                     del stores[-1 - index]
             # What comes behind them in the batch reads their keys as they are.
-            await mender.spread(batch, self._taken_along(batch))
+            await mender.spread(batch)
         mender.noted()
         for index, message in result.failed:
             if index >= 0:
@@ -416,7 +431,7 @@ class Follower:
             refused.add((db, key))
             self._refused(db, key, f"the value has {nbytes:,} bytes, and the target takes less")
         if result.failed or too_long:
-            await mender.spread(batch, self._taken_along(batch))
+            await mender.spread(batch)
         if result.unseen:
             # Which of its commands failed, nobody knows.
             self.unseen += 1
@@ -428,17 +443,17 @@ class Follower:
         lapsed = self._applier.lapses != self._lapses or (self.suspect and not self._suspected)
         if result.unseen or lapsed:
             # Some of it may have failed, or found its key expired.
-            mender.spoil(await mender.keys_in(batch, self._taken_along(batch)))
+            mender.spoil(await mender.keys_in(batch))
             mender.spoil((store[0], store[1]) for store in stores)
         if self._applier.reconnects != links:
             # The target was away: what had a deadline there may have passed before this batch came.
             self.on_outage()
             if self.suspect:
-                mender.spoil(await mender.keys_in(batch, self._taken_along(batch)))
+                mender.spoil(await mender.keys_in(batch))
             if self.has_fields:
                 self._spoil_fields(batch)
         if self._counted_late(batch):
-            mender.spoil((batch.db(index), batch.command(index)[1]) for index in batch.field_counts)
+            mender.spoil(_changed(batch, CMD_MEMBER_COUNT))
         self.commands += len(batch)
         self._pass(behind)
 
@@ -447,13 +462,10 @@ class Follower:
         mender = self._mender
         left_out = await mender.left_out_of(batch)
         if left_out:
-            movers = self._taken_along(batch)
-            for index, keys in left_out.items():
+            for keys in left_out.values():
                 mender.spoil(keys)
-                if index in movers:
-                    mender.spoil([movers[index]])
             # What they were to write, the commands behind them may read.
-            await mender.spread(batch, movers)
+            await mender.spread(batch)
         return set(left_out)
 
     def _pass(self, position: StreamPosition) -> None:
@@ -474,31 +486,17 @@ class Follower:
 
     async def _leave(self, batch: CommandBatch, index: int, message: str) -> None:
         """A command that did not run on the target: its keys are read from the source instead."""
-        command = batch.command(index)
-        keys = await self._mender.keys_of(command)
+        keys = await self._mender.keys_of(batch, index)
         if keys:
-            self._mender.spoil((batch.db(index), key) for key in keys)
+            self._mender.spoil(keys)
         else:
-            name = command[0].decode("ascii", "backslashreplace")
+            name = batch.command(index)[0].decode("ascii", "backslashreplace")
             self._left_out(f"the command {name}, which has no keys: {message}")
 
-    def _taken_along(self, batch: CommandBatch) -> dict[int, DbKey]:
-        """The new key of each command that takes a key elsewhere, by the command's index."""
-        found: dict[int, DbKey] = {}
-        for index in batch.movers:
-            command = batch.command(index)
-            place = _NEW_KEY.get(command[0].upper())
-            if place is None or len(command) <= place:
-                continue
-            db, key = batch.db(index), command[place]
-            if command[0].upper() == b"MOVE":
-                db = int(command[2])
-            elif command[0].upper() == b"COPY" and len(command) > 4:
-                upper = [word.upper() for word in command]
-                if b"DB" in upper[3:]:
-                    db = int(command[upper.index(b"DB", 3) + 1])
-            found[index] = db, key
-        return found
+    def _taken_along(self, batch: CommandBatch) -> list[DbKey]:
+        """Where the commands that take a key elsewhere, its deadline included, put it."""
+        moves = (batch.changes(index) for index in batch.indices(CMD_MOVES))
+        return [keys[-1] for keys in moves if keys]
 
     # --- Mending ---
 
@@ -529,18 +527,9 @@ class Follower:
         await self._transact(CommandBatch.empty(at.offset, at.db, at.in_multi))
 
 
-def _stored_by_search(batch: CommandBatch) -> list[DbKey]:
-    """The keys in which searches for places store what they find."""
+def _changed(batch: CommandBatch, flags: int) -> list[DbKey]:
+    """The keys that commands of this kind (a sum of CMD_…) may change."""
     found: list[DbKey] = []
-    for index in batch.places:
-        words = batch.command(index)
-        if words[0].upper() == b"GEOSEARCHSTORE":
-            keys = words[1:2]
-        else:
-            # STORE or STOREDIST, of both the last one counts. A member may be called so as well:
-            # one key too many does no harm.
-            keys = [
-                key for name, key in pairwise(words) if name.upper() in (b"STORE", b"STOREDIST")
-            ]
-        found += placed(batch.db(index), keys, batch.swaps)
+    for index in batch.indices(flags):
+        found += batch.changes(index) or ()
     return found

@@ -469,6 +469,7 @@ class Online:
                 left_out=self._leave_out,
             )
             follower.on_outage = self._standing.outage
+            follower.on_strange = self._strange
             follower.unlike = not self._source.info.same_version_as(self._writer.info)
             self._standing.attend(follower, self._mender)
             self._deadlines.mender, self._deadlines.follower = self._mender, follower
@@ -617,6 +618,17 @@ class Online:
     def _carried(self, db: int, key: bytes) -> None:
         self._stage.tally.carried(db, key)
         self._books.dirty = True
+
+    def _strange(self, name: bytes, known: bool) -> None:
+        shown = name[:64].decode("ascii", "backslashreplace")
+        if known:
+            done = "each key that it names is read again from the source"
+        else:
+            done = (
+                "the source does not say which keys it changes, so they are not read again; "
+                "compare them before the cut-over"
+            )
+        self._stage.on_event(f"the stream has the command {shown}, which is not known here: {done}")
 
     def _leave_out(self, what: str) -> None:
         if what not in self.left_out:

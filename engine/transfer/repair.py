@@ -7,9 +7,11 @@ stored on the target behind exactly the commands up to O, in the same transactio
 what comes behind O applies to it as it does on the source.
 
 Between its becoming dirty and O a dirty key may be read by a command that writes another one
-(RENAME, SUNIONSTORE, COPY, a script's effect): all keys of a command that names a dirty key become
-dirty in turn, and are read again. It converges, because a reading ends its key's dirtiness for good
-unless a command between (the moment of reading, O] names it together with another dirty key.
+(RENAME, SUNIONSTORE, COPY, a script's effect): what such a command may change becomes dirty in
+turn, and is read again. Which keys a command reads and which it changes the core's table says
+(`ext/command_table.pxi`); where a dirty key is only written, the others stay clean. It converges,
+because a reading ends its key's dirtiness for good unless a command between (the moment of
+reading, O] derives it from another dirty key.
 
 Dirtiness outlives us. Invariant: a key whose copy may differ from what the stream says at the
 target's position is named in a set on the target (`dirty_key`), or by one of the last transaction's
@@ -30,7 +32,7 @@ not watched, and stays refused until the next full sync, so that the target is n
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from engine._native import CommandBatch, RestoreEncoder, encode_command
@@ -39,14 +41,13 @@ from engine.model.report import NAMED_KEYS_LIMIT
 from engine.model.server import ServerInfo
 from engine.targets.applier import POSITION_DB
 from engine.transfer.fence import offset_in
+from engine.transfer.strange import StrangeCommands
 from engine.wire.admin import Admin, Arg
 
 # Keys in one reading: its MULTI holds the source's other clients up.
 _AT_ONCE = 50
 _DEADLINES_AT_ONCE = 500
 _HURRIED_AT_ONCE = 500
-# Commands whose keys are asked for together.
-_COMMANDS_AT_ONCE = 500
 # Names in one command that keeps the set on the target.
 _NAMES_AT_ONCE = 1000
 # A refused key that is written to all the time is read again at most so often.
@@ -98,6 +99,7 @@ class Mender:
         bulk_limit: int = 512 << 20,
     ) -> None:
         self._source = source
+        self._strange = StrangeCommands(source)
         self._encoder = encoder
         self._names_key = names_key
         self._absolute = info.version >= (7, 0, 0) and not info.fork
@@ -273,11 +275,16 @@ class Mender:
 
     # --- The stream passes by ---
 
-    async def taint(self, batch: CommandBatch, movers: Mapping[int, DbKey]) -> None:
-        """Before a batch is applied: what reads a dirty key becomes dirty, what is swapped moves.
+    async def taint(self, batch: CommandBatch) -> None:
+        """Before a batch is applied: what is swapped moves, what reads a dirty key becomes dirty.
 
-        `movers`: where those commands put a key's value that have it in another database, or may.
+        Raises as `spread`.
         """
+        self.move(batch)
+        await self.spread(batch)
+
+    def move(self, batch: CommandBatch) -> None:
+        """From now on keys are named by the databases that they are in behind this batch."""
         if self._mended and not self._refused and not self._named_again:
             return
         swaps = batch.swaps
@@ -287,36 +294,36 @@ class Mender:
                 # The set went to the other database, and is written anew in ours.
                 stray = other if one == POSITION_DB else one
                 self._strays.append((stray, encode_command(b"DEL", self._names_key)))
+        self._swap_readings(swaps)
         if batch.flushes:
             # Which of the refused keys are gone by that, the source knows.
             self.spoil(tuple(self._refused))
         if swaps or batch.flushes:
             self.note_again()
-        await self.spread(batch, movers)
 
-    async def spread(self, batch: CommandBatch, movers: Mapping[int, DbKey]) -> None:
-        """Spread dirtiness over the keys of commands that name a dirty key."""
-        asked: dict[int, list[bytes]] = {}
-        names: set[bytes] = set()
-        swaps = batch.swaps
-        # Again as long as it spreads: what one command made dirty the next may read.
-        while names != (names := self._dirty_names()):
-            hits = batch.mentioning(names)
-            new = [index for index in hits if index not in asked]
-            asked.update(zip(new, await self._keys_named(batch, new), strict=True))
-            for index in hits:
-                keys = asked[index]
-                if not any(key in names for key in keys):
-                    continue
-                named = placed(batch.db(index), keys, swaps)
-                # A single key is as dirty as it was, and read already, unless it was refused.
-                self.spoil(named if len(keys) > 1 else self._refused.keys() & named)
-                if index in movers:
-                    self.spoil([movers[index]])
+    async def spread(self, batch: CommandBatch) -> None:
+        """Spread dirtiness from keys to those that the batch's commands derive from them.
+
+        A key that a command only writes does not make the others dirty that it names; a refused
+        key that is named is to be read again. Raises `LinkError`, `AuthError` where the source has
+        to be asked for keys.
+        """
+        if self._mended and not self._refused and not self._named_again:
+            return
+        keys, strange = batch.derived(self._dirty(batch))
+        self.spoil(keys)
+        if strange:
+            # Whatever these read: what they may have changed is dirty, and what is derived of it.
+            self.spoil(await self._strange_keys(batch, strange))
+            self.spoil(batch.derived(self._dirty(batch))[0])
+        if self._refused:
+            for index in batch.mentioning({key for _, key in self._refused}):
+                named = placed(batch.db(index), batch.keys(index) or (), batch.swaps)
+                self.spoil(self._refused.keys() & named)
 
     async def left_out_of(self, batch: CommandBatch) -> dict[int, list[DbKey]]:
         """The commands that must not be applied because they name a key that the target refused:
-        their indices, with all their keys.
+        their indices, with the keys that they change.
 
         Commands that only delete are applied: they leave no fragment.
         """
@@ -328,51 +335,64 @@ class Mender:
             for index in batch.mentioning({key for _, key in self._absent})
             if batch.command(index)[0].upper() not in _DELETES
         ]
-        for index, keys in zip(hits, await self._keys_named(batch, hits), strict=True):
-            named = placed(batch.db(index), keys, swaps)
-            if any(key in self._absent for key in named):
-                found[index] = named
+        for index in hits:
+            named = placed(batch.db(index), batch.keys(index) or (), swaps)
+            changed = await self.keys_of(batch, index) or []
+            if not self._absent.keys().isdisjoint([*named, *changed]):
+                found[index] = changed
         return found
 
-    def _dirty_names(self) -> set[bytes]:
-        names = {key for where in (self._values, self._named_again) for _, key in where}
-        names.update(key for _, key in self._refused)
+    def _dirty(self, batch: CommandBatch) -> list[DbKey]:
+        """The keys that differ, or may, with the databases that they are in behind the batch."""
+        found = [*self._values, *self._named_again, *self._refused]
+        swaps = batch.swaps
         for reading in self._readings:
             if reading.values:
-                names.update(key for _, key in reading.keys)
-        return names
+                for db, key in reading.keys:
+                    # Its databases are those at its offset, before some of the swaps or behind all.
+                    found += placed(db, (key,), swaps)
+        return found
 
-    async def keys_of(self, command: Sequence[bytes]) -> list[bytes]:
-        """The keys that a command names, as the source's own tables say (COMMAND GETKEYS)."""
-        try:
-            reply = await self._source.call("COMMAND", "GETKEYS", *command)
-        except ServerError:
-            # No keys, or a command that the source itself does not know by now.
+    async def keys_of(self, batch: CommandBatch, index: int) -> list[DbKey] | None:
+        """The keys that this command of the batch may change; None: not even the source can tell.
+
+        Raises as `spread`.
+        """
+        keys = batch.changes(index)
+        if keys is not None:
+            return keys
+        (named,) = await self._strange.keys([batch.command(index)])
+        return None if named is None else placed(batch.db(index), named, batch.swaps)
+
+    async def keys_in(self, batch: CommandBatch) -> list[DbKey]:
+        """Every key that the batch may change. Raises as `spread`."""
+        keys, strange = batch.changed()
+        return keys + await self._strange_keys(batch, strange)
+
+    async def _strange_keys(self, batch: CommandBatch, indices: Sequence[int]) -> list[DbKey]:
+        """The keys of commands that the table does not have."""
+        if not indices:
             return []
-        return [key for key in reply if isinstance(key, bytes)]
-
-    async def keys_in(
-        self, batch: CommandBatch, movers: Mapping[int, DbKey] | None = None
-    ) -> list[DbKey]:
-        """Every key that the batch names."""
-        found: list[DbKey] = list((movers or {}).values())
-        swaps, indices = batch.swaps, range(len(batch))
-        for index, keys in zip(indices, await self._keys_named(batch, indices), strict=True):
-            found += placed(batch.db(index), keys, swaps)
+        found: list[DbKey] = []
+        asked = await self._strange.keys([batch.command(index) for index in indices])
+        for index, keys in zip(indices, asked, strict=True):
+            found += placed(batch.db(index), keys or (), batch.swaps)
         return found
 
-    async def _keys_named(self, batch: CommandBatch, indices: Sequence[int]) -> list[list[bytes]]:
-        """The keys of each of these commands."""
-        found: list[list[bytes]] = []
-        for at in range(0, len(indices), _COMMANDS_AT_ONCE):
-            replies = await self._source.pipeline(
-                ("COMMAND", "GETKEYS", *batch.command(index))
-                for index in indices[at : at + _COMMANDS_AT_ONCE]
-            )
-            for reply in replies:
-                keys = reply if isinstance(reply, list) else []
-                found.append([key for key in keys if isinstance(key, bytes)])
-        return found
+    def _swap_readings(self, swaps: Sequence[tuple[int, int]]) -> None:
+        """A reading that is not stored yet was taken by numbers of databases which may be those
+        behind the swap: then its keys' old copies are in the other database, and not read."""
+        for reading in self._readings:
+            moved = [
+                place
+                for db, key in reading.keys
+                for place in placed(db, (key,), swaps)
+                if place[0] != db
+            ]
+            if reading.values:
+                self.spoil(moved)
+            else:
+                self.spoil_deadlines(moved)
 
     def _swap(self, one: int, other: int) -> None:
         swap = {one: other, other: one}

@@ -151,11 +151,11 @@ def test_the_source_goes_when_it_is_asked_for_the_keys_of_what_failed(
     keys_of = Mender.keys_of
     lost: list[bool] = []
 
-    async def lost_once(self: Mender, command: Any) -> Any:
+    async def lost_once(self: Mender, *args: Any) -> Any:
         if not lost:
             lost.append(True)
             raise LinkError("the source's link is gone", fault="source")
-        return await keys_of(self, command)
+        return await keys_of(self, *args)
 
     def spoil() -> None:
         target.client().set("list", "no list")

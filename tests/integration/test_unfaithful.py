@@ -58,3 +58,29 @@ def test_messages(server_factory: ServerFactory, publish: str) -> None:
         assert message is not None
         heard.append(message["channel"])
     assert heard == ([b"news", b"news"] if publish == "pass" else []) + [b"last"]
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_a_command_of_an_unknown_name(server_factory: ServerFactory, both: bool) -> None:
+    """As a module's, or a newer server's: its keys are read again, and an event names it once."""
+    renamed = ("--rename-command", "INCRBY", "BUMP")
+    source, target = pair(server_factory, "redis-7.0", "redis-7.0", *renamed)
+    if both:
+        target = server_factory(target.binary, *renamed)
+    client = source.client()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await in_sync(work, source)
+        for n in range(20):
+            client.execute_command("BUMP", f"counter:{n % 5}", n)
+            client.copy("counter:0", f"copy:{n}", replace=True)
+        await in_sync(work, source)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(source, target, 2)
+    assert target.client().get("counter:4") == b"%d" % sum(range(4, 20, 5))
+    told = [event for event in run.events if "BUMP" in event]
+    assert len(told) == 1, run.events
+    assert "is not known here: each key that it names is read again" in told[0]

@@ -49,7 +49,7 @@ def said(extras: Iterable[Extra]) -> list[tuple[int, list[bytes]]]:
 
 
 def taint(of: Mender, passing: CommandBatch) -> None:
-    asyncio.run(of.taint(passing, {}))
+    asyncio.run(of.taint(passing))
 
 
 # --- Names ---
@@ -157,35 +157,87 @@ async def of_server(server: Server) -> AsyncIterator[Mender]:
         yield mender(end, await end.info())
 
 
-async def test_what_reads_a_dirty_key_is_dirty(server_factory: ServerFactory) -> None:
-    async with of_server(server_factory()) as it:
-        it.spoil([(0, b"a")])
-        passing = batch(
-            ("SET", "untouched", 1),
-            # Backwards, so that once round is not enough.
-            ("RENAME", "b", "c"),
-            ("RENAME", "a", "b"),
-            ("SUNIONSTORE", "sum", "x", "a"),
-            # One key alone is no dirtier than it was.
-            ("INCR", "a"),
-            ("SET", "value", "a"),
-            ("SELECT", 4),
-            ("RENAME", "a", "other"),
-        )
-        await it.taint(passing, {})
-        names = {name for _, command in said(it.notes()) for name in command[2:]}
-    assert {b"0 v a", b"0 v b", b"0 v c", b"0 v sum", b"0 v x"} <= names
-    assert not names & {b"0 v untouched", b"0 v value"}
+def noted(it: Mender) -> set[bytes]:
+    """The names that it would add to the set."""
+    return {name for _, command in said(it.notes()) for name in command[2:]}
 
 
-async def test_what_is_moved_to_another_database_is_dirty_there(
+def test_what_reads_a_dirty_key_is_dirty() -> None:
+    it = mender()
+    it.spoil([(0, b"a")])
+    passing = batch(
+        ("SET", "untouched", 1),
+        # Before the dirty key comes here: this one moves what is right.
+        ("RENAME", "b", "before"),
+        ("RENAME", "a", "b"),
+        ("RENAME", "b", "c"),
+        ("SUNIONSTORE", "sum", "x", "a"),
+        # One key alone is no dirtier than it was.
+        ("INCR", "a"),
+        ("SET", "value", "a"),
+        # It is written here, and nothing hangs on it.
+        ("LMOVE", "list", "a", "LEFT", "LEFT"),
+        ("SUNIONSTORE", "a", "y", "z"),
+        ("MSET", "a", 1, "beside", 2),
+        ("EVAL", "return redis.call('get', 'c')", 1, "script"),
+        ("SORT", "w", "BY", "*", "STORE", "sorted"),
+        ("SORT", "w", "BY", "nosort", "STORE", "as it is"),
+        ("SELECT", 4),
+        ("RENAME", "a", "other"),
+    )
+    taint(it, passing)
+    dirty = [b"0 v a", b"0 v b", b"0 v c", b"0 v sum", b"0 v script", b"0 v sorted"]
+    assert noted(it) == set(dirty)
+
+
+def test_what_is_moved_to_another_database_is_dirty_there() -> None:
+    it = mender()
+    it.spoil([(0, b"a"), (0, b"b")])
+    taint(it, batch(("MOVE", "a", 5), ("COPY", "b", "c", "DB", 6)))
+    assert noted(it) == {b"0 v a", b"5 v a", b"0 v b", b"6 v c"}
+
+
+def test_what_was_swapped_is_found_where_it_is_behind_the_batch() -> None:
+    it = mender()
+    it.spoil([(0, b"a")])
+    taint(it, batch(("COPY", "a", "b"), ("SWAPDB", 0, 7), ("COPY", "a", "c")))
+    assert noted(it) == {b"7 v a", b"7 v b"}
+    taint(it, batch(("SELECT", 7), ("COPY", "a", "d"), ("SELECT", 0), ("COPY", "a", "e")))
+    assert noted(it) == {b"7 v a", b"7 v b", b"7 v d"}
+
+
+async def test_what_is_swapped_while_it_is_read_is_read_there_too(
     server_factory: ServerFactory,
 ) -> None:
+    """The reading may be of the other key, which had the number of the database by then."""
     async with of_server(server_factory()) as it:
-        it.spoil([(0, b"a")])
-        await it.taint(batch(("MOVE", "a", 5)), {0: (5, b"a")})
-        names = {name for _, command in said(it.notes()) for name in command[2:]}
-    assert names == {b"0 v a", b"5 v a"}
+        it.spoil([(3, b"a")])
+        await it.read()
+        it.noted()
+        assert not it.to_read
+        await it.taint(batch(("SWAPDB", 3, 5)))
+        assert {b"3 v a", b"5 v a"} == noted(it)
+        it.stored(it.due(1 << 60))
+        assert it.to_read
+
+
+async def test_the_source_tells_the_keys_of_commands_that_are_not_known(
+    server_factory: ServerFactory,
+) -> None:
+    """GET, GETRANGE and OBJECT ENCODING stand for commands of a module: the table has no row for
+    what only reads."""
+    async with of_server(server_factory()) as it:
+        passing = batch(
+            ("GET", "one"), ("Get", "two"), ("OBJECT", "ENCODING", "three"), ("NOSUCH", "four")
+        )
+        assert passing.unknown == [b"GET", b"OBJECT", b"NOSUCH"]
+        found = [await it.keys_of(passing, index) for index in range(4)]
+        assert found == [[(0, b"one")], [(0, b"two")], [(0, b"three")], None]
+        assert await it.keys_in(passing) == [(0, b"one"), (0, b"two"), (0, b"three")]
+        # What they change is dirty while anything is.
+        it.spoil([(0, b"two")])
+        await it.taint(passing)
+        assert noted(it) >= {b"0 v one", b"0 v two", b"0 v three"}
 
 
 def stores_of(reading: Reading) -> dict[tuple[int, bytes], list[bytes]]:

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine._native import (
-    KIND_FIELD_COUNTS,
-    KIND_FIELD_DEADLINES,
-    KIND_MOVERS,
-    KIND_PLACES,
-    KIND_SWAPS,
+    CMD_MEMBER_COUNT,
+    CMD_MEMBER_TTL,
+    CMD_MOVES,
+    CMD_PLACES,
+    CMD_SWAPS,
+    CMD_TTL,
     CommandBatch,
     ProtocolError,
     StreamReader,
@@ -150,7 +151,7 @@ def test_what_is_counted():
     (batch,) = reader.take()
     assert batch.flushes
     assert batch.swaps == [(0, 11)]
-    assert batch.movers == [5]
+    assert batch.indices(CMD_MOVES) == [5]
     assert batch.command(5)[0] == b"RENAME"
     assert batch.databases == {0, 11, 2147483647}
     assert batch.nbytes >= len(MIXED)
@@ -337,7 +338,7 @@ def test_streams_agree_with_the_reference(
             assert batch.mentioning(wanted) == [
                 i for i, arg in enumerate(args) if wanted & set(arg[1:])
             ]
-        assert batch.movers == [
+        assert batch.indices(CMD_MOVES) == [
             i for i, arg in enumerate(args) if arg[0].upper() in (b"RENAME", b"COPY")
         ]
         assert batch.flushes == any(arg[0] == b"FLUSHALL" for arg in args)
@@ -681,9 +682,9 @@ def test_who_sets_a_deadline_is_known() -> None:
         reader.feed(command(name, b"k", b"1"))
     reader.flush()
     (batch,) = reader.take()
-    assert batch.field_deadlines == [0, 2, 4]
-    assert batch.field_counts == [1, 3]
-    assert batch.deadlines == [5]
+    assert batch.indices(CMD_MEMBER_TTL) == [0, 2, 4]
+    assert batch.indices(CMD_MEMBER_COUNT) == [1, 3]
+    assert batch.indices(CMD_TTL) == [5]
     empty = type(batch).empty(7, 3, True)
     assert (len(empty), empty.start_offset, empty.end_offset, empty.db_after) == (0, 7, 7, 3)
 
@@ -691,16 +692,16 @@ def test_who_sets_a_deadline_is_known() -> None:
 @pytest.mark.parametrize(
     ("args", "kind"),
     [
-        ([b"rename", b"a", b"b"], KIND_MOVERS),
-        ([b"RENAMENX", b"a", b"b"], KIND_MOVERS),
-        ([b"COPY", b"a", b"b"], KIND_MOVERS),
-        ([b"Move", b"a", b"1"], KIND_MOVERS),
-        ([b"SWAPDB", b"0", b"1"], KIND_SWAPS),
-        ([b"HPEXPIREAT", b"h", b"1", b"FIELDS", b"1", b"f"], KIND_FIELD_DEADLINES),
-        ([b"HINCRBYFLOAT", b"h", b"f", b"1"], KIND_FIELD_COUNTS),
-        ([b"GeoRadius", b"g", b"1", b"2", b"3", b"km", b"STORE", b"a"], KIND_PLACES),
-        ([b"GEORADIUSBYMEMBER", b"g", b"m", b"3", b"km", b"STORE", b"a"], KIND_PLACES),
-        ([b"geosearchstore", b"a", b"g", b"FROMMEMBER", b"m"], KIND_PLACES),
+        ([b"rename", b"a", b"b"], CMD_MOVES),
+        ([b"RENAMENX", b"a", b"b"], CMD_MOVES),
+        ([b"COPY", b"a", b"b"], CMD_MOVES),
+        ([b"Move", b"a", b"1"], CMD_MOVES),
+        ([b"SWAPDB", b"0", b"1"], CMD_SWAPS),
+        ([b"HPEXPIREAT", b"h", b"1", b"FIELDS", b"1", b"f"], CMD_MEMBER_TTL),
+        ([b"HINCRBYFLOAT", b"h", b"f", b"1"], CMD_MEMBER_COUNT),
+        ([b"GeoRadius", b"g", b"1", b"2", b"3", b"km", b"STORE", b"a"], CMD_PLACES),
+        ([b"GEORADIUSBYMEMBER", b"g", b"m", b"3", b"km", b"STORE", b"a"], CMD_PLACES),
+        ([b"geosearchstore", b"a", b"g", b"FROMMEMBER", b"m"], CMD_PLACES),
         ([b"GEORADIUSBYMEMBEX", b"g"], 0),
         ([b"SET", b"rename", b"swapdb"], 0),
         ([b"FLUSHALL"], 0),
@@ -708,7 +709,7 @@ def test_who_sets_a_deadline_is_known() -> None:
     ],
 )
 def test_a_batch_says_what_kinds_it_holds(args: list[bytes], kind: int) -> None:
-    kinds = [KIND_MOVERS, KIND_SWAPS, KIND_FIELD_DEADLINES, KIND_FIELD_COUNTS, KIND_PLACES]
+    kinds = [CMD_MOVES, CMD_SWAPS, CMD_MEMBER_TTL, CMD_MEMBER_COUNT, CMD_PLACES]
     reader = StreamReader(0)
     reader.feed(command(b"SET", b"a", b"b") + command(*args) + command(b"INCR", b"n"))
     batch = reader.next(True)
