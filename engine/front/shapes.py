@@ -97,6 +97,7 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
             "HeldKeys": progress.held_keys,
             "SpoolBytes": progress.spool_bytes,
             "NotCarried": progress.not_carried,
+            "EvictedKeys": progress.evicted_keys,
             "Retries": progress.retries,
             "Reconnects": progress.reconnects,
         },

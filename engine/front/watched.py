@@ -51,7 +51,15 @@ def gates(transfer: TransferRecord) -> list[dict[str, Any]]:
     found.append(
         _gate("everything carried", lost == 0, f"{lost:,} keys not carried" if lost else "so far")
     )
+    found.append(_kept(progress))
     return found
+
+
+def _kept(progress: Progress) -> dict[str, Any]:
+    evicted = progress.evicted_keys
+    if evicted is None:
+        return _gate("nothing evicted", None, "not known")
+    return _gate("nothing evicted", not evicted, f"{evicted:,} keys by the target's memory limit")
 
 
 def _caught_up(progress: Progress) -> dict[str, Any]:

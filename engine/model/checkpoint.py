@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from engine.model.evictions import Evictions
 from engine.model.online import OnlineMark
 from engine.model.position import ScanPosition
 from engine.model.report import NotCarried
@@ -23,7 +24,7 @@ class Checkpoint:
     It is void when the target's identity (process and replication history) is another one: what
     was acknowledged may be gone. The names of the keys that were not carried are part of it, so
     that a run that goes on reports those of the runs before it; `beyond` counts, by reason, those
-    that were too many to be named.
+    that were too many to be named. `evictions` are those of the target since the first write.
     """
 
     position: ScanPosition | OnlineMark
@@ -35,6 +36,7 @@ class Checkpoint:
     not_carried: tuple[NotCarried, ...] = ()
     not_carried_total: int = 0
     beyond: tuple[tuple[str, int], ...] = ()
+    evictions: Evictions = field(default_factory=Evictions)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
@@ -48,4 +50,5 @@ class Checkpoint:
         data["position"] = kind.from_dict(data["position"])
         data["not_carried"] = tuple(NotCarried(**item) for item in data["not_carried"])
         data["beyond"] = tuple((reason, count) for reason, count in data["beyond"])
+        data["evictions"] = Evictions.from_dict(data.get("evictions", {}))
         return cls(**data)

@@ -32,8 +32,9 @@ class Progress:
     `source_type` is how the source is read, "replica", "scan" or "file"; "auto" until that is
     known.
     `total_keys` is the source's own count at the start (an estimate while writes go on, and with
-    MATCH or TYPE an upper bound). `can_complete` with its `reason` is the cut-over's gate: the
-    reason is one line, with the figures (`lag 18 MB > 1 MB`).
+    MATCH or TYPE an upper bound). `evicted_keys` counts those of the target since the first write;
+    None: not known. `can_complete` with its `reason` is the cut-over's gate: the reason is one
+    line, with the figures (`lag 18 MB > 1 MB`).
 
     Where the source is followed: `applied_offset` is the replication offset up to which the target
     has everything, `source_offset` the source's own, as last heard; `lag_bytes` and `lag_seconds`
@@ -53,6 +54,7 @@ class Progress:
     skipped: int = 0
     vanished: int = 0
     not_carried: int = 0
+    evicted_keys: int | None = None
     retries: int = 0
     reconnects: int = 0
     keys_per_second: float = 0.0

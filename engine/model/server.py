@@ -80,6 +80,7 @@ class Keyspace:
 class ServerInfo:
     """What INFO says. Memory is in bytes, 0 where the server does not tell (or has no limit).
 
+    `evicted_keys` is counted by the process since its start or CONFIG RESETSTAT; None: not told.
     `version` is the flavour's own (a Valkey also claims to be Redis 7.2.4). `fork` names a
     reimplementation ("keydb", "dragonfly", "garnet"; else empty). `primary` is the `host:port` that
     a replica follows. `loading` is true while the data set is read from disk or from a primary.
@@ -96,6 +97,7 @@ class ServerInfo:
     used_memory_dataset: int = 0
     maxmemory: int = 0
     maxmemory_policy: str = ""
+    evicted_keys: int | None = None
     total_system_memory: int = 0
     keyspace: tuple[Keyspace, ...] = ()
     modules: tuple[str, ...] = ()
@@ -193,6 +195,7 @@ def parse_info(text: str) -> ServerInfo:
         used_memory_dataset=_number(fields, "used_memory_dataset"),
         maxmemory=_number(fields, "maxmemory"),
         maxmemory_policy=fields.get("maxmemory_policy", ""),
+        evicted_keys=_number(fields, "evicted_keys") if "evicted_keys" in fields else None,
         total_system_memory=_number(fields, "total_system_memory"),
         keyspace=tuple(sorted(_keyspace(fields), key=lambda each: each.db)),
         modules=tuple(sorted(modules)),

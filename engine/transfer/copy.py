@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 
 from engine.errors import EngineError, LinkError, ServerError, SourceLost, TransferFailed
 from engine.model.backoff import Patience
+from engine.model.evictions import Evictions
 from engine.model.position import ScanPosition
 from engine.model.settings import TransferSettings
 from engine.sources.base import Source
@@ -136,7 +137,10 @@ class Copy:
             )
         self._on_event("the source was restarted: its keys are read again from the first")
         self.position = None
+        evictions = self._tally.evictions
         self._tally.start_anew()
+        # Counted on: the target was not asked since.
+        self._tally.evictions = evictions
 
     async def _settle(self) -> None:
         """Have the target acknowledge what is whole, and forget the rest."""
@@ -150,10 +154,11 @@ class Copy:
                 self._start_anew()
 
     def _start_anew(self) -> None:
-        """What was acknowledged may be gone."""
+        """What was acknowledged may be gone. The target has just been dialled anew."""
         self._on_event("the target was restarted or replaced: everything is copied anew")
         self.position = None
         self._tally.start_anew()
+        self._tally.evictions = Evictions().after(self._target.info)
 
     def _acknowledged(self, acknowledged: Acknowledged) -> None:
         if self._settings.if_exists == "fail" and acknowledged.errors:

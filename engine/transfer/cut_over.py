@@ -26,6 +26,7 @@ from engine.transfer.gate import GateInSync, GateResult, compared
 from engine.transfer.held import HeldDeadlines
 from engine.transfer.opening import Opening
 from engine.transfer.stage import Stage
+from engine.transfer.target_watch import TargetWatch
 from engine.transfer.words import size_words
 
 # Before a fence that could not be taken away is tried again, in seconds.
@@ -44,6 +45,7 @@ class CutOver:
         opening: Opening,
         gate: GateInSync,
         source: ReplicaSource,
+        target_watch: TargetWatch,
     ) -> None:
         self._ends = ends
         self._books = books
@@ -52,6 +54,7 @@ class CutOver:
         self._opening = opening
         self._gate = gate
         self._source = source
+        self._target_watch = target_watch
         self._refused = 0
         self._again_at = 0.0
         self.fence_seconds: float | None = None
@@ -69,6 +72,9 @@ class CutOver:
             await _stop(follower, pump)
             if self._stage.tally.not_carried_total:
                 raise TransferFailed(not_carried_words(self._stage))
+            await self._target_watch.look()
+            if evicted := self._stage.tally.evictions.words:
+                raise TransferFailed(evicted)
             await self._deadlines.settle(follower, near)
             await self._opening.promote(follower.applier, process)
             await self._opening.tidy_up()
@@ -128,13 +134,18 @@ class CutOver:
                     # deadline seems to differ is looked at again.
                     doing = "both ends were compared"
                     settling = asyncio.ensure_future(self._deadlines.settle(follower, near))
+                    looking = asyncio.ensure_future(self._target_watch.look())
                     try:
                         result = await self._pass_gate(fence.readable)
                         await settling
+                        await looking
                     finally:
                         await cancelled(settling)
+                        await cancelled(looking)
                     # What was read again for the gate.
                     await self._deadlines.settle(follower, [])
+                    if evicted := stage.tally.evictions.words:
+                        result = GateResult(False, evicted)
                     if result.ok and stage.tally.not_carried_total:
                         result = GateResult(False, not_carried_words(stage))
                     # 4. Writes are refused, however long what comes now may take.

@@ -7,11 +7,13 @@ moves any more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
-from engine.errors import StateError, TransferFailed
+from engine.errors import EngineError, StateError, TransferFailed
 from engine.model.endpoint import Endpoint
+from engine.model.evictions import Evictions
 from engine.model.position import ScanPosition
 from engine.model.progress import Phase
 from engine.sources.base import Source
@@ -25,6 +27,7 @@ from engine.transfer.copy import Compare, Copy, explain
 from engine.transfer.gate import Gate, GateResult, compared
 from engine.transfer.stage import Stage
 from engine.transfer.tally import Tally
+from engine.transfer.target_watch import TargetWatch
 from engine.wire.admin import admin
 
 # How often progress is told and the checkpoint written, in seconds.
@@ -58,11 +61,17 @@ class Offline:
         self._target = RestoreWriter(target, stage.settings)
         self._target.on_event = stage.on_event
         self._target.on_trouble = stage.trouble_of("the target")
+        # What it finds is found again by whoever comes back: the base is in the checkpoint.
+        self._target_watch = TargetWatch(target, stage, lambda: None)
         self._copy: Copy | None = None
         self.left_out: list[str] = []
         """What the source holds beside keys and the target did not get."""
         stage.source_type = "scan" if self._file is None else "file"
         stage.figures = self._figures
+
+    def watching(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Look at the target again and again meanwhile."""
+        return self._target_watch.watching()
 
     async def run(self) -> None:
         """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure."""
@@ -99,6 +108,9 @@ class Offline:
         if self._settings.until != "cut-over" and stage.one_go:
             if lost := self._lost():
                 raise TransferFailed(lost)
+            await self._target_watch.look()
+            if evicted := stage.tally.evictions.words:
+                raise TransferFailed(evicted)
             stage.enter(Phase.DONE)
             return
         while True:
@@ -202,12 +214,20 @@ class Offline:
             await self._source.close()
             await self._source.open(None)
         stage.tally = Tally(before)
+        if stage.tally.evictions.base is None:
+            stage.tally.evictions = Evictions().after(self._target.info)
         stage.total_keys = self._source.total_keys
         return position
 
     async def _pass_gate(self) -> GateResult:
         if lost := self._lost():
             return GateResult(False, lost)
+        try:
+            await self._target_watch.look()
+        except EngineError as exc:
+            return GateResult(False, f"the target could not be looked at: {explain(exc)}")
+        if evicted := self._stage.tally.evictions.words:
+            return GateResult(False, evicted)
         return await compared(self._stage, self._gate)
 
     def _lost(self) -> str:

@@ -56,6 +56,7 @@ from engine.transfer.repair import Mender
 from engine.transfer.snapshot import Snapshot
 from engine.transfer.stage import Stage
 from engine.transfer.standing import Standing
+from engine.transfer.target_watch import TargetWatch
 from engine.transfer.tenure import Tenure
 from engine.transfer.tuning import SourceTuning
 from engine.transfer.words import place_words, size_words
@@ -108,6 +109,7 @@ class Online:
         )
         books.take_repaired = self._take_repaired
         self._tenure = Tenure(ends, books)
+        self._target_watch = TargetWatch(target, stage, self._to_be_written)
         self._tuning = SourceTuning(ends, books, stage)
         self._deadlines = HeldDeadlines(
             ends,
@@ -122,7 +124,14 @@ class Online:
         self._source.on_late = self._standing.read_late
         self._source.on_stalled = self._standing.stalled
         self._snapshot = Snapshot(
-            ends, books, stage, self._source, self._writer, self._tenure, self._leave_out
+            ends,
+            books,
+            stage,
+            self._source,
+            self._writer,
+            self._tenure,
+            self._leave_out,
+            self._target_watch,
         )
         self._opening = Opening(ends, books, stage, lambda: self._writer.info)
         self._cut_over = CutOver(
@@ -133,6 +142,7 @@ class Online:
             self._opening,
             gate,
             self._source,
+            self._target_watch,
         )
         self._applier: Applier | None = None
         self._follower: Follower | None = None
@@ -148,6 +158,10 @@ class Online:
         self.left_out: list[str] = []
         stage.source_type = "replica"
         stage.figures = self._figures
+
+    def watching(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Look at the target again and again meanwhile."""
+        return self._target_watch.watching()
 
     async def run(self) -> None:
         """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure."""
@@ -197,6 +211,9 @@ class Online:
                 if stage.one_go and self._settings.until == "snapshot":
                     if stage.tally.not_carried_total:
                         raise TransferFailed(not_carried_words(stage))
+                    await self._target_watch.look()
+                    if evicted := stage.tally.evictions.words:
+                        raise TransferFailed(evicted)
                     applier = await self._ready(held)
                     await self._opening.promote(applier, applier.identity)
                     await self._opening.tidy_up()
@@ -527,6 +544,8 @@ class Online:
                     settled = self._standing.near(follower) and follower.settled
                     if stage.tally.not_carried_total and settled:
                         raise TransferFailed(stage.reason)
+                    if evicted := stage.tally.evictions.words:
+                        raise TransferFailed(evicted)
                     continue
                 if not stage.word.is_set():
                     continue
@@ -629,6 +648,9 @@ class Online:
                 "compare them before the cut-over"
             )
         self._stage.on_event(f"the stream has the command {shown}, which is not known here: {done}")
+
+    def _to_be_written(self) -> None:
+        self._books.dirty = True
 
     def _leave_out(self, what: str) -> None:
         if what not in self.left_out:

@@ -24,6 +24,7 @@ from engine.transfer.copy import LOSS_REMEDY
 from engine.transfer.ends import Ends
 from engine.transfer.repair import Mender
 from engine.transfer.stage import Stage
+from engine.transfer.target_watch import TargetWatch
 from engine.transfer.tenure import Tenure
 from engine.wire.psync import FullSync
 
@@ -40,6 +41,7 @@ class Snapshot:
         writer: RestoreWriter,
         tenure: Tenure,
         left_out: Callable[[str], None],
+        target_watch: TargetWatch,
     ) -> None:
         self._ends = ends
         self._books = books
@@ -48,6 +50,7 @@ class Snapshot:
         self._writer = writer
         self._tenure = tenure
         self._left_out = left_out
+        self._target_watch = target_watch
         # Hashes of the snapshot whose fields have deadlines, which cannot be lifted.
         self._timed: set[tuple[int, bytes]] = set()
         # Keys of the snapshot that the target has refused, or the source.
@@ -71,6 +74,7 @@ class Snapshot:
             await self._tenure.take()
         self._refused.clear()
         stage.tally.start_anew()
+        await self._target_watch.begin()
         await books.save(
             released=False,
             loss_accepted=False,

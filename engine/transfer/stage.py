@@ -84,6 +84,7 @@ class Stage:
             "skipped": tally.skipped,
             "vanished": tally.vanished,
             "not_carried": tally.not_carried_total,
+            "evicted_keys": tally.evictions.known,
             "keys_per_second": rate,
             "seconds": now - self.began if self.began else 0.0,
             "eta_seconds": left / rate if rate else (0.0 if self.phase in _IN_SYNC else None),

@@ -151,6 +151,8 @@ class Standing:
             return False, f"lag {size_words(lag)} > {size_words(most)}"
         if tally.not_carried_total:
             return False, not_carried_words(self._stage)
+        if evicted := tally.evictions.words:
+            return False, evicted
         if self._deadlines.trouble:
             return False, f"near deadlines cannot be lifted: {self._deadlines.trouble}"
         if self._deadlines.lifting_again:

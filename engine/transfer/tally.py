@@ -6,6 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 
 from engine.model.checkpoint import Checkpoint
+from engine.model.evictions import Evictions
 from engine.model.online import OnlineMark
 from engine.model.position import ScanPosition
 from engine.model.report import NAMED_KEYS_LIMIT, NotCarried, key_of, printable_key
@@ -47,6 +48,8 @@ class Tally:
         """Keys of a file whose time was over. They never were in any database that we asked."""
         self.not_carried: list[NotCarried] = []
         self.not_carried_total = 0
+        self.evictions = Evictions()
+        """Keys that the target has evicted since the first write (`transfer.target_watch`)."""
         self._named: set[tuple[int, str]] = set()
         self._beyond: Counter[str] = Counter()
         self._rate: deque[tuple[float, int]] = deque()
@@ -60,6 +63,7 @@ class Tally:
             self._name_again()
             self.not_carried_total = before.not_carried_total
             self._beyond.update(dict(before.beyond))
+            self.evictions = before.evictions
             self.mark(before.position)
 
     def mark(self, position: ScanPosition | OnlineMark) -> None:
@@ -76,7 +80,8 @@ class Tally:
         self._mark = (position, counts)
 
     def start_anew(self) -> None:
-        """Forget everything: it is copied again from the start."""
+        """Forget everything: it is copied again from the start, over whatever was evicted."""
+        self.evictions = Evictions()
         self.keys_before = self.keys = self.bytes = self.skipped = self.vanished = 0
         self.not_carried = []
         self._name_again()
@@ -117,6 +122,7 @@ class Tally:
             not_carried=tuple(self.not_carried[: counts.named]),
             not_carried_total=counts.not_carried_total,
             beyond=counts.beyond,
+            evictions=self.evictions,
         )
 
     def checkpoint_at(self, position: OnlineMark, target_identity: str) -> Checkpoint:

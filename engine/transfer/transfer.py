@@ -162,15 +162,17 @@ class Transfer:
         """Choose the way and go it; `auto` takes the other one where PSYNC is refused."""
         way = self._way = await self._choose()
         try:
-            await way.run()
+            async with way.watching():
+                await way.run()
         except PsyncRefused as refused:
             if self._settings.source_type != "auto" or self._stage.phase is not Phase.CONNECT:
                 raise
             self._stage.on_event(f"{refused.message}: the source is scanned instead")
             await way.close(resumable=True)
             self._stage.steps.clear()
-            self._way = self._offline()
-            await self._way.run()
+            way = self._way = self._offline()
+            async with way.watching():
+                await way.run()
 
     def _begun(self) -> Offline | Online | None:
         """The way that a process before this one has begun to go."""

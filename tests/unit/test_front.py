@@ -501,6 +501,7 @@ async def test_start_returns_at_once(house: House) -> None:
             "HeldKeys": 0,
             "SpoolBytes": 0,
             "NotCarried": 0,
+            "EvictedKeys": None,
             "Retries": 0,
             "Reconnects": 0,
         },
@@ -578,6 +579,7 @@ async def test_what_a_followed_source_says(house: House) -> None:
         "HeldKeys": 4,
         "SpoolBytes": 6,
         "NotCarried": 0,
+        "EvictedKeys": None,
         "Retries": 0,
         "Reconnects": 0,
     }

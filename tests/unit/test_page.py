@@ -129,23 +129,38 @@ def transfer(phase: Phase = Phase.FOLLOW, *, held: bool = True, **progress: Any)
 @pytest.mark.parametrize(
     ("phase", "progress", "expected"),
     [
-        (Phase.CONNECT, {}, [True, None, None, None, None, True]),
-        (Phase.SNAPSHOT, {"keys": 3, "link": "up"}, [True, None, None, None, None, True]),
-        (Phase.CATCH_UP, HEARD | {"lag_bytes": 5}, [True, True, True, None, True, True]),
-        (Phase.CATCH_UP, HEARD | {"lag_bytes": 1 << 20}, [True, True, True, None, True, True]),
-        (Phase.FOLLOW, HEARD | {"lag_bytes": 2 << 20}, [True, True, True, True, False, True]),
+        (Phase.CONNECT, {}, [True, None, None, None, None, True, None]),
+        (Phase.SNAPSHOT, {"keys": 3, "link": "up"}, [True, None, None, None, None, True, None]),
+        (Phase.CATCH_UP, HEARD | {"lag_bytes": 5}, [True, True, True, None, True, True, None]),
+        (
+            Phase.CATCH_UP,
+            HEARD | {"lag_bytes": 1 << 20},
+            [True, True, True, None, True, True, None],
+        ),
+        (Phase.FOLLOW, HEARD | {"lag_bytes": 2 << 20}, [True, True, True, True, False, True, None]),
         (
             Phase.FOLLOW,
             HEARD | {"lag_bytes": 0, "not_carried": 2},
-            [True, True, True, True, True, False],
+            [True, True, True, True, True, False, None],
         ),
-        (Phase.FOLLOW, HEARD | {"link": "silent"}, [True, True, False, True, False, True]),
-        (Phase.STOPPED, {"lag_bytes": 0}, [False, None, None, None, None, True]),
+        (Phase.FOLLOW, HEARD | {"link": "silent"}, [True, True, False, True, False, True, None]),
+        (
+            Phase.FOLLOW,
+            HEARD | {"lag_bytes": 0, "evicted_keys": 2},
+            [True, True, True, True, True, True, False],
+        ),
+        (
+            Phase.FOLLOW,
+            HEARD | {"lag_bytes": 0, "evicted_keys": 0},
+            [True, True, True, True, True, True, True],
+        ),
+        (Phase.STOPPED, {"lag_bytes": 0}, [False, None, None, None, None, True, None]),
     ],
 )
 def test_gates(phase: Phase, progress: dict[str, Any], expected: list[bool | None]) -> None:
     found = gates(transfer(phase, held=phase is not Phase.STOPPED, **progress))
     names = ["worker", "snapshot", "source heard", "caught up", "lag", "everything carried"]
+    names.append("nothing evicted")
     assert [gate["Name"] for gate in found] == names
     assert [gate["Open"] for gate in found] == expected
     assert all(gate["Figure"] for gate in found)
@@ -158,6 +173,7 @@ def test_gates_of_a_scan() -> None:
         ("worker", True),
         ("snapshot", True),
         ("everything carried", True),
+        ("nothing evicted", None),
     ]
 
 

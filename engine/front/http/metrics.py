@@ -37,6 +37,11 @@ _FIGURES = (
     ("applied_commands", "Commands of the stream that were applied.", lambda p: p.commands),
     ("spool_bytes", "Bytes of the stream that wait on disk.", lambda p: p.spool_bytes),
     ("retries", "Batches that were sent again.", lambda p: p.retries),
+    (
+        "evicted_keys",
+        "Keys that the target has evicted since the first write.",
+        lambda p: p.evicted_keys,
+    ),
     ("reconnects", "Links that were made anew.", lambda p: p.reconnects),
     ("partial_syncs", "Partial syncs with the source.", lambda p: p.partial_syncs),
     ("full_syncs", "Full syncs with the source.", lambda p: p.full_syncs),

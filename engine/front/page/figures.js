@@ -115,6 +115,7 @@ export class Counters {
     const c = migration.Counters;
     const rows = [
       ["Not carried", format.count(c.NotCarried), c.NotCarried > 0],
+      ["Evicted by the target", format.count(c.EvictedKeys), c.EvictedKeys > 0],
       ["Retries", format.count(c.Retries), c.Retries > 0],
       ["Reconnects", format.count(c.Reconnects), c.Reconnects > 0],
       ["Spool", format.bytes(c.SpoolBytes), c.SpoolBytes > 0],
