@@ -97,7 +97,8 @@ def _demo(options: argparse.Namespace, stack: ExitStack) -> int:
     state = options.state or f"sqlite:///{Path(folder) / 'state.db'}"
     group = f"demo-{time.time():.0f}"
     # A server of somebody's own must not refuse writes because of a demo.
-    settings = TransferSettings(source_after="resume" if source.own else "refuse")
+    # And the comparison below is one of the clients that would be disconnected again.
+    settings = TransferSettings(source_after="resume" if source.own else "refuse", disconnect_for=0)
     report = run(_migrate(state, group, source.endpoint, target.endpoint, settings))
     # 4. The proof.
     _say("Compare", "both ends, key by key, with the servers' own commands")

@@ -43,6 +43,8 @@ Flavour = Literal["redis", "valkey"]
 START_SECONDS = 20.0  # from exec to the first PING that is answered
 STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
 CLIENT_SECONDS = 30.0  # a test's own client gives up after this
+# As the engine's own connections are called: a cut-over disconnects all others from the source.
+OWN_CLIENT = "startmigration-tests"
 PORT_TRIES = 20
 # Below Linux's ephemeral range (32768 and up), so that no outgoing connection of this machine can
 # take a port between our look at it and the server's bind; the cluster bus (+10000) fits as well.
@@ -347,6 +349,9 @@ class Server:
             # redis-py's own retries wait whole seconds.
             "retry": Retry(ExponentialBackoff(cap=0.1, base=0.01), 3),
         }
+        if "username" not in kw:
+            # Not every user may.
+            settings["client_name"] = OWN_CLIENT
         if self.binary.version < (6, 0, 0):
             settings["protocol"] = 2  # they know no HELLO
         if self.tls is not None:

@@ -18,6 +18,7 @@ from engine.cli.create_access_key import create_access_key
 from engine.cli.delete_replication_group import delete_replication_group
 from engine.cli.describe_events import describe_events
 from engine.cli.describe_replication_groups import describe_replication_groups
+from engine.cli.disconnect_clients import disconnect_clients
 from engine.cli.migrate import migrate
 from engine.cli.preflight import preflight
 from engine.cli.program import program
@@ -46,6 +47,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "complete-migration": complete_migration,
     "resume-migration": resume_migration,
     "release-source": release_source,
+    "disconnect-clients": disconnect_clients,
     "describe-replication-groups": describe_replication_groups,
     "describe-events": describe_events,
     "delete-replication-group": delete_replication_group,

@@ -34,6 +34,8 @@ DEFAULTS = TransferSettings()
 """What an option means that is not given."""
 RETRY_FOR = durations.write(DEFAULTS.retry_for)
 SPOOL_BYTES = sizes.write(DEFAULTS.spool_bytes)
+SWITCH_TIMEOUT = durations.write(DEFAULTS.switch_timeout)
+DISCONNECT_FOR = durations.write(DEFAULTS.disconnect_for)
 _PLACE = "wanted"
 
 
@@ -107,6 +109,37 @@ def settings(
             "subscribers.",
         ),
     ] = DEFAULTS.publish,
+    switch_hook: Annotated[
+        str | None,
+        typer.Option(
+            "--switch-hook",
+            metavar="CMD",
+            help="Run once the target is promoted, before the source's clients are disconnected: "
+            "points their name for the server to the target. Both ends are in its environment "
+            "(STARTMIGRATION_SOURCE, STARTMIGRATION_TARGET). Kept in the state, so no secrets.",
+        ),
+    ] = None,
+    switch_timeout: Annotated[
+        str,
+        typer.Option("--switch-timeout", metavar="DURATION", help="It is killed after this."),
+    ] = SWITCH_TIMEOUT,
+    disconnect_for: Annotated[
+        str,
+        typer.Option(
+            "--disconnect-for",
+            metavar="DURATION",
+            help="For how long clients that come back to the source behind the cut-over are "
+            "disconnected again; 0: they are disconnected once.",
+        ),
+    ] = DISCONNECT_FOR,
+    keep_users: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-user",
+            metavar="USER",
+            help="Never disconnect this ACL user of the source; may be repeated.",
+        ),
+    ] = None,
     spool_directory: Annotated[
         str | None,
         typer.Option(
@@ -168,6 +201,10 @@ def settings(
             cut_over_timeout=cut_over_timeout,
             source_after=source_after,
             publish=publish,
+            switch_hook=switch_hook,
+            switch_timeout=understood("--switch-timeout", lambda: durations.parse(switch_timeout)),
+            disconnect_for=understood("--disconnect-for", lambda: durations.parse(disconnect_for)),
+            keep_users=tuple(dict.fromkeys(keep_users or ())),
             spool_directory=None
             if spool_directory is None
             else str(Path(spool_directory).resolve()),
@@ -244,9 +281,17 @@ def spelled(wanted: TransferSettings) -> list[Option]:
         ("--cut-over-timeout", unless_default("cut_over_timeout")),
         ("--source-after", unless_default("source_after")),
         ("--publish", unless_default("publish")),
+        ("--switch-hook", wanted.switch_hook),
+        ("--switch-timeout", _span(unless_default("switch_timeout"))),
+        ("--disconnect-for", _span(unless_default("disconnect_for"))),
+        *(("--keep-user", user) for user in wanted.keep_users),
         ("--spool-directory", wanted.spool_directory),
         ("--spool-bytes", None if spool_bytes is None else sizes.write(spool_bytes)),
         ("--retry-for", None if retry_for is None else durations.write(retry_for)),
         ("--tune-source", wanted.tune_source or None),
         ("--skip-checks", ",".join(wanted.skip_checks) or None),
     ]
+
+
+def _span(seconds: float | None) -> str | None:
+    return None if seconds is None else durations.write(seconds)

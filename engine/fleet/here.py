@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from engine.errors import Interrupted
 from engine.fleet.failure import fail
@@ -11,6 +12,9 @@ from engine.groups.registry import Registry
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
 from engine.model.report import Report
+
+if TYPE_CHECKING:
+    from engine.transfer.switch import OnSwitch
 
 
 async def run_here(
@@ -21,6 +25,7 @@ async def run_here(
     *,
     on_progress: Callable[[Progress], None] | None = None,
     on_event: Callable[[str], None] | None = None,
+    on_switch: OnSwitch | None = None,
 ) -> Report:
     """Claim the group's transfer and run it to the end, cut-over included.
 
@@ -35,7 +40,13 @@ async def run_here(
         from engine.fleet.runner import Runner
 
         runner = Runner(
-            claimed, source, target, one_go=True, on_progress=on_progress, on_event=on_event
+            claimed,
+            source,
+            target,
+            one_go=True,
+            on_progress=on_progress,
+            on_event=on_event,
+            on_switch=on_switch,
         )
     except Exception as error:
         await fail(claimed, error, Progress())

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from engine.errors import EngineError
+from engine.groups import disconnections
 from engine.groups.process import ProcessId
 from engine.groups.registry import Registry
 from engine.groups.store import STATE_VARIABLE
@@ -24,6 +25,30 @@ LOG_LIMIT = 1 << 20
 _launched: set[int] = set()
 
 
+def disconnect_clients(
+    registry: Registry,
+    group_id: str,
+    *,
+    credentials: Credentials | None = None,
+    grace: float = 0.0,
+) -> bool:
+    """Start the detached process that disconnects the clients of a source that was cut over from
+    (`fleet.disconnect`), if the state wants it for this group and no process does it; whether it
+    was started.
+
+    One that was asked for less than `grace` seconds ago counts as starting. `credentials` as for
+    `launch`. A process that cannot be started is an event. Raises `StateError`.
+    """
+    if group_id not in disconnections.unattended(registry.store, grace=grace):
+        return False
+    try:
+        _spawn(registry, group_id, "engine.fleet.disconnect", credentials)
+    except EngineError as error:
+        registry.add_event(group_id, f"the source's clients are not disconnected: {error}")
+        return False
+    return True
+
+
 def launch(registry: Registry, group_id: str, *, credentials: Credentials | None = None) -> int:
     """Start a detached worker for the group's transfer and return its pid.
 
@@ -31,6 +56,10 @@ def launch(registry: Registry, group_id: str, *, credentials: Credentials | None
     configuration; `credentials`, if given, are handed to it through its environment. The state's
     URL goes that way too: a command line can be read by everyone. Raises `EngineError`.
     """
+    return _spawn(registry, group_id, "engine.fleet.worker", credentials)
+
+
+def _spawn(registry: Registry, group_id: str, module: str, credentials: Credentials | None) -> int:
     reap()
     environment = {**os.environ, STATE_VARIABLE: registry.store.url}
     if credentials is not None:
@@ -38,7 +67,7 @@ def launch(registry: Registry, group_id: str, *, credentials: Credentials | None
     if (root := _checkout()) is not None:
         paths = filter(None, [str(root), os.environ.get("PYTHONPATH")])
         environment["PYTHONPATH"] = os.pathsep.join(paths)
-    command = [sys.executable, "-P", "-m", "engine.fleet.worker", group_id]
+    command = [sys.executable, "-P", "-m", module, group_id]
     try:
         log = _open_log(worker_log(registry, group_id))
         try:

@@ -29,6 +29,7 @@ from engine.groups.states import Request, TransferStatus
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
 from engine.model.report import Report
+from engine.transfer.switch import OnSwitch
 from engine.transfer.transfer import Transfer
 
 STOP_SECONDS = 10.0
@@ -47,6 +48,7 @@ class Runner:
         one_go: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
         on_event: Callable[[str], None] | None = None,
+        on_switch: OnSwitch | None = None,
     ) -> None:
         self._claimed = claimed
         self._show_progress = on_progress
@@ -70,6 +72,7 @@ class Runner:
             gate_in_sync=gate_in_sync_of(source, target, settings, lambda: bool(self._held_before)),
             compare=compare_of(source, target),
             one_go=one_go,
+            on_switch=on_switch,
         )
 
     async def run(self) -> Report:
@@ -101,7 +104,14 @@ class Runner:
         status, message = self._verdict(report)
         try:
             await asyncio.to_thread(
-                persist, lambda: self._claimed.finish(status, report, self._progress, message)
+                persist,
+                lambda: self._claimed.finish(
+                    status,
+                    report,
+                    self._progress,
+                    message,
+                    disconnect_for=self._disconnect_for(status),
+                ),
             )
         except StateError as error:
             raise StateError(
@@ -146,6 +156,12 @@ class Runner:
             if stop_by is not None and loop.time() > stop_by:
                 task.cancel()
         return task.result()
+
+    def _disconnect_for(self, status: TransferStatus) -> float:
+        """For how long the source's clients are to be disconnected behind this end, in seconds."""
+        settings = self._claimed.record.settings
+        cut_over = status is TransferStatus.DONE and self._progress.source_type == "replica"
+        return settings.disconnect_for if cut_over and settings.disconnects_clients else 0.0
 
     def _verdict(self, report: Report) -> tuple[TransferStatus, str]:
         reason = report.errors[0] if report.errors else self._progress.reason

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 from engine.errors import EngineError
-from engine.fleet import run
+from engine.fleet import local, run
 from engine.fleet.failure import fail
 from engine.groups.process import ProcessId
 from engine.groups.registry import Registry
@@ -55,6 +55,8 @@ async def work(group_id: str) -> int:
     with signals_stop(runner):
         report = await runner.run()
     log(f"{group_id}: {report.status}, {report.keys:,} keys{_errors(report.errors)}")
+    if report.status == "done":
+        await asyncio.to_thread(local.disconnect_clients, registry, group_id)
     await asyncio.to_thread(registry.store.close)
     return 1 if report.status == "failed" else 0
 

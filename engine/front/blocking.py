@@ -45,6 +45,7 @@ class BlockingEngine:
     start_migration = _blocking(Engine.start_migration)
     complete_migration = _blocking(Engine.complete_migration)
     release_source = _blocking(Engine.release_source)
+    disconnect_clients = _blocking(Engine.disconnect_clients)
     resume_migration = _blocking(Engine.resume_migration)
     describe_replication_groups = _blocking(Engine.describe_replication_groups)
     describe_events = _blocking(Engine.describe_events)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.front import one_go, operations, waiting
+from engine.front import clients, one_go, operations, waiting
 from engine.front.house import House
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
@@ -15,6 +15,7 @@ from engine.model.settings import TransferSettings
 
 if TYPE_CHECKING:
     from engine.front.blocking import BlockingEngine
+    from engine.transfer.switch import OnSwitch
 
 CustomerNodeEndpointList = Sequence[Endpoint | Mapping[str, Any]]
 
@@ -135,6 +136,20 @@ class Engine:
         `ServerError` or `AuthError` of the source.
         """
         return await operations.release_source(self._house, replication_group_id)
+
+    async def disconnect_clients(
+        self, replication_group_id: str, *, seconds: float | None = None
+    ) -> dict[str, Any]:
+        """Disconnect the clients that come back to the source of the group's last migration, for
+        `seconds` from now (None: as its settings say); 0: stop doing so.
+
+        A process of its own does it, each second; the member `SourceClients` of the group tells
+        what it found. Returns {"ReplicationGroup", "Message"}. Raises
+        `ReplicationGroupNotFoundFault`, `InvalidReplicationGroupStateFault` while the group is
+        under migration or where its last one did not close its source,
+        `InvalidParameterValueException`.
+        """
+        return await clients.disconnect(self._house, replication_group_id, seconds)
 
     async def resume_migration(
         self,
@@ -263,6 +278,7 @@ class Engine:
         on_progress: Callable[[Progress], None] | None = None,
         on_event: Callable[[str], None] | None = None,
         on_checks: Callable[[one_go.Checks], None] | None = None,
+        on_switch: OnSwitch | None = None,
         accept_source_loss: bool = False,
     ) -> Report:
         """Register, test, start and complete in one go, in this process.
@@ -271,7 +287,10 @@ class Engine:
         used here and never stored. A migration that an earlier call with the same source and
         settings left unfinished is resumed, without a test; with `accept_source_loss` also where
         the source has lost data meanwhile, as `resume_migration` says. One that failed, or that
-        stopped because it needs a hand, is in the report. Raises
+        stopped because it needs a hand, is in the report. `on_switch(source, target)` is awaited
+        once the target is promoted, before the source's clients are disconnected, for
+        `settings.switch_timeout` seconds: it points their name for the server to the target; what
+        it raises is an event, and no way back. Raises
         `PreflightFault`, `Interrupted` (when cancelled or told to stop; it can be resumed),
         `ReplicationGroupAlreadyUnderMigrationFault` while another process has it,
         `InvalidReplicationGroupStateFault` if one from elsewhere was left unfinished.
@@ -285,5 +304,6 @@ class Engine:
             on_progress,
             on_event,
             on_checks,
+            on_switch,
             accept_source_loss,
         )

@@ -56,9 +56,12 @@ class House:
 
     def shape(self, group: GroupRecord, transfer: TransferRecord | None) -> dict[str, Any]:
         """A `ReplicationGroup`."""
-        from engine.front import shapes
+        from engine.front import clients, shapes
 
-        return shapes.replication_group(group, transfer, self.credentials)
+        shape = shapes.replication_group(group, transfer, self.credentials)
+        if transfer is not None and transfer.source_clients is not None:
+            shape["SourceClients"] = clients.shape(transfer.source_clients)
+        return shape
 
     async def answer(self, group_id: str) -> dict[str, Any]:
         """The usual answer of an operation: the `ReplicationGroup` as it is now."""

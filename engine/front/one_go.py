@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from engine.front.house import House
     from engine.groups.records import GroupRecord, TransferRecord
     from engine.groups.registry import Registry
+    from engine.transfer.switch import OnSwitch
 
 Checks = Sequence[dict[str, Any]]
 
@@ -47,6 +48,7 @@ async def migrate(
     on_progress: Callable[[Progress], None] | None,
     on_event: Callable[[str], None] | None,
     on_checks: Callable[[Checks], None] | None,
+    on_switch: OnSwitch | None,
     accept_source_loss: bool = False,
 ) -> Report:
     """Move `source` into `target`. See `Engine.migrate`."""
@@ -79,14 +81,27 @@ async def migrate(
     from engine.fleet.here import run_here
 
     apply = house.credentials.apply
-    return await run_here(
+    report = await run_here(
         house.registry,
         name,
         apply(source),
         apply(target),
         on_progress=on_progress,
         on_event=on_event,
+        on_switch=on_switch,
     )
+    # 4. Clients that come back to the source are disconnected by a process that outlives this one.
+    if report.status == "done":
+        await house.state(lambda registry: _disconnect_clients(house, registry, name, source))
+    return report
+
+
+def _disconnect_clients(house: House, registry: Registry, group_id: str, source: Endpoint) -> None:
+    from engine.fleet import local
+
+    # What the source's URL said: the state does not have it.
+    given = house.credentials.and_of(source)
+    local.disconnect_clients(registry, group_id, credentials=given)
 
 
 async def _group(

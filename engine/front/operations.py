@@ -12,7 +12,7 @@ from engine.errors import (
     InvalidParameterCombinationException,
     InvalidReplicationGroupStateFault,
 )
-from engine.front import shapes, validate, watched
+from engine.front import clients, shapes, validate, watched
 from engine.front.faults import CompletionRefused, PreflightFault
 from engine.front.resolve import resolve
 from engine.groups.states import Operation, Request, check
@@ -135,6 +135,8 @@ async def release_source(house: House, group_id: str) -> dict[str, Any]:
         house.credentials.apply(transfer.source), transfer.report.sealed, transfer.settings
     )
     await house.state(lambda registry: registry.add_event(group_id, told))
+    # Whoever wants writes there wants clients there.
+    await house.state(lambda registry: clients.stop(registry, transfer, "the source was released"))
     return {**await house.answer(group_id), "Message": told}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.front import shapes
+from engine.front import clients, shapes
 from engine.groups.records import TransferRecord
 from engine.groups.states import GroupStatus
 from engine.model.progress import Phase, Progress
@@ -28,7 +28,9 @@ def details(status: str, transfer: TransferRecord | None) -> dict[str, Any] | No
         by_itself = bool(transfer.settings_data.get("auto_cut_over"))
         return {**told, "AutoCutOver": by_itself, "Gates": gates(transfer)}
     ended = {"Status": str(transfer.status), "EndTime": shapes.timestamp(transfer.changed_at)}
-    return {**told, **ended, "Phase": transfer.progress.phase, **_outcome(transfer.report)}
+    found = transfer.source_clients
+    seen = {} if found is None else {"SourceClients": clients.shape(found)}
+    return {**told, **ended, "Phase": transfer.progress.phase, **_outcome(transfer.report), **seen}
 
 
 def gates(transfer: TransferRecord) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from engine.groups.states import Request, TransferStatus
 if TYPE_CHECKING:
     from engine.front.house import House
     from engine.groups.records import GroupRecord, TransferRecord
+    from engine.groups.registry import Registry
 
 LOOK_SECONDS = 1.0
 AGAIN_SECONDS = 60.0
@@ -71,6 +72,7 @@ class Watchman:
         """Look once at every migration. Raises `StateError`."""
         migrations = await self._house.state(lambda registry: registry.under_migration())
         self._on_look(migrations)
+        await self._house.state(self._disconnect_clients)
         going_on = {transfer.id for _, transfer in migrations}
         if self._found is None:
             self._found = {transfer.id: transfer.heartbeat_at for _, transfer in migrations}
@@ -105,6 +107,18 @@ class Watchman:
                 return
             _log.info("%s: resumed", group.id)
             await operations.resume(self._house, group.id)
+
+    def _disconnect_clients(self, registry: Registry) -> None:
+        """Start another process where the one that disconnects a source's clients was killed, or
+        went down with the machine."""
+        from engine.fleet import local
+        from engine.groups import disconnections
+        from engine.groups.records import START_GRACE
+
+        for group_id in disconnections.unattended(registry.store):
+            given = self._house.given_credentials
+            if local.disconnect_clients(registry, group_id, credentials=given, grace=START_GRACE):
+                _log.warning("%s: another process disconnects the source's clients", group_id)
 
     def _supervisor(self, transfer: TransferRecord) -> Supervisor:
         found = self._supervisors.get(transfer.id)

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from engine.errors import StateError
-from engine.groups import schema
+from engine.groups import disconnections, schema
 from engine.groups.records import TransferRecord
 from engine.groups.rows import group_by_id, write_event
 from engine.groups.states import Operation, Request, TransferStatus, check, move
@@ -91,11 +91,18 @@ class ClaimedTransfer:
                 connection.execute(insert(table), {"transfer_id": self.record.id, **values})
 
     def finish(
-        self, status: TransferStatus, report: Report, progress: Progress, message: str
+        self,
+        status: TransferStatus,
+        report: Report,
+        progress: Progress,
+        message: str,
+        *,
+        disconnect_for: float = 0.0,
     ) -> None:
         """The transfer is over: report, event and the group's status in one transaction.
 
         After STOPPED the group stays under migration and keeps its checkpoint, to be resumed.
+        `disconnect_for`: clients of the source are to be disconnected for so many seconds.
         """
         table = schema.checkpoints
         with self._store.write() as connection:
@@ -116,6 +123,8 @@ class ClaimedTransfer:
                     .values(status=leaves)
                 )
                 connection.execute(delete(table).where(table.c.transfer_id == self.record.id))
+            if disconnect_for:
+                disconnections.begin(connection, self.record.id, time.time() + disconnect_for)
             write_event(connection, group.id, message)
 
     def _mine(self, statement: Any) -> Any:

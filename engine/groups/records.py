@@ -12,6 +12,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
+from engine.model.source_clients import SourceClients
 
 # A worker that was asked for but has not claimed its transfer within this counts as gone.
 START_GRACE = 15.0
@@ -41,6 +42,8 @@ class TransferRecord:
     `attempt` counts the claims: a worker whose attempt is no longer the row's has lost it.
     `held_before` tells whether the target had keys before the first one of ours (None: not known).
     `refusal` is why the last asked-for cut-over did not happen, empty while one is pending.
+    `source_clients` is what was found of the source's clients behind the cut-over, if it is looked
+    for; it comes with the group's newest transfer alone.
     """
 
     id: int
@@ -59,6 +62,7 @@ class TransferRecord:
     created_at: float
     request: Request
     refusal: str
+    source_clients: SourceClients | None = None
 
     @property
     def source(self) -> Endpoint:

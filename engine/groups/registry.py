@@ -18,7 +18,7 @@ from engine.errors import (
     ReplicationGroupAlreadyExistsFault,
     ReplicationGroupAlreadyUnderMigrationFault,
 )
-from engine.groups import schema
+from engine.groups import disconnections, schema
 from engine.groups.claimed import ClaimedTransfer
 from engine.groups.process import ProcessId
 from engine.groups.records import EventRecord, GroupRecord, TransferRecord
@@ -46,6 +46,7 @@ from engine.model.online import OnlineMark
 from engine.model.progress import Phase
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
+from engine.model.source_clients import SourceClients
 
 EVENTS_LIMIT = 1000
 """`list_events` returns the newest ones up to this many."""
@@ -125,6 +126,10 @@ class Registry:
         with self.store.read() as connection:
             found = [group_of(row) for row in connection.execute(query)]
             return [(group, _going_on(connection, group.id)) for group in found]
+
+    def source_clients(self) -> dict[str, SourceClients]:
+        """What was found of the clients of sources that were cut over from, by group."""
+        return disconnections.found(self.store)
 
     def sealed_by(self, group_id: str) -> TransferRecord | None:
         """The group's last transfer that has left its source sealed; None: there is none.

@@ -14,6 +14,7 @@ from engine.groups.records import EventRecord, GroupRecord, TransferRecord
 from engine.groups.states import Request, TransferStatus
 from engine.model.progress import Progress
 from engine.model.report import Report
+from engine.model.source_clients import SourceClients
 
 EVENT_DAYS = 14
 """Events are kept for as long as ElastiCache keeps them."""
@@ -34,6 +35,8 @@ def transfer_of(row: Row[Any]) -> TransferRecord:
     data["progress"] = Progress.from_dict(data["progress"] or {})
     data["report"] = Report.from_dict(data["report"]) if data["report"] else None
     data["process"] = ProcessId.from_dict(data["process"]) if data["process"] else None
+    clients = data.pop("source_clients", None)
+    data["source_clients"] = None if clients is None else SourceClients.from_dict(clients)
     return TransferRecord(**data)
 
 
@@ -54,8 +57,14 @@ def group_by_id(connection: Connection, group_id: str, *, lock: bool = False) ->
 
 def newest_transfer(connection: Connection, group_id: str) -> TransferRecord | None:
     """The transfer that goes on, or else the last one that did."""
-    table = schema.transfers
-    query = select(table).where(table.c.group_id == group_id).order_by(table.c.id.desc()).limit(1)
+    table, clients = schema.transfers, schema.disconnections
+    query = (
+        select(table, clients.c.clients.label("source_clients"))
+        .outerjoin(clients, clients.c.transfer_id == table.c.id)
+        .where(table.c.group_id == group_id)
+        .order_by(table.c.id.desc())
+        .limit(1)
+    )
     row = connection.execute(query).one_or_none()
     return None if row is None else transfer_of(row)
 

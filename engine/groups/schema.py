@@ -1,4 +1,8 @@
-"""The tables of the state. A change of them is a new SCHEMA_VERSION."""
+"""The tables of the state.
+
+A change that an older engine would misread is a new SCHEMA_VERSION. A table that is added is not
+one: it is created in a state that lacks it, and an older engine passes it over.
+"""
 
 from __future__ import annotations
 
@@ -73,6 +77,25 @@ checkpoints = Table(
     ),
     Column("checkpoint", _JSON, nullable=False),
     Column("saved_at", Float, nullable=False),
+)
+
+# Migrations whose source's clients are disconnected behind the cut-over, and by which process.
+disconnections = Table(
+    "disconnections",
+    metadata,
+    Column(
+        "transfer_id",
+        ForeignKey("transfers.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("attempt", Integer, nullable=False),
+    Column("until", Float, nullable=False),
+    # Why it is over; empty: it goes on.
+    Column("ended", Text, nullable=False),
+    Column("process", _JSON),
+    Column("heartbeat_at", Float, nullable=False),
+    Column("clients", _JSON, nullable=False),
 )
 
 # No foreign key: a group's events outlive it, as ElastiCache's do.

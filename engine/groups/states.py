@@ -44,6 +44,7 @@ class Operation(StrEnum):
     STOP = "stop the migration of"
     FINISH = "finish the migration of"
     RELEASE = "release the source of"
+    DISCONNECT = "disconnect the clients of the source of"
     DELETE = "delete"
 
 
@@ -70,6 +71,7 @@ RULES: dict[Operation, Rule] = {
     Operation.STOP: Rule(_MIGRATING, None, _NOT_UNDER),
     Operation.FINISH: Rule(_MIGRATING, _AVAILABLE, _NOT_UNDER),
     Operation.RELEASE: Rule(_AVAILABLE, None, _BUSY),
+    Operation.DISCONNECT: Rule(_AVAILABLE, None, _BUSY),
     Operation.DELETE: Rule(_AVAILABLE, None, _BUSY),
 }
 

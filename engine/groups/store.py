@@ -138,6 +138,7 @@ class Store:
                     remedy="Name another one with --state.",
                 )
             self._create()
+            tables = set(schema.metadata.tables)
         with self.read() as connection:
             version = connection.execute(select(schema.schema_version.c.version)).scalar()
         if version != schema.SCHEMA_VERSION:
@@ -146,6 +147,10 @@ class Store:
                 f"{schema.SCHEMA_VERSION}",
                 remedy="Use the engine that wrote it, or name another state with --state.",
             )
+        if any(table not in tables for table in schema.metadata.tables):
+            # An earlier engine's state.
+            with self.write() as connection:
+                schema.metadata.create_all(connection)
 
     def _create(self) -> None:
         if self.file is not None:

@@ -22,6 +22,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,16 @@ class Credentials:
         if endpoint.unix_path is not None:
             return filled
         return replace(filled, tls=entry.tls_for(endpoint.tls))
+
+    def and_of(self, endpoint: Endpoint) -> Credentials:
+        """These, and before them what the endpoint's own URL said of user and password."""
+        if endpoint.password is None:
+            return self
+        host = endpoint.unix_path or endpoint.address
+        # A host in brackets is an address (IPv6), anything else is matched as a pattern.
+        host = host if host.startswith("[") else escape(host)
+        own = Credential(host, username=endpoint.username, password=endpoint.password)
+        return replace(self, entries=(own, *self.entries))
 
     def to_json(self) -> str:
         """The entries in the form of STARTMIGRATION_CREDENTIALS. Holds secrets: for a child's

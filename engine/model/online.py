@@ -21,12 +21,12 @@ class OnlineMark:
     `tidied`: nothing of ours is left there. `tuned`: the source's own `rdbcompression`, to be put
     back; empty if it was not touched. `fenced`: a fence may stand at the source, or writers wait to
     be let go after the opening; `sealed`: the settings that the seal changes there, as they were
-    (`transfer.seal`). `released`: the target may have deadlines of its own, which
-    a link that breaks can let pass too early. `lifted`: deadlines on the
-    target may be lifted. `loss_accepted`: the next full sync may empty the target although the
-    source has lost data. `begun_at`: when the last full sync did, or when all near deadlines of the
-    target were lifted since, in seconds since the epoch. The counters are those of all its engines.
-    The exact position is on the target itself.
+    (`transfer.seal`). `switched`: what points the applications' name to the target was run.
+    `released`: the target may have deadlines of its own, which a link that breaks can let pass too
+    early. `lifted`: deadlines on the target may be lifted. `loss_accepted`: the next full sync may
+    empty the target although the source has lost data. `begun_at`: when the last full sync did, or
+    when all near deadlines of the target were lifted since, in seconds since the epoch. The
+    counters are those of all its engines. The exact position is on the target itself.
     """
 
     token: str
@@ -43,6 +43,7 @@ class OnlineMark:
     tuned: str = ""
     fenced: bool = False
     sealed: str = ""
+    switched: bool = False
     partial_syncs: int = 0
     full_syncs: int = 0
     repaired_keys: int = 0

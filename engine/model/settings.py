@@ -68,6 +68,18 @@ class TransferSettings:
     publish: Publish = "pass"
     """What becomes of messages (PUBLISH, SPUBLISH) in the source's stream. "pass": the target's
     subscribers receive them. "drop": they do not. Sentinels' own messages are never passed on."""
+    switch_hook: str | None = None
+    """A command that is run once the target is promoted, before the source's clients are
+    disconnected: it points their name for the server to the target. Both ends are in its
+    environment (`transfer.hook`). It is kept in the state: no place for a secret."""
+    switch_timeout: float = 30.0
+    """How long the switch hook may take; it is killed then, and the migration goes on."""
+    disconnect_for: float = 600.0
+    """For how long clients that come back to the source are disconnected again, each second,
+    behind a cut-over with the fence "pause" and `source_after` "refuse". 0: they are disconnected
+    once, at the cut-over."""
+    keep_users: tuple[str, ...] = ()
+    """ACL users of the source whose connections are not closed."""
     max_lag_bytes: int = 1 * MIB
     """A cut-over does not begin while the target is further behind than this."""
     spool_directory: str | None = None
@@ -160,9 +172,21 @@ class TransferSettings:
                 remedy="Use --fence hook with --fence-hook.",
             )
 
+    @property
+    def disconnects_clients(self) -> bool:
+        """Whether a cut-over disconnects the source's clients, and goes on to for a while."""
+        closes = self.fence == "pause" and self.source_after == "refuse"
+        return closes and self.until == "cut-over" and self.disconnect_for > 0
+
     def _check_bounds(self) -> None:
         if not 0 < self.retry_for < math.inf:
             raise UsageError("--retry-for is a time span above 0, such as 90s, 10m or 6h")
+        if not 0 < self.switch_timeout < math.inf:
+            raise UsageError("--switch-timeout is a time span above 0")
+        if not 0 <= self.disconnect_for < math.inf:
+            raise UsageError("--disconnect-for is a time span, 0 or more")
+        if self.switch_hook is not None and not self.switch_hook.strip():
+            raise UsageError("--switch-hook needs a command")
         if not 0 < self.cut_over_timeout < math.inf:
             raise UsageError("--cut-over-timeout is a number of seconds above 0")
         if not 60 <= self.hold_horizon < math.inf:
@@ -190,6 +214,7 @@ class TransferSettings:
         if data.get("databases") is not None:
             data["databases"] = tuple(data["databases"])
         data["skip_checks"] = tuple(data.get("skip_checks", ()))
+        data["keep_users"] = tuple(data.get("keep_users", ()))
         try:
             return cls(**data)
         except TypeError:

@@ -26,6 +26,7 @@ from engine.transfer.gate import GateInSync, GateResult, compared
 from engine.transfer.held import HeldDeadlines
 from engine.transfer.opening import Opening
 from engine.transfer.stage import Stage
+from engine.transfer.switch import Switch
 from engine.transfer.target_watch import TargetWatch
 from engine.transfer.words import size_words
 
@@ -46,6 +47,7 @@ class CutOver:
         gate: GateInSync,
         source: ReplicaSource,
         target_watch: TargetWatch,
+        switch: Switch,
     ) -> None:
         self._ends = ends
         self._books = books
@@ -55,6 +57,7 @@ class CutOver:
         self._gate = gate
         self._source = source
         self._target_watch = target_watch
+        self._switch = switch
         self._refused = 0
         self._again_at = 0.0
         self.fence_seconds: float | None = None
@@ -160,7 +163,9 @@ class CutOver:
                     self.fence_seconds = loop.time() - began
                     # What the source sends from here on is nobody's: keys that expire there.
                     await self._source.close()
-                    # 6. Those who wait may learn of it.
+                    # 6. The applications' name for the server is moved, before they dial again.
+                    await self._switch_once()
+                    # 7. Those who wait may learn of it.
                     await self._let_go(fence)
                     await self._opening.tidy_up()
         except TimeoutError:
@@ -213,6 +218,7 @@ class CutOver:
         """The target is open, and an engine before us may have left people waiting."""
         if not self._books.mark.fenced:
             return
+        await self._switch_once()
         try:
             fence = await self._fence_left()
         except EngineError as exc:
@@ -225,6 +231,11 @@ class CutOver:
             self._stage.on_event(f"the source was not told that its writes have gone: {exc}")
         finally:
             await fence.release()
+
+    async def _switch_once(self) -> None:
+        if self._switch.wanted and not self._books.mark.switched:
+            await self._switch.run()
+            self._books.note(switched=True)
 
     def _fence(self, info: ServerInfo) -> Fence:
         return fence_of(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shlex
 from typing import Protocol
 
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError, TransferFailed
@@ -19,6 +18,8 @@ from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.transfer import seal
+from engine.transfer.hook import run_hook
+from engine.transfer.source_clients import disconnect
 from engine.wire.admin import Admin, admin
 from engine.wire.info import offset_of
 
@@ -136,7 +137,7 @@ class HookFence(NoFence):
 
     def __init__(self, source: Endpoint, settings: TransferSettings) -> None:
         super().__init__(source, settings)
-        self._words = shlex.split(settings.fence_hook or "")
+        self._command = settings.fence_hook or ""
         self._limit = settings.cut_over_timeout
 
     async def close(self) -> int:
@@ -154,28 +155,7 @@ class HookFence(NoFence):
         return []
 
     async def _run(self, word: str) -> None:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self._words, word, stdin=asyncio.subprocess.DEVNULL
-            )
-        except OSError as error:
-            raise TransferFailed(
-                f"the fence's hook cannot be run: {error.strerror}", fault="user"
-            ) from None
-        try:
-            async with asyncio.timeout(self._limit):
-                code = await process.wait()
-        except TimeoutError:
-            raise TransferFailed(
-                f"the fence's hook did not end within {self._limit:g} s", fault="user"
-            ) from None
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-        if code:
-            raise TransferFailed(f"the fence's hook ended with {code} for {word!r}", fault="user")
+        await run_hook("the fence's hook", self._command, word, limit=self._limit)
 
 
 class PauseFence:
@@ -207,6 +187,7 @@ class PauseFence:
             self.seconds = min(self.seconds, _EVERYBODY_SECONDS * 2 ** min(refused, 10))
         self._source = source
         self._wanted = settings.source_after == "refuse"
+        self._keep_users = settings.keep_users
         # While everybody is paused the source owes no answer.
         self._timeout = settings.connect_timeout + (0.0 if self.readable else self.seconds)
         self._why = ""
@@ -301,12 +282,10 @@ class PauseFence:
             # A PING is answered once the pause is over.
             await end.call(*(("CLIENT", "UNPAUSE") if self.readable else ("PING",)))
             await asyncio.sleep(_READ_SECONDS)
-        for kind in (("normal", "SKIPME", "yes"), ("pubsub",)):
-            try:
-                await end.call("CLIENT", "KILL", "TYPE", *kind)
-            except (AuthError, ServerError) as error:
-                told.append(f"the source's clients were not disconnected: {error.message}")
-                break
+        try:
+            await disconnect(end, self._keep_users)
+        except (AuthError, ServerError) as error:
+            told.append(f"the source's clients were not disconnected: {error.message}")
         return told
 
     async def release(self) -> None:

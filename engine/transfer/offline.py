@@ -26,6 +26,7 @@ from engine.transfer.code import carry_code
 from engine.transfer.copy import Compare, Copy, explain
 from engine.transfer.gate import Gate, GateResult, compared
 from engine.transfer.stage import Stage
+from engine.transfer.switch import Switch
 from engine.transfer.tally import Tally
 from engine.transfer.target_watch import TargetWatch
 from engine.wire.admin import admin
@@ -52,6 +53,7 @@ class Offline:
         self._checkpoints = checkpoints
         self._gate = gate
         self._compare = compare
+        self._source_endpoint = source
         self._target_endpoint = target
         # The same object twice: what a file holds beside its keys is asked of no other source.
         self._file = (
@@ -130,6 +132,13 @@ class Offline:
             stage.on_event(f"cut-over refused: {result.reason}")
             if stage.one_go:
                 raise TransferFailed(result.reason)
+        await Switch(
+            self._source_endpoint,
+            self._target_endpoint,
+            self._settings,
+            stage.on_switch,
+            stage.on_event,
+        ).run()
         stage.enter(Phase.DONE)
 
     @property

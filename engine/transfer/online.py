@@ -56,6 +56,7 @@ from engine.transfer.repair import Mender
 from engine.transfer.snapshot import Snapshot
 from engine.transfer.stage import Stage
 from engine.transfer.standing import Standing
+from engine.transfer.switch import Switch
 from engine.transfer.target_watch import TargetWatch
 from engine.transfer.tenure import Tenure
 from engine.transfer.tuning import SourceTuning
@@ -143,6 +144,7 @@ class Online:
             gate,
             self._source,
             self._target_watch,
+            Switch(source, target, stage.settings, stage.on_switch, stage.on_event),
         )
         self._applier: Applier | None = None
         self._follower: Follower | None = None

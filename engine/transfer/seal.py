@@ -42,12 +42,17 @@ async def ask(end: Admin) -> str | None:
     return b" ".join(before).decode()
 
 
-async def stands(end: Admin) -> bool:
-    """Whether the source refuses writes as by a seal. False where it does not say; `LinkError`."""
+async def blocks(end: Admin) -> bool | None:
+    """Whether the source refuses writes as by a seal. None where it does not say; `LinkError`."""
     try:
         return _refuse(*await _settings(end))
     except (AuthError, ServerError, ProtocolFault):
-        return False
+        return None
+
+
+async def stands(end: Admin) -> bool:
+    """Whether the source refuses writes as by a seal. False where it does not say; `LinkError`."""
+    return await blocks(end) is True
 
 
 def commands(before: str) -> list[tuple[Arg, ...]]:

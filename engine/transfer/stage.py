@@ -14,6 +14,7 @@ from engine.model.progress import ENDS, Phase, Progress
 from engine.model.report import Step
 from engine.model.settings import TransferSettings
 from engine.transfer.phases import move
+from engine.transfer.switch import OnSwitch
 from engine.transfer.tally import Tally
 from engine.wire.dial import Untrusted
 
@@ -32,8 +33,10 @@ class Stage:
         on_progress: Callable[[Progress], None],
         on_event: Callable[[str], None],
         one_go: bool,
+        on_switch: OnSwitch | None = None,
     ) -> None:
         self.settings = settings
+        self.on_switch = on_switch
         self.one_go = one_go
         self.on_event = on_event
         self._on_progress = on_progress

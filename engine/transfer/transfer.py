@@ -31,6 +31,7 @@ from engine.transfer.gate import Gate, GateInSync, GateResult
 from engine.transfer.offline import Offline
 from engine.transfer.online import Online
 from engine.transfer.stage import Stage
+from engine.transfer.switch import OnSwitch
 from engine.wire.admin import Admin, admin
 
 
@@ -52,6 +53,7 @@ class Transfer:
             must be quick. None: `gate`.
         compare: which of these keys of a database differ between the ends.
         one_go: cut over without waiting for `complete`; a gate that refuses is a failure.
+        on_switch: called once the target is promoted, see `transfer.switch`.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Transfer:
         gate_in_sync: GateInSync | None = None,
         compare: Compare = _cannot_compare,
         one_go: bool = False,
+        on_switch: OnSwitch | None = None,
     ) -> None:
         self._source_endpoint = source
         self._target_endpoint = target
@@ -75,7 +78,13 @@ class Transfer:
         self._gate = gate
         self._gate_in_sync = gate_in_sync or self._by_gate
         self._compare = compare
-        self._stage = Stage(settings, on_progress=on_progress, on_event=on_event, one_go=one_go)
+        self._stage = Stage(
+            settings,
+            on_progress=on_progress,
+            on_event=on_event,
+            one_go=one_go,
+            on_switch=on_switch,
+        )
         self._way: Offline | Online | None = None
         self._forced = False
         self._stopping = False

@@ -172,6 +172,9 @@ class _End:
             for name, value in pool.connection_kwargs.items()
             if name in _ADDRESS or name.startswith("ssl_")
         }
+        if "username" not in settings:
+            # As the engine's own are called, so that no cut-over disconnects it.
+            settings["client_name"] = "startmigration-compare"
         settings |= {"protocol": 2, "decode_responses": False, "socket_timeout": CLIENT_SECONDS}
         self._class = pool.connection_class
         self._settings = settings

@@ -436,20 +436,12 @@ def test_what_is_the_default_need_not_be_said(
 def test_the_verbs_of_a_transfer_take_its_options(verb: str, capsys: Capture) -> None:
     assert run(verb, "--help") == 0
     shown = capsys.readouterr().out
-    names = inspect.signature(transfer_options.settings).parameters
-    assert len(names) == 16
-    for name in ("match", "type", "db", "source-type", "if-exists", "until", "fence", "fence-hook"):
-        assert f"--{name} " in shown
-    for name in (
-        "cut-over-timeout",
-        "source-after",
-        "publish",
-        "spool-directory",
-        "spool-bytes",
-        "tune-source",
-        "skip-checks",
-    ):
-        assert f"--{name} " in shown
+    options = inspect.signature(transfer_options.settings, eval_str=True).parameters.values()
+    # Typer reads an option's first name as its default, and puts it right later.
+    found = [each.annotation.__metadata__[0] for each in options]
+    names = [(each.default, *each.param_decls)[0].partition("/")[0] for each in found]
+    assert "--source-type" in names
+    assert [name for name in names if f"{name} " not in shown] == []
     assert "wanted" not in shown
 
 

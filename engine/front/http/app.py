@@ -246,10 +246,14 @@ class Api:
             admitted = await self._admit(request, call)
             self._gate.allow(admitted.caller, Role.READ, "Metrics")
         self.metrics.watchers.set(self.feed.clients)
-        migrations, checkpoints = await self._engine.house.state(
-            lambda registry: (registry.under_migration(), registry.checkpoint_times())
+        found = await self._engine.house.state(
+            lambda registry: (
+                registry.under_migration(),
+                registry.checkpoint_times(),
+                registry.source_clients(),
+            )
         )
-        return Response(self.metrics.page(migrations, checkpoints), media_type=METRICS_TYPE)
+        return Response(self.metrics.page(*found), media_type=METRICS_TYPE)
 
     async def _health(self, request: Request) -> Response:
         del request

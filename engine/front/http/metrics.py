@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from engine.groups.records import GroupRecord, TransferRecord
 from engine.model.progress import Phase
+from engine.model.source_clients import SourceClients
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "startmigration"
@@ -82,10 +83,13 @@ class Metrics:
         self,
         migrations: Sequence[tuple[GroupRecord, TransferRecord]],
         checkpoints: dict[int, float],
+        source_clients: Mapping[str, SourceClients],
     ) -> bytes:
-        """The page that Prometheus scrapes: the API's figures, and those of `migrations`."""
+        """The page that Prometheus scrapes: the API's figures, those of `migrations`, and those of
+        the clients of sources that were cut over from, by group."""
         once = CollectorRegistry()
         once.register(_Migrations(migrations, checkpoints))
+        once.register(_SourceClients(source_clients))
         return generate_latest(self._registry) + generate_latest(once)
 
 
@@ -135,3 +139,36 @@ class _Migrations(Collector):
             if transfer.id in self._checkpoints:
                 age.add_metric([group.id], max(now - self._checkpoints[transfer.id], 0.0))
         yield from (phases, running, beat, age)
+
+
+class _SourceClients(Collector):
+    """The clients of the sources that were cut over from, as the state has them."""
+
+    def __init__(self, found: Mapping[str, SourceClients]) -> None:
+        self._found = found
+
+    def collect(self) -> Iterator[Metric]:
+        """One family a figure, one sample a group; what is not known has no sample."""
+        labels = ("group",)
+        connected = GaugeMetricFamily(
+            f"{_PREFIX}_source_clients",
+            "Clients at the source behind its cut-over, at the last look.",
+            labels=labels,
+        )
+        gone = CounterMetricFamily(
+            f"{_PREFIX}_source_clients_disconnected",
+            "Connections to the source that were closed behind its cut-over.",
+            labels=labels,
+        )
+        seen = GaugeMetricFamily(
+            f"{_PREFIX}_source_client_last_seen_timestamp_seconds",
+            "When the last client was seen at the source behind its cut-over.",
+            labels=labels,
+        )
+        for group, found in self._found.items():
+            if found.connected is not None:
+                connected.add_metric([group], float(found.connected))
+            gone.add_metric([group], float(found.disconnected))
+            if found.last_seen is not None:
+                seen.add_metric([group], found.last_seen)
+        yield from (connected, gone, seen)

@@ -149,12 +149,14 @@ export class Result {
   #steps = el("ul", { class: "steps" });
   #lost = el("ul", { class: "lost" });
   #lostHead = el("h4", {}, "Not carried");
+  #clients = new SourceClients();
   node = el(
     "section",
     { class: "card", "aria-label": "Last migration" },
     this.#title,
     this.#line,
     this.#steps,
+    this.#clients.node,
     this.#lostHead,
     this.#lost,
   );
@@ -181,9 +183,42 @@ export class Result {
     const rows = Array.from(byReason, ([reason, keys]) => `${reason}: ${keys.join(", ")}`);
     rows.push(...(details.LeftOut ?? []));
     if (more > 0) rows.push(`and ${format.count(more)} more`);
+    this.#clients.update(details.SourceClients ?? null);
     show(this.#lostHead, rows.length > 0);
     keep(this.#lost, rows, (each) => each, (text) => ({ node: el("li", {}, text) }));
   }
+}
+
+/** The clients that still come to the source behind the cut-over. */
+class SourceClients {
+  #line = el("p", {});
+  #list = el("ul", { class: "lost" });
+  node = el("div", {}, el("h4", {}, "Clients at the source"), this.#line, this.#list);
+
+  update(found) {
+    show(this.node, found !== null);
+    if (found === null) return;
+    const now = found.Connected === null ? "not known how many are there" : `${format.count(found.Connected)} at the last look`;
+    const said = [now, `${format.count(found.Disconnected)} disconnected since the cut-over`];
+    if (found.Kept > 0) said.push(`${format.count(found.Kept)} kept`);
+    if (found.LastSeen) said.push(`last seen ${format.time(found.LastSeen)}`);
+    if (found.Disconnecting) said.push(`disconnected again until ${format.time(found.Until)}`);
+    else said.push(`no longer disconnected: ${found.Reason || "its time is over"}`);
+    if (found.Disconnecting && found.Reason) said.push(found.Reason);
+    say(this.#line, said.join(" · "));
+    keep(this.#list, found.Addresses, clientKey, (each) => clientRow(each));
+  }
+}
+
+function clientKey(each) {
+  return JSON.stringify([each.Address, each.Library, each.User, each.Disconnected]);
+}
+
+function clientRow(each) {
+  const words = [each.Address, each.Library ?? "unknown library"];
+  if (each.User) words.push(`user ${each.User}`);
+  words.push(`${format.count(each.Disconnected)} times, last ${format.time(each.LastSeen)}`);
+  return { node: el("li", {}, words.join(", ")) };
 }
 
 function stepRow(step) {

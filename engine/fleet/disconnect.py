@@ -1,0 +1,163 @@
+"""Disconnects the clients that come back to a source behind its cut-over, a process of its own:
+
+    python -m engine.fleet.disconnect GROUP        (with the state's URL in the environment)
+
+It looks each second, and writes what it found into the state. It ends when its time is over, when
+the state says so (a verb, `release-source`, another process that has taken over), when the source
+no longer blocks writes (then somebody wants clients there, or it was restarted), where it may not
+close connections, or when no server answers at the source's address any more. If it is killed,
+whoever watches the state (`serve`) starts another one.
+
+Exit codes: 0 it ended as it should, or there was nothing to do; 1 the state failed. stderr is a
+log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Sequence
+
+from engine.errors import (
+    AuthError,
+    EngineError,
+    LinkError,
+    ProtocolFault,
+    ServerError,
+    UsageError,
+)
+from engine.fleet import run
+from engine.fleet.bookkeeper import persist
+from engine.fleet.worker import log
+from engine.groups import disconnections
+from engine.groups.process import ProcessId
+from engine.groups.registry import Registry
+from engine.model.credentials import Credentials
+from engine.model.endpoint import Endpoint
+from engine.model.source_clients import moment
+from engine.transfer import seal
+from engine.transfer.source_clients import ClientTally, described, disconnect
+from engine.wire.admin import Admin, admin
+
+LOOK_SECONDS = 1.0
+ABSENT_SECONDS = 30.0
+"""For so long the source's address may refuse every connection: a server that is gone has no
+clients, and another one that is started there is none of ours."""
+_TIMEOUT = 10.0
+
+
+class Disconnector:
+    """Looks at one source until its time is over. `endpoint` has its credentials."""
+
+    def __init__(self, claimed: disconnections.Claimed, endpoint: Endpoint) -> None:
+        self._claimed = claimed
+        self._endpoint = endpoint
+        self._keep = frozenset(claimed.transfer.settings.keep_users)
+        self._tally = ClientTally(claimed.found)
+        self._refused_since: float | None = None
+        # Whether the source blocks writes since the cut-over, as far as we know.
+        report = claimed.transfer.report
+        self._blocked = report is not None and bool(report.sealed)
+        self._stack = contextlib.AsyncExitStack()
+        self._end: Admin | None = None
+
+    async def run(self) -> str:
+        """Look each second; why it ended, empty if it is another's now. Raises `StateError`."""
+        async with self._stack:
+            return await self._run()
+
+    async def _run(self) -> str:
+        until: float | None = self._claimed.found.until
+        if self._claimed.first:
+            end = moment(self._claimed.found.until)
+            text = f"clients that connect to the source are disconnected until {end}"
+            await asyncio.to_thread(persist, lambda: self._claimed.tell(text))
+        while True:
+            ended = "its time is over" if until is None or time.time() >= until else ""
+            if not ended:
+                ended = await self._look()
+            self._tally.change(until=until, ended=ended)
+            found = self._tally.found
+            until = await asyncio.to_thread(persist, lambda: self._claimed.write(found))  # noqa: B023
+            if ended:
+                text = f"clients of the source are no longer disconnected: {ended}"
+                text += f"; since the cut-over {described(found)}"
+                await asyncio.to_thread(persist, lambda: self._claimed.tell(text))  # noqa: B023
+                return ended
+            if until is None:
+                return ""
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> str:
+        """Look once; why there is nothing more to do, empty: look again."""
+        try:
+            if self._end is None:
+                dialled = admin(self._endpoint, timeout=_TIMEOUT, fault="source")
+                self._end = await self._stack.enter_async_context(dialled)
+            self._refused_since = None
+            return await self._disconnect(self._end)
+        except LinkError as error:
+            self._tally.failed(error)
+            self._end = None
+            await self._stack.aclose()
+            return self._unreachable(error)
+        except AuthError as error:
+            self._tally.failed(error)
+            return f"the source does not allow it: {error.message}"
+        except (ServerError, ProtocolFault) as error:
+            self._tally.failed(error)
+            return ""
+
+    async def _disconnect(self, end: Admin) -> str:
+        blocks = await seal.blocks(end)
+        if blocks is False and self._blocked:
+            return "the source accepts writes again (it was released, or restarted)"
+        self._blocked = self._blocked or blocks is True
+        self._tally.add(await disconnect(end, self._keep))
+        return ""
+
+    def _unreachable(self, error: LinkError) -> str:
+        now = time.monotonic()
+        if "refused" not in error.message:
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = now
+        elif now - self._refused_since >= ABSENT_SECONDS:
+            return f"no server answers at {self._endpoint.address}"
+        return ""
+
+
+async def work(group_id: str) -> int:
+    """Do it for the group's last migration."""
+    registry = Registry()
+    claimed = disconnections.claim(registry.store, group_id, ProcessId.here())
+    if claimed is None:
+        log(f"{group_id}: no clients are to be disconnected, or another process does it")
+        return 0
+    try:
+        endpoint = Credentials.load().apply(claimed.transfer.source)
+    except UsageError as error:
+        claimed.tell(f"clients of the source are not disconnected: {error.message}")
+        return 1
+    log(f"{group_id}: disconnecting the clients of {endpoint.address}")
+    log(f"{group_id}: {await Disconnector(claimed, endpoint).run() or 'another process does it'}")
+    await asyncio.to_thread(registry.store.close)
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Disconnect the clients of the source of the group named in `arguments`."""
+    if len(arguments) != 1:
+        log("usage: python -m engine.fleet.disconnect GROUP")
+        return 2
+    try:
+        return run(work(arguments[0]))
+    except EngineError as error:
+        log(f"{type(error).__name__}: {error}")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,69 @@
+"""Commands of the operator's, run by the engine and waited for within a bound."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+from collections.abc import Mapping
+
+from engine.errors import TransferFailed
+from engine.model.endpoint import Endpoint
+
+_PREFIX = "STARTMIGRATION_"
+
+
+async def run_hook(
+    what: str,
+    command: str,
+    *arguments: str,
+    limit: float,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run `command` (split as a shell would, no shell is used) with `arguments`, and wait.
+
+    `what` names it in errors ("the fence's hook"); `limit` is seconds, after which it is killed;
+    `environment` is added to ours. Raises `TransferFailed` (whose fault: the user's) if it cannot
+    be run, does not end in time, or ends with anything but 0.
+    """
+    try:
+        words = [*shlex.split(command), *arguments]
+        process = await asyncio.create_subprocess_exec(
+            *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            env={**_inherited(), **(environment or {})},
+        )
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise TransferFailed(f"{what} cannot be run: {reason}", fault="user") from None
+    try:
+        async with asyncio.timeout(limit):
+            code = await process.wait()
+    except TimeoutError:
+        raise TransferFailed(f"{what} did not end within {limit:g} s", fault="user") from None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    if code:
+        given = f" for {' '.join(arguments)!r}" if arguments else ""
+        raise TransferFailed(f"{what} ended with {code}{given}", fault="user")
+
+
+def _inherited() -> dict[str, str]:
+    """Our environment without what is ours: credentials and the state's URL hold secrets."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_PREFIX)}
+
+
+def ends_in_environment(source: Endpoint, target: Endpoint) -> dict[str, str]:
+    """Both ends as a hook's environment: `STARTMIGRATION_SOURCE`, `…_SOURCE_HOST`, `…_SOURCE_PORT`
+    and the same of the target. No user and no password."""
+    told: dict[str, str] = {}
+    for name, end in (("SOURCE", source), ("TARGET", target)):
+        told[f"STARTMIGRATION_{name}"] = end.address
+        told[f"STARTMIGRATION_{name}_HOST"] = end.unix_path or end.rdb_path or end.host
+        served = end.unix_path is None and end.rdb_path is None
+        told[f"STARTMIGRATION_{name}_PORT"] = str(end.port) if served else ""
+    return told

@@ -1,0 +1,401 @@
+"""The source's clients behind a cut-over: they come along, or are told again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from engine.fleet import run
+from engine.front.engine import Engine
+from engine.groups import schema
+from engine.groups.process import ProcessId
+from engine.groups.registry import Registry
+from engine.model.endpoint import Endpoint
+from engine.model.report import Report
+from engine.model.settings import TransferSettings
+from tests import engines
+from tests.api import Serving
+from tests.conftest import ServerFactory, known
+from tests.proxy import Proxy
+from tests.servers import Server
+
+GROUP = "cache"
+NAMED = ("--replication-group-id", GROUP)
+SECONDS = 60.0
+
+
+def until(what: str, condition: Callable[[], Any], seconds: float = SECONDS) -> Any:
+    """Wait until `condition`, and return what it returned. Raises `AssertionError`."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The user's own configuration is no part of a test."""
+    for name in ("STARTMIGRATION_CONFIG", "STARTMIGRATION_CREDENTIALS", "STARTMIGRATION_STATE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+
+
+@pytest.fixture
+def state(state_url: str) -> Iterator[str]:
+    """A state; the processes that a test leaves behind it are ended."""
+    yield state_url
+    registry = Registry(state_url)
+    with registry.store.read() as connection:
+        rows = connection.execute(schema.disconnections.select()).all()
+    registry.store.close()
+    for row in rows:
+        if row.process is not None and (who := ProcessId.from_dict(row.process)).alive(0):
+            os.kill(who.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
+    """A source that tells its clients' libraries, and an empty target."""
+    source, target = server_factory(known("valkey-8")), server_factory(known("redis-6.2"))
+    source.client().mset({f"key:{n}": n for n in range(1000)})
+    return source, target
+
+
+class Application:
+    """redis-py at its defaults, at a name: a loop of INCR, a blocked BLPOP, a subscriber."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.acknowledged = 0
+        self.popped: list[bytes] = []
+        self.heard: list[bytes] = []
+        self._over = threading.Event()
+        loops = (self._count, self._pop, self._listen)
+        self._threads = [threading.Thread(target=loop, daemon=True) for loop in loops]
+
+    def __enter__(self) -> Application:
+        for thread in self._threads:
+            thread.start()
+        until("the application has begun", lambda: self.acknowledged > 10)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(SECONDS)
+
+    def _client(self) -> redis.Redis:
+        return redis.Redis(port=self._port)
+
+    def _count(self) -> None:
+        client = self._client()
+        while not self._over.is_set():
+            # What is refused or cut off is not counted, and may not be repeated: INCR is not
+            # idempotent. The library dials again by itself with the next command.
+            with contextlib.suppress(redis.RedisError):
+                client.incr("counter")
+                self.acknowledged += 1
+
+    def _pop(self) -> None:
+        client = self._client()
+        while not self._over.is_set():
+            with contextlib.suppress(redis.RedisError):
+                if (item := client.blpop(["queue"], timeout=1)) is not None:
+                    self.popped.append(item[1])
+
+    def _listen(self) -> None:
+        messages = self._client().pubsub(ignore_subscribe_messages=True)
+        messages.subscribe("channel")
+        while not self._over.is_set():
+            with contextlib.suppress(redis.RedisError):
+                if (message := messages.get_message(timeout=1)) is not None:
+                    self.heard.append(message["data"])
+
+    def assert_at(self, server: Server) -> None:
+        """Each of the three is served by this server, and hears what is written there."""
+        client = server.client()
+        before = self.acknowledged
+        until("INCR is acknowledged", lambda: self.acknowledged > before)
+        at = int(client.get("counter") or 0)
+        until("the counter moves here", lambda: int(client.get("counter") or 0) > at)
+        client.rpush("queue", "item")
+        until("BLPOP takes the item", lambda: b"item" in self.popped)
+
+        def heard() -> bool:
+            client.publish("channel", "news")
+            return b"news" in self.heard
+
+        until("the subscriber hears", heard)
+
+
+def migrate(
+    engine: Engine, source: Server, target: Server, settings: TransferSettings, **options: Any
+) -> Report:
+    return run(
+        engine.migrate(
+            Endpoint.parse(source.url),
+            Endpoint.parse(target.url),
+            settings=settings,
+            replication_group_id=GROUP,
+            **options,
+        )
+    )
+
+
+def seen(engine: Engine) -> dict[str, Any]:
+    """What the group says of the source's clients."""
+    group = engine.sync.describe_replication_groups(GROUP)["ReplicationGroups"][0]
+    found: dict[str, Any] = group.get("SourceClients", {})
+    return found
+
+
+def events(engine: Engine) -> list[str]:
+    return [each["Message"] for each in engine.sync.describe_events(GROUP)["Events"]]
+
+
+def disconnector(state: str) -> ProcessId:
+    """The process that disconnects the clients."""
+    registry = Registry(state)
+
+    def claimed() -> Any:
+        with registry.store.read() as connection:
+            return connection.execute(schema.disconnections.select()).one().process
+
+    try:
+        return ProcessId.from_dict(until("a process has it", claimed))
+    finally:
+        registry.store.close()
+
+
+def test_a_name_that_is_moved_before_the_clients_dial_again(
+    ends: tuple[Server, Server], state: str
+) -> None:
+    """With the library's callback: nothing is lost, nothing doubled, all work at the target."""
+    source, target = ends
+    engine = Engine(state)
+    called: list[tuple[str, str]] = []
+    with Proxy(source.host, source.port) as name, Application(name.port) as application:
+
+        async def moved(old: Endpoint, new: Endpoint) -> None:
+            called.append((old.address, new.address))
+            name.lead_to(target.host, target.port)
+
+        report = migrate(engine, source, target, TransferSettings(), on_switch=moved)
+        assert report.status == "done", report.errors
+        application.assert_at(target)
+    assert called == [(f"127.0.0.1:{source.port}", f"127.0.0.1:{target.port}")]
+    # Every increment that was acknowledged is there; one whose answer was cut off may be as well.
+    counted = int(target.client().get("counter") or 0)
+    assert application.acknowledged <= counted <= application.acknowledged + 2
+    engine.close()
+
+
+def test_clients_that_come_back_are_disconnected_until_the_name_is_moved(
+    ends: tuple[Server, Server], state: str
+) -> None:
+    source, target = ends
+    engine = Engine(state)
+    admin = source.client()
+    admin.acl_setuser("watcher", enabled=True, nopass=True, commands=["+@all"], keys=["*"])
+    with Proxy(source.host, source.port) as name, Application(name.port) as application:
+        kept = redis.Connection(port=source.port, username="watcher", password="any")
+        kept.connect()
+        replica = redis.Connection(port=source.port)
+        replica.connect()
+        replica.send_command("PSYNC", "?", "-1")
+        report = migrate(
+            engine, source, target, TransferSettings(keep_users=("watcher",), disconnect_for=300)
+        )
+        assert report.status == "done", report.errors
+        # The name still leads to the source: they are there again, and again.
+        until("they came back three times", lambda: seen(engine).get("Disconnected", 0) >= 9)
+        found = seen(engine)
+        assert found["Disconnecting"] is True
+        assert found["Kept"] == 1
+        assert found["LastSeen"] is not None
+        libraries = {each["Library"] for each in found["Addresses"]}
+        assert any((library or "").startswith("redis-py") for library in libraries), found
+        assert {each["Address"] for each in found["Addresses"]} == {"127.0.0.1"}
+        name.lead_to(target.host, target.port)
+        application.assert_at(target)
+        until("nobody is there any more", lambda: seen(engine)["Connected"] == 0)
+        # The user that is to be kept still has its connection, and so has the replica.
+        kept.send_command("PING")
+        assert kept.read_response() in (b"PONG", "PONG")
+        flags = [each["flags"] for each in source.client().client_list()]
+        assert any("S" in each for each in flags), flags
+        kept.disconnect()
+        replica.disconnect()
+    engine.sync.release_source(GROUP)
+    assert seen(engine)["Disconnecting"] is False
+    client = redis.Connection(port=source.port)
+    client.send_command("SET", "released", 1)
+    assert client.read_response() in (b"OK", "OK")
+    time.sleep(2.5)  # two looks of a process that went on
+    client.send_command("PING")
+    assert client.read_response() in (b"PONG", "PONG")
+    client.disconnect()
+    assert any("no longer disconnected: the source was released" in each for each in events(engine))
+    engine.close()
+
+
+def test_a_process_that_is_killed_is_replaced_and_a_verb_ends_it(
+    ends: tuple[Server, Server], state: str, tmp_path: Path
+) -> None:
+    """Seen by the API's server, which also has the figures as metrics."""
+    source, target = ends
+    engine = Engine(state)
+    with Serving(tmp_path, state) as api:
+        report = migrate(engine, source, target, TransferSettings(disconnect_for=300))
+        assert report.status == "done", report.errors
+        first = disconnector(state)
+        until("a first look", lambda: seen(engine).get("LookedAt"))
+        os.kill(first.pid, signal.SIGKILL)
+        until("another process has it", lambda: disconnector(state).pid != first.pid)
+        came = seen(engine)["Disconnected"]
+        client = redis.Redis(port=source.port, retry=None)
+
+        def dialled() -> bool:
+            with contextlib.suppress(redis.ConnectionError):
+                client.get("key:1")
+            return bool(seen(engine)["Disconnected"] > came + 2)
+
+        until("a client that comes is disconnected", dialled)
+        from tests.api import fetch
+
+        metrics = fetch(api.url + "/metrics", api.signed("/metrics", "read")).body.decode()
+        assert f'startmigration_source_clients_disconnected_total{{group="{GROUP}"}}' in metrics
+        assert f'startmigration_source_clients{{group="{GROUP}"}}' in metrics
+        cli = engines.Cli(state, tmp_path)
+        told = cli("disconnect-clients", *NAMED, "--stop")
+        assert told.code == 0, told.err
+        second = disconnector(state)
+        until("the process has ended", lambda: not second.alive(0))
+        assert seen(engine)["Disconnecting"] is False
+        told = cli("disconnect-clients", *NAMED, "--stop")
+        assert "nothing was to be done" in told.out
+        # And begun again.
+        assert cli("disconnect-clients", *NAMED, "--for", "5m").code == 0
+        until("it goes on", lambda: seen(engine)["Disconnecting"] and disconnector(state).alive(0))
+        cli.close()
+    engine.close()
+
+
+def test_a_user_that_may_not_close_connections(ends: tuple[Server, Server], state: str) -> None:
+    source, target = ends
+    source.client().acl_setuser(
+        "mover", enabled=True, nopass=True, commands=["+@all", "-client|kill"], keys=["*"],
+        channels=["*"],
+    )  # fmt: skip
+    engine = Engine(state)
+    report = run(
+        engine.migrate(
+            Endpoint.parse(f"redis://mover:any@127.0.0.1:{source.port}"),
+            Endpoint.parse(target.url),
+            replication_group_id=GROUP,
+        )
+    )
+    assert report.status == "done", report.errors
+    client = redis.Redis(port=source.port)
+    assert client.get("key:1") == b"1"
+    until("it has ended", lambda: seen(engine).get("Disconnecting") is False)
+    assert "does not allow it" in seen(engine)["Reason"], seen(engine)
+    assert any("no longer disconnected: the source does not allow it" in e for e in events(engine))
+    engine.close()
+
+
+def test_a_source_that_is_restarted_is_left_alone(ends: tuple[Server, Server], state: str) -> None:
+    """It accepts writes again, or is another server by now."""
+    source, target = ends
+    engine = Engine(state)
+    report = migrate(engine, source, target, TransferSettings(disconnect_for=300))
+    assert report.status == "done", report.errors
+    until("a first look", lambda: seen(engine).get("LookedAt"))
+    source.client().config_set("min-replicas-to-write", 0)
+    until("it has ended", lambda: seen(engine)["Disconnecting"] is False)
+    assert "accepts writes again" in seen(engine)["Reason"]
+    engine.close()
+
+
+def test_once_is_once(ends: tuple[Server, Server], state: str) -> None:
+    source, target = ends
+    engine = Engine(state)
+    report = migrate(engine, source, target, TransferSettings(disconnect_for=0))
+    assert report.status == "done", report.errors
+    assert seen(engine) == {}
+    engine.close()
+
+
+HOOK = """\
+import os, sys, time
+names = sorted(name for name in os.environ if name.startswith("STARTMIGRATION_"))
+with open(sys.argv[1], "w") as file:
+    file.write("\\n".join(f"{name}={os.environ[name]}" for name in names))
+if sys.argv[2] == "sleep":
+    time.sleep(60)
+sys.exit(int(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("manner", "code", "told"),
+    [
+        ("end", 0, "the switch hook has run"),
+        ("end", 3, "the switch hook ended with 3"),
+        ("sleep", 0, "the switch hook did not end within 1 s"),
+    ],
+)
+def test_the_switch_hook(
+    ends: tuple[Server, Server], state: str, tmp_path: Path, manner: str, code: int, told: str
+) -> None:
+    """Run with both ends in its environment; whatever becomes of it, the target is promoted."""
+    source, target = ends
+    script, said = tmp_path / "hook.py", tmp_path / "said"
+    script.write_text(HOOK)
+    cli = engines.Cli(state, tmp_path)
+    done = cli(
+        "migrate", "--source", source.url, "--target", target.url, *NAMED,
+        "--switch-hook", f"{sys.executable} {script} {said} {manner} {code}",
+        "--switch-timeout", "1s", "--disconnect-for", "0",
+    )  # fmt: skip
+    cli.close()
+    assert done.code == 0, done.err
+    assert told in done.err + done.out, done
+    assert dict(line.split("=", 1) for line in said.read_text().splitlines()) == {
+        "STARTMIGRATION_SOURCE": f"127.0.0.1:{source.port}",
+        "STARTMIGRATION_SOURCE_HOST": "127.0.0.1",
+        "STARTMIGRATION_SOURCE_PORT": str(source.port),
+        "STARTMIGRATION_TARGET": f"127.0.0.1:{target.port}",
+        "STARTMIGRATION_TARGET_HOST": "127.0.0.1",
+        "STARTMIGRATION_TARGET_PORT": str(target.port),
+    }
+    assert target.client().set("open", 1)
+
+
+def test_a_callback_that_raises_is_no_way_back(ends: tuple[Server, Server], state: str) -> None:
+    source, target = ends
+    engine = Engine(state)
+
+    async def fails(_old: Endpoint, _new: Endpoint) -> None:
+        await asyncio.sleep(0)
+        raise ValueError("a secret")
+
+    report = migrate(engine, source, target, TransferSettings(disconnect_for=0), on_switch=fails)
+    assert report.status == "done", report.errors
+    told = [each for each in events(engine) if "on_switch" in each]
+    assert len(told) == 1
+    assert "ValueError" in told[0]
+    assert "secret" not in told[0]
+    engine.close()
