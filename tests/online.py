@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from engine.fleet.gate import gate_in_sync_of
+from engine.fleet.gate import comparison_of
 from engine.model.endpoint import Endpoint
 from engine.model.progress import ENDS, Phase
 from engine.model.settings import TransferSettings
@@ -42,8 +42,9 @@ def online(
 ) -> Run:
     """One migration with the gate that the product has; `options` as `transfer` takes them."""
     ends = Endpoint.parse(url_of(source)), Endpoint.parse(url_of(target))
-    gate = gate_in_sync_of(*ends, TransferSettings(), lambda: False)
-    options = {"source_type": "replica", "gate_in_sync": gate, "timeout": 40.0, **options}
+    options = {"source_type": "replica", "timeout": 40.0, **options}
+    if "gate_in_sync" not in options:
+        options.setdefault("comparison", comparison_of(*ends, TransferSettings(), lambda: False))
     return transfer(source, target, meanwhile=steer, one_go=one_go, **options)
 
 

@@ -13,7 +13,7 @@ from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import CheckpointStore, MemoryCheckpoint
-from engine.transfer.gate import GateInSync, GateResult
+from engine.transfer.gate import Comparison, GateInSync, GateResult
 from engine.transfer.transfer import Transfer
 from engine.wire.loop import run
 from tests.proxy import Proxy
@@ -53,6 +53,7 @@ def transfer(
     compare: Callable[..., Any] | None = None,
     one_go: bool = True,
     gate_in_sync: GateInSync | None = None,
+    comparison: Comparison | None = None,
     **settings: Any,
 ) -> Run:
     """Move everything from `source` to `target`; `meanwhile` is awaited beside the transfer.
@@ -78,6 +79,7 @@ def transfer(
             gate=gate or pass_all,
             one_go=one_go,
             gate_in_sync=gate_in_sync,
+            comparison=comparison,
             **extra,
         )
 

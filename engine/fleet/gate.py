@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
-from engine.transfer.gate import GateResult
+from engine.transfer.gate import Comparison, GateResult
 
 # redis-py, which the verifier asks with, costs CPU to import: only where there is something to ask.
 
@@ -39,28 +39,20 @@ def gate_of(
                 found = await verify_file(path, target, settings, held_before=held)
         except EngineError as error:
             return GateResult(False, f"both ends could not be compared: {error}")
-        return GateResult(found.ok, found.reason)
+        return GateResult(found.ok, found.reason, found)
 
     return gate
 
 
-def gate_in_sync_of(
+def comparison_of(
     source: Endpoint, target: Endpoint, settings: TransferSettings, held_before: Callable[[], bool]
-) -> Callable[[bytes], Awaitable[GateResult]]:
-    """The gate of a cut-over whose writers are held off; `held_before` as for `gate_of`."""
+) -> Comparison | None:
+    """What compares both ends of a source that is followed; None for a file."""
+    if source.rdb_path is not None:
+        return None
+    from engine.verify import LiveComparison
 
-    async def gate(own_key: bytes) -> GateResult:
-        from engine.verify import verify_in_sync
-
-        try:
-            ok, reason = await verify_in_sync(
-                source, target, settings, own_key=own_key, held_before=held_before()
-            )
-        except EngineError as error:
-            return GateResult(False, f"both ends could not be compared: {error}")
-        return GateResult(ok, reason)
-
-    return gate
+    return LiveComparison(source, target, settings, held_before)
 
 
 def compare_of(

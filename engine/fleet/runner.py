@@ -22,7 +22,7 @@ from dataclasses import replace
 from engine.errors import AuthError, LinkError, ServerError, StateError
 from engine.fleet.bookkeeper import Bookkeeper, StateCheckpoint, persist
 from engine.fleet.failure import fail
-from engine.fleet.gate import compare_of, gate_in_sync_of, gate_of, holds_keys
+from engine.fleet.gate import compare_of, comparison_of, gate_of, holds_keys
 from engine.fleet.usage import engine_use
 from engine.groups.claimed import ClaimedTransfer, ClaimLost
 from engine.groups.states import Request, TransferStatus
@@ -69,7 +69,7 @@ class Runner:
             on_progress=self._progressed,
             on_event=self._happened,
             gate=gate_of(source, target, settings, lambda: bool(self._held_before)),
-            gate_in_sync=gate_in_sync_of(source, target, settings, lambda: bool(self._held_before)),
+            comparison=comparison_of(source, target, settings, lambda: bool(self._held_before)),
             compare=compare_of(source, target),
             one_go=one_go,
             on_switch=on_switch,

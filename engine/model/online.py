@@ -24,7 +24,8 @@ class OnlineMark:
     (`transfer.seal`). `switched`: what points the applications' name to the target was run.
     `released`: the target may have deadlines of its own, which a link that breaks can let pass too
     early. `lifted`: deadlines on the target may be lifted. `loss_accepted`: the next full sync may
-    empty the target although the source has lost data. `begun_at`: when the last full sync did, or
+    empty the target although the source has lost data. `compare_all`: why every key is to be
+    compared before the cut-over; empty: not so. `begun_at`: when the last full sync did, or
     when all near deadlines of the target were lifted since, in seconds since the epoch. The
     counters are those of all its engines. The exact position is on the target itself.
     """
@@ -44,6 +45,7 @@ class OnlineMark:
     fenced: bool = False
     sealed: str = ""
     switched: bool = False
+    compare_all: str = ""
     partial_syncs: int = 0
     full_syncs: int = 0
     repaired_keys: int = 0
@@ -61,6 +63,11 @@ class OnlineMark:
 def dirty_key(token: str) -> bytes:
     """The key on the target that holds the names of keys which are to be read again."""
     return OWN_PREFIX + b"dirty:" + token.encode()
+
+
+def own_keys(token: str) -> tuple[bytes, ...]:
+    """The keys that the migration called `token` may have in the target's database 0."""
+    return position_key(token), dirty_key(token)
 
 
 def position_key(token: str) -> bytes:

@@ -6,6 +6,8 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from engine.model.verification import Verification
+
 Status = Literal["done", "failed", "stopped"]
 # A report names every key that was not carried up to this many; beyond it counts by reason.
 NAMED_KEYS_LIMIT = 10_000
@@ -53,6 +55,7 @@ class Report:
     as they were before (`transfer.seal`); empty if they were not touched, or are put back.
     `needs_hand`: it was not told to stop; what the first error says has to be mended before the
     transfer can go on.
+    `verification`: what the last comparison of both ends has shown, None if there was none.
     """
 
     status: Status
@@ -76,6 +79,7 @@ class Report:
     held_keys: int = 0
     fence_seconds: float | None = None
     sealed: str = ""
+    verification: Verification | None = None
     left_out: tuple[str, ...] = ()
     not_carried: tuple[NotCarried, ...] = ()
     not_carried_total: int = 0
@@ -97,6 +101,8 @@ class Report:
         data["steps"] = tuple(Step(**item) for item in data["steps"])
         data["errors"] = tuple(data["errors"])
         data["engine"] = EngineUse(**data["engine"])
+        if data.get("verification") is not None:
+            data["verification"] = Verification.from_dict(data["verification"])
         return cls(**data)
 
 

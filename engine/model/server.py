@@ -83,7 +83,8 @@ class ServerInfo:
     `evicted_keys` is counted by the process since its start or CONFIG RESETSTAT; None: not told.
     `version` is the flavour's own (a Valkey also claims to be Redis 7.2.4). `fork` names a
     reimplementation ("keydb", "dragonfly", "garnet"; else empty). `primary` is the `host:port` that
-    a replica follows. `loading` is true while the data set is read from disk or from a primary.
+    a replica follows. `expired_keys` counts since the process began. `loading` is true while the
+    data set is read from disk or from a primary.
     """
 
     flavour: Flavour
@@ -101,6 +102,7 @@ class ServerInfo:
     total_system_memory: int = 0
     keyspace: tuple[Keyspace, ...] = ()
     modules: tuple[str, ...] = ()
+    expired_keys: int = 0
     loading: bool = False
     replid: str = ""
     primary: str = ""
@@ -199,6 +201,7 @@ def parse_info(text: str) -> ServerInfo:
         total_system_memory=_number(fields, "total_system_memory"),
         keyspace=tuple(sorted(_keyspace(fields), key=lambda each: each.db)),
         modules=tuple(sorted(modules)),
+        expired_keys=_number(fields, "expired_keys"),
         loading=fields.get("loading", "0") != "0" or fields.get("async_loading", "0") != "0",
         replid=fields.get("master_replid", ""),
         primary=replica_of,

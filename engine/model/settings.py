@@ -82,6 +82,13 @@ class TransferSettings:
     """ACL users of the source whose connections are not closed."""
     max_lag_bytes: int = 1 * MIB
     """A cut-over does not begin while the target is further behind than this."""
+    check_bytes: int = 1 * MIB
+    """Bytes of values that are compared while the source's writers are held off; what is longer is
+    compared before that."""
+    check_seconds: float = 5.0
+    """How long that comparison may take; a cut-over in which it takes longer is undone."""
+    sweep_seconds: float = 600.0
+    """How long the comparison before the fence may take, during which nobody waits."""
     spool_directory: str | None = None
     """Where the stream waits on disk while the target is slower: an absolute path; None: $TMPDIR,
     else /var/tmp."""
@@ -191,6 +198,14 @@ class TransferSettings:
             raise UsageError("--cut-over-timeout is a number of seconds above 0")
         if not 60 <= self.hold_horizon < math.inf:
             raise UsageError("hold_horizon is a number of seconds, 60 or more")
+        if self.check_bytes < 0:
+            raise UsageError("check_bytes is not negative")
+        for name, seconds in (
+            ("check_seconds", self.check_seconds),
+            ("sweep_seconds", self.sweep_seconds),
+        ):
+            if not 0 < seconds < math.inf:
+                raise UsageError(f"{name} is a number of seconds above 0")
         if self.max_lag_bytes < 0:
             raise UsageError("max_lag_bytes is not negative")
         if not 0 < self.spool_bytes < 1 << 63:

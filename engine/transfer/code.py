@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from engine.errors import EngineError
 from engine.wire.admin import Admin
+
+# functionsCreateWithLibraryCtx → functionExtractLibMetaData, functions.c.
+_SHEBANG_NAME = re.compile(rb"#![^\n]*?\sname=([^\s\n]+)")
 
 
 async def carry_code(
@@ -25,7 +29,20 @@ async def carry_code(
         return []
     replies = await target.pipeline(commands)
     return [
-        f"a {str(command[0]).lower()} of {len(command[-1]):,} bytes: {reply.message}"
+        f"{_name(command[-1], command[0])}: {reply.message}"
         for command, reply in zip(commands, replies, strict=True)
         if isinstance(reply, EngineError)
     ]
+
+
+def library_name(code: bytes) -> str:
+    """The name in a library's first line, `#!lua name=mylib`; empty if there is none."""
+    found = _SHEBANG_NAME.match(code)
+    return found[1].decode("utf-8", "backslashreplace") if found else ""
+
+
+def _name(text: str | bytes, kind: str | bytes) -> str:
+    raw = text if isinstance(text, bytes) else text.encode()
+    if kind == "FUNCTION" and (name := library_name(raw)):
+        return f"library {name}"
+    return f"a {str(kind).lower()} of {len(raw):,} bytes"

@@ -11,18 +11,18 @@ from __future__ import annotations
 import asyncio
 
 from engine.errors import EngineError, LinkError, StateError, TransferFailed
-from engine.model.online import position_key
 from engine.model.progress import Phase
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
 from engine.transfer.aside import beside, cancelled
 from engine.transfer.books import Books
+from engine.transfer.check import Check
 from engine.transfer.copy import explain
 from engine.transfer.deadlines import DbKey
 from engine.transfer.ends import Ends
 from engine.transfer.fence import Fence, fence_of
 from engine.transfer.follow import Follower
-from engine.transfer.gate import GateInSync, GateResult, compared
+from engine.transfer.gate import GateResult
 from engine.transfer.held import HeldDeadlines
 from engine.transfer.opening import Opening
 from engine.transfer.stage import Stage
@@ -44,7 +44,7 @@ class CutOver:
         stage: Stage,
         deadlines: HeldDeadlines,
         opening: Opening,
-        gate: GateInSync,
+        check: Check,
         source: ReplicaSource,
         target_watch: TargetWatch,
         switch: Switch,
@@ -54,7 +54,7 @@ class CutOver:
         self._stage = stage
         self._deadlines = deadlines
         self._opening = opening
-        self._gate = gate
+        self._check = check
         self._source = source
         self._target_watch = target_watch
         self._switch = switch
@@ -68,6 +68,9 @@ class CutOver:
         limit = self._ends.settings.cut_over_timeout
         process = follower.applier.identity
         try:
+            refused = await self._check.prepare(follower, pump)
+            if refused is not None:
+                return self._refuse(refused.reason)
             near = await self._deadlines.release(follower, pump)
             async with asyncio.timeout(limit):
                 await beside(follower.settle(), pump)
@@ -88,7 +91,10 @@ class CutOver:
             if self._books.mark.opened or pump.done() or isinstance(exc, StateError):
                 raise
             return self._refuse(explain(exc), follower)
-        self._stage.reason = f"in sync at offset {follower.position.offset:,}"
+        finally:
+            await self._check.close()
+        compared = self._check.before().reason
+        self._stage.reason = f"in sync at offset {follower.position.offset:,}; {compared}"
         return GateResult(True, self._stage.reason)
 
     async def run(self, follower: Follower, pump: asyncio.Task[None]) -> GateResult:
@@ -100,6 +106,9 @@ class CutOver:
         try:
             # 1. What takes its time, while nobody has to wait for it.
             try:
+                refused = await self._check.prepare(follower, pump)
+                if refused is not None:
+                    return self._refuse(refused.reason)
                 await fence.prepare()
                 near = await self._deadlines.release(follower, pump)
             except EngineError as exc:
@@ -110,6 +119,7 @@ class CutOver:
             # 2. Behind the fence.
             return await self._behind(fence, follower, pump, near)
         finally:
+            await self._check.close()
             await fence.release()
 
     async def _behind(
@@ -139,7 +149,12 @@ class CutOver:
                     settling = asyncio.ensure_future(self._deadlines.settle(follower, near))
                     looking = asyncio.ensure_future(self._target_watch.look())
                     try:
-                        result = await self._pass_gate(fence.readable)
+                        result = await self._check.run(
+                            follower,
+                            pump,
+                            fence.readable,
+                            lambda: self._settled(follower, settling),
+                        )
                         await settling
                         await looking
                     finally:
@@ -192,6 +207,11 @@ class CutOver:
         else:
             stage.enter(Phase.FOLLOW)
         return result
+
+    async def _settled(self, follower: Follower, settling: asyncio.Future[None]) -> None:
+        """The last deadlines are set back, those of keys that were read again since as well."""
+        await asyncio.shield(settling)
+        await self._deadlines.settle(follower, [])
 
     # --- The fence, here and after a crash ---
 
@@ -282,12 +302,6 @@ class CutOver:
         self._stage.enter(Phase.CUT_OVER)
         self._stage.enter(before)
         return GateResult(False, reason)
-
-    async def _pass_gate(self, readable: bool) -> GateResult:
-        if not readable:
-            return GateResult(True, "the source cannot be read while it is paused: not compared")
-        own_key = position_key(self._books.mark.token)
-        return await compared(self._stage, lambda: self._gate(own_key))
 
 
 def not_carried_words(stage: Stage) -> str:

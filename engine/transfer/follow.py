@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from engine._native import (
     CMD_MEMBER_COUNT,
@@ -105,6 +105,8 @@ class Follower:
         """Called once for each name of a command that the core's table does not have: the name,
         whether the source could tell which keys it names."""
         self._strange: set[bytes] = set()
+        # Keys that were found to differ, until the mender has them.
+        self._found: dict[DbKey, None] = {}
         self._read_again = 0.0
         # Those of the applier that what is being applied was looked at after.
         self._lapses = applier.lapses
@@ -121,6 +123,9 @@ class Follower:
         source, mender = self._source, self._mender
         while True:
             if not self._in_doubt:
+                if self._found:
+                    mender.spoil(self._found)
+                    self._found.clear()
                 if not mender.at_rest:
                     await self._mend()
                 if self._confirming:
@@ -161,6 +166,14 @@ class Follower:
         self._source.interrupt()
         await self._until(lambda: not self._confirming)
 
+    def read_again(self, keys: Iterable[DbKey]) -> None:
+        """Have these keys read again from the source: a comparison has found that they differ.
+
+        `settle` waits until they are stored.
+        """
+        self._found.update(dict.fromkeys(keys))
+        self._source.interrupt()
+
     async def reach(self, offset: int) -> None:
         """Wait until everything up to `offset` is on the target."""
         with self._source.hurried():
@@ -197,7 +210,7 @@ class Follower:
         The set on the target may still name keys that are mended: whoever takes over reads them
         once more, and the opening removes it.
         """
-        return self._mender.mended and not self._in_doubt
+        return self._mender.mended and not (self._in_doubt or self._found)
 
     @property
     def stopping(self) -> bool:
@@ -252,7 +265,7 @@ class Follower:
             self._applier.look()
             return
         try:
-            if self._stopping or self._confirming or not self._plain:
+            if self._stopping or self._confirming or self._found or not self._plain:
                 left.set_result((None, None))
                 return
             batch = self._source.next_commands()

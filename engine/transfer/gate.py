@@ -1,10 +1,19 @@
-"""The gate of a cut-over: a decision that carries its reason."""
+"""The gate of a cut-over: a decision that carries its reason, and what it is made from."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
+from engine.model.verification import (
+    AtFence,
+    Besides,
+    Compared,
+    Counts,
+    DbKey,
+    Verification,
+)
 from engine.transfer.stage import Stage
 
 
@@ -14,11 +23,14 @@ class GateResult:
 
     ok: bool
     reason: str
+    verification: Verification | None = None
 
 
 Gate = Callable[[], Awaitable[GateResult]]
 # The same while the source's writers are held off; it is told the engine's own key on the target.
 GateInSync = Callable[[bytes], Awaitable[GateResult]]
+Reach = Callable[[int], Awaitable[None]]
+Settle = Callable[[], Awaitable[None]]
 
 NOT_COMPARED = "cut over without the comparison, as asked"
 WITHOUT_COMPARISON = (
@@ -38,4 +50,59 @@ async def compared(stage: Stage, compare: Gate) -> GateResult:
     found = await compare()
     if found.ok or stage.one_go:
         return found
-    return GateResult(False, f"{found.reason.rstrip('.')}; {WITHOUT_COMPARISON}")
+    return replace(found, reason=f"{found.reason.rstrip('.')}; {WITHOUT_COMPARISON}")
+
+
+class Comparison(Protocol):
+    """Compares both ends of a source that is followed: before its writers are held off, and then.
+
+    It is `engine.verify.LiveComparison`, which says what each of them does. All of them raise
+    `LinkError`, `AuthError`, `ServerError`.
+    """
+
+    over_budget: dict[DbKey, str]
+
+    @property
+    def counts_tell(self) -> bool:
+        """Whether counts, and names that the target alone has, mean anything."""
+        ...
+
+    async def open(self, own_keys: Sequence[bytes] = (), *, lift_ms: int = 0) -> None:
+        """Dial both ends."""
+        ...
+
+    async def close(self) -> None:
+        """Hang up."""
+        ...
+
+    def doubtful(self, kinds: Iterable[str]) -> AsyncIterator[tuple[int, list[bytes]]]:
+        """All the source's keys of these kinds: "groups", "fields", "all"."""
+        ...
+
+    def sample(self, seed: int = 0) -> AsyncIterator[tuple[int, list[bytes]]]:
+        """Some of the source's keys, of each database."""
+        ...
+
+    def astray(self) -> AsyncIterator[tuple[int, list[bytes]]]:
+        """Names that are at one end alone, an empty list between them now and then."""
+        ...
+
+    async def compare(self, db: int, keys: Sequence[bytes], reach: Reach) -> Compared:
+        """Compare some keys of a source that is written to."""
+        ...
+
+    async def counts(self, reach: Reach) -> Counts | None:
+        """Both ends' counts; None if the source is written to meanwhile."""
+        ...
+
+    async def besides(self) -> Besides:
+        """What the source holds beside keys, and what of that the target lacks."""
+        ...
+
+    async def choose(self, first: Iterable[DbKey], then: Iterable[DbKey]) -> None:
+        """What `at_fence` reads."""
+        ...
+
+    async def at_fence(self, settle: Settle) -> AtFence:
+        """The comparison while the source's writers are held off."""
+        ...

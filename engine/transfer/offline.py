@@ -237,7 +237,9 @@ class Offline:
             return GateResult(False, f"the target could not be looked at: {explain(exc)}")
         if evicted := self._stage.tally.evictions.words:
             return GateResult(False, evicted)
-        return await compared(self._stage, self._gate)
+        found = await compared(self._stage, self._gate)
+        self._stage.verification = found.verification
+        return found
 
     def _lost(self) -> str:
         """What was not carried, in words; empty if everything was."""

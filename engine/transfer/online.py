@@ -43,12 +43,13 @@ from engine.targets.retry import TRY_AGAIN
 from engine.targets.writer import RestoreWriter
 from engine.transfer.aside import cancelled
 from engine.transfer.books import Books
+from engine.transfer.check import Check
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.copy import explain
 from engine.transfer.cut_over import CutOver, not_carried_words
 from engine.transfer.ends import Ends
 from engine.transfer.follow import Follower
-from engine.transfer.gate import GateInSync
+from engine.transfer.gate import Comparison, GateInSync
 from engine.transfer.held import HeldDeadlines
 from engine.transfer.opening import Opening
 from engine.transfer.refusals import explain_refusal
@@ -93,6 +94,7 @@ class Online:
         *,
         checkpoints: CheckpointStore,
         gate: GateInSync,
+        comparison: Comparison | None = None,
     ) -> None:
         self._stage = stage
         self._settings = stage.settings
@@ -135,13 +137,14 @@ class Online:
             self._target_watch,
         )
         self._opening = Opening(ends, books, stage, lambda: self._writer.info)
+        self._check = Check(ends, books, stage, gate, comparison, self._compare_on)
         self._cut_over = CutOver(
             ends,
             books,
             stage,
             self._deadlines,
             self._opening,
-            gate,
+            self._check,
             self._source,
             self._target_watch,
             Switch(source, target, stage.settings, stage.on_switch, stage.on_event),
@@ -527,6 +530,8 @@ class Online:
         pump = asyncio.create_task(follower.run())
         word = asyncio.create_task(stage.word.wait())
         refused = 0
+        # The cut-over is tried again by itself, for what its comparison has found.
+        again = False
         told = 0.0
         loop = asyncio.get_running_loop()
         try:
@@ -542,7 +547,7 @@ class Online:
                 if loop.time() - told >= _TICK_SECONDS:
                     told = loop.time()
                     await self._tick()
-                if stage.one_go and not stage.can_complete:
+                if (stage.one_go or again) and not stage.can_complete:
                     settled = self._standing.near(follower) and follower.settled
                     if stage.tally.not_carried_total and settled:
                         raise TransferFailed(stage.reason)
@@ -571,6 +576,12 @@ class Online:
                     raise
                 if result.ok:
                     return
+                if self._check.again:
+                    stage.on_event(f"the cut-over is tried again: {result.reason}")
+                    again = True
+                    stage.word.set()
+                    continue
+                again = False
                 refused += 1
                 stage.on_event(f"cut-over refused: {result.reason}")
                 if stage.one_go:
@@ -624,6 +635,13 @@ class Online:
         await self._deadlines.keep_up()
         await self._cut_over.take_away()
         await self._books.save_now_and_then()
+
+    async def _compare_on(self, reason: str) -> None:
+        """Now and then while both ends are compared before a cut-over: all else goes on."""
+        if self._follower is not None:
+            self._standing.look(self._follower)
+        self._stage.reason = reason if self._stage.can_complete else self._stage.reason
+        await self._tick()
 
     def _take_repaired(self) -> int:
         if self._mender is None:

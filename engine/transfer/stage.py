@@ -13,6 +13,7 @@ from engine.model.backoff import Patience
 from engine.model.progress import ENDS, Phase, Progress
 from engine.model.report import Step
 from engine.model.settings import TransferSettings
+from engine.model.verification import Verification
 from engine.transfer.phases import move
 from engine.transfer.switch import OnSwitch
 from engine.transfer.tally import Tally
@@ -55,6 +56,8 @@ class Stage:
         """Members of `Progress` that only the way of moving knows."""
         self.word = asyncio.Event()
         """Set when the operator wants the cut-over."""
+        self.verification: Verification | None = None
+        """What the last comparison of both ends has shown."""
         self.skip_verification = False
         """Whether the operator wants that cut-over without the comparison of both ends."""
         if one_go:

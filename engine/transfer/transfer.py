@@ -27,7 +27,7 @@ from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.checks.result import Side
 from engine.transfer.checks.rights import replica_objection
 from engine.transfer.copy import Compare, explain
-from engine.transfer.gate import Gate, GateInSync, GateResult
+from engine.transfer.gate import Comparison, Gate, GateInSync, GateResult
 from engine.transfer.offline import Offline
 from engine.transfer.online import Online
 from engine.transfer.stage import Stage
@@ -51,6 +51,8 @@ class Transfer:
         gate: asked at the cut-over of a scanned source whether the target may be opened.
         gate_in_sync: the same of a source that was followed, while its writers are held off: it
             must be quick. None: `gate`.
+        comparison: compares both ends of a source that is followed, before its writers are held
+            off and then; `gate_in_sync` is not asked in this case.
         compare: which of these keys of a database differ between the ends.
         one_go: cut over without waiting for `complete`; a gate that refuses is a failure.
         on_switch: called once the target is promoted, see `transfer.switch`.
@@ -67,6 +69,7 @@ class Transfer:
         on_event: Callable[[str], None],
         gate: Gate,
         gate_in_sync: GateInSync | None = None,
+        comparison: Comparison | None = None,
         compare: Compare = _cannot_compare,
         one_go: bool = False,
         on_switch: OnSwitch | None = None,
@@ -77,6 +80,7 @@ class Transfer:
         self._checkpoints = checkpoints
         self._gate = gate
         self._gate_in_sync = gate_in_sync or self._by_gate
+        self._comparison = comparison
         self._compare = compare
         self._stage = Stage(
             settings,
@@ -248,6 +252,7 @@ class Transfer:
             self._stage,
             checkpoints=self._checkpoints,
             gate=self._gate_in_sync,
+            comparison=self._comparison,
         )
 
     async def _by_gate(self, own_key: bytes) -> GateResult:
@@ -303,5 +308,6 @@ class Transfer:
             not_carried_total=tally.not_carried_total,
             errors=tuple(errors + tally.beyond()),
             steps=tuple(stage.steps),
+            verification=stage.verification,
             **way,
         )

@@ -6,10 +6,17 @@ files: there is one reader of those.
 
 from __future__ import annotations
 
+from engine.model.verification import Difference, Verification
 from engine.verify.compare import differing
 from engine.verify.file import verify_file
-from engine.verify.in_sync import verify_in_sync
-from engine.verify.result import Difference, Verification
+from engine.verify.live import LiveComparison
 from engine.verify.run import verify
 
-__all__ = ["Difference", "Verification", "differing", "verify", "verify_file", "verify_in_sync"]
+__all__ = [
+    "Difference",
+    "LiveComparison",
+    "Verification",
+    "differing",
+    "verify",
+    "verify_file",
+]

@@ -16,7 +16,9 @@ from typing import Any
 from engine.errors import AuthError, EngineError, ProtocolFault
 from engine.model.endpoint import Endpoint
 from engine.verify.digest import Unordered
+from engine.verify.hyperloglog import registers
 from engine.verify.read import (
+    HYPERLOGLOG,
     WHOLE_BYTES,
     WINDOW_BYTES,
     Abilities,
@@ -55,11 +57,12 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A key that is not the same, or (`unknown`) whose type cannot be compared."""
+    """A key that is not the same, or (`unknown`) whose type (`kind`) cannot be compared."""
 
     key: bytes
     what: str
     unknown: bool = False
+    kind: str = ""
 
 
 class Side:
@@ -86,23 +89,27 @@ class Side:
         for key in keys:
             commands += [("TYPE", key), (ttl, key), ("MEMORY", "USAGE", key, "SAMPLES", 64)]
         clock, *replies = await self.end.pipeline(commands)
-        now = _milliseconds(clock)
-        found = []
         triples = zip(replies[::3], replies[1::3], replies[2::3], strict=True)
-        for kind, left, size in triples:
-            for reply in (kind, left):
-                if isinstance(reply, AuthError):
-                    raise reply
-            if not isinstance(kind, bytes) or not isinstance(left, int):
-                raise ProtocolFault(
-                    f"{self.end.name} answered TYPE or {ttl} with {kind!r}, {left!r}",
-                    fault=self.end.fault,
-                )
-            deadline = None
-            if left >= 0:
-                deadline = left if self.able.deadlines else now + left
-            found.append(Look(kind, deadline, size if isinstance(size, int) else None))
-        return found
+        return [self.look_of(kind, left, clock, size) for kind, left, size in triples]
+
+    def look_of(self, kind: Any, left: Any, clock: Any, size: Any = None) -> Look:
+        """What the replies to TYPE, PEXPIRETIME or PTTL, TIME and MEMORY USAGE say of a key.
+
+        Raises `AuthError` where TYPE is denied.
+        """
+        for reply in (kind, left):
+            if isinstance(reply, AuthError):
+                raise reply
+        if not isinstance(kind, bytes) or not isinstance(left, int):
+            ttl = "PEXPIRETIME" if self.able.deadlines else "PTTL"
+            raise ProtocolFault(
+                f"{self.end.name} answered TYPE or {ttl} with {kind!r}, {left!r}",
+                fault=self.end.fault,
+            )
+        deadline = None
+        if left >= 0:
+            deadline = left if self.able.deadlines else _milliseconds(clock) + left
+        return Look(kind, deadline, size if isinstance(size, int) else None)
 
     async def read(self, items: Sequence[tuple[bytes, Look]]) -> list[Parts | None]:
         """The parts of each value; None for one that changed while it was read.
@@ -182,23 +189,26 @@ async def compare(pair: tuple[Side, Side], keys: Iterable[bytes]) -> list[Findin
     found: list[Finding] = []
     distinct = list(dict.fromkeys(keys))
     for portion in portions(distinct):
-        findings = await _compare_once(pair, portion)
+        findings = await compare_once(pair, portion)
         for _ in range(_READ_AGAIN):
             if not findings:
                 break
             await asyncio.sleep(_PAUSE_SECONDS)
-            findings = await _compare_once(pair, [finding.key for finding in findings])
+            findings = await compare_once(pair, [finding.key for finding in findings])
         found += findings
     return found
 
 
-async def _compare_once(pair: tuple[Side, Side], keys: Sequence[bytes]) -> list[Finding]:
+async def compare_once(
+    pair: tuple[Side, Side], keys: Sequence[bytes], lift_ms: int = 0
+) -> list[Finding]:
+    """What differs among some keys, by one look at each; `lift_ms` as for `judge_looks`."""
     source, target = pair
     ours, theirs = await asyncio.gather(source.look(keys), target.look(keys))
     found: list[Finding] = []
     alike: list[tuple[bytes, Look, Look]] = []
     for key, one, other in zip(keys, ours, theirs, strict=True):
-        what = _judge_looks(one, other)
+        what = judge_looks(one, other, lift_ms)
         if what == MISSING and await source.is_over(key, one):
             continue
         if what == EXTRA and await target.is_over(key, other):
@@ -213,14 +223,17 @@ async def _compare_once(pair: tuple[Side, Side], keys: Sequence[bytes]) -> list[
             target.read([(key, other) for key, _, other in portion]),
         )
         for (key, one, _), value, other_value in zip(portion, values, others, strict=True):
-            finding = _judge_values(key, one.kind, value, other_value)
+            finding = judge_values(key, one.kind, value, other_value)
             if finding is not None:
                 found.append(finding)
     return found
 
 
-def _judge_looks(one: Look, other: Look) -> str:
-    """What differs before any value was read; empty if nothing (or both are gone)."""
+def judge_looks(one: Look, other: Look, lift_ms: int = 0) -> str:
+    """What differs before any value was read; empty if nothing (or both are gone).
+
+    `lift_ms`: by so much a deadline on the target may be later than the source's.
+    """
     if b"none" in (one.kind, other.kind):
         present = other if one.kind == b"none" else one
         if present.kind == b"none" or _near(present.deadline):
@@ -233,25 +246,42 @@ def _judge_looks(one: Look, other: Look) -> str:
         return f"TTL: none on the {bare}"
     if one.deadline is not None and other.deadline is not None:
         apart = other.deadline - one.deadline
+        if lift_ms and apart > lift_ms // 2:
+            apart -= lift_ms
         if abs(apart) > TTL_BOUND_MS:
             return f"TTL: {abs(apart)} ms {'longer' if apart > 0 else 'shorter'} on the target"
     return ""
 
 
-def _judge_values(
+def judge_values(
     key: bytes, kind: bytes, value: Parts | None, other: Parts | None
 ) -> Finding | None:
+    """What differs between the values of a key of one type at both ends; None if nothing does."""
     if value is None or other is None:
         return Finding(key, f"value ({_text(kind)}): it changes while it is read")
     if "dump" in value or not value:
         if value and value == other:
             return None
-        return Finding(key, f"{CANNOT}: type {_text(kind)}", unknown=True)
+        return Finding(key, f"{CANNOT}: type {_text(kind)}", True, _text(kind))
     # A part that one of the versions cannot tell is left out.
-    parts = [name for name in value if name in other and value[name] != other[name]]
+    parts = [
+        name
+        for name in value
+        if name in other and value[name] != other[name] and name != HYPERLOGLOG
+    ]
+    if parts and _same_registers(value, other):
+        return None
     if not parts:
         return None
     return Finding(key, f"{', '.join(parts)} ({_text(kind)})")
+
+
+def _same_registers(value: Parts, other: Parts) -> bool:
+    """Whether both are one HyperLogLog in other bytes."""
+    if HYPERLOGLOG not in value or HYPERLOGLOG not in other:
+        return False
+    found = registers(value[HYPERLOGLOG])
+    return found is not None and found == registers(other[HYPERLOGLOG])
 
 
 def _by_bytes(items: list[tuple[bytes, Look, Look]]) -> Iterator[list[tuple[bytes, Look, Look]]]:

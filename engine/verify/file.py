@@ -17,9 +17,9 @@ from engine._native import RecordBatch, SnapshotReader
 from engine.model.endpoint import Endpoint
 from engine.model.report import printable_key
 from engine.model.settings import TransferSettings
+from engine.model.verification import Difference, Verification
 from engine.sources.rdb_file import RdbFile, now_ms
 from engine.verify.compare import MISSING, NEAR_MS, TTL_BOUND_MS, Look, Side, portions
-from engine.verify.result import Difference, Verification
 from engine.wire.admin import admin
 
 _SAMPLE = 1000

@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.model.server import ServerInfo
 from engine.verify.digest import Ordered, Unordered, number, score
+from engine.verify.hyperloglog import LONGEST, MAGIC
 
 Command = tuple[bytes | str | int, ...]
 Parts = dict[str, bytes]
@@ -28,6 +29,8 @@ _FIRST_COUNT = 1
 _LARGEST_COUNT = 100_000
 # DUMP gives a value whole: module types above this are not compared.
 _DUMP_LIMIT = 64 << 20
+# Beside the value of a string that looks like a HyperLogLog: its bytes. Others may mean the same.
+HYPERLOGLOG = "hyperloglog"
 # RDB version and CRC64 behind a DUMP's value: they tell of the server, not of the value.
 _FOOTER = 10
 
@@ -42,19 +45,27 @@ class Abilities:
 
     `idle_consumers`: a stream's consumers that have nothing pending count. No primary tells its
     replicas of them (XREADGROUP that finds nothing makes one all the same), so that they say
-    nothing where the target was fed by replication.
+    nothing where the target was fed by replication. `full_streams`: XINFO STREAM … FULL tells all
+    of a stream in one reply.
     """
 
     field_ttls: bool
     deadlines: bool
     idle_consumers: bool = True
+    full_streams: bool = False
 
     @classmethod
     def of(cls, info: ServerInfo, *, followed: bool = False) -> Abilities:
-        """HPEXPIRETIME came with Redis 7.4 and Valkey 9.0, PEXPIRETIME with Redis 7.0."""
+        """HPEXPIRETIME came with Redis 7.4 and Valkey 9.0, PEXPIRETIME with Redis 7.0, XINFO
+        STREAM … FULL with 6.0."""
         since = (9, 0, 0) if info.flavour == "valkey" else (7, 4, 0)
         own = not info.fork
-        return cls(own and info.version >= since, own and info.version >= (7, 0, 0), not followed)
+        return cls(
+            own and info.version >= since,
+            own and info.version >= (7, 0, 0),
+            not followed,
+            own and info.version >= (6, 0, 0),
+        )
 
 
 class _Count:
@@ -88,7 +99,10 @@ def _string(key: bytes, whole: bool, able: Abilities) -> Reading:
         digest.raw(_bytes(piece))
         start += len(piece)
         if whole or len(piece) < WINDOW_BYTES:
-            return {"value": digest.digest() + number(start)}
+            parts = {"value": digest.digest() + number(start)}
+            if piece.startswith(MAGIC) and start == len(piece) <= LONGEST:
+                parts[HYPERLOGLOG] = piece
+            return parts
 
 
 def _list(key: bytes, whole: bool, able: Abilities) -> Reading:
@@ -170,6 +184,13 @@ def _stream(key: bytes, whole: bool, able: Abilities) -> Reading:
     Of pending entries the time of delivery is left out: servers tell it as a moving idle time.
     """
     entries = Ordered()
+    if whole and able.full_streams:
+        (full,) = yield [("XINFO", "STREAM", key, "FULL", "COUNT", 0)]
+        about = _named(full)
+        for identifier, fields in _list_of(about[b"entries"]):
+            entries.add(identifier, number(len(fields)), *fields)
+        groups = [_named(each) for each in _list_of(about[b"groups"])]
+        return _stream_parts(about, entries, _full_groups(groups, able.idle_consumers))
     count = _Count()
     start: bytes = b"-"
     while True:
@@ -185,13 +206,17 @@ def _stream(key: bytes, whole: bool, able: Abilities) -> Reading:
             break
         count.saw(len(found), size)
         start = _after(found[-1][0])
-    info, groups = yield [("XINFO", "STREAM", key), ("XINFO", "GROUPS", key)]
+    info, told = yield [("XINFO", "STREAM", key), ("XINFO", "GROUPS", key)]
     about = _named(info)
     consumed = yield from _groups(
-        key, [_named(each) for each in _list_of(groups)], able.idle_consumers
+        key, [_named(each) for each in _list_of(told)], able.idle_consumers
     )
+    return _stream_parts(about, entries, consumed)
+
+
+def _stream_parts(about: dict[bytes, Any], entries: Ordered, groups: bytes) -> Parts:
     last_id = about[b"last-generated-id"]
-    parts = {"value": entries.digest(), "last id": last_id, "groups": consumed}
+    parts = {"value": entries.digest(), "last id": last_id, "groups": groups}
     # Since 7.0; a stream that came from an older server has estimates in their place.
     for name in (b"max-deleted-entry-id", b"entries-added"):
         if name in about:
@@ -219,6 +244,20 @@ def _groups(
             if len(pending) < 1000:
                 break
             start = _after(pending[-1][0])
+    return digest.digest()
+
+
+def _full_groups(groups: list[dict[bytes, Any]], idle_consumers: bool) -> bytes:
+    """What `_groups` tells, out of XINFO STREAM … FULL."""
+    digest = Ordered()
+    for group in sorted(groups, key=lambda each: each[b"name"]):
+        digest.add(group[b"name"], group[b"last-delivered-id"], number(group[b"pel-count"]))
+        described = [_named(each) for each in _list_of(group[b"consumers"])]
+        for consumer in sorted(described, key=lambda each: each[b"name"]):
+            if consumer[b"pel-count"] or idle_consumers:
+                digest.add(consumer[b"name"], number(consumer[b"pel-count"]))
+        for identifier, owner, _delivered, deliveries in _list_of(group[b"pending"]):
+            digest.add(identifier, owner, number(deliveries))
     return digest.digest()
 
 

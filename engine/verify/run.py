@@ -9,8 +9,8 @@ from engine.model.endpoint import Endpoint
 from engine.model.report import printable_key
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
+from engine.model.verification import NAMED_LIMIT, STOP_AT, Difference, Verification
 from engine.verify.compare import MISSING, Side, compare, portions
-from engine.verify.result import NAMED_LIMIT, STOP_AT, Difference, Verification
 from engine.verify.sample import every_key, some_keys
 from engine.wire.admin import Admin, admin
 

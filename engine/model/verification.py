@@ -1,0 +1,132 @@
+"""What a comparison of both ends found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+# A verification names this many differences, and counts the rest …
+NAMED_LIMIT = 1000
+# … up to this many: then the answer is clear, and it stops.
+STOP_AT = 10_000
+
+DbKey = tuple[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One key that is not the same at both ends. `key` is printable (`model.report`)."""
+
+    db: int
+    key: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What one comparison of some keys of a source that is written to came to.
+
+    `differ`: what differs, of keys that were not written to meanwhile. `unsure`: the same of keys
+    that may have been written to between the two readings. `unknown`: how many keys of each type
+    cannot be compared.
+    """
+
+    keys: int = 0
+    differ: Mapping[DbKey, str] = field(default_factory=dict)
+    unsure: Mapping[DbKey, str] = field(default_factory=dict)
+    unknown: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Both ends' counts of keys, the engine's own left out, at one offset of the stream.
+
+    `wrong` says what differs and cannot be explained by anything that passes by itself; empty:
+    nothing does. `fields`: {database: by how many keys the source has more, or less, than the
+    target}, which hashes of which every field has expired may explain, and lost keys as well.
+    """
+
+    source: int
+    target: int
+    wrong: str = ""
+    fields: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AtFence:
+    """What one look has shown while the source's writers are held off.
+
+    `counts` is None where counts say nothing. `differ`: {key: what differs}; `lost`: {`library
+    NAME`: what is wrong}; `compared` keys were read, of which `unknown` (by type) say nothing.
+    """
+
+    counts: Counts | None
+    differ: Mapping[DbKey, str]
+    lost: Mapping[str, str]
+    compared: int
+    unknown: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Besides:
+    """What the source holds beside keys: `count` libraries and search indexes, the libraries' code
+    by name; `lost`: {`library NAME`: what is wrong with the target's}."""
+
+    count: int
+    code: Mapping[str, bytes]
+    lost: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The result; `reason` is one sentence for people, whatever the result.
+
+    `keys_source` and `keys_target` are the servers' own counts of the databases compared;
+    `compared` counts the source's keys that were looked at. `different` is the number of
+    differences, of which the first `NAMED_LIMIT` are named; at `STOP_AT` the work ends. `unknown`
+    are keys of types that cannot be compared: no difference, and no proof either. `counted` tells
+    whether the counts could be held against each other.
+
+    Of a source that is followed also: `not_compared` is how many keys of each type could not be
+    compared; `over_budget` names keys whose values were too long to be compared while the source's
+    writers waited; `repaired` are keys that differed, were read again from the source and were
+    equal then; `libraries` are the function libraries and search indexes that were compared, of
+    which `lost` names those that the target lacks or has otherwise.
+    """
+
+    ok: bool
+    reason: str
+    keys_source: int = 0
+    keys_target: int = 0
+    compared: int = 0
+    different: int = 0
+    differences: tuple[Difference, ...] = ()
+    unknown: tuple[Difference, ...] = ()
+    counted: bool = True
+    not_compared: tuple[tuple[str, int], ...] = ()
+    over_budget: tuple[Difference, ...] = ()
+    repaired: int = 0
+    libraries: int = 0
+    lost: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Verification:
+        """Inverse of `to_dict`; an earlier version's lacks some members."""
+        data = dict(data)
+        for name in ("differences", "unknown", "over_budget"):
+            data[name] = tuple(Difference(**each) for each in data.get(name, ()))
+        data["not_compared"] = tuple((kind, n) for kind, n in data.get("not_compared", ()))
+        data["lost"] = tuple(data.get("lost", ()))
+        return cls(**data)
+
+
+def not_compared_words(kinds: Mapping[str, int]) -> str:
+    """`3 keys of the type vectorset not compared`; empty if there are none."""
+    return "; ".join(
+        f"{count:,} keys of the type {kind} not compared" for kind, count in sorted(kinds.items())
+    )

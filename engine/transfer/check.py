@@ -1,0 +1,342 @@
+"""The comparison of both ends that a cut-over asks for: before the fence, and behind it.
+
+    prepare ─▶ (the fence goes up, all is drained) ─▶ run ─▶ the target may be opened, or not
+
+Before the fence (`transfer.sweep`) nobody waits: what takes its time is done there. Behind it every
+moment counts: one look, within a budget, by as few round trips as it takes, over connections that
+are there already. A key that differs is read again from the source and compared again, in both
+places; only then is the cut-over refused, with the keys named. Counts that differ do not say which
+keys they are: so the fence is taken away, every name is looked up at the other end, and the
+cut-over is tried again (`again`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from engine.errors import EngineError, StateError, TransferFailed
+from engine.model.online import own_keys, position_key
+from engine.model.report import printable_key
+from engine.model.verification import (
+    NAMED_LIMIT,
+    AtFence,
+    Besides,
+    DbKey,
+    Difference,
+    Verification,
+    not_compared_words,
+)
+from engine.transfer.aside import beside
+from engine.transfer.books import Books
+from engine.transfer.code import carry_code
+from engine.transfer.deadlines import LIFT_MS
+from engine.transfer.ends import Ends
+from engine.transfer.follow import Follower
+from engine.transfer.gate import (
+    NOT_COMPARED,
+    WITHOUT_COMPARISON,
+    Comparison,
+    GateInSync,
+    GateResult,
+    Settle,
+    compared,
+)
+from engine.transfer.stage import Stage
+from engine.transfer.sweep import Sweep, some_words
+from engine.transfer.words import size_words
+
+# So many keys are read again behind the fence at the most.
+_MENDED_AT_FENCE = 200
+# Between two looks at the other gates, in seconds.
+_LOOK_SECONDS = 0.05
+# How often a cut-over is tried again by itself for what its comparison has found.
+_AGAIN_MOST = 2
+
+
+class Check:
+    """One migration's comparison. `beat(reason)` is awaited now and then before the fence.
+
+    Without a `comparison` there is `gate` alone, behind the fence.
+    """
+
+    def __init__(
+        self,
+        ends: Ends,
+        books: Books,
+        stage: Stage,
+        gate: GateInSync,
+        comparison: Comparison | None,
+        beat: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._ends = ends
+        self._books = books
+        self._stage = stage
+        self._gate = gate
+        self._comparison = comparison
+        self._beat = beat
+        self._sweep = Sweep(comparison, stage, beat) if comparison is not None else None
+        self._besides = Besides(0, {}, {})
+        # Of a fence that came to nothing: keys that differed, and whether names are looked up.
+        self._found: dict[DbKey, str] = {}
+        self._walk = False
+        self._tries = 0
+        self.again = False
+        """Whether the cut-over that was refused last is worth another try by itself."""
+
+    def require(self, kind: str, reason: str) -> None:
+        """Have more keys compared before the next cut-over: "all" is every key of the source.
+
+        It is kept in the state, for an engine that comes after this one. `reason` is told.
+        """
+        if kind == "all" and not self._books.mark.compare_all:
+            self._books.note(compare_all=reason)
+        if self._sweep is not None:
+            self._sweep.require(kind, reason)
+
+    # --- Before the fence ---
+
+    async def prepare(self, follower: Follower, pump: asyncio.Task[None]) -> GateResult | None:
+        """Compare while nobody waits, and choose what is compared behind the fence.
+
+        None: nothing speaks against a cut-over; else why it is refused. Raises what the follower's
+        task (`pump`) raises, and `StateError`.
+        """
+        self.again = False
+        comparison, sweep = self._comparison, self._sweep
+        if comparison is None or sweep is None or self._stage.skip_verification:
+            return None
+        if self._books.mark.compare_all:
+            sweep.require("all", self._books.mark.compare_all)
+        try:
+            await self._beat("comparing both ends before the cut-over")
+            await comparison.open(own_keys(self._books.mark.token), lift_ms=LIFT_MS)
+            self._besides = await self._carry_code(await comparison.besides())
+            found, walk = self._found, self._walk
+            differ = await sweep.run(follower, pump, first=found, walk=walk)
+            self._found, self._walk = {}, False
+            await comparison.choose(sweep.unsure, sweep.sampled)
+        except TransferFailed as error:
+            if pump.done():
+                raise
+            return self._refuse(" ".join(str(error).split()))
+        except EngineError as error:
+            if pump.done() or isinstance(error, StateError):
+                raise
+            return self._refuse(f"both ends could not be compared: {error}")
+        if differ:
+            why = f"{len(differ):,} keys differ, though they were read again: {some_words(differ)}"
+            return self._refuse(why, differ)
+        if self._besides.lost:
+            return self._refuse(lost_words(self._besides.lost))
+        return await self._gates(pump)
+
+    async def _gates(self, pump: asyncio.Task[None]) -> GateResult | None:
+        """Look at the other gates again: a comparison takes its time, and what closed one meanwhile
+        (the engine got no CPU for a moment, say) may pass by itself."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._stage.settings.cut_over_timeout
+        while True:
+            await self._beat("both ends are equal before the cut-over")
+            if pump.done():
+                pump.result()
+            if self._stage.can_complete:
+                return None
+            if loop.time() >= until:
+                return GateResult(False, self._stage.reason)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _carry_code(self, besides: Besides) -> Besides:
+        """Load the libraries that the target lacks, or has otherwise, once more."""
+        assert self._comparison is not None
+        code = [text for name, text in besides.code.items() if f"library {name}" in besides.lost]
+        if not code:
+            return besides
+        async with self._ends.admin("target") as end:
+            refused = await carry_code(end, code, ())
+        again = await self._comparison.besides()
+        said = {what: next((line for line in refused if what in line), "") for what in again.lost}
+        lost = {what: said[what] or why for what, why in again.lost.items()}
+        return Besides(again.count, again.code, lost)
+
+    def before(self) -> GateResult:
+        """What `prepare` has shown, where nothing is compared behind a fence."""
+        if self._sweep is None or self._stage.skip_verification:
+            return GateResult(True, NOT_COMPARED)
+        sweep = self._sweep
+        left = dict(sweep.unsure)
+        return self._passed(
+            None, left, "written to all the time" if left else "", dict(sweep.unknown)
+        )
+
+    # --- Behind the fence ---
+
+    async def run(
+        self,
+        follower: Follower,
+        pump: asyncio.Task[None],
+        readable: bool,
+        settle: Settle,
+    ) -> GateResult:
+        """Compare while the source's writers are held off; everything is applied.
+
+        `readable`: whether the source can be read now. `settle` waits until the last deadlines are
+        set back, those of keys that were read again as well. Raises what the follower's task
+        (`pump`) raises, and `StateError`.
+        """
+        self.again = False
+        if self._comparison is None:
+            own_key = position_key(self._books.mark.token)
+            if not readable:
+                return GateResult(
+                    True, "the source cannot be read while it is paused: not compared"
+                )
+            return await compared(self._stage, lambda: self._gate(own_key))
+        if self._stage.skip_verification:
+            return GateResult(True, NOT_COMPARED)
+        return await self._run(follower, pump, readable, settle)
+
+    async def _run(
+        self,
+        follower: Follower,
+        pump: asyncio.Task[None],
+        readable: bool,
+        settle: Settle,
+    ) -> GateResult:
+        comparison, sweep = self._comparison, self._sweep
+        assert comparison is not None
+        assert sweep is not None
+        if not readable:
+            return self.before()
+        limit = self._stage.settings.check_seconds
+        try:
+            async with asyncio.timeout(limit) as clock:
+                found = await comparison.at_fence(settle)
+                wrong = found.differ
+                if wrong and len(wrong) <= _MENDED_AT_FENCE:
+                    follower.read_again(wrong)
+                    await beside(follower.settle(), pump)
+                    await settle()
+                    found = await comparison.at_fence(settle)
+                    sweep.repaired += len(wrong.keys() - found.differ.keys())
+                differ = found.differ
+        except TimeoutError:
+            if not clock.expired():
+                raise
+            return self._refuse(
+                f"the comparison behind the fence was not through within {limit:g} s",
+            )
+        except EngineError as error:
+            if pump.done() or isinstance(error, StateError):
+                raise
+            return self._refuse(f"both ends could not be compared: {error}")
+        if differ:
+            self._found = dict(differ)
+            self.again = self._worth_another
+            return self._refuse(f"{len(differ):,} keys differ: {some_words(differ)}", differ)
+        if found.lost:
+            self.again = self._worth_another
+            return self._refuse(lost_words(found.lost))
+        counts = found.counts
+        if counts is not None and counts.wrong and not sweep.walked:
+            # Which keys they are is found where nobody waits.
+            self._walk, self.again = True, self._worth_another
+            return self._refuse(counts.wrong)
+        if counts is not None and counts.wrong and "without a deadline" in counts.wrong:
+            return self._refuse(f"{counts.wrong}, and no name is at one end alone")
+        budget = size_words(self._stage.settings.check_bytes)
+        return self._passed(
+            found,
+            comparison.over_budget,
+            f"over the budget of {budget} behind the fence",
+            dict(sweep.unknown),
+        )
+
+    @property
+    def _worth_another(self) -> bool:
+        self._tries += 1
+        return self._tries <= _AGAIN_MOST
+
+    async def close(self) -> None:
+        """Hang up. A second call does nothing."""
+        if self._comparison is not None:
+            await self._comparison.close()
+
+    # --- What is told ---
+
+    def _refuse(self, reason: str, differ: Mapping[DbKey, str] | None = None) -> GateResult:
+        if not self._stage.one_go:
+            reason = f"{reason.rstrip('.')}; {WITHOUT_COMPARISON}"
+        result = self._verification(False, reason, differ or {}, None, {})
+        self._stage.verification = result
+        return GateResult(False, reason, result)
+
+    def _passed(
+        self,
+        found: AtFence | None,
+        left: Mapping[DbKey, str],
+        why: str,
+        unknown: Mapping[str, int],
+    ) -> GateResult:
+        assert self._sweep is not None
+        assert self._comparison is not None
+        counts = found.counts if found is not None else self._sweep.counts
+        if not self._comparison.counts_tell:
+            told = "not counted (the target had keys of its own)"
+        elif counts is None:
+            told = "not counted (the source is written to)"
+        else:
+            told = f"{counts.source:,} keys on the source, {counts.target:,} on the target"
+        unproven = {key: what for key, what in self._sweep.unsure.items() if key in left}
+        compared = self._sweep.compared - sum(unknown.values()) - len(unproven)
+        words = [f"in sync; {told}; {compared:,} keys compared, 0 differ"]
+        if self._sweep.repaired:
+            words.append(f"{self._sweep.repaired:,} keys differed and were read again")
+        if unknown:
+            words.append(not_compared_words(unknown))
+        if left:
+            words.append(f"{len(left):,} keys not compared: {why}: {some_words(left)}")
+        reason = "; ".join(words) + "."
+        result = self._verification(True, reason, {}, found, left)
+        self._stage.verification = result
+        return GateResult(True, reason, result)
+
+    def _verification(
+        self,
+        ok: bool,
+        reason: str,
+        differ: Mapping[DbKey, str],
+        found: AtFence | None,
+        left: Mapping[DbKey, str],
+    ) -> Verification:
+        assert self._sweep is not None
+        assert self._comparison is not None
+        sweep = self._sweep
+        counts = found.counts if found is not None else sweep.counts
+        unproven = [key for key in sweep.unsure if key in left]
+        unknown = dict(sweep.unknown)
+        return Verification(
+            ok=ok,
+            reason=reason,
+            keys_source=counts.source if counts is not None else 0,
+            keys_target=counts.target if counts is not None else 0,
+            compared=sweep.compared - sum(unknown.values()) - len(unproven),
+            different=len(differ),
+            differences=_named(differ),
+            counted=counts is not None,
+            not_compared=tuple(sorted(unknown.items())),
+            over_budget=_named(left),
+            repaired=sweep.repaired,
+            libraries=self._besides.count,
+            lost=tuple(f"{what}: {why}" for what, why in self._besides.lost.items()),
+        )
+
+
+def lost_words(lost: Mapping[str, str]) -> str:
+    """The reason of a gate that libraries or search indexes keep closed."""
+    return "; ".join(f"{what}: {why}" for what, why in lost.items())
+
+
+def _named(differ: Mapping[DbKey, str]) -> tuple[Difference, ...]:
+    items = list(differ.items())[:NAMED_LIMIT]
+    return tuple(Difference(db, printable_key(key), what) for (db, key), what in items)

@@ -1,0 +1,210 @@
+"""The comparison before the fence: keys of kinds that the stream is not faithful to, and a sample.
+
+Some changes leave no word in the stream (XREADGROUP raises delivery counts, BITFIELD … OVERFLOW
+FAIL makes an empty key), or not all of it (HINCRBYFLOAT of Redis 8.0 forgets a field's TTL). They
+can only be found by looking. So before writers are held off all keys of such kinds are compared,
+and some of every other kind; while they are compared nobody waits.
+
+What differs is read again from the source (`transfer.repair`), and compared again. A key that is
+written to all the time may never be seen at rest: it is left to the comparison behind the fence.
+A sample in which something differs is no longer enough: then every key is compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+
+from engine.errors import TransferFailed
+from engine.model.report import printable_key
+from engine.model.verification import STOP_AT, Counts, DbKey
+from engine.transfer.aside import beside
+from engine.transfer.follow import Follower
+from engine.transfer.gate import Comparison
+from engine.transfer.stage import Stage
+
+# How often a key that differs is read again, and compared again.
+_ROUNDS = 3
+# How long what was read again may take to be stored, in seconds.
+_STORED_SECONDS = 30.0
+# How often it is told how far the comparison is, in seconds.
+_TELL_SECONDS = 0.5
+_ALWAYS = ("groups", "fields")
+_NAMED = 3
+
+
+class Sweep:
+    """Compares before the fence. `beat(reason)` is awaited about twice a second meanwhile."""
+
+    def __init__(
+        self, comparison: Comparison, stage: Stage, beat: Callable[[str], Awaitable[None]]
+    ) -> None:
+        self._comparison = comparison
+        self._stage = stage
+        self._beat = beat
+        self._required: dict[str, str] = {}
+        self._follower: Follower
+        self._pump: asyncio.Task[None]
+        self._told_at = 0.0
+        self._differ: dict[DbKey, str] = {}
+        self.compared = 0
+        """Keys that were compared."""
+        self.repaired = 0
+        """Keys that differed, were read again, and were equal then; in all sweeps."""
+        self.unknown: Counter[str] = Counter()
+        """How many keys of each type could not be compared."""
+        self.unsure: dict[DbKey, str] = {}
+        """Keys that were written to all the time."""
+        self.sampled: list[DbKey] = []
+        self.walked = False
+        """Every name of both ends was looked up at the other one, in this sweep."""
+        self.counts: Counts | None = None
+
+    def require(self, kind: str, reason: str) -> None:
+        """Have keys of one more kind compared: "all" is every key. `reason` is told."""
+        self._required.setdefault(kind, reason)
+
+    @property
+    def required(self) -> Mapping[str, str]:
+        """What is required beyond what is always compared, with the reasons."""
+        return dict(self._required)
+
+    async def run(
+        self,
+        follower: Follower,
+        pump: asyncio.Task[None],
+        *,
+        first: Iterable[DbKey] = (),
+        walk: bool = False,
+    ) -> dict[DbKey, str]:
+        """Compare, have read again what differs, and return what differs all the same.
+
+        `first`: keys that are known to differ; `walk`: look up every name at the other end. Raises
+        `TransferFailed` where it takes too long or differs too much, and as the comparison does.
+        """
+        self._follower, self._pump = follower, pump
+        self.compared = 0
+        self.unknown.clear()
+        self.unsure, self.sampled, self._differ = {}, [], {}
+        self.walked, self.counts = False, None
+        limit = self._stage.settings.sweep_seconds
+        try:
+            async with asyncio.timeout(limit):
+                # 1. What was found behind a fence that came to nothing.
+                if first := dict.fromkeys(first):
+                    self._follower.read_again(first)
+                    await self._stored()
+                # 2. What the stream does not tell all of.
+                if why := self._required.get("all"):
+                    self._stage.on_event(f"every key is compared before the cut-over: {why}")
+                await self._compare_all(self._comparison.doubtful({*_ALWAYS, *self._required}))
+                await self._mend()
+                # 3. Some of all the others; all, if the sample is not equal.
+                await self._compare_all(self._comparison.sample(), sample=True)
+                if self._differ and "all" not in self._required:
+                    self._stage.on_event(
+                        f"every key is compared before the cut-over: {some_words(self._differ)}"
+                    )
+                    await self._compare_anew()
+                await self._mend()
+                # 4. Names.
+                if self._comparison.counts_tell:
+                    self.counts = await self._comparison.counts(self._reach)
+                    if walk or (self.counts and (self.counts.wrong or self.counts.fields)):
+                        await self._walk()
+                return self._differ
+        except TimeoutError:
+            raise TransferFailed(
+                f"the comparison before the cut-over was not through within {limit:g} s "
+                f"({self.compared:,} keys compared)",
+                remedy="Raise sweep_seconds, or leave the comparison out (--skip-verification).",
+            ) from None
+
+    async def _compare_all(
+        self, portions: AsyncIterator[tuple[int, list[bytes]]], *, sample: bool = False
+    ) -> None:
+        async for db, keys in portions:
+            if sample:
+                self.sampled += [(db, key) for key in keys]
+            await self._compare(db, keys)
+
+    async def _compare_anew(self) -> None:
+        """Compare every key, those that were compared already as well."""
+        self.compared = 0
+        self.unknown.clear()
+        await self._compare_all(self._comparison.doubtful({"all"}))
+
+    async def _compare(self, db: int, keys: list[bytes]) -> None:
+        await self._tell()
+        if not keys:
+            return
+        found = await self._comparison.compare(db, keys, self._reach)
+        self.compared += found.keys
+        self._differ.update(found.differ)
+        self.unsure.update(found.unsure)
+        self.unknown.update(found.unknown)
+        if len(self._differ) + len(self.unsure) >= STOP_AT:
+            raise TransferFailed(
+                f"{len(self._differ):,} keys of {self.compared:,} that were compared differ: "
+                f"{some_words(self._differ | self.unsure)}",
+                remedy="Start the migration again: a full sync brings every key anew.",
+            )
+
+    async def _walk(self) -> None:
+        """Look up every name of both ends at the other; names at one end alone are compared."""
+        async for db, names in self._comparison.astray():
+            await self._compare(db, names)
+        await self._mend()
+        self.walked = True
+
+    async def _mend(self) -> None:
+        """Have what differs read again, and compare it again; what still differs stays named."""
+        for _ in range(_ROUNDS):
+            if not self._differ:
+                return
+            wrong, self._differ = self._differ, {}
+            self._follower.read_again(wrong)
+            await self._stored()
+            by_db: dict[int, list[bytes]] = {}
+            for db, key in wrong:
+                by_db.setdefault(db, []).append(key)
+            for db, keys in by_db.items():
+                await self._tell()
+                found = await self._comparison.compare(db, keys, self._reach)
+                self._differ.update(found.differ)
+                self.unsure.update(found.unsure)
+            equal = {key: what for key, what in wrong.items() if key not in self._differ}
+            self.repaired += len(equal)
+            if equal:
+                self._stage.on_event(
+                    f"{len(equal):,} keys of the target differed from the source, and were read "
+                    f"again: {some_words(equal)}"
+                )
+
+    async def _stored(self) -> None:
+        """Wait until what is to be read again is stored; not for ever, if more comes up always."""
+        try:
+            async with asyncio.timeout(_STORED_SECONDS):
+                await beside(self._follower.settle(), self._pump)
+        except TimeoutError:
+            pass
+
+    async def _reach(self, offset: int) -> None:
+        await beside(self._follower.reach(offset), self._pump)
+
+    async def _tell(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._told_at >= _TELL_SECONDS:
+            self._told_at = now
+            await self._beat(f"comparing keys before the cut-over: {self.compared:,} so far")
+
+
+def some_words(differ: Mapping[DbKey, str]) -> str:
+    """The first few keys of those that differ, with what is wrong; how many more there are."""
+    words = [
+        f"database {db}, key {printable_key(key)[:100]}: {what}"
+        for (db, key), what in list(differ.items())[:_NAMED]
+    ]
+    more = len(differ) - len(words)
+    return "; ".join(words) + (f"; and {more:,} more" if more > 0 else "")

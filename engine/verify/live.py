@@ -1,0 +1,527 @@
+"""Both ends of a migration that goes on, compared: before the fence, and behind it.
+
+Before the fence the source is written to, and the target is a moment behind. A comparison is exact
+all the same where it can be: the source watches the keys (WATCH) and tells its offset, the target
+is waited for up to that offset, both are read, and an empty EXEC tells whether a key was written to
+meanwhile. What differs then, differs (`Compared.differ`); where one was, it is read again, and in
+the end it is not known (`Compared.unsure`).
+
+Behind the fence nothing changes, and every moment is one in which writers wait: so what is read
+there is chosen before, within a budget of bytes, and one pipeline an end asks for all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine.errors import EngineError, ProtocolFault
+from engine.model.endpoint import Endpoint
+from engine.model.online import OWN_PREFIX
+from engine.model.server import ServerInfo, parse_info
+from engine.model.settings import TransferSettings
+from engine.model.verification import AtFence, Besides, Compared, Counts, DbKey
+from engine.verify import beside
+from engine.verify.beside import Beside
+from engine.verify.compare import (
+    EXTRA,
+    MISSING,
+    Look,
+    Side,
+    compare_once,
+    judge_looks,
+    judge_values,
+    portions,
+)
+from engine.verify.counts import judge
+from engine.verify.read import WHOLE_BYTES, Changed, Command, Parts, Reading, reading
+from engine.verify.sample import every_key, some_keys
+from engine.wire.admin import Admin, admin
+from engine.wire.info import offset_of
+
+Reach = Callable[[int], Awaitable[None]]
+
+# Keys of each database that are compared before the fence, and of all together behind it.
+_SAMPLE = 200
+_AT_FENCE = 400
+# A key that is written to is compared so often, before it is left to the comparison at the fence.
+_TRIES = 3
+# Hashes with field TTLs that are kept by name, to be looked at where the counts differ.
+_NAMED_MOST = 10_000
+_SCAN_COUNT = 2000
+_EVERYTHING = TransferSettings(source_type="scan")
+# Encodings of hashes that cannot hold a field's TTL.
+_NO_FIELD_TTLS = frozenset({b"listpack", b"ziplist", b"zipmap"})
+
+
+@dataclass(slots=True)
+class _Answers:
+    """What one end has answered behind the fence."""
+
+    info: ServerInfo
+    own: int
+    beside: Beside | None
+    looks: list[Look]
+    values: list[Parts | None]
+
+
+class LiveComparison:
+    """Compares both ends of one migration. Not for two tasks at once.
+
+    `held_before` tells whether the target had keys of its own: then counts say nothing, and neither
+    do names that it alone has.
+    """
+
+    def __init__(
+        self,
+        source: Endpoint,
+        target: Endpoint,
+        settings: TransferSettings,
+        held_before: Callable[[], bool],
+    ) -> None:
+        self._endpoints = source, target
+        self._settings = settings
+        self._held_before = held_before
+        self._stack = contextlib.AsyncExitStack()
+        self._pair: tuple[Side, Side] | None = None
+        self._infos: tuple[ServerInfo, ServerInfo]
+        self._db: int | None = None
+        self._lift_ms = 0
+        self._watching = True
+        self._own_keys: tuple[bytes, ...] = ()
+        # Hashes with field TTLs, None: too many to be named.
+        self._timed: list[DbKey] | None = []
+        self._plan: list[tuple[int, bytes, Look]] = []
+        self._code_at_fence = True
+        self.over_budget: dict[DbKey, str] = {}
+        """Keys that were to be compared behind the fence, and are too long for it."""
+
+    async def open(self, own_keys: Sequence[bytes] = (), *, lift_ms: int = 0) -> None:
+        """Dial both ends. `own_keys` are the engine's, in the target's database 0; `lift_ms`: by so
+        much the target's deadlines may be later for now.
+
+        Raises `LinkError`, `AuthError`, `ServerError`.
+        """
+        await self.close()
+        limit = self._settings.io_timeout
+        one, other = self._endpoints
+        ends = [
+            await self._stack.enter_async_context(admin(one, timeout=limit, fault="source")),
+            await self._stack.enter_async_context(admin(other, timeout=limit, fault="target")),
+        ]
+        self._infos = await ends[0].info(), await ends[1].info()
+        sides = [await Side.open(end, followed=True) for end in ends]
+        self._pair = sides[0], sides[1]
+        self._db, self._lift_ms, self._watching = None, lift_ms, True
+        self._own_keys = tuple(own_keys)
+        self._timed, self._plan, self._code_at_fence = [], [], True
+        self.over_budget = {}
+
+    async def close(self) -> None:
+        """Hang up. A second call does nothing."""
+        self._pair = None
+        await self._stack.aclose()
+
+    @property
+    def counts_tell(self) -> bool:
+        """Whether counts, and names that the target alone has, mean anything."""
+        return not self._held_before()
+
+    # --- Which keys ---
+
+    async def doubtful(self, kinds: Iterable[str]) -> AsyncIterator[tuple[int, list[bytes]]]:
+        """(database, keys): all the source's keys of these kinds, in portions.
+
+        "groups": streams with consumer groups; "fields": hashes with field TTLs; "all": every key.
+        """
+        asked = set(kinds)
+        for entry in self._infos[0].keyspace:
+            if "all" in asked:
+                async for keys in self._pages(entry.db, None):
+                    yield entry.db, keys
+                continue
+            if "groups" in asked:
+                async for keys in self._pages(entry.db, b"stream"):
+                    replies = await self._source.pipeline(("XINFO", "GROUPS", key) for key in keys)
+                    grouped = [key for key, reply in zip(keys, replies, strict=True) if reply]
+                    if grouped:
+                        yield entry.db, grouped
+            if "fields" in asked and self._ours.able.field_ttls:
+                async for keys in self._pages(entry.db, b"hash"):
+                    timed = await self._with_field_ttls(keys)
+                    self._name(entry.db, timed)
+                    if timed:
+                        yield entry.db, timed
+
+    async def _pages(self, db: int, kind: bytes | None) -> AsyncIterator[list[bytes]]:
+        """The source's keys of one TYPE, in portions; of every one where it is None."""
+        await self._select(db)
+        if kind is None:
+            async for page in every_key(self._source, _EVERYTHING):
+                for portion in portions(page):
+                    yield portion
+            return
+        served = self._infos[0].version >= (6, 0, 0) and not self._infos[0].fork
+        cursor: Any = 0
+        while True:
+            filters = ("TYPE", kind) if served else ()
+            cursor, keys = await self._source.call("SCAN", cursor, "COUNT", _SCAN_COUNT, *filters)
+            if not served:
+                kinds = await self._source.pipeline([("TYPE", key) for key in keys])
+                keys = [key for key, found in zip(keys, kinds, strict=True) if found == kind]
+            for portion in portions(keys):
+                yield portion
+            if cursor == b"0":
+                return
+
+    async def _with_field_ttls(self, keys: list[bytes]) -> list[bytes]:
+        replies = await self._source.pipeline([("OBJECT", "ENCODING", key) for key in keys])
+        return [
+            key for key, reply in zip(keys, replies, strict=True) if reply not in _NO_FIELD_TTLS
+        ]
+
+    def _name(self, db: int, keys: list[bytes]) -> None:
+        if self._timed is not None:
+            self._timed += [(db, key) for key in keys]
+            if len(self._timed) > _NAMED_MOST:
+                self._timed = None
+
+    async def sample(self, seed: int = 0) -> AsyncIterator[tuple[int, list[bytes]]]:
+        """(database, some of the source's keys), database by database."""
+        spread = not self._infos[0].fork
+        for entry in self._infos[0].keyspace:
+            await self._select(entry.db)
+            keys = await some_keys(self._source, _EVERYTHING, _SAMPLE, seed + entry.db, spread)
+            if keys:
+                yield entry.db, keys
+
+    async def astray(self) -> AsyncIterator[tuple[int, list[bytes]]]:
+        """(database, names): first a portion of names that were looked up, then, if any of them is
+        at one end alone, that: every name of either end, the engine's own left out."""
+        ends = self._source, self._target
+        infos = await ends[0].info(), await ends[1].info()
+        for here, there, info in ((0, 1, infos[0]), (1, 0, infos[1])):
+            for entry in info.keyspace:
+                await self._select(entry.db)
+                async for page in every_key(ends[here], _EVERYTHING):
+                    names = [key for key in page if not key.startswith(OWN_PREFIX)]
+                    replies = await ends[there].pipeline(
+                        [("EXISTS", key) for key in names], raise_on_error=True
+                    )
+                    yield (
+                        entry.db,
+                        [key for key, has in zip(names, replies, strict=True) if not has],
+                    )
+
+    # --- Before the fence ---
+
+    async def compare(self, db: int, keys: Sequence[bytes], reach: Reach) -> Compared:
+        """Compare some keys of a source that is written to; `reach(offset)` waits for the target.
+
+        Raises `LinkError`, `AuthError`, `ServerError`, and what `reach` raises.
+        """
+        await self._select(db)
+        unknown: Counter[str] = Counter()
+        left, wrong = list(dict.fromkeys(keys)), dict[DbKey, str]()
+        count = len(left)
+        for _ in range(_TRIES):
+            watched, told = await self._source.pipeline(
+                [("WATCH", *left) if self._watching else ("PING",), ("INFO", "replication")]
+            )
+            self._watching = self._watching and not isinstance(watched, EngineError)
+            await reach(self._offset_in(told))
+            findings = await compare_once(self._both, left, self._lift_ms)
+            still = await self._untouched()
+            unknown.update(each.kind for each in findings if each.unknown)
+            wrong = {(db, each.key): each.what for each in findings if not each.unknown}
+            if not wrong or still:
+                return Compared(count, wrong, {}, unknown)
+            left = [key for _, key in wrong]
+        return Compared(count, {}, wrong, unknown)
+
+    async def _untouched(self) -> bool:
+        """Whether no key that is watched was written to; it ends the watch."""
+        if not self._watching:
+            return False
+        began, ended = await self._source.pipeline([("MULTI",), ("EXEC",)])
+        if isinstance(began, EngineError) or isinstance(ended, EngineError):
+            await self._source.pipeline([("UNWATCH",)])
+            return False
+        return isinstance(ended, list)
+
+    async def counts(self, reach: Reach) -> Counts | None:
+        """Both ends' counts, if the source is still for as long as it takes to ask; else None."""
+        first = await self._source.pipeline([("INFO",), ("INFO", "replication")])
+        offset = self._offset_in(first[1])
+        await reach(offset)
+        other = await self._target.info()
+        await self._target.select(0)
+        self._db = None
+        own = await self._target.call("EXISTS", *self._own_keys) if self._own_keys else 0
+        last = await self._source.pipeline([("INFO",), ("INFO", "replication")])
+        source, again = self._parsed(self._source, first[0]), self._parsed(self._source, last[0])
+        # What expires at the source meanwhile comes with an offset of its own.
+        if self._offset_in(last[1]) != offset or source.keyspace != again.keyspace:
+            return None
+        return judge(source, other, own=own, expired=self._expired(source, other))
+
+    def _expired(self, source: ServerInfo, target: ServerInfo) -> tuple[int, int]:
+        """Keys that each end has let expire since `open`."""
+        now, before = (source, target), self._infos
+        one, other = (
+            max(late.expired_keys - early.expired_keys, 0)
+            for late, early in zip(now, before, strict=True)
+        )
+        return one, other
+
+    async def besides(self) -> Besides:
+        """What the source holds beside keys, and what of that the target lacks."""
+        ours, theirs = await asyncio.gather(beside.ask(self._source), beside.ask(self._target))
+        self._code_at_fence = ours.nbytes + theirs.nbytes <= self._settings.check_bytes
+        lost = beside.lacking(ours, theirs, extra=self.counts_tell)
+        return Besides(ours.count, dict(ours.libraries or {}), lost)
+
+    # --- The fence ---
+
+    async def choose(self, first: Iterable[DbKey], then: Iterable[DbKey]) -> None:
+        """What is compared behind the fence: `first`, then some of `then`, within the budget.
+
+        Keys that are too long for it are in `over_budget`.
+        """
+        chosen = list(dict.fromkeys(first))
+        places = set(chosen)
+        chosen += [key for key in then if key not in places][: max(_AT_FENCE - len(chosen), 0)]
+        by_db: dict[int, list[bytes]] = {}
+        for db, key in chosen:
+            by_db.setdefault(db, []).append(key)
+        left = self._settings.check_bytes
+        self._plan.clear()
+        for db, keys in by_db.items():
+            await self._select(db)
+            for portion in portions(keys):
+                looks = await asyncio.gather(self._ours.look(portion), self._theirs.look(portion))
+                for key, one, two in zip(portion, *looks, strict=True):
+                    sizes = [each.size for each in (one, two) if each.kind != b"none"]
+                    cost = sum(max(size or 0, 64) for size in sizes) // 2 + len(key)
+                    if None in sizes or cost > min(left, WHOLE_BYTES):
+                        told = "a length that is not told" if None in sizes else f"{cost:,} bytes"
+                        self.over_budget[db, key] = f"{told} ({one.kind.decode()})"
+                        continue
+                    left -= cost
+                    self._plan.append((db, key, one))
+
+    async def at_fence(self, settle: Callable[[], Awaitable[None]]) -> AtFence:
+        """The look behind the fence, by one pipeline an end and a second one for field TTLs.
+
+        `settle` waits until the target's deadlines are the source's, which may be under way. It is
+        awaited before a second look at keys that seem to differ.
+        """
+        answers = await asyncio.gather(
+            self._answers(self._ours, ()), self._answers(self._theirs, self._own_keys)
+        )
+        self._db = None
+        ours, theirs = answers
+        counts = None
+        if self.counts_tell:
+            expired = self._expired(ours.info, theirs.info)
+            counts = judge(ours.info, theirs.info, own=theirs.own, expired=expired)
+            if counts.fields:
+                counts = await self._explained(counts)
+        lost: dict[str, str] = {}
+        if ours.beside is not None and theirs.beside is not None:
+            lost = beside.lacking(ours.beside, theirs.beside, extra=self.counts_tell)
+        unknown: Counter[str] = Counter()
+        doubtful: list[DbKey] = []
+        lifted: list[tuple[int, bytes, Look]] = []
+        for (db, key, planned), one, two, value, other in zip(
+            self._plan, ours.looks, theirs.looks, ours.values, theirs.values, strict=True
+        ):
+            if judge_looks(one, two, self._lift_ms) or planned.kind != one.kind:
+                doubtful.append((db, key))
+                continue
+            if judge_looks(one, two):
+                lifted.append((db, key, one))
+            if one.kind != b"none":
+                finding = judge_values(key, one.kind, value, other)
+                if finding is not None and finding.unknown:
+                    unknown[finding.kind] += 1
+                elif finding is not None:
+                    doubtful.append((db, key))
+        if doubtful or lifted:
+            await settle()
+        differ = await self._differing(doubtful) | await self._still_lifted(lifted)
+        return AtFence(counts, differ, lost, len(self._plan), unknown)
+
+    async def _still_lifted(self, keys: Iterable[tuple[int, bytes, Look]]) -> dict[DbKey, str]:
+        """Those of which the target's deadline is not the source's yet."""
+        by_db: dict[int, list[tuple[bytes, Look]]] = {}
+        for db, key, ours in keys:
+            by_db.setdefault(db, []).append((key, ours))
+        found: dict[DbKey, str] = {}
+        for db, looked in by_db.items():
+            await self._select(db)
+            looks = await self._theirs.look([key for key, _ in looked])
+            for (key, ours), theirs in zip(looked, looks, strict=True):
+                if what := judge_looks(ours, theirs):
+                    found[db, key] = what
+        return found
+
+    async def _differing(self, keys: Iterable[DbKey]) -> dict[DbKey, str]:
+        """What differs among these, while nothing changes."""
+        by_db: dict[int, list[bytes]] = {}
+        for db, key in keys:
+            by_db.setdefault(db, []).append(key)
+        found: dict[DbKey, str] = {}
+        for db, names in by_db.items():
+            await self._select(db)
+            for portion in portions(names):
+                findings = await compare_once(self._both, portion)
+                found |= {(db, each.key): each.what for each in findings if not each.unknown}
+        return found
+
+    async def _explained(self, counts: Counts) -> Counts:
+        """Whether hashes of which every field has expired are all that the counts differ by."""
+        missing: Counter[int] = Counter()
+        if self._timed is not None:
+            by_db: dict[int, list[bytes]] = {}
+            for db, key in dict.fromkeys(self._timed):
+                by_db.setdefault(db, []).append(key)
+            for db in counts.fields:
+                await self._select(db)
+                for portion in portions(by_db.get(db, [])):
+                    looks = await asyncio.gather(
+                        self._ours.look(portion), self._theirs.look(portion)
+                    )
+                    for key, one, two in zip(portion, *looks, strict=True):
+                        what = judge_looks(one, two)
+                        if what == MISSING and await self._ours.is_over(key, one):
+                            missing[db] += 1
+                        elif what == EXTRA and await self._theirs.is_over(key, two):
+                            missing[db] -= 1
+        for db, more in counts.fields.items():
+            if missing[db] != more:
+                what = f"{abs(more):,} keys {'more' if more > 0 else 'less'} on the source"
+                return replace(counts, wrong=f"database {db} has {what} than on the target")
+        return counts
+
+    async def _answers(self, side: Side, own_keys: Sequence[bytes]) -> _Answers:
+        ttl = "PEXPIRETIME" if side.able.deadlines else "PTTL"
+        # 1. All that is known to be asked.
+        commands: list[Command] = [("TIME",), ("INFO",)]
+        if own_keys:
+            commands += [("SELECT", 0), ("EXISTS", *own_keys)]
+        if self._code_at_fence:
+            commands += beside.COMMANDS
+        head = len(commands)
+        waiting: list[tuple[int, int, Reading, list[Command]]] = []
+        places: list[tuple[int, list[Command]]] = []
+        values: list[Parts | None] = [None] * len(self._plan)
+        steps: list[tuple[int, int, Reading, int]] = []
+        now = None
+        for index, (db, key, look) in enumerate(self._plan):
+            if db != now:
+                commands.append(("SELECT", db))
+                now = db
+            places.append((len(commands), []))
+            commands += [("TYPE", key), (ttl, key)]
+            if look.kind == b"none":
+                continue
+            read = reading(look.kind, key, 0 if look.size is None else look.size, side.able)
+            first = next(read)
+            steps.append((index, len(commands), read, len(first)))
+            commands += first
+        replies = await side.end.pipeline(commands)
+        looks = []
+        clock = replies[0]
+        for at, _ in places:
+            looks.append(side.look_of(replies[at], replies[at + 1], clock))
+        # 2. What follows from the answers.
+        for index, at, read, count in steps:
+            try:
+                waiting.append(
+                    (index, self._plan[index][0], read, read.send(replies[at : at + count]))
+                )
+            except StopIteration as stop:
+                values[index] = stop.value
+            except Changed:
+                pass
+        while waiting:
+            waiting = await self._next_step(side, waiting, values)
+        info = self._parsed(side.end, replies[1])
+        own = replies[3] if own_keys else 0
+        code = None
+        if self._code_at_fence:
+            code = beside.read(replies[head - len(beside.COMMANDS) : head])
+        return _Answers(info, own if isinstance(own, int) else 0, code, looks, values)
+
+    async def _next_step(
+        self,
+        side: Side,
+        waiting: list[tuple[int, int, Reading, list[Command]]],
+        values: list[Parts | None],
+    ) -> list[tuple[int, int, Reading, list[Command]]]:
+        asked: list[Command] = []
+        for _, db, _, commands in waiting:
+            asked += [("SELECT", db), *commands]
+        replies = await side.end.pipeline(asked)
+        at = 0
+        going_on = []
+        for index, db, read, commands in waiting:
+            answers = replies[at + 1 : at + 1 + len(commands)]
+            at += 1 + len(commands)
+            try:
+                going_on.append((index, db, read, read.send(answers)))
+            except StopIteration as stop:
+                values[index] = stop.value
+            except Changed:
+                pass
+        return going_on
+
+    # --- The ends ---
+
+    @property
+    def _both(self) -> tuple[Side, Side]:
+        assert self._pair is not None, "open it first"
+        return self._pair
+
+    @property
+    def _ours(self) -> Side:
+        return self._both[0]
+
+    @property
+    def _theirs(self) -> Side:
+        return self._both[1]
+
+    @property
+    def _source(self) -> Admin:
+        return self._ours.end
+
+    @property
+    def _target(self) -> Admin:
+        return self._theirs.end
+
+    async def _select(self, db: int) -> None:
+        if self._db != db:
+            await asyncio.gather(self._source.select(db), self._target.select(db))
+            self._db = db
+
+    def _parsed(self, end: Admin, reply: Any) -> ServerInfo:
+        if isinstance(reply, EngineError):
+            raise reply
+        if not isinstance(reply, bytes):
+            raise ProtocolFault(f"{end.name} answered INFO with no text", fault=end.fault)
+        return parse_info(reply.decode("utf-8", "replace"))
+
+    def _offset_in(self, reply: Any) -> int:
+        if isinstance(reply, EngineError):
+            raise reply
+        found = offset_of(reply)
+        if found is None:
+            raise ProtocolFault(
+                f"{self._source.name} did not tell its replication offset", fault="source"
+            )
+        return found

@@ -1,0 +1,299 @@
+"""The comparison before a cut-over, on real servers: what the stream does not say is found and
+mended, what cannot be mended is named, and writers wait for none of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import redis
+
+from engine.model.endpoint import Endpoint
+from engine.model.settings import TransferSettings
+from engine.model.verification import AtFence
+from engine.transfer.gate import Settle
+from engine.transfer.transfer import Transfer
+from engine.verify import LiveComparison, verify
+from tests.conftest import ServerFactory, known
+from tests.converge import assert_settled
+from tests.online import assert_tidy, cut_over, following, in_sync, online, soon
+from tests.servers import Server
+from tests.transfers import Run
+
+MIB = 1 << 20
+
+
+def servers(factory: ServerFactory, name: str, other: str = "") -> tuple[Server, Server]:
+    return factory(known(name)), factory(known(other or name))
+
+
+class Meddling(LiveComparison):
+    """Has something happen at the last moment, behind the fence, once."""
+
+    def __init__(self, source: Server, target: Server, what: object) -> None:
+        ends = (Endpoint.parse(each.url) for each in (source, target))
+        super().__init__(*ends, TransferSettings(), lambda: False)
+        self._what = what
+        self.looks = 0
+
+    def others(self, prefix: str, count: int) -> list[str]:
+        """Names of keys that are not looked at behind the fence, of those called `prefix`0 …"""
+        looked_at = {key.decode() for _, key, _ in self._plan}
+        names = (f"{prefix}{n}" for n in range(5000))
+        return [name for name in names if name not in looked_at][:count]
+
+    async def at_fence(self, settle: Settle) -> AtFence:
+        self.looks += 1
+        if self.looks == 1:
+            assert callable(self._what)
+            await asyncio.to_thread(self._what)
+        return await super().at_fence(settle)
+
+
+def moved(source: Server, target: Server, change: object, **options: object) -> Run:
+    """A migration in sync, then `change`, then the word."""
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        assert callable(change)
+        await asyncio.to_thread(change)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, **options)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.verification is not None
+    assert run.report.verification.ok
+    return run
+
+
+@pytest.mark.parametrize("name", ["redis-7.0", "valkey-9"])
+def test_delivery_counts_that_nobody_replicates(name: str, server_factory: ServerFactory) -> None:
+    """A consumer reads its pending entries again, as at each restart: no word in the stream. Of
+    more streams than a sample has."""
+    source, target = servers(server_factory, name)
+    client = source.client()
+    pipe = client.pipeline(transaction=False)
+    for n in range(600):
+        pipe.xadd(f"stream:{n}", {"f": "v"}, id="1-1")
+        pipe.xgroup_create(f"stream:{n}", "group", "0")
+        pipe.xreadgroup("group", "reader", {f"stream:{n}": ">"})
+    pipe.execute()
+
+    def read_again() -> None:
+        for n in range(0, 600, 7):
+            client.xreadgroup("group", "reader", {f"stream:{n}": "0"})
+
+    run = moved(source, target, read_again)
+    assert run.report.verification.repaired == 86
+    assert_settled(source, target, 2)
+    found = target.client().xpending_range("stream:595", "group", "-", "+", 1)
+    assert found[0]["times_delivered"] == 2
+    assert_tidy(target)
+
+
+def test_an_empty_key_that_nobody_replicates(server_factory: ServerFactory) -> None:
+    source, target = servers(server_factory, "redis-7.0")
+    client = source.client()
+    pipe = client.pipeline(transaction=False)
+    for n in range(3000):
+        pipe.set(f"key:{n}", n)
+    pipe.execute()
+    overflow = ("BITFIELD", "empty", "OVERFLOW", "FAIL", "INCRBY", "u2", 0, 9)
+    run = moved(source, target, lambda: client.execute_command(*overflow))
+    assert run.report.verification.keys_target == 3001
+    assert target.client().type("empty") == b"string"
+    assert_settled(source, target, 2)
+
+
+@pytest.mark.parametrize("name", ["redis-8.0", "valkey-9"])
+def test_a_field_that_lost_its_deadline_on_the_way(
+    name: str, server_factory: ServerFactory
+) -> None:
+    source, target = servers(server_factory, name)
+    client = source.client()
+    for n in range(500):
+        client.hset(f"hash:{n}", mapping={"f": "1", "g": "2"})
+        client.execute_command("HPEXPIRE", f"hash:{n}", 10_000_000, "FIELDS", 1, "f")
+    run = moved(
+        source,
+        target,
+        lambda: target.client().execute_command("HPERSIST", "hash:77", "FIELDS", 1, "f"),
+    )
+    assert run.report.verification.repaired == 1
+    assert target.client().execute_command("HPTTL", "hash:77", "FIELDS", 1, "f")[0] > 0
+    assert_settled(source, target, 2)
+
+
+def test_what_differs_behind_the_fence_is_read_again(server_factory: ServerFactory) -> None:
+    source, target = servers(server_factory, "redis-7.0")
+    source.client().set("key", "value", px=5_000)
+    source.client().rpush("list", "a", "b")
+
+    def change() -> None:
+        target.client().set("key", "other")
+        target.client().rpush("list", "c")
+
+    meddling = Meddling(source, target, change)
+    run = moved(source, target, lambda: None, comparison=meddling)
+    assert run.report.verification.repaired == 2
+    assert not any("tried again" in each for each in run.events)
+    assert target.client().get("key") == b"value"
+    # Not as it is held while the source is followed.
+    assert 0 < target.client().pttl("key") < 5_000
+    assert_tidy(target)
+
+
+@pytest.mark.parametrize("change", ["lost", "extra"])
+def test_counts_that_differ_behind_the_fence(change: str, server_factory: ServerFactory) -> None:
+    """Which keys they are is found once the writers have been let on; then it is tried again."""
+    source, target = servers(server_factory, "valkey-8.1")
+    pipe = source.client(3).pipeline(transaction=False)
+    for n in range(5000):
+        pipe.set(f"key:{n}", n)
+    pipe.execute()
+
+    def meddle() -> None:
+        client = target.client(3)
+        if change == "lost":
+            client.delete(*meddling.others("key:", 1))
+        else:
+            client.set("another", "x")
+
+    meddling = Meddling(source, target, meddle)
+    run = moved(source, target, lambda: None, comparison=meddling)
+    assert meddling.looks == 2
+    assert any(
+        event.startswith("the cut-over is tried again: database 3 has 5,000 keys")
+        for event in run.events
+    )
+    what = "missing on the target" if change == "lost" else "key another: on the target alone"
+    mended = "1 keys of the target differed from the source, and were read again: database 3, key "
+    assert any(each.startswith(mended) and each.endswith(what) for each in run.events), run.events
+    assert_settled(source, target, 4)
+
+
+def test_keys_with_a_deadline_that_are_gone_are_no_expiry(server_factory: ServerFactory) -> None:
+    """An eviction, say: the counts of keys without a deadline are equal."""
+    source, target = servers(server_factory, "redis-7.0")
+    pipe = source.client().pipeline(transaction=False)
+    for n in range(5000):
+        pipe.set(f"key:{n}", n, ex=100_000)
+    pipe.execute()
+    meddling = Meddling(source, target, lambda: target.client().delete(*meddling.others("key:", 2)))
+    run = moved(source, target, lambda: None, comparison=meddling)
+    assert any("5,000 keys with a deadline on the source and 4,998" in each for each in run.events)
+    assert run.report.verification.repaired == 2
+    assert_settled(source, target, 2)
+
+
+def test_a_sample_that_differs_has_every_key_compared(server_factory: ServerFactory) -> None:
+    source, target = servers(server_factory, "redis-7.0")
+    pipe = source.client().pipeline(transaction=False)
+    for n in range(4000):
+        pipe.set(f"key:{n}", n)
+    pipe.execute()
+
+    def change() -> None:
+        pipe = target.client().pipeline(transaction=False)
+        for n in range(0, 4000, 5):
+            pipe.append(f"key:{n}", "!")
+        pipe.execute()
+
+    run = moved(source, target, change)
+    assert run.report.verification.repaired == 800
+    assert any(
+        each.startswith("every key is compared before the cut-over: ") for each in run.events
+    )
+    assert_settled(source, target, 2)
+
+
+def test_keys_that_are_written_to_all_the_time(server_factory: ServerFactory) -> None:
+    """They are no difference before the fence, and equal behind it."""
+    source, target = servers(server_factory, "redis-7.0")
+    client = source.client()
+    client.xadd("stream", {"f": "v"}, id="1-1")
+    client.xgroup_create("stream", "group", "0")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        writing = asyncio.create_task(asyncio.to_thread(write))
+        await soon(lambda: client.get("n"), "writes")
+        await cut_over(work, run, source)
+        await writing
+
+    def write() -> None:
+        n = 0
+        while True:
+            n += 1
+            try:
+                pipe = client.pipeline(transaction=False)
+                pipe.set("n", n)
+                pipe.xadd("stream", {"n": n})
+                pipe.xreadgroup("group", "reader", {"stream": ">"})
+                pipe.execute()
+            except (redis.ResponseError, redis.ConnectionError):
+                return
+
+    run = online(source, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.verification.repaired == 0
+    assert not any("tried again" in each for each in run.events)
+    assert_settled(source, target, 2)
+
+
+def test_a_large_value_holds_nobody_up(server_factory: ServerFactory) -> None:
+    """It is compared before the fence, and not behind it; a difference in it is found all the
+    same."""
+    source, target = servers(server_factory, "redis-7.0")
+    for begin in range(0, 40_000, 10_000):
+        source.client().sadd("large", *range(begin, begin + 10_000))
+    run = moved(source, target, lambda: target.client().srem("large", 77))
+    verification = run.report.verification
+    assert verification.repaired == 1
+    assert [each.key for each in verification.over_budget] == ["large"]
+    assert "1 keys not compared: over the budget of" in verification.reason
+    assert target.client().scard("large") == 40_000
+    # By values that were read; not by a time that a busy machine may take.
+    asked = source.client().info("commandstats")["cmdstat_sscan"]["calls"]
+    assert asked > 2
+
+
+def test_types_that_cannot_be_compared_are_counted(server_factory: ServerFactory) -> None:
+    source, target = servers(server_factory, "redis-8.0")
+    vector = ("VADD", "vectors", "VALUES", 3)
+    source.client().execute_command(*vector, "1", "0", "0", "one")
+    source.client().set("key", "value")
+    more = (*vector, "0", "1", "0", "two")
+    run = moved(source, target, lambda: target.client().execute_command(*more))
+    assert run.report.verification.not_compared == (("vectorset", 1),)
+    assert "1 keys compared, 0 differ; 1 keys of the type vectorset not compared" in (
+        run.report.verification.reason
+    )
+
+
+def test_a_hyperloglog_in_other_bytes_is_no_difference(server_factory: ServerFactory) -> None:
+    source, target = servers(server_factory, "redis-7.0", "valkey-8.1")
+    client = source.client()
+    client.config_set("hll-sparse-max-bytes", 0)
+    target.client().config_set("hll-sparse-max-bytes", 3000)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        client.pfadd("log", *range(100))
+        client.pfcount("log")
+        client.pfadd("other", *range(100))
+        await in_sync(work, source)
+        assert client.get("log") != target.client().get("log")
+        assert client.pfcount("log") == target.client().pfcount("log")
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.verification.repaired == 0
+    # And one that counts something else is one.
+    target.client().config_set("min-replicas-to-write", 0)
+    target.client().pfadd("log", "more", "of", "it")
+    ends = Endpoint.parse(source.url), Endpoint.parse(target.url)
+    found = asyncio.run(verify(*ends, TransferSettings()))
+    assert [(each.key, each.what) for each in found.differences] == [("log", "value (string)")]
