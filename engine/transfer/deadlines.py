@@ -8,7 +8,10 @@ DELs remove what really expires, as on a replica.
 
 Before the cut-over the lifted deadlines are set back. A lifted deadline says of itself that it is
 one, and what it was, whatever key it was renamed or copied to and whichever engine lifted it; so a
-script on the target does it, a page of keys at a time, each atomically.
+script on the target does it, a page of keys at a time, each atomically. The engine that lifts them
+keeps their names, up to a bound (`HeldNames`), so that it takes as long as their number asks for.
+Where the names are not known (there were too many, another engine has lifted them, two databases
+were swapped, or an old source sends scripts that may move a key), all keys are walked through.
 
 Invariant. No deadline on the target that is not lifted is due, and so nothing can expire there
 before its time, however far the target is behind:
@@ -33,6 +36,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+from engine._native import HeldNames
 from engine.errors import AuthError, ServerError
 from engine.wire.admin import Admin, Arg
 
@@ -82,17 +86,19 @@ end
 return left
 """
 )
-# Lifts what is due within the bound.
+# Lifts what is due within the bound, and returns the keys.
 _LIFT = (
     _PROLOGUE
     + """
+local lifted = {}
 for _, key in ipairs(KEYS) do
   local ttl = redis.call('PTTL', key)
   if ttl >= 0 and ttl < bound then
     move(key, ttl, lift)
+    lifted[#lifted + 1] = key
   end
 end
-return {}
+return lifted
 """
 )
 
@@ -119,10 +125,13 @@ class Lifted:
         if self._exact is None:
             self._exact = await self._knows_pexpiretime()
 
-    async def seconds(self) -> float:
-        """What `release_all` may take."""
-        keyspace = (await self._target.info()).keyspace
-        return _RELEASE_SECONDS + _RELEASE_SECONDS_A_KEY * sum(each.expires for each in keyspace)
+    async def seconds(self, names: HeldNames) -> float:
+        """What `release_held` may take."""
+        keys = len(names)
+        if not names.known:
+            keyspace = (await self._target.info()).keyspace
+            keys = sum(each.keys for each in keyspace if each.expires)
+        return _RELEASE_SECONDS + _RELEASE_SECONDS_A_KEY * keys
 
     async def now_ms(self) -> int:
         """What the target's clock shows, in ms since the epoch."""
@@ -131,27 +140,53 @@ class Lifted:
             self._skew = int(seconds) + int(micros) / 1e6 - asyncio.get_running_loop().time()
         return int((asyncio.get_running_loop().time() + self._skew) * 1000)
 
+    async def release_held(self, names: HeldNames, due_by: float | None = None) -> list[DbKey]:
+        """As `release_all`, by the names of what is lifted, if they are known."""
+        found: list[DbKey] = []
+        if names.known:
+            for portion in names.pages(_PAGE * _PAGES):
+                found += await self._some(_RELEASE, portion, _until(due_by))
+        # They may have become too many meanwhile.
+        return found if names.known else await self.release_all(due_by)
+
     async def release_all(self, due_by: float | None = None) -> list[DbKey]:
         """Set every deadline back but those that are due before `due_by` (the loop's clock).
 
         None: however near, and what is due by now goes. Returns the keys that stay lifted.
         """
-        return await self._all(_RELEASE, lambda: _until(due_by))
+        found: list[DbKey] = []
+        await self._all(
+            _RELEASE,
+            lambda: _until(due_by),
+            lambda db, keys: found.extend((db, key) for key in keys),
+        )
+        return found
 
     async def release(self, keys: Iterable[DbKey], due_by: float | None = None) -> list[DbKey]:
         """The same of these keys."""
         return await self._some(_RELEASE, keys, _until(due_by))
 
-    async def lift_all(self, horizon: float) -> None:
-        """Lift every deadline that is nearer than `horizon` seconds."""
-        await self._all(_LIFT, lambda: int(horizon * 1000))
+    async def lift_all(self, horizon: float, names: HeldNames | None = None) -> None:
+        """Lift every deadline that is nearer than `horizon` seconds; their keys go to `names`."""
+
+        def note(db: int, keys: list[bytes]) -> None:
+            if names is not None:
+                for key in keys:
+                    names.add(db, key)
+
+        await self._all(_LIFT, lambda: int(horizon * 1000), note)
 
     async def lift(self, keys: Iterable[DbKey], horizon: float) -> None:
         """Lift those of these keys."""
         await self._some(_LIFT, keys, int(horizon * 1000))
 
-    async def _all(self, script: str, bound: Callable[[], int]) -> list[DbKey]:
-        found: list[DbKey] = []
+    async def _all(
+        self,
+        script: str,
+        bound: Callable[[], int],
+        take: Callable[[int, list[bytes]], None],
+    ) -> None:
+        """Walk through the databases that have deadlines; `take` is given what a page returns."""
         for entry in (await self._target.info()).keyspace:
             if not entry.expires:
                 continue
@@ -166,9 +201,8 @@ class Lifted:
                     commands.append(("SCAN", cursor, "COUNT", _PAGE))
                 replies = await self._target.pipeline(commands, raise_on_error=True)
                 if keys:
-                    found += [(entry.db, key) for key in replies[0]]
+                    take(entry.db, replies[0])
                 cursor, keys = replies[-1] if cursor != b"0" else (b"0", [])
-        return found
 
     async def _some(self, script: str, keys: Iterable[DbKey], bound: int) -> list[DbKey]:
         """Up to `_PAGES` pages of keys in a round trip, of whichever databases."""

@@ -24,9 +24,11 @@ from engine._native import (
     CMD_MEMBER_TTL,
     CMD_MOVES,
     CMD_PLACES,
+    CMD_SWAPS,
     CMD_TTL,
     CMD_UNKNOWN,
     CommandBatch,
+    HeldNames,
 )
 from engine.errors import LinkError, ServerError, TransferFailed
 from engine.model.position import StreamPosition, TargetPosition
@@ -85,6 +87,8 @@ class Follower:
         """While a dict: keys that took another key's deadline along are added to it."""
         self.lifted: dict[DbKey, None] | None = None
         """While a dict: keys whose deadlines came lifted, or may have, are added to it."""
+        self.held: HeldNames | None = None
+        """Where the keys are noted whose deadlines come lifted, or are taken along by another."""
         self.swapped = False
         """Two databases were swapped since this was set to false, while `moved` was a dict."""
         self.late = False
@@ -273,6 +277,7 @@ class Follower:
                 if not self._source.at_rest:
                     left.set_result((None, None))
                 return
+            self._note_held(batch)
             behind = self._behind(batch)
             if batch.holds(self._kinds_to_look_at) or not self._applier.start(
                 batch,
@@ -326,6 +331,7 @@ class Follower:
 
     async def _apply(self, batch: CommandBatch) -> None:
         self._lapses, self._suspected = self._applier.lapses, self.suspect
+        self._note_held(batch)
         # 1. What the batch makes dirty by itself, and what reads a dirty key.
         mender, moved = self._mender, self._taken_along(batch)
         # A part of it was read late, or all.
@@ -359,6 +365,19 @@ class Follower:
             await mender.spread(batch)
         # 3. The rest.
         await self._transact(batch)
+
+    def _note_held(self, batch: CommandBatch) -> None:
+        """Note the keys whose deadlines may be lifted behind this batch."""
+        held = self.held
+        if held is None or not held.known:
+            return
+        held.add_commands(batch)
+        if batch.holds(CMD_SWAPS | CMD_UNKNOWN):
+            # The numbers of databases in the names are no longer right; or who knows what moved.
+            held.give_up()
+        elif batch.holds(CMD_MOVES):
+            for db, key in self._taken_along(batch):
+                held.add(db, key)
 
     def _spoil_fields(self, batch: CommandBatch) -> None:
         kinds = CMD_MEMBER_TTL | (CMD_MEMBER_COUNT if self.fields else 0)

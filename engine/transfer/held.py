@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable
 
+from engine._native import HeldNames, RecordBatch
 from engine.errors import EngineError, TransferFailed
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
@@ -66,6 +67,8 @@ class HeldDeadlines:
         """The target is in import mode."""
         self.taken_up = False
         """Another engine, or this one before it had to begin anew, may have lifted some."""
+        self.names = HeldNames()
+        """The keys whose deadlines on the target may be lifted, if they are known."""
         self.trouble = ""
         """Why what is near could not be lifted."""
         # They are lifted until the cut-over, where the target has no import mode.
@@ -99,7 +102,25 @@ class HeldDeadlines:
         if resumed and self._books.mark.lifted:
             # The engine before us may have sent some.
             self._quiet_at = asyncio.get_running_loop().time() + VALID_SECONDS
+        if not self._lifting:
+            self.names.give_up()
+        elif not resumed and not (self._books.mark.lifted and self._books.mark.held_before):
+            # Of what was lifted before this full sync nothing is left.
+            self.names.clear()
         self._books.note(lifted=self._lifting)
+
+    def note_records(self, batch: RecordBatch) -> None:
+        """A batch of a snapshot is sent: note whose deadlines are lifted in it."""
+        self.names.add_records(batch, int(time.time() * 1000) + LIFT_MS // 2)
+
+    def attend(self, follower: Follower, mender: Mender) -> None:
+        """`follower` is going to run."""
+        self.mender, self.follower = mender, follower
+        if self._source.info.version < (7, 0, 0):
+            # Its stream may hold scripts, which rename and copy keys without naming them there.
+            self.names.give_up()
+        mender.held = follower.held = self.names
+        self.hold()
 
     async def _enter_import_mode(self, resumed: bool) -> bool:
         async with self._ends.dialled() as connection:
@@ -194,7 +215,7 @@ class HeldDeadlines:
             self._gone_through = True
             while True:
                 self._quiet_at = _UNDER_WAY
-                await lifted.lift_all(horizon)
+                await lifted.lift_all(horizon, self.names)
                 await follower.reach(self._source.received_offset)
                 if not follower.swapped:
                     await lifted.lift(follower.moved or (), horizon)
@@ -274,7 +295,7 @@ class HeldDeadlines:
                 lifted = await self._open_end()
                 await lifted.prepare()
                 # 1. Until when it may take, and so which deadlines are too near.
-                limit = max(last, await lifted.seconds())
+                limit = max(last, await lifted.seconds(self.names))
                 until = loop.time() + limit
                 bound.reschedule(until)
                 due_by = until + last + _SLACK
@@ -291,7 +312,7 @@ class HeldDeadlines:
                     return []
                 # 3. What is on the target.
                 self._quiet_at = _UNDER_WAY
-                near = await beside(lifted.release_all(due_by), pump)
+                near = await beside(lifted.release_held(self.names, due_by), pump)
                 # 4. It took less: what is due behind the cut-over's own time.
                 due_by = loop.time() + last + _SLACK
                 self._safe_until = min(self._safe_until, due_by - _EARLY)
@@ -362,4 +383,4 @@ class HeldDeadlines:
             return
         await self._quiet()
         async with self._ends.admin("target") as end:
-            await Lifted(end).release_all()
+            await Lifted(end).release_held(self.names)

@@ -136,6 +136,7 @@ class Online:
             self._leave_out,
             self._target_watch,
         )
+        self._snapshot.on_records = self._deadlines.note_records
         self._opening = Opening(ends, books, stage, lambda: self._writer.info)
         self._check = Check(ends, books, stage, gate, comparison, self._compare_on)
         self._cut_over = CutOver(
@@ -494,8 +495,7 @@ class Online:
             follower.on_strange = self._strange
             follower.unlike = not self._source.info.same_version_as(self._writer.info)
             self._standing.attend(follower, self._mender)
-            self._deadlines.mender, self._deadlines.follower = self._mender, follower
-            self._deadlines.hold()
+            self._deadlines.attend(follower, self._mender)
             await self._take_up_dirty()
             self._standing.catch_up(follower)
             with stage.step("follow"):

@@ -35,7 +35,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from engine._native import CommandBatch, RestoreEncoder, encode_command
+from engine._native import CommandBatch, HeldNames, RestoreEncoder, encode_command
 from engine.errors import EngineError, ProtocolFault, ServerError
 from engine.model.report import NAMED_KEYS_LIMIT
 from engine.model.server import ServerInfo
@@ -123,6 +123,8 @@ class Mender:
         """By how much deadlines before which moment are lifted now (`transfer.deadlines`)."""
         self.lifted = 0
         """How many were."""
+        self.held: HeldNames | None = None
+        """Where their names are kept."""
         self.lifted_keys: dict[DbKey, None] | None = None
         """While a dict: the keys of those are added to it."""
         self.repaired = 0
@@ -490,6 +492,8 @@ class Mender:
                 if deadline < self.lift_before:
                     deadline += self.lift_ms
                     self.lifted += 1
+                    if self.held is not None:
+                        self.held.add(db, key)
                     if self.lifted_keys is not None:
                         self.lifted_keys[db, key] = None
             payload = replies[place + 1] if values else b""

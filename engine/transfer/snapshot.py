@@ -51,6 +51,8 @@ class Snapshot:
         self._tenure = tenure
         self._left_out = left_out
         self._target_watch = target_watch
+        self.on_records: Callable[[RecordBatch], None] = lambda _: None
+        """Told of each batch before it is sent."""
         # Hashes of the snapshot whose fields have deadlines, which cannot be lifted.
         self._timed: set[tuple[int, bytes]] = set()
         # Keys of the snapshot that the target has refused, or the source.
@@ -96,6 +98,8 @@ class Snapshot:
             async for item in items:
                 if isinstance(item, RecordBatch) and item.timed:
                     self._timed.update((item.db, key) for key in _unpacked(item.timed))
+                if isinstance(item, RecordBatch):
+                    self.on_records(item)
                 await writer.send(item)
         await writer.drain()
         await writer.confirm()
