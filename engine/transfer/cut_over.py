@@ -22,7 +22,7 @@ from engine.transfer.deadlines import DbKey
 from engine.transfer.ends import Ends
 from engine.transfer.fence import Fence, fence_of
 from engine.transfer.follow import Follower
-from engine.transfer.gate import GateResult
+from engine.transfer.gate import GateResult, offering
 from engine.transfer.held import HeldDeadlines
 from engine.transfer.opening import Opening
 from engine.transfer.stage import Stage
@@ -32,6 +32,7 @@ from engine.transfer.words import size_words
 
 # Before a fence that could not be taken away is tried again, in seconds.
 _AGAIN_SECONDS = 1.0
+_COMPARED = "both ends were compared"
 
 
 class CutOver:
@@ -145,7 +146,7 @@ class CutOver:
                     await beside(follower.settle(), pump)
                     # 3. Both ends agree. Meanwhile the last deadlines are set back: a key whose
                     # deadline seems to differ is looked at again.
-                    doing = "both ends were compared"
+                    doing = _COMPARED
                     settling = asyncio.ensure_future(self._deadlines.settle(follower, near))
                     looking = asyncio.ensure_future(self._target_watch.look())
                     try:
@@ -185,9 +186,9 @@ class CutOver:
                     await self._opening.tidy_up()
         except TimeoutError:
             lag = size_words(follower.lag_bytes)
-            result = GateResult(
-                False, f"the deadline of {fence.seconds:g} s passed while {doing}, {lag} behind"
-            )
+            words = f"the deadline of {fence.seconds:g} s passed while {doing}, {lag} behind"
+            # Without the comparison there would have been time.
+            result = GateResult(False, offering(stage, words) if doing == _COMPARED else words)
         except EngineError as exc:
             if self._books.mark.opened or pump.done() or isinstance(exc, StateError):
                 raise
@@ -306,10 +307,10 @@ class CutOver:
 
 def not_carried_words(stage: Stage) -> str:
     """The reason of a gate that keys keep closed."""
-    words = f"{stage.tally.not_carried_total:,} keys were not carried"
+    words = stage.tally.lost_words()
     if stage.tally.beyond():
-        words += ", too many to be kept track of: only another full sync clears them"
-    return words
+        return f"{words}; too many to be kept track of: only another full sync clears them"
+    return f"{words}; what is deleted on the source, or can be stored by now, comes off"
 
 
 async def _stop(follower: Follower, pump: asyncio.Task[None]) -> None:

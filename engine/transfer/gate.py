@@ -41,16 +41,20 @@ WITHOUT_COMPARISON = (
 
 
 async def compared(stage: Stage, compare: Gate) -> GateResult:
-    """What `compare` finds, unless the operator's word leaves the comparison out.
-
-    A refusal says how it can be left out, where there is somebody to say that word.
+    """What `compare` finds, unless the operator's word leaves the comparison out. A refusal says
+    how it can be left out, where there is somebody to say that word.
     """
     if stage.skip_verification:
         return GateResult(True, NOT_COMPARED)
     found = await compare()
-    if found.ok or stage.one_go:
-        return found
-    return replace(found, reason=f"{found.reason.rstrip('.')}; {WITHOUT_COMPARISON}")
+    return found if found.ok else replace(found, reason=offering(stage, found.reason))
+
+
+def offering(stage: Stage, reason: str) -> str:
+    """The reason of a refusal by the comparison, with the word that leaves the comparison out."""
+    if stage.one_go or stage.skip_verification:
+        return reason
+    return f"{reason.rstrip('.')}; {WITHOUT_COMPARISON}"
 
 
 class Comparison(Protocol):

@@ -243,8 +243,7 @@ class Offline:
 
     def _lost(self) -> str:
         """What was not carried, in words; empty if everything was."""
-        lost = self._stage.tally.not_carried_total
-        return f"{lost:,} keys were not carried" if lost else ""
+        return self._stage.tally.lost_words()
 
     async def _ticking(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work`; meanwhile tell the progress and write the checkpoint."""

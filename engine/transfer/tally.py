@@ -16,6 +16,9 @@ from engine.transfer.refusals import explain_refusal
 
 # Keys per second are taken over about this long, in seconds.
 _RATE_SECONDS = 5.0
+# A line that says what was not carried names so many keys, each with so many characters.
+_NAMED_IN_A_LINE = 3
+_NAME_MOST = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,17 @@ class Tally:
     def named_keys(self) -> list[tuple[int, bytes]]:
         """Database and name of every key that was not carried and is named."""
         return [(each.db, key_of(each.key)) for each in self.not_carried]
+
+    def lost_words(self) -> str:
+        """Which keys were not carried, in one line with the first names; empty: none."""
+        total, some = self.not_carried_total, self.not_carried[:_NAMED_IN_A_LINE]
+        if not total:
+            return ""
+        words = "1 key was not carried" if total == 1 else f"{total:,} keys were not carried"
+        names = ", ".join(f"'{each.key[:_NAME_MOST]}' (database {each.db})" for each in some)
+        if not names:
+            return words
+        return f"{words}: {names}" if total == len(some) else f"{words}, such as {names}"
 
     def _name_again(self) -> None:
         self._named = {(each.db, each.key) for each in self.not_carried}

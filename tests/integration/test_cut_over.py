@@ -27,6 +27,7 @@ from engine.transfer.fence import Fence
 from engine.transfer.gate import GateResult, Reach, Settle
 from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison
+from tests.api import until as wait_until
 from tests.conftest import ServerFactory, known
 from tests.converge import OWN_PREFIX, assert_settled
 from tests.online import (
@@ -140,6 +141,8 @@ def test_a_cut_over_that_takes_too_long_is_undone(ends: tuple[Server, Server]) -
             await in_sync(work, source)
             reason = await refused(work, run)
             assert "the deadline of 0.7 s passed" in reason
+            assert "while both ends were compared" in reason
+            assert "--skip-verification cuts over without the comparison" in reason
             assert work.progress.phase is Phase.FOLLOW
             # Writers go on, and are followed again as soon as that is possible.
             before = clicks.acknowledged
@@ -320,6 +323,28 @@ def test_an_end_by_force(ends: tuple[Server, Server], when: Phase) -> None:
     assert words in run.report.errors[0]
     if when is Phase.FOLLOW:
         assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_an_abort_leaves_the_source_open(ends: tuple[Server, Server]) -> None:
+    """No fence, no drain, no write block: whoever aborts goes on at the source."""
+    source, target = ends
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: clicks.acknowledged > 10, "writers")
+        work.complete(force=True)
+
+    with Clicks(source) as clicks:
+        run = online(source, target, steer)
+        assert run.report.status == "stopped"
+        assert run.report.errors[0].startswith("aborted by force, not cut over: ")
+        before = clicks.acknowledged
+        wait_until(lambda: clicks.acknowledged > before + 10, "writers that go on")
+    assert clicks.refusal == ""
+    client = source.client()
+    assert int(client.get("clicks")) == clicks.acknowledged
+    assert client.config_get("min-replicas-to-write") == {"min-replicas-to-write": "0"}
     assert_tidy(target)
 
 

@@ -110,7 +110,7 @@ def test_evictions_close_the_gate(ends: tuple[Server, Server], face: Engine) -> 
     face.sync.complete_migration("g", force=True)
     face.sync.wait("g", until="available", timeout=30)
     assert target.client().dbsize() < KEYS
-    face.sync.start_migration("g", nodes)
+    face.sync.start_migration("g", nodes, settings=TransferSettings(disconnect_for=0))
     face.sync.wait("g", until="in-sync", timeout=30)
     face.sync.complete_migration("g")
     report = face.sync.wait("g", until="available", timeout=30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sqlite3
 import weakref
 import xml.etree.ElementTree as ElementTree
@@ -21,14 +22,16 @@ from botocore.serialize import QuerySerializer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine import errors
+from engine import errors, fleet
 from engine.errors import ApiFault
+from engine.fleet import local
 from engine.front.engine import Engine
 from engine.front.http import actions, common_errors, limits, query, recent, xml
 from engine.front.http.app import Api
 from engine.front.http.gate import Gate
 from engine.front.http.model import API_VERSION, model
 from engine.model.credentials import Credentials
+from engine.transfer.checks.result import Preflight
 from tests.api import Answer, ask
 
 SERVICE = ServiceModel(Loader().load_service_model("elasticache", "service-2"))
@@ -607,6 +610,38 @@ async def test_a_state_that_is_locked_can_be_read(api: Api, tmp_path: Path) -> N
         lock.execute("ROLLBACK")
         lock.close()
         answers = await asyncio.gather(*waiting)
+    assert {answer.code for answer in answers} == {""}
+
+
+async def test_a_start_that_takes_long_stands_in_nobodys_way(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It talks to servers first: changes that do not are made meanwhile."""
+    slow = asyncio.Event()
+
+    async def preflight(*_: object) -> Preflight:
+        await slow.wait()
+        return Preflight(())
+
+    monkeypatch.setattr(fleet, "preflight", preflight)
+    monkeypatch.setattr(local, "launch", lambda *_, **__: os.getpid())
+    created = {"ReplicationGroupDescription": "d", "PrimaryClusterId": "a.invalid"}
+    names = [f"g{n}" for n in range(limits.CHANGES_AT_ONCE + limits.SLOW_AT_ONCE)]
+    for name in names:
+        assert (
+            await call(api, "CreateReplicationGroup", ReplicationGroupId=name, **created)
+        ).code == ""
+    nodes = {f"{LIST}.member.1.Address": "192.0.2.1", f"{LIST}.member.1.Port": "1"}
+    starts = [
+        asyncio.create_task(call(api, "StartMigration", ReplicationGroupId=name, **nodes))
+        for name in names
+    ]
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(20):
+        answer = await call(api, "CreateReplicationGroup", ReplicationGroupId="other", **created)
+        assert answer.code == ""
+        slow.set()
+        answers = await asyncio.gather(*starts)
     assert {answer.code for answer in answers} == {""}
 
 
