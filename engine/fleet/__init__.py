@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from engine.model.checkpoint import Checkpoint
+    from engine.model.credentials import Credentials
     from engine.model.endpoint import Endpoint
     from engine.model.settings import TransferSettings
     from engine.transfer.preflight import Preflight
@@ -31,17 +32,27 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
     return await check(source, target, settings)
 
 
-async def release(source: Endpoint, before: str, settings: TransferSettings) -> str:
+async def release(
+    source: Endpoint,
+    sealed_at: str,
+    before: str,
+    settings: TransferSettings,
+    credentials: Credentials,
+) -> str:
     """Have a source that was cut over from take writes again. See `transfer.release`."""
     from engine.transfer.release import release as let
 
-    return await let(source, before, settings)
+    return await let(source, sealed_at, before, settings, credentials)
 
 
 async def abandon(
-    source: Endpoint, target: Endpoint, settings: TransferSettings, checkpoint: Checkpoint | None
+    source: Endpoint,
+    target: Endpoint,
+    settings: TransferSettings,
+    checkpoint: Checkpoint | None,
+    credentials: Credentials,
 ) -> list[str]:
     """Take away what a transfer without a worker has left. See `transfer.abandon`."""
     from engine.transfer.abandon import abandon as tidy_up
 
-    return await tidy_up(source, target, settings, checkpoint)
+    return await tidy_up(source, target, settings, checkpoint, credentials)

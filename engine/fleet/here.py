@@ -9,6 +9,7 @@ from engine.errors import Interrupted
 from engine.fleet.failure import fail
 from engine.groups.process import ProcessId
 from engine.groups.registry import Registry
+from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
 from engine.model.report import Report
@@ -23,16 +24,17 @@ async def run_here(
     source: Endpoint,
     target: Endpoint,
     *,
+    credentials: Credentials,
     on_progress: Callable[[Progress], None] | None = None,
     on_event: Callable[[str], None] | None = None,
     on_switch: OnSwitch | None = None,
 ) -> Report:
     """Claim the group's transfer and run it to the end, cut-over included.
 
-    `source` and `target` come with their credentials, which stay in this process. Raises
-    `Interrupted` when cancelled or told to stop (the migration can be resumed), `StateError`, and
-    the faults of `Registry.claim_transfer`. A transfer that failed, or that stopped because it
-    needs a hand, is in the report.
+    `source` and `target` come with their credentials, which stay in this process; `credentials` are
+    for further servers of the source's replication. Raises `Interrupted` when cancelled or told to
+    stop (the migration can be resumed), `StateError`, and the faults of `Registry.claim_transfer`.
+    A transfer that failed, or that stopped because it needs a hand, is in the report.
     """
     claimed = registry.claim_transfer(group_id, ProcessId.here())
     try:
@@ -43,6 +45,7 @@ async def run_here(
             claimed,
             source,
             target,
+            credentials=credentials,
             one_go=True,
             on_progress=on_progress,
             on_event=on_event,

@@ -26,6 +26,7 @@ from engine.fleet.gate import compare_of, comparison_of, gate_of, holds_keys
 from engine.fleet.usage import engine_use
 from engine.groups.claimed import ClaimedTransfer, ClaimLost
 from engine.groups.states import Request, TransferStatus
+from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
 from engine.model.report import Report
@@ -45,6 +46,7 @@ class Runner:
         source: Endpoint,
         target: Endpoint,
         *,
+        credentials: Credentials,
         one_go: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
         on_event: Callable[[str], None] | None = None,
@@ -73,6 +75,7 @@ class Runner:
             compare=compare_of(source, target),
             one_go=one_go,
             on_switch=on_switch,
+            credentials=credentials,
         )
 
     async def run(self) -> Report:

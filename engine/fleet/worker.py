@@ -48,7 +48,14 @@ async def work(group_id: str) -> int:
         credentials = Credentials.load()
         source = credentials.apply(claimed.record.source)
         target = credentials.apply(claimed.record.target)
-        runner = Runner(claimed, source, target, on_progress=_Phases(), on_event=log)
+        runner = Runner(
+            claimed,
+            source,
+            target,
+            credentials=credentials,
+            on_progress=_Phases(),
+            on_event=log,
+        )
     except Exception as error:
         await fail(claimed, error, Progress())
         raise

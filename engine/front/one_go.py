@@ -86,6 +86,7 @@ async def migrate(
         name,
         apply(source),
         apply(target),
+        credentials=house.credentials,
         on_progress=on_progress,
         on_event=on_event,
         on_switch=on_switch,

@@ -132,7 +132,11 @@ async def release_source(house: House, group_id: str) -> dict[str, Any]:
             "its source refusing writes."
         )
     told = await fleet.release(
-        house.credentials.apply(transfer.source), transfer.report.sealed, transfer.settings
+        house.credentials.apply(transfer.source),
+        transfer.report.sealed_at,
+        transfer.report.sealed,
+        transfer.settings,
+        house.credentials,
     )
     await house.state(lambda registry: registry.add_event(group_id, told))
     # Whoever wants writes there wants clients there.
@@ -306,7 +310,7 @@ async def _force(house: House, transfer: TransferRecord) -> None:
     mark = checkpoint.position if checkpoint is not None else None
     if isinstance(mark, OnlineMark) and mark.opened:
         # The abort lets the cut-over's end come, and the seal with it.
-        report = replace(report, sealed=mark.sealed)
+        report = replace(report, sealed=mark.sealed, sealed_at=mark.fenced_at)
     ended = await house.state(
         lambda registry: registry.end_without_worker(group_id, report, f"migration {message}")
     )
@@ -317,7 +321,11 @@ async def _force(house: House, transfer: TransferRecord) -> None:
     # 3. What it left at both ends; the group is available, whatever becomes of that.
     apply = house.credentials.apply
     told = await fleet.abandon(
-        apply(transfer.source), apply(transfer.target), transfer.settings, checkpoint
+        apply(transfer.source),
+        apply(transfer.target),
+        transfer.settings,
+        checkpoint,
+        house.credentials,
     )
 
     def note(registry: Registry) -> None:

@@ -189,6 +189,27 @@ class Credentials:
         own = Credential(host, username=endpoint.username, password=endpoint.password)
         return replace(self, entries=(own, *self.entries))
 
+    def beside(self, endpoint: Endpoint, address: str) -> Endpoint:
+        """The server at `address` (`host:port`), which belongs to one replication with `endpoint`:
+        reached with what the first fitting entry gives, and else as `endpoint` is.
+
+        A loopback address was told by the server at `endpoint`: it means that server's machine.
+        Raises `UsageError` for what is no address, or if the entry's password cannot be read.
+        """
+        host, _, port = address.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not port.isdigit():
+            raise UsageError(f"{address!r} is no host and port")
+        if endpoint.unix_path is None and _is_loopback(host):
+            host = endpoint.host
+        filled = self.apply(Endpoint(host=host, port=int(port)))
+        if filled.password is None:
+            filled = filled.with_credentials(endpoint.username, endpoint.password)
+        entry = self.find(filled)
+        if entry is not None and entry.tls is False:
+            return filled
+        return replace(filled, tls=filled.tls or endpoint.tls)
+
     def to_json(self) -> str:
         """The entries in the form of STARTMIGRATION_CREDENTIALS. Holds secrets: for a child's
         environment alone."""
@@ -269,6 +290,13 @@ def _canonical(host: str) -> str:
         return str(ipaddress.ip_address(host))
     except ValueError:
         return host.lower().removesuffix(".")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _known(names: list[str]) -> str:

@@ -21,7 +21,9 @@ class OnlineMark:
     `tidied`: nothing of ours is left there. `tuned`: the source's own `rdbcompression`, to be put
     back; empty if it was not touched. `fenced`: a fence may stand at the source, or writers wait to
     be let go after the opening; `sealed`: the settings that the seal changes there, as they were
-    (`transfer.seal`). `switched`: what points the applications' name to the target was run.
+    (`transfer.seal`); `fenced_at`: the `host:port` of the primary where that is, empty for the
+    source itself. `head`: the address of the primary that took the writes last, where the source
+    was its replica. `switched`: what points the applications' name to the target was run.
     `released`: the target may have deadlines of its own, which a link that breaks can let pass too
     early. `lifted`: deadlines on the target may be lifted. `loss_accepted`: the next full sync may
     empty the target although the source has lost data. `compare_all`: why every key is to be
@@ -46,6 +48,8 @@ class OnlineMark:
     sealed: str = ""
     switched: bool = False
     compare_all: str = ""
+    fenced_at: str = ""
+    head: str = ""
     partial_syncs: int = 0
     full_syncs: int = 0
     repaired_keys: int = 0

@@ -53,6 +53,7 @@ class Report:
     a fence. `left_out` names what the source holds beside keys and the target did not get (the
     data of a module, a script …). `sealed`: the settings of the source that have it refuse writes,
     as they were before (`transfer.seal`); empty if they were not touched, or are put back.
+    `sealed_at`: the `host:port` of the primary that it was done to; empty where that is the source.
     `needs_hand`: it was not told to stop; what the first error says has to be mended before the
     transfer can go on.
     `verification`: what the last comparison of both ends has shown, None if there was none.
@@ -80,6 +81,7 @@ class Report:
     fence_seconds: float | None = None
     sealed: str = ""
     verification: Verification | None = None
+    sealed_at: str = ""
     left_out: tuple[str, ...] = ()
     not_carried: tuple[NotCarried, ...] = ()
     not_carried_total: int = 0

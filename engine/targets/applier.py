@@ -37,6 +37,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.targets.import_mode import import_source, in_import_mode
 from engine.targets.retry import REFUSED_ALL, TRY_AGAIN, no_database
+from engine.targets.role import refuse_replica
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
 from engine.wire.info import ask_info
@@ -431,7 +432,9 @@ class Applier:
                     # Again, now that no deadline passes any more: see `transfer.online`. Not only
                     # now: had the link gone meanwhile, nobody would know of it.
                     self._on_woke()
-            identity = (await ask_info(connection)).identity
+            info = await ask_info(connection)
+            refuse_replica(connection.name, info)
+            identity = info.identity
             await connection.call("SELECT", POSITION_DB)
             # A user without the right to MULTI would have what follows it run one by one.
             await connection.call("MULTI")

@@ -27,6 +27,7 @@ from engine.model.settings import TransferSettings
 from engine.targets.base import Acknowledged, ReadAgain
 from engine.targets.import_mode import import_source
 from engine.targets.retry import REFUSED_ALL, TRY_AGAIN, no_database
+from engine.targets.role import refuse_replica
 from engine.targets.window import Result, Window
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
@@ -396,6 +397,7 @@ class RestoreWriter:
         )
         try:
             self.info = await ask_info(connection)
+            refuse_replica(connection.name, self.info)
             if self.import_source:
                 await import_source(connection)
             if self.name:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from engine.errors import EngineError
 from engine.model.checkpoint import Checkpoint
+from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark
 from engine.model.settings import TransferSettings
@@ -18,9 +19,15 @@ from engine.transfer.stage import Stage
 
 
 async def abandon(
-    source: Endpoint, target: Endpoint, settings: TransferSettings, checkpoint: Checkpoint | None
+    source: Endpoint,
+    target: Endpoint,
+    settings: TransferSettings,
+    checkpoint: Checkpoint | None,
+    credentials: Credentials,
 ) -> list[str]:
     """Tidy both ends up, behind the migration whose last checkpoint this is.
+
+    `credentials`: for a server other than `source` that was fenced.
 
     Returns what an operator has to know. Never raises `EngineError`: what cannot be done is said.
     """
@@ -35,7 +42,8 @@ async def abandon(
     store.save(checkpoint)
     stage = Stage(settings, on_progress=lambda _: None, on_event=events.append, one_go=False)
     try:
-        await Online(source, target, stage, checkpoints=store, gate=gate).abandon()
+        way = Online(source, target, stage, checkpoints=store, gate=gate, credentials=credentials)
+        await way.abandon()
     except EngineError as error:
         events.append(f"what the migration left at both ends may still be there: {error}")
     return events

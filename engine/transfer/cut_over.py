@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 
 from engine.errors import EngineError, LinkError, StateError, TransferFailed
+from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
+from engine.model.replication import Replication
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
 from engine.transfer.aside import beside, cancelled
@@ -23,12 +25,14 @@ from engine.transfer.ends import Ends
 from engine.transfer.fence import Fence, fence_of
 from engine.transfer.follow import Follower
 from engine.transfer.gate import GateResult, offering
+from engine.transfer.head import Head, Heads
 from engine.transfer.held import HeldDeadlines
 from engine.transfer.opening import Opening
 from engine.transfer.stage import Stage
 from engine.transfer.switch import Switch
 from engine.transfer.target_watch import TargetWatch
 from engine.transfer.words import size_words
+from engine.wire.admin import admin
 
 # Before a fence that could not be taken away is tried again, in seconds.
 _AGAIN_SECONDS = 1.0
@@ -103,7 +107,13 @@ class CutOver:
         stage = self._stage
         if not stage.can_complete:
             return self._refuse(stage.reason)
-        fence = self._fence(self._source.info)
+        try:
+            head = await self._head()
+        except TransferFailed as exc:
+            return self._refuse(explain(exc))
+        if refusal := await self._fence_in_the_way(head.address):
+            return self._refuse(refusal)
+        fence = self._fence(head.endpoint, head.info, head.address)
         try:
             # 1. What takes its time, while nobody has to wait for it.
             try:
@@ -116,7 +126,7 @@ class CutOver:
                 if pump.done() or isinstance(exc, StateError):
                     raise
                 return self._refuse(explain(exc), follower)
-            await self._books.save(fenced=True, sealed=fence.before)
+            await self._books.save(fenced=True, sealed=fence.before, fenced_at=head.address)
             # 2. Behind the fence.
             return await self._behind(fence, follower, pump, near)
         finally:
@@ -137,7 +147,7 @@ class CutOver:
             with stage.step("cut-over"):
                 async with asyncio.timeout(fence.seconds):
                     # 1. No more writes; the last byte that counts.
-                    final = await fence.close()
+                    final = self._final(await fence.close())
                     # 2. It is on the target.
                     follower.hurry(True)
                     doing = "the rest of the stream was applied"
@@ -153,7 +163,7 @@ class CutOver:
                         result = await self._check.run(
                             follower,
                             pump,
-                            fence.readable,
+                            fence.readable or bool(self._books.mark.fenced_at),
                             lambda: self._settled(follower, settling),
                         )
                         await settling
@@ -258,18 +268,63 @@ class CutOver:
             await self._switch.run()
             self._books.note(switched=True)
 
-    def _fence(self, info: ServerInfo) -> Fence:
+    async def _head(self) -> Head:
+        """The server that takes the writes. Raises `TransferFailed`."""
+        heads = Heads(self._ends)
+        try:
+            return await heads.find()
+        except TransferFailed as exc:
+            if self._ends.settings.fence == "pause":
+                raise
+            # Writers are the operator's, wherever they write.
+            self._stage.on_event(f"the source's own offset is taken for the last: {exc.message}")
+            return Head(self._ends.source, self._source.info, "", ())
+        finally:
+            await heads.close()
+
+    async def _fence_in_the_way(self, address: str) -> str:
+        """Take away a fence that still stands elsewhere; why not, if that cannot be done."""
+        mark = self._books.mark
+        if mark.fenced and mark.fenced_at != address:
+            await self.take_away(at_once=True)
+            if self._books.mark.fenced:
+                return f"the fence at {mark.fenced_at or 'the source'} is still to be taken away"
+        return ""
+
+    def _final(self, told: Replication) -> int:
+        """The offset of a fence that stands, if it is of the stream that is followed.
+
+        Raises `TransferFailed` where the roles have changed since it was looked at them.
+        """
+        if self._ends.settings.fence == "pause" and told.is_replica:
+            raise TransferFailed(
+                f"the server that was fenced is {told.place} by now: another one takes the writes",
+                fault="source",
+            )
+        if told.replid and told.replid != self._source.replid:
+            raise TransferFailed(
+                "the server that takes the writes has another replication history than the one "
+                "that is followed: there was a failover",
+                fault="source",
+            )
+        return told.offset
+
+    def _fence(self, at: Endpoint, info: ServerInfo, address: str) -> Fence:
         return fence_of(
-            self._ends.source,
+            at,
             info,
             self._ends.settings,
+            name=f"the source's primary {address}" if address else "the source",
             before=self._books.mark.sealed,
             refused=self._refused,
         )
 
     async def _fence_left(self) -> Fence:
-        async with self._ends.admin("source") as end:
-            return self._fence(await end.info())
+        """The fence that stands by the books. Raises `EngineError`."""
+        address, limit = self._books.mark.fenced_at, self._ends.settings.io_timeout
+        at = self._ends.beside_source(address)
+        async with admin(at, timeout=limit, fault="source") as end:
+            return self._fence(at, await end.info(), address)
 
     async def _take_away(self, fence: Fence) -> None:
         try:
@@ -280,7 +335,7 @@ class CutOver:
             return
         except EngineError as exc:
             self._stage.on_event(f"the fence was not taken away: {exc}")
-        self._books.note(fenced=False, sealed="")
+        self._books.note(fenced=False, sealed="", fenced_at="")
 
     async def _let_go(self, fence: Fence) -> None:
         try:

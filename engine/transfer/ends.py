@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.wire.admin import Admin, admin
@@ -23,6 +24,13 @@ class Ends:
     source: Endpoint
     target: Endpoint
     settings: TransferSettings
+    credentials: Credentials = field(default_factory=Credentials)
+    """By host: for servers of the source's replication that are found on the way."""
+
+    def beside_source(self, address: str) -> Endpoint:
+        """The server at `address` (`host:port`) of the source's replication; the source itself
+        where it is empty. Raises `UsageError`."""
+        return self.credentials.beside(self.source, address) if address else self.source
 
     def admin(self, side: Side) -> contextlib.AbstractAsyncContextManager[Admin]:
         """A connection of the control plane. Raises `LinkError`, `AuthError`, `ServerError`."""

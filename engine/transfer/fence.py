@@ -3,7 +3,9 @@
     prepare ─▶ close ─▶ seal ─▶ finish       the target is open
                  └───────┴────▶ open         it is not: the source is as it was
 
-Each kind tells the source's offset at the moment when it stands: what lies behind it is nobody's.
+Each kind tells the source's role and offset at the moment when it stands: what lies behind that
+offset is nobody's. A fence stands at the server that takes the source's writes, see
+`transfer.head`.
 Nobody who waits behind the fence gets loose before the target is open or the fence is taken away.
 """
 
@@ -15,13 +17,13 @@ from typing import Protocol
 
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError, TransferFailed
 from engine.model.endpoint import Endpoint
+from engine.model.replication import Replication, parse_replication
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.transfer import seal
 from engine.transfer.hook import run_hook
 from engine.transfer.source_clients import disconnect
 from engine.wire.admin import Admin, admin
-from engine.wire.info import offset_of
 
 # Between the refusal of those who waited and their being cut off, in seconds: a link that is cut
 # takes answers along that have not arrived yet. Longer than a round trip, and no longer: whoever
@@ -46,8 +48,8 @@ class Fence(Protocol):
         """All that can be done before it stands. Raises `EngineError`."""
         ...
 
-    async def close(self) -> int:
-        """Put it up; the source's offset then. Raises `EngineError`."""
+    async def close(self) -> Replication:
+        """Put it up; the server's role and offset then. Raises `EngineError`."""
         ...
 
     async def seal(self) -> None:
@@ -71,8 +73,15 @@ class Fence(Protocol):
 
 
 def readable_behind(info: ServerInfo, settings: TransferSettings) -> bool:
-    """Whether the source can be read while its fence stands: before 6.2 CLIENT PAUSE is for all."""
-    return settings.fence != "pause" or info.version >= (6, 2, 0)
+    """Whether the source can be read while its fence stands: before 6.2 CLIENT PAUSE is for all.
+
+    Before 3.0 there is none: writes are refused, and reads go on.
+    """
+    return settings.fence != "pause" or info.version >= (6, 2, 0) or not _pausable(info)
+
+
+def _pausable(info: ServerInfo) -> bool:
+    return info.version >= (2, 9, 50)
 
 
 def fence_of(
@@ -80,16 +89,17 @@ def fence_of(
     info: ServerInfo,
     settings: TransferSettings,
     *,
+    name: str = "the source",
     before: str = "",
     refused: int = 0,
 ) -> Fence:
-    """The fence that the settings name.
+    """The fence that the settings name, at the server that takes the writes.
 
-    `before`: what an earlier one found, if it may still stand; `refused`: how many cut-overs were
-    before.
+    `source` and `info` are that server's, and `name` what it is called in messages. `before`: what
+    an earlier one found, if it may still stand; `refused`: how many cut-overs were before.
     """
     if settings.fence == "pause":
-        return PauseFence(source, info, settings, before, refused)
+        return PauseFence(source, info, settings, name, before, refused)
     if settings.fence == "hook":
         return HookFence(source, settings)
     return NoFence(source, settings)
@@ -109,10 +119,10 @@ class NoFence:
     async def prepare(self) -> None:
         """Nothing to prepare."""
 
-    async def close(self) -> int:
-        """The source's offset now."""
+    async def close(self) -> Replication:
+        """The source's role and offset now."""
         async with admin(self._source, timeout=self._timeout, fault="source") as end:
-            return offset_in(end, await end.call("INFO", "replication"))
+            return _replication_in(end, await end.call("INFO", "replication"))
 
     async def seal(self) -> None:
         """The source is not ours to close."""
@@ -140,8 +150,8 @@ class HookFence(NoFence):
         self._command = settings.fence_hook or ""
         self._limit = settings.cut_over_timeout
 
-    async def close(self) -> int:
-        """Run the hook, then ask for the offset."""
+    async def close(self) -> Replication:
+        """Run the hook, then ask for role and offset."""
         await self._run("fence")
         return await super().close()
 
@@ -170,6 +180,7 @@ class PauseFence:
 
     Redis 6.0 knows neither WRITE nor UNPAUSE. Everybody is paused, and nothing can be asked of the
     source meanwhile; so the pause is short, and the seal is put on in the same MULTI.
+    Redis 2.8 has no CLIENT PAUSE: the seal is all there is of a fence, and writers are refused.
     """
 
     def __init__(
@@ -177,10 +188,14 @@ class PauseFence:
         source: Endpoint,
         info: ServerInfo,
         settings: TransferSettings,
+        name: str,
         before: str,
         refused: int,
     ) -> None:
         self.before = before
+        self._name = name
+        self._pausable = _pausable(info)
+        self._unpause = info.version >= (6, 2, 0)
         self.readable = readable_behind(info, settings)
         self.seconds = settings.cut_over_timeout
         if not self.readable:
@@ -191,6 +206,7 @@ class PauseFence:
         # While everybody is paused the source owes no answer.
         self._timeout = settings.connect_timeout + (0.0 if self.readable else self.seconds)
         self._why = ""
+        self._sealed = False
         self._stack = contextlib.AsyncExitStack()
         self._end: Admin | None = None
 
@@ -204,43 +220,54 @@ class PauseFence:
         except (AuthError, ServerError, ProtocolFault) as error:
             self._why = error.message
 
-    async def close(self) -> int:
+    async def close(self) -> Replication:
         """Pause the writers."""
         end = await self._dialled()
-        at_once = seal.commands(self.before) if self.before and not self.readable else []
-        mode = ("WRITE",) if self.readable else ()
+        at_once = seal.commands(self.before) if self.before and not self._unpause else []
+        if not self._pausable and not at_once and (self._why or not self._wanted):
+            raise TransferFailed(
+                f"{self._name} has no CLIENT PAUSE, and is not to refuse writes"
+                + (f" ({self._why})" if self._why else ""),
+                remedy="Choose --fence none or --fence hook.",
+                fault="source",
+            )
+        self._sealed = bool(at_once)
+        mode = ("WRITE",) if self._unpause else ()
+        pause = [("CLIENT", "PAUSE", int(self.seconds * 1000), *mode)] if self._pausable else []
+        # The role and the offset are those of the moment in which the fence stands.
         *_, replies = await end.pipeline(
-            [
-                ("MULTI",),
-                *at_once,
-                ("CLIENT", "PAUSE", int(self.seconds * 1000), *mode),
-                ("INFO", "replication"),
-                ("EXEC",),
-            ]
+            [("MULTI",), *at_once, *pause, ("INFO", "replication"), ("EXEC",)]
         )
         if isinstance(replies, EngineError):
             raise TransferFailed(
-                f"the source's writers cannot be paused: {replies.message}",
+                f"the writers of {self._name} cannot be paused: {replies.message}",
                 remedy="Grant +client +multi +exec, or choose --fence none or --fence hook.",
                 fault="source",
             )
-        if not isinstance(replies, list) or len(replies) != 2 + len(at_once):
+        if not isinstance(replies, list) or len(replies) != 1 + len(pause) + len(at_once):
             raise ProtocolFault("EXEC answered with something else", fault="source")
         for reply in replies[:-1]:
             if reply != b"OK":
                 raise TransferFailed(
-                    f"the source's writers cannot be paused: {reply!r}",
+                    f"the writers of {self._name} cannot be paused: {reply!r}",
                     remedy="Choose --fence none or --fence hook.",
                     fault="source",
                 )
-        return offset_in(end, replies[-1])
+        return _replication_in(end, replies[-1])
 
     async def seal(self) -> None:
         """Have writes refused; where the user may not, `finish` says so."""
-        if not self.before or not self.readable:
+        if not self.before or self._sealed:
             return
         end = await self._dialled()
-        await end.pipeline(seal.commands(self.before), raise_on_error=True)
+        *_, told = await end.pipeline(
+            [*seal.commands(self.before), ("INFO", "replication")], raise_on_error=True
+        )
+        if _replication_in(end, told).is_replica:
+            raise TransferFailed(
+                f"{self._name} became a replica behind its fence: another server takes the writes",
+                fault="source",
+            )
 
     async def open(self) -> None:
         """The source as it was; where there is no UNPAUSE the pause's own time ends it."""
@@ -249,43 +276,44 @@ class PauseFence:
             # In this order, or those who waited would be refused what they wait for.
             if self.before:
                 await seal.put_back(end, self.before)
-            if self.readable:
+            self._sealed = False
+            if self._unpause:
                 await end.call("CLIENT", "UNPAUSE")
         except ServerError as error:
             raise TransferFailed(error.message, fault="source") from None
 
     async def finish(self) -> list[str]:
         """Let the writers on: to a refusal, if the source is sealed."""
-        end = await self._dialled()
+        end, name = await self._dialled(), self._name
         if not self._wanted:
-            if self.readable:
+            if self._unpause:
                 await end.call("CLIENT", "UNPAUSE")
-            return ["the source takes writes again, which nobody carries"]
+            return [f"{name} takes writes again, which nobody carries"]
         refuses = True
         if self.before:
             said = (
-                "the source refuses writes from now on (NOREPLICAS); to have it take them again: "
+                f"{name} refuses writes from now on (NOREPLICAS); to have it take them again: "
                 f"{seal.remedy(self.before)}, or release-source for a group"
             )
         elif refuses := await seal.stands(end):
             said = (
-                "the source refuses writes (NOREPLICAS), as it did before this cut-over: whoever "
+                f"{name} refuses writes (NOREPLICAS), as it did before this cut-over: whoever "
                 "has set its min-replicas-to-write can set it back"
             )
         else:
             said = (
-                f"the source could not be made to refuse writes ({self._why}): what it takes once "
+                f"{name} could not be made to refuse writes ({self._why}): what it takes once "
                 f"its pause has run out ({self.seconds:g} s) is carried by nobody"
             )
         told = [said]
         if refuses:
             # A PING is answered once the pause is over.
-            await end.call(*(("CLIENT", "UNPAUSE") if self.readable else ("PING",)))
+            await end.call(*(("CLIENT", "UNPAUSE") if self._unpause else ("PING",)))
             await asyncio.sleep(_READ_SECONDS)
         try:
             await disconnect(end, self._keep_users)
         except (AuthError, ServerError) as error:
-            told.append(f"the source's clients were not disconnected: {error.message}")
+            told.append(f"the clients of {name} were not disconnected: {error.message}")
         return told
 
     async def release(self) -> None:
@@ -301,9 +329,14 @@ class PauseFence:
         return self._end
 
 
-def offset_in(end: Admin, reply: object) -> int:
-    """`master_repl_offset` of a reply to INFO replication. Raises `ProtocolFault`."""
-    found = offset_of(reply)
+def _replication_in(end: Admin, reply: object) -> Replication:
+    """What a reply to INFO replication says. Raises `ProtocolFault`."""
+    found = parse_replication(reply)
     if found is None:
         raise ProtocolFault(f"{end.name} did not tell its replication offset", fault=end.fault)
     return found
+
+
+def offset_in(end: Admin, reply: object) -> int:
+    """`master_repl_offset` of a reply to INFO replication. Raises `ProtocolFault`."""
+    return _replication_in(end, reply).offset

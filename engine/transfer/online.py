@@ -32,6 +32,7 @@ from engine.errors import (
     StateError,
     TransferFailed,
 )
+from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark, dirty_key, position_key
 from engine.model.position import StreamPosition, TargetPosition
@@ -54,6 +55,7 @@ from engine.transfer.held import HeldDeadlines
 from engine.transfer.opening import Opening
 from engine.transfer.refusals import explain_refusal
 from engine.transfer.repair import Mender
+from engine.transfer.roles import Roles
 from engine.transfer.snapshot import Snapshot
 from engine.transfer.stage import Stage
 from engine.transfer.standing import Standing
@@ -95,6 +97,7 @@ class Online:
         checkpoints: CheckpointStore,
         gate: GateInSync,
         comparison: Comparison | None = None,
+        credentials: Credentials = Credentials(),  # noqa: B008
     ) -> None:
         self._stage = stage
         self._settings = stage.settings
@@ -103,7 +106,7 @@ class Online:
         self._writer = RestoreWriter(target, stage.settings)
         self._writer.on_event = stage.on_event
         self._writer.on_trouble = stage.trouble_of("the snapshot's target")
-        ends = self._ends = Ends(source, target, stage.settings)
+        ends = self._ends = Ends(source, target, stage.settings, credentials)
         books = self._books = Books(
             OnlineMark(token=secrets.token_hex(8)),
             checkpoints,
@@ -122,7 +125,10 @@ class Online:
             lambda: self._writer.info,
             lambda: self._standing.woke(),
         )
-        self._standing = Standing(self._source, self._deadlines, books, stage, stage.settings)
+        self._roles = Roles(ends, self._source, books, stage)
+        self._standing = Standing(
+            self._source, self._deadlines, books, stage, stage.settings, self._roles
+        )
         self._source.on_relinked = self._standing.relinked
         self._source.on_late = self._standing.read_late
         self._source.on_stalled = self._standing.stalled
@@ -197,6 +203,7 @@ class Online:
                     if await self._promoted(held):
                         break
                 position = held.position if held is not None else None
+                await self._roles.check_apart()
                 # 2. The source goes on from there, or sends everything.
                 if position is None and self._settings.tune_source:
                     await self._tuning.tune()
@@ -310,6 +317,11 @@ class Online:
     def sealed(self) -> str:
         """The settings of the source that have it refuse writes, as they were before, or empty."""
         return self._mark.sealed
+
+    @property
+    def sealed_at(self) -> str:
+        """The address of the primary whose settings these are; empty: the source's."""
+        return self._mark.fenced_at if self._mark.sealed else ""
 
     @property
     def spooled_most(self) -> int:
@@ -528,6 +540,7 @@ class Online:
         """Run the follower beside the looks at where it stands and at what the operator wants."""
         stage = self._stage
         pump = asyncio.create_task(follower.run())
+        roles = asyncio.create_task(self._roles.run())
         word = asyncio.create_task(stage.word.wait())
         refused = 0
         # The cut-over is tried again by itself, for what its comparison has found.
@@ -537,12 +550,13 @@ class Online:
         try:
             while True:
                 await asyncio.wait(
-                    {pump} if word.done() else {pump, word},
+                    {pump, roles} if word.done() else {pump, roles, word},
                     timeout=_CALM_LOOK_SECONDS if self._standing.calm else _LOOK_SECONDS,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                if pump.done():
-                    pump.result()
+                for task in (pump, roles):
+                    if task.done():
+                        task.result()
                 self._standing.look(follower)
                 if loop.time() - told >= _TICK_SECONDS:
                     told = loop.time()
@@ -590,8 +604,9 @@ class Online:
                     stage.word.set()
         finally:
             word.cancel()
-            if not pump.done():
-                await cancelled(pump)
+            for task in (pump, roles):
+                if not task.done():
+                    await cancelled(task)
 
     # --- What breaks ---
 

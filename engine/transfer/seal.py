@@ -7,6 +7,9 @@ at once with NOREPLICAS (a command, a transaction, a script; Redis 6.0 lets scri
 reads go on. It is a setting alone: no data, no role and no replica of the source is touched, and
 what was set before is put back by setting it.
 
+Before Redis 5.0 the two settings are called `min-slaves-to-write` and `min-slaves-max-lag`, and 5.0
+knows both names: the source is asked for either.
+
 What was set before is in the checkpoint (`OnlineMark.sealed`) before the fence is put up. An engine
 that comes back takes the seal away if the target is not open, and puts it on if it is.
 
@@ -16,18 +19,47 @@ writes again.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from engine.errors import AuthError, ProtocolFault, ServerError
 from engine.wire.admin import Admin, Arg
 
 # More replicas than any primary has.
 _NEVER = b"65535"
-_WRITE, _LAG = "min-replicas-to-write", "min-replicas-max-lag"
+# What they are called, the present names first: to write, the lag of a replica that counts.
+_NAMES = (
+    ("min-replicas-to-write", "min-replicas-max-lag"),
+    ("min-slaves-to-write", "min-slaves-max-lag"),
+)
 # The server's own default. With 0 the other setting has no effect (replication.c).
 _ANY_LAG = b"10"
 
 
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """The two settings as they are at a server, and what they are called there."""
+
+    names: tuple[str, str]
+    write: bytes
+    lag: bytes
+
+    @property
+    def refuse(self) -> bool:
+        """Whether a source with them takes no writes: with a lag of 0 it takes them all."""
+        return self.write == _NEVER and self.lag != b"0"
+
+    @classmethod
+    def read(cls, before: str) -> _Settings:
+        """What `ask` returned."""
+        words = before.split()
+        if len(words) == 2:
+            return cls(_NAMES[0], words[0].encode(), words[1].encode())
+        return cls((words[0], words[2]), words[1].encode(), words[3].encode())
+
+
 async def ask(end: Admin) -> str | None:
-    """What is set now, for `put_back`: "0 10"; None where the source refuses writes already.
+    """What is set now, for `put_back`: "0 10", with the names before the values where they are
+    those of before 5.0; None where the source refuses writes already.
 
     Then the seal is somebody else's (a cut-over's before this one), and it is theirs to take away:
     what they found is not to be known here.
@@ -35,17 +67,20 @@ async def ask(end: Admin) -> str | None:
     Raises `ServerError` and `AuthError` where the user may not ask or set it, `LinkError`.
     """
     before = await _settings(end)
-    if _refuse(*before):
+    if before.refuse:
         return None
     # As it is: behind the fence is too late to learn that the user may not.
-    await end.call("CONFIG", "SET", _WRITE, before[0])
-    return b" ".join(before).decode()
+    await end.call("CONFIG", "SET", before.names[0], before.write)
+    values = before.write.decode(), before.lag.decode()
+    if before.names == _NAMES[0]:
+        return " ".join(values)
+    return " ".join(f"{name} {value}" for name, value in zip(before.names, values, strict=True))
 
 
 async def blocks(end: Admin) -> bool | None:
     """Whether the source refuses writes as by a seal. None where it does not say; `LinkError`."""
     try:
-        return _refuse(*await _settings(end))
+        return (await _settings(end)).refuse
     except (AuthError, ServerError, ProtocolFault):
         return None
 
@@ -57,9 +92,10 @@ async def stands(end: Admin) -> bool:
 
 def commands(before: str) -> list[tuple[Arg, ...]]:
     """What has the source refuse writes, whose settings `ask` found to be `before`."""
-    listed: list[tuple[Arg, ...]] = [("CONFIG", "SET", _WRITE, _NEVER)]
-    if before.split()[1] == "0":
-        listed.append(("CONFIG", "SET", _LAG, _ANY_LAG))
+    found = _Settings.read(before)
+    listed: list[tuple[Arg, ...]] = [("CONFIG", "SET", found.names[0], _NEVER)]
+    if found.lag == b"0":
+        listed.append(("CONFIG", "SET", found.names[1], _ANY_LAG))
     return listed
 
 
@@ -68,33 +104,39 @@ async def put_back(end: Admin, before: str) -> bool:
 
     Raises `LinkError`, `ServerError`, `AuthError`.
     """
-    if await _get(end, _WRITE) != _NEVER:
+    found, now = _Settings.read(before), await _settings(end)
+    if now.write != _NEVER:
         return False
-    write, lag = before.split()
+    # By the names that it has now: it may have been replaced by a newer version meanwhile.
+    write, lag = now.names
     await end.pipeline(
-        [("CONFIG", "SET", _LAG, lag), ("CONFIG", "SET", _WRITE, write)], raise_on_error=True
+        [("CONFIG", "SET", lag, found.lag), ("CONFIG", "SET", write, found.write)],
+        raise_on_error=True,
     )
     return True
 
 
 def remedy(before: str) -> str:
     """How an operator puts it back by hand."""
-    write, lag = before.split()
-    words = f"CONFIG SET {_WRITE} {write}"
-    return f"{words} and CONFIG SET {_LAG} {lag}" if lag == "0" else words
+    found = _Settings.read(before)
+    words = f"CONFIG SET {found.names[0]} {found.write.decode()}"
+    if found.lag != b"0":
+        return words
+    return f"{words} and CONFIG SET {found.names[1]} {found.lag.decode()}"
 
 
-async def _settings(end: Admin) -> tuple[bytes, bytes]:
-    return await _get(end, _WRITE), await _get(end, _LAG)
+def setting(before: str) -> str:
+    """The name of the setting that has the source refuse writes."""
+    return _Settings.read(before).names[0]
 
 
-def _refuse(write: bytes, lag: bytes) -> bool:
-    """Whether a source with these settings takes no writes: with a lag of 0 it takes them all."""
-    return write == _NEVER and lag != b"0"
-
-
-async def _get(end: Admin, name: str) -> bytes:
-    reply = await end.call("CONFIG", "GET", name)
-    if not isinstance(reply, list) or len(reply) != 2 or not isinstance(reply[1], bytes):
-        raise ProtocolFault(f"{end.name} does not tell its {name}", fault=end.fault)
-    return reply[1]
+async def _settings(end: Admin) -> _Settings:
+    reply = await end.call("CONFIG", "GET", "min-*")
+    told: dict[object, object] = {}
+    if isinstance(reply, list):
+        told = dict(zip(reply[::2], reply[1::2], strict=False))
+    for names in _NAMES:
+        write, lag = (told.get(name.encode()) for name in names)
+        if isinstance(write, bytes) and isinstance(lag, bytes):
+            return _Settings(names, write, lag)
+    raise ProtocolFault(f"{end.name} does not tell its {_NAMES[0][0]}", fault=end.fault)

@@ -22,6 +22,7 @@ from engine.transfer.fence import readable_behind
 from engine.transfer.follow import Follower
 from engine.transfer.held import HeldDeadlines
 from engine.transfer.repair import Mender
+from engine.transfer.roles import Roles
 from engine.transfer.stage import Stage
 from engine.transfer.words import size_words
 
@@ -42,7 +43,9 @@ class Standing:
         books: Books,
         stage: Stage,
         settings: TransferSettings,
+        roles: Roles,
     ) -> None:
+        self._roles = roles
         self._source = source
         self._deadlines = deadlines
         self._books = books
@@ -97,6 +100,7 @@ class Standing:
                     follower.late = follower.fields = False
                     stage.enter(Phase.FOLLOW)
         self._tell_whether_heard()
+        self._roles.look()
         stage.can_complete, stage.reason = self._gates(follower)
 
     @property
@@ -146,6 +150,8 @@ class Standing:
         most, tally = self._settings.max_lag_bytes, self._stage.tally
         if trouble := self._source.trouble or self._stage.trouble:
             return False, trouble
+        if objection := self._roles.objection:
+            return False, objection
         lag = self._lag(follower)
         if lag > most:
             return False, f"lag {size_words(lag)} > {size_words(most)}"

@@ -18,6 +18,7 @@ from engine.errors import (
     TransferStopped,
     UsageError,
 )
+from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark
 from engine.model.progress import Phase, Progress
@@ -56,6 +57,7 @@ class Transfer:
         compare: which of these keys of a database differ between the ends.
         one_go: cut over without waiting for `complete`; a gate that refuses is a failure.
         on_switch: called once the target is promoted, see `transfer.switch`.
+        credentials: by host, for servers of the source's replication that are found on the way.
     """
 
     def __init__(
@@ -73,10 +75,12 @@ class Transfer:
         compare: Compare = _cannot_compare,
         one_go: bool = False,
         on_switch: OnSwitch | None = None,
+        credentials: Credentials = Credentials(),  # noqa: B008
     ) -> None:
         self._source_endpoint = source
         self._target_endpoint = target
         self._settings = settings
+        self._credentials = credentials
         self._checkpoints = checkpoints
         self._gate = gate
         self._gate_in_sync = gate_in_sync or self._by_gate
@@ -253,6 +257,7 @@ class Transfer:
             checkpoints=self._checkpoints,
             gate=self._gate_in_sync,
             comparison=self._comparison,
+            credentials=self._credentials,
         )
 
     async def _by_gate(self, own_key: bytes) -> GateResult:
@@ -284,6 +289,7 @@ class Transfer:
         if isinstance(self._way, Online):
             way["fence_seconds"] = self._way.fence_seconds
             way["sealed"] = self._way.sealed
+            way["sealed_at"] = self._way.sealed_at
             way["spool_bytes"] = self._way.spooled_most
         return Report(
             status=status,

@@ -1,0 +1,334 @@
+"""Which server takes the writes: replicas as sources, failovers, and ends of one replication."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+
+import pytest
+import redis
+
+from engine.errors import StateError
+from engine.model.checkpoint import Checkpoint
+from engine.model.online import OnlineMark
+from engine.model.progress import Phase
+from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.cut_over import CutOver
+from engine.transfer.transfer import Transfer
+from tests.conftest import ServerFactory, known
+from tests.online import assert_tidy, following, in_sync, online, phase, refused, soon
+from tests.proxy import Proxy
+from tests.servers import Server
+from tests.transfers import Run
+
+BACKLOG = ("--repl-backlog-size", "16mb", "--repl-ping-replica-period", "1")
+NAMES = ("redis-7.0", "valkey-9")
+
+
+class Clicks:
+    """Counts up with INCR at a server until it is refused: `acknowledged` is the last OK's number.
+
+    Replicas refuse writes too: it goes on at the next of `servers` then, as a client that was told
+    of the failover.
+    """
+
+    def __init__(self, *servers: Server) -> None:
+        self.acknowledged = 0
+        self.refusal = ""
+        self._servers = list(servers)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        client = self._servers.pop(0).client(socket_timeout=30)
+        while not self._over.is_set():
+            try:
+                self.acknowledged = client.incr("clicks")
+            except redis.ReadOnlyError:
+                client = self._servers.pop(0).client(socket_timeout=30)
+            except redis.ResponseError as error:
+                self.refusal = str(error)
+                return
+            except redis.ConnectionError:
+                return
+
+    def __enter__(self) -> Clicks:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+
+def replica_of(replica: Server, primary: Server) -> None:
+    """Make it one, and wait until it is in step."""
+    replica.client().execute_command("REPLICAOF", primary.host, primary.port)
+
+
+def in_step(replica: Server) -> bool:
+    return replica.client().info("replication")["master_link_status"] == "up"
+
+
+def seal_of(server: Server) -> int:
+    return int(next(iter(server.client().config_get("min-replicas-to-write").values())))
+
+
+async def completed(work: Transfer, run: Run) -> None:
+    """Give the word as soon as the gate is open, and wait for the end."""
+    await soon(lambda: work.progress.can_complete, "an open gate", 40)
+    work.complete()
+    await soon(lambda: work.progress.phase is Phase.DONE, f"the end: {run.events}")
+
+
+@pytest.mark.parametrize("hops", [1, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_replica_as_the_source(name: str, hops: int, server_factory: ServerFactory) -> None:
+    """It is followed; the fence and the seal go to the primary at the head of its chain."""
+    chain = [server_factory(known(name), *BACKLOG) for _ in range(hops + 1)]
+    target = server_factory(known("redis-7.0" if name.startswith("redis") else name))
+    head, source = chain[0], chain[-1]
+    head.client().mset({f"key:{n}": n for n in range(200)})
+    for above, below in itertools.pairwise(chain):
+        replica_of(below, above)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await completed(work, run)
+
+    with Clicks(head) as clicks:
+        asyncio.run(soon(lambda: all(map(in_step, chain[1:])), "replicas in step"))
+        run = online(source, target, steer, timeout=60)
+        assert run.report.status == "done", (run.report.errors, run.events)
+    assert "NOREPLICAS" in clicks.refusal
+    assert int(target.client().get("clicks")) == clicks.acknowledged > 0
+    assert run.report.sealed_at.endswith(f":{head.port}")
+    assert seal_of(head) == 65535
+    assert seal_of(source) == 0
+    assert any("is a replica of" in event for event in run.events)
+    assert any(f"the source's primary 127.0.0.1:{head.port} refuses" in e for e in run.events)
+    assert_tidy(target)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_failover_while_following(name: str, server_factory: ServerFactory) -> None:
+    """The source's replica is promoted, and the source made its replica: it goes on by a partial
+    sync, and what the new primary acknowledges is on the target."""
+    source, promoted = (server_factory(known(name), *BACKLOG) for _ in range(2))
+    target = server_factory(known("redis-7.0" if name.startswith("redis") else name))
+    source.client().mset({f"key:{n}": n for n in range(200)})
+    replica_of(promoted, source)
+    shut: list[str] = []
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: in_step(promoted), "a replica in step")
+        await in_sync(work, source)
+        await soon(lambda: clicks.acknowledged > 100, "writes")
+        # As Sentinel does, but with nothing lost: writes are held off for the moment.
+        source.client().execute_command("CLIENT", "PAUSE", 5000, "WRITE")
+        offset = source.client().info("replication")["master_repl_offset"]
+        await soon(
+            lambda: promoted.client().info("replication")["master_repl_offset"] >= offset, "all"
+        )
+        promoted.client().execute_command("REPLICAOF", "NO", "ONE")
+        source.client().execute_command("REPLICAOF", promoted.host, promoted.port)
+        source.client().execute_command("CLIENT", "UNPAUSE")
+        await soon(lambda: not work.progress.can_complete, "a closed gate")
+        shut.append(work.progress.reason)
+        before = clicks.acknowledged
+        await soon(lambda: clicks.acknowledged > before + 100, "writes at the new primary")
+        await soon(lambda: any("is a replica of" in event for event in run.events), "an event")
+        await completed(work, run)
+
+    with Clicks(source, promoted) as clicks:
+        run = online(source, target, steer, timeout=60)
+        assert run.report.status == "done", (run.report.errors, run.events)
+    assert "NOREPLICAS" in clicks.refusal
+    assert int(target.client().get("clicks")) == clicks.acknowledged
+    assert run.report.full_syncs == 1
+    assert run.report.sealed_at.endswith(f":{promoted.port}")
+    assert_tidy(target)
+
+
+def test_a_primary_that_cannot_be_reached(server_factory: ServerFactory) -> None:
+    """The source is a replica of an address that is reached by the replica alone."""
+    head, source = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
+    target = server_factory(known("redis-7.0"))
+    head.client().config_set("requirepass", "secret")
+    source.client().config_set("masterauth", "secret")
+    head.client(password="secret").set("key", 1)
+    replica_of(source, head)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: "which cannot be asked" in work.progress.reason, "the reason")
+        assert f"127.0.0.1:{head.port}" in work.progress.reason
+        assert not work.progress.can_complete
+        assert "which cannot be asked" in await refused(work, run)
+        head.client(password="secret").config_set("requirepass", "")
+        await completed(work, run)
+
+    run = online(source, target, steer, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().get("key") == b"1"
+
+
+def test_the_operators_own_fence_at_a_replica(server_factory: ServerFactory) -> None:
+    """`--fence none`: the source's own offset counts where its primary cannot be asked."""
+    head, source = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
+    target = server_factory(known("redis-7.0"))
+    head.client().set("key", 1)
+    replica_of(source, head)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: source.client().get("key") == b"1", "the replica's copy")
+        head.kill()
+        await completed(work, run)
+
+    run = online(source, target, steer, fence="none", timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().get("key") == b"1"
+
+
+def test_two_primaries(server_factory: ServerFactory) -> None:
+    """The source is detached from its primary, which goes on taking writes."""
+    head, source = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
+    target = server_factory(known("redis-7.0"))
+    head.client().set("key", 1)
+    replica_of(source, head)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: work.progress.can_complete, "an open gate")
+        source.client().execute_command("REPLICAOF", "NO", "ONE")
+        head.client().set("key", 2)
+        await soon(lambda: "is still one too" in work.progress.reason, "the reason")
+        assert not work.progress.can_complete
+        assert any("is a primary now" in event for event in run.events)
+        replica_of(source, head)
+        await completed(work, run)
+
+    run = online(source, target, steer, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().get("key") == b"2"
+
+
+class _DiesBehindTheSeal(MemoryCheckpoint):
+    """An engine that ends just when it would write down that the target is being opened."""
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        if isinstance(checkpoint.position, OnlineMark) and checkpoint.position.promoting:
+            raise StateError("died here")
+        super().save(checkpoint)
+
+
+def test_a_fence_that_a_crash_has_left_at_the_primary(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next engine takes it away there, where it stands by the books."""
+    head, source = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
+    target = server_factory(known("redis-7.0"))
+    head.client().set("key", 1)
+    replica_of(source, head)
+    store = _DiesBehindTheSeal()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: work.progress.can_complete, "an open gate")
+        work.complete()
+        await phase(work, Phase.FAILED)
+
+    async def nothing(self: CutOver, *of: object, **more: object) -> None:
+        pass
+
+    with monkeypatch.context() as patched:
+        for name in ("take_away", "_take_away"):
+            patched.setattr(CutOver, name, nothing)
+        online(source, target, steer, checkpoints=store)
+    assert seal_of(head) == 65535
+    again = MemoryCheckpoint()
+    checkpoint = store.load()
+    assert checkpoint is not None
+    again.save(checkpoint)
+
+    async def go_on(work: Transfer, run: Run) -> None:
+        await following(work)
+        assert seal_of(head) == 0
+        assert await asyncio.to_thread(head.client(socket_timeout=5).set, "key", "2")
+        await completed(work, run)
+
+    run = online(source, target, go_on, checkpoints=again)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().get("key") == b"2"
+    assert seal_of(head) == 65535
+    assert_tidy(target)
+
+
+# --- The target's role, and ends of one replication ---
+
+
+def test_a_target_that_is_made_a_replica(server_factory: ServerFactory) -> None:
+    """Nothing is written to it; the gate is closed, and it goes on once it is a primary again."""
+    source, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
+    # A replica that takes writes: they would be lost with its next sync.
+    target.client().config_set("replica-read-only", "no")
+    source.client().set("key", 1)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        # At a port of nobody: it becomes a replica, and keeps its data.
+        target.client().execute_command("REPLICAOF", "127.0.0.1", 1)
+        await soon(lambda: "is a replica of" in work.progress.reason, "the reason")
+        assert not work.progress.can_complete
+        source.client().set("key", 2)
+        assert target.client().get("key") == b"1"
+        assert any("nothing is written to it" in event for event in run.events)
+        target.client().execute_command("REPLICAOF", "NO", "ONE")
+        await completed(work, run)
+
+    run = online(source, target, steer, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().get("key") == b"2"
+
+
+def test_one_server_under_two_addresses(server_factory: ServerFactory) -> None:
+    source = server_factory(known("redis-7.0"))
+    source.client().set("n", 1)
+    with Proxy(source.host, source.port) as proxy:
+        run = online(source, proxy, one_go=True)
+    assert run.report.status == "failed"
+    assert "the source is its own target" in run.report.errors[0]
+    assert source.client().keys() == [b"n"]
+
+
+def test_a_source_that_is_a_replica_of_the_target(server_factory: ServerFactory) -> None:
+    target, source = (server_factory(known("redis-7.0")) for _ in range(2))
+    target.client().set("n", 1)
+    replica_of(source, target)
+    run = online(source, target, one_go=True)
+    assert run.report.status == "failed"
+    assert "the source is a replica of the target" in run.report.errors[0]
+    assert target.client().keys() == [b"n"]
+
+
+def test_a_source_that_becomes_a_replica_of_the_target(server_factory: ServerFactory) -> None:
+    """One INCR would come round again and again."""
+    source, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
+    source.client().set("n", 1)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        source.client().execute_command("REPLICAOF", target.host, target.port)
+        await soon(lambda: work.progress.phase is Phase.STOPPED, f"a stop: {run.events}")
+        target.client().incr("n")
+
+    run = online(source, target, steer, timeout=60)
+    assert run.report.status == "stopped"
+    assert "replica of the target" in run.report.errors[0]
+    assert target.client().get("n") == b"2"
