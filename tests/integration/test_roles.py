@@ -11,13 +11,19 @@ import redis
 
 from engine.errors import StateError
 from engine.model.checkpoint import Checkpoint
+from engine.model.credentials import Credentials
+from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark
 from engine.model.progress import Phase
+from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.cut_over import CutOver
+from engine.transfer.fence import fence_of
+from engine.transfer.release import release
 from engine.transfer.transfer import Transfer
+from engine.wire.admin import admin
 from tests.conftest import ServerFactory, known
-from tests.online import assert_tidy, following, in_sync, online, phase, refused, soon
+from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, refused, soon
 from tests.proxy import Proxy
 from tests.servers import Server
 from tests.transfers import Run
@@ -151,6 +157,74 @@ def test_a_failover_while_following(name: str, server_factory: ServerFactory) ->
     assert run.report.full_syncs == 1
     assert run.report.sealed_at.endswith(f":{promoted.port}")
     assert_tidy(target)
+
+
+@pytest.mark.parametrize("name", ["redis-3.2", "redis-5.0", "redis-6.0"])
+def test_old_sources_refuse_writes_after_the_cut_over(
+    name: str, server_factory: ServerFactory
+) -> None:
+    """Before 5.0 the setting has another name."""
+    source, target = server_factory(known(name)), server_factory(known("redis-7.0"))
+    before = dict(source.client().config_get("min-*"))
+    source.client().mset({f"key:{n}": n for n in range(200)})
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: clicks.acknowledged > 100, "writes")
+        await cut_over(work, run, source)
+
+    with Clicks(source) as clicks:
+        run = online(source, target, steer, timeout=60)
+        assert run.report.status == "done", (run.report.errors, run.events)
+    assert "NOREPLICAS" in clicks.refusal
+    assert int(target.client().get("clicks")) == clicks.acknowledged
+    assert_tidy(target)
+    # As `release-source` does.
+    told = asyncio.run(
+        release(
+            Endpoint.parse(source.url),
+            run.report.sealed_at,
+            run.report.sealed,
+            TransferSettings(),
+            Credentials(),
+        )
+    )
+    assert "takes writes again" in told
+    assert dict(source.client().config_get("min-*")) == before
+    source.client().incr("clicks")
+
+
+def test_a_fence_where_there_is_no_client_pause(server_factory: ServerFactory) -> None:
+    """Before 3.0 the seal is all there is of one: it is up when the fence is, and comes off."""
+    source = server_factory(known("redis-2.8"))
+    client = source.client()
+    client.set("key", 1)
+    end = Endpoint.parse(source.url)
+
+    async def go() -> list[str]:
+        async with admin(end) as asked:
+            info = await asked.info()
+        fence = fence_of(end, info, TransferSettings())
+        assert fence.readable
+        await fence.prepare()
+        assert fence.before == "min-slaves-to-write 0 min-slaves-max-lag 10"
+        for _ in range(2):
+            told = await fence.close()
+            assert (told.role, told.is_replica) == ("master", False)
+            with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+                client.set("key", 2)
+            await fence.open()
+            client.set("key", 3)
+        await fence.close()
+        await fence.seal()
+        said = await fence.finish()
+        await fence.release()
+        return said
+
+    assert "CONFIG SET min-slaves-to-write 0" in asyncio.run(go())[0]
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        source.client().set("key", 4)
+    assert source.client().get("key") == b"3"
 
 
 def test_a_primary_that_cannot_be_reached(server_factory: ServerFactory) -> None:
@@ -317,7 +391,7 @@ def test_a_source_that_is_a_replica_of_the_target(server_factory: ServerFactory)
 
 
 def test_a_source_that_becomes_a_replica_of_the_target(server_factory: ServerFactory) -> None:
-    """One INCR would come round again and again."""
+    """One INCR would come round again and again; the migration is stopped, to be resumed."""
     source, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
     source.client().set("n", 1)
 
@@ -325,8 +399,8 @@ def test_a_source_that_becomes_a_replica_of_the_target(server_factory: ServerFac
         await following(work)
         await in_sync(work, source)
         source.client().execute_command("REPLICAOF", target.host, target.port)
-        await soon(lambda: work.progress.phase is Phase.STOPPED, f"a stop: {run.events}")
         target.client().incr("n")
+        await soon(lambda: work.progress.phase is Phase.STOPPED, f"a stop: {run.events}")
 
     run = online(source, target, steer, timeout=60)
     assert run.report.status == "stopped"
