@@ -196,6 +196,8 @@ class Online:
         ask = self._mark.begun
         while True:
             try:
+                # Before anything is written: the claim as well.
+                await self._roles.check_apart()
                 if ask:
                     held, ask = await self._tenure.take(), False
                     reached = held.position
@@ -203,7 +205,6 @@ class Online:
                     if await self._promoted(held):
                         break
                 position = held.position if held is not None else None
-                await self._roles.check_apart()
                 # 2. The source goes on from there, or sends everything.
                 if position is None and self._settings.tune_source:
                     await self._tuning.tune()

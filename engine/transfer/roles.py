@@ -19,8 +19,8 @@ from engine.errors import (
     LinkError,
     ProtocolFault,
     ServerError,
-    SourceLost,
     TransferFailed,
+    TransferStopped,
 )
 from engine.sources.replica import ReplicaSource
 from engine.targets.role import refuse_replica
@@ -162,7 +162,7 @@ class Roles:
         """Raise unless the ends are servers of two replications, and the target is a primary.
 
         Raises `ServerError` (READONLY) for a target that is a replica now and was none before,
-        `SourceLost` (which can be resumed) or `TransferFailed` for ends of one replication,
+        `TransferStopped` (which can be resumed) or `TransferFailed` for ends of one replication,
         `LinkError`, `AuthError` of the target.
         """
         async with self._ends.admin("target") as end:
@@ -192,5 +192,5 @@ class Roles:
         message = f"{what}: the migration would feed on what it writes, and nothing is written"
         remedy = "Give each its own server; then start, or resume."
         if self._books.mark.begun:
-            return SourceLost(message, remedy=remedy, fault="user")
+            return TransferStopped(message, remedy=remedy, fault="user")
         return TransferFailed(message, remedy=remedy, fault="user")

@@ -20,7 +20,7 @@ from engine.transfer.tally import Tally
 from engine.wire.dial import Untrusted
 
 _WAIT_WORTH_TELLING = 0.05
-_NOT_NOW = frozenset({"LOADING", "BUSY", "MASTERDOWN", "NOMASTERLINK", "TRYAGAIN"})
+_NOT_NOW = frozenset({"LOADING", "BUSY", "MASTERDOWN", "NOMASTERLINK", "READONLY", "TRYAGAIN"})
 _IN_SYNC = frozenset({Phase.COPIED, Phase.CATCH_UP, Phase.FOLLOW, Phase.CUT_OVER, Phase.DONE})
 
 
