@@ -38,3 +38,9 @@ async def ask_replication(connection: Connection) -> Replication:
 async def ask_offset(connection: Connection) -> int:
     """The server's replication offset. Raises as `ask_replication` does."""
     return (await ask_replication(connection)).offset
+
+
+def offset_of(reply: object) -> int | None:
+    """`master_repl_offset` of a reply to INFO replication; None where it is not told."""
+    found = parse_replication(reply)
+    return found.offset if found is not None else None
