@@ -86,7 +86,7 @@ async def completed(work: Transfer, run: Run) -> None:
     """Give the word as soon as the gate is open, and wait for the end."""
     await soon(lambda: work.progress.can_complete, "an open gate", 40)
     work.complete()
-    await soon(lambda: work.progress.phase is Phase.DONE, f"the end: {run.events}")
+    await soon(lambda: work.progress.phase is Phase.DONE, f"the end: {run.events}", 40)
 
 
 @pytest.mark.parametrize("hops", [1, 2])
