@@ -10,6 +10,7 @@
 #   SET key value … EX | PX t …    SET key value, PEXPIREAT key at
 #   GETEX key EX | PX t            PEXPIREAT key at
 #   RESTORE key t payload …        RESTORE key at payload … ABSTTL
+#   MSETEX, INCREX … PXAT | EXAT t the same with another t
 #
 # SET has PXAT only from 6.2 on, and the target may be older; the two commands have one offset, and
 # so always are in one transaction. A SET that was replicated has succeeded on the source: NX, XX
@@ -246,3 +247,83 @@ cdef AnchorResult anchor_command(
     packed.count += 1
     packed.rewritten.size = added.start + added.size
     return ANCHOR_DONE
+
+
+cdef bint find_deadline_option(
+    StreamName name, const uint8_t *command, Argument *option, Argument *number
+) noexcept nogil:
+    """Whether the command has one of EX, PX, EXAT and PXAT, and a number behind it."""
+    cdef uint64_t count, i, options = 3 if name == NAME_SET else 2
+    cdef int64_t keys, unit
+    cdef bint relative, found = False
+    cdef Argument argument
+    cdef const uint8_t *p = first_argument(command, &count)
+    for i in range(count):
+        p = argument_body(p, &argument.size)
+        argument.data = p
+        if name == NAME_MSETEX and i == 1:
+            if not parse_decimal(p, p + argument.size, &keys) or keys < 0 or \
+                    <uint64_t>keys > count:
+                return False
+            options = 2 + 2 * <uint64_t>keys
+        elif found:
+            number[0] = argument
+            return True
+        elif i >= options and deadline_option(&argument, &unit, &relative):
+            option[0] = argument
+            found = True
+        p += argument.size + 2
+    return False
+
+
+cdef AnchorResult lift_option(
+    Packed *packed, StreamCommand *command, Deadlines *how
+) noexcept nogil:
+    """As `anchor_command`, for commands that only have the number behind EXAT or PXAT changed."""
+    cdef StreamCommand added = command[0]
+    cdef Argument option, number
+    cdef int64_t at = 0, unit = 1
+    cdef bint relative
+    cdef uint8_t *begin
+    cdef uint8_t *out
+    cdef const uint8_t *start = packed.raw.data + command.start
+    cdef const uint8_t *number_header
+    cdef const uint8_t *rest
+    if not find_deadline_option(stream_name(command), start, &option, &number):
+        return ANCHOR_PASS
+    deadline_option(&option, &unit, &relative)
+    if relative or not read_deadline(&number, unit, False, how, &at):
+        return ANCHOR_PASS
+    if not reserve_commands(packed, 1) or not raw_reserve(
+            &packed.rewritten, command.size + ANCHOR_OVERHEAD):
+        return ANCHOR_NO_MEMORY
+    number_header = option.data + option.size + 2
+    rest = number.data + number.size + 2
+    added.rewritten = True
+    added.start = packed.rewritten.size
+    begin = packed.rewritten.data + added.start
+    memcpy(begin, start, number_header - start)
+    out = put_number_bulk(begin + (number_header - start), at // unit)
+    memcpy(out, rest, start + command.size - rest)
+    out += start + command.size - rest
+    added.size = out - begin
+    packed.commands[packed.count] = added
+    packed.count += 1
+    packed.rewritten.size = added.start + added.size
+    return ANCHOR_DONE
+
+
+cdef bint leaves_deadline(
+    StreamName name, const uint8_t *command, const Deadlines *how
+) noexcept nogil:
+    """Whether a command that was not rewritten sets a deadline that would have had to be: one that
+    is relative, or near. Its form is not one of those above."""
+    cdef Argument option, number
+    cdef int64_t at, unit = 1
+    cdef bint relative = False
+    if not find_deadline_option(name, command, &option, &number):
+        return False
+    deadline_option(&option, &unit, &relative)
+    if not parse_decimal(number.data, number.data + number.size, &at) or at <= 0:
+        return False
+    return relative or at < how.hold_before // unit

@@ -142,6 +142,17 @@ cdef class CommandBatch:
                     found.append(i)
         return found
 
+    def doubtful(self, uint32_t flags):
+        """As `indices`, without the commands whose arguments say that the flag means nothing here:
+        a SET of no number cannot have been INCRBYFLOAT (CMD_SETS_STRING), say. See doubtful.pxi."""
+        cdef size_t i
+        cdef list found = []
+        if self.all_flags() & flags:
+            for i in range(self.packed.count):
+                if is_doubtful(&self.packed, &self.packed.commands[i], flags):
+                    found.append(i)
+        return found
+
     def flags(self, Py_ssize_t index):
         """What the table says of command `index`: a sum of CMD_…; CMD_UNKNOWN if it has no row."""
         return COMMAND_ROWS[self.at(index).row].flags

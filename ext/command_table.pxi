@@ -90,6 +90,8 @@ cdef enum StreamName:
     NAME_MOVE
     # Kept, unless the channel or the reader says otherwise.
     NAME_PUBLISH
+    # Kept; its options stand behind keys and values.
+    NAME_MSETEX
     # Kept; `anchor_command` may rewrite them.
     NAME_EXPIRE
     NAME_ANCHORED_FIRST = NAME_EXPIRE
@@ -416,7 +418,8 @@ cdef tuple COMMANDS = (
     ("phdel", "w1", ""),
     ("phdelprefix", "w1", ""),
     ("phset", "w1", ""),
-    ("vadd", "w1", "chance"),
+    # Each server draws the levels of its graph for itself; the vectors are the same.
+    ("vadd", "w1", ""),
     ("vrem", "w1", ""),
     ("vsetattr", "w1", ""),
     # Scripts and functions, messages, slots.
@@ -524,7 +527,7 @@ cdef tuple COMMANDS = (
 cdef dict STREAM_NAMES = {
     "ping": NAME_PING, "replconf": NAME_REPLCONF, "select": NAME_SELECT, "multi": NAME_MULTI,
     "exec": NAME_EXEC, "swapdb": NAME_SWAPDB, "copy": NAME_COPY, "move": NAME_MOVE,
-    "publish": NAME_PUBLISH, "spublish": NAME_PUBLISH,
+    "msetex": NAME_MSETEX, "publish": NAME_PUBLISH, "spublish": NAME_PUBLISH,
     "expire": NAME_EXPIRE, "pexpire": NAME_PEXPIRE, "set": NAME_SET, "setex": NAME_SETEX,
     "psetex": NAME_PSETEX, "getex": NAME_GETEX, "restore": NAME_RESTORE,
     "restore-asking": NAME_RESTORE, "expireat": NAME_EXPIREAT, "pexpireat": NAME_PEXPIREAT,

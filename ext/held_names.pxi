@@ -87,10 +87,12 @@ cdef class HeldNames:
     def add_commands(self, CommandBatch batch not None):
         """Note the keys of the commands that were rewritten, for their deadlines may be lifted.
 
-        They are of the forms that `anchor_command` writes: PEXPIREAT, SET and RESTORE, whose first
-        argument is the key. Another form gives the set up.
+        Mostly they are of the forms that `anchor_command` writes: PEXPIREAT, SET and RESTORE, whose
+        first argument is the key. Of others (MSETEX) the table says where the keys are.
         """
         cdef const StreamCommand *command
+        cdef KeyWalk walk
+        cdef WalkStep step
         cdef const uint8_t *p
         cdef uint64_t count
         cdef size_t i, size
@@ -102,10 +104,18 @@ cdef class HeldNames:
                     continue
                 p = argument_body(
                     first_argument(command_bytes(&batch.packed, command), &count), &size)
-                fits = count >= 3 and rewritten_by_key(p, size)
-                if fits:
+                if count >= 3 and rewritten_by_key(p, size):
                     p = argument_body(p + size + 2, &size)
                     fits = self.put(command.db, p, size)
+                else:
+                    fits = begin_walk(
+                        &walk, &COMMAND_ROWS[command.row],
+                        command_bytes(&batch.packed, command), command.db)
+                    step = next_key(&walk) if fits else WALK_UNKNOWN
+                    while fits and step == WALK_KEY:
+                        fits = self.put(walk.key_db, walk.key, walk.size)
+                        step = next_key(&walk)
+                    fits = fits and step == WALK_END
                 if not fits:
                     break
         if not fits:

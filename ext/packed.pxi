@@ -15,6 +15,8 @@ cdef struct StreamCommand:
     # Of its name, in COMMAND_ROWS.
     uint16_t row
     bint rewritten
+    # It sets a deadline that would have had to be rewritten, and was not.
+    bint unheld
     bint in_multi
 
 

@@ -556,14 +556,19 @@ cdef class StreamReader:
         command.end_offset = self.base + end
         command.db = self.db
         command.row = row
-        command.rewritten = False
+        command.rewritten = command.unheld = False
         command.in_multi = self.in_multi
         if NAME_ANCHORED_FIRST <= name <= NAME_ANCHORED_LAST and (
                 self.deadlines.anchor or self.deadlines.hold_before
                 or name >= NAME_ABSOLUTE_FIRST):
             anchored = anchor_command(&self.open, &command, &self.deadlines)
-            if anchored == ANCHOR_NO_MEMORY:
-                return STREAM_NO_MEMORY
+        elif COMMAND_ROWS[row].flags & FLAG_TTL and self.deadlines.hold_before:
+            anchored = lift_option(&self.open, &command, &self.deadlines)
+        if anchored == ANCHOR_NO_MEMORY:
+            return STREAM_NO_MEMORY
+        if anchored == ANCHOR_PASS and COMMAND_ROWS[row].flags & FLAG_TTL and (
+                self.deadlines.anchor or self.deadlines.hold_before):
+            command.unheld = leaves_deadline(name, data + start, &self.deadlines)
         if anchored == ANCHOR_PASS:
             if not reserve_commands(&self.open, 1):
                 return STREAM_NO_MEMORY

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from engine._native import (
     CMD_MEMBER_COUNT,
     CMD_MEMBER_TTL,
     CMD_MOVES,
-    CMD_PLACES,
     CMD_SWAPS,
     CMD_TTL,
     CMD_UNKNOWN,
@@ -35,7 +34,9 @@ from engine.model.position import StreamPosition, TargetPosition
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, Sent
 from engine.targets.base import ReadAgain
+from engine.transfer.faithfulness import Faithfulness
 from engine.transfer.repair import DbKey, Mender, Store
+from engine.transfer.target_ttls import TargetTtls
 
 # A reading is taken when the target is no further behind than this many bytes: until its offset is
 # reached the keys stay as they are, and what reads them is spoilt as well.
@@ -55,7 +56,8 @@ class Follower:
 
     `not_carried(db, key, message, type)` is told of keys that no reading can store: the target's
     message, the value's RDB type; `carried(db, key)` of those that one has stored; `left_out(what)`
-    of commands without keys that it refuses.
+    of commands without keys that it refuses. `unnamed(why)` is awaited before commands are applied
+    that may have changed any key.
     """
 
     def __init__(
@@ -64,10 +66,13 @@ class Follower:
         applier: Applier,
         mender: Mender,
         held: TargetPosition,
+        faith: Faithfulness,
+        target_ttls: TargetTtls,
         *,
         not_carried: Callable[[int, bytes, str, int | None], None],
         carried: Callable[[int, bytes], None],
         left_out: Callable[[str], None],
+        unnamed: Callable[[str], Awaitable[None]],
     ) -> None:
         self._source = source
         self._applier = applier
@@ -75,6 +80,9 @@ class Follower:
         self._not_carried = not_carried
         self._carried = carried
         self._left_out = left_out
+        self._unnamed = unnamed
+        self._faith = faith
+        self._target_ttls = target_ttls
         assert held.position is not None
         self._held = held
         self.position = held.position
@@ -100,9 +108,6 @@ class Follower:
         """Deadlines of fields, which cannot be lifted, may have passed: those hashes are read."""
         self.suspect = False
         """Deadlines of keys may have passed before their time: every key that is named is read."""
-        self.unlike = False
-        """The target is of another version than the source. Then a search for places may find
-        others (Redis 6.0 differs from those after it), so what it has stored is read."""
         self.on_outage: Callable[[], None] = lambda: None
         """Called when the target could not be reached for a while."""
         self.on_strange: Callable[[bytes, bool], None] = lambda name, known: None
@@ -279,7 +284,8 @@ class Follower:
                 return
             self._note_held(batch)
             behind = self._behind(batch)
-            if batch.holds(self._kinds_to_look_at) or not self._applier.start(
+            wanted = batch.holds(self._kinds_to_look_at) or batch.doubtful(self._faith.flags)
+            if wanted or not self._applier.start(
                 batch,
                 self._position_value(batch),
                 self._answered,
@@ -308,8 +314,6 @@ class Follower:
     @property
     def _kinds_to_look_at(self) -> int:
         kinds = CMD_UNKNOWN
-        if self.unlike:
-            kinds |= CMD_PLACES
         if self.has_fields:
             kinds |= CMD_MEMBER_TTL
             if self.fields:
@@ -336,9 +340,16 @@ class Follower:
         mender, moved = self._mender, self._taken_along(batch)
         # A part of it was read late, or all.
         late = self._late_from(batch.start_offset)
+        doubts = self._faith.doubts(batch)
+        if doubts.unnamed:
+            # Before they are applied: whoever goes on from behind them must know.
+            await self._unnamed(doubts.unnamed)
         mender.move(batch)
-        if self.unlike:
-            mender.spoil(_changed(batch, CMD_PLACES))
+        mender.spoil(doubts.values)
+        mender.spoil_deadlines(doubts.deadlines)
+        for db, key, field in await self._target_ttls.of(doubts.if_timed):
+            spoil = mender.spoil_deadlines if field is None else mender.spoil
+            spoil([(db, key)])
         if batch.holds(CMD_UNKNOWN):
             await self._distrust(batch)
         if self.suspect:
@@ -390,9 +401,12 @@ class Follower:
             name = batch.command(index)[0].upper()
             keys = await self._mender.keys_of(batch, index)
             self._mender.spoil(keys or ())
+            shown = name[:64].decode("ascii", "backslashreplace")
+            if not keys:
+                await self._unnamed(f"what the command {shown} changes is not known")
             if name not in self._strange and len(self._strange) < _STRANGE_NAMES_MOST:
                 self._strange.add(name)
-                self.on_strange(name, keys is not None)
+                self.on_strange(name, bool(keys))
 
     def _counted_late(self, batch: CommandBatch) -> bool:
         """Whether a batch that is on the target now has counted up fields that may have expired

@@ -49,6 +49,7 @@ from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.copy import explain
 from engine.transfer.cut_over import CutOver, not_carried_words
 from engine.transfer.ends import Ends
+from engine.transfer.faithfulness import Faithfulness
 from engine.transfer.follow import Follower
 from engine.transfer.gate import Comparison, GateInSync
 from engine.transfer.held import HeldDeadlines
@@ -60,6 +61,7 @@ from engine.transfer.snapshot import Snapshot
 from engine.transfer.stage import Stage
 from engine.transfer.standing import Standing
 from engine.transfer.switch import Switch
+from engine.transfer.target_ttls import TargetTtls
 from engine.transfer.target_watch import TargetWatch
 from engine.transfer.tenure import Tenure
 from engine.transfer.tuning import SourceTuning
@@ -486,7 +488,10 @@ class Online:
     async def _follow(self, held: TargetPosition) -> None:
         """Follow until the target is open, or until something that `run` knows is raised."""
         stage = self._stage
-        async with self._ends.admin("source") as control:
+        async with (
+            self._ends.admin("source") as control,
+            self._ends.admin("target") as there,
+        ):
             self._mender = Mender(
                 control,
                 self._source.info,
@@ -500,13 +505,15 @@ class Online:
                 applier,
                 self._mender,
                 held,
+                Faithfulness(self._source.info, self._writer.info),
+                TargetTtls(there),
                 not_carried=self._not_carried,
                 carried=self._carried,
                 left_out=self._leave_out,
+                unnamed=self._compare_all,
             )
             follower.on_outage = self._standing.outage
             follower.on_strange = self._strange
-            follower.unlike = not self._source.info.same_version_as(self._writer.info)
             self._standing.attend(follower, self._mender)
             self._deadlines.attend(follower, self._mender)
             await self._take_up_dirty()
@@ -679,10 +686,7 @@ class Online:
         if known:
             done = "each key that it names is read again from the source"
         else:
-            done = (
-                "the source does not say which keys it changes, so they are not read again; "
-                "compare them before the cut-over"
-            )
+            done = "the source does not say which keys it changes"
         self._stage.on_event(f"the stream has the command {shown}, which is not known here: {done}")
 
     def _to_be_written(self) -> None:
@@ -692,6 +696,12 @@ class Online:
         if what not in self.left_out:
             self.left_out.append(what)
             self._stage.on_event(f"not carried: {what}")
+
+    async def _compare_all(self, why: str) -> None:
+        """Keys that nothing names may differ. Raises `StateError`."""
+        if not self._mark.compare_all:
+            self._stage.on_event(f"{why}: every key is compared before the cut-over")
+            await self._books.save(compare_all=why)
 
     def _figures(self) -> dict[str, Any]:
         follower, mender, applier = self._follower, self._mender, self._applier

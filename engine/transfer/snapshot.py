@@ -80,6 +80,7 @@ class Snapshot:
         await books.save(
             released=False,
             loss_accepted=False,
+            compare_all="",
             full_syncs=books.mark.full_syncs + 1,
             begun_at=time.time(),
         )

@@ -6,27 +6,27 @@ then, the target holds as well.
 
 from __future__ import annotations
 
+import asyncio
+import os
+import time
+
 import pytest
 
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
-from tests.online import cut_over, following, in_sync, online
-from tests.servers import Server, binaries
+from tests.online import cut_over, following, in_sync, online, soon
+from tests.proxy import Proxy
+from tests.servers import Server
 from tests.transfers import Run
 
 Ends = tuple[Server, Server]
 
 
 def pair(server_factory: ServerFactory, source: str, target: str, *options: str) -> Ends:
-    """Servers of these releases (the beginnings of their names); skips where there are none."""
-    found = []
-    for wanted in (source, target):
-        named = [each for each in binaries() if each.name.startswith(wanted)]
-        if not named:
-            pytest.skip(f"no {wanted} on this machine")
-        found.append(named[0])
-    return server_factory(found[0], *options), server_factory(found[1])
+    """Servers of these releases (the beginnings of their names), the source with `options`; skips
+    where there are none."""
+    return server_factory(known(source), *options), server_factory(known(target))
 
 
 @pytest.mark.parametrize("publish", ["pass", "drop"])
@@ -58,6 +58,212 @@ def test_messages(server_factory: ServerFactory, publish: str) -> None:
         assert message is not None
         heard.append(message["channel"])
     assert heard == ([b"news", b"news"] if publish == "pass" else []) + [b"last"]
+
+
+def migrated(source: Server, target: Server | Proxy, run: Run) -> None:
+    """The migration has ended well, and both ends hold the same."""
+    assert run.report.status == "done", (run.report.errors, run.events)
+    end = target if isinstance(target, Server) else f"redis://{target.host}:{target.port}"
+    assert_settled(source, end, 2)
+
+
+def test_a_field_is_counted_up_in_fractions(server_factory: ServerFactory) -> None:
+    """Redis 8.0 sends HINCRBYFLOAT as HSET, which takes the field's TTL away."""
+    source, target = pair(server_factory, "redis-8.0", "redis-8.0")
+    client = source.client()
+
+    for n in range(10):
+        client.hset(f"hash:{n}", mapping={"field": n, "other": "x"})
+        client.execute_command("HPEXPIRE", f"hash:{n}", 900_000_000, "FIELDS", 1, "field")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        for n in range(10):
+            client.hincrbyfloat(f"hash:{n}", "field", 0.5)
+        await in_sync(work, source)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    migrated(source, target, run)
+    for n in range(10):
+        left = target.client().execute_command("HPTTL", f"hash:{n}", "FIELDS", 1, "field")
+        assert left[0] > 800_000_000, n
+
+
+@pytest.mark.parametrize("release", ["redis-3.2", "redis-5.0"])
+def test_a_key_is_counted_up_in_fractions(server_factory: ServerFactory, release: str) -> None:
+    """Redis before 6.0 sends INCRBYFLOAT as SET, which takes the key's TTL away."""
+    source, target = pair(server_factory, release, "redis-6.2")
+    client = source.client()
+    for n in range(10):
+        client.set(f"number:{n}", n, ex=900_000)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        for n in range(10):
+            client.incrbyfloat(f"number:{n}", 0.5)
+        client.set("plain", 7)
+        await in_sync(work, source)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    migrated(source, target, run)
+    assert all(target.client().pttl(f"number:{n}") > 800_000_000 for n in range(10))
+    assert target.client().pttl("plain") == -1
+
+
+def test_entries_that_were_deleted_are_claimed(server_factory: ServerFactory) -> None:
+    """Redis 6 keeps them pending, and 7 drops them: the target has what the source has."""
+    source, target = pair(server_factory, "redis-6.2", "redis-7.0")
+    client = source.client()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        for name in ("one", "two"):
+            client.xgroup_create(name, "g", "0", mkstream=True)
+            for n in range(1, 6):
+                client.xadd(name, {"n": n}, id=f"{n}-1")
+            client.xreadgroup("g", "reader", {name: ">"})
+            client.xdel(name, "2-1", "5-1")
+        client.xclaim("one", "g", "claimer", 0, ["1-1", "2-1", "5-1"])
+        client.xautoclaim("two", "g", "claimer", 0)
+        await in_sync(work, source)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    migrated(source, target, run)
+    for name in ("one", "two"):
+        there = target.client().xpending_range(name, "g", "-", "+", 10)
+        here = client.xpending_range(name, "g", "-", "+", 10)
+        whose = [(each["message_id"], each["consumer"], each["times_delivered"]) for each in here]
+        assert whose == [
+            (each["message_id"], each["consumer"], each["times_delivered"]) for each in there
+        ]
+
+
+def test_what_is_sorted_by_keys_that_the_target_has_not(server_factory: ServerFactory) -> None:
+    """SORT … BY … GET … STORE names neither: the list is of what the source has."""
+    source, target = pair(server_factory, "redis-7.0", "redis-7.0")
+    target.client().config_set("proto-max-bulk-len", 1 << 20)
+    client = source.client()
+    for n in range(5):
+        client.hset(f"weight:{n}", mapping={"is": 9 - n, "name": f"name {n}"})
+    # Too long for the target.
+    client.hset("weight:3", "long", os.urandom(1_500_000))
+    client.rpush("numbers", *range(5))
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: work.progress.not_carried == 1, "one refused")
+        client.sort("numbers", by="weight:*->is", get="weight:*->name", store="sorted")
+        client.rpush("sorted", "more")
+        client.hdel("weight:3", "long")
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, timeout=60)
+    migrated(source, target, run)
+    assert target.client().lrange("sorted", 0, -1) == [
+        *(b"name %d" % n for n in (4, 3, 2, 1, 0)),
+        b"more",
+    ]
+
+
+MEMBERS = "redis.call('rpush', KEYS[2], unpack(redis.call('smembers', KEYS[1])))"
+POP = "return redis.call('spop', KEYS[1])"
+POP_UNNAMED = "return redis.call('spop', 'unnamed:' .. ARGV[1])"
+
+
+def of_verbatim_scripts(server_factory: ServerFactory, source: str = "redis-6.2") -> Ends:
+    """The source sends scripts as they are (EVAL): before 5.0 always, later if it is told to."""
+    ends = pair(server_factory, source, "redis-7.0")
+    if ends[0].binary.version >= (5, 0, 0):
+        ends[0].client().config_set("lua-replicate-commands", "no")
+    return ends
+
+
+@pytest.mark.parametrize("release", ["redis-3.2", "redis-6.2"])
+def test_scripts_that_are_sent_as_they_are(server_factory: ServerFactory, release: str) -> None:
+    source, target = of_verbatim_scripts(server_factory, release)
+    client = source.client()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        for n in range(20):
+            client.sadd(f"set:{n}", *(f"member {n} {m}" for m in range(300)))
+            client.eval(POP, 1, f"set:{n}")
+            client.eval(MEMBERS, 2, f"set:{n}", f"list:{n}")
+            client.sadd(f"unnamed:{n}", *range(300))
+            client.eval(POP_UNNAMED, 0, n)
+            client.sadd(f"set:{n}", "one more")
+        await in_sync(work, source)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    migrated(source, target, run)
+    told = [event for event in run.events if event.startswith("the source sends scripts as they")]
+    assert len(told) == 1
+    assert "every key is compared before the cut-over" in told[0]
+
+
+def test_the_target_has_lost_a_script(server_factory: ServerFactory) -> None:
+    """The source takes it for known, and sends its name alone: its keys are read."""
+    source, target = of_verbatim_scripts(server_factory)
+    target.client().config_set("appendonly", "yes")
+    target.client().config_set("appendfsync", "always")
+    client = source.client()
+    name = client.script_load("return redis.call('incrby', KEYS[1], ARGV[1])")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        for n in range(3):
+            client.evalsha(name, 1, f"before:{n}", n + 1)
+        await in_sync(work, source)
+        target.client().script_flush()
+        for n in range(3):
+            client.evalsha(name, 1, f"before:{n}", 10)
+            client.evalsha(name, 1, f"behind:{n}", 5)
+        await in_sync(work, source)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    migrated(source, target, run)
+    assert target.client().mget("before:2", "behind:2") == [b"13", b"5"]
+
+
+@pytest.mark.parametrize("release", ["redis-8.6", "valkey-9.1"])
+def test_leases_of_several_keys_on_a_target_that_stalls(
+    server_factory: ServerFactory, release: str
+) -> None:
+    """MSETEX … PXAT, on a target whose import mode we may not use: near deadlines are lifted."""
+    source, target = pair(server_factory, release, release)
+    client = source.client()
+    if release.startswith("valkey"):
+        rules = "-config|set", "-client|import-source"
+        target.client().execute_command("ACL", "SETUSER", "default", *rules)
+    names = [f"lease:{n}" for n in range(10)]
+    with Proxy(target.host, target.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            await in_sync(work, source)
+            proxy.stall()
+            pairs = [word for name in names for word in (name, "held")]
+            client.execute_command("MSETEX", 10, *pairs, "PX", 1500)
+            until = time.monotonic() + 2
+            for name in names:
+                client.pexpire(name, 3_600_000)
+            # Until the first deadline has passed.
+            await asyncio.sleep(max(until - time.monotonic(), 0))
+            proxy.stall(False)
+            await in_sync(work, source)
+            await cut_over(work, run, source)
+
+        run = online(source, proxy, steer)
+    migrated(source, target, run)
+    assert target.client().mget(names) == [b"held"] * 10
+    assert all(0 < target.client().pttl(name) <= 3_600_000 for name in names)
 
 
 @pytest.mark.parametrize("both", [True, False])

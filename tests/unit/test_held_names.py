@@ -97,12 +97,14 @@ def test_the_keys_of_commands() -> None:
             ("GETEX", "got", "PXAT", now),
             ("RESTORE", "restored", now, b"payload", "ABSTTL"),
             ("RESTORE-ASKING", "asked for", now, b"payload", "ABSTTL"),
+            ("MSETEX", 2, "one", "value", "two", "value", "PXAT", now),
+            ("INCREX", "counted", "PXAT", now),
             ("PEXPIREAT", "far", now + 2 * YEAR_MS),
             ("DEL", "set"),
         )
     )
     assert names.known
-    keys = (b"set", b"expires", b"got", b"restored", b"asked for")
+    keys = (b"set", b"expires", b"got", b"restored", b"asked for", b"one", b"two", b"counted")
     assert listed(names) == [(3, key) for key in keys]
     names.add_commands(batch_of(("PEXPIREAT", "other", now), lift=False))
     assert len(names) == len(keys)

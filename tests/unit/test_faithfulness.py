@@ -1,0 +1,242 @@
+"""Which commands are not faithful, between which ends, and what is read again for them."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine._native import (
+    CMD_CLAIMS,
+    CMD_MEMBER_TTL,
+    CMD_SETS_FIELDS,
+    CMD_SETS_STRING,
+    CMD_TTL,
+    CommandBatch,
+    StreamReader,
+    encode_command,
+)
+from engine.model.server import Flavour, ServerInfo
+from engine.transfer.faithfulness import NO_DOUBTS, Doubts, Faithfulness
+from engine.transfer.target_ttls import Timed
+
+NOW = 1_700_000_000_000
+NEAR = NOW + 5_000
+FAR = NOW + 7_200_000
+HORIZON = NOW + 3_600_000
+LIFT = 100 * 365 * 86_400_000
+
+Word = str | bytes | int
+
+
+def batch_of(
+    *commands: str | tuple[Word, ...], lift: bool = False, anchor: bool = False
+) -> CommandBatch:
+    """These commands as a batch; `lift`: near deadlines are lifted."""
+    reader = StreamReader(0, anchor=anchor)
+    reader.now_ms = NOW
+    if lift:
+        reader.hold_before, reader.hold_shift = HORIZON, LIFT
+    for command in commands:
+        words = command.split() if isinstance(command, str) else command
+        reader.feed(encode_command(*words))
+    reader.flush()
+    (batch,) = reader.take()
+    return batch
+
+
+def info(name: str) -> ServerInfo:
+    """A server by its name: `redis 6.2.14`."""
+    flavour, version = name.split()
+    major, minor, patch = map(int, version.split("."))
+    known: dict[str, Flavour] = {"redis": "redis", "valkey": "valkey"}
+    return ServerInfo(known[flavour], (major, minor, patch))
+
+
+def between(source: str, target: str, *commands: str | tuple[Word, ...]) -> Doubts:
+    """What these commands leave in doubt."""
+    return Faithfulness(info(source), info(target)).doubts(batch_of(*commands))
+
+
+@pytest.mark.parametrize(
+    "number", ["0", "7", "-3", "10.5", "-0.25", "0.1000000000000000055", "123456"]
+)
+def test_a_number_as_a_server_writes_it(number: str) -> None:
+    batch = batch_of(f"SET key {number}", f"hset hash field {number}")
+    assert batch.doubtful(CMD_SETS_STRING) == [0]
+    assert batch.doubtful(CMD_SETS_FIELDS) == [1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["x", "1x", "1.", ".5", "1.50", "1.0", "01", "-", "+1", "1e3", "inf", "1 ", "", "1.2.3"],
+)
+def test_what_is_no_such_number(other: str) -> None:
+    batch = batch_of(("SET", "key", other), ("HSET", "hash", "field", other))
+    assert batch.doubtful(CMD_SETS_STRING | CMD_SETS_FIELDS) == []
+
+
+def test_a_set_with_options_or_of_several_fields_was_sent_by_a_client() -> None:
+    batch = batch_of(
+        "SET key 1 KEEPTTL", "SET key 1 PXAT 5", "HSET hash f 1 g 2", "HSETNX hash f 1"
+    )
+    assert batch.doubtful(CMD_SETS_STRING | CMD_SETS_FIELDS) == []
+    # What the reader has made of another command is no INCRBYFLOAT either.
+    batch = batch_of("SETEX key 100 7", "SET key 8 EX 100", anchor=True)
+    assert batch.rewritten == [0, 1, 2, 3]
+    assert batch.doubtful(CMD_SETS_STRING) == []
+
+
+CLAIM = "XCLAIM stream group reader 0 {} TIME 1700000000000 RETRYCOUNT {} FORCE JUSTID LASTID {}"
+
+
+def test_a_claim_that_is_a_first_delivery() -> None:
+    batch = batch_of(
+        CLAIM.format("5-1", 1, "5-1"),
+        CLAIM.format("5-1", 2, "5-1"),
+        CLAIM.format("5-1", 1, "6-1"),
+        CLAIM.format("5-1", 1, "5-1").partition(" LASTID")[0],
+        "XAUTOCLAIM stream group reader 0 0",
+    )
+    assert batch.doubtful(CMD_CLAIMS) == [1, 2, 3, 4]
+
+
+def test_near_deadlines_behind_options_are_lifted() -> None:
+    batch = batch_of(
+        f"MSETEX 2 a PXAT b {NEAR} NX PXAT {NEAR}",
+        f"msetex 1 a 1 exat {NEAR // 1000}",
+        f"MSETEX 1 a 1 PXAT {FAR}",
+        "MSETEX 1 a 1 KEEPTTL",
+        f"INCREX a BYINT 3 PXAT {NEAR} ENX",
+        "INCREX a",
+        lift=True,
+    )
+    assert [batch.command(index)[-1] for index in range(3)] == [
+        b"%d" % (NEAR + LIFT),
+        b"%d" % ((NEAR + LIFT) // 1000),
+        b"%d" % FAR,
+    ]
+    assert batch.command(0)[:-1] == f"MSETEX 2 a PXAT b {NEAR} NX PXAT".encode().split()
+    assert batch.command(4) == f"INCREX a BYINT 3 PXAT {NEAR + LIFT} ENX".encode().split()
+    assert batch.rewritten == [0, 1, 4]
+    assert batch.doubtful(CMD_TTL) == []
+    assert [batch.changes(index) for index in (0, 4)] == [[(0, b"a"), (0, b"b")], [(0, b"a")]]
+    assert [batch.offset(index) for index in range(6)] == sorted(
+        batch.offset(index) for index in range(6)
+    )
+    # Nothing is near where nothing is lifted.
+    batch = batch_of(f"MSETEX 1 a 1 PXAT {NEAR}")
+    assert batch.rewritten == batch.doubtful(CMD_TTL) == []
+
+
+def test_a_near_deadline_in_a_form_that_is_not_known_is_doubtful() -> None:
+    commands = (
+        f"SET a PXAT IFEQ x PXAT {NEAR}",
+        f"SET a 1 IFEQ x PXAT {FAR}",
+        "SET a PXAT",
+        "SET a EX IFEQ 5",
+        "MSETEX 1 a 1 EX 5",
+        "MSETEX 1 EX 5",
+        "MSETEX 9 a 1 EX 5",
+        "MSETEX x a 1 EX 5",
+        "MSETEX -1 a 1 EX 5",
+        "INCREX a PX soon",
+        "INCREX a PX",
+    )
+    assert batch_of(*commands, lift=True).doubtful(CMD_TTL) == [0, 4]
+    found = Faithfulness(info("redis 8.4.0"), info("redis 8.4.0")).doubts(
+        batch_of(*commands, lift=True)
+    )
+    assert found == Doubts(values=((0, b"a"),))
+
+
+def test_members_with_ttls_are_known() -> None:
+    names = ("SADDEX", "SEXPIRE", "SPEXPIREAT", "SPERSIST", "HSETEX", "HPEXPIREAT", "HGETEX")
+    batch = batch_of(*(f"{name} key 1 2 3 4" for name in names))
+    assert batch.indices(CMD_MEMBER_TTL) == list(range(len(names)))
+
+
+def test_fractions_lose_a_ttl() -> None:
+    commands = ("SET number 1.5", "SET word x", "HSET hash field 2.5", "HSET hash field x")
+    for source in ("redis 3.2.13", "redis 5.0.14"):
+        found = between(source, "redis 7.0.15", *commands)
+        assert found == Doubts(if_timed=(Timed(0, b"number", None),))
+    for source in ("redis 7.4.1", "redis 8.0.2"):
+        found = between(source, "redis 8.0.2", *commands)
+        assert found == Doubts(if_timed=(Timed(0, b"hash", b"field"),))
+    for source in ("redis 6.0.16", "redis 7.2.4", "redis 8.2.3", "valkey 9.1.2"):
+        assert between(source, "redis 8.6.0", *commands) == NO_DOUBTS
+
+
+def test_what_gets_its_ttl_in_the_same_batch_has_one() -> None:
+    """The target, asked before the batch, would not tell."""
+    found = Faithfulness(info("redis 5.0.14"), info("redis 7.0.15")).doubts(
+        batch_of(
+            "SET a 1 EX 100",
+            "SET a 2.5",
+            "RENAME b c",
+            "SET c 2.5",
+            "SET d 2.5",
+            "EXPIREAT e 99999999999",
+            "SET e 2.5",
+            "SET f x",
+            "SET f 2.5",
+            anchor=True,
+        )
+    )
+    assert found.deadlines == ((0, b"a"), (0, b"c"), (0, b"e"))
+    assert found.if_timed == (Timed(0, b"d", None), Timed(0, b"f", None))
+    found = between("redis 8.0.2", "redis 8.0.2", "HPEXPIREAT h 99 FIELDS 1 f", "HSET h f 2.5")
+    assert found == Doubts(values=((0, b"h"),))
+    # Nor would it know which database is meant.
+    found = between("redis 5.0.14", "redis 7.0.15", "SET a 1.5", "SWAPDB 0 1")
+    assert found == Doubts(deadlines=((1, b"a"),))
+
+
+def test_claims_between_versions() -> None:
+    command = CLAIM.format("5-1", 2, "6-1")
+    for target in ("redis 7.0.15", "valkey 8.1.8"):
+        assert between("redis 6.2.14", target, command) == Doubts(values=((0, b"stream"),))
+    assert between("redis 6.2.14", "redis 6.0.16", command) == NO_DOUBTS
+    assert between("redis 7.0.15", "valkey 8.1.8", command) == NO_DOUBTS
+
+
+def test_places_between_versions() -> None:
+    commands = (
+        "GEORADIUS places 1 2 3 km STORE one STOREDIST two",
+        "GEOSEARCHSTORE three places FROMLONLAT 1 2 BYRADIUS 3 km",
+    )
+    found = between("redis 6.0.16", "redis 6.2.14", *commands)
+    assert found == Doubts(values=((0, b"two"), (0, b"three")))
+    assert between("redis 6.0.16", "redis 6.0.16", *commands) == NO_DOUBTS
+
+
+def test_scripts_that_are_sent_as_they_are() -> None:
+    found = between("redis 3.0.7", "redis 7.0.15", "EVAL code 2 one two three", "EVALSHA sha 0 x")
+    assert found.values == ((0, b"one"), (0, b"two"))
+    assert "sends scripts as they are" in found.unnamed
+
+
+def test_what_the_clock_or_chance_decides() -> None:
+    commands = (
+        "TS.INCRBY series 1",
+        "ts.decrby other 1",
+        "TS.ADD third 1000 1",
+        "SPOP set",
+        "SET a 1",
+    )
+    found = between("redis 8.0.2", "redis 8.0.2", *commands)
+    assert found.values == ((0, b"series"), (0, b"other"), (0, b"set"))
+    assert not found.deadlines
+    assert not found.unnamed
+
+
+def test_keys_are_named_as_they_are_behind_the_batch() -> None:
+    found = between("redis 6.2.14", "redis 7.0.15", "SELECT 2", "EVAL code 1 key", "SWAPDB 2 3")
+    assert found.values == ((3, b"key"),)
+
+
+def test_the_flags_say_when_a_batch_need_not_be_looked_at() -> None:
+    for source, target in (("redis 8.2.3", "redis 8.2.3"), ("valkey 9.1.2", "valkey 9.1.2")):
+        flags = Faithfulness(info(source), info(target)).flags
+        assert not flags & (CMD_SETS_STRING | CMD_SETS_FIELDS | CMD_CLAIMS)
+        plain = batch_of("SET a 1", "HSET h f 1", CLAIM.format("1-1", 2, "2-1"), "PEXPIREAT a 99")
+        assert plain.doubtful(flags) == []
