@@ -266,19 +266,20 @@ cdef class CommandBatch:
 
         The databases are those behind the batch, as in `changes`.
         """
-        return self.spread((), False)
+        return self.spread((), False, FLAG_READS)
 
-    def derived(self, dirty):
+    def derived(self, dirty, bint moves=False):
         """(keys, unknown): the keys that become dirty by the commands if `dirty` are, as (database,
         key); the indices of the commands whose keys are not known.
 
         A key is changed by what a dirty one holds: or, where a command reads keys that it does not
         name, by whatever is dirty. `dirty` are pairs (database, key), their databases those behind
-        the batch; what is in it is not given again. TypeError if they are something else.
+        the batch; what is in it is not given again. `moves`: only by RENAME, COPY and their like,
+        which take a key's TTL along. TypeError if they are something else.
         """
-        return self.spread(dirty, True)
+        return self.spread(dirty, True, FLAG_MOVES if moves else FLAG_READS)
 
-    cdef tuple spread(self, dirty, bint dirty_alone):
+    cdef tuple spread(self, dirty, bint dirty_alone, uint32_t flags):
         cdef _PlacedKeys keys = _PlacedKeys()
         cdef _Swaps swaps = _Swaps(self.swaps)
         cdef tuple keeper = tuple(dirty)
@@ -300,7 +301,7 @@ cdef class CommandBatch:
             raise MemoryError()
         try:
             with nogil:
-                done = self.spread_over(keys, swaps, dirty_alone, known)
+                done = self.spread_over(keys, swaps, dirty_alone, flags, known)
             if not done:
                 raise MemoryError()
             for i in range(self.packed.count):
@@ -311,10 +312,10 @@ cdef class CommandBatch:
             PyMem_RawFree(known)
 
     cdef bint spread_over(
-        self, _PlacedKeys keys, _Swaps swaps, bint dirty_alone, uint8_t *known
+        self, _PlacedKeys keys, _Swaps swaps, bint dirty_alone, uint32_t flags, uint8_t *known
     ) noexcept nogil:
-        """Add the keys that the commands change; `dirty_alone`: where they change them by what is
-        in `keys` already. False: no memory."""
+        """Add the keys that the commands change; `dirty_alone`: where commands with one of the
+        flags change them by what is in `keys` already. False: no memory."""
         cdef const StreamCommand *command
         cdef const CommandRow *row
         cdef KeyWalk walk
@@ -329,7 +330,7 @@ cdef class CommandBatch:
             known[i] = not row.flags & FLAG_UNKNOWN
             if not known[i] or not row.part_count:
                 continue
-            if dirty_alone and not row.flags & (FLAG_READS | FLAG_READS_UNNAMED):
+            if dirty_alone and not row.flags & flags:
                 continue
             hit = not dirty_alone
             # Once to know whether it counts, and that its arguments are sound.

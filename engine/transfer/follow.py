@@ -363,9 +363,8 @@ class Follower:
         if self.lifted is not None:
             for index in batch.rewritten:
                 self.lifted.update(dict.fromkeys(batch.changes(index) or ()))
-        if late or not mender.clean:
-            mender.spoil_deadlines(moved)
         if late:
+            mender.spoil_deadlines(moved)
             mender.spoil_deadlines(_changed(batch, CMD_TTL))
         # 2. A reading is stored at exactly its offset.
         while (cut := self._mender.next_offset) is not None:

@@ -44,8 +44,12 @@ from engine.transfer.fence import offset_in
 from engine.transfer.strange import StrangeCommands
 from engine.wire.admin import Admin, Arg
 
-# Keys in one reading: its MULTI holds the source's other clients up.
-_AT_ONCE = 50
+# Keys and bytes in one reading, whose MULTI holds the source's other clients up. What a round trip
+# brings decides whether dirty keys become fewer while others are derived from them: so the number
+# of keys goes by the size of those before.
+_FIRST_AT_ONCE = 50
+_MOST_AT_ONCE = 500
+_BYTES_AT_ONCE = 1 << 20
 _DEADLINES_AT_ONCE = 500
 _HURRIED_AT_ONCE = 500
 # Names in one command that keeps the set on the target.
@@ -113,6 +117,7 @@ class Mender:
         self._again_at = 0.0
         self._bulk_limit = bulk_limit
         self._readings: list[Reading] = []
+        self._at_once = _FIRST_AT_ONCE
         self._unnoted: list[bytes] = []
         self._settled: list[tuple[DbKey, bytes]] = []
         self._strays: list[Extra] = []
@@ -312,6 +317,8 @@ class Mender:
         """
         if self._mended and not self._refused and not self._named_again:
             return
+        # A deadline goes along where its key goes, and nowhere else.
+        self.spoil_deadlines(batch.derived(self._dirty_deadlines(batch), True)[0])
         keys, strange = batch.derived(self._dirty(batch))
         self.spoil(keys)
         if strange:
@@ -346,13 +353,20 @@ class Mender:
 
     def _dirty(self, batch: CommandBatch) -> list[DbKey]:
         """The keys that differ, or may, with the databases that they are in behind the batch."""
-        found = [*self._values, *self._named_again, *self._refused]
-        swaps = batch.swaps
+        return [*self._values, *self._named_again, *self._refused, *self._under_way(batch, True)]
+
+    def _dirty_deadlines(self, batch: CommandBatch) -> list[DbKey]:
+        """The same of keys whose deadlines alone differ, or may."""
+        return [*self._deadlines, *self._under_way(batch, False)]
+
+    def _under_way(self, batch: CommandBatch, values: bool) -> list[DbKey]:
+        """The keys in readings that are not stored yet."""
+        found: list[DbKey] = []
         for reading in self._readings:
-            if reading.values:
+            if reading.values is values:
                 for db, key in reading.keys:
                     # Its databases are those at its offset, before some of the swaps or behind all.
-                    found += placed(db, (key,), swaps)
+                    found += placed(db, (key,), batch.swaps)
         return found
 
     async def keys_of(self, batch: CommandBatch, index: int) -> list[DbKey] | None:
@@ -416,7 +430,7 @@ class Mender:
             self._deadlines.clear()
             await self._take(self._values, _HURRIED_AT_ONCE, values=True)
         elif self._values:
-            await self._take(self._values, _AT_ONCE, values=True)
+            await self._take(self._values, self._at_once, values=True)
         elif self._deadlines:
             await self._take(self._deadlines, _DEADLINES_AT_ONCE, values=False)
 
@@ -456,6 +470,11 @@ class Mender:
         for key in keys:
             where.pop(key, None)
         self._readings.append(reading)
+        if values and keys:
+            nbytes = sum(len(raw) for _, _, raw, _ in reading.stores)
+            nbytes += sum(size for _, _, size in reading.too_long)
+            fitting = _BYTES_AT_ONCE * len(keys) // max(nbytes, 1)
+            self._at_once = min(max(fitting, 1), max(self._at_once, 2 * len(keys)), _MOST_AT_ONCE)
 
     async def _read(self, keys: Sequence[DbKey], *, values: bool) -> Reading:
         ttl = "PEXPIRETIME" if self._absolute else "PTTL"
