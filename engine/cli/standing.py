@@ -23,6 +23,7 @@ def describe(progress: Progress) -> str:
         (progress.skipped, "skipped"),
         (progress.vanished, "vanished"),
         (progress.not_carried, "not carried"),
+        (progress.evicted_keys, "evicted by the target"),
         (progress.retries, "retries"),
         (progress.reconnects, "reconnects"),
         (progress.partial_syncs, "partial syncs"),

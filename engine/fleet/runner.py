@@ -25,7 +25,7 @@ from engine.fleet.failure import fail
 from engine.fleet.gate import compare_of, comparison_of, gate_of, holds_keys
 from engine.fleet.usage import engine_use
 from engine.groups.claimed import ClaimedTransfer, ClaimLost
-from engine.groups.states import Request, TransferStatus
+from engine.groups.states import CUT_OVERS, Request, TransferStatus
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
@@ -60,6 +60,9 @@ class Runner:
         self._progress = Progress()
         self._forced = False
         self._stopping = False
+        # A cut-over that was asked of a worker before this one waits until it can come.
+        self._inherited = claimed.record.request in CUT_OVERS
+        self._waiting: Request | None = None
         self._checkpoint = StateCheckpoint(claimed)
         self._book = Bookkeeper(claimed, on_request=self._asked, on_failure=self._state_failed)
         settings = claimed.record.settings
@@ -193,6 +196,8 @@ class Runner:
         self._book.progress(progress)
         if self._show_progress is not None:
             self._show_progress(progress)
+        if self._waiting is not None and progress.can_complete:
+            self._asked(self._waiting)
 
     def _happened(self, message: str) -> None:
         self._book.event(message)
@@ -202,7 +207,10 @@ class Runner:
     def _asked(self, request: Request) -> None:
         if request is Request.STOP:
             self.stop()
+        elif self._inherited and request in CUT_OVERS and not self._progress.can_complete:
+            self._waiting = request
         elif request is not Request.NONE:
+            self._inherited, self._waiting = False, None
             self._forced = self._forced or request is Request.FORCE
             self._transfer.complete(
                 force=request is Request.FORCE,

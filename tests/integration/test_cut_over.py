@@ -230,6 +230,30 @@ def test_a_cut_over_without_the_comparison(ends: tuple[Server, Server]) -> None:
     assert_tidy(target)
 
 
+def test_a_comparison_that_takes_too_long_can_be_left_out(ends: tuple[Server, Server]) -> None:
+    """The cut-over was refused for ever, with an abort as the only way out."""
+    source, target = ends
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        reason = await refused(work, run)
+        assert "the comparison behind the fence was not through" in reason
+        assert "complete-migration --skip-verification cuts over" in reason
+        await in_sync(work, source)
+        work.complete(skip_verification=True)
+        await soon(lambda: work.progress.phase in ENDS, "an end")
+
+    with Clicks(source) as clicks:
+        run = online(source, target, steer, check_seconds=1e-6)
+        assert run.report.status == "done", (run.report.errors, run.events)
+    assert "NOREPLICAS" in clicks.refusal
+    assert int(target.client().get("clicks")) == clicks.acknowledged > 0
+    # What the refused one has found is not told of this one.
+    assert run.report.verification is None
+    assert_tidy(target)
+
+
 def test_no_fence(ends: tuple[Server, Server]) -> None:
     source, target = ends
 

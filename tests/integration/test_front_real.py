@@ -577,10 +577,33 @@ async def test_a_cut_over_without_the_comparison(
     assert isinstance(report, Report)
     assert report.status == "done"
     assert target.client().get("key:7") is None
+    assert report.verification is None
     assert (await events(face))[-2:] == [
         "completion without the comparison requested",
         "migration completed: cut over without the comparison, as asked",
     ]
+
+
+@in_loop
+async def test_the_word_without_the_comparison_outlives_its_worker(
+    face: Engine, server_factory: ServerFactory
+) -> None:
+    """It is asked of the next worker as it was of the one that was killed."""
+    source, target = server_factory(known("redis-7.0")), server_factory()
+    fill(source, 500)
+    await face.register_replication_group("g", plain(target))
+    await face.start_migration("g", node(source), settings=TransferSettings(disconnect_for=0))
+    await face.wait("g", until="in-sync", timeout=30)
+    pid = (await migration(face))["Workers"][0]["Pid"]
+    os.kill(pid, signal.SIGSTOP)
+    await face.complete_migration("g", skip_verification=True)
+    kill(pid)
+    report = await face.wait("g", until="available", timeout=60, supervise=True)
+    assert isinstance(report, Report)
+    assert report.status == "done"
+    told = await events(face)
+    assert "migration completed: cut over without the comparison, as asked" in told
+    assert_equal(source.client(), target.client())
 
 
 @in_loop
