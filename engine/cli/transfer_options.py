@@ -174,6 +174,13 @@ def settings(
             "stops, and can be resumed.",
         ),
     ] = RETRY_FOR,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over",
+            help="Where another migration has the target: shut it out, and begin with a full sync.",
+        ),
+    ] = False,
     tune_source: Annotated[
         bool,
         typer.Option(
@@ -210,6 +217,7 @@ def settings(
             else str(Path(spool_directory).resolve()),
             spool_bytes=size,
             retry_for=patience,
+            take_over=take_over,
             tune_source=tune_source,
             skip_checks=_names(skip_checks or ()),
         ),
@@ -288,6 +296,7 @@ def spelled(wanted: TransferSettings) -> list[Option]:
         ("--spool-directory", wanted.spool_directory),
         ("--spool-bytes", None if spool_bytes is None else sizes.write(spool_bytes)),
         ("--retry-for", None if retry_for is None else durations.write(retry_for)),
+        ("--take-over", wanted.take_over or None),
         ("--tune-source", wanted.tune_source or None),
         ("--skip-checks", ",".join(wanted.skip_checks) or None),
     ]

@@ -73,8 +73,8 @@ class Runner:
             checkpoints=self._checkpoint,
             on_progress=self._progressed,
             on_event=self._happened,
-            gate=gate_of(source, target, settings, lambda: bool(self._held_before)),
-            comparison=comparison_of(source, target, settings, lambda: bool(self._held_before)),
+            gate=gate_of(source, target, settings, self._held),
+            comparison=comparison_of(source, target, settings, self._held),
             compare=compare_of(source, target),
             one_go=one_go,
             on_switch=on_switch,
@@ -135,6 +135,11 @@ class Runner:
         """Stop soon; what is acknowledged stays, and the migration can be resumed."""
         self._stopping = True
         self._transfer.stop()
+
+    def _held(self) -> bool:
+        """Whether the target had keys of its own before the first of ours."""
+        known = self._transfer.held_before
+        return bool(self._held_before) if known is None else known
 
     async def _look_at_target(self) -> None:
         """Note whether the target has keys of its own, while none of ours is among them."""

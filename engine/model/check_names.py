@@ -28,6 +28,7 @@ CHECKS = frozenset(
         "different-servers",
         "eviction",
         "existing-keys",
+        "other-migration",
         "fence",
         "following",
         "memory",

@@ -7,6 +7,7 @@ from typing import Any
 
 OWN_PREFIX = b"startmigration:"
 """Keys of this name on a target are the engine's own."""
+POSITION_KEY = OWN_PREFIX + b"position"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,11 @@ class OnlineMark:
     was its replica. `switched`: what points the applications' name to the target was run.
     `released`: the target may have deadlines of its own, which a link that breaks can let pass too
     early. `lifted`: deadlines on the target may be lifted. `loss_accepted`: the next full sync may
-    empty the target although the source has lost data. `compare_all`: why every key is to be
-    compared before the cut-over; empty: not so. `begun_at`: when the last full sync did, or
-    when all near deadlines of the target were lifted since, in seconds since the epoch. The
-    counters are those of all its engines. The exact position is on the target itself.
+    empty the target although the source has lost data. `taken_over`: the token of another
+    migration that had the target. `compare_all`: why every key is to be compared before the
+    cut-over; empty: not so. `begun_at`: when the last full sync did, or when all near deadlines of
+    the target were lifted since, in seconds since the epoch. The counters are those of all its
+    engines. The exact position is on the target itself.
     """
 
     token: str
@@ -43,6 +45,7 @@ class OnlineMark:
     lifted: bool = False
     begun_at: float = 0.0
     loss_accepted: bool = False
+    taken_over: str = ""
     tuned: str = ""
     fenced: bool = False
     sealed: str = ""
@@ -75,5 +78,10 @@ def own_keys(token: str) -> tuple[bytes, ...]:
 
 
 def position_key(token: str) -> bytes:
-    """The key on the target that holds the position of the migration called `token`."""
-    return OWN_PREFIX + b"position:" + token.encode()
+    """The key on the target that holds the position of the migration called `token`.
+
+    All migrations have the same: a target has one at a time, and one look at the key tells whose
+    it is. A second engine, of whichever state, is refused by the WATCH on it.
+    """
+    del token
+    return POSITION_KEY

@@ -60,7 +60,8 @@ _NUMBER = r"(0|[1-9][0-9]{0,18})"
 _PLACE = rf"{_NUMBER} {_NUMBER} ([01])"
 _V1 = re.compile(rf"v1 (?P<transfer>\S+) (?P<replid>\S+) {_PLACE}")
 _V2 = re.compile(
-    rf"v2 (?P<transfer>\S+) (?P<engine>\S+)(?: (?P<replid>\S+) {_PLACE} {_PLACE})?(?P<open> open)?"
+    rf"v2 (?P<transfer>\S+) (?P<engine>\S+)(?: (?P<replid>\S+) {_PLACE} {_PLACE})?"
+    r"(?P<held> held)?(?P<open> open)?"
 )
 
 
@@ -80,6 +81,9 @@ class TargetPosition:
     `opened`: the target was promoted at `position` (`transfer.opening`): it belongs to its users,
     and no engine writes to it.
 
+    `held_before`: the target had keys of its own before the transfer began. Who takes the target
+    over from another transfer has to know.
+
     Names are single words (`ValueError` otherwise); `engine` is empty in what an older release
     wrote.
     """
@@ -89,6 +93,7 @@ class TargetPosition:
     engine: str = ""
     since: StreamPosition | None = None
     opened: bool = False
+    held_before: bool = False
 
     def __post_init__(self) -> None:
         names = [self.transfer, self.engine or "-"]
@@ -124,12 +129,15 @@ class TargetPosition:
 
     def encode(self) -> bytes:
         """The value of the position key: `v2 <transfer> <engine>`, and behind that, if there is a
-        position, `<replid> <offset> <db> <0|1> <since's offset> <db> <0|1>`; `open` at the end."""
+        position, `<replid> <offset> <db> <0|1> <since's offset> <db> <0|1>`; then `held`, `open`.
+        """
         words: list[str | int] = ["v2", self.transfer, self.engine or "-"]
         if self.position is not None:
             words.append(self.position.replid)
             for at in (self.position, self.since or self.position):
                 words += [at.offset, at.db, int(at.in_multi)]
+        if self.held_before:
+            words.append("held")
         if self.opened:
             words.append("open")
         return " ".join(map(str, words)).encode()
@@ -142,7 +150,7 @@ class TargetPosition:
         (at, db, multi), (at0, db0, multi0) = position, since
         return (
             f"v2 {self.transfer} {self.engine or '-'} {replid} "
-            f"{at} {db} {int(multi)} {at0} {db0} {int(multi0)}"
+            f"{at} {db} {int(multi)} {at0} {db0} {int(multi0)}{' held' if self.held_before else ''}"
         ).encode()
 
     @classmethod
@@ -154,15 +162,16 @@ class TargetPosition:
             transfer, replid, *place = found.groups()
             return cls(transfer, _place(replid, place))
         if (found := _V2.fullmatch(text)) is not None:
-            transfer, engine, replid, *places, opened = found.groups()
+            transfer, engine, replid, *places, held, opened = found.groups()
             engine = "" if engine == "-" else engine
             if replid is None and opened is None:
-                return cls(transfer, None, engine)
+                return cls(transfer, None, engine, held_before=held is not None)
             if replid is not None:
                 position, since = _place(replid, places[:3]), _place(replid, places[3:])
                 if since.offset <= position.offset:
                     doubt = None if since == position else since
-                    return cls(transfer, position, engine, doubt, opened is not None)
+                    marks = opened is not None, held is not None
+                    return cls(transfer, position, engine, doubt, *marks)
         raise ProtocolFault(
             f"the target's position key holds {value[:80]!r}",
             remedy="Another program, or a newer version of this one, wrote it.",

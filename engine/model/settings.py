@@ -101,6 +101,9 @@ class TransferSettings:
     could expire on the target before the command that extends them is applied."""
     skip_checks: tuple[str, ...] = ()
     """Checks of the preflight (`model.check_names`) that are in the way of nothing if they fail."""
+    take_over: bool = False
+    """Whether another migration that has the target loses it: it is shut out, and the target gets
+    a full sync (which empties it, if it was empty before that other migration)."""
     auto_cut_over: bool = False
     """Whether the server cuts over by itself as soon as the migration can be completed."""
 

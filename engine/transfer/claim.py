@@ -25,7 +25,8 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from engine.errors import AuthError, EngineError, ServerError, TransferFailed
+from engine.errors import AuthError, EngineError, FaultOf, ServerError, TransferFailed
+from engine.model.online import dirty_key
 from engine.model.position import TargetPosition
 from engine.wire.admin import Admin, Arg
 from engine.wire.dial import CLIENT_NAME
@@ -34,24 +35,51 @@ from engine.wire.dial import CLIENT_NAME
 _TRIES_MOST = 10
 
 
+class Foreign(TransferFailed):
+    """The target is another migration's."""
+
+    fault: FaultOf = "user"
+
+
 class Claim:
     """The claim of `engine` on the target of `transfer`, in `key`.
 
     `still_ours` looks at the state, and raises (`StateError`) if the migration is another's.
+    `held_before` as in `TargetPosition`. `first`: nothing of this migration is on the target yet.
+    Then a mark that another one's promotion has left there is no obstacle, and neither is, with
+    `take_over`, another one that goes on: it loses the target. In all other cases whatever would
+    change another migration's target raises `Foreign`.
     """
 
     def __init__(
-        self, key: bytes, transfer: str, engine: str, still_ours: Callable[[], Awaitable[None]]
+        self,
+        key: bytes,
+        transfer: str,
+        engine: str,
+        still_ours: Callable[[], Awaitable[None]],
+        *,
+        held_before: bool = False,
+        first: bool = False,
+        take_over: bool = False,
     ) -> None:
         self._key = key
         self._still_ours = still_ours
-        self.bare = TargetPosition(transfer, None, engine)
+        self._first = first
+        self._take_over = take_over
+        # Another migration's position was there, and ours is now.
+        self._taken_over = False
+        self.bare = TargetPosition(transfer, None, engine, held_before=held_before)
         """What the key holds while there is no position."""
 
     def ours(self, found: bytes | None) -> TargetPosition | None:
         """What the key held, if it is of this transfer. Raises `ProtocolFault`."""
         held = TargetPosition.decode(found) if found is not None else None
         return held if held is not None and held.transfer == self.bare.transfer else None
+
+    def another(self, found: bytes | None) -> TargetPosition | None:
+        """What the key held, if it is another migration's. Raises `ProtocolFault`."""
+        held = TargetPosition.decode(found) if found is not None else None
+        return held if held is not None and held.transfer != self.bare.transfer else None
 
     async def take(self, target: Admin) -> TargetPosition:
         """Write our name beside the position that is there, if any; what is there then.
@@ -84,7 +112,8 @@ class Claim:
             for line in listed.decode("utf-8", "replace").splitlines():
                 words = dict(word.partition("=")[::2] for word in line.split(" "))
                 name = words.get("name", "")
-                if name.startswith(self._names) and name != self.client_name:
+                names = f"{CLIENT_NAME}:" if self._taken_over else self._names
+                if name.startswith(names) and name != self.client_name:
                     # It may be gone by now.
                     with contextlib.suppress(ServerError):
                         await target.call("CLIENT", "KILL", "ID", words["id"])
@@ -116,9 +145,15 @@ class Claim:
         for _ in range(_TRIES_MOST):
             await target.call("UNWATCH")
             await target.call("WATCH", self._key)
-            found = self.ours(await target.call("GET", self._key))
+            value = await target.call("GET", self._key)
+            found, other = self.ours(value), self.another(value)
+            if other is not None and not (self._first and (other.opened or self._take_over)):
+                raise foreign(other, target.name)
             await self._still_ours()
             commands, held = work(found)
+            if other is not None:
+                self._taken_over = not other.opened
+                commands = [*commands, ("DEL", dirty_key(other.transfer))]
             *queued, done = await target.pipeline(
                 [("MULTI",), *commands, ("SET", self._key, held.encode()), ("EXEC",)]
             )
@@ -132,3 +167,16 @@ class Claim:
             code="TRYAGAIN",
             fault="target",
         )
+
+
+def foreign(other: TargetPosition, target: str) -> Foreign:
+    """What to raise where another migration, which left `other` there, has the target."""
+    told = f"{target} is the target of another migration, {other.transfer}"
+    if other.position is not None:
+        told += f", which has brought it to offset {other.position.offset:,}"
+    return Foreign(
+        told,
+        remedy="Complete or abort that one first (it may be of another state or group). If it is "
+        "meant to lose the target, start with --take-over: it is shut out then, and the target "
+        "gets a full sync.",
+    )

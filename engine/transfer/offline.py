@@ -11,17 +11,20 @@ import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
-from engine.errors import EngineError, StateError, TransferFailed
+from engine.errors import AuthError, EngineError, StateError, TransferFailed
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
-from engine.model.position import ScanPosition
+from engine.model.online import POSITION_KEY
+from engine.model.position import ScanPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.sources.base import Source
 from engine.sources.rdb_file import RdbFileSource
 from engine.sources.scan import ScanSource
+from engine.targets.applier import POSITION_DB
 from engine.targets.writer import RestoreWriter
 from engine.transfer.aside import cancelled
 from engine.transfer.checkpoint import CheckpointStore
+from engine.transfer.claim import foreign
 from engine.transfer.code import carry_code
 from engine.transfer.copy import Compare, Copy, explain
 from engine.transfer.gate import Gate, GateResult, compared
@@ -212,6 +215,7 @@ class Offline:
             assert isinstance(before.position, ScanPosition)
             position = before.position
         await stage.insist(self._target.open, "target")
+        await self._check_free()
         self._source.bulk_limit = self._target.bulk_limit
         await stage.insist(lambda: self._source.open(position), "source")
         if position is not None and not self._source.continues(position):
@@ -227,6 +231,30 @@ class Offline:
             stage.tally.evictions = Evictions().after(self._target.info)
         stage.total_keys = self._source.total_keys
         return position
+
+    async def _check_free(self) -> None:
+        """Raise `Foreign` where a migration that follows its source has the target: what is scanned
+        would be written into the middle of it."""
+
+        async def look() -> bytes | None:
+            limit = self._settings.connect_timeout
+            # Who may not read the key may not follow either: nothing of the kind is meant here.
+            with contextlib.suppress(AuthError):
+                async with admin(self._target_endpoint, timeout=limit, fault="target") as end:
+                    await end.select(POSITION_DB)
+                    found = await end.call("GET", POSITION_KEY)
+                    return found if isinstance(found, bytes) else None
+            return None
+
+        found: list[bytes | None] = []
+
+        async def ask() -> None:
+            found.append(await look())
+
+        await self._stage.insist(ask, "target")
+        held = TargetPosition.decode(found[0]) if found[0] is not None else None
+        if held is not None and not held.opened:
+            raise foreign(held, self._target_endpoint.address)
 
     async def _pass_gate(self) -> GateResult:
         if lost := self._lost():

@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Any
 
 from engine.errors import (
@@ -46,6 +47,7 @@ from engine.transfer.aside import cancelled
 from engine.transfer.books import Books
 from engine.transfer.check import Check
 from engine.transfer.checkpoint import CheckpointStore
+from engine.transfer.claim import foreign
 from engine.transfer.copy import explain
 from engine.transfer.cut_over import CutOver, not_carried_words
 from engine.transfer.ends import Ends
@@ -302,6 +304,11 @@ class Online:
             )
 
     @property
+    def held_before(self) -> bool | None:
+        """Whether the target had keys of its own before; None: that is not known yet."""
+        return self._mark.held_before if self._mark.begun else None
+
+    @property
     def opened(self) -> bool:
         """Whether the target is its users' by now."""
         return self._mark.opened
@@ -454,6 +461,18 @@ class Online:
             applier = self._applier = self._new_applier(importing=False)
             await stage.insist(applier.open, "target")
             await applier.close()
+            self._inherit(applier.found)
+
+    def _inherit(self, found: bytes | None) -> None:
+        """Another migration's position on the target: raises `Foreign`, unless it is to be taken
+        over. What that one found there before counts then, not what it has brought."""
+        claim = self._tenure.claim
+        other = claim.another(found)
+        if other is None or other.opened:
+            return
+        if not self._settings.take_over:
+            raise foreign(other, self._ends.target.address)
+        self._books.note(held_before=other.held_before, taken_over=other.transfer)
 
     async def _begin(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> None:
         """What has to be there before the first byte is taken in."""
@@ -479,7 +498,7 @@ class Online:
         await self._snapshot.note_names()
         self._applier = self._new_applier(importing=self._deadlines.importing)
         await self._applier.open()
-        held = TargetPosition(self._mark.token, position, self._tenure.engine)
+        held = replace(self._tenure.claim.bare, position=position)
         await self._applier.begin(held.encode(), over=self._tenure.claim.bare.encode())
         return held
 

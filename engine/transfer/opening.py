@@ -134,10 +134,22 @@ class Opening:
         mark = self._books.mark
         key = position_key(mark.token)
         async with self._ends.dialled() as connection:
-            found = await connection.call("GET", key) if mark.promoting else None
+            await connection.call("WATCH", key)
+            found = await connection.call("GET", key)
+            if isinstance(found, bytes) and TargetPosition.decode(found).transfer != mark.token:
+                # Another migration has the target by now: nothing there is ours.
+                self._books.note(tidied=True)
+                return
             if mark.promoting and not mark.tidied:
                 await self._judge(found, (await ask_info(connection)))
+            await connection.call("MULTI")
             await connection.call("DEL", key, dirty_key(mark.token))
+            if await connection.call("EXEC") is None:
+                raise ServerError(
+                    "the target's position changed while it was removed",
+                    code="TRYAGAIN",
+                    fault="target",
+                )
             if has_import_mode(self._target()):
                 with contextlib.suppress(AuthError, ServerError):
                     await leave_import_mode(connection)

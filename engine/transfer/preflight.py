@@ -16,6 +16,7 @@ from engine.model.settings import TransferSettings
 from engine.transfer.checks.databases import (
     check_chosen,
     check_existing,
+    check_free,
     check_room,
     moved_databases,
 )
@@ -105,6 +106,7 @@ async def _preflight_of_server(
         if settings.databases is not None:
             await _guarded(checks, "chosen-databases", check_chosen(one, from_info, moved))
         await _guarded(checks, "databases", check_room(other, moved))
+        await _guarded(checks, "other-migration", check_free(other, settings))
         checks.append(check_existing(to_info, moved, settings))
         await _guarded(checks, "clocks", check_clocks(one, other))
         await _guarded(checks, "value-limit", check_bulk_limit(one, other))
@@ -145,6 +147,7 @@ async def _preflight_of_file(
         checks.append(check_memory(found.info, info, settings))
         checks.append(check_eviction(info))
         await _guarded(checks, "databases", check_room(end, moved))
+        await _guarded(checks, "other-migration", check_free(end, settings))
         checks.append(check_existing(info, moved, settings))
         await _guarded(checks, "clocks", check_clock(end))
         # 4. The one write.

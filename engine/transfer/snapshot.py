@@ -73,7 +73,10 @@ class Snapshot:
             await self._make_room()
         else:
             await books.save(begun=True)
+            # Ends the connections of the one that it is taken over from, if it is.
             await self._tenure.take()
+            if books.mark.taken_over:
+                await self._make_room()
         self._refused.clear()
         stage.tally.start_anew()
         await self._target_watch.begin()
@@ -164,17 +167,18 @@ class Snapshot:
         must not stay. If another engine has taken over, this raises, and the target is as it was:
         it may be in use by now."""
         mark = self._books.mark
+        why = "full sync again"
+        if mark.taken_over and not mark.full_syncs:
+            why = f"the target is taken over from the migration {mark.taken_over}"
         if mark.held_before:
             self._stage.on_event(
-                "full sync again: keys that the source deleted meanwhile may stay on the target, "
+                f"{why}: keys that the source deleted meanwhile may stay on the target, "
                 "which had keys of its own before"
             )
             # An old position beside a new snapshot would be taken for the snapshot's.
             command: tuple[str | bytes, ...] = ("DEL", dirty_key(mark.token))
         else:
-            self._stage.on_event(
-                "full sync again: the target, empty before this migration, is emptied"
-            )
+            self._stage.on_event(f"{why}: the target, empty before that, is emptied")
             command = ("FLUSHALL",)
         async with self._ends.admin("target") as end:
             await self._tenure.claim.clear(end, command)

@@ -13,7 +13,7 @@ from engine.model.online import position_key
 from engine.model.position import TargetPosition
 from engine.targets.applier import PositionMoved
 from engine.transfer.books import Books
-from engine.transfer.claim import Claim
+from engine.transfer.claim import Claim, Foreign
 from engine.transfer.ends import Ends
 
 # How often the position may be found under another engine's name while the state has ours.
@@ -35,8 +35,17 @@ class Tenure:
     @property
     def claim(self) -> Claim:
         """For the migration as the books have it now."""
-        token = self._books.mark.token
-        return Claim(position_key(token), token, self.engine, self._still_ours)
+        mark = self._books.mark
+        return Claim(
+            position_key(mark.token),
+            mark.token,
+            self.engine,
+            self._still_ours,
+            held_before=mark.held_before,
+            # Who finds another migration there later was taken over from.
+            first=not mark.full_syncs,
+            take_over=self._ends.settings.take_over,
+        )
 
     async def take(self) -> TargetPosition:
         """Claim the target; what it holds of us. Raises as `Claim.take` does."""
@@ -50,7 +59,14 @@ class Tenure:
     async def judge(self, moved: PositionMoved) -> str:
         """What to say of a position that is not where we left it; raises if it is not for us to go
         on from where it is."""
-        found = self.claim.ours(moved.found)
+        claim = self.claim
+        if (other := claim.another(moved.found)) is not None:
+            self.replaced = True
+            raise Foreign(
+                f"another migration, {other.transfer}, has taken the target over",
+                remedy="Nothing is left to do for this one: end it, or start it anew.",
+            )
+        found = claim.ours(moved.found)
         if found is None:
             return "the target lost this migration's data"
         if found.engine != self.engine:

@@ -119,6 +119,11 @@ class Transfer:
             self._task.cancel()
 
     @property
+    def held_before(self) -> bool | None:
+        """Whether the target had keys of its own before; None: the way does not know (yet)."""
+        return self._way.held_before if isinstance(self._way, Online) else None
+
+    @property
     def progress(self) -> Progress:
         """How things stand now."""
         return self._stage.progress

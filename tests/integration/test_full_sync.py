@@ -101,7 +101,7 @@ def test_the_source_comes_back_empty(ends: tuple[Server, Server]) -> None:
     assert "the source has 0 keys left, and the target has 30" in run.report.errors[0]
     assert target.client().mget("key:0", "key:299") == [b"0", b"299"]
     # What it takes to go on is still there, and as soon as the source has its data again it does.
-    assert len(target.client().keys("startmigration:position:*")) == 1
+    assert len(target.client().keys("startmigration:position*")) == 1
     source.client().mset({f"key:{n}": n for n in range(300)})
     source.client(1).set("timed", "x", ex=3000)
 

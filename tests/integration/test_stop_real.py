@@ -84,6 +84,37 @@ def test_migrate_that_stops_and_goes_on(ends: tuple[Server, Server], cli: Cli) -
     assert_equal(source.url, target.url)
 
 
+def test_a_target_that_another_state_migrates_into(
+    ends: tuple[Server, Server], cli: Cli, tmp_path: Path
+) -> None:
+    """The first one's position lies there: a start is refused, unless the target is meant to be
+    taken over; the first one then ends by itself."""
+    source, target = ends
+    register(cli, target)
+    told = cli("start-migration", *GROUP, *nodes(source), "--wait")
+    assert told.code == 0, told.err
+    other = Cli(f"sqlite:///{tmp_path / 'other.db'}", tmp_path)
+    try:
+        register(other, target)
+        told = other("start-migration", *GROUP, *nodes(source), "--wait")
+        assert told.code == 1
+        assert "other-migration: " in told.err
+        assert "--take-over" in told.err
+        assert other.group()["Status"] == "available"
+        told = other("start-migration", *GROUP, *nodes(source), "--take-over", "--wait")
+        assert told.code == 0, told.err
+        source.client().incr("counter")
+        cli.wait_for(lambda group: group["Status"] == "available")
+        assert "has taken the target over" in cli("describe-events", *GROUP).out
+        told = other("complete-migration", *GROUP, "--wait")
+        assert told.code == 0, told.err
+    finally:
+        other.close()
+    assert target.client().get("counter") == b"1"
+    assert not target.client().keys("startmigration*")
+    assert_equal(source.url, target.url)
+
+
 def test_resume_with_what_makes_no_sense(cli: Cli) -> None:
     for option, value in (("--retry-for", "soon"), ("--spool-bytes", "plenty")):
         told = cli("resume-migration", *GROUP, option, value)

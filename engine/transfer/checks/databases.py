@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from engine.errors import AuthError, ServerError
+from engine.model.online import POSITION_KEY
+from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
+from engine.targets.applier import POSITION_DB
 from engine.transfer.checks.result import Check, failed, listed, passed, warned
+from engine.transfer.claim import foreign
 from engine.wire.admin import Admin
 
 
@@ -53,6 +57,25 @@ async def check_room(target: Admin, moved: list[int]) -> Check:
             " --db.",
         )
     return passed(name, f"to be moved: {listed(moved)}; the target has {has}")
+
+
+async def check_free(target: Admin, settings: TransferSettings) -> Check:
+    """Whether another migration, of whichever state, has the target."""
+    name = "other-migration"
+    try:
+        await target.select(POSITION_DB)
+        found = await target.call("GET", POSITION_KEY)
+    except (AuthError, ServerError) as refusal:
+        return warned(
+            name, refusal.message, "Make sure yourself that no other migration has the target."
+        )
+    held = TargetPosition.decode(found) if isinstance(found, bytes) else None
+    if held is None or held.opened:
+        return passed(name, "no other migration has the target")
+    error = foreign(held, target.name)
+    if settings.take_over:
+        return warned(name, error.message, "It is shut out: --take-over was given.")
+    return failed(name, error.message, error.remedy)
 
 
 def check_existing(target: ServerInfo, moved: list[int], settings: TransferSettings) -> Check:

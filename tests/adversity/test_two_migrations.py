@@ -1,0 +1,152 @@
+"""Two migrations, of two states, with one target: one is refused, or takes it over; never both."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from engine.fleet.gate import comparison_of
+from engine.model.endpoint import Endpoint
+from engine.model.progress import Phase
+from engine.model.settings import TransferSettings
+from engine.transfer.transfer import Transfer
+from tests.conftest import ServerFactory, known
+from tests.converge import assert_settled
+from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, soon
+from tests.proxy import Proxy
+from tests.servers import Server
+from tests.traffic import Counters
+from tests.transfers import Run, transfer
+
+NAME = "redis-7.0"
+
+
+@pytest.fixture
+def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
+    source, target = server_factory(known(NAME)), server_factory(known(NAME))
+    source.client().mset({f"key:{n}": n for n in range(300)})
+    return source, target
+
+
+def beside(run: Callable[[], Run]) -> tuple[threading.Thread, list[Run]]:
+    """A second migration of this process, on a loop of its own."""
+    runs: list[Run] = []
+    thread = threading.Thread(target=lambda: runs.append(run()))
+    thread.start()
+    return thread, runs
+
+
+@pytest.mark.parametrize("source_type", ["replica", "scan"])
+def test_a_second_one_is_refused(ends: tuple[Server, Server], source_type: str) -> None:
+    """It writes nothing; the first one goes on, and each increment counts once."""
+    source, target = ends
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        thread, runs = beside(
+            lambda: transfer(source, target, one_go=False, source_type=source_type)
+        )
+        await asyncio.to_thread(thread.join)
+        assert runs[0].report.status == "failed"
+        assert "is the target of another migration" in runs[0].report.errors[0]
+        assert "--take-over" in runs[0].report.errors[0]
+        await asyncio.to_thread(counters.stop)
+        await cut_over(work, run, source)
+
+    with Counters(source) as counters:
+        run = online(source, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+    assert counters.check(target) == []
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_second_one_takes_over(ends: tuple[Server, Server], own: bool) -> None:
+    """The first one is shut out at once. What it had brought goes, and what the target had before
+    it stays."""
+    source, target = ends
+    if own:
+        target.client().set("own", "1")
+    first: list[Transfer] = []
+    there = threading.Event()
+
+    async def old(work: Transfer, run: Run) -> None:
+        first.append(work)
+        await following(work)
+        source.client().set("deleted", "1")
+        await in_sync(work, source)
+        there.set()
+        await phase(work, Phase.FAILED)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: first[0].progress.phase is Phase.FAILED, "the end of the first")
+        await asyncio.to_thread(counters.stop)
+        await cut_over(work, run, source)
+
+    with Counters(source) as counters:
+        thread, runs = beside(lambda: online(source, target, old))
+        assert there.wait(30)
+        source.client().delete("deleted")
+        at = Endpoint.parse(source.url), Endpoint.parse(target.url)
+        both = comparison_of(*at, TransferSettings(), lambda: own)
+        run = online(source, target, steer, take_over=True, comparison=both)
+        thread.join()
+    assert runs[0].report.status == "failed"
+    assert "has taken the target over" in runs[0].report.errors[0]
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert any("taken over from the migration" in event for event in run.events)
+    assert counters.check(target) == []
+    if own:
+        assert target.client().getdel("own") == b"1"
+        # If the first one was shut out before it carried the DEL, nobody can tell this key from
+        # the target's own.
+        target.client().delete("deleted")
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def test_one_is_taken_over_in_its_snapshot(ends: tuple[Server, Server]) -> None:
+    """What it has under way does not arrive in the target of the other one."""
+    source, target = ends
+    source.client().mset({f"old:{n}": b"old" * 100 for n in range(20_000)})
+    stalled = threading.Event()
+    first: list[Transfer] = []
+
+    async def old(work: Transfer, run: Run) -> None:
+        first.append(work)
+        await soon(lambda: work.progress.keys > 1000, "a part of the snapshot")
+        proxy.stall()
+        stalled.set()
+        await soon(lambda: work.progress.phase is Phase.FAILED, "its end", 50)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await asyncio.to_thread(
+            lambda: source.client().mset({f"old:{n}": "new" for n in range(20_000)})
+        )
+        await in_sync(work, source)
+        proxy.throttle(None)
+        proxy.stall(False)
+        await asyncio.to_thread(thread.join)
+        await cut_over(work, run, source)
+
+    with Proxy(target.host, target.port) as proxy:
+        proxy.throttle(1_000_000)
+        thread, runs = beside(
+            lambda: online(source, proxy, old, timeout=60, batch_bytes=20_000, retry_for=30.0)
+        )
+        assert stalled.wait(30)
+        run = online(source, target, steer, take_over=True, timeout=60)
+        proxy.stall(False)
+        thread.join()
+    assert runs[0].report.status == "failed"
+    assert "of another migration" in runs[0].report.errors[0]
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(source, target, 2)
+    assert_tidy(target)
