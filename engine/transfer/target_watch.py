@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from engine.errors import EngineError
+from engine.errors import EngineError, LinkError
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
 from engine.model.server import ServerInfo
@@ -67,7 +67,11 @@ class TargetWatch:
             self._stage.tally.evictions = Evictions().after(await self._ask())
 
     async def _ask(self) -> ServerInfo:
-        if self._end is None:
+        if self._end is not None:
+            # A target that was restarted meanwhile has closed it: the next call dials again.
+            with contextlib.suppress(LinkError):
+                return await self._end.info()
+        else:
             limit = self._stage.settings.connect_timeout
             self._end = await self._stack.enter_async_context(
                 admin(self._endpoint, timeout=limit, fault="target")
