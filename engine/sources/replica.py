@@ -54,6 +54,10 @@ from engine.wire.connection import Connection
 from engine.wire.psync import FullSync, PartialSync
 
 _TICK_SECONDS = 1.0
+# What tells a source during the snapshot that its replica lives. A replica sends the newline alone:
+# up to 3.2 processInlineBuffer takes two bytes off for it, so an ACK right behind it loses its
+# first one, and errors come down the stream.
+BEAT = b"\r\n"
 # Read from a paused socket at each tick: a diskless source cuts off a replica that takes nothing
 # for `repl-timeout`.
 _SIP_BYTES = 256 << 10
@@ -611,9 +615,7 @@ class ReplicaSource:
     async def _beat(self) -> None:
         """Tell the source that we live, and how far the target is."""
         while not self._whole.is_set():
-            # A replica sends the newline alone. Up to 3.2 processInlineBuffer takes two bytes off
-            # for it: an ACK right behind it loses its first, and errors come down the stream.
-            self._connection.write(b"\r\n")
+            self._connection.write(BEAT)
             self._sip = _SIP_BYTES
             self._steer()
             with contextlib.suppress(TimeoutError):

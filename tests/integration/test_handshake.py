@@ -15,6 +15,7 @@ from engine._native import NeedData, encode_command
 from engine.errors import AuthError, LinkError, PsyncRefused, ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.position import StreamPosition
+from engine.sources.replica import BEAT
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
 from engine.wire.info import ask_info
@@ -214,6 +215,24 @@ async def test_a_link_cut_anywhere(
                     await handshake(connection, None, info=info, timeout=10)
     async with connected(server) as connection:
         assert isinstance(await shake(connection), FullSync)
+
+
+@pytest.mark.parametrize("name", ["redis-2.8", "redis-3.2", "redis-6.2", "valkey-8.1"])
+async def test_a_beat_and_an_acknowledgement_may_arrive_together(
+    server_factory: ServerFactory, name: str
+) -> None:
+    """Old servers take two bytes off for a bare newline, and answer what they then see."""
+    server = server_factory(known(name))
+    async with connected(server) as connection:
+        assert isinstance(await shake(connection), FullSync)
+        sink = take(connection)
+        connection.write(BEAT + ACK)
+        server.client().set("behind", "it")
+        stream = await until(sink, b"it\r\n", connection)
+        connection.write(BEAT + ACK)
+        server.client().set("behind", "that")
+        stream = await until(sink, b"that\r\n")
+    assert b"-ERR" not in stream
 
 
 async def test_a_backlog_that_is_gone_means_a_full_sync(
