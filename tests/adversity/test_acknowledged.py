@@ -1,10 +1,10 @@
 """What clients have had acknowledged is on the target after the cut-over, whatever happened before.
 
-Clients of one name write all the while and repeat what is not acknowledged. A target that restarts
-from an append-only file or an old snapshot, or has no more memory, links that break and engines
-that die strike at seeded moments; then the migration is completed, and the name leads to the
-target. None of the writes that any server on the way has acknowledged may be missing there, and
-none may be there too often.
+Clients of one name write all the while and repeat what is not acknowledged. A source that fails
+over, a target that restarts from an append-only file or an old snapshot, or has no more memory,
+links that break, engines that die and a second one from elsewhere strike at seeded moments; then
+the migration is completed, and the name leads to the target. None of the writes that any server on
+the way has acknowledged may be missing there, and none may be there too often.
 
 ENGINE_SEED gives other moments; ENGINE_SOAK=1 more pairs and longer runs.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ServerFactory, known
-from tests.converge import OWN_PREFIX
+from tests.converge import OWN_PREFIX, replicated
 from tests.engines import Cli, Migration
 from tests.proxy import Proxy
 from tests.servers import Binary, Server
@@ -46,24 +46,28 @@ PAIRS = [("redis-6.2", "valkey-8.1"), ("redis-7.0", "redis-8.0"), ("valkey-9", "
 class Scene:
     """One migration, its clients, and what may befall them."""
 
-    source: Server
+    primary: Server
+    replica: Server
     target: Server
     name: Proxy
     links: dict[str, Proxy]
     migration: Migration
+    other: Migration
     rng: random.Random
     clients: Retrying
     append_only: bool
     struck: list[str] = field(default_factory=list)
 
     def begin(self) -> None:
-        """Some keys, the clients, the migration, until it follows."""
-        pipe = self.source.client().pipeline(transaction=False)
+        """Some keys, the replica, the clients, the migration, until it follows."""
+        pipe = self.primary.client().pipeline(transaction=False)
         for number in range(FILLER):
-            pipe.set(f"filler:{number}", f"{number} " * 20)
+            pipe.set(f"filler:{number}", f"{number} " * 100, ex=100_000)
         pipe.execute()
+        replicate(self.replica, self.primary)
         self.clients.start()
         self.clients.goes_on()
+        replicated(self.primary, self.replica, SECONDS)
         self.migration.register(self.links["target"])
         self.migration.start(self.links["source"], "--source-type", "replica")
         self.following()
@@ -87,6 +91,18 @@ class Scene:
         time.sleep(self.rng.random() * 0.5)
         proxy.cut_now()
 
+    def hand_over(self) -> None:
+        """The replica takes over from the primary, which becomes its replica."""
+        self.name.stall()
+        replicated(self.primary, self.replica, SECONDS)
+        self.primary, self.replica = self.replica, self.primary
+        self.primary.client().execute_command("REPLICAOF", "NO", "ONE")
+        replicate(self.replica, self.primary)
+        self.name.lead_to(self.primary.host, self.primary.port)
+        self.name.cut_now()
+        self.name.stall(False)
+        replicated(self.primary, self.replica, SECONDS)
+
     def restart_the_target(self) -> None:
         """It comes back with what it had, or with an older snapshot of it."""
         if not self.append_only:
@@ -102,6 +118,17 @@ class Scene:
         client.config_set("maxmemory", "1mb")
         time.sleep(self.rng.random())
         client.config_set("maxmemory", "0")
+
+    def start_another_engine(self) -> None:
+        """From another state, into the same target: it is refused."""
+        link = self.links["source"]
+        told = self.other.cli(
+            "start-migration",
+            *("--replication-group-id", self.other.group),
+            *("--customer-node-endpoint-list", f"Address={link.host},Port={link.port}"),
+        )
+        assert told.code == 1, told.out
+        assert "another" in told.err, told.err
 
     # The end.
 
@@ -138,6 +165,11 @@ class Scene:
         """End what runs; after a failure it is still there."""
         self.clients.__exit__(AssertionError, None, None)
         self.migration.close()
+        self.other.close()
+
+
+def replicate(replica: Server, primary: Server) -> None:
+    replica.client().execute_command("REPLICAOF", primary.host, primary.port)
 
 
 Make = Callable[..., Scene]
@@ -145,25 +177,33 @@ Make = Callable[..., Scene]
 
 @pytest.fixture
 def make(
-    server_factory: ServerFactory, state_url: str, tmp_path: Path, request: pytest.FixtureRequest
+    server_factory: ServerFactory, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Make]:
-    """A source, a target, the clients' name, and proxies for the engine's links."""
+    """A primary with a replica, a target, the clients' name, and proxies for the engine's links."""
     with ExitStack() as stack:
 
         def scene(source: Binary, target: Binary, *, append_only: bool) -> Scene:
             seed = f"{SEED} {request.node.name}"
-            source_server = server_factory(source, *BACKLOG)
+            primary, replica = (server_factory(source, *BACKLOG) for _ in range(2))
             target_server = server_factory(target, *(APPEND_ONLY if append_only else ()))
             name, source_link, target_link = (
                 stack.enter_context(Proxy(server.host, server.port))
-                for server in (source_server, source_server, target_server)
+                for server in (primary, primary, target_server)
             )
+            migrations = []
+            for group in ("g", "other"):
+                folder = tmp_path / group
+                folder.mkdir()
+                cli = Cli(f"sqlite:///{folder / 'state.sqlite'}", folder)
+                migrations.append(Migration(cli, seed, group))
+            migrations[1].register(target_link)
             made = Scene(
-                source_server,
+                primary,
+                replica,
                 target_server,
                 name,
                 {"source": source_link, "target": target_link},
-                Migration(Cli(state_url, tmp_path), seed),
+                *migrations,
                 random.Random(seed),
                 Retrying(name),
                 append_only,
@@ -194,5 +234,37 @@ def test_no_acknowledged_write_is_lost(
         scene.struck.append(trouble.__name__)
         trouble()
         scene.following()
+    scene.complete()
+    scene.check()
+
+
+def test_a_target_that_has_evicted_is_refused(make: Make) -> None:
+    """What is gone there cannot be known by its name: only another full sync brings it back."""
+    binary = known(PAIRS[0][0])
+    scene = make(binary, binary, append_only=False)
+    scene.begin()
+    client = scene.target.client()
+    client.config_set("maxmemory-policy", "volatile-lru")
+    client.config_set("maxmemory", client.info("memory")["used_memory"] - 300_000)
+    deadline = time.monotonic() + SECONDS
+    while not client.info("stats")["evicted_keys"]:
+        assert time.monotonic() < deadline, client.info("memory")
+        time.sleep(0.02)
+    client.config_set("maxmemory", "0")
+    scene.following()
+    group = ("--replication-group-id", scene.migration.group)
+    told = scene.migration.cli("complete-migration", "--wait", *group)
+    assert told.code == 1, told.out
+    assert "evicted" in told.err, told.err
+    # The source was let go of: its clients have never stopped.
+    scene.clients.goes_on()
+    assert scene.migration.cli("complete-migration", "--force", *group).code == 0
+    scene.clients.goes_on()
+    while scene.migration.describe()["Status"] != "available":
+        assert time.monotonic() < deadline + SECONDS, scene.migration.story()
+        time.sleep(0.1)
+    client.flushall()
+    scene.migration.start(scene.links["source"], "--source-type", "replica")
+    scene.following()
     scene.complete()
     scene.check()
