@@ -122,6 +122,7 @@ class ReplicaSource:
         self.on_more: Callable[[], None] | None = None
         """Called, if there is nobody in `more`, when `next_commands` is worth another call."""
         self._lost: EngineError | None = None
+        self._given_up = False  # the link was tried again for as long as it may be
         self._waiter: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._whole = asyncio.Event()
@@ -585,10 +586,12 @@ class ReplicaSource:
         self._wake()
 
     def _raise_if_broken(self) -> None:
-        # After a lost link what was received is still good; after anything else it is of no use.
+        # After a lost link, even one that is given up, what was received is still good; after
+        # anything else it is of no use.
         lost = self._lost
         superseded = isinstance(lost, Gone) and lost.replid == self.replid
-        if lost is not None and (superseded or not isinstance(lost, LinkError)):
+        good = isinstance(lost, LinkError) or self._given_up
+        if lost is not None and (superseded or not good):
             raise lost
 
     def _raise_if_over(self) -> None:
@@ -685,6 +688,7 @@ class ReplicaSource:
                     break
                 if backoff.exhausted(loop.time()):
                     words = span(self._settings.retry_for)
+                    self._given_up = True
                     error = TransferStopped(
                         f"the source could not be reached for {words}: {exc.message}",
                         remedy=exc.remedy,

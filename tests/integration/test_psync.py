@@ -12,7 +12,14 @@ import redis
 
 from benches import datasets
 from engine._native import encode_command
-from engine.errors import LinkError, ProtocolFault, PsyncRefused, SpoolFull, UsageError
+from engine.errors import (
+    LinkError,
+    ProtocolFault,
+    PsyncRefused,
+    SpoolFull,
+    TransferStopped,
+    UsageError,
+)
 from engine.model.position import StreamPosition
 from engine.sources.replica import ReplicaSource
 from engine.wire.psync import FullSync, PartialSync
@@ -248,7 +255,7 @@ async def test_what_was_received_is_given_when_the_source_is_gone(
         server.kill()
         await asyncio.sleep(1.0)
         await replay.follow_to(source, offset)
-        with pytest.raises(LinkError, match="cannot be reached"):
+        with pytest.raises(TransferStopped, match="cannot be reached"):
             await next_batch(source)
     assert target.client().dbsize() == 1000
 

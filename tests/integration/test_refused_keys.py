@@ -10,7 +10,7 @@ import pytest
 from engine.transfer import repair
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import assert_tidy, cut_over, following, in_sync, offset_of, online, soon
 from tests.servers import Server, binaries
@@ -172,8 +172,7 @@ def test_commands_of_several_keys_leave_no_fragment_either(
     server_factory: ServerFactory,
 ) -> None:
     """A set that is too long: what goes from it and into it, and what else those commands name."""
-    source = server_factory(next(each for each in binaries() if each.name.startswith("redis-7.0")))
-    target = server_factory(next(each for each in binaries() if each.name.startswith("redis-6.2")))
+    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-6.2"))
     target.client().config_set("proto-max-bulk-len", 1 << 20)
     client = source.client()
     client.sadd("long", *(b"%d " % n + os.urandom(1000) for n in range(1500)))
