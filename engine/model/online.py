@@ -24,14 +24,15 @@ class OnlineMark:
     be let go after the opening; `sealed`: the settings that the seal changes there, as they were
     (`transfer.seal`); `fenced_at`: the `host:port` of the primary where that is, empty for the
     source itself. `head`: the address of the primary that took the writes last, where the source
-    was its replica. `switched`: what points the applications' name to the target was run.
-    `released`: the target may have deadlines of its own, which a link that breaks can let pass too
-    early. `lifted`: deadlines on the target may be lifted. `loss_accepted`: the next full sync may
-    empty the target although the source has lost data. `taken_over`: the token of another
-    migration that had the target. `compare_all`: why every key is to be compared before the
-    cut-over; empty: not so. `begun_at`: when the last full sync did, or when all near deadlines of
-    the target were lifted since, in seconds since the epoch. The counters are those of all its
-    engines. The exact position is on the target itself.
+    was its replica. `followed`: the address of the server that is followed in the source's place,
+    after a failover; empty: the source itself. `switched`: what points the applications' name to
+    the target was run. `released`: the target may have deadlines of its own, which a link that
+    breaks can let pass too early. `lifted`: deadlines on the target may be lifted. `loss_accepted`:
+    the next full sync may empty the target although the source has lost data. `taken_over`: the
+    token of another migration that had the target. `compare_all`: why every key is to be compared
+    before the cut-over; empty: not so. `begun_at`: when the last full sync did, or when all near
+    deadlines of the target were lifted since, in seconds since the epoch. The counters are those of
+    all its engines. The exact position is on the target itself.
     """
 
     token: str
@@ -53,6 +54,7 @@ class OnlineMark:
     compare_all: str = ""
     fenced_at: str = ""
     head: str = ""
+    followed: str = ""
     partial_syncs: int = 0
     full_syncs: int = 0
     repaired_keys: int = 0

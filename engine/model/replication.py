@@ -35,6 +35,15 @@ class Replication:
         """Whether it follows a primary."""
         return self.role == "slave"
 
+    def goes_on_from(self, replid: str, offset: int) -> bool:
+        """Whether its history holds that of `replid` up to `offset`, the last byte received."""
+        if not replid:
+            return False
+        if replid == self.replid:
+            return offset <= self.offset
+        # `second_offset` is the first byte of the new history.
+        return replid == self.replid2 and offset < self.second_offset
+
     @property
     def place(self) -> str:
         """Its role for people: `a primary`, `a replica of 10.0.0.2:6379`."""

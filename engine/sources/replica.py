@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, cast
 
 from engine._native import (
@@ -100,6 +100,9 @@ class ReplicaSource:
         self.on_stalled: Callable[[], None] = lambda: None
         """Called while the source, or what it has sent, may be held up on its way: what the source
         has sent by now is late. Told of sources that `on_late` is told of."""
+        self.elsewhere: Callable[[StreamPosition], Awaitable[bool]] | None = None
+        """Asked while the source cannot be dialled, with the last position: whether its stream goes
+        on at another server, to which its address leads from now on."""
         self.replid = ""
         """The stream's name now; it changes with a failover of the source."""
         self.reconnects = 0
@@ -685,6 +688,9 @@ class ReplicaSource:
                 error = exc
                 self._hearing.lost(exc)
                 if isinstance(exc, Gone):
+                    break
+                if self.elsewhere is not None and await self.elsewhere(behind):
+                    # It is another server, and may be of another version: opened anew.
                     break
                 if backoff.exhausted(loop.time()):
                     words = span(self._settings.retry_for)

@@ -16,6 +16,7 @@ from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.gate import GateResult
 from engine.transfer.online import Online
 from engine.transfer.stage import Stage
+from engine.wire import detours
 
 
 async def abandon(
@@ -37,6 +38,7 @@ async def abandon(
     async def gate(_: bytes) -> GateResult:
         return GateResult(False, "nothing is opened here")
 
+    detours.begin()
     events: list[str] = []
     store = MemoryCheckpoint()
     store.save(checkpoint)

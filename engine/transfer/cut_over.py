@@ -109,11 +109,13 @@ class CutOver:
             return self._refuse(stage.reason)
         try:
             head = await self._head()
+            # Whoever takes it away dials that server, and not what the source's address leads to.
+            address = head.address or self._books.mark.followed
         except TransferFailed as exc:
             return self._refuse(explain(exc))
-        if refusal := await self._fence_in_the_way(head.address):
+        if refusal := await self._fence_in_the_way(address):
             return self._refuse(refusal)
-        fence = self._fence(head.endpoint, head.info, head.address)
+        fence = self._fence(head.endpoint, head.info, address)
         try:
             # 1. What takes its time, while nobody has to wait for it.
             try:
@@ -126,7 +128,7 @@ class CutOver:
                 if pump.done() or isinstance(exc, StateError):
                     raise
                 return self._refuse(explain(exc), follower)
-            await self._books.save(fenced=True, sealed=fence.before, fenced_at=head.address)
+            await self._books.save(fenced=True, sealed=fence.before, fenced_at=address)
             # 2. Behind the fence.
             return await self._behind(fence, follower, pump, near)
         finally:

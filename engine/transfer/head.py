@@ -122,6 +122,8 @@ class Heads:
                 )
             return await end.info()
         except (LinkError, AuthError, ServerError, ProtocolFault, UsageError) as exc:
+            # What it is dialled by may lead elsewhere the next time.
+            self._dialled.pop(address, None)
             if not address:
                 raise _failed(f"the source's role is not known: {exc.message}") from None
             raise TransferFailed(

@@ -130,6 +130,7 @@ class Online:
             lambda: self._standing.woke(),
         )
         self._roles = Roles(ends, self._source, books, stage)
+        self._source.elsewhere = self._roles.goes_on_elsewhere
         self._standing = Standing(
             self._source, self._deadlines, books, stage, stage.settings, self._roles
         )
@@ -387,6 +388,7 @@ class Online:
         Raises `LinkError`, `ServerError`, `AuthError` of a target that was open already.
         """
         self._deadlines.taken_up = self._books.take_up()
+        self._roles.take_up()
         if self._mark.opened:
             await self._writer.open()
             await self._finished()
@@ -447,6 +449,7 @@ class Online:
     async def _connect(self) -> None:
         stage = self._stage
         self._deadlines.taken_up = self._books.take_up()
+        self._roles.take_up()
         self._writer.name = self._tenure.claim.client_name
         await stage.insist(self._writer.open, "target")
         self._source.bulk_limit = self._writer.bulk_limit

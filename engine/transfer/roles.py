@@ -21,17 +21,26 @@ from engine.errors import (
     ServerError,
     TransferFailed,
     TransferStopped,
+    UsageError,
 )
+from engine.model.endpoint import Endpoint
+from engine.model.position import StreamPosition
+from engine.model.replication import Replication, parse_replication
 from engine.sources.replica import ReplicaSource
 from engine.targets.role import refuse_replica
 from engine.transfer.books import Books
 from engine.transfer.ends import Ends
 from engine.transfer.head import Heads
 from engine.transfer.stage import Stage
-from engine.wire.admin import Admin
+from engine.wire import detours
+from engine.wire.admin import Admin, admin
 
 # What leaves it unknown how a server is.
 _UNKNOWN = (LinkError, AuthError, ServerError, ProtocolFault)
+# For so long a source cannot be dialled before another server is looked for, in seconds; and for so
+# long that one may take to answer.
+_AWAY_SECONDS = 3.0
+_NEIGHBOUR_SECONDS = 2.0
 # Between two looks at the target, and at the servers above the source.
 _LOOK_SECONDS = 1.0
 
@@ -50,13 +59,79 @@ class Roles:
         self._found_for = ""
         self._problem = ""
         self._target_id = ""
+        # Since when the source cannot be dialled, by the loop's clock, and which servers that could
+        # succeed it lack something.
+        self._away_since: float | None = None
+        self._short: set[str] = set()
         self._changed = asyncio.Event()
+
+    # --- Where it is followed ---
+
+    def take_up(self) -> None:
+        """An engine before us may have followed another server in the source's place."""
+        if followed := self._books.mark.followed:
+            detours.lead(self._ends.source, self._ends.beside_source(followed))
+
+    async def goes_on_elsewhere(self, position: StreamPosition) -> bool:
+        """Whether the source, which cannot be dialled, was succeeded by a server that goes on with
+        its stream from `position`: its address leads there from now on.
+
+        That is one of the replicas that it had when it was heard last, promoted since; or the
+        primary of a source that is a replica itself. A server that parted from the source before
+        is none of these, though it knows its history too.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._away_since is None:
+            self._away_since = now
+        told = self._source.told
+        if told is None or now - self._away_since < _AWAY_SECONDS:
+            return False
+        for address in (*told.replicas, told.primary):
+            if not address or (there := await self._successor(address, position)) is None:
+                continue
+            detours.lead(self._ends.source, there)
+            self._books.note(followed=address)
+            self._stage.on_event(
+                f"the source {self._ends.source.address} cannot be reached: {there.address} is a "
+                "primary now, and goes on with its stream; it is followed"
+            )
+            return True
+        return False
+
+    async def _successor(self, address: str, position: StreamPosition) -> Endpoint | None:
+        try:
+            there = self._ends.beside_source(address)
+            found = await self._ask(there)
+        except UsageError:
+            return None
+        if found is None or found.is_replica:
+            return None
+        if found.goes_on_from(position.replid, position.offset):
+            return there
+        if found.replid2 == position.replid and address not in self._short:
+            self._short.add(address)
+            self._stage.on_event(
+                f"{there.address} was promoted, and lacks what the target has already: it is not "
+                "followed. Name it as the source of another migration"
+            )
+        return None
+
+    async def _ask(self, at: Endpoint) -> Replication | None:
+        """What the server says of its role; None if it does not."""
+        limit = min(self._ends.settings.connect_timeout, _NEIGHBOUR_SECONDS)
+        try:
+            async with admin(at, timeout=limit, fault="source") as end:
+                return parse_replication(await end.call("INFO", "replication"))
+        except _UNKNOWN:
+            return None
 
     # --- While following ---
 
     def look(self) -> None:
         """Take in what the source said last of its role."""
         told = self._source.told
+        if self._source.link == "up":
+            self._away_since = None
         if told is None or told.place == self._place:
             return
         before, self._place = self._place, told.place
@@ -122,7 +197,7 @@ class Roles:
         if told is None:
             return
         if not told.is_replica:
-            self._problem = await self._former_head(heads)
+            self._problem = await self._named_one() or await self._former_head(heads)
             self._found_for = told.place
             return
         try:
@@ -137,6 +212,20 @@ class Roles:
                 self._books.note(head=head.address)
                 self._stage.on_event(f"writes are taken by {head.endpoint.address}")
         self._found_for = told.place
+
+    async def _named_one(self) -> str:
+        """Whether the source that was named takes writes again, while another one is followed."""
+        followed = self._books.mark.followed
+        if not followed:
+            return ""
+        with detours.straight():
+            found = await self._ask(self._ends.source)
+        if found is None or found.is_replica:
+            return ""
+        return (
+            f"the source {self._ends.source.address} is there again as a primary, beside "
+            f"{followed}, which is followed: make one of them a replica of the other"
+        )
 
     async def _former_head(self, heads: Heads) -> str:
         """Whether the primary of which the source was a replica takes writes beside it."""

@@ -33,6 +33,7 @@ from engine.transfer.offline import Offline
 from engine.transfer.online import Online
 from engine.transfer.stage import Stage
 from engine.transfer.switch import OnSwitch
+from engine.wire import detours
 from engine.wire.admin import Admin, admin
 
 
@@ -134,6 +135,7 @@ class Transfer:
         """Run to the end and report; a failure of the transfer is in the report, not raised."""
         loop, stage = asyncio.get_running_loop(), self._stage
         stage.began = loop.time()
+        detours.begin()
         self._task = asyncio.create_task(self._go())
         if self._stopping or self._forced:
             self._task.cancel()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo, parse_info
+from engine.wire.detours import leading
 from engine.wire.tls import ssl_context
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ async def admin(
     together); `fault` says for errors which end of the migration this is. Raises `LinkError`,
     `AuthError`, `ServerError` (SELECT refused), and `UsageError` for TLS files that are of no use.
     """
+    endpoint = leading(endpoint)
     side = Admin(_connection(endpoint, timeout), endpoint, timeout, fault)
     try:
         await side._open()

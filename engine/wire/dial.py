@@ -10,6 +10,7 @@ import ssl
 from engine.errors import AuthError, FaultOf, LinkError, ServerError
 from engine.model.endpoint import Endpoint
 from engine.wire.connection import Connection
+from engine.wire.detours import leading
 from engine.wire.tls import ssl_context
 
 # Idle seconds before the first keep-alive probe, seconds between probes, probes until it is dead.
@@ -28,6 +29,7 @@ async def dial(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Connect
     `timeout` is in seconds and covers all of it. Raises `LinkError` (refused, no such host, TLS,
     time), `AuthError` (credentials refused), `ServerError` (anything else that it answered).
     """
+    endpoint = leading(endpoint)
     connection: Connection | None = None
     kind = LinkError
     try:

@@ -159,6 +159,56 @@ def test_a_failover_while_following(name: str, server_factory: ServerFactory) ->
     assert_tidy(target)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_source_that_dies_and_is_succeeded(name: str, server_factory: ServerFactory) -> None:
+    """Its replica is promoted: it is found by what the source told of its replicas, and followed by
+    a partial sync. The next engine knows it too."""
+    source, promoted, bystander = (server_factory(known(name), *BACKLOG) for _ in range(3))
+    target = server_factory(known("redis-7.0" if name.startswith("redis") else name))
+    source.client().mset({f"key:{n}": n for n in range(200)})
+    replica_of(promoted, source)
+    replica_of(bystander, source)
+    store = MemoryCheckpoint()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: in_step(promoted) and in_step(bystander), "replicas in step")
+        # It knows the source's history as well, but parted from it before.
+        bystander.client().execute_command("REPLICAOF", "NO", "ONE")
+        bystander.client().set("key:0", "another")
+        source.client().set("last", 1)
+        await in_sync(work, source)
+        await soon(lambda: promoted.client().get("last") == b"1", "the replica's copy")
+        told = work._way._source  # type: ignore[union-attr]
+        await soon(lambda: told.told.replicas == (f"127.0.0.1:{promoted.port}",), "the replicas")
+        await asyncio.to_thread(source.kill)
+        promoted.client().execute_command("REPLICAOF", "NO", "ONE")
+        await soon(lambda: any("goes on with its stream" in e for e in run.events), "a successor")
+        with Clicks(promoted) as clicks:
+            await soon(lambda: clicks.acknowledged > 100, "writes")
+        await soon(lambda: work.progress.can_complete, f"an open gate: {run.events}", 40)
+        await asyncio.to_thread(source.restart)
+        await soon(lambda: "is there again as a primary" in work.progress.reason, "the reason")
+        assert not work.progress.can_complete
+        replica_of(source, promoted)
+        await soon(lambda: work.progress.can_complete, f"an open gate again: {run.events}", 40)
+        work.stop()
+
+    run = online(source, target, steer, checkpoints=store, timeout=90)
+    assert run.report.status == "stopped", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+
+    with Clicks(promoted) as clicks:
+        run = online(source, target, completed, checkpoints=store, timeout=90)
+        assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+    assert int(target.client().get("clicks")) == clicks.acknowledged
+    assert target.client().mget("key:0", "last") == [b"0", b"1"]
+    assert run.report.sealed_at.endswith(f":{promoted.port}")
+    assert "NOREPLICAS" in clicks.refusal
+    assert_tidy(target)
+
+
 @pytest.mark.parametrize("name", ["redis-3.2", "redis-5.0", "redis-6.0"])
 def test_old_sources_refuse_writes_after_the_cut_over(
     name: str, server_factory: ServerFactory

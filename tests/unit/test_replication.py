@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint, Tls
 from engine.model.replication import Replication, parse_replication
 from engine.transfer import seal
+from engine.wire import detours
 from engine.wire.admin import Admin, Arg
 
 PRIMARY = b"""# Replication\r
@@ -58,6 +60,43 @@ def test_a_server_that_tells_no_offset(reply: object) -> None:
 def test_before_4_0() -> None:
     found = parse_replication(b"role:master\r\nconnected_slaves:0\r\nmaster_repl_offset:5\r\n")
     assert found == Replication("master", 5)
+
+
+@pytest.mark.parametrize(
+    ("replid", "offset", "expected"),
+    [
+        ("new", 100, True),
+        ("new", 101, False),
+        ("old", 41, True),
+        # 42 is the first byte of the new history: what was received as 42 of the old one is not it.
+        ("old", 42, False),
+        ("other", 1, False),
+        ("", 1, False),
+    ],
+)
+def test_a_history_that_goes_on(replid: str, offset: int, expected: bool) -> None:
+    found = Replication("master", 100, "new", "old", 42)
+    assert found.goes_on_from(replid, offset) is expected
+
+
+async def test_a_detour_holds_for_one_transfer_alone() -> None:
+    named, there = Endpoint.parse("10.0.0.1"), Endpoint.parse("10.0.0.2")
+
+    async def one_transfer() -> Endpoint:
+        detours.begin()
+
+        async def find_out() -> None:
+            detours.lead(named, there)
+
+        # In one task, for the others as well.
+        await asyncio.create_task(find_out())
+        with detours.straight():
+            assert detours.leading(named) == named
+        return detours.leading(named)
+
+    detours.lead(named, there)
+    assert await asyncio.create_task(one_transfer()) == there
+    assert detours.leading(named) == named
 
 
 # --- A server beside another ---
