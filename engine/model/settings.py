@@ -147,6 +147,11 @@ class TransferSettings:
             return f"--if-exists {self.if_exists} keeps keys that the source's writes are meant for"
         return None
 
+    @property
+    def chooses_keys(self) -> bool:
+        """Whether not everything is wanted."""
+        return not (self.match is None and self.key_type is None and self.databases is None)
+
     def file_objection(self) -> str | None:
         """Why what is asked for cannot be done with a source that is an RDB file, None if it can.
 

@@ -83,16 +83,16 @@ class Verification:
     """The result; `reason` is one sentence for people, whatever the result.
 
     `keys_source` and `keys_target` are the servers' own counts of the databases compared;
-    `compared` counts the source's keys that were looked at. `different` is the number of
+    `compared` counts the source's keys whose values were compared. `different` is the number of
     differences, of which the first `NAMED_LIMIT` are named; at `STOP_AT` the work ends. `unknown`
     are keys of types that cannot be compared: no difference, and no proof either. `counted` tells
     whether the counts could be held against each other.
 
-    Of a source that is followed also: `not_compared` is how many keys of each type could not be
-    compared; `over_budget` names keys whose values were too long to be compared while the source's
-    writers waited; `repaired` are keys that differed, were read again from the source and were
-    equal then; `libraries` are the function libraries and search indexes that were compared, of
-    which `lost` names those that the target lacks or has otherwise.
+    `not_compared` is how many keys of each type could not be compared; `libraries` are the function
+    libraries and search indexes that were compared; `lost` names those that the target lacks or has
+    otherwise. Of a source that is followed also: `over_budget` names keys whose values were too
+    long to be compared while the source's writers waited; `repaired` are keys that differed, were
+    read again from the source and were equal then.
     """
 
     ok: bool

@@ -50,6 +50,10 @@ from engine.transfer.words import size_words
 _MENDED_AT_FENCE = 200
 # Between two looks at the other gates, in seconds.
 _LOOK_SECONDS = 0.05
+# Before what the target lacks beside keys is looked for again, in seconds.
+_LOST_SECONDS = 5.0
+# How long that may take.
+_LOST_LIMIT = 2.0
 # How often a cut-over is tried again by itself for what its comparison has found.
 _AGAIN_MOST = 2
 
@@ -81,6 +85,11 @@ class Check:
         self._found: dict[DbKey, str] = {}
         self._walk = False
         self._tries = 0
+        # Both ends are being compared.
+        self._busy = False
+        self._look_at = 0.0
+        self.looked = False
+        """Whether what is named as lost (`Stage.lost`) was looked at again."""
         self.again = False
         """Whether the cut-over that was refused last is worth another try by itself."""
 
@@ -108,6 +117,7 @@ class Check:
             return None
         if self._books.mark.compare_all:
             sweep.require("all", self._books.mark.compare_all)
+        self._busy = True
         try:
             await self._beat("comparing both ends before the cut-over")
             await comparison.open(own_keys(self._books.mark.token), lift_ms=LIFT_MS)
@@ -128,7 +138,8 @@ class Check:
             why = f"{len(differ):,} keys differ, though they were read again: {some_words(differ)}"
             return self._refuse(why, differ)
         if self._besides.lost:
-            return self._refuse(lost_words(self._besides.lost))
+            self._stage.lost = dict(self._besides.lost)
+            return self._refuse(self._stage.lost_words)
         return await self._gates(pump)
 
     async def _gates(self, pump: asyncio.Task[None]) -> GateResult | None:
@@ -155,9 +166,26 @@ class Check:
         async with self._ends.admin("target") as end:
             refused = await carry_code(end, code, ())
         again = await self._comparison.besides()
-        said = {what: next((line for line in refused if what in line), "") for what in again.lost}
-        lost = {what: said[what] or why for what, why in again.lost.items()}
+        lost = {what: refused.get(what, why) for what, why in again.lost.items()}
         return Besides(again.count, again.code, lost)
+
+    async def look(self) -> None:
+        """Now and then while the source is followed: what is named as lost may be there by now."""
+        now = asyncio.get_running_loop().time()
+        if self._busy or not self._stage.lost or self._comparison is None or now < self._look_at:
+            return
+        self._look_at = now + _LOST_SECONDS
+        try:
+            # What else is to be done now and then must not wait for it.
+            async with asyncio.timeout(_LOST_LIMIT):
+                await self._comparison.open()
+                found = await self._carry_code(await self._comparison.besides())
+                self._stage.lost, self.looked = dict(found.lost), True
+        except (EngineError, TimeoutError):
+            # It is looked for again.
+            return
+        finally:
+            await self._comparison.close()
 
     def before(self) -> GateResult:
         """What `prepare` has shown, where nothing is compared behind a fence."""
@@ -237,8 +265,9 @@ class Check:
             self.again = self._worth_another
             return self._refuse(f"{len(differ):,} keys differ: {some_words(differ)}", differ)
         if found.lost:
+            self._stage.lost = dict(found.lost)
             self.again = self._worth_another
-            return self._refuse(lost_words(found.lost))
+            return self._refuse(self._stage.lost_words)
         counts = found.counts
         if counts is not None and counts.wrong and not sweep.walked:
             # Which keys they are is found where nobody waits.
@@ -261,6 +290,7 @@ class Check:
 
     async def close(self) -> None:
         """Hang up. A second call does nothing."""
+        self._busy = False
         if self._comparison is not None:
             await self._comparison.close()
 
@@ -332,11 +362,6 @@ class Check:
             libraries=self._besides.count,
             lost=tuple(f"{what}: {why}" for what, why in self._besides.lost.items()),
         )
-
-
-def lost_words(lost: Mapping[str, str]) -> str:
-    """The reason of a gate that libraries or search indexes keep closed."""
-    return "; ".join(f"{what}: {why}" for what, why in lost.items())
 
 
 def _named(differ: Mapping[DbKey, str]) -> tuple[Difference, ...]:

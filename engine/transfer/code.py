@@ -14,11 +14,11 @@ _SHEBANG_NAME = re.compile(rb"#![^\n]*?\sname=([^\s\n]+)")
 
 async def carry_code(
     target: Admin, functions: Sequence[bytes], scripts: Sequence[bytes], *, replace: bool = True
-) -> list[str]:
+) -> dict[str, str]:
     """Load libraries of functions and bodies of EVAL scripts.
 
     `replace`: a library that the target has under the same name is replaced, else refused. Returns
-    a line for each that the target refuses. Raises `LinkError`.
+    what the target refuses: {`library NAME`: why}. Raises `LinkError`.
     """
     how = ("REPLACE",) if replace else ()
     commands: list[tuple[str | bytes, ...]] = [
@@ -26,13 +26,19 @@ async def carry_code(
     ]
     commands += [("SCRIPT", "LOAD", body) for body in scripts]
     if not commands:
-        return []
+        return {}
     replies = await target.pipeline(commands)
-    return [
-        f"{_name(command[-1], command[0])}: {reply.message}"
+    return {
+        _name(command[-1], command[0]): reply.message
         for command, reply in zip(commands, replies, strict=True)
         if isinstance(reply, EngineError)
-    ]
+    }
+
+
+def is_library(what: str) -> bool:
+    """Whether that is the name of a library, as `carry_code` gives it: a script that is refused is
+    sent again by who wants it run."""
+    return what.startswith("library ")
 
 
 def library_name(code: bytes) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from engine.errors import AuthError, EngineError, StateError, TransferFailed
@@ -25,14 +25,16 @@ from engine.targets.writer import RestoreWriter
 from engine.transfer.aside import cancelled
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.claim import foreign
-from engine.transfer.code import carry_code
+from engine.transfer.code import carry_code, is_library
 from engine.transfer.copy import Compare, Copy, explain
 from engine.transfer.gate import Gate, GateResult, compared
 from engine.transfer.stage import Stage
 from engine.transfer.switch import Switch
 from engine.transfer.tally import Tally
 from engine.transfer.target_watch import TargetWatch
+from engine.wire import besides
 from engine.wire.admin import admin
+from engine.wire.besides import Held
 
 # How often progress is told and the checkpoint written, in seconds.
 _TICK_SECONDS = 0.5
@@ -104,6 +106,7 @@ class Offline:
             )
             await self._ticking(self._copy.run())
             await self._finish_file()
+            await self._finish_scan()
         # 3. The operator's word; a gate that refuses leads back here.
         stage.reason = (
             "copied; later writes to the source are not followed"
@@ -188,18 +191,53 @@ class Offline:
         stage.tally.expired = reader.expired
         stage.total_keys = stage.tally.keys + stage.tally.skipped + stage.tally.not_carried_total
         self.left_out.extend(reader.left_out)
-        if reader.functions or reader.scripts:
-            await stage.insist(self._carry_code, "target")
         for what in self.left_out:
             stage.on_event(f"not carried: {what}")
+        if reader.functions or reader.scripts:
+            await stage.insist(self._carry_code, "target")
+
+    async def _finish_scan(self) -> None:
+        """Libraries of functions, which SCAN does not name."""
+        if self._file is not None:
+            return
+        stage, settings = self._stage, self._settings
+        held: Held | None = None
+
+        async def ask() -> None:
+            nonlocal held
+            limit = settings.io_timeout
+            async with admin(self._source_endpoint, timeout=limit, fault="source") as end:
+                held = await besides.ask(end)
+
+        await stage.insist(ask, "source")
+        assert held is not None
+        what: list[str] = [f"{name}: the source's user may not run it" for name in held.denied]
+        if held.libraries and settings.chooses_keys:
+            names = ", ".join(held.libraries)
+            what.append(f"libraries of functions, as keys are chosen: {names}")
+        elif held.libraries:
+            code = list(held.libraries.values())
+            await stage.insist(lambda: self._load(code, ()), "target")
+        for each in what:
+            stage.on_event(f"not carried: {each}")
+        self.left_out += what
 
     async def _carry_code(self) -> None:
         assert self._file is not None
-        reader, settings = self._file.reader, self._settings
-        async with admin(self._target_endpoint, timeout=settings.io_timeout, fault="target") as end:
-            self.left_out += await carry_code(
-                end, reader.functions, reader.scripts, replace=settings.if_exists == "replace"
+        await self._load(self._file.reader.functions, self._file.reader.scripts)
+
+    async def _load(self, functions: Sequence[bytes], scripts: Sequence[bytes]) -> None:
+        settings, limit = self._settings, self._settings.io_timeout
+        async with admin(self._target_endpoint, timeout=limit, fault="target") as end:
+            refused = await carry_code(
+                end, functions, scripts, replace=settings.if_exists == "replace"
             )
+        for what, why in refused.items():
+            self.left_out.append(f"{what}: {why}")
+            self._stage.on_event(f"not carried: {what}: {why}")
+            # With "skip" the target's own stay as they are.
+            if is_library(what) and not (settings.if_exists == "skip" and "already exists" in why):
+                self._stage.lost[what] = why
 
     def _figures(self) -> dict[str, Any]:
         return {
@@ -257,6 +295,14 @@ class Offline:
             raise foreign(held, self._target_endpoint.address)
 
     async def _pass_gate(self) -> GateResult:
+        if self._stage.lost:
+            # What refused them may be mended.
+            self._stage.lost.clear()
+            self.left_out = [what for what in self.left_out if not is_library(what)]
+            try:
+                await (self._finish_scan() if self._file is None else self._carry_code())
+            except EngineError as exc:
+                return GateResult(False, f"libraries could not be loaded: {explain(exc)}")
         if lost := self._lost():
             return GateResult(False, lost)
         try:
@@ -271,7 +317,7 @@ class Offline:
 
     def _lost(self) -> str:
         """What was not carried, in words; empty if everything was."""
-        return self._stage.tally.lost_words()
+        return self._stage.tally.lost_words() or self._stage.lost_words
 
     async def _ticking(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work`; meanwhile tell the progress and write the checkpoint."""

@@ -48,6 +48,7 @@ from engine.transfer.books import Books
 from engine.transfer.check import Check
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.claim import foreign
+from engine.transfer.code import is_library
 from engine.transfer.copy import explain
 from engine.transfer.cut_over import CutOver, not_carried_words
 from engine.transfer.ends import Ends
@@ -87,6 +88,9 @@ _UNHEARD = {"link": "down", "lag_bytes": None, "lag_seconds": None}
 _OVER = {"link": "", "lag_bytes": 0, "lag_seconds": 0.0}
 # What either end says when it is there, and not now.
 _NOT_NOW = psync.NOT_NOW | TRY_AGAIN.keys()
+
+# How the follower names a change of libraries that the target refused.
+_FUNCTION_COMMAND = "the command FUNCTION,"
 
 
 class Online:
@@ -230,6 +234,8 @@ class Online:
                 if stage.one_go and self._settings.until == "snapshot":
                     if stage.tally.not_carried_total:
                         raise TransferFailed(not_carried_words(stage))
+                    if stage.lost:
+                        raise TransferFailed(stage.lost_words)
                     await self._target_watch.look()
                     if evicted := stage.tally.evictions.words:
                         raise TransferFailed(evicted)
@@ -574,7 +580,7 @@ class Online:
         word = asyncio.create_task(stage.word.wait())
         refused = 0
         # The cut-over is tried again by itself, for what its comparison has found.
-        again = False
+        again, again_until = False, 0.0
         told = 0.0
         loop = asyncio.get_running_loop()
         try:
@@ -591,10 +597,14 @@ class Online:
                 if loop.time() - told >= _TICK_SECONDS:
                     told = loop.time()
                     await self._tick()
-                if (stage.one_go or again) and not stage.can_complete:
+                if again and not stage.can_complete and loop.time() < again_until:
+                    continue
+                if stage.one_go and not stage.can_complete:
                     settled = self._standing.near(follower) and follower.settled
                     if stage.tally.not_carried_total and settled:
                         raise TransferFailed(stage.reason)
+                    if stage.lost and settled and self._check.looked:
+                        raise TransferFailed(stage.lost_words)
                     if evicted := stage.tally.evictions.words:
                         raise TransferFailed(evicted)
                     continue
@@ -623,6 +633,7 @@ class Online:
                 if self._check.again:
                     stage.on_event(f"the cut-over is tried again: {result.reason}")
                     again = True
+                    again_until = loop.time() + self._settings.cut_over_timeout
                     stage.word.set()
                     continue
                 again = False
@@ -677,6 +688,8 @@ class Online:
     async def _tick(self) -> None:
         self._stage.tell()
         self._source.check()
+        await self._check.look()
+        self._forget_mended()
         await self._deadlines.keep_up()
         await self._cut_over.take_away()
         await self._books.save_now_and_then()
@@ -718,6 +731,14 @@ class Online:
         if what not in self.left_out:
             self.left_out.append(what)
             self._stage.on_event(f"not carried: {what}")
+        if what.startswith(_FUNCTION_COMMAND):
+            # Which library it was, a look at both ends tells.
+            self._stage.lost.setdefault("libraries of functions", what)
+
+    def _forget_mended(self) -> None:
+        """Libraries that the target has by now are not left out any more."""
+        if self.left_out and not self._stage.lost:
+            self.left_out = [each for each in self.left_out if not _is_of_library(each)]
 
     async def _compare_all(self, why: str) -> None:
         """Keys that nothing names may differ. Raises `StateError`."""
@@ -762,6 +783,10 @@ class Online:
             on_woke=self._standing.woke,
             on_trouble=self._stage.trouble_of("the target"),
         )
+
+
+def _is_of_library(what: str) -> bool:
+    return is_library(what) or what.startswith(_FUNCTION_COMMAND)
 
 
 def _passes(error: LinkError | ServerError) -> bool:

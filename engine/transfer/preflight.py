@@ -13,6 +13,7 @@ from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
+from engine.transfer.checks.besides import check_besides
 from engine.transfer.checks.databases import (
     check_chosen,
     check_existing,
@@ -108,6 +109,10 @@ async def _preflight_of_server(
         await _guarded(checks, "databases", check_room(other, moved))
         await _guarded(checks, "other-migration", check_free(other, settings))
         checks.append(check_existing(to_info, moved, settings))
+        with suppress(EngineError):
+            beside = await check_besides(one, other, to_info)
+            if beside is not None:
+                checks.append(beside)
         await _guarded(checks, "clocks", check_clocks(one, other))
         await _guarded(checks, "value-limit", check_bulk_limit(one, other))
         # 5. The one write. Where both are of one replication it would be a write to the source.

@@ -19,7 +19,7 @@ from engine.sources.replica import ReplicaSource
 from engine.targets.base import Acknowledged
 from engine.targets.writer import RestoreWriter
 from engine.transfer.books import Books
-from engine.transfer.code import carry_code
+from engine.transfer.code import carry_code, is_library
 from engine.transfer.copy import LOSS_REMEDY
 from engine.transfer.ends import Ends
 from engine.transfer.repair import Mender
@@ -113,11 +113,14 @@ class Snapshot:
         source = self._source
         for what in source.left_out:
             self._left_out(what)
+        self._stage.lost = {}
         if not source.functions and not source.scripts:
             return
         async with self._ends.admin("target") as end:
-            for what in await carry_code(end, source.functions, source.scripts):
-                self._left_out(what)
+            refused = await carry_code(end, source.functions, source.scripts)
+        for what, why in refused.items():
+            self._left_out(f"{what}: {why}")
+        self._stage.lost = {what: why for what, why in refused.items() if is_library(what)}
 
     async def note_names(self) -> None:
         """The names of what has to be read again. Before the position: with it they must be there,

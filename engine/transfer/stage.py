@@ -58,10 +58,17 @@ class Stage:
         """Set when the operator wants the cut-over."""
         self.verification: Verification | None = None
         """What the last comparison of both ends has shown."""
+        self.lost: dict[str, str] = {}
+        """Libraries and the like that the target does not have as the source: {name: why}."""
         self.skip_verification = False
         """Whether the operator wants that cut-over without the comparison of both ends."""
         if one_go:
             self.word.set()
+
+    @property
+    def lost_words(self) -> str:
+        """What of `lost` keeps a gate closed; empty if nothing."""
+        return "; ".join(f"{what}: {why}" for what, why in self.lost.items())
 
     def enter(self, phase: Phase) -> None:
         """Move to `phase`, and tell."""

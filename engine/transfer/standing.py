@@ -157,6 +157,8 @@ class Standing:
             return False, f"lag {size_words(lag)} > {size_words(most)}"
         if tally.not_carried_total:
             return False, not_carried_words(self._stage)
+        if lost := self._stage.lost_words:
+            return False, lost
         if evicted := tally.evictions.words:
             return False, evicted
         if self._deadlines.trouble:

@@ -25,8 +25,6 @@ from engine.model.online import OWN_PREFIX
 from engine.model.server import ServerInfo, parse_info
 from engine.model.settings import TransferSettings
 from engine.model.verification import AtFence, Besides, Compared, Counts, DbKey
-from engine.verify import beside
-from engine.verify.beside import Beside
 from engine.verify.compare import (
     EXTRA,
     MISSING,
@@ -40,7 +38,9 @@ from engine.verify.compare import (
 from engine.verify.counts import judge
 from engine.verify.read import WHOLE_BYTES, Changed, Command, Parts, Reading, reading
 from engine.verify.sample import every_key, some_keys
+from engine.wire import besides
 from engine.wire.admin import Admin, admin
+from engine.wire.besides import Held
 from engine.wire.info import offset_of
 
 Reach = Callable[[int], Awaitable[None]]
@@ -64,7 +64,7 @@ class _Answers:
 
     info: ServerInfo
     own: int
-    beside: Beside | None
+    held: Held | None
     looks: list[Look]
     values: list[Parts | None]
 
@@ -280,9 +280,9 @@ class LiveComparison:
 
     async def besides(self) -> Besides:
         """What the source holds beside keys, and what of that the target lacks."""
-        ours, theirs = await asyncio.gather(beside.ask(self._source), beside.ask(self._target))
+        ours, theirs = await asyncio.gather(besides.ask(self._source), besides.ask(self._target))
         self._code_at_fence = ours.nbytes + theirs.nbytes <= self._settings.check_bytes
-        lost = beside.lacking(ours, theirs, extra=self.counts_tell)
+        lost = besides.lacking(ours, theirs, extra=self.counts_tell)
         return Besides(ours.count, dict(ours.libraries or {}), lost)
 
     # --- The fence ---
@@ -332,8 +332,8 @@ class LiveComparison:
             if counts.fields:
                 counts = await self._explained(counts)
         lost: dict[str, str] = {}
-        if ours.beside is not None and theirs.beside is not None:
-            lost = beside.lacking(ours.beside, theirs.beside, extra=self.counts_tell)
+        if ours.held is not None and theirs.held is not None:
+            lost = besides.lacking(ours.held, theirs.held, extra=self.counts_tell)
         unknown: Counter[str] = Counter()
         doubtful: list[DbKey] = []
         lifted: list[tuple[int, bytes, Look]] = []
@@ -415,7 +415,7 @@ class LiveComparison:
         if own_keys:
             commands += [("SELECT", 0), ("EXISTS", *own_keys)]
         if self._code_at_fence:
-            commands += beside.COMMANDS
+            commands += besides.COMMANDS
         head = len(commands)
         waiting: list[tuple[int, int, Reading, list[Command]]] = []
         places: list[tuple[int, list[Command]]] = []
@@ -455,7 +455,7 @@ class LiveComparison:
         own = replies[3] if own_keys else 0
         code = None
         if self._code_at_fence:
-            code = beside.read(replies[head - len(beside.COMMANDS) : head])
+            code = besides.read(replies[head - len(besides.COMMANDS) : head])
         return _Answers(info, own if isinstance(own, int) else 0, code, looks, values)
 
     async def _next_step(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
 
@@ -12,6 +13,7 @@ from engine.model.settings import TransferSettings
 from engine.model.verification import NAMED_LIMIT, STOP_AT, Difference, Verification
 from engine.verify.compare import MISSING, Side, compare, portions
 from engine.verify.sample import every_key, some_keys
+from engine.wire import besides
 from engine.wire.admin import Admin, admin
 
 
@@ -62,6 +64,11 @@ async def verify(
                 if not whole:
                     await work.look_for_absent(db, one, other)
                 await work.look_for_absent(db, other, one)
+        # 4. What is no key's.
+        if not settings.chooses_keys:
+            ours, theirs = await besides.ask(one), await besides.ask(other)
+            lost = besides.lacking(ours, theirs, extra=not held_before)
+            work.beside(ours.count, lost)
         return work.result(tuple(sizes.values()))
 
 
@@ -85,6 +92,9 @@ class _Work:
         self._compared = 0
         self._found: dict[tuple[int, bytes], str] = {}
         self._unknown: dict[tuple[int, bytes], str] = {}
+        self._kinds: Counter[str] = Counter()
+        self._libraries = 0
+        self._lost: dict[str, str] = {}
 
     @property
     def hopeless(self) -> bool:
@@ -112,23 +122,38 @@ class _Work:
         """Everything that was found, in one value; `sizes` are the databases' counts."""
         different = len(self._found)
         result = Verification(
-            ok=different == 0,
+            ok=different == 0 and not self._lost,
             reason="",
             keys_source=sum(here for here, _ in sizes),
             keys_target=sum(there for _, there in sizes),
-            compared=self._compared,
+            compared=self._compared - len(self._unknown),
             different=different,
             differences=_named(self._found),
             unknown=_named(self._unknown),
             counted=self.counted,
+            not_compared=tuple(sorted(self._kinds.items())),
+            libraries=self._libraries,
+            lost=tuple(f"{what}: {why}" for what, why in self._lost.items()),
         )
         return replace(result, reason=_reason(result))
+
+    def beside(self, count: int, lost: dict[str, str]) -> None:
+        """`count` libraries and search indexes were compared; `lost` ones differ, and why."""
+        self._libraries = count
+        spared = self._spares_values
+        self._lost = {
+            what: why
+            for what, why in lost.items()
+            if not (spared and what.startswith("library ") and why != MISSING)
+        }
 
     async def _keep(self, db: int, keys: list[bytes]) -> None:
         for finding in await compare(self._pair, keys):
             if self._spares_values and finding.what != MISSING:
                 continue
             where = self._unknown if finding.unknown else self._found
+            if finding.unknown and (db, finding.key) not in where:
+                self._kinds[finding.kind] += 1
             where[db, finding.key] = finding.what
 
 
@@ -155,8 +180,11 @@ def _reason(result: Verification) -> str:
     stopped = " (stopped there)" if result.different >= STOP_AT else ""
     what = f"{result.compared:,} keys compared, {result.different:,} differ{stopped}"
     if result.unknown:
-        what += f", {len(result.unknown):,} are of types that cannot be compared"
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in result.not_compared)
+        what += f", {len(result.unknown):,} are of types that cannot be compared ({kinds})"
     text = f"{what}; {counts}"
+    if result.lost:
+        text += f"; {'; '.join(result.lost)}"
     if result.differences:
         first = result.differences[0]
         text += f"; the first: database {first.db}, key {first.key[:100]}: {first.what}"

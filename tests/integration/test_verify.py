@@ -24,7 +24,7 @@ READS = {
     "auth", "client", "dbsize", "dump", "exists", "get", "getrange", "hello", "hgetall",
     "hpexpiretime", "hscan", "info", "lrange", "memory", "pexpiretime", "pttl", "scan", "select",
     "smembers", "sscan", "time", "type", "xinfo", "xpending", "xrange", "zrange", "command", "acl",
-    "ping",
+    "ping", "function",
 }  # fmt: skip
 
 

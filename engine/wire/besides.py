@@ -20,7 +20,7 @@ COMMANDS = (_LIBRARIES, _INDEXES)
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class Held:
     """Of one server: the code of each library by its name, and the names of search indexes.
 
     None: the server knows none of that. `denied` says of what its user may not even ask.
@@ -41,19 +41,19 @@ class Beside:
         return len(self.libraries or ()) + len(self.indexes or ())
 
 
-async def ask(end: Admin) -> Beside:
+async def ask(end: Admin) -> Held:
     """What the server behind `end` holds beside keys. Raises `LinkError`."""
     return read(await end.pipeline(COMMANDS))
 
 
-def read(replies: Sequence[Any]) -> Beside:
+def read(replies: Sequence[Any]) -> Held:
     """The replies to `COMMANDS`; an error means that the server has none."""
     denied = tuple(
         " ".join(command[:2])
         for command, reply in zip(COMMANDS, replies, strict=True)
         if isinstance(reply, AuthError)
     )
-    return Beside(_libraries(replies[0]), index_names(replies[1]), denied)
+    return Held(_libraries(replies[0]), index_names(replies[1]), denied)
 
 
 def index_names(reply: Any) -> frozenset[str] | None:
@@ -63,7 +63,7 @@ def index_names(reply: Any) -> frozenset[str] | None:
     return frozenset(_text(each) for each in reply)
 
 
-def lacking(source: Beside, target: Beside, *, extra: bool) -> dict[str, str]:
+def lacking(source: Held, target: Held, *, extra: bool) -> dict[str, str]:
     """What of the source's the target lacks or has otherwise: {`library NAME`: what is wrong}.
 
     `extra`: libraries that the target alone has are named too.

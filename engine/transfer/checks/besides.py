@@ -1,0 +1,47 @@
+"""What the source holds beside keys and a migration cannot bring, or may not overwrite."""
+
+from __future__ import annotations
+
+from engine.model.server import ServerInfo
+from engine.transfer.checks.result import Check, warned
+from engine.wire import besides
+from engine.wire.admin import Admin
+
+_NAME = "beside-keys"
+_NAMED = 10
+
+
+async def check_besides(source: Admin, target: Admin, target_info: ServerInfo) -> Check | None:
+    """Name search indexes of the source that the target lacks, libraries that it cannot hold, and
+    libraries of its own; None if there are none. Raises `LinkError`."""
+    ours, theirs = await besides.ask(source), await besides.ask(target)
+    figures, remedies = [], []
+    indexes = sorted((ours.indexes or frozenset()) - (theirs.indexes or frozenset()))
+    if indexes:
+        figures.append(
+            f"search indexes of the source are not carried, as they are their module's data: "
+            f"{_some(indexes)}"
+        )
+        remedies.append(
+            "create them on the target (FT.CREATE): without them the cut-over is refused"
+        )
+    if ours.libraries and theirs.libraries is None:
+        figures.append(
+            f"{target_info.name} knows no functions, and the source has libraries: "
+            f"{_some(sorted(ours.libraries))}"
+        )
+        remedies.append("choose a target of version 7.0 or later")
+    elif ours.libraries is not None:
+        alone = sorted((theirs.libraries or {}).keys() - ours.libraries.keys())
+        if alone:
+            figures.append(f"libraries that the target alone has: {_some(alone)}")
+            remedies.append("delete them there (FUNCTION DELETE) if it is to equal the source")
+    if not figures:
+        return None
+    remedy = "; ".join(remedies)
+    return warned(_NAME, "; ".join(figures), f"{remedy[0].upper()}{remedy[1:]}.")
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")

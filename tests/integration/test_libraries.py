@@ -1,0 +1,169 @@
+"""Libraries of functions, on real servers: carried by both ways, compared, and named where lost."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from engine.fleet.gate import gate_of
+from engine.model.endpoint import Endpoint
+from engine.model.settings import TransferSettings
+from engine.transfer.transfer import Transfer
+from engine.wire import besides
+from tests.conftest import ServerFactory, known
+from tests.engines import Cli
+from tests.online import cut_over, following, in_sync, online, soon
+from tests.servers import Server
+from tests.transfers import Run, transfer
+
+
+def code(name: str, function: str, value: int = 1) -> str:
+    body = f"redis.register_function('{function}', function() return {value} end)"
+    return f"#!lua name={name}\n{body}"
+
+
+@pytest.fixture
+def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
+    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    source.client().set("key", "value")
+    source.client().function_load(code("mylib", "f"))
+    return source, target
+
+
+def in_the_way(target: Server) -> None:
+    """A library with a function of the same name: the target refuses the source's."""
+    target.client().function_load(code("older", "f", 7))
+
+
+def scanned(source: Server, target: Server, **options: object) -> Run:
+    settings = TransferSettings(source_type="scan")
+    gate = gate_of(Endpoint.parse(source.url), Endpoint.parse(target.url), settings, lambda: False)
+    return transfer(source, target, gate=gate, **options)  # type: ignore[arg-type]
+
+
+def test_one_that_the_target_refuses_keeps_the_gate_shut(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+    in_the_way(target)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: "library mylib" in work.progress.reason, "its name")
+        assert not work.progress.can_complete
+        assert "Function f already exists" in work.progress.reason
+        target.client().function_delete("older")
+        # It is looked for again now and then, and loaded.
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.left_out == ()
+    assert run.report.verification is not None
+    assert run.report.verification.libraries == 1
+    assert target.client().fcall("f", 0) == 1
+
+
+def test_one_that_the_target_alone_has(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        target.client().function_load(code("another", "g"))
+        work.complete()
+        await soon(lambda: "library another: on the target alone" in str(run.events), "its name")
+        await soon(lambda: not work.progress.can_complete, "a gate that is shut")
+        target.client().function_delete("another")
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+
+
+def test_an_older_one_is_replaced(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        target.client().function_load(code("mylib", "f", 7), replace=True)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().fcall("f", 0) == 1
+
+
+def test_scanning_carries_them(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+    run = scanned(source, target)
+    assert run.report.status == "done", run.report.errors
+    assert target.client().fcall("f", 0) == 1
+    assert run.report.verification is not None
+    assert run.report.verification.libraries == 1
+
+
+def test_scanning_names_the_one_that_is_refused(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+    in_the_way(target)
+    run = scanned(source, target)
+    assert run.report.status == "failed"
+    assert "library mylib" in run.report.errors[0]
+    assert "Function f already exists" in run.report.errors[0]
+    assert any(each.startswith("library mylib: ") for each in run.report.left_out)
+
+
+def test_scanning_some_keys_leaves_them_and_says_so(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+    run = scanned(source, target, match="k*")
+    assert run.report.left_out == ("libraries of functions, as keys are chosen: mylib",)
+    assert target.client().function_list() == []
+
+
+@pytest.mark.parametrize("way", ["replica", "scan"])
+def test_the_exit_code_of_a_target_without_functions(
+    way: str,
+    ends: tuple[Server, Server],
+    server_factory: ServerFactory,
+    state_url: str,
+    tmp_path: Path,
+) -> None:
+    source, _ = ends
+    target = server_factory(known("redis-6.2"))
+    cli = Cli(state_url, tmp_path)
+    try:
+        for until in ("cut-over", "snapshot"):
+            told = cli(
+                "migrate", "--source", source.url, "--target", target.url, "--source-type", way,
+                "--until", until, "--output", "json",
+            )  # fmt: skip
+            assert told.code == 1, told
+            assert "library mylib" in str(told.json["errors"])
+            assert "mylib" in told.err or "mylib" in told.out
+            target.client().flushall()
+    finally:
+        cli.close()
+
+
+def test_the_names_of_search_indexes() -> None:
+    """As RediSearch tells them: a list, or a set by RESP3."""
+    assert besides.index_names([b"idx:users", b"idx"]) == {"idx:users", "idx"}
+    assert besides.index_names([]) == set()
+    held = besides.read([[], [b"one", b"two"]])
+    less = besides.read([[], [b"two"]])
+    assert besides.lacking(held, less, extra=False) == {"search index one": "missing on the target"}
+    assert besides.lacking(less, held, extra=False) == {}
+
+
+def test_search_indexes_of_a_server_without_the_module(ends: tuple[Server, Server]) -> None:
+    async def ask() -> besides.Held:
+        from engine.wire.admin import admin
+
+        async with admin(Endpoint.parse(ends[0].url)) as end:
+            return await besides.ask(end)
+
+    held = asyncio.run(ask())
+    assert held.indexes is None
+    assert held.denied == ()
+    assert set(held.libraries or ()) == {"mylib"}
