@@ -356,7 +356,7 @@ async def test_what_a_worker_left_that_was_killed_behind_the_fence(
     client = source.client()
     client.config_set("min-replicas-max-lag", 0)
     before = client.config_get("min-replicas-*")
-    client.set("near", "1", ex=30)
+    client.set("near", "1", ex=300)
     client.set("far", "1", ex=3000)
     with (
         Proxy(target.host, target.port) as link,
@@ -368,10 +368,11 @@ async def test_what_a_worker_left_that_was_killed_behind_the_fence(
         settings = TransferSettings(cut_over_timeout=60.0)
         await face.start_migration("g", node(source), settings=settings)
         await face.wait("g", until="in-sync", timeout=30)
-        # Behind the fence each question to the target takes its time.
+        # Behind the fence each question to the target takes its time; before it too, where both
+        # ends are compared.
         await face.complete_migration("g")
-        link.delay(0.5)
-        await until_true(lambda: _phase(state) == "CUT_OVER")
+        link.delay(0.2)
+        await until_true(lambda: _phase(state) == "CUT_OVER", 60)
         if sealed:
             # Up to the moment when it writes down that the target is open.
             state.execute("BEGIN IMMEDIATE")
@@ -390,13 +391,13 @@ async def test_what_a_worker_left_that_was_killed_behind_the_fence(
     assert "aborted by force, without a worker" in told[-1], told
     assert source.client(socket_timeout=2).set("key", "1")
     assert client.config_get("min-replicas-*") == before
-    assert 0 < target.client().ttl("near") <= 30
+    assert 0 < target.client().ttl("near") <= 300
     assert 0 < target.client().ttl("far") <= 3000
     assert_tidy(target)
 
 
-async def until_true(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+async def until_true(condition: Callable[[], bool], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

@@ -172,7 +172,7 @@ class _End:
             for name, value in pool.connection_kwargs.items()
             if name in _ADDRESS or name.startswith("ssl_")
         }
-        if "username" not in settings:
+        if settings.get("username") is None:
             # As the engine's own are called, so that no cut-over disconnects it.
             settings["client_name"] = "startmigration-compare"
         settings |= {"protocol": 2, "decode_responses": False, "socket_timeout": CLIENT_SECONDS}
