@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from engine._native import (
     CMD_MEMBER_COUNT,
@@ -36,7 +36,7 @@ from engine.targets.applier import Applier, Sent
 from engine.targets.base import ReadAgain
 from engine.transfer.faithfulness import Faithfulness
 from engine.transfer.repair import DbKey, Mender, Store
-from engine.transfer.target_ttls import TargetTtls
+from engine.transfer.target_ttls import TargetTtls, Timed
 
 # A reading is taken when the target is no further behind than this many bytes: until its offset is
 # reached the keys stay as they are, and what reads them is spoilt as well.
@@ -347,9 +347,7 @@ class Follower:
         mender.move(batch)
         mender.spoil(doubts.values)
         mender.spoil_deadlines(doubts.deadlines)
-        for db, key, field in await self._target_ttls.of(doubts.if_timed):
-            spoil = mender.spoil_deadlines if field is None else mender.spoil
-            spoil([(db, key)])
+        await self._spoil_timed(doubts.if_timed)
         if batch.holds(CMD_UNKNOWN):
             await self._distrust(batch)
         if self.suspect:
@@ -388,6 +386,19 @@ class Follower:
         elif batch.holds(CMD_MOVES):
             for db, key in self._taken_along(batch):
                 held.add(db, key)
+
+    async def _spoil_timed(self, doubtful: Sequence[Timed]) -> None:
+        """Spoil those of them that have a TTL on the target: one that is lost by the batch."""
+        mender = self._mender
+        # A reading that is stored before the command may bring one.
+        awaited = mender.awaited((each.db, each.key) for each in doubtful)
+        found = [each for each in doubtful if (each.db, each.key) in awaited]
+        found += await self._target_ttls.of(
+            [each for each in doubtful if (each.db, each.key) not in awaited]
+        )
+        for db, key, field in found:
+            spoil = mender.spoil_deadlines if field is None else mender.spoil
+            spoil([(db, key)])
 
     def _spoil_fields(self, batch: CommandBatch) -> None:
         kinds = CMD_MEMBER_TTL | (CMD_MEMBER_COUNT if self.fields else 0)

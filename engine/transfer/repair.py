@@ -201,6 +201,11 @@ class Mender:
         """Whether this key is dirty or refused."""
         return key in self._values or key in self._refused or key in self._named_again
 
+    def awaited(self, keys: Iterable[DbKey]) -> set[DbKey]:
+        """Those of which the value, or the deadline, on the target is going to be another one."""
+        read = {key for reading in self._readings for key in reading.keys}
+        return {key for key in keys if key in read or key in self._deadlines or self.knows(key)}
+
     def take_up(self, names: Iterable[bytes]) -> None:
         """The names that an engine before us left in the set."""
         for name in names:

@@ -222,6 +222,24 @@ async def test_what_is_swapped_while_it_is_read_is_read_there_too(
         assert it.to_read
 
 
+async def test_keys_of_which_something_else_is_going_to_be_stored(
+    server_factory: ServerFactory,
+) -> None:
+    async with of_server(server_factory()) as it:
+        keys = [(0, b"%d" % n) for n in range(5)]
+        assert it.awaited(keys) == set()
+        it.spoil(keys[:1])
+        it.spoil_deadlines(keys[1:2])
+        it.refuse(keys[2])
+        assert it.awaited(keys) == set(keys[:3])
+        # Read, and not stored yet.
+        await it.read()
+        it.noted()
+        assert it.awaited(keys) == set(keys[:3])
+        it.stored(it.due(1 << 60))
+        assert it.awaited(keys) == set(keys[1:3])
+
+
 async def test_the_source_tells_the_keys_of_commands_that_are_not_known(
     server_factory: ServerFactory,
 ) -> None:
