@@ -8,6 +8,7 @@
 #   XCLAIM … RETRYCOUNT 1 …        of an entry that is the group's last: XREADGROUP has delivered it,
 #     LASTID that ID               so it was there; any other may be of an entry that was deleted
 #   … EX | PX | EXAT | PXAT n …    a near deadline that anchor.pxi has not lifted
+#   HSETEX key KEEPTTL FIELDS …    Redis 8.2's HINCRBYFLOAT: unlike others it sets no TTL of a field
 
 cdef inline bint is_plain_number(const uint8_t *p, size_t n) noexcept nogil:
     """Whether it is written as servers write the result of INCRBYFLOAT: no exponent, no zeros that
@@ -67,6 +68,21 @@ cdef bint is_first_delivery(const uint8_t *command) noexcept nogil:
     return False
 
 
+cdef bint keeps_ttls(const uint8_t *command) noexcept nogil:
+    """Whether KEEPTTL stands among the options before FIELDS."""
+    cdef uint64_t count, i
+    cdef size_t size
+    cdef const uint8_t *p = first_argument(command, &count)
+    for i in range(count):
+        p = argument_body(p, &size)
+        if i >= 2 and is_keyword(p, size, "fields", 6):
+            return False
+        if i >= 2 and is_keyword(p, size, "keepttl", 7):
+            return True
+        p += size + 2
+    return False
+
+
 cdef bint is_doubtful(
     const Packed *packed, const StreamCommand *command, uint32_t flags
 ) noexcept nogil:
@@ -75,13 +91,16 @@ cdef bint is_doubtful(
     cdef const uint8_t *p
     if not found:
         return False
-    if found & ~<uint32_t>(FLAG_TTL | FLAG_SETS_STRING | FLAG_SETS_FIELDS | FLAG_CLAIMS):
+    if found & ~<uint32_t>(
+            FLAG_TTL | FLAG_MEMBER_TTL | FLAG_SETS_STRING | FLAG_SETS_FIELDS | FLAG_CLAIMS):
         return True
     if found & FLAG_TTL and command.unheld:
         return True
     if command.rewritten:
         return False
     p = command_bytes(packed, command)
+    if found & FLAG_MEMBER_TTL and not keeps_ttls(p):
+        return True
     if found & FLAG_SETS_STRING and last_is_number(p, 3):
         return True
     if found & FLAG_SETS_FIELDS and last_is_number(p, 4):

@@ -402,7 +402,8 @@ class Follower:
 
     def _spoil_fields(self, batch: CommandBatch) -> None:
         kinds = CMD_MEMBER_TTL | (CMD_MEMBER_COUNT if self.fields else 0)
-        self._mender.spoil(_changed(batch, kinds))
+        for index in batch.doubtful(kinds):
+            self._mender.spoil(batch.changes(index) or ())
 
     async def _distrust(self, batch: CommandBatch) -> None:
         """What a command of an unknown name does to its keys on the target is not known: they are

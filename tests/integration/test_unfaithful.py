@@ -67,9 +67,10 @@ def migrated(source: Server, target: Server | Proxy, run: Run) -> None:
     assert_settled(source, end, 2)
 
 
-def test_a_field_is_counted_up_in_fractions(server_factory: ServerFactory) -> None:
-    """Redis 8.0 sends HINCRBYFLOAT as HSET, which takes the field's TTL away."""
-    source, target = pair(server_factory, "redis-8.0", "redis-8.0")
+@pytest.mark.parametrize("release", ["redis-8.0", "redis-8.2"])
+def test_a_field_is_counted_up_in_fractions(server_factory: ServerFactory, release: str) -> None:
+    """Redis 8.0 sends HINCRBYFLOAT as HSET, which takes the field's TTL away; 8.2 as HSETEX."""
+    source, target = pair(server_factory, release, release)
     client = source.client()
 
     for n in range(10):
@@ -214,22 +215,26 @@ def test_the_target_has_lost_a_script(server_factory: ServerFactory) -> None:
     target.client().config_set("appendfsync", "always")
     client = source.client()
     name = client.script_load("return redis.call('incrby', KEYS[1], ARGV[1])")
+    unnamed = client.script_load("return redis.call('incrby', 'a key that it does not name', 1)")
 
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
         for n in range(3):
             client.evalsha(name, 1, f"before:{n}", n + 1)
+            client.evalsha(unnamed, 0)
         await in_sync(work, source)
         target.client().script_flush()
         for n in range(3):
             client.evalsha(name, 1, f"before:{n}", 10)
             client.evalsha(name, 1, f"behind:{n}", 5)
+            client.evalsha(unnamed, 0)
         await in_sync(work, source)
         await cut_over(work, run, source)
 
     run = online(source, target, steer)
     migrated(source, target, run)
     assert target.client().mget("before:2", "behind:2") == [b"13", b"5"]
+    assert target.client().get("a key that it does not name") == b"6"
 
 
 @pytest.mark.parametrize("release", ["redis-8.6", "valkey-9.1"])

@@ -152,6 +152,19 @@ def test_members_with_ttls_are_known() -> None:
     names = ("SADDEX", "SEXPIRE", "SPEXPIREAT", "SPERSIST", "HSETEX", "HPEXPIREAT", "HGETEX")
     batch = batch_of(*(f"{name} key 1 2 3 4" for name in names))
     assert batch.indices(CMD_MEMBER_TTL) == list(range(len(names)))
+    assert batch.doubtful(CMD_MEMBER_TTL) == list(range(len(names)))
+
+
+def test_a_field_whose_ttl_is_kept_is_given_none() -> None:
+    """Redis 8.2 sends HINCRBYFLOAT so: hashes that are counted in need not be read again."""
+    batch = batch_of(
+        "HSETEX hash KEEPTTL FIELDS 1 f 2.5",
+        "HSETEX hash FXX keepttl FIELDS 1 f 2.5",
+        f"HSETEX hash PXAT {NEAR} FIELDS 1 f KEEPTTL",
+        "HSETEX KEEPTTL FIELDS 1 f v",
+        "HSETEX hash",
+    )
+    assert batch.doubtful(CMD_MEMBER_TTL) == [2, 3, 4]
 
 
 def test_fractions_lose_a_ttl() -> None:
