@@ -32,6 +32,7 @@ from botocore.credentials import Credentials
 
 from engine.front.access_keys import Role, create
 from engine.front.http.model import model
+from engine.groups.registry import Registry
 
 REGION = "us-east-1"
 SECONDS = 30.0
@@ -191,6 +192,17 @@ class Serving:
         )
         self._clients.append(client)
         return client
+
+    def worker(self, group: str) -> int:
+        """The pid of the worker that has the group's migration."""
+        registry = Registry(self.state)
+        try:
+            _, transfer = registry.get(group)
+        finally:
+            registry.store.close()
+        assert transfer is not None
+        assert transfer.process is not None
+        return transfer.process.pid
 
     def signed(self, path: str, role: str) -> dict[str, str]:
         """The headers of a GET, signed with the key of this role."""

@@ -51,6 +51,8 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"{'; '.join(counted)}."
     if report.source_type == "replica":
         yield _followed(report)
+    if report.verification is not None:
+        yield f"Compared: {clean(report.verification.reason)}"
     if report.engine.cpu_seconds:
         yield (
             f"The engine used {report.engine.cpu_seconds:.2f} s of CPU and at most "

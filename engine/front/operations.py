@@ -192,11 +192,11 @@ async def page_events(
 
 
 async def overview(house: House, events: int) -> dict[str, Any]:
-    """The first hundred groups, with what `watched` adds, and the newest `events`."""
+    """All groups, with what `watched` adds, and the newest `events`."""
     _reap()
 
     def look(registry: Registry) -> Any:
-        return registry.list(limit=validate.PAGE[-1])[0], registry.list_events(limit=events)
+        return registry.list(limit=None)[0], registry.list_events(limit=events)
 
     groups, newest = await house.state(look)
     shown = [

@@ -1,8 +1,8 @@
 """Responses: the service model's shapes (botocore's `elasticache`, 2015-02-02), and `Migration`.
 
 Members have the model's names and types (a timestamp is an aware `datetime`), and stand only where
-we know them to be true: no ARN, no node type. `Migration` is ours, and stands in a group that is
-under migration; what came of a migration afterwards is in the events.
+we know them to be true: no ARN, no node type. `Migration` is ours: the group's migration that goes
+on, or the last one.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from engine.groups.records import EventRecord, GroupRecord, TransferRecord
-from engine.groups.states import GroupStatus, TransferStatus
+from engine.groups.states import ENDED, TransferStatus
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
+from engine.model.report import Report
+from engine.model.verification import Verification
 
 ABORT = "complete-migration --force (no cut-over: the source stays open, the target as it is)"
 """How a migration is given up, and what that leaves."""
+NAMED_KEYS = 20
+"""So many keys that were not carried are named; the report has more of them."""
 # A group with one shard: the id that ElastiCache gives it, and its first node's.
 SHARD = "0001"
 NODE = "0001"
@@ -59,7 +63,7 @@ def replication_group(
         "TransitEncryptionEnabled": tls,
         "ReplicationGroupCreateTime": timestamp(group.created_at),
     }
-    if group.status == GroupStatus.MIGRATING and transfer is not None:
+    if transfer is not None:
         shape["Migration"] = migration(transfer)
     return shape
 
@@ -69,6 +73,9 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
 
     Bytes are value bytes acknowledged by the target. Lag and offsets are None where nothing is
     followed. `SourceType` is what was asked for until it is known how the source is read.
+    `Status` is the migration's own: running, stopped, done, failed, forced … One that has ended
+    stays readable until the next start, with its last phase and figures; `Report` is what it came
+    to, None until it has ended or stopped.
     """
     progress = transfer.progress
     held = transfer.held()
@@ -76,6 +83,7 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
     if held and transfer.process is not None:
         workers = [{"Shard": SHARD, "Pid": transfer.process.pid, "Phase": progress.phase.value}]
     return {
+        "Status": transfer.status.value,
         "Phase": progress.phase.value,
         "SourceType": source_type(transfer),
         "Keys": progress.keys,
@@ -104,11 +112,62 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
         "CanComplete": held and progress.can_complete,
         "Reason": reason(transfer),
         "Workers": workers,
+        "Report": None if transfer.report is None else outcome(transfer.report),
+    }
+
+
+def outcome(report: Report) -> dict[str, Any]:
+    """What a migration came to. Of the keys that were not carried some are named."""
+    return {
+        "SourceType": report.source_type,
+        "Keys": report.keys,
+        "Bytes": report.bytes,
+        "Seconds": report.seconds,
+        "Commands": report.commands,
+        "FenceSeconds": report.fence_seconds,
+        "NotCarried": report.not_carried_total,
+        "NotCarriedKeys": [
+            {"Db": each.db, "Key": each.key, "Reason": each.reason}
+            for each in report.not_carried[:NAMED_KEYS]
+        ],
+        "Verification": verification(report.verification),
+        "LeftOut": list(report.left_out[:NAMED_KEYS]),
+        "Errors": list(report.errors[:NAMED_KEYS]),
+        "Steps": [
+            {"Name": step.name, "Seconds": step.seconds, "Keys": step.keys, "Bytes": step.bytes}
+            for step in report.steps
+        ],
+    }
+
+
+def verification(found: Verification | None) -> dict[str, Any] | None:
+    """What the last comparison of both ends has shown; None: there was none."""
+    if found is None:
+        return None
+    return {
+        "Ok": found.ok,
+        "Reason": found.reason,
+        "KeysSource": found.keys_source,
+        "KeysTarget": found.keys_target,
+        "Counted": found.counted,
+        "Compared": found.compared,
+        "Different": found.different,
+        "Repaired": found.repaired,
+        "NotCompared": [{"Type": kind, "Keys": keys} for kind, keys in found.not_compared],
+        "Differences": [
+            {"Db": each.db, "Key": each.key, "Reason": each.what}
+            for each in (*found.differences[:NAMED_KEYS], *found.over_budget[:NAMED_KEYS])
+        ],
+        "Libraries": found.libraries,
+        "LostLibraries": list(found.lost[:NAMED_KEYS]),
     }
 
 
 def reason(transfer: TransferRecord) -> str:
     """In one line, why a migration stands where it stands, and what can be done about it."""
+    if transfer.status in ENDED:
+        errors = transfer.report.errors if transfer.report is not None else ()
+        return errors[0] if errors else transfer.progress.reason
     way_out = f"resume with resume-migration, or abort with {ABORT}"
     if transfer.status is TransferStatus.STOPPED:
         why = transfer.report.errors[0] if transfer.report and transfer.report.errors else ""
@@ -119,7 +178,11 @@ def reason(transfer: TransferRecord) -> str:
         named = f" (pid {transfer.process.pid})" if transfer.process is not None else ""
         return f"the worker process{named} is gone: {way_out}"
     if transfer.refusal:
-        return f"cut-over refused: {transfer.refusal}"
+        refused = f"cut-over refused: {transfer.refusal}"
+        # It may be mended by now: how it stands is told first.
+        if transfer.progress.can_complete:
+            return f"{transfer.progress.reason} (last {refused})"
+        return refused
     return transfer.progress.reason
 
 

@@ -93,7 +93,7 @@ def _reached(transfer: TransferRecord, until: Until) -> Progress | None:
         return progress
     if until == "available" and transfer.refusal:
         raise TransferFailed(
-            f"{shapes.reason(transfer)}; {transfer.group_id} stays under migration",
+            f"cut-over refused: {transfer.refusal}; {transfer.group_id} stays under migration",
             remedy=f"Mend what it names and try complete-migration again; or abort with "
             f"{shapes.ABORT}.",
         )

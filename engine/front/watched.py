@@ -10,8 +10,6 @@ from engine.groups.states import GroupStatus
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 
-NAMED_KEYS = 20
-"""So many keys that were not carried are named; the report has more of them."""
 _BEHIND_SNAPSHOT = (Phase.CATCH_UP, Phase.FOLLOW, Phase.COPIED, Phase.CUT_OVER, Phase.DONE)
 
 
@@ -30,7 +28,15 @@ def details(status: str, transfer: TransferRecord | None) -> dict[str, Any] | No
     ended = {"Status": str(transfer.status), "EndTime": shapes.timestamp(transfer.changed_at)}
     found = transfer.source_clients
     seen = {} if found is None else {"SourceClients": clients.shape(found)}
-    return {**told, **ended, "Phase": transfer.progress.phase, **_outcome(transfer.report), **seen}
+    blocked = {"SourceBlocked": transfer.report is not None and bool(transfer.report.sealed)}
+    return {
+        **told,
+        **ended,
+        "Phase": transfer.progress.phase,
+        **_outcome(transfer.report),
+        **blocked,
+        **seen,
+    }
 
 
 def gates(transfer: TransferRecord) -> list[dict[str, Any]]:
@@ -101,24 +107,4 @@ def _gate(name: str, is_open: bool | None, figure: str) -> dict[str, Any]:
 
 
 def _outcome(report: Report | None) -> dict[str, Any]:
-    if report is None:
-        return {}
-    return {
-        "SourceType": report.source_type,
-        "Keys": report.keys,
-        "Bytes": report.bytes,
-        "Seconds": report.seconds,
-        "Commands": report.commands,
-        "FenceSeconds": report.fence_seconds,
-        "NotCarried": report.not_carried_total,
-        "NotCarriedKeys": [
-            {"Db": each.db, "Key": each.key, "Reason": each.reason}
-            for each in report.not_carried[:NAMED_KEYS]
-        ],
-        "LeftOut": list(report.left_out[:NAMED_KEYS]),
-        "Errors": list(report.errors[:NAMED_KEYS]),
-        "Steps": [
-            {"Name": step.name, "Seconds": step.seconds, "Keys": step.keys, "Bytes": step.bytes}
-            for step in report.steps
-        ],
-    }
+    return {} if report is None else shapes.outcome(report)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, delete, exc, insert, select, update
+from sqlalchemy import Connection, delete, exc, func, insert, select, update
 
 from engine.errors import (
     ReplicationGroupAlreadyExistsFault,
@@ -27,11 +27,13 @@ from engine.groups.rows import (
     group_by_id,
     group_of,
     newest_transfer,
+    newest_transfers,
     transfer_of,
     write_event,
 )
 from engine.groups.states import (
     CUT_OVERS,
+    ENDED,
     GroupStatus,
     Operation,
     Request,
@@ -107,17 +109,21 @@ class Registry:
             return group_by_id(connection, group_id), newest_transfer(connection, group_id)
 
     def list(
-        self, *, after: str = "", limit: int = 100
+        self, *, after: str = "", limit: int | None = 100
     ) -> tuple[list[tuple[GroupRecord, TransferRecord | None]], str | None]:
-        """Up to `limit` groups by id, from the one after `after` on; and, if more are left, the
-        id to go on after."""
+        """Up to `limit` groups by id (None: all), from the one after `after` on; and, if more are
+        left, the id to go on after."""
         table = schema.groups
-        query = select(table).where(table.c.id > after).order_by(table.c.id).limit(limit + 1)
+        query = select(table).where(table.c.id > after).order_by(table.c.id)
+        if limit is not None:
+            query = query.limit(limit + 1)
         with self.store.read() as connection:
             found = [group_of(row) for row in connection.execute(query)]
-            more = found[limit - 1].id if len(found) > limit else None
-            page = [(group, newest_transfer(connection, group.id)) for group in found[:limit]]
-        return page, more
+            more = None
+            if limit is not None and len(found) > limit:
+                found, more = found[:limit], found[limit - 1].id
+            newest = newest_transfers(connection, [group.id for group in found])
+        return [(group, newest.get(group.id)) for group in found], more
 
     def under_migration(self) -> builtins.list[tuple[GroupRecord, TransferRecord]]:
         """Every group that is under migration, with its transfer."""
@@ -126,6 +132,14 @@ class Registry:
         with self.store.read() as connection:
             found = [group_of(row) for row in connection.execute(query)]
             return [(group, _going_on(connection, group.id)) for group in found]
+
+    def ended(self) -> dict[str, int]:
+        """How many migrations of the groups here ended as `done`, `failed` and `forced`."""
+        status = schema.transfers.c.status
+        query = select(status, func.count()).where(status.in_(ENDED)).group_by(status)
+        with self.store.read() as connection:
+            counts = {str(row[0]): int(row[1]) for row in connection.execute(query)}
+        return {str(each): counts.get(each, 0) for each in sorted(ENDED)}
 
     def source_clients(self) -> dict[str, SourceClients]:
         """What was found of the clients of sources that were cut over from, by group."""

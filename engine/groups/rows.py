@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, Row, delete, func, insert, select
 
 from engine.errors import ReplicationGroupNotFoundFault
 from engine.groups import schema
@@ -16,6 +17,8 @@ from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.model.source_clients import SourceClients
 
+# Parameters of one statement; SQLite's limit is higher.
+_IDS_AT_ONCE = 500
 EVENT_DAYS = 14
 """Events are kept for as long as ElastiCache keeps them."""
 
@@ -57,16 +60,28 @@ def group_by_id(connection: Connection, group_id: str, *, lock: bool = False) ->
 
 def newest_transfer(connection: Connection, group_id: str) -> TransferRecord | None:
     """The transfer that goes on, or else the last one that did."""
+    return newest_transfers(connection, [group_id]).get(group_id)
+
+
+def newest_transfers(connection: Connection, group_ids: Sequence[str]) -> dict[str, TransferRecord]:
+    """The same of several groups, by group; those that never had one are left out."""
     table, clients = schema.transfers, schema.disconnections
-    query = (
-        select(table, clients.c.clients.label("source_clients"))
-        .outerjoin(clients, clients.c.transfer_id == table.c.id)
-        .where(table.c.group_id == group_id)
-        .order_by(table.c.id.desc())
-        .limit(1)
-    )
-    row = connection.execute(query).one_or_none()
-    return None if row is None else transfer_of(row)
+    found: dict[str, TransferRecord] = {}
+    for at in range(0, len(group_ids), _IDS_AT_ONCE):
+        newest = (
+            select(func.max(table.c.id))
+            .where(table.c.group_id.in_(group_ids[at : at + _IDS_AT_ONCE]))
+            .group_by(table.c.group_id)
+        )
+        query = (
+            select(table, clients.c.clients.label("source_clients"))
+            .outerjoin(clients, clients.c.transfer_id == table.c.id)
+            .where(table.c.id.in_(newest))
+        )
+        for row in connection.execute(query):
+            transfer = transfer_of(row)
+            found[transfer.group_id] = transfer
+    return found
 
 
 def write_event(connection: Connection, group_id: str, message: str) -> None:

@@ -100,6 +100,9 @@ class TransferStatus(StrEnum):
 _P, _R, _S = TransferStatus.PENDING, TransferStatus.RUNNING, TransferStatus.STOPPED
 _D, _F, _X = TransferStatus.DONE, TransferStatus.FAILED, TransferStatus.FORCED
 
+ENDED = frozenset({_D, _F, _X})
+"""Nothing comes after these."""
+
 MOVES: dict[TransferStatus, frozenset[TransferStatus]] = {
     _P: frozenset({_P, _R, _S, _F, _X}),
     _R: frozenset({_P, _R, _S, _D, _F, _X}),

@@ -21,6 +21,7 @@ from engine.wire.dial import Untrusted
 
 _WAIT_WORTH_TELLING = 0.05
 _NOT_NOW = frozenset({"LOADING", "BUSY", "MASTERDOWN", "NOMASTERLINK", "READONLY", "TRYAGAIN"})
+_COMPLETABLE = frozenset({Phase.FOLLOW, Phase.COPIED})
 _IN_SYNC = frozenset({Phase.COPIED, Phase.CATCH_UP, Phase.FOLLOW, Phase.CUT_OVER, Phase.DONE})
 
 
@@ -70,13 +71,18 @@ class Stage:
         """What of `lost` keeps a gate closed; empty if nothing."""
         return "; ".join(f"{what}: {why}" for what, why in self.lost.items())
 
-    def enter(self, phase: Phase) -> None:
-        """Move to `phase`, and tell."""
+    def enter(self, phase: Phase, *, tell: bool = True) -> None:
+        """Move to `phase`, and tell, unless whoever calls is going to: a phase that can be
+        completed is published together with its gate.
+        """
         self.phase = move(self.phase, phase)
+        if phase not in _COMPLETABLE:
+            self.can_complete = False
         if phase in ENDS:
             # Nothing is waited for any more.
             self._troubles.clear()
-        self.tell()
+        if tell:
+            self.tell()
 
     def tell(self) -> None:
         """Tell how things stand now."""

@@ -31,6 +31,7 @@ _MENDED_BEHIND_FENCE = 1000
 # For so long a link that stood still is the reason of a catch-up; it is told more often.
 _STALL_SECONDS = 1.0
 _FOLLOWING = (Phase.CATCH_UP, Phase.FOLLOW)
+_CATCHING_UP = "catching up with what was written before"
 
 
 class Standing:
@@ -76,6 +77,7 @@ class Standing:
     def look(self, follower: Follower) -> None:
         """Where the follower stands, as phase, gate and reason."""
         stage, exposed = self._stage, self._deadlines.exposed
+        entered = False
         unread = follower.suspect or follower.late or follower.fields
         if (unread and stage.phase is Phase.FOLLOW) or (exposed and not follower.suspect):
             self.catch_up(follower)
@@ -98,10 +100,14 @@ class Standing:
                 follower.suspect = False
                 if self.near(follower):
                     follower.late = follower.fields = False
-                    stage.enter(Phase.FOLLOW)
+                    stage.enter(Phase.FOLLOW, tell=False)
+                    entered = True
         self._tell_whether_heard()
         self._roles.look()
         stage.can_complete, stage.reason = self._gates(follower)
+        if entered:
+            # Phase, gate and reason are published together.
+            stage.tell()
 
     @property
     def calm(self) -> bool:
@@ -168,7 +174,7 @@ class Standing:
         if self._stage.phase is Phase.CATCH_UP:
             if asyncio.get_running_loop().time() - self._stalled_at < _STALL_SECONDS:
                 return False, "what the source sends comes late"
-            return False, "catching up with what was written before"
+            return False, _CATCHING_UP
         if follower.in_doubt:
             return False, "looking through the last commands of the engine before this one"
         readable = readable_behind(self._source.info, self._settings)
@@ -186,6 +192,7 @@ class Standing:
         follower.late = self._source.relative_deadlines
         follower.has_fields = follower.fields = has_fields and not self._deadlines.importing
         follower.suspect = follower.suspect or self._deadlines.doubtful
+        self._stage.reason = _CATCHING_UP
         self._stage.enter(Phase.CATCH_UP)
 
     def relinked(self) -> None:

@@ -480,6 +480,7 @@ async def test_start_returns_at_once(house: House) -> None:
     group = answer["ReplicationGroup"]
     assert (group["Status"], group["NodeGroups"][0]["Status"]) == ("migrating", "migrating")
     assert group["Migration"] == {
+        "Status": "pending",
         "Phase": "CONNECT",
         "SourceType": TransferSettings().source_type,
         "Keys": 0,
@@ -508,6 +509,7 @@ async def test_start_returns_at_once(house: House) -> None:
         "CanComplete": False,
         "Reason": "",
         "Workers": [{"Shard": "0001", "Pid": os.getpid(), "Phase": "CONNECT"}],
+        "Report": None,
     }
 
 
@@ -631,7 +633,8 @@ async def test_complete(house: House) -> None:
     claimed.refuse("1 key differs")
     with pytest.raises(TransferFailed, match="cut-over refused: 1 key differs; g stays"):
         await face.wait("g", until="available")
-    assert (await described(house))["Migration"]["Reason"] == "cut-over refused: 1 key differs"
+    reason = "copied (last cut-over refused: 1 key differs)"
+    assert (await described(house))["Migration"]["Reason"] == reason
     await face.complete_migration("g")
     assert (await described(house))["Migration"]["Reason"] == "copied"
 
@@ -682,7 +685,11 @@ async def test_a_dead_worker(house: House) -> None:
             await face.wait("g", until=until)  # type: ignore[arg-type]
     answer = await face.complete_migration("g", force=True)
     assert answer["ReplicationGroup"]["Status"] == "available"
-    assert "Migration" not in answer["ReplicationGroup"]
+    # It stays readable.
+    ended = answer["ReplicationGroup"]["Migration"]
+    assert (ended["Status"], ended["CanComplete"], ended["Workers"]) == ("forced", False, [])
+    assert ended["Reason"] == ended["Report"]["Errors"][0]
+    assert ended["Reason"].startswith("aborted by force, without a worker")
     assert (await events(house))[-1] == (
         "migration aborted by force, without a worker and not cut over, after 5 of about 9 keys"
     )

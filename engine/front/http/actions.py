@@ -240,6 +240,24 @@ def _refused_to_create(registry: Registry, group_id: str) -> None:
 
 _ENDS = ("ReplicationGroupId", "CustomerNodeEndpointList")
 
+
+async def _resume(engine: Engine, parameters: Parameters) -> dict[str, Any]:
+    return await engine.resume_migration(
+        parameters["ReplicationGroupId"],
+        accept_source_loss=parameters.get("AcceptSourceLoss", False),
+    )
+
+
+async def _release_source(engine: Engine, parameters: Parameters) -> dict[str, Any]:
+    return await engine.release_source(parameters["ReplicationGroupId"])
+
+
+async def _disconnect_clients(engine: Engine, parameters: Parameters) -> dict[str, Any]:
+    return await engine.disconnect_clients(
+        parameters["ReplicationGroupId"], seconds=parameters.get("Seconds")
+    )
+
+
 ACTIONS: dict[str, Action] = {
     "StartMigration": Action(
         Role.MIGRATE,
@@ -302,5 +320,25 @@ ACTIONS: dict[str, Action] = {
         ("ReplicationGroupId",),
         {"RetainPrimaryCluster": (True,)},
         refused=partial(_refused, Operation.DELETE),
+    ),
+    # Ours: the service has no word for them.
+    "ResumeMigration": Action(
+        Role.MIGRATE,
+        _resume,
+        ("ReplicationGroupId", "AcceptSourceLoss"),
+        refused=partial(_refused, Operation.RESUME),
+    ),
+    "ReleaseSource": Action(
+        Role.MIGRATE,
+        _release_source,
+        ("ReplicationGroupId",),
+        refused=partial(_refused, Operation.RELEASE),
+        slow=True,
+    ),
+    "DisconnectClients": Action(
+        Role.MIGRATE,
+        _disconnect_clients,
+        ("ReplicationGroupId", "Seconds"),
+        refused=partial(_refused, Operation.DISCONNECT),
     ),
 }

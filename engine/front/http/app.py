@@ -53,6 +53,7 @@ from engine.front.http.page import Page, asked_for
 from engine.front.http.quiet import Quiet
 from engine.front.http.recent import Recent
 from engine.front.http.sigv4 import QUERY_MEMBERS, Signed
+from engine.groups.states import GroupStatus
 
 _FORM = "application/x-www-form-urlencoded"
 _HEALTH_SECONDS = 1.0
@@ -251,6 +252,7 @@ class Api:
                 registry.under_migration(),
                 registry.checkpoint_times(),
                 registry.source_clients(),
+                registry.ended(),
             )
         )
         return Response(self.metrics.page(*found), media_type=METRICS_TYPE)
@@ -403,7 +405,7 @@ def _shown(answer: dict[str, Any]) -> dict[str, Any]:
     groups = answer.get("ReplicationGroups", [answer.get("ReplicationGroup")])
     for group in groups:
         told = None if group is None else group.get("Migration")
-        if told is None:
+        if told is None or group["Status"] != GroupStatus.MIGRATING:
             continue
         done, total = told["Keys"], told["TotalKeys"]
         percent = 100.0 if told["CanComplete"] else min(99.0, 100.0 * done / max(total, 1))

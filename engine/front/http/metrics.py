@@ -84,12 +84,15 @@ class Metrics:
         migrations: Sequence[tuple[GroupRecord, TransferRecord]],
         checkpoints: dict[int, float],
         source_clients: Mapping[str, SourceClients],
+        ended: Mapping[str, int],
     ) -> bytes:
         """The page that Prometheus scrapes: the API's figures, those of `migrations`, and those of
-        the clients of sources that were cut over from, by group."""
+        the clients of sources that were cut over from, by group, and how many migrations ended with
+        which outcome."""
         once = CollectorRegistry()
         once.register(_Migrations(migrations, checkpoints))
         once.register(_SourceClients(source_clients))
+        once.register(_Ended(ended))
         return generate_latest(self._registry) + generate_latest(once)
 
 
@@ -172,3 +175,21 @@ class _SourceClients(Collector):
             if found.last_seen is not None:
                 seen.add_metric([group], found.last_seen)
         yield from (connected, gone, seen)
+
+
+class _Ended(Collector):
+    """How the migrations of the groups in the state ended."""
+
+    def __init__(self, ended: Mapping[str, int]) -> None:
+        self._ended = ended
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample an outcome. No counter: deleted groups take theirs along."""
+        family = GaugeMetricFamily(
+            f"{_PREFIX}_migrations_ended",
+            "Migrations of the groups in the state that have ended, by outcome.",
+            labels=("outcome",),
+        )
+        for outcome, count in self._ended.items():
+            family.add_metric([outcome], float(count))
+        yield family

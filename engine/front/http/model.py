@@ -22,7 +22,29 @@ _OURS: Mapping[str, Mapping[str, str]] = {
 }
 """Members of our own that requests may have beside the model's: by the shape of the request, each
 with the shape of its value. The SDKs do not know them; a form can name them."""
+_OUR_OPERATIONS: Mapping[str, str] = {
+    "ResumeMigration": "OurResumeMigrationMessage",
+    "ReleaseSource": "OurGroupMessage",
+    "DisconnectClients": "OurDisconnectClientsMessage",
+}
+"""Operations of our own, each with the shape of its request; the answer is CompleteMigration's."""
+_NAME = {"shape": "String"}
 _OUR_SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "OurGroupMessage": {
+        "type": "structure",
+        "required": ["ReplicationGroupId"],
+        "members": {"ReplicationGroupId": _NAME},
+    },
+    "OurResumeMigrationMessage": {
+        "type": "structure",
+        "required": ["ReplicationGroupId"],
+        "members": {"ReplicationGroupId": _NAME, "AcceptSourceLoss": {"shape": "Boolean"}},
+    },
+    "OurDisconnectClientsMessage": {
+        "type": "structure",
+        "required": ["ReplicationGroupId"],
+        "members": {"ReplicationGroupId": _NAME, "Seconds": {"shape": "IntegerOptional"}},
+    },
     "OurNameList": {"type": "list", "member": {"shape": "String"}},
 }
 """Their shapes, where the model has none that fits."""
@@ -77,6 +99,14 @@ class Model:
             )
             for name, each in data["operations"].items()
             if "input" in each and "output" in each
+        } | {
+            name: Operation(
+                name,
+                takes=takes,
+                gives=data["operations"]["CompleteMigration"]["output"]["shape"],
+                wrapper=f"{name}Result",
+            )
+            for name, takes in _OUR_OPERATIONS.items()
         }
 
     def shape(self, name: str) -> Shape:

@@ -141,7 +141,11 @@ class App {
     } else if (name === "state") {
       this.#state = data;
       this.#asking = false;
-      for (const group of data.groups) this.#note(group, now);
+      for (const group of data.groups) {
+        // One that has ended stays readable in `Migration`; here that is the one that goes on.
+        if (group.Status !== "migrating") group.Migration = null;
+        this.#note(group, now);
+      }
       this.#draw();
     }
   }

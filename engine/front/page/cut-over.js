@@ -41,6 +41,7 @@ export class CutOver {
   #buttons = el("div", { class: "buttons" }, this.#complete, this.#unverified, this.#force);
   #outcome = new Outcome();
   #standing = "";
+  #stood = "";
   #ready = false;
   #scanned = false;
 
@@ -65,6 +66,10 @@ export class CutOver {
   update(migration, details, may, live) {
     keep(this.#gates, details?.Gates ?? [], (gate) => gate.Name, gateRow);
     const under = migration.Phase === "CUT_OVER";
+    // What was refused was refused as things stood then.
+    const standing = `${migration.Phase} ${migration.CanComplete}`;
+    if (standing !== this.#stood && this.#stood !== "") this.#outcome.clear();
+    this.#stood = standing;
     this.#ready = migration.CanComplete;
     this.#scanned = migration.SourceType === "scan";
     const reason = migration.Reason || "not in sync yet";

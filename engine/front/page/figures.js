@@ -150,11 +150,13 @@ export class Result {
   #lost = el("ul", { class: "lost" });
   #lostHead = el("h4", {}, "Not carried");
   #clients = new SourceClients();
+  #verified = new Verified();
   node = el(
     "section",
     { class: "card", "aria-label": "Last migration" },
     this.#title,
     this.#line,
+    this.#verified.node,
     this.#steps,
     this.#clients.node,
     this.#lostHead,
@@ -172,6 +174,7 @@ export class Result {
     if (details.FenceSeconds) said.push(`writers held back for ${format.duration(details.FenceSeconds)}`);
     const errors = details.Errors?.length ? ` – ${details.Errors.join("; ")}` : "";
     say(this.#line, said.join(" · ") + errors);
+    this.#verified.update(details.Verification ?? null);
     set(this.node, "data-tone", { done: "good", forced: "wait" }[details.Status] ?? "bad");
     keep(this.#steps, details.Steps ?? [], (each) => each.Name, stepRow);
     const lost = details.NotCarriedKeys ?? [];
@@ -186,6 +189,28 @@ export class Result {
     this.#clients.update(details.SourceClients ?? null);
     show(this.#lostHead, rows.length > 0);
     keep(this.#lost, rows, (each) => each, (text) => ({ node: el("li", {}, text) }));
+  }
+}
+
+/** What the comparison of both ends has shown. */
+class Verified {
+  #line = el("p", { class: "verified" });
+  #list = el("ul", { class: "lost" });
+  node = el("div", {}, el("h4", {}, "Verification"), this.#line, this.#list);
+
+  update(found) {
+    const words = found === null ? "Both ends were not compared." : found.Reason;
+    say(this.#line, words);
+    set(this.#line, "data-tone", found === null ? "wait" : found.Ok ? "good" : "bad");
+    const rows = (found?.NotCompared ?? []).map(({ Type: type, Keys: keys }) =>
+      `${format.count(keys)} keys of the type ${type} were not compared`,
+    );
+    for (const { Db: db, Key: key, Reason: reason } of found?.Differences ?? []) {
+      rows.push(`${db === 0 ? key : `${key} (db ${db})`}: ${reason}`);
+    }
+    rows.push(...(found?.LostLibraries ?? []));
+    show(this.#list, rows.length > 0);
+    keep(this.#list, rows, (each) => each, (text) => ({ node: el("li", {}, text) }));
   }
 }
 

@@ -17,6 +17,13 @@ export class GroupView {
   #name;
   #status = el("span", { class: "badge" });
   #delete = el("button", { type: "button", class: "danger", click: () => this.#deleteIt() }, "Delete…");
+  #resume = el("button", { type: "button", class: "primary", click: () => this.#resumeIt() }, "Resume…");
+  #release = el("button", { type: "button", click: () => this.#releaseIt() }, "Release source…");
+  #stopClients = el(
+    "button",
+    { type: "button", click: () => this.#stopDisconnecting() },
+    "Stop disconnecting clients",
+  );
   #outcome = new Outcome();
   #route = el("p", { class: "route" });
   #since = el("p", { class: "quiet" });
@@ -42,7 +49,7 @@ export class GroupView {
     this.#head = el(
       "section",
       { class: "card hero", "aria-label": `Migration of ${id}` },
-      el("div", { class: "head" }, this.#name, this.#status, this.#delete),
+      el("div", { class: "head" }, this.#name, this.#status, this.#resume, this.#delete),
       this.#outcome.node,
       this.#route,
       this.#since,
@@ -51,13 +58,17 @@ export class GroupView {
       this.#keys.node,
     );
     const side = el("div", { class: "side" }, this.#cutOver.node, this.#counters.node);
+    this.#after = el("div", { class: "buttons" }, this.#release, this.#stopClients);
+    this.#result.node.append(this.#after);
     const left = [this.#result.node, this.#start.node, this.#charts.node, this.#events.node];
     const columns = el("div", { class: "columns" }, el("div", { class: "wide" }, ...left), side);
     this.node = el("div", { class: "view" }, this.#head, columns);
     this.#side = side;
+    this.#events.load(app, id);
   }
 
   #side;
+  #after;
 
   /** `group` and `events` as the feed has them, `history` its figures, now in ms. */
   update(group, events, history, now) {
@@ -83,11 +94,57 @@ export class GroupView {
     const over = migration === null && Boolean(details?.Status);
     if (over) this.#result.update(details);
     show(this.#result.node, over);
+    const may = this.#app.may("migrate");
+    show(this.#resume, migration !== null && migration.Workers.length === 0 && may);
+    show(this.#release, over && may && Boolean(details.SourceBlocked));
+    show(this.#stopClients, over && may && Boolean(details.SourceClients?.Disconnecting));
+    show(this.#after, !this.#release.hidden || !this.#stopClients.hidden);
     // What ended before it began has no figures.
     const figures = history !== null && (migration !== null || history.length > 2);
     show(this.#charts.node, figures);
     if (figures) this.#charts.update(history, now, migration === null);
     this.#events.update(events, this.id);
+  }
+
+  async #resumeIt() {
+    const yes = await ask({
+      title: `Resume the migration of ${this.id}?`,
+      lines: ["A new worker goes on from where the target stands.", this.#reason.textContent],
+      yes: "Resume",
+    });
+    if (!yes) return;
+    const asked = await busy(this.#resume, "Resuming…", this.#outcome, () =>
+      this.#app.call("ResumeMigration", [["ReplicationGroupId", this.id]]),
+    );
+    if (asked) this.#outcome.good("The migration goes on.");
+  }
+
+  async #releaseIt() {
+    const yes = await ask({
+      title: `Release the source of ${this.id}?`,
+      lines: [
+        "The source accepts writes again. They are not replicated to the target, and clients that " +
+          "connect to the source are no longer disconnected.",
+      ],
+      yes: "Release source",
+      danger: true,
+      typed: this.id,
+    });
+    if (!yes) return;
+    const asked = await busy(this.#release, "Releasing…", this.#outcome, () =>
+      this.#app.call("ReleaseSource", [["ReplicationGroupId", this.id]]),
+    );
+    if (asked) this.#outcome.good("The source accepts writes again.");
+  }
+
+  async #stopDisconnecting() {
+    const asked = await busy(this.#stopClients, "Stopping…", this.#outcome, () =>
+      this.#app.call("DisconnectClients", [
+        ["ReplicationGroupId", this.id],
+        ["Seconds", "0"],
+      ]),
+    );
+    if (asked) this.#outcome.good("Clients of the source are no longer disconnected.");
   }
 
   async #deleteIt() {

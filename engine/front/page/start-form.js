@@ -50,12 +50,16 @@ export class StartForm {
       this.#checks,
     );
     const told =
-      "The source is only read. The server knows its credentials by host; none are given here.";
+      "The source's data is only read. The server knows its credentials by host; none are given here.";
+    const afterwards =
+      "After the cut-over the source refuses writes (NOREPLICAS), and its clients are disconnected, " +
+      "again for ten minutes if they come back, until it is released.";
     this.node = el(
       "section",
       { class: "card", "aria-label": "Start a migration" },
       el("h3", {}, "Start a migration"),
       el("p", { class: "quiet" }, told),
+      el("p", { class: "quiet" }, afterwards),
       form,
     );
     show(this.#checks, false);
