@@ -52,6 +52,7 @@ def transfer(
     timeout: float = 60.0,
     compare: Callable[..., Any] | None = None,
     one_go: bool = True,
+    on_progress: Callable[[Progress], None] | None = None,
     gate_in_sync: GateInSync | None = None,
     comparison: Comparison | None = None,
     **settings: Any,
@@ -64,6 +65,11 @@ def transfer(
     settings = {"retry_for": 10.0, "source_type": "scan", **settings}
     result = Run()
 
+    def told(progress: Progress) -> None:
+        result.progress.append(progress)
+        if on_progress is not None:
+            on_progress(progress)
+
     async def pass_all() -> GateResult:
         return GateResult(True, "not verified")
 
@@ -74,7 +80,7 @@ def transfer(
             Endpoint.parse(url_of(target)),
             TransferSettings(**settings),
             checkpoints=checkpoints or MemoryCheckpoint(),
-            on_progress=result.progress.append,
+            on_progress=told,
             on_event=result.events.append,
             gate=gate or pass_all,
             one_go=one_go,
