@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
 
 import pytest
 import redis
 
 from engine.errors import StateError
-from engine.fleet.gate import gate_in_sync_of
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark, position_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
+from engine.model.verification import AtFence
 from engine.transfer.checkpoint import MemoryCheckpoint
-from engine.transfer.gate import GateInSync, GateResult
+from engine.transfer.gate import Settle
 from engine.transfer.transfer import Transfer
+from engine.verify import LiveComparison
 from tests.conftest import ServerFactory, known
 from tests.converge import OWN_PREFIX, assert_settled
 from tests.online import assert_tidy, cut_over, following, in_sync, online, refused, soon
@@ -58,20 +58,21 @@ def renew(source: Server) -> None:
     source.client().mset(dict(zip(KEYS, NEW, strict=True)))
 
 
-def gate_and_then(source: Server, target: Server, act: Callable[[], None]) -> GateInSync:
-    """The product's gate; behind its first "yes" `act` is run, in a thread."""
+def comparison_and_then(source: Server, target: Server, act: Callable[[], None]) -> LiveComparison:
+    """The product's comparison; behind the first one at a fence `act` is run, in a thread."""
+
+    class Acting(LiveComparison):
+        acted = False
+
+        async def at_fence(self, settle: Settle) -> AtFence:
+            found = await super().at_fence(settle)
+            if not (self.acted or found.differ):
+                self.acted = True
+                await asyncio.to_thread(act)
+            return found
+
     ends = (Endpoint.parse(each.url) for each in (source, target))
-    gate = gate_in_sync_of(*ends, TransferSettings(), lambda: False)
-    acted = threading.Event()
-
-    async def then(own_key: bytes) -> GateResult:
-        result = await gate(own_key)
-        if result.ok and not acted.is_set():
-            acted.set()
-            await asyncio.to_thread(act)
-        return result
-
-    return then
+    return Acting(*ends, TransferSettings(), lambda: False)
 
 
 @pytest.mark.parametrize("comes_back", ["empty", "older", "whole"])
@@ -106,7 +107,7 @@ def test_a_target_that_dies_behind_the_gate(
         await asyncio.to_thread(source.client().set, "later", "1")
         await cut_over(work, run, source)
 
-    run = online(source, target, steer, gate_in_sync=gate_and_then(source, target, die))
+    run = online(source, target, steer, comparison=comparison_and_then(source, target, die))
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == (2 if comes_back == "empty" else 1)
     assert values(target) == NEW
@@ -135,8 +136,8 @@ def test_a_link_that_is_lost_at_the_opening(
                 assert not await asyncio.to_thread(refuses, source)
                 await cut_over(work, run, source)
 
-        gate = gate_and_then(source, target, lambda: proxy.cut_after(0, direction))
-        run = online(source, proxy, steer, gate_in_sync=gate)
+        comparison = comparison_and_then(source, target, lambda: proxy.cut_after(0, direction))
+        run = online(source, proxy, steer, comparison=comparison)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert ("the target was opened" in run.progress[-1].reason) is (direction == "down")
