@@ -123,6 +123,8 @@ class CutOver:
                 if refused is not None:
                     return self._refuse(refused.reason)
                 await fence.prepare()
+                # So that its connection is there: behind the fence there is no time to dial.
+                await self._target_watch.look()
                 near = await self._deadlines.release(follower, pump)
             except EngineError as exc:
                 if pump.done() or isinstance(exc, StateError):

@@ -76,7 +76,11 @@ class TargetWatch:
             self._end = await self._stack.enter_async_context(
                 admin(self._endpoint, timeout=limit, fault="target")
             )
-        return await self._end.info()
+        try:
+            return await self._end.info()
+        except LinkError:
+            # The target may have been restarted since: then this dials anew.
+            return await self._end.info()
 
     async def _watch(self) -> None:
         while True:
