@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from engine.errors import AuthError, EngineError, StateError, TransferFailed
+from engine.errors import AuthError, EngineError, StateError, TransferFailed, TransferStopped
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
 from engine.model.online import POSITION_KEY
@@ -22,11 +22,13 @@ from engine.sources.rdb_file import RdbFileSource
 from engine.sources.scan import ScanSource
 from engine.targets.applier import POSITION_DB
 from engine.targets.writer import RestoreWriter
+from engine.transfer.apart import APART, FEEDS_ITSELF, relation
 from engine.transfer.aside import cancelled
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.claim import foreign
 from engine.transfer.code import carry_code, is_library
 from engine.transfer.copy import Compare, Copy, explain
+from engine.transfer.ends import Ends
 from engine.transfer.gate import Gate, GateResult, compared
 from engine.transfer.stage import Stage
 from engine.transfer.switch import Switch
@@ -58,6 +60,7 @@ class Offline:
         self._checkpoints = checkpoints
         self._gate = gate
         self._compare = compare
+        self._ends = Ends(source, target, stage.settings)
         self._source_endpoint = source
         self._target_endpoint = target
         # The same object twice: what a file holds beside its keys is asked of no other source.
@@ -256,6 +259,7 @@ class Offline:
         await self._check_free()
         self._source.bulk_limit = self._target.bulk_limit
         await stage.insist(lambda: self._source.open(position), "source")
+        await self._check_apart()
         if position is not None and not self._source.continues(position):
             stage.on_event("the source was restarted: the checkpoint is void")
             before = position = None
@@ -269,6 +273,13 @@ class Offline:
             stage.tally.evictions = Evictions().after(self._target.info)
         stage.total_keys = self._source.total_keys
         return position
+
+    async def _check_apart(self) -> None:
+        if self._file is not None:
+            return
+        if what := await relation(self._ends, self._target.info):
+            kind = TransferFailed if self._checkpoints.load() is None else TransferStopped
+            raise kind(f"{what}: {FEEDS_ITSELF}", remedy=APART, fault="user")
 
     async def _check_free(self) -> None:
         """Raise `Foreign` where a migration that follows its source has the target: what is scanned

@@ -28,6 +28,7 @@ from engine.model.position import StreamPosition
 from engine.model.replication import Replication, parse_replication
 from engine.sources.replica import ReplicaSource
 from engine.targets.role import refuse_replica
+from engine.transfer.apart import APART, FEEDS_ITSELF, relation
 from engine.transfer.books import Books
 from engine.transfer.ends import Ends
 from engine.transfer.head import Heads
@@ -257,15 +258,8 @@ class Roles:
         async with self._ends.admin("target") as end:
             target = await end.info()
             name = end.name
-        heads = Heads(self._ends)
-        try:
-            chain = await heads.chain()
-        finally:
-            await heads.close()
-        if target.run_id and target.run_id in chain:
-            if target.run_id == chain[0]:
-                raise self._one_replication("the source is its own target")
-            raise self._one_replication("the source is a replica of the target")
+        if what := await relation(self._ends, target):
+            raise self._one_replication(what)
         self._target_id = target.run_id
         if not target.is_replica:
             return
@@ -278,8 +272,5 @@ class Roles:
         refuse_replica(name, target)
 
     def _one_replication(self, what: str) -> TransferFailed:
-        message = f"{what}: the migration would feed on what it writes, and nothing is written"
-        remedy = "Give each its own server; then start, or resume."
-        if self._books.mark.begun:
-            return TransferStopped(message, remedy=remedy, fault="user")
-        return TransferFailed(message, remedy=remedy, fault="user")
+        kind = TransferStopped if self._books.mark.begun else TransferFailed
+        return kind(f"{what}: {FEEDS_ITSELF}", remedy=APART, fault="user")

@@ -607,6 +607,29 @@ def test_a_terminal_gets_a_bar(two: tuple[Server, Server], cli: Cli) -> None:
 # The source, behind the cut-over.
 
 
+def test_the_primary_of_a_source_is_released(server_factory: ServerFactory, cli: Cli) -> None:
+    """The source is a replica: it is its primary that refuses writes, and takes them again."""
+    primary, source, target = (server_factory() for _ in range(3))
+    primary.client().set("key", "1")
+    source.client().execute_command("REPLICAOF", primary.host, primary.port)
+    assert cli("register-replication-group", *GROUP, "--primary-endpoint", target.url).code == 0
+    address = f"Address={source.host},Port={source.port}"
+    start = ("start-migration", *GROUP, "--customer-node-endpoint-list", address)
+    told = cli(*start, "--source-type", "replica", "--wait")
+    assert told.code == 0, told.err
+    while (told := cli("complete-migration", *GROUP, "--wait")).code:
+        assert "the deadline of" in told.err, told.err
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        primary.client().set("key", "2")
+    events = cli("describe-events", *GROUP).out
+    assert f"is a replica of {primary.host}:{primary.port}" in events
+    told = cli("release-source", *GROUP)
+    assert told.code == 0, told.err
+    assert f"the source's primary {primary.host}:{primary.port} takes writes again" in told.out
+    assert primary.client().set("key", "2")
+    assert target.client().get("key") == b"1"
+
+
 def test_the_source_is_released(binary: Binary, server_factory: ServerFactory, cli: Cli) -> None:
     """It refuses writes behind the cut-over, and takes them again with its own settings."""
     source, target = server_factory(binary), server_factory(binary)

@@ -420,21 +420,23 @@ def test_a_target_that_is_made_a_replica(server_factory: ServerFactory) -> None:
     assert target.client().get("key") == b"2"
 
 
-def test_one_server_under_two_addresses(server_factory: ServerFactory) -> None:
+@pytest.mark.parametrize("way", ["replica", "scan"])
+def test_one_server_under_two_addresses(way: str, server_factory: ServerFactory) -> None:
     source = server_factory(known("redis-7.0"))
     source.client().set("n", 1)
     with Proxy(source.host, source.port) as proxy:
-        run = online(source, proxy, one_go=True)
+        run = online(source, proxy, one_go=True, source_type=way)
     assert run.report.status == "failed"
     assert "the source is its own target" in run.report.errors[0]
     assert source.client().keys() == [b"n"]
 
 
-def test_a_source_that_is_a_replica_of_the_target(server_factory: ServerFactory) -> None:
+@pytest.mark.parametrize("way", ["replica", "scan"])
+def test_a_source_that_is_a_replica_of_the_target(way: str, server_factory: ServerFactory) -> None:
     target, source = (server_factory(known("redis-7.0")) for _ in range(2))
     target.client().set("n", 1)
     replica_of(source, target)
-    run = online(source, target, one_go=True)
+    run = online(source, target, one_go=True, source_type=way)
     assert run.report.status == "failed"
     assert "the source is a replica of the target" in run.report.errors[0]
     assert target.client().keys() == [b"n"]
