@@ -289,9 +289,16 @@ def _not_ready(transfer: TransferRecord) -> str | None:
 async def _force(house: House, transfer: TransferRecord) -> None:
     group_id, progress = transfer.group_id, transfer.progress
     # 1. Without a worker we end it ourselves. What the last worker wrote last is what we know.
-    message = (
-        f"aborted by force, without a worker and not cut over, after {shapes.standing(progress)}"
-    )
+    checkpoint = await house.state(lambda registry: registry.checkpoint(transfer))
+    mark = checkpoint.position if checkpoint is not None else None
+    opened = isinstance(mark, OnlineMark) and mark.opened
+    if opened:
+        message = "ended by force, without a worker, after the target was opened"
+    elif isinstance(mark, OnlineMark) and mark.promoting:
+        message = "aborted by force, without a worker, while the target was being opened"
+    else:
+        standing = shapes.standing(progress)
+        message = f"aborted by force, without a worker and not cut over, after {standing}"
     report = Report(
         status="stopped",
         source_type=progress.source_type,
@@ -306,9 +313,7 @@ async def _force(house: House, transfer: TransferRecord) -> None:
         held_keys=progress.held_keys,
         errors=(message,),
     )
-    checkpoint = await house.state(lambda registry: registry.checkpoint(transfer))
-    mark = checkpoint.position if checkpoint is not None else None
-    if isinstance(mark, OnlineMark) and mark.opened:
+    if opened and isinstance(mark, OnlineMark):
         # The abort lets the cut-over's end come, and the seal with it.
         report = replace(report, sealed=mark.sealed, sealed_at=mark.fenced_at)
     ended = await house.state(

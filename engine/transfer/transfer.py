@@ -37,6 +37,15 @@ from engine.wire import detours
 from engine.wire.admin import Admin, admin
 
 
+def _aborted(way: Offline | Online | None) -> str:
+    """What an abort has met, in words: the target may be open already."""
+    if isinstance(way, Online) and way.opened:
+        return "ended by force after the target was opened"
+    if isinstance(way, Online) and way.in_doubt:
+        return "aborted by force while the target was being opened"
+    return "aborted by force, not cut over"
+
+
 async def _cannot_compare(db: int, keys: Sequence[bytes]) -> list[bytes]:
     """Without a way to compare, every key that the target has is a conflict."""
     del db
@@ -153,7 +162,7 @@ class Transfer:
                     # What an engine before this one left wants to be tidied up all the same.
                     with contextlib.suppress(StateError):
                         self._way = self._begun()
-                errors.append(f"aborted by force, not cut over: {standing}")
+                errors.append(f"{_aborted(self._way)}: {standing}")
                 stage.on_event(errors[-1])
             else:
                 # By `stop`, or because whoever awaits us was cancelled: that comes to the same.

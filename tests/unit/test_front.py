@@ -20,7 +20,7 @@ import botocore.loaders
 import pytest
 
 import engine
-from engine import errors
+from engine import errors, fleet
 from engine.errors import (
     ApiFault,
     EngineError,
@@ -44,8 +44,10 @@ from engine.groups.claimed import ClaimedTransfer
 from engine.groups.process import ProcessId
 from engine.groups.registry import Registry
 from engine.groups.states import Request, TransferStatus
+from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint, Tls
+from engine.model.online import OnlineMark
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
@@ -620,6 +622,34 @@ async def test_the_end_by_force_of_a_followed_source(house: House) -> None:
     assert isinstance(report, Report)
     assert (report.source_type, report.commands, report.repaired_keys) == ("replica", 7, 3)
     assert report.errors[0].endswith("after 9 of about 9 keys, with a lag of 18,000,000 bytes")
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({}, "migration aborted by force, without a worker and not cut over, after 9 of about"),
+        ({"promoting": "x"}, "migration aborted by force, without a worker, while the target was"),
+        ({"opened": True}, "migration ended by force, without a worker, after the target was open"),
+    ],
+)
+async def test_force_says_whether_the_target_is_open(
+    house: House, monkeypatch: pytest.MonkeyPatch, members: dict[str, Any], words: str
+) -> None:
+    async def nothing_left(*_: object) -> list[str]:
+        return []
+
+    monkeypatch.setattr(fleet, "abandon", nothing_left)
+    face, registry = house
+    await face.start_migration("g", NODES)
+    with registry.store.write() as connection:
+        connection.exec_driver_sql(
+            "UPDATE transfers SET process = ?", (json.dumps(DEAD.to_dict()),)
+        )
+    claimed = registry.claim_transfer("g", DEAD)
+    claimed.beat(FOLLOWING)
+    claimed.save_checkpoint(Checkpoint(OnlineMark("t", begun=True, **members), "a"))
+    await face.complete_migration("g", force=True)
+    assert (await events(house))[-1].startswith(words)
 
 
 async def test_complete(house: House) -> None:
