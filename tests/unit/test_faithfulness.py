@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine._native import (
     CMD_CLAIMS,
@@ -253,3 +257,73 @@ def test_the_flags_say_when_a_batch_need_not_be_looked_at() -> None:
         assert not flags & (CMD_SETS_STRING | CMD_SETS_FIELDS | CMD_CLAIMS)
         plain = batch_of("SET a 1", "HSET h f 1", CLAIM.format("1-1", 2, "2-1"), "PEXPIREAT a 99")
         assert plain.doubtful(flags) == []
+
+
+# --- Hostile arguments, against slow Python ---
+
+NAMES = st.sampled_from([b"SET", b"hset", b"MSETEX", b"INCREX", b"XCLAIM", b"HSETEX", b"GETEX"])
+NUMBERS = st.one_of(
+    st.integers(-(2**65), 2**65),
+    st.sampled_from([0, 1, 2, NEAR, NEAR // 1000, FAR, FAR // 1000, HORIZON, HORIZON - 1]),
+).map(lambda n: b"%d" % n)
+OPTIONS = st.sampled_from(
+    [b"EX", b"px", b"EXAT", b"pxat", b"PXAT", b"KEEPTTL", b"FIELDS", b"NX", b"1", b"2", b"k", b""]
+)
+WORDS = st.lists(st.one_of(OPTIONS, NUMBERS, st.binary(max_size=12)), max_size=16)
+
+
+def option_of(words: list[bytes]) -> int | None:
+    """Where the option is that gives a deadline, with a word behind it."""
+    first = 2
+    if words[0].upper() == b"MSETEX":
+        text = words[1] if len(words) > 1 else b""
+        if not re.fullmatch(rb"-?[0-9]{1,19}", text) or not 0 <= int(text) <= len(words):
+            return None
+        first = 2 + 2 * int(text)
+    for at in range(first, len(words) - 1):
+        if words[at].upper() in (b"EX", b"PX", b"EXAT", b"PXAT"):
+            return at
+    return None
+
+
+def lifted(words: list[bytes]) -> list[bytes]:
+    """An MSETEX or INCREX as it is to be sent while near deadlines are lifted."""
+    at = option_of(words)
+    if at is None or words[at].upper() not in (b"EXAT", b"PXAT"):
+        return words
+    text, unit = words[at + 1], 1000 if words[at].upper() == b"EXAT" else 1
+    if not re.fullmatch(rb"-?[0-9]{1,19}", text) or not 0 < int(text) < 2**63:
+        return words
+    due = min(int(text) * unit, 2**63 - 1)
+    if due >= HORIZON:
+        return words
+    return [*words[: at + 1], b"%d" % ((due + LIFT) // unit), *words[at + 2 :]]
+
+
+def is_float(text: bytes) -> bool:
+    return re.fullmatch(rb"-?(0|[1-9][0-9]*)(\.[0-9]*[1-9])?", text) is not None
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(NAMES, WORDS), min_size=1, max_size=4))
+def test_any_arguments(commands: list[tuple[bytes, list[bytes]]]) -> None:
+    sent = [[name, *words] for name, words in commands]
+    plain = batch_of(*(tuple(words) for words in sent))
+    assert [plain.command(index) for index in range(len(plain))] == sent
+    for flag, name, length in ((CMD_SETS_STRING, b"SET", 3), (CMD_SETS_FIELDS, b"HSET", 4)):
+        assert plain.doubtful(flag) == [
+            index
+            for index, words in enumerate(sent)
+            if words[0].upper() == name and len(words) == length and is_float(words[-1])
+        ]
+    assert plain.doubtful(CMD_TTL) == []
+    assert set(plain.doubtful(CMD_MEMBER_TTL)) <= {
+        index for index, words in enumerate(sent) if words[0] == b"HSETEX"
+    }
+    by_option = [words for words in sent if words[0] in (b"MSETEX", b"INCREX")]
+    if by_option:
+        batch = batch_of(*(tuple(words) for words in by_option), lift=True)
+        assert [batch.command(index) for index in range(len(batch))] == list(map(lifted, by_option))
+        assert batch.rewritten == [
+            index for index, words in enumerate(by_option) if lifted(words) != words
+        ]
