@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
@@ -206,6 +207,32 @@ def test_scripts_that_are_sent_as_they_are(server_factory: ServerFactory, releas
     told = [event for event in run.events if event.startswith("the source sends scripts as they")]
     assert len(told) == 1
     assert "every key is compared before the cut-over" in told[0]
+
+
+def test_the_next_engine_compares_what_such_scripts_may_have_changed(
+    server_factory: ServerFactory,
+) -> None:
+    """The script ran before it: the state says so."""
+    source, target = of_verbatim_scripts(server_factory)
+    client, store = source.client(), MemoryCheckpoint()
+    # More keys than a sample of them has.
+    client.mset({f"beside:{n}": n for n in range(3000)})
+
+    async def stop(work: Transfer, run: Run) -> None:
+        await following(work)
+        client.sadd("unnamed:0", *range(300))
+        client.eval(POP_UNNAMED, 0, 0)
+        await in_sync(work, source)
+        work.stop()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await cut_over(work, run, source)
+
+    online(source, target, stop, checkpoints=store)
+    run = online(source, target, steer, checkpoints=store)
+    migrated(source, target, run)
+    assert run.report.full_syncs == 1
+    assert any("every key is compared before the cut-over" in event for event in run.events)
 
 
 def test_the_target_has_lost_a_script(server_factory: ServerFactory) -> None:
