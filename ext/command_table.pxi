@@ -518,6 +518,7 @@ cdef tuple COMMANDS = (
     ("graph.delete", "w1", "writes-unnamed module"),
     ("graph.effect", "w1", "writes-unnamed module"),
     ("graph.explain", "w1", "module"),
+    ("graph.password", "", "keyless module"),
     ("graph.profile", "w1", "time chance writes-unnamed module"),
     ("graph.query", "w1", "time chance writes-unnamed module"),
     ("graph.restore", "w1", "module"),

@@ -142,6 +142,55 @@ def test_encode_one_large_value(benchmark: BenchmarkFixture) -> None:
     record(benchmark, len(written))
 
 
+# ------------------------------------------------------------------ the stream
+
+STREAM = _native.encode_pipeline(
+    command
+    for i in range(2000)
+    for command in (
+        (b"SET", b"key:%d" % i, b"v" * 20),
+        (b"INCR", b"count:%d" % i),
+        (b"SUNIONSTORE", b"union:%d" % i, b"set:%d" % i, b"set:%d" % (i + 1)),
+        (b"PEXPIREAT", b"key:%d" % i, 1_900_000_000_000),
+    )
+)
+
+
+def stream_batch() -> _native.CommandBatch:
+    reader = _native.StreamReader(0)
+    reader.feed(STREAM)
+    batch = reader.next(True)
+    assert batch is not None
+    return batch
+
+
+def test_read_stream(benchmark: BenchmarkFixture) -> None:
+    benchmark.group = "stream: 8,000 commands"
+    batch = benchmark(stream_batch)
+    record(benchmark, len(STREAM), items=len(batch))
+
+
+def test_stream_holds(benchmark: BenchmarkFixture) -> None:
+    """A look at what a batch holds, each time at a fresh one: the second look is free."""
+    benchmark.group = "stream: 8,000 commands"
+    found = benchmark.pedantic(
+        lambda batch: batch.holds(_native.CMD_PLACES),
+        setup=lambda: ((stream_batch(),), {}),
+        rounds=20,
+    )
+    assert not found
+    record(benchmark, len(STREAM), items=8000)
+
+
+def test_stream_derived(benchmark: BenchmarkFixture) -> None:
+    benchmark.group = "stream: 8,000 commands"
+    batch = stream_batch()
+    dirty = [(0, b"set:%d" % i) for i in range(0, 2000, 10)]
+    keys, unknown = benchmark(batch.derived, dirty)
+    assert (len(keys), unknown) == (399, [])
+    record(benchmark, len(STREAM), items=len(batch))
+
+
 # ------------------------------------------------------------------ figures
 
 

@@ -22,6 +22,11 @@ SEEDS = (
     reference.command(b"MULTI") + reference.command(b"SWAPDB", b"1", b"2"),
     reference.command(b"EXEC") * 2,
     b"*1\r\n$5\r\nMULTI\r\n" * 2,
+    reference.command(b"ZUNIONSTORE", b"d", b"2", b"a", b"b"),
+    reference.command(b"XREADGROUP", b"GROUP", b"g", b"c", b"STREAMS", b"a", b">"),
+    reference.command(b"SORT", b"a", b"BY", b"w*", b"STORE", b"b"),
+    reference.command(b"MIGRATE", b"h", b"1", b"", b"0", b"1", b"KEYS", b"a"),
+    reference.command(b"COPY", b"a", b"b", b"DB", b"1"),
 )
 
 
@@ -44,7 +49,12 @@ def once(data: bytes) -> None:
     assert not failed
     assert reader.parsed_offset == 1000 + len(text) - len(stream.rest)
     reader.flush()
-    check(reader.take(), text)
+    batches = reader.take()
+    check(batches, text)
+    for batch in batches:
+        changed, strange = batch.changed()
+        batch.derived(changed[:3])
+        assert strange == [at for at in range(len(batch)) if batch.keys(at) is None]
 
 
 if __name__ == "__main__":
