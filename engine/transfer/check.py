@@ -326,8 +326,14 @@ class Check:
             words.append(f"{self._sweep.repaired:,} keys differed and were read again")
         if unknown:
             words.append(not_compared_words(unknown))
-        if left:
-            words.append(f"{len(left):,} keys not compared: {why}: {some_words(left)}")
+        before = {key: what for key, what in left.items() if key not in unproven}
+        if before:
+            words.append(f"{len(before):,} keys compared before alone, {why}: {some_words(before)}")
+        if unproven:
+            words.append(
+                f"{len(unproven):,} keys not compared, as they are written to all the time: "
+                f"{some_words(unproven)}"
+            )
         reason = "; ".join(words) + "."
         result = self._verification(True, reason, {}, found, left)
         self._stage.verification = result

@@ -722,7 +722,10 @@ class Online:
             done = "each key that it names is read again from the source"
         else:
             done = "the source does not say which keys it changes"
-        self._stage.on_event(f"the stream has the command {shown}, which is not known here: {done}")
+        said = f"the stream has the command {shown}, which is not known here: {done}"
+        self._stage.on_event(said)
+        if not known:
+            self._check.require("all", said)
 
     def _to_be_written(self) -> None:
         self._books.dirty = True

@@ -229,16 +229,20 @@ class LiveComparison:
         left, wrong = list(dict.fromkeys(keys)), dict[DbKey, str]()
         count = len(left)
         for _ in range(_TRIES):
-            watched, told = await self._source.pipeline(
-                [("WATCH", *left) if self._watching else ("PING",), ("INFO", "replication")]
+            _, watched, told = await self._source.pipeline(
+                [
+                    # What was watched before, if nothing differed then.
+                    ("UNWATCH",) if self._watching else ("PING",),
+                    ("WATCH", *left) if self._watching else ("PING",),
+                    ("INFO", "replication"),
+                ]
             )
             self._watching = self._watching and not isinstance(watched, EngineError)
             await reach(self._offset_in(told))
             findings = await compare_once(self._both, left, self._lift_ms)
-            still = await self._untouched()
             unknown.update(each.kind for each in findings if each.unknown)
             wrong = {(db, each.key): each.what for each in findings if not each.unknown}
-            if not wrong or still:
+            if not wrong or await self._untouched():
                 return Compared(count, wrong, {}, unknown)
             left = [key for _, key in wrong]
         return Compared(count, {}, wrong, unknown)
