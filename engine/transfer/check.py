@@ -35,12 +35,12 @@ from engine.transfer.ends import Ends
 from engine.transfer.follow import Follower
 from engine.transfer.gate import (
     NOT_COMPARED,
-    WITHOUT_COMPARISON,
     Comparison,
     GateInSync,
     GateResult,
     Settle,
     compared,
+    offering,
 )
 from engine.transfer.stage import Stage
 from engine.transfer.sweep import Sweep, some_words
@@ -297,8 +297,7 @@ class Check:
     # --- What is told ---
 
     def _refuse(self, reason: str, differ: Mapping[DbKey, str] | None = None) -> GateResult:
-        if not self._stage.one_go:
-            reason = f"{reason.rstrip('.')}; {WITHOUT_COMPARISON}"
+        reason = offering(self._stage, reason)
         result = self._verification(False, reason, differ or {}, None, {})
         self._stage.verification = result
         return GateResult(False, reason, result)
