@@ -1,0 +1,110 @@
+"""A worker that is killed between the fence and the open target: no acknowledged write is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.conftest import ServerFactory, known
+from tests.engines import Cli, Migration
+from tests.proxy import Proxy
+from tests.servers import Server
+
+ROUND_TRIP = 0.1
+# In round trips behind the fence, of some six: while the stream is drained; about when the source
+# has been told to refuse writes, and the target to open.
+MOMENTS = (1.0, 5.0)
+# A writer that has waited for so long waits behind the fence, or the machine is busy: either is a
+# moment to kill at.
+WAITS = 0.08
+
+
+class Clicks:
+    """Counts up with INCR until the source refuses; `acknowledged` is the last reply."""
+
+    def __init__(self, server: Server) -> None:
+        self.acknowledged = 0
+        self.at = time.monotonic()
+        self.refusal = ""
+        self._client = server.client(socket_timeout=60, retry=None)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            try:
+                self.acknowledged = self._client.incr("clicks")
+            except redis.RedisError as error:
+                self.refusal = str(error)
+                return
+            self.at = time.monotonic()
+
+    def __enter__(self) -> Clicks:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def cli(state_url: str, tmp_path: Path) -> Iterator[Cli]:
+    found = Cli(state_url, tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_worker_that_is_killed_behind_the_fence(
+    server_factory: ServerFactory, cli: Cli, moment: float
+) -> None:
+    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    source.client().mset({f"key:{n}": n for n in range(500)})
+    migration = Migration(cli, f"opening {moment}")
+    with Proxy(source.host, source.port) as one, Proxy(target.host, target.port) as other:
+        try:
+            migration.register(other)
+            migration.start(one, "--source-type", "replica")
+            migration.wait_for(lambda found: found["CanComplete"])
+            with Clicks(source) as clicks:
+                for proxy in (one, other):
+                    proxy.delay(ROUND_TRIP / 2)
+                done = cli("complete-migration", "--replication-group-id", "g")
+                assert done.code == 0, done.err
+                deadline = time.monotonic() + 60
+                while time.monotonic() - clicks.at < WAITS and not clicks.refusal:
+                    assert time.monotonic() < deadline, migration.story()
+                    time.sleep(0.002)
+                time.sleep(moment * ROUND_TRIP)
+                if migration.describe()["Status"] == "migrating":
+                    migration.kill()
+                for proxy in (one, other):
+                    proxy.delay(0)
+                if migration.describe()["Status"] == "migrating":
+                    migration.resume(verb=False)
+                    _complete(migration)
+            # Whatever the dead one had got to: all that was acknowledged is there, and the source
+            # acknowledges nothing more.
+            assert int(target.client().get("clicks")) == clicks.acknowledged > 0
+            with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+                source.client().set("later", "1")
+            assert target.client().dbsize() == 501, target.client().keys("startmigration:*")
+        finally:
+            migration.close()
+
+
+def _complete(migration: Migration) -> None:
+    """Give the word again, unless the migration is complete as it is taken up."""
+    deadline = time.monotonic() + 60
+    while (found := migration.describe())["Status"] == "migrating":
+        assert time.monotonic() < deadline, migration.story()
+        if found["Migration"].get("CanComplete"):
+            migration.cli("complete-migration", "--replication-group-id", "g", "--wait")
+        time.sleep(0.05)
