@@ -336,7 +336,8 @@ class Applier:
         return self._connection is None or self._connection.lost is not None
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connection, and of what was waited for: whoever comes next dials anew."""
+        self._patience.well()
         if self._connection is not None:
             self._connection.close()
 

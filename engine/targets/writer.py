@@ -181,7 +181,8 @@ class RestoreWriter:
         self._lose("started anew")
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connection, and of what was waited for: whoever comes next dials anew."""
+        self._patience.well()
         if self._connection is not None:
             self._connection.close()
 

@@ -553,6 +553,8 @@ class Online:
         """The applier of a target that holds `held`, dialled. Raises `PositionMoved`."""
         applier = self._applier
         if applier is None or applier.closed:
+            if applier is not None:
+                await applier.close()
             applier = self._applier = self._new_applier(importing=self._deadlines.importing)
             found = await applier.open()
             # A target that came back older meanwhile, or was moved on by another engine: what

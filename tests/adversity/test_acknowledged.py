@@ -225,8 +225,10 @@ def test_no_acknowledged_write_is_lost(
     each = [
         scene.kill_the_engine,
         scene.cut_a_link,
+        scene.hand_over,
         scene.restart_the_target,
         scene.fill_the_target,
+        scene.start_another_engine,
     ]
     scene.rng.shuffle(each)
     troubles = each + scene.rng.choices(each, k=max(0, TROUBLES - len(each)))

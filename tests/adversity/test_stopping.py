@@ -55,6 +55,30 @@ def resumed(source: Server, target: Server, store: MemoryCheckpoint, **options: 
     return run
 
 
+def test_a_target_that_comes_back_older_is_waited_for_no_longer(
+    server_factory: ServerFactory,
+) -> None:
+    """Its position shows that it answers: what was waited for before is no reason any more."""
+    source, target = server_factory(known(NAME)), server_factory(known(NAME))
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await in_sync(work, source)
+        await asyncio.to_thread(target.client().save)
+        source.client().mset({f"key:{n}": n for n in range(300)})
+        await in_sync(work, source)
+        target.kill()
+        await asyncio.to_thread(source.client().set, "behind", 1)
+        await soon(lambda: "failed in" in work.progress.reason, "tries")
+        await asyncio.to_thread(target.restart)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert any("another position" in event for event in run.events), run.events
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
 def test_a_target_that_is_away_is_waited_for(ends: tuple[Server, Server]) -> None:
     """As in a reboot: refused, then loading, then there. Meanwhile the reason says so."""
     source, target = ends
