@@ -334,6 +334,19 @@ class Follower:
         return rest
 
     async def _apply(self, batch: CommandBatch) -> None:
+        """Apply `batch`; where it holds a SWAPDB, that one by itself.
+
+        The names of dirty keys have the databases that the keys are in at the target's position. In
+        a transaction that held more than the SWAPDB, or less than the batch, they would be those
+        before it for some commands and those behind it for others.
+        """
+        for cut in _around_swaps(batch):
+            if batch.start_offset < cut < batch.end_offset:
+                head, batch = batch.split(cut)
+                await self._apply_part(head)
+        await self._apply_part(batch)
+
+    async def _apply_part(self, batch: CommandBatch) -> None:
         self._lapses, self._suspected = self._applier.lapses, self.suspect
         self._note_held(batch)
         # 1. What the batch makes dirty by itself, and what reads a dirty key.
@@ -589,4 +602,15 @@ def _changed(batch: CommandBatch, flags: int) -> list[DbKey]:
     found: list[DbKey] = []
     for index in batch.indices(flags):
         found += batch.changes(index) or ()
+    return found
+
+
+def _around_swaps(batch: CommandBatch) -> list[int]:
+    """The offsets before and behind each SWAPDB of the batch, in order."""
+    if not batch.holds(CMD_SWAPS):
+        return []
+    found = []
+    for index in batch.indices(CMD_SWAPS):
+        found += [batch.offset(index - 1)] if index else []
+        found.append(batch.offset(index))
     return found

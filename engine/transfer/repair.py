@@ -297,15 +297,17 @@ class Mender:
 
     def move(self, batch: CommandBatch) -> None:
         """From now on keys are named by the databases that they are in behind this batch."""
-        if self._mended and not self._refused and not self._named_again:
-            return
         swaps = batch.swaps
         for one, other in swaps:
-            self._swap(one, other)
             if POSITION_DB in (one, other) and one != other:
-                # The set went to the other database, and is written anew in ours.
+                # The set went to the other database, and is written anew in ours. It may hold names
+                # although nothing is dirty any more: those are taken out with the next transaction.
                 stray = other if one == POSITION_DB else one
                 self._strays.append((stray, encode_command(b"DEL", self._names_key)))
+        if self._mended and not self._refused and not self._named_again:
+            return
+        for one, other in swaps:
+            self._swap(one, other)
         self._swap_readings(swaps)
         if batch.flushes:
             # Which of the refused keys are gone by that, the source knows.
