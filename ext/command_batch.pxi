@@ -97,6 +97,25 @@ cdef class CommandBatch:
             count -= 1
         return arguments
 
+    def longer(self, uint64_t limit):
+        """Indices of the commands with an argument of more than `limit` bytes."""
+        cdef size_t i, size
+        cdef uint64_t count
+        cdef const uint8_t *p
+        cdef list found = []
+        if self.nbytes <= limit:
+            return found
+        for i in range(self.packed.count):
+            p = first_argument(command_bytes(&self.packed, &self.packed.commands[i]), &count)
+            while count:
+                p = argument_body(p, &size)
+                if size > limit:
+                    found.append(i)
+                    break
+                p += size + 2
+                count -= 1
+        return found
+
     def offset(self, Py_ssize_t index):
         """The stream's offset behind command `index`."""
         return self.at(index).end_offset

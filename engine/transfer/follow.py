@@ -284,7 +284,11 @@ class Follower:
                 return
             self._note_held(batch)
             behind = self._behind(batch)
-            wanted = batch.holds(self._kinds_to_look_at) or batch.doubtful(self._faith.flags)
+            wanted = (
+                batch.holds(self._kinds_to_look_at)
+                or batch.doubtful(self._faith.flags)
+                or batch.nbytes > self._mender.bulk_limit
+            )
             if wanted or not self._applier.start(
                 batch,
                 self._position_value(batch),
@@ -463,7 +467,9 @@ class Follower:
         readings = self._mender.due(batch.end_offset)
         stores = [store for reading in readings for store in reading.stores]
         mender, links = self._mender, self._applier.reconnects
-        skip = await self._leave_out_refused(batch) if sent is None else set()
+        skip: set[int] = set()
+        if sent is None:
+            skip = await self._leave_out_refused(batch) | await self._leave_out_long(batch)
         refused: set[DbKey] = set()
         while True:
             result = await self._applier.apply(
@@ -499,7 +505,13 @@ class Follower:
         too_long = [each for reading in readings for each in reading.too_long]
         for db, key, nbytes in too_long:
             refused.add((db, key))
-            self._refused(db, key, f"the value has {nbytes:,} bytes, and the target takes less")
+            limit = self._mender.bulk_limit
+            self._refused(
+                db,
+                key,
+                f"the value has {nbytes:,} bytes, and the target takes no more than {limit:,} "
+                "(proto-max-bulk-len)",
+            )
         if result.failed or too_long:
             await mender.spread(batch)
         if result.unseen:
@@ -537,6 +549,18 @@ class Follower:
             # What they were to write, the commands behind them may read.
             await mender.spread(batch)
         return set(left_out)
+
+    async def _leave_out_long(self, batch: CommandBatch) -> set[int]:
+        """Commands with an argument that is longer than the target takes: it would not answer with
+        an error, but end the connection. Their keys are read instead, for a value that is long as
+        an argument may be short as a payload."""
+        limit = self._mender.bulk_limit
+        found = batch.longer(limit)
+        for index in found:
+            await self._leave(batch, index, f"it is longer than the target takes ({limit:,} bytes)")
+        if found:
+            await self._mender.spread(batch)
+        return set(found)
 
     def _pass(self, position: StreamPosition) -> None:
         self.position = position

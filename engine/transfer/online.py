@@ -47,6 +47,7 @@ from engine.transfer.aside import cancelled
 from engine.transfer.books import Books
 from engine.transfer.check import Check
 from engine.transfer.checkpoint import CheckpointStore
+from engine.transfer.checks.probe import ask_bulk_limit
 from engine.transfer.claim import foreign
 from engine.transfer.code import is_library
 from engine.transfer.copy import explain
@@ -78,6 +79,8 @@ _LOOK_SECONDS = 0.05
 # The same while all is well: a look costs as much as a hundred commands, and an operator's word
 # ends the wait.
 _CALM_LOOK_SECONDS = 0.25
+# From one question to the next how long a value the target takes, while keys are refused.
+_LIMIT_SECONDS = 2.0
 # How long deadlines may take to be set back when a migration ends without a cut-over.
 _GIVE_BACK_SECONDS = 120.0
 # Tries of a cut-over that nobody can repeat by hand (`migrate`).
@@ -169,6 +172,8 @@ class Online:
         self._follower: Follower | None = None
         self._mender: Mender | None = None
         self._restarts = 0
+        # When the target is asked again how long a value it takes.
+        self._limit_at = 0.0
         # The target has, or had, a position of this migration.
         self._has_position = False
         # Where the last follower stood, and the commands of all those before the one that runs.
@@ -692,9 +697,23 @@ class Online:
         self._source.check()
         await self._check.look()
         self._forget_mended()
+        await self._look_at_limit()
         await self._deadlines.keep_up()
         await self._cut_over.take_away()
         await self._books.save_now_and_then()
+
+    async def _look_at_limit(self) -> None:
+        """While the target has refused keys: whether it takes longer values by now."""
+        mender, now = self._mender, asyncio.get_running_loop().time()
+        if mender is None or not mender.refused or now < self._limit_at:
+            return
+        self._limit_at = now + _LIMIT_SECONDS
+        with contextlib.suppress(EngineError):
+            async with self._ends.admin("target") as end:
+                limit = await ask_bulk_limit(end)
+            if limit is not None and mender is self._mender:
+                self._writer.bulk_limit = limit
+                mender.allow(limit)
 
     async def _compare_on(self, reason: str) -> None:
         """Now and then while both ends are compared before a cut-over: all else goes on."""

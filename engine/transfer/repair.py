@@ -115,7 +115,8 @@ class Mender:
         # Refused, and no reading stored since: what `_refused` holds, those named since included.
         self._absent: dict[DbKey, None] = {}
         self._again_at = 0.0
-        self._bulk_limit = bulk_limit
+        self.bulk_limit = bulk_limit
+        """Bytes of the longest argument that the target takes."""
         self._readings: list[Reading] = []
         self._at_once = _FIRST_AT_ONCE
         self._unnoted: list[bytes] = []
@@ -191,6 +192,13 @@ class Mender:
         if len(self._refused) + len(self._named_again) < NAMED_KEYS_LIMIT:
             self._refused[key] = self._absent[key] = None
             self._unnoted.append(_name(key, _REFUSED))
+
+    def allow(self, bulk_limit: int) -> None:
+        """The target takes arguments of so many bytes from now on. What it has refused is read
+        again if it takes longer ones than before."""
+        raised, self.bulk_limit = bulk_limit > self.bulk_limit, bulk_limit
+        if raised:
+            self.spoil(tuple(self._refused))
 
     @property
     def refused(self) -> frozenset[DbKey]:
@@ -525,7 +533,7 @@ class Mender:
             payload = replies[place + 1] if values else b""
             if isinstance(payload, Exception):
                 raise ServerError(f"{self._source.name} answered DUMP with: {payload}")
-            if isinstance(payload, bytes) and len(payload) > self._bulk_limit:
+            if isinstance(payload, bytes) and len(payload) > self.bulk_limit:
                 # The target would not answer with an error, but end the connection.
                 too_long.append((db, key, len(payload)))
                 continue

@@ -158,6 +158,21 @@ def test_what_is_counted():
     assert reader.batched_offset == batch.end_offset == reader.received_offset
 
 
+def test_arguments_that_are_too_long_are_found() -> None:
+    """Above the limit, and not at it; whichever argument it is, and however long all together."""
+    commands = [
+        command(b"SET", b"k", b"x" * 100),
+        command(b"SET", b"k", b"x" * 101),
+        command(b"MSET", b"a", b"x" * 60, b"b", b"x" * 60),
+        command(b"MSET", b"a", b"y", b"k" * 500, b"z"),
+    ]
+    (batch,) = batches_of(b"".join(commands))
+    assert batch.longer(100) == [1, 3]
+    assert batch.longer(500) == batch.longer(2**63) == []
+    assert batch.longer(0) == [0, 1, 2, 3]
+    assert CommandBatch.empty(0).longer(0) == []
+
+
 def test_messages_can_be_left_out():
     head = data = command(b"SET", b"a", b"1") + command(b"PUBLISH", b"news", b"m")
     data += command(b"MULTI") + command(b"spublish", b"news", b"m") + command(b"INCR", b"a")
