@@ -278,7 +278,7 @@ async def test_rights_that_are_enough_to_follow(
 @pytest.mark.parametrize("asking", [ASKING, ""], ids=["asked", "tried"])
 @pytest.mark.parametrize(
     "missing",
-    ["+psync", "+replconf", "+multi", "+exec", "+time", "+dump", "+command|getkeys"],
+    ["+psync", "+replconf", "+multi", "+exec", "+time", "+dump"],
 )
 async def test_rights_that_the_source_lacks(
     binary: Binary, server_factory: ServerFactory, asking: str, missing: str
@@ -357,7 +357,7 @@ def move(source: str, target: str, **settings: Any) -> Run:
     return transfer(source, target, **{"source_type": "auto", **settings})
 
 
-@pytest.mark.parametrize("missing", ["psync", "replconf", "command|getkeys"])
+@pytest.mark.parametrize("missing", ["psync", "replconf"])
 def test_without_the_source_s_rights_it_is_scanned(
     binary: Binary, server_factory: ServerFactory, missing: str
 ) -> None:
@@ -374,6 +374,30 @@ def test_without_the_source_s_rights_it_is_scanned(
     run = move(url, target.url, source_type="replica")
     assert run.report.status == "failed"
     assert f"+{missing}" in run.report.errors[0]
+
+
+def test_without_the_right_to_ask_for_keys_it_is_followed(
+    binary: Binary, server_factory: ServerFactory
+) -> None:
+    """It knows the keys of every command but a module's, or a newer server's."""
+    source, target = server_factory(binary), server_factory(binary)
+    source.client().mset({f"key:{n}": n for n in range(100)})
+    url = user(source, "follower", f"{FOLLOW} +@read ".replace("+command|getkeys ", " "))
+    run = move(url, target.url)
+    assert run.report.status == "done", run.report.errors
+    assert run.report.source_type == "replica"
+    assert target.client().dbsize() == 100
+
+
+@pytest.mark.parametrize("asking", [ASKING, ""], ids=["asked", "tried"])
+async def test_the_right_to_ask_for_keys_is_missed_seldom(
+    binary: Binary, server_factory: ServerFactory, asking: str
+) -> None:
+    source, target = server_factory(binary), server_factory(binary)
+    rights = f"{FOLLOW} {SCAN} {asking}".replace("+command|getkeys ", " ")
+    url = user(source, "follower", rights)
+    result = await look(url, target, replace(QUICK, source_type="replica"))
+    warns(result, "source-permissions", "COMMAND GETKEYS", "every key compared", "+command|getkeys")
 
 
 @pytest.mark.parametrize("missing", ["multi", "watch", "set", "sadd"])

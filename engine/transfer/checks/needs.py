@@ -104,7 +104,10 @@ def _followed(info: ServerInfo) -> Iterable[Needed]:
     yield Needed(("TIME",))
     yield Needed(("DUMP", ABSENT_KEY))
     yield Needed(("PEXPIRETIME" if _has_pexpiretime(info) else "PTTL", ABSENT_KEY))
-    yield Needed(("COMMAND", "GETKEYS", "GET", ABSENT_KEY))
+    yield Needed(
+        ("COMMAND", "GETKEYS", "GET", ABSENT_KEY),
+        "a command that is not known here has every key compared before the cut-over",
+    )
 
 
 def _applied() -> list[Needed]:
