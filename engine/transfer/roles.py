@@ -91,7 +91,7 @@ class Roles:
             if not address or (there := await self._successor(address, position)) is None:
                 continue
             detours.lead(self._ends.source, there)
-            self._books.note(followed=address)
+            self._books.note(followed=address, head="")
             self._stage.on_event(
                 f"the source {self._ends.source.address} cannot be reached: {there.address} is a "
                 "primary now, and goes on with its stream; it is followed"

@@ -18,7 +18,7 @@ from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.cut_over import CutOver
-from engine.transfer.fence import fence_of
+from engine.transfer.fence import PauseFence, fence_of
 from engine.transfer.release import release
 from engine.transfer.transfer import Transfer
 from engine.wire.admin import admin
@@ -157,6 +157,64 @@ def test_a_failover_while_following(name: str, server_factory: ServerFactory) ->
     assert run.report.full_syncs == 1
     assert run.report.sealed_at.endswith(f":{promoted.port}")
     assert_tidy(target)
+
+
+def test_a_failover_between_the_last_look_and_the_fence(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The role in the fence's own MULTI counts: the cut-over is undone, and comes off later."""
+    source, promoted, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(3))
+    source.client().set("key", 1)
+    replica_of(promoted, source)
+    prepare = PauseFence.prepare
+    prepared: list[str] = []
+
+    async def fail_over(self: PauseFence) -> None:
+        await prepare(self)
+        prepared.append(self.before)
+        if len(prepared) == 1:
+            promoted.client().execute_command("REPLICAOF", "NO", "ONE")
+            source.client().execute_command("REPLICAOF", promoted.host, promoted.port)
+
+    monkeypatch.setattr(PauseFence, "prepare", fail_over)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: in_step(promoted), "a replica in step")
+        await in_sync(work, source)
+        reason = await refused(work, run)
+        assert f"is a replica of 127.0.0.1:{promoted.port} by now" in reason
+        # Nothing is left of it there.
+        assert seal_of(source) == seal_of(promoted) == 0
+        assert await asyncio.to_thread(promoted.client(socket_timeout=5).set, "key", "2")
+        await completed(work, run)
+
+    run = online(source, target, steer, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().get("key") == b"2"
+    assert seal_of(promoted) == 65535
+
+
+def test_a_replica_that_dies_as_the_source(server_factory: ServerFactory) -> None:
+    """Its primary goes on with the stream, and is followed."""
+    head, source, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(3))
+    head.client().set("key", 1)
+    replica_of(source, head)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: work.progress.can_complete, "an open gate")
+        await asyncio.to_thread(source.kill)
+        head.client().set("key", 2)
+        await soon(lambda: any("goes on with its stream" in e for e in run.events), "the primary")
+        await completed(work, run)
+
+    run = online(source, target, steer, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+    assert run.report.sealed_at.endswith(f":{head.port}")
+    assert target.client().get("key") == b"2"
+    assert seal_of(head) == 65535
 
 
 @pytest.mark.parametrize("name", NAMES)
