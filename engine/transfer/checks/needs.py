@@ -125,6 +125,10 @@ def _applied() -> list[Needed]:
         Needed(("SMEMBERS", _OWN_KEY)),
         _queued("PERSIST", ABSENT_KEY),
         _queued("PEXPIREAT", ABSENT_KEY, 1),
+        Needed(
+            ("PTTL", ABSENT_KEY),
+            "from Redis before 6.0 every key that is set to a number is read again",
+        ),
         _queued("FLUSHALL", loss="a full sync that has to begin anew cannot empty the target"),
     ]
 
