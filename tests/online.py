@@ -33,7 +33,7 @@ SECONDS = 20.0
 
 
 def online(
-    source: Server | Proxy,
+    source: Server | Proxy | str,
     target: Server | Proxy,
     steer: Steer | None = None,
     *,

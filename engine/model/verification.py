@@ -71,11 +71,13 @@ class AtFence:
 @dataclass(frozen=True, slots=True)
 class Besides:
     """What the source holds beside keys: `count` libraries and search indexes, the libraries' code
-    by name; `lost`: {`library NAME`: what is wrong with the target's}."""
+    by name; `lost`: {`library NAME`: what is wrong with the target's}; `denied`: what an end's user
+    may not be asked with, so that it was not compared."""
 
     count: int
     code: Mapping[str, bytes]
     lost: Mapping[str, str]
+    denied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

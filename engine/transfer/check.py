@@ -167,7 +167,7 @@ class Check:
             refused = await carry_code(end, code, ())
         again = await self._comparison.besides()
         lost = {what: refused.get(what, why) for what, why in again.lost.items()}
-        return Besides(again.count, again.code, lost)
+        return Besides(again.count, again.code, lost, again.denied)
 
     async def look(self) -> None:
         """Now and then while the source is followed: what is named as lost may be there by now."""
@@ -333,6 +333,9 @@ class Check:
                 f"{len(unproven):,} keys not compared, as they are written to all the time: "
                 f"{some_words(unproven)}"
             )
+        if self._besides.denied:
+            told = ", ".join(self._besides.denied)
+            words.append(f"not compared, as the user may not run it: {told}")
         reason = "; ".join(words) + "."
         result = self._verification(True, reason, {}, found, left)
         self._stage.verification = result

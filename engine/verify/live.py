@@ -287,7 +287,9 @@ class LiveComparison:
         ours, theirs = await asyncio.gather(besides.ask(self._source), besides.ask(self._target))
         self._code_at_fence = ours.nbytes + theirs.nbytes <= self._settings.check_bytes
         lost = besides.lacking(ours, theirs, extra=self.counts_tell)
-        return Besides(ours.count, dict(ours.libraries or {}), lost)
+        denied = [f"{name} on the source" for name in ours.denied]
+        denied += [f"{name} on the target" for name in theirs.denied]
+        return Besides(ours.count, dict(ours.libraries or {}), lost, tuple(denied))
 
     # --- The fence ---
 

@@ -10,6 +10,7 @@ import pytest
 from engine.fleet.gate import gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
+from engine.transfer.preflight import preflight
 from engine.transfer.transfer import Transfer
 from engine.wire import besides
 from tests.conftest import ServerFactory, known
@@ -144,6 +145,52 @@ def test_the_exit_code_of_a_target_without_functions(
             target.client().flushall()
     finally:
         cli.close()
+
+
+def test_what_a_user_may_not_ask_is_said(ends: tuple[Server, Server]) -> None:
+    """And without WATCH it is not proven before the fence that a key differs: behind it is."""
+    source, target = ends
+    client = source.client()
+    client.execute_command("ACL", "SETUSER", "few", "on", ">pw", "~*", "&*", "+@all")
+    client.execute_command("ACL", "SETUSER", "few", "-function|list", "-watch", "-unwatch")
+    client.xadd("stream", {"f": "v"}, id="1-1")
+    client.xgroup_create("stream", "group", "0")
+    client.xreadgroup("group", "reader", {"stream": ">"})
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        client.xreadgroup("group", "reader", {"stream": "0"})
+        await cut_over(work, run, source)
+
+    run = online(f"redis://few:pw@{source.host}:{source.port}", target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    verification = run.report.verification
+    assert verification is not None
+    assert "may not run it: FUNCTION LIST on the source" in verification.reason
+    assert verification.repaired == 1
+    found = target.client().xpending_range("stream", "group", "-", "+", 1)
+    assert found[0]["times_delivered"] == 2
+
+
+def test_the_preflight_names_what_goes_astray(
+    ends: tuple[Server, Server], server_factory: ServerFactory
+) -> None:
+    source, target = ends
+    old = server_factory(known("redis-6.2"))
+    target.client().function_load(code("another", "g"))
+
+    def told(target: Server) -> list[str]:
+        ends = Endpoint.parse(source.url), Endpoint.parse(target.url)
+        checks = asyncio.run(preflight(*ends, TransferSettings())).checks
+        return [f"{each.outcome}: {each.figure}" for each in checks if each.name == "beside-keys"]
+
+    assert told(target) == ["warn: libraries that the target alone has: another"]
+    (found,) = told(old)
+    assert found.startswith("warn: Redis 6.2")
+    assert found.endswith("knows no functions, and the source has libraries: mylib")
+    target.client().function_delete("another")
+    assert told(target) == []
 
 
 def test_the_names_of_search_indexes() -> None:
