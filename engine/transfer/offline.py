@@ -271,6 +271,9 @@ class Offline:
         stage.tally = Tally(before)
         if stage.tally.evictions.base is None:
             stage.tally.evictions = Evictions().after(self._target.info)
+        else:
+            # What was evicted since the checkpoint; before anything can be completed.
+            await stage.insist(self._target_watch.look, "target")
         stage.total_keys = self._source.total_keys
         return position
 

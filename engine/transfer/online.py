@@ -469,6 +469,9 @@ class Online:
         await self._tuning.untune()
         if self._mark.opened:
             return
+        if self._mark.begun:
+            # What was evicted since the books were written; before anything can be completed.
+            await stage.insist(self._target_watch.look, "target")
         await self._cut_over.take_away()
         if not self._mark.begun:
             # Whether the target lets us do what will be needed.
