@@ -50,6 +50,12 @@ from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from engine.model.source_clients import SourceClients
 
+_LEFT_KEYS = (
+    "the migration before this one was not completed, and has left keys on the target, which was "
+    "empty before it: if they are there still they count as the target's own, and those that the "
+    "source has deleted since stay; to start from an empty target abort this migration, empty the "
+    "target (FLUSHALL) and start again"
+)
 EVENTS_LIMIT = 1000
 """`list_events` returns the newest ones up to this many."""
 
@@ -194,6 +200,7 @@ class Registry:
             group = group_by_id(connection, group_id, lock=True)
             status = check(Operation.START, group_id, group.status)
             _set_status(connection, group, status)
+            before = newest_transfer(connection, group_id)
             now = time.time()
             row = connection.execute(
                 insert(schema.transfers).returning(schema.transfers),
@@ -214,6 +221,8 @@ class Registry:
             ).one()
             named = ", ".join(source.address for source in sources)
             write_event(connection, group_id, f"migration from {named} started")
+            if before is not None and _left_keys(before):
+                write_event(connection, group_id, _LEFT_KEYS)
             return transfer_of(row)
 
     def resume_migration(
@@ -477,6 +486,13 @@ def _end(
 
 def _exists(group_id: str) -> ReplicationGroupAlreadyExistsFault:
     return ReplicationGroupAlreadyExistsFault(f"ReplicationGroup {group_id} already exists.")
+
+
+def _left_keys(transfer: TransferRecord) -> bool:
+    """Whether an ended transfer may have left keys in a target that was empty before it."""
+    ended = transfer.status in (TransferStatus.FAILED, TransferStatus.FORCED)
+    moved = transfer.report.keys if transfer.report is not None else 0
+    return ended and moved > 0 and transfer.held_before is False
 
 
 def _accept_loss(connection: Connection, transfer: TransferRecord) -> None:

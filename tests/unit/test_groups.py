@@ -42,6 +42,7 @@ from engine.groups.states import (
 from engine.groups.store import STATE_VARIABLE, Store
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
+from engine.model.online import OnlineMark
 from engine.model.position import ScanPosition
 from engine.model.progress import Phase, Progress
 from engine.model.report import NotCarried, Report, Step
@@ -351,6 +352,50 @@ def test_a_stopped_run_is_resumed(registry: Registry, migrating: TransferRecord)
     # What the old worker said of itself is not said of the new one.
     assert not resumed.progress.can_complete
     assert registry.claim_transfer("g", HERE).load_checkpoint() == at("run", 0, 5)
+
+
+def test_a_resume_with_other_settings(registry: Registry, migrating: TransferRecord) -> None:
+    """And with a loss that is accepted: the checkpoint says so to the next worker."""
+    claimed = registry.claim_transfer("g", HERE)
+    mark = OnlineMark("token", begun=True, full_syncs=1)
+    claimed.save_checkpoint(Checkpoint(mark, "target"))
+    claimed.finish(TransferStatus.STOPPED, Report("stopped"), Progress(), "stopped")
+    before = migrating.settings
+    resumed = registry.resume_migration(
+        "g", changes={"spool_bytes": 123, "retry_for": 5.0}, accept_source_loss=True
+    )
+    assert resumed.settings == dataclasses.replace(before, spool_bytes=123, retry_for=5.0)
+    again = registry.claim_transfer("g", HERE)
+    found = again.load_checkpoint()
+    assert found is not None
+    assert found.position == dataclasses.replace(mark, loss_accepted=True)
+    again.finish(TransferStatus.STOPPED, Report("stopped"), Progress(), "stopped")
+    with pytest.raises(UsageError, match="--retry-for"):
+        registry.resume_migration("g", changes={"retry_for": -1.0})
+
+
+def test_a_loss_that_is_accepted_voids_a_cursor(
+    registry: Registry, migrating: TransferRecord
+) -> None:
+    claimed = registry.claim_transfer("g", HERE)
+    claimed.save_checkpoint(at("run", 0, 5))
+    claimed.finish(TransferStatus.STOPPED, Report("stopped"), Progress(), "stopped")
+    registry.resume_migration("g", accept_source_loss=True)
+    assert registry.claim_transfer("g", HERE).load_checkpoint() is None
+
+
+@pytest.mark.parametrize("held_before", [False, True])
+def test_what_a_failed_run_has_left_is_told_at_the_next_start(
+    registry: Registry, migrating: TransferRecord, held_before: bool
+) -> None:
+    claimed = registry.claim_transfer("g", HERE)
+    claimed.note_held_before(held_before)
+    claimed.finish(TransferStatus.FAILED, Report("failed", keys=5), Progress(), "failed")
+    registry.begin_migration("g", [SOURCE], SETTINGS)
+    told = [
+        event.message for event in registry.list_events("g") if "has left keys" in event.message
+    ]
+    assert len(told) == (0 if held_before else 1)
 
 
 def test_a_claim_that_is_lost(registry: Registry, migrating: TransferRecord) -> None:
