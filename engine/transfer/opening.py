@@ -160,7 +160,8 @@ class Opening:
         if isinstance(found, bytes):
             if not TargetPosition.decode(found).opened:
                 raise PositionMoved(found)
-        elif info.identity != self._books.mark.process:
+        # Its process alone: a target gets another replication id with its first replica.
+        elif info.run_id != self._books.mark.process.partition(":")[0]:
             if not info.keys:
                 raise PositionMoved(None)
             raise TransferFailed(

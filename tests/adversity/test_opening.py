@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import redis
@@ -236,6 +238,41 @@ def test_a_target_that_was_opened_and_came_back_from_before_that(
     assert values(target) == NEW
     assert refuses(source)
     assert_tidy(target)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_target_that_was_opened_and_has_no_mark(
+    source: Server,
+    server_factory: ServerFactory,
+    opened: tuple[Server, MemoryCheckpoint],
+    restarted: bool,
+) -> None:
+    """The mark was removed, and the engine died before it wrote that down. In the process that was
+    opened nothing is left to do, whatever follows it by now; in another one nobody knows what it
+    came back with, and that is not called complete."""
+    target, store = opened
+    checkpoint = store.load()
+    assert checkpoint is not None
+    assert isinstance(checkpoint.position, OnlineMark)
+    store.save(replace(checkpoint, position=replace(checkpoint.position, opened=True)))
+    target.client().delete(position_key(checkpoint.position.token))
+    if restarted:
+        target.client().save()
+        target.restart()
+    else:
+        replica = server_factory(source.binary)
+        before = target.client().info("replication")["master_replid"]
+        replica.client().replicaof(target.host, target.port)
+        deadline = time.monotonic() + 20
+        while target.client().info("replication")["master_replid"] == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    run = online(source, target, checkpoints=store)
+    assert run.report.status == ("failed" if restarted else "done"), run.report
+    if restarted:
+        assert "may have come back older" in run.report.errors[0]
+    assert values(target) == NEW
+    assert refuses(source)
 
 
 def test_a_target_that_cannot_tell(source: Server, opened: tuple[Server, MemoryCheckpoint]) -> None:
