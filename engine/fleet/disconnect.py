@@ -137,7 +137,7 @@ async def work(group_id: str) -> int:
         log(f"{group_id}: no clients are to be disconnected, or another process does it")
         return 0
     try:
-        endpoint = Credentials.load().apply(claimed.transfer.source)
+        endpoint = _closed_server(claimed)
     except UsageError as error:
         claimed.tell(f"clients of the source are not disconnected: {error.message}")
         return 1
@@ -145,6 +145,14 @@ async def work(group_id: str) -> int:
     log(f"{group_id}: {await Disconnector(claimed, endpoint).run() or 'another process does it'}")
     await asyncio.to_thread(registry.store.close)
     return 0
+
+
+def _closed_server(claimed: disconnections.Claimed) -> Endpoint:
+    """The server that the cut-over closed, with credentials: the source, or the primary that it
+    replicates from. Raises `UsageError`."""
+    credentials, report = Credentials.load(), claimed.transfer.report
+    source = credentials.apply(claimed.transfer.source)
+    return credentials.beside(source, report.sealed_at) if report and report.sealed_at else source
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from tests import engines
 from tests.api import Serving
+from tests.applications.program import NAMES, Program
 from tests.conftest import ServerFactory, known
 from tests.proxy import Proxy
 from tests.servers import Server
@@ -88,7 +90,6 @@ class Application:
     def __enter__(self) -> Application:
         for thread in self._threads:
             thread.start()
-        until("the application has begun", lambda: self.acknowledged > 10)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -123,21 +124,22 @@ class Application:
                 if (message := messages.get_message(timeout=1)) is not None:
                     self.heard.append(message["data"])
 
-    def assert_at(self, server: Server) -> None:
-        """Each of the three is served by this server, and hears what is written there."""
-        client = server.client()
-        before = self.acknowledged
-        until("INCR is acknowledged", lambda: self.acknowledged > before)
-        at = int(client.get("counter") or 0)
-        until("the counter moves here", lambda: int(client.get("counter") or 0) > at)
-        client.rpush("queue", "item")
-        until("BLPOP takes the item", lambda: b"item" in self.popped)
 
-        def heard() -> bool:
-            client.publish("channel", "news")
-            return b"news" in self.heard
+def assert_at(application: Application | Program, server: Server) -> None:
+    """Each of the three is served by this server, and hears what is written there."""
+    client = server.client()
+    before = application.acknowledged
+    until("INCR is acknowledged", lambda: application.acknowledged > before)
+    at = int(client.get("counter") or 0)
+    until("the counter moves here", lambda: int(client.get("counter") or 0) > at)
+    client.rpush("queue", "item")
+    until("BLPOP takes the item", lambda: b"item" in application.popped)
 
-        until("the subscriber hears", heard)
+    def heard() -> bool:
+        client.publish("channel", "news")
+        return b"news" in application.heard
+
+    until("the subscriber hears", heard)
 
 
 def migrate(
@@ -179,26 +181,31 @@ def disconnector(state: str) -> ProcessId:
         registry.store.close()
 
 
+@pytest.mark.parametrize("library", ["redis-py", *NAMES])
 def test_a_name_that_is_moved_before_the_clients_dial_again(
-    ends: tuple[Server, Server], state: str
+    library: str, ends: tuple[Server, Server], state: str
 ) -> None:
     """With the library's callback: nothing is lost, nothing doubled, all work at the target."""
     source, target = ends
     engine = Engine(state)
     called: list[tuple[str, str]] = []
-    with Proxy(source.host, source.port) as name, Application(name.port) as application:
+    with Proxy(source.host, source.port) as name:
+        applications = Application if library == "redis-py" else functools.partial(Program, library)
+        with applications(name.port) as application:
+            until("the application has begun", lambda: application.acknowledged > 10)
 
-        async def moved(old: Endpoint, new: Endpoint) -> None:
-            called.append((old.address, new.address))
-            name.lead_to(target.host, target.port)
+            async def moved(old: Endpoint, new: Endpoint) -> None:
+                called.append((old.address, new.address))
+                name.lead_to(target.host, target.port)
 
-        report = migrate(engine, source, target, TransferSettings(), on_switch=moved)
-        assert report.status == "done", report.errors
-        application.assert_at(target)
+            report = migrate(engine, source, target, TransferSettings(), on_switch=moved)
+            assert report.status == "done", report.errors
+            assert_at(application, target)
+        acknowledged = application.acknowledged
     assert called == [(f"127.0.0.1:{source.port}", f"127.0.0.1:{target.port}")]
     # Every increment that was acknowledged is there; one whose answer was cut off may be as well.
     counted = int(target.client().get("counter") or 0)
-    assert application.acknowledged <= counted <= application.acknowledged + 2
+    assert acknowledged <= counted <= acknowledged + 2
     engine.close()
 
 
@@ -210,6 +217,7 @@ def test_clients_that_come_back_are_disconnected_until_the_name_is_moved(
     admin = source.client()
     admin.acl_setuser("watcher", enabled=True, nopass=True, commands=["+@all"], keys=["*"])
     with Proxy(source.host, source.port) as name, Application(name.port) as application:
+        until("the application has begun", lambda: application.acknowledged > 10)
         kept = redis.Connection(port=source.port, username="watcher", password="any")
         kept.connect()
         replica = redis.Connection(port=source.port)
@@ -229,7 +237,7 @@ def test_clients_that_come_back_are_disconnected_until_the_name_is_moved(
         assert any((library or "").startswith("redis-py") for library in libraries), found
         assert {each["Address"] for each in found["Addresses"]} == {"127.0.0.1"}
         name.lead_to(target.host, target.port)
-        application.assert_at(target)
+        assert_at(application, target)
         until("nobody is there any more", lambda: seen(engine)["Connected"] == 0)
         # The user that is to be kept still has its connection, and so has the replica.
         kept.send_command("PING")
