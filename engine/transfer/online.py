@@ -612,7 +612,8 @@ class Online:
                 if stage.one_go and not stage.can_complete:
                     settled = self._standing.near(follower) and follower.settled
                     if stage.tally.not_carried_total and settled:
-                        raise TransferFailed(stage.reason)
+                        # (The gate may name another reason first.)
+                        raise TransferFailed(not_carried_words(stage))
                     if stage.lost and settled and self._check.looked:
                         raise TransferFailed(stage.lost_words)
                     if evicted := stage.tally.evictions.words:
