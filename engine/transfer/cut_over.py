@@ -123,9 +123,10 @@ class CutOver:
                 if refused is not None:
                     return self._refuse(refused.reason)
                 await fence.prepare()
-                # So that its connection is there: behind the fence there is no time to dial.
-                await self._target_watch.look()
                 near = await self._deadlines.release(follower, pump)
+                # So that its connection is there: behind the fence there is no time to dial. Behind
+                # the deadlines, which tell sooner of a target that stands still.
+                await self._target_watch.look()
             except EngineError as exc:
                 if pump.done() or isinstance(exc, StateError):
                     raise

@@ -191,7 +191,19 @@ class Sweep:
             pass
 
     async def _reach(self, offset: int) -> None:
-        await beside(self._follower.reach(offset), self._pump)
+        limit = self._stage.settings.cut_over_timeout
+        try:
+            async with asyncio.timeout(limit) as clock:
+                await beside(self._follower.reach(offset), self._pump)
+        except TimeoutError:
+            if not clock.expired():
+                raise
+            raise TransferFailed(
+                f"the target was not as far as the source within {limit:g} s, while both were "
+                "compared before the cut-over",
+                remedy="Is the target slow, or its link? Try again.",
+                fault="target",
+            ) from None
 
     async def _tell(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -107,7 +107,8 @@ class LiveComparison:
         Raises `LinkError`, `AuthError`, `ServerError`.
         """
         await self.close()
-        limit = self._settings.io_timeout
+        # A server that stands still refuses a cut-over no later than it would behind the fence.
+        limit = min(self._settings.io_timeout, self._settings.cut_over_timeout)
         one, other = self._endpoints
         ends = [
             await self._stack.enter_async_context(admin(one, timeout=limit, fault="source")),

@@ -19,7 +19,8 @@ from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison, verify
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
-from tests.online import assert_tidy, cut_over, following, in_sync, online, soon
+from tests.online import assert_tidy, cut_over, following, in_sync, online, refused, soon
+from tests.proxy import Proxy
 from tests.servers import Server
 from tests.transfers import Run
 
@@ -361,3 +362,27 @@ def test_every_key_where_something_asks_for_it(server_factory: ServerFactory) ->
 
 def check_of(work: Transfer) -> Check:
     return work._way._check  # type: ignore[union-attr]
+
+
+def test_a_target_that_stalls_meanwhile(server_factory: ServerFactory) -> None:
+    """It is told no later than behind the fence, and nobody waits."""
+    source, target = servers(server_factory, "redis-7.0")
+    source.client().set("key", "1")
+    with Proxy(target.host, target.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            await in_sync(work, source)
+            proxy.stall()
+            reason = await refused(work, run)
+            assert "both ends could not be compared: target" in reason
+            assert source.client(socket_timeout=1).set("key", "2")
+            proxy.stall(False)
+            await cut_over(work, run, source)
+
+        ends = Endpoint.parse(source.url), Endpoint.parse(f"redis://{proxy.host}:{proxy.port}")
+        settings = TransferSettings(cut_over_timeout=1.5)
+        comparison = LiveComparison(*ends, settings, lambda: False)
+        run = online(source, proxy, steer, comparison=comparison)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().get("key") == b"2"
