@@ -350,7 +350,7 @@ class Server:
             "retry": Retry(ExponentialBackoff(cap=0.1, base=0.01), 3),
         }
         if "username" not in kw:
-            # Not every user may.
+            # Not every user may; nor does a server that runs a script take it.
             settings["client_name"] = OWN_CLIENT
         if self.binary.version < (6, 0, 0):
             settings["protocol"] = 2  # they know no HELLO

@@ -110,7 +110,9 @@ class Bookkeeper:
         self._progress = progress
         if last is None or last.phase is progress.phase:
             return
-        if last.phase is Phase.CUT_OVER and progress.phase not in ENDS:
+        led_back = last.phase is Phase.CUT_OVER and progress.phase not in ENDS
+        # One that is tried again by itself is still asked for, and waited for.
+        if led_back and not progress.trying_again:
             self._refusal = progress.reason
         self._wake.set()
 

@@ -145,7 +145,7 @@ class CutOver:
         began = loop.time()
         # The process of the target that is drained, compared and opened: one and the same.
         process = follower.applier.identity
-        stage.can_complete = False
+        stage.can_complete = stage.trying_again = False
         stage.enter(Phase.CUT_OVER)
         result, doing = GateResult(False, ""), "writers were paused"
         try:
@@ -221,6 +221,7 @@ class CutOver:
                 "after the fence was put up"
             )
         else:
+            stage.trying_again = self._check.again
             stage.enter(Phase.FOLLOW)
         return result
 
@@ -360,6 +361,7 @@ class CutOver:
         if follower is not None:
             self._deadlines.lift_again()
         before = self._stage.phase
+        self._stage.trying_again = False
         self._stage.enter(Phase.CUT_OVER)
         self._stage.enter(before)
         return GateResult(False, reason)

@@ -23,6 +23,8 @@ from engine.wire.dial import CLIENT_NAME
 
 # CLIENT KILLs in one pipeline.
 _AT_ONCE = 1000
+# No client has this number: CLIENT KILL closes nothing, and answers 0.
+_NO_CLIENT = (1 << 63) - 1
 # Commands of a connection that is about to become a replica.
 _HANDSHAKE = frozenset({"psync", "sync", "replconf"})
 
@@ -66,6 +68,12 @@ async def disconnect(end: Admin, keep_users: Collection[str]) -> Look:
             if isinstance(reply, ServerError) and "No such client" not in reply.message:
                 raise reply
             gone.append(client)
+    if not found:
+        # Whether it would be allowed is to be known before somebody comes.
+        (reply,) = await end.pipeline([("CLIENT", "KILL", "ID", _NO_CLIENT)])
+        unknown = isinstance(reply, ServerError) and "unknown command" in reply.message.lower()
+        if isinstance(reply, AuthError) or unknown:
+            raise reply
     return Look(tuple(gone), kept)
 
 

@@ -46,6 +46,8 @@ class Stage:
         self.source_type: str = settings.source_type
         self.reason = ""
         self.can_complete = False
+        self.trying_again = False
+        """A cut-over that came to nothing is tried again by itself: it is not refused yet."""
         # What is waited for just now, by who waits.
         self._troubles: dict[str, str] = {}
         self.tally = Tally()
@@ -107,6 +109,7 @@ class Stage:
             "keys_per_second": rate,
             "seconds": now - self.began if self.began else 0.0,
             "eta_seconds": left / rate if rate else (0.0 if self.phase in _IN_SYNC else None),
+            "trying_again": self.trying_again,
             "can_complete": self.can_complete and not self._troubles,
             "reason": self.trouble or self.reason,
         }

@@ -38,7 +38,6 @@ def judge(source: ServerInfo, target: ServerInfo, *, own: int, expired: tuple[in
             return Counts(
                 *totals,
                 f"database {db} has {one.expires:,} keys with a deadline on the source and "
-                f"{other.expires:,} on the target"
-                f"{expired[1]:,} here",
+                f"{other.expires:,} on the target",
             )
     return Counts(*totals, "", fields)

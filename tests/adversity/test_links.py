@@ -174,7 +174,7 @@ def test_a_target_busy_with_a_script(server_factory: ServerFactory) -> None:
         try:
             await until(lambda: any("BUSY" in event for event in run.events))
         finally:
-            target.client().script_kill()
+            target.client(client_name=None).script_kill()
             await blocker
 
     result = transfer(source, target, meanwhile=block, **SMALL)

@@ -371,7 +371,12 @@ async def test_the_books(registry: Registry, claimed: ClaimedTransfer) -> None:
     assert transfer_of(registry).request is Request.NONE
     registry.request("g", Request.COMPLETE)
     await until(lambda: ears.requests.count(Request.COMPLETE) == 3)
-    # One that goes through is none.
+    # One that is tried again by itself, and goes through, is none.
+    ears.book.progress(Progress(phase=Phase.CUT_OVER))
+    ears.book.progress(Progress(phase=Phase.FOLLOW, reason="one key more", trying_again=True))
+    await until(lambda: transfer_of(registry).progress.reason == "one key more")
+    found = transfer_of(registry)
+    assert (found.refusal, found.request) == ("", Request.COMPLETE)
     ears.book.progress(Progress(phase=Phase.CUT_OVER))
     ears.book.progress(Progress(phase=Phase.DONE, reason="equal"))
     await until(lambda: transfer_of(registry).progress.phase is Phase.DONE)

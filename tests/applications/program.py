@@ -52,6 +52,8 @@ class Program:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            if not line.endswith(b"\n"):
+                break  # it was killed in the middle of it
             what, _, value = line.rstrip(b"\n").partition(b" ")
             if what == b"ack":
                 self.acknowledged = int(value)

@@ -265,7 +265,7 @@ def test_a_failing_disk(target, connect):
 def test_a_busy_script(target, connect):
     client = target.client()
     client.config_set("lua-time-limit", "50")
-    applier, rescue = connect(), target.client(retry=None)
+    applier, rescue = connect(), target.client(retry=None, client_name=None)
 
     def spin() -> None:
         with pytest.raises(redis.ResponseError):

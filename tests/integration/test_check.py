@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import redis
 
 from engine.model.endpoint import Endpoint
+from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
 from engine.model.verification import AtFence
 from engine.transfer.check import Check
@@ -171,6 +173,13 @@ def test_counts_that_differ_behind_the_fence(change: str, server_factory: Server
         event.startswith("the cut-over is tried again: database 3 has 5,000 keys")
         for event in run.events
     )
+    # Until it is over, nothing says that it was refused: the operator waits, or asks no more.
+    led_back = [
+        after
+        for before, after in pairwise(run.progress)
+        if before.phase is Phase.CUT_OVER and after.phase is Phase.FOLLOW
+    ]
+    assert [each.trying_again for each in led_back] == [True]
     what = "missing on the target" if change == "lost" else "key another: on the target alone"
     mended = "1 keys of the target differed from the source, and were read again: database 3, key "
     assert any(each.startswith(mended) and each.endswith(what) for each in run.events), run.events
