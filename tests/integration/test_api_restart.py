@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,15 @@ def completed(api: Serving, source: Any, target: Any) -> None:
     source.client().set("after", "2")
     client = api.client()
     until(lambda: in_sync(client), "in sync again")
-    client.complete_migration(ReplicationGroupId="cache")
-    until(lambda: status(client) == "available", "available")
+
+    def over() -> bool:
+        # A cut-over that a busy machine refused is asked for again, as an operator would.
+        if status(client) == "migrating" and in_sync(client):
+            with suppress(ClientError):
+                client.complete_migration(ReplicationGroupId="cache")
+        return bool(status(client) == "available")
+
+    until(over, "available", 90)
     assert target.client().mget("before", "after") == [b"1", b"2"]
 
 
