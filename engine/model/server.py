@@ -83,8 +83,8 @@ class ServerInfo:
     `evicted_keys` is counted by the process since its start or CONFIG RESETSTAT; None: not told.
     `version` is the flavour's own (a Valkey also claims to be Redis 7.2.4). `fork` names a
     reimplementation ("keydb", "dragonfly", "garnet"; else empty). `primary` is the `host:port` that
-    a replica follows. `expired_keys` counts since the process began. `loading` is true while the
-    data set is read from disk or from a primary.
+    a replica follows. `expired_keys` and `expired_fields` (of hashes) count since the process began
+    or CONFIG RESETSTAT. `loading` is true while the data set is read from disk or from a primary.
     """
 
     flavour: Flavour
@@ -103,6 +103,7 @@ class ServerInfo:
     keyspace: tuple[Keyspace, ...] = ()
     modules: tuple[str, ...] = ()
     expired_keys: int = 0
+    expired_fields: int = 0
     loading: bool = False
     replid: str = ""
     primary: str = ""
@@ -202,6 +203,8 @@ def parse_info(text: str) -> ServerInfo:
         keyspace=tuple(sorted(_keyspace(fields), key=lambda each: each.db)),
         modules=tuple(sorted(modules)),
         expired_keys=_number(fields, "expired_keys"),
+        # Redis says subkeys, Valkey fields.
+        expired_fields=_number(fields, "expired_subkeys") or _number(fields, "expired_fields"),
         loading=fields.get("loading", "0") != "0" or fields.get("async_loading", "0") != "0",
         replid=fields.get("master_replid", ""),
         primary=replica_of,

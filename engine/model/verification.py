@@ -42,15 +42,31 @@ class Compared:
 class Counts:
     """Both ends' counts of keys, the engine's own left out, at one offset of the stream.
 
-    `wrong` says what differs and cannot be explained by anything that passes by itself; empty:
-    nothing does. `fields`: {database: by how many keys the source has more, or less, than the
-    target}, which hashes of which every field has expired may explain, and lost keys as well.
+    `wrong` says what differs and is not explained; empty: nothing is. `expired`: by how many keys
+    they differ that have expired at one end, and are still counted at the other. `fields`:
+    {database: by how many keys the source has more, or less, than the target}, which hashes of
+    which every field has expired may explain, and lost keys as well.
     """
 
     source: int
     target: int
     wrong: str = ""
     fields: Mapping[int, int] = field(default_factory=dict)
+    expired: int = 0
+
+    @property
+    def words(self) -> str:
+        """`5 keys on the source, 3 on the target (…)`: why they may differ is in the brackets."""
+        told = f"{self.source:,} keys on the source, {self.target:,} on the target"
+        hashes = sum(abs(more) for more in self.fields.values())
+        why = []
+        if self.expired:
+            why.append(f"{self.expired:,} with a TTL have expired at one end, and still count")
+        if hashes:
+            why.append(
+                f"{hashes:,} hashes have no field left that has not expired, and still count"
+            )
+        return f"{told} ({'; '.join(why)})" if why and not self.wrong else told
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,20 +140,32 @@ class Check:
         if self._besides.lost:
             self._stage.lost = dict(self._besides.lost)
             return self._refuse(self._stage.lost_words)
-        return await self._gates(pump)
+        # A comparison takes its time, and whatever closed another gate meanwhile (the engine got no
+        # CPU for a moment, say) may pass by itself.
+        return await self._gates(pump, "both ends are equal before the cut-over", lambda: True)
 
-    async def _gates(self, pump: asyncio.Task[None]) -> GateResult | None:
-        """Look at the other gates again: a comparison takes its time, and what closed one meanwhile
-        (the engine got no CPU for a moment, say) may pass by itself."""
+    async def passing(self, pump: asyncio.Task[None]) -> GateResult | None:
+        """Wait while a gate is closed by what passes in a moment (`Stage.passing`).
+
+        None: all are open; else why one is not. Raises what `pump` raises.
+        """
+        stage = self._stage
+        return await self._gates(pump, stage.reason, lambda: stage.passing)
+
+    async def _gates(
+        self, pump: asyncio.Task[None], doing: str, worth: Callable[[], bool]
+    ) -> GateResult | None:
+        """Wait for the other gates as long as it is `worth` it, and no longer than a cut-over may
+        take."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._stage.settings.cut_over_timeout
         while True:
-            await self._beat("both ends are equal before the cut-over")
+            await self._beat(doing)
             if pump.done():
                 pump.result()
             if self._stage.can_complete:
                 return None
-            if loop.time() >= until:
+            if loop.time() >= until or not worth():
                 return GateResult(False, self._stage.reason)
             await asyncio.sleep(_LOOK_SECONDS)
 
@@ -269,24 +281,32 @@ class Check:
             self.again = self._worth_another
             return self._refuse(self._stage.lost_words)
         counts = found.counts
-        if counts is not None and counts.wrong and not sweep.walked:
-            # Which keys they are is found where nobody waits.
+        if counts is not None and counts.wrong:
+            # Which keys they are is found where nobody waits; where it was just done, it is done
+            # again, and what still differs then is never called in sync.
             self._walk, self.again = True, self._worth_another
-            return self._refuse(counts.wrong)
-        if counts is not None and counts.wrong and "without a deadline" in counts.wrong:
-            return self._refuse(f"{counts.wrong}, and no name is at one end alone")
+            told = ", and no name is at one end alone" if sweep.walked else ""
+            return self._refuse(f"{counts.wrong}{told}")
         budget = size_words(self._stage.settings.check_bytes)
         return self._passed(
             found,
             comparison.over_budget,
             f"over the budget of {budget} behind the fence",
-            dict(sweep.unknown),
+            # Keys that are read behind the fence are of those that were compared before.
+            {
+                kind: max(sweep.unknown[kind], found.unknown.get(kind, 0))
+                for kind in sweep.unknown.keys() | found.unknown.keys()
+            },
         )
 
     @property
     def _worth_another(self) -> bool:
         self._tries += 1
-        return self._tries <= _AGAIN_MOST
+        if self._tries <= _AGAIN_MOST:
+            return True
+        # The operator's next word has as many.
+        self._tries = 0
+        return False
 
     async def close(self) -> None:
         """Hang up. A second call does nothing."""
@@ -298,7 +318,8 @@ class Check:
 
     def _refuse(self, reason: str, differ: Mapping[DbKey, str] | None = None) -> GateResult:
         reason = offering(self._stage, reason)
-        result = self._verification(False, reason, differ or {}, None, {})
+        unknown = dict(self._sweep.unknown) if self._sweep is not None else {}
+        result = self._verification(False, reason, differ or {}, None, {}, unknown)
         self._stage.verification = result
         return GateResult(False, reason, result)
 
@@ -317,7 +338,7 @@ class Check:
         elif counts is None:
             told = "not counted (the source is written to)"
         else:
-            told = f"{counts.source:,} keys on the source, {counts.target:,} on the target"
+            told = counts.words
         unproven = {key: what for key, what in self._sweep.unsure.items() if key in left}
         compared = self._sweep.compared - sum(unknown.values()) - len(unproven)
         words = [f"in sync; {told}; {compared:,} keys compared, 0 differ"]
@@ -337,7 +358,7 @@ class Check:
             told = ", ".join(self._besides.denied)
             words.append(f"not compared, as the user may not run it: {told}")
         reason = "; ".join(words) + "."
-        result = self._verification(True, reason, {}, found, left)
+        result = self._verification(True, reason, {}, found, left, unknown)
         self._stage.verification = result
         return GateResult(True, reason, result)
 
@@ -348,13 +369,13 @@ class Check:
         differ: Mapping[DbKey, str],
         found: AtFence | None,
         left: Mapping[DbKey, str],
+        unknown: Mapping[str, int],
     ) -> Verification:
         assert self._sweep is not None
         assert self._comparison is not None
         sweep = self._sweep
         counts = found.counts if found is not None else sweep.counts
         unproven = [key for key in sweep.unsure if key in left]
-        unknown = dict(sweep.unknown)
         return Verification(
             ok=ok,
             reason=reason,

@@ -104,9 +104,8 @@ class CutOver:
 
     async def run(self, follower: Follower, pump: asyncio.Task[None]) -> GateResult:
         """Either the target is open, or everything is as it was before."""
-        stage = self._stage
-        if not stage.can_complete:
-            return self._refuse(stage.reason)
+        if refused := await self._check.passing(pump):
+            return self._refuse(refused.reason)
         try:
             head = await self._head()
             # Whoever takes it away dials that server, and not what the source's address leads to.

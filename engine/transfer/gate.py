@@ -71,6 +71,12 @@ class Comparison(Protocol):
         """Whether counts, and names that the target alone has, mean anything."""
         ...
 
+    @property
+    def counts_blur(self) -> bool:
+        """Whether expiry may hide a lost key in the counts, and names are few enough to be looked
+        up instead."""
+        ...
+
     async def open(self, own_keys: Sequence[bytes] = (), *, lift_ms: int = 0) -> None:
         """Dial both ends."""
         ...

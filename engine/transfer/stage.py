@@ -46,6 +46,8 @@ class Stage:
         self.source_type: str = settings.source_type
         self.reason = ""
         self.can_complete = False
+        self.passing = False
+        """What closes the gate passes in a moment, by itself."""
         self.trying_again = False
         """A cut-over that came to nothing is tried again by itself: it is not refused yet."""
         # What is waited for just now, by who waits.

@@ -104,6 +104,7 @@ class Standing:
                     entered = True
         self._tell_whether_heard()
         self._roles.look()
+        stage.passing = False
         stage.can_complete, stage.reason = self._gates(follower)
         if entered:
             # Phase, gate and reason are published together.
@@ -170,6 +171,7 @@ class Standing:
         if self._deadlines.trouble:
             return False, f"near deadlines cannot be lifted: {self._deadlines.trouble}"
         if self._deadlines.lifting_again:
+            self._stage.passing = True
             return False, "near deadlines are being lifted"
         if self._stage.phase is Phase.CATCH_UP:
             if asyncio.get_running_loop().time() - self._stalled_at < _STALL_SECONDS:
@@ -179,6 +181,7 @@ class Standing:
             return False, "looking through the last commands of the engine before this one"
         readable = readable_behind(self._source.info, self._settings)
         if self._mender.waiting > (_MENDED_BEHIND_FENCE if readable else 0):
+            self._stage.passing = True
             return False, f"{self._mender.waiting:,} keys are being read again from the source"
         return True, f"in sync: lag {size_words(lag)}"
 

@@ -111,7 +111,7 @@ class Sweep:
                 # 4. Names.
                 if self._comparison.counts_tell:
                     self.counts = await self._comparison.counts(self._reach)
-                    if walk or (self.counts and (self.counts.wrong or self.counts.fields)):
+                    if walk or self._counts_leave_open:
                         await self._walk()
                 return self._differ
         except TimeoutError:
@@ -120,6 +120,14 @@ class Sweep:
                 f"({self.compared:,} keys compared)",
                 remedy="Raise sweep_seconds, or leave the comparison out (--skip-verification).",
             ) from None
+
+    @property
+    def _counts_leave_open(self) -> bool:
+        """Whether a key may be at one end alone, for all that the counts say."""
+        counts = self.counts
+        if counts is not None and (counts.wrong or counts.fields):
+            return True
+        return self._comparison.counts_blur and (counts is None or counts.expired > 0)
 
     async def _compare_all(
         self, portions: AsyncIterator[tuple[int, list[bytes]]], *, sample: bool = False

@@ -40,4 +40,4 @@ def judge(source: ServerInfo, target: ServerInfo, *, own: int, expired: tuple[in
                 f"database {db} has {one.expires:,} keys with a deadline on the source and "
                 f"{other.expires:,} on the target",
             )
-    return Counts(*totals, "", fields)
+    return Counts(*totals, "", fields, more_timed + less_timed)

@@ -50,6 +50,8 @@ _SAMPLE = 200
 _AT_FENCE = 400
 # A key that is written to is compared so often, before it is left to the comparison at the fence.
 _TRIES = 3
+# So many keys are few: it takes a moment to look up each name at the other end.
+_FEW_KEYS = 100_000
 # Hashes with field TTLs that are kept by name, to be looked at where the counts differ.
 _NAMED_MOST = 10_000
 _SCAN_COUNT = 2000
@@ -95,6 +97,7 @@ class LiveComparison:
         self._own_keys: tuple[bytes, ...] = ()
         # Hashes with field TTLs, None: too many to be named.
         self._timed: list[DbKey] | None = []
+        self._walked = False
         self._plan: list[tuple[int, bytes, Look]] = []
         self._code_at_fence = True
         self.over_budget: dict[DbKey, str] = {}
@@ -120,6 +123,7 @@ class LiveComparison:
         self._db, self._lift_ms, self._watching = None, lift_ms, True
         self._own_keys = tuple(own_keys)
         self._timed, self._plan, self._code_at_fence = [], [], True
+        self._walked = False
         self.over_budget = {}
 
     async def close(self) -> None:
@@ -131,6 +135,16 @@ class LiveComparison:
     def counts_tell(self) -> bool:
         """Whether counts, and names that the target alone has, mean anything."""
         return not self._held_before()
+
+    @property
+    def counts_blur(self) -> bool:
+        """Whether expiry may hide a lost key in the counts, and there are few enough keys to look
+        up each name at the other end instead."""
+        keyspaces = [info.keyspace for info in self._infos]
+        timed = any(entry.expires for entries in keyspaces for entry in entries)
+        return timed and all(
+            sum(each.keys for each in entries) <= _FEW_KEYS for entries in keyspaces
+        )
 
     # --- Which keys ---
 
@@ -217,6 +231,7 @@ class LiveComparison:
                         entry.db,
                         [key for key, has in zip(names, replies, strict=True) if not has],
                     )
+        self._walked = True
 
     # --- Before the fence ---
 
@@ -283,6 +298,15 @@ class LiveComparison:
         )
         return one, other
 
+    def _expired_fields(self, source: ServerInfo, target: ServerInfo) -> tuple[int, int]:
+        """The same of fields of hashes."""
+        now, before = (source, target), self._infos
+        one, other = (
+            max(late.expired_fields - early.expired_fields, 0)
+            for late, early in zip(now, before, strict=True)
+        )
+        return one, other
+
     async def besides(self) -> Besides:
         """What the source holds beside keys, and what of that the target lacks."""
         ours, theirs = await asyncio.gather(besides.ask(self._source), besides.ask(self._target))
@@ -337,7 +361,8 @@ class LiveComparison:
             expired = self._expired(ours.info, theirs.info)
             counts = judge(ours.info, theirs.info, own=theirs.own, expired=expired)
             if counts.fields:
-                counts = await self._explained(counts)
+                fields = self._expired_fields(ours.info, theirs.info)
+                counts = await self._explained(counts, fields)
         lost: dict[str, str] = {}
         if ours.held is not None and theirs.held is not None:
             lost = besides.lacking(ours.held, theirs.held, extra=self.counts_tell)
@@ -390,8 +415,12 @@ class LiveComparison:
                 found |= {(db, each.key): each.what for each in findings if not each.unknown}
         return found
 
-    async def _explained(self, counts: Counts) -> Counts:
-        """Whether hashes of which every field has expired are all that the counts differ by."""
+    async def _explained(self, counts: Counts, expired: tuple[int, int]) -> Counts:
+        """Whether hashes of which every field has expired are all that the counts differ by.
+
+        `expired`: so many fields each end has let expire since `open`. Their number alone says
+        enough where every name was looked up meanwhile, and found at both ends.
+        """
         missing: Counter[int] = Counter()
         if self._timed is not None:
             by_db: dict[int, list[bytes]] = {}
@@ -410,7 +439,9 @@ class LiveComparison:
                         elif what == EXTRA and await self._theirs.is_over(key, two):
                             missing[db] -= 1
         for db, more in counts.fields.items():
-            if missing[db] != more:
+            left = more - missing[db]
+            by_number = self._walked and -expired[0] <= left <= expired[1]
+            if left and not by_number:
                 what = f"{abs(more):,} keys {'more' if more > 0 else 'less'} on the source"
                 return replace(counts, wrong=f"database {db} has {what} than on the target")
         return counts

@@ -12,6 +12,7 @@ import redis
 
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
+from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.model.verification import AtFence
 from engine.transfer.check import Check
@@ -34,12 +35,13 @@ def servers(factory: ServerFactory, name: str, other: str = "") -> tuple[Server,
 
 
 class Meddling(LiveComparison):
-    """Has something happen at the last moment, behind the fence, once."""
+    """Has something happen at the last moment, behind the fence, `times`."""
 
-    def __init__(self, source: Server, target: Server, what: object) -> None:
+    def __init__(self, source: Server, target: Server, what: object, times: int = 1) -> None:
         ends = (Endpoint.parse(each.url) for each in (source, target))
         super().__init__(*ends, TransferSettings(), lambda: False)
         self._what = what
+        self._times = times
         self.looks = 0
 
     def others(self, prefix: str, count: int) -> list[str]:
@@ -50,7 +52,7 @@ class Meddling(LiveComparison):
 
     async def at_fence(self, settle: Settle) -> AtFence:
         self.looks += 1
-        if self.looks == 1:
+        if self.looks <= self._times:
             assert callable(self._what)
             await asyncio.to_thread(self._what)
         return await super().at_fence(settle)
@@ -197,6 +199,62 @@ def test_keys_with_a_deadline_that_are_gone_are_no_expiry(server_factory: Server
     run = moved(source, target, lambda: None, comparison=meddling)
     assert any("5,000 keys with a deadline on the source and 4,998" in each for each in run.events)
     assert run.report.verification.repaired == 2
+    assert_settled(source, target, 2)
+
+
+def of_many_with_ttls(factory: ServerFactory) -> tuple[Server, Server]:
+    source, target = servers(factory, "redis-7.0")
+    pipe = source.client().pipeline(transaction=False)
+    for n in range(5000):
+        pipe.set(f"key:{n}", n, ex=100_000)
+    pipe.execute()
+    return source, target
+
+
+def test_what_expires_meanwhile_hides_no_lost_key(server_factory: ServerFactory) -> None:
+    """As many keys have expired on the target as it has lost others: the names tell."""
+    source, target = of_many_with_ttls(server_factory)
+
+    class Expiring(Meddling):
+        """Of a target that lets many keys expire all the time."""
+
+        def _expired(self, source: ServerInfo, target: ServerInfo) -> tuple[int, int]:
+            return 0, 100
+
+    comparison = Expiring(source, target, lambda: None)
+    run = moved(source, target, lambda: target.client().delete("key:4"), comparison=comparison)
+    assert run.report.verification.repaired == 1
+    assert comparison.looks == 1
+    assert_settled(source, target, 2)
+
+
+def test_a_count_that_nothing_explains_is_never_in_sync(server_factory: ServerFactory) -> None:
+    """The target loses a key behind each fence, and has it again before each walk."""
+    source, target = of_many_with_ttls(server_factory)
+    meddling = Meddling(source, target, lambda: None, times=3)
+    lost: dict[str, list[str]] = {"keys": []}
+
+    def lose() -> None:
+        lost["keys"] = meddling.others("key:", 1)
+        target.client().delete(*lost["keys"])
+
+    meddling._what = lose
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        reason = await refused(work, run)
+        assert "5,000 keys with a deadline on the source and 4,999 on the target" in reason
+        assert "no name is at one end alone" in reason
+        assert "--skip-verification" in reason
+        assert meddling.looks == 3
+        assert target.client().dbsize() < source.client().dbsize() + 3
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, comparison=meddling)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.verification is not None
+    assert run.report.verification.ok
     assert_settled(source, target, 2)
 
 

@@ -1,0 +1,93 @@
+"""Both ends' counts of keys: what explains a difference, and what is said of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.model.server import Keyspace, ServerInfo
+from engine.verify.counts import judge
+
+
+def of(*databases: tuple[int, int, int] | tuple[int, int, int, int]) -> ServerInfo:
+    """A server with these (database, keys, with a TTL, hashes with field TTLs)."""
+    return ServerInfo("redis", (7, 4, 0), keyspace=tuple(Keyspace(*each) for each in databases))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "expired", "wrong", "words"),
+    [
+        (of(), of(), (0, 0), "", "0 keys on the source, 0 on the target"),
+        (
+            of((0, 9, 5)),
+            of((0, 7, 3)),
+            (0, 2),
+            "",
+            (
+                "9 keys on the source, 7 on the target (2 with a TTL have expired at one end, and "
+                "still count)"
+            ),
+        ),
+        (
+            of((0, 9, 5)),
+            of((0, 7, 3)),
+            (9, 1),
+            "database 0 has 5 keys with a deadline on the source and 3 on the target",
+            "9 keys on the source, 7 on the target",
+        ),
+        # More at one end in one database, and at the other in another one.
+        (
+            of((0, 9, 5), (1, 3, 3)),
+            of((0, 8, 4), (1, 4, 4)),
+            (1, 1),
+            "",
+            (
+                "12 keys on the source, 12 on the target (2 with a TTL have expired at one end, "
+                "and still count)"
+            ),
+        ),
+        (
+            of((0, 9, 5), (1, 3, 3)),
+            of((0, 8, 4), (1, 4, 4)),
+            (0, 1),
+            "database 1 has 3 keys with a deadline on the source and 4 on the target",
+            "12 keys on the source, 12 on the target",
+        ),
+        # Keys without a TTL expire nowhere.
+        (
+            of((3, 9, 5)),
+            of((3, 8, 5)),
+            (99, 99),
+            "database 3 has 4 keys without a deadline on the source and 3 on the target",
+            "9 keys on the source, 8 on the target",
+        ),
+        # Hashes of which every field has expired may be what is missing.
+        (
+            of((0, 9, 0, 2)),
+            of((0, 8, 0, 1)),
+            (0, 0),
+            "",
+            (
+                "9 keys on the source, 8 on the target (1 hashes have no field left that has not "
+                "expired, and still count)"
+            ),
+        ),
+        (
+            of((0, 9, 0, 2)),
+            of((0, 6, 0, 0)),
+            (0, 0),
+            "database 0 has 9 keys without a deadline on the source and 6 on the target",
+            "9 keys on the source, 6 on the target",
+        ),
+    ],
+)
+def test_counts(
+    source: ServerInfo, target: ServerInfo, expired: tuple[int, int], wrong: str, words: str
+) -> None:
+    counts = judge(source, target, own=0, expired=expired)
+    assert counts.wrong == wrong
+    assert counts.words == words
+
+
+def test_keys_of_the_engine_do_not_count() -> None:
+    assert judge(of((0, 2, 0)), of((0, 5, 0)), own=3, expired=(0, 0)).wrong == ""
+    assert judge(of((0, 2, 0)), of((0, 5, 0)), own=2, expired=(0, 0)).wrong
