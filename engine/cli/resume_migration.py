@@ -55,6 +55,16 @@ def resume_migration(
             help="From now on: how much may wait there.  [default: as before]",
         ),
     ] = None,
+    source_nodes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source-node",
+            metavar="HOST:PORT",
+            show_default=False,
+            help="From now on: other servers of the source's replication; where the source cannot "
+            "be reached, the one that was promoted is followed.  [default: as before]",
+        ),
+    ] = None,
     accept_source_loss: LossOption = False,
     wait: WaitOption = False,
     state: StateOption = None,
@@ -74,6 +84,7 @@ def resume_migration(
             retry_for=patience,
             spool_bytes=size,
             spool_directory=directory,
+            source_nodes=source_nodes,
             accept_source_loss=accept_source_loss,
         )
         return await follow(engine, replication_group_id, "in-sync") if wait else response

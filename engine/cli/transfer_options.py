@@ -140,6 +140,16 @@ def settings(
             help="Never disconnect this ACL user of the source; may be repeated.",
         ),
     ] = None,
+    source_nodes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source-node",
+            metavar="HOST:PORT",
+            help="Another server of the source's replication; may be repeated. Where the source "
+            "cannot be reached, and one of them was promoted and goes on with its stream, that one "
+            "is followed. (Replicas that the source tells of are found without it.)",
+        ),
+    ] = None,
     spool_directory: Annotated[
         str | None,
         typer.Option(
@@ -212,6 +222,7 @@ def settings(
             switch_timeout=understood("--switch-timeout", lambda: durations.parse(switch_timeout)),
             disconnect_for=understood("--disconnect-for", lambda: durations.parse(disconnect_for)),
             keep_users=tuple(dict.fromkeys(keep_users or ())),
+            source_nodes=tuple(dict.fromkeys(source_nodes or ())),
             spool_directory=None
             if spool_directory is None
             else str(Path(spool_directory).resolve()),
@@ -293,6 +304,7 @@ def spelled(wanted: TransferSettings) -> list[Option]:
         ("--switch-timeout", _span(unless_default("switch_timeout"))),
         ("--disconnect-for", _span(unless_default("disconnect_for"))),
         *(("--keep-user", user) for user in wanted.keep_users),
+        *(("--source-node", node) for node in wanted.source_nodes),
         ("--spool-directory", wanted.spool_directory),
         ("--spool-bytes", None if spool_bytes is None else sizes.write(spool_bytes)),
         ("--retry-for", None if retry_for is None else durations.write(retry_for)),

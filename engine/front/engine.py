@@ -158,14 +158,15 @@ class Engine:
         retry_for: float | None = None,
         spool_bytes: int | None = None,
         spool_directory: str | None = None,
+        source_nodes: Sequence[str] | None = None,
         accept_source_loss: bool = False,
     ) -> dict[str, Any]:
         """Start a new worker for a migration that was stopped or whose worker died; it goes on
         from the checkpoint.
 
-        `retry_for` (seconds), `spool_bytes` and `spool_directory` replace the settings of these
-        names from now on. `accept_source_loss`: a source that has lost data is followed all the
-        same, and the next full sync makes the target what the source is now.
+        `retry_for` (seconds), `spool_bytes`, `spool_directory` and `source_nodes` replace the
+        settings of these names from now on. `accept_source_loss`: a source that has lost data is
+        followed all the same, and the next full sync makes the target what the source is now.
 
         Returns {"ReplicationGroup"}. Raises `ReplicationGroupNotFoundFault`,
         `ReplicationGroupNotUnderMigrationFault`, `ReplicationGroupAlreadyUnderMigrationFault`
@@ -175,6 +176,7 @@ class Engine:
             "retry_for": retry_for,
             "spool_bytes": spool_bytes,
             "spool_directory": spool_directory,
+            "source_nodes": None if source_nodes is None else tuple(dict.fromkeys(source_nodes)),
         }
         return await operations.resume(
             self._house,

@@ -16,7 +16,7 @@ Until = Literal["snapshot", "in-sync", "cut-over"]
 Fence = Literal["pause", "none", "hook"]
 SourceAfter = Literal["refuse", "resume"]
 Publish = Literal["pass", "drop"]
-CHANGEABLE = ("retry_for", "spool_bytes", "spool_directory")
+CHANGEABLE = ("retry_for", "source_nodes", "spool_bytes", "spool_directory")
 """Settings that may be others when a transfer is resumed: what is carried stays the same."""
 MIB = 1 << 20
 GIB = 1 << 30
@@ -79,6 +79,9 @@ class TransferSettings:
     behind a cut-over with the fence "pause" and `source_after` "refuse". 0: they are disconnected
     once, at the cut-over."""
     keep_users: tuple[str, ...] = ()
+    source_nodes: tuple[str, ...] = ()
+    """Other servers of the source's replication, `host:port` each. Where the source cannot be
+    reached, and one of them was promoted and goes on with its stream, that one is followed."""
     """ACL users of the source whose connections are not closed."""
     max_lag_bytes: int = 1 * MIB
     """A cut-over does not begin while the target is further behind than this."""
@@ -122,6 +125,10 @@ class TransferSettings:
         if self.publish not in get_args(Publish):
             raise UsageError(f"--publish {self.publish!r}: expected pass or drop")
         check_skipped(self.skip_checks)
+        for node in self.source_nodes:
+            host, _, port = node.rpartition(":")
+            if not host or not port.isdigit() or not 0 < int(port) < 65536:
+                raise UsageError(f"--source-node {node!r}: expected HOST:PORT")
         self._check_fence()
         self._check_bounds()
         if self.source_type == "replica" and (objection := self.replica_objection()) is not None:
@@ -238,6 +245,7 @@ class TransferSettings:
             data["databases"] = tuple(data["databases"])
         data["skip_checks"] = tuple(data.get("skip_checks", ()))
         data["keep_users"] = tuple(data.get("keep_users", ()))
+        data["source_nodes"] = tuple(data.get("source_nodes", ()))
         try:
             return cls(**data)
         except TypeError:

@@ -224,7 +224,7 @@ class Online:
                     await self._tuning.tune()
                 await self._deadlines.prepare(resumed=position is not None)
                 doubtful = held.doubtful if held is not None else None
-                sync = await self._source.open(position, doubtful)
+                sync = await self._open_source(position, doubtful)
                 patience.well()
                 if isinstance(sync, FullSync):
                     # Whatever breaks from here on, what was there before is no place to go on from.
@@ -479,6 +479,18 @@ class Online:
             await stage.insist(applier.open, "target")
             await applier.close()
             self._inherit(applier.found)
+
+    async def _open_source(
+        self, position: StreamPosition | None, doubtful: StreamPosition | None
+    ) -> FullSync | PartialSync:
+        """Raises as `ReplicaSource.open`; behind an error the source's address may lead to the
+        server that has succeeded it."""
+        try:
+            return await self._source.open(position, doubtful)
+        except (LinkError, ServerError):
+            if position is not None:
+                await self._roles.goes_on_elsewhere(position)
+            raise
 
     def _inherit(self, found: bytes | None) -> None:
         """Another migration's position on the target: raises `Foreign`, unless it is to be taken

@@ -64,6 +64,8 @@ class Roles:
         # succeed it lack something.
         self._away_since: float | None = None
         self._short: set[str] = set()
+        # Servers that the operator has named and that could succeed it, more than one.
+        self._several: set[str] = set()
         self._changed = asyncio.Event()
 
     # --- Where it is followed ---
@@ -79,25 +81,41 @@ class Roles:
 
         That is one of the replicas that it had when it was heard last, promoted since; or the
         primary of a source that is a replica itself. A server that parted from the source before
-        is none of these, though it knows its history too.
+        is none of these, though it knows its history too. Else it is one of the servers that the
+        operator has named, if no other of them could be it as well.
         """
         now = asyncio.get_running_loop().time()
         if self._away_since is None:
             self._away_since = now
-        told = self._source.told
-        if told is None or now - self._away_since < _AWAY_SECONDS:
+        if now - self._away_since < _AWAY_SECONDS:
             return False
-        for address in (*told.replicas, told.primary):
-            if not address or (there := await self._successor(address, position)) is None:
-                continue
-            detours.lead(self._ends.source, there)
-            self._books.note(followed=address, head="")
+        told = self._source.told
+        for address in (*told.replicas, told.primary) if told is not None else ():
+            if address and (there := await self._successor(address, position)) is not None:
+                return self._lead_to(address, there)
+        named: dict[str, Endpoint] = {}
+        for address in self._ends.settings.source_nodes:
+            if (there := await self._successor(address, position)) is not None:
+                named[address] = there
+        if len(named) == 1:
+            return self._lead_to(*next(iter(named.items())))
+        if named and self._several != set(named):
+            self._several = set(named)
             self._stage.on_event(
-                f"the source {self._ends.source.address} cannot be reached: {there.address} is a "
-                "primary now, and goes on with its stream; it is followed"
+                f"the source {self._ends.source.address} cannot be reached, and more than one of "
+                f"the servers that were named could go on with its stream: {', '.join(named)}; "
+                "none is followed as long as they are primaries all of them"
             )
-            return True
         return False
+
+    def _lead_to(self, address: str, there: Endpoint) -> bool:
+        detours.lead(self._ends.source, there)
+        self._books.note(followed=address, head="")
+        self._stage.on_event(
+            f"the source {self._ends.source.address} cannot be reached: {there.address} is a "
+            "primary now, and goes on with its stream; it is followed"
+        )
+        return True
 
     async def _successor(self, address: str, position: StreamPosition) -> Endpoint | None:
         try:

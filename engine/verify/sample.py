@@ -9,7 +9,9 @@ from engine.errors import ServerError
 from engine.model.settings import TransferSettings
 from engine.wire.admin import Admin, Arg
 
-_FIRST_PAGE = 10
+# Pages begin small, for names may be long, and grow by so much: far away each one is a wait.
+_FIRST_PAGE = 50
+_GROWTH = 8
 _PAGE = 1000
 # Bytes of names in one page, and in a sample: names of megabytes make both short.
 _PAGE_BYTES = 4 << 20
@@ -27,7 +29,7 @@ async def every_key(end: Admin, settings: TransferSettings) -> AsyncIterator[lis
     count = _FIRST_PAGE
     while True:
         cursor, keys = await end.call("SCAN", cursor, "COUNT", count, *_filters(settings))
-        count = min(count * 2, _PAGE)
+        count = min(count * _GROWTH, _PAGE)
         if keys:
             each = max(_bytes(keys) // len(keys), 1)
             count = max(min(count, _PAGE_BYTES // each), 1)

@@ -6,75 +6,20 @@ differ; if those were more than a round trip can read, the target would never be
 
 from __future__ import annotations
 
-import random
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redis
 
 from tests.conftest import ServerFactory, known
-from tests.converge import OWN_PREFIX, assert_settled
+from tests.converge import assert_settled
 from tests.engines import Cli, Migration
+from tests.movers import NAMES, Mover, dirty, fill
 from tests.proxy import Proxy
-from tests.servers import Server
 
-NAMES = 3000  # of each of three types
-RATE = 1500.0  # commands a second
 DELAY = 0.02  # one way, to either end
 SECONDS = 60.0
-
-
-class Mover:
-    """Commands that derive keys from others, at `RATE`, in a thread of its own."""
-
-    def __init__(self, server: Server, seed: int) -> None:
-        self._client = server.client()
-        self._rng = random.Random(seed)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="mover")
-        self.sent = 0
-
-    def __enter__(self) -> Mover:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Write no more. A second call does nothing."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        began = time.monotonic()
-        while not self._stop.wait(0.005):
-            due = int((time.monotonic() - began) * RATE) - self.sent
-            pipe = self._client.pipeline(transaction=False)
-            for _ in range(min(due, 100)):
-                pipe.execute_command(*self._command())
-            # RENAME of a key that is not there is an error, as for any client.
-            self.sent += len(pipe.execute(raise_on_error=False))
-
-    def _command(self) -> tuple[str | int, ...]:
-        rng = self._rng
-        sets, lists, zsets = (
-            [f"{kind}:{rng.randrange(NAMES)}" for _ in range(3)] for kind in ("set", "list", "zset")
-        )
-        commands: tuple[tuple[str | int, ...], ...] = (
-            ("RENAME", sets[0], sets[1]),
-            ("SUNIONSTORE", *sets),
-            ("SDIFFSTORE", *sets),
-            ("SMOVE", sets[0], sets[1], f"m{rng.randrange(9)}"),
-            ("SADD", sets[0], f"m{rng.randrange(9)}"),
-            ("COPY", lists[0], lists[1], "REPLACE"),
-            ("LMOVE", lists[0], lists[1], "LEFT", "RIGHT"),
-            ("ZUNIONSTORE", zsets[0], 2, *zsets[1:]),
-        )
-        return rng.choice(commands)
 
 
 @pytest.fixture
@@ -84,24 +29,11 @@ def migration(state_url: str, tmp_path: Path) -> Iterator[Migration]:
     migration.close()
 
 
-def dirty(target: redis.Redis) -> int:
-    """How many dirty keys are named on the target."""
-    names = target.scan_iter(match=OWN_PREFIX.decode() + "dirty:*", count=1000)
-    return sum(int(target.scard(name)) for name in names)
-
-
 def test_dirty_keys_become_fewer(migration: Migration, server_factory: ServerFactory) -> None:
     source = server_factory(known("redis-7.0"), "--repl-backlog-size", "64mb")
     target = server_factory(known("redis-7.0"))
-    client, pipe = target.client(), source.client().pipeline()
-    for n in range(NAMES):
-        pipe.sadd(f"set:{n}", *(f"m{member}" for member in range(4)))
-        pipe.rpush(f"list:{n}", "a", "b")
-        pipe.zadd(f"zset:{n}", {"a": 1, "b": n})
-    # Deadlines are dirty apart from values, and go along with RENAME and COPY.
-    for n in range(0, NAMES, 3):
-        pipe.pexpire(f"list:{n}", 3_000_000).pexpire(f"set:{n}", 4_000_000)
-    pipe.execute()
+    client = target.client()
+    fill(source)
     with Proxy(source.host, source.port) as near, Proxy(target.host, target.port) as far:
         near.delay(DELAY)
         far.delay(DELAY)

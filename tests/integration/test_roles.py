@@ -267,6 +267,50 @@ def test_a_source_that_dies_and_is_succeeded(name: str, server_factory: ServerFa
     assert_tidy(target)
 
 
+def test_a_source_that_died_while_no_engine_ran(server_factory: ServerFactory) -> None:
+    """It told the next engine nothing: its successor is one of the servers that the operator names,
+    as soon as no other of them could be it."""
+    source, promoted, other, target = (
+        server_factory(known("redis-7.0"), *BACKLOG) for _ in range(4)
+    )
+    source.client().mset({f"key:{n}": n for n in range(200)})
+    replica_of(promoted, source)
+    replica_of(other, source)
+    store = MemoryCheckpoint()
+
+    async def stop(work: Transfer, run: Run) -> None:
+        await following(work)
+        source.client().set("last", 1)
+        await in_sync(work, source)
+        await soon(lambda: in_step(promoted) and in_step(other), "replicas in step")
+        for server in (promoted, other):
+            await soon(lambda: server.client().get("last") == b"1", "the replica's copy")  # noqa: B023
+        work.stop()
+
+    run = online(source, target, stop, checkpoints=store)
+    assert run.report.status == "stopped", (run.report.errors, run.events)
+    source.kill()
+    for server in (promoted, other):
+        server.client().execute_command("REPLICAOF", "NO", "ONE")
+    promoted.client().incr("clicks")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await soon(lambda: any("more than one of" in each for each in run.events), "a refusal")
+        assert not any("goes on with its stream" in each for each in run.events)
+        replica_of(other, promoted)
+        await soon(lambda: any("goes on with its stream" in e for e in run.events), "a successor")
+        promoted.client().incr("clicks")
+        await completed(work, run)
+
+    nodes = tuple(f"{server.host}:{server.port}" for server in (other, promoted))
+    run = online(source, target, steer, checkpoints=store, source_nodes=nodes, timeout=90)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+    assert run.report.sealed_at == f"127.0.0.1:{promoted.port}"
+    assert target.client().mget("last", "clicks") == [b"1", b"2"]
+    assert_tidy(target)
+
+
 @pytest.mark.parametrize("name", ["redis-2.8", "redis-3.2", "redis-5.0", "redis-6.0"])
 def test_old_sources_refuse_writes_after_the_cut_over(
     name: str, server_factory: ServerFactory
