@@ -29,13 +29,15 @@ class TargetTtls:
     async def of(self, wanted: Sequence[Timed]) -> list[Timed]:
         """Those that have a TTL there, and those of which the target does not tell."""
         asked: list[tuple[Arg, ...]] = []
-        places: list[int] = []
+        # Where the answer stands, and that of the SELECT before it.
+        places: list[tuple[int, int]] = []
         db: int | None = None
+        selected = 0
         for each in wanted:
             if each.db != db:
-                db = each.db
+                db, selected = each.db, len(asked)
                 asked.append(("SELECT", db))
-            places.append(len(asked))
+            places.append((selected, len(asked)))
             if each.field is None:
                 asked.append(("PTTL", each.key))
             else:
@@ -48,8 +50,9 @@ class TargetTtls:
             return list(wanted)
         return [
             each
-            for each, place in zip(wanted, places, strict=True)
-            if _may_be_timed(replies[place])
+            for each, (selected, place) in zip(wanted, places, strict=True)
+            # Where the SELECT was refused the answer is another database's.
+            if replies[selected] != b"OK" or _may_be_timed(replies[place])
         ]
 
 

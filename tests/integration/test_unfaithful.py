@@ -12,8 +12,11 @@ import time
 
 import pytest
 
+from engine.model.endpoint import Endpoint
 from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.target_ttls import TargetTtls, Timed
 from engine.transfer.transfer import Transfer
+from engine.wire.admin import admin
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import cut_over, following, in_sync, online, soon
@@ -28,6 +31,22 @@ def pair(server_factory: ServerFactory, source: str, target: str, *options: str)
     """Servers of these releases (the beginnings of their names), the source with `options`; skips
     where there are none."""
     return server_factory(known(source), *options), server_factory(known(target))
+
+
+def test_a_database_that_cannot_be_chosen(server_factory: ServerFactory) -> None:
+    """Which of its keys have a TTL is not known then, whatever another database answers."""
+    target = server_factory(known("redis-7.0"))
+    for db, timed in ((0, b"zero"), (1, b"one")):
+        target.client(db).mset({b"zero": 1, b"one": 1})
+        target.client(db).expire(timed, 1000)
+    keys = [Timed(db, key, None) for db in (1, 4000, 0) for key in (b"zero", b"one")]
+
+    async def ask() -> list[Timed]:
+        async with admin(Endpoint.parse(target.url)) as end:
+            return await TargetTtls(end).of(keys)
+
+    lacking = [each for each in keys if each.db == 4000]
+    assert asyncio.run(ask()) == [Timed(1, b"one", None), *lacking, Timed(0, b"zero", None)]
 
 
 @pytest.mark.parametrize("publish", ["pass", "drop"])
