@@ -30,6 +30,7 @@ from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
 from engine.model.report import Report
+from engine.transfer.aside import to_the_end
 from engine.transfer.switch import OnSwitch
 from engine.transfer.transfer import Transfer
 
@@ -91,13 +92,16 @@ class Runner:
         # 1. Run, with the books kept; a cancellation of ours is a stop.
         self._book.start()
         try:
-            await self._look_at_target()
+            try:
+                await self._look_at_target()
+            except asyncio.CancelledError:
+                self.stop()
             report = await self._until_ended()
         except Exception as error:
-            await self._book.close()
+            await to_the_end(self._book.close())
             await fail(self._claimed, error, self._progress)
             raise
-        await self._book.close()
+        await to_the_end(self._book.close())
         report = replace(report, source_type=self._progress.source_type, engine=engine_use())
         # 2. What the end means for the state.
         failure = self._checkpoint.failure or self._book.failure
@@ -109,22 +113,22 @@ class Runner:
         # 3. The last word.
         status, message = self._verdict(report)
         try:
-            await asyncio.to_thread(
-                persist,
-                lambda: self._claimed.finish(
-                    status,
-                    report,
-                    self._progress,
-                    message,
-                    disconnect_for=self._disconnect_for(status),
-                ),
-            )
+            await to_the_end(self._finish(status, report, message))
         except StateError as error:
             raise StateError(
                 f"{message}; but this could not be written down: {error.message}",
                 remedy=error.remedy,
             ) from None
         return report
+
+    async def _finish(self, status: TransferStatus, report: Report, message: str) -> None:
+        disconnect_for = self._disconnect_for(status)
+        await asyncio.to_thread(
+            persist,
+            lambda: self._claimed.finish(
+                status, report, self._progress, message, disconnect_for=disconnect_for
+            ),
+        )
 
     @property
     def forced(self) -> bool:

@@ -27,18 +27,20 @@ from engine.errors import (
     UsageError,
 )
 from engine.fleet import run
+from engine.fleet.here import run_here
 from engine.front.engine import Engine
 from engine.front.faults import PreflightFault
 from engine.groups.process import ProcessId
 from engine.groups.registry import Registry
-from engine.groups.states import Request
+from engine.groups.states import Request, TransferStatus
 from engine.model.checkpoint import Checkpoint
+from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from tests.conftest import known
-from tests.online import assert_tidy
+from tests.online import assert_tidy, soon
 from tests.proxy import Proxy
 from tests.reference.compare import assert_equal
 from tests.servers import Binary, Server, binaries
@@ -700,6 +702,35 @@ async def test_one_go_is_interrupted_and_resumed(
     (copied,) = [step.keys for step in report.steps if step.name == "snapshot"]
     assert copied < MANY <= report.keys
     assert_equal(source.client(), target.client())
+
+
+@in_loop
+async def test_a_migration_that_is_cancelled_at_its_first_look(
+    state_url: str, server_factory: ServerFactory, slow: Slow
+) -> None:
+    """Before anything is moved: it is stopped, and can be resumed."""
+    source, target = server_factory(), server_factory()
+    fill(source, 100)
+    link = slow(target)
+    ends = Endpoint.parse(source.url), Endpoint(link.host, link.port)
+    registry = Registry(state_url)
+    registry.register("g", ends[1])
+    registry.begin_migration("g", [ends[0]], SCAN, process=ProcessId.here())
+    link.stall()
+    task = asyncio.create_task(run_here(registry, "g", *ends, credentials=Credentials()))
+    await soon(lambda: link.connections, "the look")
+    task.cancel()
+    with pytest.raises(Interrupted, match="was stopped after 0 keys"):
+        await task
+    link.stall(False)
+    transfer = registry.get("g")[1]
+    assert transfer is not None
+    assert (transfer.status, transfer.held()) == (TransferStatus.STOPPED, False)
+    registry.resume_migration("g", process=ProcessId.here())
+    report = await run_here(registry, "g", *ends, credentials=Credentials())
+    assert report.status == "done"
+    assert_equal(source.client(), target.client())
+    registry.store.close()
 
 
 def test_the_sync_face(state_url: str, server_factory: ServerFactory) -> None:
