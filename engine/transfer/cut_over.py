@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 
-from engine.errors import EngineError, LinkError, StateError, TransferFailed
+from engine.errors import EngineError, LinkError, StateError, TransferFailed, UsageError
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.model.replication import Replication
@@ -110,11 +110,12 @@ class CutOver:
             head = await self._head()
             # Whoever takes it away dials that server, and not what the source's address leads to.
             address = head.address or self._books.mark.followed
-        except TransferFailed as exc:
+            at = self._ends.beside_source(address) if address else head.endpoint
+        except (TransferFailed, UsageError) as exc:
             return self._refuse(explain(exc))
         if refusal := await self._fence_in_the_way(address):
             return self._refuse(refusal)
-        fence = self._fence(head.endpoint, head.info, address)
+        fence = self._fence(at, head.info, address)
         try:
             # 1. What takes its time, while nobody has to wait for it.
             try:
@@ -322,13 +323,14 @@ class CutOver:
             name=f"the source's primary {address}" if address else "the source",
             before=self._books.mark.sealed,
             refused=self._refused,
+            straight=bool(address),
         )
 
     async def _fence_left(self) -> Fence:
         """The fence that stands by the books. Raises `EngineError`."""
         address, limit = self._books.mark.fenced_at, self._ends.settings.io_timeout
         at = self._ends.beside_source(address)
-        async with admin(at, timeout=limit, fault="source") as end:
+        async with admin(at, timeout=limit, fault="source", straight=bool(address)) as end:
             return self._fence(at, await end.info(), address)
 
     async def _take_away(self, fence: Fence) -> None:

@@ -92,17 +92,19 @@ def fence_of(
     name: str = "the source",
     before: str = "",
     refused: int = 0,
+    straight: bool = False,
 ) -> Fence:
     """The fence that the settings name, at the server that takes the writes.
 
     `source` and `info` are that server's, and `name` what it is called in messages. `before`: what
     an earlier one found, if it may still stand; `refused`: how many cut-overs were before.
+    `straight` as for `admin`.
     """
     if settings.fence == "pause":
-        return PauseFence(source, info, settings, name, before, refused)
+        return PauseFence(source, info, settings, name, before, refused, straight)
     if settings.fence == "hook":
-        return HookFence(source, settings)
-    return NoFence(source, settings)
+        return HookFence(source, settings, straight)
+    return NoFence(source, settings, straight)
 
 
 class NoFence:
@@ -111,9 +113,10 @@ class NoFence:
     readable = True
     before = ""
 
-    def __init__(self, source: Endpoint, settings: TransferSettings) -> None:
+    def __init__(self, source: Endpoint, settings: TransferSettings, straight: bool) -> None:
         self.seconds = settings.cut_over_timeout
         self._source = source
+        self._straight = straight
         self._timeout = settings.connect_timeout
 
     async def prepare(self) -> None:
@@ -121,7 +124,9 @@ class NoFence:
 
     async def close(self) -> Replication:
         """The source's role and offset now."""
-        async with admin(self._source, timeout=self._timeout, fault="source") as end:
+        async with admin(
+            self._source, timeout=self._timeout, fault="source", straight=self._straight
+        ) as end:
             return _replication_in(end, await end.call("INFO", "replication"))
 
     async def seal(self) -> None:
@@ -145,8 +150,8 @@ class HookFence(NoFence):
     after a crash), or with `unfence`, if the cut-over did not come off.
     """
 
-    def __init__(self, source: Endpoint, settings: TransferSettings) -> None:
-        super().__init__(source, settings)
+    def __init__(self, source: Endpoint, settings: TransferSettings, straight: bool) -> None:
+        super().__init__(source, settings, straight)
         self._command = settings.fence_hook or ""
         self._limit = settings.cut_over_timeout
 
@@ -191,6 +196,7 @@ class PauseFence:
         name: str,
         before: str,
         refused: int,
+        straight: bool,
     ) -> None:
         self.before = before
         self._name = name
@@ -201,6 +207,7 @@ class PauseFence:
         if not self.readable:
             self.seconds = min(self.seconds, _EVERYBODY_SECONDS * 2 ** min(refused, 10))
         self._source = source
+        self._straight = straight
         self._wanted = settings.source_after == "refuse"
         self._keep_users = settings.keep_users
         # While everybody is paused the source owes no answer.
@@ -324,7 +331,7 @@ class PauseFence:
     async def _dialled(self) -> Admin:
         if self._end is None:
             self._end = await self._stack.enter_async_context(
-                admin(self._source, timeout=self._timeout, fault="source")
+                admin(self._source, timeout=self._timeout, fault="source", straight=self._straight)
             )
         return self._end
 

@@ -118,6 +118,9 @@ class Heads:
                         self._ends.beside_source(address),
                         timeout=self._ends.settings.connect_timeout,
                         fault="source",
+                        # What a server says is its primary is that one, and not the server which
+                        # is followed in its place since an earlier failover.
+                        straight=bool(address),
                     )
                 )
             return await end.info()

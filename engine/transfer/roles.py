@@ -136,10 +136,10 @@ class Roles:
         return None
 
     async def _ask(self, at: Endpoint) -> Replication | None:
-        """What the server says of its role; None if it does not."""
+        """What the server at this very address says of its role; None if it does not."""
         limit = min(self._ends.settings.connect_timeout, _NEIGHBOUR_SECONDS)
         try:
-            async with admin(at, timeout=limit, fault="source") as end:
+            async with admin(at, timeout=limit, fault="source", straight=True) as end:
                 return parse_replication(await end.call("INFO", "replication"))
         except _UNKNOWN:
             return None
@@ -154,13 +154,12 @@ class Roles:
         if told is None or told.place == self._place:
             return
         before, self._place = self._place, told.place
+        at = detours.leading(self._ends.source).address
         if before:
-            self._stage.on_event(
-                f"the source {self._ends.source.address} is {told.place} now; it was {before}"
-            )
+            self._stage.on_event(f"the source {at} is {told.place} now; it was {before}")
         elif told.is_replica:
             self._stage.on_event(
-                f"the source {self._ends.source.address} is {told.place}: it is followed, and "
+                f"the source {at} is {told.place}: it is followed, and "
                 "writes are held off at the primary at the head of its chain"
             )
         self._changed.set()
@@ -216,7 +215,7 @@ class Roles:
         if told is None:
             return
         if not told.is_replica:
-            self._problem = await self._named_one() or await self._former_head(heads)
+            self._problem = await self._named_one(told.replid) or await self._former_head(heads)
             self._found_for = told.place
             return
         try:
@@ -232,14 +231,17 @@ class Roles:
                 self._stage.on_event(f"writes are taken by {head.endpoint.address}")
         self._found_for = told.place
 
-    async def _named_one(self) -> str:
-        """Whether the source that was named takes writes again, while another one is followed."""
+    async def _named_one(self, replid: str) -> str:
+        """Whether the source that was named takes writes again, while another one is followed, a
+        primary whose history is `replid`."""
         followed = self._books.mark.followed
         if not followed:
             return ""
-        with detours.straight():
-            found = await self._ask(self._ends.source)
+        found = await self._ask(self._ends.source)
         if found is None or found.is_replica:
+            return ""
+        if replid and found.replid == replid:
+            # No two primaries have one history: it is the server that is followed, again.
             return ""
         return (
             f"the source {self._ends.source.address} is there again as a primary, beside "

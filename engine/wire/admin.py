@@ -39,15 +39,23 @@ _REPLIES_A_CLOCK = 64
 
 @asynccontextmanager
 async def admin(
-    endpoint: Endpoint, *, timeout: float = 10.0, db: int = 0, fault: FaultOf = "engine"
+    endpoint: Endpoint,
+    *,
+    timeout: float = 10.0,
+    db: int = 0,
+    fault: FaultOf = "engine",
+    straight: bool = False,
 ) -> AsyncIterator[Admin]:
     """A connection for control commands, authenticated and in database `db`; closed at the end.
 
     `timeout`, in seconds, holds for connecting and for each reply (in a pipeline: for some replies
-    together); `fault` says for errors which end of the migration this is. Raises `LinkError`,
-    `AuthError`, `ServerError` (SELECT refused), and `UsageError` for TLS files that are of no use.
+    together); `fault` says for errors which end of the migration this is; `straight`: the server at
+    this very address is meant, wherever a detour leads from there (`wire.detours`). Raises
+    `LinkError`, `AuthError`, `ServerError` (SELECT refused), and `UsageError` for TLS files that
+    are of no use.
     """
-    endpoint = leading(endpoint)
+    if not straight:
+        endpoint = leading(endpoint)
     side = Admin(_connection(endpoint, timeout), endpoint, timeout, fault)
     try:
         await side._open()

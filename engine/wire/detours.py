@@ -1,19 +1,18 @@
 """Where a server that was named is found by now, after a failover: as if a name had been moved.
 
 A detour holds for what one transfer does, in whichever of its tasks: it lies in their context. Two
-transfers of one process lead nobody astray.
+transfers of one process lead nobody astray. Whoever means the server at an address itself, because
+another server told that address, says so when it dials (`admin`'s `straight`): after a second
+failover it may be the address that was named.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from contextvars import ContextVar
 
 from engine.model.endpoint import Endpoint
 
 _DETOURS: ContextVar[dict[Endpoint, Endpoint] | None] = ContextVar("detours", default=None)
-_STRAIGHT: ContextVar[bool] = ContextVar("straight", default=False)
 
 
 def begin() -> None:
@@ -31,14 +30,4 @@ def lead(named: Endpoint, there: Endpoint) -> None:
 def leading(named: Endpoint) -> Endpoint:
     """Where `named` leads."""
     detours = _DETOURS.get()
-    return named if not detours or _STRAIGHT.get() else detours.get(named, named)
-
-
-@contextlib.contextmanager
-def straight() -> Iterator[None]:
-    """Meanwhile this task dials the servers that it names."""
-    token = _STRAIGHT.set(True)
-    try:
-        yield
-    finally:
-        _STRAIGHT.reset(token)
+    return named if not detours else detours.get(named, named)

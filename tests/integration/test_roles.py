@@ -86,7 +86,10 @@ async def completed(work: Transfer, run: Run) -> None:
     """Give the word as soon as the gate is open, and wait for the end."""
     await soon(lambda: work.progress.can_complete, "an open gate", 40)
     work.complete()
-    await soon(lambda: work.progress.phase is Phase.DONE, f"the end: {run.events}", 40)
+    try:
+        await soon(lambda: work.progress.phase is Phase.DONE, "the end", 40)
+    except AssertionError:
+        raise AssertionError(f"no end: {work.progress.reason}, {run.events}") from None
 
 
 @pytest.mark.parametrize("hops", [1, 2])
@@ -308,6 +311,55 @@ def test_a_source_that_died_while_no_engine_ran(server_factory: ServerFactory) -
     assert run.report.full_syncs == 1
     assert run.report.sealed_at == f"127.0.0.1:{promoted.port}"
     assert target.client().mget("last", "clicks") == [b"1", b"2"]
+    assert_tidy(target)
+
+
+@pytest.mark.parametrize("comes_back", ["promoted", "succeeds"])
+def test_a_source_that_takes_the_writes_again(
+    server_factory: ServerFactory, comes_back: str
+) -> None:
+    """A dies, its replica B is followed; then A is the primary again, and B its replica, or gone:
+    the gate opens, and the fence goes to A."""
+    options = (*BACKLOG, "--repl-diskless-sync-delay", "0")
+    source, other, target = (server_factory(known("redis-7.0"), *options) for _ in range(3))
+    source.client().mset({f"key:{n}": n for n in range(200)})
+    replica_of(other, source)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: in_step(other), "a replica in step")
+        told = work._way._source  # type: ignore[union-attr]
+        await soon(lambda: told.told.replicas == (f"127.0.0.1:{other.port}",), "the replica")
+        # 1. The failover.
+        await asyncio.to_thread(source.kill)
+        other.client().execute_command("REPLICAOF", "NO", "ONE")
+        await soon(lambda: any("goes on with its stream" in e for e in run.events), "a successor")
+        other.client().set("key:0", "B")
+        await asyncio.to_thread(source.restart)
+        replica_of(source, other)
+        await soon(lambda: in_step(source), "the former source in step")
+        await soon(lambda: work.progress.can_complete, f"an open gate: {run.events}", 40)
+        # 2. And back.
+        source.client().execute_command("REPLICAOF", "NO", "ONE")
+        replica_of(other, source)
+        await soon(lambda: in_step(other), "the replica in step")
+        source.client().set("key:1", "A")
+        taken = f"writes are taken by 127.0.0.1:{source.port}"
+        await soon(lambda: taken in run.events, f"who takes the writes: {run.events}", 40)
+        await in_sync(work, other)
+        if comes_back == "succeeds":
+            await asyncio.to_thread(other.kill)
+            await soon(
+                lambda: sum("goes on with its stream" in e for e in run.events) == 2, "the source"
+            )
+        await completed(work, run)
+
+    run = online(source, target, steer, timeout=90)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().mget("key:0", "key:1") == [b"B", b"A"]
+    assert run.report.sealed_at.endswith(f":{source.port}")
+    assert seal_of(source) == 65535
+    assert run.report.full_syncs == 1
     assert_tidy(target)
 
 
