@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.engines import end_workers
 from tests.postgres import Postgres, folder_of_postgres
 from tests.servers import (
     Binary,
@@ -123,9 +124,11 @@ def server_factory() -> Iterator[ServerFactory]:
 
 
 @pytest.fixture
-def state_url(tmp_path: Path) -> str:
-    """The URL of a state database that doesn't exist yet."""
-    return f"sqlite:///{tmp_path / 'state.sqlite'}"
+def state_url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a state database that doesn't exist yet. Workers outlive who has started them, and
+    would look for ended servers for hours: they are ended behind the test."""
+    yield f"sqlite:///{tmp_path / 'state.sqlite'}"
+    end_workers(request.node.nodeid)
 
 
 @pytest.fixture(scope="session")
