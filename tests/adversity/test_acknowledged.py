@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -130,6 +131,30 @@ class Scene:
         assert told.code == 1, told.out
         assert "another" in told.err, told.err
 
+    def let_another_win(self) -> None:
+        """An engine from another state takes the target over, and the first one may stand still in
+        that moment: what it has on its way when it is let on must not arrive."""
+        workers = self.migration.workers()
+        stopped = self.rng.random() < 0.7
+        try:
+            if stopped:
+                for pid in workers:
+                    os.kill(pid, signal.SIGSTOP)
+            self.other.start(self.links["source"], "--source-type", "replica", "--take-over")
+            self.other.wait_for(lambda found: found["Phase"] == "FOLLOW")
+            self.clients.goes_on()
+        finally:
+            if stopped:
+                for pid in workers:
+                    os.kill(pid, signal.SIGCONT)
+        beaten = self.migration
+        deadline = time.monotonic() + SECONDS
+        while beaten.describe()["Status"] != "available":
+            assert time.monotonic() < deadline, beaten.story()
+            time.sleep(0.05)
+        assert "has taken the target over" in beaten.migration()["Reason"], beaten.story()
+        self.migration, self.other = self.other, beaten
+
     # The end.
 
     def complete(self) -> None:
@@ -229,6 +254,7 @@ def test_no_acknowledged_write_is_lost(
         scene.restart_the_target,
         scene.fill_the_target,
         scene.start_another_engine,
+        scene.let_another_win,
     ]
     scene.rng.shuffle(each)
     troubles = each + scene.rng.choices(each, k=max(0, TROUBLES - len(each)))
