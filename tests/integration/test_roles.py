@@ -306,7 +306,9 @@ def test_a_source_that_died_while_no_engine_ran(server_factory: ServerFactory) -
         await completed(work, run)
 
     nodes = tuple(f"{server.host}:{server.port}" for server in (other, promoted))
-    run = online(source, target, steer, checkpoints=store, source_nodes=nodes, timeout=90)
+    run = online(
+        source, target, steer, checkpoints=store, source_nodes=nodes, timeout=90, retry_for=60.0
+    )
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert run.report.sealed_at == f"127.0.0.1:{promoted.port}"
