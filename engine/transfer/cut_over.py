@@ -3,19 +3,21 @@
 What a crash leaves is in the books before it is at the source: `fenced` and what `seal` changes
 there. The engine that comes back takes the fence away if the target is not open (`take_away`), and
 lets go who waits behind it if the target is (`finish`). While it is not known whether the target is
-open (`Opening.in_doubt`) it does neither: the source goes on refusing writes.
+open (`Opening.in_doubt`) it does neither: the source goes on refusing writes. Either is noted as
+done when it is, and tried again until then.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from engine.errors import EngineError, LinkError, StateError, TransferFailed, UsageError
+from engine.errors import EngineError, StateError, TransferFailed, UsageError
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.model.replication import Replication
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
+from engine.transfer import seal
 from engine.transfer.aside import beside, cancelled
 from engine.transfer.books import Books
 from engine.transfer.check import Check
@@ -23,6 +25,7 @@ from engine.transfer.copy import explain
 from engine.transfer.deadlines import DbKey
 from engine.transfer.ends import Ends
 from engine.transfer.fence import Fence, fence_of
+from engine.transfer.fence_left import FenceLeft
 from engine.transfer.follow import Follower
 from engine.transfer.gate import GateResult, offering
 from engine.transfer.head import Head, Heads
@@ -34,8 +37,8 @@ from engine.transfer.target_watch import TargetWatch
 from engine.transfer.words import size_words
 from engine.wire.admin import admin
 
-# Before a fence that could not be taken away is tried again, in seconds.
-_AGAIN_SECONDS = 1.0
+# For how long those who wait at the source of an open target are tried to be let go, in seconds.
+_FINISH_SECONDS = 60.0
 _COMPARED = "both ends were compared"
 
 
@@ -64,7 +67,11 @@ class CutOver:
         self._target_watch = target_watch
         self._switch = switch
         self._refused = 0
-        self._again_at = 0.0
+        self._left = FenceLeft(stage, hook=ends.settings.fence == "hook")
+        # A cut-over is being tried: what may stand at the source is its own.
+        self._trying = False
+        # Why those who wait at the source could not be let go.
+        self._not_let_go: EngineError | None = None
         self.fence_seconds: float | None = None
         """From the fence to the open target."""
 
@@ -103,7 +110,20 @@ class CutOver:
         return GateResult(True, self._stage.reason)
 
     async def run(self, follower: Follower, pump: asyncio.Task[None]) -> GateResult:
-        """Either the target is open, or everything is as it was before."""
+        """Either the target is open, or everything is as it was before.
+
+        Raises `TransferStopped` where the target is open, and the source could not be told so.
+        """
+        self._trying = True
+        await self._left.quit()
+        try:
+            return await self._run(follower, pump)
+        finally:
+            self._trying = False
+            self._left.show()
+            await self.take_away()
+
+    async def _run(self, follower: Follower, pump: asyncio.Task[None]) -> GateResult:
         if refused := await self._check.passing(pump):
             return self._refuse(refused.reason)
         try:
@@ -199,6 +219,7 @@ class CutOver:
                     # 7. Those who wait may learn of it.
                     await self._let_go(fence)
                     await self._opening.tidy_up()
+                    await self.finish()
         except TimeoutError:
             lag = size_words(follower.lag_bytes)
             words = f"the deadline of {fence.seconds:g} s passed while {doing}, {lag} behind"
@@ -233,39 +254,84 @@ class CutOver:
     # --- The fence, here and after a crash ---
 
     async def take_away(self, *, at_once: bool = False, in_doubt: bool = False) -> None:
-        """A fence that an engine before us, or a lost link, has left; nothing if there is none.
+        """A fence that an engine before us, or a refused cut-over, has left; nothing if there is
+        none.
 
-        Never raises; call it again and again. `at_once`: there is no other time. `in_doubt`: even
-        while it is not known whether the target is open.
+        Returns at once, and goes on until it is away. `at_once`: it is tried once, now, and waited
+        for. `in_doubt`: even while it is not known whether the target is open. Never raises.
         """
-        mark, now = self._books.mark, asyncio.get_running_loop().time()
-        stands = mark.fenced and not mark.opened and (in_doubt or not self._opening.in_doubt)
-        if stands and (at_once or now >= self._again_at):
-            self._again_at = now + _AGAIN_SECONDS
-            try:
-                fence = await self._fence_left()
-            except EngineError:
-                return
-            try:
-                await self._take_away(fence)
-            finally:
-                await fence.release()
+        if at_once:
+            await self._left.quit()
+            if self._stands(in_doubt):
+                await self._take_away_once(in_doubt)
+                self._left.show()
+        elif self._stands() and not self._trying:
+            self._left.keep_trying(self._take_away_once)
 
-    async def finish(self) -> None:
-        """The target is open, and an engine before us may have left people waiting."""
-        if not self._books.mark.fenced:
-            return
-        await self._switch_once()
+    def _stands(self, in_doubt: bool = False) -> bool:
+        """Whether a fence may stand that is to be taken away."""
+        mark = self._books.mark
+        return mark.fenced and not mark.opened and (in_doubt or not self._opening.in_doubt)
+
+    async def _take_away_once(self, in_doubt: bool = False) -> bool:
+        """One try; whether there is nothing more to do."""
+        if not self._stands(in_doubt):
+            return True
         try:
             fence = await self._fence_left()
         except EngineError as exc:
-            self._stage.on_event(f"the source was not told that its writes have gone: {exc}")
-            return
+            self._not_taken_away(exc)
+            return False
         try:
-            await fence.seal()
+            await self._take_away(fence)
+        finally:
+            await fence.release()
+        return not self._books.mark.fenced
+
+    async def finish(self, *, patient: bool = True) -> None:
+        """The target is open: those who may wait at the source, behind this fence or that of an
+        engine before us, are told so.
+
+        Tried again for a minute, unless not `patient`. Raises `TransferStopped` then: the books
+        still have it, and whoever resumes goes on.
+        """
+        if not self._books.mark.fenced:
+            return
+        await self._switch_once()
+        patience = self._stage.patience(
+            "the source's clients",
+            ended="the target is open, but the source could not be told so",
+            next_step="it is told again",
+            fault="source",
+            limit=_FINISH_SECONDS if patient else 0.0,
+        )
+        while True:
+            try:
+                await self._finish_once()
+                patience.progress()
+                return
+            except EngineError as exc:
+                delay = patience.failed(
+                    exc.message,
+                    remedy="Its writers may wait, or write what is not carried: resume the "
+                    "migration once the source answers, or stop its writers and end the migration "
+                    "(complete-migration --force); the target stays open either way.",
+                    event=f"the source was not told that its writes have gone: {exc.message}; "
+                    "trying again",
+                )
+            await asyncio.sleep(delay)
+
+    async def _finish_once(self) -> None:
+        fence = await self._fence_left()
+        try:
+            try:
+                await fence.seal()
+            except TransferFailed as exc:
+                # Its role has changed since: it is sealed all the same, and there is no way back.
+                self._stage.on_event(exc.message)
             await self._let_go(fence)
-        except EngineError as exc:
-            self._stage.on_event(f"the source was not told that its writes have gone: {exc}")
+            if self._not_let_go is not None:
+                raise self._not_let_go
         finally:
             await fence.release()
 
@@ -289,13 +355,14 @@ class CutOver:
             await heads.close()
 
     async def _fence_in_the_way(self, address: str) -> str:
-        """Take away a fence that still stands elsewhere; why not, if that cannot be done."""
+        """Take away a fence that still stands; why not, if that cannot be done."""
         mark = self._books.mark
-        if mark.fenced and mark.fenced_at != address:
-            await self.take_away(at_once=True)
-            if self._books.mark.fenced:
-                return f"the fence at {mark.fenced_at or 'the source'} is still to be taken away"
-        return ""
+        if not mark.fenced:
+            return ""
+        await self.take_away(at_once=True)
+        if not self._books.mark.fenced or (self._left.given_up and mark.fenced_at == address):
+            return ""
+        return f"the fence at {mark.fenced_at or 'the source'} is still to be taken away"
 
     def _final(self, told: Replication) -> int:
         """The offset of a fence that stands, if it is of the stream that is followed.
@@ -336,20 +403,32 @@ class CutOver:
     async def _take_away(self, fence: Fence) -> None:
         try:
             await fence.open()
-        except LinkError as exc:
-            # It is tried again; the pause ends by itself.
-            self._stage.on_event(f"the fence was not taken away: {exc}")
-            return
         except EngineError as exc:
-            self._stage.on_event(f"the fence was not taken away: {exc}")
+            self._not_taken_away(exc)
+            return
         self._books.note(fenced=False, sealed="", fenced_at="")
+        self._left.gone()
+
+    def _not_taken_away(self, exc: EngineError) -> None:
+        """It stays in the books: it is tried again, by whoever has them."""
+        mark = self._books.mark
+        name = f"the source's primary {mark.fenced_at}" if mark.fenced_at else "the source"
+        if self._ends.settings.fence == "hook":
+            self._left.failed(f"writes to {name} may still be held off", exc.message, exc.remedy)
+            return
+        by_hand = f"By hand: {seal.remedy(mark.sealed)}" if mark.sealed else exc.remedy
+        self._left.failed(f"{name} may still refuse writes", exc.message, by_hand)
 
     async def _let_go(self, fence: Fence) -> None:
+        """Those who wait; where that fails the books keep it for `finish`."""
+        self._not_let_go = None
         try:
-            for told in await fence.finish():
-                self._stage.on_event(told)
+            told = await fence.finish()
         except EngineError as exc:
-            self._stage.on_event(f"who waits at the source was not let go: {explain(exc)}")
+            self._not_let_go = exc
+            return
+        for each in told:
+            self._stage.on_event(each)
         self._books.note(fenced=False)
 
     # --- The gate ---

@@ -279,15 +279,15 @@ class Online:
 
     # --- The end ---
 
-    async def _finished(self) -> bool:
+    async def _finished(self, *, patient: bool = True) -> bool:
         """The checkpoint says that the target is open: do what is left to do. False: the target
-        says otherwise. Raises as `Opening.tidy_up`."""
+        says otherwise. Raises as `Opening.tidy_up` and `CutOver.finish`."""
         try:
             await self._opening.tidy_up()
         except PositionMoved:
             await self._came_back()
             return False
-        await self._cut_over.finish()
+        await self._cut_over.finish(patient=patient)
         self._stage.reason = "the target was open already"
         return True
 
@@ -396,14 +396,17 @@ class Online:
     async def abandon(self) -> None:
         """Nobody goes on with it: take away what an engine before us has left at both ends.
 
-        Raises `LinkError`, `ServerError`, `AuthError` of a target that was open already.
+        Raises `LinkError`, `ServerError`, `AuthError` of a target that was open already, and
+        `TransferStopped` where the source could not be told so.
         """
         self._deadlines.taken_up = self._books.take_up()
         self._roles.take_up()
-        if self._mark.opened:
-            await self._writer.open()
-            await self._finished()
-        await self.close(resumable=False, forced=True)
+        try:
+            if self._mark.opened:
+                await self._writer.open()
+                await self._finished(patient=False)
+        finally:
+            await self.close(resumable=False, forced=True)
 
     async def _take_back(self, forced: bool) -> None:
         """Remove what we left on the target, if it is ours to do so."""

@@ -289,9 +289,10 @@ class Transfer:
         if isinstance(way, Online) and way.in_doubt:
             # The target has not said whether it was opened: whoever resumes asks it again.
             return True
+        if isinstance(way, Online) and way.opened:
+            # What is left to do then, whoever resumes has it done.
+            return isinstance(error, TransferStopped)
         if way is None or not way.begun:
-            return False
-        if isinstance(way, Online) and way.opened and not isinstance(error, TransferStopped):
             return False
         return isinstance(error, TransferStopped | LinkError | ServerError | AuthError | UsageError)
 
