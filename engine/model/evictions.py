@@ -49,12 +49,18 @@ class Evictions:
     @property
     def words(self) -> str:
         """Why the target must not be opened, and what to do; empty if nothing was evicted."""
+        told = self.words_in_one_go
+        return told and f"{told}, then abort (complete-migration --force) and start again"
+
+    @property
+    def words_in_one_go(self) -> str:
+        """The same where the migration, once it is resumed, copies everything again by itself."""
         if not self.count:
             return ""
         policy = f" (maxmemory-policy {self.policy})" if self.policy else ""
         return (
             f"the target has evicted {self.count:,} keys since the start{policy}: set noeviction "
-            "there or give it more memory, then abort (complete-migration --force) and start again"
+            "there or give it more memory"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 
-from engine.errors import EngineError, StateError, TransferFailed, UsageError
+from engine.errors import EngineError, StateError, TransferFailed, TransferStopped, UsageError
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.model.replication import Replication
@@ -89,10 +89,10 @@ class CutOver:
                 await beside(follower.confirm(), pump)
             await _stop(follower, pump)
             if self._stage.tally.not_carried_total:
-                raise TransferFailed(not_carried_words(self._stage))
+                raise TransferStopped(not_carried_words(self._stage))
             await self._target_watch.look()
-            if evicted := self._stage.tally.evictions.words:
-                raise TransferFailed(evicted)
+            if evicted := self._stage.tally.evictions.words_in_one_go:
+                raise TransferStopped(evicted)
             await self._deadlines.settle(follower, near)
             await self._opening.promote(follower.applier, process)
             await self._opening.tidy_up()

@@ -12,6 +12,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from engine.errors import AuthError, EngineError, StateError, TransferFailed, TransferStopped
+from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
 from engine.model.online import POSITION_KEY
@@ -74,6 +75,8 @@ class Offline:
         # What it finds is found again by whoever comes back: the base is in the checkpoint.
         self._target_watch = TargetWatch(target, stage, lambda: None)
         self._copy: Copy | None = None
+        # The next engine begins at the start.
+        self._copied_again = False
         self.left_out: list[str] = []
         """What the source holds beside keys and the target did not get."""
         stage.source_type = "scan" if self._file is None else "file"
@@ -118,10 +121,10 @@ class Offline:
         )
         if self._settings.until != "cut-over" and stage.one_go:
             if lost := self._lost():
-                raise TransferFailed(lost)
+                raise self._refused(lost)
             await self._target_watch.look()
-            if evicted := stage.tally.evictions.words:
-                raise TransferFailed(evicted)
+            if evicted := stage.tally.evictions.words_in_one_go:
+                raise self._refused(evicted)
             stage.enter(Phase.DONE)
             return
         while True:
@@ -140,7 +143,7 @@ class Offline:
                 break
             stage.on_event(f"cut-over refused: {result.reason}")
             if stage.one_go:
-                raise TransferFailed(result.reason)
+                raise self._refused(result.reason)
         await Switch(
             self._source_endpoint,
             self._target_endpoint,
@@ -173,11 +176,19 @@ class Offline:
         await self._source.close()
         await self._target.close()
 
+    def _refused(self, reason: str) -> TransferStopped:
+        """A cut-over that is refused in one go: whoever resumes has everything copied again, for
+        what has passed is not read twice."""
+        self._copied_again = True
+        return TransferStopped(reason)
+
     async def save_last(self, errors: list[str]) -> None:
         """Write the last checkpoint; a failure joins `errors` if there is none yet."""
         checkpoint = (
             self._stage.tally.checkpoint(self._target.info.identity) if self._copy else None
         )
+        if checkpoint is not None and self._copied_again:
+            checkpoint = Checkpoint(ScanPosition("", 0, 0), self._target.info.identity)
         if checkpoint is None:
             return
         try:
@@ -260,7 +271,10 @@ class Offline:
         self._source.bulk_limit = self._target.bulk_limit
         await stage.insist(lambda: self._source.open(position), "source")
         await self._check_apart()
-        if position is not None and not self._source.continues(position):
+        if position is not None and not position.run_id:
+            stage.on_event("the cut-over was refused before: everything is copied again")
+            before = position = None
+        elif position is not None and not self._source.continues(position):
             stage.on_event("the source was restarted: the checkpoint is void")
             before = position = None
         if before is not None and not self._target.info.same_data_as(before.target_identity):
@@ -323,7 +337,9 @@ class Offline:
             await self._target_watch.look()
         except EngineError as exc:
             return GateResult(False, f"the target could not be looked at: {explain(exc)}")
-        if evicted := self._stage.tally.evictions.words:
+        evictions = self._stage.tally.evictions
+        evicted = evictions.words_in_one_go if self._stage.one_go else evictions.words
+        if evicted:
             return GateResult(False, evicted)
         found = await compared(self._stage, self._gate)
         self._stage.verification = found.verification

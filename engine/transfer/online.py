@@ -32,6 +32,7 @@ from engine.errors import (
     ServerError,
     StateError,
     TransferFailed,
+    TransferStopped,
 )
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
@@ -172,6 +173,8 @@ class Online:
         self._follower: Follower | None = None
         self._mender: Mender | None = None
         self._restarts = 0
+        # Keys that the target refused to an engine before us are to be read once more.
+        self._ask_again = False
         # When the target is asked again how long a value it takes.
         self._limit_at = 0.0
         # The target has, or had, a position of this migration.
@@ -207,7 +210,7 @@ class Online:
         held: TargetPosition | None = None
         reached = before = None
         # Whether the target is to be asked for the position: somebody else may have moved it.
-        ask = self._mark.begun
+        ask = resumed = self._mark.begun
         while True:
             try:
                 # Before anything is written: the claim as well.
@@ -218,6 +221,10 @@ class Online:
                     self._has_position = self._has_position or reached is not None
                     if await self._promoted(held):
                         break
+                    if resumed and reached is not None and (why := self._copied_again()):
+                        stage.on_event(why)
+                        held = reached = None
+                    resumed = False
                 position = held.position if held is not None else None
                 # 2. The source goes on from there, or sends everything.
                 if position is None and self._settings.tune_source:
@@ -238,12 +245,12 @@ class Online:
                     held = held.renamed(sync.replid)
                 if stage.one_go and self._settings.until == "snapshot":
                     if stage.tally.not_carried_total:
-                        raise TransferFailed(not_carried_words(stage))
+                        raise TransferStopped(not_carried_words(stage))
                     if stage.lost:
-                        raise TransferFailed(stage.lost_words)
+                        raise TransferStopped(stage.lost_words)
                     await self._target_watch.look()
-                    if evicted := stage.tally.evictions.words:
-                        raise TransferFailed(evicted)
+                    if evicted := stage.tally.evictions.words_in_one_go:
+                        raise TransferStopped(evicted)
                     applier = await self._ready(held)
                     await self._opening.promote(applier, applier.identity)
                     await self._opening.tidy_up()
@@ -276,6 +283,17 @@ class Online:
             self._restarts += 1
             await asyncio.sleep(delay)
         stage.enter(Phase.DONE)
+
+    def _copied_again(self) -> str:
+        """Why a run in one go that is resumed does not go on from the position on the target: what
+        it was stopped for is not in the stream. Empty: it does."""
+        if not self._stage.one_go:
+            return ""
+        if self._stage.tally.evictions.count:
+            return "the target has evicted keys: everything is copied again"
+        if self._settings.until == "snapshot":
+            return "the snapshot is copied again, as some of it was not carried"
+        return ""
 
     # --- The end ---
 
@@ -467,6 +485,7 @@ class Online:
         self._writer.name = self._tenure.claim.client_name
         await stage.insist(self._writer.open, "target")
         self._source.bulk_limit = self._writer.bulk_limit
+        self._ask_again = self._mark.begun
         if not self._mark.begun:
             self._books.note(held_before=self._writer.info.keys > 0)
         await self._tuning.untune()
@@ -596,6 +615,10 @@ class Online:
         for db, key in mender.refused:
             tally.refuse(db, key, "the target refused it before")
         mender.spoil([key for key in tally.named_keys() if not mender.knows(key)])
+        if self._ask_again:
+            # The operator may have mended what they were refused for, and then resumed.
+            self._ask_again = False
+            mender.spoil(mender.refused)
 
     async def _steer(self, follower: Follower) -> None:
         """Run the follower beside the looks at where it stands and at what the operator wants."""
@@ -628,11 +651,11 @@ class Online:
                     settled = self._standing.near(follower) and follower.settled
                     if stage.tally.not_carried_total and settled:
                         # (The gate may name another reason first.)
-                        raise TransferFailed(not_carried_words(stage))
+                        raise TransferStopped(not_carried_words(stage))
                     if stage.lost and settled and self._check.looked:
-                        raise TransferFailed(stage.lost_words)
-                    if evicted := stage.tally.evictions.words:
-                        raise TransferFailed(evicted)
+                        raise TransferStopped(stage.lost_words)
+                    if evicted := stage.tally.evictions.words_in_one_go:
+                        raise TransferStopped(evicted)
                     continue
                 if not stage.word.is_set():
                     continue
@@ -667,7 +690,7 @@ class Online:
                 stage.on_event(f"cut-over refused: {result.reason}")
                 if stage.one_go:
                     if refused >= _CUT_OVERS_MOST:
-                        raise TransferFailed(result.reason)
+                        raise TransferStopped(result.reason)
                     stage.word.set()
         finally:
             word.cancel()

@@ -19,6 +19,7 @@ from typing import Any
 import botocore.exceptions
 import pytest
 
+from engine.front.engine import Engine
 from engine.front.http.door import HANDSHAKE_SECONDS
 from engine.front.http.limits import CONNECTIONS_MOST
 from engine.front.http.model import API_VERSION
@@ -157,8 +158,27 @@ def test_what_fails_before_a_start(api: Serving, server_factory: ServerFactory) 
     with pytest.raises(client.exceptions.InvalidParameterValueException, match=r"Known: .*memory"):
         client.test_migration(**asked)
     names[1] = "memory"
+    # As another migration's worker leaves it.
+    target.client().set("startmigration:position", "v2 another engine")
+    with pytest.raises(client.exceptions.InvalidParameterValueException, match="other-migration"):
+        client.test_migration(**asked)
+
+    def ours(params: dict[str, Any], **_: Any) -> None:
+        params["body"].update(more)
+
+    more = {"TakeOver": "true"}
+    client.meta.events.register("before-call.elasticache.TestMigration", ours)
+    client.meta.events.register("before-call.elasticache.StartMigration", ours)
     assert client.test_migration(**asked)["ReplicationGroup"]["Status"] == "available"
+    more["RetryFor"] = "0"
+    with pytest.raises(client.exceptions.InvalidParameterValueException, match="seconds above 0"):
+        client.start_migration(**asked)
+    more["RetryFor"] = "77"
     assert client.start_migration(**asked)["ReplicationGroup"]["Status"] == "migrating"
+    transfer = Engine(api.state).house.registry.get("cache")[1]
+    assert transfer is not None
+    settings = transfer.settings
+    assert (settings.retry_for, settings.take_over) == (77.0, True)
     client.complete_migration(ReplicationGroupId="cache", Force=True)
     until(lambda: group(client)["Status"] == "available", "aborted")
 

@@ -173,6 +173,17 @@ def test_a_migration(api: Serving, browser: Browser, server_factory: ServerFacto
     page.press("Test")
     page.sees("Nothing stands in the way")
     page.sees("source-reachable")
+    # What another migration has begun there: it is to lose the target.
+    target.client().set("startmigration:position", "v2 another engine")
+    page.press("Test")
+    page.sees("is the target of another migration, another")
+    page.eval("document.querySelector('#take-over').click()")
+    page.press("Test")
+    page.sees("Nothing stands in the way")
+    page.write("#retry-for", "0")
+    page.press("Start migration")
+    page.sees("InvalidParameterValue: Invalid value for RetryFor")
+    page.write("#retry-for", "77")
     assert page.eval("document.querySelectorAll('.checks [data-open=pass]').length") > 10
 
     # 3. Phase and figures move by themselves.

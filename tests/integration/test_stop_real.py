@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,34 @@ def test_migrate_that_stops_and_goes_on(ends: tuple[Server, Server], cli: Cli) -
     told = cli("migrate", *between(source, target), "--skip-checks", "databases")
     assert told.code == 0, told.err
     assert target.client(9).get("far") == b"1"
+    assert_equal(source.url, target.url)
+
+
+@pytest.mark.parametrize(
+    ("way", "until", "full_syncs"),
+    [("replica", "cut-over", 1), ("replica", "snapshot", 2), ("scan", "cut-over", 0)],
+)
+def test_a_cut_over_that_is_refused_in_one_go(
+    server_factory: ServerFactory, cli: Cli, way: str, until: str, full_syncs: int
+) -> None:
+    """It needs a hand, and is no end: the exit code is 1, and the same command goes on."""
+    source = server_factory(known("redis-7.0"))
+    target = server_factory(known("redis-7.0"), "--proto-max-bulk-len", "1048576")
+    source.client().set("long", os.urandom(2 << 20))
+    source.client().set("short", "1")
+    options = ("--source-type", way, "--until", until, "--skip-checks", "value-limit")
+    run = ("migrate", *between(source, target), *options, "--output", "json")
+    told = cli(*run)
+    assert told.code == 1, told.out
+    assert told.last["status"] == "stopped"
+    assert "TransferStopped: stopped: 1 key was not carried: 'long'" in told.err
+    assert told.err.rstrip().endswith("Then the same command goes on.")
+    (group,) = cli("describe-replication-groups", "--output", "json").json["ReplicationGroups"]
+    assert group["Status"] == "migrating"
+    target.client().config_set("proto-max-bulk-len", 512 << 20)
+    told = cli(*run)
+    assert told.code == 0, told.err
+    assert told.last["full_syncs"] == full_syncs
     assert_equal(source.url, target.url)
 
 

@@ -112,15 +112,29 @@ async def _test(engine: Engine, parameters: Parameters) -> dict[str, Any]:
 
 
 def _settings(parameters: Parameters) -> TransferSettings:
+    settings = TransferSettings(
+        auto_cut_over=bool(parameters.get("AutoCutover")),
+        take_over=bool(parameters.get("TakeOver")),
+    )
+    if (seconds := _retry_for(parameters)) is not None:
+        settings = replace(settings, retry_for=seconds)
     try:
-        return TransferSettings(
-            auto_cut_over=bool(parameters.get("AutoCutover")),
-            skip_checks=tuple(dict.fromkeys(parameters.get("SkipChecks", ()))),
-        )
+        skipped = tuple(dict.fromkeys(parameters.get("SkipChecks", ())))
+        return replace(settings, skip_checks=skipped)
     except UsageError as error:
         raise InvalidParameterValueException(
             f"Invalid value for SkipChecks: {error.message}.", remedy=error.remedy
         ) from None
+
+
+def _retry_for(parameters: Parameters) -> float | None:
+    """RetryFor, in seconds. Raises `InvalidParameterValue` unless it is above 0."""
+    seconds: int | None = parameters.get("RetryFor")
+    if seconds is not None and seconds < 1:
+        raise InvalidParameterValueException(
+            "Invalid value for RetryFor: must be a number of seconds above 0."
+        )
+    return None if seconds is None else float(seconds)
 
 
 async def _complete(engine: Engine, parameters: Parameters) -> dict[str, Any]:
@@ -244,6 +258,7 @@ _ENDS = ("ReplicationGroupId", "CustomerNodeEndpointList")
 async def _resume(engine: Engine, parameters: Parameters) -> dict[str, Any]:
     return await engine.resume_migration(
         parameters["ReplicationGroupId"],
+        retry_for=_retry_for(parameters),
         accept_source_loss=parameters.get("AcceptSourceLoss", False),
     )
 
@@ -262,12 +277,12 @@ ACTIONS: dict[str, Action] = {
     "StartMigration": Action(
         Role.MIGRATE,
         _start,
-        (*_ENDS, "AutoCutover", "SkipChecks"),
+        (*_ENDS, "AutoCutover", "SkipChecks", "TakeOver", "RetryFor"),
         {"ClearTargetCacheData": (False,)},
         refused=partial(_refused, Operation.START),
         slow=True,
     ),
-    "TestMigration": Action(Role.MIGRATE, _test, (*_ENDS, "SkipChecks"), slow=True),
+    "TestMigration": Action(Role.MIGRATE, _test, (*_ENDS, "SkipChecks", "TakeOver"), slow=True),
     "CompleteMigration": Action(
         Role.MIGRATE,
         _complete,
@@ -325,7 +340,7 @@ ACTIONS: dict[str, Action] = {
     "ResumeMigration": Action(
         Role.MIGRATE,
         _resume,
-        ("ReplicationGroupId", "AcceptSourceLoss"),
+        ("ReplicationGroupId", "AcceptSourceLoss", "RetryFor"),
         refused=partial(_refused, Operation.RESUME),
     ),
     "ReleaseSource": Action(

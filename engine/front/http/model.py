@@ -17,8 +17,12 @@ SERVICE = "elasticache"
 API_VERSION = "2015-02-02"
 _OURS: Mapping[str, Mapping[str, str]] = {
     "CompleteMigrationMessage": {"SkipVerification": "Boolean"},
-    "StartMigrationMessage": {"SkipChecks": "OurNameList"},
-    "TestMigrationMessage": {"SkipChecks": "OurNameList"},
+    "StartMigrationMessage": {
+        "SkipChecks": "OurNameList",
+        "TakeOver": "Boolean",
+        "RetryFor": "IntegerOptional",
+    },
+    "TestMigrationMessage": {"SkipChecks": "OurNameList", "TakeOver": "Boolean"},
 }
 """Members of our own that requests may have beside the model's: by the shape of the request, each
 with the shape of its value. The SDKs do not know them; a form can name them."""
@@ -38,7 +42,11 @@ _OUR_SHAPES: Mapping[str, Mapping[str, Any]] = {
     "OurResumeMigrationMessage": {
         "type": "structure",
         "required": ["ReplicationGroupId"],
-        "members": {"ReplicationGroupId": _NAME, "AcceptSourceLoss": {"shape": "Boolean"}},
+        "members": {
+            "ReplicationGroupId": _NAME,
+            "AcceptSourceLoss": {"shape": "Boolean"},
+            "RetryFor": {"shape": "IntegerOptional"},
+        },
     },
     "OurDisconnectClientsMessage": {
         "type": "structure",

@@ -24,6 +24,15 @@ export class StartForm {
     { id: "skip-checks", name: "skip" },
     "Names as the test shows them, with commas between; usually none.",
   );
+  #retry = field(
+    "Retry for (seconds)",
+    { id: "retry-for", name: "retry", inputmode: "numeric" },
+    "How long what passes by itself is waited for without progress; empty: 6 hours.",
+  );
+  #take = tick("Take the target over, and remove what another migration has brought there", {
+    id: "take-over",
+    name: "take",
+  });
   #test = el("button", { type: "button", click: () => this.#testIt() }, "Test");
   #start = el("button", { type: "submit", class: "primary" }, "Start migration");
   #outcome = new Outcome();
@@ -44,7 +53,9 @@ export class StartForm {
       },
       ends,
       this.#skip.node,
+      this.#retry.node,
       this.#auto.node,
+      this.#take.node,
       buttons,
       this.#outcome.node,
       this.#checks,
@@ -80,6 +91,7 @@ export class StartForm {
       [`${member}.Address`, this.#host.input.value.trim()],
       [`${member}.Port`, this.#port.input.value.trim()],
       ...skipped,
+      ...(this.#take.input.checked ? [["TakeOver", "true"]] : []),
     ];
   }
 
@@ -98,7 +110,9 @@ export class StartForm {
     show(this.#checks, false);
     await busy(this.#start, "Starting…", this.#outcome, async () => {
       const auto = this.#auto.input.checked ? [["AutoCutover", "true"]] : [];
-      await this.#app.call("StartMigration", [...this.#parameters(), ...auto]);
+      const seconds = this.#retry.input.value.trim();
+      const retry = seconds ? [["RetryFor", seconds]] : [];
+      await this.#app.call("StartMigration", [...this.#parameters(), ...auto, ...retry]);
       this.#outcome.good("The migration has been started.");
     });
   }
