@@ -55,7 +55,8 @@ async def _look_up(host: str, port: int) -> Collection[str]:
 
     threading.Thread(target=look_up, name="resolver", daemon=True).start()
     try:
-        return await asyncio.wait_for(answer, RESOLVE_SECONDS)
+        async with asyncio.timeout(RESOLVE_SECONDS):
+            return await answer
     except TimeoutError:
         return set()
 

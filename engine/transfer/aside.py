@@ -10,6 +10,10 @@ from engine.errors import TransferFailed
 
 T = TypeVar("T")
 
+# A task that was cancelled and is still there after so long is cancelled again. What ends by itself
+# (a last word to a server) has had its time by then.
+_AGAIN_SECONDS = 5.0
+
 
 async def beside(work: Awaitable[T], pump: asyncio.Task[None]) -> T:
     """Wait for `work`, unless the pump that it depends on ends first."""
@@ -28,10 +32,12 @@ async def cancelled(task: asyncio.Future[Any]) -> None:
     """Cancel a task and wait for its end, whatever that is.
 
     Not by awaiting the task: a cancellation of our own meanwhile would be taken for the task's, and
-    lost; who was to stop would go on for ever.
+    lost; who was to stop would go on for ever. It is cancelled again if it goes on: a library below
+    it may lose a cancellation, and a task that goes round for ever would never end.
     """
-    task.cancel()
-    await asyncio.wait({task})
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_AGAIN_SECONDS)
     if not task.cancelled():
         task.exception()
 

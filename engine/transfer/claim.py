@@ -64,7 +64,8 @@ class Claim:
     ) -> None:
         self._key = key
         self._still_ours = still_ours
-        self._first = first
+        self.first = first
+        """Whether we have brought nothing there yet."""
         self._take_over = take_over
         # Another migration's position was there, and ours is now.
         self._taken_over = False
@@ -147,7 +148,9 @@ class Claim:
             await target.call("WATCH", self._key)
             value = await target.call("GET", self._key)
             found, other = self.ours(value), self.another(value)
-            if other is not None and not (self._first and (other.opened or self._take_over)):
+            if other is not None and not self.first:
+                raise beaten(other)
+            if other is not None and not (other.opened or self._take_over):
                 raise foreign(other, target.name)
             await self._still_ours()
             commands, held = work(found)
@@ -167,6 +170,14 @@ class Claim:
             code="TRYAGAIN",
             fault="target",
         )
+
+
+def beaten(other: TargetPosition) -> Foreign:
+    """What to raise where another migration, which left `other` there, has taken over ours."""
+    return Foreign(
+        f"another migration, {other.transfer}, has taken the target over",
+        remedy="Nothing is left to do for this one: end it, or start it anew.",
+    )
 
 
 def foreign(other: TargetPosition, target: str) -> Foreign:

@@ -13,7 +13,7 @@ from engine.model.online import position_key
 from engine.model.position import TargetPosition
 from engine.targets.applier import PositionMoved
 from engine.transfer.books import Books
-from engine.transfer.claim import Claim, Foreign
+from engine.transfer.claim import Claim, Foreign, beaten
 from engine.transfer.ends import Ends
 
 # How often the position may be found under another engine's name while the state has ours.
@@ -49,8 +49,13 @@ class Tenure:
 
     async def take(self) -> TargetPosition:
         """Claim the target; what it holds of us. Raises as `Claim.take` does."""
+        claim = self.claim
         async with self._ends.admin("target") as end:
-            return await self.claim.take(end)
+            try:
+                return await claim.take(end)
+            except Foreign:
+                self.replaced = self.replaced or not claim.first
+                raise
 
     async def confirm(self) -> None:
         """Before values go over a new connection: nobody has taken over meanwhile."""
@@ -62,10 +67,7 @@ class Tenure:
         claim = self.claim
         if (other := claim.another(moved.found)) is not None:
             self.replaced = True
-            raise Foreign(
-                f"another migration, {other.transfer}, has taken the target over",
-                remedy="Nothing is left to do for this one: end it, or start it anew.",
-            )
+            raise beaten(other)
         found = claim.ours(moved.found)
         if found is None:
             return "the target lost this migration's data"

@@ -119,9 +119,9 @@ class Admin:
         packed = b"".join([pack_command(command) for command in listed])  # type: ignore[arg-type]
         replies: list[Any] = []
         try:
-            await self._connection.send_packed_command(packed, check_health=False)
             # One clock, set anew now and then: redis-py's own would start a timer for each reply.
             async with asyncio.timeout(self._timeout) as limit:
+                await self._connection.send_packed_command(packed, check_health=False)
                 for index, command in enumerate(listed):
                     if index % _REPLIES_A_CLOCK == 0:
                         limit.reschedule(asyncio.get_running_loop().time() + self._timeout)
@@ -169,10 +169,11 @@ class Admin:
         from redis.exceptions import RedisError
 
         try:
-            await self._connection.connect()  # type: ignore[no-untyped-call]
-        except RedisError as error:
+            async with asyncio.timeout(self._timeout):
+                await self._connection.connect()  # type: ignore[no-untyped-call]
+        except (RedisError, TimeoutError) as error:
             await self._drop()
-            if error.status_code is not None:
+            if isinstance(error, RedisError) and error.status_code is not None:
                 raise self._auth_error(error.status_code, str(error)) from None
             raise self._link_error(error) from None
         except BaseException:
@@ -251,7 +252,9 @@ def _connection(endpoint: Endpoint, timeout: float) -> AbstractConnection:
     settings: dict[str, Any] = {
         "username": endpoint.username if endpoint.password is not None else None,
         "password": endpoint.password,
-        "socket_timeout": timeout,
+        # Clocks are ours: with one of its own redis-py sends by asyncio.wait_for, which loses a
+        # cancellation that comes in the moment in which it is done (Python 3.11).
+        "socket_timeout": None,
         "socket_connect_timeout": timeout,
         "protocol": 2,
         "driver_info": None,

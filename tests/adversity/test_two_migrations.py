@@ -146,7 +146,7 @@ def test_one_is_taken_over_in_its_snapshot(ends: tuple[Server, Server]) -> None:
         proxy.stall(False)
         thread.join()
     assert runs[0].report.status == "failed"
-    assert "of another migration" in runs[0].report.errors[0]
+    assert "has taken the target over" in runs[0].report.errors[0]
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
     assert_tidy(target)

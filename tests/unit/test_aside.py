@@ -9,6 +9,7 @@ import pytest
 
 from engine.errors import EngineError
 from engine.sources.spool import CHUNK_BYTES, Spool
+from engine.transfer import aside
 from engine.transfer.aside import cancelled
 
 
@@ -27,6 +28,27 @@ async def test_whatever_the_task_s_end_is(end: type[BaseException] | None) -> No
     await asyncio.sleep(0)
     await cancelled(task)
     assert task.done()
+
+
+async def test_a_cancellation_that_gets_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aside, "_AGAIN_SECONDS", 0.02)
+    lost = 0
+
+    async def goes_round() -> None:
+        nonlocal lost
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                if lost == 2:
+                    raise
+                lost += 1
+
+    task = asyncio.create_task(goes_round())
+    await asyncio.sleep(0)
+    await cancelled(task)
+    assert task.cancelled()
+    assert lost == 2
 
 
 @pytest.mark.parametrize("end", [None, EngineError, asyncio.CancelledError])
