@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, case, delete, insert, select, update
 
 from engine.errors import StateError
 from engine.groups import disconnections, schema
 from engine.groups.records import TransferRecord
 from engine.groups.rows import group_by_id, write_event
-from engine.groups.states import Operation, Request, TransferStatus, check, move
+from engine.groups.states import CUT_OVERS, Operation, Request, TransferStatus, check, move
 from engine.groups.store import Store
 from engine.model.checkpoint import Checkpoint
 from engine.model.progress import Progress
@@ -57,9 +57,14 @@ class ClaimedTransfer:
             return Request(self._found(row))
 
     def refuse(self, reason: str) -> None:
-        """The asked-for cut-over did not happen: keep why, and take the request off."""
+        """The asked-for cut-over did not happen: keep why, and take the request for it off.
+
+        A stop or an abort that was asked for meanwhile is still to be heard.
+        """
+        request = schema.transfers.c.request
+        others = case((request.in_(CUT_OVERS), Request.NONE), else_=request)
         with self._store.write() as connection:
-            self._change(connection, request=Request.NONE, refusal=reason)
+            self._change(connection, request=others, refusal=reason)
 
     def note_held_before(self, held: bool) -> None:
         """Keep whether the target had keys before the first one of ours: after a resume it cannot

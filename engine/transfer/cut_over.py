@@ -433,6 +433,12 @@ class CutOver:
 
     # --- The gate ---
 
+    def broken_off(self, reason: str) -> None:
+        """What the cut-over needs was lost before a fence was put up: whoever waits is told, and
+        the next order is a new one."""
+        if self._stage.phase is not Phase.CUT_OVER:
+            self._refuse(reason)
+
     def _refuse(self, reason: str, follower: Follower | None = None) -> GateResult:
         """Before a fence was put up; shown as a phase to whoever waits for an answer.
 
@@ -443,6 +449,7 @@ class CutOver:
         before = self._stage.phase
         self._stage.trying_again = False
         self._stage.enter(Phase.CUT_OVER)
+        self._stage.reason = reason
         self._stage.enter(before)
         return GateResult(False, reason)
 

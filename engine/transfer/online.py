@@ -667,12 +667,15 @@ class Online:
                         result = await self._cut_over.in_sync(follower, pump)
                     else:
                         result = await self._cut_over.run(follower, pump)
-                except (PositionMoved, LinkError, ServerError) as exc:
-                    why = explain(exc) if isinstance(exc, EngineError) else "the target has changed"
+                except (PositionMoved, ReadAgain, LinkError, ServerError) as exc:
+                    why = "the target has changed"
+                    if not isinstance(exc, PositionMoved):
+                        why = explain(exc) if isinstance(exc, EngineError) else exc.reason
                     if self._opening.in_doubt:
                         stage.on_event(f"the target was asked to open, and did not answer: {why}")
                     elif not self._mark.opened:
                         stage.on_event(f"cut-over refused: {why}")
+                        self._cut_over.broken_off(why)
                     if stage.one_go:
                         # Nobody can repeat it by hand.
                         stage.word.set()

@@ -47,7 +47,7 @@ class Stage:
         self.reason = ""
         self.can_complete = False
         self.passing = False
-        """What closes the gate passes in a moment, by itself."""
+        """What closes the gate may pass in a moment, by itself: an order waits for it."""
         self.trying_again = False
         """A cut-over that came to nothing is tried again by itself: it is not refused yet."""
         # What is waited for just now, by who waits.

@@ -156,11 +156,13 @@ class Standing:
         """Whether a cut-over could begin now, and why not."""
         most, tally = self._settings.max_lag_bytes, self._stage.tally
         if trouble := self._source.trouble or self._stage.trouble:
+            self._stage.passing = True
             return False, trouble
         if objection := self._roles.objection:
             return False, objection
         lag = self._lag(follower)
         if lag > most:
+            self._stage.passing = True
             return False, f"lag {size_words(lag)} > {size_words(most)}"
         if tally.not_carried_total:
             return False, not_carried_words(self._stage)
@@ -174,10 +176,12 @@ class Standing:
             self._stage.passing = True
             return False, "near deadlines are being lifted"
         if self._stage.phase is Phase.CATCH_UP:
+            self._stage.passing = True
             if asyncio.get_running_loop().time() - self._stalled_at < _STALL_SECONDS:
                 return False, "what the source sends comes late"
             return False, _CATCHING_UP
         if follower.in_doubt:
+            self._stage.passing = True
             return False, "looking through the last commands of the engine before this one"
         readable = readable_behind(self._source.info, self._settings)
         if self._mender.waiting > (_MENDED_BEHIND_FENCE if readable else 0):

@@ -404,6 +404,21 @@ async def until_true(condition: Callable[[], bool], seconds: float = 20) -> None
             await asyncio.sleep(0.01)
 
 
+async def worker(face: Engine) -> int:
+    (found,) = (await migration(face))["Workers"]
+    return int(found["Pid"])
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Meanwhile the process gets no CPU."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def _phase(state: sqlite3.Connection) -> str:
     (progress,) = state.execute("SELECT progress FROM transfers ORDER BY id DESC").fetchone()
     return str(json.loads(progress)["phase"]) if progress else ""
@@ -487,6 +502,57 @@ async def test_a_cut_over_that_is_refused(face: Engine, server_factory: ServerFa
     assert isinstance(report, Report)
     assert report.status == "done"
     assert_equal(source.client(), target.client())
+
+
+@in_loop
+async def test_the_order_behind_one_that_came_to_nothing(
+    face: Engine, server_factory: ServerFactory
+) -> None:
+    """The source cannot go on where the engine was, and everything is copied anew: an order that
+    arrived before is refused, and the next one heard; or it is carried out behind the copy."""
+    source, target = server_factory(None, "--repl-backlog-size", "16kb"), server_factory()
+    fill(source, 100)
+    client = source.client()
+    await face.register_replication_group("g", plain(target))
+    await face.start_migration("g", node(source))
+    await face.wait("g", until="in-sync", timeout=30)
+    with stopped(await worker(face)):
+        await face.complete_migration("g")
+        client.client_kill_filter(_type="replica")
+        client.set("long", "x" * 1_000_000)
+    try:
+        report = await face.wait("g", until="available", timeout=60)
+    except TransferFailed:
+        assert "cut-over refused: " in " ".join(await events(face))
+        await face.wait("g", until="in-sync", timeout=60)
+        await face.complete_migration("g")
+        report = await face.wait("g", until="available", timeout=60)
+    assert isinstance(report, Report)
+    assert report.status == "done"
+    assert report.full_syncs == 2
+    assert_equal(client, target.client())
+
+
+@in_loop
+async def test_an_order_waits_for_what_passes(face: Engine, server_factory: ServerFactory) -> None:
+    """Asked for while it could be completed, and heard when there is something to catch up with:
+    the engine got no CPU meanwhile, and was written to."""
+    source, target = server_factory(), server_factory()
+    fill(source, 100)
+    await face.register_replication_group("g", plain(target))
+    await face.start_migration("g", node(source))
+    await face.wait("g", until="in-sync", timeout=30)
+    with stopped(await worker(face)):
+        await face.complete_migration("g")
+        pipe = source.client().pipeline(transaction=False)
+        for number in range(20_000):
+            pipe.set(f"late:{number % 500}", "x" * 1000, ex=600)
+        await asyncio.to_thread(pipe.execute)
+    report = await face.wait("g", until="available", timeout=60)
+    assert isinstance(report, Report)
+    assert report.status == "done"
+    assert not [each for each in await events(face) if "refused" in each]
+    assert target.client().get("late:499") == b"x" * 1000
 
 
 @in_loop

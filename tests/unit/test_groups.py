@@ -299,6 +299,20 @@ def test_settings_of_another_version(registry: Registry, migrating: TransferReco
         _ = transfer_of(registry).settings
 
 
+@pytest.mark.parametrize("wanted", [Request.STOP, Request.FORCE])
+def test_a_refused_cut_over_takes_no_other_request_off(
+    registry: Registry, migrating: TransferRecord, wanted: Request
+) -> None:
+    """It was asked for before the worker wrote the refusal down."""
+    claimed = registry.claim_transfer("g", HERE)
+    registry.request("g", Request.COMPLETE)
+    assert claimed.read_request() is Request.COMPLETE
+    registry.request("g", wanted)
+    claimed.refuse("two keys differ")
+    assert claimed.read_request() is wanted
+    assert transfer_of(registry).refusal == "two keys differ"
+
+
 def test_a_whole_run(registry: Registry, migrating: TransferRecord) -> None:
     claimed = registry.claim_transfer("g", HERE)
     assert claimed.record.status is TransferStatus.RUNNING
