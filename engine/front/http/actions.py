@@ -118,6 +118,8 @@ def _settings(parameters: Parameters) -> TransferSettings:
     )
     if (seconds := _retry_for(parameters)) is not None:
         settings = replace(settings, retry_for=seconds)
+    if nodes := _source_nodes(parameters):
+        settings = replace(settings, source_nodes=nodes)
     try:
         skipped = tuple(dict.fromkeys(parameters.get("SkipChecks", ())))
         return replace(settings, skip_checks=skipped)
@@ -135,6 +137,17 @@ def _retry_for(parameters: Parameters) -> float | None:
             "Invalid value for RetryFor: must be a number of seconds above 0."
         )
     return None if seconds is None else float(seconds)
+
+
+def _source_nodes(parameters: Parameters) -> tuple[str, ...]:
+    """SourceNodes. Raises `InvalidParameterValue` unless each is HOST:PORT."""
+    nodes = tuple(dict.fromkeys(parameters.get("SourceNodes", ())))
+    try:
+        return TransferSettings(source_nodes=nodes).source_nodes
+    except UsageError:
+        raise InvalidParameterValueException(
+            "Invalid value for SourceNodes: each must be HOST:PORT."
+        ) from None
 
 
 async def _complete(engine: Engine, parameters: Parameters) -> dict[str, Any]:
@@ -259,6 +272,7 @@ async def _resume(engine: Engine, parameters: Parameters) -> dict[str, Any]:
     return await engine.resume_migration(
         parameters["ReplicationGroupId"],
         retry_for=_retry_for(parameters),
+        source_nodes=_source_nodes(parameters) or None,
         accept_source_loss=parameters.get("AcceptSourceLoss", False),
     )
 
@@ -277,7 +291,7 @@ ACTIONS: dict[str, Action] = {
     "StartMigration": Action(
         Role.MIGRATE,
         _start,
-        (*_ENDS, "AutoCutover", "SkipChecks", "TakeOver", "RetryFor"),
+        (*_ENDS, "AutoCutover", "SkipChecks", "TakeOver", "RetryFor", "SourceNodes"),
         {"ClearTargetCacheData": (False,)},
         refused=partial(_refused, Operation.START),
         slow=True,
@@ -340,7 +354,7 @@ ACTIONS: dict[str, Action] = {
     "ResumeMigration": Action(
         Role.MIGRATE,
         _resume,
-        ("ReplicationGroupId", "AcceptSourceLoss", "RetryFor"),
+        ("ReplicationGroupId", "AcceptSourceLoss", "RetryFor", "SourceNodes"),
         refused=partial(_refused, Operation.RESUME),
     ),
     "ReleaseSource": Action(

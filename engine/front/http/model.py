@@ -21,6 +21,7 @@ _OURS: Mapping[str, Mapping[str, str]] = {
         "SkipChecks": "OurNameList",
         "TakeOver": "Boolean",
         "RetryFor": "IntegerOptional",
+        "SourceNodes": "OurNameList",
     },
     "TestMigrationMessage": {"SkipChecks": "OurNameList", "TakeOver": "Boolean"},
 }
@@ -46,6 +47,7 @@ _OUR_SHAPES: Mapping[str, Mapping[str, Any]] = {
             "ReplicationGroupId": _NAME,
             "AcceptSourceLoss": {"shape": "Boolean"},
             "RetryFor": {"shape": "IntegerOptional"},
+            "SourceNodes": {"shape": "OurNameList"},
         },
     },
     "OurDisconnectClientsMessage": {
