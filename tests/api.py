@@ -35,7 +35,7 @@ from engine.front.http.model import model
 from engine.groups.registry import Registry
 
 REGION = "us-east-1"
-SECONDS = 30.0
+SECONDS = 60.0
 NAMESPACE = f"{{{model().namespace}}}"
 
 

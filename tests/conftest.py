@@ -23,6 +23,7 @@ from tests.servers import (
     make_tls_files,
     module_binaries,
     pair_id,
+    ring_pairs,
 )
 
 ServerFactory = Callable[..., Server]
@@ -106,6 +107,12 @@ def binary(request: pytest.FixtureRequest) -> Binary:
 @pytest.fixture(params=all_pairs(), ids=pair_id)
 def pair(request: pytest.FixtureRequest) -> tuple[Binary, Binary]:
     """Each (source, target) of the machine's servers in turn."""
+    return request.param
+
+
+@pytest.fixture(params=ring_pairs(), ids=pair_id)
+def ring_pair(request: pytest.FixtureRequest) -> tuple[Binary, Binary]:
+    """Pairs of (source, target) in which each of the machine's servers is either once."""
     return request.param
 
 

@@ -184,7 +184,7 @@ class Migration:
             time.sleep(POLL_SECONDS)
         return found
 
-    def workers(self, seconds: float = 20.0) -> list[int]:
+    def workers(self, seconds: float = 60.0) -> list[int]:
         """The pids of the workers; waits until there are some."""
         deadline = time.monotonic() + seconds
         while not (pids := [each["Pid"] for each in self.migration()["Workers"]]):
@@ -222,7 +222,7 @@ class Migration:
         self._note(f"killed {pids} in {found['Phase']}, lag {found.get('LagBytes')}")
 
     def _gone(self, who: ProcessId) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while who.alive(0):
             assert time.monotonic() < deadline, f"pid {who.pid} outlived SIGKILL"
             time.sleep(0.005)

@@ -29,7 +29,8 @@ from tests.transfers import Run, transfer, until, url_of
 
 Steer = Callable[[Transfer, Run], Awaitable[None]]
 YEAR_MS = 365 * 86_400_000
-SECONDS = 20.0
+# A busy machine is not a failure: what is awaited comes, or it does not come at all.
+SECONDS = 60.0
 
 
 def online(
@@ -42,7 +43,7 @@ def online(
 ) -> Run:
     """One migration with the gate that the product has; `options` as `transfer` takes them."""
     ends = Endpoint.parse(url_of(source)), Endpoint.parse(url_of(target))
-    options = {"source_type": "replica", "timeout": 40.0, **options}
+    options = {"source_type": "replica", "timeout": 120.0, **options}
     if "gate_in_sync" not in options:
         options.setdefault("comparison", comparison_of(*ends, TransferSettings(), lambda: False))
     return transfer(source, target, meanwhile=steer, one_go=one_go, **options)

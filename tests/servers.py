@@ -197,6 +197,13 @@ def all_pairs() -> list[tuple[Binary, Binary]]:
     return list(itertools.product(binaries(), repeat=2))
 
 
+def ring_pairs() -> list[tuple[Binary, Binary]]:
+    """Pairs in which each of the machine's servers is the source once, and the target once: for
+    what does not depend on how the two go together."""
+    found = binaries()
+    return list(zip(found, (*found[1:], *found[:1]), strict=True))
+
+
 def pair_id(pair: tuple[Binary, Binary]) -> str:
     """A pair's name in test ids and headers: `redis-6.2.14->valkey-8.1.8`."""
     return f"{pair[0].name}->{pair[1].name}"
@@ -441,12 +448,16 @@ class Server:
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Stop the server for good: its clients and its folder go too."""
+        """End the server for good: its clients and its folder go too.
+
+        By SIGKILL, for nothing of it is looked at any more: on SIGTERM a server looks up from its
+        work ten times a second, and one that cannot save, or has a slow replica, takes seconds.
+        """
         for client in self._clients:
             client.close()
             client.connection_pool.disconnect()
         self._clients.clear()
-        self.stop()
+        self.kill()
         self._remove_folder()
 
     def __enter__(self) -> Self:

@@ -49,7 +49,7 @@ def transfer(
     checkpoints: CheckpointStore | None = None,
     gate: Callable[[], Any] | None = None,
     meanwhile: Callable[[Transfer, Run], Any] | None = None,
-    timeout: float = 60.0,
+    timeout: float = 120.0,
     compare: Callable[..., Any] | None = None,
     one_go: bool = True,
     on_progress: Callable[[Progress], None] | None = None,

@@ -343,8 +343,8 @@ def test_a_conflict_is_not_passed_before_it_is_told(server_factory: ServerFactor
         return keys
 
     async def at_once(db: int, keys: list[bytes]) -> list[bytes]:
-        a, b = source.client(db), target.client(db)
-        return [key for key in keys if a.get(key) != b.get(key)]
+        ends = (source.client(db).mget(keys), target.client(db).mget(keys))
+        return [key for key, one, other in zip(keys, *ends, strict=True) if one != other]
 
     async def stop(work: Transfer, _: Run) -> None:
         await asyncio.sleep(1.0)

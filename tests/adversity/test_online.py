@@ -84,7 +84,7 @@ class Slow(MemoryCheckpoint):
 
     def save(self, checkpoint: Checkpoint) -> None:
         if isinstance(checkpoint.position, OnlineMark) and checkpoint.position.opened:
-            time.sleep(1.5)
+            time.sleep(3)
         super().save(checkpoint)
 
 
@@ -97,7 +97,7 @@ def test_deadline_that_passes_while_the_opening_is_written_down(
     store = Slow()
     with contextlib.suppress(TimeoutError):
         result = online(
-            source, target, checkpoints=store, cut_over_timeout=0.7, timeout=20, one_go=True
+            source, target, checkpoints=store, cut_over_timeout=2.5, timeout=60, one_go=True
         )
         assert result.report.status == "done", result.report.errors
         assert not [each for each in result.events if "refused" in each]
@@ -170,7 +170,7 @@ def test_target_older_at_the_moment_when_the_source_breaks(server_factory: Serve
         writer.incr("counter")
         await press(work)
 
-    result = online(source, target, one_go=False, meanwhile=meanwhile, timeout=30)
+    result = online(source, target, one_go=False, meanwhile=meanwhile, timeout=90)
     assert result.report.status == "done", result.report.errors
     assert target.client().get("counter") == b"11"
 
@@ -196,6 +196,6 @@ def test_import_mode_that_a_restart_forgot(server_factory: ServerFactory) -> Non
         target.restart()
         await press(work)
 
-    result = online(source, target, one_go=False, meanwhile=meanwhile, timeout=30)
+    result = online(source, target, one_go=False, meanwhile=meanwhile, timeout=90)
     assert result.report.status == "done", result.report.errors
     assert target.client().get("k") == b"v"

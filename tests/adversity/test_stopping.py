@@ -306,7 +306,7 @@ def test_a_source_that_lost_its_data_can_be_accepted(ends: tuple[Server, Server]
     assert run.report.needs_hand
     assert "--accept-source-loss" in run.report.errors[0]
     source.client().set("only", "1")
-    again = online(source, target, checkpoints=store, timeout=20)
+    again = online(source, target, checkpoints=store, timeout=60)
     assert again.report.status == "stopped"
     assert target.client().get("key:0") == b"0"
     accept(store)

@@ -401,7 +401,7 @@ async def test_two_hundred_clients_at_once(api: Serving) -> None:
         assert set(await asyncio.gather(*(one() for _ in range(200)))) == {b"HTTP/1.1 200 OK"}
 
 
-def raw(api: Serving, data: bytes, seconds: float = 10.0) -> bytes:
+def raw(api: Serving, data: bytes, seconds: float = 30.0) -> bytes:
     """What comes for these bytes, until the server closes or the time is over."""
     host, port = api.address.split(":")
     with socket.create_connection((host, int(port)), timeout=seconds) as link:

@@ -97,7 +97,7 @@ class Clicks:
 
     def __exit__(self, *exc: object) -> None:
         self._over.set()
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 
@@ -499,7 +499,7 @@ def test_fields_whose_time_passes_behind_the_fence(
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().hgetall("mixed") == {b"lasts": b"y"}
     # Without its import mode the target comes round to them soon.
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while target.client().exists("lone", "wide") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert target.client().exists("lone", "wide") == 0

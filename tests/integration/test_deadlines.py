@@ -64,7 +64,7 @@ class Brief:
 
     def __exit__(self, *exc: object) -> None:
         self._over.set()
-        self._thread.join(20)
+        self._thread.join(60)
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "later"])

@@ -84,7 +84,7 @@ def test_evictions_close_the_gate(ends: tuple[Server, Server], face: Engine) -> 
     face.sync.register_replication_group("g", f"redis://127.0.0.1:{target.port}")
     nodes = [{"Address": "127.0.0.1", "Port": source.port}]
     face.sync.start_migration("g", nodes)
-    face.sync.wait("g", until="in-sync", timeout=30)
+    face.sync.wait("g", until="in-sync", timeout=60)
     assert migration(face)["Counters"]["EvictedKeys"] == 0
     evict(target)
     count = evicted(target) - 1
@@ -108,12 +108,12 @@ def test_evictions_close_the_gate(ends: tuple[Server, Server], face: Engine) -> 
     # The remedy.
     target.client().config_set("maxmemory-policy", "noeviction")
     face.sync.complete_migration("g", force=True)
-    face.sync.wait("g", until="available", timeout=30)
+    face.sync.wait("g", until="available", timeout=60)
     assert target.client().dbsize() < KEYS
     face.sync.start_migration("g", nodes, settings=TransferSettings(disconnect_for=0))
-    face.sync.wait("g", until="in-sync", timeout=30)
+    face.sync.wait("g", until="in-sync", timeout=60)
     face.sync.complete_migration("g")
-    report = face.sync.wait("g", until="available", timeout=30)
+    report = face.sync.wait("g", until="available", timeout=60)
     assert isinstance(report, Report)
     assert report.status == "done"
     assert_equal(source.client(), target.client())
@@ -184,10 +184,10 @@ def test_a_scanned_source(ends: tuple[Server, Server], face: Engine) -> None:
     face.sync.register_replication_group("g", f"redis://127.0.0.1:{target.port}")
     nodes = [{"Address": "127.0.0.1", "Port": source.port}]
     face.sync.start_migration("g", nodes, settings=TransferSettings(source_type="scan"))
-    face.sync.wait("g", until="in-sync", timeout=30)
+    face.sync.wait("g", until="in-sync", timeout=60)
     evict(target)
     face.sync.complete_migration("g", skip_verification=True)
     with pytest.raises(TransferFailed, match="cut-over refused: the target has evicted"):
-        face.sync.wait("g", until="available", timeout=30)
+        face.sync.wait("g", until="available", timeout=60)
     face.sync.complete_migration("g", force=True)
-    face.sync.wait("g", until="available", timeout=30)
+    face.sync.wait("g", until="available", timeout=60)

@@ -259,7 +259,7 @@ def test_links_that_break_and_runs_that_are_cut_off(
         proxy.throttle(4 << 20)
         arguments = ("--source", f"rdb:{source.folder}/dump.rdb", "--target", url_of(proxy))
         running = cli.start("migrate", *arguments)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not target.client().dbsize():
             assert time.monotonic() < deadline
             time.sleep(0.01)

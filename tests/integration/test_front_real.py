@@ -104,7 +104,7 @@ def slow() -> Iterator[Callable[[Server], Proxy]]:
 def kill(pid: int) -> None:
     who = ProcessId.of(pid)
     os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while who.alive(0) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not who.alive(0)
@@ -141,7 +141,7 @@ async def events(face: Engine) -> list[str]:
 
 async def until_keys(face: Engine, least: int) -> dict[str, Any]:
     """Wait until the migration is on its way, with `least` keys acknowledged."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         found = await migration(face)
         if found["Keys"] >= least:
@@ -156,10 +156,10 @@ def log_of(state_url: str) -> Path:
 
 @in_loop
 async def test_the_verbs(
-    face: Engine, state_url: str, server_factory: ServerFactory, pair: tuple[Binary, Binary]
+    face: Engine, state_url: str, server_factory: ServerFactory, ring_pair: tuple[Binary, Binary]
 ) -> None:
     """Register, test, start, describe until it can be completed, complete, available."""
-    source, target = server_factory(pair[0]), server_factory(pair[1])
+    source, target = (server_factory(each) for each in ring_pair)
     fill(source)
     await face.register_replication_group("g", plain(target))
     tested = await face.test_migration("g", node(source))
@@ -193,7 +193,7 @@ async def test_the_verbs(
 def ended(pid: int) -> None:
     """Wait until a worker has ended, so that nothing of it outlives the test."""
     who = ProcessId.of(pid)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while who.alive(0) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not who.alive(0)
@@ -227,11 +227,11 @@ async def test_credentials_reach_the_worker(
     monkeypatch.setenv("STARTMIGRATION_CONFIG", str(config))
     face = Engine(state_url)
     await face.start_migration("g", node(source))
-    await face.wait("g", until="copied", timeout=30)
+    await face.wait("g", until="copied", timeout=60)
     worker = (await migration(face))["Workers"][0]["Pid"]
     command = await asyncio.to_thread(Path(f"/proc/{worker}/cmdline").read_bytes)
     await face.complete_migration("g")
-    await face.wait("g", until="available", timeout=30)
+    await face.wait("g", until="available", timeout=60)
     assert_equal(source.client(), target.client())
     await asyncio.to_thread(ended, worker)
     face.close()
@@ -253,9 +253,9 @@ async def test_given_credentials_reach_the_worker(
     face = Engine(state_url, credentials=known)
     await face.register_replication_group("g", plain(target))
     await face.start_migration("g", node(source))
-    await face.wait("g", until="copied", timeout=30)
+    await face.wait("g", until="copied", timeout=60)
     await face.complete_migration("g")
-    await face.wait("g", until="available", timeout=30)
+    await face.wait("g", until="available", timeout=60)
     assert_equal(source.client(), target.client())
     face.close()
 
@@ -336,7 +336,7 @@ async def test_what_a_killed_worker_left_is_taken_away(
     source.client().set("key", "1", ex=600)
     await face.register_replication_group("g", plain(target))
     await face.start_migration("g", node(source))
-    described = await face.wait("g", until="in-sync", timeout=30)
+    described = await face.wait("g", until="in-sync", timeout=60)
     assert target.client().ttl("key") > 100_000
     (group,) = (await face.describe_replication_groups("g"))["ReplicationGroups"]
     kill(group["Migration"]["Workers"][0]["Pid"])
@@ -369,7 +369,7 @@ async def test_what_a_worker_left_that_was_killed_behind_the_fence(
         await face.register_replication_group("g", plain(link))
         settings = TransferSettings(cut_over_timeout=60.0)
         await face.start_migration("g", node(source), settings=settings)
-        await face.wait("g", until="in-sync", timeout=30)
+        await face.wait("g", until="in-sync", timeout=60)
         # Behind the fence each question to the target takes its time; before it too, where both
         # ends are compared.
         await face.complete_migration("g")
@@ -398,7 +398,7 @@ async def test_what_a_worker_left_that_was_killed_behind_the_fence(
     assert_tidy(target)
 
 
-async def until_true(condition: Callable[[], bool], seconds: float = 20) -> None:
+async def until_true(condition: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -433,7 +433,7 @@ async def test_force_on_the_way(face: Engine, server_factory: ServerFactory, slo
     await face.start_migration("g", node(link), settings=SLOW)
     await until_keys(face, 100)
     await face.complete_migration("g", force=True)
-    report = await face.wait("g", until="available", timeout=30)
+    report = await face.wait("g", until="available", timeout=60)
     assert isinstance(report, Report)
     assert report.status == "stopped"
     assert "by force" in report.errors[0]
@@ -453,7 +453,7 @@ async def test_a_signal_stops_the_worker(
     found = await until_keys(face, 100)
     os.kill(found["Workers"][0]["Pid"], number)
     with pytest.raises(Interrupted, match="resume with resume-migration"):
-        await face.wait("g", until="copied", timeout=30)
+        await face.wait("g", until="copied", timeout=60)
     assert (await events(face))[-1] == "migration stopped; it can be resumed"
     link.throttle(None)
     await face.resume_migration("g")
@@ -477,7 +477,7 @@ async def test_a_stop_through_the_state(
     registry.request("g", Request.STOP)
     registry.store.close()
     with pytest.raises(Interrupted):
-        await face.wait("g", until="copied", timeout=30)
+        await face.wait("g", until="copied", timeout=60)
 
 
 @in_loop
@@ -487,18 +487,18 @@ async def test_a_cut_over_that_is_refused(face: Engine, server_factory: ServerFa
     fill(source, 500)
     await face.register_replication_group("g", plain(target))
     await face.start_migration("g", node(source), settings=SCAN)
-    await face.wait("g", until="copied", timeout=30)
+    await face.wait("g", until="copied", timeout=60)
     source.client().set("late", "1")
     await face.complete_migration("g")
     with pytest.raises(TransferFailed, match="cut-over refused"):
-        await face.wait("g", until="available", timeout=30)
+        await face.wait("g", until="available", timeout=60)
     found = await migration(face)
     assert "(last cut-over refused: " in found["Reason"]
     assert any("cut-over refused" in each for each in await events(face))
     # Mended, it goes through; the same worker is still there.
     target.client().set("late", "1")
     await face.complete_migration("g")
-    report = await face.wait("g", until="available", timeout=30)
+    report = await face.wait("g", until="available", timeout=60)
     assert isinstance(report, Report)
     assert report.status == "done"
     assert_equal(source.client(), target.client())
@@ -515,7 +515,7 @@ async def test_the_order_behind_one_that_came_to_nothing(
     client = source.client()
     await face.register_replication_group("g", plain(target))
     await face.start_migration("g", node(source))
-    await face.wait("g", until="in-sync", timeout=30)
+    await face.wait("g", until="in-sync", timeout=60)
     with stopped(await worker(face)):
         await face.complete_migration("g")
         client.client_kill_filter(_type="replica")
@@ -541,7 +541,7 @@ async def test_an_order_waits_for_what_passes(face: Engine, server_factory: Serv
     fill(source, 100)
     await face.register_replication_group("g", plain(target))
     await face.start_migration("g", node(source))
-    await face.wait("g", until="in-sync", timeout=30)
+    await face.wait("g", until="in-sync", timeout=60)
     with stopped(await worker(face)):
         await face.complete_migration("g")
         pipe = source.client().pipeline(transaction=False)
@@ -575,9 +575,9 @@ async def test_what_fails_before_a_start(face: Engine, server_factory: ServerFac
     settings = TransferSettings(skip_checks=("databases",), databases=(0,), source_type="scan")
     started = await face.start_migration("g", node(source), settings=settings)
     assert started["ReplicationGroup"]["Status"] == "migrating"
-    await face.wait("g", until="in-sync", timeout=30)
+    await face.wait("g", until="in-sync", timeout=60)
     await face.complete_migration("g", force=True)
-    await face.wait("g", until="available", timeout=30)
+    await face.wait("g", until="available", timeout=60)
 
 
 @in_loop
@@ -592,7 +592,7 @@ async def test_warnings_become_events(face: Engine, server_factory: ServerFactor
     assert [each.split(": ")[1] for each in told] == ["eviction", "existing-keys"]
     assert "→ Set maxmemory-policy noeviction on the target" in told[0]
     await face.complete_migration("g", force=True)
-    await face.wait("g", until="available", timeout=30)
+    await face.wait("g", until="available", timeout=60)
     # In one go too.
     target.client().delete("its own", "a")
     await face.migrate(
@@ -634,15 +634,15 @@ async def test_a_cut_over_without_the_comparison(
     dump = Endpoint.parse(f"rdb:{source.folder / 'dump.rdb'}")
     await face.register_replication_group("g", plain(target))
     await face.start_migration("g", [dump])
-    await face.wait("g", until="copied", timeout=30)
+    await face.wait("g", until="copied", timeout=60)
     target.client().delete("key:7")
     await face.complete_migration("g")
     with pytest.raises(TransferFailed, match="cut-over refused"):
-        await face.wait("g", until="available", timeout=30)
+        await face.wait("g", until="available", timeout=60)
     reason = (await migration(face))["Reason"]
     assert "complete-migration --skip-verification cuts over without the comparison" in reason
     await face.complete_migration("g", skip_verification=True)
-    report = await face.wait("g", until="available", timeout=30)
+    report = await face.wait("g", until="available", timeout=60)
     assert isinstance(report, Report)
     assert report.status == "done"
     assert target.client().get("key:7") is None
@@ -662,7 +662,7 @@ async def test_the_word_without_the_comparison_outlives_its_worker(
     fill(source, 500)
     await face.register_replication_group("g", plain(target))
     await face.start_migration("g", node(source), settings=TransferSettings(disconnect_for=0))
-    await face.wait("g", until="in-sync", timeout=30)
+    await face.wait("g", until="in-sync", timeout=60)
     pid = (await migration(face))["Workers"][0]["Pid"]
     os.kill(pid, signal.SIGSTOP)
     await face.complete_migration("g", skip_verification=True)
@@ -697,10 +697,9 @@ async def test_a_transfer_that_fails(face: Engine, server_factory: ServerFactory
 
 @in_loop
 async def test_one_go(
-    face: Engine, server_factory: ServerFactory, pair: tuple[Binary, Binary]
+    face: Engine, server_factory: ServerFactory, ring_pair: tuple[Binary, Binary]
 ) -> None:
-    source = server_factory(pair[0], password=PASSWORD)
-    target = server_factory(pair[1], password=PASSWORD)
+    source, target = (server_factory(each, password=PASSWORD) for each in ring_pair)
     fill(source)
     seen: list[Progress] = []
     checks: list[Any] = []
@@ -815,7 +814,7 @@ async def test_any_event_loop(face: Engine, server_factory: ServerFactory) -> No
     fill(source, 100)
     settings = TransferSettings(retry_for=2.0)
     ends = Endpoint.parse(source.url), Endpoint.parse(target.url)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         report = await face.migrate(*ends, settings=settings)
     assert report.status == "done"
     assert_equal(source.client(), target.client())

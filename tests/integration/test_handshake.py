@@ -80,7 +80,7 @@ async def until(
     With `acknowledge` an ACK goes out now and then: a source that has not yet seen its child end
     takes no notice of it.
     """
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(sink.data) < length or not sink.data.endswith(end):
         assert time.monotonic() < deadline, bytes(sink.data[-200:])
         if acknowledge is not None:
@@ -292,7 +292,7 @@ async def test_a_replica_as_the_source_and_one_without_its_primary(
         assert isinstance(full, FullSync)
         assert full.replid == primary.client().info("replication")["master_replid"]
     primary.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while replica.client().info("replication")["master_link_status"] != "down":
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)
@@ -404,7 +404,7 @@ async def test_over_tls(server_factory: ServerFactory, tls_files: TlsFiles) -> N
 
 
 async def until_online(replica: Server) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while replica.client().info("replication").get("master_link_status") != "up":
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)

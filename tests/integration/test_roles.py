@@ -65,7 +65,7 @@ class Clicks:
 
     def __exit__(self, *exc: object) -> None:
         self._over.set()
-        self._thread.join(30)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 

@@ -75,7 +75,7 @@ async def following(
 
 async def gone(pid: int) -> None:
     who = ProcessId.of(pid)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while who.alive(0):  # noqa: ASYNC110 (the kernel tells nobody)
             await asyncio.sleep(0.05)
 
@@ -117,7 +117,7 @@ async def test_a_database_that_comes_back(
         with pytest.raises(StateError, match="does not answer"):
             await face.describe_replication_groups("g")
         source.client().set("meanwhile", "1")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while target.client().get("meanwhile") != b"1":  # noqa: ASYNC110 (another process)
                 await asyncio.sleep(0.05)
         own_postgres.start()

@@ -31,7 +31,7 @@ def check(key: bytes, value: bytes, expire_at: int | None) -> None:
     assert expire_at == (MORTAL if text.endswith(b" mortal") else None), (key, text)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 2**32),
     sizes=st.lists(st.integers(1, 300), min_size=1, max_size=4),
