@@ -64,6 +64,7 @@ def test_everything_is_carried_under_traffic(
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
         await asyncio.sleep(0.8)
+        await soon(lambda: traffic.commands > 500, "traffic")
         await asyncio.to_thread(traffic.stop)
         await cut_over(work, run, source)
 
@@ -390,11 +391,11 @@ def test_a_field_that_passed_before_the_command_that_kept_its_deadline(
 
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
-        client.execute_command("HPEXPIRE", "hash", 1200, "FIELDS", 1, "f")
-        over = time.monotonic() + 1.2
+        client.execute_command("HPEXPIRE", "hash", 2500, "FIELDS", 1, "f")
+        over = time.monotonic() + 2.5
         await in_sync(work, source)
         proxy.stall()
-        await asyncio.sleep(over - time.monotonic() - 0.2)
+        await asyncio.sleep(over - time.monotonic() - 1.2)
         client.hincrby("hash", "f", 5)
         # The source is busy, and tells of no field's end: as behind a pause.
         await asyncio.to_thread(client.execute_command, "CLIENT", "PAUSE", 5000, "WRITE")

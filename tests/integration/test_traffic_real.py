@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
 
 import pytest
@@ -109,15 +110,20 @@ def test_the_same_seed_and_version_give_the_same_bytes(binary: Binary) -> None:
 
 
 def test_five_thousand_commands_a_second(ends: tuple[Server, Server]) -> None:
-    rates = []
-    for turn in range(5):
-        with Traffic(ends[0], seed=turn) as traffic:
-            before = traffic.commands
-            time.sleep(1)
-            rates.append(traffic.commands - before)
-        if rates[-1] >= 5000:
-            break
-    assert max(rates) >= 5000, f"{rates} on a machine that may be busy"
+    """Of the writer's own time: what else the machine does is none of its business."""
+    with Traffic(ends[0], seed=1) as traffic:
+        commands, began = traffic.commands, time.process_time()
+        until(lambda: traffic.commands >= commands + 5000)
+        rate = (traffic.commands - commands) / (time.process_time() - began)
+    assert rate >= 5000
+
+
+def until(condition: Callable[[], object], at_least: float = 0.0) -> None:
+    """Wait until `condition`, and for so many seconds anyway. Raises `AssertionError`."""
+    began = time.monotonic()
+    while not condition() or time.monotonic() < began + at_least:
+        assert time.monotonic() < began + 60, "not within 60 s"
+        time.sleep(0.02)
 
 
 # Its life.
@@ -126,18 +132,18 @@ def test_five_thousand_commands_a_second(ends: tuple[Server, Server]) -> None:
 def test_rate_pause_and_limit(ends: tuple[Server, Server]) -> None:
     server, _ = ends
     with Traffic(server, seed=1, rate=1000) as traffic:
-        time.sleep(1.5)
+        began = time.monotonic()
+        until(lambda: traffic.commands > 500, 1.5)
         traffic.pause()
         # The first units set the large keys up, and one may be a transaction.
-        assert 500 < traffic.commands < 2200
+        assert traffic.commands < (time.monotonic() - began) * 1000 + 700
         offset = server.client().info("persistence")["rdb_changes_since_last_save"]
         issued = traffic.commands
         time.sleep(0.2)
         assert traffic.commands == issued
         assert server.client().info("persistence")["rdb_changes_since_last_save"] <= offset + 20
         traffic.resume()
-        time.sleep(0.3)
-        assert traffic.commands > issued
+        until(lambda: traffic.commands > issued)
     limited = Traffic(server, seed=1, limit=2000).start()
     limited.join()
     assert 2000 <= limited.commands < 2400
@@ -158,9 +164,9 @@ def test_a_restarted_server_is_written_to_again(server_factory: ServerFactory) -
             while traffic.commands < before + 500:
                 assert time.monotonic() < deadline, traffic.describe()
                 time.sleep(0.02)
+        until(lambda: len(counters.acknowledged) > 100)
     assert traffic.connections >= 4
     assert traffic.lost > 0
-    assert len(counters.acknowledged) > 100
     assert counters.check(server) == []
 
 
@@ -201,7 +207,8 @@ def test_counters_find_what_is_doubled_or_lost(
 ) -> None:
     server = server_factory()
     with Counters(server, rate=2000) as counters:
-        time.sleep(0.3)
+        # Each is pushed and appended, up to the seventh at least.
+        until(lambda: len(counters.acknowledged) > 100)
     assert counters.check(server) == []
     server.client(db=9).execute_command(*command)
     assert any(line.startswith(told) for line in counters.check(server)), counters.check(server)
@@ -218,12 +225,11 @@ def test_native_replication_compares_equal(pair: tuple[Binary, Binary]) -> None:
         attach(target, source)
         options = {"seed": f"native {pair_id(pair)}", "without": not_alike(*pair)}
         with Traffic(source, **options) as traffic, Counters(source) as counters:  # type: ignore[arg-type]
-            time.sleep(3 if same else 1.5)
+            until(lambda: traffic.commands > 3000, 3 if same else 1.5)
         # FLUSHALL may have come last.
         source.client().set("last", 1)
         replicated(source, target)
         found = assert_settled(source, target, 3)
-        assert traffic.commands > 3000
         assert found.keys.keys > 0
         # FLUSHALL is among the traffic: what the counters knew may be gone from both.
         address = address_of(source), address_of(target)
