@@ -1,6 +1,6 @@
 """The typed face of the native core; `tests/unit/test_lint.py` checks it against the module."""
 
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, Final, Literal, NoReturn, Self, TypeAlias, final
 
 from typing_extensions import Buffer
@@ -106,6 +106,8 @@ class RecordBatch:
     @property
     def timed(self) -> bytes: ...
     @property
+    def withheld(self) -> list[tuple[bytes, str]]: ...
+    @property
     def nbytes(self) -> int: ...
     @property
     def lasting(self) -> int: ...
@@ -186,10 +188,22 @@ class ScanPipeline:
     def flush(self, last: bool = False) -> None: ...
     def received(self, n: int) -> int: ...
 
+# modules.pxi
+
+def module_type(payload: bytes) -> str | None: ...
+
+@final
+class ModuleGuard:
+    def __new__(cls, judge: Callable[[str], tuple[str, bool]]) -> Self: ...
+    def refusal(self, payload: bytes) -> str: ...
+    def adds(self, payload: bytes) -> bool: ...
+    def withhold(self, batch: RecordBatch, head: bytes | None = None) -> None: ...
+
 # restore.pxi
 
 @final
 class RestoreEncoder:
+    guard: ModuleGuard | None
     def __new__(
         cls,
         *,
@@ -198,6 +212,7 @@ class RestoreEncoder:
         refused_low: int = 1,
         refused_high: int = 0,
         mset: bool = False,
+        guard: ModuleGuard | None = None,
     ) -> Self: ...
     @property
     def mset(self) -> bool: ...
@@ -302,6 +317,7 @@ CMD_SETS_FIELDS: int
 CMD_CLAIMS: int
 CMD_GROUPS: int
 CMD_MODULE: int
+CMD_PAYLOAD: int
 
 def command_flags(name: bytes, subcommand: bytes = b"") -> int: ...
 

@@ -9,10 +9,14 @@ cdef struct Record:
     # Seconds idle, or the LFU counter; -1: not known.
     int64_t access
     uint32_t key_size
+    # A module's value, and RESTORE … REPLACE may add it to what is there (modules.pxi).
+    bint adds
 
 
 cdef enum:
     FIRST_RECORDS = 1024
+    # DEL and the lengths of its two arguments.
+    DEL_OVERHEAD = 40
 
 
 cdef struct Arena:
@@ -98,7 +102,8 @@ cdef inline bint arena_split(
 
 @cython.final
 cdef class RecordBatch:
-    """Records of one database, in the order in which the source gave them. Immutable.
+    """Records of one database, in the order in which the source gave them. Immutable, but for what
+    `ModuleGuard.withhold` takes out.
 
     Attributes:
         db: the database's number.
@@ -113,6 +118,7 @@ cdef class RecordBatch:
         spilled: the pieces came before this batch, for nobody knew how many there would be: all
             since the batch before it. They are the value if this batch is `streamed`, else the
             beginning of one that is listed in `errors`, to be thrown away.
+        withheld: (key, reason) of records that were taken out, as the target must not get them.
         timed: names of the hashes whose fields have deadlines, where near ones are held back; each
             behind its length (4 bytes, little-endian).
     """
@@ -126,11 +132,15 @@ cdef class RecordBatch:
     cdef readonly bint streamed
     cdef readonly bint spilled
     cdef readonly bytes timed
+    cdef readonly list withheld
+    # Bytes of the DELs that go before values which RESTORE would add to what is there.
+    cdef size_t adding
     # The access figure of the records is an LFU counter, not seconds idle.
     cdef bint access_is_freq
 
     def __cinit__(self):
         self.timed = b""
+        self.withheld = []
 
     def __dealloc__(self):
         arena_free(&self.arena)

@@ -49,6 +49,7 @@ cdef enum CommandFlag:
     FLAG_GROUPS = 1 << 21
     FLAG_MODULE = 1 << 22
     FLAG_CONTAINER = 1 << 23      # of the table alone: the keys are those of its subcommand
+    FLAG_PAYLOAD = 1 << 24
 
 CMD_UNKNOWN = FLAG_UNKNOWN
 CMD_TTL = FLAG_TTL
@@ -73,6 +74,7 @@ CMD_SETS_FIELDS = FLAG_SETS_FIELDS
 CMD_CLAIMS = FLAG_CLAIMS
 CMD_GROUPS = FLAG_GROUPS
 CMD_MODULE = FLAG_MODULE
+CMD_PAYLOAD = FLAG_PAYLOAD
 
 # Commands that the core itself has to tell apart.
 cdef enum StreamName:
@@ -250,6 +252,7 @@ cdef tuple COMMAND_FLAG_WORDS = (
     ("claims", FLAG_CLAIMS),                # XCLAIM and XAUTOCLAIM
     ("groups", FLAG_GROUPS),                # changes a stream's consumer groups
     ("module", FLAG_MODULE),
+    ("payload", FLAG_PAYLOAD),              # brings a value as DUMP gives it
     ("container", FLAG_CONTAINER),
 )
 
@@ -275,8 +278,8 @@ cdef tuple COMMANDS = (
     ("rename", "rw1 w2", "reads moves"),
     # Which of the two it does hangs on whether the second is there.
     ("renamenx", "rw1 rw2", "reads moves"),
-    ("restore", "w1", "ttl"),
-    ("restore-asking", "w1", "ttl"),
+    ("restore", "w1", "ttl payload"),
+    ("restore-asking", "w1", "ttl payload"),
     ("sort", "sort", "reads reads-unnamed"),
     ("swapdb", "", "keyless swaps"),
     ("unlink", "w1-*", ""),

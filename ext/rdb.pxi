@@ -887,6 +887,7 @@ cdef class SnapshotReader:
         cdef uint32_t size = record.key_size
         record.expire_at = self.expire_at
         record.access = self.access
+        record.adds = False
         if self.access >= 0:
             self.batch_access = self.access_kind
         if 0 <= self.expire_at < self.hold_before:

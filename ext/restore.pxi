@@ -60,6 +60,7 @@ cdef class RestoreEncoder:
         refused_low, refused_high: versions, both included, that it refuses though they are lower
             (Valkey 8.1 and later: 12 to 79). A refused footer is stamped anew with the lowest
             version that the value's type needs.
+        guard: whose verdicts on module types hold; None: they are like other values.
         mset: send runs of plain strings as MSET; ValueError without `replace`. May be switched off
             between two batches.
     """
@@ -68,6 +69,7 @@ cdef class RestoreEncoder:
     cdef uint16_t highest_version
     cdef uint16_t refused_low
     cdef uint16_t refused_high
+    cdef public ModuleGuard guard
     # Of the value that is being streamed.
     cdef uint64_t stream_left
     cdef uint64_t stream_crc
@@ -78,7 +80,7 @@ cdef class RestoreEncoder:
 
     def __cinit__(
         self, *, bint replace=True, uint16_t highest_version=0xffff, uint16_t refused_low=1,
-        uint16_t refused_high=0, bint mset=False,
+        uint16_t refused_high=0, bint mset=False, ModuleGuard guard=None,
     ):
         if mset and not replace:
             raise ValueError("MSET replaces what is there")
@@ -87,6 +89,7 @@ cdef class RestoreEncoder:
         self.highest_version = highest_version
         self.refused_low = refused_low
         self.refused_high = refused_high
+        self.guard = guard
 
     cdef inline uint16_t stamp(self, int type, uint16_t version) noexcept nogil:
         """The version to send for a value of `type` whose footer says `version`."""
@@ -99,7 +102,13 @@ cdef class RestoreEncoder:
     cdef inline uint8_t *put_head(
         self, uint8_t *out, const Record *record, const uint8_t *key
     ) noexcept nogil:
-        cdef int arguments = 4 + self.replace
+        # Behind its DEL the key is gone; if it is not, the target says so.
+        cdef bint replace = self.replace and not record.adds
+        cdef int arguments = 4 + replace
+        if self.replace and record.adds:
+            out = put_array_header(out, 2)
+            out = put_literal(out, "$3\r\nDEL\r\n", 9)
+            out = put_bulk(out, key, record.key_size)
         if record.expire_at >= 0:
             arguments += 1
         if record.access >= 0:
@@ -118,7 +127,7 @@ cdef class RestoreEncoder:
         self, uint8_t *out, const Record *record, bint access_is_freq
     ) noexcept nogil:
         out = put_literal(out, "\r\n", 2)
-        if self.replace:
+        if self.replace and not record.adds:
             out = put_literal(out, "$7\r\nREPLACE\r\n", 13)
         if record.expire_at >= 0:
             out = put_literal(out, "$6\r\nABSTTL\r\n", 12)
@@ -144,18 +153,25 @@ cdef class RestoreEncoder:
         cdef size_t count = batch.arena.count
         if batch.streamed:
             raise ValueError("a streamed batch is encoded in pieces")
-        result = new_output(batch.arena.size + count * RESTORE_OVERHEAD + 64)
-        if self.mset and count:
+        cdef bint delete = self.replace and batch.adding
+        result = new_output(
+            batch.arena.size + batch.adding + count * RESTORE_OVERHEAD + 64)
+        if (self.mset or delete) and count:
             result.runs = ReplyRuns.__new__(ReplyRuns)
-            records = result.runs.records = <uint8_t *>PyMem_RawMalloc(count)
+            records = result.runs.records = <uint8_t *>PyMem_RawMalloc(2 * count)
             if records == NULL:
                 raise MemoryError()
         out = result.data
         with nogil:
             while i < count:
                 n = 0
-                if records != NULL:
+                if self.mset:
                     out = self.put_strings(out, &batch.arena, i, &n)
+                if records != NULL:
+                    if delete and n == 0 and batch.arena.records[i].adds:
+                        # The reply to DEL is about no record.
+                        records[replies] = 0
+                        replies += 1
                     records[replies] = <uint8_t>(n if n else 1)
                     replies += 1
                 if n:
@@ -256,7 +272,14 @@ cdef class RestoreEncoder:
         if self.stream_begun:
             raise ValueError("another value is being streamed")
         record = &batch.arena.records[0]
-        result = new_output(record.key_size + RESTORE_OVERHEAD + 64)
+        result = new_output(record.key_size + batch.adding + RESTORE_OVERHEAD + 64)
+        if self.replace and record.adds:
+            result.runs = ReplyRuns.__new__(ReplyRuns)
+            result.runs.records = <uint8_t *>PyMem_RawMalloc(2)
+            if result.runs.records == NULL:
+                raise MemoryError()
+            result.runs.records[0], result.runs.records[1] = 0, 1
+            result.runs.count = 2
         out = result.data
         out = self.put_head(out, record, batch.arena.data + record.offset)
         result.size = out - result.data
@@ -492,6 +515,10 @@ cdef class ReplyCounter:
                     continue
                 input.start = at + 2
                 return STOP_KEY_ERROR
+            if kind == 58 and self.stands_for() == 0:  # ":", the reply to DEL
+                input.start = at + 2
+                self.replies += 1
+                continue
             if kind != 43 or at - input.start != 3:
                 self.wanted = "+OK or an error, the reply to RESTORE or MSET"
                 return STOP_PROTOCOL

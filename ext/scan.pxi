@@ -537,6 +537,7 @@ cdef class ScanPipeline:
         record.value_size = value_size
         record.expire_at = self.expire_at
         record.access = self.access
+        record.adds = False
         if n:
             memcpy(self.arena.data + self.arena.size, queue_name(queue, queue.at), n)
         self.arena.size += n

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from engine._native import ProtocolError, RecordBatch, SnapshotReader
+from engine._native import ModuleGuard, ProtocolError, RecordBatch, SnapshotReader, module_type
 from engine.errors import EngineError, ProtocolFault, UsageError
 from engine.model.position import ScanPosition
 from engine.model.server import ServerInfo, parse_version
@@ -28,6 +28,8 @@ from engine.sources.spill import Spill
 _READ_BYTES = 1 << 20
 # Values that nobody is to get are not held beyond this.
 _SURVEY_HOLDS = 64 << 10
+# Bytes of a value's beginning that say of which module it is.
+_HEAD_BYTES = 10
 # Keys that cannot be carried, by name; the transfer's report has all of them.
 _NAMED = 10
 _MAGIC = (b"REDIS", b"VALKEY")
@@ -216,10 +218,10 @@ class Survey:
     """What a file holds, once all of it was read.
 
     `keys` counts those of each database, without the `expired` ones; `types` those of each type of
-    value (RDB_TYPE_*). `refused` names some of the keys that cannot be carried, each with its
-    reason, `refused_total` counts them all; `left_out` is what is no key and is not carried, a line
-    each. `checksummed`: the file has a checksum, and it was right. `seconds` is for how long it was
-    read.
+    value (RDB_TYPE_*), `modules` those of each module type, by its name. `refused` names some of
+    the keys that cannot be carried, each with its reason, `refused_total` counts them all;
+    `left_out` is what is no key and is not carried, a line each. `checksummed`: the file has a
+    checksum, and it was right. `seconds` is for how long it was read.
     """
 
     info: ServerInfo
@@ -227,6 +229,7 @@ class Survey:
     size: int
     keys: dict[int, int]
     types: dict[int, int]
+    modules: dict[str, int]
     expired: int
     refused: tuple[tuple[bytes, str], ...]
     refused_total: int
@@ -243,8 +246,11 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
     )
     file = RdbFile(path, reader)
     keys: Counter[int] = Counter()
+    modules: Counter[str] = Counter()
     refused: list[tuple[bytes, str]] = []
     refused_total = 0
+    guard = ModuleGuard(lambda name: (name or "?", False))
+    head = b""
     try:
         await file.open()
         more = True
@@ -253,8 +259,16 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
                 if isinstance(item, RecordBatch):
                     if len(item):
                         keys[item.db] += len(item)
+                    if not item.streamed:
+                        # Taken out by the name of their types, which so are counted.
+                        guard.withhold(item)
+                        modules.update(name for _, name in item.withheld)
+                    head = b""
                     refused_total += len(item.errors)
                     refused += item.errors[: max(_NAMED - len(refused), 0)]
+                elif len(head) < _HEAD_BYTES <= len(head := head + item[:_HEAD_BYTES]):
+                    # The beginning of a value in pieces.
+                    modules.update([kind] if (kind := module_type(head)) is not None else [])
             more = await file.read_on()
     finally:
         file.close()
@@ -264,6 +278,7 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
         size=file.size,
         keys=dict(sorted(keys.items())),
         types=reader.types,
+        modules=dict(modules),
         expired=reader.expired,
         refused=tuple(refused),
         refused_total=refused_total,

@@ -18,10 +18,11 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import cast
 
-from engine._native import RecordBatch, ReplyCounter, RestoreEncoder
+from engine._native import ModuleGuard, RecordBatch, ReplyCounter, RestoreEncoder
 from engine.errors import AuthError, EngineError, LinkError, ServerError
 from engine.model.backoff import Patience
 from engine.model.endpoint import Endpoint
+from engine.model.modules import COMMANDS, ModuleTypes, commands_known
 from engine.model.server import ServerInfo, footer_bounds
 from engine.model.settings import TransferSettings
 from engine.targets.base import Acknowledged, ReadAgain
@@ -39,6 +40,8 @@ _DIAL_AGAIN = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
 _ABSENT_KEY = "startmigration:probe:absent"
 # Seconds between two looks at the acknowledgements while nothing waits for them.
 _REST_SECONDS = 0.004
+# Bytes of a value's beginning that say of which module it is.
+_HEAD_BYTES = 10
 # proto-max-bulk-len of every server unless it is set.
 DEFAULT_BULK_LIMIT = 512 << 20
 
@@ -81,12 +84,26 @@ class RestoreWriter:
         """Awaited before anything is sent over a new connection; what it raises, so does that."""
         self.again: Callable[[RecordBatch], AsyncGenerator[bytes, None] | None] | None = None
         """The pieces of a streamed batch that was sent before, or None if they are gone."""
-        # The link went in the middle of a value: its other pieces are not sent for now.
+        # The link went in the middle of a value: its other pieces are not sent for now. Or none of
+        # them is to be sent.
         self._aside = False
+        # A value in pieces, until its head is here and says whether the target may get it.
+        self._awaited: RecordBatch | None = None
+        self._head = b""
         self.retries = 0
         self.reconnects = 0
         self.bulk_limit = DEFAULT_BULK_LIMIT
         """Bytes of the longest value that the target takes."""
+        self.types: ModuleTypes = cast(ModuleTypes, None)
+        """What the target does with values of modules, once it was opened."""
+
+    def allow(self, types: ModuleTypes) -> bool:
+        """From now on the target does this with values of modules; whether it is a change."""
+        if types.commands == self.types.commands and types.info.modules == self.types.info.modules:
+            return False
+        self.types = types
+        self._encoder.guard = ModuleGuard(types.judge)
+        return True
 
     async def open(self) -> None:
         """Dial and learn which footers, and how long a bulk, the target takes."""
@@ -96,6 +113,8 @@ class RestoreWriter:
         reply = await connection.try_call("CONFIG", "GET", "proto-max-bulk-len")
         if isinstance(reply, list) and len(reply) == 2 and str(reply[1], "latin-1").isdecimal():
             self.bulk_limit = int(reply[1])
+        known = commands_known(COMMANDS, await connection.try_call("COMMAND", "INFO", *COMMANDS))
+        self.types = ModuleTypes(self.info, known)
         replace = self._settings.if_exists == "replace"
         mset = replace and self.info.mode == "standalone" and await _takes_mset(connection)
         self._take_over(connection)
@@ -106,6 +125,7 @@ class RestoreWriter:
             highest_version=highest,
             refused_low=low,
             refused_high=high,
+            guard=ModuleGuard(self.types.judge),
         )
 
     @property
@@ -124,10 +144,33 @@ class RestoreWriter:
         return self._encoder
 
     async def send(self, item: RecordBatch | bytes) -> None:
-        """Send a batch when the window has room, or a piece when the transport has."""
-        if isinstance(item, bytes):
-            await self._send_piece(item)
+        """Send a batch when the window has room, or a piece when the transport has.
+
+        What the target must not get (`ModuleTypes.refusal`) is taken out before.
+        """
+        if not isinstance(item, bytes):
+            self._awaited, self._head = None, b""
+            if item.streamed:
+                self._awaited = item
+                return
+            if self._encoder.guard is not None:
+                self._encoder.guard.withhold(item)
+            await self._send_batch(item)
             return
+        if self._awaited is not None:
+            self._head += item
+            batch = self._awaited
+            if len(self._head) < min(_HEAD_BYTES, batch.value_size(0)):
+                return
+            item, self._awaited, self._head = self._head, None, b""
+            if self._encoder.guard is not None:
+                self._encoder.guard.withhold(batch, item[:_HEAD_BYTES])
+            await self._send_batch(batch)
+            if not len(batch):
+                self._aside = True
+        await self._send_piece(item)
+
+    async def _send_batch(self, item: RecordBatch) -> None:
         while True:
             await self._settled()
             if len(item) and item.db != self._db:
@@ -178,6 +221,7 @@ class RestoreWriter:
             self._connection.close()
         self._window.clear()
         self._encoder.abandon()
+        self._awaited = None
         self._lose("started anew")
 
     async def close(self) -> None:
@@ -191,11 +235,12 @@ class RestoreWriter:
     def _transmit(self, batch: RecordBatch) -> None:
         assert self._connection is not None
         runs = None
-        if batch.streamed:
-            self._aside = False
-            self._connection.write(self._encoder.begin(batch))
-        elif len(batch):
-            output = self._encoder.encode(batch)
+        if len(batch):
+            if batch.streamed:
+                self._aside = False
+                output = self._encoder.begin(batch)
+            else:
+                output = self._encoder.encode(batch)
             self._connection.write(output)
             runs = output.runs
         self._counter.expect(len(batch), runs)
@@ -361,11 +406,13 @@ class RestoreWriter:
             if connection.lost is not None:
                 return
             self._transmit(entry.batch)
-            if entry.batch.streamed:
+            if entry.batch.streamed and len(entry.batch):
                 await self._transmit_pieces(connection, entry.batch)
 
     def _can_send_again(self) -> bool:
-        streamed = [entry.batch for entry in self._window if entry.batch.streamed]
+        streamed = [
+            entry.batch for entry in self._window if entry.batch.streamed and len(entry.batch)
+        ]
         again = self.again
         return not streamed or (
             again is not None and all(again(batch) is not None for batch in streamed)

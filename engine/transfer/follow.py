@@ -23,6 +23,7 @@ from engine._native import (
     CMD_MEMBER_COUNT,
     CMD_MEMBER_TTL,
     CMD_MOVES,
+    CMD_PAYLOAD,
     CMD_SWAPS,
     CMD_TTL,
     CMD_UNKNOWN,
@@ -317,7 +318,7 @@ class Follower:
 
     @property
     def _kinds_to_look_at(self) -> int:
-        kinds = CMD_UNKNOWN
+        kinds = CMD_UNKNOWN | CMD_PAYLOAD
         if self.has_fields:
             kinds |= CMD_MEMBER_TTL
             if self.fields:
@@ -470,6 +471,7 @@ class Follower:
         skip: set[int] = set()
         if sent is None:
             skip = await self._leave_out_refused(batch) | await self._leave_out_long(batch)
+            skip |= await self._leave_out_unfit(batch)
         refused: set[DbKey] = set()
         while True:
             result = await self._applier.apply(
@@ -502,17 +504,11 @@ class Follower:
                 await self._leave(batch, index, message)
             else:
                 refused.add(self._store_failed(stores, -1 - index, message))
-        too_long = [each for reading in readings for each in reading.too_long]
-        for db, key, nbytes in too_long:
+        unfit = [each for reading in readings for each in reading.unfit]
+        for db, key, why, _ in unfit:
             refused.add((db, key))
-            limit = self._mender.bulk_limit
-            self._refused(
-                db,
-                key,
-                f"the value has {nbytes:,} bytes, and the target takes no more than {limit:,} "
-                "(proto-max-bulk-len)",
-            )
-        if result.failed or too_long:
+            self._refused(db, key, why)
+        if result.failed or unfit:
             await mender.spread(batch)
         if result.unseen:
             # Which of its commands failed, nobody knows.
@@ -561,6 +557,18 @@ class Follower:
         if found:
             await self._mender.spread(batch)
         return set(found)
+
+    async def _leave_out_unfit(self, batch: CommandBatch) -> set[int]:
+        """RESTORE of a value that the target must not get, as it lacks the module."""
+        found = set()
+        for index in batch.indices(CMD_PAYLOAD) if batch.holds(CMD_PAYLOAD) else ():
+            arguments = batch.command(index)
+            if len(arguments) > 3 and (why := self._mender.refusal(arguments[3])):
+                found.add(index)
+                await self._leave(batch, index, why)
+        if found:
+            await self._mender.spread(batch)
+        return found
 
     def _pass(self, position: StreamPosition) -> None:
         self.position = position

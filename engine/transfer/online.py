@@ -48,6 +48,7 @@ from engine.transfer.aside import cancelled
 from engine.transfer.books import Books
 from engine.transfer.check import Check
 from engine.transfer.checkpoint import CheckpointStore
+from engine.transfer.checks.modules import ask_module_types
 from engine.transfer.checks.probe import ask_bulk_limit
 from engine.transfer.claim import foreign
 from engine.transfer.code import is_library
@@ -748,7 +749,8 @@ class Online:
         await self._books.save_now_and_then()
 
     async def _look_at_limit(self) -> None:
-        """While the target has refused keys: whether it takes longer values by now."""
+        """While the target has refused keys: whether it takes longer values, or those of more
+        modules, by now."""
         mender, now = self._mender, asyncio.get_running_loop().time()
         if mender is None or not mender.refused or now < self._limit_at:
             return
@@ -756,9 +758,14 @@ class Online:
         with contextlib.suppress(EngineError):
             async with self._ends.admin("target") as end:
                 limit = await ask_bulk_limit(end)
-            if limit is not None and mender is self._mender:
+                types = await ask_module_types(end, await end.info())
+            if mender is not self._mender:
+                return
+            if limit is not None:
                 self._writer.bulk_limit = limit
                 mender.allow(limit)
+            if self._writer.allow(types):
+                mender.read_refused()
 
     async def _compare_on(self, reason: str) -> None:
         """Now and then while both ends are compared before a cut-over: all else goes on."""

@@ -24,6 +24,7 @@ from engine.transfer.checks.databases import (
 from engine.transfer.checks.ends import check_server, greet, unreachable
 from engine.transfer.checks.file import check_contents, check_file, moved_from
 from engine.transfer.checks.lineage import lineage
+from engine.transfer.checks.modules import ask_module_types, check_modules
 from engine.transfer.checks.needs import Way
 from engine.transfer.checks.pair import check_apart, check_eviction, check_memory, check_pair
 from engine.transfer.checks.probe import (
@@ -104,6 +105,8 @@ async def _preflight_of_server(
         # 4. What has to be asked for.
         moved = moved_databases(from_info, settings)
         await _guarded(checks, "value-types", check_types(one, from_info, to_info, moved))
+        modules = check_modules(one, other, (from_info, to_info), moved)
+        await _guarded(checks, "modules", modules)
         if settings.databases is not None:
             await _guarded(checks, "chosen-databases", check_chosen(one, from_info, moved))
         await _guarded(checks, "databases", check_room(other, moved))
@@ -144,7 +147,11 @@ async def _preflight_of_file(
                 await end.pipeline([("PING",)])
         checks.extend(about)
         if found is not None:
-            checks.extend(check_contents(found, info, settings))
+            types = None
+            if end is not None and info is not None:
+                with suppress(EngineError):
+                    types = await ask_module_types(end, info)
+            checks.extend(check_contents(found, info, settings, types))
         if found is None or end is None or info is None:
             return Preflight(tuple(checks))
         # 3. The one in the other.

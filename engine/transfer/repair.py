@@ -71,20 +71,19 @@ class Reading:
     """What the source held at `offset`.
 
     Of each key: (db, key, the command that stores it, its value's RDB type or None).
-    `values`: the keys' values, not their deadlines alone. `too_long`: keys whose values are longer
-    than the target takes at all: (db, key, bytes).
+    `values`: the keys' values, not their deadlines alone. `unfit`: keys whose values the target
+    must not get: (db, key, why, bytes).
     """
 
     offset: int
     stores: tuple[Store, ...]
     values: bool
-    too_long: tuple[tuple[int, bytes, int], ...] = ()
+    unfit: tuple[tuple[int, bytes, str, int], ...] = ()
 
     @property
     def keys(self) -> list[DbKey]:
         """Every key that was read."""
-        read = [(db, key) for db, key, *_ in self.stores]
-        return read + [(db, key) for db, key, _ in self.too_long]
+        return [(db, key) for db, key, *_ in (*self.stores, *self.unfit)]
 
 
 class Mender:
@@ -198,7 +197,11 @@ class Mender:
         again if it takes longer ones than before."""
         raised, self.bulk_limit = bulk_limit > self.bulk_limit, bulk_limit
         if raised:
-            self.spoil(tuple(self._refused))
+            self.read_refused()
+
+    def read_refused(self) -> None:
+        """The target may take by now what it has refused: all of that is read again."""
+        self.spoil(tuple(self._refused))
 
     @property
     def refused(self) -> frozenset[DbKey]:
@@ -487,7 +490,7 @@ class Mender:
         self._readings.append(reading)
         if values and keys:
             nbytes = sum(len(raw) for _, _, raw, _ in reading.stores)
-            nbytes += sum(size for _, _, size in reading.too_long)
+            nbytes += sum(size for *_, size in reading.unfit)
             fitting = _BYTES_AT_ONCE * len(keys) // max(nbytes, 1)
             self._at_once = min(max(fitting, 1), max(self._at_once, 2 * len(keys)), _MOST_AT_ONCE)
 
@@ -516,7 +519,7 @@ class Mender:
         now = seconds * 1000 + micros // 1000
         offset = offset_in(self._source, replies[1])
         stores: list[Store] = []
-        too_long: list[tuple[int, bytes, int]] = []
+        unfit: list[tuple[int, bytes, str, int]] = []
         for (db, key), place in zip(keys, places, strict=True):
             deadline = replies[place]
             if not isinstance(deadline, int):
@@ -533,13 +536,33 @@ class Mender:
             payload = replies[place + 1] if values else b""
             if isinstance(payload, Exception):
                 raise ServerError(f"{self._source.name} answered DUMP with: {payload}")
-            if isinstance(payload, bytes) and len(payload) > self.bulk_limit:
-                # The target would not answer with an error, but end the connection.
-                too_long.append((db, key, len(payload)))
+            if isinstance(payload, bytes) and (why := self._unfit(payload)):
+                unfit.append((db, key, why, len(payload)))
                 continue
+            if values and isinstance(payload, bytes) and self._adds(payload):
+                stores.append((db, key, encode_command("DEL", key), None))
             value_type = payload[0] if isinstance(payload, bytes) and payload else None
             stores.append((db, key, self._storing(key, deadline, payload, values), value_type))
-        return Reading(offset, tuple(stores), values, tuple(too_long))
+        return Reading(offset, tuple(stores), values, tuple(unfit))
+
+    def _unfit(self, payload: bytes) -> str:
+        """Why the target must not get this value; empty: it may."""
+        if len(payload) > self.bulk_limit:
+            # The target would not answer with an error, but end the connection.
+            return (
+                f"the value has {len(payload):,} bytes, and the target takes no more than "
+                f"{self.bulk_limit:,} (proto-max-bulk-len)"
+            )
+        return self.refusal(payload)
+
+    def refusal(self, payload: bytes) -> str:
+        """Why the target must not get this module's value (a DUMP payload); empty: it may."""
+        guard = self._encoder.guard
+        return guard.refusal(payload) if guard is not None else ""
+
+    def _adds(self, payload: bytes) -> bool:
+        guard = self._encoder.guard
+        return guard is not None and guard.adds(payload)
 
     def _storing(self, key: bytes, deadline: int, payload: object, values: bool) -> bytes:
         if deadline == -2 or (values and not isinstance(payload, bytes)):

@@ -139,7 +139,7 @@ class Snapshot:
         batch = acknowledged.batch
         if batch.streamed:
             self._source.value_arrived(batch)
-        refused = [key for key, _ in batch.errors]
+        refused = [key for key, _ in (*batch.errors, *batch.withheld)]
         refused += [batch.key(index) for index, _ in acknowledged.errors]
         # To read them again at once would be in vain.
         self._timed.difference_update((batch.db, key) for key in refused)

@@ -144,6 +144,8 @@ class Tally:
         self.bytes += batch.value_bytes
         for key, reason in batch.errors:
             self.refuse(batch.db, key, f"the source refused it: {reason}")
+        for key, reason in batch.withheld:
+            self.refuse(batch.db, key, reason)
         for index, message in acknowledged.errors:
             self.bytes -= batch.value_size(index)
             reason = explain_refusal(message, batch.value_type(index), target)

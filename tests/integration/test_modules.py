@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 
+from engine.model.endpoint import Endpoint
+from engine.model.settings import TransferSettings
+from engine.transfer.preflight import preflight
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
-from tests.online import cut_over, following, in_sync, online
+from tests.online import cut_over, following, in_sync, online, soon
 from tests.servers import Server
-from tests.transfers import Run
+from tests.transfers import Run, transfer
 
 STACK, GRAPHS = "redis-stack-7.4", "falkordb-8.2"
 
@@ -52,3 +58,149 @@ def test_counters_of_a_time_series_keep_the_times_of_the_source(
     for key in ("up", "down", "late", "new"):
         assert samples(source, key), key
         assert samples(target, key) == samples(source, key), key
+
+
+# Values that the target must not get.
+
+
+def filled(source: Server) -> set[str]:
+    """Values of modules, short and in pieces, among others; gives the names of the modules'."""
+    client = source.client()
+    for index in range(50):
+        client.set(f"plain:{index}", index)
+        client.json().set(f"json:{index}", "$", {"index": index})
+    client.json().set("json:long", "$", {"text": "x" * (5 << 20)})
+    client.set("plain:long", "y" * (5 << 20))
+    client.bf().add("bloom", "x")
+    client.ts().add("series", 1, 1)
+    return {*(f"json:{index}" for index in range(50)), "json:long", "bloom", "series"}
+
+
+def restores(target: Server) -> int:
+    """How many RESTOREs reached the target. Each is counted, also what is refused."""
+    stats = target.client().info("commandstats").get("cmdstat_restore", {})
+    return int(stats.get("calls", 0)) + int(stats.get("rejected_calls", 0))
+
+
+LACKS = "a value of module {}, which the target does not have"
+
+
+@pytest.mark.parametrize("name", ["redis-7.0", "redis-6.0"])
+def test_no_value_of_a_module_is_sent_to_a_target_without_it(
+    name: str, server_factory: ServerFactory
+) -> None:
+    """What left the engine is counted by the target: the two strings that are no plain ones for
+    MSET (their length) and the probe of the preflight are no part of it."""
+    source, target = server_factory(known(STACK)), server_factory(known(name))
+    names = filled(source)
+    run = transfer(source, target, if_exists="replace")
+    assert {each.key for each in run.report.not_carried} == names
+    reasons = {each.key: each.reason for each in run.report.not_carried}
+    if name == "redis-7.0":
+        assert reasons["series"] == LACKS.format("TSDB-TYPE")
+        assert reasons["json:long"] == reasons["json:1"] == LACKS.format("ReJSON-RL")
+    else:
+        assert "module TSDB-TYPE, and Redis 6.0.16 is sent none" in reasons["series"]
+    assert target.client().dbsize() == 51
+    assert restores(target) == 1  # plain:long, in pieces
+
+
+def test_nor_is_one_that_comes_by_the_stream_or_is_read_again(
+    server_factory: ServerFactory,
+) -> None:
+    source, target = server_factory(known(STACK)), server_factory(known("redis-7.0"))
+    client = source.client()
+    names = filled(source) | {"json:new", "json:copy"}
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        client.json().set("json:1", "$", {"changed": True})
+        client.json().set("json:new", "$", {"changed": True})
+        client.restore("json:copy", 0, client.dump("json:1"))
+        client.set("plain:new", 1)
+        await soon(lambda: target.client().exists("plain:new"), "the last write")
+        await soon(lambda: "55 keys were not carried" in work.progress.reason, "all of them")
+        work.stop()
+
+    run = online(source, target, steer)
+    assert {each.key for each in run.report.not_carried} == names
+    assert {each.reason for each in run.report.not_carried} == {
+        LACKS.format(kind) for kind in ("ReJSON-RL", "MBbloom--", "TSDB-TYPE")
+    }
+    assert restores(target) == 1  # plain:long
+
+
+def test_a_file_with_values_of_modules(server_factory: ServerFactory) -> None:
+    source, target = server_factory(known(STACK)), server_factory(known("redis-7.0"))
+    names = filled(source)
+    source.client().save()
+    path = str(source.folder / "dump.rdb")
+    run = transfer(f"rdb:{path}", target, source_type="auto")
+    assert {each.key for each in run.report.not_carried} == names
+    assert restores(target) == 1
+    checks = asyncio.run(
+        preflight(Endpoint.parse(f"rdb:{path}"), Endpoint.parse(target.url), TransferSettings())
+    ).checks
+    (found,) = [each for each in checks if each.name == "modules"]
+    assert found.outcome == "warn"
+    assert f"1 x {LACKS.format('TSDB-TYPE')}" in found.figure
+    assert f"51 x {LACKS.format('ReJSON-RL')}" in found.figure
+
+
+def test_the_preflight_names_the_types(server_factory: ServerFactory) -> None:
+    source, target = server_factory(known(STACK)), server_factory(known("redis-7.0"))
+    source.client().ts().add("series", 1, 1)
+    ends = Endpoint.parse(source.url), Endpoint.parse(target.url)
+    checks = asyncio.run(preflight(*ends, TransferSettings())).checks
+    (found,) = [each for each in checks if each.name == "modules"]
+    assert found.outcome == "warn"
+    assert found.figure.endswith(f"among 1 keys looked at: 1 x {LACKS.format('TSDB-TYPE')}")
+
+
+def test_a_module_that_is_loaded_meanwhile_has_its_values_carried(
+    server_factory: ServerFactory,
+) -> None:
+    stack = known(STACK)
+    source = server_factory(stack)
+    bare = replace(stack, name="redis-7.4.1", options=())
+    target = server_factory(bare, "--enable-module-command", "local")
+    source.client().json().set("json", "$", {"a": 1})
+    source.client().set("plain", 1)
+    (path,) = [each for each in stack.options if each.endswith("rejson.so")]
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: "1 key was not carried" in work.progress.reason, "its name")
+        target.client().execute_command("MODULE", "LOAD", path)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.not_carried == ()
+    assert target.client().json().get("json") == {"a": 1}
+
+
+# Graphs.
+
+
+def query(server: Server, graph: str, text: str) -> list[list[int]]:
+    """The rows of the result; a query that only writes has none."""
+    reply = server.client().execute_command("GRAPH.QUERY", graph, text)
+    rows: list[list[int]] = reply[1] if len(reply) > 1 else []
+    return rows
+
+
+COUNT = "MATCH (n) RETURN count(n)"
+
+
+def test_a_graph_that_is_there_is_replaced(server_factory: ServerFactory) -> None:
+    """RESTORE … REPLACE adds the nodes of the value to those of the graph."""
+    source, target = server_factory(known(GRAPHS)), server_factory(known(GRAPHS))
+    query(source, "graph", "UNWIND range(1, 500) AS i CREATE (:N {i: i})")
+    for _ in range(2):
+        run = transfer(source, target, if_exists="replace")
+        assert run.report.status == "done", run.report.errors
+        assert query(target, "graph", COUNT) == [[500]]
+    kept = transfer(source, target, if_exists="skip")
+    assert kept.report.status == "done", kept.report.errors
+    assert query(target, "graph", COUNT) == [[500]]

@@ -10,15 +10,14 @@ from pathlib import Path
 
 from engine.errors import EngineError, ProtocolFault
 from engine.model.endpoint import Endpoint
+from engine.model.modules import ModuleTypes
 from engine.model.report import printable_key
 from engine.model.server import ServerInfo, known_types
 from engine.model.settings import TransferSettings
 from engine.sources.rdb_file import Survey, survey
+from engine.transfer.checks.modules import refusals
 from engine.transfer.checks.result import Check, failed, listed, passed, size, warned
 from engine.transfer.checks.types import type_name
-
-# Types below are named by checks.types; a module's value may be loadable or not.
-_MODULE = 7
 
 
 async def check_file(source: Endpoint, *, value_limit: int) -> tuple[list[Check], Survey | None]:
@@ -46,7 +45,10 @@ async def check_file(source: Endpoint, *, value_limit: int) -> tuple[list[Check]
 
 
 def check_contents(
-    found: Survey, target: ServerInfo | None, settings: TransferSettings
+    found: Survey,
+    target: ServerInfo | None,
+    settings: TransferSettings,
+    modules: ModuleTypes | None = None,
 ) -> Iterator[Check]:
     """Keys, databases, values that cannot be carried, and what is no key."""
     yield _keys(found)
@@ -54,6 +56,12 @@ def check_contents(
         yield _chosen(found, settings.databases)
     if target is not None:
         yield _types(found, target)
+    if modules is not None and (refused := refusals(found.modules, modules)):
+        yield warned(
+            "modules",
+            "; ".join(refused),
+            "Load the same modules on the target, or do without those keys: the report names them.",
+        )
     if found.refused_total:
         key, why = found.refused[0]
         yield warned(
@@ -116,11 +124,5 @@ def _types(found: Survey, target: ServerInfo) -> Check:
             f"{target.name} does not load: {what}",
             "Choose a target at least as new as the file's server and of its flavour; keys that "
             "cannot be loaded are named in the report.",
-        )
-    if found.types.get(_MODULE):
-        return warned(
-            name,
-            f"{found.types[_MODULE]:,} values of modules",
-            "Load the same modules on the target, or do without those keys: the report names them.",
         )
     return passed(name, f"the target loads all {len(found.types)} that are there")

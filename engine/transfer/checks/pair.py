@@ -11,8 +11,6 @@ from engine.transfer.checks.result import Check, failed, passed, size, warned
 
 # Above this share of the free memory the fit is called tight: encodings and allocators differ.
 _TIGHT = 0.9
-# In INFO's list of modules, but without a type of value: Valkey 9's Lua engine.
-_TYPELESS_MODULES = {"lua"}
 
 
 def check_pair(
@@ -20,11 +18,10 @@ def check_pair(
     target: ServerInfo,
     settings: TransferSettings,
 ) -> Iterator[Check]:
-    """RDB version, memory, eviction, modules."""
+    """RDB version, memory, eviction."""
     yield _rdb(source, target)
     yield check_memory(source, target, settings)
     yield check_eviction(target)
-    yield _modules(source, target)
 
 
 def check_apart(source: Sequence[Member], target: Sequence[Member]) -> Check:
@@ -128,15 +125,3 @@ def check_eviction(target: ServerInfo) -> Check:
         f"{policy} at {size(target.maxmemory)}: when it is full, keys vanish without an error",
         "Set maxmemory-policy noeviction on the target until the migration is verified.",
     )
-
-
-def _modules(source: ServerInfo, target: ServerInfo) -> Check:
-    name = "modules"
-    absent = sorted(set(source.modules) - set(target.modules) - _TYPELESS_MODULES)
-    if absent:
-        return warned(
-            name,
-            f"on the source alone: {', '.join(absent)}; values of their types cannot be loaded",
-            "Load the modules on the target, or do without those keys: the report names them.",
-        )
-    return passed(name, ", ".join(source.modules) or "none on the source")

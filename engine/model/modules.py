@@ -1,0 +1,102 @@
+"""Types of values that modules bring: which server has them, and what RESTORE does with them.
+
+No reply says which types a server has. The commands that it knows tell of the modules in the table
+below; of another type it is only known that some module must bring it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from engine.model.server import ServerInfo
+
+_SAFE_SINCE = (6, 2, 0)
+"""Servers before it may end their process over a value of a module (`rdbLoadObject`, rdb.c)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleType:
+    """A module's type: the modules' names that bring it (MODULE LIST), and a command by which such
+    a server is told from one that has another module of that name. `replaces`: RESTORE … REPLACE
+    was seen to leave nothing of the value that was there."""
+
+    modules: frozenset[str]
+    command: str
+    replaces: bool = True
+
+
+def _brought_by(*modules: str) -> frozenset[str]:
+    return frozenset(modules)
+
+
+TYPES: dict[str, ModuleType] = {
+    "ReJSON-RL": ModuleType(_brought_by("ReJSON", "json"), "JSON.SET"),
+    "MBbloom--": ModuleType(_brought_by("bf"), "BF.SCANDUMP"),
+    "MBbloomCF": ModuleType(_brought_by("bf"), "CF.RESERVE"),
+    "CMSk-TYPE": ModuleType(_brought_by("bf"), "CMS.INITBYDIM"),
+    "TopK-TYPE": ModuleType(_brought_by("bf"), "TOPK.RESERVE"),
+    "TDIS-TYPE": ModuleType(_brought_by("bf"), "TDIGEST.CREATE"),
+    "TSDB-TYPE": ModuleType(_brought_by("timeseries"), "TS.CREATE"),
+    "trietype0": ModuleType(_brought_by("search"), "FT.SUGADD"),
+    "vectorset": ModuleType(_brought_by("vectorset"), "VADD"),
+    "bloomfltr": ModuleType(_brought_by("bf"), "BF.LOAD", replaces=False),
+    # FalkorDB and RedisGraph: the nodes of the value are added to those of the graph.
+    "graphdata": ModuleType(_brought_by("graph"), "GRAPH.QUERY", replaces=False),
+    "graphmeta": ModuleType(_brought_by("graph"), "GRAPH.QUERY", replaces=False),
+}
+"""By the nine characters of the type's name, as TYPE says it."""
+
+TYPELESS = frozenset({"lua", "rediscompat", "redisgears_2"})
+"""Modules in INFO's list that bring no type of value."""
+_KNOWN_MODULES = TYPELESS.union(*(each.modules for each in TYPES.values()))
+
+COMMANDS: tuple[str, ...] = tuple(sorted({each.command for each in TYPES.values()}))
+"""What a target is asked for (COMMAND INFO)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleTypes:
+    """What one server does with values of modules.
+
+    `commands`: those of `COMMANDS` that it knows, in capitals; None: it does not tell.
+    """
+
+    info: ServerInfo
+    commands: frozenset[str] | None = None
+
+    def refusal(self, name: str) -> str:
+        """Why a value of the type `name` must not be sent there; empty: it may be."""
+        if not name:
+            return "a value of a module whose type cannot be read"
+        if self.info.version < _SAFE_SINCE:
+            return (
+                f"a value of module {name}, and {self.info.name} is sent none, as servers before "
+                "6.2 may end their process over one"
+            )
+        if not self._has(name):
+            return f"a value of module {name}, which the target does not have"
+        return ""
+
+    def judge(self, name: str) -> tuple[str, bool]:
+        """(`refusal`, whether RESTORE … REPLACE may add to what is there), for `ModuleGuard`."""
+        known = TYPES.get(name)
+        return self.refusal(name), known is None or not known.replaces
+
+    def _has(self, name: str) -> bool:
+        known = TYPES.get(name)
+        if known is None:
+            # Some module that is not in the table brings it; the target has such a one, or not.
+            return not _KNOWN_MODULES.issuperset(self.info.modules)
+        if self.commands is not None:
+            return known.command in self.commands
+        return not known.modules.isdisjoint(self.info.modules)
+
+
+def commands_known(asked: Collection[str], reply: object) -> frozenset[str] | None:
+    """Those of `asked` that the server knows, by its reply to COMMAND INFO; None for an error."""
+    if not isinstance(reply, list) or len(reply) != len(asked):
+        return None
+    return frozenset(
+        name.upper() for name, each in zip(asked, reply, strict=True) if isinstance(each, list)
+    )

@@ -1,0 +1,69 @@
+"""Modules: which the target lacks, and whether values of theirs were seen on the source."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from engine.errors import EngineError
+from engine.model.modules import COMMANDS, TYPELESS, ModuleTypes, commands_known
+from engine.model.server import ServerInfo
+from engine.transfer.checks.result import Check, passed, warned
+from engine.wire.admin import Admin
+
+_NAME = "modules"
+# Keys looked at in each database: two round trips.
+_LOOK_AT = 200
+# What TYPE says of values that no module brings.
+_PLAIN = frozenset({b"string", b"list", b"set", b"zset", b"hash", b"stream", b"array", b"none"})
+_REMEDY = "Load the modules on the target, or do without those keys: the report names them."
+
+
+async def ask_module_types(end: Admin, info: ServerInfo) -> ModuleTypes:
+    """What the server behind `end` does with values of modules. Raises `LinkError`."""
+    (reply,) = await end.pipeline([("COMMAND", "INFO", *COMMANDS)])
+    return ModuleTypes(info, commands_known(COMMANDS, reply))
+
+
+async def check_modules(
+    source: Admin, target: Admin, infos: tuple[ServerInfo, ServerInfo], databases: list[int]
+) -> Check:
+    """Modules of the source that the target lacks, and values of theirs among some keys. Raises
+    `LinkError`."""
+    ours, theirs = (set(info.modules) - TYPELESS for info in infos)
+    if not ours:
+        return passed(_NAME, "none on the source")
+    types = await ask_module_types(target, infos[1])
+    seen, looked = await _look(source, databases)
+    figures = []
+    if absent := sorted(ours - theirs):
+        names = ", ".join(absent)
+        figures.append(f"on the source alone: {names}; values of their types cannot be loaded")
+    refused = refusals(seen, types)
+    figures += [f"among {looked} keys looked at: {each}" for each in refused]
+    if figures:
+        return warned(_NAME, "; ".join(figures), _REMEDY)
+    return passed(_NAME, ", ".join(sorted(ours)))
+
+
+def refusals(seen: Mapping[str, int], types: ModuleTypes) -> list[str]:
+    """Why values of the module types in `seen` (with their numbers) are not carried."""
+    return [
+        f"{count:,} x {why}" for name, count in sorted(seen.items()) if (why := types.refusal(name))
+    ]
+
+
+async def _look(source: Admin, databases: list[int]) -> tuple[Counter[str], int]:
+    """Count module types among some keys of each database; database 0 is chosen afterwards."""
+    seen: Counter[str] = Counter()
+    looked = 0
+    for db in databases:
+        selected, page = await source.pipeline([("SELECT", db), ("SCAN", 0, "COUNT", _LOOK_AT)])
+        if isinstance(selected, EngineError) or not isinstance(page, list):
+            continue
+        kinds = await source.pipeline([("TYPE", key) for key in page[1][:_LOOK_AT]])
+        told = [kind for kind in kinds if isinstance(kind, bytes)]
+        looked += len(told)
+        seen.update(kind.decode("ascii", "replace") for kind in told if kind not in _PLAIN)
+    await source.pipeline([("SELECT", 0)])
+    return seen, looked
