@@ -18,8 +18,10 @@ class OnlineMark:
     `held_before`: it had keys of its own before that. `promoting`: the position at which the target
     is being promoted, as the position key holds it, and `process` the target's process then
     (`ServerInfo.identity`); the target alone tells whether it was promoted (`transfer.opening`).
-    `opened`: it was, so that the target is its users', and nothing may be written to it any more;
-    `tidied`: nothing of ours is left there. `tuned`: the source's own `rdbcompression`, to be put
+    `timed`: the fence before that promotion ends by itself; the promotion counts only once
+    `opened` says that its answer came in time. `opened`: it was, so that the target is its users',
+    and nothing may be written to it any more; `tidied`: nothing of ours is left there. `tuned`: the
+    source's own `rdbcompression`, to be put
     back; empty if it was not touched. `fenced`: a fence may stand at the source, or writers wait to
     be let go after the opening; `sealed`: the settings that the seal changes there, as they were
     (`transfer.seal`); `fenced_at`: the `host:port` of the primary where that is, empty for the
@@ -40,6 +42,7 @@ class OnlineMark:
     held_before: bool = False
     promoting: str = ""
     process: str = ""
+    timed: bool = False
     opened: bool = False
     tidied: bool = False
     released: bool = False

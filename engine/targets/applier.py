@@ -20,6 +20,7 @@ this one waking up after it was replaced), EXEC answers nil and applies nothing.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -292,12 +293,14 @@ class Applier:
         process: str,
         inside: Sequence[Sequence[bytes | str]] = (),
         behind: Sequence[Sequence[bytes | str]] = (),
+        limit: float = math.inf,
     ) -> None:
         """Put `position` in the place of the one that was written last, and run `inside` with it:
         one transaction, in one round trip, on the connection whose WATCH has stood since.
 
         It takes place only if the target still holds that position, in the process and data set
-        called `process`; `behind` runs after it, and may fail. Nothing is tried twice. Raises
+        called `process`; `behind` runs after it, and may fail. Nothing is tried twice. `limit`:
+        seconds for which the answer is waited for, if `io_timeout` is not shorter. Raises
         `PositionMoved`, `LinkError`, `ServerError`, `AuthError` where nothing was done, and
         `Unanswered` where that is not known.
         """
@@ -310,7 +313,7 @@ class Applier:
             raise PositionMoved(self._position)
         connection.release()
         commands = [("MULTI",), *inside, ("SET", self._key, position), ("EXEC",)]
-        timeout = self._settings.io_timeout
+        timeout = min(self._settings.io_timeout, limit)
         replies = await asyncio.gather(
             *(connection.call(*each, timeout=timeout) for each in (*commands, *behind)),
             return_exceptions=True,

@@ -98,6 +98,20 @@ class Claim:
         await self._end_others(target)
         return held
 
+    async def revoke(self, target: Admin) -> TargetPosition:
+        """Take the mark of a promotion off the position again, which stays; what is there then.
+
+        Raises as `take` does.
+        """
+
+        def revoked(found: TargetPosition | None) -> tuple[list[Sequence[Arg]], TargetPosition]:
+            held = self.bare
+            if found is not None:
+                held = replace(found, engine=held.engine, opened=False)
+            return [], held
+
+        return await self._guarded(target, revoked)
+
     @property
     def client_name(self) -> str:
         """What connections are called that are to end when the claim does."""

@@ -207,10 +207,12 @@ class CutOver:
                     if result.ok:
                         await fence.seal()
                 # 5. The target is opened, if it still is what was compared. Once it was asked there
-                # is no deadline any more: it is open or not as the target says.
+                # is no deadline any more: it is open or not as the target says. But for a fence
+                # that ends by itself: then it has to say so in time.
                 if result.ok:
                     await _stop(follower, pump)
-                    await self._opening.promote(follower.applier, process)
+                    by = None if fence.lasts else began + fence.seconds
+                    await self._opening.promote(follower.applier, process, by=by)
                     self.fence_seconds = loop.time() - began
                     # What the source sends from here on is nobody's: keys that expire there.
                     await self._source.close()

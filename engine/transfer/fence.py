@@ -44,6 +44,12 @@ class Fence(Protocol):
     before: str
     """What `prepare` found in the source's settings and `seal` changes; empty: it changes none."""
 
+    @property
+    def lasts(self) -> bool:
+        """Whether it stands, once it is sealed, until it is taken away; else it is known to stand
+        for `seconds` alone."""
+        ...
+
     async def prepare(self) -> None:
         """All that can be done before it stands. Raises `EngineError`."""
         ...
@@ -112,6 +118,7 @@ class NoFence:
 
     readable = True
     before = ""
+    lasts = True
 
     def __init__(self, source: Endpoint, settings: TransferSettings, straight: bool) -> None:
         self.seconds = settings.cut_over_timeout
@@ -147,8 +154,11 @@ class HookFence(NoFence):
     """The operator's own command.
 
     Run with the argument `fence`; then with `done`, once the target is open (it may come twice,
-    after a crash), or with `unfence`, if the cut-over did not come off.
+    after a crash), or with `unfence`, if the cut-over did not come off. It is asked to hold writers
+    off for `cut_over_timeout`, and not relied upon for longer.
     """
+
+    lasts = False
 
     def __init__(self, source: Endpoint, settings: TransferSettings, straight: bool) -> None:
         super().__init__(source, settings, straight)
@@ -214,8 +224,15 @@ class PauseFence:
         self._timeout = settings.connect_timeout + (0.0 if self.readable else self.seconds)
         self._why = ""
         self._sealed = False
+        # Somebody else has it refuse writes.
+        self._refuses = False
         self._stack = contextlib.AsyncExitStack()
         self._end: Admin | None = None
+
+    @property
+    def lasts(self) -> bool:
+        """Whether writes are refused when the pause has run out."""
+        return bool(self.before) or self._refuses
 
     async def prepare(self) -> None:
         """Dial, and ask what the seal has to put back."""
@@ -223,7 +240,8 @@ class PauseFence:
         if not self._wanted or self.before:
             return
         try:
-            self.before = await seal.ask(end) or ""
+            found = await seal.ask(end)
+            self.before, self._refuses = found or "", found is None
         except (AuthError, ServerError, ProtocolFault) as error:
             self._why = error.message
 

@@ -217,7 +217,7 @@ class Online:
                 # Before anything is written: the claim as well.
                 await self._roles.check_apart()
                 if ask:
-                    held, ask = await self._tenure.take(), False
+                    held, ask = await self._taken(), False
                     reached = held.position
                     self._has_position = self._has_position or reached is not None
                     if await self._promoted(held):
@@ -310,6 +310,19 @@ class Online:
         self._stage.reason = "the target was open already"
         return True
 
+    async def _taken(self) -> TargetPosition:
+        """The target's position, claimed for us. A promotion that does not count is taken back.
+        Raises as `Tenure.take`."""
+        held = await self._tenure.take()
+        if held.opened and self._opening.asked and self._mark.timed:
+            held = await self._tenure.revoke()
+            self._stage.on_event(
+                "the target was opened, and it is not known that the source's writes were still "
+                "held off then: this was taken back, and the source is followed again"
+            )
+            await self._opening.deny()
+        return held
+
     async def _promoted(self, held: TargetPosition) -> bool:
         """What the target says of a promotion whose answer was not seen. True: it is open, and
         there is nothing left to do. Raises `PositionMoved`, and as `Opening.tidy_up`."""
@@ -319,7 +332,7 @@ class Online:
             await self._cut_over.finish()
             self._stage.reason = "the target was opened; the answer was lost on its way"
             return True
-        if self._opening.in_doubt:
+        if self._opening.asked:
             await self._opening.deny()
             self._stage.on_event("the target was not opened: it has " + place_words(held.position))
             await self._cut_over.take_away(at_once=True)
@@ -435,7 +448,7 @@ class Online:
                 if not self._writer.opened:
                     await self._writer.open()
                 if not ours:
-                    held = await self._tenure.take()
+                    held = await self._taken()
                     ours = True
             if self._mark.begun and await self._promoted(held):
                 return
@@ -672,7 +685,7 @@ class Online:
                     why = "the target has changed"
                     if not isinstance(exc, PositionMoved):
                         why = explain(exc) if isinstance(exc, EngineError) else exc.reason
-                    if self._opening.in_doubt:
+                    if self._opening.asked:
                         stage.on_event(f"the target was asked to open, and did not answer: {why}")
                     elif not self._mark.opened:
                         stage.on_event(f"cut-over refused: {why}")

@@ -15,6 +15,11 @@ What is true at every moment, whatever breaks at either end:
   (or none) that it was not. The question is put by a write to the position key (`Claim.take`), so
   that a transaction which is still under way is refused from then on. As long as the target does
   not answer it is not known, and the source stays closed.
+- A fence that ends by itself (there is no write block at the source, or the fence is the operator's
+  command) is known to stand for its time alone. The target's answer has to be seen within it, and
+  until that is in the checkpoint the promotion does not count (`timed`): whoever finds the mark
+  takes it off again and goes on following, for the source may have taken writes since. No client
+  was told of the target by then.
 - `opened` is written down when the transaction's answer was seen, or its mark; never before.
 - The mark is removed behind that, and only the mark: where another position is found the target
   came back with older data after it was promoted. Those data are the stream's up to that position,
@@ -27,6 +32,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable
 
 from engine.errors import AuthError, LinkError, ServerError, TransferFailed
@@ -58,45 +64,69 @@ class Opening:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the target may have been promoted, which the target alone can tell."""
+        """Whether the target may have been promoted for good, which it alone can tell."""
+        return self.asked and not self._books.mark.timed
+
+    @property
+    def asked(self) -> bool:
+        """Whether the target was asked to open, and nothing is known of its answer."""
         mark = self._books.mark
         return bool(mark.promoting) and not mark.opened
 
-    async def promote(self, applier: Applier, process: str) -> None:
+    async def promote(self, applier: Applier, process: str, *, by: float | None = None) -> None:
         """Open the target if it is as `applier` left it, in the process called `process`.
 
-        Even if cancelled meanwhile. Raises `PositionMoved`, `LinkError`, `ServerError`, `AuthError`
-        (it is not open then, or `in_doubt`) and `StateError` (`in_doubt`).
-        """
-        await to_the_end(self._promote(applier, process))
+        `by`: until then, by the loop's clock, the source's writes are known to be held off; where
+        the target's answer comes later, the promotion does not count, and is to be taken back
+        (`asked`).
 
-    async def _promote(self, applier: Applier, process: str) -> None:
+        Even if cancelled meanwhile. Raises `PositionMoved`, `LinkError`, `ServerError`, `AuthError`
+        (it is not open then, or `asked`) and `StateError` (`asked`).
+        """
+        await to_the_end(self._promote(applier, process, by))
+
+    async def _promote(self, applier: Applier, process: str, by: float | None) -> None:
         final, token = applier.found, self._books.mark.token
         if final is None:
             raise PositionMoved(None)
         opened = TargetPosition.decode(final).promoted()
-        await self._books.save(promoting=final.decode(), process=process)
+        await self._books.save(
+            promoting=final.decode(), process=process, timed=by is not None, opened=False
+        )
+        now = asyncio.get_running_loop().time
         behind = []
         if has_import_mode(self._target()):
             # In the same round trip; where it fails `tidy_up` does it.
             behind = [("CONFIG", "SET", "import-mode", "no")]
+        late = "the time of the fence ran out before the target answered that it is open"
+        left = math.inf if by is None else by - now()
+        if left <= 0:
+            await self.deny()
+            # What leads back to following.
+            raise LinkError(late, fault="target")
         try:
             await applier.promote(
-                opened.encode(), process, inside=[("DEL", dirty_key(token))], behind=behind
+                opened.encode(),
+                process,
+                inside=[("DEL", dirty_key(token))],
+                behind=behind,
+                limit=left,
             )
         except Unanswered:
             raise
         except (PositionMoved, LinkError, ServerError, AuthError):
             await self.deny()
             raise
+        if by is not None and now() >= by:
+            raise Unanswered(late, fault="target")
         await self._books.save(opened=True)
 
     async def deny(self) -> None:
         """The target was not promoted, or came back from before it: it has said so itself.
 
-        Raises `StateError`: it is `in_doubt` still.
+        Raises `StateError`: it is `asked` still.
         """
-        await self._books.save(promoting="", process="", opened=False, tidied=False)
+        await self._books.save(promoting="", process="", timed=False, opened=False, tidied=False)
 
     async def confirm(self) -> None:
         """The target was promoted: its mark was found. Raises `StateError`."""

@@ -57,6 +57,11 @@ class Tenure:
                 self.replaced = self.replaced or not claim.first
                 raise
 
+    async def revoke(self) -> TargetPosition:
+        """The target was promoted, and that does not count: it is ours again. What it holds."""
+        async with self._ends.admin("target") as end:
+            return await self.claim.revoke(end)
+
     async def confirm(self) -> None:
         """Before values go over a new connection: nobody has taken over meanwhile."""
         await self.take()

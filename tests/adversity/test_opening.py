@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -15,16 +18,26 @@ from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark, position_key
 from engine.model.position import StreamPosition, TargetPosition
-from engine.model.progress import Phase
+from engine.model.progress import ENDS, Phase
 from engine.model.settings import TransferSettings
 from engine.model.verification import AtFence
+from engine.targets.applier import Applier
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.gate import Settle
 from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison
 from tests.conftest import ServerFactory, known
 from tests.converge import OWN_PREFIX, assert_settled
-from tests.online import assert_tidy, cut_over, following, in_sync, online, refused, soon
+from tests.online import (
+    assert_tidy,
+    cut_over,
+    following,
+    in_sync,
+    online,
+    refusals,
+    refused,
+    soon,
+)
 from tests.proxy import Proxy
 from tests.servers import Server
 from tests.transfers import Run
@@ -296,6 +309,105 @@ def test_a_target_that_cannot_tell(source: Server, opened: tuple[Server, MemoryC
     assert run.report.status == "stopped"
     assert any("whether the target was opened is not known" in each for each in run.events)
     assert not refuses(source)
+
+
+@pytest.mark.parametrize("why", ["no right", "hook"])
+def test_a_target_that_stands_still_when_it_is_to_be_opened(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, why: str
+) -> None:
+    """The source has no write block, so that it takes writes when the fence's time is over: what
+    the target does with the promotion later does not count, and no acknowledged write is lost."""
+    source, target = (server_factory(known("redis-7.0")) for _ in range(2))
+    client = source.client()
+    client.acl_setuser(
+        "mover",
+        enabled=True,
+        passwords=["+pw"],
+        keys=["*"],
+        channels=["*"],
+        commands=["+@all", "-config|set"],
+    )
+    settings: dict[str, Any] = {}
+    if why == "hook":
+        hook = tmp_path / "hook.py"
+        hook.write_text(
+            f"import socket, sys\nend = socket.create_connection(('127.0.0.1', {source.port}))\n"
+            "word = b'PAUSE 4000 WRITE' if sys.argv[1] == 'fence' else b'UNPAUSE'\n"
+            "end.sendall(b'CLIENT ' + word + b'\\r\\n')\nassert end.recv(100) == b'+OK\\r\\n'\n"
+        )
+        settings = {"fence": "hook", "fence_hook": f"{sys.executable} -I -S {hook}"}
+    client.set("clicks", 0)
+    promote = Applier.promote
+    stood_still: list[bool] = []
+
+    async def behind_a_freeze(self: Applier, *of: Any, **more: Any) -> None:
+        if not stood_still:
+            stood_still.append(True)
+            target.freeze()
+        await promote(self, *of, **more)
+
+    monkeypatch.setattr(Applier, "promote", behind_a_freeze)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await _word(work, run, source, lambda: stood_still)
+        # Waits until the pause is over.
+        await asyncio.to_thread(source.client(socket_timeout=20, retry=None).incr, "clicks")
+        target.thaw()
+        try:
+            await soon(lambda: work.progress.phase is Phase.FOLLOW, "following goes on", 40)
+        except AssertionError:
+            raise AssertionError(f"no following: {work.progress} {run.events}") from None
+        assert not await asyncio.to_thread(refuses, source)
+        await asyncio.to_thread(client.incr, "clicks")
+        await _word(work, run, source, lambda: work.progress.phase in ENDS)
+
+    url = f"redis://mover:pw@{source.host}:{source.port}"
+    run = online(url, target, steer, cut_over_timeout=4.0, timeout=90, **settings)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().get("clicks") == b"2"
+    assert run.report.full_syncs == 1
+    assert_tidy(target)
+
+
+async def _word(work: Transfer, run: Run, source: Server, ended: Callable[[], object]) -> None:
+    """Give the word, and again where a busy machine needed all the fence's time, until `ended`."""
+    while not ended():
+        await in_sync(work, source)
+        before = len(refusals(run))
+        work.complete()
+        await soon(lambda: ended() or len(refusals(run)) > before, "an end", 40)  # noqa: B023
+
+
+@pytest.mark.parametrize("source_after", ["resume", "refuse"])
+def test_an_engine_that_dies_with_the_answer_of_the_target(
+    source: Server, server_factory: ServerFactory, source_after: str
+) -> None:
+    """Whether the source's writes were held off then is told to the next one by a write block."""
+    target, store = server_factory(source.binary), _DiesAt()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        work.complete()
+
+    settings = {"source_after": source_after, "cut_over_timeout": 5.0}
+    run = online(source, target, steer, checkpoints=store, **settings)
+    assert "died here" in run.report.errors[0]
+    assert refuses(source) is (source_after == "refuse")
+    renewed = source_after == "resume"
+    if renewed:
+        renew(source)
+
+    async def go_on(work: Transfer, run: Run) -> None:
+        await following(work)
+        assert any("this was taken back" in each for each in run.events)
+        await cut_over(work, run, source)
+
+    run = online(source, target, go_on if renewed else None, checkpoints=store.left(), **settings)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert values(target) == (NEW if renewed else OLD)
+    assert_tidy(target)
 
 
 async def _force(work: Transfer) -> None:
