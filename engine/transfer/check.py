@@ -45,6 +45,8 @@ from engine.transfer.gate import (
 from engine.transfer.stage import Stage
 from engine.transfer.sweep import Sweep, some_words
 from engine.transfer.words import size_words
+from engine.wire.besides import absent_indexes
+from engine.wire.search import carry_indexes
 
 # So many keys are read again behind the fence at the most.
 _MENDED_AT_FENCE = 200
@@ -170,13 +172,18 @@ class Check:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _carry_code(self, besides: Besides) -> Besides:
-        """Load the libraries that the target lacks, or has otherwise, once more."""
+        """Load the libraries that the target lacks, or has otherwise, once more; and make the
+        search indexes that it lacks."""
         assert self._comparison is not None
         code = [text for name, text in besides.code.items() if f"library {name}" in besides.lost]
-        if not code:
+        indexes = absent_indexes(besides.lost)
+        if not code and not indexes:
             return besides
         async with self._ends.admin("target") as end:
             refused = await carry_code(end, code, ())
+            if indexes:
+                async with self._ends.admin("source") as source:
+                    refused |= await carry_indexes(source, end, indexes)
         again = await self._comparison.besides()
         lost = {what: refused.get(what, why) for what, why in again.lost.items()}
         return Besides(again.count, again.code, lost, again.denied)

@@ -37,7 +37,8 @@ from engine.transfer.tally import Tally
 from engine.transfer.target_watch import TargetWatch
 from engine.wire import besides
 from engine.wire.admin import admin
-from engine.wire.besides import Held
+from engine.wire.besides import Held, is_index
+from engine.wire.search import UNTOLD
 
 # How often progress is told and the checkpoint written, in seconds.
 _TICK_SECONDS = 0.5
@@ -232,9 +233,24 @@ class Offline:
         elif held.libraries:
             code = list(held.libraries.values())
             await stage.insist(lambda: self._load(code, ()), "target")
+        if held.indexes:
+            what.append(UNTOLD)
+        if held.indexes and settings.chooses_keys:
+            names = ", ".join(sorted(held.indexes))
+            what.append(f"search indexes, as keys are chosen: {names}")
+        elif held.indexes:
+            await stage.insist(self._carry_indexes, "target")
         for each in what:
             stage.on_event(f"not carried: {each}")
         self.left_out += what
+
+    async def _carry_indexes(self) -> None:
+        async with self._ends.admin("source") as source, self._ends.admin("target") as target:
+            lost = await besides.carry_absent(source, target)
+        self._stage.lost |= lost
+        for what, why in lost.items():
+            self.left_out.append(f"{what}: {why}")
+            self._stage.on_event(f"not carried: {what}: {why}")
 
     async def _carry_code(self) -> None:
         assert self._file is not None
@@ -326,7 +342,9 @@ class Offline:
         if self._stage.lost:
             # What refused them may be mended.
             self._stage.lost.clear()
-            self.left_out = [what for what in self.left_out if not is_library(what)]
+            self.left_out = [
+                what for what in self.left_out if not is_library(what) and not is_index(what)
+            ]
             try:
                 await (self._finish_scan() if self._file is None else self._carry_code())
             except EngineError as exc:

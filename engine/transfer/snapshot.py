@@ -26,6 +26,7 @@ from engine.transfer.repair import Mender
 from engine.transfer.stage import Stage
 from engine.transfer.target_watch import TargetWatch
 from engine.transfer.tenure import Tenure
+from engine.wire.besides import carry_absent
 from engine.wire.psync import FullSync
 
 
@@ -114,13 +115,16 @@ class Snapshot:
         for what in source.left_out:
             self._left_out(what)
         self._stage.lost = {}
-        if not source.functions and not source.scripts:
-            return
         async with self._ends.admin("target") as end:
+            if source.info.modules:
+                async with self._ends.admin("source") as there:
+                    self._stage.lost |= await carry_absent(there, end)
+            if not source.functions and not source.scripts:
+                return
             refused = await carry_code(end, source.functions, source.scripts)
         for what, why in refused.items():
             self._left_out(f"{what}: {why}")
-        self._stage.lost = {what: why for what, why in refused.items() if is_library(what)}
+        self._stage.lost |= {what: why for what, why in refused.items() if is_library(what)}
 
     async def note_names(self) -> None:
         """The names of what has to be read again. Before the position: with it they must be there,

@@ -1,20 +1,24 @@
 """What servers hold beside keys: libraries of functions (7.0 and later), and search indexes.
 
 Keys say nothing of them, and no count does. A library goes over with the snapshot and the stream,
-or stays behind where the target refuses it; a search index is its module's own affair.
+or stays behind where the target refuses it; a search index is made again on the target
+(`wire.search`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.errors import AuthError, EngineError
 from engine.wire.admin import Admin
+from engine.wire.search import Index, ask_indexes, carry_indexes, differing
 
 _LIBRARIES: tuple[str, ...] = ("FUNCTION", "LIST", "WITHCODE")
 _INDEXES: tuple[str, ...] = ("FT._LIST",)
+_INDEX = "search index "
+_MISSING = "missing on the target"
 COMMANDS = (_LIBRARIES, _INDEXES)
 """What `read` reads the replies to."""
 
@@ -24,11 +28,13 @@ class Held:
     """Of one server: the code of each library by its name, and the names of search indexes.
 
     None: the server knows none of that. `denied` says of what its user may not even ask.
+    `definitions` of the indexes are there only where they were asked for (`ask`).
     """
 
     libraries: Mapping[str, bytes] | None = None
     indexes: frozenset[str] | None = None
     denied: tuple[str, ...] = field(default=())
+    definitions: Mapping[str, Index] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -43,7 +49,10 @@ class Held:
 
 async def ask(end: Admin) -> Held:
     """What the server behind `end` holds beside keys. Raises `LinkError`."""
-    return read(await end.pipeline(COMMANDS))
+    held = read(await end.pipeline(COMMANDS))
+    if not held.indexes:
+        return held
+    return replace(held, definitions=await ask_indexes(end, held.indexes))
 
 
 def read(replies: Sequence[Any]) -> Held:
@@ -73,16 +82,55 @@ def lacking(source: Held, target: Held, *, extra: bool) -> dict[str, str]:
     if ours is not None and "FUNCTION LIST" not in target.denied:
         for name, code in sorted(ours.items()):
             if name not in theirs:
-                found[f"library {name}"] = "missing on the target"
+                found[f"library {name}"] = _MISSING
             elif theirs[name] != code:
                 found[f"library {name}"] = "other code on the target"
         if extra:
             for name in sorted(theirs.keys() - ours.keys()):
                 found[f"library {name}"] = "on the target alone"
-    if "FT._LIST" not in target.denied:
-        for name in sorted((source.indexes or frozenset()) - (target.indexes or frozenset())):
-            found[f"search index {name}"] = "missing on the target"
+    return found | _lacking_indexes(source, target)
+
+
+def _lacking_indexes(source: Held, target: Held) -> dict[str, str]:
+    if "FT._LIST" in target.denied:
+        return {}
+    why = "the target has no search module" if target.indexes is None else _MISSING
+    found = {
+        f"{_INDEX}{name}": why
+        for name in sorted((source.indexes or frozenset()) - (target.indexes or frozenset()))
+    }
+    for name in differing(source.definitions, target.definitions):
+        found[f"{_INDEX}{name}"] = "another definition on the target"
     return found
+
+
+def is_index(what: str) -> bool:
+    """Whether that is the name of a search index, as `lacking` gives it."""
+    return what.startswith(_INDEX)
+
+
+def absent_indexes(lost: Mapping[str, str]) -> list[str]:
+    """The names of search indexes that are missing, among what `lacking` has found."""
+    return [
+        what.removeprefix(_INDEX)
+        for what, why in lost.items()
+        if is_index(what) and why == _MISSING
+    ]
+
+
+async def carry_absent(source: Admin, target: Admin) -> dict[str, str]:
+    """Make the search indexes that the target lacks, if it has the module.
+
+    Gives those that it lacks still, or has otherwise: {`search index NAME`: why}. Raises
+    `LinkError`.
+    """
+    ours = await ask(source)
+    if not ours.indexes:
+        return {}
+    lost = _lacking_indexes(ours, await ask(target))
+    refused = await carry_indexes(source, target, absent_indexes(lost))
+    again = _lacking_indexes(ours, await ask(target))
+    return {what: refused.get(what, why) for what, why in again.items()}
 
 
 def _libraries(reply: Any) -> dict[str, bytes] | None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from engine.fleet.gate import gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.transfer.preflight import preflight
 from engine.transfer.transfer import Transfer
+from engine.wire.search import UNTOLD
 from tests.conftest import ServerFactory, known
+from tests.engines import Cli
 from tests.online import cut_over, following, in_sync, online, soon
 from tests.servers import Server
 from tests.transfers import Run, transfer
@@ -204,3 +210,142 @@ def test_a_graph_that_is_there_is_replaced(server_factory: ServerFactory) -> Non
     kept = transfer(source, target, if_exists="skip")
     assert kept.report.status == "done", kept.report.errors
     assert query(target, "graph", COUNT) == [[500]]
+
+
+# Search indexes.
+
+INDEX = (
+    "FT.CREATE people ON HASH PREFIX 2 person: p: FILTER @age>1 LANGUAGE german SCORE 0.5 "
+    "STOPWORDS 2 und oder SCHEMA name AS called TEXT WEIGHT 2 NOSTEM SORTABLE UNF "
+    "age NUMERIC SORTABLE tags TAG SEPARATOR ; CASESENSITIVE WITHSUFFIXTRIE place GEO "
+    "about TEXT INDEXEMPTY INDEXMISSING shape GEOSHAPE FLAT seen TEXT NOINDEX "
+    "vector VECTOR HNSW 10 TYPE FLOAT32 DIM 4 DISTANCE_METRIC COSINE M 8 EF_CONSTRUCTION 100"
+)
+PLAIN_INDEX = (
+    "FT.CREATE docs ON JSON NOOFFSETS NOFREQS MAXTEXTFIELDS SCHEMA $.a AS a TEXT "
+    "$.v AS v VECTOR FLAT 6 TYPE FLOAT64 DIM 4 DISTANCE_METRIC L2"
+)
+
+
+def with_indexes(source: Server) -> None:
+    client = source.client()
+    client.execute_command(*INDEX.split())
+    client.execute_command(*PLAIN_INDEX.split())
+    client.execute_command("FT.SYNUPDATE", "people", "group", "hello", "hi")
+    for index in range(20):
+        client.hset(f"person:{index}", mapping={"name": f"name{index}", "age": index})
+
+
+def told(server: Server, index: str) -> list[object]:
+    """What FT.INFO tells of an index's definition."""
+    client = server.client(protocol=2)
+    client.response_callbacks.clear()
+    found = client.execute_command("FT.INFO", index)
+    members = dict(zip(found[::2], found[1::2], strict=True))
+    names = b"index_definition", b"index_options", b"attributes", b"stopwords_list"
+    return [members.get(name) for name in names]
+
+
+def found_by_search(server: Server) -> int:
+    client = server.client(protocol=2)
+    client.response_callbacks.clear()
+    count: int = client.execute_command("FT.SEARCH", "people", "@age:[5 +inf]", "LIMIT", 0, 0)[0]
+    return count
+
+
+def assert_indexed(source: Server, target: Server) -> None:
+    for index in ("people", "docs"):
+        assert told(target, index) == told(source, index)
+    dumps = [end.client().execute_command("FT.SYNDUMP", "people") for end in (source, target)]
+    assert dumps[0] == dumps[1]
+    deadline = time.monotonic() + 20
+    # The target fills its index in the background.
+    while found_by_search(target) != found_by_search(source):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert found_by_search(source) == 15
+
+
+def scanned(source: Server, target: Server, **options: Any) -> Run:
+    settings = TransferSettings(source_type="scan")
+    gate = gate_of(Endpoint.parse(source.url), Endpoint.parse(target.url), settings, lambda: False)
+    return transfer(source, target, gate=gate, **options)
+
+
+def test_search_indexes_are_carried_by_scan(stacks: tuple[Server, Server]) -> None:
+    source, target = stacks
+    with_indexes(source)
+    run = scanned(source, target)
+    assert run.report.status == "done", run.report.errors
+    assert_indexed(source, target)
+    # What no command tells of is said, once.
+    assert [each for each in run.report.left_out if "dictionaries" in each]
+    assert run.report.verification is not None
+    assert run.report.verification.libraries == 2
+
+
+def test_search_indexes_are_carried_and_followed(stacks: tuple[Server, Server]) -> None:
+    source, target = stacks
+    with_indexes(source)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        client = source.client()
+        client.execute_command("FT.CREATE", "later", "PREFIX", 1, "x:", "SCHEMA", "f", "TEXT")
+        client.execute_command("FT.ALTER", "people", "SCHEMA", "ADD", "more", "TEXT")
+        await in_sync(work, source)
+        # Somebody takes one away: it is made again before the cut-over.
+        target.client().execute_command("FT.DROPINDEX", "docs")
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_indexed(source, target)
+    assert told(target, "later") == told(source, "later")
+
+
+@pytest.mark.parametrize(("way", "until"), [("scan", "snapshot"), ("replica", "cut-over")])
+def test_search_indexes_are_named_where_the_target_has_no_module(
+    way: str, until: str, server_factory: ServerFactory, state_url: str, tmp_path: Path
+) -> None:
+    source, target = server_factory(known(STACK)), server_factory(known("redis-7.0"))
+    source.client().execute_command(*PLAIN_INDEX.split())
+    source.client().set("key", "value")
+    cli = Cli(state_url, tmp_path)
+    try:
+        said = cli(
+            "migrate", "--source", source.url, "--target", target.url, "--source-type", way,
+            "--until", until, "--output", "json",
+        )  # fmt: skip
+    finally:
+        cli.close()
+    assert said.code == 1, said
+    assert "search index docs: the target has no search module" in str(said.json["errors"])
+
+
+def test_an_index_with_another_definition_is_named(stacks: tuple[Server, Server]) -> None:
+    source, target = stacks
+    with_indexes(source)
+    target.client().execute_command("FT.CREATE", "docs", "SCHEMA", "other", "TEXT")
+    run = scanned(source, target)
+    assert run.report.status == "stopped"
+    assert "search index docs: another definition on the target" in run.report.errors[0]
+
+
+def test_the_preflight_names_search_indexes(
+    stacks: tuple[Server, Server], server_factory: ServerFactory
+) -> None:
+    source, target = stacks
+    with_indexes(source)
+
+    def figure(target: Server) -> str:
+        ends = Endpoint.parse(source.url), Endpoint.parse(target.url)
+        checks = asyncio.run(preflight(*ends, TransferSettings())).checks
+        (found,) = [each for each in checks if each.name == "beside-keys"]
+        assert found.outcome == "warn"
+        return found.figure
+
+    assert "has no search module, and the source has indexes: docs, people" in figure(
+        server_factory(known("redis-7.0"))
+    )
+    assert figure(target) == f"not carried: {UNTOLD}"

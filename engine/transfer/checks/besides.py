@@ -6,6 +6,7 @@ from engine.model.server import ServerInfo
 from engine.transfer.checks.result import Check, warned
 from engine.wire import besides
 from engine.wire.admin import Admin
+from engine.wire.search import UNTOLD
 
 _NAME = "beside-keys"
 _NAMED = 10
@@ -17,14 +18,19 @@ async def check_besides(source: Admin, target: Admin, target_info: ServerInfo) -
     ours, theirs = await besides.ask(source), await besides.ask(target)
     figures, remedies = [], []
     indexes = sorted((ours.indexes or frozenset()) - (theirs.indexes or frozenset()))
-    if indexes:
+    unmade = [name for name in indexes if ours.definitions[name].why]
+    if indexes and theirs.indexes is None:
         figures.append(
-            f"search indexes of the source are not carried, as they are their module's data: "
-            f"{_some(indexes)}"
+            f"{target_info.name} has no search module, and the source has indexes: {_some(indexes)}"
         )
-        remedies.append(
-            "create them on the target (FT.CREATE): without them the cut-over is refused"
-        )
+        remedies.append("load the module on the target: without it the cut-over is refused")
+    elif unmade:
+        why = ours.definitions[unmade[0]].why
+        figures.append(f"search indexes that cannot be made anew: {_some(unmade)} ({why})")
+        remedies.append("create them on the target: without them the cut-over is refused")
+    if ours.indexes:
+        figures.append(f"not carried: {UNTOLD}")
+        remedies.append("set up on the target what of that is needed")
     if ours.libraries and theirs.libraries is None:
         figures.append(
             f"{target_info.name} knows no functions, and the source has libraries: "
