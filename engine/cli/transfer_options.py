@@ -188,7 +188,8 @@ def settings(
         bool,
         typer.Option(
             "--take-over",
-            help="Where another migration has the target: shut it out, and begin with a full sync.",
+            help="Where another migration has the target: shut it out, and begin with a full sync. "
+            "Where one that was not completed has left keys: remove every key of the target.",
         ),
     ] = False,
     tune_source: Annotated[

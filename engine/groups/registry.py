@@ -52,9 +52,7 @@ from engine.model.source_clients import SourceClients
 
 _LEFT_KEYS = (
     "the migration before this one was not completed, and has left keys on the target, which was "
-    "empty before it: if they are there still they count as the target's own, and those that the "
-    "source has deleted since stay; to start from an empty target abort this migration, empty the "
-    "target (FLUSHALL) and start again"
+    "empty before it: the check leftovers tells whether they are there still, and in the way"
 )
 EVENTS_LIMIT = 1000
 """`list_events` returns the newest ones up to this many."""

@@ -31,6 +31,7 @@ CHECKS = frozenset(
         "other-migration",
         "fence",
         "following",
+        "leftovers",
         "memory",
         "modules",
         "probe",

@@ -8,6 +8,8 @@ from typing import Any
 OWN_PREFIX = b"startmigration:"
 """Keys of this name on a target are the engine's own."""
 POSITION_KEY = OWN_PREFIX + b"position"
+LEFT_KEY = OWN_PREFIX + b"left"
+"""What the position key becomes where a migration ends without a cut-over, and leaves keys."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,8 @@ class TransferSettings:
     """Checks of the preflight (`model.check_names`) that are in the way of nothing if they fail."""
     take_over: bool = False
     """Whether another migration that has the target loses it: it is shut out, and the target gets
-    a full sync (which empties it, if it was empty before that other migration)."""
+    a full sync (which empties it, if it was empty before that other migration). Keys of a migration
+    that ended without a cut-over go as well, where the target was empty before it."""
     auto_cut_over: bool = False
     """Whether the server cuts over by itself as soon as the migration can be completed."""
 

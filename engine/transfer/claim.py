@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from engine.errors import AuthError, EngineError, FaultOf, ServerError, TransferFailed
-from engine.model.online import dirty_key
+from engine.model.online import LEFT_KEY, dirty_key
 from engine.model.position import TargetPosition
 from engine.wire.admin import Admin, Arg
 from engine.wire.dial import CLIENT_NAME
@@ -168,6 +168,9 @@ class Claim:
                 raise foreign(other, target.name)
             await self._still_ours()
             commands, held = work(found)
+            if self.first:
+                # What a migration that ended has left is this one's from now on (`leftovers`).
+                commands = [*commands, ("DEL", LEFT_KEY)]
             if other is not None:
                 self._taken_over = not other.opened
                 commands = [*commands, ("DEL", dirty_key(other.transfer))]

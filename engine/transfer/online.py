@@ -27,6 +27,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine.errors import (
+    AuthError,
     EngineError,
     LinkError,
     ServerError,
@@ -59,6 +60,9 @@ from engine.transfer.faithfulness import Faithfulness
 from engine.transfer.follow import Follower
 from engine.transfer.gate import Comparison, GateInSync
 from engine.transfer.held import HeldDeadlines
+from engine.transfer.leftovers import NAME as LEFTOVERS
+from engine.transfer.leftovers import REMEDY as LEFTOVERS_REMEDY
+from engine.transfer.leftovers import find as find_leftovers
 from engine.transfer.opening import Opening
 from engine.transfer.refusals import explain_refusal
 from engine.transfer.repair import Mender
@@ -515,6 +519,8 @@ class Online:
             await stage.insist(applier.open, "target")
             await applier.close()
             self._inherit(applier.found)
+            if not self._mark.taken_over:
+                await stage.insist(self._recognise, "target")
 
     async def _open_source(
         self, position: StreamPosition | None, doubtful: StreamPosition | None
@@ -538,6 +544,29 @@ class Online:
         if not self._settings.take_over:
             raise foreign(other, self._ends.target.address)
         self._books.note(held_before=other.held_before, taken_over=other.transfer)
+
+    async def _recognise(self) -> None:
+        """Keys of a migration that ended without a cut-over: raises `TransferFailed` where they
+        cannot be there behind this one's, and the operator has not said what becomes of them."""
+        settings = self._settings
+        async with self._ends.admin("target") as target:
+            try:
+                left = await find_leftovers(lambda: self._ends.admin("source"), target, settings)
+            except AuthError:
+                return  # the preflight has said so
+        if left is None or left.held_before:
+            return
+        if not left.keys:
+            self._books.note(held_before=False)
+        elif settings.take_over:
+            self._books.note(held_before=False, taken_over=left.transfer)
+        elif LEFTOVERS in settings.skip_checks:
+            self._stage.on_event(f"{left.words}: they count as the target's own, as asked")
+        elif why := left.in_the_way:
+            raise TransferFailed(why, remedy=LEFTOVERS_REMEDY, fault="user")
+        else:
+            self._stage.on_event(f"{left.words}: the source has each of them, they are overwritten")
+            self._books.note(held_before=False)
 
     async def _begin(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> None:
         """What has to be there before the first byte is taken in."""

@@ -36,7 +36,7 @@ import math
 from collections.abc import Callable
 
 from engine.errors import AuthError, LinkError, ServerError, TransferFailed
-from engine.model.online import dirty_key, position_key
+from engine.model.online import LEFT_KEY, dirty_key, position_key
 from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
 from engine.targets.applier import Applier, PositionMoved, Unanswered
@@ -172,14 +172,26 @@ class Opening:
                 return
             if mark.promoting and not mark.tidied:
                 await self._judge(found, (await ask_info(connection)))
+            opened = isinstance(found, bytes) and TargetPosition.decode(found).opened
+            left = isinstance(found, bytes) and not opened and not mark.promoting
             await connection.call("MULTI")
-            await connection.call("DEL", key, dirty_key(mark.token))
+            if left:
+                # Not completed: the next start has to know (`leftovers`). RENAME, because a target
+                # without memory takes it.
+                await connection.call("RENAME", key, LEFT_KEY)
+                await connection.call("DEL", dirty_key(mark.token))
+            else:
+                # A source that was such a target once has sent its own mark along.
+                await connection.call("DEL", key, dirty_key(mark.token), LEFT_KEY)
             if await connection.call("EXEC") is None:
                 raise ServerError(
                     "the target's position changed while it was removed",
                     code="TRYAGAIN",
                     fault="target",
                 )
+            if left and (await ask_info(connection)).keys <= 1:
+                # Nothing else is there.
+                await connection.call("DEL", LEFT_KEY)
             if has_import_mode(self._target()):
                 with contextlib.suppress(AuthError, ServerError):
                     await leave_import_mode(connection)

@@ -53,6 +53,8 @@ from engine.transfer.checks.rights import (
     replica_objection,
 )
 from engine.transfer.checks.types import check_types
+from engine.transfer.leftovers import NAME as LEFTOVERS
+from engine.transfer.leftovers import check_leftovers
 from engine.wire.admin import Admin, admin
 
 __all__ = ["Check", "Outcome", "Preflight", "preflight"]
@@ -111,6 +113,7 @@ async def _preflight_of_server(
             await _guarded(checks, "chosen-databases", check_chosen(one, from_info, moved))
         await _guarded(checks, "databases", check_room(other, moved))
         await _guarded(checks, "other-migration", check_free(other, settings))
+        await _guarded(checks, LEFTOVERS, check_leftovers(one, other, settings))
         checks.append(check_existing(to_info, moved, settings))
         with suppress(EngineError):
             beside = await check_besides(one, other, to_info)
@@ -160,6 +163,7 @@ async def _preflight_of_file(
         checks.append(check_eviction(info))
         await _guarded(checks, "databases", check_room(end, moved))
         await _guarded(checks, "other-migration", check_free(end, settings))
+        await _guarded(checks, LEFTOVERS, check_leftovers(None, end, settings))
         checks.append(check_existing(info, moved, settings))
         await _guarded(checks, "clocks", check_clock(end))
         # 4. The one write.

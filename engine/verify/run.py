@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 
 from engine.model.endpoint import Endpoint
+from engine.model.online import OWN_PREFIX
 from engine.model.report import printable_key
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
@@ -103,7 +104,8 @@ class _Work:
 
     async def compare(self, db: int, keys: list[bytes]) -> None:
         """Compare these keys of the source, and keep what differs."""
-        for portion in portions(keys):
+        # What an engine has left at either end is nobody's data.
+        for portion in portions([key for key in keys if not key.startswith(OWN_PREFIX)]):
             self._compared += len(portion)
             await self._keep(db, portion)
             if self.hopeless:
@@ -114,8 +116,9 @@ class _Work:
         async for page in every_key(here, self._settings):
             if self.hopeless:
                 return
-            replies = await there.pipeline([("EXISTS", key) for key in page], raise_on_error=True)
-            absent = [key for key, has in zip(page, replies, strict=True) if not has]
+            names = [key for key in page if not key.startswith(OWN_PREFIX)]
+            replies = await there.pipeline([("EXISTS", key) for key in names], raise_on_error=True)
+            absent = [key for key, has in zip(names, replies, strict=True) if not has]
             await self._keep(db, absent)
 
     def result(self, sizes: tuple[tuple[int, int], ...]) -> Verification:

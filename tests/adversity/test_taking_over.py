@@ -452,4 +452,4 @@ def test_killed_while_it_ends_by_force(
     assert run.report.status == "done"
     assert target.client().get("users") == b"own"
     assert target.client().get("long") is None
-    assert_tidy(target)
+    assert_tidy(target, left=True)

@@ -13,6 +13,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
 from engine.transfer.transfer import Transfer
+from engine.verify import verify
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, soon
@@ -109,6 +110,24 @@ def test_a_second_one_takes_over(ends: tuple[Server, Server], own: bool) -> None
         target.client().delete("deleted")
     assert_settled(source, target, 2)
     assert_tidy(target)
+
+
+def test_a_source_that_was_the_target_of_one_that_was_aborted(ends: tuple[Server, Server]) -> None:
+    """Its mark comes along with its keys, and does not stay: it says nothing of this target."""
+    source, target = ends
+    source.client().set("startmigration:left", "v2 another engine")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_tidy(target)
+    source.client().config_set("min-replicas-to-write", 0)
+    at = Endpoint.parse(source.url), Endpoint.parse(target.url)
+    found = asyncio.run(verify(*at, TransferSettings()))
+    assert found.ok, found.reason
 
 
 def test_one_is_taken_over_in_its_snapshot(ends: tuple[Server, Server]) -> None:

@@ -347,7 +347,9 @@ def test_an_end_by_force(ends: tuple[Server, Server], when: Phase) -> None:
     assert words in run.report.errors[0]
     if when is Phase.FOLLOW:
         assert_settled(source, target, 2)
-    assert_tidy(target)
+    # A part of the snapshot may not have come to the target at all.
+    came = any(target.client(db).dbsize() for db in range(2))
+    assert_tidy(target, left=when is Phase.FOLLOW or came)
 
 
 def test_an_abort_leaves_the_source_open(ends: tuple[Server, Server]) -> None:
@@ -369,7 +371,7 @@ def test_an_abort_leaves_the_source_open(ends: tuple[Server, Server]) -> None:
     client = source.client()
     assert int(client.get("clicks")) == clicks.acknowledged
     assert client.config_get("min-replicas-to-write") == {"min-replicas-to-write": "0"}
-    assert_tidy(target)
+    assert_tidy(target, left=True)
 
 
 class _DiedHere(LinkError):

@@ -344,7 +344,7 @@ async def test_what_a_killed_worker_left_is_taken_away(
     assert answer["ReplicationGroup"]["Status"] == "available", described
     assert "aborted by force, without a worker" in (await events(face))[-1]
     assert 0 < target.client().ttl("key") <= 600
-    assert_tidy(target)
+    assert_tidy(target, left=True)
 
 
 @pytest.mark.parametrize("name", ["redis-6.2", "redis-7.0", "redis-8.0", "valkey-8.1"])
@@ -395,7 +395,7 @@ async def test_what_a_worker_left_that_was_killed_behind_the_fence(
     assert client.config_get("min-replicas-*") == before
     assert 0 < target.client().ttl("near") <= 300
     assert 0 < target.client().ttl("far") <= 3000
-    assert_tidy(target)
+    assert_tidy(target, left=True)
 
 
 async def until_true(condition: Callable[[], bool], seconds: float = 60) -> None:

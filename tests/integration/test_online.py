@@ -114,7 +114,7 @@ def test_what_the_target_does_not_know_is_named(
     strange = [each for each in report.not_carried if "does not know values" not in each.reason]
     assert not strange
     assert counters.check(target) == []
-    assert_tidy(target)
+    assert_tidy(target, left=True)
 
 
 # --- Commands that the target does not know ---

@@ -144,6 +144,87 @@ def test_a_target_that_another_state_migrates_into(
     assert_equal(source.url, target.url)
 
 
+def test_what_an_aborted_migration_has_left(
+    ends: tuple[Server, Server], cli: Cli, tmp_path: Path
+) -> None:
+    """Keys that the source has deleted since must not live on behind "completed": a start from
+    another state is refused, and changes nothing, until the operator says what becomes of them."""
+    source, target = ends
+    register(cli, target)
+    assert cli("start-migration", *GROUP, *nodes(source), "--wait").code == 0
+    assert cli("complete-migration", *GROUP, "--force", "--wait").code == 0
+    source.client().delete(*(f"key:{n}" for n in range(100, 300)))
+    other = Cli(f"sqlite:///{tmp_path / 'other.db'}", tmp_path)
+    try:
+        register(other, target)
+        told = other("start-migration", *GROUP, *nodes(source), "--wait")
+        assert told.code == 1
+        assert "leftovers: the migration " in told.err
+        assert "has left 300 keys on the target, which was empty before" in told.err
+        assert "the source does not have 'key:" in told.err
+        assert "--take-over" in told.err
+        assert target.client().exists(*(f"key:{n}" for n in range(300))) == 300
+        told = other("migrate", *between(source, target), *GROUP)
+        assert told.code == 1
+        assert "leftovers: " in told.err
+        told = other("start-migration", *GROUP, *nodes(source), "--take-over", "--wait")
+        assert told.code == 0, told.err
+        assert "They are removed" in other("describe-events", *GROUP).out
+        told = other("complete-migration", *GROUP, "--wait", "--output", "json")
+        assert told.code == 0, told.err
+        assert told.json["Report"]["verification"]["counted"]
+    finally:
+        other.close()
+    assert not target.client().keys("startmigration*")
+    assert_equal(source.url, target.url)
+
+
+def test_what_an_aborted_migration_has_left_and_the_source_still_has(
+    ends: tuple[Server, Server], cli: Cli
+) -> None:
+    """Each of them is overwritten: no word is needed, and the ends are counted at the cut-over."""
+    source, target = ends
+    run = ("start-migration", *GROUP, *nodes(source), "--wait")
+    register(cli, target)
+    for _ in range(2):
+        assert cli(*run).code == 0
+        assert cli("complete-migration", *GROUP, "--force", "--wait").code == 0
+    assert target.client().keys("startmigration*") == [b"startmigration:left"]
+    assert cli(*run).code == 0
+    assert "the source has each of them" in cli("describe-events", *GROUP).out
+    told = cli("complete-migration", *GROUP, "--wait", "--output", "json")
+    assert told.code == 0, told.err
+    assert told.json["Report"]["verification"]["counted"]
+    assert not target.client().keys("startmigration*")
+    assert_equal(source.url, target.url)
+
+
+def test_what_is_left_among_keys_of_the_target(ends: tuple[Server, Server], cli: Cli) -> None:
+    """Nothing tells them apart: nothing is removed, and the operator is told."""
+    source, target = ends
+    target.client().set("own", "1")
+    register(cli, target)
+    assert cli("start-migration", *GROUP, *nodes(source), "--wait").code == 0
+    assert cli("complete-migration", *GROUP, "--force", "--wait").code == 0
+    source.client().delete("key:1")
+    assert cli("start-migration", *GROUP, *nodes(source), "--wait").code == 0
+    events = cli("describe-events", *GROUP).out
+    assert "warning: leftovers: the migration " in events
+    assert "has left keys among those that the target had before" in events
+    told = cli("complete-migration", *GROUP, "--wait", "--output", "json")
+    assert told.code == 0, told.err
+    assert target.client().mget("own", "key:1") == [b"1", b"1"]
+    # The operator says that they are the target's own.
+    source.client().config_set("min-replicas-to-write", 0)
+    target.client().set("startmigration:left", "v2 another engine")
+    skipped = ("--skip-checks", "leftovers")
+    assert cli("start-migration", *GROUP, *nodes(source), "--wait").code == 1
+    assert cli("start-migration", *GROUP, *nodes(source), *skipped, "--wait").code == 0
+    told = cli("complete-migration", *GROUP, "--wait")
+    assert told.code == 0, told.err
+    assert target.client().mget("own", "key:1") == [b"1", b"1"]
+
+
 def test_resume_with_what_makes_no_sense(cli: Cli) -> None:
     for option, value in (("--retry-for", "soon"), ("--spool-bytes", "plenty")):
         told = cli("resume-migration", *GROUP, option, value)
