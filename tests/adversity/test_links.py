@@ -249,7 +249,7 @@ def test_what_was_not_carried_before_a_stop_is_reported_after_it(
         first = transfer(slow, target, checkpoints=checkpoint, meanwhile=stop, **SMALL).report
     assert first.status == "stopped"
     last = transfer(source, target, checkpoints=checkpoint, **SMALL).report
-    assert last.status == "failed"
+    assert last.status == "stopped"
     assert sorted(lost.key for lost in last.not_carried) == [f"long:{i}" for i in range(10)]
     # A page may end inside a batch: the rest of that batch is sent, and counted, again.
     assert 30_000 <= last.keys < 31_000
