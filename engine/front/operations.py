@@ -313,7 +313,7 @@ async def _force(house: House, transfer: TransferRecord) -> None:
         held_keys=progress.held_keys,
         errors=(message,),
     )
-    if opened and isinstance(mark, OnlineMark):
+    if opened and isinstance(mark, OnlineMark) and not mark.came_back:
         # The abort lets the cut-over's end come, and the seal with it.
         report = replace(report, sealed=mark.sealed, sealed_at=mark.fenced_at)
     ended = await house.state(

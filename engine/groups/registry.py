@@ -152,12 +152,16 @@ class Registry:
     def sealed_by(self, group_id: str) -> TransferRecord | None:
         """The group's last transfer that has left its source sealed; None: there is none.
 
-        Raises the faults of `Operation.RELEASE`.
+        One that is stopped counts, if nobody goes on with the target as it is. Raises the faults of
+        `Operation.RELEASE`.
         """
         table = schema.transfers
         query = select(table).where(table.c.group_id == group_id).order_by(table.c.id.desc())
         with self.store.read() as connection:
             group = group_by_id(connection, group_id)
+            newest = newest_transfer(connection, group_id)
+            if newest is not None and _sealed_in_vain(connection, newest):
+                return newest
             check(Operation.RELEASE, group_id, group.status)
             found = [transfer_of(row) for row in connection.execute(query)]
         # One that found the source sealed has not done it; an earlier one may have.
@@ -238,6 +242,9 @@ class Registry:
         `accept_source_loss`: a source that has lost data is followed all the same, and the target
         becomes what the source is now; this holds for the next full sync alone.
 
+        Where a target came back older behind its opening, and the migration was stopped for that,
+        this is the operator's word to bring it up to date again.
+
         Raises the faults of `Operation.RESUME`, `ReplicationGroupAlreadyUnderMigrationFault` while
         a living worker has it, and `UsageError` for changes that make no sense.
         """
@@ -250,6 +257,8 @@ class Registry:
             write_event(connection, group_id, "migration resumed")
             if accept_source_loss:
                 _accept_loss(connection, transfer)
+            if transfer.status is TransferStatus.STOPPED:
+                _accept_target(connection, transfer)
             values: dict[str, Any] = {}
             if changes:
                 values["settings"] = replace(transfer.settings, **changes).to_dict()
@@ -507,6 +516,39 @@ def _accept_loss(connection: Connection, transfer: TransferRecord) -> None:
     else:
         # A cursor of the data that is gone: the source is read from its first key.
         connection.execute(delete(table).where(mine))
+
+
+def _accept_target(connection: Connection, transfer: TransferRecord) -> None:
+    found = _checkpoint_of(connection, transfer)
+    if found is None or not isinstance(found.position, OnlineMark) or not found.position.came_back:
+        return
+    found = replace(found, position=found.position.accepted())
+    table = schema.checkpoints
+    mine = table.c.transfer_id == transfer.id
+    connection.execute(update(table).where(mine).values(checkpoint=found.to_dict()))
+    write_event(
+        connection, transfer.group_id, "the target is brought up to date again from the source"
+    )
+
+
+def _sealed_in_vain(connection: Connection, transfer: TransferRecord) -> bool:
+    """Whether a stopped transfer has left its source sealed, and the target is not open, or came
+    back older: then the source may be let on."""
+    stopped = transfer.status is TransferStatus.STOPPED
+    if not stopped or transfer.report is None or not transfer.report.sealed:
+        return False
+    found = _checkpoint_of(connection, transfer)
+    mark = found.position if found is not None else None
+    if not isinstance(mark, OnlineMark):
+        return False
+    return bool(mark.came_back) or not (mark.promoting or mark.opened)
+
+
+def _checkpoint_of(connection: Connection, transfer: TransferRecord) -> Checkpoint | None:
+    table = schema.checkpoints
+    query = select(table.c.checkpoint).where(table.c.transfer_id == transfer.id)
+    data = connection.execute(query).scalar()
+    return None if data is None else Checkpoint.from_dict(data)
 
 
 def _held(transfer: TransferRecord) -> ReplicationGroupAlreadyUnderMigrationFault:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 OWN_PREFIX = b"startmigration:"
@@ -29,7 +29,9 @@ class OnlineMark:
     (`transfer.seal`); `fenced_at`: the `host:port` of the primary where that is, empty for the
     source itself. `head`: the address of the primary that took the writes last, where the source
     was its replica. `followed`: the address of the server that is followed in the source's place,
-    after a failover; empty: the source itself. `switched`: what points the applications' name to
+    after a failover; empty: the source itself. `handed_over`: behind `opened`, clients may have
+    been led to the target; `came_back`: why it was found older then, so that nothing goes on before
+    the operator resumes it; empty: it was not. `switched`: what points the applications' name to
     the target was run. `released`: the target may have deadlines of its own, which a link that
     breaks can let pass too early. `lifted`: deadlines on the target may be lifted. `loss_accepted`:
     the next full sync may empty the target although the source has lost data. `taken_over`: the
@@ -46,6 +48,8 @@ class OnlineMark:
     process: str = ""
     timed: bool = False
     opened: bool = False
+    handed_over: bool = False
+    came_back: str = ""
     tidied: bool = False
     released: bool = False
     lifted: bool = False
@@ -63,6 +67,11 @@ class OnlineMark:
     partial_syncs: int = 0
     full_syncs: int = 0
     repaired_keys: int = 0
+
+    def accepted(self) -> OnlineMark:
+        """The same once the operator wants a target that came back older to be brought up to date:
+        what was done at the source behind its opening is undone."""
+        return replace(self, came_back="", handed_over=False, fenced=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""

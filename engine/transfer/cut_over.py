@@ -212,7 +212,7 @@ class CutOver:
                 if result.ok:
                     await _stop(follower, pump)
                     by = None if fence.lasts else began + fence.seconds
-                    await self._opening.promote(follower.applier, process, by=by)
+                    await self._opening.promote(follower.applier, process, by=by, hand_over=True)
                     self.fence_seconds = loop.time() - began
                     # What the source sends from here on is nobody's: keys that expire there.
                     await self._source.close()
@@ -299,6 +299,7 @@ class CutOver:
         """
         if not self._books.mark.fenced:
             return
+        await self._opening.hand_over()
         await self._switch_once()
         patience = self._stage.patience(
             "the source's clients",

@@ -438,7 +438,11 @@ class Online:
         self._deadlines.taken_up = self._books.take_up()
         self._roles.take_up()
         try:
-            if self._mark.opened:
+            if self._mark.came_back:
+                # The target is given up: the source is let on, and ours is taken away there.
+                self._books.mark = self._mark.accepted()
+                await self._books.save(promoting="", process="", opened=False)
+            elif self._mark.opened:
                 await self._writer.open()
                 await self._finished(patient=False)
         finally:

@@ -23,7 +23,10 @@ What is true at every moment, whatever breaks at either end:
 - `opened` is written down when the transaction's answer was seen, or its mark; never before.
 - The mark is removed behind that, and only the mark: where another position is found the target
   came back with older data after it was promoted. Those data are the stream's up to that position,
-  so the target is followed again from there, and is not reported as complete. `tidied` is written
+  so the target is followed again from there, and is not reported as complete. But once clients may
+  have been led to it (`handed_over`) that is the operator's to decide: what they wrote there is on
+  no other server. The migration is stopped then (`came_back`), and the source stays as it is until
+  the operator releases it, resumes the migration, or aborts it. `tidied` is written
   when the mark is gone; without it, a target that has no mark and is another process than the one
   that was promoted may have lost anything, which is said (`StillOpen`).
 """
@@ -35,7 +38,7 @@ import contextlib
 import math
 from collections.abc import Callable
 
-from engine.errors import AuthError, LinkError, ServerError, TransferFailed
+from engine.errors import AuthError, LinkError, ServerError, TransferFailed, TransferStopped
 from engine.model.online import LEFT_KEY, dirty_key, position_key
 from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
@@ -73,19 +76,28 @@ class Opening:
         mark = self._books.mark
         return bool(mark.promoting) and not mark.opened
 
-    async def promote(self, applier: Applier, process: str, *, by: float | None = None) -> None:
+    async def promote(
+        self,
+        applier: Applier,
+        process: str,
+        *,
+        by: float | None = None,
+        hand_over: bool = False,
+    ) -> None:
         """Open the target if it is as `applier` left it, in the process called `process`.
 
         `by`: until then, by the loop's clock, the source's writes are known to be held off; where
         the target's answer comes later, the promotion does not count, and is to be taken back
-        (`asked`).
+        (`asked`). `hand_over`: clients are led to the target next.
 
         Even if cancelled meanwhile. Raises `PositionMoved`, `LinkError`, `ServerError`, `AuthError`
         (it is not open then, or `asked`) and `StateError` (`asked`).
         """
-        await to_the_end(self._promote(applier, process, by))
+        await to_the_end(self._promote(applier, process, by, hand_over))
 
-    async def _promote(self, applier: Applier, process: str, by: float | None) -> None:
+    async def _promote(
+        self, applier: Applier, process: str, by: float | None, hand_over: bool
+    ) -> None:
         final, token = applier.found, self._books.mark.token
         if final is None:
             raise PositionMoved(None)
@@ -119,14 +131,21 @@ class Opening:
             raise
         if by is not None and now() >= by:
             raise Unanswered(late, fault="target")
-        await self._books.save(opened=True)
+        await self._books.save(opened=True, handed_over=hand_over)
 
     async def deny(self) -> None:
         """The target was not promoted, or came back from before it: it has said so itself.
 
         Raises `StateError`: it is `asked` still.
         """
-        await self._books.save(promoting="", process="", timed=False, opened=False, tidied=False)
+        await self._books.save(
+            promoting="", process="", timed=False, opened=False, tidied=False, switched=False
+        )
+
+    async def hand_over(self) -> None:
+        """Clients are led to the open target next. Raises `StateError`."""
+        if not self._books.mark.handed_over:
+            await self._books.save(handed_over=True)
 
     async def confirm(self) -> None:
         """The target was promoted: its mark was found. Raises `StateError`."""
@@ -160,7 +179,8 @@ class Opening:
 
     async def tidy_up_once(self) -> None:
         """One try. Raises `PositionMoved` where the target came back older since it was promoted,
-        `TransferFailed` where that cannot be known; `LinkError`, `ServerError`, `StateError`."""
+        `TransferStopped` if it was handed over before that; `TransferFailed` where that cannot be
+        known; `LinkError`, `ServerError`, `StateError`."""
         mark = self._books.mark
         key = position_key(mark.token)
         async with self._ends.dialled() as connection:
@@ -171,7 +191,12 @@ class Opening:
                 self._books.note(tidied=True)
                 return
             if mark.promoting and not mark.tidied:
-                await self._judge(found, (await ask_info(connection)))
+                try:
+                    await self._judge(found, (await ask_info(connection)))
+                except PositionMoved as moved:
+                    if mark.handed_over:
+                        await self._stand_back(moved.found)
+                    raise
             opened = isinstance(found, bytes) and TargetPosition.decode(found).opened
             left = isinstance(found, bytes) and not opened and not mark.promoting
             await connection.call("MULTI")
@@ -196,6 +221,33 @@ class Opening:
                 with contextlib.suppress(AuthError, ServerError):
                     await leave_import_mode(connection)
         self._books.note(tidied=True)
+
+    async def _stand_back(self, found: bytes | None) -> None:
+        """The target is older than when clients were led to it: what they wrote there since is on
+        no other server, and what they wrote before is lost there. That is not for us to weigh.
+
+        Raises `TransferStopped`, `StateError`.
+        """
+        final = TargetPosition.decode(self._books.mark.promoting.encode()).position
+        held = TargetPosition.decode(found).position if found is not None else None
+        has = (
+            "none of this migration's data"
+            if held is None
+            else f"the data up to offset {held.offset:,}"
+        )
+        at = "" if final is None else f", and was opened at offset {final.offset:,}"
+        words = (
+            f"the target lost data after it was opened: it was restarted or replaced, has {has}{at}"
+            ". Clients may have been led to it since, so that it is not followed again by itself"
+        )
+        await self._books.save(came_back=words)
+        raise TransferStopped(
+            words,
+            remedy="The source has everything up to the cut-over. To go back to it: release-source "
+            "and lead clients there. To bring the target up to date from it: stop the target's "
+            "writers, then resume the migration and cut over again.",
+            fault="target",
+        )
 
     async def _judge(self, found: object, info: ServerInfo) -> None:
         """Whether what was promoted is still there. Raises as `tidy_up_once`."""

@@ -1,0 +1,121 @@
+"""A target that was opened, and came back older while clients were being led to it: a hand is
+needed, and everything that the operator may want is possible."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.conftest import ServerFactory, known
+from tests.engines import Cli, Migration
+from tests.online import assert_tidy
+from tests.servers import Server
+
+SECONDS = 60.0
+# Tells that it runs, and ends when it may.
+HOOK = """
+import pathlib, sys, time
+pathlib.Path(sys.argv[1]).touch()
+deadline = time.monotonic() + 60
+while not pathlib.Path(sys.argv[2]).exists() and time.monotonic() < deadline:
+    time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def migration(state_url: str, tmp_path: Path) -> Iterator[Migration]:
+    cli = Cli(state_url, tmp_path)
+    found = Migration(cli, "back older")
+    yield found
+    found.close()
+    cli.close()
+
+
+def refuses(server: Server) -> bool:
+    try:
+        server.client(socket_timeout=20).set("probe", "1")
+    except redis.ResponseError as error:
+        return str(error).startswith("NOREPLICAS")
+    server.client().delete("probe")
+    return False
+
+
+def until(there: Callable[[], Any], migration: Migration) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not there():
+        assert time.monotonic() < deadline, migration.story()
+        time.sleep(0.02)
+
+
+def stopped(migration: Migration) -> bool:
+    return bool(migration.describe()["Migration"]["Status"] == "stopped")
+
+
+@pytest.mark.parametrize(
+    ("worker", "then"), [("lives", "resumed"), ("lives", "aborted"), ("is killed", "resumed")]
+)
+def test_a_target_that_comes_back_older_as_clients_are_led_to_it(
+    migration: Migration, server_factory: ServerFactory, tmp_path: Path, worker: str, then: str
+) -> None:
+    source = server_factory(known("redis-7.0"))
+    target = server_factory(known("redis-7.0"), "--save", "3600 1000000")
+    source.client().mset({"key": "1", "last": "old"})
+    hook, runs, go = (tmp_path / name for name in ("hook.py", "runs", "go"))
+    hook.write_text(HOOK)
+    migration.register(target)
+    command = f"{sys.executable} -I -S {hook} {runs} {go}"
+    switch = ("--switch-hook", command, "--switch-timeout", "90s", "--disconnect-for", "0")
+    migration.start(source, "--source-type", "replica", *switch)
+    migration.wait_for(lambda found: found["CanComplete"])
+    target.client().save()
+    source.client().set("last", "new")
+    until(lambda: target.client().get("last") == b"new", migration)
+    migration.wait_for(lambda found: found["CanComplete"])
+    done = migration.cli("complete-migration", "--replication-group-id", "g")
+    assert done.code == 0, done.err
+    until(runs.exists, migration)
+    # 1. Clients are being led to it, and it comes back without the end.
+    target.kill()
+    target.restart()
+    assert target.client().get("last") == b"old"
+    target.client().set("users", "1")
+    if worker == "is killed":
+        migration.kill()
+    go.touch()
+    if worker == "is killed":
+        # It was not stopped for this yet: that is no word of the operator's.
+        migration.resume(verb=False)
+    until(lambda: stopped(migration), migration)
+    # 2. Nothing goes on by itself, and it says why.
+    told = migration.describe()["Migration"]
+    assert "the target lost data after it was opened" in told["Reason"], told
+    assert "release-source" in told["Reason"]
+    assert refuses(source)
+    assert target.client().mget("last", "users") == [b"old", b"1"]
+    if then == "aborted":
+        done = migration.cli("complete-migration", "--replication-group-id", "g", "--force")
+        assert done.code == 0, done.err
+        assert migration.describe()["Status"] == "available"
+    elif worker == "lives":
+        done = migration.cli("release-source", "--replication-group-id", "g")
+        assert done.code == 0, done.err
+        assert not refuses(source)
+    if then == "resumed":
+        # 3. Brought up to date from the source, and cut over again.
+        migration.resume()
+        migration.wait_for(lambda found: found["CanComplete"])
+        assert target.client().mget("last", "users") == [b"new", b"1"]
+        until(lambda: not refuses(source), migration)
+        # (The comparison would name what the users wrote.)
+        migration.complete("--skip-verification")
+        assert target.client().mget("last", "users", "key") == [b"new", b"1", b"1"]
+        assert refuses(source)
+    else:
+        assert not refuses(source)
+    assert_tidy(target, left=then == "aborted")
