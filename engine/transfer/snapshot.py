@@ -22,6 +22,7 @@ from engine.transfer.books import Books
 from engine.transfer.code import carry_code, is_library
 from engine.transfer.copy import LOSS_REMEDY
 from engine.transfer.ends import Ends
+from engine.transfer.graphs import refuse_parts
 from engine.transfer.repair import Mender
 from engine.transfer.stage import Stage
 from engine.transfer.target_watch import TargetWatch
@@ -64,9 +65,12 @@ class Snapshot:
     async def prepare(self, sync: FullSync, position: StreamPosition | None) -> None:
         """Before its first byte is taken in: room, and the books say that it has begun.
 
-        `position` is what the source was asked for. Raises `SourceLost`.
+        `position` is what the source was asked for. Raises `SourceLost`, and as `refuse_parts`.
         """
         books, stage = self._books, self._stage
+        if "graph" in self._source.info.modules:
+            async with self._ends.admin("source") as end:
+                await refuse_parts(end, await end.info())
         # A source of the same history has all that we have; what it deleted since it meant to.
         if position is None or position.replid != sync.replid:
             await self._check_source()

@@ -212,6 +212,29 @@ def test_a_graph_that_is_there_is_replaced(server_factory: ServerFactory) -> Non
     assert query(target, "graph", COUNT) == [[500]]
 
 
+def test_a_graph_that_a_snapshot_has_in_parts(
+    server_factory: ServerFactory, state_url: str, tmp_path: Path
+) -> None:
+    """It is refused before anything is written, and scanned whole."""
+    source, target = server_factory(known(GRAPHS)), server_factory(known(GRAPHS))
+    query(source, "graph", "UNWIND range(1, 100001) AS i CREATE (:N {i: i})")
+    cli = Cli(state_url, tmp_path)
+    try:
+        ends = "--source", source.url, "--target", target.url, "--output", "json"
+        said = cli("migrate", *ends, "--source-type", "replica", "--skip-checks", "probe")
+        assert said.code == 1, said
+        assert "in parts" in str(said.json["errors"])
+        assert "graph (database 0, 100,001 nodes and edges)" in str(said.json["errors"])
+        assert "--source-type scan" in said.err + said.out
+        stats = target.client().info("commandstats")
+        assert not {"cmdstat_restore", "cmdstat_set", "cmdstat_flushall"} & stats.keys()
+        assert target.client().dbsize() == 0
+        assert cli("migrate", *ends, "--source-type", "scan").code == 0
+        assert query(target, "graph", COUNT) == [[100001]]
+    finally:
+        cli.close()
+
+
 # Search indexes.
 
 INDEX = (

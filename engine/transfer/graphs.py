@@ -1,0 +1,57 @@
+"""Graphs (FalkorDB) that a snapshot does not hold as one value.
+
+A server writes a graph of more than VKEY_MAX_ENTITY_COUNT nodes and edges into its snapshot in
+parts, under further keys that are nowhere else (`{graph}graph_UUID`). DUMP gives it whole.
+"""
+
+from __future__ import annotations
+
+from engine.errors import EngineError, TransferFailed
+from engine.model.server import ServerInfo
+from engine.wire.admin import Admin
+
+_ENTITIES_MOST = 100_000  # unless VKEY_MAX_ENTITY_COUNT says otherwise
+_COUNTS = ("MATCH (n) RETURN count(n)", "MATCH ()-[e]->() RETURN count(e)")
+_NAMED = 3
+
+
+async def refuse_parts(source: Admin, info: ServerInfo) -> None:
+    """Raise `TransferFailed` where a graph of the source would come in parts; `LinkError`."""
+    if "graph" not in info.modules:
+        return
+    large: list[str] = []
+    for entry in info.keyspace:
+        selected, limit, names = await source.pipeline(
+            [
+                ("SELECT", entry.db),
+                ("GRAPH.CONFIG", "GET", "VKEY_MAX_ENTITY_COUNT"),
+                ("GRAPH.LIST",),
+            ]
+        )
+        if isinstance(selected, EngineError) or not isinstance(names, list):
+            continue
+        most = limit[1] if isinstance(limit, list) and len(limit) == 2 else _ENTITIES_MOST
+        counted = await source.pipeline(
+            [("GRAPH.RO_QUERY", name, text) for name in names for text in _COUNTS]
+        )
+        for name, nodes, edges in zip(names, counted[::2], counted[1::2], strict=True):
+            total = _count(nodes) + _count(edges)
+            if total >= int(most):
+                shown = name.decode("utf-8", "backslashreplace")
+                large.append(f"{shown} (database {entry.db}, {total:,} nodes and edges)")
+    await source.select(0)
+    if large:
+        more = f" and {len(large) - _NAMED:,} more" if len(large) > _NAMED else ""
+        raise TransferFailed(
+            "the source writes large graphs into its snapshot in parts, which RESTORE does not put "
+            f"together: {', '.join(large[:_NAMED])}{more}",
+            remedy="Choose --source-type scan: it reads each graph whole.",
+            fault="source",
+        )
+
+
+def _count(reply: object) -> int:
+    """The number in a result of one row; 0 where there is none (the key is gone)."""
+    if isinstance(reply, list) and len(reply) > 1 and reply[1]:
+        return int(reply[1][0][0])
+    return 0
