@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from engine.errors import AuthError, EngineError, StateError, TransferFailed, TransferStopped
@@ -23,9 +23,11 @@ from engine.sources.rdb_file import RdbFileSource
 from engine.sources.scan import ScanSource
 from engine.targets.applier import POSITION_DB
 from engine.targets.writer import RestoreWriter
+from engine.transfer import series
 from engine.transfer.apart import APART, FEEDS_ITSELF, relation
 from engine.transfer.aside import cancelled
 from engine.transfer.checkpoint import CheckpointStore
+from engine.transfer.checks.databases import moved_databases
 from engine.transfer.claim import foreign
 from engine.transfer.code import carry_code, is_library
 from engine.transfer.copy import Compare, Copy, explain
@@ -37,7 +39,7 @@ from engine.transfer.tally import Tally
 from engine.transfer.target_watch import TargetWatch
 from engine.wire import besides
 from engine.wire.admin import admin
-from engine.wire.besides import Held, is_index
+from engine.wire.besides import Held
 from engine.wire.search import UNTOLD
 
 # How often progress is told and the checkpoint written, in seconds.
@@ -240,13 +242,24 @@ class Offline:
             what.append(f"search indexes, as keys are chosen: {names}")
         elif held.indexes:
             await stage.insist(self._carry_indexes, "target")
+        await stage.insist(self._carry_rules, "target")
         for each in what:
             stage.on_event(f"not carried: {each}")
         self.left_out += what
 
     async def _carry_indexes(self) -> None:
         async with self._ends.admin("source") as source, self._ends.admin("target") as target:
-            lost = await besides.carry_absent(source, target)
+            self._lose(await besides.carry_absent(source, target))
+
+    async def _carry_rules(self) -> None:
+        """Compaction rules of time series, which DUMP leaves out."""
+        async with self._ends.admin("source") as source, self._ends.admin("target") as target:
+            info = await source.info()
+            if series.MODULE in info.modules and series.MODULE in self._target.info.modules:
+                databases = moved_databases(info, self._settings)
+                self._lose(await series.carry_rules(source, target, databases))
+
+    def _lose(self, lost: Mapping[str, str]) -> None:
         self._stage.lost |= lost
         for what, why in lost.items():
             self.left_out.append(f"{what}: {why}")
@@ -341,9 +354,12 @@ class Offline:
     async def _pass_gate(self) -> GateResult:
         if self._stage.lost:
             # What refused them may be mended.
+            names = tuple(f"{what}: " for what in self._stage.lost)
             self._stage.lost.clear()
             self.left_out = [
-                what for what in self.left_out if not is_library(what) and not is_index(what)
+                what
+                for what in self.left_out
+                if not is_library(what) and what != UNTOLD and not what.startswith(names)
             ]
             try:
                 await (self._finish_scan() if self._file is None else self._carry_code())

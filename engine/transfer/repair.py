@@ -32,7 +32,7 @@ not watched, and stays refused until the next full sync, so that the target is n
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from engine._native import CommandBatch, HeldNames, RestoreEncoder, encode_command
@@ -41,6 +41,7 @@ from engine.model.report import NAMED_KEYS_LIMIT
 from engine.model.server import ServerInfo
 from engine.targets.applier import POSITION_DB
 from engine.transfer.fence import offset_in
+from engine.transfer.series import is_series, related, rules_again
 from engine.transfer.strange import StrangeCommands
 from engine.wire.admin import Admin, Arg
 
@@ -83,7 +84,7 @@ class Reading:
     @property
     def keys(self) -> list[DbKey]:
         """Every key that was read."""
-        return [(db, key) for db, key, *_ in (*self.stores, *self.unfit)]
+        return list(dict.fromkeys((db, key) for db, key, *_ in (*self.stores, *self.unfit)))
 
 
 class Mender:
@@ -476,7 +477,7 @@ class Mender:
             kinds = (_VALUE, _REFUSED, _DEADLINE) if reading.values else (_DEADLINE,)
             self._settled += [(key, kind) for key in reading.keys for kind in kinds]
             if reading.values:
-                self.repaired += sum(key not in self._refused for key in reading.keys)
+                self.repaired += sum(key not in self._refused for key in set(reading.keys))
 
     async def _take(self, where: dict[DbKey, None], most: int, *, values: bool) -> None:
         keys = (
@@ -495,6 +496,32 @@ class Mender:
             self._at_once = min(max(fitting, 1), max(self._at_once, 2 * len(keys)), _MOST_AT_ONCE)
 
     async def _read(self, keys: Sequence[DbKey], *, values: bool) -> Reading:
+        """Time series are read together with those that their rules tie to them: the value that
+        DUMP gives lacks the rules, so they are made again."""
+        keys, series = list(keys), set[DbKey]()
+        while True:
+            try:
+                reading, found, tied = await self._read_once(keys, series, values=values)
+            except ServerError as exc:
+                if not series or exc.code != "EXECABORT":
+                    raise
+                # The source's user may not ask for rules: without them no series is whole.
+                reading, *_ = await self._read_once(keys, (), values=values, rules=False)
+                return reading
+            if found <= series and tied <= set(keys):
+                return reading
+            series |= found
+            keys += sorted(tied - set(keys))
+
+    async def _read_once(
+        self,
+        keys: Sequence[DbKey],
+        series: Collection[DbKey],
+        *,
+        values: bool,
+        rules: bool = True,
+    ) -> tuple[Reading, set[DbKey], set[DbKey]]:
+        """The reading; which keys are time series; and which keys belong to those in `series`."""
         ttl = "PEXPIRETIME" if self._absolute else "PTTL"
         asked: list[tuple[Arg, ...]] = [("TIME",), ("INFO", "replication")]
         places: list[int] = []
@@ -507,6 +534,8 @@ class Mender:
             asked.append((ttl, key))
             if values:
                 asked.append(("DUMP", key))
+            if (db, key) in series:
+                asked += [("TS.INFO", key), ("TS.GET", key)]
         *_, replies = await self._source.pipeline([("MULTI",), *asked, ("EXEC",)])
         if isinstance(replies, EngineError):
             raise replies
@@ -520,6 +549,8 @@ class Mender:
         offset = offset_in(self._source, replies[1])
         stores: list[Store] = []
         unfit: list[tuple[int, bytes, str, int]] = []
+        found, tied = set[DbKey](), set[DbKey]()
+        again: list[Store] = []
         for (db, key), place in zip(keys, places, strict=True):
             deadline = replies[place]
             if not isinstance(deadline, int):
@@ -536,17 +567,30 @@ class Mender:
             payload = replies[place + 1] if values else b""
             if isinstance(payload, Exception):
                 raise ServerError(f"{self._source.name} answered DUMP with: {payload}")
-            if isinstance(payload, bytes) and (why := self._unfit(payload)):
+            if isinstance(payload, bytes) and (why := self._unfit(payload, rules)):
                 unfit.append((db, key, why, len(payload)))
                 continue
             if values and isinstance(payload, bytes) and self._adds(payload):
                 stores.append((db, key, encode_command("DEL", key), None))
             value_type = payload[0] if isinstance(payload, bytes) and payload else None
             stores.append((db, key, self._storing(key, deadline, payload, values), value_type))
-        return Reading(offset, tuple(stores), values, tuple(unfit))
+            if values and isinstance(payload, bytes) and is_series(payload):
+                found.add((db, key))
+                if (db, key) in series:
+                    told = replies[place + 2 : place + 4]
+                    tied |= {(db, each) for each in related(told[0])}
+                    again += [(db, key, raw, None) for raw in rules_again(key, *told)]
+        reading = Reading(offset, (*stores, *again), values, tuple(unfit))
+        return reading, found, tied
 
-    def _unfit(self, payload: bytes) -> str:
-        """Why the target must not get this value; empty: it may."""
+    def _unfit(self, payload: bytes, rules: bool) -> str:
+        """Why the target must not get this value; empty: it may. `rules`: those of time series can
+        be made again."""
+        if not rules and is_series(payload):
+            return (
+                "a time series whose compaction rules cannot be read: the source's user may not "
+                "run TS.INFO and TS.GET"
+            )
         if len(payload) > self.bulk_limit:
             # The target would not answer with an error, but end the connection.
             return (

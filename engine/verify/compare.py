@@ -19,6 +19,7 @@ from engine.verify.digest import Unordered
 from engine.verify.hyperloglog import registers
 from engine.verify.read import (
     HYPERLOGLOG,
+    RULES,
     WHOLE_BYTES,
     WINDOW_BYTES,
     Abilities,
@@ -262,6 +263,8 @@ def judge_values(
     if "dump" in value or not value:
         if value and value == other:
             return None
+        if RULES in value and RULES in other and value[RULES] != other[RULES]:
+            return Finding(key, f"{RULES} ({_text(kind)})")
         return Finding(key, f"{CANNOT}: type {_text(kind)}", True, _text(kind))
     # A part that one of the versions cannot tell is left out.
     parts = [

@@ -27,6 +27,8 @@ WHOLE_BYTES = 256 << 10
 # Nothing is known of the elements at first: one of them may have 500 MB.
 _FIRST_COUNT = 1
 _LARGEST_COUNT = 100_000
+RULES = "compaction rules"
+"""The part of a time series that DUMP leaves out."""
 # DUMP gives a value whole: module types above this are not compared.
 _DUMP_LIMIT = 64 << 20
 # Beside the value of a string that looks like a HyperLogLog: its bytes. Others may mean the same.
@@ -83,6 +85,8 @@ class _Count:
 def reading(kind: bytes, key: bytes, size: int | None, able: Abilities) -> Reading:
     """The generator for a key of TYPE `kind`; `size` is its MEMORY USAGE, None if not told."""
     read = _READERS.get(kind)
+    if kind == b"TSDB-TYPE":
+        return _series(key, size)
     if read is None:
         return _dump(key, size)
     return read(key, size is not None and size <= WHOLE_BYTES, able)
@@ -268,6 +272,20 @@ def _dump(key: bytes, size: int | None) -> Reading:
     digest = Ordered()
     digest.raw(_bytes(payload)[:-_FOOTER])
     return {"dump": digest.digest()}
+
+
+def _series(key: bytes, size: int | None) -> Reading:
+    """A time series: DUMP leaves out its compaction rules, and what it is a compaction of."""
+    if size is not None and size > _DUMP_LIMIT:
+        return {}
+    payload, told = yield [("DUMP", key), ("TS.INFO", key)]
+    digest, rules = Ordered(), Ordered()
+    digest.raw(_bytes(payload)[:-_FOOTER])
+    members = _named(told)
+    for rule in sorted(members[b"rules"]):
+        rules.add(*(_bytes_or_number(each) for each in rule))
+    rules.add(members[b"sourceKey"] or b"")
+    return {"dump": digest.digest(), RULES: rules.digest()}
 
 
 _READERS: dict[bytes, Callable[[bytes, bool, Abilities], Reading]] = {

@@ -104,17 +104,12 @@ def _lacking_indexes(source: Held, target: Held) -> dict[str, str]:
     return found
 
 
-def is_index(what: str) -> bool:
-    """Whether that is the name of a search index, as `lacking` gives it."""
-    return what.startswith(_INDEX)
-
-
 def absent_indexes(lost: Mapping[str, str]) -> list[str]:
     """The names of search indexes that are missing, among what `lacking` has found."""
     return [
         what.removeprefix(_INDEX)
         for what, why in lost.items()
-        if is_index(what) and why == _MISSING
+        if what.startswith(_INDEX) and why == _MISSING
     ]
 
 

@@ -15,6 +15,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.transfer.preflight import preflight
 from engine.transfer.transfer import Transfer
+from engine.verify.run import verify
 from engine.wire.search import UNTOLD
 from tests.conftest import ServerFactory, known
 from tests.engines import Cli
@@ -64,6 +65,92 @@ def test_counters_of_a_time_series_keep_the_times_of_the_source(
     for key in ("up", "down", "late", "new"):
         assert samples(source, key), key
         assert samples(target, key) == samples(source, key), key
+
+
+AGGREGATIONS = [
+    "avg",
+    "sum",
+    "min",
+    "max",
+    "range",
+    "count",
+    "first",
+    "last",
+    "std.p",
+    "var.s",
+    "twa",
+]
+
+
+def with_rules(source: Server) -> list[str]:
+    """A series with rules, in the middle of their buckets; gives the names of all."""
+    client = source.client()
+    ts = client.ts()
+    ts.create("raw")
+    for aggregation in AGGREGATIONS:
+        ts.create(f"by:{aggregation}")
+        ts.createrule("raw", f"by:{aggregation}", aggregation, 10)
+    for at in range(1000, 1048):
+        ts.add("raw", at, at * 7 % 13 / 10)
+    return ["raw", *(f"by:{each}" for each in AGGREGATIONS)]
+
+
+def assert_compacts_alike(source: Server, target: Server, names: list[str]) -> None:
+    """Both have the same samples, and go on alike, through the bucket that was open."""
+    last = source.client().ts().get("raw")[0]
+    for end in (source, target):
+        for at in range(25):
+            end.client().ts().add("raw", last + 1 + at, at * 5 % 11)
+    for name in names:
+        assert samples(target, name) == samples(source, name), name
+
+
+def test_compaction_rules_go_along_by_scan(stacks: tuple[Server, Server]) -> None:
+    """DUMP leaves them out, and its bytes are equal without them."""
+    source, target = stacks
+    names = with_rules(source)
+    run = scanned(source, target)
+    assert run.report.status == "done", run.report.errors
+    assert_compacts_alike(source, target, names)
+
+
+def test_compaction_rules_stay_where_a_series_is_read_again(
+    stacks: tuple[Server, Server],
+) -> None:
+    source, target = stacks
+    names = with_rules(source)
+    client = source.client()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        for step in range(10):
+            client.ts().incrby("raw", step)
+        for name in names:
+            await soon(lambda: samples(target, name) == samples(source, name), name)  # noqa: B023
+        last = client.ts().get("raw")[0]
+        for at in range(30):
+            client.ts().add("raw", last + 5_000 + at, at)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.not_carried == ()
+    for name in names:
+        assert samples(target, name) == samples(source, name), name
+    source.client().config_set("min-replicas-to-write", 0)
+    assert_compacts_alike(source, target, names)
+
+
+def test_a_rule_that_the_target_lacks_is_a_difference(stacks: tuple[Server, Server]) -> None:
+    source, target = stacks
+    with_rules(source)
+    for name in ("raw", "by:sum"):
+        target.client().restore(name, 0, source.client().dump(name))
+    ends = Endpoint.parse(source.url), Endpoint.parse(target.url)
+    found = asyncio.run(verify(*ends, TransferSettings(source_type="scan"), held_before=True))
+    assert sorted(
+        (each.key, each.what) for each in found.differences if each.key in ("raw", "by:sum")
+    ) == [("by:sum", "compaction rules (TSDB-TYPE)"), ("raw", "compaction rules (TSDB-TYPE)")]
 
 
 # Values that the target must not get.
