@@ -248,10 +248,12 @@ class CutOver:
             stage.enter(Phase.FOLLOW)
         return result
 
-    async def _settled(self, follower: Follower, settling: asyncio.Future[None]) -> None:
-        """The last deadlines are set back, those of keys that were read again since as well."""
+    async def _settled(self, follower: Follower, settling: asyncio.Future[None]) -> int:
+        """The last deadlines are set back, also those of keys that were read again since. Returns
+        how many keys have ended by it."""
         await asyncio.shield(settling)
         await self._deadlines.settle(follower, [])
+        return self._deadlines.ended
 
     # --- The fence, here and after a crash ---
 

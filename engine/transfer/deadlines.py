@@ -68,11 +68,12 @@ local function move(key, ttl, by)
   end
 end
 """
-# Returns the keys that stay lifted: they are due within the bound.
+# Returns how many keys ended, and those that stay lifted: they are due within the bound. A deadline
+# that has passed deletes its key at once, and the server does not count that as expired.
 _RELEASE = (
     _PROLOGUE
     + """
-local left = {}
+local left, ended = {}, 0
 for _, key in ipairs(KEYS) do
   local ttl = redis.call('PTTL', key)
   if ttl > far then
@@ -80,13 +81,14 @@ for _, key in ipairs(KEYS) do
       left[#left + 1] = key
     else
       move(key, ttl, -lift)
+      if ttl <= lift then ended = ended + 1 end
     end
   end
 end
-return left
+return {ended, left}
 """
 )
-# Lifts what is due within the bound, and returns the keys.
+# Lifts what is due within the bound, and returns the keys; none of them ends.
 _LIFT = (
     _PROLOGUE
     + """
@@ -98,7 +100,7 @@ for _, key in ipairs(KEYS) do
     lifted[#lifted + 1] = key
   end
 end
-return lifted
+return {0, lifted}
 """
 )
 
@@ -115,6 +117,8 @@ class Lifted:
 
     def __init__(self, target: Admin) -> None:
         self._target = target
+        self.ended = 0
+        """So many keys ended when their deadlines were set back, which had passed."""
         self._exact: bool | None = None
         # The target's clock less the loop's, in seconds.
         self._skew: float | None = None
@@ -201,7 +205,7 @@ class Lifted:
                     commands.append(("SCAN", cursor, "COUNT", _PAGE))
                 replies = await self._target.pipeline(commands, raise_on_error=True)
                 if keys:
-                    take(entry.db, replies[0])
+                    take(entry.db, self._touched(replies[0]))
                 cursor, keys = replies[-1] if cursor != b"0" else (b"0", [])
 
     async def _some(self, script: str, keys: Iterable[DbKey], bound: int) -> list[DbKey]:
@@ -222,8 +226,14 @@ class Lifted:
                 commands += [("SELECT", db), await self._command(script, page, bound)]
             replies = await self._target.pipeline(commands, raise_on_error=True)
             for (db, _), left in zip(portion, replies[1::2], strict=True):
-                found += [(db, key) for key in left]
+                found += [(db, key) for key in self._touched(left)]
         return found
+
+    def _touched(self, reply: tuple[int, list[bytes]]) -> list[bytes]:
+        """The keys that a script names; those that it ended are counted."""
+        ended, keys = reply
+        self.ended += ended
+        return keys
 
     async def _command(self, script: str, keys: list[bytes], bound: int) -> tuple[Arg, ...]:
         if self._exact is None:

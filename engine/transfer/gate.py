@@ -30,7 +30,8 @@ Gate = Callable[[], Awaitable[GateResult]]
 # The same while the source's writers are held off; it is told the engine's own key on the target.
 GateInSync = Callable[[bytes], Awaitable[GateResult]]
 Reach = Callable[[int], Awaitable[None]]
-Settle = Callable[[], Awaitable[None]]
+Settle = Callable[[], Awaitable[int]]
+"""Waits until the target's deadlines are set back; returns `HeldDeadlines.ended`."""
 
 NOT_COMPARED = "cut over without the comparison, as asked"
 WITHOUT_COMPARISON = (

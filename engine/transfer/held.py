@@ -84,6 +84,7 @@ class HeldDeadlines:
         # are told: behind the fence there is no time to dial.
         self._end: contextlib.AsyncExitStack | None = None
         self._lifted: Lifted | None = None
+        self._ended = 0
         # Whether it has lifted any, perhaps.
         self._gone_through = False
         self._lift_at = 0.0
@@ -355,6 +356,12 @@ class HeldDeadlines:
                     seen.pop(key, None)
         follower.swapped = False
 
+    @property
+    def ended(self) -> int:
+        """So many keys of the target have ended when their deadlines were set back: the source may
+        still count them, as it lets none expire while its writers are held off."""
+        return self._ended + (self._lifted.ended if self._lifted is not None else 0)
+
     async def _open_end(self) -> Lifted:
         await self._close_end()
         self._end = contextlib.AsyncExitStack()
@@ -362,6 +369,7 @@ class HeldDeadlines:
         return self._lifted
 
     async def _close_end(self) -> None:
+        self._ended = self.ended
         end, self._end, self._lifted = self._end, None, None
         if end is not None:
             await end.aclose()

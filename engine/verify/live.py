@@ -98,6 +98,7 @@ class LiveComparison:
         # Hashes with field TTLs, None: too many to be named.
         self._timed: list[DbKey] | None = []
         self._walked = False
+        self._ended = 0
         self._plan: list[tuple[int, bytes, Look]] = []
         self._code_at_fence = True
         self.over_budget: dict[DbKey, str] = {}
@@ -290,13 +291,14 @@ class LiveComparison:
         return judge(source, other, own=own, expired=self._expired(source, other))
 
     def _expired(self, source: ServerInfo, target: ServerInfo) -> tuple[int, int]:
-        """Keys that each end has let expire since `open`."""
+        """Keys that each end has let expire since `open`; those that the target ended when their
+        deadlines were set back, in each cut-over that was tried, are not among its own count."""
         now, before = (source, target), self._infos
         one, other = (
             max(late.expired_keys - early.expired_keys, 0)
             for late, early in zip(now, before, strict=True)
         )
-        return one, other
+        return one, other + self._ended
 
     def _expired_fields(self, source: ServerInfo, target: ServerInfo) -> tuple[int, int]:
         """The same of fields of hashes."""
@@ -345,11 +347,12 @@ class LiveComparison:
                     left -= cost
                     self._plan.append((db, key, one))
 
-    async def at_fence(self, settle: Callable[[], Awaitable[None]]) -> AtFence:
+    async def at_fence(self, settle: Callable[[], Awaitable[int]]) -> AtFence:
         """The look behind the fence, by one pipeline an end and a second one for field TTLs.
 
         `settle` waits until the target's deadlines are the source's, which may be under way. It is
-        awaited before a second look at keys that seem to differ.
+        awaited before a second look at keys that seem to differ. It returns how many keys of the
+        target ended by it: counts that differ are judged again with that number.
         """
         answers = await asyncio.gather(
             self._answers(self._ours, ()), self._answers(self._theirs, self._own_keys)
@@ -360,6 +363,10 @@ class LiveComparison:
         if self.counts_tell:
             expired = self._expired(ours.info, theirs.info)
             counts = judge(ours.info, theirs.info, own=theirs.own, expired=expired)
+            if counts.wrong:
+                self._ended = await settle()
+                expired = self._expired(ours.info, theirs.info)
+                counts = judge(ours.info, theirs.info, own=theirs.own, expired=expired)
             if counts.fields:
                 fields = self._expired_fields(ours.info, theirs.info)
                 counts = await self._explained(counts, fields)
