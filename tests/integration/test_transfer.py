@@ -55,7 +55,7 @@ def test_every_type_between_every_pair(
         assert result.report.status == "done", result.report.errors
     else:
         # Named, each with the target's reason, and the run does not call itself done.
-        assert result.report.status == "failed"
+        assert result.report.status == "stopped"
         assert all(
             "does not know values of type" in lost.reason for lost in result.report.not_carried
         )
