@@ -80,6 +80,7 @@ class Runner:
             one_go=one_go,
             on_switch=on_switch,
             credentials=credentials,
+            held_before=lambda: self._held_before,
         )
 
     async def run(self) -> Report:

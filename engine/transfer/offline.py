@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping, Sequence
+import hashlib
+import secrets
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from engine.errors import AuthError, EngineError, StateError, TransferFailed, TransferStopped
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
-from engine.model.online import POSITION_KEY
+from engine.model.online import LEFT_KEY, POSITION_KEY
 from engine.model.position import ScanPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.sources.base import Source
@@ -28,17 +30,22 @@ from engine.transfer.apart import APART, FEEDS_ITSELF, relation
 from engine.transfer.aside import cancelled
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.checks.databases import moved_databases
-from engine.transfer.claim import foreign
+from engine.transfer.claim import Claim, foreign
 from engine.transfer.code import carry_code, is_library
 from engine.transfer.copy import Compare, Copy, explain
 from engine.transfer.ends import Ends
 from engine.transfer.gate import Gate, GateResult, compared
+from engine.transfer.leftovers import NAME as LEFTOVERS
+from engine.transfer.leftovers import REMEDY as LEFTOVERS_REMEDY
+from engine.transfer.leftovers import Leftovers
+from engine.transfer.leftovers import Source as FindSource
+from engine.transfer.leftovers import find as find_leftovers
 from engine.transfer.stage import Stage
 from engine.transfer.switch import Switch
 from engine.transfer.tally import Tally
 from engine.transfer.target_watch import TargetWatch
 from engine.wire import besides
-from engine.wire.admin import admin
+from engine.wire.admin import Admin, admin
 from engine.wire.besides import Held
 from engine.wire.search import UNTOLD
 
@@ -58,7 +65,17 @@ class Offline:
         checkpoints: CheckpointStore,
         gate: Gate,
         compare: Compare,
+        known_before: Callable[[], bool | None],
     ) -> None:
+        self._known_before = known_before
+        # The same for whoever resumes: nothing of a scan's checkpoint names it.
+        ends = f"{source.rdb_path or source.address} {target.address}".lower()
+        self._token = f"scan-{hashlib.sha256(ends.encode()).hexdigest()[:16]}"
+        self._claim: Claim | None = None
+        # The migration that the target is taken over from, until what it has brought is gone.
+        self._room_of = ""
+        self.held_before: bool | None = None
+        """Whether the target had keys of its own, where another migration's mark told it."""
         self._stage = stage
         self._settings = stage.settings
         self._checkpoints = checkpoints
@@ -174,8 +191,9 @@ class Offline:
         )
 
     async def close(self, *, resumable: bool, forced: bool = False) -> None:
-        """Let go of both ends. Nothing has to be taken back, however it ended."""
-        del resumable, forced
+        """Let go of both ends; unless it can be resumed, say on the target what is left there."""
+        del forced
+        await self._let_go_of_target(resumable)
         await self._source.close()
         await self._target.close()
 
@@ -296,7 +314,7 @@ class Offline:
             assert isinstance(before.position, ScanPosition)
             position = before.position
         await stage.insist(self._target.open, "target")
-        await self._check_free()
+        await stage.insist(self._settle_target, "target")
         self._source.bulk_limit = self._target.bulk_limit
         await stage.insist(lambda: self._source.open(position), "source")
         await self._check_apart()
@@ -327,29 +345,118 @@ class Offline:
             kind = TransferFailed if self._checkpoints.load() is None else TransferStopped
             raise kind(f"{what}: {FEEDS_ITSELF}", remedy=APART, fault="user")
 
-    async def _check_free(self) -> None:
-        """Raise `Foreign` where a migration that follows its source has the target: what is scanned
-        would be written into the middle of it."""
-
-        async def look() -> bytes | None:
-            limit = self._settings.connect_timeout
-            # Who may not read the key may not follow either: nothing of the kind is meant here.
+    async def _settle_target(self) -> None:
+        """Whose the target is. Raises `Foreign` where a migration that follows its source has it,
+        for what is scanned would be written into the middle of it, and `TransferFailed` for keys of
+        one that was not completed; unless the operator has said what becomes of them."""
+        limit = self._settings.io_timeout
+        async with admin(self._target_endpoint, timeout=limit, fault="target") as end:
+            held: TargetPosition | None = None
+            left: Leftovers | None = None
+            # Who may not read the keys may not follow either: nothing of the kind is meant here.
             with contextlib.suppress(AuthError):
-                async with admin(self._target_endpoint, timeout=limit, fault="target") as end:
-                    await end.select(POSITION_DB)
-                    found = await end.call("GET", POSITION_KEY)
-                    return found if isinstance(found, bytes) else None
+                await end.select(POSITION_DB)
+                found = await end.call("GET", POSITION_KEY)
+                held = TargetPosition.decode(found) if isinstance(found, bytes) else None
+                left = await find_leftovers(self._dial_source(), end, self._settings)
+                await end.select(POSITION_DB)
+            if held is not None and held.transfer == self._token:
+                # An engine of this scan before us has left it.
+                await self._take(end, held.held_before, first=False)
+            elif held is not None and not held.opened:
+                await self._take_over(end, held)
+            elif left is not None and self._checkpoints.load() is None:
+                await self._recognise(end, left)
+            await self._make_room(end)
+
+    async def _take_over(self, end: Admin, other: TargetPosition) -> None:
+        settings = self._settings
+        if not settings.take_over or self._file is not None or self._checkpoints.load() is not None:
+            raise foreign(other, self._target_endpoint.address)
+        self._room_of = other.transfer
+        await self._take(end, other.held_before, first=True)
+
+    async def _recognise(self, end: Admin, left: Leftovers) -> None:
+        """As the way that follows does (`Online`)."""
+        settings, stage = self._settings, self._stage
+        if left.held_before:
+            await end.call("DEL", LEFT_KEY)
+        elif settings.take_over:
+            self._room_of = left.transfer
+            await self._take(end, False, first=True)
+        elif LEFTOVERS in settings.skip_checks:
+            stage.on_event(f"{left.words}: they count as the target's own, as asked")
+            await end.call("DEL", LEFT_KEY)
+        elif why := left.in_the_way:
+            raise TransferFailed(why, remedy=LEFTOVERS_REMEDY, fault="user")
+        else:
+            await self._take(end, False, first=True)
+
+    def _dial_source(self) -> FindSource | None:
+        if self._file is not None:
             return None
+        limit = self._settings.io_timeout
+        return lambda: admin(self._source_endpoint, timeout=limit, fault="source")
 
-        found: list[bytes | None] = []
+    async def _take(self, end: Admin, held_before: bool, *, first: bool) -> None:
+        """Hold the target, so that an engine that was shut out finds another one there."""
+        self.held_before = held_before
+        self._claim = self._new_claim(held_before, first=first)
+        await self._claim.take(end)
 
-        async def ask() -> None:
-            found.append(await look())
+    def _new_claim(self, held_before: bool, *, first: bool) -> Claim:
+        async def ours() -> None:
+            """The state is looked at beside the checkpoints."""
 
-        await self._stage.insist(ask, "target")
-        held = TargetPosition.decode(found[0]) if found[0] is not None else None
-        if held is not None and not held.opened:
-            raise foreign(held, self._target_endpoint.address)
+        return Claim(
+            POSITION_KEY,
+            self._token,
+            secrets.token_hex(4),
+            ours,
+            held_before=held_before,
+            first=first,
+            take_over=self._settings.take_over,
+        )
+
+    async def _make_room(self, end: Admin) -> None:
+        """What another migration has brought goes, unless the target had keys before that."""
+        if self._claim is None or not self._room_of:
+            return
+        if not self.held_before:
+            self._stage.on_event(
+                f"the target is taken over from the migration {self._room_of}: it was empty before "
+                "that, and is emptied"
+            )
+            await self._claim.clear(end, ("FLUSHALL",))
+        self._room_of = ""
+        if self._file is not None:
+            # No other engine is shut out, and a file's keys are counted without ours.
+            await end.call("DEL", POSITION_KEY)
+            self._claim = None
+
+    async def _let_go_of_target(self, resumable: bool) -> None:
+        """Our mark goes with us, or becomes that of a migration that was not completed."""
+        done = self._stage.phase is Phase.DONE
+        if resumable or (self._claim is None and (done or not self._stage.tally.keys)):
+            return
+        held = self._known_before() if self._claim is None else self.held_before
+        mark = self._new_claim(bool(held), first=False).bare.encode()
+        limit = self._settings.connect_timeout
+        try:
+            async with admin(self._target_endpoint, timeout=limit, fault="target") as end:
+                await end.select(POSITION_DB)
+                found = await end.call("GET", POSITION_KEY)
+                ours = isinstance(found, bytes) and (
+                    TargetPosition.decode(found).transfer == self._token
+                )
+                if done and ours:
+                    await end.call("DEL", POSITION_KEY)
+                elif ours:
+                    await end.call("RENAME", POSITION_KEY, LEFT_KEY)
+                elif not done and found is None and held is not None:
+                    await end.call("SET", LEFT_KEY, mark)
+        except EngineError as exc:
+            self._stage.on_event(f"what this migration leaves on the target is not marked: {exc}")
 
     async def _pass_gate(self) -> GateResult:
         if self._stage.lost:

@@ -67,6 +67,8 @@ class Transfer:
         compare: which of these keys of a database differ between the ends.
         one_go: cut over without waiting for `complete`; a gate that refuses is a failure.
         on_switch: called once the target is promoted, see `transfer.switch`.
+        held_before: whether the target had keys before the first one of ours, None: not known. Of a
+            source that is scanned; one that is followed keeps it on the target.
         credentials: by host, for servers of the source's replication that are found on the way.
     """
 
@@ -86,7 +88,9 @@ class Transfer:
         one_go: bool = False,
         on_switch: OnSwitch | None = None,
         credentials: Credentials = Credentials(),  # noqa: B008
+        held_before: Callable[[], bool | None] = lambda: None,
     ) -> None:
+        self._known_before = held_before
         self._source_endpoint = source
         self._target_endpoint = target
         self._settings = settings
@@ -131,7 +135,7 @@ class Transfer:
     @property
     def held_before(self) -> bool | None:
         """Whether the target had keys of its own before; None: the way does not know (yet)."""
-        return self._way.held_before if isinstance(self._way, Online) else None
+        return self._way.held_before if self._way is not None else None
 
     @property
     def progress(self) -> Progress:
@@ -263,6 +267,7 @@ class Transfer:
             checkpoints=self._checkpoints,
             gate=self._gate,
             compare=self._compare,
+            known_before=self._known_before,
         )
 
     def _online(self) -> Online:

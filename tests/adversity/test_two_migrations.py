@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from engine.fleet.gate import comparison_of
+from engine.fleet.gate import comparison_of, gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
 from engine.transfer.transfer import Transfer
 from engine.verify import verify
+from tests.api import until
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, soon
@@ -128,6 +129,50 @@ def test_a_source_that_was_the_target_of_one_that_was_aborted(ends: tuple[Server
     at = Endpoint.parse(source.url), Endpoint.parse(target.url)
     found = asyncio.run(verify(*at, TransferSettings()))
     assert found.ok, found.reason
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_scan_takes_over(ends: tuple[Server, Server], own: bool) -> None:
+    """The one that follows is shut out, and what it has brought goes."""
+    source, target = ends
+    if own:
+        target.client().set("own", "1")
+    there, over = threading.Event(), threading.Event()
+
+    async def old(work: Transfer, run: Run) -> None:
+        await following(work)
+        there.set()
+        await asyncio.to_thread(over.wait)
+        source.client().set("later", "1")
+        await phase(work, Phase.FAILED)
+
+    thread, runs = beside(lambda: online(source, target, old))
+    assert there.wait(30)
+    try:
+        source.client().set("meanwhile", "1")
+        until(lambda: target.client().get("meanwhile"), "the last write that it has brought")
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await soon(lambda: work.progress.phase is Phase.COPIED, "the copy")
+            # While it holds the target: the other one finds it there.
+            over.set()
+            await asyncio.to_thread(thread.join)
+            source.client().delete("later")
+            work.complete()
+
+        at = Endpoint.parse(source.url), Endpoint.parse(target.url)
+        gate = gate_of(*at, TransferSettings(), lambda: own)
+        run = online(source, target, steer, source_type="scan", take_over=True, gate=gate)
+    finally:
+        over.set()
+        thread.join()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert runs[0].report.status == "failed"
+    assert "has taken the target over" in runs[0].report.errors[0]
+    if own:
+        assert target.client().getdel("own") == b"1"
+    assert_settled(source, target, 2)
+    assert_tidy(target)
 
 
 def test_one_is_taken_over_in_its_snapshot(ends: tuple[Server, Server]) -> None:
