@@ -96,7 +96,9 @@ export class GroupView {
     show(this.#result.node, over);
     const may = this.#app.may("migrate");
     show(this.#resume, migration !== null && migration.Workers.length === 0 && may);
-    show(this.#release, over && may && Boolean(details.SourceBlocked));
+    // Also of one that is stopped: where its target came back older, nobody goes on with it.
+    const idle = over || (migration !== null && migration.Workers.length === 0);
+    show(this.#release, idle && may && Boolean(details?.SourceBlocked));
     show(this.#stopClients, over && may && Boolean(details.SourceClients?.Disconnecting));
     show(this.#after, !this.#release.hidden || !this.#stopClients.hidden);
     // What ended before it began has no figures.
