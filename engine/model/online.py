@@ -29,7 +29,8 @@ class OnlineMark:
     (`transfer.seal`); `fenced_at`: the `host:port` of the primary where that is, empty for the
     source itself. `head`: the address of the primary that took the writes last, where the source
     was its replica. `followed`: the address of the server that is followed in the source's place,
-    after a failover; empty: the source itself. `handed_over`: behind `opened`, clients may have
+    after a failover; empty: the source itself. `claimed_at`: the target's process (its run id) in
+    which our claim stood last. `handed_over`: behind `opened`, clients may have
     been led to the target; `came_back`: why it was found older then, so that nothing goes on before
     the operator resumes it; empty: it was not. `switched`: what points the applications' name to
     the target was run. `released`: the target may have deadlines of its own, which a link that
@@ -64,6 +65,7 @@ class OnlineMark:
     fenced_at: str = ""
     head: str = ""
     followed: str = ""
+    claimed_at: str = ""
     partial_syncs: int = 0
     full_syncs: int = 0
     repaired_keys: int = 0

@@ -22,6 +22,7 @@ from engine.model.verification import (
     NAMED_LIMIT,
     AtFence,
     Besides,
+    Counts,
     DbKey,
     Difference,
     Verification,
@@ -142,6 +143,8 @@ class Check:
         if self._besides.lost:
             self._stage.lost = dict(self._besides.lost)
             return self._refuse(self._stage.lost_words)
+        if sweep.walked and sweep.counts is not None and sweep.counts.wrong:
+            return self._refuse_counts(sweep.counts)
         # A comparison takes its time, and whatever closed another gate meanwhile (the engine got no
         # CPU for a moment, say) may pass by itself.
         return await self._gates(pump, "both ends are equal before the cut-over", lambda: True)
@@ -289,11 +292,7 @@ class Check:
             return self._refuse(self._stage.lost_words)
         counts = found.counts
         if counts is not None and counts.wrong:
-            # Which keys they are is found where nobody waits; where it was just done, it is done
-            # again, and what still differs then is never called in sync.
-            self._walk, self.again = True, self._worth_another
-            told = ", and no name is at one end alone" if sweep.walked else ""
-            return self._refuse(f"{counts.wrong}{told}")
+            return self._refuse_counts(counts)
         budget = size_words(self._stage.settings.check_bytes)
         return self._passed(
             found,
@@ -322,6 +321,14 @@ class Check:
             await self._comparison.close()
 
     # --- What is told ---
+
+    def _refuse_counts(self, counts: Counts) -> GateResult:
+        # Which keys they are is found where nobody waits; where it was just done, it is done again,
+        # and what still differs then is never called in sync.
+        assert self._sweep is not None
+        self._walk, self.again = True, self._worth_another
+        told = ", and no name is at one end alone" if self._sweep.walked else ""
+        return self._refuse(f"{counts.wrong}{told}")
 
     def _refuse(self, reason: str, differ: Mapping[DbKey, str] | None = None) -> GateResult:
         reason = offering(self._stage, reason)

@@ -35,6 +35,10 @@ from engine.wire.dial import CLIENT_NAME
 _TRIES_MOST = 10
 
 
+async def _goes_on(target: Admin) -> None:
+    """What was brought to the target before may be brought again."""
+
+
 class Foreign(TransferFailed):
     """The target is another migration's."""
 
@@ -45,7 +49,9 @@ class Claim:
     """The claim of `engine` on the target of `transfer`, in `key`.
 
     `still_ours` looks at the state, and raises (`StateError`) if the migration is another's.
-    `held_before` as in `TargetPosition`. `first`: nothing of this migration is on the target yet.
+    `held_before` as in `TargetPosition`. `lost` is asked where the target had this claim and has
+    none now, and raises if nothing may be written there. `first`: nothing of this migration is on
+    the target yet.
     Then a mark that another one's promotion has left there is no obstacle, and neither is, with
     `take_over`, another one that goes on: it loses the target. In all other cases whatever would
     change another migration's target raises `Foreign`.
@@ -60,6 +66,7 @@ class Claim:
         *,
         held_before: bool = False,
         first: bool = False,
+        lost: Callable[[Admin], Awaitable[None]] = _goes_on,
         take_over: bool = False,
     ) -> None:
         self._key = key
@@ -67,6 +74,7 @@ class Claim:
         self.first = first
         """Whether we have brought nothing there yet."""
         self._take_over = take_over
+        self._lost = lost
         # Another migration's position was there, and ours is now.
         self._taken_over = False
         self.bare = TargetPosition(transfer, None, engine, held_before=held_before)
@@ -167,6 +175,8 @@ class Claim:
             if other is not None and not (other.opened or self._take_over):
                 raise foreign(other, target.name)
             await self._still_ours()
+            if value is None and not self.first:
+                await self._lost(target)
             commands, held = work(found)
             if self.first:
                 # What a migration that ended has left is this one's from now on (`leftovers`).

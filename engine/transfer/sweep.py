@@ -113,6 +113,8 @@ class Sweep:
                     self.counts = await self._comparison.counts(self._reach)
                     if walk or self._counts_leave_open:
                         await self._walk()
+                        # What was at one end alone was mended.
+                        self.counts = await self._comparison.counts(self._reach)
                 return self._differ
         except TimeoutError:
             raise TransferFailed(

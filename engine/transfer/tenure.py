@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import secrets
 
-from engine.errors import TransferFailed
+from engine.errors import TransferFailed, TransferStopped
 from engine.model.online import position_key
 from engine.model.position import TargetPosition
 from engine.targets.applier import PositionMoved
 from engine.transfer.books import Books
 from engine.transfer.claim import Claim, Foreign, beaten
 from engine.transfer.ends import Ends
+from engine.wire.admin import Admin
 
 # How often the position may be found under another engine's name while the state has ours.
 _OVERTAKEN_MOST = 3
@@ -44,6 +45,7 @@ class Tenure:
             held_before=mark.held_before,
             # Who finds another migration there later was taken over from.
             first=not mark.full_syncs,
+            lost=self._lost,
             take_over=self._ends.settings.take_over,
         )
 
@@ -52,10 +54,35 @@ class Tenure:
         claim = self.claim
         async with self._ends.admin("target") as end:
             try:
-                return await claim.take(end)
+                held = await claim.take(end)
             except Foreign:
                 self.replaced = self.replaced or not claim.first
                 raise
+            process = (await end.info()).run_id
+        if process != self._books.mark.claimed_at:
+            self._books.note(claimed_at=process)
+        return held
+
+    async def _lost(self, target: Admin) -> None:
+        """Our claim is gone from a target that had it. It may be in use by now: then another
+        migration was completed there, or somebody has emptied it and goes on with it.
+
+        Raises `TransferStopped` unless it is the target that came back from before: as empty as it
+        was, or, where it had keys of its own, in another process.
+        """
+        info, mark = await target.info(), self._books.mark
+        if not mark.held_before and not info.keys:
+            return
+        if mark.held_before and mark.claimed_at and info.run_id != mark.claimed_at:
+            return
+        raise TransferStopped(
+            f"{target.name} has lost this migration's position, and has {info.keys:,} keys: they "
+            "may be others' by now (another migration was completed there, say), and nothing is "
+            "written to it",
+            remedy="If the target is in use, abort this migration. If its keys may go, empty it "
+            "and resume, or abort and start with --take-over.",
+            fault="target",
+        )
 
     async def revoke(self) -> TargetPosition:
         """The target was promoted, and that does not count: it is ours again. What it holds."""

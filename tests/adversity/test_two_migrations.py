@@ -12,6 +12,7 @@ from engine.fleet.gate import comparison_of, gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
+from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
 from engine.verify import verify
 from tests.api import until
@@ -214,3 +215,45 @@ def test_one_is_taken_over_in_its_snapshot(ends: tuple[Server, Server]) -> None:
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
     assert_tidy(target)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_one_that_slept_through_a_whole_take_over(ends: tuple[Server, Server], own: bool) -> None:
+    """The other one was completed meanwhile, and its target is in use: nothing is written there."""
+    source, target = ends
+    if own:
+        target.client().set("own", "1")
+    store = MemoryCheckpoint()
+
+    async def stop(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        work.stop()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await cut_over(work, run, source)
+
+    run = online(source, target, stop, checkpoints=store)
+    assert run.report.status == "stopped", (run.report.errors, run.events)
+    both = comparison_of(
+        Endpoint.parse(source.url), Endpoint.parse(target.url), TransferSettings(), lambda: own
+    )
+    run = online(source, target, steer, take_over=True, comparison=both)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    client = target.client()
+    client.mset({"key:0": "newer", "of a user": "1"})
+    before = {key: client.dump(key) for key in client.scan_iter(count=1000)}
+
+    run = online(source, target, None, checkpoints=store)
+    assert run.report.status == "stopped", (run.report.errors, run.events)
+    assert "they may be others' by now" in run.report.errors[0]
+    assert {key: client.dump(key) for key in client.scan_iter(count=1000)} == before
+    if own:
+        return
+    # The operator empties it: then it may have everything anew.
+    client.flushall()
+    source.client().config_set("min-replicas-to-write", 0)
+    run = online(source, target, steer, checkpoints=store)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(source, target, 2)
