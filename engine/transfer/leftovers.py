@@ -145,7 +145,7 @@ async def check_leftovers(source: Admin | None, target: Admin, settings: Transfe
     opened: Source | None = None if source is None else lambda: nullcontext(source)
     try:
         found = await find(opened, target, settings)
-    except AuthError as refusal:
+    except (AuthError, ServerError) as refusal:
         return warned(
             NAME,
             refusal.message,

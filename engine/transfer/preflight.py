@@ -222,7 +222,7 @@ async def _check_rights(
         rights = check_rights(side, ends[side], info, settings, way)
         await _guarded(checks, f"{side}-permissions", rights)
         with suppress(EngineError):
-            comparison = await check_comparison(side, ends[side], settings)
+            comparison = await check_comparison(side, ends[side], info, settings)
             if comparison is not None:
                 checks.append(comparison)
     if way == "replica" and len(infos) == len(SIDES):

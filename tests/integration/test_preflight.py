@@ -559,7 +559,8 @@ def test_every_check_has_its_name_in_the_table() -> None:
     """What is not in it could not be skipped, and a name in it that is no check's is misleading."""
     folder = Path(preflight.__code__.co_filename).parent
     found: set[str] = set()
-    for path in (folder / "preflight.py", *sorted((folder / "checks").glob("*.py"))):
+    others = [folder / name for name in ("preflight.py", "leftovers.py")]
+    for path in (*others, *sorted((folder / "checks").glob("*.py"))):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             # Where a check is made, and where its name is written down before.
@@ -571,6 +572,7 @@ def test_every_check_has_its_name_in_the_table() -> None:
                     named_here = node.args[1:2]
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in (
                 "name",
+                "NAME",
                 "FOLLOWING",
             ):
                 value = node.value

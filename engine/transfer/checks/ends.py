@@ -111,7 +111,11 @@ def _version(side: Side, info: ServerInfo, settings: TransferSettings) -> Check:
                 "Leave --type away (or use --match); TYPE needs Redis 6.0 or later.",
             )
         if info.version < _OLDEST_SOURCE:
-            return warned(name, f"{info.name}: older than what we test", "Compare well afterwards.")
+            return warned(
+                name,
+                f"{info.name}: from a time before replication histories had names (Redis 4.0)",
+                "After a failover, or a lost link that lasts, it can only be copied anew.",
+            )
     if info.fork:
         return warned(
             name,

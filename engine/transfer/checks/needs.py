@@ -176,7 +176,7 @@ TUNING = (
 )
 """What `--tune-source` runs."""
 
-COMPARISON = (
+_COMPARISON = (
     Needed(("TYPE", ABSENT_KEY)),
     Needed(("SCAN", 0, "COUNT", 1)),
     Needed(("EXISTS", ABSENT_KEY)),
@@ -185,10 +185,18 @@ COMPARISON = (
     Needed(("SMEMBERS", ABSENT_KEY)),
     Needed(("HGETALL", ABSENT_KEY)),
     Needed(("ZRANGE", ABSENT_KEY, 0, 0)),
+)
+_COMPARISON_OF_STREAMS = (
     Needed(("XRANGE", ABSENT_KEY, "-", "+", "COUNT", 1)),
     Needed(("XINFO", "STREAM", ABSENT_KEY)),
 )
-"""What the comparison before the cut-over reads with; some of it."""
+
+
+def comparison(info: ServerInfo) -> tuple[Needed, ...]:
+    """What the comparison before the cut-over reads with; some of it."""
+    streams = _COMPARISON_OF_STREAMS if info.version >= (5, 0, 0) else ()
+    return (*_COMPARISON, *streams)
+
 
 WRITES = tuple(
     _queued(*args)

@@ -19,6 +19,7 @@ from engine.transfer.checks.needs import Needed, Trial, Way
 from engine.transfer.checks.result import Check, Side, failed, passed, warned
 from engine.wire.admin import Admin
 
+_ACL_SINCE = (6, 0, 0)
 FOLLOWING = "following"
 """The name of the check whether the source will be followed."""
 
@@ -127,17 +128,21 @@ async def check_following(
     ]
 
 
-async def check_comparison(side: Side, end: Admin, settings: TransferSettings) -> Check | None:
+async def check_comparison(
+    side: Side, end: Admin, info: ServerInfo, settings: TransferSettings
+) -> Check | None:
     """Whether the comparison before the cut-over can read; None if it can."""
     if settings.until != "cut-over":
         return None
-    rights = await ask_rights(end, needs.COMPARISON)
+    rights = await ask_rights(end, needs.comparison(info))
     if not rights.denied:
         return None
     return warned(
         f"{side}-comparison",
         f"{rights.figure}: both ends cannot be compared, and the cut-over is refused then",
-        f"ACL SETUSER {rights.user} +@read ~*.",
+        f"ACL SETUSER {rights.user} +@read ~*."
+        if info.version >= _ACL_SINCE
+        else "Restore these commands: rename-command in its configuration took them away.",
     )
 
 
