@@ -31,7 +31,7 @@ from typing import Any
 import redis
 
 from tests.engines import Cli, Migration
-from tests.movers import NAMES, Mover, dirty, fill
+from tests.movers import NAMES, Mover, fill, killed
 from tests.proxy import Proxy
 from tests.servers import Server, binaries
 
@@ -41,7 +41,6 @@ DATABASE_KEYS = 300
 KEYS = 6_000_000
 KEYS_WITH_TTL = 100
 KILLED_DELAY = 0.02  # one way
-KILLED_SECONDS = 60.0
 RUN_SECONDS = 900.0
 MUST = {"far 50": 0.5, "far 150": 1.4, "keys": 1.0, "killed": 10.0}
 
@@ -154,11 +153,10 @@ def many_keys(keys: int) -> dict[str, float]:
         return cut_over(source, target, (source.url, target.url), folder)
 
 
-def killed() -> dict[str, float]:
+def killed_engine() -> dict[str, float]:
     """Seconds until the gate is open again, and how many keys were dirty at the most."""
     with servers() as (source, target, folder):
         fill(source)
-        client = target.client()
         cli = Cli(f"sqlite:///{folder / 'state.sqlite'}", folder)
         migration = Migration(cli, seed=1)
         with (
@@ -172,18 +170,7 @@ def killed() -> dict[str, float]:
             migration.start(near, "--source-type", "replica")
             migration.wait_for(lambda found: found["CanComplete"])
             with Mover(source, seed=1) as mover:
-                written = mover.sent
-                while mover.sent < written + 1500:
-                    time.sleep(0.05)
-                migration.kill(within=0.05)
-                migration.resume()
-                resumed, counts = time.monotonic(), [0]
-                while not (any(counts) and not counts[-1] and migration.migration()["CanComplete"]):
-                    counts.append(dirty(client))
-                    if time.monotonic() > resumed + KILLED_SECONDS:
-                        raise SystemExit(f"not in sync after {KILLED_SECONDS:g} s: {counts}")
-                    time.sleep(0.05)
-                took = time.monotonic() - resumed
+                took, counts = killed(mover, migration, target.client())
         return {"seconds": took, "dirty": float(max(counts)), "of": 3.0 * NAMES}
 
 
@@ -205,7 +192,7 @@ def main() -> int:
             if name == "far":
                 found = far(float(milliseconds) / 1000)
             else:
-                found = many_keys(options.keys) if name == "keys" else killed()
+                found = many_keys(options.keys) if name == "keys" else killed_engine()
             runs.append(found)
             print(
                 json.dumps({"row": row, **{k: round(v, 3) for k, v in found.items()}}), flush=True

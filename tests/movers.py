@@ -9,10 +9,12 @@ import time
 import redis
 
 from tests.converge import OWN_PREFIX
+from tests.engines import Migration
 from tests.servers import Server
 
 NAMES = 3000  # of each of three types
 RATE = 1500.0  # commands a second
+SECONDS = 60.0  # until an engine that was killed is in sync again
 
 
 def fill(server: Server) -> None:
@@ -76,6 +78,23 @@ class Mover:
             ("ZUNIONSTORE", zsets[0], 2, *zsets[1:]),
         )
         return rng.choice(commands)
+
+
+def killed(mover: Mover, migration: Migration, target: redis.Redis) -> tuple[float, list[int]]:
+    """Kill the engine under `mover`'s commands and resume it: the seconds until the gate is open
+    again, and how many keys were dirty meanwhile. Raises `AssertionError` after `SECONDS`."""
+    written = mover.sent
+    while mover.sent < written + RATE:
+        time.sleep(0.05)
+    migration.kill(within=0.05)
+    migration.resume()
+    resumed, counts = time.monotonic(), [0]
+    # What the last transaction may lack is named as soon as it follows.
+    while not (any(counts) and not counts[-1] and migration.migration()["CanComplete"]):
+        counts.append(dirty(target))
+        assert time.monotonic() < resumed + SECONDS, (counts, migration.story())
+        time.sleep(0.05)
+    return time.monotonic() - resumed, counts
 
 
 def dirty(target: redis.Redis) -> int:

@@ -6,7 +6,6 @@ differ; if those were more than a round trip can read, the target would never be
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +14,10 @@ import pytest
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.engines import Cli, Migration
-from tests.movers import NAMES, Mover, dirty, fill
+from tests.movers import NAMES, Mover, fill, killed
 from tests.proxy import Proxy
 
 DELAY = 0.02  # one way, to either end
-SECONDS = 60.0
 
 
 @pytest.fixture
@@ -32,7 +30,6 @@ def migration(state_url: str, tmp_path: Path) -> Iterator[Migration]:
 def test_dirty_keys_become_fewer(migration: Migration, server_factory: ServerFactory) -> None:
     source = server_factory(known("redis-7.0"), "--repl-backlog-size", "64mb")
     target = server_factory(known("redis-7.0"))
-    client = target.client()
     fill(source)
     with Proxy(source.host, source.port) as near, Proxy(target.host, target.port) as far:
         near.delay(DELAY)
@@ -41,18 +38,7 @@ def test_dirty_keys_become_fewer(migration: Migration, server_factory: ServerFac
         migration.start(near, "--source-type", "replica")
         migration.wait_for(lambda found: found["CanComplete"])
         with Mover(source, seed=1) as mover:
-            written = mover.sent
-            while mover.sent < written + 1500:
-                time.sleep(0.05)
-            migration.kill(within=0.05)
-            migration.resume()
-            resumed, counts = time.monotonic(), [0]
-            # What the last transaction may lack is named as soon as it follows.
-            while not (any(counts) and not counts[-1] and migration.migration()["CanComplete"]):
-                counts.append(dirty(client))
-                assert time.monotonic() < resumed + SECONDS, (counts, migration.story())
-                time.sleep(0.05)
-            took = time.monotonic() - resumed
+            took, counts = killed(mover, migration, target.client())
             mover.stop()
         print(f"in sync {took:.1f} s after the resumption, {max(counts):,} keys dirty at the most")
         migration.wait_for(lambda found: found["CanComplete"])
