@@ -276,7 +276,7 @@ def _launch(house: House, registry: Registry, transfer: TransferRecord) -> None:
 
 def _not_ready(transfer: TransferRecord) -> str | None:
     """Why a migration cannot be completed now, None if it can."""
-    if not transfer.held():
+    if transfer.undecided or not transfer.held():
         return shapes.reason(transfer)
     progress = transfer.progress
     if progress.can_complete:

@@ -174,16 +174,26 @@ def reason(transfer: TransferRecord) -> str:
         if why:
             return f"stopped: {why}{'' if why.endswith('.') else '.'} Then {way_out}"
         return f"stopped: {way_out}"
+    if transfer.undecided:
+        return _undecided(transfer)
     if not transfer.held():
         named = f" (pid {transfer.process.pid})" if transfer.process is not None else ""
         return f"the worker process{named} is gone: {way_out}"
-    if transfer.refusal:
-        refused = f"cut-over refused: {transfer.refusal}"
+    if transfer.refused:
+        refused = f"cut-over refused: {transfer.refused}"
         # It may be mended by now: how it stands is told first.
         if transfer.progress.can_complete:
             return f"{transfer.progress.reason} (last {refused})"
         return refused
     return transfer.progress.reason
+
+
+def _undecided(transfer: TransferRecord) -> str:
+    """The reason of one whose worker is gone from the middle of the cut-over."""
+    gone = "the worker process is gone from the middle of the cut-over, and the target may be open"
+    if transfer.held():
+        return f"{gone}: a new worker finds out whether it is"
+    return f"{gone}: resume-migration starts a worker that finds out whether it is"
 
 
 def needs_hand(transfer: TransferRecord) -> bool:

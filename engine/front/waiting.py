@@ -91,9 +91,9 @@ def _reached(transfer: TransferRecord, until: Until) -> Progress | None:
     in_sync = progress.can_complete or progress.phase is Phase.CUT_OVER
     if until in ("in-sync", "copied") and in_sync:
         return progress
-    if until == "available" and transfer.refusal:
+    if until == "available" and transfer.refused:
         raise TransferFailed(
-            f"cut-over refused: {transfer.refusal}; {transfer.group_id} stays under migration",
+            f"cut-over refused: {transfer.refused}; {transfer.group_id} stays under migration",
             remedy=f"Mend what it names and try complete-migration again; or abort with "
             f"{shapes.ABORT}.",
         )

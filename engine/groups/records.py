@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.groups.process import ProcessId
-from engine.groups.states import Request, TransferStatus
+from engine.groups.states import CUT_OVERS, Request, TransferStatus
 from engine.model.endpoint import Endpoint
-from engine.model.progress import Progress
+from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from engine.model.source_clients import SourceClients
 
 # A worker that was asked for but has not claimed its transfer within this counts as gone.
 START_GRACE = 15.0
+KILLED = "the worker was killed during the cut-over, which came to nothing"
+"""The refusal of a cut-over whose worker was killed. It holds once the next worker is beyond
+CONNECT: that one asks the target first, which may be open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,26 @@ class TransferRecord:
     def settings(self) -> TransferSettings:
         """The settings it was started with. Raises `UsageError` (another version's state)."""
         return TransferSettings.from_dict(self.settings_data)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether its worker was killed during a cut-over, and the next one, if there is one yet,
+        has not found out whether the target is open."""
+        if self.status not in (TransferStatus.PENDING, TransferStatus.RUNNING):
+            return False
+        if self.refusal == KILLED and self.progress.phase is Phase.CONNECT:
+            return True
+        return self.broken_off and not self.held()
+
+    @property
+    def broken_off(self) -> bool:
+        """Whether its last worker was in a cut-over that was asked for, by the last it wrote."""
+        return self.request in CUT_OVERS and self.progress.phase is Phase.CUT_OVER
+
+    @property
+    def refused(self) -> str:
+        """Why the last asked-for cut-over did not happen; empty while that is `undecided`."""
+        return "" if self.undecided else self.refusal
 
     def orphaned(self) -> bool:
         """Whether its worker is known to have ended without a last word: it was killed."""

@@ -21,7 +21,7 @@ from engine.errors import (
 from engine.groups import disconnections, schema
 from engine.groups.claimed import ClaimedTransfer
 from engine.groups.process import ProcessId
-from engine.groups.records import EventRecord, GroupRecord, TransferRecord
+from engine.groups.records import KILLED, EventRecord, GroupRecord, TransferRecord
 from engine.groups.rows import (
     event_of,
     group_by_id,
@@ -32,7 +32,6 @@ from engine.groups.rows import (
     write_event,
 )
 from engine.groups.states import (
-    CUT_OVERS,
     ENDED,
     GroupStatus,
     Operation,
@@ -45,7 +44,6 @@ from engine.groups.store import Store
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark
-from engine.model.progress import Phase
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from engine.model.source_clients import SourceClients
@@ -272,7 +270,7 @@ class Registry:
                 process=None if process is None else process.to_dict(),
                 heartbeat_at=time.time(),
                 request=Request.NONE,
-                refusal="",
+                refusal=KILLED if transfer.undecided else "",
             )
 
     def replace_worker(self, group_id: str, message: str) -> TransferRecord | None:
@@ -280,8 +278,9 @@ class Registry:
         `message`.
 
         What the operator asked of the killed one is asked of the new one, but for a cut-over that
-        had begun: it either completes or leads back, and is not begun again unasked. Returns None,
-        and changes nothing, if there is no such transfer: it ended, was stopped, or lives.
+        had begun: it either completes or leads back, and is not begun again unasked. Which of the
+        two it is the new worker finds out (`TransferRecord.undecided`). Returns None, and changes
+        nothing, if there is no such transfer: it ended, was stopped, or lives.
         """
         with self.store.write() as connection:
             group = group_by_id(connection, group_id, lock=True)
@@ -290,7 +289,6 @@ class Registry:
                 return None
             if not transfer.orphaned():
                 return None
-            broken_off = transfer.request in CUT_OVERS and transfer.progress.phase is Phase.CUT_OVER
             write_event(connection, group_id, message)
             return _change(
                 connection,
@@ -299,8 +297,8 @@ class Registry:
                 progress=None,
                 process=None,
                 heartbeat_at=time.time(),
-                request=Request.NONE if broken_off else transfer.request,
-                refusal="the worker was killed meanwhile" if broken_off else transfer.refusal,
+                request=Request.NONE if transfer.broken_off else transfer.request,
+                refusal=_refusal_behind(transfer),
             )
 
     def note_launch(self, transfer: TransferRecord, process: ProcessId) -> None:
@@ -445,6 +443,15 @@ def _going_on(connection: Connection, group_id: str) -> TransferRecord:
     # A group becomes migrating in the transaction that adds its transfer.
     assert transfer is not None
     return transfer
+
+
+def _refusal_behind(transfer: TransferRecord) -> str:
+    """The refusal for the worker that is put in this one's place: it holds if that worker does not
+    find the target open. Another one stays until the next word."""
+    if transfer.undecided:
+        return KILLED
+    # Told, and over: the next worker's CONNECT does not put it in doubt again.
+    return "" if transfer.refusal == KILLED else transfer.refusal
 
 
 def _set_status(connection: Connection, group: GroupRecord, status: GroupStatus) -> None:

@@ -638,8 +638,40 @@ def test_the_word_that_a_killed_worker_had(
     assert registry.replace_worker("g", "killed") is not None
     claimed = registry.claim_transfer("g", HERE)
     assert claimed.read_request() is (request_ if kept else Request.NONE)
-    assert transfer_of(registry).refusal == ("" if kept else "the worker was killed meanwhile")
+    # What became of the cut-over is not told before the new worker has found out.
+    found = transfer_of(registry)
+    assert (found.refused, found.undecided) == ("", not kept)
+    claimed.beat(Progress(phase=Phase.CATCH_UP))
+    found = transfer_of(registry)
+    assert (found.refused, found.undecided) == ("" if kept else records.KILLED, False)
     assert status_of(registry) == "migrating"
+
+
+@pytest.mark.parametrize("by", ["replaced", "resumed"])
+def test_a_cut_over_stays_undecided_through_every_worker_that_is_killed(
+    registry: Registry, migrating: TransferRecord, by: str
+) -> None:
+    def next_one() -> None:
+        if by == "replaced":
+            assert registry.replace_worker("g", "killed") is not None
+        else:
+            registry.resume_migration("g")
+
+    dead = registry.claim_transfer("g", DEAD)
+    registry.request("g", Request.COMPLETE)
+    dead.beat(Progress(phase=Phase.CUT_OVER))
+    assert transfer_of(registry).undecided
+    for _ in range(2):
+        next_one()
+        assert transfer_of(registry).undecided
+        dead = registry.claim_transfer("g", DEAD)
+        assert transfer_of(registry).undecided
+    # The one that has found out told it; one that is killed later leaves nothing in doubt.
+    dead.beat(Progress(phase=Phase.FOLLOW))
+    assert transfer_of(registry).refused == records.KILLED
+    next_one()
+    found = transfer_of(registry)
+    assert (found.undecided, found.refused) == (False, "")
 
 
 RACER = """

@@ -1,0 +1,101 @@
+"""A worker that is killed in the cut-over, before or behind the opening: what is told is true."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.conftest import ServerFactory, known
+from tests.engines import Cli, Migration
+from tests.online import assert_tidy
+from tests.servers import Server
+
+SECONDS = 60.0
+# Tells that it runs. The first one stays as long as its worker does; later ones end at once.
+HOOK = """
+import os, pathlib, sys, time
+runs, parent = pathlib.Path(sys.argv[1]), os.getppid()
+first = not runs.exists()
+runs.touch()
+deadline = time.monotonic() + 60
+while first and os.getppid() == parent and time.monotonic() < deadline:
+    time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def migration(state_url: str, tmp_path: Path) -> Iterator[Migration]:
+    cli = Cli(state_url, tmp_path)
+    found = Migration(cli, "clients are led")
+    yield found
+    found.close()
+    cli.close()
+
+
+def hook(folder: Path) -> str:
+    """The command that runs the hook, which touches `folder`/runs."""
+    (folder / "hook.py").write_text(HOOK)
+    return f"{sys.executable} -I -S {folder / 'hook.py'} {folder / 'runs'}"
+
+
+def led(migration: Migration, source: Server, target: Server, folder: Path) -> None:
+    """Follow until it can be completed, with a switch hook that touches `folder`/runs."""
+    switch = ("--switch-hook", hook(folder), "--switch-timeout", "90s", "--disconnect-for", "0")
+    migration.register(target)
+    migration.start(source, "--source-type", "replica", *switch)
+    migration.wait_for(lambda found: found["CanComplete"])
+
+
+def until_it_runs(migration: Migration, folder: Path) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not (folder / "runs").exists():
+        assert time.monotonic() < deadline, migration.story()
+        time.sleep(0.02)
+
+
+def test_whoever_waits_is_told_that_it_is_complete(
+    migration: Migration, server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    source.client().mset({f"key:{n}": n for n in range(100)})
+    led(migration, source, target, tmp_path)
+    process = migration.cli.start("complete-migration", "--replication-group-id", "g", "--wait")
+    until_it_runs(migration, tmp_path)
+    migration.kill()
+    done = migration.cli.end(process)
+    assert done.code == 0, done.err
+    assert "refused" not in done.out + done.err, done.err
+    assert migration.describe()["Migration"]["Status"] == "done"
+    assert target.client().dbsize() == 100
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        source.client().set("later", "1")
+    assert_tidy(target)
+
+
+def test_whoever_waits_is_told_that_it_came_to_nothing(
+    migration: Migration, server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    source.client().set("key", "1")
+    migration.register(target)
+    fence = ("--fence", "hook", "--fence-hook", hook(tmp_path), "--cut-over-timeout", "60")
+    migration.start(source, "--source-type", "replica", *fence)
+    migration.wait_for(lambda found: found["CanComplete"])
+    process = migration.cli.start("complete-migration", "--replication-group-id", "g", "--wait")
+    until_it_runs(migration, tmp_path)
+    migration.wait_for(lambda found: found["Phase"] == "CUT_OVER")
+    migration.kill()
+    done = migration.cli.end(process)
+    assert done.code == 1, done.out
+    assert "killed during the cut-over, which came to nothing" in done.err
+    # It is as it was before, and can be asked for again.
+    migration.wait_for(lambda found: found["CanComplete"])
+    source.client().set("later", "1")
+    migration.complete()
+    assert target.client().mget("key", "later") == [b"1", b"1"]
+    assert_tidy(target)
