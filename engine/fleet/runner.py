@@ -176,7 +176,8 @@ class Runner:
     def _disconnect_for(self, status: TransferStatus) -> float:
         """For how long the source's clients are to be disconnected behind this end, in seconds."""
         settings = self._claimed.record.settings
-        cut_over = status is TransferStatus.DONE and self._progress.source_type == "replica"
+        ended = status is TransferStatus.DONE or self._transfer.cut_over
+        cut_over = ended and self._progress.source_type == "replica"
         return settings.disconnect_for if cut_over and settings.disconnects_clients else 0.0
 
     def _verdict(self, report: Report) -> tuple[TransferStatus, str]:

@@ -294,6 +294,8 @@ async def _force(house: House, transfer: TransferRecord) -> None:
     opened = isinstance(mark, OnlineMark) and mark.opened
     if opened:
         message = "ended by force, without a worker, after the target was opened"
+        if isinstance(mark, OnlineMark) and mark.sealed and not mark.came_back:
+            message += "; the source refuses writes, until release-source"
     elif isinstance(mark, OnlineMark) and mark.promoting:
         message = "aborted by force, without a worker, while the target was being opened"
     else:

@@ -350,7 +350,7 @@ class Registry:
             words = {
                 Request.COMPLETE: "completion requested",
                 Request.COMPLETE_UNVERIFIED: "completion without the comparison requested",
-                Request.FORCE: "abort requested (force): no cut-over, the source stays open",
+                Request.FORCE: f"abort requested (force): {_met_by_force(connection, transfer)}",
                 Request.STOP: "stop requested",
             }
             write_event(connection, group_id, words[request])
@@ -549,6 +549,19 @@ def _sealed_in_vain(connection: Connection, transfer: TransferRecord) -> bool:
     if not isinstance(mark, OnlineMark):
         return False
     return bool(mark.came_back) or not (mark.promoting or mark.opened)
+
+
+def _met_by_force(connection: Connection, transfer: TransferRecord) -> str:
+    """What an abort will do, by the books: the target may be open already."""
+    found = _checkpoint_of(connection, transfer)
+    mark = found.position if found is not None else None
+    if isinstance(mark, OnlineMark) and not mark.came_back:
+        if mark.opened:
+            refuses = "; the source refuses writes, until release-source" if mark.sealed else ""
+            return f"the cut-over has happened, and the target is open{refuses}"
+        if mark.promoting and not mark.timed:
+            return "the target was asked to open, and is asked whether it did"
+    return "no cut-over, the source stays open"
 
 
 def _checkpoint_of(connection: Connection, transfer: TransferRecord) -> Checkpoint | None:

@@ -448,6 +448,29 @@ class Online:
         finally:
             await self.close(resumable=False, forced=True)
 
+    async def end_opened(self) -> bool:
+        """The operator aborts: if an engine before us has opened the target, what is left to do
+        behind that is done, as far as both ends answer now. Whether it is open, and all is done.
+
+        Never raises `EngineError`: what cannot be done is an event.
+        """
+        try:
+            if not self._books.taken_up:
+                self._deadlines.taken_up = self._books.take_up()
+            # Our own cut-over has got further than that, and was told.
+            if not self._mark.opened or self._mark.came_back or self.fence_seconds is not None:
+                return False
+            if not self._writer.opened:
+                await self._writer.open()
+            await self._opening.tidy_up_once()
+            await self._cut_over.finish(patient=False)
+            return True
+        except PositionMoved:
+            await self._came_back()
+        except EngineError as exc:
+            self._stage.on_event(f"what is left to do behind the opening is not done: {exc}")
+        return False
+
     async def _take_back(self, forced: bool) -> None:
         """Remove what we left on the target, if it is ours to do so."""
         ours = not self._mark.begun

@@ -40,7 +40,8 @@ from engine.wire.admin import Admin, admin
 def _aborted(way: Offline | Online | None) -> str:
     """What an abort has met, in words: the target may be open already."""
     if isinstance(way, Online) and way.opened:
-        return "ended by force after the target was opened"
+        refuses = "; the source refuses writes, until release-source" if way.sealed else ""
+        return f"ended by force after the target was opened{refuses}"
     if isinstance(way, Online) and way.in_doubt:
         return "aborted by force while the target was being opened"
     return "aborted by force, not cut over"
@@ -110,6 +111,7 @@ class Transfer:
         self._way: Offline | Online | None = None
         self._forced = False
         self._stopping = False
+        self._cut_over = False
         self._task: asyncio.Task[None] | None = None
 
     # --- The operator's words ---
@@ -131,6 +133,11 @@ class Transfer:
         self._stopping = True
         if self._task is not None:
             self._task.cancel()
+
+    @property
+    def cut_over(self) -> bool:
+        """Whether an abort has found the target open, and its cut-over was brought to its end."""
+        return self._cut_over
 
     @property
     def held_before(self) -> bool | None:
@@ -166,6 +173,8 @@ class Transfer:
                     # What an engine before this one left wants to be tidied up all the same.
                     with contextlib.suppress(StateError):
                         self._way = self._begun()
+                if isinstance(self._way, Online):
+                    self._cut_over = await self._way.end_opened()
                 errors.append(f"{_aborted(self._way)}: {standing}")
                 stage.on_event(errors[-1])
             else:

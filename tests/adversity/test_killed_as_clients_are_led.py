@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from engine.front.engine import Engine
 from tests.conftest import ServerFactory, known
 from tests.engines import Cli, Migration
 from tests.online import assert_tidy
@@ -99,3 +101,37 @@ def test_whoever_waits_is_told_that_it_came_to_nothing(
     migration.complete()
     assert target.client().mget("key", "later") == [b"1", b"1"]
     assert_tidy(target)
+
+
+@pytest.mark.parametrize("worker", ["comes back", "is gone"])
+def test_an_abort_says_that_the_target_is_open(
+    migration: Migration, server_factory: ServerFactory, tmp_path: Path, worker: str
+) -> None:
+    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    source.client().set("key", "1")
+    led(migration, source, target, tmp_path)
+    done = migration.cli("complete-migration", "--replication-group-id", "g")
+    assert done.code == 0, done.err
+    until_it_runs(migration, tmp_path)
+    migration.kill()
+    with contextlib.closing(Engine(migration.cli.state)) as engine:
+        if worker == "comes back":
+            # In the same breath: the new one has not looked at the target yet.
+            engine.sync.resume_migration("g")
+        engine.sync.complete_migration("g", force=True)
+    deadline = time.monotonic() + SECONDS
+    while migration.describe()["Status"] != "available":
+        assert time.monotonic() < deadline, migration.story()
+        time.sleep(0.05)
+    told = migration.cli("describe-events", "--output", "json").out
+    assert "no cut-over" not in told
+    assert "not cut over" not in told
+    assert "ended by force" in told
+    assert "until release-source" in migration.describe()["Migration"]["Reason"]
+    assert target.client().dbsize() == 1
+    assert_tidy(target)
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        source.client().set("later", "1")
+    done = migration.cli("release-source", "--replication-group-id", "g")
+    assert done.code == 0, done.err
+    assert source.client().set("later", "1")
