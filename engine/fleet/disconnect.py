@@ -37,7 +37,7 @@ from engine.groups.registry import Registry
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.source_clients import moment
-from engine.transfer import seal
+from engine.transfer import scripts, seal
 from engine.transfer.source_clients import ClientTally, described, disconnect
 from engine.wire.admin import Admin, admin
 
@@ -60,6 +60,14 @@ class Disconnector:
         # Whether the source blocks writes since the cut-over, as far as we know.
         report = claimed.transfer.report
         self._blocked = report is not None and bool(report.sealed)
+        # How many scripts the source told of at the last look; None: they are not counted.
+        self._scripts: int | None = None
+        self._scripts_told = False
+        if report is not None and report.scripts_before is not None:
+            run = claimed.found.scripts or 0
+            self._scripts = report.scripts_before + run
+            self._scripts_told = bool(run or report.scripts_run)
+            self._tally.count_scripts(run)
         self._stack = contextlib.AsyncExitStack()
         self._end: Admin | None = None
 
@@ -78,12 +86,17 @@ class Disconnector:
             ended = "its time is over" if until is None or time.time() >= until else ""
             if not ended:
                 ended = await self._look()
+            elif self._end is not None:
+                with contextlib.suppress(EngineError):
+                    await self._count_scripts(self._end)
             self._tally.change(until=until, ended=ended)
             found = self._tally.found
             until = await asyncio.to_thread(persist, lambda: self._claimed.write(found))  # noqa: B023
             if ended:
                 text = f"clients of the source are no longer disconnected: {ended}"
                 text += f"; since the cut-over {described(found)}"
+                if found.scripts:
+                    text += f"; {scripts.told('the source', found.scripts)}"
                 await asyncio.to_thread(persist, lambda: self._claimed.tell(text))  # noqa: B023
                 return ended
             if until is None:
@@ -116,7 +129,25 @@ class Disconnector:
             return "the source accepts writes again (it was released, or restarted)"
         self._blocked = self._blocked or blocks is True
         self._tally.add(await disconnect(end, self._keep))
+        await self._count_scripts(end)
         return ""
+
+    async def _count_scripts(self, end: Admin) -> None:
+        """Where the source does not refuse what they write; the first ones are an event, and the
+        event of the end has the whole figure."""
+        if self._scripts is None:
+            return
+        calls = await scripts.ask(end)
+        more = scripts.since(calls, self._scripts)
+        if calls is None or more is None:
+            return
+        self._scripts = calls
+        run = (self._tally.found.scripts or 0) + more
+        self._tally.count_scripts(run)
+        if run and not self._scripts_told:
+            self._scripts_told = True
+            text = scripts.told("the source", run)
+            await asyncio.to_thread(persist, lambda: self._claimed.tell(text))
 
     def _unreachable(self, error: LinkError) -> str:
         now = time.monotonic()

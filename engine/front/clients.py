@@ -94,6 +94,7 @@ def shape(found: SourceClients) -> dict[str, Any]:
             for each in reversed(found.addresses)
         ],
         "MoreAddresses": found.more_addresses,
+        "Scripts": found.scripts,
         "Reason": found.ended or found.trouble,
     }
 

@@ -317,7 +317,13 @@ async def _force(house: House, transfer: TransferRecord) -> None:
     )
     if opened and isinstance(mark, OnlineMark) and not mark.came_back:
         # The abort lets the cut-over's end come, and the seal with it.
-        report = replace(report, sealed=mark.sealed, sealed_at=mark.fenced_at)
+        report = replace(
+            report,
+            sealed=mark.sealed,
+            sealed_at=mark.fenced_at,
+            scripts_before=mark.scripts,
+            scripts_run=mark.scripts_run,
+        )
     ended = await house.state(
         lambda registry: registry.end_without_worker(group_id, report, f"migration {message}")
     )

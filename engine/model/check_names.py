@@ -39,6 +39,7 @@ CHECKS = frozenset(
         "source-after",
         "source-file",
         "source-keys",
+        "source-scripts",
         "stream-commands",
         "tune-source",
         "value-limit",

@@ -27,8 +27,11 @@ class OnlineMark:
     back; empty if it was not touched. `fenced`: a fence may stand at the source, or writers wait to
     be let go after the opening; `sealed`: the settings that the seal changes there, as they were
     (`transfer.seal`); `fenced_at`: the `host:port` of the primary where that is, empty for the
-    source itself. `head`: the address of the primary that took the writes last, where the source
-    was its replica. `followed`: the address of the server that is followed in the source's place,
+    source itself; `scripts`: how many scripts it had run when that fence was put up, and
+    `scripts_run` how many it ran until those who waited were let go (`transfer.scripts`; None: it
+    refuses their writes, or does not tell).
+    `head`: the address of the primary that took the writes last, where the source was
+    its replica. `followed`: the address of the server that is followed in the source's place,
     after a failover; empty: the source itself. `claimed_at`: the target's process (its run id) in
     which our claim stood last. `handed_over`: behind `opened`, clients may have
     been led to the target; `came_back`: why it was found older then, so that nothing goes on before
@@ -63,6 +66,8 @@ class OnlineMark:
     switched: bool = False
     compare_all: str = ""
     fenced_at: str = ""
+    scripts: int | None = None
+    scripts_run: int | None = None
     head: str = ""
     followed: str = ""
     claimed_at: str = ""

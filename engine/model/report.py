@@ -54,6 +54,8 @@ class Report:
     data of a module, a script …). `sealed`: the settings of the source that have it refuse writes,
     as they were before (`transfer.seal`); empty if they were not touched, or are put back.
     `sealed_at`: the `host:port` of the primary that it was done to; empty where that is the source.
+    `scripts_before`, `scripts_run`: how many scripts it had run before the cut-over, and in the
+    cut-over, where their writes are not refused (before 6.2); None: they are, or it is not known.
     `needs_hand`: it was not told to stop; what the first error says has to be mended before the
     transfer can go on.
     `verification`: what the last comparison of both ends has shown, None if there was none.
@@ -82,6 +84,8 @@ class Report:
     sealed: str = ""
     verification: Verification | None = None
     sealed_at: str = ""
+    scripts_before: int | None = None
+    scripts_run: int | None = None
     left_out: tuple[str, ...] = ()
     not_carried: tuple[NotCarried, ...] = ()
     not_carried_total: int = 0

@@ -40,8 +40,9 @@ class SourceClients:
     not asked yet, or does not answer). `kept`: those of users that are not to be disconnected.
     `last_seen`: when the last client was there, None if none was seen since the cut-over.
     `more_addresses`: connections from addresses beyond the named ones. `trouble`: why the last look
-    failed. `ended`: why clients are no longer disconnected; empty while they are. Times are seconds
-    since the epoch.
+    failed. `scripts`: how many scripts the source has run since the cut-over, where it does not
+    refuse what they write (before 6.2); None: it does, or it is not known. `ended`: why clients are
+    no longer disconnected; empty while they are. Times are seconds since the epoch.
     """
 
     until: float
@@ -53,6 +54,7 @@ class SourceClients:
     addresses: tuple[ClientAddress, ...] = ()
     more_addresses: int = 0
     trouble: str = ""
+    scripts: int | None = None
     ended: str = ""
 
     def to_dict(self) -> dict[str, Any]:

@@ -173,6 +173,7 @@ class CutOver:
                 async with asyncio.timeout(fence.seconds):
                     # 1. No more writes; the last byte that counts.
                     final = self._final(await fence.close())
+                    self._books.note(scripts=fence.scripts, scripts_run=None)
                     # 2. It is on the target.
                     follower.hurry(True)
                     doing = "the rest of the stream was applied"
@@ -394,6 +395,7 @@ class CutOver:
             self._ends.settings,
             name=f"the source's primary {address}" if address else "the source",
             before=self._books.mark.sealed,
+            scripts_before=self._books.mark.scripts,
             refused=self._refused,
             straight=bool(address),
         )
@@ -411,7 +413,7 @@ class CutOver:
         except EngineError as exc:
             self._not_taken_away(exc)
             return
-        self._books.note(fenced=False, sealed="", fenced_at="")
+        self._books.note(fenced=False, sealed="", fenced_at="", scripts=None)
         self._left.gone()
 
     def _not_taken_away(self, exc: EngineError) -> None:
@@ -434,7 +436,7 @@ class CutOver:
             return
         for each in told:
             self._stage.on_event(each)
-        self._books.note(fenced=False)
+        self._books.note(fenced=False, scripts_run=fence.scripts_run)
 
     # --- The gate ---
 

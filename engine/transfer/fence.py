@@ -20,7 +20,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.replication import Replication, parse_replication
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.transfer import seal
+from engine.transfer import scripts, seal
 from engine.transfer.hook import run_hook
 from engine.transfer.source_clients import disconnect
 from engine.wire.admin import Admin, admin
@@ -43,6 +43,11 @@ class Fence(Protocol):
     """How long it may stand."""
     before: str
     """What `prepare` found in the source's settings and `seal` changes; empty: it changes none."""
+    scripts: int | None
+    """How many scripts the source had run when the fence was put up (`transfer.scripts`); None: it
+    refuses what scripts write, or does not tell."""
+    scripts_run: int | None
+    """How many it has run since, as `finish` found; None as above."""
 
     @property
     def lasts(self) -> bool:
@@ -97,17 +102,21 @@ def fence_of(
     *,
     name: str = "the source",
     before: str = "",
+    scripts_before: int | None = None,
     refused: int = 0,
     straight: bool = False,
 ) -> Fence:
     """The fence that the settings name, at the server that takes the writes.
 
     `source` and `info` are that server's, and `name` what it is called in messages. `before`: what
-    an earlier one found, if it may still stand; `refused`: how many cut-overs were before.
+    an earlier one found, if it may still stand, and `scripts_before` the scripts that it counted;
+    `refused`: how many cut-overs were before.
     `straight` as for `admin`.
     """
     if settings.fence == "pause":
-        return PauseFence(source, info, settings, name, before, refused, straight)
+        fence = PauseFence(source, info, settings, name, before, refused, straight)
+        fence.scripts = scripts_before
+        return fence
     if settings.fence == "hook":
         return HookFence(source, settings, straight)
     return NoFence(source, settings, straight)
@@ -118,6 +127,8 @@ class NoFence:
 
     readable = True
     before = ""
+    scripts: int | None = None
+    scripts_run: int | None = None
     lasts = True
 
     def __init__(self, source: Endpoint, settings: TransferSettings, straight: bool) -> None:
@@ -212,6 +223,9 @@ class PauseFence:
         self._name = name
         self._pausable = _pausable(info)
         self._unpause = info.version >= (6, 2, 0)
+        self._scripts_refused = scripts.refused(info)
+        self.scripts: int | None = None
+        self.scripts_run: int | None = None
         self.readable = readable_behind(info, settings)
         self.seconds = settings.cut_over_timeout
         if not self.readable:
@@ -259,9 +273,11 @@ class PauseFence:
         self._sealed = bool(at_once)
         mode = ("WRITE",) if self._unpause else ()
         pause = [("CLIENT", "PAUSE", int(self.seconds * 1000), *mode)] if self._pausable else []
-        # The role and the offset are those of the moment in which the fence stands.
+        asked = [] if self._scripts_refused else [scripts.ASK]
+        # The role and the offset are those of the moment in which the fence stands, and so are the
+        # scripts that were run before.
         *_, replies = await end.pipeline(
-            [("MULTI",), *at_once, *pause, ("INFO", "replication"), ("EXEC",)]
+            [("MULTI",), *asked, *at_once, *pause, ("INFO", "replication"), ("EXEC",)]
         )
         if isinstance(replies, EngineError):
             raise TransferFailed(
@@ -269,8 +285,11 @@ class PauseFence:
                 remedy="Grant +client +multi +exec, or choose --fence none or --fence hook.",
                 fault="source",
             )
-        if not isinstance(replies, list) or len(replies) != 1 + len(pause) + len(at_once):
+        expected = 1 + len(asked) + len(pause) + len(at_once)
+        if not isinstance(replies, list) or len(replies) != expected:
             raise ProtocolFault("EXEC answered with something else", fault="source")
+        if asked:
+            self.scripts = scripts.calls_in(replies.pop(0))
         for reply in replies[:-1]:
             if reply != b"OK":
                 raise TransferFailed(
@@ -317,13 +336,14 @@ class PauseFence:
         refuses = True
         if self.before:
             said = (
-                f"{name} refuses writes from now on (NOREPLICAS); to have it take them again: "
+                f"{name} refuses writes from now on (NOREPLICAS){self._but}; to have it take them "
+                "again: "
                 f"{seal.remedy(self.before)}, or release-source for a group"
             )
         elif refuses := await seal.stands(end):
             said = (
-                f"{name} refuses writes (NOREPLICAS), as it did before this cut-over: whoever "
-                "has set its min-replicas-to-write can set it back"
+                f"{name} refuses writes (NOREPLICAS){self._but}, as it did before this cut-over: "
+                "whoever has set its min-replicas-to-write can set it back"
             )
         else:
             said = (
@@ -339,7 +359,17 @@ class PauseFence:
             await disconnect(end, self._keep_users)
         except (AuthError, ServerError) as error:
             told.append(f"the clients of {name} were not disconnected: {error.message}")
+        if refuses and not self._scripts_refused:
+            self.scripts_run = scripts.since(await scripts.ask(end), self.scripts)
+            if self.scripts_run:
+                told.append(scripts.told(name, self.scripts_run))
         return told
+
+    @property
+    def _but(self) -> str:
+        if self._scripts_refused:
+            return ""
+        return ", but for scripts (EVAL), whose writes this version does not refuse"
 
     async def release(self) -> None:
         """Hang up."""

@@ -382,6 +382,11 @@ class Online:
         return self._mark.fenced_at if self._mark.sealed else ""
 
     @property
+    def scripts(self) -> tuple[int | None, int | None]:
+        """How many scripts the source had run before its fence, and since (`OnlineMark`)."""
+        return self._mark.scripts, self._mark.scripts_run
+
+    @property
     def spooled_most(self) -> int:
         """Bytes that waited in the spool when there were most."""
         return self._source.spooled_most

@@ -52,6 +52,7 @@ from engine.transfer.checks.rights import (
     check_rights,
     replica_objection,
 )
+from engine.transfer.checks.scripts import check_scripts
 from engine.transfer.checks.types import check_types
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import check_leftovers
@@ -91,7 +92,7 @@ async def _preflight_of_server(
             if info is not None:
                 infos[side] = info
         # 2. What both must be able to do, which depends on how the source will be read.
-        await _check_rights(ends, infos, settings, checks)
+        way = await _check_rights(ends, infos, settings, checks)
         if len(infos) < len(sides):
             return Preflight(tuple(checks))
         # 3. What they say of themselves, side by side.
@@ -103,6 +104,11 @@ async def _preflight_of_server(
         ]
         apart = check_apart(*lines)
         checks.append(apart)
+        if way == "replica":
+            with suppress(EngineError):
+                scripts = await check_scripts(one, lines[0], settings)
+                if scripts is not None:
+                    checks.append(scripts)
         checks.extend(check_pair(from_info, to_info, settings))
         # 4. What has to be asked for.
         moved = moved_databases(from_info, settings)
@@ -202,8 +208,8 @@ async def _check_rights(
     infos: dict[Side, ServerInfo],
     settings: TransferSettings,
     checks: list[Check],
-) -> None:
-    """Choose the way as the transfer will, and look at the rights that it takes."""
+) -> Way:
+    """Choose the way as the transfer will, and look at the rights that it takes. Returns it."""
     way: Way = "scan" if settings.source_type == "scan" else "replica"
     if way == "replica" and (objection := settings.replica_objection()) is not None:
         way = "scan"
@@ -230,6 +236,7 @@ async def _check_rights(
             checks.extend(
                 await check_following(ends["source"], ends["target"], infos["source"], settings)
             )
+    return way
 
 
 async def _guarded(checks: list[Check], name: str, check: Awaitable[Check]) -> None:

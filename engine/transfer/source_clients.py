@@ -138,6 +138,10 @@ class ClientTally:
             trouble="",
         )
 
+    def count_scripts(self, run: int) -> None:
+        """So many scripts were run since the cut-over whose writes were not refused."""
+        self.found = replace(self.found, scripts=run)
+
     def failed(self, error: EngineError) -> None:
         """The source could not be asked: how many clients it has is not known."""
         self.found = replace(self.found, connected=None, trouble=error.message)

@@ -321,6 +321,7 @@ class Transfer:
             way["fence_seconds"] = self._way.fence_seconds
             way["sealed"] = self._way.sealed
             way["sealed_at"] = self._way.sealed_at
+            way["scripts_before"], way["scripts_run"] = self._way.scripts
             way["spool_bytes"] = self._way.spooled_most
         return Report(
             status=status,

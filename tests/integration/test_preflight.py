@@ -20,7 +20,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.transfer.checks.probe import judge_clocks, skew
 from engine.transfer.preflight import Check, Preflight, preflight
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.servers import Binary, Server, TlsFiles, binaries, make_tls_files, supports_tls
 from tests.transfers import Run, transfer
 
@@ -685,6 +685,36 @@ async def test_modules(server_factory: ServerFactory) -> None:
 def _modules_of(binary: Binary) -> set[str]:
     """Redis 8 has vector sets built in as a module."""
     return {"vectorset"} if binary.flavour == "redis" and binary.version >= (8, 0, 0) else set()
+
+
+async def test_scripts_that_the_source_would_not_refuse(server_factory: ServerFactory) -> None:
+    old, target = known("redis-6.0"), server_factory(known("redis-6.2"))
+    source, replica = server_factory(old), server_factory(old)
+    name = "source-scripts"
+    assert "no script since its start" in named(await look(source, target), name).figure
+    client = source.client()
+    client.evalsha(client.script_load("return redis.call('SET', KEYS[1], 1)"), 1, "a")
+    client.pipeline(transaction=True).eval("return redis.call('INCR', KEYS[1])", 1, "a").execute()
+    words = ("6.0", "run 2 scripts since its start", "acknowledged, and lost", "--fence hook")
+    warns(await look(source, target), name, *words, "--fence none")
+    # What does not end with a source that is to refuse writes is not concerned; nor is 6.2.
+    for settings in (
+        replace(QUICK, fence="none"),
+        replace(QUICK, source_after="resume"),
+        replace(QUICK, until="in-sync"),
+        replace(QUICK, source_type="scan"),
+    ):
+        result = await look(source, target, settings)
+        assert all(each.name != name for each in result.checks), settings
+    target.client().eval("return 1", 0)
+    result = await look(target, server_factory(known("redis-6.2")))
+    assert all(each.name != name for each in result.checks)
+    # A replica's scripts are run at its primary.
+    replica.client().replicaof(source.host, source.port)
+    _wait_for_link(replica)
+    warns(await look(replica, target), name, *words)
+    source.stop()
+    warns(await look(replica, target), name, "how many it has run is not known", "--fence hook")
 
 
 async def test_a_target_that_refuses_writes(server_factory: ServerFactory) -> None:

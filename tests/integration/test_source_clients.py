@@ -407,3 +407,47 @@ def test_a_callback_that_raises_is_no_way_back(ends: tuple[Server, Server], stat
     assert "ValueError" in told[0]
     assert "secret" not in told[0]
     engine.close()
+
+
+def test_scripts_at_a_source_that_does_not_refuse_them(
+    server_factory: ServerFactory, state: str
+) -> None:
+    """Before 6.2: the check warns of them, and those behind the cut-over are counted to the end."""
+    source, target = server_factory(known("redis-6.0")), server_factory(known("redis-6.2"))
+    client = source.client()
+    client.eval("return redis.call('SET', KEYS[1], 0)", 1, "scripts")
+    engine = Engine(state)
+    report = migrate(engine, source, target, TransferSettings(disconnect_for=300))
+    assert report.status == "done", report.errors
+    (warned,) = (each for each in events(engine) if "source-scripts" in each)
+    assert "it has run 1 script since its start" in warned
+    assert "--fence hook" in warned
+    until("none is counted yet", lambda: seen(engine).get("Scripts") == 0)
+
+    def run_one() -> bool:
+        # Each dials anew: a client that is disconnected under its script has no answer.
+        with contextlib.suppress(redis.ConnectionError):
+            redis.Redis(port=source.port, retry=None).eval(
+                "return redis.call('INCR', KEYS[1])", 1, "scripts"
+            )
+            return True
+        return False
+
+    def count() -> int:
+        """The scripts that were run since the cut-over, as they counted themselves."""
+        return int(redis.Redis(port=source.port).get("scripts") or 0)
+
+    until("a script is run", run_one)
+    until("it is counted", lambda: seen(engine)["Scripts"] == count() > 0)
+    until("another script is run", run_one)
+    until("it is counted", lambda: seen(engine)["Scripts"] == count() > 1)
+    told = [each for each in events(engine) if "since the cut-over" in each]
+    assert len(told) == 1, told
+    assert "what they wrote is on the source alone" in told[0]
+    client.config_set("min-replicas-to-write", 0)
+    (last,) = until(
+        "the end is told",
+        lambda: [each for each in events(engine) if "accepts writes again" in each],
+    )
+    assert f"the source has run {count()} scripts since the cut-over" in last
+    engine.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,7 +16,7 @@ from engine.transfer.fence import PauseFence
 from engine.transfer.transfer import Transfer
 from tests.clients import KEY, RATE, Client
 from tests.conftest import ServerFactory, known
-from tests.online import assert_tidy, cut_over, following, in_sync, online, refused
+from tests.online import assert_tidy, cut_over, following, in_sync, online, refused, soon
 from tests.servers import Binary, Server
 from tests.transfers import Run
 
@@ -214,3 +215,60 @@ def test_rights_that_do_not_suffice(server_factory: ServerFactory, denied: str) 
         with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
             client.set("key", "2")
     assert_tidy(target)
+
+
+SCRIPT = "return redis.call('INCR', KEYS[1])"
+
+
+@pytest.mark.parametrize("name", ["redis-6.0", "redis-6.2"])
+def test_scripts_behind_the_cut_over(name: str, server_factory: ServerFactory) -> None:
+    """Before 6.2 the source does not refuse what they write: how many it ran is told."""
+    source, target = server_factory(known(name)), server_factory(known("redis-6.2"))
+    client = source.client(retry=None)
+    refusals: list[str] = []
+
+    def write() -> None:
+        """Scripts until one is refused, or the link is gone; it is dialled once."""
+        connection = redis.Connection(port=source.port)
+        connection.connect()
+        with contextlib.suppress(redis.ConnectionError):
+            while True:
+                connection.send_command("EVAL", SCRIPT, 1, "scripts")
+                try:
+                    connection.read_response()
+                except redis.ResponseError as error:
+                    refusals.append(str(error))
+                    return
+                time.sleep(0.001)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: client.exists("scripts"), "scripts")
+        await cut_over(work, run, source)
+
+    with ThreadPoolExecutor() as pool:
+        writers = [pool.submit(write) for _ in range(4)]
+        run = online(source, target, steer)
+        assert run.report.status == "done", (run.report.errors, run.events)
+        for each in writers:
+            each.result()
+    lost = int(client.get("scripts")) - int(target.client().get("scripts"))
+    told = [event for event in run.events if "since the cut-over" in event]
+    (refuses,) = (event for event in run.events if "the source refuses writes from now" in event)
+    if source.binary.version >= (6, 2, 0):
+        assert (lost, told) == (0, [])
+        assert "scripts" not in refuses
+        assert "NOREPLICAS" in refusals[0]
+        assert run.report.scripts_run is None
+        return
+    # Those that waited behind the fence were run at its end.
+    assert lost > 0
+    assert "but for scripts (EVAL)" in refuses
+    assert run.report.scripts_run == lost
+    many = "1 script" if lost == 1 else f"{lost:,} scripts"
+    assert told == [
+        f"the source has run {many} since the cut-over: what they wrote is on the source alone"
+    ]
+    # What is no script is refused.
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        client.incr("scripts")

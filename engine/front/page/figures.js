@@ -226,6 +226,7 @@ class SourceClients {
     const now = found.Connected === null ? "not known how many are there" : `${format.count(found.Connected)} at the last look`;
     const said = [now, `${format.count(found.Disconnected)} disconnected since the cut-over`];
     if (found.Kept > 0) said.push(`${format.count(found.Kept)} kept`);
+    if (found.Scripts > 0) said.push(`${format.count(found.Scripts)} scripts run there since, not refused`);
     if (found.LastSeen) said.push(`last seen ${format.time(found.LastSeen)}`);
     if (found.Disconnecting) said.push(`disconnected again until ${format.time(found.Until)}`);
     else said.push(`no longer disconnected: ${found.Reason || "its time is over"}`);
