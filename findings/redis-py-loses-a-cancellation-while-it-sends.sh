@@ -20,7 +20,7 @@
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-python=${PYTHON:-python3.11}
+python=${PYTHON:-python3}
 "$python" -m venv "$folder/venv"
 "$folder/venv/bin/pip" install -q redis==8.1.0
 cat > "$folder/look.py" <<'PY'
