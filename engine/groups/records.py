@@ -9,7 +9,7 @@ from typing import Any
 from engine.groups.process import ProcessId
 from engine.groups.states import CUT_OVERS, Request, TransferStatus
 from engine.model.endpoint import Endpoint
-from engine.model.progress import Phase, Progress
+from engine.model.progress import ENDS, Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from engine.model.source_clients import SourceClients
@@ -88,7 +88,8 @@ class TransferRecord:
         has not found out whether the target is open."""
         if self.status not in (TransferStatus.PENDING, TransferStatus.RUNNING):
             return False
-        if self.refusal == KILLED and self.progress.phase is Phase.CONNECT:
+        # An end that is published is recorded a moment later.
+        if self.refusal == KILLED and self.progress.phase in (Phase.CONNECT, *ENDS):
             return True
         return self.broken_off and not self.held()
 
