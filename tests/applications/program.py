@@ -43,9 +43,15 @@ class Program:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
         self._process.kill()
-        _, said = self._process.communicate()
+        # All that it has printed; nobody else may read it (`communicate` would).
         self._reader.join(10)
+        said = self._process.stderr.read()
+        self._process.wait()
+        self._process.stdout.close()
+        self._process.stderr.close()
         if exc[0] is not None:
             print(said.decode("utf-8", "replace")[-4000:], file=sys.stderr)
 
