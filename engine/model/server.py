@@ -125,6 +125,12 @@ class ServerInfo:
         """
         return f"{self.run_id}:{self.replid}" if self.run_id or self.replid else ""
 
+    @property
+    def counts_past_ttls(self) -> bool:
+        """Whether a key that is deleted at once, because the TTL that it is given is over, is among
+        `expired_keys` (Valkey 8.1; not in Redis)."""
+        return self.flavour == "valkey" and self.version >= (8, 1, 0)
+
     def same_data_as(self, identity: str) -> bool:
         """Whether `identity` was this data set's; False where the server does not tell."""
         return bool(identity) and self.identity == identity

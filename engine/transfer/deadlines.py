@@ -69,7 +69,8 @@ local function move(key, ttl, by)
 end
 """
 # Returns how many keys ended, and those that stay lifted: they are due within the bound. A deadline
-# that has passed deletes its key at once, and the server does not count that as expired.
+# that has passed deletes its key at once, which not every server counts as expired
+# (`ServerInfo.counts_past_ttls`).
 _RELEASE = (
     _PROLOGUE
     + """

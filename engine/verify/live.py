@@ -291,14 +291,14 @@ class LiveComparison:
         return judge(source, other, own=own, expired=self._expired(source, other))
 
     def _expired(self, source: ServerInfo, target: ServerInfo) -> tuple[int, int]:
-        """Keys that each end has let expire since `open`; those that the target ended when their
-        deadlines were set back, in each cut-over that was tried, are not among its own count."""
+        """Keys that each end has let expire since `open`; with those that the target ended when
+        their deadlines were set back, in each cut-over that was tried."""
         now, before = (source, target), self._infos
         one, other = (
             max(late.expired_keys - early.expired_keys, 0)
             for late, early in zip(now, before, strict=True)
         )
-        return one, other + self._ended
+        return one, other if target.counts_past_ttls else other + self._ended
 
     def _expired_fields(self, source: ServerInfo, target: ServerInfo) -> tuple[int, int]:
         """The same of fields of hashes."""
