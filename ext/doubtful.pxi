@@ -9,6 +9,7 @@
 #     LASTID that ID               so it was there; any other may be of an entry that was deleted
 #   … EX | PX | EXAT | PXAT n …    a near deadline that anchor.pxi has not lifted
 #   HSETEX key KEEPTTL FIELDS …    Redis 8.2's HINCRBYFLOAT: unlike others it sets no TTL of a field
+#   RESTORE key ttl value …        of a module's value, which not every target may be sent
 
 cdef inline bint is_plain_number(const uint8_t *p, size_t n) noexcept nogil:
     """Whether it is written as servers write the result of INCRBYFLOAT: no exponent, no zeros that
@@ -83,6 +84,20 @@ cdef bint keeps_ttls(const uint8_t *command) noexcept nogil:
     return False
 
 
+cdef bint restores_module(const uint8_t *command) noexcept nogil:
+    """Whether the value of a RESTORE is a module's."""
+    cdef uint64_t count, i
+    cdef size_t size
+    cdef const uint8_t *p = first_argument(command, &count)
+    if count < 4:
+        return False
+    for i in range(3):
+        p = argument_body(p, &size)
+        p += size + 2
+    p = argument_body(p, &size)
+    return is_module_value(p, size)
+
+
 cdef bint is_doubtful(
     const Packed *packed, const StreamCommand *command, uint32_t flags
 ) noexcept nogil:
@@ -92,13 +107,16 @@ cdef bint is_doubtful(
     if not found:
         return False
     if found & ~<uint32_t>(
-            FLAG_TTL | FLAG_MEMBER_TTL | FLAG_SETS_STRING | FLAG_SETS_FIELDS | FLAG_CLAIMS):
+            FLAG_TTL | FLAG_MEMBER_TTL | FLAG_SETS_STRING | FLAG_SETS_FIELDS | FLAG_CLAIMS
+            | FLAG_PAYLOAD):
         return True
     if found & FLAG_TTL and command.unheld:
         return True
+    p = command_bytes(packed, command)
+    if found & FLAG_PAYLOAD and restores_module(p):
+        return True
     if command.rewritten:
         return False
-    p = command_bytes(packed, command)
     if found & FLAG_MEMBER_TTL and not keeps_ttls(p):
         return True
     if found & FLAG_SETS_STRING and last_is_number(p, 3):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from engine.model.server import ServerInfo
 
+HEAD_BYTES = 10
+"""So many bytes of a value's beginning say of which module it is."""
 _SAFE_SINCE = (6, 2, 0)
 """Servers before it may end their process over a value of a module (`rdbLoadObject`, rdb.c)."""
 

@@ -19,6 +19,7 @@ from typing import IO, cast
 
 from engine._native import ModuleGuard, ProtocolError, RecordBatch, SnapshotReader, module_type
 from engine.errors import EngineError, ProtocolFault, UsageError
+from engine.model.modules import HEAD_BYTES
 from engine.model.position import ScanPosition
 from engine.model.server import ServerInfo, parse_version
 from engine.model.settings import TransferSettings
@@ -28,8 +29,6 @@ from engine.sources.spill import Spill
 _READ_BYTES = 1 << 20
 # Values that nobody is to get are not held beyond this.
 _SURVEY_HOLDS = 64 << 10
-# Bytes of a value's beginning that say of which module it is.
-_HEAD_BYTES = 10
 # Keys that cannot be carried, by name; the transfer's report has all of them.
 _NAMED = 10
 _MAGIC = (b"REDIS", b"VALKEY")
@@ -266,7 +265,7 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
                     head = b""
                     refused_total += len(item.errors)
                     refused += item.errors[: max(_NAMED - len(refused), 0)]
-                elif len(head) < _HEAD_BYTES <= len(head := head + item[:_HEAD_BYTES]):
+                elif len(head) < HEAD_BYTES <= len(head := head + item[:HEAD_BYTES]):
                     # The beginning of a value in pieces.
                     modules.update([kind] if (kind := module_type(head)) is not None else [])
             more = await file.read_on()

@@ -22,7 +22,7 @@ from engine._native import ModuleGuard, RecordBatch, ReplyCounter, RestoreEncode
 from engine.errors import AuthError, EngineError, LinkError, ServerError
 from engine.model.backoff import Patience
 from engine.model.endpoint import Endpoint
-from engine.model.modules import COMMANDS, ModuleTypes, commands_known
+from engine.model.modules import COMMANDS, HEAD_BYTES, ModuleTypes, commands_known
 from engine.model.server import ServerInfo, footer_bounds
 from engine.model.settings import TransferSettings
 from engine.targets.base import Acknowledged, ReadAgain
@@ -40,8 +40,6 @@ _DIAL_AGAIN = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
 _ABSENT_KEY = "startmigration:probe:absent"
 # Seconds between two looks at the acknowledgements while nothing waits for them.
 _REST_SECONDS = 0.004
-# Bytes of a value's beginning that say of which module it is.
-_HEAD_BYTES = 10
 # proto-max-bulk-len of every server unless it is set.
 DEFAULT_BULK_LIMIT = 512 << 20
 
@@ -160,11 +158,11 @@ class RestoreWriter:
         if self._awaited is not None:
             self._head += item
             batch = self._awaited
-            if len(self._head) < min(_HEAD_BYTES, batch.value_size(0)):
+            if len(self._head) < min(HEAD_BYTES, batch.value_size(0)):
                 return
             item, self._awaited, self._head = self._head, None, b""
             if self._encoder.guard is not None:
-                self._encoder.guard.withhold(batch, item[:_HEAD_BYTES])
+                self._encoder.guard.withhold(batch, item[:HEAD_BYTES])
             await self._send_batch(batch)
             if not len(batch):
                 self._aside = True

@@ -51,10 +51,9 @@ class Claim:
     `still_ours` looks at the state, and raises (`StateError`) if the migration is another's.
     `held_before` as in `TargetPosition`. `lost` is asked where the target had this claim and has
     none now, and raises if nothing may be written there. `first`: nothing of this migration is on
-    the target yet.
-    Then a mark that another one's promotion has left there is no obstacle, and neither is, with
-    `take_over`, another one that goes on: it loses the target. In all other cases whatever would
-    change another migration's target raises `Foreign`.
+    the target yet. Then a mark that another one's promotion has left there is no obstacle, and
+    neither is, with `take_over`, another one that goes on: it loses the target. In all other cases
+    whatever would change another migration's target raises `Foreign`.
     """
 
     def __init__(

@@ -287,7 +287,7 @@ class Follower:
             behind = self._behind(batch)
             wanted = (
                 batch.holds(self._kinds_to_look_at)
-                or batch.doubtful(self._faith.flags)
+                or batch.doubtful(self._faith.flags | CMD_PAYLOAD)
                 or batch.nbytes > self._mender.bulk_limit
             )
             if wanted or not self._applier.start(
@@ -318,7 +318,7 @@ class Follower:
 
     @property
     def _kinds_to_look_at(self) -> int:
-        kinds = CMD_UNKNOWN | CMD_PAYLOAD
+        kinds = CMD_UNKNOWN
         if self.has_fields:
             kinds |= CMD_MEMBER_TTL
             if self.fields:
@@ -561,9 +561,8 @@ class Follower:
     async def _leave_out_unfit(self, batch: CommandBatch) -> set[int]:
         """RESTORE of a value that the target must not get, as it lacks the module."""
         found = set()
-        for index in batch.indices(CMD_PAYLOAD) if batch.holds(CMD_PAYLOAD) else ():
-            arguments = batch.command(index)
-            if len(arguments) > 3 and (why := self._mender.refusal(arguments[3])):
+        for index in batch.doubtful(CMD_PAYLOAD):
+            if why := self._mender.refusal(batch.command(index)[3]):
                 found.add(index)
                 await self._leave(batch, index, why)
         if found:

@@ -13,6 +13,7 @@ from typing import Any
 
 from engine._native import encode_command, module_type
 from engine.errors import EngineError
+from engine.model.modules import HEAD_BYTES
 from engine.wire.admin import Admin
 
 Words = tuple[bytes, ...]
@@ -24,7 +25,7 @@ _SCAN_COUNT = 1000
 
 def is_series(payload: bytes) -> bool:
     """Whether a DUMP payload is a time series."""
-    return module_type(payload[:10]) == TYPE
+    return module_type(payload[:HEAD_BYTES]) == TYPE
 
 
 def related(info: Any) -> set[bytes]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from engine._native import (
     CMD_CLAIMS,
     CMD_MEMBER_TTL,
+    CMD_PAYLOAD,
     CMD_SETS_FIELDS,
     CMD_SETS_STRING,
     CMD_TTL,
@@ -87,6 +88,21 @@ def test_a_set_with_options_or_of_several_fields_was_sent_by_a_client() -> None:
     batch = batch_of("SETEX key 100 7", "SET key 8 EX 100", anchor=True)
     assert batch.rewritten == [0, 1, 2, 3]
     assert batch.doubtful(CMD_SETS_STRING) == []
+
+
+def test_a_restore_of_a_module_s_value() -> None:
+    """Told without an object for each value; also where its TTL was made an absolute one."""
+    of_module, plain = b"\x07\x81 and so on", b"\x00\x03 and so on"
+    batch = batch_of(
+        ("RESTORE", "key", 0, plain),
+        ("RESTORE", "key", 0, of_module, "REPLACE"),
+        ("restore-asking", "key", 9_000_000, of_module),
+        ("RESTORE", "key", 0),
+        ("RESTORE", "key", 0, ""),
+        ("SET", "key", of_module),
+        anchor=True,
+    )
+    assert batch.doubtful(CMD_PAYLOAD) == [1, 2]
 
 
 CLAIM = "XCLAIM stream group reader 0 {} TIME 1700000000000 RETRYCOUNT {} FORCE JUSTID LASTID {}"
