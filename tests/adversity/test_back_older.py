@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from tests.conftest import ServerFactory, known
-from tests.engines import Cli, Migration
+from tests.engines import Migration
 from tests.online import assert_tidy
 from tests.servers import Server
 
@@ -26,15 +26,6 @@ deadline = time.monotonic() + 60
 while not pathlib.Path(sys.argv[2]).exists() and time.monotonic() < deadline:
     time.sleep(0.02)
 """
-
-
-@pytest.fixture
-def migration(state_url: str, tmp_path: Path) -> Iterator[Migration]:
-    cli = Cli(state_url, tmp_path)
-    found = Migration(cli, "back older")
-    yield found
-    found.close()
-    cli.close()
 
 
 def refuses(server: Server) -> bool:

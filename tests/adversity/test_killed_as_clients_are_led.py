@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import redis
 
 from engine.front.engine import Engine
 from tests.conftest import ServerFactory, known
-from tests.engines import Cli, Migration
+from tests.engines import Migration
 from tests.online import assert_tidy
 from tests.servers import Server
 
@@ -28,15 +27,6 @@ deadline = time.monotonic() + 60
 while first and os.getppid() == parent and time.monotonic() < deadline:
     time.sleep(0.02)
 """
-
-
-@pytest.fixture
-def migration(state_url: str, tmp_path: Path) -> Iterator[Migration]:
-    cli = Cli(state_url, tmp_path)
-    found = Migration(cli, "clients are led")
-    yield found
-    found.close()
-    cli.close()
 
 
 def hook(folder: Path) -> str:

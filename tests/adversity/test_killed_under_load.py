@@ -6,25 +6,13 @@ differ; if those were more than a round trip can read, the target would never be
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
-from tests.engines import Cli, Migration
+from tests.engines import Migration
 from tests.movers import NAMES, Mover, fill, killed
 from tests.proxy import Proxy
 
 DELAY = 0.02  # one way, to either end
-
-
-@pytest.fixture
-def migration(state_url: str, tmp_path: Path) -> Iterator[Migration]:
-    migration = Migration(Cli(state_url, tmp_path), seed=1)
-    yield migration
-    migration.close()
 
 
 def test_dirty_keys_become_fewer(migration: Migration, server_factory: ServerFactory) -> None:

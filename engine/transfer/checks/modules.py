@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from engine.errors import EngineError
 from engine.model.modules import COMMANDS, TYPELESS, ModuleTypes, commands_known
 from engine.model.server import ServerInfo
+from engine.transfer.checks.keys import some_of_each
 from engine.transfer.checks.result import Check, passed, warned
 from engine.wire.admin import Admin
 
 _NAME = "modules"
-# Keys looked at in each database: two round trips.
-_LOOK_AT = 200
 # What TYPE says of values that no module brings.
 _PLAIN = frozenset({b"string", b"list", b"set", b"zset", b"hash", b"stream", b"array", b"none"})
 _REMEDY = "Load the modules on the target, or do without those keys: the report names them."
@@ -54,16 +52,12 @@ def refusals(seen: Mapping[str, int], types: ModuleTypes) -> list[str]:
 
 
 async def _look(source: Admin, databases: list[int]) -> tuple[Counter[str], int]:
-    """Count module types among some keys of each database; database 0 is chosen afterwards."""
+    """Count module types among some keys of each database."""
     seen: Counter[str] = Counter()
     looked = 0
-    for db in databases:
-        selected, page = await source.pipeline([("SELECT", db), ("SCAN", 0, "COUNT", _LOOK_AT)])
-        if isinstance(selected, EngineError) or not isinstance(page, list):
-            continue
-        kinds = await source.pipeline([("TYPE", key) for key in page[1][:_LOOK_AT]])
+    async for keys in some_of_each(source, databases):
+        kinds = await source.pipeline([("TYPE", key) for key in keys])
         told = [kind for kind in kinds if isinstance(kind, bytes)]
         looked += len(told)
         seen.update(kind.decode("ascii", "replace") for kind in told if kind not in _PLAIN)
-    await source.pipeline([("SELECT", 0)])
     return seen, looked

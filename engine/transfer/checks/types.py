@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from engine.errors import EngineError
 from engine.model.server import Flavour, ServerInfo
+from engine.transfer.checks.keys import some_of_each
 from engine.transfer.checks.pair import unloadable_types
 from engine.transfer.checks.result import Check, passed, warned
 from engine.wire.admin import Admin
-
-# Keys looked at in each database: two round trips.
-_LOOK_AT = 200
 
 _TYPE_NAMES: dict[int, str] = {
     15: "streams",
@@ -72,14 +69,10 @@ def type_name(number: int, flavour: Flavour) -> str:
 
 
 async def _look(source: Admin, databases: list[int]) -> tuple[Counter[str], int]:
-    """Count kinds among some keys of each database; database 0 is chosen afterwards."""
+    """Count kinds among some keys of each database."""
     seen: Counter[str] = Counter()
     looked = 0
-    for db in databases:
-        selected, page = await source.pipeline([("SELECT", db), ("SCAN", 0, "COUNT", _LOOK_AT)])
-        if isinstance(selected, EngineError) or not isinstance(page, list):
-            continue
-        keys: list[bytes] = page[1][:_LOOK_AT]
+    async for keys in some_of_each(source, databases):
         commands: list[tuple[bytes | str, ...]] = []
         for key in keys:
             commands += [("TYPE", key), ("OBJECT", "ENCODING", key)]
@@ -88,7 +81,6 @@ async def _look(source: Admin, databases: list[int]) -> tuple[Counter[str], int]
             if isinstance(kind, bytes) and isinstance(encoding, bytes):
                 looked += 1
                 seen[_kind(kind, encoding)] += 1
-    await source.pipeline([("SELECT", 0)])
     return seen, looked
 
 
