@@ -289,6 +289,16 @@ def _tls_connection() -> Any:
         def _connection_arguments(self) -> dict[str, Any]:
             return {**super()._connection_arguments(), **self._tls_arguments}
 
+        async def disconnect(self, *args: Any, **kwargs: Any) -> None:
+            """As redis-py's, and the socket is closed with it: by itself TLS would wait for the
+            server's goodbye, and a loop that ends in that moment fails (uvloop: EBUSY)."""
+            writer = self._writer
+            try:
+                await super().disconnect(*args, **kwargs)
+            finally:
+                if writer is not None:
+                    writer.transport.abort()
+
     return TlsConnection
 
 

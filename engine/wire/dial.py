@@ -67,8 +67,11 @@ async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
     loop = asyncio.get_running_loop()
     assert endpoint.rdb_path is None, "a file is not dialled"
 
+    made: list[Connection] = []
+
     def factory() -> Connection:
-        return Connection(endpoint, fault)
+        made.append(Connection(endpoint, fault))
+        return made[-1]
 
     if endpoint.unix_path is not None:
         _, connection = await loop.create_unix_connection(factory, endpoint.unix_path)
@@ -78,9 +81,19 @@ async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
     server_name = None
     if tls is not None:
         server_name = tls.server_name or endpoint.host
-    transport, connection = await loop.create_connection(
-        factory, endpoint.host, endpoint.port, ssl=context, server_hostname=server_name
-    )
+    try:
+        transport, connection = await loop.create_connection(
+            factory,
+            endpoint.host,
+            endpoint.port,
+            ssl=context,
+            server_hostname=server_name,
+        )
+    except BaseException:
+        # Given up in the moment in which the handshake was done: nobody else would close it.
+        for each in made:
+            each.close()
+        raise
     sock = transport.get_extra_info("socket")
     if sock is not None:
         idle, interval, count = _KEEP_ALIVE

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 
 import pytest
 
 from engine.errors import LinkError
 from engine.model.endpoint import Endpoint
 from engine.wire.admin import admin
+from engine.wire.dial import dial
 from tests.conftest import ServerFactory
 from tests.proxy import Proxy
+from tests.servers import TlsFiles, binaries, supports_tls
 
 
 async def test_a_cancellation_at_any_moment_ends_the_task(server_factory: ServerFactory) -> None:
@@ -53,3 +58,41 @@ async def test_a_server_that_stands_still(moment: str, server_factory: ServerFac
             # More than the kernel takes on its way.
             with pytest.raises(LinkError):
                 await side.pipeline([("SET", "key", bytes(32 << 20))])
+
+
+@pytest.mark.parametrize("kind", ["control", "data"])
+async def test_a_closed_tls_connection_is_closed_at_once(
+    kind: str, server_factory: ServerFactory, tls_files: TlsFiles
+) -> None:
+    """Not when the server has said goodbye: a loop that ended meanwhile failed at its end."""
+    able = next((each for each in binaries() if supports_tls(each)), None)
+    if able is None:
+        pytest.skip("no server of this machine was built with TLS")
+    server = server_factory(able, tls=tls_files)
+    with Proxy(server.host, server.port) as proxy:
+        endpoint = Endpoint.parse(
+            f"rediss://{proxy.host}:{proxy.port}?verify=no"
+            f"&cert_file={tls_files.client_cert}&key_file={tls_files.client_key}"
+        )
+        if kind == "control":
+            async with admin(endpoint) as side:
+                await side.call("PING")
+                assert _sockets_to(proxy.port) == 1
+                proxy.stall()
+        else:
+            connection = await dial(endpoint, fault="target", timeout=10)
+            assert _sockets_to(proxy.port) == 1
+            proxy.stall()
+            connection.close()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert _sockets_to(proxy.port) == 0
+
+
+def _sockets_to(port: int) -> int:
+    """Sockets of this process whose other end is `port`."""
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as each:
+            found += each.getpeername()[1:2] == (port,)
+    return found
