@@ -25,6 +25,7 @@ def describe_events(
         output,
         lambda engine: engine.describe_events(replication_group_id),
         as_told=_as_table,
+        asks=True,
     )
 
 

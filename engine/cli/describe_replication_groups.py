@@ -62,4 +62,4 @@ def describe_replication_groups(
             token=starting_token,
         )
 
-    respond(state, output, describe)
+    respond(state, output, describe, asks=True)

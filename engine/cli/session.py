@@ -18,7 +18,7 @@ import typer
 from engine.cli.failure import complain, error_object
 from engine.cli.options import Output
 from engine.cli.render import as_json, as_text
-from engine.errors import Interrupted, UsageError
+from engine.errors import Interrupted, StateError, UsageError
 
 if TYPE_CHECKING:
     from engine.front.engine import Engine
@@ -36,18 +36,34 @@ def respond(
     *,
     as_told: Callable[[dict[str, Any]], str] = as_text,
     on_interrupt: Callable[[], str] = str,
+    asks: bool = False,
 ) -> None:
     """Run `work` and print the response that it returns, as text by `as_told`; or fail.
 
-    `on_interrupt` says how to go on after Ctrl-C.
+    `on_interrupt` says how to go on after Ctrl-C. `asks`: the verb only asks, so a state that was
+    named must be there.
     """
     try:
+        if asks:
+            _check_state(state)
         response = perform(state, work)
     except Exception as error:
         checks = getattr(error, "checks", None)
         result = {"Checks": list(checks)} if checks else None
         fail(error, output, on_interrupt=on_interrupt, result=result)
     print(as_json(response) if output == "json" else as_told(response))
+
+
+def _check_state(state: str | None) -> None:
+    """Raise `StateError` for a file that was named, and is not there. (The default one is made by
+    the first verb that has something to keep.)"""
+    from engine.groups.store import STATE_VARIABLE, absent
+
+    if (state or os.environ.get(STATE_VARIABLE)) and (file := absent(state)) is not None:
+        raise StateError(
+            f"there is no state {file}",
+            remedy="Check the path; register-replication-group, migrate and serve make a state.",
+        )
 
 
 def perform(state: str | None, work: Work[T]) -> T:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.model.credentials import Credentials
@@ -49,10 +51,27 @@ class House:
                 self._registry = Registry(self._state)
             return self._registry
 
-    async def state(self, ask: Callable[[Registry], T]) -> T:
+    async def state(self, ask: Callable[[Registry], T], *, make: bool = False) -> T:
         """`ask` the state, on a thread: it takes less than a millisecond, unless another process
-        holds the lock or the disk is slow, and then the loop is not to stand still."""
-        return await asyncio.to_thread(lambda: ask(self.registry))
+        holds the lock or the disk is slow, and then the loop is not to stand still.
+
+        A state whose file is not there answers as an empty one does, and is not made, unless
+        `make` says so: whoever asks a question must not leave a database behind.
+        """
+        return await asyncio.to_thread(self._ask, ask, make)
+
+    def _ask(self, ask: Callable[[Registry], T], make: bool) -> T:
+        from engine.groups.registry import Registry
+        from engine.groups.store import absent
+
+        if make or self._registry is not None or absent(self._state) is None:
+            return ask(self.registry)
+        with tempfile.TemporaryDirectory() as folder:
+            empty = Registry(str(Path(folder) / "state.db"))
+            try:
+                return ask(empty)
+            finally:
+                empty.store.close()
 
     def shape(self, group: GroupRecord, transfer: TransferRecord | None) -> dict[str, Any]:
         """A `ReplicationGroup`."""

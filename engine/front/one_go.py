@@ -54,13 +54,13 @@ async def migrate(
     """Move `source` into `target`. See `Engine.migrate`."""
     validate.not_a_file(target, "PrimaryEndpoint")
     validate.possible_from([source], settings)
-    # 1. The target's group, registered unless it is.
+    # 1. The target's group, if it is registered.
     name = default_id(target) if group_id is None else validate.identifier(group_id)
-    group, transfer = await _group(house, name, target)
-    await operations.distinct([source], group)
+    found = await house.state(lambda registry: _group(registry, name, target))
+    await operations.distinct([source], target)
     # 2. A new migration, after a test; or the one that an earlier run left.
-    if group.status == GroupStatus.MIGRATING and transfer is not None:
-        await _take_up(house, transfer, source, settings, accept_source_loss)
+    if found is not None and found[0].status == GroupStatus.MIGRATING and found[1] is not None:
+        await _take_up(house, found[1], source, settings, accept_source_loss)
     else:
         try:
             checks = await operations.preflight(house, source, target, settings)
@@ -73,10 +73,13 @@ async def migrate(
 
         # Named as this process's from the first moment: should it end here, that can be seen.
         def begin(registry: Registry) -> None:
+            if _group(registry, name, target) is None:
+                # Only now: a run that is refused leaves no group.
+                _register(registry, name, target)
             registry.begin_migration(name, [source], settings, process=ProcessId.here())
             operations.note_warnings(registry, name, checks)
 
-        await house.state(begin)
+        await house.state(begin, make=True)
     # 3. Run it here, cut-over included.
     from engine.fleet.here import run_here
 
@@ -105,23 +108,28 @@ def _disconnect_clients(house: House, registry: Registry, group_id: str, source:
     local.disconnect_clients(registry, group_id, credentials=given)
 
 
-async def _group(
-    house: House, name: str, target: Endpoint
-) -> tuple[GroupRecord, TransferRecord | None]:
+def _group(
+    registry: Registry, name: str, target: Endpoint
+) -> tuple[GroupRecord, TransferRecord | None] | None:
+    """The group of this name and its migration; None where it is not registered."""
     try:
-        group, transfer = await house.state(lambda registry: registry.get(name))
+        group, transfer = registry.get(name)
     except ReplicationGroupNotFoundFault:
-        try:
-            return await house.state(lambda registry: registry.register(name, target)), None
-        except ReplicationGroupAlreadyExistsFault:
-            # Another process was faster; what it registered is judged like any other.
-            group, transfer = await house.state(lambda registry: registry.get(name))
+        return None
     if group.primary.address.lower() != target.address.lower():
         raise InvalidParameterValueException(
             f"replication group {name} is {group.primary.address}, not {target.address}.",
             remedy="Name another group with --replication-group-id.",
         )
     return group, transfer
+
+
+def _register(registry: Registry, name: str, target: Endpoint) -> None:
+    try:
+        registry.register(name, target)
+    except ReplicationGroupAlreadyExistsFault:
+        # Another process was faster; what it registered is judged like any other.
+        _group(registry, name, target)
 
 
 async def _take_up(

@@ -34,10 +34,13 @@ async def register(
     """RegisterReplicationGroup (ours)."""
     group_id = validate.identifier(group_id)
     target = validate.primary_endpoint(primary)
+    # The answer needs them: where they cannot be read no group is left behind.
+    house.credentials  # noqa: B018
     group = await house.state(
         lambda registry: registry.register(
             group_id, target, description=description, cluster_enabled=cluster_enabled
-        )
+        ),
+        make=True,
     )
     return {"ReplicationGroup": house.shape(group, None)}
 
@@ -220,26 +223,40 @@ async def preflight(
     apply = house.credentials.apply
     found = await fleet.preflight(apply(source), apply(target), settings)
     checks = [asdict(check) for check in found.checks]
-    if not found.ok:
-        failed = "; ".join(
-            f"{check.name}: {check.figure}{f' → {check.remedy}' if check.remedy else ''}"
-            for check in found.failures
-        )
-        raise PreflightFault(f"the migration cannot start: {failed}", checks)
+    for side, endpoint in (("source", source), ("target", target)):
+        _name_other_port(checks, f"{side}-auth", house.credentials.other_port(endpoint))
+    failed = [listed(check) for check in checks if check["outcome"] == "fail"]
+    if failed:
+        raise PreflightFault(f"the migration cannot start: {'; '.join(failed)}", checks)
     return checks
+
+
+def listed(check: Mapping[str, Any]) -> str:
+    """A finding of the preflight as a part of a sentence, without a full stop at its end."""
+    parts = (check["figure"].removesuffix("."), check["remedy"].removesuffix("."))
+    return f"{check['name']}: {' → '.join(filter(None, parts))}"
+
+
+def _name_other_port(checks: list[dict[str, Any]], name: str, entry: str | None) -> None:
+    """Say of a server that wants a password that the one for its host is for another port."""
+    for each in checks:
+        if each["name"] == name and each["outcome"] == "fail" and entry is not None:
+            each["remedy"] = (
+                f"The credentials for host {entry!r} are for another port (without one: 6379). "
+                "Write the port there too, or :* for every port of the host."
+            )
 
 
 def note_warnings(registry: Registry, group_id: str, checks: Sequence[dict[str, Any]]) -> None:
     """Add each warning of the preflight to the group's events."""
     for each in checks:
         if each["outcome"] == "warn":
-            said = " → ".join(text for text in (each["figure"], each["remedy"]) if text)
-            registry.add_event(group_id, f"warning: {each['name']}: {said}")
+            registry.add_event(group_id, f"warning: {listed(each)}")
 
 
-async def distinct(sources: Sequence[Endpoint], group: GroupRecord) -> None:
+async def distinct(sources: Sequence[Endpoint], target: Endpoint) -> None:
     """Raise `InvalidParameterValue` if a source is a member of the target."""
-    members = [group.primary]
+    members = [target]
     # By name first: it costs nothing.
     validate.not_the_target(sources, members, {})
     validate.not_the_target(sources, members, await resolve([*sources, *members]))
@@ -257,7 +274,7 @@ async def _asked(
     group, _ = await house.state(lambda registry: registry.get(group_id))
     sources = validate.node_endpoints(endpoints, cluster_enabled=group.cluster_enabled)
     validate.possible_from(sources, settings)
-    await distinct(sources, group)
+    await distinct(sources, group.primary)
     check(operation, group_id, group.status)
     return group, sources
 

@@ -188,6 +188,19 @@ def default_state() -> str:
     return f"sqlite:///{state_folder() / 'state.db'}"
 
 
+def absent(state: str | None) -> Path | None:
+    """The file of the state that `state` names (as for `Store`), if it is not there; else None.
+    Raises `UsageError` for a URL that cannot be understood."""
+    url = _resolve(state)
+    if not _is_sqlite(url):
+        return None
+    try:
+        file = Path(url.database)  # type: ignore[arg-type]
+        return None if file.exists() else file
+    except (OSError, ValueError):
+        return None  # opening it says what is wrong
+
+
 def state_folder() -> Path:
     """$XDG_STATE_HOME/startmigration."""
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"

@@ -5,6 +5,7 @@ URL did not say itself:
 
     [[credentials]]
     host = "*.prod.example.com"     # fnmatch; also "host:6380", "[fd00:*]:6379", "/run/*.sock"
+                                    # Without a port: 6379 alone. "host:*" is every port.
     username = "migration"
     password_file = "/run/secrets/redis"        # or password, or password_env
     tls = true                                  # ca_file, cert_file, key_file, server_name, verify
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UsageError
-from engine.model.endpoint import Endpoint, Tls
+from engine.model.endpoint import DEFAULT_PORT, Endpoint, Tls
 
 CONFIG_VARIABLE = "STARTMIGRATION_CONFIG"
 CREDENTIALS_VARIABLE = "STARTMIGRATION_CREDENTIALS"
@@ -88,14 +89,24 @@ class Credential:
         return any(getattr(self, name) is not None for name in _SECRET_SOURCES)
 
     def fits(self, endpoint: Endpoint) -> bool:
-        """Whether the entry is for this server, and for its user when the URL names one."""
+        """Whether the entry is for this server, and for its user when the URL names one.
+
+        An entry without a port is for 6379 alone: what else listens on that host is another
+        program, which must not be told the password.
+        """
+        if not self._fits_but_for_port(endpoint):
+            return False
+        if endpoint.unix_path is not None:
+            return True
+        _, port = _split(self.host)
+        return fnmatchcase(str(endpoint.port), str(DEFAULT_PORT) if port is None else port)
+
+    def _fits_but_for_port(self, endpoint: Endpoint) -> bool:
         if endpoint.username is not None and self.username not in (None, endpoint.username):
             return False
         if endpoint.unix_path is not None:
             return fnmatchcase(endpoint.unix_path, self.host.removeprefix("unix:"))
-        host, port = _split(self.host)
-        if port is not None and not fnmatchcase(str(endpoint.port), port):
-            return False
+        host, _ = _split(self.host)
         return fnmatchcase(_canonical(endpoint.host), _canonical(host))
 
     def secret(self) -> str | None:
@@ -163,6 +174,14 @@ class Credentials:
             return None
         return next((entry for entry in self.entries if entry.fits(endpoint)), None)
 
+    def other_port(self, endpoint: Endpoint) -> str | None:
+        """The `host` of an entry that is for this server but for its port, where none is for the
+        server itself."""
+        if endpoint.rdb_path is not None or self.find(endpoint) is not None:
+            return None
+        near = (entry.host for entry in self.entries if entry._fits_but_for_port(endpoint))
+        return next(near, None)
+
     def apply(self, endpoint: Endpoint) -> Endpoint:
         """`endpoint` with what the first fitting entry adds; what its URL said is kept.
 
@@ -210,6 +229,16 @@ class Credentials:
             return filled
         return replace(filled, tls=filled.tls or endpoint.tls)
 
+    def unreadable(self) -> list[str]:
+        """Of each entry whose password cannot be read now: why. It may be put there later."""
+        problems = []
+        for entry in self.entries:
+            try:
+                entry.secret()
+            except UsageError as error:
+                problems.append(error.message)
+        return problems
+
     def to_json(self) -> str:
         """The entries in the form of STARTMIGRATION_CREDENTIALS. Holds secrets: for a child's
         environment alone."""
@@ -231,9 +260,12 @@ def _from_environment() -> tuple[Credential, ...]:
         return ()
     try:
         items = json.loads(text)
-    except ValueError:
+    except json.JSONDecodeError as error:
         # Not chained: the parser's error carries the whole text, passwords too.
-        raise UsageError(f"{CREDENTIALS_VARIABLE} is not JSON") from None
+        raise UsageError(
+            f"{CREDENTIALS_VARIABLE} is not JSON: {error.msg} at line {error.lineno}, "
+            f"column {error.colno}"
+        ) from None
     return Credentials.read(items, CREDENTIALS_VARIABLE).entries
 
 

@@ -222,7 +222,7 @@ async def test_credentials_reach_the_worker(
     assert any(check["outcome"] == "fail" for check in caught.value.checks)
     config = tmp_path / "elsewhere" / "config.toml"
     config.parent.mkdir()
-    config.write_text(f'[[credentials]]\nhost = "127.0.0.*"\npassword = "{PASSWORD}"\n')
+    config.write_text(f'[[credentials]]\nhost = "127.0.0.*:*"\npassword = "{PASSWORD}"\n')
     config.chmod(0o600)
     monkeypatch.setenv("STARTMIGRATION_CONFIG", str(config))
     face = Engine(state_url)

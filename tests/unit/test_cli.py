@@ -897,3 +897,42 @@ def test_time_spans(text: str, seconds: float) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(errors.UsageError, match="not a time span"):
         durations.parse(text)
+
+
+@pytest.mark.parametrize("verb", ["describe-replication-groups", "describe-events"])
+def test_whoever_only_asks_makes_no_state(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    missing = tmp_path / "no" / "state.db"
+    assert run(verb, "--state", str(missing)) == 1
+    assert f"there is no state {missing}" in capsys.readouterr().err
+    # The user's own place need not be there.
+    monkeypatch.delenv("STARTMIGRATION_STATE", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    assert run(verb, "--output", "json") == 0
+    assert list(json.loads(capsys.readouterr().out).values()) == [[]]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("[[credentials]]\nhost = 'a'\npasword = 'secret-word'\n", "credentials entry 1"),
+        ("[[credentials]]\nhost = a\n", "line 2"),
+    ],
+)
+def test_serve_ends_at_its_start_where_the_credentials_are_unusable(
+    text: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    path.chmod(0o600)
+    monkeypatch.setenv("STARTMIGRATION_CONFIG", str(path))
+    monkeypatch.delenv("STARTMIGRATION_CREDENTIALS", raising=False)
+    state = tmp_path / "state.db"
+    assert run("serve", "--no-auth", "--listen", "127.0.0.1:0", "--state", str(state)) == 2
+    told = capsys.readouterr().err
+    assert str(path) in told
+    assert place in told
+    assert "secret-word" not in told
+    assert not state.exists()

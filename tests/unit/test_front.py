@@ -36,7 +36,7 @@ from engine.errors import (
     UsageError,
 )
 from engine.fleet import local
-from engine.front import one_go, resolve, validate
+from engine.front import one_go, operations, resolve, validate
 from engine.front.blocking import BlockingEngine
 from engine.front.engine import Engine
 from engine.front.faults import CompletionRefused, MigrationFailed
@@ -909,3 +909,72 @@ def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("STARTMIGRATION_CONFIG", "STARTMIGRATION_CREDENTIALS", "STARTMIGRATION_STATE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+
+
+# --- What leaves nothing behind ---
+
+
+def broken_config(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text)
+    path.chmod(0o600)
+    monkeypatch.setenv("STARTMIGRATION_CONFIG", str(path))
+    monkeypatch.delenv("STARTMIGRATION_CREDENTIALS", raising=False)
+    return path
+
+
+def is_there(state_url: str) -> bool:
+    return Path(state_url.removeprefix("sqlite:///")).exists()
+
+
+async def test_a_registration_that_fails_makes_no_group(
+    state_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_config(monkeypatch, tmp_path, "[[credentials]]\nhost = 'a'\npasword = 'x'\n")
+    face = Engine(state_url)
+    with pytest.raises(UsageError, match="credentials entry 1: unknown key 'pasword'"):
+        await face.register_replication_group("g", TARGET)
+    monkeypatch.setenv("STARTMIGRATION_CONFIG", os.devnull)
+    assert (await face.describe_replication_groups())["ReplicationGroups"] == []
+    await face.register_replication_group("g", TARGET)
+    face.close()
+
+
+async def test_a_refused_migrate_leaves_no_group(state_url: str) -> None:
+    face = Engine(state_url, credentials=Credentials())
+    ends = (Endpoint("127.0.0.1", 1), Endpoint("127.0.0.1", 2))
+    with pytest.raises(InvalidParameterValueException, match="source-reachable"):
+        await face.migrate(*ends, settings=TransferSettings(connect_timeout=1.0))
+    assert not is_there(state_url)
+    await face.register_replication_group("other", TARGET)
+    with pytest.raises(InvalidParameterValueException, match="source-reachable"):
+        await face.migrate(*ends, settings=TransferSettings(connect_timeout=1.0))
+    groups = (await face.describe_replication_groups())["ReplicationGroups"]
+    assert [each["ReplicationGroupId"] for each in groups] == ["other"]
+    face.close()
+
+
+async def test_whoever_only_asks_makes_no_state(state_url: str) -> None:
+    face = Engine(state_url, credentials=Credentials())
+    assert await face.describe_replication_groups() == {"ReplicationGroups": []}
+    assert await face.describe_events() == {"Events": []}
+    with pytest.raises(ReplicationGroupNotFoundFault):
+        await face.delete_replication_group("g")
+    with pytest.raises(ReplicationGroupNotFoundFault):
+        await face.start_migration("g", NODES)
+    assert not is_there(state_url)
+    face.close()
+
+
+async def test_credentials_that_are_for_another_port(state_url: str) -> None:
+    """Nobody is asked for a password here, so the hint is looked at by itself."""
+    known = Credentials.read([{"host": "10.0.0.*", "password": SECRET}], "test")
+    assert known.other_port(Endpoint("10.0.0.7", 6380)) == "10.0.0.*"
+    assert known.other_port(Endpoint("10.0.0.7")) is None
+    assert known.other_port(Endpoint("10.1.0.7", 6380)) is None
+    checks = [{"name": "source-auth", "outcome": "fail", "figure": "no password.", "remedy": ""}]
+    operations._name_other_port(checks, "source-auth", "10.0.0.*")
+    assert operations.listed(checks[0]) == (
+        "source-auth: no password → The credentials for host '10.0.0.*' are for another port "
+        "(without one: 6379). Write the port there too, or :* for every port of the host"
+    )

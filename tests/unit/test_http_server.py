@@ -29,7 +29,7 @@ async def port(state_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     """A server that has little patience."""
     monkeypatch.setattr(server, "HEAD_SECONDS", 1.0)
     monkeypatch.setattr(server, "STALL_SECONDS", 0.3)
-    monkeypatch.setattr(server, "CONNECTIONS_MOST", 3)
+    monkeypatch.setattr(limits, "CONNECTIONS_MOST", 3)
     monkeypatch.setattr(server, "GRACE_SECONDS", 0.5)
     monkeypatch.setattr(limits, "BODY_SECONDS", 0.3)
     monkeypatch.setattr(feed, "CLIENTS_MOST", 1)
@@ -50,8 +50,10 @@ async def port(state_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 
 @contextlib.asynccontextmanager
-async def link(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def link(
+    port: int, own: str = "127.0.0.1"
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(own, 0))
     try:
         yield reader, writer
     finally:
@@ -114,6 +116,25 @@ async def test_a_body_that_does_not_come(port: int) -> None:
 async def test_more_connections_than_there_may_be(port: int) -> None:
     async with link(port), link(port), link(port), link(port) as (reader, _):
         assert await ended(reader) == (b"", pytest.approx(0, abs=0.8))
+
+
+async def test_one_client_does_not_shut_the_others_out(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CONNECTIONS_OF_ONE", 2)
+    async with link(port), link(port), link(port) as (refused, _):
+        assert await ended(refused) == (b"", pytest.approx(0, abs=0.8))
+        async with link(port, "127.0.0.2") as (reader, writer):
+            writer.write(HEAD + b"\r\n")
+            assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+
+
+def test_which_connections_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CONNECTIONS_OF_ONE", 1)
+    assert limits.room_for("192.0.2.1", ["192.0.2.2", "2001:db8::1"])
+    assert not limits.room_for("192.0.2.1", ["::ffff:192.0.2.1"])
+    assert not limits.room_for("2001:db8::1", ["2001:db8::ffff:2"])
+    assert limits.room_for("2001:db8::1", ["2001:db8:0:1::1"])
 
 
 @pytest.mark.parametrize("last", [b"", b"nonsense\r\n\r\n"])

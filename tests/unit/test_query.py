@@ -476,7 +476,7 @@ async def test_each_rule_has_its_code(
 async def test_events_by_time_and_in_pages(api: Api) -> None:
     for n in range(30):
         await api._engine.house.state(
-            lambda registry, n=n: registry.add_event(f"g{n % 2}", f"event {n}")
+            lambda registry, n=n: registry.add_event(f"g{n % 2}", f"event {n}"), make=True
         )
 
     async def events(**parameters: str) -> tuple[list[str], str | None]:

@@ -10,7 +10,10 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
+from itertools import chain
+
+from engine.front.http.limits import room_for
 
 HANDSHAKE_SECONDS = 10.0
 """A handshake that is not done after this is given up."""
@@ -19,7 +22,8 @@ _AGAIN_SECONDS = 0.1
 
 class Door:
     """Accepts connections at `listening` and gives each that has shaken hands a protocol of `make`,
-    while those and the `inside` are fewer than `most`. It ends as the loop's servers do.
+    while there is room beside those and the `inside` (their clients' addresses). It ends as the
+    loop's servers do.
     """
 
     def __init__(
@@ -27,8 +31,7 @@ class Door:
         listening: socket.socket,
         context: ssl.SSLContext,
         make: Callable[[], asyncio.Protocol],
-        inside: Collection[object],
-        most: int,
+        inside: Callable[[], Iterable[str]],
     ) -> None:
         # Its own descriptor: the other one may be closed while we still wait for somebody.
         self._listening = listening.dup()
@@ -36,8 +39,7 @@ class Door:
         self._context = context
         self._make = make
         self._inside = inside
-        self._most = most
-        self._greeted: set[asyncio.Task[None]] = set()
+        self._greeted: dict[asyncio.Task[None], str] = {}
         self._task = asyncio.create_task(self._accept())
 
     def close(self) -> None:
@@ -54,17 +56,18 @@ class Door:
         with self._listening:
             while True:
                 try:
-                    link, _ = await loop.sock_accept(self._listening)
+                    link, client = await loop.sock_accept(self._listening)
                 except OSError:
                     # It went before it was taken, or there is no descriptor for it just now.
                     await asyncio.sleep(_AGAIN_SECONDS)
                     continue
-                if len(self._greeted) + len(self._inside) >= self._most:
+                address = str(client[0])
+                if not room_for(address, chain(self._greeted.values(), self._inside())):
                     link.close()
                     continue
                 greeting = asyncio.create_task(self._greet(link))
-                self._greeted.add(greeting)
-                greeting.add_done_callback(self._greeted.discard)
+                self._greeted[greeting] = address
+                greeting.add_done_callback(self._greeted.pop)
 
     async def _greet(self, link: socket.socket) -> None:
         try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import ipaddress
+from collections.abc import Iterable, Sequence
 
 from starlette.types import Receive
 
@@ -17,6 +18,9 @@ BODY_SECONDS = 20.0
 HEAD_SECONDS = 20.0
 """A connection on which no request begins, or whose head is not complete, ends after this."""
 CONNECTIONS_MOST = 512
+CONNECTIONS_OF_ONE = 256
+"""So many of them may come from one address: a client that opens them and asks nothing leaves room
+for the others."""
 AT_ONCE = 16
 """So many operations run at once; the others wait in line."""
 CHANGES_AT_ONCE = 4
@@ -28,6 +32,31 @@ themselves, and wait in line; for others there is no line."""
 OPERATION_SECONDS = 60.0
 
 Headers = Sequence[tuple[str, str]]
+
+
+def room_for(client: str, others: Iterable[str]) -> bool:
+    """Whether one more connection of `client` (an address) may come in beside those of `others`.
+
+    Of IPv6 addresses the first 64 bits count: one machine has all of the rest.
+    """
+    who = _counted(client)
+    inside, same = 0, 0
+    for other in others:
+        inside += 1
+        same += _counted(other) == who
+    return inside < CONNECTIONS_MOST and same < CONNECTIONS_OF_ONE
+
+
+def _counted(client: str) -> str:
+    if ":" not in client:
+        return client
+    try:
+        address = ipaddress.IPv6Address(client.split("%", 1)[0])
+    except ValueError:
+        return client
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(int(address) >> 64)
 
 
 async def read_body(receive: Receive, headers: Headers) -> bytes:

@@ -29,7 +29,7 @@ from engine.front.engine import Engine
 from engine.front.http.app import Api
 from engine.front.http.door import Door
 from engine.front.http.gate import Gate, is_loopback
-from engine.front.http.limits import CONNECTIONS_MOST, HEAD_SECONDS
+from engine.front.http.limits import HEAD_SECONDS, room_for
 from engine.front.watchman import Watchman
 
 GRACE_SECONDS = 10
@@ -60,14 +60,17 @@ class Settings:
 async def serve(state: str | None, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Migrations go on in their own processes.
 
-    Raises `UsageError` for settings that cannot be, `StateError`.
+    Raises `UsageError` for settings that cannot be, and for credentials that cannot be read;
+    `StateError`.
     """
     # 1. What can be wrong is found before the first client comes.
     gate = _gate(settings)
     context = _tls(settings)
     token = _token(settings.metrics_token_file)
     engine = Engine(state)
-    await engine.house.state(lambda registry: registry.list(limit=1))
+    for problem in engine.house.credentials.unreadable():
+        _log.warning("%s", problem)
+    await engine.house.state(lambda registry: registry.list(limit=1), make=True)
     sockets = _bind(settings.listen)
     # 2. The migrations that are there, and the door.
     api = Api(engine, gate, metrics_token=token)
@@ -149,7 +152,8 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS_MOST:
+        others = [each for each in self.connections if each is not self]
+        if not room_for(address_of(self), map(address_of, others)):
             transport.close()
             return
         self._expect()
@@ -225,6 +229,11 @@ class _Connection(H11Protocol):
             self._stalled = None
 
 
+def address_of(connection: Any) -> str:
+    """The client's address, of a connection of uvicorn's."""
+    return str(connection.client[0]) if connection.client else ""
+
+
 class _Server(uvicorn.Server):
     """uvicorn, which ends with the signal and not once more afterwards, and with it the feed."""
 
@@ -244,7 +253,7 @@ class _Server(uvicorn.Server):
 
         inside = self.server_state.connections
         self.servers: list[Any] = [
-            Door(each, context, protocol, inside, CONNECTIONS_MOST) for each in sockets or []
+            Door(each, context, protocol, lambda: map(address_of, inside)) for each in sockets or []
         ]
         self.started = True
 
