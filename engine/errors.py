@@ -52,7 +52,12 @@ class LinkError(EngineError):
 
 
 class AuthError(EngineError):
-    """The server refused the credentials, or a command that the engine needs. Not retried."""
+    """The server refused the credentials, or a command that the engine needs. Not retried.
+
+    `of_key`: the user may run the command, and may not touch the key that it names.
+    """
+
+    of_key: bool = False
 
 
 class ServerError(EngineError):

@@ -21,7 +21,7 @@ from engine.model.position import TargetPosition
 from engine.model.report import printable_key
 from engine.model.settings import TransferSettings
 from engine.targets.applier import POSITION_DB
-from engine.transfer.checks.result import Check, failed, passed, warned
+from engine.transfer.checks.result import Check, failed, own_keys, passed, warned
 from engine.wire.admin import Admin, Arg
 
 NAME = "leftovers"
@@ -149,7 +149,8 @@ async def check_leftovers(source: Admin | None, target: Admin, settings: Transfe
         return warned(
             NAME,
             refusal.message,
-            "Make sure yourself that the target has no keys of a migration that was not completed.",
+            "Make sure yourself that the target has no keys of a migration that was not completed"
+            f"{own_keys(target, refusal)}.",
         )
     if found is None or not found.keys:
         return passed(NAME, "the target has no keys of a migration that was not completed")

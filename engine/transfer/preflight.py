@@ -52,6 +52,7 @@ from engine.transfer.checks.rights import (
     check_rights,
     replica_objection,
 )
+from engine.transfer.checks.sample_keys import SampleKeys, sample_keys
 from engine.transfer.checks.scripts import check_scripts
 from engine.transfer.checks.types import check_types
 from engine.transfer.leftovers import NAME as LEFTOVERS
@@ -92,7 +93,7 @@ async def _preflight_of_server(
             if info is not None:
                 infos[side] = info
         # 2. What both must be able to do, which depends on how the source will be read.
-        way = await _check_rights(ends, infos, settings, checks)
+        way, keys = await _check_rights(ends, infos, settings, checks)
         if len(infos) < len(sides):
             return Preflight(tuple(checks))
         # 3. What they say of themselves, side by side.
@@ -129,7 +130,8 @@ async def _preflight_of_server(
         await _guarded(checks, "value-limit", check_bulk_limit(one, other))
         # 5. The one write. Where both are of one replication it would be a write to the source.
         if apart.outcome == "pass" and "probe" not in settings.skip_checks:
-            await _guarded(checks, "probe", check_probe(other, from_info, to_info))
+            probe = check_probe(other, from_info, to_info, keys)
+            await _guarded(checks, "probe", probe)
     return Preflight(tuple(checks))
 
 
@@ -208,15 +210,21 @@ async def _check_rights(
     infos: dict[Side, ServerInfo],
     settings: TransferSettings,
     checks: list[Check],
-) -> Way:
-    """Choose the way as the transfer will, and look at the rights that it takes. Returns it."""
+) -> tuple[Way, SampleKeys]:
+    """Choose the way as the transfer will, and look at the rights that it takes. Returns it, with
+    keys of the kind that it moves."""
+    keys = SampleKeys()
+    if "source" in infos:
+        moved = moved_databases(infos["source"], settings)
+        with suppress(EngineError):
+            keys = await sample_keys(ends["source"], moved, settings)
     way: Way = "scan" if settings.source_type == "scan" else "replica"
     if way == "replica" and (objection := settings.replica_objection()) is not None:
         way = "scan"
         checks.append(passed(FOLLOWING, f"no: {objection}; the source is scanned"))
     elif way == "replica" and settings.source_type == "auto":
         with suppress(EngineError):
-            denied = await replica_objection(ends, infos, settings)
+            denied = await replica_objection(ends, infos, settings, keys)
             if denied is None:
                 checks.append(passed(FOLLOWING, "yes: the source is read as by a replica"))
             else:
@@ -225,18 +233,20 @@ async def _check_rights(
                 figure = f"no: {reason}; the source is scanned, and later writes are not followed"
                 checks.append(warned(FOLLOWING, figure, remedy))
     for side, info in infos.items():
-        rights = check_rights(side, ends[side], info, settings, way)
+        rights = check_rights(side, ends[side], info, settings, way, keys)
         await _guarded(checks, f"{side}-permissions", rights)
         with suppress(EngineError):
-            comparison = await check_comparison(side, ends[side], info, settings)
+            comparison = await check_comparison(side, ends[side], info, settings, keys)
             if comparison is not None:
                 checks.append(comparison)
     if way == "replica" and len(infos) == len(SIDES):
         with suppress(EngineError):
             checks.extend(
-                await check_following(ends["source"], ends["target"], infos["source"], settings)
+                await check_following(
+                    ends["source"], ends["target"], infos["source"], settings, keys
+                )
             )
-    return way
+    return way, keys
 
 
 async def _guarded(checks: list[Check], name: str, check: Awaitable[Check]) -> None:

@@ -202,12 +202,15 @@ class Admin:
         if code in ("NOAUTH", "WRONGPASS"):
             return self._auth_error(code, text)
         if code == "NOPERM":
-            return AuthError(
-                f"{self.name}: the user {self._user!r} may not run {_named(command)}"
-                " (or not on this key).",
+            of_key = "to access" in text
+            on_key = " on this key" if of_key else ""
+            refusal = AuthError(
+                f"{self.name}: the user {self._user!r} may not run {_named(command)}{on_key}",
                 remedy="Grant it with ACL SETUSER, or give another user in the endpoint's URL.",
                 fault=self.fault,
             )
+            refusal.of_key = of_key
+            return refusal
         # An unknown command's arguments are echoed: keys, values, a password.
         text = text.partition(", with args beginning with")[0]
         return ServerError(

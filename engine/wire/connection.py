@@ -163,7 +163,12 @@ class Connection(asyncio.BufferedProtocol):
         kind = AuthError if code in _AUTH_CODES else ServerError
         message = f"{self.name} answered: {text}"
         if kind is AuthError:
-            return AuthError(message, remedy=_AUTH_CODES[code], fault=self.fault)
+            of_key = code == "NOPERM" and "to access" in text
+            refusal = AuthError(
+                message, remedy=_OF_KEY if of_key else _AUTH_CODES[code], fault=self.fault
+            )
+            refusal.of_key = of_key
+            return refusal
         return ServerError(message, code=code, fault=self.fault)
 
     async def call(self, *command: bytes | str | int, timeout: float = 30.0) -> Any:
@@ -434,6 +439,10 @@ _AUTH_CODES = {
     "NOPERM": "Grant the user this command (ACL SETUSER).",
     "DENIED": "The server is in protected mode: set a password or let this host in.",
 }
+_OF_KEY = (
+    "Grant the user these keys (ACL SETUSER … ~PATTERN), or choose those that its rules name with "
+    "--match."
+)
 
 
 def _ignore(_: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import contextlib
 import json
 import time
@@ -19,6 +20,7 @@ from engine.model.check_names import CHECKS
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.transfer.checks.probe import judge_clocks, skew
+from engine.transfer.checks.sample_keys import example
 from engine.transfer.preflight import Check, Preflight, preflight
 from tests.conftest import ServerFactory, known
 from tests.servers import Binary, Server, TlsFiles, binaries, make_tls_files, supports_tls
@@ -441,6 +443,91 @@ async def test_a_user_of_some_keys_only(server_factory: ServerFactory) -> None:
     fails(result, "source-permissions", "DUMP")
 
 
+SOME_KEYS = ("redis-6.0", "redis-7.0")
+"""Without ACL DRYRUN, and with it."""
+
+
+def of_some_keys(server: Server, *rules: str) -> str:
+    """The URL of a user with these rules."""
+    client = server.client()
+    client.execute_command("ACL SETUSER", "few", "reset", "on", f">{SECRET}", "+@all", *rules)
+    return f"redis://few:{SECRET}@{server.host}:{server.port}"
+
+
+@pytest.mark.parametrize("server", SOME_KEYS)
+async def test_keys_that_a_user_may_touch(server: str, server_factory: ServerFactory) -> None:
+    source, target = server_factory(known(server)), server_factory(known(server))
+    client = source.client()
+    client.mset({f"app:{n}": n for n in range(300)})
+    client.set("other:1", "not to be moved")
+    ends = [of_some_keys(each, "~app:*") for each in (source, target)]
+    chosen = replace(QUICK, match="app:*")
+    # 1. What its rules name is moved.
+    result = await look(*ends, chosen)
+    assert result.ok, result.failures
+    for name in ("source-permissions", "target-permissions", "probe"):
+        assert named(result, name).outcome == "pass", named(result, name)
+    assert target.client().dbsize() == 0
+    warns(result, "other-migration", "GET on this key", "ACL SETUSER few ~startmigration:*")
+    run = await asyncio.to_thread(transfer, *ends, match="app:*")
+    assert run.report.status == "done", run.report.errors
+    found = target.client().mget([f"app:{n}" for n in range(300)])
+    assert found == [str(n).encode() for n in range(300)]
+    assert target.client().dbsize() == 300
+    # 2. All keys are more than they name, and so is a pattern of others: no command is missing.
+    for other in (replace(QUICK, source_type="scan"), replace(QUICK, match="oth*")):
+        check = fails(await look(*ends, other), "source-permissions", "'other:1'", "--match")
+        assert "+dump" not in check.remedy
+        assert "ACL SETUSER few ~*" in check.remedy
+    # 3. A pattern that no key fits yet.
+    empty = await look(*ends, replace(QUICK, match="app:[x-z]?:*"))
+    assert named(empty, "source-permissions").outcome == "pass"
+    fails(await look(*ends, replace(QUICK, match="no:*")), "source-permissions", "'no:")
+    # 4. Followed where the rules allow it.
+    for each in (source, target):
+        of_some_keys(each, "~app:*", "~startmigration:*")
+    client.delete("other:1")
+    result = await look(*ends, replace(QUICK, source_type="replica"))
+    assert result.ok, result.failures
+
+
+async def test_keys_that_a_user_may_read(server_factory: ServerFactory) -> None:
+    """Rules of 7.0: for reading alone, and selectors."""
+    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    source.client().mset({"app:1": 1, "app:2": 2})
+    ends = [of_some_keys(source, "%R~app:*"), of_some_keys(target, "%R~app:*")]
+    result = await look(*ends, replace(QUICK, match="app:*"))
+    assert named(result, "source-permissions").outcome == "pass"
+    fails(result, "target-permissions", "RESTORE", "may not touch the key 'app:")
+    for each in (source, target):
+        each.client().execute_command(
+            *("ACL SETUSER", "few", "reset", "on", f">{SECRET}", "+@all"), "(+@all ~app:*)"
+        )
+    result = await look(*ends, replace(QUICK, match="app:*"))
+    assert result.ok, result.failures
+
+
+async def test_a_pattern_takes_its_example_in(server_factory: ServerFactory) -> None:
+    client = server_factory(known("redis-7.0")).client()
+    patterns = [
+        "*",
+        "app:*",
+        "a?c",
+        "[abc]*",
+        "[^a-y]x*",
+        r"\*lit[\]e]*",
+        "a*b*c",
+        "[z-a]1",
+        "[a",
+        "",
+    ]
+    for pattern in patterns:
+        name = example(pattern.encode())
+        client.set(name, 1)
+        assert name in client.keys(pattern), (pattern, name)
+        client.delete(name)
+
+
 async def test_info_denied(server_factory: ServerFactory) -> None:
     source, target = server_factory(), server_factory()
     source.client().execute_command("ACL SETUSER", "joe", "on", f">{SECRET}", "~*", "+ping")
@@ -451,7 +538,9 @@ async def test_info_denied(server_factory: ServerFactory) -> None:
 async def test_a_command_renamed_away(server_factory: ServerFactory) -> None:
     old = [binary for binary in binaries() if binary.flavour == "redis"]
     source = server_factory(old[0], "--rename-command", "DUMP", "")
-    fails(await look(source, server_factory()), "source-permissions", "DUMP")
+    check = fails(await look(source, server_factory()), "source-permissions", "DUMP")
+    assert "the source does not know DUMP (renamed, switched off" in check.figure
+    assert "ACL" not in check.remedy
 
 
 async def test_tls(server_factory: ServerFactory, tls_files: TlsFiles, tmp_path: Path) -> None:

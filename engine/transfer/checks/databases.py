@@ -8,7 +8,7 @@ from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.targets.applier import POSITION_DB
-from engine.transfer.checks.result import Check, failed, listed, passed, warned
+from engine.transfer.checks.result import Check, failed, listed, own_keys, passed, warned
 from engine.transfer.claim import foreign
 from engine.wire.admin import Admin
 
@@ -66,8 +66,11 @@ async def check_free(target: Admin, settings: TransferSettings) -> Check:
         await target.select(POSITION_DB)
         found = await target.call("GET", POSITION_KEY)
     except (AuthError, ServerError) as refusal:
+        rule = own_keys(target, refusal)
         return warned(
-            name, refusal.message, "Make sure yourself that no other migration has the target."
+            name,
+            refusal.message,
+            f"Make sure yourself that no other migration has the target{rule}.",
         )
     held = TargetPosition.decode(found) if isinstance(found, bytes) else None
     if held is None or held.opened:

@@ -51,6 +51,20 @@ class Needed:
         return " ".join(str(word) for word in words)
 
     @property
+    def has_key(self) -> bool:
+        """Whether it names a key of the data (in whose place `ABSENT_KEY` stands)."""
+        return ABSENT_KEY in self.args
+
+    @property
+    def own_key(self) -> bytes:
+        """The key of ours that it names, if it does."""
+        return next((arg for arg in self.args if isinstance(arg, bytes)), b"")
+
+    def with_key(self, name: bytes) -> tuple[Arg, ...]:
+        """The command with `name` in the place of `ABSENT_KEY`."""
+        return tuple(name if arg == ABSENT_KEY else arg for arg in self.args)
+
+    @property
     def rule(self) -> str:
         """What ACL SETUSER allows it with: `+object|idletime`."""
         return "+" + self.name.lower().replace(" ", "|")

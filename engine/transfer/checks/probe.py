@@ -13,6 +13,7 @@ from engine._native import crc64
 from engine.errors import AuthError, EngineError, ServerError
 from engine.model.server import ServerInfo, accepts_footer, rdb_version
 from engine.transfer.checks.result import Check, failed, passed, size, warned
+from engine.transfer.checks.sample_keys import UNKNOWN, SampleKeys
 from engine.wire.admin import Admin
 
 PREFIX = "startmigration:probe:"
@@ -36,19 +37,42 @@ _REMEDIES = {
 }
 
 
-async def check_probe(target: Admin, source_info: ServerInfo, target_info: ServerInfo) -> Check:
-    """RESTORE a probe as the transfer would, read it back, delete it."""
+async def check_probe(
+    target: Admin,
+    source_info: ServerInfo,
+    target_info: ServerInfo,
+    keys: SampleKeys = UNKNOWN,
+) -> Check:
+    """RESTORE a probe as the transfer would, read it back, delete it.
+
+    A user of some keys alone may touch no name of ours: the probe's is then put behind one of
+    `keys`.
+    """
     name = "probe"
-    key = PREFIX + secrets.token_hex(8)
+    own = f"{PREFIX}{secrets.token_hex(8)}".encode()
+    key = own
     version = _LOWEST
     if accepts_footer(source_info, target_info):
         version = rdb_version(source_info.flavour, source_info.version)
     deadline = round((time.time() + _PROBE_SECONDS) * 1000)
     began = time.perf_counter()
     try:
-        await target.call("RESTORE", key, deadline, dump(version), "ABSTTL")
+        try:
+            await target.call("RESTORE", key, deadline, dump(version), "ABSTTL")
+        except AuthError as refusal:
+            if not refusal.of_key:
+                raise
+            key = keys.beside(own)
+            await target.call("RESTORE", key, deadline, dump(version), "ABSTTL")
         seconds = time.perf_counter() - began
     except AuthError as error:
+        if error.of_key and not keys.sure:
+            return warned(
+                name,
+                f"not tried: {error.message}",
+                f"ACL SETUSER {target.endpoint.username or 'default'} ~{PREFIX}*, to have it "
+                "tried.",
+            )
         return failed(name, error.message, error.remedy)
     except ServerError as error:
         remedy = _REMEDIES.get(error.code, "The target must take RESTORE; see its documentation.")

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from engine.errors import AuthError, EngineError
+from engine.model.online import OWN_PREFIX
+from engine.wire.admin import Admin
+
 Outcome = Literal["pass", "warn", "fail"]
 Side = Literal["source", "target"]
 SIDES: tuple[Side, ...] = ("source", "target")
@@ -64,6 +68,13 @@ def warned(name: str, figure: str, remedy: str) -> Check:
 def failed(name: str, figure: str, remedy: str) -> Check:
     """The transfer would fail, or do harm."""
     return Check(name, "fail", figure, remedy)
+
+
+def own_keys(end: Admin, refusal: EngineError) -> str:
+    """The end of a remedy: the ACL rule for the engine's own keys, where it is what is missing."""
+    if not isinstance(refusal, AuthError) or not refusal.of_key:
+        return ""
+    return f", or ACL SETUSER {end.endpoint.username or 'default'} ~{OWN_PREFIX.decode()}*"
 
 
 def skipped(check: Check) -> Check:
