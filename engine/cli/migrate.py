@@ -17,6 +17,7 @@ from engine.cli.session import fail, perform
 from engine.cli.summary import as_text
 from engine.cli.transfer_options import fitting, spelled, with_transfer_options
 from engine.errors import Interrupted, TransferFailed, TransferStopped
+from engine.model.endpoint import STDIN_PATH
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 
@@ -32,7 +33,8 @@ def migrate(
             "--source",
             metavar="URL",
             help="Where the data is: [redis://][USER[:PASSWORD]@]HOST[:PORT], rediss://… (TLS), "
-            "unix:///PATH, or rdb:PATH, a file of SAVE. It is never written to.",
+            "unix:///PATH, or rdb:PATH, a file of SAVE (rdb:- is standard input). It is never "
+            "written to.",
         ),
     ],
     target: Annotated[
@@ -88,7 +90,10 @@ def migrate(
             ("--replication-group-id", replication_group_id),
             ("--state", state),
         )
-        return f"To go on{' (add the passwords again)' if secrets else ''}:  {line}"
+        with_what = " (add the passwords again)" if secrets else ""
+        if here.rdb_path == STDIN_PATH:
+            with_what += " (send the snapshot into it again)"
+        return f"To go on{with_what}:  {line}"
 
     try:
         report = perform(state, move)

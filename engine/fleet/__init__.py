@@ -5,7 +5,8 @@ Nothing heavy is imported before it is needed: each process is measured by its C
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -30,6 +31,15 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
     from engine.transfer.preflight import preflight as check
 
     return await check(source, target, settings)
+
+
+def holding(
+    path: str | None, settings: TransferSettings, on_event: Callable[[str], None] | None
+) -> AbstractContextManager[None]:
+    """Every reading of a file within is of one and the same. See `sources.file_input`."""
+    from engine.sources.file_input import holding as hold
+
+    return hold(path, settings, on_event)
 
 
 async def release(

@@ -30,6 +30,7 @@ from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
 from engine.model.report import Report
+from engine.sources.file_input import holding
 from engine.transfer.aside import to_the_end
 from engine.transfer.switch import OnSwitch
 from engine.transfer.transfer import Transfer
@@ -56,7 +57,7 @@ class Runner:
         self._claimed = claimed
         self._show_progress = on_progress
         self._show_event = on_event
-        self._target = target
+        self._source, self._target = source, target
         self._held_before = claimed.record.held_before
         self._progress = Progress()
         self._forced = False
@@ -97,7 +98,9 @@ class Runner:
                 await self._look_at_target()
             except asyncio.CancelledError:
                 self.stop()
-            report = await self._until_ended()
+            # A file is one file, from the first byte that is carried to the last that is compared.
+            with holding(self._source.rdb_path, self._claimed.record.settings, self._happened):
+                report = await self._until_ended()
         except Exception as error:
             await to_the_end(self._book.close())
             await fail(self._claimed, error, self._progress)

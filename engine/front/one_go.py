@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from engine import fleet
 from engine.errors import (
     InvalidParameterValueException,
     InvalidReplicationGroupStateFault,
@@ -54,6 +55,34 @@ async def migrate(
     """Move `source` into `target`. See `Engine.migrate`."""
     validate.not_a_file(target, "PrimaryEndpoint")
     validate.possible_from([source], settings)
+    # What is tested is what is carried, whatever becomes of the file's name meanwhile.
+    with fleet.holding(source.rdb_path, settings, on_event):
+        return await _migrate(
+            house,
+            source,
+            target,
+            settings,
+            group_id,
+            on_progress,
+            on_event,
+            on_checks,
+            on_switch,
+            accept_source_loss,
+        )
+
+
+async def _migrate(
+    house: House,
+    source: Endpoint,
+    target: Endpoint,
+    settings: TransferSettings,
+    group_id: str | None,
+    on_progress: Callable[[Progress], None] | None,
+    on_event: Callable[[str], None] | None,
+    on_checks: Callable[[Checks], None] | None,
+    on_switch: OnSwitch | None,
+    accept_source_loss: bool,
+) -> Report:
     # 1. The target's group, if it is registered.
     name = default_id(target) if group_id is None else validate.identifier(group_id)
     found = await house.state(lambda registry: _group(registry, name, target))

@@ -15,7 +15,7 @@ from engine.errors import (
     InvalidParameterValueException,
     UsageError,
 )
-from engine.model.endpoint import Endpoint, check_host
+from engine.model.endpoint import STDIN_PATH, Endpoint, check_host
 from engine.model.settings import TransferSettings
 
 ID_LENGTH = 40
@@ -91,6 +91,11 @@ def node_endpoints(value: object, *, cluster_enabled: bool) -> tuple[Endpoint, .
     if not value:
         raise _invalid(f"{_LIST} must contain at least one endpoint.")
     found = tuple(_node(item, f"{_LIST}.member.{n}") for n, item in enumerate(value, 1))
+    if any(endpoint.rdb_path == STDIN_PATH for endpoint in found):
+        raise _invalid(
+            f"Invalid value for {_LIST}: rdb:- is standard input, which the worker does not have.",
+            "Use migrate, which runs in the process that has it; or write it into a file.",
+        )
     seen: set[str] = set()
     for endpoint in found:
         address = endpoint.address.lower()

@@ -16,6 +16,11 @@ _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,
 _PLAIN_SCHEMES = {"redis", "valkey"}
 _TLS_SCHEMES = {"rediss", "valkeys"}
 _FILE_SCHEME = "rdb:"
+STDIN_PATH = "/dev/stdin"
+"""The path that stands for `rdb:-`."""
+# What is written in place of a scheme, or as one, and is none: what it says, and what to write.
+_STORES = {"s3", "gs", "gcs", "az", "azure", "http", "https", "ftp", "sftp", "ssh", "scp", "hdfs"}
+_FILE_NAME = re.compile(r"(\.{1,2}|~)?/.*|[^@]*\.(rdb|aof)(\.(gz|zst|lz4))?", re.IGNORECASE)
 _TLS_OPTIONS = {"ca_file", "cert_file", "key_file", "server_name", "verify"}
 
 
@@ -61,12 +66,14 @@ class Endpoint:
         """Read `redis://[user[:password]@]host[:port]`, `rediss://…?ca_file=…&cert_file=…&
         key_file=…&server_name=…&verify=no` (verify: yes by default), `valkey://`, `valkeys://`,
         `unix:///path`, or a bare `host[:port]`; or `rdb:PATH`, a file, whose name is taken as it is
-        (a relative one from the working directory on).
+        (a relative one from the working directory on), or `rdb:-`, standard input.
 
         Raises `UsageError`, without repeating the password, for anything else.
         """
         if url.startswith(_FILE_SCHEME):
             return cls(rdb_path=_file(url.removeprefix(_FILE_SCHEME)))
+        if (wrong := _meant(url)) is not None:
+            raise wrong
         if "://" not in url:
             url = "redis://" + url
         try:
@@ -112,7 +119,7 @@ class Endpoint:
     def address(self) -> str:
         """`host:port`, `[v6]:port`, `unix:/path` or `rdb:/path`: for people and for comparing."""
         if self.rdb_path is not None:
-            return f"{_FILE_SCHEME}{self.rdb_path}"
+            return f"{_FILE_SCHEME}{'-' if self.rdb_path == STDIN_PATH else self.rdb_path}"
         if self.unix_path is not None:
             return f"unix:{self.unix_path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -169,6 +176,20 @@ def check_host(host: str) -> None:
 
 def _file(path: str) -> str:
     """The path behind `rdb:`, absolute; `rdb:///dump.rdb` is understood too."""
+    if path == "-":
+        return STDIN_PATH
+    scheme = _scheme(path)
+    if scheme in _STORES:
+        raise UsageError(
+            f"rdb: takes a file of this machine, and {scheme}:// is elsewhere",
+            remedy="Fetch it first, or send it into the command: … | startmigration migrate "
+            "--source rdb:- …",
+        )
+    if scheme in _PLAIN_SCHEMES | _TLS_SCHEMES | {"unix"}:
+        raise UsageError(
+            f"rdb: takes a file, and {scheme}:// is a server",
+            remedy=f"Write {scheme}://… for the server, rdb:PATH for a file that it saved.",
+        )
     if path.startswith("//") and not path.startswith("///"):
         raise UsageError(
             "an rdb: URL names no host",
@@ -177,6 +198,42 @@ def _file(path: str) -> str:
     if not path:
         raise UsageError("rdb: names no file", remedy="Expected rdb:PATH.")
     return os.path.abspath(path.replace("///", "/", 1) if path.startswith("///") else path)
+
+
+def _scheme(url: str) -> str:
+    """What stands before `://`, in lower case; empty if nothing does."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", url)
+    return "" if found is None else found[1].lower()
+
+
+def _meant(url: str) -> UsageError | None:
+    """What is wrong with a URL that means a file, and what to write; None: it means a server."""
+    scheme = _scheme(url)
+    if url[: len(_FILE_SCHEME)].lower() == _FILE_SCHEME:
+        return UsageError(
+            f"{url[: len(_FILE_SCHEME)]} is not a scheme of ours",
+            remedy=f"A file is {_FILE_SCHEME}PATH, in small letters.",
+        )
+    if scheme in _STORES:
+        return UsageError(
+            f"{scheme}:// is not a scheme of ours",
+            remedy="A file is read where the engine runs: fetch it and give rdb:PATH, or send it "
+            "into the command: … | startmigration migrate --source rdb:- …",
+        )
+    if scheme == "file":
+        return UsageError("file:// is not a scheme of ours", remedy="A file is rdb:PATH.")
+    if url == "-":
+        return UsageError(
+            "- alone names no source", remedy="The snapshot on standard input is rdb:-."
+        )
+    if not scheme and _FILE_NAME.fullmatch(url):
+        # (A URL may hold a password; a name with an @ in it is not repeated.)
+        shown = "PATH" if "@" in url else url
+        return UsageError(
+            "a path alone names no source",
+            remedy=f"Write rdb:{shown} for a file of SAVE, unix://PATH for a server's socket.",
+        )
+    return None
 
 
 def _check_path(path: str) -> None:

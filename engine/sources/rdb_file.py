@@ -9,13 +9,12 @@ a RESTORE with a deadline in the past stores nothing, and deletes what the targe
 from __future__ import annotations
 
 import asyncio
-import errno
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 from engine._native import ModuleGuard, ProtocolError, RecordBatch, SnapshotReader, module_type
 from engine.errors import EngineError, ProtocolFault, UsageError
@@ -24,6 +23,7 @@ from engine.model.position import ScanPosition
 from engine.model.server import ServerInfo, parse_version
 from engine.model.settings import TransferSettings
 from engine.sources.base import Item
+from engine.sources.file_input import Damaged, FileInput, Reading, input_of
 from engine.sources.spill import Spill
 
 _READ_BYTES = 1 << 20
@@ -32,12 +32,9 @@ _SURVEY_HOLDS = 64 << 10
 # Keys that cannot be carried, by name; the transfer's report has all of them.
 _NAMED = 10
 _MAGIC = (b"REDIS", b"VALKEY")
-_REMEDIES = {
-    errno.ENOENT: "The file is looked for on the machine where the engine runs.",
-    errno.EACCES: "Let the user who runs the engine read it.",
-    errno.EISDIR: "Name the file itself: dump.rdb, unless the server's dbfilename says otherwise.",
-}
-_WHAT_IT_TAKES = "Give the file that SAVE or BGSAVE wrote (dump.rdb), unpacked."
+_WHAT_IT_TAKES = (
+    "Give the file that SAVE or BGSAVE wrote (dump.rdb); gzip, zstd and lz4 are unpacked."
+)
 
 
 class RdbFile:
@@ -50,33 +47,46 @@ class RdbFile:
     def __init__(self, path: Path | str, reader: SnapshotReader) -> None:
         self.path = Path(path)
         self.reader = reader
-        self.size = 0
-        """Bytes of the file when it was opened."""
-        self._file: IO[bytes] | None = None
+        self.behind = 0
+        """Bytes behind the snapshot, which are passed over."""
+        self._input: FileInput | None = None
+        self._own = False
+        self._reading: Reading | None = None
 
     async def open(self) -> None:
         """Open it and read its head."""
-        try:
-            self._file, self.size = await asyncio.to_thread(self._opened)
-        except OSError as exc:
-            raise self._unreadable(exc) from exc
+        self._input, self._own = input_of(self.path)
+        await asyncio.to_thread(self._input.open)
+        self._input.check_unchanged()
+        self._reading = self._input.reading()
         await self.read_on()
 
     async def read_on(self) -> bool:
         """Read the next portion; False at the file's end, which must be the snapshot's."""
-        assert self._file is not None
-        first = self._file.tell() == 0
+        assert self._reading is not None
+        first = self._reading.position == 0
         try:
-            portion = await asyncio.to_thread(self._file.read, _READ_BYTES)
-        except OSError as exc:
-            raise self._unreadable(exc) from exc
+            portion = await self._reading.read(_READ_BYTES)
+        except Damaged as exc:
+            raise ProtocolFault(
+                f"{self.name} cannot be unpacked: {exc}",
+                remedy=exc.remedy or "Was it copied before it was written to its end?",
+                fault="user",
+            ) from exc
+        if first and not portion and not self._input_seekable:
+            raise EngineError(
+                f"{self.name} brought no byte",
+                remedy="Has the program before it failed?",
+                fault="user",
+            )
         if first:
             self._check_magic(portion)
         if not portion:
+            self.behind += self._reading.behind
             if self.reader.finished:
                 return False
             raise ProtocolFault(
-                f"{self.path} ends at byte {self._file.tell()} in the middle of its snapshot",
+                f"{self.name} ends at byte {self._reading.position} in the middle of its snapshot",
                 remedy="Was it copied before it was written to its end?",
                 fault="source",
             )
@@ -85,9 +95,39 @@ class RdbFile:
 
     def close(self) -> None:
         """Let go of the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._reading is not None:
+            self._reading.close()
+        if self._input is not None and self._own:
+            self._input.close()
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return str(self.path) if self._input is None else self._input.name
+
+    @property
+    def _input_seekable(self) -> bool:
+        return self._input is not None and self._input.seekable
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file when it was opened; of a pipe those that have come."""
+        return 0 if self._input is None else self._input.size
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What it is packed with, the outermost first."""
+        return () if self._reading is None else self._reading.layers
+
+    @property
+    def checked_by_packing(self) -> bool:
+        """Whether what it is packed with has a checksum of its own, which was right."""
+        return self._reading is not None and self._reading.checked
+
+    @property
+    def replaced(self) -> bool:
+        """Whether its name leads to another file by now, as after a save of its server."""
+        return self._input is not None and self._input.replaced()
 
     @property
     def info(self) -> ServerInfo:
@@ -103,15 +143,11 @@ class RdbFile:
             used_memory=int(memory) if memory.isdigit() else 0,
         )
 
-    def _opened(self) -> tuple[IO[bytes], int]:
-        file = self.path.open("rb", 0)
-        return file, self.path.stat().st_size
-
     def _check_magic(self, head: bytes) -> None:
         if head.startswith(_MAGIC) or any(magic.startswith(head) for magic in _MAGIC):
             return
         raise ProtocolFault(
-            f"{self.path} is no RDB file: it begins with {head[:9]!r}, not with REDIS or VALKEY",
+            f"{self.name} is no RDB file: it begins with {head[:9]!r}, not with REDIS or VALKEY",
             remedy=_WHAT_IT_TAKES,
             fault="user",
         )
@@ -122,25 +158,30 @@ class RdbFile:
             reader.feed(portion)
         except ProtocolError as exc:
             raise ProtocolFault(
-                f"{self.path} is no sound snapshot: {exc}",
+                f"{self.name} is no sound snapshot: {exc}",
                 remedy="Its server can say more (redis-check-rdb); have it write the file anew.",
                 fault="source",
             ) from exc
         end = reader.offset
-        if reader.finished and reader.rest():
-            raise ProtocolFault(
-                f"{self.path} goes on behind its snapshot, from byte {end}",
-                remedy="An append-only file holds commands there, which are not read: give the "
-                "file that SAVE wrote.",
-                fault="source",
-            )
+        if reader.finished:
+            self._pass_over(reader.rest(), end)
 
-    def _unreadable(self, exc: OSError) -> EngineError:
-        return EngineError(
-            f"cannot read {self.path}: {exc.strerror or exc}",
-            remedy=_REMEDIES.get(exc.errno or 0, ""),
-            fault="user",
-        )
+    def _pass_over(self, rest: bytes, end: int) -> None:
+        """Bytes behind the snapshot mean nothing to a server, unless they are commands."""
+        commands = rest[:1] in (b"*", b"#")
+        if rest and not self.behind and (commands or self._is_preamble):
+            raise ProtocolFault(
+                f"{self.name} goes on behind its snapshot, from byte {end}: it is an append-only "
+                "file, which holds commands there",
+                remedy="Give the file that SAVE wrote, or the append-only file as aof:FILE.",
+                fault="user",
+            )
+        self.behind += len(rest)
+
+    @property
+    def _is_preamble(self) -> bool:
+        aux = self.reader.aux
+        return b"1" in (aux.get("aof-preamble"), aux.get("aof-base"))
 
 
 class RdbFileSource:
@@ -166,6 +207,19 @@ class RdbFileSource:
     def total_keys(self) -> int:
         """Keys that the snapshot has announced so far: it does so database by database."""
         return self.reader.keys_hint
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is worth knowing of the file once it was read, a sentence each."""
+        file, found = self._file, []
+        if file.behind:
+            found.append(f"{file.behind:,} bytes behind the snapshot of {file.name} passed over")
+        if file.replaced:
+            found.append(
+                f"another file has taken the place of {file.name} since it was opened; what was "
+                "opened is carried"
+            )
+        return found
 
     async def open(self, position: ScanPosition | None) -> None:
         """Open the file and read its head. A position means nothing to it: it begins anew.
@@ -219,7 +273,9 @@ class Survey:
     `keys` counts those of each database, without the `expired` ones; `types` those of each type of
     value (RDB_TYPE_*), `modules` those of each module type, by its name. `refused` names some of
     the keys that cannot be carried, each with its reason, `refused_total` counts them all;
-    `left_out` is what is no key and is not carried, a line each. `checksummed`: the file has a
+    `left_out` is what is no key and is not carried, a line each; `behind` counts bytes behind the
+    snapshot. `packed` says what the file is packed with, the outermost first; `size` is the packed
+    one's. `checksummed`: the file (or its packing) has a
     checksum, and it was right. `seconds` is for how long it was read.
     """
 
@@ -234,6 +290,8 @@ class Survey:
     refused_total: int
     left_out: tuple[str, ...]
     checksummed: bool
+    packed: tuple[str, ...]
+    behind: int
     seconds: float
 
 
@@ -282,7 +340,9 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
         refused=tuple(refused),
         refused_total=refused_total,
         left_out=tuple(reader.left_out),
-        checksummed=reader.checksummed,
+        checksummed=reader.checksummed or file.checked_by_packing,
+        packed=file.layers,
+        behind=file.behind,
         seconds=time.perf_counter() - began,
     )
 

@@ -273,7 +273,7 @@ class Spool:
             free = _free_bytes(self.directory)
             if free < SEGMENT_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._segments.append(_Segment(_nameless_file(self.directory)))
+            self._segments.append(_Segment(nameless_file(self.directory)))
         segment = self._segments[-1]
         view = memoryview(chunk.data)[: chunk.end]
         while view:
@@ -325,7 +325,7 @@ def _free_bytes(directory: str) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def _nameless_file(directory: str) -> int:
+def nameless_file(directory: str) -> int:
     """A file that no name leads to, readable by us alone."""
     with contextlib.suppress(OSError):
         return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)

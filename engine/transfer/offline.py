@@ -225,6 +225,8 @@ class Offline:
         stage, reader = self._stage, self._file.reader
         stage.tally.expired = reader.expired
         stage.total_keys = stage.tally.keys + stage.tally.skipped + stage.tally.not_carried_total
+        for remark in self._file.remarks:
+            stage.on_event(remark)
         self.left_out.extend(reader.left_out)
         for what in self.left_out:
             stage.on_event(f"not carried: {what}")

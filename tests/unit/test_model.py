@@ -79,6 +79,8 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert endpoint.rdb_path == path
         assert endpoint.address == endpoint.url == f"rdb:{path}"
         assert Endpoint.parse(endpoint.url) == endpoint
+    standard_input = Endpoint.parse("rdb:-")
+    assert (standard_input.rdb_path, standard_input.url) == ("/dev/stdin", "rdb:-")
     for url in ("rdb:", "rdb://host/dump.rdb", "rdb:/a\0b", "rdb:/\udcff"):
         with pytest.raises(UsageError):
             Endpoint.parse(url)
@@ -86,6 +88,29 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Endpoint(rdb_path="dump.rdb")
     # A host of that name is still to be had.
     assert Endpoint.parse("redis://rdb:1").address == "rdb:1"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("/var/lib/redis/dump.rdb", "Write rdb:/var/lib/redis/dump.rdb for a file of SAVE"),
+        ("./dump.rdb", "Write rdb:./dump.rdb"),
+        ("dump.rdb", "Write rdb:dump.rdb"),
+        ("dump.rdb.gz", "Write rdb:dump.rdb.gz"),
+        ("RDB:/x", "A file is rdb:PATH, in small letters"),
+        ("file:///x", "A file is rdb:PATH"),
+        ("-", "The snapshot on standard input is rdb:-"),
+        ("s3://bucket/dump.rdb", "fetch it and give rdb:PATH, or send it into the command"),
+        ("rdb:s3://bucket/dump.rdb", "takes a file of this machine, and s3:// is elsewhere"),
+        ("rdb:https://user:pw@host/x?X-Amz-Signature=secret", "and https:// is elsewhere"),
+        ("rdb:redis://user:pw@host", "Write redis://… for the server"),
+    ],
+)
+def test_what_means_a_file_and_does_not_say_so(url: str, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Endpoint.parse(url)
+    assert words in str(caught.value)
+    assert not any(secret in str(caught.value) for secret in ("pw", "secret"))
 
 
 def test_what_a_file_cannot_be_asked_for() -> None:

@@ -6,10 +6,9 @@ So a file that is damaged or cut off never puts its first half onto a target.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from engine.errors import EngineError, ProtocolFault
-from engine.model.endpoint import Endpoint
+from engine.model.endpoint import STDIN_PATH, Endpoint
 from engine.model.modules import ModuleTypes
 from engine.model.report import printable_key
 from engine.model.server import ServerInfo, known_types
@@ -22,7 +21,7 @@ from engine.transfer.checks.types import type_name
 
 async def check_file(source: Endpoint, *, value_limit: int) -> tuple[list[Check], Survey | None]:
     """Read the file; None in the place of its survey if that cannot be done."""
-    path = Path(source.rdb_path or "")
+    path = source.rdb_path or ""
     try:
         found = await survey(path, value_limit=value_limit)
     except ProtocolFault as error:
@@ -33,11 +32,18 @@ async def check_file(source: Endpoint, *, value_limit: int) -> tuple[list[Check]
         return [failed("source-file", error.message, remedy)], None
     rate = found.size / found.seconds if found.seconds else 0.0
     sound = "checksum right" if found.checksummed else "no checksum in it (rdbchecksum no)"
+    packed = f" ({', '.join(found.packed)})" if found.packed else ""
+    figure = (
+        f"{'standard input' if path == STDIN_PATH else path}: {size(found.size)}{packed}, read to "
+        f"its end in {found.seconds:.1f} s ({size(round(rate))}/s), {sound}"
+    )
     checks = [
-        passed(
+        passed("source-file", figure)
+        if not found.behind
+        else warned(
             "source-file",
-            f"{path}: {size(found.size)}, read to its end in {found.seconds:.1f} s "
-            f"({size(round(rate))}/s), {sound}",
+            f"{figure}; {found.behind:,} bytes behind its end are passed over",
+            "A server passes them over too. If they were to be keys, the file is damaged.",
         ),
         passed("source-version", f"RDB {found.rdb_version}, by {_writer(found)}"),
     ]

@@ -1,0 +1,223 @@
+"""Snapshots that come through pipes, packed, or from a file that changes while it is read."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lz4.frame
+import pytest
+import zstandard
+
+from engine.errors import InvalidParameterValueException
+from engine.front.engine import Engine
+from engine.model.credentials import Credentials
+from engine.model.endpoint import Endpoint
+from engine.wire.loop import run
+from tests.conftest import ServerFactory
+from tests.engines import Cli
+from tests.servers import Server
+from tests.snapshots import snapshot
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "zstd": zstandard.compress,
+    "lz4": lz4.frame.compress,
+    "lz4, in Valkey's envelope": lambda data: (
+        b"VCS\1\1\0\1" + lz4.frame.compress(data, content_checksum=True, block_linked=True)
+    ),
+    "zstd, in Valkey's envelope": lambda data: b"VCS\1\2\0\1" + zstandard.compress(data),
+}
+
+
+@pytest.fixture
+def cli(state_url: str, tmp_path: Path) -> Iterator[Cli]:
+    runner = Cli(state_url, tmp_path)
+    yield runner
+    runner.close()
+
+
+def piped(cli: Cli, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A shell's pipe into `migrate`."""
+    ours = [sys.executable, "-m", "engine", "migrate", *arguments, "--state", cli.state]
+    return subprocess.run(
+        ["bash", "-c", f'set -o pipefail; {command} | "$@"', "-", *ours],
+        capture_output=True,
+        text=True,
+        env=cli.environment,
+        timeout=90,
+    )
+
+
+def keys_of(server: Server) -> int:
+    return sum(server.client(db=db).dbsize() for db in (0, 3, 9))
+
+
+def test_a_snapshot_through_a_pipe(server_factory: ServerFactory, cli: Cli, tmp_path: Path) -> None:
+    target = server_factory()
+    saved = snapshot(target.binary, "tiny")
+    path = tmp_path / "dump.rdb.gz"
+    path.write_bytes(gzip.compress(saved.data))
+    into = ("--source", "rdb:-", "--target", target.url)
+    told = piped(cli, f"zcat {path}", *into)
+    assert told.returncode == 0, told.stderr
+    assert keys_of(target) == len(saved.keys)
+    told = piped(cli, f"head -c 300 {path}", *into)
+    assert told.returncode == 1
+    assert "standard input cannot be unpacked: it ends in the middle" in told.stderr
+
+
+def test_a_fifo_without_a_writer(server_factory: ServerFactory, cli: Cli, tmp_path: Path) -> None:
+    target = server_factory()
+    saved = snapshot(target.binary, "tiny")
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    arguments = ("--source", f"rdb:{fifo}", "--target", target.url)
+    running = cli.start("migrate", *arguments)
+    assert running.stderr is not None
+    line = running.stderr.readline()
+    assert "waits for a program that writes into it" in line, line
+    running.send_signal(signal.SIGINT)
+    told = cli.end(running)
+    assert told.code == 130, told.err
+    # The same again, and a writer that takes its time.
+    events: list[str] = []
+
+    def write() -> None:
+        while not events:
+            time.sleep(0.01)
+        with fifo.open("wb", 0) as out:
+            for at in range(0, len(saved.data), 2000):
+                out.write(saved.data[at : at + 2000])
+                time.sleep(0.001)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    _, report = migrated(cli.state, Endpoint(rdb_path=str(fifo)), target, None, events)
+    writer.join(10)
+    assert report.status == "done", report.errors
+    assert "waits for a program" in events[0]
+    assert keys_of(target) == len(saved.keys)
+
+
+@pytest.mark.parametrize("how", PACKED)
+def test_packed_files(server_factory: ServerFactory, cli: Cli, tmp_path: Path, how: str) -> None:
+    target = server_factory()
+    saved = snapshot(target.binary, "tiny")
+    path = tmp_path / "a name that says nothing"
+    path.write_bytes(PACKED[how](saved.data))
+    told, report = migrated(cli.state, Endpoint(rdb_path=str(path)), target)
+    assert report.status == "done", report.errors
+    assert keys_of(target) == len(saved.keys)
+    assert any(f"({how})" in check["figure"] for check in told if check["name"] == "source-file")
+
+
+def migrated(
+    state: str,
+    source: Endpoint,
+    target: Server,
+    on_checks: Callable[[Any], None] | None = None,
+    events: list[str] | None = None,
+) -> tuple[list[dict[str, Any]], Any]:
+    """Migrate in this process; the checks and the report."""
+    checks: list[dict[str, Any]] = []
+
+    def checked(found: Any) -> None:
+        checks.extend(found)
+        if on_checks is not None:
+            on_checks(found)
+
+    async def main() -> Any:
+        engine = Engine(state, credentials=Credentials(()))
+        try:
+            return await engine.migrate(
+                source,
+                Endpoint.parse(target.url),
+                on_checks=checked,
+                on_event=(events if events is not None else []).append,
+            )
+        finally:
+            engine.close()
+
+    return checks, run(main())
+
+
+def test_a_save_of_the_server_in_between(
+    server_factory: ServerFactory, state_url: str, tmp_path: Path
+) -> None:
+    source, target = server_factory(), server_factory()
+    client = source.client()
+    client.mset({f"key:{n}": n for n in range(100)})
+    client.save()
+
+    def save_again(_: Any) -> None:
+        client.mset({f"more:{n}": n for n in range(50)})
+        client.delete("key:1")
+        client.save()
+
+    events: list[str] = []
+    path = Endpoint.parse(f"rdb:{source.folder}/dump.rdb")
+    _, report = migrated(state_url, path, target, save_again, events)
+    assert report.status == "done", report.errors
+    assert report.keys == 100
+    assert target.client().dbsize() == 100
+    assert any("has taken the place of" in event for event in events), events
+
+
+def test_a_file_that_is_written_to_in_place(
+    server_factory: ServerFactory, state_url: str, tmp_path: Path
+) -> None:
+    target = server_factory()
+    saved = snapshot(target.binary, "tiny")
+    path = tmp_path / "dump.rdb"
+    path.write_bytes(saved.data)
+
+    def append(_: Any) -> None:
+        with path.open("ab") as out:
+            out.write(b"x")
+
+    _, report = migrated(state_url, Endpoint(rdb_path=str(path)), target, append)
+    assert report.status == "failed"
+    assert "was written to while it was read: it had" in report.errors[0]
+    assert keys_of(target) == 0
+
+
+def test_bytes_behind_the_snapshot(
+    server_factory: ServerFactory, state_url: str, tmp_path: Path
+) -> None:
+    target = server_factory()
+    saved = snapshot(target.binary, "tiny")
+    for name, data, count in (
+        ("plain", saved.data + bytes(1000), 1000),
+        ("packed", gzip.compress(saved.data) + b"garbage", 7),
+        ("within", gzip.compress(saved.data + b"\n"), 1),
+    ):
+        path = tmp_path / name
+        path.write_bytes(data)
+        events: list[str] = []
+        checks, report = migrated(state_url, Endpoint(rdb_path=str(path)), target, None, events)
+        assert report.status == "done", report.errors
+        assert any(f"{count:,} bytes behind the snapshot of" in event for event in events)
+        (check,) = (check for check in checks if check["name"] == "source-file")
+        assert check["outcome"] == "warn"
+        assert f"{count:,} bytes behind its end" in check["figure"]
+
+
+def test_standard_input_is_not_a_worker_s(state_url: str, server_factory: ServerFactory) -> None:
+    async def main() -> None:
+        engine = Engine(state_url, credentials=Credentials(()))
+        await engine.register_replication_group("g", server_factory().url)
+        with pytest.raises(InvalidParameterValueException, match="Use migrate"):
+            await engine.start_migration("g", [Endpoint.parse("rdb:-")])
+        engine.close()
+
+    asyncio.run(main())
