@@ -103,7 +103,7 @@ cdef inline bint arena_split(
 @cython.final
 cdef class RecordBatch:
     """Records of one database, in the order in which the source gave them. Immutable, but for what
-    `ModuleGuard.withhold` takes out.
+    `ModuleGuard.withhold`, `take` and `leave_out` take out.
 
     Attributes:
         db: the database's number.
@@ -201,3 +201,43 @@ cdef class RecordBatch:
         """Seconds idle, or the LFU counter, of record `index`; None where not known."""
         cdef int64_t access = self.record(index).access
         return None if access < 0 else access
+
+    def take(self, Py_ssize_t count):
+        """The first `count` records as a batch of their own; the others stay, and so does all that
+        this batch says besides (its cursor, its errors). ValueError unless some are on both sides,
+        or where the batch is streamed."""
+        cdef RecordBatch head
+        cdef Arena tail
+        cdef size_t i
+        cdef bint done
+        if self.streamed or not 0 < count < <Py_ssize_t>self.arena.count:
+            raise ValueError(f"{count} of {self.arena.count} records cannot be taken")
+        memset(&tail, 0, sizeof(Arena))
+        with nogil:
+            done = arena_split(&self.arena, count, 0, &tail)
+        if not done:
+            raise MemoryError()
+        head = RecordBatch.__new__(RecordBatch)
+        head.arena, self.arena = self.arena, tail
+        head.db = self.db
+        head.errors = []
+        head.access_is_freq = self.access_is_freq
+        head.value_bytes = arena_value_bytes(&head.arena, 0)
+        self.value_bytes -= head.value_bytes
+        for i in range(head.arena.count):
+            if head.arena.records[i].adds:
+                head.adding += head.arena.records[i].key_size + DEL_OVERHEAD
+        self.adding -= head.adding
+        return head
+
+    def leave_out(self, Py_ssize_t index, str reason not None):
+        """Take record `index` out; it is named in `withheld`."""
+        cdef Record *record = self.record(index)
+        cdef size_t i
+        self.withheld.append((self.key(index), reason))
+        self.value_bytes -= record.value_size
+        if record.adds:
+            self.adding -= record.key_size + DEL_OVERHEAD
+        for i in range(index, self.arena.count - 1):
+            self.arena.records[i] = self.arena.records[i + 1]
+        self.arena.count -= 1

@@ -43,6 +43,7 @@ class _Link:
     upstream: socket.socket
     flowing: asyncio.Event
     bytes_down: int = 0
+    tail_up: bytes = b""
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def sender(self, direction: Direction) -> socket.socket:
@@ -77,6 +78,7 @@ class Proxy:
         self._rate: float | None = None
         self._cut: tuple[Direction | None, int] | None = None
         self._corrupt: dict[Direction, int] = {}
+        self._watched: tuple[bytes, Callable[[], None]] | None = None
 
     # Its life.
 
@@ -151,6 +153,10 @@ class Proxy:
     def corrupt(self, at_byte: int, direction: Direction) -> None:
         """Flip the lowest bit of one byte: `at_byte` 0 is the next one in that direction. Once."""
         self._call(lambda: self._corrupt.__setitem__(direction, at_byte))
+
+    def watch(self, what: bytes, act: Callable[[], None]) -> None:
+        """Call `act`, in a thread, each time before bytes go up in which `what` ends."""
+        self._call(lambda: setattr(self, "_watched", (what, act)))
 
     def lead_to(self, upstream_host: str, upstream_port: int) -> None:
         """Connect new clients to another server, as a name or a virtual address does that moved.
@@ -261,6 +267,8 @@ class Proxy:
                     break
                 if direction == "down":
                     link.bytes_down += len(chunk)
+                elif self._watched is not None:
+                    await self._look(link, chunk, *self._watched)
                 await self._hand_on(receiver, direction, self._damaged(chunk, direction))
         except OSError:
             self._reset_link(link)
@@ -270,6 +278,12 @@ class Proxy:
             self._links.discard(link)
             link.client.close()
             link.upstream.close()
+
+    async def _look(self, link: _Link, chunk: bytes, what: bytes, act: Callable[[], None]) -> None:
+        seen = link.tail_up + chunk
+        link.tail_up = seen[len(seen) - len(what) + 1 :]
+        if what in seen:
+            await self._loop.run_in_executor(None, act)
 
     async def _hand_on(self, receiver: socket.socket, direction: Direction, chunk: bytes) -> None:
         """Send `chunk` at the throttle's pace; what is left at a cut or a stall waits there."""

@@ -317,3 +317,9 @@ def _attributes(text: str) -> dict[str, str]:
 def _number(fields: dict[str, str], name: str) -> int:
     digits = fields.get(name, "")
     return int(digits) if digits.isdigit() else 0
+
+
+def same_process(identity: str, other: str) -> bool:
+    """Whether two identities (`ServerInfo.identity`) are one process's; True where that is not
+    told."""
+    return identity.partition(":")[0] == other.partition(":")[0]

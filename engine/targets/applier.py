@@ -35,6 +35,7 @@ from engine._native import (
 from engine.errors import AuthError, EngineError, LinkError, ServerError, TransferFailed
 from engine.model.backoff import Patience
 from engine.model.endpoint import Endpoint
+from engine.model.server import same_process
 from engine.model.settings import TransferSettings
 from engine.targets.import_mode import import_source, in_import_mode
 from engine.targets.retry import REFUSED_ALL, TRY_AGAIN, no_database
@@ -76,12 +77,14 @@ class Applied:
     transaction: then nothing was applied, and the batch is to be sent again without them.
     `failed`: the same of commands that failed inside it; all others were applied. `unseen`: it was
     applied, but the link went before the answer: which of its commands failed is not known.
-    Indices of extras are -1 - their place.
+    `ended`: nothing was applied, for the target's process ended meanwhile: sent again, it may end
+    the next one. Indices of extras are -1 - their place.
     """
 
     refused: tuple[tuple[int, str], ...] = ()
     failed: tuple[tuple[int, str], ...] = ()
     unseen: bool = False
+    ended: bool = False
 
 
 class Sent:
@@ -144,6 +147,8 @@ class Applier:
         (`ServerInfo.identity`)."""
         self.lapses = 0
         """How often the target was found to have left import mode."""
+        self.ended = False
+        """Whether the target's process ended while what `apply` was given last was under way."""
 
     async def open(self) -> bytes | None:
         """Dial; return the position found on the target. Raises `LinkError`, `AuthError`."""
@@ -199,6 +204,9 @@ class Applier:
                 batch, position, db=POSITION_DB, skip=frozenset(skip), extras=extras
             )
             before = self._position
+        # The process that the transaction was sent to last.
+        process = self.identity if sent is not None else None
+        self.ended = False
         while True:
             try:
                 if sent is not None:
@@ -210,10 +218,16 @@ class Applier:
                 else:
                     if self._connection is None or self._connection.lost is not None:
                         await self._dial()
+                        self.ended = process is not None and not same_process(
+                            self.identity, process
+                        )
                     if self._position == position != before:
                         return Applied(unseen=True)
                     if self._position != before:
                         raise PositionMoved(self._position)
+                    if self.ended:
+                        return Applied(ended=True)
+                    process = self.identity
                     result = await self._send(transaction)
             except (LinkError, ServerError) as exc:
                 await self._pause(exc)

@@ -23,12 +23,13 @@ from engine.errors import AuthError, EngineError, LinkError, ServerError
 from engine.model.backoff import Patience
 from engine.model.endpoint import Endpoint
 from engine.model.modules import COMMANDS, HEAD_BYTES, ModuleTypes, commands_known
-from engine.model.server import ServerInfo, footer_bounds
+from engine.model.server import ServerInfo, footer_bounds, same_process
 from engine.model.settings import TransferSettings
 from engine.targets.base import Acknowledged, ReadAgain
 from engine.targets.import_mode import import_source
 from engine.targets.retry import REFUSED_ALL, TRY_AGAIN, no_database
 from engine.targets.role import refuse_replica
+from engine.targets.suspects import Suspects
 from engine.targets.window import Result, Window
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
@@ -85,6 +86,10 @@ class RestoreWriter:
         # The link went in the middle of a value: its other pieces are not sent for now. Or none of
         # them is to be sent.
         self._aside = False
+        self.suspects = Suspects(lambda text: self.on_event(text))
+        """Values at which the target's process may have ended, and those left out for it."""
+        # The value in pieces that was sent last goes without anything else beside it.
+        self._alone = False
         # A value in pieces, until its head is here and says whether the target may get it.
         self._awaited: RecordBatch | None = None
         self._head = b""
@@ -105,7 +110,10 @@ class RestoreWriter:
 
     async def open(self) -> None:
         """Dial and learn which footers, and how long a bulk, the target takes."""
+        before = self.info.identity if self.opened else None
         connection = self._connection = await self._dial()
+        if before is not None:
+            self._look_at_process(before)
         self._window.clear()
         self._db, self._trouble, self._refusal = 0, None, None
         reply = await connection.try_call("CONFIG", "GET", "proto-max-bulk-len")
@@ -153,7 +161,7 @@ class RestoreWriter:
                 return
             if self._encoder.guard is not None:
                 self._encoder.guard.withhold(item)
-            await self._send_batch(item)
+            await self._send_parts(item)
             return
         if self._awaited is not None:
             self._head += item
@@ -163,10 +171,30 @@ class RestoreWriter:
             item, self._awaited, self._head = self._head, None, b""
             if self._encoder.guard is not None:
                 self._encoder.guard.withhold(batch, item[:HEAD_BYTES])
-            await self._send_batch(batch)
+            await self._send_parts(batch)
             if not len(batch):
                 self._aside = True
         await self._send_piece(item)
+
+    async def _send_parts(self, item: RecordBatch) -> None:
+        """Send a batch; of its values those alone at which the target's process may have ended."""
+        # A process that has ended is found out here: what was under way is suspect from then on.
+        await self._settled()
+        if self._alone:
+            # A value in pieces, which has been sent by now.
+            await self.drain()
+            self._alone = False
+        if self.suspects.idle:
+            await self._send_batch(item)
+            return
+        for part, alone in self.suspects.parts(item):
+            if alone:
+                await self.drain()
+            await self._send_batch(part)
+            if alone and part.streamed:
+                self._alone = True
+            elif alone:
+                await self.drain()
 
     async def _send_batch(self, item: RecordBatch) -> None:
         while True:
@@ -328,6 +356,8 @@ class RestoreWriter:
                 return False
         self._window.retire()
         self._patience.progress()
+        if not self.suspects.idle:
+            self.suspects.answered(batch)
         self.on_acknowledged(Acknowledged(batch, carried, existing, tuple(errors)))
         return True
 
@@ -370,6 +400,8 @@ class RestoreWriter:
         remedy = TRY_AGAIN.get(refusal or "", "")
         while connection.lost is None and self._window.unanswered:
             await self._wait()
+        if connection.lost is not None:
+            self.suspects.lost(entry.batch for entry in self._window if entry.result is None)
         if self._encoder.streaming or not self._can_send_again():
             self.reset()
             self._trouble, self._refusal = reason, refusal
@@ -455,8 +487,16 @@ class RestoreWriter:
             raise
         return connection
 
+    def _look_at_process(self, identity: str) -> None:
+        """Is the process that was just dialled the one of `identity`?"""
+        if same_process(self.info.identity, identity):
+            self.suspects.lives()
+        else:
+            self.suspects.ended()
+
     def _same_data(self, identity: str) -> None:
         """Raise `ReadAgain` unless the target's data set is still the one called `identity`."""
+        self._look_at_process(identity)
         if not self.info.same_data_as(identity):
             # It may have come back empty, or be a replica that had not seen everything.
             self.reset()

@@ -18,6 +18,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from dataclasses import field as of
 
 from engine._native import (
     CMD_MEMBER_COUNT,
@@ -33,8 +35,10 @@ from engine._native import (
 from engine.errors import LinkError, ServerError, TransferFailed
 from engine.model.position import StreamPosition, TargetPosition
 from engine.sources.replica import ReplicaSource
-from engine.targets.applier import Applier, Sent
+from engine.targets.applier import Applier, PositionMoved, Sent
 from engine.targets.base import ReadAgain
+from engine.targets.suspects import REASON
+from engine.transfer.deadly import Deadly, pieces
 from engine.transfer.faithfulness import Faithfulness
 from engine.transfer.repair import DbKey, Mender, Store
 from engine.transfer.target_ttls import TargetTtls, Timed
@@ -47,6 +51,17 @@ _READ_AGAIN_SECONDS = 0.5
 _FIELDS_SECONDS = 0.05
 # Names of commands without a row in the core's table: so many are told of.
 _STRANGE_NAMES_MOST = 100
+
+
+@dataclass(slots=True)
+class _Piece:
+    """What goes in one transaction, and what became of it: keys that the target `refused`."""
+
+    batch: CommandBatch
+    stores: list[Store]
+    unfit: list[tuple[int, bytes, str, int]]
+    refused: set[DbKey] = of(default_factory=set)
+    unseen: bool = False
 
 
 class Follower:
@@ -69,6 +84,7 @@ class Follower:
         held: TargetPosition,
         faith: Faithfulness,
         target_ttls: TargetTtls,
+        deadly: Deadly,
         *,
         not_carried: Callable[[int, bytes, str, int | None], None],
         carried: Callable[[int, bytes], None],
@@ -84,6 +100,7 @@ class Follower:
         self._unnamed = unnamed
         self._faith = faith
         self._target_ttls = target_ttls
+        self._deadly = deadly
         assert held.position is not None
         self._held = held
         self.position = held.position
@@ -239,7 +256,8 @@ class Follower:
         """Whether a batch may go the quick way, if its commands allow it."""
         noting = self.moved is not None or self.lifted is not None
         late = self._late_from(self.position.offset)
-        return self._mender.at_rest and not (self._in_doubt or late or self.suspect or noting)
+        quiet = self._mender.at_rest and self._deadly.idle
+        return quiet and not (self._in_doubt or late or self.suspect or noting)
 
     def _late_from(self, offset: int) -> bool:
         """Whether relative TTLs behind this offset are not to be relied on."""
@@ -464,28 +482,64 @@ class Follower:
 
     async def _transact(self, batch: CommandBatch, sent: Sent | None = None) -> None:
         """`sent`: the batch was sent, and this is what became of it."""
-        behind = self._behind(batch)
         readings = self._mender.due(batch.end_offset)
         stores = [store for reading in readings for store in reading.stores]
+        unfit = [each for reading in readings for each in reading.unfit]
+        whole = _Piece(batch, stores, unfit)
+        suspect = sent is None and self._deadly.suspect(batch, stores)
+        if suspect or not await self._transact_piece(whole, sent):
+            for part, some in pieces(batch, stores):
+                piece = _Piece(part, some, [])
+                await self._transact_piece(piece)
+                whole.refused |= piece.refused
+                whole.unseen = whole.unseen or piece.unseen
+            for db, key, why, _ in unfit:
+                whole.refused.add((db, key))
+                self._refused(db, key, why)
+            if unfit:
+                await self._mender.spread(batch)
+        mender = self._mender
+        mender.stored(readings, seen=not whole.unseen)
+        if not whole.unseen:
+            for db, key in (key for each in readings if each.values for key in each.keys):
+                if (db, key) not in whole.refused:
+                    self._carried(db, key)
+
+    async def _transact_piece(self, piece: _Piece, sent: Sent | None = None) -> bool:
+        """Apply it; False: the target's process ends at it, and it is to be parted."""
+        batch, stores, refused = piece.batch, piece.stores, piece.refused
+        behind = self._behind(batch)
         mender, links = self._mender, self._applier.reconnects
         skip: set[int] = set()
         if sent is None:
             skip = await self._leave_out_refused(batch) | await self._leave_out_long(batch)
-            skip |= await self._leave_out_unfit(batch)
-        refused: set[DbKey] = set()
+            skip |= await self._leave_out_unfit(batch) | await self._leave_out_deadly(batch)
         while True:
-            result = await self._applier.apply(
-                batch,
-                sent.position if sent is not None else self._position_value(batch),
-                skip=skip,
-                extras=[
-                    *((db, raw) for db, _, raw, _ in stores),
-                    # In this order: what became dirty just now may be stored by this transaction.
-                    *mender.notes(),
-                ],
-                sent=sent,
-            )
+            try:
+                result = await self._applier.apply(
+                    batch,
+                    sent.position if sent is not None else self._position_value(batch),
+                    skip=skip,
+                    extras=[
+                        *((db, raw) for db, _, raw, _ in stores),
+                        # In this order: what became dirty just now may be stored by it.
+                        *mender.notes(),
+                    ],
+                    sent=sent,
+                )
+            except PositionMoved:
+                if self._applier.ended and self._deadly.ended(batch, stores):
+                    self._leave_out_stores(stores)
+                raise
             sent = None
+            if result.ended:
+                if self._deadly.ended(batch, stores):
+                    refused |= self._leave_out_stores(stores)
+                    skip |= await self._leave_out_deadly(batch)
+                    continue
+                if self._deadly.suspect(batch, stores):
+                    return False
+                continue
             if not result.refused:
                 break
             # Nothing was applied: again, without what the target would not even queue.
@@ -504,20 +558,17 @@ class Follower:
                 await self._leave(batch, index, message)
             else:
                 refused.add(self._store_failed(stores, -1 - index, message))
-        unfit = [each for reading in readings for each in reading.unfit]
-        for db, key, why, _ in unfit:
+        for db, key, why, _ in piece.unfit:
             refused.add((db, key))
             self._refused(db, key, why)
-        if result.failed or unfit:
+        if result.failed or piece.unfit:
             await mender.spread(batch)
         if result.unseen:
             # Which of its commands failed, nobody knows.
             self.unseen += 1
-        mender.stored(readings, seen=not result.unseen)
-        if not result.unseen:
-            for db, key in (key for each in readings if each.values for key in each.keys):
-                if (db, key) not in refused:
-                    self._carried(db, key)
+            piece.unseen = True
+        else:
+            self._deadly.passed(stores)
         lapsed = self._applier.lapses != self._lapses or (self.suspect and not self._suspected)
         if result.unseen or lapsed:
             # Some of it may have failed, or found its key expired.
@@ -534,6 +585,7 @@ class Follower:
             mender.spoil(_changed(batch, CMD_MEMBER_COUNT))
         self.commands += len(batch)
         self._pass(behind)
+        return True
 
     async def _leave_out_refused(self, batch: CommandBatch) -> set[int]:
         """Commands that name a key which the target refused: their other keys are read instead."""
@@ -568,6 +620,25 @@ class Follower:
         if found:
             await self._mender.spread(batch)
         return found
+
+    async def _leave_out_deadly(self, batch: CommandBatch) -> set[int]:
+        """A command that the target's process ended at: its keys are not sent any more."""
+        if self._deadly.idle or len(batch) != 1 or not self._deadly.deadly(batch):
+            return set()
+        for key in await self._mender.keys_of(batch, 0) or ():
+            self._deadly.leave_out(key)
+        await self._leave(batch, 0, REASON)
+        await self._mender.spread(batch)
+        return {0}
+
+    def _leave_out_stores(self, stores: list[Store]) -> set[DbKey]:
+        """The value of one key, which the target's process ended at: it is not sent any more."""
+        keys = {store[:2] for store in stores}
+        for db, key in keys:
+            self._deadly.leave_out((db, key))
+            self._refused(db, key, REASON)
+        stores.clear()
+        return keys
 
     def _pass(self, position: StreamPosition) -> None:
         self.position = position

@@ -55,6 +55,7 @@ from engine.transfer.claim import foreign
 from engine.transfer.code import is_library
 from engine.transfer.copy import explain
 from engine.transfer.cut_over import CutOver, not_carried_words
+from engine.transfer.deadly import Deadly
 from engine.transfer.ends import Ends
 from engine.transfer.faithfulness import Faithfulness
 from engine.transfer.follow import Follower
@@ -122,6 +123,7 @@ class Online:
         self._source.on_event = stage.on_event
         self._writer = RestoreWriter(target, stage.settings)
         self._writer.on_event = stage.on_event
+        self._deadly = Deadly(self._writer.suspects)
         self._writer.on_trouble = stage.trouble_of("the snapshot's target")
         ends = self._ends = Ends(source, target, stage.settings, credentials)
         books = self._books = Books(
@@ -643,6 +645,7 @@ class Online:
                 self._writer.encoder,
                 dirty_key(self._mark.token),
                 self._writer.bulk_limit,
+                self._writer.suspects,
             )
             applier = await self._ready(held)
             follower = self._follower = Follower(
@@ -652,6 +655,7 @@ class Online:
                 held,
                 Faithfulness(self._source.info, self._writer.info),
                 TargetTtls(there),
+                self._deadly,
                 not_carried=self._not_carried,
                 carried=self._carried,
                 left_out=self._leave_out,

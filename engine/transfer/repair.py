@@ -40,6 +40,7 @@ from engine.errors import EngineError, ProtocolFault, ServerError
 from engine.model.report import NAMED_KEYS_LIMIT
 from engine.model.server import ServerInfo
 from engine.targets.applier import POSITION_DB
+from engine.targets.suspects import Suspects
 from engine.transfer.fence import offset_in
 from engine.transfer.series import is_series, related, rules_again
 from engine.transfer.strange import StrangeCommands
@@ -91,7 +92,8 @@ class Mender:
     """The dirty keys, and the readings that wait for their offset.
 
     `source` is a connection of the control plane; `encoder` stamps payloads for the target, which
-    takes values of `bulk_limit` bytes at the most; `names_key` holds the dirty keys' names there.
+    takes values of `bulk_limit` bytes at the most; `names_key` holds the dirty keys' names there;
+    `suspects` knows the keys whose values must not be sent, as its process ended at them.
     """
 
     def __init__(
@@ -101,11 +103,13 @@ class Mender:
         encoder: RestoreEncoder,
         names_key: bytes,
         bulk_limit: int = 512 << 20,
+        suspects: Suspects | None = None,
     ) -> None:
         self._source = source
         self._strange = StrangeCommands(source)
         self._encoder = encoder
         self._names_key = names_key
+        self._suspects = suspects or Suspects(lambda _: None)
         self._absolute = info.version >= (7, 0, 0) and not info.fork
         self._values: dict[DbKey, None] = {}
         self._deadlines: dict[DbKey, None] = {}
@@ -316,6 +320,7 @@ class Mender:
                 # although nothing is dirty any more: those are taken out with the next transaction.
                 stray = other if one == POSITION_DB else one
                 self._strays.append((stray, encode_command(b"DEL", self._names_key)))
+            self._suspects.swap(one, other)
         if self._mended and not self._refused and not self._named_again:
             return
         for one, other in swaps:
@@ -567,7 +572,8 @@ class Mender:
             payload = replies[place + 1] if values else b""
             if isinstance(payload, Exception):
                 raise ServerError(f"{self._source.name} answered DUMP with: {payload}")
-            if isinstance(payload, bytes) and (why := self._unfit(payload, rules)):
+            left_out = self._suspects.left_out.get((db, key), "")
+            if isinstance(payload, bytes) and (why := left_out or self._unfit(payload, rules)):
                 unfit.append((db, key, why, len(payload)))
                 continue
             if values and isinstance(payload, bytes) and self._adds(payload):

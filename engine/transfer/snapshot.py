@@ -145,7 +145,8 @@ class Snapshot:
         self._stage.tally.count(acknowledged, self._writer.info)
         self._books.dirty = True
         batch = acknowledged.batch
-        if batch.streamed:
+        if batch.streamed and len(batch):
+            # The pieces of one that was left out are still passing by.
             self._source.value_arrived(batch)
         refused = [key for key, _ in (*batch.errors, *batch.withheld)]
         refused += [batch.key(index) for index, _ in acknowledged.errors]

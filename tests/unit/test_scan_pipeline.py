@@ -560,3 +560,35 @@ def test_no_flush_in_the_middle_of_a_value() -> None:
     push(pipeline, replies[-9:])
     pipeline.flush(last=True)
     assert len(pipeline.take()[0]) == 1
+
+
+@given(st.data())
+def test_a_batch_in_parts_is_what_the_batch_was(data: st.DataObject) -> None:
+    """`take` and `leave_out`: each record once, in order; figures and bytes fit."""
+    values = data.draw(st.lists(st.binary(min_size=1, max_size=30), min_size=1, max_size=12))
+    keys = [
+        Key(b"key:%d" % n, -1, reference.payload(b"\4" + value)) for n, value in enumerate(values)
+    ]
+    _, items = run_scan(keys, page=len(keys))
+    (batch,) = [item for item in items if isinstance(item, RecordBatch) and len(item)]
+    cursor, last, total = batch.cursor, batch.last, batch.value_bytes
+    out = data.draw(st.integers(0, len(batch) - 1))
+    size, name = batch.value_size(out), batch.key(out)
+    batch.leave_out(out, "why")
+    kept = [batch.key(i) for i in range(len(batch))]
+    parts = []
+    while len(batch) > 1 and data.draw(st.booleans()):
+        parts.append(batch.take(data.draw(st.integers(1, len(batch) - 1))))
+    parts.append(batch)
+    assert [part.key(i) for part in parts for i in range(len(part))] == kept
+    assert name not in kept
+    assert batch.withheld == [(name, "why")]
+    assert sum(part.value_bytes for part in parts) == total - size
+    assert (batch.cursor, batch.last) == (cursor, last)
+    assert all((part.cursor, part.last, part.errors) == (None, False, []) for part in parts[:-1])
+    encoder = RestoreEncoder()
+    sent_parts = [bytes(encoder.encode(part)) for part in parts if len(part)]
+    assert b"".join(sent_parts).count(b"RESTORE") == len(kept)
+    for refused in (0, len(batch), -1):
+        with pytest.raises(ValueError, match="cannot be taken"):
+            batch.take(refused)
