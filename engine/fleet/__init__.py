@@ -48,11 +48,13 @@ async def release(
     before: str,
     settings: TransferSettings,
     credentials: Credentials,
+    *,
+    held: bool = False,
 ) -> str:
     """Have a source that was cut over from take writes again. See `transfer.release`."""
     from engine.transfer.release import release as let
 
-    return await let(source, sealed_at, before, settings, credentials)
+    return await let(source, sealed_at, before, settings, credentials, held=held)
 
 
 async def abandon(

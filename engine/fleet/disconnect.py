@@ -1,6 +1,9 @@
 """Disconnects the clients that come back to a source behind its cut-over, a process of its own:
 
-    python -m engine.fleet.disconnect GROUP        (with the state's URL in the environment)
+    python -m engine.fleet.disconnect GROUP [FD]   (with the state's URL in the environment)
+
+FD: a connection to the source that was handed over, which its pause does not hold. Where the source
+runs scripts whose writes it does not refuse, it is held as well (`transfer.hold`).
 
 It looks each second, and writes what it found into the state. It ends when its time is over, when
 the state says so (a verb, `release-source`, another process that has taken over), when the source
@@ -37,9 +40,9 @@ from engine.groups.registry import Registry
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.source_clients import moment
-from engine.transfer import scripts, seal
+from engine.transfer import hold, scripts, seal
 from engine.transfer.source_clients import ClientTally, described, disconnect
-from engine.wire.admin import Admin, admin
+from engine.wire.admin import Admin, admin, adopted
 
 LOOK_SECONDS = 1.0
 ABSENT_SECONDS = 30.0
@@ -51,8 +54,12 @@ _TIMEOUT = 10.0
 class Disconnector:
     """Looks at one source until its time is over. `endpoint` has its credentials."""
 
-    def __init__(self, claimed: disconnections.Claimed, endpoint: Endpoint) -> None:
+    def __init__(
+        self, claimed: disconnections.Claimed, endpoint: Endpoint, handed: int | None = None
+    ) -> None:
         self._claimed = claimed
+        # A connection that was handed over, until it is used.
+        self._handed = handed
         self._endpoint = endpoint
         self._keep = frozenset(claimed.transfer.settings.keep_users)
         self._tally = ClientTally(claimed.found)
@@ -68,6 +75,9 @@ class Disconnector:
             self._scripts = report.scripts_before + run
             self._scripts_told = bool(run or report.scripts_run)
             self._tally.count_scripts(run)
+        # Whether the source is to be held where it runs scripts, and whether it is.
+        self._may_hold = report is not None and report.held
+        self._holds = False
         self._stack = contextlib.AsyncExitStack()
         self._end: Admin | None = None
 
@@ -81,6 +91,8 @@ class Disconnector:
         if self._claimed.first:
             end = moment(self._claimed.found.until)
             text = f"clients that connect to the source are disconnected until {end}"
+            if self._handed is not None:
+                text += ", and it answers none of them"
             await asyncio.to_thread(persist, lambda: self._claimed.tell(text))
         while True:
             ended = "its time is over" if until is None or time.time() >= until else ""
@@ -107,13 +119,12 @@ class Disconnector:
         """Look once; why there is nothing more to do, empty: look again."""
         try:
             if self._end is None:
-                dialled = admin(self._endpoint, timeout=_TIMEOUT, fault="source")
-                self._end = await self._stack.enter_async_context(dialled)
+                self._end = await self._stack.enter_async_context(self._dialling())
             self._refused_since = None
             return await self._disconnect(self._end)
         except LinkError as error:
             self._tally.failed(error)
-            self._end = None
+            self._end, self._holds = None, False
             await self._stack.aclose()
             return self._unreachable(error)
         except AuthError as error:
@@ -123,7 +134,37 @@ class Disconnector:
             self._tally.failed(error)
             return ""
 
+    def _dialling(self) -> contextlib.AbstractAsyncContextManager[Admin]:
+        number, self._handed = self._handed, None
+        if number is not None:
+            self._holds = True
+            return adopted(number, self._endpoint, timeout=_TIMEOUT, fault="source")
+        # One that was held until now answers when its pause has run out.
+        timeout = _TIMEOUT + (hold.SECONDS if self._may_hold else 0.0)
+        return admin(self._endpoint, timeout=timeout, fault="source")
+
+    async def _hold(self, end: Admin) -> None:
+        """Have everybody wait, where scripts were seen or it is not known whether there are any."""
+        found = self._tally.found.scripts
+        seen = bool(found) or self._scripts is None or self._scripts > 0
+        if not (self._may_hold and seen):
+            return
+        if self._holds:
+            await hold.lengthen(end, hold.KEPT_SECONDS)
+            return
+        try:
+            await hold.attach(end)
+            await hold.lengthen(end, hold.KEPT_SECONDS)
+            self._holds = True
+        except (AuthError, ServerError, ProtocolFault) as error:
+            self._may_hold = False
+            text = f"the source's clients cannot be held, whose scripts go on: {error.message}"
+        else:
+            text = "the source runs scripts (EVAL): it answers none of its clients from now on"
+        await asyncio.to_thread(persist, lambda: self._claimed.tell(text))
+
     async def _disconnect(self, end: Admin) -> str:
+        await self._hold(end)
         blocks = await seal.blocks(end)
         if blocks is False and self._blocked:
             return "the source accepts writes again (it was released, or restarted)"
@@ -160,8 +201,8 @@ class Disconnector:
         return ""
 
 
-async def work(group_id: str) -> int:
-    """Do it for the group's last migration."""
+async def work(group_id: str, handed: int | None = None) -> int:
+    """Do it for the group's last migration; `handed` as for `Disconnector`."""
     registry = Registry()
     claimed = disconnections.claim(registry.store, group_id, ProcessId.here())
     if claimed is None:
@@ -173,7 +214,8 @@ async def work(group_id: str) -> int:
         claimed.tell(f"clients of the source are not disconnected: {error.message}")
         return 1
     log(f"{group_id}: disconnecting the clients of {endpoint.address}")
-    log(f"{group_id}: {await Disconnector(claimed, endpoint).run() or 'another process does it'}")
+    ended = await Disconnector(claimed, endpoint, handed).run()
+    log(f"{group_id}: {ended or 'another process does it'}")
     await asyncio.to_thread(registry.store.close)
     return 0
 
@@ -188,11 +230,11 @@ def _closed_server(claimed: disconnections.Claimed) -> Endpoint:
 
 def main(arguments: Sequence[str]) -> int:
     """Disconnect the clients of the source of the group named in `arguments`."""
-    if len(arguments) != 1:
-        log("usage: python -m engine.fleet.disconnect GROUP")
+    if len(arguments) not in (1, 2) or not all(each.isdigit() for each in arguments[1:]):
+        log("usage: python -m engine.fleet.disconnect GROUP [FD]")
         return 2
     try:
-        return run(work(arguments[0]))
+        return run(work(arguments[0], *map(int, arguments[1:])))
     except EngineError as error:
         log(f"{type(error).__name__}: {error}")
     return 1

@@ -18,6 +18,7 @@ from engine.groups.process import ProcessId
 from engine.groups.registry import Registry
 from engine.groups.store import STATE_VARIABLE
 from engine.model.credentials import CREDENTIALS_VARIABLE, Credentials
+from engine.wire import handed
 
 LOG_LIMIT = 1 << 20
 """A worker's log that is longer than this (bytes) is begun anew by the next worker."""
@@ -41,12 +42,25 @@ def disconnect_clients(
     """
     if group_id not in disconnections.unattended(registry.store, grace=grace):
         return False
+    number = handed.take(_closed(registry, group_id))
     try:
-        _spawn(registry, group_id, "engine.fleet.disconnect", credentials)
+        _spawn(registry, group_id, "engine.fleet.disconnect", credentials, number)
     except EngineError as error:
         registry.add_event(group_id, f"the source's clients are not disconnected: {error}")
         return False
+    finally:
+        if number is not None:
+            os.close(number)
     return True
+
+
+def _closed(registry: Registry, group_id: str) -> str:
+    """The address of the server that the group's last cut-over closed."""
+    _, transfer = registry.get(group_id)
+    if transfer is None:
+        return ""
+    at = transfer.report.sealed_at if transfer.report is not None else ""
+    return at or transfer.source.address
 
 
 def launch(registry: Registry, group_id: str, *, credentials: Credentials | None = None) -> int:
@@ -59,7 +73,17 @@ def launch(registry: Registry, group_id: str, *, credentials: Credentials | None
     return _spawn(registry, group_id, "engine.fleet.worker", credentials)
 
 
-def _spawn(registry: Registry, group_id: str, module: str, credentials: Credentials | None) -> int:
+# The number of a connection that a process is started with.
+_HANDED = 3
+
+
+def _spawn(
+    registry: Registry,
+    group_id: str,
+    module: str,
+    credentials: Credentials | None,
+    handed_over: int | None = None,
+) -> int:
     reap()
     environment = {**os.environ, STATE_VARIABLE: registry.store.url}
     if credentials is not None:
@@ -68,6 +92,10 @@ def _spawn(registry: Registry, group_id: str, module: str, credentials: Credenti
         paths = filter(None, [str(root), os.environ.get("PYTHONPATH")])
         environment["PYTHONPATH"] = os.pathsep.join(paths)
     command = [sys.executable, "-P", "-m", module, group_id]
+    actions: list[tuple[int, int, int]] = []
+    if handed_over is not None:
+        command.append(str(_HANDED))
+        actions.append((os.POSIX_SPAWN_DUP2, handed_over, _HANDED))
     try:
         log = _open_log(worker_log(registry, group_id))
         try:
@@ -79,6 +107,7 @@ def _spawn(registry: Registry, group_id: str, module: str, credentials: Credenti
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, log, 1),
                     (os.POSIX_SPAWN_DUP2, log, 2),
+                    *actions,
                 ],
                 setsid=True,
                 setsigmask=[],

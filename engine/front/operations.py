@@ -134,17 +134,26 @@ async def release_source(house: House, group_id: str) -> dict[str, Any]:
             f"cannot {Operation.RELEASE} replication group {group_id}: no migration of it has left "
             "its source refusing writes."
         )
+    held = transfer.report.held
+    if held:
+        # As long as clients are held there we are not heard either.
+        await house.state(lambda registry: _let_clients(registry, transfer))
     told = await fleet.release(
         house.credentials.apply(transfer.source),
         transfer.report.sealed_at,
         transfer.report.sealed,
         transfer.settings,
         house.credentials,
+        held=held,
     )
     await house.state(lambda registry: registry.add_event(group_id, told))
     # Whoever wants writes there wants clients there.
-    await house.state(lambda registry: clients.stop(registry, transfer, "the source was released"))
+    await house.state(lambda registry: _let_clients(registry, transfer))
     return {**await house.answer(group_id), "Message": told}
+
+
+def _let_clients(registry: Registry, transfer: TransferRecord) -> None:
+    clients.stop(registry, transfer, "the source was released")
 
 
 async def describe(
@@ -340,6 +349,7 @@ async def _force(house: House, transfer: TransferRecord) -> None:
             sealed_at=mark.fenced_at,
             scripts_before=mark.scripts,
             scripts_run=mark.scripts_run,
+            held=mark.held,
         )
     ended = await house.state(
         lambda registry: registry.end_without_worker(group_id, report, f"migration {message}")

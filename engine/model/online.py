@@ -29,7 +29,8 @@ class OnlineMark:
     (`transfer.seal`); `fenced_at`: the `host:port` of the primary where that is, empty for the
     source itself; `scripts`: how many scripts it had run when that fence was put up, and
     `scripts_run` how many it ran until those who waited were let go (`transfer.scripts`; None: it
-    refuses their writes, or does not tell).
+    refuses their writes, or does not tell), `held`: where it runs any, its clients are held behind
+    the cut-over (`transfer.hold`).
     `head`: the address of the primary that took the writes last, where the source was
     its replica. `followed`: the address of the server that is followed in the source's place,
     after a failover; empty: the source itself. `claimed_at`: the target's process (its run id) in
@@ -68,6 +69,7 @@ class OnlineMark:
     fenced_at: str = ""
     scripts: int | None = None
     scripts_run: int | None = None
+    held: bool = False
     head: str = ""
     followed: str = ""
     claimed_at: str = ""

@@ -56,6 +56,7 @@ class Report:
     `sealed_at`: the `host:port` of the primary that it was done to; empty where that is the source.
     `scripts_before`, `scripts_run`: how many scripts it had run before the cut-over, and in the
     cut-over, where their writes are not refused (before 6.2); None: they are, or it is not known.
+    `held`: where it runs any, its clients are held as long as they are disconnected.
     `needs_hand`: it was not told to stop; what the first error says has to be mended before the
     transfer can go on.
     `verification`: what the last comparison of both ends has shown, None if there was none.
@@ -86,6 +87,7 @@ class Report:
     sealed_at: str = ""
     scripts_before: int | None = None
     scripts_run: int | None = None
+    held: bool = False
     left_out: tuple[str, ...] = ()
     not_carried: tuple[NotCarried, ...] = ()
     not_carried_total: int = 0

@@ -151,7 +151,10 @@ class CutOver:
                 if pump.done() or isinstance(exc, StateError):
                     raise
                 return self._refuse(explain(exc), follower)
-            await self._books.save(fenced=True, sealed=fence.before, fenced_at=address)
+            await self._books.save(
+                fenced=True, sealed=fence.before, fenced_at=address, held=fence.held
+            )
+            await fence.approach()
             # 2. Behind the fence.
             return await self._behind(fence, follower, pump, near)
         finally:
@@ -214,6 +217,7 @@ class CutOver:
                     await _stop(follower, pump)
                     by = None if fence.lasts else began + fence.seconds
                     await self._opening.promote(follower.applier, process, by=by, hand_over=True)
+                    fence.opened()
                     self.fence_seconds = loop.time() - began
                     # What the source sends from here on is nobody's: keys that expire there.
                     await self._source.close()
@@ -330,10 +334,12 @@ class CutOver:
     async def _finish_once(self) -> None:
         fence = await self._fence_left()
         try:
+            await fence.approach()
+            fence.opened()
             try:
                 await fence.seal()
             except TransferFailed as exc:
-                # Its role has changed since: it is sealed all the same, and there is no way back.
+                # Its role has changed since, or its clients cannot be held: there is no way back.
                 self._stage.on_event(exc.message)
             await self._let_go(fence)
             if self._not_let_go is not None:
@@ -396,6 +402,7 @@ class CutOver:
             name=f"the source's primary {address}" if address else "the source",
             before=self._books.mark.sealed,
             scripts_before=self._books.mark.scripts,
+            held=self._books.mark.held,
             refused=self._refused,
             straight=bool(address),
         )
@@ -413,7 +420,7 @@ class CutOver:
         except EngineError as exc:
             self._not_taken_away(exc)
             return
-        self._books.note(fenced=False, sealed="", fenced_at="", scripts=None)
+        self._books.note(fenced=False, sealed="", fenced_at="", scripts=None, held=False)
         self._left.gone()
 
     def _not_taken_away(self, exc: EngineError) -> None:

@@ -20,9 +20,10 @@ from engine.model.endpoint import Endpoint
 from engine.model.replication import Replication, parse_replication
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.transfer import scripts, seal
+from engine.transfer import hold, scripts, seal
 from engine.transfer.hook import run_hook
 from engine.transfer.source_clients import disconnect
+from engine.wire import handed
 from engine.wire.admin import Admin, admin
 
 # Between the refusal of those who waited and their being cut off, in seconds: a link that is cut
@@ -48,6 +49,8 @@ class Fence(Protocol):
     refuses what scripts write, or does not tell."""
     scripts_run: int | None
     """How many it has run since, as `finish` found; None as above."""
+    held: bool
+    """Whether its clients are to be held once scripts are seen there (`transfer.hold`)."""
 
     @property
     def lasts(self) -> bool:
@@ -59,12 +62,21 @@ class Fence(Protocol):
         """All that can be done before it stands. Raises `EngineError`."""
         ...
 
+    async def approach(self) -> None:
+        """What is to be done right before `close`, or before `seal` after a crash. Never raises
+        `EngineError`."""
+        ...
+
     async def close(self) -> Replication:
         """Put it up; the server's role and offset then. Raises `EngineError`."""
         ...
 
     async def seal(self) -> None:
         """From here on writes are refused, however long the fence stands. Raises `EngineError`."""
+        ...
+
+    def opened(self) -> None:
+        """The target is open: the fence is not taken away any more."""
         ...
 
     async def open(self) -> None:
@@ -103,19 +115,20 @@ def fence_of(
     name: str = "the source",
     before: str = "",
     scripts_before: int | None = None,
+    held: bool = False,
     refused: int = 0,
     straight: bool = False,
 ) -> Fence:
     """The fence that the settings name, at the server that takes the writes.
 
     `source` and `info` are that server's, and `name` what it is called in messages. `before`: what
-    an earlier one found, if it may still stand, and `scripts_before` the scripts that it counted;
-    `refused`: how many cut-overs were before.
+    an earlier one found, if it may still stand, and `scripts_before` the scripts that it counted,
+    `held` whether it was to hold clients; `refused`: how many cut-overs were before.
     `straight` as for `admin`.
     """
     if settings.fence == "pause":
         fence = PauseFence(source, info, settings, name, before, refused, straight)
-        fence.scripts = scripts_before
+        fence.scripts, fence.held = scripts_before, held
         return fence
     if settings.fence == "hook":
         return HookFence(source, settings, straight)
@@ -129,6 +142,7 @@ class NoFence:
     before = ""
     scripts: int | None = None
     scripts_run: int | None = None
+    held = False
     lasts = True
 
     def __init__(self, source: Endpoint, settings: TransferSettings, straight: bool) -> None:
@@ -140,6 +154,9 @@ class NoFence:
     async def prepare(self) -> None:
         """Nothing to prepare."""
 
+    async def approach(self) -> None:
+        """Nothing to do."""
+
     async def close(self) -> Replication:
         """The source's role and offset now."""
         async with admin(
@@ -149,6 +166,9 @@ class NoFence:
 
     async def seal(self) -> None:
         """The source is not ours to close."""
+
+    def opened(self) -> None:
+        """Nothing depends on it."""
 
     async def open(self) -> None:
         """Nothing to take away."""
@@ -205,7 +225,9 @@ class PauseFence:
     source that nobody writes to, and who reconnects by name finds the target.
 
     Redis 6.0 knows neither WRITE nor UNPAUSE. Everybody is paused, and nothing can be asked of the
-    source meanwhile; so the pause is short, and the seal is put on in the same MULTI.
+    source meanwhile; so the pause is short, and the seal is put on in the same MULTI. It does not
+    hold for scripts: where they are seen the pause is made longer from `seal` on (`transfer.hold`),
+    and clients are disconnected within it.
     Redis 2.8 has no CLIENT PAUSE: the seal is all there is of a fence, and writers are refused.
     """
 
@@ -226,6 +248,13 @@ class PauseFence:
         self._scripts_refused = scripts.refused(info)
         self.scripts: int | None = None
         self.scripts_run: int | None = None
+        self._holdable = hold.needed(info) and settings.source_after == "refuse"
+        self.held = False
+        self._not_held = ""
+        self._hold: hold.Hold | None = None
+        # Somebody goes on with the hold behind the cut-over.
+        self._hands_on = settings.disconnects_clients
+        self._finished = False
         self.readable = readable_behind(info, settings)
         self.seconds = settings.cut_over_timeout
         if not self.readable:
@@ -235,7 +264,10 @@ class PauseFence:
         self._wanted = settings.source_after == "refuse"
         self._keep_users = settings.keep_users
         # While everybody is paused the source owes no answer.
-        self._timeout = settings.connect_timeout + (0.0 if self.readable else self.seconds)
+        held_for = 0.0 if self.readable else self.seconds
+        if self._holdable:
+            held_for = max(held_for, hold.SECONDS)
+        self._timeout = settings.connect_timeout + held_for
         self._why = ""
         self._sealed = False
         # Somebody else has it refuse writes.
@@ -246,11 +278,18 @@ class PauseFence:
     @property
     def lasts(self) -> bool:
         """Whether writes are refused when the pause has run out."""
+        if self._pausable and not self._scripts_refused and self.scripts != 0:
+            # Those of scripts are not.
+            return False
         return bool(self.before) or self._refuses
 
     async def prepare(self) -> None:
         """Dial, and ask what the seal has to put back."""
         end = await self._dialled()
+        if self._holdable:
+            self.scripts = await scripts.ask(end)
+            self._not_held = await hold.objection(end)
+            self.held = not self._not_held
         if not self._wanted or self.before:
             return
         try:
@@ -258,6 +297,21 @@ class PauseFence:
             self.before, self._refuses = found or "", found is None
         except (AuthError, ServerError, ProtocolFault) as error:
             self._why = error.message
+
+    async def approach(self) -> None:
+        """Where scripts are seen: have a connection that the pause does not hold."""
+        if not self.held or self.scripts == 0 or not (self.before or self._refuses):
+            return
+        try:
+            end = await self._stack.enter_async_context(self._dialling())
+        except EngineError as error:
+            self._not_held = error.message
+            return
+        found = await hold.attached(end)
+        if isinstance(found, EngineError):
+            self._not_held = found.message
+        else:
+            self._hold = found
 
     async def close(self) -> Replication:
         """Pause the writers."""
@@ -301,8 +355,18 @@ class PauseFence:
 
     async def seal(self) -> None:
         """Have writes refused; where the user may not, `finish` says so."""
-        if not self.before or self._sealed:
-            return
+        if self.before and not self._sealed:
+            await self._seal()
+        if self._hold is not None:
+            await self._hold.begin()
+            if self._hold.lost:
+                raise TransferFailed(
+                    f"the clients of {self._name} cannot be held, whose scripts would go on: "
+                    f"{self._hold.lost}",
+                    fault="source",
+                )
+
+    async def _seal(self) -> None:
         end = await self._dialled()
         *_, told = await end.pipeline(
             [*seal.commands(self.before), ("INFO", "replication")], raise_on_error=True
@@ -313,9 +377,14 @@ class PauseFence:
                 fault="source",
             )
 
+    def opened(self) -> None:
+        """There is no way back: those who are held may be held for longer."""
+        if self._hold is not None and self._hands_on:
+            self._hold.seconds = hold.SECONDS
+
     async def open(self) -> None:
         """The source as it was; where there is no UNPAUSE the pause's own time ends it."""
-        end = await self._dialled()
+        end = await self._answering()
         try:
             # In this order, or those who waited would be refused what they wait for.
             if self.before:
@@ -328,7 +397,8 @@ class PauseFence:
 
     async def finish(self) -> list[str]:
         """Let the writers on: to a refusal, if the source is sealed."""
-        end, name = await self._dialled(), self._name
+        end, name = await self._answering(), self._name
+        holds = self._hold is not None and self._hold.end is end
         if not self._wanted:
             if self._unpause:
                 await end.call("CLIENT", "UNPAUSE")
@@ -336,14 +406,13 @@ class PauseFence:
         refuses = True
         if self.before:
             said = (
-                f"{name} refuses writes from now on (NOREPLICAS){self._but}; to have it take them "
-                "again: "
-                f"{seal.remedy(self.before)}, or release-source for a group"
+                f"{name} refuses writes from now on (NOREPLICAS){self._but(holds)}; to have it "
+                f"take them again: {seal.remedy(self.before)}, or release-source for a group"
             )
         elif refuses := await seal.stands(end):
             said = (
-                f"{name} refuses writes (NOREPLICAS){self._but}, as it did before this cut-over: "
-                "whoever has set its min-replicas-to-write can set it back"
+                f"{name} refuses writes (NOREPLICAS){self._but(holds)}, as it did before this "
+                "cut-over: whoever has set its min-replicas-to-write can set it back"
             )
         else:
             said = (
@@ -352,8 +421,11 @@ class PauseFence:
             )
         told = [said]
         if refuses:
-            # A PING is answered once the pause is over.
-            await end.call(*(("CLIENT", "UNPAUSE") if self._unpause else ("PING",)))
+            if holds:
+                await hold.lengthen(end, hold.SECONDS if self._hands_on else hold.PENDING_SECONDS)
+            else:
+                # A PING is answered once the pause is over.
+                await end.call(*(("CLIENT", "UNPAUSE") if self._unpause else ("PING",)))
             await asyncio.sleep(_READ_SECONDS)
         try:
             await disconnect(end, self._keep_users)
@@ -363,25 +435,47 @@ class PauseFence:
             self.scripts_run = scripts.since(await scripts.ask(end), self.scripts)
             if self.scripts_run:
                 told.append(scripts.told(name, self.scripts_run))
+        self._finished = refuses and holds
         return told
 
-    @property
-    def _but(self) -> str:
+    def _but(self, holds: bool) -> str:
         if self._scripts_refused:
             return ""
-        return ", but for scripts (EVAL), whose writes this version does not refuse"
+        if holds:
+            goes_on = "as long as clients are disconnected" if self._hands_on else "now"
+            return (
+                ", but for those of scripts (EVAL), which this version does not refuse: so it "
+                f"answers no client {goes_on}"
+            )
+        why = f" (and it cannot be held: {self._not_held})" if self._not_held else ""
+        return f", but for scripts (EVAL), whose writes this version does not refuse{why}"
 
     async def release(self) -> None:
-        """Hang up."""
+        """Hang up; a hold goes on in the process that disconnects clients."""
+        held, self._hold = self._hold, None
+        if held is not None:
+            await held.rest()
+            number = held.end.duplicate() if self._finished and self._hands_on else None
+            if number is not None:
+                handed.leave(self._source.address, number, hold.SECONDS)
         self._end = None
         await self._stack.aclose()
 
+    async def _answering(self) -> Admin:
+        """A connection that has answers: the one that is not held, if there is one."""
+        if self._hold is not None:
+            await self._hold.rest()
+            if not (self._hold.lost or self._hold.end.lost):
+                return self._hold.end
+        return await self._dialled()
+
     async def _dialled(self) -> Admin:
         if self._end is None:
-            self._end = await self._stack.enter_async_context(
-                admin(self._source, timeout=self._timeout, fault="source", straight=self._straight)
-            )
+            self._end = await self._stack.enter_async_context(self._dialling())
         return self._end
+
+    def _dialling(self) -> contextlib.AbstractAsyncContextManager[Admin]:
+        return admin(self._source, timeout=self._timeout, fault="source", straight=self._straight)
 
 
 def _replication_in(end: Admin, reply: object) -> Replication:

@@ -389,6 +389,11 @@ class Online:
         return self._mark.scripts, self._mark.scripts_run
 
     @property
+    def held(self) -> bool:
+        """Whether the source's clients are held where it runs scripts (`OnlineMark`)."""
+        return self._mark.held
+
+    @property
     def spooled_most(self) -> int:
         """Bytes that waited in the spool when there were most."""
         return self._source.spooled_most

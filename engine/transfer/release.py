@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from engine.errors import LinkError
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
-from engine.transfer import seal
+from engine.transfer import hold, seal
 from engine.wire.admin import admin
+
+_AGAIN_SECONDS = 0.5
 
 
 async def release(
@@ -15,17 +20,19 @@ async def release(
     before: str,
     settings: TransferSettings,
     credentials: Credentials,
+    *,
+    held: bool = False,
 ) -> str:
     """Put back what the seal has changed, where the settings were `before`.
 
     That is at the server `sealed_at` (`host:port`, the primary of a source that is a replica), or
-    at the source where it is empty. Returns what was done, a sentence: nothing, if the settings are
-    no longer the seal's. Raises `LinkError`, `ServerError`, `AuthError`, `ProtocolFault`,
-    `UsageError`.
+    at the source where it is empty. `held`: its clients may be held (`transfer.hold`), and we with
+    them, until the last pause has run out. Returns what was done, a sentence: nothing, if the
+    settings are no longer the seal's. Raises `LinkError`, `ServerError`, `AuthError`,
+    `ProtocolFault`, `UsageError`.
     """
     at = credentials.beside(source, sealed_at) if sealed_at else source
-    async with admin(at, timeout=settings.connect_timeout, fault="source") as end:
-        done = await seal.put_back(end, before)
+    done = await _put_back(at, before, settings.connect_timeout, held)
     name = f"the source's primary {at.address}" if sealed_at else f"the source {at.address}"
     if done:
         return f"{name} takes writes again, which nobody carries: {seal.remedy(before)}"
@@ -33,3 +40,19 @@ async def release(
         f"nothing was to be done: {name} does not refuse writes any more as the cut-over left it "
         "(it was released before, or restarted, or somebody has set it)"
     )
+
+
+async def _put_back(at: Endpoint, before: str, timeout: float, held: bool) -> bool:
+    """As `seal.put_back`, over a connection of its own."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + (2 * hold.SECONDS if held else 0.0)
+    while True:
+        limit = timeout + max(until - loop.time(), 0.0)
+        try:
+            async with admin(at, timeout=limit, fault="source") as end:
+                return await seal.put_back(end, before)
+        except LinkError:
+            # Whoever holds the clients has not heard yet that it is over, and takes us for one.
+            if loop.time() >= until:
+                raise
+        await asyncio.sleep(_AGAIN_SECONDS)

@@ -2,8 +2,9 @@
 
 There the script itself is no write, and what it calls is not asked for `min-replicas-to-write`
 (`processCommand` and `luaRedisGenericCommand` of 6.0): behind the cut-over it is run and
-acknowledged as before, and what it wrote is lost. So whoever starts a migration is told that
-scripts are in use, and behind the cut-over the scripts that are run are counted. INFO commandstats
+acknowledged as before, and what it wrote is lost. So such a server is held by a pause
+(`transfer.hold`) where scripts are in use; whoever starts a migration is told so, and behind the
+cut-over the scripts that are run all the same are counted. INFO commandstats
 tells how often EVAL and EVALSHA were called, in transactions too.
 """
 

@@ -322,6 +322,7 @@ class Transfer:
             way["sealed"] = self._way.sealed
             way["sealed_at"] = self._way.sealed_at
             way["scripts_before"], way["scripts_run"] = self._way.scripts
+            way["held"] = self._way.held
             way["spool_bytes"] = self._way.spooled_most
         return Report(
             status=status,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import os
 import socket
 import ssl
 import time
@@ -35,6 +36,8 @@ _BUSY_CODES = {"LOADING", "BUSY"}
 _BUSY_PAUSE = 0.1
 # A pipeline's timeout holds for so many replies.
 _REPLIES_A_CLOCK = 64
+# From a replica, which says that it is there (`repl-timeout`); it has no answer.
+_HERE_I_AM = b"*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$1\r\n0\r\n"
 
 
 @asynccontextmanager
@@ -66,6 +69,26 @@ async def admin(
         await side.close()
 
 
+@asynccontextmanager
+async def adopted(
+    handed: int, endpoint: Endpoint, *, timeout: float = 10.0, fault: FaultOf = "engine"
+) -> AsyncIterator[Admin]:
+    """A replica's connection (`Admin.become_replica`) that another process of ours has handed over
+    as the file descriptor `handed`; closed at the end. Raises `LinkError`."""
+    try:
+        given = socket.socket(fileno=handed)
+    except OSError as error:
+        raise LinkError(f"no connection was handed over: {error.strerror}", fault=fault) from None
+    connection = _handed_connection()(given, socket_timeout=None, protocol=2, driver_info=None)
+    side = Admin(connection, endpoint, timeout, fault)
+    try:
+        await side._connect()
+        side._replica = True
+        yield side
+    finally:
+        await side.close()
+
+
 class Admin:
     """One connection of the control plane. Not for two tasks at once.
 
@@ -80,6 +103,9 @@ class Admin:
         self.endpoint = endpoint
         self.fault: FaultOf = fault
         self._connection = connection
+        # It is a replica's: what comes may be of the stream.
+        self._replica = False
+        self._lost = False
 
     @property
     def name(self) -> str:
@@ -115,8 +141,13 @@ class Admin:
         from hiredis import pack_command
         from redis.exceptions import RedisError
 
+        if self._lost:
+            # Dialled anew it would be an ordinary one.
+            raise self._link_error(ConnectionResetError())
         listed = [tuple(command) for command in commands]
         packed = b"".join([pack_command(command) for command in listed])  # type: ignore[arg-type]
+        if self._replica:
+            packed = _HERE_I_AM + packed
         replies: list[Any] = []
         try:
             # One clock, set anew now and then: redis-py's own would start a timer for each reply.
@@ -161,11 +192,49 @@ class Admin:
         # A connection that is dialled anew would otherwise be back in database 0.
         self._connection.db = db
 
+    @property
+    def lost(self) -> bool:
+        """Whether this was a replica's connection, which is not dialled anew."""
+        return self._lost
+
+    async def become_replica(self, replid: str, offset: int) -> None:
+        """Make this connection a replica's, by a partial sync from the byte `offset` on.
+
+        Before 6.2 CLIENT PAUSE does not hold a replica's commands. They are answered as before;
+        what the stream brings is passed over. No MULTI from here on. `replid` is the run id before
+        Redis 4.0. Raises `ServerError` where the server would not go on from there, `AuthError`,
+        `LinkError`.
+        """
+        reply = await self.call("PSYNC", replid, offset)
+        if not (isinstance(reply, bytes) and reply.startswith(b"CONTINUE")):
+            await self._drop()
+            raise ServerError(
+                f"{self.name} does not go on from its own offset {offset:,} (PSYNC)",
+                code="ERR",
+                fault=self.fault,
+            )
+        self._replica = True
+
+    def duplicate(self) -> int | None:
+        """Another file descriptor of this connection, for `adopted` in another process; None where
+        TLS has a state of its own, or the connection is lost. The caller closes it."""
+        writer = getattr(self._connection, "_writer", None)
+        if self.endpoint.tls is not None or self._lost or writer is None:
+            return None
+        with suppress(OSError):
+            return os.dup(writer.get_extra_info("socket").fileno())
+        return None
+
     async def close(self) -> None:
         """Close the connection. A second call does nothing."""
         await self._drop()
 
     async def _open(self) -> None:
+        await self._connect()
+        # So that the server's operator sees who we are; not every user may.
+        await self.pipeline([("CLIENT", "SETNAME", CLIENT_NAME)])
+
+    async def _connect(self) -> None:
         from redis.exceptions import RedisError
 
         try:
@@ -179,14 +248,17 @@ class Admin:
         except BaseException:
             await self._drop()
             raise
-        # So that the server's operator sees who we are; not every user may.
-        await self.pipeline([("CLIENT", "SETNAME", CLIENT_NAME)])
 
     async def _reply(self, command: Sequence[Arg]) -> Any:
         from redis.exceptions import RedisError, ResponseError
 
         try:
-            return await self._connection.read_response(timeout=math.inf, disconnect_on_error=False)
+            while True:
+                reply = await self._connection.read_response(
+                    timeout=math.inf, disconnect_on_error=False
+                )
+                if not (self._replica and _streamed(reply, command)):
+                    return reply
         except RedisError as error:
             # redis-py counts some error replies (NOAUTH, LOADING) as failures of the connection.
             if error.status_code is None and not isinstance(error, ResponseError):
@@ -244,6 +316,7 @@ class Admin:
     async def _drop(self) -> None:
         from redis.exceptions import RedisError
 
+        self._lost = self._lost or self._replica
         with suppress(RedisError, OSError):
             await self._connection.disconnect(nowait=True)
 
@@ -276,6 +349,36 @@ def _connection(endpoint: Endpoint, timeout: float) -> AbstractConnection:
         **settings,
     )
     return connection
+
+
+def _streamed(reply: object, command: Sequence[Arg]) -> bool:
+    """Whether a replica's connection has read a command of the stream, and not the reply to its
+    own. Both may be lists: of the commands that are sent there CONFIG GET alone is answered by one,
+    which begins with the name of a setting."""
+    if not isinstance(reply, list):
+        return False
+    first = reply[0] if reply else b""
+    return not (command[0] == "CONFIG" and isinstance(first, bytes) and first[:4] == b"min-")
+
+
+@functools.cache
+def _handed_connection() -> Any:
+    from redis.asyncio import connection as redis_py
+
+    class HandedConnection(redis_py.Connection):
+        """One that is there already."""
+
+        def __init__(self, given: socket.socket, **settings: Any) -> None:
+            self._given = given
+            super().__init__(**settings)
+
+        def _connection_arguments(self) -> dict[str, Any]:
+            return {"sock": self._given}
+
+        async def _connect(self) -> None:
+            self._reader, self._writer = await asyncio.open_connection(sock=self._given)
+
+    return HandedConnection
 
 
 @functools.cache

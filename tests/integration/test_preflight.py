@@ -784,8 +784,15 @@ async def test_scripts_that_the_source_would_not_refuse(server_factory: ServerFa
     client = source.client()
     client.evalsha(client.script_load("return redis.call('SET', KEYS[1], 1)"), 1, "a")
     client.pipeline(transaction=True).eval("return redis.call('INCR', KEYS[1])", 1, "a").execute()
-    words = ("6.0", "run 2 scripts since its start", "acknowledged, and lost", "--fence hook")
+    words = ("6.0", "run 2 scripts since its start", "answers no client", "--fence hook")
     warns(await look(source, target), name, *words, "--fence none")
+    # Where it cannot be held they are lost.
+    lost = (*words[:2], "acknowledged, and lost", "cannot be held", "--fence hook")
+    once = replace(QUICK, disconnect_for=0)
+    warns(await look(source, target, once), name, *lost, "--disconnect-for 0")
+    with source.client(client_name="sentinel-0a1b2c3d-cmd") as watching:
+        watching.ping()
+        warns(await look(source, target), name, *lost, "Sentinel")
     # What does not end with a source that is to refuse writes is not concerned; nor is 6.2.
     for settings in (
         replace(QUICK, fence="none"),

@@ -220,9 +220,14 @@ def test_rights_that_do_not_suffice(server_factory: ServerFactory, denied: str) 
 SCRIPT = "return redis.call('INCR', KEYS[1])"
 
 
-@pytest.mark.parametrize("name", ["redis-6.0", "redis-6.2"])
-def test_scripts_behind_the_cut_over(name: str, server_factory: ServerFactory) -> None:
-    """Before 6.2 the source does not refuse what they write: how many it ran is told."""
+@pytest.mark.parametrize(
+    ("name", "watched"), [("redis-6.0", True), ("redis-6.0", False), ("redis-6.2", False)]
+)
+def test_scripts_behind_the_cut_over(
+    name: str, watched: bool, server_factory: ServerFactory
+) -> None:
+    """Before 6.2 the source does not refuse what they write: it is held until its clients are
+    disconnected. Where Sentinel watches it is not, and how many it ran is told."""
     source, target = server_factory(known(name)), server_factory(known("redis-6.2"))
     client = source.client(retry=None)
     refusals: list[str] = []
@@ -246,9 +251,12 @@ def test_scripts_behind_the_cut_over(name: str, server_factory: ServerFactory) -
         await soon(lambda: client.exists("scripts"), "scripts")
         await cut_over(work, run, source)
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, contextlib.ExitStack() as stack:
+        if watched:
+            sentinel = source.client(client_name="sentinel-0a1b2c3d-cmd")
+            stack.enter_context(sentinel).ping()
         writers = [pool.submit(write) for _ in range(4)]
-        run = online(source, target, steer)
+        run = online(source, target, steer, disconnect_for=0)
         assert run.report.status == "done", (run.report.errors, run.events)
         for each in writers:
             each.result()
@@ -261,9 +269,15 @@ def test_scripts_behind_the_cut_over(name: str, server_factory: ServerFactory) -
         assert "NOREPLICAS" in refusals[0]
         assert run.report.scripts_run is None
         return
+    if not watched:
+        assert (lost, told, refusals) == (0, [], [])
+        assert "it answers no client" in refuses
+        assert run.report.scripts_run == 0
+        return
     # Those that waited behind the fence were run at its end.
     assert lost > 0
     assert "but for scripts (EVAL)" in refuses
+    assert "Sentinel watches it" in refuses
     assert run.report.scripts_run == lost
     many = "1 script" if lost == 1 else f"{lost:,} scripts"
     assert told == [

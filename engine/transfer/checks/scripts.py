@@ -8,14 +8,19 @@ from contextlib import suppress
 
 from engine.errors import EngineError
 from engine.model.settings import TransferSettings
-from engine.transfer import scripts
+from engine.transfer import hold, scripts
 from engine.transfer.checks.lineage import Member
 from engine.transfer.checks.result import Check, passed, warned
 from engine.wire.admin import Admin, admin
 
-_REMEDY = (
-    "If any of them write, stop the clients that run them before the cut-over: --fence hook with a "
-    "command that does it, or --fence none once they have stopped."
+_STOP_THEM = (
+    "stop the clients that run them before the cut-over: --fence hook with a command that does it, "
+    "or --fence none once they have stopped."
+)
+_REMEDY = f"If any of them write, {_STOP_THEM}"
+_HELD_REMEDY = (
+    "Lead the clients to the target at the cut-over (--switch-hook); disconnect-clients --stop and "
+    f"release-source have the source answer again. If reads have to go on there, {_STOP_THEM}"
 )
 
 
@@ -34,25 +39,36 @@ async def check_scripts(
     if not known or scripts.refused(known[-1]):
         return None
     if len(line) == 1 and not known[-1].primary:
-        run = await scripts.ask(source)
+        run, why = await scripts.ask(source), await hold.objection(source)
     else:
-        run = await _asked(line[-1], settings.connect_timeout)
+        run, why = await _asked(line[-1], settings.connect_timeout)
+    if not hold.needed(known[-1]):
+        why = "it has no CLIENT PAUSE"
+    elif not settings.disconnects_clients:
+        why = "clients are disconnected only once (--disconnect-for 0)"
     what = f"{known[-1].name} goes on running scripts (EVAL) that write once it is cut over"
-    lost = "their writes would be acknowledged, and lost"
-    if run is None:
-        figure = f"{what}: {lost}; how many it has run is not known (INFO commandstats)"
-        return warned(name, figure, _REMEDY)
+    figure = "how many it has run is not known (INFO commandstats)"
+    if run is not None:
+        many = "1 script" if run == 1 else f"{run:,} scripts"
+        figure = f"it has run {many} since its start"
     if run == 0:
         return passed(name, f"{what}, but it has run no script since its start")
-    many = "1 script" if run == 1 else f"{run:,} scripts"
-    return warned(name, f"{what}: {lost}; it has run {many} since its start", _REMEDY)
+    if not why:
+        held = (
+            "it is kept from that by a pause, and answers no client, not even those that read, as "
+            "long as clients are disconnected"
+        )
+        return warned(name, f"{what}: {held}; {figure}", _HELD_REMEDY)
+    lost = "their writes would be acknowledged, and lost"
+    return warned(name, f"{what}: {lost}; {figure}; it cannot be held by a pause: {why}", _REMEDY)
 
 
-async def _asked(head: Member, timeout: float) -> int | None:
-    """The same of a primary of the source; None where it cannot be asked, or is not the head."""
+async def _asked(head: Member, timeout: float) -> tuple[int | None, str]:
+    """How many scripts a primary of the source has run, and what speaks against holding it; None
+    where it cannot be asked, or is not the head."""
     if head.info is None or head.info.primary:
-        return None
+        return None, "its primary cannot be asked"
     with suppress(EngineError, TimeoutError):
         async with asyncio.timeout(timeout), admin(head.endpoint, timeout=timeout) as end:
-            return await scripts.ask(end)
-    return None
+            return await scripts.ask(end), await hold.objection(end)
+    return None, "its primary cannot be asked"
