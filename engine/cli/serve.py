@@ -55,6 +55,17 @@ def serve(
             help="A token that opens /metrics, as Prometheus sends it (Authorization: Bearer …).",
         ),
     ] = None,
+    allow_endpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-endpoint",
+            metavar="NETWORK|NAME[:PORTS]",
+            show_default=False,
+            help="Sources and targets that may be meant: 10.0.0.0/8, *.cache.example.com:6379, "
+            "[fd00::/8]:6379-6390, unix:/run/*.sock; may be repeated. The address that is dialled "
+            "counts.  [default: all but link-local addresses, which only a network allows]",
+        ),
+    ] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         typer.Option("--log-level", help="How much to log (on stderr)."),
@@ -68,8 +79,19 @@ def serve(
     if no_auth == (credentials is not None):
         raise typer.BadParameter("give either --credentials or --no-auth")
     addresses = understood("--listen", lambda: [_address(each) for each in listen or [LISTEN]])
+    allowed = allow_endpoint or []
+    understood("--allow-endpoint", lambda: check_allowed(allowed))
     try:
-        run(state, addresses, credentials, tls_cert, tls_key, metrics_token_file, log_level)
+        run(
+            state,
+            addresses,
+            credentials,
+            tls_cert,
+            tls_key,
+            metrics_token_file,
+            log_level,
+            allowed,
+        )
     except Exception as error:
         fail(error, "text")
 
@@ -82,6 +104,7 @@ def run(
     tls_key: Path | None,
     metrics_token_file: Path | None,
     log_level: str,
+    allowed: list[str],
 ) -> None:
     """Serve until a signal comes. Raises `UsageError`, `StateError`."""
     try:
@@ -100,8 +123,16 @@ def run(
         tls_cert=tls_cert,
         tls_key=tls_key,
         metrics_token_file=metrics_token_file,
+        allowed=allowed,
     )
     run_loop(server.serve(state, settings))
+
+
+def check_allowed(texts: list[str]) -> None:
+    """Raises `UsageError` for what is no endpoint."""
+    from engine.model.allowed import Rules
+
+    Rules.parse(texts)
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -7,6 +7,7 @@ stderr is a log: every line begins with the time (UTC).
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 import traceback
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
 
 async def work(group_id: str) -> int:
     """Claim the group's transfer, run it, and write down how it ended."""
+    _log_what_is_not_told()
     registry = Registry()
     claimed = registry.claim_transfer(group_id, ProcessId.here())
     log(f"{group_id}: claimed, attempt {claimed.record.attempt}")
@@ -73,6 +75,17 @@ def log(line: str) -> None:
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     sys.stderr.write(f"{stamp} {line}\n")
     sys.stderr.flush()
+
+
+def _log_what_is_not_told() -> None:
+    """Why a server could not be reached, where whoever asked is not told (`wire.reach`)."""
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = logging.Formatter("%(asctime)sZ %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logger = logging.getLogger("startmigration")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
 
 
 class _Phases:

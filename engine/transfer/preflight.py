@@ -21,7 +21,7 @@ from engine.transfer.checks.databases import (
     check_room,
     moved_databases,
 )
-from engine.transfer.checks.ends import check_server, greet, unreachable
+from engine.transfer.checks.ends import check_server, check_users, greet, unreachable
 from engine.transfer.checks.file import check_contents, check_file, moved_from
 from engine.transfer.checks.lineage import lineage
 from engine.transfer.checks.modules import ask_module_types, check_modules
@@ -201,6 +201,9 @@ async def _meet(
     except EngineError as error:
         checks.append(failed(f"{side}-version", error.message, error.remedy))
         return end, None
+    if (users := check_users(side, endpoint, info)) is not None:
+        checks[:] = [each for each in checks if each.name != users.name]
+        checks.append(users)
     checks.extend(check_server(side, info, settings))
     return end, info
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo, parse_info
+from engine.wire import reach
 from engine.wire.detours import leading
 from engine.wire.tls import ssl_context
 
@@ -59,7 +60,7 @@ async def admin(
     """
     if not straight:
         endpoint = leading(endpoint)
-    side = Admin(_connection(endpoint, timeout), endpoint, timeout, fault)
+    side = Admin(endpoint, timeout, fault)
     try:
         await side._open()
         if db:
@@ -80,7 +81,7 @@ async def adopted(
     except OSError as error:
         raise LinkError(f"no connection was handed over: {error.strerror}", fault=fault) from None
     connection = _handed_connection()(given, socket_timeout=None, protocol=2, driver_info=None)
-    side = Admin(connection, endpoint, timeout, fault)
+    side = Admin(endpoint, timeout, fault, given=connection)
     try:
         await side._connect()
         side._replica = True
@@ -96,16 +97,23 @@ class Admin:
     """
 
     def __init__(
-        self, connection: AbstractConnection, endpoint: Endpoint, timeout: float, fault: FaultOf
+        self,
+        endpoint: Endpoint,
+        timeout: float,
+        fault: FaultOf,
+        *,
+        given: AbstractConnection | None = None,
     ) -> None:
-        """Not for callers: `admin` is."""
+        """Not for callers: `admin` and `adopted` are. `given`: a connection that is there."""
         self._timeout = timeout
         self.endpoint = endpoint
         self.fault: FaultOf = fault
-        self._connection = connection
+        self._connection = given or _connection(endpoint, timeout, self.name)
         # It is a replica's: what comes may be of the stream.
         self._replica = False
         self._lost = False
+        # Whether what listens there has answered as a server does.
+        self._answered = False
 
     @property
     def name(self) -> str:
@@ -157,6 +165,7 @@ class Admin:
                     if index % _REPLIES_A_CLOCK == 0:
                         limit.reschedule(asyncio.get_running_loop().time() + self._timeout)
                     replies.append(await self._reply(command))
+                    self._answered = True
         except (RedisError, TimeoutError) as error:
             await self._drop()
             raise self._link_error(error) from None
@@ -310,8 +319,12 @@ class Admin:
         return AuthError(message, remedy=remedy, fault=self.fault)
 
     def _link_error(self, error: RedisError | TimeoutError | ConnectionError) -> LinkError:
+        cause = _root(error)
+        if isinstance(cause, reach.NotAllowed):
+            return cause
         problem, remedy = _diagnose(error, self.endpoint)
-        return LinkError(f"{self.name}: {problem}.", remedy=remedy, fault=self.fault)
+        found = LinkError(f"{self.name}: {problem}.", remedy=remedy, fault=self.fault)
+        return found if self._answered else reach.unreached(found, self.name)
 
     async def _drop(self) -> None:
         from redis.exceptions import RedisError
@@ -321,12 +334,10 @@ class Admin:
             await self._connection.disconnect(nowait=True)
 
 
-def _connection(endpoint: Endpoint, timeout: float) -> AbstractConnection:
-    from redis.asyncio import connection as redis_py
-
+def _connection(endpoint: Endpoint, timeout: float, name: str) -> AbstractConnection:
     assert endpoint.rdb_path is None, "a file is not dialled"
     settings: dict[str, Any] = {
-        "username": endpoint.username if endpoint.password is not None else None,
+        "username": None if endpoint.password is None else _user(endpoint),
         "password": endpoint.password,
         # Clocks are ours: with one of its own redis-py sends by asyncio.wait_for, which loses a
         # cancellation that comes in the moment in which it is done (Python 3.11).
@@ -336,18 +347,21 @@ def _connection(endpoint: Endpoint, timeout: float) -> AbstractConnection:
         "driver_info": None,
     }
     if endpoint.unix_path is not None:
-        return redis_py.UnixDomainSocketConnection(path=endpoint.unix_path, **settings)
-    settings |= {"host": endpoint.host, "port": endpoint.port}
-    if endpoint.tls is None:
-        return redis_py.Connection(**settings)
-    tls = endpoint.tls
-    connection: AbstractConnection = _tls_connection()(
-        tls_arguments={
-            "ssl": ssl_context(tls),
-            "server_hostname": tls.server_name or endpoint.host,
-        },
-        **settings,
-    )
+        connection: AbstractConnection = _kinds()[0](path=endpoint.unix_path, **settings)
+    elif endpoint.tls is None:
+        connection = _kinds()[1](host=endpoint.host, port=endpoint.port, **settings)
+    else:
+        tls = endpoint.tls
+        connection = _kinds()[2](
+            tls_arguments={
+                "ssl": ssl_context(tls),
+                "server_hostname": tls.server_name or endpoint.host,
+            },
+            host=endpoint.host,
+            port=endpoint.port,
+            **settings,
+        )
+    connection.judge = functools.partial(reach.addresses, endpoint, name)  # type: ignore[attr-defined]
     return connection
 
 
@@ -381,11 +395,41 @@ def _handed_connection() -> Any:
     return HandedConnection
 
 
+def _user(endpoint: Endpoint) -> str | None:
+    """Before 6.0 there are no users; "default" is what the one there is called since."""
+    return None if endpoint.username == "default" else endpoint.username
+
+
 @functools.cache
-def _tls_connection() -> Any:
+def _kinds() -> tuple[Any, Any, Any]:
+    """redis-py's connections, which dial what may be dialled: by unix socket, by TCP, with TLS."""
     from redis.asyncio import connection as redis_py
 
-    class TlsConnection(redis_py.Connection):
+    class UnixConnection(redis_py.UnixDomainSocketConnection):
+        judge: Any
+
+        async def _connect(self) -> None:
+            await self.judge()
+            await super()._connect()  # type: ignore[no-untyped-call]
+
+    class TcpConnection(redis_py.Connection):
+        judge: Any
+
+        async def _connect(self) -> None:
+            named = self.host
+            judged = await self.judge() or [named]
+            try:
+                for n, self.host in enumerate(judged, 1):
+                    try:
+                        await super()._connect()  # type: ignore[no-untyped-call]
+                        return
+                    except OSError:
+                        if n == len(judged):
+                            raise
+            finally:
+                self.host = named
+
+    class TlsConnection(TcpConnection):
         """redis-py's own takes file names, and checks the host's name without letting it differ."""
 
         def __init__(self, *, tls_arguments: dict[str, Any], **settings: Any) -> None:
@@ -405,7 +449,7 @@ def _tls_connection() -> Any:
                 if writer is not None:
                     writer.transport.abort()
 
-    return TlsConnection
+    return UnixConnection, TcpConnection, TlsConnection
 
 
 def _named(command: Sequence[Arg]) -> str:

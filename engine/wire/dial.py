@@ -7,8 +7,9 @@ import contextlib
 import socket
 import ssl
 
-from engine.errors import AuthError, FaultOf, LinkError, ServerError
+from engine.errors import AuthError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
+from engine.wire import reach
 from engine.wire.connection import Connection
 from engine.wire.detours import leading
 from engine.wire.tls import ssl_context
@@ -50,17 +51,31 @@ async def dial(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Connect
         problem = "connection refused"
     except OSError as exc:
         problem = exc.strerror or str(exc)
+    except (LinkError, ProtocolFault) as error:
+        # It took the connection, and did not answer as a server does.
+        if connection is not None:
+            connection.close()
+        if not reach.veiled():
+            raise
+        raise reach.unreached(_as_link_error(error), f"{fault} {endpoint.address}") from None
     except BaseException:
         if connection is not None:
             connection.close()
         raise
     if connection is not None:
         connection.close()
-    raise kind(
+    failure = kind(
         f"{fault} {endpoint.address} cannot be reached: {problem}.",
         remedy="Check the address, the network and the TLS settings.",
         fault=fault,
     )
+    raise reach.unreached(failure, f"{fault} {endpoint.address}")
+
+
+def _as_link_error(error: LinkError | ProtocolFault) -> LinkError:
+    if isinstance(error, LinkError):
+        return error
+    return LinkError(error.message, remedy=error.remedy, fault=error.fault)
 
 
 async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
@@ -73,6 +88,7 @@ async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
         made.append(Connection(endpoint, fault))
         return made[-1]
 
+    judged = await reach.addresses(endpoint, f"{fault} {endpoint.address}")
     if endpoint.unix_path is not None:
         _, connection = await loop.create_unix_connection(factory, endpoint.unix_path)
         return connection
@@ -81,19 +97,23 @@ async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
     server_name = None
     if tls is not None:
         server_name = tls.server_name or endpoint.host
-    try:
-        transport, connection = await loop.create_connection(
-            factory,
-            endpoint.host,
-            endpoint.port,
-            ssl=context,
-            server_hostname=server_name,
-        )
-    except BaseException:
-        # Given up in the moment in which the handshake was done: nobody else would close it.
-        for each in made:
-            each.close()
-        raise
+    hosts = [endpoint.host] if judged is None else judged
+    for n, host in enumerate(hosts, 1):
+        try:
+            transport, connection = await loop.create_connection(
+                factory,
+                host,
+                endpoint.port,
+                ssl=context,
+                server_hostname=server_name,
+            )
+            break
+        except BaseException as error:
+            # Given up in the moment in which the handshake was done: nobody else would close it.
+            for each in made:
+                each.close()
+            if not isinstance(error, OSError) or n == len(hosts):
+                raise
     sock = transport.get_extra_info("socket")
     if sock is not None:
         idle, interval, count = _KEEP_ALIVE
@@ -111,10 +131,18 @@ async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
 async def _greet(connection: Connection) -> None:
     endpoint = connection.endpoint
     if endpoint.password is not None:
-        user = [endpoint.username] if endpoint.username else []
+        # Before 6.0 there are no users; "default" is what the one there is called since.
+        user = [endpoint.username] if endpoint.username not in (None, "", "default") else []
         try:
             await connection.call("AUTH", *user, endpoint.password)
         except ServerError as exc:
+            if user and "wrong number of arguments" in exc.message:
+                raise AuthError(
+                    f"{connection.name} has no users (it is older than Redis 6.0), and the user "
+                    f"{endpoint.username!r} was given",
+                    remedy="Leave the user's name away: redis://:PASSWORD@HOST.",
+                    fault=connection.fault,
+                ) from None
             raise AuthError(
                 f"{connection.name} refused the credentials: {exc.message}", fault=connection.fault
             ) from None

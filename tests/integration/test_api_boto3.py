@@ -480,3 +480,56 @@ def test_handshakes_that_do_not_end(tmp_path: Path, state_url: str, tls_files: T
         assert api.end() == 0
         assert time.monotonic() - begun < 5
         assert "Traceback" not in "".join(api.log)
+
+
+def test_which_servers_may_be_meant(
+    tmp_path: Path, state_url: str, server_factory: ServerFactory
+) -> None:
+    source, target = server_factory(), server_factory()
+    source.client().set("a", "b")
+    closed = {"Address": "127.0.0.1", "Port": 1}
+    far = {"Address": "169.254.169.254", "Port": 80}
+    options = ("--credentials", str(tmp_path / "keys"), "--allow-endpoint", "127.0.0.1")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        Serving(tmp_path, state_url, *options) as api,
+    ):
+        admin, migrate = api.client("admin"), api.client("migrate")
+        register(admin, target)
+        fault = admin.exceptions.InvalidParameterValueException
+
+        def refused(client: Any, end: dict[str, Any], ask: str = "test_migration") -> str:
+            with pytest.raises(fault) as caught:
+                getattr(client, ask)(ReplicationGroupId="cache", CustomerNodeEndpointList=[end])
+            told = str(caught.value.response["Error"]["Message"])
+            return told.replace(f"{end['Address']}:{end['Port']}", "HOST")
+
+        # 1. One word for what is closed and what is no server, and it is in no event either.
+        other = {"Address": "127.0.0.1", "Port": listener.getsockname()[1]}
+
+        def greet() -> None:
+            link, _ = listener.accept()
+            link.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+            link.close()
+
+        greeting = threading.Thread(target=greet, daemon=True)
+        greeting.start()
+        word = refused(migrate, closed)
+        assert "source HOST cannot be reached, or what answers there" in word
+        assert refused(migrate, other) == word
+        greeting.join(10)
+        assert refused(migrate, closed, "start_migration") == word
+        events = [each["Message"] for each in admin.describe_events()["Events"]]
+        assert not any("connection refused" in each for each in events)
+        assert any("source 127.0.0.1:1: connection refused" in line for line in api.log)
+        # 2. An admin may know.
+        assert "connection refused" in refused(admin, closed)
+        # 3. What was not allowed is not dialled.
+        for each in (far, {"Address": "127.0.0.2", "Port": 2}):
+            assert "may be dialled from here" in refused(migrate, each)
+        # 4. What was allowed is, by a worker too.
+        migrate.start_migration(
+            ReplicationGroupId="cache", CustomerNodeEndpointList=node(source), AutoCutover=True
+        )
+        until(lambda: group(admin)["Status"] == "available", "available")
+    assert target.client().get("a") == b"b"

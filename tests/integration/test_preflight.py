@@ -528,6 +528,21 @@ async def test_a_pattern_takes_its_example_in(server_factory: ServerFactory) -> 
         client.delete(name)
 
 
+async def test_a_user_of_a_server_without_users(server_factory: ServerFactory) -> None:
+    source, target = server_factory(known("redis-5.0"), password=SECRET), server_factory()
+    source.client().set("a", 1)
+    url = f"redis://%s:{SECRET}@{source.host}:{source.port}"
+    result = await look(url % "default", target)
+    assert result.ok, result.failures
+    run = await asyncio.to_thread(transfer, url % "default", target)
+    assert run.report.status == "done", run.report.errors
+    assert target.client().get("a") == b"1"
+    target.client().flushall()
+    fails(await look(url % "joe", target), "source-auth", "has no users", "'joe'")
+    run = await asyncio.to_thread(transfer, url % "joe", target, retry_for=2.0)
+    assert "has no users" in run.report.errors[0]
+
+
 async def test_info_denied(server_factory: ServerFactory) -> None:
     source, target = server_factory(), server_factory()
     source.client().execute_command("ACL SETUSER", "joe", "on", f">{SECRET}", "~*", "+ping")

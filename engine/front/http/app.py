@@ -11,6 +11,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ from engine.front.http.quiet import Quiet
 from engine.front.http.recent import Recent
 from engine.front.http.sigv4 import QUERY_MEMBERS, Signed
 from engine.groups.states import GroupStatus
+from engine.model.allowed import told_all
 
 _FORM = "application/x-www-form-urlencoded"
 _HEALTH_SECONDS = 1.0
@@ -158,11 +160,13 @@ class Api:
             async with asyncio.timeout(OPERATION_SECONDS):
                 if action.refused is None and action.slow:
                     # Slow ones do not stand in the others' way, nor wait behind them.
-                    return await self._slowly(action, parameters)
+                    with _as_may_be_told(caller):
+                        return await self._slowly(action, parameters)
                 if action.refused is None:
                     asked = (action.run, tuple(sorted(parameters.items())))
                     return await self._recent.get(asked, lambda: self._do(action, parameters))
-                return await self._change(action, parameters, caller)
+                with _as_may_be_told(caller):
+                    return await self._change(action, parameters, caller)
         except TimeoutError:
             raise ServiceUnavailable(
                 f"The operation was not done after {OPERATION_SECONDS:g} s."
@@ -370,6 +374,12 @@ class _Stream(Response):
 def _call(request: Request) -> Call:
     client = request.client.host if request.client is not None else "-"
     return Call(id=str(uuid.uuid4()), began=time.monotonic(), client=client)
+
+
+def _as_may_be_told(caller: Caller) -> AbstractContextManager[None]:
+    """For an operation that dials: an admin is told why a server cannot be reached. Others could
+    find out by it which ports are open in a network that is not theirs."""
+    return told_all() if caller.role is Role.ADMIN else nullcontext()
 
 
 def _no_such_method() -> ApiFault:

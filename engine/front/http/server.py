@@ -31,6 +31,7 @@ from engine.front.http.door import Door
 from engine.front.http.gate import Gate, is_loopback
 from engine.front.http.limits import HEAD_SECONDS, room_for
 from engine.front.watchman import Watchman
+from engine.model.allowed import limited
 
 GRACE_SECONDS = 10
 """For how long requests under way are waited for at the end."""
@@ -55,6 +56,8 @@ class Settings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     metrics_token_file: Path | None = None
+    allowed: Sequence[str] = ()
+    """Sources and targets that may be meant (`model.allowed`); none: all but link-local ones."""
 
 
 async def serve(state: str | None, settings: Settings) -> None:
@@ -72,6 +75,17 @@ async def serve(state: str | None, settings: Settings) -> None:
         _log.warning("%s", problem)
     await engine.house.state(lambda registry: registry.list(limit=1), make=True)
     sockets = _bind(settings.listen)
+    with limited(settings.allowed):
+        await _serve(engine, gate, token, context, sockets)
+
+
+async def _serve(
+    engine: Engine,
+    gate: Gate,
+    token: bytes | None,
+    context: ssl.SSLContext | None,
+    sockets: list[socket.socket],
+) -> None:
     # 2. The migrations that are there, and the door.
     api = Api(engine, gate, metrics_token=token)
     watchman = Watchman(

@@ -18,6 +18,8 @@ _PINGS = 3
 _OLDEST_SOURCE = (4, 0, 0)
 # RESTORE … ABSTTL, IDLETIME, FREQ.
 _OLDEST_TARGET = (5, 0, 0)
+# ACL users.
+_USERS_SINCE = (6, 0, 0)
 # SCAN … TYPE.
 _TYPE_FILTER_SINCE = (6, 0, 0)
 
@@ -43,6 +45,18 @@ async def greet(side: Side, end: Admin) -> list[Check]:
         passed(f"{side}-auth", f"{user}, {secret}"),
         check_tls(side, endpoint),
     ]
+
+
+def check_users(side: Side, endpoint: Endpoint, info: ServerInfo) -> Check | None:
+    """Whether the server knows users at all, where one was named; None if nothing is to be said."""
+    named = endpoint.username not in (None, "", "default") and endpoint.password is not None
+    if not named or info.flavour != "redis" or info.version >= _USERS_SINCE:
+        return None
+    return failed(
+        f"{side}-auth",
+        f"{info.name} has no users, and the user {endpoint.username!r} was given",
+        "Leave the user's name away: redis://:PASSWORD@HOST.",
+    )
 
 
 def unreachable(side: Side, endpoint: Endpoint, error: EngineError) -> list[Check]:

@@ -1,0 +1,208 @@
+"""Which servers may be dialled, and what is told of those that cannot be reached."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from engine.errors import LinkError, ProtocolFault, UsageError
+from engine.model.allowed import VARIABLE, Rules, limited, plain, rules, told_all
+from engine.model.endpoint import Endpoint
+from engine.wire.admin import admin
+from engine.wire.dial import dial
+from engine.wire.reach import NotAllowed, addresses
+
+
+def allow(texts: list[str], host: str, address: str, port: int = 6379) -> bool:
+    return Rules.parse(texts).allow(host, ipaddress.ip_address(address), port)
+
+
+@pytest.mark.parametrize(
+    ("texts", "host", "address", "allowed"),
+    [
+        ([], "10.0.0.1", "10.0.0.1", True),
+        ([], "db", "169.254.169.254", False),
+        ([], "db", "fe80::1", False),
+        ([], "db", "fd00:ec2::254", False),
+        ([], "db", "::ffff:169.254.169.254", False),
+        ([], "db", "64:ff9b::a9fe:a9fe", False),
+        ([], "db", "2002:a9fe:a9fe::", False),
+        (["169.254.0.0/16"], "169.254.1.1", "169.254.1.1", True),
+        (["*"], "db", "10.0.0.1", True),
+        (["*"], "db", "169.254.169.254", False),
+        (["10.0.0.0/8"], "db", "10.1.2.3", True),
+        (["10.0.0.0/8"], "db", "11.1.2.3", False),
+        (["10.0.0.0/8"], "db", "::ffff:10.1.2.3", True),
+        (["10.0.0.0/8:6379"], "db", "10.1.2.3", True),
+        (["10.0.0.0/8:6380"], "db", "10.1.2.3", False),
+        (["10.0.0.0/8:6370-6380"], "db", "10.1.2.3", True),
+        (["10.0.0.7"], "10.0.0.7", "10.0.0.7", True),
+        (["[fd00::/8]:6379"], "db", "fd00::1", True),
+        (["[fd00::/8]:6380"], "db", "fd00::1", False),
+        (["fd00::/8"], "db", "fd00::1", True),
+        (["127.0.0.0/8"], "0.0.0.0", "0.0.0.0", True),
+        (["10.0.0.0/8"], "0.0.0.0", "0.0.0.0", False),
+        (["*.cache.example.com"], "A.cache.example.com.", "192.0.2.1", True),
+        (["*.cache.example.com:6380"], "a.cache.example.com", "192.0.2.1", False),
+        (["*.cache.example.com"], "a.example.com", "192.0.2.1", False),
+        # A name says nothing of where it leads.
+        (["*.example.com"], "a.example.com", "169.254.169.254", False),
+        (["10.0.0.0/8", "b"], "b", "192.0.2.1", True),
+    ],
+)
+def test_rules(texts: list[str], host: str, address: str, allowed: bool) -> None:
+    assert allow(texts, host, address) is allowed
+
+
+def test_sockets() -> None:
+    assert Rules.parse([]).allow_path("/run/a.sock")
+    assert not Rules.parse(["*"]).allow_path("/run/a.sock")
+    assert Rules.parse(["unix:/run/*.sock"]).allow_path("/run/a.sock")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":6379",
+        "10.0.0.0/33",
+        "10.0.0.1/8",
+        "a:0",
+        "a:70000",
+        "a:9-8",
+        "a:x",
+        "redis://a",
+        "a b",
+        "1.2",
+    ],
+)
+def test_what_is_no_rule(text: str) -> None:
+    with pytest.raises(UsageError):
+        Rules.parse([text])
+
+
+def test_where_the_rules_lie() -> None:
+    assert rules() is None
+    with limited(["10.0.0.0/8"]):
+        assert rules() == Rules.parse(["10.0.0.0/8"])
+        with limited([]):
+            assert rules() == Rules()
+        assert VARIABLE in os.environ
+    assert VARIABLE not in os.environ
+    assert str(plain(ipaddress.ip_address("::"))) == "::1"
+
+
+async def by_dial(endpoint: Endpoint) -> None:
+    (await dial(endpoint, fault="source", timeout=0.3)).close()
+
+
+async def by_admin(endpoint: Endpoint) -> None:
+    async with admin(endpoint, timeout=0.3, fault="source"):
+        pass
+
+
+WAYS = pytest.mark.parametrize("way", [by_dial, by_admin])
+Way = Callable[[Endpoint], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    first: bytes | None = None, host: str = "127.0.0.1", met: list[str] | None = None
+) -> AsyncIterator[int]:
+    """A program that is no server of ours: it sends `first`, and waits. `met` gets the addresses at
+    which it was reached."""
+    links: list[socket.socket] = []
+
+    async def accept(listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            link, _ = await loop.sock_accept(listener)
+            links.append(link)
+            if met is not None:
+                met.append(link.getsockname()[0])
+            if first is not None:
+                link.send(first)
+
+    with socket.create_server((host, 0)) as listener:
+        listener.setblocking(False)
+        accepting = asyncio.create_task(accept(listener))
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            accepting.cancel()
+            await asyncio.gather(accepting, return_exceptions=True)
+            for link in links:
+                link.close()
+
+
+@WAYS
+async def test_one_word_for_all_that_cannot_be_reached(way: Way) -> None:
+    async with listening(None) as silent, listening(b"SSH-2.0-OpenSSH\r\n") as other:
+        ends = [
+            Endpoint("127.0.0.1", 1),  # closed
+            Endpoint("127.0.0.1", silent),  # takes connections and says nothing, as a filter may
+            Endpoint("127.0.0.1", other),
+            Endpoint("240.0.0.1", 6379),  # no route
+            Endpoint("no-such-host.invalid", 6379),
+        ]
+
+        async def told(endpoint: Endpoint) -> str:
+            with pytest.raises((LinkError, ProtocolFault)) as caught:
+                await way(endpoint)
+            return str(caught.value).replace(endpoint.address, "HOST")
+
+        plainly = {await told(each) for each in ends}
+        assert len(plainly) > 2
+        with limited([]):
+            words = {await told(each) for each in ends}
+            assert len(words) == 1, words
+            assert "source HOST cannot be reached, or what answers there is no Redis" in words.pop()
+            with told_all():
+                assert {await told(each) for each in ends} == plainly
+
+
+@WAYS
+async def test_what_may_not_be_dialled(way: Way) -> None:
+    async with listening(None) as port:
+        for texts, host in (
+            ([], "169.254.169.254"),
+            (["10.0.0.0/8"], "127.0.0.1"),
+            (["10.0.0.0/8"], "localhost"),
+            ([f"localhost:{port + 1 if port < 65535 else 1}"], "localhost"),
+        ):
+            with limited(texts), pytest.raises(NotAllowed, match="may be dialled from here"):
+                await way(Endpoint(host, port))
+        with limited([f"127.0.0.0/8:{port}"]), pytest.raises(LinkError, match="cannot be reached"):
+            await way(Endpoint("127.0.0.1", port))
+        with limited(["*"]), pytest.raises(NotAllowed):
+            await way(Endpoint(unix_path="/run/redis.sock"))
+
+
+@WAYS
+async def test_the_address_that_was_judged_is_dialled(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that stands for another address with each question leads nowhere else."""
+    asked: list[str] = []
+
+    def look_up(host: Any, port: Any, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        address = "127.0.0.1" if len(asked) == 1 else "127.0.0.9"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    met: list[str] = []
+    async with listening(host="0.0.0.0", met=met) as port:
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        with limited(["127.0.0.1"]), pytest.raises(LinkError):
+            await way(Endpoint("twofold.example.com", port))
+        assert asked == ["twofold.example.com"]
+        assert met == ["127.0.0.1"]
+        with limited(["127.0.0.1"]), pytest.raises(NotAllowed):
+            await addresses(Endpoint("twofold.example.com", port), "source")
