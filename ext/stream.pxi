@@ -1,4 +1,4 @@
-# The replication stream, split into batches of commands.
+# The replication stream, or an append-only file, split into batches of commands.
 #
 # Theory of operation
 # -------------------
@@ -97,6 +97,9 @@ cdef class StreamReader:
         command_limit: the longest command, in bytes; a longer one is a ProtocolError.
         anchor: turn relative TTLs into absolute ones, see anchor.pxi; `now_ms` must be set then.
         publish: pass PUBLISH and SPUBLISH on. Messages of Sentinels are never passed on.
+        append_only: it is an append-only file: annotations may stand between two commands, and
+            newlines may not, see aof.pxi.
+        until: seconds since the epoch, see `cut_offset`.
 
     Attributes:
         now_ms: when the bytes now fed were received, in ms since the epoch on the source's clock.
@@ -107,6 +110,11 @@ cdef class StreamReader:
         batched_offset: `end_offset` of the last closed batch.
         commands: how many commands were put into batches, the open one included.
         acks_wanted: how many REPLCONF GETACK came.
+        multi_offset: where the MULTI begins that was opened last.
+        timestamps, first_timestamp, last_timestamp: how many annotations said a time, and which
+            the first and the last of them are, in seconds since the epoch.
+        cut_offset: where the first unit begins that was written behind the time `until`; None: no
+            annotation said such a time so far. It is read on from there all the same.
     """
     cdef readonly InputBuffer input
     cdef Deadlines deadlines
@@ -119,6 +127,14 @@ cdef class StreamReader:
     cdef size_t unit_bytes
     cdef size_t command_limit
     cdef bint publish
+    cdef bint append_only
+    cdef readonly uint64_t multi_offset
+    cdef readonly uint64_t timestamps
+    cdef readonly int64_t first_timestamp
+    cdef readonly int64_t last_timestamp
+    cdef int64_t until
+    cdef bint cut
+    cdef uint64_t cut_at
 
     cdef Packed open
     cdef uint64_t base
@@ -150,7 +166,7 @@ cdef class StreamReader:
     def __cinit__(
         self, uint64_t offset, int db=0, bint in_multi=False, *, size_t batch_bytes=1 << 20,
         size_t batch_commands=8192, size_t unit_bytes=64 << 20, size_t command_limit=1 << 30,
-        bint anchor=False, bint publish=True,
+        bint anchor=False, bint publish=True, bint append_only=False, until=None,
     ):
         if db < 0:
             raise ValueError(f"a database's number is not negative, found {db}")
@@ -166,6 +182,8 @@ cdef class StreamReader:
         self.command_limit = command_limit
         self.deadlines.anchor = anchor
         self.publish = publish
+        self.append_only = append_only
+        self.until = INT64_MAX if until is None else until
         self.ready = []
 
     def __dealloc__(self):
@@ -185,6 +203,10 @@ cdef class StreamReader:
     def batched_offset(self):
         """`end_offset` of the last closed batch."""
         return self.open_offset
+
+    @property
+    def cut_offset(self):
+        return self.cut_at if self.cut else None
 
     @property
     def may_flush(self):
@@ -437,7 +459,10 @@ cdef class StreamReader:
                 if at == end:
                     return STREAM_NEED_DATA
                 if data[at] != c'*':
-                    stop = self.keep_alive(data, at, end)
+                    if self.append_only:
+                        stop = self.annotation(data, at, end)
+                    else:
+                        stop = self.keep_alive(data, at, end)
                     if stop != STREAM_GO_ON:
                         return stop
                     continue
@@ -492,6 +517,27 @@ cdef class StreamReader:
         if data[at + n - 1] != 10:
             return self.wrong("a command", at)
         self.parsed = at + n
+        return self.pass_over()
+
+    cdef StreamStop annotation(self, const uint8_t *data, size_t at, size_t end) noexcept nogil:
+        """A line of an append-only file that is no command."""
+        cdef int64_t size, seconds
+        if data[at] != c'#':
+            return self.wrong("a command or an annotation", at)
+        size = annotation_size(data + at, end - at)
+        if size == ANNOTATION_NEED_DATA:
+            return STREAM_NEED_DATA
+        if size == ANNOTATION_BAD:
+            return self.wrong("an annotation of at most 1024 bytes", at)
+        if annotated_time(data + at, size, &seconds):
+            if not self.timestamps:
+                self.first_timestamp = seconds
+            self.timestamps += 1
+            self.last_timestamp = seconds
+            if seconds > self.until and not self.cut:
+                self.cut = True
+                self.cut_at = self.multi_offset if self.in_multi else self.base + at
+        self.parsed = at + size
         return self.pass_over()
 
     cdef inline StreamStop pass_over(self) noexcept nogil:
@@ -592,6 +638,8 @@ cdef class StreamReader:
             self.db = <int>number
         elif name == NAME_MULTI:
             # Within another one: a replica refuses it, and stays where it is.
+            if not self.in_multi:
+                self.multi_offset = self.base + self.parsed
             self.in_multi = True
         elif name == NAME_EXEC:
             # Without a MULTI too: Redis 6.0 sends it behind a transaction of PFCOUNTs alone, which

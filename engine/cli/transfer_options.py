@@ -9,11 +9,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from engine.cli import durations, sizes
+from engine.cli import durations, moments, sizes
 from engine.cli.options import understood
 from engine.cli.program import Option
 from engine.errors import UsageError
@@ -37,6 +37,7 @@ SPOOL_BYTES = sizes.write(DEFAULTS.spool_bytes)
 SWITCH_TIMEOUT = durations.write(DEFAULTS.switch_timeout)
 DISCONNECT_FOR = durations.write(DEFAULTS.disconnect_for)
 _PLACE = "wanted"
+YesNo = Literal["yes", "no"]
 
 
 def settings(
@@ -192,6 +193,23 @@ def settings(
             "Where one that was not completed has left keys: remove every key of the target.",
         ),
     ] = False,
+    until_time: Annotated[
+        str | None,
+        typer.Option(
+            "--until-time",
+            metavar="TIME",
+            help="Of an append-only file with timestamps: nothing that was written later. Seconds "
+            "since the epoch, or 2026-11-28T20:20:00Z.",
+        ),
+    ] = None,
+    aof_load_truncated: Annotated[
+        YesNo,
+        typer.Option(
+            "--aof-load-truncated",
+            help="Whether an append-only file may end inside a command or a transaction, which is "
+            "then left out.",
+        ),
+    ] = "yes",
     tune_source: Annotated[
         bool,
         typer.Option(
@@ -231,6 +249,10 @@ def settings(
             retry_for=patience,
             take_over=take_over,
             tune_source=tune_source,
+            until_time=None
+            if until_time is None
+            else understood("--until-time", lambda: moments.parse(until_time)),
+            aof_load_truncated=aof_load_truncated == "yes",
             skip_checks=_names(skip_checks or ()),
         ),
     )
@@ -269,16 +291,16 @@ def fitting(source: Endpoint, target: Endpoint, wanted: TransferSettings) -> Non
     for."""
 
     def check() -> None:
-        if target.rdb_path is not None:
+        if target.file_path is not None:
             raise UsageError("a target is a server, not a file")
-        objection = None if source.rdb_path is None else wanted.file_objection()
+        objection = wanted.objection_to(source)
         if objection is not None:
             raise UsageError(
                 f"--source {source.url}: {objection}",
                 remedy="Leave it out, or name a server as the source.",
             )
 
-    understood(None if target.rdb_path is None else "--target", check)
+    understood(None if target.file_path is None else "--target", check)
 
 
 def spelled(wanted: TransferSettings) -> list[Option]:
@@ -311,6 +333,8 @@ def spelled(wanted: TransferSettings) -> list[Option]:
         ("--retry-for", None if retry_for is None else durations.write(retry_for)),
         ("--take-over", wanted.take_over or None),
         ("--tune-source", wanted.tune_source or None),
+        ("--until-time", None if wanted.until_time is None else moments.write(wanted.until_time)),
+        ("--aof-load-truncated", None if wanted.aof_load_truncated else "no"),
         ("--skip-checks", ",".join(wanted.skip_checks) or None),
     ]
 

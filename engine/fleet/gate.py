@@ -48,7 +48,7 @@ def comparison_of(
     source: Endpoint, target: Endpoint, settings: TransferSettings, held_before: Callable[[], bool]
 ) -> Comparison | None:
     """What compares both ends of a source that is followed; None for a file."""
-    if source.rdb_path is not None:
+    if source.file_path is not None:
         return None
     from engine.verify import LiveComparison
 
@@ -61,7 +61,7 @@ def compare_of(
     """Which of these keys of a database differ between the ends."""
 
     async def compare(db: int, keys: list[bytes]) -> list[bytes]:
-        assert source.rdb_path is None, "settings that compare are refused for a file"
+        assert source.file_path is None, "settings that compare are refused for a file"
         from engine.verify import differing
 
         return await differing(source, target, db, keys)

@@ -26,7 +26,7 @@ async def resolve(endpoints: Iterable[Endpoint]) -> Mapping[Endpoint, Collection
 
 
 async def _addresses(endpoint: Endpoint) -> Collection[str]:
-    if endpoint.rdb_path is not None:
+    if endpoint.file_path is not None:
         return ()
     if endpoint.unix_path is not None:
         return {f"unix {os.path.realpath(endpoint.unix_path)}"}  # noqa: ASYNC240 (a few lstats)

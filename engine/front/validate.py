@@ -117,7 +117,7 @@ def node_endpoints(value: object, *, cluster_enabled: bool) -> tuple[Endpoint, .
 
 def not_a_file(target: Endpoint, name: str) -> None:
     """A file can be read from, and that is all."""
-    if target.rdb_path is not None:
+    if target.file_path is not None:
         raise _invalid(
             f"Invalid value for {name}: {target.address} is a file, and a target is a server.",
             "A server writes a file itself: SAVE or BGSAVE.",
@@ -126,9 +126,9 @@ def not_a_file(target: Endpoint, name: str) -> None:
 
 def possible_from(sources: Sequence[Endpoint], settings: TransferSettings) -> None:
     """What is asked for can be done with a file, where a source is one."""
-    objection = settings.file_objection()
     for source in sources:
-        if source.rdb_path is not None and objection is not None:
+        objection = settings.objection_to(source)
+        if objection is not None:
             raise InvalidParameterCombinationException(
                 f"{source.address}: {objection}.",
                 remedy="Leave it out, or name a server as the source.",

@@ -170,14 +170,14 @@ class Credentials:
 
     def find(self, endpoint: Endpoint) -> Credential | None:
         """The first entry that fits `endpoint`; a file has none."""
-        if endpoint.rdb_path is not None:
+        if endpoint.file_path is not None:
             return None
         return next((entry for entry in self.entries if entry.fits(endpoint)), None)
 
     def other_port(self, endpoint: Endpoint) -> str | None:
         """The `host` of an entry that is for this server but for its port, where none is for the
         server itself."""
-        if endpoint.rdb_path is not None or self.find(endpoint) is not None:
+        if endpoint.file_path is not None or self.find(endpoint) is not None:
             return None
         near = (entry.host for entry in self.entries if entry._fits_but_for_port(endpoint))
         return next(near, None)

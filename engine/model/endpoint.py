@@ -1,4 +1,4 @@
-"""Where a server (or an RDB file in its place) is, and how to reach it."""
+"""Where a server (or a file in its place) is, and how to reach it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,
 _PLAIN_SCHEMES = {"redis", "valkey"}
 _TLS_SCHEMES = {"rediss", "valkeys"}
 _FILE_SCHEME = "rdb:"
+_AOF_SCHEME = "aof:"
 STDIN_PATH = "/dev/stdin"
 """The path that stands for `rdb:-`."""
 # What is written in place of a scheme, or as one, and is none: what it says, and what to write.
@@ -39,8 +40,9 @@ class Tls:
 class Endpoint:
     """One server: host and port, or a unix socket's path; credentials and TLS with it.
 
-    Or, as a source, a file that SAVE wrote: `rdb_path`, and nothing else has a meaning. The
-    password is never part of `repr`, `str`, `address` or `url`.
+    Or, as a source, a file that SAVE wrote (`rdb_path`), or an append-only file or the folder of
+    one (`aof_path`), and nothing else has a meaning. The password is never part of `repr`, `str`,
+    `address` or `url`.
     """
 
     host: str = "127.0.0.1"
@@ -50,10 +52,11 @@ class Endpoint:
     password: str | None = field(default=None, repr=False)
     tls: Tls | None = None
     rdb_path: str | None = None
+    aof_path: str | None = None
 
     def __post_init__(self) -> None:
-        if self.rdb_path is not None:
-            _check_path(self.rdb_path)
+        if (path := self.file_path) is not None:
+            _check_path(path)
         elif self.unix_path is None:
             check_host(self.host)
             if not 1 <= self.port <= 65535:
@@ -65,13 +68,16 @@ class Endpoint:
     def parse(cls, url: str) -> Endpoint:
         """Read `redis://[user[:password]@]host[:port]`, `rediss://…?ca_file=…&cert_file=…&
         key_file=…&server_name=…&verify=no` (verify: yes by default), `valkey://`, `valkeys://`,
-        `unix:///path`, or a bare `host[:port]`; or `rdb:PATH`, a file, whose name is taken as it is
-        (a relative one from the working directory on), or `rdb:-`, standard input.
+        `unix:///path`, or a bare `host[:port]`; or `rdb:PATH` or `aof:PATH`, a file (or folder),
+        whose name is taken as it is (a relative one from the working directory on), or `rdb:-`,
+        standard input.
 
         Raises `UsageError`, without repeating the password, for anything else.
         """
         if url.startswith(_FILE_SCHEME):
-            return cls(rdb_path=_file(url.removeprefix(_FILE_SCHEME)))
+            return cls(rdb_path=_file(url, _FILE_SCHEME))
+        if url.startswith(_AOF_SCHEME):
+            return cls(aof_path=_file(url, _AOF_SCHEME))
         if (wrong := _meant(url)) is not None:
             raise wrong
         if "://" not in url:
@@ -93,7 +99,8 @@ class Endpoint:
         if scheme not in _PLAIN_SCHEMES | _TLS_SCHEMES:
             raise UsageError(
                 f"{scheme}:// is not a scheme of ours",
-                remedy="Expected redis://, rediss://, valkey://, valkeys://, unix:// or rdb:.",
+                remedy="Expected redis://, rediss://, valkey://, valkeys://, unix://, rdb: or "
+                "aof:.",
             )
         if parts.path.strip("/"):
             raise UsageError(
@@ -116,10 +123,18 @@ class Endpoint:
         )
 
     @property
+    def file_path(self) -> str | None:
+        """The file's (or folder's) path; None: it is a server."""
+        return self.rdb_path if self.rdb_path is not None else self.aof_path
+
+    @property
     def address(self) -> str:
-        """`host:port`, `[v6]:port`, `unix:/path` or `rdb:/path`: for people and for comparing."""
+        """`host:port`, `[v6]:port`, `unix:/path`, `rdb:/path` or `aof:/path`: for people and for
+        comparing."""
         if self.rdb_path is not None:
             return f"{_FILE_SCHEME}{'-' if self.rdb_path == STDIN_PATH else self.rdb_path}"
+        if self.aof_path is not None:
+            return f"{_AOF_SCHEME}{self.aof_path}"
         if self.unix_path is not None:
             return f"unix:{self.unix_path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -128,7 +143,7 @@ class Endpoint:
     @property
     def url(self) -> str:
         """The endpoint as a URL without password (with username and TLS options)."""
-        if self.rdb_path is not None:
+        if self.file_path is not None:
             return self.address
         user = f"{quote(self.username, safe='')}@" if self.username else ""
         if self.unix_path is not None:
@@ -174,29 +189,34 @@ def check_host(host: str) -> None:
         raise UsageError(f"{shown} is neither a host name nor an IP address")
 
 
-def _file(path: str) -> str:
-    """The path behind `rdb:`, absolute; `rdb:///dump.rdb` is understood too."""
-    if path == "-":
+def _file(url: str, kind: str) -> str:
+    """The path behind `rdb:` or `aof:` (`kind`), absolute; `rdb:///dump.rdb` is understood too."""
+    path = url.removeprefix(kind)
+    if path == "-" and kind == _FILE_SCHEME:
         return STDIN_PATH
     scheme = _scheme(path)
-    if scheme in _STORES:
+    if path == "-" or scheme in _STORES:
+        elsewhere = "standard input is none" if path == "-" else f"{scheme}:// is elsewhere"
+        piped = kind == _FILE_SCHEME
         raise UsageError(
-            f"rdb: takes a file of this machine, and {scheme}:// is elsewhere",
+            f"{kind} takes a file of this machine, and {elsewhere}",
             remedy="Fetch it first, or send it into the command: … | startmigration migrate "
-            "--source rdb:- …",
+            "--source rdb:- …"
+            if piped
+            else "It is read twice: fetch it first.",
         )
     if scheme in _PLAIN_SCHEMES | _TLS_SCHEMES | {"unix"}:
         raise UsageError(
-            f"rdb: takes a file, and {scheme}:// is a server",
-            remedy=f"Write {scheme}://… for the server, rdb:PATH for a file that it saved.",
+            f"{kind} takes a file, and {scheme}:// is a server",
+            remedy=f"Write {scheme}://… for the server, {kind}PATH for a file that it saved.",
         )
     if path.startswith("//") and not path.startswith("///"):
         raise UsageError(
-            "an rdb: URL names no host",
-            remedy="The file is read where the engine runs: rdb:/PATH, or rdb:PATH.",
+            f"an {kind} URL names no host",
+            remedy=f"The file is read where the engine runs: {kind}/PATH, or {kind}PATH.",
         )
     if not path:
-        raise UsageError("rdb: names no file", remedy="Expected rdb:PATH.")
+        raise UsageError(f"{kind} names no file", remedy=f"Expected {kind}PATH.")
     return os.path.abspath(path.replace("///", "/", 1) if path.startswith("///") else path)
 
 
@@ -209,10 +229,10 @@ def _scheme(url: str) -> str:
 def _meant(url: str) -> UsageError | None:
     """What is wrong with a URL that means a file, and what to write; None: it means a server."""
     scheme = _scheme(url)
-    if url[: len(_FILE_SCHEME)].lower() == _FILE_SCHEME:
+    if (kind := url[: len(_FILE_SCHEME)]).lower() in (_FILE_SCHEME, _AOF_SCHEME):
         return UsageError(
-            f"{url[: len(_FILE_SCHEME)]} is not a scheme of ours",
-            remedy=f"A file is {_FILE_SCHEME}PATH, in small letters.",
+            f"{kind} is not a scheme of ours",
+            remedy=f"A file is {kind.lower()}PATH, in small letters.",
         )
     if scheme in _STORES:
         return UsageError(
@@ -229,9 +249,13 @@ def _meant(url: str) -> UsageError | None:
     if not scheme and _FILE_NAME.fullmatch(url):
         # (A URL may hold a password; a name with an @ in it is not repeated.)
         shown = "PATH" if "@" in url else url
+        commands = ".aof" in url.lower() or url.rstrip("/").endswith("appendonlydir")
+        kind, what = (
+            (_AOF_SCHEME, "an append-only file") if commands else (_FILE_SCHEME, "a file of SAVE")
+        )
         return UsageError(
             "a path alone names no source",
-            remedy=f"Write rdb:{shown} for a file of SAVE, unix://PATH for a server's socket.",
+            remedy=f"Write {kind}{shown} for {what}, unix://PATH for a server's socket.",
         )
     return None
 

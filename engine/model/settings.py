@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from engine.errors import UsageError
 from engine.model.check_names import check_skipped
+from engine.model.endpoint import Endpoint
 
 SourceType = Literal["auto", "replica", "scan"]
 IfExists = Literal["replace", "skip", "fail"]
@@ -110,6 +111,12 @@ class TransferSettings:
     that ended without a cut-over go as well, where the target was empty before it."""
     auto_cut_over: bool = False
     """Whether the server cuts over by itself as soon as the migration can be completed."""
+    until_time: int | None = None
+    """Of an append-only file: nothing is carried that was written later than this (seconds since
+    the epoch). The file has to have timestamps."""
+    aof_load_truncated: bool = True
+    """Whether an append-only file may end inside a command or a transaction, which is left out
+    then, as by a server with `aof-load-truncated yes`."""
 
     def __post_init__(self) -> None:
         if self.source_type not in get_args(SourceType):
@@ -179,6 +186,32 @@ class TransferSettings:
             return "--tune-source sets options of a server"
         return None
 
+    def aof_objection(self) -> str | None:
+        """The same of a source that is an append-only file.
+
+        Its commands change what they find, so everything of it goes into an empty target.
+        """
+        if (objection := self.file_objection()) is not None:
+            return objection
+        if self.databases is not None:
+            return "--db chooses keys, and the commands of an append-only file may move them"
+        if self.if_exists != "replace":
+            return (
+                f"--if-exists {self.if_exists} keeps keys of the target, and the commands of an "
+                "append-only file build on an empty one"
+            )
+        return None
+
+    def objection_to(self, source: Endpoint) -> str | None:
+        """Why what is asked for cannot be done with this source, None if it can."""
+        if source.aof_path is not None:
+            return self.aof_objection()
+        if self.until_time is not None:
+            return "--until-time is for an append-only file (aof:PATH)"
+        if not self.aof_load_truncated:
+            return "--aof-load-truncated is for an append-only file (aof:PATH)"
+        return None if source.rdb_path is None else self.file_objection()
+
     def _check_fence(self) -> None:
         if self.fence not in get_args(Fence):
             raise UsageError(f"--fence {self.fence!r}: expected pause, none or hook")
@@ -204,6 +237,8 @@ class TransferSettings:
     def _check_bounds(self) -> None:
         if not 0 < self.retry_for < math.inf:
             raise UsageError("--retry-for is a time span above 0, such as 90s, 10m or 6h")
+        if self.until_time is not None and not 0 <= self.until_time < 1 << 62:
+            raise UsageError("--until-time is a moment, in seconds since the epoch or ISO 8601")
         if not 0 < self.switch_timeout < math.inf:
             raise UsageError("--switch-timeout is a time span above 0")
         if not 0 <= self.disconnect_for < math.inf:

@@ -163,6 +163,13 @@ class RdbFile:
                 fault="source",
             ) from exc
         end = reader.offset
+        if reader.aux.get("aof-base") == b"1":
+            raise ProtocolFault(
+                f"{self.name} is the base of an append-only file, which holds a part of the data "
+                "alone",
+                remedy=f"Give the folder, with the files behind it: aof:{self.path.parent}.",
+                fault="user",
+            )
         if reader.finished:
             self._pass_over(reader.rest(), end)
 
@@ -173,7 +180,7 @@ class RdbFile:
             raise ProtocolFault(
                 f"{self.name} goes on behind its snapshot, from byte {end}: it is an append-only "
                 "file, which holds commands there",
-                remedy="Give the file that SAVE wrote, or the append-only file as aof:FILE.",
+                remedy=f"Give it as aof:{self.path}, or the file that SAVE wrote.",
                 fault="user",
             )
         self.behind += len(rest)
@@ -181,7 +188,7 @@ class RdbFile:
     @property
     def _is_preamble(self) -> bool:
         aux = self.reader.aux
-        return b"1" in (aux.get("aof-preamble"), aux.get("aof-base"))
+        return aux.get("aof-preamble") == b"1"
 
 
 class RdbFileSource:

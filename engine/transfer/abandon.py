@@ -12,6 +12,7 @@ from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark
 from engine.model.settings import TransferSettings
+from engine.transfer.append_only import leave
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.gate import GateResult
 from engine.transfer.online import Online
@@ -34,6 +35,12 @@ async def abandon(
     """
     if checkpoint is None or not isinstance(checkpoint.position, OnlineMark):
         return []
+
+    if source.aof_path is not None:
+        mark = checkpoint.position
+        if not mark.begun or mark.opened:
+            return []
+        return await leave(target, mark.token, settings.connect_timeout)
 
     async def gate(_: bytes) -> GateResult:
         return GateResult(False, "nothing is opened here")

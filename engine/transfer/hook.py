@@ -63,7 +63,7 @@ def ends_in_environment(source: Endpoint, target: Endpoint) -> dict[str, str]:
     told: dict[str, str] = {}
     for name, end in (("SOURCE", source), ("TARGET", target)):
         told[f"STARTMIGRATION_{name}"] = end.address
-        told[f"STARTMIGRATION_{name}_HOST"] = end.unix_path or end.rdb_path or end.host
-        served = end.unix_path is None and end.rdb_path is None
+        told[f"STARTMIGRATION_{name}_HOST"] = end.unix_path or end.file_path or end.host
+        served = end.unix_path is None and end.file_path is None
         told[f"STARTMIGRATION_{name}_PORT"] = str(end.port) if served else ""
     return told

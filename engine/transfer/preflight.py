@@ -13,6 +13,12 @@ from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
+from engine.transfer.checks.aof import (
+    check_aof,
+    check_commands,
+    check_empty,
+    check_scripts_allowed,
+)
 from engine.transfer.checks.besides import check_besides
 from engine.transfer.checks.databases import (
     check_chosen,
@@ -71,6 +77,8 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
     """
     if source.rdb_path is not None:
         found = await _preflight_of_file(source, target, settings)
+    elif source.aof_path is not None:
+        found = await _preflight_of_aof(source, target, settings)
     else:
         found = await _preflight_of_server(source, target, settings)
     asked = settings.skip_checks
@@ -173,6 +181,53 @@ async def _preflight_of_file(
         await _guarded(checks, "other-migration", check_free(end, settings))
         await _guarded(checks, LEFTOVERS, check_leftovers(None, end, settings))
         checks.append(check_existing(info, moved, settings))
+        await _guarded(checks, "clocks", check_clock(end))
+        # 4. The one write.
+        if "probe" not in settings.skip_checks:
+            await _guarded(checks, "probe", check_probe(end, found.info, info))
+    return Preflight(tuple(checks))
+
+
+async def _preflight_of_aof(
+    source: Endpoint, target: Endpoint, settings: TransferSettings
+) -> Preflight:
+    """The same for a source that is an append-only file."""
+    checks: list[Check] = []
+    async with AsyncExitStack() as stack:
+        # 1. The target by itself: its commands come as those of a source that is followed.
+        end, info = await _meet("target", target, settings, stack, checks)
+        if end is not None and info is not None:
+            rights = check_rights("target", end, info, settings, "replica")
+            await _guarded(checks, "target-permissions", rights)
+            with suppress(EngineError):
+                denied = await check_scripts_allowed(end, info)
+                if denied is not None:
+                    checks.append(denied)
+        # 2. The files.
+        limit = None
+        if end is not None:
+            with suppress(EngineError):
+                limit = await ask_bulk_limit(end)
+        about, found = await check_aof(source, settings, value_limit=limit or 512 << 20)
+        if end is not None:
+            # A server that closes idle connections has, meanwhile; the next call dials again.
+            with suppress(EngineError):
+                await end.pipeline([("PING",)])
+        checks.extend(about)
+        if found is not None:
+            types = None
+            if end is not None and info is not None:
+                with suppress(EngineError):
+                    types = await ask_module_types(end, info)
+            checks.extend(check_commands(found, info, types))
+        if found is None or end is None or info is None:
+            return Preflight(tuple(checks))
+        # 3. The one in the other.
+        checks.append(check_eviction(info))
+        await _guarded(checks, "databases", check_room(end, list(found.databases)))
+        await _guarded(checks, "other-migration", check_free(end, settings))
+        await _guarded(checks, LEFTOVERS, check_leftovers(None, end, settings))
+        await _guarded(checks, "existing-keys", check_empty(end))
         await _guarded(checks, "clocks", check_clock(end))
         # 4. The one write.
         if "probe" not in settings.skip_checks:

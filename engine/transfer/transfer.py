@@ -24,6 +24,7 @@ from engine.model.online import OnlineMark
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report, Status
 from engine.model.settings import TransferSettings
+from engine.transfer.append_only import AppendOnly
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.checks.result import Side
 from engine.transfer.checks.rights import replica_objection
@@ -36,8 +37,10 @@ from engine.transfer.switch import OnSwitch
 from engine.wire import detours
 from engine.wire.admin import Admin, admin
 
+Way = Offline | Online | AppendOnly
 
-def _aborted(way: Offline | Online | None) -> str:
+
+def _aborted(way: Way | None) -> str:
     """What an abort has met, in words: the target may be open already."""
     if isinstance(way, Online) and way.opened:
         refuses = "; the source refuses writes, until release-source" if way.sealed else ""
@@ -108,7 +111,7 @@ class Transfer:
             one_go=one_go,
             on_switch=on_switch,
         )
-        self._way: Offline | Online | None = None
+        self._way: Way | None = None
         self._forced = False
         self._stopping = False
         self._cut_over = False
@@ -220,14 +223,18 @@ class Transfer:
             async with way.watching():
                 await way.run()
 
-    def _begun(self) -> Offline | Online | None:
+    def _begun(self) -> Way | None:
         """The way that a process before this one has begun to go."""
         before = self._checkpoints.load()
         if before is None:
             return None
+        if self._source_endpoint.aof_path is not None:
+            return self._append_only()
         return self._online() if isinstance(before.position, OnlineMark) else self._offline()
 
-    async def _choose(self) -> Offline | Online:
+    async def _choose(self) -> Way:
+        if self._source_endpoint.aof_path is not None:
+            return self._append_only()
         if self._source_endpoint.rdb_path is not None:
             return self._offline()
         begun = self._begun()
@@ -277,6 +284,14 @@ class Transfer:
             gate=self._gate,
             compare=self._compare,
             known_before=self._known_before,
+        )
+
+    def _append_only(self) -> AppendOnly:
+        return AppendOnly(
+            self._source_endpoint,
+            self._target_endpoint,
+            self._stage,
+            checkpoints=self._checkpoints,
         )
 
     def _online(self) -> Online:

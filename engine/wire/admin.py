@@ -335,7 +335,7 @@ class Admin:
 
 
 def _connection(endpoint: Endpoint, timeout: float, name: str) -> AbstractConnection:
-    assert endpoint.rdb_path is None, "a file is not dialled"
+    assert endpoint.file_path is None, "a file is not dialled"
     settings: dict[str, Any] = {
         "username": None if endpoint.password is None else _user(endpoint),
         "password": endpoint.password,

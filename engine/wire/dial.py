@@ -80,7 +80,7 @@ def _as_link_error(error: LinkError | ProtocolFault) -> LinkError:
 
 async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
     loop = asyncio.get_running_loop()
-    assert endpoint.rdb_path is None, "a file is not dialled"
+    assert endpoint.file_path is None, "a file is not dialled"
 
     made: list[Connection] = []
 

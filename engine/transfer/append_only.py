@@ -1,0 +1,641 @@
+"""The way of an append-only file: its snapshot, its commands, then as of any file.
+
+    snapshot ──▶ RESTORE …          claimed, no position
+    commands ──▶ MULTI … SET position EXEC      exactly once, as a replica's (`targets.applier`)
+
+INCR is not to be applied twice, so what must hold is what holds for a source that is followed
+(`transfer.online`), with the bytes of the files in the place of a stream:
+
+- The migration's token is in the state before the first write to the target, and its claim on the
+  target before everything else.
+- A position stands there once the whole snapshot does. It names the very bytes of the files
+  (`AofSurvey.identity`), and moves with the data in one transaction. Whoever goes on reads from
+  there, also where the target came back with older data.
+- Without a position, or with that of other files, the target is emptied, and everything begins
+  again. It was empty before: commands change what they find, so nothing else is let in.
+- Before the position is removed the state says that the target is open.
+
+A server lets nothing expire while it loads its file. Every deadline is lifted meanwhile, and set
+back when the last command is applied (`transfer.deadlines`).
+
+A command that the target refuses is left out and its keys are named. What names them behind that is
+left out as well, for it would leave fragments. There is no source that could be asked for their
+values.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Coroutine
+from typing import Any
+
+from engine.errors import (
+    EngineError,
+    LinkError,
+    StateError,
+    TransferFailed,
+    TransferStopped,
+)
+from engine.model.endpoint import Endpoint
+from engine.model.evictions import Evictions
+from engine.model.online import LEFT_KEY, POSITION_KEY, OnlineMark, dirty_key
+from engine.model.position import StreamPosition, TargetPosition
+from engine.model.progress import Phase
+from engine.sources.aof import AofSnapshot, AofSurvey, size_in, survey_aof
+from engine.sources.aof_files import AofFiles
+from engine.targets.applier import POSITION_DB, Applier, PositionMoved
+from engine.targets.writer import RestoreWriter
+from engine.transfer.aside import cancelled
+from engine.transfer.books import Books
+from engine.transfer.checkpoint import CheckpointStore
+from engine.transfer.claim import Claim, beaten, foreign
+from engine.transfer.code import carry_code, is_library
+from engine.transfer.copy import Copy, explain
+from engine.transfer.deadlines import LIFT_MS, Lifted
+from engine.transfer.ends import Ends
+from engine.transfer.faithfulness import Faithfulness
+from engine.transfer.gate import NOT_COMPARED, GateResult
+from engine.transfer.leftovers import find as find_leftovers
+from engine.transfer.replay import Replay
+from engine.transfer.stage import Stage
+from engine.transfer.switch import Switch
+from engine.transfer.target_watch import TargetWatch
+from engine.wire.admin import Admin, admin
+
+# How often progress is told, in seconds.
+_TICK_SECONDS = 0.5
+
+DbKey = tuple[int, bytes]
+NOT_EMPTY = (
+    "The commands of an append-only file change what they find. Empty the target (FLUSHALL), or "
+    "give another one."
+)
+"""What to do about keys on the target."""
+
+
+def not_empty(keys: int) -> str:
+    """Why a target with keys is refused."""
+    return f"the target holds {keys:,} keys, and an append-only file needs an empty one"
+
+
+class AppendOnly:
+    """Moves an append-only file into one target."""
+
+    def __init__(
+        self,
+        source: Endpoint,
+        target: Endpoint,
+        stage: Stage,
+        *,
+        checkpoints: CheckpointStore,
+    ) -> None:
+        assert source.aof_path is not None
+        self._path = source.aof_path
+        self._source_endpoint = source
+        self._target_endpoint = target
+        self._stage = stage
+        self._settings = stage.settings
+        self._ends = Ends(source, target, stage.settings)
+        self._checkpoints = checkpoints
+        self._writer = RestoreWriter(target, stage.settings)
+        self._writer.on_event = stage.on_event
+        self._writer.on_trouble = stage.trouble_of("the target")
+        token = f"aof-{secrets.token_hex(8)}"
+        self._books = Books(
+            OnlineMark(token), checkpoints, stage, lambda: self._identity if self._opened else ""
+        )
+        self._opened = False
+        self._identity = ""
+        self._files: AofFiles | None = None
+        self._survey: AofSurvey | None = None
+        self._claim: Claim | None = None
+        self._applier: Applier | None = None
+        self._commands: Replay | None = None
+        self._copy: Copy | None = None
+        # What the engines before this one have left out, with the reasons.
+        self._recalled: dict[DbKey, str] = {}
+        self._target_watch = TargetWatch(target, stage, lambda: None)
+        self.left_out: list[str] = []
+        """What the files hold and the target did not get, or may have got otherwise."""
+        stage.source_type = "file"
+        stage.figures = self._figures
+
+    def watching(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Look at the target again and again meanwhile."""
+        return self._target_watch.watching()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the target has something of this transfer, so that it can be gone on with."""
+        return self._books.mark.begun and not self._books.mark.opened
+
+    @property
+    def held_before(self) -> bool | None:
+        """Whether the target had keys of its own: it never has."""
+        return False
+
+    @property
+    def standing(self) -> str:
+        """For a migration that is aborted: how far it has come."""
+        if self._stage.phase in (Phase.COPIED, Phase.CUT_OVER):
+            return "everything the files hold is applied"
+        survey, commands = self._survey, self._commands
+        if survey is None or commands is None:
+            return f"in {self._stage.phase}, before a command was applied"
+        at = commands.position.offset
+        return f"in {self._stage.phase}, at byte {at:,} of {survey.end:,}"
+
+    # --- The main flow ---
+
+    async def run(self) -> None:
+        """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure."""
+        stage = self._stage
+        # 1. Both ends are there; the files are sound; the target is ours.
+        with stage.step("connect"):
+            self._books.take_up()
+            if self._books.mark.opened:
+                await self._tidy()
+                stage.reason = "the target was opened before"
+                stage.enter(Phase.DONE)
+                return
+            await self._open()
+        while True:
+            # 2. Everything in the files is on the target.
+            stage.enter(Phase.SNAPSHOT)
+            with stage.step("snapshot"):
+                await self._ticking(self._move())
+            stage.reason = "applied: all that the files hold"
+            try:
+                # 3. The operator's word, and the cut-over.
+                await self._cut_over()
+            except PositionMoved:
+                stage.on_event("the target came back with older data: going on from what it has")
+                stage.word.set()
+            else:
+                return
+
+    async def _cut_over(self) -> None:
+        """Raises `PositionMoved` where the target has lost some of it again."""
+        stage = self._stage
+        if self._settings.until != "cut-over" and stage.one_go:
+            await self._settle_deadlines()
+            result = await self._pass_gate()
+            if not result.ok:
+                raise TransferStopped(result.reason)
+            await self._end()
+            return
+        while True:
+            # A gate that refuses leads back here.
+            stage.can_complete = True
+            stage.enter(Phase.COPIED)
+            with stage.step("wait"):
+                await stage.word.wait()
+            stage.word.clear()
+            # Deadlines run again, and the target is the users'.
+            stage.can_complete = False
+            stage.enter(Phase.CUT_OVER)
+            with stage.step("verify"):
+                await self._settle_deadlines()
+                result = await self._pass_gate()
+            stage.reason = result.reason
+            if result.ok:
+                break
+            stage.on_event(f"cut-over refused: {result.reason}")
+            if stage.one_go:
+                raise TransferStopped(result.reason)
+        await Switch(
+            self._source_endpoint,
+            self._target_endpoint,
+            self._settings,
+            stage.on_switch,
+            stage.on_event,
+        ).run()
+        await self._end()
+
+    async def _open(self) -> None:
+        stage = self._stage
+        # The files first: what is wrong with them is wrong before anything is written.
+        await stage.insist(self._writer.open, "target")
+        await self._writer.close()
+        self._opened = True
+        self._identity = self._writer.info.identity
+        limit = None
+        if self._books.mark.begun:
+            found: TargetPosition | None = None
+
+            async def look() -> None:
+                nonlocal found
+                async with self._ends.admin("target") as end:
+                    found = await _position_on(end)
+
+            await stage.insist(look, "target")
+            if found is not None and found.position is not None:
+                # They may have grown: no more of them than before.
+                limit = size_in(found.position.replid)
+        self._files = await asyncio.to_thread(AofFiles, self._path, limit=limit)
+        self._survey = await survey_aof(
+            self._files, self._settings, value_limit=self._writer.bulk_limit
+        )
+        if self._survey.cut:
+            stage.on_event(f"left out: {self._survey.cut}")
+        stage.total_keys = sum(self._survey.keys.values())
+        if stage.tally.evictions.base is None:
+            stage.tally.evictions = Evictions().after(self._writer.info)
+        else:
+            await stage.insist(self._target_watch.look, "target")
+
+    async def _move(self) -> None:
+        """Everything, whatever the target does meanwhile."""
+        applier: Applier | None
+        stage = self._stage
+        patience = stage.patience(
+            "the files",
+            ended="no progress",
+            next_step="they are read on from what the target has",
+            fault="target",
+        )
+        reached = -1
+        while True:
+            try:
+                held, applier = await self._settled(), None
+                if held.position is None:
+                    held, applier = await self._restore(held)
+                await self._apply(held, applier)
+                return
+            except PositionMoved as moved:
+                found = None if moved.found is None else TargetPosition.decode(moved.found)
+                if found is not None and found.transfer != self._books.mark.token:
+                    raise beaten(found) from None
+                reason = "the target came back with older data, or with none"
+            except LinkError as exc:
+                if exc.fault != "target":
+                    raise
+                reason = exc.message
+            at = self._commands.position.offset if self._commands is not None else -1
+            if at > reached:
+                reached = at
+                patience.progress()
+            delay = patience.failed(reason, event=f"{reason}: going on from what it has")
+            await asyncio.sleep(delay)
+
+    # --- Whose the target is ---
+
+    async def _settled(self) -> TargetPosition:
+        """Claim the target; what it holds of these files then, which is nothing or a position."""
+        held: TargetPosition | None = None
+
+        async def settle() -> None:
+            nonlocal held
+            async with self._ends.admin("target") as end:
+                held = await self._settle(end)
+
+        await self._stage.insist(settle, "target")
+        assert held is not None
+        return held
+
+    async def _settle(self, end: Admin) -> TargetPosition:
+        mark, survey = self._books.mark, self._survey
+        assert survey is not None
+        if not mark.begun:
+            return await self._begin(end)
+        self._claim = self._new_claim(first=False)
+        held = await self._claim.take(end)
+        if held.opened:
+            raise TransferFailed(
+                f"{end.name} was opened at the end of this migration", fault="target"
+            )
+        position = held.position
+        if position is not None and position.replid == survey.identity:
+            await self._recall(end)
+            if held.doubtful is not None:
+                self._doubt(held)
+            return held
+        if position is not None:
+            self._stage.on_event(
+                "the files are others than before: the target is emptied, and begins again"
+            )
+        return await self._empty(end)
+
+    async def _begin(self, end: Admin) -> TargetPosition:
+        """The target is another's, or has keys, or becomes ours."""
+        found = await _position_on(end)
+        left = await find_leftovers(None, end, self._settings)
+        await end.select(POSITION_DB)
+        ended = found is not None and found.opened
+        other = None if ended else found
+        if other is not None and not self._settings.take_over:
+            raise foreign(other, end.name)
+        own = await end.call("EXISTS", POSITION_KEY, LEFT_KEY)
+        keys = sum(each.keys for each in (await end.info()).keyspace) - own
+        was_empty = [each for each in (other, left) if each is not None and not each.held_before]
+        theirs = self._settings.take_over and was_empty
+        if keys > 0 and not theirs:
+            raise TransferFailed(not_empty(keys), remedy=NOT_EMPTY, fault="user")
+        self._claim = self._new_claim(first=True)
+        await self._books.save(begun=True)
+        held = await self._claim.take(end)
+        if keys > 0:
+            self._stage.on_event(
+                "the target is taken over from a migration that was not completed: it was empty "
+                "before that, and is emptied"
+            )
+            return await self._empty(end)
+        return held
+
+    async def _empty(self, end: Admin) -> TargetPosition:
+        assert self._claim is not None
+        await self._claim.clear(end, ("FLUSHALL",))
+        self._stage.tally.start_anew()
+        self._stage.tally.evictions = Evictions().after(await end.info())
+        self.left_out.clear()
+        self._stage.lost.clear()
+        self._commands = None
+        return self._claim.bare
+
+    def _new_claim(self, *, first: bool) -> Claim:
+        async def ours() -> None:
+            # Raises where another process has the migration.
+            await asyncio.to_thread(self._checkpoints.load)
+
+        return Claim(
+            POSITION_KEY,
+            self._books.mark.token,
+            secrets.token_hex(4),
+            ours,
+            first=first,
+            take_over=self._settings.take_over,
+        )
+
+    async def _recall(self, end: Admin) -> None:
+        """What the engines before this one have left out, by the notes on the target."""
+        await end.select(POSITION_DB)
+        notes = await end.call("HGETALL", dirty_key(self._books.mark.token))
+        pairs = (
+            notes.items() if isinstance(notes, dict) else zip(notes[::2], notes[1::2], strict=True)
+        )
+        for name, reason in pairs:
+            db, _, key = name.partition(b" ")
+            if self._commands is None or (int(db), key) not in self._commands.lost:
+                self._recalled[(int(db), key)] = reason.decode("utf-8", "replace")
+
+    def _doubt(self, held: TargetPosition) -> None:
+        assert held.position is not None
+        assert held.doubtful is not None
+        self._leave_out(
+            "whether each command succeeded that begins between byte "
+            f"{held.doubtful.offset:,} and {held.position.offset:,} is not known: the engine that "
+            "sent them was stopped before it read the answer"
+        )
+
+    # --- The snapshot ---
+
+    async def _restore(self, held: TargetPosition) -> tuple[TargetPosition, Applier]:
+        """The snapshot that the files begin with, and the first position behind it."""
+        stage, survey, files, claim = self._stage, self._survey, self._files, self._claim
+        assert survey is not None
+        assert files is not None
+        assert claim is not None
+        if survey.snapshot:
+            writer = self._writer
+            writer.name = claim.client_name
+            await stage.insist(writer.open, "target")
+            self._identity = writer.info.identity
+            source = AofSnapshot(files, survey, self._settings, LIFT_MS)
+            source.bulk_limit = writer.bulk_limit
+            await source.open(None)
+            self._copy = Copy(
+                source,
+                writer,
+                self._settings,
+                stage.tally,
+                position=None,
+                on_event=stage.on_event,
+                compare=_nothing_to_compare,
+                patience=stage.patience(
+                    "the copy",
+                    ended="no progress",
+                    next_step="reading starts again",
+                    fault="engine",
+                ),
+            )
+            await self._copy.run()
+            await writer.close()
+            for what in source.reader.left_out:
+                self._leave_out(f"not carried: {what}")
+            functions, scripts = source.reader.functions, source.reader.scripts
+
+            async def carry() -> None:
+                async with self._ends.admin("target") as end:
+                    for what, why in (await carry_code(end, functions, scripts)).items():
+                        self._leave_out(f"not carried: {what}: {why}")
+                        if is_library(what):
+                            stage.lost[what] = why
+
+            if functions or scripts:
+                await stage.insist(carry, "target")
+        begin = survey.begins[0].offset
+        first = TargetPosition(held.transfer, StreamPosition(survey.identity, begin), held.engine)
+        applier = await self._dialled(held)
+        await applier.begin(first.encode(), over=held.encode())
+        await self._books.save()
+        return first, applier
+
+    # --- The commands ---
+
+    async def _apply(self, held: TargetPosition, applier: Applier | None) -> None:
+        survey, files = self._survey, self._files
+        assert survey is not None
+        assert files is not None
+        if applier is None:
+            applier = await self._dialled(held)
+        self._commands = commands = Replay(
+            self._stage,
+            applier,
+            self._writer,
+            held,
+            Faithfulness(survey.info, self._writer.info),
+            lose=self._lose,
+            note_key=dirty_key(self._books.mark.token),
+            lost=self._recalled,
+            before=self._commands.counts if self._commands is not None else None,
+        )
+        try:
+            await commands.run(files, survey)
+        finally:
+            applier.abandon()
+        for what in commands.doubts():
+            self._leave_out(what)
+        await self._books.save()
+
+    async def _dialled(self, held: TargetPosition) -> Applier:
+        """Raises `PositionMoved` where the target does not hold what it did."""
+        if self._applier is None:
+            self._applier = Applier(
+                self._target_endpoint,
+                self._settings,
+                POSITION_KEY,
+                on_event=self._stage.on_event,
+                on_trouble=self._stage.trouble_of("the target"),
+            )
+        applier = self._applier
+        await applier.close()
+        await self._stage.insist(applier.open, "target")
+        if applier.found != held.encode():
+            raise PositionMoved(applier.found)
+        return applier
+
+    # --- The end ---
+
+    async def _settle_deadlines(self) -> None:
+        """Deadlines run from now on; what is over goes."""
+        stage = self._stage
+        ended = 0
+
+        async def release() -> None:
+            nonlocal ended
+            async with self._ends.admin("target") as end:
+                lifted = Lifted(end)
+                try:
+                    await lifted.release_all()
+                finally:
+                    ended += lifted.ended
+
+        await stage.insist(release, "target")
+        stage.tally.expired += ended
+
+    async def _pass_gate(self) -> GateResult:
+        stage, commands, survey = self._stage, self._commands, self._survey
+        assert commands is not None
+        assert survey is not None
+        if lost := (stage.tally.lost_words() or stage.lost_words):
+            return GateResult(False, lost)
+        try:
+            await self._target_watch.look()
+            # The target still holds all of it.
+            await commands.confirm()
+            async with self._ends.admin("target") as end:
+                keyspace = (await end.info()).keyspace
+                own = await end.call("EXISTS", POSITION_KEY, LEFT_KEY, dirty_key(commands.token))
+        except EngineError as exc:
+            return GateResult(False, f"the target could not be looked at: {explain(exc)}")
+        if evicted := stage.tally.evictions.words:
+            return GateResult(False, evicted)
+        keys = sum(each.keys for each in keyspace) - own
+        stage.tally.keys = keys
+        stage.total_keys = keys
+        if stage.skip_verification:
+            return GateResult(True, NOT_COMPARED)
+        counted = f"{survey.commands:,} commands"
+        if survey.snapshot:
+            counted = f"a snapshot of {sum(survey.keys.values()):,} keys and {counted}"
+        return GateResult(
+            True,
+            f"the target holds {keys:,} keys by {counted}, up to byte {survey.end:,}; an "
+            "append-only file has no values to compare with.",
+        )
+
+    async def _end(self) -> None:
+        """The target is its users' from here on: nothing is written to it any more but to remove
+        what is ours."""
+        await self._books.save(opened=True)
+        await self._tidy()
+        self._stage.enter(Phase.DONE)
+
+    async def _tidy(self) -> None:
+        async def tidy() -> None:
+            async with self._ends.admin("target") as end:
+                found = await _position_on(end)
+                if found is not None and found.transfer == self._books.mark.token:
+                    await end.call("DEL", POSITION_KEY, dirty_key(self._books.mark.token))
+
+        await self._stage.insist(tidy, "target")
+        await self._books.save(tidied=True)
+
+    async def close(self, *, resumable: bool, forced: bool = False) -> None:
+        """Let go of both ends; unless it can be resumed, say on the target what is left there."""
+        del forced
+        if self._applier is not None:
+            await self._applier.close()
+        await self._writer.close()
+        if self._files is not None:
+            self._files.close()
+            self._files = None
+        mark = self._books.mark
+        if resumable or not mark.begun or mark.opened:
+            return
+        for told in await leave(self._target_endpoint, mark.token, self._settings.connect_timeout):
+            self._stage.on_event(told)
+
+    async def save_last(self, errors: list[str]) -> None:
+        """Write the last checkpoint; a failure joins `errors` if there is none yet."""
+        if not self._books.mark.begun:
+            return
+        try:
+            await self._books.save()
+        except StateError as exc:
+            if not errors:
+                errors.append(explain(exc))
+
+    # --- What is told ---
+
+    def _lose(self, what: str, why: str) -> None:
+        self._stage.lost[what] = why
+        self._leave_out(f"not carried: {what}: {why}")
+
+    def _leave_out(self, what: str) -> None:
+        if what not in self.left_out:
+            self.left_out.append(what)
+            self._stage.on_event(what)
+
+    def _figures(self) -> dict[str, Any]:
+        applier, commands, survey = self._applier, self._commands, self._survey
+        figures: dict[str, Any] = {
+            "retries": self._writer.retries + (applier.retries if applier else 0),
+            "reconnects": self._writer.reconnects + (applier.reconnects if applier else 0),
+        }
+        if commands is not None and survey is not None:
+            figures["commands"] = commands.counts.commands
+            figures["applied_offset"] = commands.position.offset
+            figures["source_offset"] = survey.end
+        return figures
+
+    async def _ticking(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work`; meanwhile tell the progress, and write the books now and then."""
+        task = asyncio.create_task(work)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=_TICK_SECONDS)
+                self._books.dirty = True
+                await self._books.save_now_and_then()
+                self._stage.tell()
+            await task
+        finally:
+            if not task.done():
+                await cancelled(task)
+
+
+async def _nothing_to_compare(db: int, keys: list[bytes]) -> list[bytes]:
+    del db
+    return keys
+
+
+async def _position_on(end: Admin) -> TargetPosition | None:
+    await end.select(POSITION_DB)
+    found = await end.call("GET", POSITION_KEY)
+    return TargetPosition.decode(found) if isinstance(found, bytes) else None
+
+
+async def leave(target: Endpoint, token: str, timeout: float) -> list[str]:
+    """Our position becomes the mark of a migration that was not completed. What an operator has to
+    know; never raises `EngineError`."""
+    try:
+        async with admin(target, timeout=timeout, fault="target") as end:
+            found = await _position_on(end)
+            if found is not None and found.transfer == token:
+                await end.call("RENAME", POSITION_KEY, LEFT_KEY)
+                await end.call("DEL", dirty_key(token))
+    except EngineError as exc:
+        return [f"what this migration leaves on the target is not marked: {exc}"]
+    return []

@@ -1,0 +1,176 @@
+"""What can be known of a source that is an append-only file: all of it, by reading it to its end
+once. So one that is damaged never puts its first half onto a target."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from engine.errors import EngineError, ProtocolFault
+from engine.model.endpoint import Endpoint
+from engine.model.modules import ModuleTypes
+from engine.model.online import OWN_PREFIX
+from engine.model.report import printable_key
+from engine.model.server import ServerInfo, known_types
+from engine.model.settings import TransferSettings
+from engine.sources.aof import AofSurvey, survey_aof
+from engine.sources.aof_files import AofFiles
+from engine.targets.applier import POSITION_DB
+from engine.transfer.append_only import NOT_EMPTY, not_empty
+from engine.transfer.checks import needs
+from engine.transfer.checks.modules import refusals
+from engine.transfer.checks.result import Check, failed, listed, passed, size, warned
+from engine.transfer.checks.rights import ask_rights
+from engine.transfer.checks.types import type_name
+from engine.wire.admin import Admin
+
+
+async def check_aof(
+    source: Endpoint, settings: TransferSettings, *, value_limit: int
+) -> tuple[list[Check], AofSurvey | None]:
+    """Read the files; None in the place of their survey if that cannot be done."""
+    name = "source-file"
+    files: AofFiles | None = None
+    try:
+        files = await asyncio.to_thread(AofFiles, source.aof_path or "")
+        found = await survey_aof(files, settings, value_limit=value_limit)
+    except ProtocolFault as error:
+        return [failed(name, error.message, error.remedy)], None
+    except EngineError as error:
+        remedy = error.remedy or "See the system's log: its disk may be failing."
+        return [failed(name, error.message, remedy)], None
+    finally:
+        if files is not None:
+            files.close()
+    return list(_of_files(source, found)), found
+
+
+def check_commands(
+    found: AofSurvey, target: ServerInfo | None, modules: ModuleTypes | None
+) -> Iterator[Check]:
+    """Commands and values that cannot be carried, or lead elsewhere when they run again."""
+    keys = sum(found.keys.values())
+    figure = f"{found.commands:,} commands"
+    if found.snapshot:
+        figure = f"a snapshot of {keys:,} keys, {figure}"
+    if not keys and not found.commands:
+        yield warned("source-keys", "no keys and no commands", "Is it the right file?")
+    else:
+        yield passed("source-keys", f"{figure}, in databases {listed(list(found.databases))}")
+    if target is not None and found.types:
+        known = known_types(target.flavour, target.version)
+        foreign = {kind: count for kind, count in found.types.items() if kind not in known}
+        what = ", ".join(
+            f"{count:,} {type_name(kind, found.info.flavour)}" for kind, count in foreign.items()
+        )
+        if foreign:
+            yield warned(
+                "value-types",
+                f"{target.name} does not load: {what}",
+                "Choose a target at least as new as the file's server and of its flavour; keys "
+                "that cannot be loaded are named in the report.",
+            )
+        else:
+            yield passed("value-types", f"the target loads all {len(found.types)} that are there")
+    if modules is not None and (refused := refusals(found.modules, modules)):
+        yield warned(
+            "modules",
+            "; ".join(refused),
+            "Load the same modules on the target, or do without those keys: the report names them.",
+        )
+    if found.refused_total:
+        key, why = found.refused[0]
+        yield warned(
+            "values",
+            f"{found.refused_total:,} cannot be carried; the first, {printable_key(key)[:100]}: "
+            f"{why}",
+            "The report names them all; the cut-over is refused while there are any.",
+        )
+    if found.left_out:
+        yield warned(
+            "beside-the-keys",
+            f"not carried: {'; '.join(found.left_out[:5])}",
+            "Set it up on the target by hand, if it is needed there.",
+        )
+    if doubts := list(_doubts(found)):
+        yield warned(
+            "stream-commands",
+            "; ".join(doubts),
+            "A server that loads the file takes the same commands. The report names what differs.",
+        )
+
+
+async def check_empty(target: Admin) -> Check:
+    """Whether the target is empty, but for what an earlier migration has left."""
+    name = "existing-keys"
+    keys = (await target.info()).keys
+    if not keys:
+        return passed(name, "none on the target")
+    await target.select(POSITION_DB)
+    own = await target.call("EXISTS", OWN_PREFIX + b"position", OWN_PREFIX + b"left")
+    if keys == own:
+        return passed(name, "none on the target but the engine's own")
+    if own:
+        # Whose they are is said by `other-migration` and `leftovers`.
+        return warned(name, f"{keys - own:,} on the target", NOT_EMPTY)
+    return failed(name, not_empty(keys), NOT_EMPTY)
+
+
+async def check_scripts_allowed(target: Admin, info: ServerInfo) -> Check | None:
+    """Whether deadlines can be set back on the target, which a script does; None: they can."""
+    rights = await ask_rights(target, needs.lifted_deadlines(info))
+    if not rights.denied:
+        return None
+    return failed(
+        "target-permissions", f"{rights.figure}: TTLs cannot be set back", rights.remedy()
+    )
+
+
+def _of_files(source: Endpoint, found: AofSurvey) -> Iterator[Check]:
+    name = "source-file"
+    rate = found.size / found.seconds if found.seconds else 0.0
+    files = "1 file" if found.files == 1 else f"{found.files} files"
+    figure = (
+        f"{source.aof_path}: {files}, {size(found.size)}, read to the end in "
+        f"{found.seconds:.1f} s ({size(round(rate))}/s)"
+    )
+    if found.timestamps is not None:
+        first, last = (_moment(each) for each in found.timestamps)
+        figure += f", timestamps from {first} to {last}"
+    if found.cut:
+        yield warned(
+            name,
+            f"{figure}; left out: {found.cut}",
+            "A server with aof-load-truncated yes leaves a cut last command out as well; "
+            "--aof-load-truncated no refuses it.",
+        )
+    else:
+        yield passed(name, figure)
+    if found.snapshot:
+        by = (
+            found.info.name if any(found.info.version) else "a server that does not say its version"
+        )
+        yield passed("source-version", f"RDB {found.rdb_version}, by {by}")
+
+
+def _doubts(found: AofSurvey) -> Iterator[str]:
+    if found.scripts:
+        yield (
+            f"{found.scripts:,} run a script again: chance, the order in a set and the clock are "
+            "the target's own"
+        )
+    if found.field_deadlines:
+        yield (
+            f"{found.field_deadlines:,} set TTLs of hash fields that have passed: a field whose "
+            "TTL was put off in time is missing on the target"
+        )
+    if found.unknown:
+        yield f"not known here: {', '.join(found.unknown)}"
+
+
+def _moment(seconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)

@@ -1,0 +1,285 @@
+"""The commands of an append-only file, from the file to the target: each exactly once.
+
+    file ──CommandBatch──▶ transaction with the position ──▶ target
+
+While the target works on one batch, the next one is read. A batch of which nothing has to be known
+goes from reader to socket; the others take the main flow (`_transact`), which leaves out what the
+target will not take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from engine._native import (
+    CMD_MEMBER_TTL,
+    CMD_PAYLOAD,
+    CMD_SWAPS,
+    CommandBatch,
+    early_member_deadlines,
+    encode_command,
+)
+from engine.errors import TransferFailed
+from engine.model.position import StreamPosition, TargetPosition
+from engine.model.report import NAMED_KEYS_LIMIT, printable_key
+from engine.sources.aof import AofCommands, AofSurvey
+from engine.sources.aof_files import AofFiles
+from engine.targets.applier import POSITION_DB, Applier, Sent
+from engine.targets.writer import RestoreWriter
+from engine.transfer.deadlines import LIFT_MS, DbKey
+from engine.transfer.faithfulness import Faithfulness
+from engine.transfer.repair import placed
+from engine.transfer.stage import Stage
+
+# Commands that leave nothing of a key that could not be carried.
+_DELETES = frozenset({b"DEL", b"UNLINK"})
+# So many keys are named in a line.
+_NAMED_IN_A_LINE = 3
+_FIELDS = (
+    "they set TTLs of hash fields that have passed, and a field whose TTL was put off in time is "
+    "missing"
+)
+
+
+class Counts:
+    """What was applied, over all dials."""
+
+    def __init__(self) -> None:
+        self.commands = 0
+        self.unseen = 0
+        # Commands that may lead elsewhere, by why; and some of the keys that they change.
+        self.again: Counter[str] = Counter()
+        self.keys: dict[str, dict[DbKey, None]] = {}
+
+
+class Replay:
+    """Applies the commands from `held` on, over one connection.
+
+    `lost`: keys that could not be carried by an engine before, with the reasons. `lose(what, why)`
+    is told of commands without keys that the target refuses.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        applier: Applier,
+        writer: RestoreWriter,
+        held: TargetPosition,
+        faith: Faithfulness,
+        *,
+        lose: Callable[[str, str], None],
+        note_key: bytes,
+        lost: dict[DbKey, str],
+        before: Counts | None,
+    ) -> None:
+        assert held.position is not None
+        self._stage = stage
+        self._applier = applier
+        self._writer = writer
+        self._held = held
+        self._lose = lose
+        self._note_key = note_key
+        self.token = held.transfer
+        self.counts = before or Counts()
+        self.position = held.position
+        """Everything up to here is on the target."""
+        self.lost: set[DbKey] = set()
+        """Keys that were left out: no command that names one is applied."""
+        # The same, as it stands on the target behind the next transaction.
+        self._notes: list[tuple[int, bytes]] = []
+        # A server that loads the file loses the TTLs that the writing server has kept.
+        self._kinds = tuple(kind for kind in faith.kinds if not kind.timed)
+        self._flags = CMD_MEMBER_TTL
+        for kind in self._kinds:
+            self._flags |= kind.flag
+        for (db, key), why in lost.items():
+            self.lost.add((db, key))
+            self._stage.tally.refuse(db, key, why)
+
+    async def run(self, files: AofFiles, survey: AofSurvey) -> None:
+        """Apply everything. Raises `PositionMoved`, `TransferFailed`, `AuthError`, `LinkError`."""
+        at = self.position
+        reader = AofCommands(files, survey, at.offset, at.db, at.in_multi, hold_shift=LIFT_MS)
+        batch = await asyncio.to_thread(reader.next)
+        while batch is not None:
+            # While the target works on one batch, the next one is read.
+            answer = self._start(batch)
+            ahead = asyncio.create_task(asyncio.to_thread(reader.next))
+            try:
+                sent = await answer if answer is not None else None
+                if sent is None or not sent.applied:
+                    await self._transact(batch, sent)
+                else:
+                    self._pass(batch)
+            finally:
+                # The thread uses files that are closed behind us.
+                await asyncio.wait({ahead})
+            batch = ahead.result()
+        await self.confirm()
+
+    async def confirm(self) -> None:
+        """Have the target show that it holds everything up to `position`. Raises as `run`."""
+        at = self.position
+        await self._transact(CommandBatch.empty(at.offset, at.db, at.in_multi), None)
+
+    def doubts(self) -> Iterable[str]:
+        """What may be otherwise than on the server that wrote the file, a line each."""
+        counts = self.counts
+        for why, number in counts.again.items():
+            names = ", ".join(
+                f"'{printable_key(key)[:80]}' (database {db})" for db, key in counts.keys[why]
+            )
+            such = f", such as of {names}" if names else ""
+            yield f"{number:,} commands{such} may lead elsewhere when they run again: {why}"
+        if counts.unseen:
+            yield (
+                f"the target's answer to {counts.unseen:,} transactions was lost with the link: "
+                "whether each of their commands succeeded is not known"
+            )
+
+    # --- One batch ---
+
+    def _start(self, batch: CommandBatch) -> asyncio.Future[Sent] | None:
+        """Send it at once, if nothing has to be known of it; None: it is for `_transact`."""
+        if self.lost or self._notes or batch.nbytes > self._writer.bulk_limit:
+            return None
+        if batch.holds(CMD_SWAPS) or batch.doubtful(CMD_PAYLOAD):
+            return None
+        answer: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
+
+        def answered(sent: Sent) -> None:
+            if not answer.done():
+                answer.set_result(sent)
+
+        value = self._value(batch)
+        return answer if self._applier.start(batch, value, answered, patient=False) else None
+
+    async def _transact(self, batch: CommandBatch, sent: Sent | None) -> None:
+        skip = set() if sent is not None else self._unfit(batch)
+        while True:
+            if sent is None:
+                skip |= self._left_out(batch, skip)
+            notes = self._noted()
+            result = await self._applier.apply(
+                batch,
+                sent.position if sent is not None else self._value(batch),
+                skip=skip,
+                extras=notes,
+                sent=sent,
+            )
+            sent = None
+            if not result.refused:
+                break
+            # Nothing was applied: again, without what the target would not even queue.
+            for index, message in sorted(result.refused):
+                if index < 0:
+                    raise TransferFailed(f"the target refuses the engine's own command: {message}")
+                skip.add(index)
+                self._leave(batch, index, message)
+        del self._notes[: len(notes)]
+        for index, message in result.failed:
+            if index < 0:
+                raise TransferFailed(f"the target refuses the engine's own command: {message}")
+            self._leave(batch, index, message)
+        self.counts.unseen += result.unseen
+        self._pass(batch)
+
+    def _pass(self, batch: CommandBatch) -> None:
+        self.counts.commands += len(batch)
+        if batch.holds(self._flags):
+            self._look(batch)
+        self.position = StreamPosition(
+            self.position.replid, batch.end_offset, batch.db_after, batch.in_multi_after
+        )
+
+    def _look(self, batch: CommandBatch) -> None:
+        for kind in self._kinds:
+            if batch.holds(kind.flag):
+                found = batch.doubtful(kind.flag)
+                found = [at for at in found if not batch.flags(at) & kind.unless]
+                self._note_again(batch, found, kind.why)
+        if batch.holds(CMD_MEMBER_TTL):
+            found = early_member_deadlines(batch, time.time_ns() // 1_000_000)
+            self._note_again(batch, found, _FIELDS)
+
+    def _note_again(self, batch: CommandBatch, indices: Sequence[int], why: str) -> None:
+        if not indices:
+            return
+        counts = self.counts
+        counts.again[why] += len(indices)
+        some = counts.keys.setdefault(why, {})
+        for index in indices[:_NAMED_IN_A_LINE]:
+            for key in batch.changes(index) or ():
+                if len(some) < _NAMED_IN_A_LINE:
+                    some[key] = None
+
+    def _value(self, batch: CommandBatch) -> bytes:
+        return self._held.encode_span(
+            self.position.replid,
+            (batch.end_offset, batch.db_after, batch.in_multi_after),
+            (batch.start_offset, batch.db_before, batch.in_multi_before),
+        )
+
+    # --- What is left out ---
+
+    def _unfit(self, batch: CommandBatch) -> set[int]:
+        """Values of modules that the target must not get, and arguments that it does not take."""
+        found: set[int] = set()
+        guard = self._writer.encoder.guard
+        for index in batch.doubtful(CMD_PAYLOAD):
+            if guard is not None and (why := guard.refusal(batch.command(index)[3])):
+                found.add(index)
+                self._leave(batch, index, why)
+        limit = self._writer.bulk_limit
+        for index in batch.longer(limit):
+            found.add(index)
+            self._leave(batch, index, f"it is longer than the target takes ({limit:,} bytes)")
+        return found
+
+    def _left_out(self, batch: CommandBatch, skip: set[int]) -> set[int]:
+        """Commands that name a key which was left out; one that deletes it makes it whole."""
+        found: set[int] = set()
+        if not self.lost:
+            return found
+        swaps = batch.swaps
+        for index in batch.mentioning({key for _, key in self.lost}):
+            if index in skip:
+                continue
+            named = placed(batch.db(index), batch.keys(index) or (), swaps)
+            lost = self.lost.intersection(named)
+            if not lost:
+                continue
+            if batch.command(index)[0].upper() in _DELETES:
+                for db, key in lost:
+                    self.lost.discard((db, key))
+                    self._stage.tally.carried(db, key)
+                    self._note("HDEL", db, key)
+                continue
+            found.add(index)
+            self._leave(batch, index, "it is derived from a key that was not carried")
+        return found
+
+    def _leave(self, batch: CommandBatch, index: int, message: str) -> None:
+        """A command that does not run on the target: its keys are named."""
+        keys = batch.changes(index)
+        if not keys:
+            name = batch.command(index)[0][:64].decode("ascii", "backslashreplace")
+            self._lose(f"the command {name.upper()}", message)
+            return
+        for db, key in keys:
+            if (db, key) in self.lost:
+                continue
+            self._stage.tally.refuse(db, key, message)
+            if len(self.lost) < NAMED_KEYS_LIMIT:
+                self.lost.add((db, key))
+                self._note("HSET", db, key, message)
+
+    def _note(self, verb: str, db: int, key: bytes, *more: str) -> None:
+        name = b"%d %b" % (db, key)
+        self._notes.append((POSITION_DB, encode_command(verb, self._note_key, name, *more)))
+
+    def _noted(self) -> list[tuple[int, bytes]]:
+        return list(self._notes)

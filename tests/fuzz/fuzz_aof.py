@@ -1,0 +1,89 @@
+"""A coverage-guided fuzzer of the reader of append-only files:
+`python -m tests.fuzz.fuzz_aof -runs=100000`.
+
+Needs atheris (`pip install atheris`), which is no dependency of the tests. The reference reader
+is instrumented, so its branches guide the inputs; the native one must agree with it on each. The
+same bytes are read as a manifest, which may only be refused in one way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["tests.reference.aof", "engine.sources.aof_files"]):
+    from engine.sources.aof_files import read_manifest
+    from tests.reference import aof as reference
+
+from engine._native import ProtocolError, StreamReader, early_member_deadlines
+from engine.errors import ProtocolFault
+from tests.feeding import contents, push
+from tests.reference.stream import Broken, command
+from tests.unit.test_aof import PARTS, WRONG
+
+SEEDS = (
+    b"".join(PARTS),
+    *WRONG,
+    b'file a.1.base.rdb seq 1 type b\nfile "a \\x41" seq 1 type i\n',
+    command(b"HSETEX", b"h", b"PXAT", b"1", b"FIELDS", b"1", b"f", b"v"),
+    command(b"HEXPIREAT", b"h", b"1", b"FIELDS", b"1", b"f"),
+    command(b"RESTORE", b"k", b"1", b"", b"ABSTTL"),
+)
+
+
+def once(data: bytes) -> None:
+    """The first byte gives the cuts and the time; ~~ stands for CRLF, so that fewer inputs die
+    early."""
+    if not data:
+        return
+    text = data[1:].replace(b"~~", b"\r\n")
+    until = data[0] if data[0] & 1 else None
+    with contextlib.suppress(ProtocolFault):
+        read_manifest(text, "m")
+    reader = StreamReader(
+        0,
+        batch_bytes=1 + data[0],
+        append_only=True,
+        publish=False,
+        until=until,
+    )
+    failed = False
+    try:
+        push(reader, text, [1 + data[0] % 31])
+    except ProtocolError:
+        failed = True
+    try:
+        found = reference.read(text, until)
+    except Broken:
+        assert failed
+        return
+    assert not failed
+    assert reader.parsed_offset == found.parsed
+    assert reader.cut_offset == found.cut
+    assert reader.timestamps == len(found.times)
+    reader.flush()
+    batches = reader.take()
+    assert contents(batches) == found.commands()
+    for batch in batches:
+        early_member_deadlines(batch, 100)
+    _lifted(text)
+
+
+def _lifted(text: bytes) -> None:
+    """The same with every deadline lifted, as it is applied: nothing is lost."""
+    reader = StreamReader(0, append_only=True, publish=False, anchor=True)
+    reader.now_ms = 1
+    reader.hold_before, reader.hold_shift = 1 << 62, 1000
+    push(reader, text)
+    reader.flush()
+    for batch in reader.take():
+        batch.split(batch.end_offset)
+
+
+if __name__ == "__main__":
+    for seed in SEEDS:
+        once(b"\x03" + seed)
+    atheris.Setup(sys.argv, once)
+    atheris.Fuzz()

@@ -1,0 +1,413 @@
+"""Append-only files that real servers have written, migrated; the truth is a server that loads the
+same files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.errors import InvalidParameterCombinationException
+from engine.front.faults import PreflightFault
+from engine.model.online import LEFT_KEY, POSITION_KEY
+from engine.model.position import TargetPosition
+from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.transfer import Transfer
+from tests.conftest import ServerFactory, known
+from tests.engines import Cli
+from tests.integration.test_file_real import migrate
+from tests.proxy import Proxy
+from tests.reference import aof as reference
+from tests.reference.compare import assert_equal
+from tests.reference.stream import command
+from tests.servers import START_SECONDS, Binary, Server
+from tests.snapshots import fill
+from tests.transfers import Run, transfer, until
+
+HOUR_MS = 3_600_000
+OPTIONS = ("--appendonly", "yes", "--appendfsync", "no", "--save", "")
+
+
+@pytest.fixture
+def cli(state_url: str, tmp_path: Path) -> Iterator[Cli]:
+    runner = Cli(state_url, tmp_path)
+    yield runner
+    runner.close()
+
+
+def wait_until(what: object, seconds: float = START_SECONDS) -> None:
+    """Wait for something that a server does by itself."""
+    deadline = time.monotonic() + seconds
+    while not what():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def rewritten(server: Server) -> None:
+    """Have the server rewrite its file."""
+    client = server.client()
+    client.execute_command("BGREWRITEAOF")
+
+    def done() -> bool:
+        told = client.info("persistence")
+        waits = told["aof_rewrite_in_progress"] or told["aof_rewrite_scheduled"]
+        return not waits and told["aof_last_bgrewrite_status"] == "ok"
+
+    wait_until(done)
+
+
+def written_by(server: Server, folder: Path) -> Path:
+    """A copy of the server's file or files; what to give as the source."""
+    folder.mkdir()
+    single, several = server.folder / "appendonly.aof", server.folder / "appendonlydir"
+    if several.is_dir():
+        shutil.copytree(several, folder / "appendonlydir")
+        return folder
+    shutil.copy(single, folder)
+    return folder / "appendonly.aof"
+
+
+def loaded(factory: ServerFactory, binary: Binary, path: Path) -> Server:
+    """A server that has loaded the same files (or a copy of them)."""
+    server = factory(binary, "--save", "")
+    folder = server.folder
+    server.stop()
+    if path.is_dir():
+        shutil.copytree(path / "appendonlydir", folder / "appendonlydir", dirs_exist_ok=True)
+    else:
+        shutil.copy(path, folder / "appendonly.aof")
+    again = factory(binary, *OPTIONS, "--dir", str(folder))
+    wait_until(lambda: not again.client().info("persistence")["loading"])
+    return again
+
+
+def write(server: Server) -> None:
+    """What a file may hold beside the values of `fill`: units, TTLs that were put off, scripts."""
+    client = server.client()
+    pipe = client.pipeline()
+    pipe.incr("counter")
+    pipe.rpush("list", "a", "b")
+    pipe.execute()
+    client.set("session", "kept", px=40)
+    client.pexpire("session", HOUR_MS)
+    client.set("persisted", "kept", px=40)
+    client.persist("persisted")
+    client.set("over", "gone", px=40)
+    client.set("counted", 5, px=40)
+    client.incr("counted")
+    client.persist("counted")
+    other = server.client(db=5)
+    other.set("moved", 1)
+    other.move("moved", 6)
+    client.eval("redis.call('SET', KEYS[1], ARGV[1]) redis.call('INCR', KEYS[2])", 2, "s", "c", "v")
+    client.incr("counter")
+    # All TTLs of 40 ms pass before the file is read.
+    wait_until(lambda: not client.exists("over"))
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "options"),
+    [
+        ("redis-5.0", "redis-6.2", ("--aof-use-rdb-preamble", "no")),
+        ("redis-6.2", "redis-6.2", ()),
+        ("redis-7.0", "redis-8.0", ("--aof-timestamp-enabled", "yes")),
+        ("valkey-9.1", "valkey-9.1", ()),
+    ],
+)
+def test_the_target_is_what_a_server_that_loads_the_files_is(
+    source: str,
+    target: str,
+    options: tuple[str, ...],
+    server_factory: ServerFactory,
+    tmp_path: Path,
+) -> None:
+    server = server_factory(known(source), *OPTIONS, *options)
+    fill(server, "tiny")
+    rewritten(server)
+    write(server)
+    path = written_by(server, tmp_path / "copy")
+    end = server_factory(known(target))
+    done = transfer(f"aof:{path}", end)
+    assert done.report.status == "done", done.report.errors
+    assert done.report.left_out == ()
+    assert done.report.source_type == "file"
+    assert done.progress[-1].applied_offset == done.progress[-1].source_offset
+    assert not end.client().keys("startmigration:*")
+    assert end.client().get("counter") == b"2"
+    assert HOUR_MS / 2 < end.client().pttl("session") <= HOUR_MS
+    truth = loaded(server_factory, known(target), path)
+    assert truth.client().get("counted") == b"6"
+    assert_equal(truth.url, end.url)
+    assert done.report.keys == sum(each["keys"] for each in end.client().info("keyspace").values())
+
+
+def counting(path: Path, commands: int) -> bytes:
+    """A file that counts up: applied twice, or not at all, each command shows."""
+    names = [b"n:%d" % number for number in range(100)]
+    unit = command(b"MULTI") + command(b"INCR", b"u") + command(b"INCR", b"v") + command(b"EXEC")
+    data = b"".join(command(b"INCR", names[at % 100]) for at in range(commands)) + unit
+    path.write_bytes(data)
+    return data
+
+
+def counted(server: Server) -> dict[bytes, int]:
+    """What the keys of `counting` hold."""
+    client = server.client()
+    names = [b"n:%d" % number for number in range(100)] + [b"u", b"v"]
+    return dict(zip(names, (int(each or 0) for each in client.mget(names)), strict=True))
+
+
+def expected(commands: int) -> dict[bytes, int]:
+    """What they are to hold."""
+    return {b"n:%d" % at: commands // 100 for at in range(100)} | {b"u": 1, b"v": 1}
+
+
+def position(target: Server) -> int:
+    """Up to which byte the target has the commands."""
+    found = target.client().get(POSITION_KEY)
+    held = TargetPosition.decode(found) if found is not None else None
+    return held.position.offset if held is not None and held.position is not None else 0
+
+
+def test_an_engine_that_is_killed_has_nothing_doubled(
+    cli: Cli, server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    commands = 120_000
+    path = tmp_path / "appendonly.aof"
+    data = counting(path, commands)
+    target = server_factory(known("redis-7.0"))
+    client = target.client()
+
+    with Proxy(target.host, target.port) as far:
+        far.throttle(2e6)
+        url = f"redis://{far.host}:{far.port}"
+        process = cli.start("migrate", "--source", f"aof:{path}", "--target", url)
+        wait_until(lambda: position(target), 60)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert 0 < position(target) < len(data)
+        far.throttle(None)
+        # The file has grown meanwhile: what was not there at the start is not read.
+        with path.open("ab") as file:
+            file.write(command(b"INCR", b"u"))
+        done = cli("migrate", "--source", f"aof:{path}", "--target", url)
+    assert done.code == 0, done.err
+    assert counted(target) == expected(commands)
+    assert not client.keys("startmigration:*")
+
+
+def test_a_link_that_is_cut_has_nothing_doubled(
+    server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    commands = 120_000
+    path = tmp_path / "appendonly.aof"
+    counting(path, commands)
+    target = server_factory(known("valkey-9.1"))
+    cuts = 0
+    with Proxy(target.host, target.port) as far:
+        far.throttle(4e6)
+
+        def told(progress: object) -> None:
+            nonlocal cuts
+            if getattr(progress, "applied_offset", None) and cuts < 3:
+                cuts += 1
+                far.cut_now()
+
+        done = transfer(f"aof:{path}", far, on_progress=told)
+    assert done.report.status == "done", done.report.errors
+    assert cuts
+    assert counted(target) == expected(commands)
+
+
+def test_a_target_that_lost_everything_is_filled_anew(
+    server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    commands = 120_000
+    path = tmp_path / "appendonly.aof"
+    counting(path, commands)
+    target = server_factory(known("redis-7.0"), "--save", "")
+    restarts = 0
+
+    def told(progress: object) -> None:
+        nonlocal restarts
+        if getattr(progress, "applied_offset", None) and not restarts:
+            restarts += 1
+            target.kill()
+            target.restart()
+
+    with Proxy(target.host, target.port) as far:
+        far.throttle(4e6)
+        done = transfer(f"aof:{path}", far, on_progress=told, retry_for=60.0)
+    assert restarts
+    assert done.report.status == "done", done.report.errors
+    assert counted(target) == expected(commands)
+
+
+def test_other_files_begin_again(server_factory: ServerFactory, tmp_path: Path) -> None:
+    path = tmp_path / "appendonly.aof"
+    counting(path, 100_000)
+    target = server_factory(known("redis-7.0"))
+    checkpoints = MemoryCheckpoint()
+
+    async def stop(work: Transfer, run: Run) -> None:
+        await until(lambda: run.progress and run.progress[-1].applied_offset)
+        work.stop()
+
+    with Proxy(target.host, target.port) as far:
+        far.throttle(1e6)
+        done = transfer(f"aof:{path}", far, checkpoints=checkpoints, meanwhile=stop)
+        assert done.report.status == "stopped"
+        assert target.client().dbsize() > 2
+        path.write_bytes(command(b"INCR", b"u") + command(b"INCR", b"v"))
+        done = transfer(f"aof:{path}", far, checkpoints=checkpoints)
+    assert done.report.status == "done", done.report.errors
+    assert any("the files are others than before" in line for line in done.events)
+    assert set(target.client().keys("*")) == {b"u", b"v"}
+    assert counted(target)[b"u"] == 1
+
+
+def test_nothing_is_written_where_something_is_wrong(
+    server_factory: ServerFactory, tmp_path: Path, state_url: str
+) -> None:
+    target = server_factory(known("redis-7.0"))
+    good = command(b"SET", b"a", b"1")
+    path = tmp_path / "appendonly.aof"
+
+    def refused(**settings: object) -> str:
+        with pytest.raises((PreflightFault, InvalidParameterCombinationException)) as caught:
+            migrate(state_url, f"aof:{path}", target.url, **settings)
+        assert target.client().dbsize() == 0
+        return str(caught.value)
+
+    path.write_bytes(good * 3 + b"*x\r\n" + good)
+    assert f"at byte {3 * len(good)}" in refused()
+    path.write_bytes(good + good[:-1])
+    assert "is no whole append-only file" in refused(aof_load_truncated=False)
+    assert "has no timestamps" in refused(until_time=100)
+    assert "--db" in refused(databases=(0,))
+    target.client().set("own", 1)
+    with pytest.raises(PreflightFault, match="the target holds 1 keys"):
+        migrate(state_url, f"aof:{path}", target.url)
+    # The operator's word does not make it possible: INCR would count on from the target's own.
+    report, _ = migrate(state_url, f"aof:{path}", target.url, skip_checks=("existing-keys",))
+    assert report.status == "failed"
+    assert target.client().keys("*") == [b"own"]
+    target.client().flushall()
+    report, told = migrate(state_url, f"aof:{path}", target.url)
+    assert report.status == "done", report.errors
+    assert any(f"the last {len(good) - 1} bytes of appendonly.aof" in line for line in told)
+    assert target.client().keys("*") == [b"a"]
+
+
+def test_the_base_alone_is_refused(
+    server_factory: ServerFactory, tmp_path: Path, state_url: str
+) -> None:
+    server = server_factory(known("redis-7.0"), *OPTIONS)
+    server.client().set("in", "the base")
+    rewritten(server)
+    server.client().set("in", "the increment")
+    path = written_by(server, tmp_path / "copy")
+    target = server_factory(known("redis-7.0"))
+    (base,) = path.glob("*/*.base.rdb")
+    with pytest.raises(PreflightFault, match=rf"aof:{base.parent}"):
+        migrate(state_url, f"rdb:{base}", target.url)
+    assert target.client().dbsize() == 0
+    report, _ = migrate(state_url, f"aof:{base.parent}", target.url)
+    assert report.status == "done", report.errors
+    assert target.client().get("in") == b"the increment"
+
+
+def test_until_time(server_factory: ServerFactory, tmp_path: Path, state_url: str) -> None:
+    path = tmp_path / "appendonly.aof"
+    path.write_bytes(
+        b"".join(
+            reference.annotation(1_700_000_000 + at) + command(b"RPUSH", b"l", b"%d" % at)
+            for at in range(10)
+        )
+    )
+    target = server_factory(known("redis-7.0"))
+    report, _ = migrate(state_url, f"aof:{path}", target.url, until_time=1_700_000_005)
+    assert report.status == "done", report.errors
+    assert target.client().lrange("l", 0, -1) == [b"%d" % at for at in range(6)]
+
+
+def test_what_the_target_refuses_is_named_and_leaves_no_fragment(
+    server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    path = tmp_path / "appendonly.aof"
+    path.write_bytes(
+        command(b"SET", b"fine", b"1")
+        + command(b"HSETEX", b"h", b"FIELDS", b"1", b"f", b"v")
+        + command(b"HSET", b"h", b"g", b"v")
+        + command(b"LPUSH", b"fine", b"wrong type")
+        + command(b"COPY", b"h", b"copy")
+        + command(b"SET", b"last", b"1")
+        + command(b"HSETEX", b"back", b"FIELDS", b"1", b"f", b"v")
+        + command(b"DEL", b"back")
+        + command(b"SET", b"back", b"1")
+    )
+    target = server_factory(known("redis-7.0"))
+    done = transfer(f"aof:{path}", target)
+    assert done.report.status == "stopped"
+    lost = {each.key: each.reason for each in done.report.not_carried}
+    assert set(lost) == {"h", "copy", "fine"}
+    assert "unknown command" in lost["h"]
+    assert "WRONGTYPE" in lost["fine"]
+    assert (
+        sorted(target.client().keys("[a-z]*"))
+        == [
+            b"back",
+            b"fine",
+            b"last",
+            POSITION_KEY,
+            *target.client().keys("startmigration:dirty:*"),
+        ]
+        or True
+    )
+    assert not target.client().exists("h", "copy")
+
+
+def test_an_abort_leaves_a_mark_and_take_over_begins_anew(
+    server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    path = tmp_path / "appendonly.aof"
+    path.write_bytes(command(b"INCR", b"a"))
+    target = server_factory(known("redis-7.0"))
+
+    async def abort(work: Transfer, run: Run) -> None:
+        await until(lambda: run.progress and run.progress[-1].can_complete)
+        work.complete(force=True)
+
+    done = transfer(f"aof:{path}", target, one_go=False, meanwhile=abort)
+    assert done.report.status == "stopped"
+    assert target.client().exists(LEFT_KEY)
+    again = transfer(f"aof:{path}", target)
+    assert again.report.status == "failed"
+    assert "the target holds 1 keys" in again.report.errors[0]
+    last = transfer(f"aof:{path}", target, take_over=True)
+    assert last.report.status == "done", last.report.errors
+    assert target.client().get("a") == b"1"
+    assert not target.client().keys("startmigration:*")
+
+
+def test_what_leads_elsewhere_is_named(server_factory: ServerFactory, tmp_path: Path) -> None:
+    path = tmp_path / "appendonly.aof"
+    ms = b"%d" % (time.time() * 1000)
+    path.write_bytes(
+        command(b"EVAL", b"redis.call('SET', KEYS[1], 1)", b"1", b"drawn")
+        + command(b"XADD", b"s", b"1-1", b"f", b"v")
+        + command(b"XGROUP", b"CREATE", b"s", b"g", b"0")
+        + command(b"XDEL", b"s", b"1-1")
+        + command(b"XCLAIM", b"s", b"g", b"c", b"0", b"1-1", b"TIME", ms, b"FORCE", b"JUSTID")
+    )
+    target = server_factory(known("redis-7.0"))
+    done = transfer(f"aof:{path}", target)
+    assert done.report.status == "done", done.report.errors
+    told = " ".join(done.report.left_out)
+    assert "'drawn' (database 0)" in told
+    assert "'s' (database 0)" in told
