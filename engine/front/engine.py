@@ -59,14 +59,21 @@ class Engine:
         *,
         description: str = "",
         cluster_enabled: bool = False,
+        engine: str | None = None,
     ) -> dict[str, Any]:
         """Name a target deployment by its primary (a URL without a password: it is stored).
+        `engine` is what its servers run ("redis" or "valkey"); a start finds it out.
 
         Returns {"ReplicationGroup"}. Raises `InvalidParameterValueException`,
         `ReplicationGroupAlreadyExistsFault`.
         """
         return await operations.register(
-            self._house, replication_group_id, primary_endpoint, description, cluster_enabled
+            self._house,
+            replication_group_id,
+            primary_endpoint,
+            description,
+            cluster_enabled,
+            engine,
         )
 
     async def test_migration(

@@ -92,7 +92,7 @@ async def _migrate(
         await _take_up(house, found[1], source, settings, accept_source_loss)
     else:
         try:
-            checks = await operations.preflight(house, source, target, settings)
+            checks, runs = await operations.preflight(house, source, target, settings)
         except PreflightFault as fault:
             if on_checks is not None:
                 on_checks(fault.checks)
@@ -106,7 +106,7 @@ async def _migrate(
                 # Only now: a run that is refused leaves no group.
                 _register(registry, name, target)
             registry.begin_migration(name, [source], settings, process=ProcessId.here())
-            operations.note_warnings(registry, name, checks)
+            operations.note_found(registry, name, checks, runs)
 
         await house.state(begin, make=True)
     # 3. Run it here, cut-over included.

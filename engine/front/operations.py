@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
 
 async def register(
-    house: House, group_id: str, primary: object, description: str, cluster_enabled: bool
+    house: House,
+    group_id: str,
+    primary: object,
+    description: str,
+    cluster_enabled: bool,
+    engine: str | None = None,
 ) -> dict[str, Any]:
     """RegisterReplicationGroup (ours)."""
     group_id = validate.identifier(group_id)
@@ -38,7 +43,11 @@ async def register(
     house.credentials  # noqa: B018
     group = await house.state(
         lambda registry: registry.register(
-            group_id, target, description=description, cluster_enabled=cluster_enabled
+            group_id,
+            target,
+            description=description,
+            cluster_enabled=cluster_enabled,
+            engine=engine,
         ),
         make=True,
     )
@@ -51,7 +60,7 @@ async def test(
     """TestMigration."""
     settings = settings or TransferSettings()
     group, sources = await _asked(house, Operation.TEST, group_id, endpoints, settings)
-    checks = await preflight(house, sources[0], group.primary, settings)
+    checks, _ = await preflight(house, sources[0], group.primary, settings)
     return {**await house.answer(group.id), "Checks": checks}
 
 
@@ -63,7 +72,7 @@ async def start(
     # 1. What can be known before is looked at before anything is written.
     group, sources = await _asked(house, Operation.START, group_id, endpoints, wanted)
     try:
-        checks = await preflight(house, sources[0], group.primary, wanted)
+        checks, runs = await preflight(house, sources[0], group.primary, wanted)
     except PreflightFault as fault:
         refusal = f"start refused: {fault.message}"
         await house.state(lambda registry: registry.add_event(group.id, refusal))
@@ -72,7 +81,7 @@ async def start(
     # 2. It begins.
     def begin(registry: Registry) -> TransferRecord:
         begun = registry.begin_migration(group.id, sources, wanted)
-        note_warnings(registry, group.id, checks)
+        note_found(registry, group.id, checks, runs)
         return begun
 
     transfer = await house.state(begin)
@@ -227,8 +236,9 @@ async def delete(house: House, group_id: str) -> dict[str, Any]:
 
 async def preflight(
     house: House, source: Endpoint, target: Endpoint, settings: TransferSettings
-) -> list[dict[str, Any]]:
-    """The preflight's checks as dicts; raises `PreflightFault` if one failed."""
+) -> tuple[list[dict[str, Any]], str]:
+    """The preflight's checks as dicts, and what the target runs; raises `PreflightFault` if one
+    failed."""
     apply = house.credentials.apply
     found = await fleet.preflight(apply(source), apply(target), settings)
     checks = [asdict(check) for check in found.checks]
@@ -237,7 +247,7 @@ async def preflight(
     failed = [listed(check) for check in checks if check["outcome"] == "fail"]
     if failed:
         raise PreflightFault(f"the migration cannot start: {'; '.join(failed)}", checks)
-    return checks
+    return checks, found.engine
 
 
 def listed(check: Mapping[str, Any]) -> str:
@@ -256,8 +266,13 @@ def _name_other_port(checks: list[dict[str, Any]], name: str, entry: str | None)
             )
 
 
-def note_warnings(registry: Registry, group_id: str, checks: Sequence[dict[str, Any]]) -> None:
-    """Add each warning of the preflight to the group's events."""
+def note_found(
+    registry: Registry, group_id: str, checks: Sequence[dict[str, Any]], runs: str
+) -> None:
+    """Keep what the preflight has found: what the target runs, if it told, with the group, and each
+    warning as an event of it."""
+    if runs:
+        registry.note_engine(group_id, runs)
     for each in checks:
         if each["outcome"] == "warn":
             registry.add_event(group_id, f"warning: {listed(each)}")

@@ -1,13 +1,15 @@
 """Responses: the service model's shapes (botocore's `elasticache`, 2015-02-02), and `Migration`.
 
 Members have the model's names and types (a timestamp is an aware `datetime`), and stand only where
-we know them to be true: no ARN, no node type. `Migration` is ours: the group's migration that goes
-on, or the last one.
+we know them to be true: no node type, no zone. What the service can do for its servers and nothing
+here does (failover, snapshots …) is told as off. `Migration` is ours: the group's migration that
+goes on, or the last one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ipaddress
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +28,18 @@ NAMED_KEYS = 20
 # A group with one shard: the id that ElastiCache gives it, and its first node's.
 SHARD = "0001"
 NODE = "0001"
+# What nothing here does for a group; and what it has none of.
+_OFF: Mapping[str, Any] = {
+    "AutomaticFailover": "disabled",
+    "MultiAZ": "disabled",
+    "SnapshotRetentionLimit": 0,
+    "AtRestEncryptionEnabled": False,
+    "DataTiering": "disabled",
+    "AutoMinorVersionUpgrade": False,
+    "MemberClustersOutpostArns": [],
+    "UserGroupIds": [],
+    "LogDeliveryConfigurations": [],
+}
 
 
 def replication_group(
@@ -58,14 +72,40 @@ def replication_group(
                 ],
             }
         ],
+        **_OFF,
         "ClusterEnabled": group.cluster_enabled,
+        "ClusterMode": "enabled" if group.cluster_enabled else "disabled",
         "AuthTokenEnabled": entry is not None and entry.has_password,
         "TransitEncryptionEnabled": tls,
+        "ARN": arn(group.id),
         "ReplicationGroupCreateTime": timestamp(group.created_at),
     }
+    if tls:
+        # The server may have a port without TLS too; what goes through this one is encrypted.
+        shape["TransitEncryptionMode"] = "required"
+    if group.engine is not None:
+        shape["Engine"] = group.engine
+    if (family := _family(primary)) is not None:
+        shape |= {"NetworkType": family, "IpDiscovery": family}
     if transfer is not None:
         shape["Migration"] = migration(transfer)
     return shape
+
+
+def arn(group_id: str) -> str:
+    """A group's name among all resources. The partition is ours: it is no resource of AWS, and no
+    region or account has it."""
+    return f"arn:startmigration:elasticache:::replicationgroup:{group_id}"
+
+
+def _family(primary: Endpoint) -> str | None:
+    """Which addresses the group is reached by, where its endpoint is one."""
+    if primary.unix_path is not None:
+        return None
+    try:
+        return f"ipv{ipaddress.ip_address(primary.host.split('%', 1)[0]).version}"
+    except ValueError:
+        return None
 
 
 def migration(transfer: TransferRecord) -> dict[str, Any]:

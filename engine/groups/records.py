@@ -23,7 +23,8 @@ CONNECT: that one asks the target first, which may be open."""
 
 @dataclass(frozen=True, slots=True)
 class GroupRecord:
-    """A replication group. `created_at` is seconds since the epoch."""
+    """A replication group. `created_at` is seconds since the epoch; `engine` is what its servers
+    run ("redis", "valkey"), None where that is not known (yet)."""
 
     id: str
     description: str
@@ -31,6 +32,7 @@ class GroupRecord:
     cluster_enabled: bool
     primary_url: str
     created_at: float
+    engine: str | None = None
 
     @property
     def primary(self) -> Endpoint:

@@ -26,9 +26,11 @@ from engine.groups.rows import (
     event_of,
     group_by_id,
     group_of,
+    groups,
     newest_transfer,
     newest_transfers,
     transfer_of,
+    write_engine,
     write_event,
 )
 from engine.groups.states import (
@@ -76,8 +78,10 @@ class Registry:
         *,
         description: str = "",
         cluster_enabled: bool = False,
+        engine: str | None = None,
     ) -> GroupRecord:
-        """Add a group; the endpoint is kept without its password.
+        """Add a group; the endpoint is kept without its password. `engine`: what its servers run,
+        if that is known.
 
         Raises `ReplicationGroupAlreadyExistsFault`.
         """
@@ -88,6 +92,7 @@ class Registry:
             cluster_enabled=cluster_enabled,
             primary_url=primary.url,
             created_at=time.time(),
+            engine=engine,
         )
         with self.store.write() as connection:
             table = schema.groups
@@ -99,8 +104,16 @@ class Registry:
             except exc.IntegrityError:
                 # Another process was faster (only where writers do not exclude each other).
                 raise _exists(group_id) from None
+            if engine is not None:
+                write_engine(connection, group_id, engine)
             write_event(connection, group_id, f"registered, with primary {primary.address}")
         return group
+
+    def note_engine(self, group_id: str, engine: str) -> None:
+        """Note what the group's servers run, as they have told."""
+        with self.store.write() as connection:
+            if group_by_id(connection, group_id).engine != engine:
+                write_engine(connection, group_id, engine)
 
     def get(self, group_id: str) -> tuple[GroupRecord, TransferRecord | None]:
         """The group, and its transfer that goes on (or the last one).
@@ -116,7 +129,7 @@ class Registry:
         """Up to `limit` groups by id (None: all), from the one after `after` on; and, if more are
         left, the id to go on after."""
         table = schema.groups
-        query = select(table).where(table.c.id > after).order_by(table.c.id)
+        query = groups().where(table.c.id > after).order_by(table.c.id)
         if limit is not None:
             query = query.limit(limit + 1)
         with self.store.read() as connection:
@@ -130,7 +143,7 @@ class Registry:
     def under_migration(self) -> builtins.list[tuple[GroupRecord, TransferRecord]]:
         """Every group that is under migration, with its transfer."""
         table = schema.groups
-        query = select(table).where(table.c.status == GroupStatus.MIGRATING).order_by(table.c.id)
+        query = groups().where(table.c.status == GroupStatus.MIGRATING).order_by(table.c.id)
         with self.store.read() as connection:
             found = [group_of(row) for row in connection.execute(query)]
             return [(group, _going_on(connection, group.id)) for group in found]

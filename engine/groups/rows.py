@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select
+from sqlalchemy import Connection, Row, Select, delete, func, insert, select
 
 from engine.errors import ReplicationGroupNotFoundFault
 from engine.groups import schema
@@ -48,11 +48,26 @@ def event_of(row: Row[Any]) -> EventRecord:
     return EventRecord(**row._mapping)
 
 
+def groups() -> Select[Any]:
+    """Every group, as `group_of` reads them."""
+    table, engines = schema.groups, schema.engines
+    return select(table, engines.c.engine).outerjoin(engines, engines.c.group_id == table.c.id)
+
+
+def write_engine(connection: Connection, group_id: str, engine: str) -> None:
+    """Note what a group's servers run."""
+    table = schema.engines
+    connection.execute(delete(table).where(table.c.group_id == group_id))
+    connection.execute(insert(table), {"group_id": group_id, "engine": engine})
+
+
 def group_by_id(connection: Connection, group_id: str, *, lock: bool = False) -> GroupRecord:
     """The group, locked against other writers where the database has row locks (SQLite's write
     transactions exclude each other anyway). Raises `ReplicationGroupNotFoundFault`."""
-    query = select(schema.groups).where(schema.groups.c.id == group_id)
-    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    query = groups().where(schema.groups.c.id == group_id)
+    if lock:
+        query = query.with_for_update(of=schema.groups)
+    row = connection.execute(query).one_or_none()
     if row is None:
         raise ReplicationGroupNotFoundFault(f"ReplicationGroup {group_id} not found.")
     return group_of(row)

@@ -43,6 +43,18 @@ groups = Table(
     Column("created_at", Float, nullable=False),
 )
 
+# Which engine a group's servers run, where that is known.
+engines = Table(
+    "engines",
+    metadata,
+    Column(
+        "group_id",
+        ForeignKey("replication_groups.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("engine", String(20), nullable=False),
+)
+
 transfers = Table(
     "transfers",
     metadata,

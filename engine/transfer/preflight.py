@@ -82,7 +82,8 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
     else:
         found = await _preflight_of_server(source, target, settings)
     asked = settings.skip_checks
-    return Preflight(tuple(skipped(c) if c.name in asked else c for c in found.checks))
+    checks = tuple(skipped(c) if c.name in asked else c for c in found.checks)
+    return Preflight(checks, found.engine)
 
 
 async def _preflight_of_server(
@@ -103,7 +104,7 @@ async def _preflight_of_server(
         # 2. What both must be able to do, which depends on how the source will be read.
         way, keys = await _check_rights(ends, infos, settings, checks)
         if len(infos) < len(sides):
-            return Preflight(tuple(checks))
+            return Preflight(tuple(checks), engine_of(infos.get("target")))
         # 3. What they say of themselves, side by side.
         one, other = ends["source"], ends["target"]
         from_info, to_info = infos["source"], infos["target"]
@@ -140,7 +141,7 @@ async def _preflight_of_server(
         if apart.outcome == "pass" and "probe" not in settings.skip_checks:
             probe = check_probe(other, from_info, to_info, keys)
             await _guarded(checks, "probe", probe)
-    return Preflight(tuple(checks))
+    return Preflight(tuple(checks), engine_of(infos.get("target")))
 
 
 async def _preflight_of_file(
@@ -172,7 +173,7 @@ async def _preflight_of_file(
                     types = await ask_module_types(end, info)
             checks.extend(check_contents(found, info, settings, types))
         if found is None or end is None or info is None:
-            return Preflight(tuple(checks))
+            return Preflight(tuple(checks), engine_of(info))
         # 3. The one in the other.
         moved = moved_from(found, settings)
         checks.append(check_memory(found.info, info, settings))
@@ -185,7 +186,12 @@ async def _preflight_of_file(
         # 4. The one write.
         if "probe" not in settings.skip_checks:
             await _guarded(checks, "probe", check_probe(end, found.info, info))
-    return Preflight(tuple(checks))
+    return Preflight(tuple(checks), engine_of(info))
+
+
+def engine_of(info: ServerInfo | None) -> str:
+    """What a server runs, in the word of the API; empty where it is neither, or did not tell."""
+    return "" if info is None or info.fork else info.flavour
 
 
 async def _preflight_of_aof(

@@ -76,6 +76,13 @@ def test_a_whole_migration(api: Serving, server_factory: ServerFactory) -> None:
     with pytest.raises(admin.exceptions.InvalidReplicationGroupStateFault):
         admin.delete_replication_group(ReplicationGroupId="cache")
     source.client().set("late", "write")
+    # What the target has told by now, and what the service's shape has beside it.
+    shown = group(migrate)
+    assert shown["Engine"] == target.binary.flavour
+    assert shown["ARN"] == "arn:startmigration:elasticache:::replicationgroup:cache"
+    assert (shown["ClusterMode"], shown["MultiAZ"]) == ("disabled", "disabled")
+    assert shown["AutomaticFailover"] == "disabled"
+    assert (shown["NetworkType"], shown["UserGroupIds"]) == ("ipv4", [])
     # 3. Describe until in sync.
     until(lambda: percent(group(migrate)) == 100.0, "in sync")
     page = fetch(f"{api.url}/metrics", api.signed("/metrics", "read")).body.decode()

@@ -404,7 +404,28 @@ async def test_what_a_group_says(house: House) -> None:
     assert shard["PrimaryEndpoint"] == {"Address": "target.invalid", "Port": 6379}
     assert not group["ClusterEnabled"]
     assert "Migration" not in group
-    assert "ARN" not in group
+    # What nothing here does is off, and what is not known is absent.
+    assert group["ARN"] == "arn:startmigration:elasticache:::replicationgroup:g"
+    assert (group["ClusterMode"], group["AutomaticFailover"]) == ("disabled", "disabled")
+    assert (group["MultiAZ"], group["SnapshotRetentionLimit"]) == ("disabled", 0)
+    assert group["UserGroupIds"] == []
+    for unknown in ("Engine", "NetworkType", "CacheNodeType", "TransitEncryptionMode"):
+        assert unknown not in group
+
+
+async def test_what_a_group_runs(house: House) -> None:
+    """As the registration says, until the target has told."""
+    face, registry = house
+    said = await face.register_replication_group("h", "10.0.0.1", engine="redis")
+    assert said["ReplicationGroup"]["Engine"] == "redis"
+    assert said["ReplicationGroup"]["NetworkType"] == "ipv4"
+    registry.note_engine("h", "valkey")
+    registry.note_engine("h", "valkey")
+    listed = (await face.describe_replication_groups())["ReplicationGroups"]
+    assert [each.get("Engine") for each in listed] == [None, "valkey"]
+    await face.delete_replication_group("h")
+    await face.register_replication_group("h", "10.0.0.1")
+    assert "Engine" not in (await face.describe_replication_groups("h"))["ReplicationGroups"][0]
 
 
 async def test_what_credentials_tell(state_url: str) -> None:

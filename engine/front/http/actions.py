@@ -210,7 +210,10 @@ async def _create(engine: Engine, parameters: Parameters) -> dict[str, Any]:
             f"{DESCRIPTION_MOST} characters."
         )
     return await engine.register_replication_group(
-        parameters["ReplicationGroupId"], _primary(parameters), description=description
+        parameters["ReplicationGroupId"],
+        _primary(parameters),
+        description=description,
+        engine=parameters.get("Engine"),
     )
 
 

@@ -29,6 +29,8 @@ class Preflight:
     """All findings, in the order in which they were made. A check that could not run is absent."""
 
     checks: tuple[Check, ...]
+    engine: str = ""
+    """What the target runs: "redis" or "valkey"; empty where that was not found out."""
 
     @property
     def ok(self) -> bool:
@@ -47,12 +49,13 @@ class Preflight:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, with `ok`; `from_dict` reads them back."""
-        return {"ok": self.ok, "checks": [asdict(check) for check in self.checks]}
+        checks = [asdict(check) for check in self.checks]
+        return {"ok": self.ok, "checks": checks, "engine": self.engine}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Preflight:
         """Inverse of `to_dict`."""
-        return cls(tuple(Check(**check) for check in data["checks"]))
+        return cls(tuple(Check(**check) for check in data["checks"]), data.get("engine", ""))
 
 
 def passed(name: str, figure: str) -> Check:
