@@ -10,6 +10,7 @@ from engine import fleet
 from engine.errors import (
     EngineError,
     InvalidParameterCombinationException,
+    InvalidParameterValueException,
     InvalidReplicationGroupStateFault,
 )
 from engine.front import clients, shapes, validate, watched
@@ -39,6 +40,10 @@ async def register(
     """RegisterReplicationGroup (ours)."""
     group_id = validate.identifier(group_id)
     target = validate.primary_endpoint(primary)
+    if engine not in (None, "redis", "valkey"):
+        raise InvalidParameterValueException(
+            "Invalid value for Engine: must be redis or valkey.",
+        )
     # The answer needs them: where they cannot be read no group is left behind.
     house.credentials  # noqa: B018
     group = await house.state(
