@@ -13,7 +13,7 @@ from cpython.buffer cimport (
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 )
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport (
     INT32_MAX, INT64_MAX, SIZE_MAX, UINT32_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t,
     uint16_t, uint32_t, uint64_t
@@ -40,6 +40,7 @@ include "rdb_format.pxi"
 include "rdb_walk.pxi"
 include "rdb_text.pxi"
 include "rdb.pxi"
+include "seen_keys.pxi"
 include "command_table.pxi"
 include "packed.pxi"
 include "wanted_keys.pxi"

@@ -53,7 +53,10 @@ cdef enum RefusedWhy:
     REFUSED_NOT
     REFUSED_LENGTH
     REFUSED_TEMPLATE
+    # These are passed over and counted.
     REFUSED_EXPIRED
+    REFUSED_EMPTY
+    REFUSED_SLOT
 
 cdef enum:
     MARK_BYTES = 40
@@ -94,6 +97,12 @@ cdef class SnapshotReader:
             batch's `timed`. 0: none is.
         drop_before: a key whose deadline lies before this (ms since the epoch) is passed over and
             counted in `expired`, as a server does when it loads a file. 0: none is.
+        drop_imports: keys of slots whose import was under way are passed over and counted in
+            `importing`: they are the other node's, and the node that saved them hid them. A replica
+            gets the rest of the import, and needs them.
+
+    Collections without members, which servers before 6.2 could write, are passed over and counted
+    in `empty`, as later servers do.
     """
     cdef readonly InputBuffer input
     cdef Input *bytes_in
@@ -106,6 +115,12 @@ cdef class SnapshotReader:
     cdef readonly uint64_t held_count
     cdef int64_t drop_before
     cdef readonly uint64_t expired
+    cdef readonly uint64_t empty
+    cdef readonly uint64_t importing
+    cdef bint drop_imports
+    cdef bint has_imports
+    cdef uint8_t import_slots[SLOT_SET_BYTES]
+    cdef int unknown_number            # -1: everything was known so far
     cdef uint64_t of_type[FIRST_OPCODE]
     cdef bint has_length
     cdef uint64_t length
@@ -137,6 +152,7 @@ cdef class SnapshotReader:
     # The value being walked.
     cdef uint8_t type
     cdef Walk walk                     # has gone up to `walk.at`: what is behind is handed on
+    cdef bint peeked                   # it has been looked at whether it has members
     cdef bint judged                   # it is one string, and its length has been looked at
     cdef ValueSink sink
     cdef size_t record_at              # in the arena
@@ -172,6 +188,7 @@ cdef class SnapshotReader:
         self, *, length=None, mark=None, size_t batch_bytes=1 << 20,
         size_t stream_above=4 << 20, size_t value_limit=512 << 20,
         int64_t hold_before=0, int64_t hold_shift=0, int64_t drop_before=0,
+        bint drop_imports=False,
     ):
         if length is not None and mark is not None:
             raise ValueError("a snapshot has a length or a mark, not both")
@@ -192,6 +209,8 @@ cdef class SnapshotReader:
         self.hold_before = hold_before
         self.hold_shift = hold_shift
         self.drop_before = drop_before
+        self.drop_imports = drop_imports
+        self.unknown_number = -1
         self.state = SNAPSHOT_MAGIC
         self.expire_at = self.access = -1
         self.ready = []
@@ -236,9 +255,19 @@ cdef class SnapshotReader:
     @property
     def left_out(self):
         """What the snapshot holds beside its keys and cannot be carried, one line each."""
+        lines = list(self.left)
         if self.key_metadata:
-            return self.left + [f"module metadata of {self.key_metadata:,} keys"]
-        return list(self.left)
+            lines.append(f"module metadata of {self.key_metadata:,} keys")
+        if self.has_imports and self.drop_imports:
+            lines.append(
+                f"{self.importing:,} keys of slots that were on their way in: they are on the "
+                "node that the slots come from")
+        return lines
+
+    @property
+    def unknown(self):
+        """The type of value or opcode that is not known, and ended the reading; else None."""
+        return None if self.unknown_number < 0 else self.unknown_number
 
     @property
     def may_flush(self):
@@ -369,6 +398,7 @@ cdef class SnapshotReader:
             self.close_if_any()
         elif stop == SNAP_UNKNOWN:
             number = self.bytes_in.data[self.bytes_in.start]
+            self.unknown_number = number
             what = "opcode" if number >= FIRST_OPCODE else "type of value"
             at = input_offset(self.bytes_in)
             raise ProtocolError(
@@ -567,13 +597,20 @@ cdef class SnapshotReader:
             self.templates[self.walk.noted] = self.walk.counted
         elif self.type == 243 and self.flavour_number == FLAVOUR_REDIS:
             self.key_metadata += 1
-        elif self.type == 243:
+        elif self.type == 243 and not self.drop_imports:
             self.leave_out("an import of slots that was under way")
+        elif self.type == 243:
+            self.has_imports = True
         if self.type >= FIRST_OPCODE:
             self.state = SNAPSHOT_NEXT
             return 0
-        if self.refused == REFUSED_EXPIRED:
-            self.expired += 1
+        if self.refused >= REFUSED_EXPIRED:
+            if self.refused == REFUSED_EXPIRED:
+                self.expired += 1
+            elif self.refused == REFUSED_EMPTY:
+                self.empty += 1
+            else:
+                self.importing += 1
             self.value_ended()
             return 0
         if self.refused == REFUSED_TEMPLATE:
@@ -582,7 +619,8 @@ cdef class SnapshotReader:
         else:
             why = (
                 f"its value, {self.value_size + FOOTER_BYTES:,} bytes as dumped, is longer than "
-                f"the target takes in one bulk ({self.value_limit:,} bytes)")
+                "the target takes in one bulk, its proto-max-bulk-len "
+                f"({self.value_limit:,} bytes)")
         self.errors.append((self.key, why))
         self.errors_count += 1
         self.key = None
@@ -685,6 +723,15 @@ cdef class SnapshotReader:
         if n == 0:
             return SNAP_NEED_DATA
         if p[0] < FIRST_OPCODE:
+            if self.flavour_number == FLAVOUR_REDIS and (p[0] == 107 or p[0] == 121):
+                # Redis Enterprise: how lately the next key was used, and its slot.
+                size = length_head(p + 1, n - 1, &number)
+                if size == 0:
+                    return SNAP_NEED_DATA
+                if size < 0:
+                    return self.wrong("a length behind Redis Enterprise's opcode 107 or 121")
+                input.start += 1 + size
+                return SNAP_GO_ON
             if walk_starts[self.flavour_number][p[0]] < 0 or (
                     self.version < walk_since[self.flavour_number][p[0]]):
                 return SNAP_UNKNOWN
@@ -787,12 +834,10 @@ cdef class SnapshotReader:
         cdef size_t n = self.text.size
         if 0 <= self.expire_at < self.drop_before:
             text_release(&self.text)
-            self.refused = REFUSED_EXPIRED
-            self.sink = SINK_NOTHING
-            self.begin_walk()
-            # However long it is: it is walked over.
-            self.judged = True
-            return SNAP_GO_ON
+            return self.pass_over(REFUSED_EXPIRED)
+        if self.has_imports and self.drop_imports and self.imports_slot_of(self.text.data, n):
+            text_release(&self.text)
+            return self.pass_over(REFUSED_SLOT)
         self.of_type[self.type] += 1
         if not arena_reserve(&self.arena, n + 1 + FOOTER_BYTES, self.batch_bytes):
             return SNAP_NO_MEMORY
@@ -812,7 +857,35 @@ cdef class SnapshotReader:
             return SNAP_REFUSED
         return SNAP_GO_ON
 
+    cdef inline bint imports_slot_of(self, const uint8_t *key, size_t n) noexcept nogil:
+        cdef uint16_t slot = slot_of(key, n)
+        return self.import_slots[slot >> 3] >> (slot & 7) & 1
+
+    cdef SnapshotStop pass_over(self, RefusedWhy why) noexcept nogil:
+        """Walk over the value that comes, however long it is."""
+        self.refused = why
+        self.sink = SINK_NOTHING
+        self.begin_walk()
+        self.judged = self.peeked = True
+        return SNAP_GO_ON
+
+    cdef SnapshotStop peek(self) noexcept nogil:
+        """Before a value is walked: has it members at all?"""
+        cdef Input *input = self.bytes_in
+        cdef int found = value_empty(
+            self.flavour_number, self.type, input.data + input.start, self.end - input.start)
+        if found < 0:
+            return SNAP_NEED_DATA
+        self.peeked = True
+        if found:
+            self.arena.size = self.record_at
+            self.of_type[self.type] -= 1
+            return self.pass_over(REFUSED_EMPTY)
+        return SNAP_GO_ON
+
     cdef inline void begin_walk(self) noexcept nogil:
+        self.peeked = self.type == 0 or self.type >= FIRST_OPCODE
+        self.walk.slots = self.import_slots
         self.judged = not walk_single[self.flavour_number][self.type]
         walk_begin(
             &self.walk, walk_starts[self.flavour_number][self.type], self.bytes_in.start)
@@ -910,6 +983,10 @@ cdef class SnapshotReader:
         """Go on with the value, or with what the opcode brings, as far as the input goes."""
         cdef SnapshotStop stop
         cdef WalkStop found
+        if not self.peeked:
+            stop = self.peek()
+            if stop != SNAP_GO_ON:
+                return stop
         if not self.judged:
             stop = self.judge()
             if stop != SNAP_GO_ON or self.state != SNAPSHOT_WALK:

@@ -9,6 +9,9 @@ cdef enum:
     WALK_DEPTH = 4
     # Of the head of a string: its encoding, and two lengths (compressed, and plain).
     STRING_HEAD_MOST = 19
+    # A list of more nodes is not looked through for members.
+    EMPTY_NODES_MOST = 4
+    SLOT_SET_BYTES = 16384 // 8
     # LZF's best: three bytes that stand for 264.
     LZF_RATIO_MOST = 264
 
@@ -38,6 +41,7 @@ cdef struct StringHead:
 #   m       a module's items, to their end        g       a length; a string, unless it was 0
 #   f       a length; another, if it was 1        t       an element of an array, its kind first
 #   r       the id of a template; its number of fields is the count
+#   b e     the first and the last slot of a range, which is noted where there is a set of slots
 #
 # The interpreter (`SnapshotReader.walk`) stops at any byte and goes on from there: its whole state
 # is the place in the walk, what is left of a string's body, and a short stack of counts. A count
@@ -89,10 +93,11 @@ _WALKS_REDIS = {
     242: (14, "ic<s>"),
     243: (12, "(4m)"),
 }
-# A hash with field TTLs; a slot import that was under way. What 9.2 added (23, 242) is not known.
+# A hash with field TTLs; a slot import that was under way. What 9.2 added (23: path hashes, 242) is
+# not known.
 _WALKS_VALKEY = {
     22: (80, "(ss8)"),
-    243: (80, "s(ll)"),
+    243: (80, "s(be)"),
 }
 
 # What a footer has to say for the types that one flavour alone has. The tables above let some in
@@ -252,6 +257,86 @@ cdef bint lzf_inflate(
             back += 1
             count -= 1
     return out == stop
+
+
+cdef inline int packed_empty(int type, const uint8_t *p, size_t n) noexcept nogil:
+    """Whether a string holds a packed collection without members: 1, 0, or -1: not all here yet.
+
+    An empty ziplist has 11 bytes, an intset 8, a listpack 7, a zipmap 2, and no server compresses
+    so few.
+    """
+    cdef int size
+    if n == 0:
+        return -1
+    if type == 11:
+        size = 8
+    elif type == 9:
+        size = 2
+    elif type == 10 or type == 12 or type == 13 or type == 14:
+        size = 11
+    else:
+        size = 7
+    if p[0] != size:
+        return 0
+    if n < <size_t>size + 1:
+        return -1
+    p += 1
+    if size == 11:
+        return p[8] == 0 and p[9] == 0
+    if size == 8:
+        return p[4] == 0 and p[5] == 0 and p[6] == 0 and p[7] == 0
+    if size == 7:
+        return p[4] == 0 and p[5] == 0
+    return p[0] == 0
+
+
+cdef inline int value_empty(
+    int flavour, int type, const uint8_t *p, size_t n
+) noexcept nogil:
+    """Whether a value is a collection without members, which servers before 6.2 could write, and
+    which no server takes: 1, 0, or -1: more bytes are needed to know. It needs a few at the most.
+    """
+    cdef uint64_t count = 0, container = 0
+    cdef size_t at
+    cdef int size, found
+    if type == 0 or type == 7 or type == 15 or type == 19 or type == 21:
+        return 0
+    if 9 <= type <= 13 or type == 16 or type == 17 or type == 20:
+        return packed_empty(type, p, n)
+    if type == 24 or type == 25:
+        if flavour != FLAVOUR_REDIS:
+            return 0
+        # The earliest deadline of the fields comes first.
+        if n <= 8:
+            return -1
+        p += 8
+        n -= 8
+        if type == 25:
+            return packed_empty(type, p, n)
+    elif not (1 <= type <= 5 or type == 14 or type == 18 or type == 22):
+        return 0
+    size = length_head(p, n, &count)
+    if size <= 0:
+        return -1 if size == 0 else 0
+    if count == 0:
+        return 1
+    if (type != 14 and type != 18) or count > EMPTY_NODES_MOST:
+        return 0
+    at = size
+    while count:
+        if type == 18:
+            size = length_head(p + at, n - at, &container)
+            if size <= 0:
+                return -1 if size == 0 else 0
+            at += size
+            if container != 2:
+                return 0
+        found = packed_empty(type, p + at, n - at)
+        if found <= 0:
+            return found
+        at += p[at] + 1
+        count -= 1
+    return 1
 
 
 cdef inline int64_t little_endian(const uint8_t *p, int bytes) noexcept nogil:

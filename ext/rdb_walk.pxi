@@ -17,6 +17,7 @@ cdef struct Walk:
     uint64_t counted
     uint64_t noted
     size_t at            # in the input: walked up to here
+    uint8_t *slots       # the set of slots that ranges are noted in; NULL: they are not
 
 
 cdef inline void walk_begin(Walk *walk, int16_t place, size_t at) noexcept nogil:
@@ -142,6 +143,16 @@ cdef int rare_item(Walk *walk, uint8_t op, const uint8_t *p, size_t n) noexcept 
             return size
         more = length_head(p + size, n - size, &number)
         return size + more if more > 0 else more
+    if op == c"b":
+        walk.noted = kind
+        return size
+    if op == c"e":
+        if kind >= SLOT_SET_BYTES * 8 or walk.noted > kind:
+            return -1
+        if walk.slots != NULL:
+            for number in range(walk.noted, kind + 1):
+                walk.slots[number >> 3] |= <uint8_t>(1 << (number & 7))
+        return size
     if op == c"g" and kind == 0:
         return size
     if op == c"t" and (kind == 1 or kind == 2):

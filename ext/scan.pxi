@@ -363,7 +363,7 @@ cdef class ScanPipeline:
                 self.errors.append((
                     self.current_key(),
                     f"its value, {self.body_size:,} bytes as dumped, is longer than the target "
-                    f"takes in one bulk ({self.value_limit:,} bytes)"))
+                    f"takes in one bulk, its proto-max-bulk-len ({self.value_limit:,} bytes)"))
             elif stop == STOP_SCAN_ERROR:
                 raise ReplyError(self.line_text())
             elif stop == STOP_NO_MEMORY:

@@ -20,6 +20,8 @@ from engine._native import (
     StreamReader,
 )
 from engine.errors import ProtocolFault
+from engine.model.rdb_features import newer_than_known
+from engine.model.server import Flavour
 from engine.sources.punctual import Punctuality
 from engine.sources.receipts import Receipts
 from engine.sources.spool import Spool
@@ -267,10 +269,26 @@ class Intake:
             if self.stream is None:
                 self._pass_the_end()
         except ProtocolError as exc:
+            self._explain_newer()
             what = "snapshot" if self.stream is None else "replication stream"
             raise ProtocolFault(f"the source's {what} cannot be read: {exc}", fault="source") from (
                 None
             )
+
+    def _explain_newer(self) -> None:
+        """Raise `ProtocolFault` with what works if the snapshot holds what is not known here."""
+        snapshot = self.snapshot
+        if snapshot is None or snapshot.unknown is None:
+            return
+        flavour: Flavour = "valkey" if snapshot.flavour == "valkey" else "redis"
+        newer = newer_than_known(flavour, snapshot.version, snapshot.unknown)
+        if newer is not None:
+            raise ProtocolFault(
+                f"the source's snapshot cannot be read at byte {snapshot.offset}: {newer}",
+                remedy="Use --source-type scan: DUMP gives such a key by itself, and a target that "
+                "knows its type takes it. Later writes are not followed then.",
+                fault="source",
+            ) from None
 
     def _pass_the_end(self) -> None:
         """From the snapshot's reader to that of the stream, if the first is done."""

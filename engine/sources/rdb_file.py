@@ -9,6 +9,7 @@ a RESTORE with a deadline in the past stores nothing, and deletes what the targe
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
@@ -16,11 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from engine._native import ModuleGuard, ProtocolError, RecordBatch, SnapshotReader, module_type
+from engine._native import (
+    ModuleGuard,
+    ProtocolError,
+    RecordBatch,
+    SeenKeys,
+    SnapshotReader,
+    module_type,
+)
 from engine.errors import EngineError, ProtocolFault, UsageError
 from engine.model.modules import HEAD_BYTES
 from engine.model.position import ScanPosition
-from engine.model.server import ServerInfo, parse_version
+from engine.model.rdb_features import newer_than_known
+from engine.model.server import Flavour, ServerInfo, parse_version
 from engine.model.settings import TransferSettings
 from engine.sources.base import Item
 from engine.sources.file_input import Damaged, FileInput, Reading, input_of
@@ -31,6 +40,7 @@ _READ_BYTES = 1 << 20
 _SURVEY_HOLDS = 64 << 10
 # Keys that cannot be carried, by name; the transfer's report has all of them.
 _NAMED = 10
+_TWICE = "the file names it twice, so that no server loads it; one of its values is carried"
 _MAGIC = (b"REDIS", b"VALKEY")
 _WHAT_IT_TAKES = (
     "Give the file that SAVE or BGSAVE wrote (dump.rdb); gzip, zstd and lz4 are unpacked."
@@ -157,6 +167,7 @@ class RdbFile:
         try:
             reader.feed(portion)
         except ProtocolError as exc:
+            self._explain_newer()
             raise ProtocolFault(
                 f"{self.name} is no sound snapshot: {exc}",
                 remedy="Its server can say more (redis-check-rdb); have it write the file anew.",
@@ -172,6 +183,22 @@ class RdbFile:
             )
         if reader.finished:
             self._pass_over(reader.rest(), end)
+
+    def _explain_newer(self) -> None:
+        """Raise `ProtocolFault` with what works if the file holds what is not known here."""
+        reader = self.reader
+        if reader.unknown is None:
+            return
+        flavour: Flavour = "valkey" if reader.flavour == "valkey" else "redis"
+        newer = newer_than_known(flavour, reader.version, reader.unknown)
+        if newer is not None:
+            raise ProtocolFault(
+                f"{self.name} cannot be read at byte {reader.offset}: {newer}",
+                remedy="Load it into a server of its version, and move that one's keys with "
+                "--source-type scan: DUMP gives such a key by itself, and a target that knows its "
+                "type takes it.",
+                fault="user",
+            ) from None
 
     def _pass_over(self, rest: bytes, end: int) -> None:
         """Bytes behind the snapshot mean nothing to a server, unless they are commands."""
@@ -203,6 +230,7 @@ class RdbFileSource:
         """Bytes of the longest value that the target takes; longer ones are read to nothing."""
         self._file = RdbFile(path, SnapshotReader())
         self._spill: Spill | None = None
+        self._seen = seen_keys()
         self.info: ServerInfo = cast(ServerInfo, None)
 
     @property
@@ -219,6 +247,15 @@ class RdbFileSource:
     def remarks(self) -> list[str]:
         """What is worth knowing of the file once it was read, a sentence each."""
         file, found = self._file, []
+        if empty := self.reader.empty:
+            found.append(
+                f"{empty:,} collections without members passed over, as servers from 6.2 on do"
+            )
+        if self._seen.full:
+            found.append(
+                f"only the first {len(self._seen):,} keys were looked at whether the file names "
+                "them twice"
+            )
         if file.behind:
             found.append(f"{file.behind:,} bytes behind the snapshot of {file.name} passed over")
         if file.replaced:
@@ -239,7 +276,9 @@ class RdbFileSource:
             stream_above=self._settings.stream_above,
             value_limit=self.bulk_limit,
             drop_before=now_ms(),
+            drop_imports=True,
         )
+        self._seen = seen_keys()
         self._file = RdbFile(self._file.path, reader)
         self._spill = Spill(self.bulk_limit)
         await self._file.open()
@@ -254,9 +293,17 @@ class RdbFileSource:
             async for item in self._spill.arrange(self.reader.take()):
                 if not isinstance(item, bytes):
                     wanted = chosen is None or item.db in chosen
+                    if wanted:
+                        for index in self._seen.add(item, self.reader.keys_hint):
+                            item.errors.append((item.key(index), self._twice))
                 if wanted:
                     yield item
             more = await self._file.read_on()
+
+    @property
+    def _twice(self) -> str:
+        kept = "the first" if self._settings.if_exists == "skip" else "the last"
+        return f"the file names it twice, so that no server loads it; {kept} of its values stays"
 
     def continues(self, position: ScanPosition) -> bool:
         """Never: see `open`."""
@@ -277,9 +324,9 @@ class RdbFileSource:
 class Survey:
     """What a file holds, once all of it was read.
 
-    `keys` counts those of each database, without the `expired` ones; `types` those of each type of
-    value (RDB_TYPE_*), `modules` those of each module type, by its name. `refused` names some of
-    the keys that cannot be carried, each with its reason, `refused_total` counts them all;
+    `keys` counts those of each database, without the `expired` and `empty` ones; `types` those of
+    each type of value (RDB_TYPE_*), `modules` those of each module type, by its name. `refused`
+    names some of the keys that cannot be carried, each with its reason, `refused_total` counts all;
     `left_out` is what is no key and is not carried, a line each; `behind` counts bytes behind the
     snapshot. `packed` says what the file is packed with, the outermost first; `size` is the packed
     one's. `checksummed`: the file (or its packing) has a
@@ -293,6 +340,7 @@ class Survey:
     types: dict[int, int]
     modules: dict[str, int]
     expired: int
+    empty: int
     refused: tuple[tuple[bytes, str], ...]
     refused_total: int
     left_out: tuple[str, ...]
@@ -306,8 +354,12 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
     """Read a file to its end, and keep nothing of it. Raises as `RdbFile` does."""
     began = time.perf_counter()
     reader = SnapshotReader(
-        stream_above=_SURVEY_HOLDS, value_limit=value_limit, drop_before=now_ms()
+        stream_above=_SURVEY_HOLDS,
+        value_limit=value_limit,
+        drop_before=now_ms(),
+        drop_imports=True,
     )
+    seen = seen_keys()
     file = RdbFile(path, reader)
     keys: Counter[int] = Counter()
     modules: Counter[str] = Counter()
@@ -323,6 +375,9 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
                 if isinstance(item, RecordBatch):
                     if len(item):
                         keys[item.db] += len(item)
+                        for index in seen.add(item, reader.keys_hint):
+                            keys[item.db] -= 1
+                            item.errors.append((item.key(index), _TWICE))
                     if not item.streamed:
                         # Taken out by the name of their types, which so are counted.
                         guard.withhold(item)
@@ -344,6 +399,7 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
         types=reader.types,
         modules=dict(modules),
         expired=reader.expired,
+        empty=reader.empty,
         refused=tuple(refused),
         refused_total=refused_total,
         left_out=tuple(reader.left_out),
@@ -352,6 +408,11 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
         behind=file.behind,
         seconds=time.perf_counter() - began,
     )
+
+
+def seen_keys() -> SeenKeys:
+    """Which keys a file has named. Nobody can choose keys that are taken for each other."""
+    return SeenKeys(seed=int.from_bytes(os.urandom(8)))
 
 
 def now_ms() -> int:

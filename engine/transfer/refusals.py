@@ -16,8 +16,13 @@ _TYPE_NAMES = {
     20: "set as listpack",
     21: "stream with consumers' active time",
     22: "hash with field TTLs, as Valkey writes it",
+    23: "path hash, as Valkey 9.2 writes it",
     24: "hash with field TTLs",
     25: "hash with field TTLs, as listpack",
+    26: "stream, as Redis 8.6 writes it",
+    27: "stream, as Redis 8.8 writes it",
+    28: "array",
+    33: "rate limiter",
 }
 
 

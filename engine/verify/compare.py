@@ -80,7 +80,7 @@ class Side:
         `followed`: one end was fed by the other's replication.
         """
         info = await end.info()
-        await end.pipeline([("CLIENT", "NO-TOUCH", "ON")])  # Redis 7.2, Valkey
+        await end.keep("CLIENT", "NO-TOUCH", "ON")  # Redis 7.2, Valkey
         return cls(end, Abilities.of(info, followed=followed))
 
     async def look(self, keys: Sequence[bytes]) -> list[Look]:

@@ -34,7 +34,7 @@ _KINDS = {
     **dict.fromkeys((2, 11, 20), b"set"),
     **dict.fromkeys((3, 5, 12, 17), b"zset"),
     **dict.fromkeys((4, 9, 13, 16, 22, 24, 25), b"hash"),
-    **dict.fromkeys((15, 19, 21, 26), b"stream"),
+    **dict.fromkeys((15, 19, 21, 26, 27), b"stream"),
 }
 
 
@@ -105,7 +105,7 @@ async def verify_file(
 
 
 async def _read(path: str, settings: TransferSettings, seed: int) -> dict[int, _Database]:
-    reader = SnapshotReader(stream_above=_VALUE_BYTES, drop_before=now_ms())
+    reader = SnapshotReader(stream_above=_VALUE_BYTES, drop_before=now_ms(), drop_imports=True)
     file = RdbFile(path, reader)
     chosen = settings.databases
     found: dict[int, _Database] = {}

@@ -114,6 +114,7 @@ class Admin:
         self._lost = False
         # Whether what listens there has answered as a server does.
         self._answered = False
+        self._kept: list[tuple[Arg, ...]] = []
 
     @property
     def name(self) -> str:
@@ -153,6 +154,8 @@ class Admin:
             # Dialled anew it would be an ordinary one.
             raise self._link_error(ConnectionResetError())
         listed = [tuple(command) for command in commands]
+        first = 0 if self._connection.is_connected else len(self._kept)
+        listed = self._kept[:first] + listed
         packed = b"".join([pack_command(command) for command in listed])  # type: ignore[arg-type]
         if self._replica:
             packed = _HERE_I_AM + packed
@@ -179,11 +182,18 @@ class Admin:
             # Replies that nobody reads would be taken for those of the next commands.
             await self._drop()
             raise
+        replies = replies[first:]
         if raise_on_error:
             for reply in replies:
                 if isinstance(reply, EngineError):
                     raise reply
         return replies
+
+    async def keep(self, *args: Arg) -> None:
+        """Send a command that holds for the connection, now and whenever it is dialled anew; where
+        the server refuses it, it goes without. Raises `LinkError`."""
+        await self.pipeline([args])
+        self._kept.append(args)
 
     async def info(self, section: str | None = None) -> ServerInfo:
         """INFO, parsed: its default sections, or `section` ("server" among several needs none).

@@ -15,7 +15,7 @@ changes with a failover). Anything else would change the form of what comes.
   replica that it cannot reach, which is what we want.
 - Valkey takes the RDB version of a diskless snapshot from `REPLCONF version` (`replicaRdbVersion`).
   Told none it writes version 11, and breaks off at the first key with field TTLs. So it is told its
-  own version, and writes what it has; or the newest whose snapshots we can read.
+  own version, and writes what it has; or the newest whose snapshots we can read in full.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ from engine.wire.lines import Lines
 
 MARK_BYTES = 40
 """Length of the mark that ends a diskless snapshot (CONFIG_RUN_ID_SIZE)."""
-# The newest Valkey whose snapshots can be read (RDB 81), and the first that knows the option.
-_NEWEST_VALKEY = (9, 2, 0)
+# The first Valkey of whose snapshots not everything can be read (RDB 81: path hashes, commands),
+# what is said to it and later ones, which then write RDB 80; and the first that knows the option.
+_VALKEY_UNREAD = (9, 2, 0)
+_NEWEST_VALKEY = (9, 1, 0)
 _VALKEY_ASKS_VERSION = (8, 0, 0)
 # "Not now": the same question is worth asking again.
 NOT_NOW = frozenset({"LOADING", "BUSY", "NOMASTERLINK", "MASTERDOWN", "TRYAGAIN"})
@@ -143,7 +145,8 @@ Command = tuple[bytes | str | int, ...]
 def _version(info: ServerInfo, _: StreamPosition | None) -> Command | None:
     if info.flavour != "valkey" or info.version < _VALKEY_ASKS_VERSION:
         return None
-    return ("REPLCONF", "version", ".".join(map(str, min(info.version, _NEWEST_VALKEY))))
+    told = info.version if info.version < _VALKEY_UNREAD else _NEWEST_VALKEY
+    return ("REPLCONF", "version", ".".join(map(str, told)))
 
 
 def _psync(_: ServerInfo, position: StreamPosition | None) -> Command:

@@ -11,6 +11,7 @@ import pytest
 
 from engine.errors import LinkError
 from engine.model.endpoint import Endpoint
+from engine.verify.compare import Side
 from engine.wire.admin import admin
 from engine.wire.dial import dial
 from tests.conftest import ServerFactory
@@ -96,3 +97,26 @@ def _sockets_to(port: int) -> int:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as each:
             found += each.getpeername()[1:2] == (port,)
     return found
+
+
+async def test_keys_that_are_compared_do_not_look_used(
+    server_factory: ServerFactory,
+) -> None:
+    """Nor behind a link that was lost, where the server has CLIENT NO-TOUCH (Redis 7.2)."""
+    newest = max(binaries(), key=lambda binary: binary.version)
+    server = server_factory(newest)
+    client = server.client()
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    client.set("key", "value")
+    client.restore("key", 0, client.dump("key"), replace=True, idletime=5000)
+    async with admin(Endpoint.parse(server.url), timeout=5) as end:
+        side = await Side.open(end)
+        await side.look([b"key"])
+        assert await end.call("DUMP", b"key")
+        assert client.object("idletime", "key") >= 5000
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        with contextlib.suppress(LinkError):
+            await end.call("PING")
+        assert await end.call("PING") == b"PONG"
+        assert await end.call("DUMP", b"key")
+        assert client.object("idletime", "key") >= 5000

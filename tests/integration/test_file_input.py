@@ -27,6 +27,7 @@ from tests.conftest import ServerFactory
 from tests.engines import Cli
 from tests.servers import Server
 from tests.snapshots import snapshot
+from tests.unit.test_rdb import key, text, whole
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
@@ -210,6 +211,30 @@ def test_bytes_behind_the_snapshot(
         (check,) = (check for check in checks if check["name"] == "source-file")
         assert check["outcome"] == "warn"
         assert f"{count:,} bytes behind its end" in check["figure"]
+
+
+def test_a_key_that_is_there_twice_and_one_that_is_too_long(
+    server_factory: ServerFactory, state_url: str, tmp_path: Path
+) -> None:
+    target = server_factory()
+    target.client().config_set("proto-max-bulk-len", 1 << 20)
+    long = os.urandom(2 << 20)
+    body = key(0, b"a", text(b"first")) + key(0, b"long", text(long)) + key(0, b"a", text(b"last"))
+    path = tmp_path / "dump.rdb"
+    path.write_bytes(whole(body + key(4, b"empty", b"\0"), b"REDIS0009"))
+    events: list[str] = []
+    checks, report = migrated(state_url, Endpoint(rdb_path=str(path)), target, None, events)
+    assert report.status == "stopped"
+    reasons = {each.key: each.reason for each in report.not_carried}
+    assert "the file names it twice" in reasons["a"]
+    assert "the last of its values stays" in reasons["a"]
+    assert "takes in one bulk, its proto-max-bulk-len (1,048,576 bytes)" in reasons["long"]
+    (values,) = (check for check in checks if check["name"] == "values")
+    assert values["figure"].startswith("2 cannot be carried")
+    assert "CONFIG SET proto-max-bulk-len" in values["remedy"]
+    assert any("1 collections without members passed over" in event for event in events)
+    assert target.client().get("a") == b"last"
+    assert target.client().exists("long", "empty") == 0
 
 
 def test_standard_input_is_not_a_worker_s(state_url: str, server_factory: ServerFactory) -> None:

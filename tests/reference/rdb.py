@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tests.reference.crc import crc64
+from tests.reference.crc import crc64, key_slot
 
 # The lowest RDB version that knows each type of value; and what each flavour has alone.
 LOWEST_VERSION = dict(
@@ -35,6 +35,7 @@ class Entry:
     value: bytes | None
     expire_at: int | None
     access: tuple[str, int] | None
+    importing: bool = False
 
 
 @dataclass
@@ -47,6 +48,8 @@ class Snapshot:
     aux: list[tuple[bytes, bytes]] = field(default_factory=list)
     functions: list[bytes] = field(default_factory=list)
     size: int = 0
+    empty: int = 0
+    importing: set[int] = field(default_factory=set)
 
     def payload(self, value: bytes) -> bytes:
         """A value as a DUMP payload: stamped with the lowest version that its type needs."""
@@ -302,6 +305,9 @@ def parse(data: bytes) -> Snapshot:
             snapshot.aux.append((reader.string(), reader.string()))
         elif code == 245:
             snapshot.functions.append(reader.string())
+        elif code in (107, 121) and flavour == "redis":
+            # Redis Enterprise's: how lately a key was used, its slot.
+            reader.length()
         elif code >= 242:
             skip_section(reader, code, snapshot, templates)
         else:
@@ -310,10 +316,15 @@ def parse(data: bytes) -> Snapshot:
             key = reader.string()
             start = reader.at
             skip_value(reader, code, flavour, templates)
+            if is_empty(code, flavour, data[start : reader.at]):
+                snapshot.empty += 1
+                expire_at = access = None
+                continue
             value: bytes | None = bytes([code]) + data[start : reader.at]
             if flavour == "redis" and code in (30, 32):
                 value = None
-            snapshot.entries.append(Entry(db, key, value, expire_at, access))
+            importing = bool(snapshot.importing) and key_slot(key) in snapshot.importing
+            snapshot.entries.append(Entry(db, key, value, expire_at, access, importing))
             expire_at = access = None
     if snapshot.version >= 5:
         end = reader.at
@@ -322,6 +333,36 @@ def parse(data: bytes) -> Snapshot:
             raise Damaged("checksum")
     snapshot.size = reader.at
     return snapshot
+
+
+def is_empty(kind: int, flavour: str, value: bytes) -> bool:
+    """Whether a value is a collection without members."""
+    reader = Reader(value)
+    if kind in (24, 25):
+        if flavour != "redis":
+            return False
+        reader.raw(8)
+    if kind in (1, 2, 3, 4, 5, 22, 24):
+        return reader.length() == 0
+    if kind in (14, 18):
+        count = reader.length()
+        for _ in range(count):
+            if count > 4 or (kind == 18 and reader.length() != 2):
+                return False
+            if not is_empty_packed(kind, reader):
+                return False
+        return True
+    return kind in (9, 10, 11, 12, 13, 16, 17, 20, 25) and is_empty_packed(kind, reader)
+
+
+def is_empty_packed(kind: int, reader: Reader) -> bool:
+    """Whether the string that comes is a packed collection without members."""
+    size = {9: 2, 11: 8, 10: 11, 12: 11, 13: 11, 14: 11}.get(kind, 7)
+    if reader.byte() != size:
+        return False
+    body = reader.raw(size)
+    at, count = {2: (0, 1), 8: (4, 4), 11: (8, 2), 7: (4, 2)}[size]
+    return not any(body[at : at + count])
 
 
 def deadline(at: int) -> int | None:
@@ -360,8 +401,10 @@ def skip_section(reader: Reader, code: int, snapshot: Snapshot, templates: dict[
     elif code == 243:
         reader.skip_string()
         for _ in range(reader.length()):
-            reader.length()
-            reader.length()
+            first, last = reader.length(), reader.length()
+            if not first <= last < 16384:
+                raise Damaged("slots")
+            snapshot.importing.update(range(first, last + 1))
     elif code == 242 and redis:
         template, fields = reader.length(), reader.length()
         for _ in range(fields):

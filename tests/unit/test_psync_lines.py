@@ -115,7 +115,7 @@ def test_the_version_is_told_to_a_valkey_only() -> None:
     assert tell(ServerInfo("redis", (8, 0, 0)), None) is None
     assert tell(ServerInfo("valkey", (7, 2, 5)), None) is None
     assert tell(ServerInfo("valkey", (9, 1, 2)), None) == ("REPLCONF", "version", "9.1.2")
-    assert tell(ServerInfo("valkey", (12, 0, 0)), None) == ("REPLCONF", "version", "9.2.0")
+    assert tell(ServerInfo("valkey", (12, 0, 0)), None) == ("REPLCONF", "version", "9.1.0")
 
 
 def test_the_next_byte_is_asked_for() -> None:

@@ -22,6 +22,7 @@ from tests.snapshots import Read, feed, records, snapshot
 from tests.unit.test_rdb import BY_HAND, ID, MODULE, key, length, text, whole
 
 HEAD = b"REDIS0015"
+EMPTY_ZIPLIST = b"\x0b\0\0\0\x0a\0\0\0\0\0\xff"
 
 
 @functools.cache
@@ -31,6 +32,7 @@ def seeds() -> tuple[bytes, ...]:
     rare += b"\xf7" + length(ID) + MODULE + b"\xf3" + length(1) + b"spec" + MODULE
     rare += b"\xf2" + length(7) + length(1) + text(b"f") + key(32, b"t", length(7) + text(b"v"))
     rare += b"\xf9\x07" + key(0, b"k", b"\xc3\x05\x0a\x00a\xe0\x00\x00") + b"\xf5" + text(b"code")
+    rare += b"\x6b\x07" + key(4, b"empty", length(0)) + key(12, b"empty", text(EMPTY_ZIPLIST))
     return (whole(rare, HEAD), *(snapshot(binary, "tiny").data for binary in binaries()))
 
 
@@ -60,7 +62,7 @@ def check(data: bytes, sizes: list[int]) -> None:
         expected = None
     else:
         expected = [
-            (entry.db, entry.key, entry.value, entry.expire_at)
+            (entry.db, entry.key, entry.value, entry.expire_at, entry.importing)
             for entry in found.entries
             if entry.value is not None
         ]
@@ -69,6 +71,7 @@ def check(data: bytes, sizes: list[int]) -> None:
         {"stream_above": 30},
         {"batch_bytes": 50, "hold_before": 5},
         {"stream_above": 30, "drop_before": LATE},
+        {"stream_above": 30, "drop_imports": True},
     ):
         result = outcome(data, sizes, **options)
         if result is None or expected is None:
@@ -79,9 +82,11 @@ def check(data: bytes, sizes: list[int]) -> None:
             got, wanted = [each[:3] for each in got], [each[:3] for each in expected]
             assert got == wanted
         elif "drop_before" in options:
-            assert got == [each for each in expected if each[3] is None or each[3] >= LATE]
+            assert got == [each[:4] for each in expected if each[3] is None or each[3] >= LATE]
+        elif "drop_imports" in options:
+            assert got == [each[:4] for each in expected if not each[4]]
         else:
-            assert got == expected
+            assert got == [each[:4] for each in expected]
     outcome(data, sizes, value_limit=25, stream_above=20)
 
 
@@ -140,7 +145,7 @@ def test_prefixes_with_garbage_behind() -> None:
 VALUES = st.binary(max_size=40) | st.integers(0, 2**64 - 1).map(length)
 KEYS = st.builds(
     lambda kind, name, value: bytes([kind]) + text(name) + value,
-    st.integers(0, 34),
+    st.integers(0, 34) | st.sampled_from([107, 121]),
     st.binary(max_size=5),
     st.lists(VALUES, max_size=8).map(b"".join),
 )

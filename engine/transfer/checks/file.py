@@ -18,6 +18,8 @@ from engine.transfer.checks.modules import refusals
 from engine.transfer.checks.result import Check, failed, listed, passed, size, warned
 from engine.transfer.checks.types import type_name
 
+_REMEDY_LONG = "Raise it on the target (CONFIG SET proto-max-bulk-len BYTES), and start again. "
+
 
 async def check_file(source: Endpoint, *, value_limit: int) -> tuple[list[Check], Survey | None]:
     """Read the file; None in the place of its survey if that cannot be done."""
@@ -74,7 +76,8 @@ def check_contents(
             "values",
             f"{found.refused_total:,} cannot be carried; the first, {printable_key(key)[:100]}: "
             f"{why}",
-            "The report names them all; the cut-over is refused while there are any.",
+            f"{_REMEDY_LONG if _too_long(found) else ''}The report names them all; the "
+            "cut-over is refused while there are any.",
         )
     if found.left_out:
         yield warned(
@@ -82,6 +85,10 @@ def check_contents(
             f"not carried: {'; '.join(found.left_out[:5])}",
             "Set it up on the target by hand, if it is needed there.",
         )
+
+
+def _too_long(found: Survey) -> bool:
+    return any("proto-max-bulk-len" in why for _, why in found.refused)
 
 
 def moved_from(found: Survey, settings: TransferSettings) -> list[int]:
@@ -100,6 +107,11 @@ def _keys(found: Survey) -> Check:
     figure = f"{total:,} in databases {listed(list(found.keys))}"
     if found.expired:
         figure += f"; {found.expired:,} more have expired since, and are left out"
+    if found.empty:
+        figure += (
+            f"; {found.empty:,} more are collections without members, and are left out, as servers "
+            "from 6.2 on do"
+        )
     if not total:
         return warned("source-keys", figure, "Is it the right file?")
     return passed("source-keys", figure)

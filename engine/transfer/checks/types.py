@@ -33,8 +33,9 @@ _TYPE_NAMES: dict[int, str] = {
 # 22 and up mean different things to the two flavours.
 _FIELD_TTL_TYPES: dict[Flavour, frozenset[int]] = {
     "redis": frozenset({24, 25}),
-    "valkey": frozenset({22, 23}),
+    "valkey": frozenset({22}),
 }
+_PATH_HASH = 23
 FIELD_TTLS = "hashes with field TTLs"
 
 
@@ -65,6 +66,8 @@ def type_name(number: int, flavour: Flavour) -> str:
     """The kind of value behind an RDB_TYPE_* byte, for people."""
     if number in _FIELD_TTL_TYPES[flavour]:
         return FIELD_TTLS
+    if number == _PATH_HASH and flavour == "valkey":
+        return "path hashes"
     return _TYPE_NAMES.get(number, f"type {number}")
 
 

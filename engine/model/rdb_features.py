@@ -1,0 +1,38 @@
+"""What snapshots hold that came after those that can be read here, and who brought it.
+
+The numbers are those of `rdb.h` in the two code bases, as far as they were known when this was
+written; from 22 on they mean different things to the two flavours. A value whose end cannot be
+found in a snapshot can still be moved key by key: DUMP gives it by itself, and RESTORE takes it
+where the target knows its type.
+"""
+
+from __future__ import annotations
+
+from engine.model.server import Flavour
+
+NEWEST_READ: dict[Flavour, int] = {"redis": 15, "valkey": 80}
+"""The newest RDB version of which every type and opcode is known."""
+_FIRST_OPCODE = 242
+_FEATURES: dict[tuple[Flavour, int], tuple[str, str]] = {
+    ("redis", 34): ("sets whose members have TTLs", "Redis 8.12"),
+    ("redis", 35): ("small sets whose members have TTLs", "Redis 8.12"),
+    ("valkey", 23): ("path hashes", "Valkey 9.2"),
+    ("valkey", 242): ("commands that stand inside a snapshot", "Valkey 9.2"),
+}
+_LAST_KNOWN: dict[Flavour, str] = {"redis": "Redis 8.10", "valkey": "Valkey 9.1"}
+
+
+def newer_than_known(flavour: Flavour, version: int, number: int) -> str | None:
+    """What a type of value or opcode is that a snapshot of this RDB version holds and that is not
+    known, as the end of a sentence; None if none of that version is expected: damage, that is."""
+    kind = "opcode" if number >= _FIRST_OPCODE else "type of value"
+    found = _FEATURES.get((flavour, number))
+    if found is not None:
+        what, since = found
+        return f"it holds {what} ({kind} {number}), which {since} brought"
+    if version > NEWEST_READ[flavour]:
+        return (
+            f"it holds a {kind} ({number}) that came after {_LAST_KNOWN[flavour]} (RDB version "
+            f"{version}; up to {NEWEST_READ[flavour]} all are known)"
+        )
+    return None

@@ -1,0 +1,219 @@
+"""What snapshots of the field hold: collections without members, Redis Enterprise's opcodes, slots
+on their way in, keys that are there twice, and what came after this engine."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine._native import RecordBatch, SeenKeys, SnapshotReader
+from engine.errors import ProtocolFault
+from engine.model.rdb_features import newer_than_known
+from engine.model.server import known_types
+from engine.sources.rdb_file import Survey, survey
+from engine.transfer.checks.types import type_name
+from tests.reference.crc import key_slot
+from tests.snapshots import feed, records
+from tests.unit.test_rdb import key, length, refused, text, whole
+from tests.unit.test_rdb_fuzz import EMPTY_ZIPLIST
+
+ZIPLIST = text(EMPTY_ZIPLIST)
+LISTPACK = text(b"\x07\0\0\0\0\0\xff")
+INTSET = text(b"\x02\0\0\0\0\0\0\0")
+# (type, a value without members, one that has some and begins alike)
+EMPTY = {
+    "list": (1, length(0), length(1) + text(b"")),
+    "set": (2, b"\x40\x00", length(1) + text(b"")),
+    "sorted set": (3, length(0), length(1) + text(b"") + b"\x011"),
+    "hash": (4, b"\x80\0\0\0\0", length(1) + text(b"") * 2),
+    "sorted set 2": (5, length(0), length(1) + text(b"") + bytes(8)),
+    "zipmap": (9, text(b"\0\xff"), text(b"\x01\xff")),
+    "ziplist list": (10, ZIPLIST, text(EMPTY_ZIPLIST[:8] + b"\1\0\xff")),
+    "intset": (11, INTSET, text(b"\x02\0\0\0\1\0\0\0")),
+    "ziplist zset": (12, ZIPLIST, text(EMPTY_ZIPLIST[:8] + b"\2\0\xff")),
+    "ziplist hash": (13, ZIPLIST, text(EMPTY_ZIPLIST + b" ")),
+    "quicklist": (14, length(0), length(5) + ZIPLIST * 5),
+    "quicklist of nothing": (14, length(2) + ZIPLIST * 2, length(2) + ZIPLIST + text(b"x")),
+    "listpack hash": (16, LISTPACK, text(b"\x07\0\0\0\1\0\xff")),
+    "listpack zset": (17, LISTPACK, text(b"\x07\0\0\0\0\1\xff")),
+    "quicklist 2": (18, length(0), length(1) + length(1) + text(b"plain")),
+    "quicklist 2 of nothing": (
+        18, length(1) + length(2) + LISTPACK, length(1) + length(1) + LISTPACK
+    ),
+    "listpack set": (20, LISTPACK, text(b"\x07\0\0\0\1\0\xff")),
+    "field TTLs": (24, bytes(8) + length(0), bytes(8) + length(1) + length(0) + text(b"") * 2),
+    "field TTLs, listpack": (25, bytes(8) + LISTPACK, bytes(8) + text(b"\x07\0\0\0\1\0\xff")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_collections_without_members_are_passed_over(name: str) -> None:
+    kind, empty, other = EMPTY[name]
+    around = key(0, b"before", text(b"1"))
+    body = around + b"\xfc" + bytes(8) + key(kind, b"gone", empty) + key(kind, b"stays", other)
+    data = whole(body, b"REDIS0012")
+    for sizes in ([1], [5], [1 << 18]):
+        for stream_above in (12, 1 << 20):
+            reader = SnapshotReader(stream_above=stream_above)
+            found = records(feed(reader, data, sizes))
+            assert [(each.key, each.expire_at) for each in found] == [
+                (b"before", None),
+                (b"stays", None),
+            ]
+            assert found[1].value[:-10] == bytes([kind]) + other
+            assert reader.empty == 1
+            assert reader.finished
+            assert reader.types == {0: 1, kind: 1}
+
+
+def test_streams_and_strings_may_be_empty() -> None:
+    stream = length(0) * 9 + length(0)
+    data = whole(key(0, b"a", text(b"")) + key(21, b"b", stream), b"REDIS0012")
+    reader = SnapshotReader()
+    assert [each.key for each in records(feed(reader, data))] == [b"a", b"b"]
+    assert reader.empty == 0
+
+
+def test_redis_enterprise_s_opcodes_are_passed_over() -> None:
+    body = (
+        b"\x6b" + length(5) + b"\x79" + length(16_000) + key(0, b"a", text(b"1"))
+        + b"\x6b\x81" + (2**40).to_bytes(8, "big") + key(1, b"b", length(1) + text(b"x"))
+    )  # fmt: skip
+    data = whole(body, b"REDIS0009")
+    for sizes in ([1], [1 << 18]):
+        reader = SnapshotReader()
+        assert [each.key for each in records(feed(reader, data, sizes))] == [b"a", b"b"]
+    assert "Redis Enterprise" in refused(whole(b"\x6b\xc0", b"REDIS0009"))
+    assert "type of value 107 is not known" in refused(whole(b"\x6b\x01", b"VALKEY080"))
+
+
+def test_keys_of_slots_on_their_way_in_are_left_out() -> None:
+    names = [b"key:%d" % n for n in range(400)]
+    first, last = 1000, 9000
+    imports = b"\xf3" + text(b"j" * 40) + length(2) + length(first) + length(last)
+    imports += length(12_345) + length(12_345)
+    body = imports + b"".join(key(0, name, text(b"1")) for name in names)
+    data = whole(body, b"VALKEY080")
+    ours = [
+        name for name in names if not (first <= key_slot(name) <= last or key_slot(name) == 12_345)
+    ]
+    assert 0 < len(ours) < len(names)
+    for sizes in ([1], [1 << 18]):
+        reader = SnapshotReader(drop_imports=True)
+        assert [each.key for each in records(feed(reader, data, sizes))] == ours
+        assert reader.importing == len(names) - len(ours)
+        (line,) = reader.left_out
+        assert line.startswith(f"{len(names) - len(ours)} keys of slots that were on their way in")
+    # A replica is sent the rest of the import.
+    reader = SnapshotReader()
+    assert [each.key for each in records(feed(reader, data))] == names
+    for wrong in (length(5) + length(4), length(0) + length(16_384)):
+        said = refused(whole(b"\xf3" + text(b"j") + length(1) + wrong, b"VALKEY080"))
+        assert said.startswith("expected what comes next")
+
+
+# ------------------------------------------------------------------ keys that are there twice
+
+
+def batches(names: list[bytes], db: int = 0, at_once: int = 50) -> list[RecordBatch]:
+    body = b"\xfe" + length(db) + b"".join(key(0, name, text(b"1")) for name in names)
+    found = feed(SnapshotReader(batch_bytes=at_once * 20), whole(body))
+    return [item for item in found if isinstance(item, RecordBatch)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    names=st.lists(st.binary(max_size=20), max_size=200),
+    seed=st.integers(0, 2**64 - 1),
+    at_once=st.integers(1, 200),
+    expected=st.integers(0, 1000),
+)
+def test_what_was_there_before(names: list[bytes], seed: int, at_once: int, expected: int) -> None:
+    seen = SeenKeys(seed=seed)
+    known: set[tuple[int, bytes]] = set()
+    for db in (0, 3):
+        for batch in batches(names, db, at_once):
+            again = seen.add(batch, expected)
+            for index in range(len(batch)):
+                each = batch.db, batch.key(index)
+                assert (index in again) == (each in known)
+                known.add(each)
+    assert len(seen) == len(known)
+    assert not seen.full
+
+
+def test_the_table_has_a_bound() -> None:
+    names = [b"key:%d" % n for n in range(20_000)]
+    seen = SeenKeys(most_bytes=8 << 13)
+    assert all(not seen.add(batch) for batch in batches(names))
+    assert seen.full
+    assert 1 << 12 < len(seen) < 8192
+    # The first are known, the last are not.
+    assert sum(len(seen.add(batch)) for batch in batches(names[:4000])) == 4000
+    assert sum(len(seen.add(batch)) for batch in batches(names[-4000:])) == 0
+    # Whatever a file announces.
+    for expected in (1 << 60, 2**64 - 1):
+        seen = SeenKeys(most_bytes=1 << 20)
+        assert not any(seen.add(batch, expected) for batch in batches(names))
+        assert not seen.full
+        assert len(seen) == len(names)
+
+
+# ------------------------------------------------------------------ files
+
+
+def surveyed(folder: Path, data: bytes) -> Survey:
+    path = folder / "dump.rdb"
+    path.write_bytes(data)
+    return asyncio.run(survey(path))
+
+
+def test_a_key_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    body = key(0, b"a", text(b"1")) + key(0, b"b", text(b"1")) + key(1, b"a", length(1) + text(b""))
+    found = surveyed(tmp_path, whole(body + b"\xfe\x01" + key(0, b"a", text(b"1"))))
+    assert found.keys == {0: 2, 1: 1}
+    assert found.refused_total == 1
+    assert found.refused[0][0] == b"a"
+    assert "names it twice" in found.refused[0][1]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            whole(key(23, b"p", bytes(30)), b"VALKEY081"),
+            "at byte 9: it holds path hashes (type of value 23), which Valkey 9.2 brought. Load it",
+        ),
+        (whole(b"\xf2" + bytes(30), b"VALKEY081"), "commands that stand inside a snapshot (opcode"),
+        (whole(key(34, b"s", bytes(30)), b"REDIS0017"), "sets whose members have TTLs (type of"),
+        (
+            whole(key(99, b"x", bytes(30)), b"REDIS0042"),
+            "it holds a type of value (99) that came after Redis 8.10 (RDB version 42",
+        ),
+    ],
+)
+def test_what_came_later_has_its_name(tmp_path: Path, data: bytes, words: str) -> None:
+    with pytest.raises(ProtocolFault) as caught:
+        surveyed(tmp_path, data)
+    assert words in str(caught.value)
+    assert "--source-type scan" in str(caught.value)
+    assert "no sound snapshot" not in str(caught.value)
+
+
+def test_damage_is_damage(tmp_path: Path) -> None:
+    with pytest.raises(ProtocolFault, match="is no sound snapshot: type of value 99"):
+        surveyed(tmp_path, whole(key(99, b"x", bytes(30)), b"REDIS0011"))
+    # What a version had is not newer than another one that is known.
+    assert newer_than_known("redis", 9, 20) is None
+
+
+def test_numbers_mean_what_their_flavour_says() -> None:
+    assert type_name(23, "valkey") == "path hashes"
+    assert type_name(22, "valkey") == type_name(24, "redis") == "hashes with field TTLs"
+    assert type_name(26, "redis") == type_name(27, "redis") == "streams"
+    assert 23 in known_types("valkey", (9, 2, 0))
+    assert 23 not in known_types("redis", (9, 2, 0))
