@@ -128,7 +128,7 @@ async def complete(
     assert transfer is not None
     if force:
         await _force(house, transfer)
-    elif (refusal := _not_ready(transfer)) is not None:
+    elif (refusal := _not_ready(transfer, skip_verification)) is not None:
         await house.state(
             lambda registry: registry.add_event(group_id, f"completion refused: {refusal}")
         )
@@ -320,12 +320,12 @@ def _launch(house: House, registry: Registry, transfer: TransferRecord) -> None:
     registry.note_launch(transfer, local.worker_process(pid))
 
 
-def _not_ready(transfer: TransferRecord) -> str | None:
+def _not_ready(transfer: TransferRecord, skip_verification: bool) -> str | None:
     """Why a migration cannot be completed now, None if it can."""
     if transfer.undecided or not transfer.held():
         return shapes.reason(transfer)
     progress = transfer.progress
-    if progress.can_complete:
+    if progress.can_complete or (skip_verification and progress.uncomparable):
         return None
     if progress.phase is Phase.CUT_OVER:
         return "a cut-over is under way"

@@ -34,8 +34,9 @@ class Progress:
     `total_keys` is the source's own count at the start (an estimate while writes go on, and with
     MATCH or TYPE an upper bound). `evicted_keys` counts those of the target since the first write;
     None: not known. `can_complete` with its `reason` is the cut-over's gate: the reason is one
-    line, with the figures (`lag 18 MB > 1 MB`). `trying_again`: a cut-over came to nothing, and is
-    tried again by itself.
+    line, with the figures (`lag 18 MB > 1 MB`). `uncomparable`: it is closed only
+    because both ends cannot be compared with these users, and is open for a cut-over without the
+    comparison. `trying_again`: a cut-over came to nothing, and is tried again by itself.
 
     Where the source is followed: `applied_offset` is the replication offset up to which the target
     has everything, `source_offset` the source's own, as last heard; `lag_bytes` and `lag_seconds`
@@ -74,6 +75,7 @@ class Progress:
     repaired_keys: int = 0
     held_keys: int = 0
     can_complete: bool = False
+    uncomparable: bool = False
     trying_again: bool = False
     reason: str = ""
 

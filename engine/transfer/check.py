@@ -15,8 +15,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
-from engine.errors import EngineError, StateError, TransferFailed
+from engine.errors import AuthError, EngineError, StateError, TransferFailed
 from engine.model.online import own_keys, position_key
+from engine.model.progress import Phase
 from engine.model.report import printable_key
 from engine.model.verification import (
     NAMED_LIMIT,
@@ -31,6 +32,7 @@ from engine.model.verification import (
 from engine.transfer.aside import beside
 from engine.transfer.books import Books
 from engine.transfer.code import carry_code
+from engine.transfer.comparable import AGAIN_SECONDS, objection
 from engine.transfer.deadlines import LIFT_MS
 from engine.transfer.ends import Ends
 from engine.transfer.follow import Follower
@@ -57,6 +59,7 @@ _LOOK_SECONDS = 0.05
 _LOST_SECONDS = 5.0
 # How long that may take.
 _LOST_LIMIT = 2.0
+_FOLLOWING = (Phase.CATCH_UP, Phase.FOLLOW)
 # How often a cut-over is tried again by itself for what its comparison has found.
 _AGAIN_MOST = 2
 
@@ -91,6 +94,10 @@ class Check:
         # Both ends are being compared.
         self._busy = False
         self._look_at = 0.0
+        if comparison is not None:
+            stage.uncomparable = None
+        # By the loop's clock: when it is asked again whether both ends can be compared.
+        self._ask_at = 0.0
         self.looked = False
         """Whether what is named as lost (`Stage.lost`) was looked at again."""
         self.again = False
@@ -136,6 +143,9 @@ class Check:
         except EngineError as error:
             if pump.done() or isinstance(error, StateError):
                 raise
+            if isinstance(error, AuthError):
+                # The rights were taken away since, or are for other keys.
+                self._stage.uncomparable = None
             return self._refuse(f"both ends could not be compared: {error}")
         if differ:
             why = f"{len(differ):,} keys differ, though they were read again: {some_words(differ)}"
@@ -192,7 +202,9 @@ class Check:
         return Besides(again.count, again.code, lost, again.denied)
 
     async def look(self) -> None:
-        """Now and then while the source is followed: what is named as lost may be there by now."""
+        """Now and then while the source is followed: what is named as lost may be there by now, and
+        the users may have been granted what a comparison takes."""
+        await self._look_at_rights()
         now = asyncio.get_running_loop().time()
         if self._busy or not self._stage.lost or self._comparison is None or now < self._look_at:
             return
@@ -208,6 +220,24 @@ class Check:
             return
         finally:
             await self._comparison.close()
+
+    async def _look_at_rights(self) -> None:
+        stage, now = self._stage, asyncio.get_running_loop().time()
+        if stage.uncomparable == "" or self._busy or stage.phase not in _FOLLOWING:
+            return
+        if now < self._ask_at:
+            return
+        self._ask_at = now + AGAIN_SECONDS
+        ends = self._ends
+        try:
+            async with asyncio.timeout(_LOST_LIMIT):
+                told = await objection(ends.source, ends.target, ends.settings)
+        except (EngineError, TimeoutError):
+            # What it takes is found out by the comparison itself then.
+            told = ""
+        if told and stage.uncomparable is None:
+            stage.on_event(told)
+        stage.uncomparable = told
 
     def before(self) -> GateResult:
         """What `prepare` has shown, where nothing is compared behind a fence."""

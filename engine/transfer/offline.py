@@ -32,9 +32,10 @@ from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.checks.databases import moved_databases
 from engine.transfer.claim import Claim, foreign
 from engine.transfer.code import carry_code, is_library
+from engine.transfer.comparable import AGAIN_SECONDS, objection
 from engine.transfer.copy import Compare, Copy, explain
 from engine.transfer.ends import Ends
-from engine.transfer.gate import Gate, GateResult, compared
+from engine.transfer.gate import Gate, GateResult, compared, offering
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import REMEDY as LEFTOVERS_REMEDY
 from engine.transfer.leftovers import Leftovers
@@ -148,11 +149,7 @@ class Offline:
             stage.enter(Phase.DONE)
             return
         while True:
-            stage.can_complete = True
-            stage.enter(Phase.COPIED)
-            with stage.step("wait"):
-                await stage.word.wait()
-            stage.word.clear()
+            await self._wait_for_word()
             # 4. Cut-over: the target may be opened if both ends agree.
             stage.can_complete = False
             stage.enter(Phase.CUT_OVER)
@@ -172,6 +169,38 @@ class Offline:
             stage.on_event,
         ).run()
         stage.enter(Phase.DONE)
+
+    async def _wait_for_word(self) -> None:
+        """In COPIED, with the gate as it is."""
+        stage, copied = self._stage, self._stage.reason
+        with stage.step("wait"):
+            while True:
+                told = await self._uncomparable()
+                if stage.one_go and told:
+                    raise self._refused(told)
+                stage.can_complete, stage.only_uncomparable = not told, bool(told)
+                stage.reason = offering(stage, told) if told else copied
+                if stage.phase is Phase.COPIED:
+                    stage.tell()
+                else:
+                    stage.enter(Phase.COPIED)
+                try:
+                    async with asyncio.timeout(AGAIN_SECONDS if told else None):
+                        await stage.word.wait()
+                except TimeoutError:
+                    continue
+                stage.word.clear()
+                return
+
+    async def _uncomparable(self) -> str:
+        """Why both ends cannot be compared with these users; empty: nothing is known against it."""
+        if self._stage.skip_verification:
+            return ""
+        try:
+            return await objection(self._source_endpoint, self._target_endpoint, self._settings)
+        except EngineError:
+            # What it takes is found out by the comparison itself then.
+            return ""
 
     @property
     def begun(self) -> bool:

@@ -740,6 +740,8 @@ class Online:
                         raise TransferStopped(stage.lost_words)
                     if evicted := stage.tally.evictions.words_in_one_go:
                         raise TransferStopped(evicted)
+                    if stage.only_uncomparable and stage.uncomparable:
+                        raise TransferStopped(stage.uncomparable)
                     continue
                 if not stage.word.is_set():
                     continue

@@ -46,6 +46,8 @@ class Stage:
         self.source_type: str = settings.source_type
         self.reason = ""
         self.can_complete = False
+        self.only_uncomparable = False
+        """Nothing but `uncomparable` closes the gate."""
         self.passing = False
         """What closes the gate may pass in a moment, by itself: an order waits for it."""
         self.trying_again = False
@@ -65,6 +67,9 @@ class Stage:
         """What the last comparison of both ends has shown."""
         self.lost: dict[str, str] = {}
         """Libraries and the like that the target does not have as the source: {name: why}."""
+        self.uncomparable: str | None = ""
+        """Why both ends cannot be compared with the users that there are; empty: nothing is known
+        against it. None: that is still to be asked."""
         self.skip_verification = False
         """Whether the operator wants that cut-over without the comparison of both ends."""
         if one_go:
@@ -81,7 +86,7 @@ class Stage:
         """
         self.phase = move(self.phase, phase)
         if phase not in _COMPLETABLE:
-            self.can_complete = False
+            self.can_complete = self.only_uncomparable = False
         if phase in ENDS:
             # Nothing is waited for any more.
             self._troubles.clear()
@@ -113,6 +118,7 @@ class Stage:
             "eta_seconds": left / rate if rate else (0.0 if self.phase in _IN_SYNC else None),
             "trying_again": self.trying_again,
             "can_complete": self.can_complete and not self._troubles,
+            "uncomparable": self.only_uncomparable and not self._troubles,
             "reason": self.trouble or self.reason,
         }
         return Progress(**members | self.figures())
@@ -139,7 +145,7 @@ class Stage:
     def end(self, phase: Phase, reason: str) -> None:
         """The transfer is over, for `reason`."""
         self.reason = reason
-        self.can_complete = False
+        self.can_complete = self.only_uncomparable = False
         self.enter(phase)
 
     def patience(

@@ -20,6 +20,7 @@ from engine.transfer.books import Books
 from engine.transfer.cut_over import not_carried_words
 from engine.transfer.fence import readable_behind
 from engine.transfer.follow import Follower
+from engine.transfer.gate import offering
 from engine.transfer.held import HeldDeadlines
 from engine.transfer.repair import Mender
 from engine.transfer.roles import Roles
@@ -104,7 +105,7 @@ class Standing:
                     entered = True
         self._tell_whether_heard()
         self._roles.look()
-        stage.passing = False
+        stage.passing = stage.only_uncomparable = False
         stage.can_complete, stage.reason = self._gates(follower)
         if entered:
             # Phase, gate and reason are published together.
@@ -127,7 +128,7 @@ class Standing:
         trouble = source.trouble
         heard, lag = not trouble, self._lag(follower)
         # Published together, though the gate is looked at less often.
-        shut = {"can_complete": False, "reason": trouble}
+        shut = {"can_complete": False, "uncomparable": False, "reason": trouble}
         return {
             **(shut if trouble and self._stage.phase in _FOLLOWING else {}),
             "link": source.link,
@@ -187,6 +188,10 @@ class Standing:
         if self._mender.waiting > (_MENDED_BEHIND_FENCE if readable else 0):
             self._stage.passing = True
             return False, f"{self._mender.waiting:,} keys are being read again from the source"
+        if not self._stage.skip_verification and (told := self._stage.uncomparable) != "":
+            self._stage.passing, self._stage.only_uncomparable = told is None, bool(told)
+            asking = "it is being asked whether both ends can be compared"
+            return False, asking if told is None else offering(self._stage, told)
         return True, f"in sync: lag {size_words(lag)}"
 
     # --- What leads back ---

@@ -29,7 +29,7 @@ from engine.errors import (
 from engine.fleet import run
 from engine.fleet.here import run_here
 from engine.front.engine import Engine
-from engine.front.faults import PreflightFault
+from engine.front.faults import CompletionRefused, PreflightFault
 from engine.groups.process import ProcessId
 from engine.groups.registry import Registry
 from engine.groups.states import Request, TransferStatus
@@ -651,6 +651,53 @@ async def test_a_cut_over_without_the_comparison(
         "completion without the comparison requested",
         "migration completed: cut over without the comparison, as asked",
     ]
+
+
+@pytest.mark.parametrize("way", ["replica", "scan"])
+@in_loop
+async def test_a_user_that_may_not_compare(
+    way: str, state_url: str, server_factory: ServerFactory
+) -> None:
+    """The gate is closed from the start, and not open until it refuses; it names what is denied for
+    the types that are there."""
+    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    fill(source, 50)
+    source.client().hset("hash", "field", "value")
+    source.client().acl_setuser(
+        "mover", enabled=True, nopass=True, keys=["*"], channels=["*"],
+        commands=["+@all", "-hgetall", "-zrange"],
+    )  # fmt: skip
+    mover = {"host": f"127.0.0.1:{source.port}", "username": "mover", "password": "any"}
+    face = Engine(state_url, credentials=Credentials.read([mover], "this test"))
+    await face.register_replication_group("g", plain(target))
+    await face.start_migration("g", node(source), settings=TransferSettings(source_type=way))
+
+    async def until(able: bool, word: str) -> dict[str, Any]:
+        deadline = time.monotonic() + 60
+        while True:
+            found = await migration(face)
+            if found.get("CanComplete") is able and word in (found.get("Reason") or ""):
+                return found
+            assert time.monotonic() < deadline, found
+            await asyncio.sleep(0.05)
+
+    reason = (await until(False, "HGETALL"))["Reason"]
+    assert "'mover' may not run HGETALL" in reason
+    assert "ZRANGE" not in reason
+    assert "--skip-verification" in reason
+    with pytest.raises(CompletionRefused, match="HGETALL"):
+        await face.complete_migration("g")
+    if way == "scan":
+        source.client().execute_command("ACL", "SETUSER", "mover", "+hgetall")
+        await until(True, "")
+        await face.complete_migration("g")
+    else:
+        await face.complete_migration("g", skip_verification=True)
+    report = await face.wait("g", until="available", timeout=60)
+    assert isinstance(report, Report)
+    assert report.status == "done"
+    assert target.client().hget("hash", "field") == b"value"
+    face.close()
 
 
 @in_loop
