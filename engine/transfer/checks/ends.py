@@ -17,7 +17,7 @@ _PINGS = 3
 # SCAN, DUMP with a CRC64, OBJECT FREQ; below it nothing was tried.
 _OLDEST_SOURCE = (4, 0, 0)
 # RESTORE … ABSTTL, IDLETIME, FREQ.
-_OLDEST_TARGET = (5, 0, 0)
+OLDEST_TARGET = (5, 0, 0)
 # ACL users.
 _USERS_SINCE = (6, 0, 0)
 # SCAN … TYPE.
@@ -111,7 +111,7 @@ def check_server(side: Side, info: ServerInfo, settings: TransferSettings) -> It
 
 def _version(side: Side, info: ServerInfo, settings: TransferSettings) -> Check:
     name = f"{side}-version"
-    if side == "target" and info.version < _OLDEST_TARGET and info.flavour == "redis":
+    if side == "target" and info.version < OLDEST_TARGET and info.flavour == "redis":
         return failed(
             name,
             f"{info.name}: its RESTORE knows no ABSTTL",
