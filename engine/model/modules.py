@@ -21,11 +21,13 @@ _SAFE_SINCE = (6, 2, 0)
 class ModuleType:
     """A module's type: the modules' names that bring it (MODULE LIST), and a command by which such
     a server is told from one that has another module of that name. `replaces`: RESTORE … REPLACE
-    was seen to leave nothing of the value that was there."""
+    was seen to leave nothing of the value that was there. `same_dump`: one value has one DUMP at
+    servers with the same version of the module, also where it was restored at one of them."""
 
     modules: frozenset[str]
     command: str
     replaces: bool = True
+    same_dump: bool = False
 
 
 def _brought_by(*modules: str) -> frozenset[str]:
@@ -33,14 +35,14 @@ def _brought_by(*modules: str) -> frozenset[str]:
 
 
 TYPES: dict[str, ModuleType] = {
-    "ReJSON-RL": ModuleType(_brought_by("ReJSON", "json"), "JSON.SET"),
-    "MBbloom--": ModuleType(_brought_by("bf"), "BF.SCANDUMP"),
-    "MBbloomCF": ModuleType(_brought_by("bf"), "CF.RESERVE"),
-    "CMSk-TYPE": ModuleType(_brought_by("bf"), "CMS.INITBYDIM"),
+    "ReJSON-RL": ModuleType(_brought_by("ReJSON", "json"), "JSON.SET", same_dump=True),
+    "MBbloom--": ModuleType(_brought_by("bf"), "BF.SCANDUMP", same_dump=True),
+    "MBbloomCF": ModuleType(_brought_by("bf"), "CF.RESERVE", same_dump=True),
+    "CMSk-TYPE": ModuleType(_brought_by("bf"), "CMS.INITBYDIM", same_dump=True),
     "TopK-TYPE": ModuleType(_brought_by("bf"), "TOPK.RESERVE"),
-    "TDIS-TYPE": ModuleType(_brought_by("bf"), "TDIGEST.CREATE"),
+    "TDIS-TYPE": ModuleType(_brought_by("bf"), "TDIGEST.CREATE", same_dump=True),
     "TSDB-TYPE": ModuleType(_brought_by("timeseries"), "TS.CREATE"),
-    "trietype0": ModuleType(_brought_by("search"), "FT.SUGADD"),
+    "trietype0": ModuleType(_brought_by("search"), "FT.SUGADD", same_dump=True),
     "vectorset": ModuleType(_brought_by("vectorset"), "VADD"),
     "bloomfltr": ModuleType(_brought_by("bf"), "BF.LOAD", replaces=False),
     # FalkorDB and RedisGraph: the nodes of the value are added to those of the graph.
@@ -102,3 +104,14 @@ def commands_known(asked: Collection[str], reply: object) -> frozenset[str] | No
     return frozenset(
         name.upper() for name, each in zip(asked, reply, strict=True) if isinstance(each, list)
     )
+
+
+def made_by(kind: bytes, info: ServerInfo) -> bytes:
+    """The module, with its version, whose DUMP of a value of this type says all of it: where two
+    servers name the same one, other bytes are another value. Empty: no module's is known to."""
+    known = TYPES.get(kind.decode("latin-1"))
+    if known is None or not known.same_dump:
+        return b""
+    versions = zip(info.modules, info.module_versions, strict=False)
+    found = [f"{name} {version}" for name, version in versions if name in known.modules and version]
+    return found[0].encode() if found else b""

@@ -84,7 +84,8 @@ class ServerInfo:
     `version` is the flavour's own (a Valkey also claims to be Redis 7.2.4). `fork` names a
     reimplementation ("keydb", "dragonfly", "garnet"; else empty). `primary` is the `host:port` that
     a replica follows. `expired_keys` and `expired_fields` (of hashes) count since the process began
-    or CONFIG RESETSTAT. `loading` is true while the data set is read from disk or from a primary.
+    or CONFIG RESETSTAT. `module_versions` are those of `modules`, in their order, 0: not told.
+    `loading` is true while the data set is read from disk or from a primary.
     """
 
     flavour: Flavour
@@ -102,6 +103,7 @@ class ServerInfo:
     total_system_memory: int = 0
     keyspace: tuple[Keyspace, ...] = ()
     modules: tuple[str, ...] = ()
+    module_versions: tuple[int, ...] = ()
     expired_keys: int = 0
     expired_fields: int = 0
     loading: bool = False
@@ -161,6 +163,7 @@ class ServerInfo:
         data["version"] = (major, minor, patch)
         data["keyspace"] = tuple(Keyspace(**each) for each in data["keyspace"])
         data["modules"] = tuple(data["modules"])
+        data["module_versions"] = tuple(data.get("module_versions", ()))
         return cls(**data)
 
 
@@ -171,10 +174,11 @@ def parse_info(text: str) -> ServerInfo:
     defaults. Raises `ProtocolFault` if the text names no version: the section `server` is needed.
     """
     fields: dict[str, str] = {}
-    modules: list[str] = []
+    modules: list[tuple[str, int]] = []
     for name, value in _lines(text):
         if name == "module":  # one such line a module: name=…,ver=…,…
-            modules.append(_attributes(value).get("name", "?"))
+            about = _attributes(value)
+            modules.append((about.get("name", "?"), _number(about, "ver")))
         else:
             fields[name] = value
     flavour: Flavour = "redis"
@@ -207,7 +211,8 @@ def parse_info(text: str) -> ServerInfo:
         evicted_keys=_number(fields, "evicted_keys") if "evicted_keys" in fields else None,
         total_system_memory=_number(fields, "total_system_memory"),
         keyspace=tuple(sorted(_keyspace(fields), key=lambda each: each.db)),
-        modules=tuple(sorted(modules)),
+        modules=tuple(module for module, _ in sorted(modules)),
+        module_versions=tuple(version for _, version in sorted(modules)),
         expired_keys=_number(fields, "expired_keys"),
         # Redis says subkeys, Valkey fields.
         expired_fields=_number(fields, "expired_subkeys") or _number(fields, "expired_fields"),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
+from engine.model.modules import made_by
 from engine.model.server import ServerInfo
 from engine.verify.digest import Ordered, Unordered, number, score
 from engine.verify.hyperloglog import LONGEST, MAGIC
@@ -29,6 +30,8 @@ _FIRST_COUNT = 1
 _LARGEST_COUNT = 100_000
 RULES = "compaction rules"
 """The part of a time series that DUMP leaves out."""
+MADE_BY = "made by"
+"""Beside a DUMP: whose bytes say all of the value (`model.modules.made_by`)."""
 # DUMP gives a value whole: module types above this are not compared.
 _DUMP_LIMIT = 64 << 20
 # Beside the value of a string that looks like a HyperLogLog: its bytes. Others may mean the same.
@@ -48,13 +51,14 @@ class Abilities:
     `idle_consumers`: a stream's consumers that have nothing pending count. No primary tells its
     replicas of them (XREADGROUP that finds nothing makes one all the same), so that they say
     nothing where the target was fed by replication. `full_streams`: XINFO STREAM … FULL tells all
-    of a stream in one reply.
+    of a stream in one reply. `info` is the server's.
     """
 
     field_ttls: bool
     deadlines: bool
     idle_consumers: bool = True
     full_streams: bool = False
+    info: ServerInfo | None = None
 
     @classmethod
     def of(cls, info: ServerInfo, *, followed: bool = False) -> Abilities:
@@ -67,6 +71,7 @@ class Abilities:
             own and info.version >= (7, 0, 0),
             not followed,
             own and info.version >= (6, 0, 0),
+            info,
         )
 
 
@@ -88,7 +93,7 @@ def reading(kind: bytes, key: bytes, size: int | None, able: Abilities) -> Readi
     if kind == b"TSDB-TYPE":
         return _series(key, size)
     if read is None:
-        return _dump(key, size)
+        return _dump(key, size, made_by(kind, able.info) if able.info is not None else b"")
     return read(key, size is not None and size <= WHOLE_BYTES, able)
 
 
@@ -265,13 +270,13 @@ def _full_groups(groups: list[dict[bytes, Any]], idle_consumers: bool) -> bytes:
     return digest.digest()
 
 
-def _dump(key: bytes, size: int | None) -> Reading:
+def _dump(key: bytes, size: int | None, made_by: bytes) -> Reading:
     if size is not None and size > _DUMP_LIMIT:
         return {}
     (payload,) = yield [("DUMP", key)]
     digest = Ordered()
     digest.raw(_bytes(payload)[:-_FOOTER])
-    return {"dump": digest.digest()}
+    return {"dump": digest.digest(), MADE_BY: made_by}
 
 
 def _series(key: bytes, size: int | None) -> Reading:
