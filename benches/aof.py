@@ -64,8 +64,9 @@ def write(path: Path, commands: int, seed: int = 1) -> None:
             file.write(b"".join(kind(rng.randrange(keys)) for kind in kinds))
 
 
-def load(binary: Binary, path: Path) -> tuple[float, int]:
-    """Seconds in which the server loads the file, by its own log; how many keys it has then."""
+def load(binary: Binary, path: Path) -> tuple[float, float, int]:
+    """Seconds in which the server loads the file, by its own log; its CPU, as much as it has used
+    until then; how many keys it has."""
     with tempfile.TemporaryDirectory(prefix="sm-aof-") as folder:
         options: tuple[str, ...] = ("--save", "", "--appendonly", "yes", "--dir", folder)
         # From 7.0 on a server takes such a file as the base of a new folder.
@@ -75,7 +76,8 @@ def load(binary: Binary, path: Path) -> tuple[float, int]:
                 time.sleep(0.05)
             times = [float(found) for found in _LOADED.findall(server.log.read_text())]
             keys = server.client().dbsize()
-    return max(times), keys
+            cpu = server.cpu_seconds()
+    return max(times), cpu, keys
 
 
 def migrate(path: Path, target: Server) -> Report:
@@ -113,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path = Path(folder, "appendonly.aof")
         write(path, given.commands)
         for _ in range(given.rounds):
-            loaded, keys = load(binary, path)
+            loaded, load_cpu, keys = load(binary, path)
             with Server.start(binary, "--save", "") as target:
                 before = resource.getrusage(resource.RUSAGE_SELF)
                 report = migrate(path, target)
@@ -124,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 results.append(
                     {
                         "load_seconds": loaded,
+                        "load_cpu": load_cpu,
                         "apply_seconds": seconds["snapshot"],
                         "all_seconds": report.seconds,
                         "engine_cpu": after.ru_utime
@@ -131,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         - before.ru_utime
                         - before.ru_stime,
                         "target_cpu": target.cpu_seconds(),
+                        "steps": {name: round(each, 3) for name, each in seconds.items()},
                         "ratio": loaded / seconds["snapshot"],
                         "ratio_of_all": loaded / report.seconds,
                     }

@@ -24,6 +24,7 @@ from engine._native import (
     CMD_SCRIPT,
     CMD_UNKNOWN,
     CommandBatch,
+    HeldNames,
     ModuleGuard,
     ProtocolError,
     RecordBatch,
@@ -375,15 +376,21 @@ def stream_of(
 
 class AofSnapshot:
     """`Source` from the snapshot that an append-only file begins with. Deadlines are lifted by
-    `hold_shift` ms, those that have passed as well."""
+    `hold_shift` ms, those that have passed as well; the keys' names go to `names`."""
 
     def __init__(
-        self, files: AofFiles, survey: AofSurvey, settings: TransferSettings, hold_shift: int
+        self,
+        files: AofFiles,
+        survey: AofSurvey,
+        settings: TransferSettings,
+        hold_shift: int,
+        names: HeldNames,
     ) -> None:
         self._files = files
         self._end = survey.begins[0].offset
         self._settings = settings
         self._hold_shift = hold_shift
+        self._names = names
         self._at = 0
         self._spill: Spill | None = None
         self.info = survey.info
@@ -425,6 +432,8 @@ class AofSnapshot:
             if not portion and not self.reader.finished:
                 raise _changed(part)
             async for item in self._spill.arrange(self.reader.take()):
+                if not isinstance(item, bytes):
+                    self._names.add_records(item, self._hold_shift // 2)
                 yield item
 
     def continues(self, position: ScanPosition) -> bool:

@@ -88,6 +88,8 @@ class AofFiles:
         begin = 0
         try:
             for each, kind in found:
+                if limit is not None and begin >= limit and self.parts:
+                    break
                 descriptor, size = _opened(each)
                 if limit is not None:
                     size = min(size, limit - begin)

@@ -31,6 +31,7 @@ import secrets
 from collections.abc import Coroutine
 from typing import Any
 
+from engine._native import HeldNames
 from engine.errors import (
     EngineError,
     LinkError,
@@ -116,6 +117,8 @@ class AppendOnly:
         self._copy: Copy | None = None
         # What the engines before this one have left out, with the reasons.
         self._recalled: dict[DbKey, str] = {}
+        # The keys whose deadlines may be lifted, if they are known.
+        self._names = HeldNames()
         self._target_watch = TargetWatch(target, stage, lambda: None)
         self.left_out: list[str] = []
         """What the files hold and the target did not get, or may have got otherwise."""
@@ -308,6 +311,9 @@ class AppendOnly:
             )
         position = held.position
         if position is not None and position.replid == survey.identity:
+            if self._commands is None:
+                # Another engine has lifted some.
+                self._names.give_up()
             await self._recall(end)
             if held.doubtful is not None:
                 self._doubt(held)
@@ -335,6 +341,7 @@ class AppendOnly:
             raise TransferFailed(not_empty(keys), remedy=NOT_EMPTY, fault="user")
         self._claim = self._new_claim(first=True)
         await self._books.save(begun=True)
+        self._names.clear()
         held = await self._claim.take(end)
         if keys > 0:
             self._stage.on_event(
@@ -347,6 +354,7 @@ class AppendOnly:
     async def _empty(self, end: Admin) -> TargetPosition:
         assert self._claim is not None
         await self._claim.clear(end, ("FLUSHALL",))
+        self._names.clear()
         self._stage.tally.start_anew()
         self._stage.tally.evictions = Evictions().after(await end.info())
         self.left_out.clear()
@@ -402,7 +410,7 @@ class AppendOnly:
             writer.name = claim.client_name
             await stage.insist(writer.open, "target")
             self._identity = writer.info.identity
-            source = AofSnapshot(files, survey, self._settings, LIFT_MS)
+            source = AofSnapshot(files, survey, self._settings, LIFT_MS, self._names)
             source.bulk_limit = writer.bulk_limit
             await source.open(None)
             self._copy = Copy(
@@ -459,6 +467,7 @@ class AppendOnly:
             lose=self._lose,
             note_key=dirty_key(self._books.mark.token),
             lost=self._recalled,
+            names=self._names,
             before=self._commands.counts if self._commands is not None else None,
         )
         try:
@@ -498,7 +507,7 @@ class AppendOnly:
             async with self._ends.admin("target") as end:
                 lifted = Lifted(end)
                 try:
-                    await lifted.release_all()
+                    await lifted.release_held(self._names)
                 finally:
                     ended += lifted.ended
 

@@ -16,9 +16,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 from engine._native import (
     CMD_MEMBER_TTL,
+    CMD_MOVES,
     CMD_PAYLOAD,
+    CMD_SCRIPT,
     CMD_SWAPS,
+    CMD_UNKNOWN,
     CommandBatch,
+    HeldNames,
     early_member_deadlines,
     encode_command,
 )
@@ -59,7 +63,8 @@ class Replay:
     """Applies the commands from `held` on, over one connection.
 
     `lost`: keys that could not be carried by an engine before, with the reasons. `lose(what, why)`
-    is told of commands without keys that the target refuses.
+    is told of commands without keys that the target refuses. `names` get the keys whose deadlines
+    are lifted.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class Replay:
         lose: Callable[[str, str], None],
         note_key: bytes,
         lost: dict[DbKey, str],
+        names: HeldNames,
         before: Counts | None,
     ) -> None:
         assert held.position is not None
@@ -81,6 +87,7 @@ class Replay:
         self._writer = writer
         self._held = held
         self._lose = lose
+        self._names = names
         self._note_key = note_key
         self.token = held.transfer
         self.counts = before or Counts()
@@ -144,6 +151,7 @@ class Replay:
 
     def _start(self, batch: CommandBatch) -> asyncio.Future[Sent] | None:
         """Send it at once, if nothing has to be known of it; None: it is for `_transact`."""
+        self._note_held(batch)
         if self.lost or self._notes or batch.nbytes > self._writer.bulk_limit:
             return None
         if batch.holds(CMD_SWAPS) or batch.doubtful(CMD_PAYLOAD):
@@ -156,6 +164,20 @@ class Replay:
 
         value = self._value(batch)
         return answer if self._applier.start(batch, value, answered, patient=False) else None
+
+    def _note_held(self, batch: CommandBatch) -> None:
+        """Note the keys whose deadlines may be lifted behind this batch."""
+        names = self._names
+        if not names.known:
+            return
+        names.add_commands(batch)
+        if batch.holds(CMD_SWAPS | CMD_UNKNOWN | CMD_SCRIPT):
+            # The numbers of databases in the names are no longer right; or what moved is not known.
+            names.give_up()
+        elif batch.holds(CMD_MOVES):
+            for index in batch.indices(CMD_MOVES):
+                for db, key in batch.changes(index) or ():
+                    names.add(db, key)
 
     async def _transact(self, batch: CommandBatch, sent: Sent | None) -> None:
         skip = set() if sent is not None else self._unfit(batch)

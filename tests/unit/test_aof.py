@@ -271,6 +271,26 @@ def test_more_than_was_there_at_the_start_is_not_read(tmp_path: Path):
     assert surveyed(path)[0].identity != before.identity
 
 
+def test_a_file_that_is_new_since_the_start_is_not_read(tmp_path: Path):
+    cut = command(b"INCR", b"a")[:-3]
+    folder = folder_of(tmp_path, ("base", command(b"INCR", b"a")), ("incr", cut))
+    before = surveyed(folder)[0]
+    (tmp_path / "a.2.incr.aof").write_bytes(command(b"INCR", b"a") * 2)
+    with (tmp_path / "a.manifest").open("a") as manifest:
+        manifest.write("file a.3.incr.aof seq 3 type i\n")
+    (tmp_path / "a.3.incr.aof").write_bytes(command(b"INCR", b"a"))
+
+    async def main() -> AofSurvey:
+        files = AofFiles(folder, limit=size_in(before.identity))
+        try:
+            return await survey_aof(files, TransferSettings())
+        finally:
+            files.close()
+
+    found = run(main())
+    assert (found.identity, found.end) == (before.identity, before.end)
+
+
 # --- Manifests, and what is refused ---
 
 
