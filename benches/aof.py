@@ -67,16 +67,17 @@ def write(path: Path, commands: int, seed: int = 1) -> None:
 def load(binary: Binary, path: Path) -> tuple[float, float, int]:
     """Seconds in which the server loads the file, by its own log; its CPU, as much as it has used
     until then; how many keys it has."""
-    with tempfile.TemporaryDirectory(prefix="sm-aof-") as folder:
-        options: tuple[str, ...] = ("--save", "", "--appendonly", "yes", "--dir", folder)
+    with Server.start(binary, "--save", "", "--appendonly", "yes") as server:
+        server.stop()
+        shutil.rmtree(server.folder / "appendonlydir", ignore_errors=True)
         # From 7.0 on a server takes such a file as the base of a new folder.
-        shutil.copy(path, Path(folder, "appendonly.aof"))
-        with Server.start(binary, *options) as server:
-            while server.client().info("persistence")["loading"]:
-                time.sleep(0.05)
-            times = [float(found) for found in _LOADED.findall(server.log.read_text())]
-            keys = server.client().dbsize()
-            cpu = server.cpu_seconds()
+        shutil.copy(path, server.folder / "appendonly.aof")
+        server.restart(loaded=False)
+        while server.client().info("persistence")["loading"]:
+            time.sleep(0.05)
+        times = [float(found) for found in _LOADED.findall(server.log.read_text())]
+        keys = server.client().dbsize()
+        cpu = server.cpu_seconds()
     return max(times), cpu, keys
 
 

@@ -131,6 +131,8 @@ async def survey_aof(
     except asyncio.CancelledError:
         surveyor.stop.set()
         await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
         raise
 
 

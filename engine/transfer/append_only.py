@@ -301,7 +301,8 @@ class AppendOnly:
     async def _settle(self, end: Admin) -> TargetPosition:
         mark, survey = self._books.mark, self._survey
         assert survey is not None
-        if not mark.begun:
+        # Our claim is older than all that we have brought: without it nothing there is ours.
+        if not mark.begun or await _position_on(end) is None:
             return await self._begin(end)
         self._claim = self._new_claim(first=False)
         held = await self._claim.take(end)
@@ -310,7 +311,9 @@ class AppendOnly:
                 f"{end.name} was opened at the end of this migration", fault="target"
             )
         position = held.position
-        if position is not None and position.replid == survey.identity:
+        if self._stage.tally.evictions.known:
+            self._stage.on_event("the target has evicted keys: it is emptied, and begins again")
+        elif position is not None and position.replid == survey.identity:
             if self._commands is None:
                 # Another engine has lifted some.
                 self._names.give_up()
@@ -318,7 +321,7 @@ class AppendOnly:
             if held.doubtful is not None:
                 self._doubt(held)
             return held
-        if position is not None:
+        elif position is not None:
             self._stage.on_event(
                 "the files are others than before: the target is emptied, and begins again"
             )
@@ -340,8 +343,8 @@ class AppendOnly:
         if keys > 0 and not theirs:
             raise TransferFailed(not_empty(keys), remedy=NOT_EMPTY, fault="user")
         self._claim = self._new_claim(first=True)
+        self._forget()
         await self._books.save(begun=True)
-        self._names.clear()
         held = await self._claim.take(end)
         if keys > 0:
             self._stage.on_event(
@@ -354,13 +357,20 @@ class AppendOnly:
     async def _empty(self, end: Admin) -> TargetPosition:
         assert self._claim is not None
         await self._claim.clear(end, ("FLUSHALL",))
-        self._names.clear()
-        self._stage.tally.start_anew()
+        self._forget()
         self._stage.tally.evictions = Evictions().after(await end.info())
+        return self._claim.bare
+
+    def _forget(self) -> None:
+        """Nothing of what was brought is there any more."""
+        evictions = self._stage.tally.evictions
+        self._stage.tally.start_anew()
+        self._stage.tally.evictions = evictions
+        self._names.clear()
+        self._recalled.clear()
         self.left_out.clear()
         self._stage.lost.clear()
         self._commands = None
-        return self._claim.bare
 
     def _new_claim(self, *, first: bool) -> Claim:
         async def ours() -> None:
@@ -529,7 +539,8 @@ class AppendOnly:
                 own = await end.call("EXISTS", POSITION_KEY, LEFT_KEY, dirty_key(commands.token))
         except EngineError as exc:
             return GateResult(False, f"the target could not be looked at: {explain(exc)}")
-        if evicted := stage.tally.evictions.words:
+        evictions = stage.tally.evictions
+        if evicted := evictions.words_in_one_go if stage.one_go else evictions.words:
             return GateResult(False, evicted)
         keys = sum(each.keys for each in keyspace) - own
         stage.tally.keys = keys

@@ -124,6 +124,8 @@ class Replay:
             finally:
                 # The thread uses files that are closed behind us.
                 await asyncio.wait({ahead})
+                if not ahead.cancelled():
+                    ahead.exception()
             batch = ahead.result()
         await self.confirm()
 

@@ -177,7 +177,7 @@ def position(target: Server) -> int:
 def test_an_engine_that_is_killed_has_nothing_doubled(
     cli: Cli, server_factory: ServerFactory, tmp_path: Path
 ) -> None:
-    commands = 120_000
+    commands = 80_000
     path = tmp_path / "appendonly.aof"
     data = counting(path, commands)
     target = server_factory(known("redis-7.0"))
@@ -246,6 +246,31 @@ def test_a_target_that_lost_everything_is_filled_anew(
     assert restarts
     assert done.report.status == "done", done.report.errors
     assert counted(target) == expected(commands)
+
+
+def test_keys_that_are_not_ours_are_left_alone(
+    server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    """A target that was replaced by one with data of its own while the migration had stopped."""
+    path = tmp_path / "appendonly.aof"
+    counting(path, 100_000)
+    target = server_factory(known("redis-7.0"))
+    checkpoints = MemoryCheckpoint()
+
+    async def stop(work: Transfer, run: Run) -> None:
+        await until(lambda: run.progress and run.progress[-1].applied_offset)
+        work.stop()
+
+    with Proxy(target.host, target.port) as far:
+        far.throttle(1e6)
+        transfer(f"aof:{path}", far, checkpoints=checkpoints, meanwhile=stop)
+        client = target.client()
+        assert client.exists(POSITION_KEY)
+        client.flushall()
+        client.set("own", 1)
+        done = transfer(f"aof:{path}", far, checkpoints=checkpoints)
+    assert "the target holds 1 keys" in done.report.errors[0]
+    assert client.get("own") == b"1"
 
 
 def test_other_files_begin_again(server_factory: ServerFactory, tmp_path: Path) -> None:

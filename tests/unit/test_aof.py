@@ -45,7 +45,7 @@ def read_all(data: bytes, sizes: Sequence[int], until: int | None = None) -> Str
     return reader
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     st.lists(st.sampled_from((*PARTS, *WRONG)), max_size=12),
     st.integers(0, 40),
