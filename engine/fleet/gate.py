@@ -13,11 +13,14 @@ from engine.transfer.gate import Comparison, GateResult
 
 
 async def holds_keys(target: Endpoint, settings: TransferSettings) -> bool:
-    """Whether the target has any key. Raises `LinkError`, `AuthError`, `ServerError`."""
+    """Whether the target has any key but the engine's own. Raises `LinkError`, `AuthError`,
+    `ServerError`."""
     from engine.wire.admin import admin
+    from engine.wire.own_keys import count_own
 
     async with admin(target, timeout=settings.connect_timeout, fault="target") as server:
-        return any(each.keys for each in (await server.info()).keyspace)
+        keys = (await server.info()).keys
+        return keys > 0 and keys > await count_own(server)
 
 
 def gate_of(

@@ -40,6 +40,7 @@ CHECKS = frozenset(
         "source-file",
         "source-keys",
         "source-scripts",
+        "spool",
         "stream-commands",
         "tune-source",
         "value-limit",

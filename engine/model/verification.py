@@ -13,6 +13,9 @@ STOP_AT = 10_000
 
 DbKey = tuple[int, bytes]
 
+LENGTH_UNKNOWN = "a length that neither end tells"
+"""Of a key that is not read behind the fence, in the place of its bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -63,9 +66,9 @@ class Counts:
         if self.expired:
             why.append(f"{self.expired:,} with a TTL have expired at one end, and still count")
         if hashes:
-            why.append(
-                f"{hashes:,} hashes have no field left that has not expired, and still count"
-            )
+            what = "1 hash has" if hashes == 1 else f"{hashes:,} hashes have"
+            still = "counts" if hashes == 1 else "count"
+            why.append(f"{what} no field left that has not expired, and still {still}")
         return f"{told} ({'; '.join(why)})" if why and not self.wrong else told
 
 

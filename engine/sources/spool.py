@@ -127,6 +127,11 @@ class Spool:
             )
 
     @property
+    def free(self) -> int:
+        """Bytes that the directory's disk has free. Raises `OSError`."""
+        return _free_bytes(self.directory)
+
+    @property
     def behind(self) -> bool:
         """The disk does not keep up: commit no more until `on_change`."""
         return len(self._back) >= self._half

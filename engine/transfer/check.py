@@ -20,6 +20,7 @@ from engine.model.online import own_keys, position_key
 from engine.model.progress import Phase
 from engine.model.report import printable_key
 from engine.model.verification import (
+    LENGTH_UNKNOWN,
     NAMED_LIMIT,
     AtFence,
     Besides,
@@ -323,11 +324,13 @@ class Check:
         counts = found.counts
         if counts is not None and counts.wrong:
             return self._refuse_counts(counts)
-        budget = size_words(self._stage.settings.check_bytes)
+        why = f"over the budget of {size_words(self._stage.settings.check_bytes)} behind the fence"
+        if any(what.startswith(LENGTH_UNKNOWN) for what in comparison.over_budget.values()):
+            why += ", or of an unknown length"
         return self._passed(
             found,
             comparison.over_budget,
-            f"over the budget of {budget} behind the fence",
+            why,
             # Keys that are read behind the fence are of those that were compared before.
             {
                 kind: max(sweep.unknown[kind], found.unknown.get(kind, 0))

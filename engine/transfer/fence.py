@@ -447,6 +447,8 @@ class PauseFence:
                 ", but for those of scripts (EVAL), which this version does not refuse: so it "
                 f"answers no client {goes_on}"
             )
+        if self.held and self.scripts == 0:
+            return ", but for scripts (EVAL), of which it has run none"
         why = f" (and it cannot be held: {self._not_held})" if self._not_held else ""
         return f", but for scripts (EVAL), whose writes this version does not refuse{why}"
 

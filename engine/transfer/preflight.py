@@ -60,6 +60,7 @@ from engine.transfer.checks.rights import (
 )
 from engine.transfer.checks.sample_keys import SampleKeys, sample_keys
 from engine.transfer.checks.scripts import check_scripts
+from engine.transfer.checks.spool import check_spool
 from engine.transfer.checks.types import check_types
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import check_leftovers
@@ -115,6 +116,7 @@ async def _preflight_of_server(
         apart = check_apart(*lines)
         checks.append(apart)
         if way == "replica":
+            checks.append(check_spool(settings))
             with suppress(EngineError):
                 scripts = await check_scripts(one, lines[0], settings)
                 if scripts is not None:
@@ -130,7 +132,8 @@ async def _preflight_of_server(
         await _guarded(checks, "databases", check_room(other, moved))
         await _guarded(checks, "other-migration", check_free(other, settings))
         await _guarded(checks, LEFTOVERS, check_leftovers(one, other, settings))
-        checks.append(check_existing(to_info, moved, settings))
+        existing = check_existing(other, to_info, moved, settings)
+        await _guarded(checks, "existing-keys", existing)
         with suppress(EngineError):
             beside = await check_besides(one, other, to_info)
             if beside is not None:
@@ -181,7 +184,7 @@ async def _preflight_of_file(
         await _guarded(checks, "databases", check_room(end, moved))
         await _guarded(checks, "other-migration", check_free(end, settings))
         await _guarded(checks, LEFTOVERS, check_leftovers(None, end, settings))
-        checks.append(check_existing(info, moved, settings))
+        await _guarded(checks, "existing-keys", check_existing(end, info, moved, settings))
         await _guarded(checks, "clocks", check_clock(end))
         # 4. The one write.
         if "probe" not in settings.skip_checks:

@@ -104,7 +104,7 @@ class Roles:
             self._stage.on_event(
                 f"the source {self._ends.source.address} cannot be reached, and more than one of "
                 f"the servers that were named could go on with its stream: {', '.join(named)}; "
-                "none is followed as long as they are primaries all of them"
+                "none is followed while all of them are primaries"
             )
         return False
 

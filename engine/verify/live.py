@@ -24,7 +24,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.online import OWN_PREFIX
 from engine.model.server import ServerInfo, parse_info
 from engine.model.settings import TransferSettings
-from engine.model.verification import AtFence, Besides, Compared, Counts, DbKey
+from engine.model.verification import LENGTH_UNKNOWN, AtFence, Besides, Compared, Counts, DbKey
 from engine.verify.compare import (
     EXTRA,
     MISSING,
@@ -338,10 +338,14 @@ class LiveComparison:
             for portion in portions(keys):
                 looks = await asyncio.gather(self._ours.look(portion), self._theirs.look(portion))
                 for key, one, two in zip(portion, *looks, strict=True):
-                    sizes = [each.size for each in (one, two) if each.kind != b"none"]
-                    cost = sum(max(size or 0, 64) for size in sizes) // 2 + len(key)
-                    if None in sizes or cost > min(left, WHOLE_BYTES):
-                        told = "a length that is not told" if None in sizes else f"{cost:,} bytes"
+                    there = [each for each in (one, two) if each.kind != b"none"]
+                    # Before 4.0 there is no MEMORY USAGE. Both were equal a moment ago: the other
+                    # end's figure does as well.
+                    sizes = [each.size for each in there if each.size is not None]
+                    cost = sum(max(size, 64) for size in sizes) // max(len(sizes), 1) + len(key)
+                    unknown = bool(there) and not sizes
+                    if unknown or cost > min(left, WHOLE_BYTES):
+                        told = LENGTH_UNKNOWN if unknown else f"{cost:,} bytes"
                         self.over_budget[db, key] = f"{told} ({one.kind.decode()})"
                         continue
                     left -= cost

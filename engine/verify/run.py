@@ -16,6 +16,7 @@ from engine.verify.compare import MISSING, Side, compare, portions
 from engine.verify.sample import every_key, some_keys
 from engine.wire import besides
 from engine.wire.admin import Admin, admin
+from engine.wire.own_keys import OWN_DB, count_own
 
 
 async def verify(
@@ -74,9 +75,10 @@ async def verify(
 
 
 async def _select(end: Admin, db: int) -> int:
-    """Choose a database; return how many keys the server counts there."""
+    """Choose a database; return how many keys the server counts there, ours left out."""
     await end.select(db)
-    return int(await end.call("DBSIZE"))
+    count = int(await end.call("DBSIZE"))
+    return count - await count_own(end) if count and db == OWN_DB else count
 
 
 class _Work:

@@ -97,6 +97,9 @@ def test_a_whole_migration(pair: tuple[str, str], server_factory: ServerFactory)
         run = online(source, target, steer)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.not_carried == ()
+    if source.binary.version < (3, 0, 0):
+        # Read behind the fence, though this version tells no key's length.
+        assert run.report.verification.over_budget == ()
     assert counters.acknowledged
     assert counters.check(target) == []
     assert_settled(source, target, 2)

@@ -16,12 +16,16 @@ import redis
 
 from engine._native import crc64
 from engine.errors import UsageError
+from engine.fleet.gate import holds_keys
 from engine.model.check_names import CHECKS
 from engine.model.endpoint import Endpoint
+from engine.model.online import LEFT_KEY, POSITION_KEY, dirty_key
+from engine.model.position import TargetPosition
 from engine.model.settings import TransferSettings
 from engine.transfer.checks.probe import judge_clocks, skew
 from engine.transfer.checks.sample_keys import example
 from engine.transfer.preflight import Check, Preflight, preflight
+from engine.verify import verify
 from tests.conftest import ServerFactory, known
 from tests.servers import Binary, Server, TlsFiles, binaries, make_tls_files, supports_tls
 from tests.transfers import Run, transfer
@@ -767,6 +771,50 @@ async def test_existing_keys(server_factory: ServerFactory) -> None:
         result = await look(source, target, TransferSettings(if_exists=policy))
         warns(result, "existing-keys", "1 in database 2", word)
     assert target.client(db=2).get("b") == b"1"
+
+
+async def test_the_engines_own_keys_are_no_keys_of_the_target(
+    server_factory: ServerFactory,
+) -> None:
+    source, target = server_factory(), server_factory()
+    source.client().set("a", 1)
+    position = TargetPosition("0123456789abcdef", None)
+    client = target.client()
+    client.set(POSITION_KEY, position.encode())
+    client.sadd(dirty_key("0123456789abcdef"), "name")
+    client.set(LEFT_KEY, position.encode())
+    assert not await holds_keys(Endpoint.parse(target.url), QUICK)
+    found = named(await look(source, target), "existing-keys")
+    assert (found.outcome, found.figure) == ("pass", "none in the databases that are moved")
+    client.set("a", 1)
+    warns(await look(source, target), "existing-keys", "on the target: 1 in database 0")
+    assert await holds_keys(Endpoint.parse(target.url), QUICK)
+    # Nor are they of the comparison's counts.
+    ends = Endpoint.parse(source.url), Endpoint.parse(target.url)
+    found_equal = await verify(*ends, QUICK)
+    assert (found_equal.ok, found_equal.keys_source, found_equal.keys_target) == (True, 1, 1)
+
+
+async def test_a_spool_that_cannot_be_used(
+    server_factory: ServerFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = server_factory(), server_factory()
+    assert "free in" in named(await look(source, target), "spool").figure
+    absent = replace(QUICK, spool_directory=str(tmp_path / "absent"))
+    fails(await look(source, target, absent), "spool", "absent", "--spool-directory")
+    # A source that is scanned needs none.
+    scanned = replace(absent, source_type="scan")
+    assert all(each.name != "spool" for each in (await look(source, target, scanned)).checks)
+    monkeypatch.setattr("engine.sources.spool._free_bytes", lambda _: 7 << 20)
+    fails(await look(source, target), "spool", "has 7 MiB free", "--spool-bytes")
+
+
+async def test_what_2_8_has_not(server_factory: ServerFactory) -> None:
+    source, target = server_factory(known("redis-2.8")), server_factory(known("redis-6.2"))
+    result = await look(source, target)
+    assert named(result, "source-permissions").outcome == "pass"
+    fence = named(result, "fence")
+    assert (fence.outcome, "before 3.0 none can be paused" in fence.figure) == ("pass", True)
 
 
 async def test_type_filter_and_old_servers(server_factory: ServerFactory) -> None:

@@ -67,8 +67,8 @@ def of(*databases: tuple[int, int, int] | tuple[int, int, int, int]) -> ServerIn
             (0, 0),
             "",
             (
-                "9 keys on the source, 8 on the target (1 hashes have no field left that has not "
-                "expired, and still count)"
+                "9 keys on the source, 8 on the target (1 hash has no field left that has not "
+                "expired, and still counts)"
             ),
         ),
         (

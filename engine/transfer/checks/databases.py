@@ -11,6 +11,7 @@ from engine.targets.applier import POSITION_DB
 from engine.transfer.checks.result import Check, failed, listed, own_keys, passed, warned
 from engine.transfer.claim import foreign
 from engine.wire.admin import Admin
+from engine.wire.own_keys import OWN_DB, count_own
 
 
 def moved_databases(source: ServerInfo, settings: TransferSettings) -> list[int]:
@@ -81,16 +82,20 @@ async def check_free(target: Admin, settings: TransferSettings) -> Check:
     return failed(name, error.message, error.remedy)
 
 
-def check_existing(target: ServerInfo, moved: list[int], settings: TransferSettings) -> Check:
-    """Keys that the target holds where the source's will go."""
+async def check_existing(
+    target: Admin, info: ServerInfo, moved: list[int], settings: TransferSettings
+) -> Check:
+    """Keys that the target holds where the source's will go; the engine's own are none of them."""
     name = "existing-keys"
-    held = {each.db: each.keys for each in target.keyspace if each.db in moved}
+    own = await count_own(target)
+    keys = {each.db: each.keys - (own if each.db == OWN_DB else 0) for each in info.keyspace}
+    held = {db: count for db, count in keys.items() if count > 0 and db in moved}
     if not held:
-        elsewhere = target.keys
+        elsewhere = sum(count for count in keys.values() if count > 0)
         where = f" ({elsewhere:,} in other databases, untouched)" if elsewhere else ""
         return passed(name, f"none in the databases that are moved{where}")
     figure = "on the target: " + ", ".join(
-        f"{keys:,} in database {db}" for db, keys in held.items()
+        f"{count:,} in database {db}" for db, count in held.items()
     )
     meaning, remedy = {
         "replace": (

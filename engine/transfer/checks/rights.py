@@ -241,6 +241,8 @@ async def check_comparison(
 async def _check_fence(source: Admin, info: ServerInfo, settings: TransferSettings) -> Check | None:
     if settings.fence != "pause" or settings.until != "cut-over":
         return None
+    if info.version < (2, 9, 50):
+        return passed("fence", "writes to the source are refused: before 3.0 none can be paused")
     rights = await ask_rights(source, needs.PAUSE if info.version >= (6, 2, 0) else needs.PAUSE[:1])
     if not rights.denied:
         return passed("fence", "writes to the source can be paused")
