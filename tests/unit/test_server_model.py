@@ -75,6 +75,7 @@ def test_every_field_is_read() -> None:
         total_system_memory=8 << 30,
         keyspace=(Keyspace(0, 12, 2), Keyspace(9, 3, 0)),
         modules=("ReJSON", "bf"),
+        module_versions=(20606, 20612),
         loading=True,
         replid="fedcba",
         primary="10.0.0.1:6379",
