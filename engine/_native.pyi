@@ -457,6 +457,7 @@ class StreamReader:
         publish: bool = True,
         append_only: bool = False,
         until: int | None = None,
+        names: Iterable[tuple[bytes, bytes, bytes]] = (),
     ) -> Self: ...
     @property
     def closed(self) -> int: ...

@@ -202,7 +202,7 @@ cdef class CommandBatch:
         cdef size_t i
         cdef list found = []
         for i in range(self.packed.count):
-            if self.packed.commands[i].rewritten:
+            if self.packed.commands[i].rewritten and not self.packed.commands[i].renamed:
                 found.append(i)
         return found
 

@@ -115,7 +115,7 @@ cdef bint is_doubtful(
     p = command_bytes(packed, command)
     if found & FLAG_PAYLOAD and restores_module(p):
         return True
-    if command.rewritten:
+    if command.rewritten and not command.renamed:
         return False
     if found & FLAG_MEMBER_TTL and not keeps_ttls(p):
         return True

@@ -100,7 +100,7 @@ cdef class HeldNames:
         with nogil:
             for i in range(batch.packed.count):
                 command = &batch.packed.commands[i]
-                if not command.rewritten:
+                if not command.rewritten or command.renamed:
                     continue
                 p = argument_body(
                     first_argument(command_bytes(&batch.packed, command), &count), &size)

@@ -2,7 +2,7 @@
 #
 # The bytes stay as they came, holes included: where a PING or a SELECT stood the index has no
 # command, and what is sent on are the runs between the holes. Only commands that are rewritten
-# (anchor.pxi) lie elsewhere, in a second arena. What was taken out leaves a mark: its end offset,
+# (anchor.pxi, or for their names' sake) lie elsewhere, in a second arena. What was taken out leaves a mark: its end offset,
 # and the state behind it, so that a batch can be cut at any boundary of the stream.
 
 cdef struct StreamCommand:
@@ -15,6 +15,8 @@ cdef struct StreamCommand:
     # Of its name, in COMMAND_ROWS.
     uint16_t row
     bint rewritten
+    # Rewritten for its name alone.
+    bint renamed
     # It sets a deadline that would have had to be rewritten, and was not.
     bint unheld
     bint in_multi

@@ -30,9 +30,23 @@ cdef enum:
     # Of a command that cannot be read: how much of it an error shows.
     STREAM_FOUND_BYTES = 32
     SENTINEL_CHANNEL_BYTES = 18
+    ALIAS_BYTES_MOST = 64
 
 # The channel in which Sentinels of one primary find each other.
 cdef const char *SENTINEL_CHANNEL = "__sentinel__:hello"
+
+cdef struct Alias:
+    # A command that has another name at one of the ends: as it stands in the stream, its row, and
+    # as it is sent on; `same`: that is the same.
+    uint8_t name[ALIAS_BYTES_MOST]
+    size_t size
+    uint16_t row
+    uint8_t sent[ALIAS_BYTES_MOST]
+    size_t sent_size
+    bint same
+
+cdef inline uint8_t lower_case(uint8_t c) noexcept nogil:
+    return c | 0x20 if 65 <= c <= 90 else c
 
 cdef enum StreamStop:
     STREAM_GO_ON
@@ -97,6 +111,8 @@ cdef class StreamReader:
         command_limit: the longest command, in bytes; a longer one is a ProtocolError.
         anchor: turn relative TTLs into absolute ones, see anchor.pxi; `now_ms` must be set then.
         publish: pass PUBLISH and SPUBLISH on. Messages of Sentinels are never passed on.
+        names: commands that have another name: (the name in the stream, their own name, the name
+            that they are sent on by) each, see `alias_of`.
         append_only: it is an append-only file: annotations may stand between two commands, and
             newlines may not, see aof.pxi.
         until: seconds since the epoch, see `cut_offset`.
@@ -158,6 +174,9 @@ cdef class StreamReader:
     cdef size_t unit_count
     cdef size_t unit_marks
 
+    cdef Alias *aliases
+    cdef size_t alias_count
+
     cdef const char *wanted
     cdef size_t wrong_at
     cdef object failure
@@ -167,6 +186,7 @@ cdef class StreamReader:
         self, uint64_t offset, int db=0, bint in_multi=False, *, size_t batch_bytes=1 << 20,
         size_t batch_commands=8192, size_t unit_bytes=64 << 20, size_t command_limit=1 << 30,
         bint anchor=False, bint publish=True, bint append_only=False, until=None,
+        names=(),
     ):
         if db < 0:
             raise ValueError(f"a database's number is not negative, found {db}")
@@ -185,8 +205,33 @@ cdef class StreamReader:
         self.append_only = append_only
         self.until = INT64_MAX if until is None else until
         self.ready = []
+        self.aliases = NULL
+        self.alias_count = 0
+        if names:
+            self.take_names(list(names))
+
+    cdef int take_names(self, list names) except -1:
+        cdef bytes received, own, passed_on
+        cdef Alias *alias
+        self.aliases = <Alias *>PyMem_RawMalloc(len(names) * sizeof(Alias))
+        if self.aliases == NULL:
+            raise MemoryError()
+        for received, own, passed_on in names:
+            for name in (received, own, passed_on):
+                if not 1 <= len(name) <= ALIAS_BYTES_MOST:
+                    raise ValueError(f"a command's name has 1 to {ALIAS_BYTES_MOST} bytes")
+            alias = &self.aliases[self.alias_count]
+            alias.size = len(received)
+            memcpy(alias.name, PyBytes_AS_STRING(received), alias.size)
+            alias.row = named_row(<const uint8_t *>PyBytes_AS_STRING(own), len(own))
+            alias.sent_size = len(passed_on)
+            memcpy(alias.sent, PyBytes_AS_STRING(passed_on), alias.sent_size)
+            alias.same = received.lower() == passed_on.lower()
+            self.alias_count += 1
+        return 0
 
     def __dealloc__(self):
+        PyMem_RawFree(self.aliases)
         packed_free(&self.open)
 
     @property
@@ -576,7 +621,9 @@ cdef class StreamReader:
         """A whole command lies between `parsed` and `end`."""
         cdef const uint8_t *data = self.open.raw.data
         cdef size_t start = self.parsed
-        cdef uint16_t row = named_row(data + self.name_at, self.name_size)
+        cdef const Alias *alias = self.alias_of(data + self.name_at, self.name_size)
+        cdef uint16_t row = (
+            named_row(data + self.name_at, self.name_size) if alias == NULL else alias.row)
         cdef StreamName name
         cdef StreamCommand command
         cdef AnchorResult anchored = ANCHOR_PASS
@@ -602,7 +649,7 @@ cdef class StreamReader:
         command.end_offset = self.base + end
         command.db = self.db
         command.row = row
-        command.rewritten = command.unheld = False
+        command.rewritten = command.renamed = command.unheld = False
         command.in_multi = self.in_multi
         if NAME_ANCHORED_FIRST <= name <= NAME_ANCHORED_LAST and (
                 self.deadlines.anchor or self.deadlines.hold_before
@@ -616,6 +663,9 @@ cdef class StreamReader:
                 self.deadlines.anchor or self.deadlines.hold_before):
             command.unheld = leaves_deadline(name, data + start, &self.deadlines)
         if anchored == ANCHOR_PASS:
+            if alias != NULL and not alias.same:
+                if not self.rename(&command, alias):
+                    return STREAM_NO_MEMORY
             if not reserve_commands(&self.open, 1):
                 return STREAM_NO_MEMORY
             self.open.commands[before] = command
@@ -623,6 +673,45 @@ cdef class StreamReader:
         self.parsed = end
         self.commands += self.open.count - before
         return self.end_step()
+
+    cdef inline const Alias *alias_of(self, const uint8_t *name, size_t n) noexcept nogil:
+        """What is known of a command that has another name at one of the ends; NULL: its name is
+        its own at both."""
+        cdef size_t i, j
+        cdef const Alias *alias
+        for i in range(self.alias_count):
+            alias = &self.aliases[i]
+            if alias.size != n:
+                continue
+            for j in range(n):
+                if lower_case(name[j]) != lower_case(alias.name[j]):
+                    break
+            else:
+                return alias
+        return NULL
+
+    cdef bint rename(self, StreamCommand *command, const Alias *alias) noexcept nogil:
+        """Have the command's bytes lie among the rewritten ones, under the name that the target
+        knows it by."""
+        cdef const uint8_t *data = self.open.raw.data
+        cdef size_t rest = self.name_at + self.name_size + 2
+        cdef size_t end = command.start + command.size
+        cdef uint64_t count
+        cdef uint8_t *begin
+        cdef uint8_t *out
+        if not raw_reserve(&self.open.rewritten, command.size + ALIAS_BYTES_MOST + 64):
+            return False
+        first_argument(data + command.start, &count)
+        begin = self.open.rewritten.data + self.open.rewritten.size
+        out = put_array_header(begin, count)
+        out = put_bulk(out, alias.sent, alias.sent_size)
+        memcpy(out, data + rest, end - rest)
+        out += end - rest
+        command.rewritten = command.renamed = True
+        command.start = self.open.rewritten.size
+        command.size = out - begin
+        self.open.rewritten.size += command.size
+        return True
 
     cdef bint take_out(self, StreamName name, const uint8_t *command) noexcept nogil:
         """What a command that is not passed on means to us; False where it makes no sense."""

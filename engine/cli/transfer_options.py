@@ -175,6 +175,26 @@ def settings(
             "test-migration shows; different-servers cannot be skipped.",
         ),
     ] = None,
+    psync_command: Annotated[
+        str | None,
+        typer.Option(
+            "--psync-command",
+            metavar="NAME",
+            show_default=False,
+            help="The name of PSYNC at a source whose rename-command has given it another one; the "
+            "same as --command-name source:PSYNC=NAME.",
+        ),
+    ] = None,
+    names_given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--command-name",
+            metavar="[source:|target:]NAME=OTHER",
+            show_default=False,
+            help="A command that rename-command has given another name: CONFIG=XYZ for both ends, "
+            "source:FLUSHALL=XYZ for one; may be repeated.",
+        ),
+    ] = None,
     retry_for: Annotated[
         str,
         typer.Option(
@@ -254,8 +274,14 @@ def settings(
             else understood("--until-time", lambda: moments.parse(until_time)),
             aof_load_truncated=aof_load_truncated == "yes",
             skip_checks=_names(skip_checks or ()),
+            command_names=_command_names(psync_command, names_given or ()),
         ),
     )
+
+
+def _command_names(psync: str | None, names: Iterable[str]) -> tuple[str, ...]:
+    given = () if psync is None else (f"source:PSYNC={psync}",)
+    return tuple(dict.fromkeys((*given, *names)))
 
 
 def _names(values: Iterable[str]) -> tuple[str, ...]:
@@ -336,6 +362,7 @@ def spelled(wanted: TransferSettings) -> list[Option]:
         ("--until-time", None if wanted.until_time is None else moments.write(wanted.until_time)),
         ("--aof-load-truncated", None if wanted.aof_load_truncated else "no"),
         ("--skip-checks", ",".join(wanted.skip_checks) or None),
+        *(("--command-name", name) for name in wanted.command_names),
     ]
 
 

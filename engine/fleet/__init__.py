@@ -54,7 +54,9 @@ async def release(
     """Have a source that was cut over from take writes again. See `transfer.release`."""
     from engine.transfer.release import release as let
 
-    return await let(source, sealed_at, before, settings, credentials, held=held)
+    return await let(
+        settings.named("source", source), sealed_at, before, settings, credentials, held=held
+    )
 
 
 async def abandon(
@@ -67,4 +69,10 @@ async def abandon(
     """Take away what a transfer without a worker has left. See `transfer.abandon`."""
     from engine.transfer.abandon import abandon as tidy_up
 
-    return await tidy_up(source, target, settings, checkpoint, credentials)
+    return await tidy_up(
+        settings.named("source", source),
+        settings.named("target", target),
+        settings,
+        checkpoint,
+        credentials,
+    )

@@ -224,7 +224,8 @@ def _closed_server(claimed: disconnections.Claimed) -> Endpoint:
     """The server that the cut-over closed, with credentials: the source, or the primary that it
     replicates from. Raises `UsageError`."""
     credentials, report = Credentials.load(), claimed.transfer.report
-    source = credentials.apply(claimed.transfer.source)
+    settings = claimed.transfer.settings
+    source = settings.named("source", credentials.apply(claimed.transfer.source))
     return credentials.beside(source, report.sealed_at) if report and report.sealed_at else source
 
 

@@ -57,6 +57,8 @@ class Runner:
         self._claimed = claimed
         self._show_progress = on_progress
         self._show_event = on_event
+        settings = claimed.record.settings
+        source, target = settings.named("source", source), settings.named("target", target)
         self._source, self._target = source, target
         self._held_before = claimed.record.held_before
         self._progress = Progress()
@@ -67,7 +69,6 @@ class Runner:
         self._waiting: Request | None = None
         self._checkpoint = StateCheckpoint(claimed)
         self._book = Bookkeeper(claimed, on_request=self._asked, on_failure=self._state_failed)
-        settings = claimed.record.settings
         self._transfer = Transfer(
             source,
             target,

@@ -221,7 +221,8 @@ class Credentials:
             raise UsageError(f"{address!r} is no host and port")
         if endpoint.unix_path is None and _is_loopback(host):
             host = endpoint.host
-        filled = self.apply(Endpoint(host=host, port=int(port)))
+        names = endpoint.command_names
+        filled = self.apply(Endpoint(host=host, port=int(port), command_names=names))
         if filled.password is None:
             filled = filled.with_credentials(endpoint.username, endpoint.password)
         entry = self.find(filled)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from engine.errors import UsageError
+from engine.model import command_names as names
 from engine.model.check_names import check_skipped
 from engine.model.endpoint import Endpoint
 
@@ -105,6 +106,9 @@ class TransferSettings:
     could expire on the target before the command that extends them is applied."""
     skip_checks: tuple[str, ...] = ()
     """Checks of the preflight (`model.check_names`) that are in the way of nothing if they fail."""
+    command_names: tuple[str, ...] = ()
+    """Commands that have another name at an end (`rename-command`): `[source:|target:]NAME=OTHER`
+    each, for both ends without one (`model.command_names`)."""
     take_over: bool = False
     """Whether another migration that has the target loses it: it is shut out, and the target gets
     a full sync (which empties it, if it was empty before that other migration). Keys of a migration
@@ -133,6 +137,7 @@ class TransferSettings:
         if self.publish not in get_args(Publish):
             raise UsageError(f"--publish {self.publish!r}: expected pass or drop")
         check_skipped(self.skip_checks)
+        names.read(self.command_names)
         for node in self.source_nodes:
             host, _, port = node.rpartition(":")
             if not host or not port.isdigit() or not 0 < int(port) < 65536:
@@ -161,6 +166,16 @@ class TransferSettings:
         if self.if_exists != "replace":
             return f"--if-exists {self.if_exists} keeps keys that the source's writes are meant for"
         return None
+
+    def named(self, side: names.Side, endpoint: Endpoint) -> Endpoint:
+        """The endpoint of one end, with the other names that commands have there."""
+        return replace(endpoint, command_names=names.read(self.command_names)[side])
+
+    @property
+    def stream_names(self) -> list[tuple[bytes, bytes, bytes]]:
+        """Other names in the source's stream (`command_names.in_stream`)."""
+        found = names.read(self.command_names)
+        return names.in_stream(found["source"], found["target"])
 
     @property
     def chooses_keys(self) -> bool:
@@ -282,6 +297,7 @@ class TransferSettings:
         data["skip_checks"] = tuple(data.get("skip_checks", ()))
         data["keep_users"] = tuple(data.get("keep_users", ()))
         data["source_nodes"] = tuple(data.get("source_nodes", ()))
+        data["command_names"] = tuple(data.get("command_names", ()))
         try:
             return cls(**data)
         except TypeError:

@@ -31,7 +31,6 @@ from engine._native import (
     RecordBatch,
     SnapshotReader,
     StreamReader,
-    encode_command,
 )
 from engine.errors import EngineError, LinkError, ServerError, TransferStopped
 from engine.model.backoff import Backoff, span
@@ -502,6 +501,7 @@ class ReplicaSource:
                 batch_bytes=settings.batch_bytes,
                 anchor=relative,
                 publish=settings.publish == "pass",
+                names=settings.stream_names,
             )
             stream.hold_before, stream.hold_shift = self.hold_before, self.hold_shift
             return stream
@@ -654,7 +654,7 @@ class ReplicaSource:
         await watch.run()
 
     def _acknowledge_now(self) -> None:
-        self._connection.write(encode_command("REPLCONF", "ACK", self._applied))
+        self._connection.write(self._connection.encode("REPLCONF", "ACK", self._applied))
 
     async def _watch_pending(self, offset: int) -> None:
         """See `sources/pending`: from then on the target's pace no longer matters."""

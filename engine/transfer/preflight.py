@@ -76,6 +76,7 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
     Bounded in time by `settings.connect_timeout` for connecting and for each reply; a file is read
     to its end. Raises nothing for what it finds: an unreachable server is a failed check.
     """
+    source, target = settings.named("source", source), settings.named("target", target)
     if source.rdb_path is not None:
         found = await _preflight_of_file(source, target, settings)
     elif source.aof_path is not None:

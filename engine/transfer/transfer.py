@@ -95,8 +95,8 @@ class Transfer:
         held_before: Callable[[], bool | None] = lambda: None,
     ) -> None:
         self._known_before = held_before
-        self._source_endpoint = source
-        self._target_endpoint = target
+        self._source_endpoint = settings.named("source", source)
+        self._target_endpoint = settings.named("target", target)
         self._settings = settings
         self._credentials = credentials
         self._checkpoints = checkpoints

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo, parse_info
-from engine.wire import reach
+from engine.wire import reach, renamed
 from engine.wire.detours import leading
 from engine.wire.tls import ssl_context
 
@@ -108,6 +108,7 @@ class Admin:
         self._timeout = timeout
         self.endpoint = endpoint
         self.fault: FaultOf = fault
+        self._names = renamed.table(endpoint.command_names)
         self._connection = given or _connection(endpoint, timeout, self.name)
         # It is a replica's: what comes may be of the stream.
         self._replica = False
@@ -156,7 +157,10 @@ class Admin:
         listed = [tuple(command) for command in commands]
         first = 0 if self._connection.is_connected else len(self._kept)
         listed = self._kept[:first] + listed
-        packed = b"".join([pack_command(command) for command in listed])  # type: ignore[arg-type]
+        wired = listed
+        if self._names:
+            wired = [tuple(renamed.sent(command, self._names)) for command in listed]
+        packed = b"".join([pack_command(command) for command in wired])  # type: ignore[arg-type]
         if self._replica:
             packed = _HERE_I_AM + packed
         replies: list[Any] = []

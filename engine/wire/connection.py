@@ -22,6 +22,7 @@ from typing import Any, Protocol, cast
 from engine._native import NEED_DATA, ProtocolError, ReplyError, RespReader, encode_command
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
+from engine.wire import renamed
 
 # Bytes in the transport that the kernel has not taken; above it `writable` waits.
 WRITE_HIGH_WATER = 2 << 20
@@ -50,6 +51,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, endpoint: Endpoint, fault: FaultOf) -> None:
         self.endpoint = endpoint
         self.fault: FaultOf = fault
+        self._names = renamed.table(endpoint.command_names)
         self.round_trip = 0.0
         """Seconds of the quickest PING at dialling."""
         self._loop = asyncio.get_running_loop()
@@ -183,7 +185,7 @@ class Connection(asyncio.BufferedProtocol):
         assert self._bulk is None
         waiter: asyncio.Future[Any] = self._loop.create_future()
         self._calls.append(waiter)
-        self._transport.write(encode_command(*command))
+        self._transport.write(self.encode(*command))
         try:
             async with asyncio.timeout(timeout):
                 reply = await waiter
@@ -195,6 +197,10 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(reply, ReplyError):
             raise self.reply_error(str(reply))
         return reply
+
+    def encode(self, *command: bytes | str | int) -> bytes:
+        """A command's bytes, under the name that it has at this server."""
+        return encode_command(*renamed.sent(command, self._names))
 
     async def try_call(self, *command: bytes | str | int) -> Any:
         """As `call`, but None where the server answers with an error."""

@@ -26,7 +26,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from engine._native import encode_command
 from engine.errors import AuthError, LinkError, ProtocolFault, PsyncRefused
 from engine.model.backoff import Backoff
 from engine.model.position import StreamPosition
@@ -125,6 +124,9 @@ TABLE: dict[State, dict[Line, State | None]] = {
         Line.ALIVE: None,
         Line.FULLRESYNC: State.PREAMBLE,
         Line.CONTINUE: State.PARTIAL,
+        # A snapshot without a word before it is the answer to SYNC: the source's syncCommand takes
+        # PSYNC for it under any other name (rename-command), and tells no position.
+        Line.LENGTH: State.REFUSED,
         Line.NOT_NOW: State.LATER,
         Line.FAILED: State.BROKEN,
         Line.FORBIDDEN: State.REFUSED,
@@ -193,7 +195,7 @@ async def handshake(
             if command is None:
                 state = TABLE[state][Line.OK] or state
                 continue
-            connection.write(encode_command(*command))
+            connection.write(connection.encode(*command))
         # 2. The first line that is more than a sign of life.
         while True:
             line = await lines.next(timeout)
@@ -273,12 +275,19 @@ def _refusal(connection: Connection, state: State, line: bytes) -> PsyncRefused 
         error: PsyncRefused | AuthError = AuthError(
             f"{connection.name} answered: {text}", fault=connection.fault
         )
+    elif line.startswith(b"$"):
+        error = PsyncRefused(
+            f"{connection.name} takes PSYNC for SYNC under another name, and tells no position",
+            remedy="Take rename-command for PSYNC out of its configuration; or copy without "
+            "following the writes (source type scan).",
+        )
     else:
         asked = "PSYNC" if state is State.PSYNC else "REPLCONF"
         error = PsyncRefused(
             f"{connection.name} takes no replica from us: it answered {asked} with: {text}",
-            remedy="Grant the source's user +psync and +replconf, or give PSYNC its name back; "
-            "or copy without following the writes (source type scan).",
+            remedy="Grant the source's user +psync and +replconf; where rename-command gave PSYNC "
+            "another name: --psync-command NAME; or copy without following the writes (source type "
+            "scan).",
         )
     connection.fail(error)
     return error

@@ -452,3 +452,95 @@ def test_a_search_for_places_that_finds_others_on_the_target(
     # Else this has shown nothing.
     ends = (search(server, "GEORADIUS_RO") for server in (source, target))
     assert len({tuple(map(frozenset, found)) for found in ends}) == 2
+
+
+RENAMED = (
+    *("source:REPLCONF=conf", "source:CONFIG=cfgs", "source:FLUSHALL=wipe", "source:LPUSH=push"),
+    *("source:KEYS=all", "target:FLUSHALL=boom", "target:CONFIG=cfgt", "target:RENAME=ren"),
+    *("target:EVAL=run", "target:MEMORY=mem"),
+)
+
+
+@pytest.mark.parametrize("names", ["redis-5.0", "redis-7.0"])
+def test_commands_that_have_other_names(names: str, server_factory: ServerFactory) -> None:
+    """Where the engine sends them, and where they stand in the stream."""
+
+    def renamed(side: str) -> list[str]:
+        given = [each.removeprefix(f"{side}:") for each in RENAMED if each.startswith(side)]
+        return [word for each in given for word in ("--rename-command", *each.split("="))]
+
+    binary = known(names)
+    source = server_factory(binary, *renamed("source"))
+    target = server_factory(binary, *renamed("target"))
+    client = source.client()
+    client.mset({f"key:{n}": n for n in range(500)})
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        client.execute_command("wipe")
+        client.execute_command("push", "list", "a", "b")
+        client.execute_command("PuSh", "list", "c")
+        pipe = client.pipeline(transaction=True)
+        pipe.set("old", 1, px=3_600_000)
+        pipe.rename("old", "new")
+        pipe.execute_command("push", "list", "d")
+        pipe.execute()
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, command_names=RENAMED)
+    assert run.report.status == "done", run.report.errors
+    assert not run.report.not_carried
+    there = target.client()
+    assert sorted(there.keys("*")) == [b"list", b"new"]
+    assert there.lrange("list", 0, -1) == [b"d", b"c", b"b", b"a"]
+    assert 3_000_000 < there.pttl("new") <= 3_600_000
+    # It was sealed by CONFIG, under its name there.
+    setting = "min-slaves-to-write" if binary.version < (5, 0, 0) else "min-replicas-to-write"
+    found = client.execute_command("cfgs", "GET", setting)
+    assert b"0" not in (found.values() if isinstance(found, dict) else found)
+    for word in ("repaired", "compared again", "does not know"):
+        assert not any(word in event for event in run.events), run.events
+
+
+class Renaming(Proxy):
+    """Before a server whose provider has given PSYNC another name, by which it is PSYNC still."""
+
+    async def _read(self, link: Any, direction: Any, queue: Any) -> None:
+        class Renamed:
+            async def put(self, item: tuple[float, bytes]) -> None:
+                due, chunk = item
+                await queue.put((due, chunk.replace(b"$3\r\npsy\r\n", b"$5\r\nPSYNC\r\n")))
+
+        await super()._read(link, direction, Renamed() if direction == "up" else queue)  # type: ignore[arg-type]
+
+
+def test_psync_under_another_name(server_factory: ServerFactory) -> None:
+    binary = known("redis-7.0")
+    source, target = server_factory(binary), server_factory(binary)
+    source.client().set("a", 1)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        source.client().incr("a")
+        link.cut_now()
+        source.client().incr("a")
+        await cut_over(work, run, source)
+
+    with Renaming(source.host, source.port) as link:
+        run = online(link, target, steer, command_names=("source:PSYNC=psy",))
+    assert run.report.status == "done", run.report.errors
+    assert run.report.partial_syncs
+    assert target.client().get("a") == b"3"
+
+
+def test_a_server_that_takes_another_name_for_sync(server_factory: ServerFactory) -> None:
+    """Redis and Valkey do: what they answer has no position, so nothing is followed by it."""
+    source = server_factory(known("redis-7.0"), "--rename-command", "PSYNC", "psy")
+    target = server_factory(known("redis-7.0"))
+    source.client().set("a", 1)
+    run = online(source, target, command_names=("source:PSYNC=psy",))
+    assert "takes PSYNC for SYNC under another name" in run.report.errors[0]
+    run = transfer(source, target, source_type="auto", command_names=("source:PSYNC=psy",))
+    assert run.report.status == "done", run.report.errors
+    assert run.report.source_type == "scan"
+    assert target.client().get("a") == b"1"

@@ -562,6 +562,25 @@ async def test_a_command_renamed_away(server_factory: ServerFactory) -> None:
     assert "ACL" not in check.remedy
 
 
+@pytest.mark.parametrize("server", ["redis-5.0", "redis-7.0"])
+async def test_a_command_of_another_name(server: str, server_factory: ServerFactory) -> None:
+    names = ("--rename-command", "CONFIG", "XYZ", "--rename-command", "PSYNC", "psy")
+    source, target = server_factory(known(server), *names), server_factory(known(server))
+    source.client().set("a", 1)
+    result = await look(source, target)
+    check = warns(result, "following", "does not know PSYNC", "--psync-command NAME")
+    assert "ACL" not in check.remedy
+    given = ("source:PSYNC=psy",)
+    result = await look(source, target, replace(QUICK, command_names=given))
+    assert named(result, "following").outcome == "pass"
+    check = warns(result, "source-after", "does not know CONFIG GET", "--command-name CONFIG=NAME")
+    assert "ACL" not in check.remedy
+    given += ("source:CONFIG=XYZ",)
+    result = await look(source, target, replace(QUICK, command_names=given))
+    assert result.ok
+    assert all(each.name != "source-after" for each in result.checks)
+
+
 async def test_tls(server_factory: ServerFactory, tls_files: TlsFiles, tmp_path: Path) -> None:
     binary = with_tls()
     source = server_factory(binary, "--tls-auth-clients", "yes", tls=tls_files, password=SECRET)

@@ -17,6 +17,7 @@ from engine.model.position import ScanPosition, StreamPosition
 from engine.model.progress import Phase, Progress
 from engine.model.report import EngineUse, NotCarried, Report, Step, printable_key
 from engine.model.settings import TransferSettings
+from engine.wire import renamed
 
 
 @pytest.mark.parametrize(
@@ -283,3 +284,57 @@ def test_backoff_grows_and_starts_anew() -> None:
     backoff.progress()
     assert not backoff.exhausted(1e9)
     assert backoff.delay() < 0.1
+
+
+# --- Other names of commands ---
+
+
+def test_other_names_of_commands() -> None:
+    given = TransferSettings(
+        command_names=("config=XYZ", "source:PSYNC=abc", "target:FLUSHALL=boom", "CONFIG=XYZ")
+    )
+    assert given.named("source", Endpoint()).command_names == (("CONFIG", "XYZ"), ("PSYNC", "abc"))
+    assert dict(given.named("target", Endpoint()).command_names) == {
+        "CONFIG": "XYZ",
+        "FLUSHALL": "boom",
+    }
+    assert (b"FLUSHALL", b"FLUSHALL", b"boom") in given.stream_names
+    assert (b"abc", b"PSYNC", b"PSYNC") in given.stream_names
+    assert TransferSettings.from_dict(given.to_dict()) == given
+    assert TransferSettings().stream_names == []
+    # They are no part of what an endpoint is.
+    assert given.named("source", Endpoint()) == Endpoint()
+    assert "XYZ" not in given.named("source", Endpoint()).url
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        ("CONFIG",),
+        ("CONFIG=",),
+        ("=XYZ",),
+        ("CON FIG=XYZ",),
+        ("CONFIG=X Z",),
+        ("there:CONFIG=XYZ",),
+        ("SET=XYZ",),
+        ("multi=x",),
+        ("CONFIG=a", "CONFIG=b"),
+        ("CONFIG=a", "source:CONFIG=b"),
+        ("CONFIG=a", "CLIENT=A"),
+        ("CONFIG=" + "x" * 65,),
+        tuple(f"A{n}=B{n}" for n in range(65)),
+    ],
+)
+def test_names_that_make_no_sense(entries: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError):
+        TransferSettings(command_names=entries)
+
+
+def test_commands_as_a_server_knows_them() -> None:
+    names = renamed.table((("CONFIG", "XYZ"),))
+    assert renamed.sent(("config", "GET", "a"), names) == (b"XYZ", "GET", "a")
+    assert renamed.sent((b"CONFIG",), names) == (b"XYZ",)
+    assert renamed.sent(("GET", "config"), names) == ("GET", "config")
+    asked = ("ACL", "DRYRUN", b"joe", "CONFIG", "GET", "a")
+    assert renamed.sent(asked, names) == ("ACL", "DRYRUN", b"joe", b"XYZ", "GET", "a")
+    assert renamed.sent(("CONFIG",), {}) == ("CONFIG",)

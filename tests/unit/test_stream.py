@@ -756,3 +756,66 @@ def test_the_next_batch_is_the_oldest_and_a_flush_comes_last() -> None:
     last = reader.next(True)
     assert last is not None
     assert (last.start_offset, last.end_offset, len(last)) == (5 * size, 6 * size, 1)
+
+
+def test_commands_that_have_other_names():
+    """They are understood as what they are, and go on under the target's name, at every cut."""
+    names = [
+        (b"wipe", b"FLUSHALL", b"boom"),
+        (b"Ren", b"RENAME", b"RENAME"),
+        (b"LPUSH", b"LPUSH", b"a-name-of-the-target"),
+        (b"say", b"PUBLISH", b"shout"),
+        (b"SADD", b"SADD", b"sadd"),
+    ]
+    other = {
+        b"WIPE": b"boom",
+        b"REN": b"RENAME",
+        b"LPUSH": b"a-name-of-the-target",
+        b"SAY": b"shout",
+    }
+    data = b"".join(
+        [
+            command(b"SET", b"a", b"1"),
+            command(b"WIPE"),
+            command(b"lpush", b"l", b"x" * 300, b""),
+            command(b"MULTI"),
+            command(b"REN", b"l", b"m"),
+            command(b"wiped", b"a"),
+            command(b"say", b"news", b"m"),
+            command(b"say", b"__sentinel__:hello", b"m"),
+            command(b"SADD", b"s", b"*1\r\n"),
+            command(b"EXEC"),
+            command(b"wip", b"a"),
+            command(b"LPUSH", b"l"),
+        ]
+    )
+    stream = reference.read(data, 1000)
+    expected = [
+        (step.end_offset, step.db, [other.get(step.args[0].upper(), step.args[0]), *step.args[1:]])
+        for step in stream.commands
+        if step.args[:2] != [b"say", b"__sentinel__:hello"]
+    ]
+    for size in range(1, len(data) + 1):
+        for options in ({}, {"batch_bytes": 1}, {"batch_commands": 2}):
+            reader = StreamReader(1000, names=names, **options)
+            push(reader, data, [size])
+            reader.flush()
+            found = contents(reader.take())
+            assert [(end, db, list(args)) for end, db, args in found] == expected
+    # By their rows, not by what they are called: one moves a key, the other one all.
+    plain = StreamReader(1000)
+    push(plain, command(b"RENAME", b"l", b"m") + command(b"FLUSHALL"))
+    plain.flush()
+    named = StreamReader(1000, names=names)
+    push(named, command(b"ren", b"l", b"m") + command(b"wipe"))
+    named.flush()
+    (one,), (two,) = plain.take(), named.take()
+    assert [one.flags(n) for n in range(2)] == [two.flags(n) for n in range(2)]
+    assert one.flushes == two.flushes
+    assert one.keys(0) == two.keys(0) == [b"l", b"m"]
+
+
+@pytest.mark.parametrize("name", [b"", b"x" * 65])
+def test_names_that_cannot_be(name: bytes):
+    with pytest.raises(ValueError, match="1 to 64 bytes"):
+        StreamReader(0, names=[(name, b"FLUSHALL", b"FLUSHALL")])

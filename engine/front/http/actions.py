@@ -121,6 +121,13 @@ def _settings(parameters: Parameters) -> TransferSettings:
     if nodes := _source_nodes(parameters):
         settings = replace(settings, source_nodes=nodes)
     try:
+        names = tuple(dict.fromkeys(parameters.get("CommandNames", ())))
+        settings = replace(settings, command_names=names)
+    except UsageError as error:
+        raise InvalidParameterValueException(
+            f"Invalid value for CommandNames: {error.message}.", remedy=error.remedy
+        ) from None
+    try:
         skipped = tuple(dict.fromkeys(parameters.get("SkipChecks", ())))
         return replace(settings, skip_checks=skipped)
     except UsageError as error:
@@ -294,12 +301,22 @@ ACTIONS: dict[str, Action] = {
     "StartMigration": Action(
         Role.MIGRATE,
         _start,
-        (*_ENDS, "AutoCutover", "SkipChecks", "TakeOver", "RetryFor", "SourceNodes"),
+        (
+            *_ENDS,
+            "AutoCutover",
+            "SkipChecks",
+            "TakeOver",
+            "RetryFor",
+            "SourceNodes",
+            "CommandNames",
+        ),
         {"ClearTargetCacheData": (False,)},
         refused=partial(_refused, Operation.START),
         slow=True,
     ),
-    "TestMigration": Action(Role.MIGRATE, _test, (*_ENDS, "SkipChecks", "TakeOver"), slow=True),
+    "TestMigration": Action(
+        Role.MIGRATE, _test, (*_ENDS, "SkipChecks", "TakeOver", "CommandNames"), slow=True
+    ),
     "CompleteMigration": Action(
         Role.MIGRATE,
         _complete,

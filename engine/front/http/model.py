@@ -22,8 +22,13 @@ _OURS: Mapping[str, Mapping[str, str]] = {
         "TakeOver": "Boolean",
         "RetryFor": "IntegerOptional",
         "SourceNodes": "OurNameList",
+        "CommandNames": "OurNameList",
     },
-    "TestMigrationMessage": {"SkipChecks": "OurNameList", "TakeOver": "Boolean"},
+    "TestMigrationMessage": {
+        "SkipChecks": "OurNameList",
+        "TakeOver": "Boolean",
+        "CommandNames": "OurNameList",
+    },
 }
 """Members of our own that requests may have beside the model's: by the shape of the request, each
 with the shape of its value. The SDKs do not know them; a form can name them."""

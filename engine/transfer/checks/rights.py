@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from engine.errors import AuthError, EngineError, ServerError
+from engine.model.command_names import FIXED
 from engine.model.online import OWN_PREFIX
 from engine.model.report import printable_key
 from engine.model.server import ServerInfo
@@ -102,8 +103,7 @@ class Rights:
         whether other keys could be chosen."""
         parts = []
         if missing := _of(self.denied, Why.MISSING):
-            named = next((_renamed(each.needed) for each in missing), "")
-            parts.append(f"Where rename-command gave it another name: {named}.")
+            parts.append(f"Where rename-command gave it another name: {_renamed(missing)}.")
         if commands := _of(self.denied, Why.COMMAND):
             rules = rules or " ".join(dict.fromkeys(each.needed.rule for each in commands))
             parts.append(
@@ -387,9 +387,11 @@ def _of(denied: Iterable[Denial], why: Why) -> list[Denial]:
     return [each for each in denied if each.why is why]
 
 
-def _renamed(needed: Needed) -> str:
-    word = str(needed.args[0])
-    return "--psync-command NAME" if word == "PSYNC" else f"--command-name {word}=NAME"
+def _renamed(missing: Iterable[Denial]) -> str:
+    words = [str(each.needed.args[0]) for each in missing]
+    if fixed := [word for word in words if word in FIXED]:
+        return f"give {fixed[0]} its own back, in the server's configuration"
+    return "--psync-command NAME" if words[0] == "PSYNC" else f"--command-name {words[0]}=NAME"
 
 
 def _names(denied: Iterable[Denial]) -> str:
