@@ -68,6 +68,9 @@ def _lines(report: Report) -> Iterator[str]:
     if report.left_out:
         yield "Left out, as it is no key:"
         yield from (f"  {clean(each)}" for each in report.left_out)
+    if report.doubts:
+        yield "May be otherwise than on the server that wrote the file:"
+        yield from (f"  {clean(each)}" for each in report.doubts)
     yield from (f"Error: {clean(error)}" for error in report.errors)
 
 

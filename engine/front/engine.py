@@ -292,8 +292,9 @@ class Engine:
     ) -> Report:
         """Register, test, start and complete in one go, in this process.
 
-        `source` may be an RDB file (`Endpoint.parse("rdb:PATH")`). Passwords in the endpoints are
-        used here and never stored. A migration that an earlier call with the same source and
+        `source` may be an RDB file (`Endpoint.parse("rdb:PATH")`) or an append-only file
+        (`aof:PATH`, the file or its folder). Passwords in the endpoints are used here and never
+        stored. A migration that an earlier call with the same source and
         settings left unfinished is resumed, without a test; with `accept_source_loss` also where
         the source has lost data meanwhile, as `resume_migration` says. One that failed, or that
         stopped because it needs a hand, is in the report. `on_switch(source, target)` is awaited

@@ -171,7 +171,7 @@ def outcome(report: Report) -> dict[str, Any]:
             for each in report.not_carried[:NAMED_KEYS]
         ],
         "Verification": verification(report.verification),
-        "LeftOut": list(report.left_out[:NAMED_KEYS]),
+        "LeftOut": [*report.left_out, *report.doubts][:NAMED_KEYS],
         "Errors": list(report.errors[:NAMED_KEYS]),
         "Steps": [
             {"Name": step.name, "Seconds": step.seconds, "Keys": step.keys, "Bytes": step.bytes}

@@ -41,7 +41,8 @@ class OnlineMark:
     breaks can let pass too early. `lifted`: deadlines on the target may be lifted. `loss_accepted`:
     the next full sync may empty the target although the source has lost data. `taken_over`: the
     token of another migration that had the target. `compare_all`: why every key is to be compared
-    before the cut-over; empty: not so. `begun_at`: when the last full sync did, or when all near
+    before the cut-over; empty: not so. `answered`: of an append-only file, up to this byte the
+    target's answers were read. `begun_at`: when the last full sync did, or when all near
     deadlines of the target were lifted since, in seconds since the epoch. The counters are those of
     all its engines. The exact position is on the target itself.
     """
@@ -76,6 +77,7 @@ class OnlineMark:
     partial_syncs: int = 0
     full_syncs: int = 0
     repaired_keys: int = 0
+    answered: int = 0
 
     def accepted(self) -> OnlineMark:
         """The same once the operator wants a target that came back older to be brought up to date:

@@ -51,7 +51,8 @@ class Report:
     of a followed source are those of `Progress`, as they stood last; `spool_bytes` is the most that
     ever waited. `fence_seconds` is for how long writes to the source were held back, None without
     a fence. `left_out` names what the source holds beside keys and the target did not get (the
-    data of a module, a script …). `sealed`: the settings of the source that have it refuse writes,
+    data of a module, a script …); `doubts` what of an append-only file may be otherwise there than
+    on the server that wrote it. `sealed`: the settings of the source that have it refuse writes,
     as they were before (`transfer.seal`); empty if they were not touched, or are put back.
     `sealed_at`: the `host:port` of the primary that it was done to; empty where that is the source.
     `scripts_before`, `scripts_run`: how many scripts it had run before the cut-over, and in the
@@ -89,6 +90,7 @@ class Report:
     scripts_run: int | None = None
     held: bool = False
     left_out: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     not_carried: tuple[NotCarried, ...] = ()
     not_carried_total: int = 0
     errors: tuple[str, ...] = ()
@@ -105,6 +107,7 @@ class Report:
         """Inverse of `to_dict`; an earlier version's report lacks some members."""
         data = {"source_type": "scan", **data}
         data["left_out"] = tuple(data.get("left_out", ()))
+        data["doubts"] = tuple(data.get("doubts", ()))
         data["not_carried"] = tuple(NotCarried(**item) for item in data["not_carried"])
         data["steps"] = tuple(Step(**item) for item in data["steps"])
         data["errors"] = tuple(data["errors"])

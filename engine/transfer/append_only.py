@@ -65,6 +65,7 @@ from engine.transfer.switch import Switch
 from engine.transfer.target_watch import TargetWatch
 from engine.wire.admin import Admin, admin
 
+_CUT = "left out: "
 # How often progress is told, in seconds.
 _TICK_SECONDS = 0.5
 
@@ -121,7 +122,9 @@ class AppendOnly:
         self._names = HeldNames()
         self._target_watch = TargetWatch(target, stage, lambda: None)
         self.left_out: list[str] = []
-        """What the files hold and the target did not get, or may have got otherwise."""
+        """What the files hold and the target did not get."""
+        self.doubts: list[str] = []
+        """What may be otherwise there than on the server that wrote the files."""
         stage.source_type = "file"
         stage.figures = self._figures
 
@@ -242,7 +245,7 @@ class AppendOnly:
             self._files, self._settings, value_limit=self._writer.bulk_limit
         )
         if self._survey.cut:
-            stage.on_event(f"left out: {self._survey.cut}")
+            self._leave_out(f"{_CUT}{self._survey.cut}")
         stage.total_keys = sum(self._survey.keys.values())
         if stage.tally.evictions.base is None:
             stage.tally.evictions = Evictions().after(self._writer.info)
@@ -318,8 +321,7 @@ class AppendOnly:
                 # Another engine has lifted some.
                 self._names.give_up()
             await self._recall(end)
-            if held.doubtful is not None:
-                self._doubt(held)
+            self._doubt_unanswered(held)
             return held
         elif position is not None:
             self._stage.on_event(
@@ -368,7 +370,9 @@ class AppendOnly:
         self._stage.tally.evictions = evictions
         self._names.clear()
         self._recalled.clear()
-        self.left_out.clear()
+        self.left_out = [what for what in self.left_out if what.startswith(_CUT)]
+        self.doubts.clear()
+        self._books.note(answered=0)
         self._stage.lost.clear()
         self._commands = None
 
@@ -398,14 +402,17 @@ class AppendOnly:
             if self._commands is None or (int(db), key) not in self._commands.lost:
                 self._recalled[(int(db), key)] = reason.decode("utf-8", "replace")
 
-    def _doubt(self, held: TargetPosition) -> None:
-        assert held.position is not None
-        assert held.doubtful is not None
-        self._leave_out(
-            "whether each command succeeded that begins between byte "
-            f"{held.doubtful.offset:,} and {held.position.offset:,} is not known: the engine that "
-            "sent them was stopped before it read the answer"
-        )
+    def _doubt_unanswered(self, held: TargetPosition) -> None:
+        """Commands whose answers no engine has read. (One that stopped in order has read them.)"""
+        since, at = held.doubtful, held.position
+        if since is None or at is None:
+            return
+        begin = max(since.offset, self._books.mark.answered)
+        if begin < at.offset:
+            self._doubt(
+                f"whether each command succeeded between byte {begin:,} and {at.offset:,} is not "
+                "known: the engine that sent them was killed before it read the answer"
+            )
 
     # --- The snapshot ---
 
@@ -485,7 +492,7 @@ class AppendOnly:
         finally:
             applier.abandon()
         for what in commands.doubts():
-            self._leave_out(what)
+            self._doubt(what)
         await self._books.save()
 
     async def _dialled(self, held: TargetPosition) -> Applier:
@@ -592,6 +599,7 @@ class AppendOnly:
         """Write the last checkpoint; a failure joins `errors` if there is none yet."""
         if not self._books.mark.begun:
             return
+        self._note_answered()
         try:
             await self._books.save()
         except StateError as exc:
@@ -603,6 +611,11 @@ class AppendOnly:
     def _lose(self, what: str, why: str) -> None:
         self._stage.lost[what] = why
         self._leave_out(f"not carried: {what}: {why}")
+
+    def _doubt(self, what: str) -> None:
+        if what not in self.doubts:
+            self.doubts.append(what)
+            self._stage.on_event(what)
 
     def _leave_out(self, what: str) -> None:
         if what not in self.left_out:
@@ -621,12 +634,17 @@ class AppendOnly:
             figures["source_offset"] = survey.end
         return figures
 
+    def _note_answered(self) -> None:
+        if self._commands is not None:
+            self._books.note(answered=self._commands.position.offset)
+
     async def _ticking(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work`; meanwhile tell the progress, and write the books now and then."""
         task = asyncio.create_task(work)
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=_TICK_SECONDS)
+                self._note_answered()
                 self._books.dirty = True
                 await self._books.save_now_and_then()
                 self._stage.tell()

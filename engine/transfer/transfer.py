@@ -332,6 +332,8 @@ class Transfer:
         way: dict[str, Any] = {}
         if self._way is not None:
             way["left_out"] = tuple(self._way.left_out)
+        if isinstance(self._way, AppendOnly):
+            way["doubts"] = tuple(self._way.doubts)
         if isinstance(self._way, Online):
             way["fence_seconds"] = self._way.fence_seconds
             way["sealed"] = self._way.sealed

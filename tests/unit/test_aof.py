@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine._native import CommandBatch, ProtocolError, StreamReader, early_member_deadlines
-from engine.cli import moments
+from engine.cli import moments, transfer_options
 from engine.errors import EngineError, ProtocolFault, UsageError
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
@@ -402,3 +402,12 @@ def test_moments():
     for wrong in ("", "yesterday", "-1", "1.5", "9" * 13):
         with pytest.raises(UsageError):
             moments.parse(wrong)
+
+
+def test_the_options_of_the_command_line():
+    wanted = transfer_options.settings(until_time="2025-11-28T20:20:00Z", aof_load_truncated="no")
+    assert (wanted.until_time, wanted.aof_load_truncated) == (1764361200, False)
+    spelled = dict(transfer_options.spelled(wanted))
+    assert spelled["--until-time"] == "2025-11-28T20:20:00Z"
+    assert spelled["--aof-load-truncated"] == "no"
+    assert TransferSettings.from_dict(wanted.to_dict()) == wanted
