@@ -64,6 +64,7 @@ from engine.transfer.stage import Stage
 from engine.transfer.switch import Switch
 from engine.transfer.target_watch import TargetWatch
 from engine.wire.admin import Admin, admin
+from engine.wire.own_keys import count_own
 
 _CUT = "left out: "
 # How often progress is told, in seconds.
@@ -338,7 +339,7 @@ class AppendOnly:
         other = None if ended else found
         if other is not None and not self._settings.take_over:
             raise foreign(other, end.name)
-        own = await end.call("EXISTS", POSITION_KEY, LEFT_KEY)
+        own = await count_own(end)
         keys = sum(each.keys for each in (await end.info()).keyspace) - own
         was_empty = [each for each in (other, left) if each is not None and not each.held_before]
         theirs = self._settings.take_over and was_empty
@@ -543,7 +544,7 @@ class AppendOnly:
             await commands.confirm()
             async with self._ends.admin("target") as end:
                 keyspace = (await end.info()).keyspace
-                own = await end.call("EXISTS", POSITION_KEY, LEFT_KEY, dirty_key(commands.token))
+                own = await count_own(end)
         except EngineError as exc:
             return GateResult(False, f"the target could not be looked at: {explain(exc)}")
         evictions = stage.tally.evictions

@@ -10,13 +10,11 @@ from datetime import UTC, datetime
 from engine.errors import EngineError, ProtocolFault
 from engine.model.endpoint import Endpoint
 from engine.model.modules import ModuleTypes
-from engine.model.online import OWN_PREFIX
 from engine.model.report import printable_key
 from engine.model.server import ServerInfo, known_types
 from engine.model.settings import TransferSettings
 from engine.sources.aof import AofSurvey, survey_aof
 from engine.sources.aof_files import AofFiles
-from engine.targets.applier import POSITION_DB
 from engine.transfer.append_only import NOT_EMPTY, not_empty
 from engine.transfer.checks import needs
 from engine.transfer.checks.modules import refusals
@@ -24,6 +22,7 @@ from engine.transfer.checks.result import Check, failed, listed, passed, size, w
 from engine.transfer.checks.rights import ask_rights
 from engine.transfer.checks.types import type_name
 from engine.wire.admin import Admin
+from engine.wire.own_keys import count_own
 
 
 async def check_aof(
@@ -107,8 +106,7 @@ async def check_empty(target: Admin) -> Check:
     keys = (await target.info()).keys
     if not keys:
         return passed(name, "none on the target")
-    await target.select(POSITION_DB)
-    own = await target.call("EXISTS", OWN_PREFIX + b"position", OWN_PREFIX + b"left")
+    own = await count_own(target)
     if keys == own:
         return passed(name, "none on the target but the engine's own")
     if own:
