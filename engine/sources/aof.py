@@ -15,7 +15,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 
 from engine._native import (
@@ -223,7 +223,8 @@ class _Surveyor:
                 begin = part.begin + snapshot.offset
                 portion = snapshot.rest()
             if stream is None:
-                stream = stream_of(begin, until=self._settings.until_time)
+                settings = self._settings
+                stream = stream_of(begin, until=settings.until_time, names=settings.stream_names)
             self._read_commands(part, stream, portion)
         if stream is not None:
             self._end_part(part, stream)
@@ -357,8 +358,10 @@ def stream_of(
     until: int | None = None,
     hold_shift: int = 0,
     now_ms: int = 0,
+    names: Iterable[tuple[bytes, bytes, bytes]] = (),
 ) -> StreamReader:
-    """What reads commands from `offset` on; with `hold_shift` their deadlines are lifted by it."""
+    """What reads commands from `offset` on; with `hold_shift` their deadlines are lifted by it.
+    `names`: `TransferSettings.stream_names`."""
     reader = StreamReader(
         offset,
         db,
@@ -369,6 +372,7 @@ def stream_of(
         append_only=True,
         until=until,
         anchor=hold_shift > 0,
+        names=names,
     )
     if hold_shift:
         reader.now_ms = now_ms
@@ -467,9 +471,11 @@ class AofCommands:
         in_multi: bool,
         *,
         hold_shift: int,
+        names: Iterable[tuple[bytes, bytes, bytes]] = (),
     ) -> None:
         self._files = files
         self._survey = survey
+        self._names = list(names)
         self._hold_shift = hold_shift
         self._now_ms = time.time_ns() // 1_000_000
         # The one file that is read, and those behind it.
@@ -510,7 +516,12 @@ class AofCommands:
     def _begin(self, offset: int, db: int, in_multi: bool) -> None:
         self._at = offset
         self._reader = stream_of(
-            offset, db, in_multi, hold_shift=self._hold_shift, now_ms=self._now_ms
+            offset,
+            db,
+            in_multi,
+            hold_shift=self._hold_shift,
+            now_ms=self._now_ms,
+            names=self._names,
         )
 
 

@@ -109,7 +109,15 @@ class Replay:
     async def run(self, files: AofFiles, survey: AofSurvey) -> None:
         """Apply everything. Raises `PositionMoved`, `TransferFailed`, `AuthError`, `LinkError`."""
         at = self.position
-        reader = AofCommands(files, survey, at.offset, at.db, at.in_multi, hold_shift=LIFT_MS)
+        reader = AofCommands(
+            files,
+            survey,
+            at.offset,
+            at.db,
+            at.in_multi,
+            hold_shift=LIFT_MS,
+            names=self._stage.settings.stream_names,
+        )
         batch = await asyncio.to_thread(reader.next)
         while batch is not None:
             # While the target works on one batch, the next one is read.

@@ -353,6 +353,15 @@ def test_the_base_alone_is_refused(
     assert target.client().get("in") == b"the increment"
 
 
+def test_commands_by_other_names(server_factory: ServerFactory, tmp_path: Path) -> None:
+    path = tmp_path / "appendonly.aof"
+    path.write_bytes(command(b"SET", b"a", b"1") + command(b"wipe") + command(b"SET", b"b", b"1"))
+    target = server_factory(known("redis-7.0"))
+    done = transfer(f"aof:{path}", target, command_names=("source:FLUSHALL=wipe",))
+    assert done.report.status == "done", done.report.errors
+    assert target.client().keys("*") == [b"b"]
+
+
 def test_until_time(server_factory: ServerFactory, tmp_path: Path, state_url: str) -> None:
     path = tmp_path / "appendonly.aof"
     path.write_bytes(

@@ -291,6 +291,15 @@ def test_a_file_that_is_new_since_the_start_is_not_read(tmp_path: Path):
     assert (found.identity, found.end) == (before.identity, before.end)
 
 
+def test_commands_by_other_names(tmp_path: Path):
+    path = tmp_path / "appendonly.aof"
+    path.write_bytes(command(b"SET", b"a", b"1") + command(b"wipe"))
+    found, _ = surveyed(path, command_names=("source:FLUSHALL=wipe",))
+    assert (found.unknown, found.flushes) == ((), True)
+    found, _ = surveyed(path)
+    assert (found.unknown, found.flushes) == (("WIPE",), False)
+
+
 # --- Manifests, and what is refused ---
 
 
