@@ -100,6 +100,8 @@ cdef class SnapshotReader:
         drop_imports: keys of slots whose import was under way are passed over and counted in
             `importing`: they are the other node's, and the node that saved them hid them. A replica
             gets the rest of the import, and needs them.
+        footers: whether values get footers that can be sent; False: their last ten bytes mean
+            nothing, for whoever only looks at them.
 
     Collections without members, which servers before 6.2 could write, are passed over and counted
     in `empty`, as later servers do.
@@ -118,6 +120,7 @@ cdef class SnapshotReader:
     cdef readonly uint64_t empty
     cdef readonly uint64_t importing
     cdef bint drop_imports
+    cdef bint footers
     cdef bint has_imports
     cdef uint8_t import_slots[SLOT_SET_BYTES]
     cdef int unknown_number            # -1: everything was known so far
@@ -188,7 +191,7 @@ cdef class SnapshotReader:
         self, *, length=None, mark=None, size_t batch_bytes=1 << 20,
         size_t stream_above=4 << 20, size_t value_limit=512 << 20,
         int64_t hold_before=0, int64_t hold_shift=0, int64_t drop_before=0,
-        bint drop_imports=False,
+        bint drop_imports=False, bint footers=True,
     ):
         if length is not None and mark is not None:
             raise ValueError("a snapshot has a length or a mark, not both")
@@ -210,6 +213,7 @@ cdef class SnapshotReader:
         self.hold_shift = hold_shift
         self.drop_before = drop_before
         self.drop_imports = drop_imports
+        self.footers = footers
         self.unknown_number = -1
         self.state = SNAPSHOT_MAGIC
         self.expire_at = self.access = -1
@@ -930,7 +934,10 @@ cdef class SnapshotReader:
         cdef Record *record = &self.arena.records[self.arena.count]
         cdef uint8_t *value = self.arena.data + self.value_at
         cdef size_t n = self.arena.size - self.value_at
-        self.make_footer(value + n, crc64_update(0, value, n))
+        if self.footers:
+            self.make_footer(value + n, crc64_update(0, value, n))
+        else:
+            memset(value + n, 0, FOOTER_BYTES)
         self.arena.size += FOOTER_BYTES
         record.offset = self.record_at
         record.key_size = self.key_size

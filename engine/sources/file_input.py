@@ -73,6 +73,8 @@ class FileInput:
         self._ended = False
         self.seekable = False
         """It is a file, and no pipe."""
+        self.once = False
+        """A reading of all of it has found no key that is named twice."""
         self.size = 0
         """Bytes of the file, or that have come through the pipe so far."""
 

@@ -125,6 +125,16 @@ class RdbFile:
         return 0 if self._input is None else self._input.size
 
     @property
+    def once(self) -> bool:
+        """Whether an earlier reading of this very file has found no key that is named twice."""
+        return self._input is not None and self._input.once
+
+    def note_once(self, once: bool) -> None:
+        """Keep it for the next reading."""
+        if self._input is not None:
+            self._input.once = once
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """What it is packed with, the outermost first."""
         return () if self._reading is None else self._reading.layers
@@ -294,11 +304,19 @@ class RdbFileSource:
                 if not isinstance(item, bytes):
                     wanted = chosen is None or item.db in chosen
                     if wanted:
-                        for index in self._seen.add(item, self.reader.keys_hint):
-                            item.errors.append((item.key(index), self._twice))
+                        self._look_at(item)
                 if wanted:
                     yield item
             more = await self._file.read_on()
+
+    def _look_at(self, batch: RecordBatch) -> None:
+        """Name keys that the file has named before; order the others for the target."""
+        again = [] if self._file.once else self._seen.add(batch, self.reader.keys_hint)
+        for index in again:
+            batch.errors.append((batch.key(index), self._twice))
+        # In a batch that names a key twice (or may: see `SeenKeys.full`) the order matters.
+        if not again and not self._seen.full:
+            batch.strings_first()
 
     @property
     def _twice(self) -> str:
@@ -358,8 +376,10 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
         value_limit=value_limit,
         drop_before=now_ms(),
         drop_imports=True,
+        footers=False,
     )
     seen = seen_keys()
+    twice = 0
     file = RdbFile(path, reader)
     keys: Counter[int] = Counter()
     modules: Counter[str] = Counter()
@@ -377,6 +397,7 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
                         keys[item.db] += len(item)
                         for index in seen.add(item, reader.keys_hint):
                             keys[item.db] -= 1
+                            twice += 1
                             item.errors.append((item.key(index), _TWICE))
                     if not item.streamed:
                         # Taken out by the name of their types, which so are counted.
@@ -389,6 +410,7 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
                     # The beginning of a value in pieces.
                     modules.update([kind] if (kind := module_type(head)) is not None else [])
             more = await file.read_on()
+        file.note_once(not twice and not seen.full)
     finally:
         file.close()
     return Survey(

@@ -108,7 +108,9 @@ async def verify_file(
 
 
 async def _read(path: str, settings: TransferSettings, seed: int) -> dict[int, _Database]:
-    reader = SnapshotReader(stream_above=_VALUE_BYTES, drop_before=now_ms(), drop_imports=True)
+    reader = SnapshotReader(
+        stream_above=_VALUE_BYTES, drop_before=now_ms(), drop_imports=True, footers=False
+    )
     file = RdbFile(path, reader)
     chosen = settings.databases
     found: dict[int, _Database] = {}

@@ -220,6 +220,7 @@ def test_a_key_that_is_there_twice_and_one_that_is_too_long(
     target.client().config_set("proto-max-bulk-len", 1 << 20)
     long = os.urandom(2 << 20)
     body = key(0, b"a", text(b"first")) + key(0, b"long", text(long)) + key(0, b"a", text(b"last"))
+    body += key(1, b"b", b"\1" + text(b"first")) + key(0, b"b", text(b"last"))
     path = tmp_path / "dump.rdb"
     path.write_bytes(whole(body + key(4, b"empty", b"\0"), b"REDIS0009"))
     events: list[str] = []
@@ -230,10 +231,10 @@ def test_a_key_that_is_there_twice_and_one_that_is_too_long(
     assert "the last of its values stays" in reasons["a"]
     assert "takes in one bulk, its proto-max-bulk-len (1,048,576 bytes)" in reasons["long"]
     (values,) = (check for check in checks if check["name"] == "values")
-    assert values["figure"].startswith("2 cannot be carried")
+    assert values["figure"].startswith("3 cannot be carried")
     assert "CONFIG SET proto-max-bulk-len" in values["remedy"]
     assert any("1 collections without members passed over" in event for event in events)
-    assert target.client().get("a") == b"last"
+    assert target.client().get("a") == target.client().get("b") == b"last"
     assert target.client().exists("long", "empty") == 0
 
 

@@ -163,6 +163,43 @@ def test_the_table_has_a_bound() -> None:
         assert len(seen) == len(names)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 4]), st.booleans(), st.booleans()), max_size=40))
+def test_strings_first(kinds: list[tuple[int, bool, bool]]) -> None:
+    values = {0: text(b"v"), 1: length(1) + text(b"v"), 4: length(1) + text(b"f") + text(b"v")}
+    body = b"".join(
+        (b"\xfc" + (2**40).to_bytes(8, "little") if mortal else b"")
+        + (b"\xf8" + length(5) if idle else b"")
+        + key(kind, b"%d" % index, values[kind])
+        for index, (kind, mortal, idle) in enumerate(kinds)
+    )
+    before = records(feed(SnapshotReader(), whole(body)))
+    items = feed(SnapshotReader(), whole(body))
+    for item in items:
+        item.strings_first()
+    after = records(items)
+    plain = [
+        kind == 0 and not mortal and not any(idle for *_, idle in kinds)
+        for kind, mortal, _ in kinds
+    ]
+    if not any(idle for *_, idle in kinds):
+        assert after == [each for each, first in zip(before, plain, strict=True) if first] + [
+            each for each, first in zip(before, plain, strict=True) if not first
+        ]
+    assert sorted(each.key for each in after) == sorted(each.key for each in before)
+    assert {each.key: each for each in after} == {each.key: each for each in before}
+
+
+def test_values_without_footers() -> None:
+    body = key(0, b"a", text(b"v")) + key(1, b"b", length(1) + text(b"v"))
+    for each, bare in zip(
+        records(feed(SnapshotReader(), whole(body))),
+        records(feed(SnapshotReader(footers=False), whole(body))),
+        strict=True,
+    ):
+        assert bare.value == each.value[:-10] + bytes(10)
+
+
 # ------------------------------------------------------------------ files
 
 
