@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from engine.model.credentials import Credentials
     from engine.model.endpoint import Endpoint
     from engine.model.settings import TransferSettings
+    from engine.transfer.abandon import Abandoned
     from engine.transfer.preflight import Preflight
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ async def abandon(
     settings: TransferSettings,
     checkpoint: Checkpoint | None,
     credentials: Credentials,
-) -> list[str]:
+) -> Abandoned:
     """Take away what a transfer without a worker has left. See `transfer.abandon`."""
     from engine.transfer.abandon import abandon as tidy_up
 

@@ -53,6 +53,15 @@ def _ask(house: House, registry: Registry, group_id: str, seconds: float | None)
     return f"clients that connect to the source are disconnected until {until}"
 
 
+def begin(house: House, registry: Registry, transfer: TransferRecord) -> None:
+    """Have the clients of this migration's source disconnected for as long as it was to be."""
+    from engine.fleet import local
+    from engine.groups import disconnections
+
+    disconnections.extend(registry.store, transfer.id, transfer.settings.disconnect_for)
+    local.disconnect_clients(registry, transfer.group_id, credentials=house.given_credentials)
+
+
 NOTHING = "nothing was to be done: clients of the source were not being disconnected"
 
 
@@ -104,4 +113,6 @@ def _closed_source(transfer: TransferRecord) -> bool:
     read = transfer.progress.source_type == "replica"
     settings = transfer.settings
     closes = settings.fence == "pause" and settings.source_after == "refuse"
-    return transfer.status is TransferStatus.DONE and read and closes
+    # One that was aborted may have been cut over before that.
+    ended = transfer.status is TransferStatus.DONE or transfer.source_clients is not None
+    return ended and read and closes

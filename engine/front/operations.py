@@ -380,7 +380,7 @@ async def _force(house: House, transfer: TransferRecord) -> None:
         return
     # 3. What it left at both ends; the group is available, whatever becomes of that.
     apply = house.credentials.apply
-    told = await fleet.abandon(
+    left = await fleet.abandon(
         apply(transfer.source),
         apply(transfer.target),
         transfer.settings,
@@ -389,8 +389,24 @@ async def _force(house: House, transfer: TransferRecord) -> None:
     )
 
     def note(registry: Registry) -> None:
-        for each in told:
+        for each in left.events:
             registry.add_event(group_id, each)
+        # What still refuses writes is kept for release-source.
+        if left.mark is not None:
+            mark = left.mark
+            registry.note_seal(
+                transfer.id,
+                replace(
+                    report,
+                    sealed=mark.sealed,
+                    sealed_at=mark.fenced_at,
+                    scripts_before=mark.scripts,
+                    scripts_run=mark.scripts_run,
+                    held=mark.held,
+                ),
+            )
+        if left.cut_over and transfer.settings.disconnects_clients:
+            clients.begin(house, registry, transfer)
 
     await house.state(note)
 

@@ -384,6 +384,14 @@ class Registry:
             _set_status(connection, group, status)
         return True
 
+    def note_seal(self, transfer_id: int, report: Report) -> None:
+        """A transfer that ended without a worker: what its abort has left at the source."""
+        table = schema.transfers
+        with self.store.write() as connection:
+            connection.execute(
+                update(table).where(table.c.id == transfer_id).values(report=report.to_dict())
+            )
+
     def fail_start(self, transfer: TransferRecord, report: Report, message: str) -> None:
         """The worker of a transfer could not be started: the group becomes available again."""
         with self.store.write() as connection:

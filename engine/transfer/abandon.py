@@ -6,6 +6,8 @@ seal at the source; lifted deadlines, import mode and our own keys at the target
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from engine.errors import EngineError
 from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
@@ -20,27 +22,44 @@ from engine.transfer.stage import Stage
 from engine.wire import detours
 
 
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """What an operator has to know, and the mark as it is now; None where the source was not
+    followed.
+
+    A seal that could not be taken away is in the mark (`sealed`, at `fenced_at`), and so is one
+    that belongs there, because the target is open.
+    """
+
+    events: list[str]
+    mark: OnlineMark | None = None
+
+    @property
+    def cut_over(self) -> bool:
+        """Whether the target is open, and the source's clients were told so."""
+        return self.mark is not None and bool(self.mark.sealed) and not self.mark.fenced
+
+
 async def abandon(
     source: Endpoint,
     target: Endpoint,
     settings: TransferSettings,
     checkpoint: Checkpoint | None,
     credentials: Credentials,
-) -> list[str]:
+) -> Abandoned:
     """Tidy both ends up, behind the migration whose last checkpoint this is.
 
     `credentials`: for a server other than `source` that was fenced.
 
-    Returns what an operator has to know. Never raises `EngineError`: what cannot be done is said.
+    Never raises `EngineError`: what cannot be done is said.
     """
     if checkpoint is None or not isinstance(checkpoint.position, OnlineMark):
-        return []
-
+        return Abandoned([])
+    mark = checkpoint.position
     if source.aof_path is not None:
-        mark = checkpoint.position
         if not mark.begun or mark.opened:
-            return []
-        return await leave(target, mark.token, settings.connect_timeout)
+            return Abandoned([])
+        return Abandoned(await leave(target, mark.token, settings.connect_timeout))
 
     async def gate(_: bytes) -> GateResult:
         return GateResult(False, "nothing is opened here")
@@ -50,9 +69,10 @@ async def abandon(
     store = MemoryCheckpoint()
     store.save(checkpoint)
     stage = Stage(settings, on_progress=lambda _: None, on_event=events.append, one_go=False)
+    way = None
     try:
         way = Online(source, target, stage, checkpoints=store, gate=gate, credentials=credentials)
         await way.abandon()
     except EngineError as error:
         events.append(f"what the migration left at both ends may still be there: {error}")
-    return events
+    return Abandoned(events, mark if way is None else way.mark)

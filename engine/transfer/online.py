@@ -359,6 +359,11 @@ class Online:
         return self._mark.held_before if self._mark.begun else None
 
     @property
+    def mark(self) -> OnlineMark:
+        """How far it has gone, as the books have it."""
+        return self._mark
+
+    @property
     def opened(self) -> bool:
         """Whether the target is its users' by now."""
         return self._mark.opened

@@ -11,9 +11,12 @@ import pytest
 import redis
 
 from engine.front.engine import Engine
+from engine.groups import schema
+from engine.groups.registry import Registry
 from tests.conftest import ServerFactory, known
 from tests.engines import Migration
 from tests.online import assert_tidy
+from tests.proxy import Proxy
 from tests.servers import Server
 
 SECONDS = 60.0
@@ -35,9 +38,12 @@ def hook(folder: Path) -> str:
     return f"{sys.executable} -I -S {folder / 'hook.py'} {folder / 'runs'}"
 
 
-def led(migration: Migration, source: Server, target: Server, folder: Path) -> None:
+def led(
+    migration: Migration, source: Server, target: Server, folder: Path, disconnect_for: str = "0"
+) -> None:
     """Follow until it can be completed, with a switch hook that touches `folder`/runs."""
-    switch = ("--switch-hook", hook(folder), "--switch-timeout", "90s", "--disconnect-for", "0")
+    switch = ("--switch-hook", hook(folder), "--switch-timeout", "90s")
+    switch += ("--disconnect-for", disconnect_for)
     migration.register(target)
     migration.start(source, "--source-type", "replica", *switch)
     migration.wait_for(lambda found: found["CanComplete"])
@@ -99,7 +105,7 @@ def test_an_abort_says_that_the_target_is_open(
 ) -> None:
     source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
     source.client().set("key", "1")
-    led(migration, source, target, tmp_path)
+    led(migration, source, target, tmp_path, "60s")
     done = migration.cli("complete-migration", "--replication-group-id", "g")
     assert done.code == 0, done.err
     until_it_runs(migration, tmp_path)
@@ -118,6 +124,17 @@ def test_an_abort_says_that_the_target_is_open(
     assert "not cut over" not in told
     assert "ended by force" in told
     assert "until release-source" in migration.describe()["Migration"]["Reason"]
+    # Clients that come back to the source are disconnected as behind any cut-over.
+    client = redis.Redis(port=source.port, retry=None)
+    deadline = time.monotonic() + SECONDS
+    while not (seen := migration.describe().get("SourceClients", {})).get("Disconnected"):
+        assert time.monotonic() < deadline, (seen, migration.story())
+        with contextlib.suppress(redis.ConnectionError):
+            client.get("key")
+        time.sleep(0.05)
+    stopped = migration.cli("disconnect-clients", "--replication-group-id", "g", "--stop")
+    assert stopped.code == 0, stopped.err
+    assert "no longer disconnected" in stopped.out
     assert target.client().dbsize() == 1
     assert_tidy(target)
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
@@ -125,3 +142,39 @@ def test_an_abort_says_that_the_target_is_open(
     done = migration.cli("release-source", "--replication-group-id", "g")
     assert done.code == 0, done.err
     assert source.client().set("later", "1")
+
+
+def test_a_seal_that_an_abort_could_not_take_away_is_left_to_release_source(
+    migration: Migration, server_factory: ServerFactory
+) -> None:
+    """The worker was killed behind its fence, and the source does not answer at the abort."""
+    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    source.client().set("key", "1")
+    with Proxy(source.host, source.port) as link:
+        migration.register(target)
+        migration.start(link, "--source-type", "replica")
+        migration.wait_for(lambda found: found["CanComplete"])
+        migration.kill()
+        # As it is between the fence and the opening.
+        fenced(migration.cli.state)
+        source.client().config_set("min-replicas-to-write", 65535)
+        link.refuse()
+        with contextlib.closing(Engine(migration.cli.state)) as engine:
+            engine.sync.complete_migration("g", force=True)
+            told = [each["Message"] for each in engine.sync.describe_events("g")["Events"]]
+            assert any("may still refuse writes" in each for each in told), told
+            link.refuse(False)
+            done = engine.sync.release_source("g")
+        assert "takes writes again" in done["Message"]
+    assert source.client().set("key", "2")
+
+
+def fenced(state: str) -> None:
+    """Have the books say that a fence stands."""
+    store = Registry(state).store
+    with store.write() as connection:
+        row = connection.execute(schema.checkpoints.select()).one()
+        found = dict(row.checkpoint)
+        found["position"] = {**found["position"], "fenced": True, "sealed": "0 10"}
+        connection.execute(schema.checkpoints.update().values(checkpoint=found))
+    store.close()
