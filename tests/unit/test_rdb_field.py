@@ -182,7 +182,7 @@ def test_strings_first(kinds: list[tuple[int, bool, bool]]) -> None:
         kind == 0 and not mortal and not any(idle for *_, idle in kinds)
         for kind, mortal, _ in kinds
     ]
-    if not any(idle for *_, idle in kinds):
+    if len(kinds) > 2 and not any(idle for *_, idle in kinds):
         assert after == [each for each, first in zip(before, plain, strict=True) if first] + [
             each for each, first in zip(before, plain, strict=True) if not first
         ]
