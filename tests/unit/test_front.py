@@ -51,6 +51,7 @@ from engine.model.online import OnlineMark
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
+from engine.transfer.abandon import Abandoned
 from tests.preflight import without_checks
 
 SECRET = "correct-horse-battery"
@@ -656,8 +657,8 @@ async def test_the_end_by_force_of_a_followed_source(house: House) -> None:
 async def test_force_says_whether_the_target_is_open(
     house: House, monkeypatch: pytest.MonkeyPatch, members: dict[str, Any], words: str
 ) -> None:
-    async def nothing_left(*_: object) -> list[str]:
-        return []
+    async def nothing_left(*_: object) -> Abandoned:
+        return Abandoned([])
 
     monkeypatch.setattr(fleet, "abandon", nothing_left)
     face, registry = house
