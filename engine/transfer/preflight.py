@@ -62,6 +62,7 @@ from engine.transfer.checks.sample_keys import SampleKeys, sample_keys
 from engine.transfer.checks.scripts import check_scripts
 from engine.transfer.checks.spool import check_spool
 from engine.transfer.checks.types import check_types
+from engine.transfer.checks.unlike import check_hyperloglogs, check_script_effects
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import check_leftovers
 from engine.wire.admin import Admin, admin
@@ -122,6 +123,10 @@ async def _preflight_of_server(
                 scripts = await check_scripts(one, lines[0], settings)
                 if scripts is not None:
                     checks.append(scripts)
+            with suppress(EngineError):
+                effects = await check_script_effects(one, from_info)
+                if effects is not None:
+                    checks.append(effects)
         checks.extend(check_pair(from_info, to_info, settings))
         # 4. What has to be asked for.
         moved = moved_databases(from_info, settings)
@@ -139,6 +144,10 @@ async def _preflight_of_server(
             beside = await check_besides(one, other, to_info)
             if beside is not None:
                 checks.append(beside)
+        with suppress(EngineError):
+            hyperloglogs = await check_hyperloglogs(one, other)
+            if hyperloglogs is not None:
+                checks.append(hyperloglogs)
         await _guarded(checks, "clocks", check_clocks(one, other))
         await _guarded(checks, "value-limit", check_bulk_limit(one, other))
         # 5. The one write. Where both are of one replication it would be a write to the source.

@@ -285,12 +285,15 @@ def _refusal(connection: Connection, state: State, line: bytes) -> PsyncRefused 
         asked = "PSYNC" if state is State.PSYNC else "REPLCONF"
         error = PsyncRefused(
             f"{connection.name} takes no replica from us: it answered {asked} with: {text}",
-            remedy="Grant the source's user +psync and +replconf; where rename-command gave PSYNC "
-            "another name: --psync-command NAME; or copy without following the writes (source type "
-            "scan).",
+            remedy=_NO_SUCH if "unknown command" in text.lower() else _NO_RIGHT,
         )
     connection.fail(error)
     return error
+
+
+_OR_SCAN = "Or copy without following the writes (source type scan)."
+_NO_RIGHT = f"Grant the source's user +psync and +replconf. {_OR_SCAN}"
+_NO_SUCH = f"Where rename-command gave PSYNC another name: --psync-command NAME. {_OR_SCAN}"
 
 
 def _broken(

@@ -214,7 +214,7 @@ async def test_permissions(binary: Binary, server_factory: ServerFactory, dry_ru
 
 # --- The rights that following takes ---
 
-SCAN = "+scan +dump +pttl +pexpiretime +time +object +mget +select +info +ping"
+SCAN = "+scan +dump +pttl +pexpiretime +time +object +mget +select +info +ping +type +exists +get"
 FOLLOW = (
     "+psync +replconf +ping +info +time +multi +exec +discard +select +dump +pttl +pexpiretime "
     "+command|getkeys +client|pause +client|unpause"
@@ -222,7 +222,7 @@ FOLLOW = (
 APPLY = (
     "+restore +mset +multi +exec +discard +watch +unwatch +get +set +del +sadd +srem +smembers "
     "+persist +pexpireat +pexpire +pttl +pexpiretime +scan +eval +select +info +ping +time "
-    "+flushall +config|set +client|import-source"
+    "+flushall +config|set +client|import-source +type +exists"
 )
 ASKING = "+acl|whoami +acl|dryrun"
 
@@ -579,6 +579,32 @@ async def test_a_command_of_another_name(server: str, server_factory: ServerFact
     result = await look(source, target, replace(QUICK, command_names=given))
     assert result.ok
     assert all(each.name != "source-after" for each in result.checks)
+
+
+async def test_settings_that_are_unlike(server_factory: ServerFactory) -> None:
+    source, target = server_factory(known("redis-6.2")), server_factory(known("redis-7.0"))
+    followed = replace(QUICK, source_type="replica")
+    result = await look(source, target, followed)
+    assert named(result, "script-effects").outcome == "pass"
+    assert named(result, "hyperloglogs").outcome == "pass"
+    source.client().config_set("lua-replicate-commands", "no")
+    source.client().config_set("hll-sparse-max-bytes", 100)
+    result = await look(source, target, followed)
+    warns(result, "script-effects", "as they are", "lua-replicate-commands yes on the source")
+    warns(result, "hyperloglogs", "100 on the source", "3000 on the target", "SET hll-sparse")
+    # A scan reads no stream.
+    result = await look(source, target, replace(QUICK, source_type="scan"))
+    assert all(each.name != "script-effects" for each in result.checks)
+    result = await look(target, source, followed)
+    assert all(each.name != "script-effects" for each in result.checks)
+
+
+async def test_scripts_of_the_oldest(server_factory: ServerFactory) -> None:
+    source, target = server_factory(known("redis-3.2")), server_factory(known("redis-5.0"))
+    assert named(await look(source, target), "script-effects").outcome == "pass"
+    source.client().eval("return 1", 0)
+    check = warns(await look(source, target), "script-effects", "scripts (EVAL) as they are")
+    assert "CONFIG SET" not in check.remedy
 
 
 async def test_tls(server_factory: ServerFactory, tls_files: TlsFiles, tmp_path: Path) -> None:

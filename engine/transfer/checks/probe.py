@@ -163,7 +163,9 @@ async def check_bulk_limit(source: Admin, target: Admin) -> Check:
     name = "value-limit"
     ours, theirs = await ask_bulk_limit(source), await ask_bulk_limit(target)
     if ours is None or theirs is None:
-        return passed(name, "not told (CONFIG GET); 512 MiB unless it was changed")
+        return passed(
+            name, "not told (CONFIG GET denied, or not known); 512 MiB unless it was changed"
+        )
     if theirs < ours:
         return warned(
             name,
