@@ -185,7 +185,7 @@ async def test_it_outlives_a_state_that_cannot_be_read(
     assert not running.done()
     file.rmdir()
     away.rename(file)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not watched.launches:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     running.cancel()
