@@ -20,6 +20,7 @@ from tests.servers import (
     binaries,
     end_all,
     extra_binaries,
+    few_binaries,
     make_tls_files,
     module_binaries,
     pair_id,
@@ -101,6 +102,12 @@ def known(name: str) -> Binary:
 @pytest.fixture(params=binaries(), ids=str)
 def binary(request: pytest.FixtureRequest) -> Binary:
     """Each server of the machine in turn."""
+    return request.param
+
+
+@pytest.fixture(params=few_binaries(), ids=str)
+def few_binary(request: pytest.FixtureRequest) -> Binary:
+    """Some of the machine's servers in turn (`few_binaries`): for tests that take long."""
     return request.param
 
 

@@ -204,6 +204,20 @@ def ring_pairs() -> list[tuple[Binary, Binary]]:
     return list(zip(found, (*found[1:], *found[:1]), strict=True))
 
 
+def few_binaries() -> list[Binary]:
+    """The oldest and the newest Redis and the newest Valkey: for what is long, and differs little
+    between those in the middle. With ENGINE_SOAK every server."""
+    if os.environ.get("ENGINE_SOAK"):
+        return binaries()
+    found: list[Binary] = []
+    for flavour in ("redis", "valkey"):
+        kind = sorted(
+            (each for each in binaries() if each.flavour == flavour), key=lambda each: each.version
+        )
+        found += [*kind[-1:], *(kind[:1] if flavour == "redis" and len(kind) > 1 else ())]
+    return found
+
+
 def pair_id(pair: tuple[Binary, Binary]) -> str:
     """A pair's name in test ids and headers: `redis-6.2.14->valkey-8.1.8`."""
     return f"{pair[0].name}->{pair[1].name}"

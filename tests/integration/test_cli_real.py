@@ -631,9 +631,11 @@ def test_the_primary_of_a_source_is_released(server_factory: ServerFactory, cli:
     assert target.client().get("key") == b"1"
 
 
-def test_the_source_is_released(binary: Binary, server_factory: ServerFactory, cli: Cli) -> None:
+def test_the_source_is_released(
+    few_binary: Binary, server_factory: ServerFactory, cli: Cli
+) -> None:
     """It refuses writes behind the cut-over, and takes them again with its own settings."""
-    source, target = server_factory(binary), server_factory(binary)
+    source, target = server_factory(few_binary), server_factory(few_binary)
     client = source.client()
     client.config_set("min-replicas-max-lag", 0)
     before = client.config_get("min-replicas-*")
@@ -698,10 +700,10 @@ def test_a_source_that_was_sealed_before_is_released(
 
 
 def test_a_source_that_its_operator_has_closed_is_not_ours_to_release(
-    binary: Binary, server_factory: ServerFactory, cli: Cli
+    few_binary: Binary, server_factory: ServerFactory, cli: Cli
 ) -> None:
     """Its setting was the operator's before the cut-over; it stays, and nobody says it was ours."""
-    source, target = server_factory(binary), server_factory(binary)
+    source, target = server_factory(few_binary), server_factory(few_binary)
     client = source.client()
     client.set("key", "1")
     client.config_set("min-replicas-to-write", 65535)

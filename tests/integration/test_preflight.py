@@ -287,12 +287,12 @@ async def test_rights_that_are_enough_to_follow(
     ["+psync", "+replconf", "+multi", "+exec", "+time", "+dump"],
 )
 async def test_rights_that_the_source_lacks(
-    binary: Binary, server_factory: ServerFactory, asking: str, missing: str
+    few_binary: Binary, server_factory: ServerFactory, asking: str, missing: str
 ) -> None:
-    source, target = server_factory(binary), server_factory(binary)
+    source, target = server_factory(few_binary), server_factory(few_binary)
     rights = f"{FOLLOW} {SCAN} {asking}".replace(f"{missing} ", " ")
     url = user(source, "follower", rights)
-    if missing == "+psync" and not asking and by_dry_run(binary):
+    if missing == "+psync" and not asking and by_dry_run(few_binary):
         pytest.skip("this server never queues PSYNC: the handshake shows it")
     name = missing.removeprefix("+").upper().replace("|", " ")
     result = await look(url, target)
@@ -315,13 +315,13 @@ async def test_rights_that_the_source_lacks(
     "missing", ["multi", "exec", "discard", "watch", "unwatch", "get", "set", "sadd", "eval"]
 )
 async def test_rights_that_the_target_lacks(
-    binary: Binary, server_factory: ServerFactory, asking: str, missing: str
+    few_binary: Binary, server_factory: ServerFactory, asking: str, missing: str
 ) -> None:
-    source, target = server_factory(binary), server_factory(binary)
+    source, target = server_factory(few_binary), server_factory(few_binary)
     rights = " ".join(each for each in APPLY.split() if each != f"+{missing}")
     url = user(target, "applier", f"{rights} {asking}")
     result = await look(source, url)
-    importing = binary.flavour == "valkey" and binary.version >= (8, 1, 0)
+    importing = few_binary.flavour == "valkey" and few_binary.version >= (8, 1, 0)
     if missing == "eval" and importing:
         # Deadlines wait by themselves there.
         assert named(result, "following").outcome == "pass"

@@ -67,11 +67,11 @@ def everything(client: redis.Redis, i: int) -> None:
 
 @pytest.mark.parametrize("diskless", ["yes", "no"])
 async def test_snapshot_and_stream_while_clients_write(
-    binary: Binary, server_factory: ServerFactory, diskless: str
+    few_binary: Binary, server_factory: ServerFactory, diskless: str
 ) -> None:
     server, target = (
-        server_factory(binary, "--repl-diskless-sync", diskless),
-        server_factory(binary),
+        server_factory(few_binary, "--repl-diskless-sync", diskless),
+        server_factory(few_binary),
     )
     await asyncio.to_thread(datasets.demo, server.url, n=3000)
     replay = Replay(target)
@@ -91,7 +91,7 @@ async def test_snapshot_and_stream_while_clients_write(
         await seen_by(server, lambda info: info["slave0"]["offset"] >= offset)
         assert server.client().info("replication")["connected_slaves"] == 1
     # Before 7.0 TTLs in the stream are relative, and this replay counts them from when it reads.
-    bound = TTL_BOUND_MS if binary.version >= (7, 0, 0) else 10 * TTL_BOUND_MS
+    bound = TTL_BOUND_MS if few_binary.version >= (7, 0, 0) else 10 * TTL_BOUND_MS
     await asyncio.to_thread(assert_equal, server.url, target.url, ttl_bound_ms=bound)
 
 

@@ -100,8 +100,8 @@ def test_a_file_of_every_server_into_every_other(
     assert {name for _, name in difference.missing} == foreign
 
 
-def test_spilled_values_follow_their_batch(binary: Binary, tmp_path: Path) -> None:
-    path = written(tmp_path, snapshot(binary, "large").data)
+def test_spilled_values_follow_their_batch(few_binary: Binary, tmp_path: Path) -> None:
+    path = written(tmp_path, snapshot(few_binary, "large").data)
     items = items_of(path)
     streamed = [item for item in items if isinstance(item, RecordBatch) and item.streamed]
     assert {batch.spilled for batch in streamed} == {True, False}

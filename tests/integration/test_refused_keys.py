@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 
 import pytest
 
@@ -285,11 +286,13 @@ def test_one_that_is_written_to_all_the_time_is_seldom_read(ends: tuple[Server, 
     async def steer(work: Transfer, run: Run) -> None:
         await refused_first(work)
         before = int(client.info("commandstats")["cmdstat_dump"]["calls"]) if asked() else 0
+        began = time.monotonic()
         for n in range(300):
             client.hset("refused", "g", n)
             await asyncio.sleep(0.005)
         after = int(client.info("commandstats")["cmdstat_dump"]["calls"])
-        assert 1 <= after - before <= 5
+        # Once a second, and at either end of it.
+        assert 1 <= after - before <= time.monotonic() - began + 3
         client.delete("refused")
         await soon(lambda: work.progress.not_carried == 0, "nothing refused")
         await cut_over(work, run, source)

@@ -45,6 +45,9 @@ def not_alike(source: Binary, target: Binary) -> tuple[str, ...]:
     """
     if source.version < (7, 0, 0) <= target.version:
         return ("xclaim", "xautoclaim")
+    if source.flavour == "redis" and (7, 4, 0) <= source.version < (8, 2, 3):
+        # It comes as HSET, which ends the TTL that the field has.
+        return ("hincrbyfloat",)
     return ()
 
 
