@@ -67,6 +67,9 @@ from engine.wire.admin import Admin, admin
 from engine.wire.own_keys import count_own
 
 _CUT = "left out: "
+_ALL_THE_SAME = (
+    "resume-migration, then complete-migration --skip-verification, cuts over all the same"
+)
 # How often progress is told, in seconds.
 _TICK_SECONDS = 0.5
 
@@ -401,6 +404,7 @@ class AppendOnly:
         for name, reason in pairs:
             db, _, key = name.partition(b" ")
             if self._commands is None or (int(db), key) not in self._commands.lost:
+                # (Also that a hash may lack fields, see `replay`.)
                 self._recalled[(int(db), key)] = reason.decode("utf-8", "replace")
 
     def _doubt_unanswered(self, held: TargetPosition) -> None:
@@ -555,6 +559,8 @@ class AppendOnly:
         stage.total_keys = keys
         if stage.skip_verification:
             return GateResult(True, NOT_COMPARED)
+        if words := commands.fieldless_words:
+            return GateResult(False, f"{words}; {_ALL_THE_SAME}")
         counted = f"{survey.commands:,} commands"
         if survey.snapshot:
             counted = f"a snapshot of {sum(survey.keys.values()):,} keys and {counted}"

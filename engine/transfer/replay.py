@@ -40,12 +40,12 @@ from engine.transfer.stage import Stage
 
 # Commands that leave nothing of a key that could not be carried.
 _DELETES = frozenset({b"DEL", b"UNLINK"})
+_TRIMMING = frozenset({b"XADD", b"XTRIM"})
+_LIMIT = frozenset({b"LIMIT", b"limit", b"Limit"})
 # So many keys are named in a line.
 _NAMED_IN_A_LINE = 3
-_FIELDS = (
-    "they set TTLs of hash fields that have passed, and a field whose TTL was put off in time is "
-    "missing"
-)
+# Beside a key's name in the notes on the target: it is not left out, but may lack fields.
+_FIELDS = "?fields"
 
 
 class Counts:
@@ -95,7 +95,9 @@ class Replay:
         """Everything up to here is on the target."""
         self.lost: set[DbKey] = set()
         """Keys that were left out: no command that names one is applied."""
-        # The same, as it stands on the target behind the next transaction.
+        self.fieldless: dict[DbKey, None] = {}
+        """Hashes that may lack fields whose TTLs were put off in time."""
+        # Both, as they stand on the target behind the next transaction.
         self._notes: list[tuple[int, bytes]] = []
         # A server that loads the file loses the TTLs that the writing server has kept.
         self._kinds = tuple(kind for kind in faith.kinds if not kind.timed)
@@ -103,8 +105,11 @@ class Replay:
         for kind in self._kinds:
             self._flags |= kind.flag
         for (db, key), why in lost.items():
-            self.lost.add((db, key))
-            self._stage.tally.refuse(db, key, why)
+            if why == _FIELDS:
+                self.fieldless[(db, key)] = None
+            else:
+                self.lost.add((db, key))
+                self._stage.tally.refuse(db, key, why)
 
     async def run(self, files: AofFiles, survey: AofSurvey) -> None:
         """Apply everything. Raises `PositionMoved`, `TransferFailed`, `AuthError`, `LinkError`."""
@@ -125,10 +130,12 @@ class Replay:
             ahead = asyncio.create_task(asyncio.to_thread(reader.next))
             try:
                 sent = await answer if answer is not None else None
-                if sent is None or not sent.applied:
-                    await self._transact(batch, sent)
-                else:
+                if sent is None:
+                    await self._apply(batch)
+                elif sent.applied:
                     self._pass(batch)
+                else:
+                    await self._transact(batch, sent)
             finally:
                 # The thread uses files that are closed behind us.
                 await asyncio.wait({ahead})
@@ -142,6 +149,20 @@ class Replay:
         at = self.position
         await self._transact(CommandBatch.empty(at.offset, at.db, at.in_multi), None)
 
+    @property
+    def fieldless_words(self) -> str:
+        """Which hashes may lack fields, in one line with the first names; empty: none."""
+        total = len(self.fieldless)
+        if not total:
+            return ""
+        some = list(self.fieldless)[:_NAMED_IN_A_LINE]
+        names = ", ".join(f"'{printable_key(key)[:80]}' (database {db})" for db, key in some)
+        words = "1 hash has" if total == 1 else f"{total:,} hashes have"
+        return (
+            f"{words} or had fields whose TTL has passed, such as {names}: a field whose TTL the "
+            "file puts off later is missing there"
+        )
+
     def doubts(self) -> Iterable[str]:
         """What may be otherwise than on the server that wrote the file, a line each."""
         counts = self.counts
@@ -151,6 +172,11 @@ class Replay:
             )
             such = f", such as of {names}" if names else ""
             yield f"{number:,} commands{such} may lead elsewhere when they run again: {why}"
+        for db, key in self.fieldless:
+            yield (
+                f"'{printable_key(key)[:80]}' (database {db}) may lack fields whose TTL has "
+                "passed, and was put off in time"
+            )
         if counts.unseen:
             yield (
                 f"the target's answer to {counts.unseen:,} transactions was lost with the link: "
@@ -162,9 +188,10 @@ class Replay:
     def _start(self, batch: CommandBatch) -> asyncio.Future[Sent] | None:
         """Send it at once, if nothing has to be known of it; None: it is for `_transact`."""
         self._note_held(batch)
+        self._note_fields(batch)
         if self.lost or self._notes or batch.nbytes > self._writer.bulk_limit:
             return None
-        if batch.holds(CMD_SWAPS) or batch.doubtful(CMD_PAYLOAD):
+        if batch.holds(CMD_SWAPS) or batch.doubtful(CMD_PAYLOAD) or self._trims(batch):
             return None
         answer: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
 
@@ -174,6 +201,44 @@ class Replay:
 
         value = self._value(batch)
         return answer if self._applier.start(batch, value, answered, patient=False) else None
+
+    async def _apply(self, batch: CommandBatch) -> None:
+        """Apply it in parts, each of which ends behind a command that is rewritten."""
+        for offset, instead in self._trims(batch):
+            part, batch = batch.split(offset)
+            last = len(part) - 1
+            await self._transact(part, None, (last, part.db(last), instead))
+        await self._transact(batch, None)
+
+    def _trims(self, batch: CommandBatch) -> list[tuple[int, bytes]]:
+        """XADD and XTRIM as only a server that loads its file takes them: (where the command ends,
+        what means the same to everybody).
+
+        A server writes `MAXLEN ~ 9 LIMIT 5` as `MAXLEN = 7 LIMIT 5`, which trims to 7 where it
+        loads it, and is a syntax error of a client (streamParseAddOrTrimArgsOrReply, t_stream.c).
+        """
+        found = []
+        for index in batch.mentioning(_LIMIT):
+            words = batch.command(index)
+            if words[0].upper() in _TRIMMING and b"=" in words:
+                at = next(n for n, word in enumerate(words) if word in _LIMIT)
+                exact = encode_command(*words[:at], *words[at + 2 :])
+                if words.index(b"=") < at:
+                    found.append((batch.offset(index), exact))
+        return found
+
+    def _note_fields(self, batch: CommandBatch) -> None:
+        """Hashes of which a field's TTL has passed: it cannot be lifted, and the field is gone at
+        once. Where the file puts it off in time, the target lacks it from then on."""
+        if not batch.holds(CMD_MEMBER_TTL):
+            return
+        for index in early_member_deadlines(batch, time.time_ns() // 1_000_000):
+            for db, key in batch.changes(index) or ():
+                if (db, key) in self.fieldless:
+                    continue
+                self.fieldless[(db, key)] = None
+                if len(self.fieldless) <= NAMED_KEYS_LIMIT:
+                    self._note("HSET", db, key, _FIELDS)
 
     def _note_held(self, batch: CommandBatch) -> None:
         """Note the keys whose deadlines may be lifted behind this batch."""
@@ -189,17 +254,26 @@ class Replay:
                 for db, key in batch.changes(index) or ():
                     names.add(db, key)
 
-    async def _transact(self, batch: CommandBatch, sent: Sent | None) -> None:
+    async def _transact(
+        self,
+        batch: CommandBatch,
+        sent: Sent | None,
+        instead: tuple[int, int, bytes] | None = None,
+    ) -> None:
+        """`instead`: (index, database, command): the last one, and what is sent in its place."""
         skip = set() if sent is not None else self._unfit(batch)
         while True:
             if sent is None:
                 skip |= self._left_out(batch, skip)
             notes = self._noted()
+            rewritten: list[tuple[int, bytes]] = []
+            if instead is not None and instead[0] not in skip:
+                rewritten = [instead[1:]]
             result = await self._applier.apply(
                 batch,
                 sent.position if sent is not None else self._value(batch),
-                skip=skip,
-                extras=notes,
+                skip=skip | {instead[0]} if rewritten and instead is not None else skip,
+                extras=[*rewritten, *notes],
                 sent=sent,
             )
             sent = None
@@ -207,17 +281,24 @@ class Replay:
                 break
             # Nothing was applied: again, without what the target would not even queue.
             for index, message in sorted(result.refused):
-                if index < 0:
-                    raise TransferFailed(f"the target refuses the engine's own command: {message}")
-                skip.add(index)
-                self._leave(batch, index, message)
+                at = self._meant(index, instead, bool(rewritten), message)
+                skip.add(at)
+                self._leave(batch, at, message)
         del self._notes[: len(notes)]
         for index, message in result.failed:
-            if index < 0:
-                raise TransferFailed(f"the target refuses the engine's own command: {message}")
-            self._leave(batch, index, message)
+            self._leave(batch, self._meant(index, instead, bool(rewritten), message), message)
         self.counts.unseen += result.unseen
         self._pass(batch)
+
+    def _meant(
+        self, index: int, instead: tuple[int, int, bytes] | None, rewritten: bool, message: str
+    ) -> int:
+        """Which command of the batch was refused: an extra stands for one, or is the engine's."""
+        if index == -1 and instead is not None and rewritten:
+            return instead[0]
+        if index < 0:
+            raise TransferFailed(f"the target refuses the engine's own command: {message}")
+        return index
 
     def _pass(self, batch: CommandBatch) -> None:
         self.counts.commands += len(batch)
@@ -233,9 +314,6 @@ class Replay:
                 found = batch.doubtful(kind.flag)
                 found = [at for at in found if not batch.flags(at) & kind.unless]
                 self._note_again(batch, found, kind.why)
-        if batch.holds(CMD_MEMBER_TTL):
-            found = early_member_deadlines(batch, time.time_ns() // 1_000_000)
-            self._note_again(batch, found, _FIELDS)
 
     def _note_again(self, batch: CommandBatch, indices: Sequence[int], why: str) -> None:
         if not indices:

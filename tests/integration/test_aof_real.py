@@ -353,6 +353,58 @@ def test_the_base_alone_is_refused(
     assert target.client().get("in") == b"the increment"
 
 
+def test_what_only_a_server_that_loads_takes(server_factory: ServerFactory, tmp_path: Path) -> None:
+    """A server writes `MAXLEN ~ 9 LIMIT 5` as `= n LIMIT 5`, which is a client's syntax error."""
+    server = server_factory(known("redis-7.0"), *OPTIONS)
+    client = server.client()
+    client.config_set("stream-node-max-entries", 10)
+    for number in range(100):
+        client.execute_command(
+            "XADD", "s", "MAXLEN", "~", 20, "LIMIT", 10, f"{number + 1}-1", "f", "v"
+        )
+        client.execute_command("XADD", "t", f"{number + 1}-1", "f", "v")
+    client.execute_command("XTRIM", "t", "MAXLEN", "~", 20, "LIMIT", 30)
+    client.execute_command("XTRIM", "t", "MINID", "~", "60-0", "LIMIT", 10)
+    path = written_by(server, tmp_path / "copy")
+    assert b"LIMIT" in b"".join(each.read_bytes() for each in path.glob("*/*.incr.aof"))
+    target = server_factory(known("redis-7.0"))
+    done = transfer(f"aof:{path}", target)
+    assert done.report.status == "done", done.report.errors
+    truth = loaded(server_factory, known("redis-7.0"), path)
+    assert_equal(truth.url, target.url)
+
+
+def test_a_field_whose_ttl_has_passed_closes_the_gate(
+    server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    path = tmp_path / "appendonly.aof"
+    passed, later = b"1700000000000", b"%d" % ((time.time() + 3600) * 1000)
+    field = (b"FIELDS", b"1", b"f")
+    path.write_bytes(
+        command(b"HSET", b"h", b"f", b"1", b"g", b"1")
+        + command(b"HPEXPIREAT", b"h", passed, *field)
+        + command(b"HPEXPIREAT", b"h", later, *field)
+    )
+    target = server_factory(known("redis-8.0"))
+
+    async def complete(work: Transfer, run: Run) -> None:
+        await until(lambda: any("cut-over refused" in line for line in run.events))
+        await until(lambda: run.progress[-1].can_complete)
+        work.complete(skip_verification=True)
+
+    async def order(work: Transfer, run: Run) -> None:
+        await until(lambda: run.progress and run.progress[-1].can_complete)
+        work.complete()
+        await complete(work, run)
+
+    done = transfer(f"aof:{path}", target, one_go=False, meanwhile=order)
+    assert done.report.status == "done", done.report.errors
+    (refused,) = [line for line in done.events if "cut-over refused" in line]
+    assert "'h' (database 0)" in refused
+    assert "--skip-verification" in refused
+    assert "'h' (database 0) may lack fields" in done.report.doubts[0]
+
+
 def test_commands_by_other_names(server_factory: ServerFactory, tmp_path: Path) -> None:
     path = tmp_path / "appendonly.aof"
     path.write_bytes(command(b"SET", b"a", b"1") + command(b"wipe") + command(b"SET", b"b", b"1"))
