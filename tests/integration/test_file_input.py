@@ -23,8 +23,9 @@ from engine.front.engine import Engine
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.wire.loop import run
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.engines import Cli
+from tests.reference.crc import key_slot
 from tests.servers import Server
 from tests.snapshots import snapshot
 from tests.unit.test_rdb import key, text, whole
@@ -247,3 +248,55 @@ def test_standard_input_is_not_a_worker_s(state_url: str, server_factory: Server
         engine.close()
 
     asyncio.run(main())
+
+
+def test_a_file_saved_while_slots_were_on_their_way_in(
+    server_factory: ServerFactory, state_url: str
+) -> None:
+    """The node hides their keys, and its file has them: they are the other node's."""
+    binary = known("valkey-9")
+    one, other = server_factory(binary, cluster=True), server_factory(binary, cluster=True)
+    giver, taker = one.client(), other.client()
+    giver.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 9_999)
+    taker.execute_command("CLUSTER", "ADDSLOTSRANGE", 10_000, 16_383)
+    taker.execute_command("CLUSTER", "MEET", one.host, one.port)
+    wait_until(
+        lambda: all(
+            b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO")
+            for client in (giver, taker)
+        )
+    )
+    names = [b"key:%d" % n for n in range(3000)]
+    for client, ours in ((giver, range(10_000)), (taker, range(10_000, 16_384))):
+        pipe = client.pipeline(transaction=False)
+        for name in names:
+            if key_slot(name) in ours:
+                pipe.set(name, bytes(1000))
+        pipe.execute()
+    kept = taker.dbsize()
+    # A key takes five milliseconds: the file is saved long before the last of them.
+    giver.config_set("rdb-key-save-delay", 5_000)
+    node = taker.execute_command("CLUSTER", "MYID")
+    giver.execute_command("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", 0, 9_999, "NODE", node)
+    # It hides them from all but this.
+    first = [slot for slot in map(key_slot, names) if slot < 10_000][:50]
+    wait_until(
+        lambda: any(taker.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in first)
+    )
+    taker.save()
+    assert taker.dbsize() == kept
+    target = server_factory(binary)
+    source = Endpoint.parse(f"rdb:{other.folder}/dump.rdb")
+    _, report = migrated(state_url, source, target)
+    assert report.status == "done", report.errors
+    assert report.keys == target.client().dbsize() == kept
+    (line,) = report.left_out
+    assert "keys of slots that were on their way in" in line
+    assert int(line.split()[0].replace(",", "")) > 0
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

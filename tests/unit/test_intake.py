@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine._native import SnapshotReader, StreamReader
+from engine.errors import ProtocolFault
 from engine.sources.intake import Intake
 from engine.sources.spool import Spool
 from engine.wire.psync import FullSync
@@ -67,3 +68,15 @@ async def test_newlines_behind_a_snapshot_have_no_offset(
     assert intake.stream is not None
     assert intake.stream.parsed_offset == end
     assert intake.position_of(end) == intake.total
+
+
+async def test_a_snapshot_that_holds_what_came_later_names_it(tmp_path: Path) -> None:
+    """And says what works: such a key can be read by itself."""
+    intake = intake_of(FullSync("a" * 40, 0, None, b"m" * 40), tmp_path)
+    snapshot = b"VALKEY081" + b"\x17\x01k" + bytes(30)
+    with pytest.raises(ProtocolFault) as caught:
+        give(intake, snapshot)
+    assert "at byte 9: it holds path hashes (type of value 23), which Valkey 9.2" in str(
+        caught.value
+    )
+    assert "--source-type scan" in str(caught.value)

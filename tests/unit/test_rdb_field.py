@@ -4,6 +4,7 @@ on their way in, keys that are there twice, and what came after this engine."""
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from engine.model.rdb_features import newer_than_known
 from engine.model.server import known_types
 from engine.sources.rdb_file import Survey, survey
 from engine.transfer.checks.types import type_name
+from tests.conftest import ServerFactory
 from tests.reference.crc import key_slot
+from tests.servers import Binary, Server
 from tests.snapshots import feed, records
 from tests.unit.test_rdb import key, length, refused, text, whole
 from tests.unit.test_rdb_fuzz import EMPTY_ZIPLIST
@@ -254,3 +257,76 @@ def test_numbers_mean_what_their_flavour_says() -> None:
     assert type_name(26, "redis") == type_name(27, "redis") == "streams"
     assert 23 in known_types("valkey", (9, 2, 0))
     assert 23 not in known_types("redis", (9, 2, 0))
+
+
+# ------------------------------------------------------------------ every encoding's edge
+
+
+def fill_edges(server: Server) -> None:
+    """Values one short of, at, and one beyond what the server's settings and formats allow an
+    encoding to hold."""
+    client = server.client()
+    told = dict(client.config_get("*max*"))
+
+    def limit(*names: str) -> int:
+        return next((int(told[name]) for name in names if name in told), 128)
+
+    pipe = client.pipeline(transaction=False)
+    for bits in (7, 8, 15, 16, 31, 32, 63):
+        for off in (-1, 0, 1):
+            for number in (2**bits + off, -(2**bits) + off):
+                pipe.set(f"number:{number}", number)
+                pipe.set(str(number), "a key that is a number")
+    for size in (0, 1, 20, 21, 44, 45, 63, 64, 16_383, 16_384, 65_536):
+        pipe.set(f"plain:{size}", os.urandom(size))
+        pipe.set(f"runs:{size}", b"ab" * (size // 2))
+        pipe.set(b"k" * size or b"nothing", size)
+    for entries, value in (
+        (limit("hash-max-listpack-entries", "hash-max-ziplist-entries"), 64),
+        (limit("zset-max-listpack-entries", "zset-max-ziplist-entries"), 64),
+        (limit("set-max-listpack-entries"), 64),
+        (limit("set-max-intset-entries"), 64),
+    ):
+        for count in (1, entries - 1, entries, entries + 1):
+            pipe.hset(f"hash:{count}", mapping={f"f{n}": n for n in range(count)})
+            pipe.zadd(f"zset:{count}", {f"m{n}": n / 4 for n in range(count)})
+            pipe.sadd(f"set:{count}", *(f"m{n}" for n in range(count)))
+            pipe.sadd(f"intset:{count}", *range(count))
+            pipe.rpush(f"list:{count}", *range(count))
+        for size in (value - 1, value, value + 1, 8_191, 8_192, 8_193):
+            pipe.hset(f"hash of {size}", mapping={"f": "x" * size, "x" * size: 1})
+            pipe.zadd(f"zset of {size}", {"x" * size: 1})
+            pipe.sadd(f"set of {size}", "x" * size)
+            pipe.rpush(f"list of {size}", "x" * size, 1, "x" * size)
+    for number in (2**15 - 1, 2**15, 2**31 - 1, 2**31):
+        pipe.sadd(f"intset to {number}", 1, number)
+    pipe.execute()
+    entries = limit("stream-node-max-entries")
+    for count in {1, 99, 100, 101, entries + 1}:
+        for n in range(count):
+            pipe.xadd(f"stream:{count}", {"f": n}, id=f"{n + 1}-0")
+        pipe.xgroup_create(f"stream:{count}", "g", "0")
+    pipe.execute()
+
+
+def test_every_encoding_s_edge(binary: Binary, server_factory: ServerFactory) -> None:
+    server = server_factory(binary)
+    fill_edges(server)
+    client = server.client()
+    client.save()
+    names = client.keys()
+    pipe = client.pipeline(transaction=False)
+    for name in names:
+        pipe.dump(name)
+    dumps = dict(zip(names, pipe.execute(), strict=True))
+    data = Path(server.folder, "dump.rdb").read_bytes()
+    for sizes, above in (([1 << 18], 1 << 20), ([4093, 1], 200)):
+        reader = SnapshotReader(stream_above=above)
+        found = {each.key: each.value[:-10] for each in records(feed(reader, data, sizes))}
+        assert found == {name: payload[:-10] for name, payload in dumps.items()}
+        assert reader.empty == 0
+        # Both encodings of each collection are there.
+        packed = {4: {13, 16}, 5: {12, 17}, 2: {11}}
+        assert all(
+            kind in reader.types and others & set(reader.types) for kind, others in packed.items()
+        )
