@@ -16,7 +16,8 @@ INCR is not to be applied twice, so what must hold is what holds for a source th
 - Before the position is removed the state says that the target is open.
 
 A server lets nothing expire while it loads its file. Every deadline is lifted meanwhile, and set
-back when the last command is applied (`transfer.deadlines`).
+back when the last command is applied (`transfer.deadlines`). Those of hash fields cannot be lifted:
+a target with import mode keeps them, on another the hashes are named and the gate is closed.
 
 A command that the target refuses is left out and its keys are named. What names them behind that is
 left out as well, for it would leave fragments. There is no source that could be asked for their
@@ -33,8 +34,10 @@ from typing import Any
 
 from engine._native import HeldNames
 from engine.errors import (
+    AuthError,
     EngineError,
     LinkError,
+    ServerError,
     StateError,
     TransferFailed,
     TransferStopped,
@@ -47,6 +50,12 @@ from engine.model.progress import Phase
 from engine.sources.aof import AofSnapshot, AofSurvey, size_in, survey_aof
 from engine.sources.aof_files import AofFiles
 from engine.targets.applier import POSITION_DB, Applier, PositionMoved
+from engine.targets.import_mode import (
+    has_import_mode,
+    import_source,
+    in_import_mode,
+    leave_import_mode,
+)
 from engine.targets.writer import RestoreWriter
 from engine.transfer.aside import cancelled
 from engine.transfer.books import Books
@@ -124,6 +133,8 @@ class AppendOnly:
         self._recalled: dict[DbKey, str] = {}
         # The keys whose deadlines may be lifted, if they are known.
         self._names = HeldNames()
+        # The target is in import mode: nothing expires there.
+        self._importing = False
         self._target_watch = TargetWatch(target, stage, lambda: None)
         self.left_out: list[str] = []
         """What the files hold and the target did not get."""
@@ -270,6 +281,7 @@ class AppendOnly:
         while True:
             try:
                 held, applier = await self._settled(), None
+                await self._hold_fields(held)
                 if held.position is None:
                     held, applier = await self._restore(held)
                 await self._apply(held, applier)
@@ -376,7 +388,7 @@ class AppendOnly:
         self._recalled.clear()
         self.left_out = [what for what in self.left_out if what.startswith(_CUT)]
         self.doubts.clear()
-        self._books.note(answered=0)
+        self._books.note(answered=0, released=False)
         self._stage.lost.clear()
         self._commands = None
 
@@ -496,9 +508,29 @@ class AppendOnly:
             await commands.run(files, survey)
         finally:
             applier.abandon()
-        for what in commands.doubts():
+        for what in commands.doubts(fields=self._fields_passed):
             self._doubt(what)
         await self._books.save()
+
+    async def _hold_fields(self, held: TargetPosition) -> None:
+        """Where the target has import mode, TTLs of fields wait there for the end as well."""
+        if not has_import_mode(self._writer.info):
+            return
+
+        async def enter() -> None:
+            async with self._ends.dialled() as connection:
+                if held.position is not None and not await in_import_mode(connection):
+                    self._woke()
+                self._importing = await import_source(connection)
+
+        await self._stage.insist(enter, "target")
+        self._writer.import_source = self._importing
+
+    def _woke(self) -> None:
+        """TTLs of fields may have passed on the target before all commands were applied."""
+        commands, survey = self._commands, self._survey
+        if survey is None or commands is None or commands.position.offset < survey.end:
+            self._books.note(released=True)
 
     async def _dialled(self, held: TargetPosition) -> Applier:
         """Raises `PositionMoved` where the target does not hold what it did."""
@@ -509,6 +541,8 @@ class AppendOnly:
                 POSITION_KEY,
                 on_event=self._stage.on_event,
                 on_trouble=self._stage.trouble_of("the target"),
+                importing=self._importing,
+                on_woke=self._woke,
             )
         applier = self._applier
         await applier.close()
@@ -536,6 +570,13 @@ class AppendOnly:
         await stage.insist(release, "target")
         stage.tally.expired += ended
 
+        async def leave_mode() -> None:
+            async with self._ends.dialled() as connection:
+                await leave_import_mode(connection)
+
+        if self._importing:
+            await stage.insist(leave_mode, "target")
+
     async def _pass_gate(self) -> GateResult:
         stage, commands, survey = self._stage, self._commands, self._survey
         assert commands is not None
@@ -559,7 +600,7 @@ class AppendOnly:
         stage.total_keys = keys
         if stage.skip_verification:
             return GateResult(True, NOT_COMPARED)
-        if words := commands.fieldless_words:
+        if (words := commands.fieldless_words) and self._fields_passed:
             return GateResult(False, f"{words}; {_ALL_THE_SAME}")
         counted = f"{survey.commands:,} commands"
         if survey.snapshot:
@@ -641,6 +682,10 @@ class AppendOnly:
             figures["source_offset"] = survey.end
         return figures
 
+    @property
+    def _fields_passed(self) -> bool:
+        return not self._importing or self._books.mark.released
+
     def _note_answered(self) -> None:
         if self._commands is not None:
             self._books.note(answered=self._commands.position.offset)
@@ -681,6 +726,9 @@ async def leave(target: Endpoint, token: str, timeout: float) -> list[str]:
             if found is not None and found.transfer == token:
                 await end.call("RENAME", POSITION_KEY, LEFT_KEY)
                 await end.call("DEL", dirty_key(token))
+            if has_import_mode(await end.info()):
+                with contextlib.suppress(AuthError, ServerError):
+                    await end.call("CONFIG", "SET", "import-mode", "no")
     except EngineError as exc:
         return [f"what this migration leaves on the target is not marked: {exc}"]
     return []

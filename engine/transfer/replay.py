@@ -163,8 +163,9 @@ class Replay:
             "file puts off later is missing there"
         )
 
-    def doubts(self) -> Iterable[str]:
-        """What may be otherwise than on the server that wrote the file, a line each."""
+    def doubts(self, *, fields: bool) -> Iterable[str]:
+        """What may be otherwise than on the server that wrote the file, a line each; `fields`:
+        those of hashes may be gone."""
         counts = self.counts
         for why, number in counts.again.items():
             names = ", ".join(
@@ -172,7 +173,7 @@ class Replay:
             )
             such = f", such as of {names}" if names else ""
             yield f"{number:,} commands{such} may lead elsewhere when they run again: {why}"
-        for db, key in self.fieldless:
+        for db, key in self.fieldless if fields else ():
             yield (
                 f"'{printable_key(key)[:80]}' (database {db}) may lack fields whose TTL has "
                 "passed, and was put off in time"

@@ -374,17 +374,35 @@ def test_what_only_a_server_that_loads_takes(server_factory: ServerFactory, tmp_
     assert_equal(truth.url, target.url)
 
 
+def with_fields(path: Path) -> None:
+    """A file in which one field's TTL is put off in time, and another's is not."""
+    passed, later = b"1700000000000", b"%d" % ((time.time() + 3600) * 1000)
+    path.write_bytes(
+        command(b"HSET", b"h", b"f", b"1", b"g", b"1", b"over", b"1")
+        + command(b"HPEXPIREAT", b"h", passed, b"FIELDS", b"2", b"f", b"over")
+        + command(b"HPEXPIREAT", b"h", later, b"FIELDS", b"1", b"f")
+    )
+
+
+def test_a_target_with_import_mode_keeps_fields_to_the_end(
+    server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    path = tmp_path / "appendonly.aof"
+    with_fields(path)
+    target = server_factory(known("valkey-9"))
+    done = transfer(f"aof:{path}", target)
+    assert done.report.status == "done", done.report.errors
+    assert done.report.doubts == ()
+    client = target.client()
+    assert client.config_get("import-mode") == {"import-mode": "no"}
+    wait_until(lambda: set(client.hgetall("h")) == {b"f", b"g"})
+
+
 def test_a_field_whose_ttl_has_passed_closes_the_gate(
     server_factory: ServerFactory, tmp_path: Path
 ) -> None:
     path = tmp_path / "appendonly.aof"
-    passed, later = b"1700000000000", b"%d" % ((time.time() + 3600) * 1000)
-    field = (b"FIELDS", b"1", b"f")
-    path.write_bytes(
-        command(b"HSET", b"h", b"f", b"1", b"g", b"1")
-        + command(b"HPEXPIREAT", b"h", passed, *field)
-        + command(b"HPEXPIREAT", b"h", later, *field)
-    )
+    with_fields(path)
     target = server_factory(known("redis-8.0"))
 
     async def complete(work: Transfer, run: Run) -> None:
