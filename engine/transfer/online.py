@@ -704,8 +704,9 @@ class Online:
         for db, key in mender.refused:
             tally.refuse(db, key, "the target refused it before")
         mender.spoil([key for key in tally.named_keys() if not mender.knows(key)])
-        if self._ask_again:
-            # The operator may have mended what they were refused for, and then resumed.
+        if self._ask_again or self._source.field_deadlines:
+            # The operator may have mended what they were refused for, and then resumed; or they are
+            # hashes in a form that the target does not know, and could have otherwise (`freed`).
             self._ask_again = False
             mender.spoil(mender.refused)
 

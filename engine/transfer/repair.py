@@ -42,6 +42,7 @@ from engine.model.server import ServerInfo
 from engine.targets.applier import POSITION_DB
 from engine.targets.suspects import Suspects
 from engine.transfer.fence import offset_in
+from engine.transfer.freed import fields_of
 from engine.transfer.series import is_series, related, rules_again
 from engine.transfer.strange import StrangeCommands
 from engine.wire.admin import Admin, Arg
@@ -576,6 +577,11 @@ class Mender:
             if isinstance(payload, bytes) and (why := left_out or self._unfit(payload, rules)):
                 unfit.append((db, key, why, len(payload)))
                 continue
+            if values and (db, key) in self._absent:
+                fields = fields_of(payload)
+                if fields is not None:
+                    stores += _hash_anew(db, key, fields, deadline)
+                    continue
             if values and isinstance(payload, bytes) and self._adds(payload):
                 stores.append((db, key, encode_command("DEL", key), None))
             value_type = payload[0] if isinstance(payload, bytes) and payload else None
@@ -623,6 +629,14 @@ class Mender:
         if deadline == -1:
             return encode_command("PERSIST", key)
         return encode_command("PEXPIREAT", key, deadline)
+
+
+def _hash_anew(db: int, key: bytes, fields: Sequence[bytes], deadline: int) -> list[Store]:
+    """What makes a hash of these fields and values."""
+    commands = [encode_command("DEL", key), encode_command("HSET", key, *fields)]
+    if deadline >= 0:
+        commands.append(encode_command("PEXPIREAT", key, deadline))
+    return [(db, key, raw, None) for raw in commands]
 
 
 def _name(key: DbKey, kind: bytes) -> bytes:

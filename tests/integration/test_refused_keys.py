@@ -45,10 +45,15 @@ async def refused_first(work: Transfer, count: int = 1) -> None:
     assert not work.progress.can_complete
 
 
-@pytest.mark.parametrize("how", ["deleted", "overwritten", "expired", "flushed", "renamed away"])
+@pytest.mark.parametrize(
+    "how", ["deleted", "overwritten", "expired", "flushed", "renamed away", "freed"]
+)
 def test_one_that_goes_lets_the_cut_over_come(ends: tuple[Server, Server], how: str) -> None:
     source, target = ends
     client = source.client()
+    if how == "freed":
+        refuse(source, "freed before")
+        client.execute_command("HPERSIST", "freed before", "FIELDS", 1, "f")
 
     async def steer(work: Transfer, run: Run) -> None:
         await refused_first(work)
@@ -59,6 +64,10 @@ def test_one_that_goes_lets_the_cut_over_come(ends: tuple[Server, Server], how: 
         elif how == "expired":
             client.pexpire("refused", 1)
             client.exists("refused")
+        elif how == "freed":
+            # Its form stays that of a hash with field TTLs.
+            client.pexpire("refused", 10_000_000)
+            client.execute_command("HPERSIST", "refused", "FIELDS", 1, "f")
         elif how == "flushed":
             client.flushall()
         else:
