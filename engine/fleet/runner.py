@@ -30,6 +30,7 @@ from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
 from engine.model.report import Report
+from engine.model.wording import tidied
 from engine.sources.file_input import holding
 from engine.transfer.aside import to_the_end
 from engine.transfer.switch import OnSwitch
@@ -107,7 +108,12 @@ class Runner:
             await fail(self._claimed, error, self._progress)
             raise
         await to_the_end(self._book.close())
-        report = replace(report, source_type=self._progress.source_type, engine=engine_use())
+        report = replace(
+            report,
+            source_type=self._progress.source_type,
+            engine=engine_use(),
+            errors=tuple(map(tidied, report.errors)),
+        )
         # 2. What the end means for the state.
         failure = self._checkpoint.failure or self._book.failure
         if isinstance(failure, ClaimLost):
@@ -207,6 +213,8 @@ class Runner:
     # --- What the transfer and the state say ---
 
     def _progressed(self, progress: Progress) -> None:
+        if (reason := tidied(progress.reason)) != progress.reason:
+            progress = replace(progress, reason=reason)
         self._progress = progress
         self._book.progress(progress)
         if self._show_progress is not None:
@@ -215,6 +223,7 @@ class Runner:
             self._asked(self._waiting)
 
     def _happened(self, message: str) -> None:
+        message = tidied(message)
         self._book.event(message)
         if self._show_event is not None:
             self._show_event(message)

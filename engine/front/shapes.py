@@ -20,6 +20,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.model.verification import Verification
+from engine.model.wording import tidied
 
 ABORT = "complete-migration --force (no cut-over: the source stays open, the target as it is)"
 """How a migration is given up, and what that leaves."""
@@ -150,7 +151,7 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
             "Reconnects": progress.reconnects,
         },
         "CanComplete": held and progress.can_complete,
-        "Reason": reason(transfer),
+        "Reason": tidied(reason(transfer)),
         "Workers": workers,
         "Report": None if transfer.report is None else outcome(transfer.report),
     }

@@ -20,6 +20,7 @@ from engine.front.supervise import Supervisor
 from engine.groups.states import GroupStatus, TransferStatus
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
+from engine.model.wording import tidied
 
 if TYPE_CHECKING:
     from engine.front.house import House
@@ -93,7 +94,9 @@ def _reached(transfer: TransferRecord, until: Until) -> Progress | None:
         return progress
     if until == "available" and transfer.refused:
         raise TransferFailed(
-            f"cut-over refused: {transfer.refused}; {transfer.group_id} stays under migration",
+            tidied(
+                f"cut-over refused: {transfer.refused}; {transfer.group_id} stays under migration"
+            ),
             remedy=f"Mend what it names and try complete-migration again; or abort with "
             f"{shapes.ABORT}.",
         )

@@ -16,6 +16,7 @@ from engine.groups.states import Request, TransferStatus
 from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.model.source_clients import SourceClients
+from engine.model.wording import tidied
 
 # Parameters of one statement; SQLite's limit is higher.
 _IDS_AT_ONCE = 500
@@ -101,7 +102,7 @@ def newest_transfers(connection: Connection, group_ids: Sequence[str]) -> dict[s
 
 def write_event(connection: Connection, group_id: str, message: str) -> None:
     """Note an event, and drop those that are too old."""
-    now = time.time()
+    now, message = time.time(), tidied(message)
     connection.execute(insert(schema.events), {"group_id": group_id, "at": now, "message": message})
     oldest = now - EVENT_DAYS * 86400
     connection.execute(delete(schema.events).where(schema.events.c.at < oldest))

@@ -223,7 +223,7 @@ class AppendOnly:
             stage.reason = result.reason
             if result.ok:
                 break
-            stage.on_event(f"cut-over refused: {result.reason}")
+            stage.tell_refused(result.reason)
             if stage.one_go:
                 raise TransferStopped(result.reason)
         await Switch(

@@ -158,7 +158,7 @@ class Offline:
             stage.reason = result.reason
             if result.ok:
                 break
-            stage.on_event(f"cut-over refused: {result.reason}")
+            stage.tell_refused(result.reason)
             if stage.one_go:
                 raise self._refused(result.reason)
         await Switch(

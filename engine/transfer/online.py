@@ -766,7 +766,7 @@ class Online:
                     if self._opening.asked:
                         stage.on_event(f"the target was asked to open, and did not answer: {why}")
                     elif not self._mark.opened:
-                        stage.on_event(f"cut-over refused: {why}")
+                        stage.tell_refused(why, repeated=True)
                         self._cut_over.broken_off(why)
                     if stage.one_go:
                         # Nobody can repeat it by hand.
@@ -782,7 +782,7 @@ class Online:
                     continue
                 again = False
                 refused += 1
-                stage.on_event(f"cut-over refused: {result.reason}")
+                stage.tell_refused(result.reason, repeated=refused < _CUT_OVERS_MOST)
                 if stage.one_go:
                     if refused >= _CUT_OVERS_MOST:
                         raise TransferStopped(result.reason)

@@ -80,6 +80,17 @@ class Stage:
         """What of `lost` keeps a gate closed; empty if nothing."""
         return "; ".join(f"{what}: {why}" for what, why in self.lost.items())
 
+    def tell_refused(self, why: str, *, repeated: bool = False) -> None:
+        """Tell that a cut-over was refused, and who asks for the next one: we ourselves, if it is
+        `repeated`, where nobody else can."""
+        if self.one_go:
+            follows = "it is tried again by itself" if repeated else "it is not tried again"
+        elif self.settings.auto_cut_over:
+            follows = "the server asks for it again within a minute or so"
+        else:
+            follows = "complete-migration asks for it again"
+        self.on_event(f"cut-over refused: {why.removesuffix('.')}; {follows}")
+
     def enter(self, phase: Phase, *, tell: bool = True) -> None:
         """Move to `phase`, and tell, unless whoever calls is going to: a phase that can be
         completed is published together with its gate.

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import itertools
 import json
+import re
 import socket
 import ssl
 import threading
@@ -528,6 +529,7 @@ def test_which_servers_may_be_meant(
         assert refused(migrate, closed, "start_migration") == word
         events = [each["Message"] for each in admin.describe_events()["Events"]]
         assert not any("connection refused" in each for each in events)
+        assert not any(re.search(r"\.[;:](\s|$)|\.\.|\. →", each) for each in events)
         assert any("source 127.0.0.1:1: connection refused" in line for line in api.log)
         # 2. An admin may know.
         assert "connection refused" in refused(admin, closed)

@@ -17,6 +17,7 @@ from engine.model.position import ScanPosition, StreamPosition
 from engine.model.progress import Phase, Progress
 from engine.model.report import EngineUse, NotCarried, Report, Step, printable_key
 from engine.model.settings import TransferSettings
+from engine.model.wording import tidied
 from engine.wire import renamed
 
 
@@ -338,3 +339,24 @@ def test_commands_as_a_server_knows_them() -> None:
     asked = ("ACL", "DRYRUN", b"joe", "CONFIG", "GET", "a")
     assert renamed.sent(asked, names) == ("ACL", "DRYRUN", b"joe", b"XYZ", "GET", "a")
     assert renamed.sent(("CONFIG",), {}) == ("CONFIG",)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("connection refused.: trying again for 6 h", "connection refused: trying again for 6 h"),
+        ("a: refused.; b: refused. → Is it there?", "a: refused; b: refused → Is it there?"),
+        ("stopped: it is full.. Then resume", "stopped: it is full. Then resume"),
+        ("not equal (a filter, or others).", "not equal (a filter, or others)."),
+        ("not equal (keys that it had.).", "not equal (keys that it had)."),
+        ("a;; b", "a; b"),
+        # What is right, and what is a name, stays.
+        ("10.0.0.1:6379: it took 1.5 s, and more …", "10.0.0.1:6379: it took 1.5 s, and more …"),
+        ("the source's key 'a.; b..' and 'c.: '", "the source's key 'a.; b..' and 'c.: '"),
+        ("wait ... then", "wait ... then"),
+        ("host.example.com.:6379", "host.example.com.:6379"),
+    ],
+)
+def test_marks_that_stand_twice(text: str, told: str) -> None:
+    assert tidied(text) == told
+    assert tidied(told) == told

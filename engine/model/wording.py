@@ -1,0 +1,29 @@
+"""Sentences that are put together from others."""
+
+from __future__ import annotations
+
+import re
+
+# What stands in quotes is a name, and stays as it is; an apostrophe within a word opens none.
+_QUOTED = re.compile(r"((?<!\w)'[^']*'(?!\w))")
+_RULES = (
+    # "connection refused.: trying again", "refused.; another"
+    (re.compile(r"\.(?=[;:,](?:\s|$))"), ""),
+    # "refused. → Is the server running?"
+    (re.compile(r"\.(?=\s+→)"), ""),
+    # "(… had before).)."
+    (re.compile(r"\.\)(?=\.(?:\s|$))"), ")"),
+    (re.compile(r"\)\.\)"), "))"),
+    # "refused.. The"
+    (re.compile(r"(?<![.…])\.\.(?=\s|$)"), "."),
+    (re.compile(r"([;:,])[;,](?=\s|$)"), r"\1"),
+)
+
+
+def tidied(text: str) -> str:
+    """`text` without the marks that stand twice where a sentence became part of another one."""
+    parts = _QUOTED.split(text)
+    for at in range(0, len(parts), 2):
+        for pattern, instead in _RULES:
+            parts[at] = pattern.sub(instead, parts[at])
+    return "".join(parts)
