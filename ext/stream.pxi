@@ -621,14 +621,16 @@ cdef class StreamReader:
         """A whole command lies between `parsed` and `end`."""
         cdef const uint8_t *data = self.open.raw.data
         cdef size_t start = self.parsed
-        cdef const Alias *alias = self.alias_of(data + self.name_at, self.name_size)
-        cdef uint16_t row = (
-            named_row(data + self.name_at, self.name_size) if alias == NULL else alias.row)
+        cdef const Alias *alias = NULL
+        cdef uint16_t row
         cdef StreamName name
         cdef StreamCommand command
         cdef AnchorResult anchored = ANCHOR_PASS
         cdef size_t before
         self.begun = False
+        if self.alias_count:
+            alias = self.alias_of(data + self.name_at, self.name_size)
+        row = named_row(data + self.name_at, self.name_size) if alias == NULL else alias.row
         if COMMAND_ROWS[row].flags & FLAG_CONTAINER:
             row = contained_row(row, data + start)
         name = <StreamName>COMMAND_ROWS[row].stream_name
@@ -674,7 +676,7 @@ cdef class StreamReader:
         self.commands += self.open.count - before
         return self.end_step()
 
-    cdef inline const Alias *alias_of(self, const uint8_t *name, size_t n) noexcept nogil:
+    cdef const Alias *alias_of(self, const uint8_t *name, size_t n) noexcept nogil:
         """What is known of a command that has another name at one of the ends; NULL: its name is
         its own at both."""
         cdef size_t i, j
