@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.engines import end_workers
 from tests.postgres import Postgres, folder_of_postgres
@@ -34,6 +35,9 @@ _NAME = re.compile(r"(redis|valkey|redis-stack|falkordb)-\d")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Without a server most tests would have no parameter, and be skipped in silence."""
+    # No example fails because the machine was busy with something else.
+    settings.register_profile("busy", settings(), deadline=None)
+    settings.load_profile("busy")
     # A shell starts background jobs with SIGINT ignored, and so would be what the tests start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
