@@ -123,11 +123,11 @@ class Replay:
             hold_shift=LIFT_MS,
             names=self._stage.settings.stream_names,
         )
-        batch = await asyncio.to_thread(reader.next)
+        batch, plain = await asyncio.to_thread(self._next, reader)
         while batch is not None:
             # While the target works on one batch, the next one is read.
-            answer = self._start(batch)
-            ahead = asyncio.create_task(asyncio.to_thread(reader.next))
+            answer = self._start(batch) if plain else None
+            ahead = asyncio.create_task(asyncio.to_thread(self._next, reader))
             try:
                 sent = await answer if answer is not None else None
                 if sent is None:
@@ -141,7 +141,7 @@ class Replay:
                 await asyncio.wait({ahead})
                 if not ahead.cancelled():
                     ahead.exception()
-            batch = ahead.result()
+            batch, plain = ahead.result()
         await self.confirm()
 
     async def confirm(self) -> None:
@@ -186,13 +186,25 @@ class Replay:
 
     # --- One batch ---
 
-    def _start(self, batch: CommandBatch) -> asyncio.Future[Sent] | None:
-        """Send it at once, if nothing has to be known of it; None: it is for `_transact`."""
+    def _next(self, reader: AofCommands) -> tuple[CommandBatch | None, bool]:
+        """The next batch, and whether nothing of its commands is to be looked at; on a thread,
+        while the target works on the one before."""
+        batch = reader.next()
+        if batch is None:
+            return None, False
         self._note_held(batch)
         self._note_fields(batch)
-        if self.lost or self._notes or batch.nbytes > self._writer.bulk_limit:
-            return None
-        if batch.holds(CMD_SWAPS) or batch.doubtful(CMD_PAYLOAD) or self._trims(batch):
+        special = (
+            batch.nbytes > self._writer.bulk_limit
+            or batch.holds(CMD_SWAPS)
+            or batch.doubtful(CMD_PAYLOAD)
+            or self._trims(batch)
+        )
+        return batch, not special
+
+    def _start(self, batch: CommandBatch) -> asyncio.Future[Sent] | None:
+        """Send it at once, if nothing has to be known of it; None: it is for `_apply`."""
+        if self.lost or self._notes:
             return None
         answer: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
 
