@@ -172,11 +172,24 @@ class Follower:
                 if self._in_doubt:
                     continue
             if batch is None:
-                await source.more()
+                await self._more()
             elif sent is None:
                 await self._apply(batch)
             else:
                 await self._transact(batch, sent)
+
+    async def _more(self) -> None:
+        """Wait until the source has brought more, or there is something to read again."""
+        again = self._mender.again_in
+        if again is None:
+            await self._source.more()
+            return
+        # A source that is not written to sends nothing for seconds.
+        waking = asyncio.get_running_loop().call_later(again + 0.05, self._source.interrupt)
+        try:
+            await self._source.more()
+        finally:
+            waking.cancel()
 
     def stop(self) -> None:
         """End `run` between two transactions, as soon as there is nothing to mend."""

@@ -177,6 +177,14 @@ class Mender:
             self._named_again.clear()
         return not self._readings and bool(self._values or self._deadlines)
 
+    @property
+    def again_in(self) -> float | None:
+        """Seconds until refused keys that were named since may be read again; None: there are
+        none."""
+        if not self._named_again:
+            return None
+        return max(self._again_at - time.monotonic(), 0.0)
+
     def spoil(self, keys: Iterable[DbKey]) -> None:
         """These keys may differ: they are to be read again."""
         for key in keys:
