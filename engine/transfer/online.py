@@ -857,6 +857,8 @@ class Online:
                 mender.allow(limit)
             if self._writer.allow(types):
                 mender.read_refused()
+            # A source that is not written to wakes nobody for seconds.
+            self._source.interrupt()
 
     async def _compare_on(self, reason: str) -> None:
         """Now and then while both ends are compared before a cut-over: all else goes on."""
