@@ -51,7 +51,7 @@ lint: $(BUILT)  ## ruff, mypy --strict, and the core's stub against the built co
 	$(PY) -m ruff check $(CHECKED)
 	$(PY) -m ruff format --check $(CHECKED)
 	$(PY) -m mypy
-	$(PY) -m mypy.stubtest engine._native
+	$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml engine._native
 
 servers: $(PY)  ## Fetch and build more real servers to test with (into ~/.cache)
 	$(PY) tests/fetch_servers.py

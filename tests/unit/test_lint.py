@@ -42,4 +42,4 @@ def test_types() -> None:
 
 
 def test_stub() -> None:
-    check("mypy.stubtest", "engine._native")
+    check("mypy.stubtest", "--mypy-config-file", "pyproject.toml", "engine._native")

@@ -179,12 +179,12 @@ async def test_it_outlives_a_state_that_cannot_be_read(
     away = file.with_suffix(".away")
     watched.face.close()
     file.rename(away)
-    file.mkdir()
+    file.write_bytes(b"no database" * 100)
     running = asyncio.create_task(watched.watchman().run())
     await asyncio.sleep(0.1)
     assert not running.done()
-    file.rmdir()
-    away.rename(file)
+    # At once: a look between would make a new state there, and keep it open.
+    away.replace(file)
     async with asyncio.timeout(60):
         while not watched.launches:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
