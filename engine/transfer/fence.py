@@ -246,6 +246,8 @@ class PauseFence:
         self._pausable = _pausable(info)
         self._unpause = info.version >= (6, 2, 0)
         self._scripts_refused = scripts.refused(info)
+        # Before 6.0 EXEC is run whatever its transaction holds, if that was queued before the seal.
+        self._exec_refused = info.version >= (6, 0, 0)
         self.scripts: int | None = None
         self.scripts_run: int | None = None
         self._holdable = hold.needed(info) and settings.source_after == "refuse"
@@ -278,10 +280,15 @@ class PauseFence:
     @property
     def lasts(self) -> bool:
         """Whether writes are refused when the pause has run out."""
-        if self._pausable and not self._scripts_refused and self.scripts != 0:
+        if self._pausable and self._goes_on:
             # Those of scripts are not.
             return False
         return bool(self.before) or self._refuses
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the seal may not hold for some of what is under way when the fence comes."""
+        return not self._exec_refused or (not self._scripts_refused and self.scripts != 0)
 
     async def prepare(self) -> None:
         """Dial, and ask what the seal has to put back."""
@@ -299,8 +306,8 @@ class PauseFence:
             self._why = error.message
 
     async def approach(self) -> None:
-        """Where scripts are seen: have a connection that the pause does not hold."""
-        if not self.held or self.scripts == 0 or not (self.before or self._refuses):
+        """Where the seal does not hold for all: have a connection that the pause does not hold."""
+        if not self.held or not self._goes_on or not (self.before or self._refuses):
             return
         try:
             end = await self._stack.enter_async_context(self._dialling())
@@ -379,8 +386,8 @@ class PauseFence:
 
     def opened(self) -> None:
         """There is no way back: those who are held may be held for longer."""
-        if self._hold is not None and self._hands_on:
-            self._hold.seconds = hold.SECONDS
+        if self._hold is not None:
+            self._hold.seconds = self._held_for
 
     async def open(self) -> None:
         """The source as it was; where there is no UNPAUSE the pause's own time ends it."""
@@ -422,7 +429,7 @@ class PauseFence:
         told = [said]
         if refuses:
             if holds:
-                await hold.lengthen(end, hold.SECONDS if self._hands_on else hold.PENDING_SECONDS)
+                await hold.lengthen(end, self._held_for)
             else:
                 # A PING is answered once the pause is over.
                 await end.call(*(("CLIENT", "UNPAUSE") if self._unpause else ("PING",)))
@@ -438,9 +445,23 @@ class PauseFence:
         self._finished = refuses and holds
         return told
 
+    @property
+    def _held_for(self) -> float:
+        """Seconds of a pause once the target is open: until another process goes on with it, where
+        there are scripts; else those that were there are disconnected at once."""
+        return hold.SECONDS if self._hands_on and self.scripts != 0 else hold.PENDING_SECONDS
+
     def _but(self, holds: bool) -> str:
         if self._scripts_refused:
             return ""
+        if not self._exec_refused and self.scripts == 0:
+            if holds:
+                return "; its clients were disconnected before it answered any of them"
+            why = f" (it cannot be held: {self._not_held})" if self._not_held else ""
+            return (
+                ", but for transactions (MULTI) that were begun before, which this version may "
+                f"still run{why}"
+            )
         if holds:
             goes_on = "as long as clients are disconnected" if self._hands_on else "now"
             return (

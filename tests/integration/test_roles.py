@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
+import time
 
 import pytest
 import redis
@@ -400,6 +402,50 @@ def test_old_sources_refuse_writes_after_the_cut_over(
     assert "takes writes again" in told
     assert dict(source.client().config_get("min-*")) == before
     source.client().incr("clicks")
+
+
+@pytest.mark.parametrize("name", ["redis-3.2", "redis-5.0", "redis-6.0"])
+def test_transactions_that_were_begun_before_the_fence(
+    name: str, server_factory: ServerFactory
+) -> None:
+    """Before 6.0 EXEC is not refused for what was queued before the setting: whoever was there is
+    disconnected before anybody is answered."""
+    source, target = server_factory(known(name)), server_factory(known("redis-7.0"))
+    source.client().mset({f"key:{n}": n for n in range(200)})
+    acknowledged = [0] * 4
+    over = threading.Event()
+
+    def transact(number: int) -> None:
+        with contextlib.suppress(redis.RedisError, OSError):
+            client = redis.Redis(port=source.port, single_connection_client=True, protocol=2)
+            while not over.is_set():
+                client.execute_command("MULTI")
+                client.execute_command("INCR", f"transactions:{number}")
+                time.sleep(0.03)
+                client.execute_command("EXEC")
+                acknowledged[number] += 1
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: min(acknowledged) > 10, "transactions")
+        await cut_over(work, run, source)
+
+    threads = [threading.Thread(target=transact, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        run = online(source, target, steer, timeout=60)
+        # It answers once the pause has run out: what it held would have been run by then.
+        assert redis.Redis(port=source.port, socket_timeout=60, protocol=2).ping()
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    found = [int(target.client().get(f"transactions:{n}") or 0) for n in range(4)]
+    # An answer may have been lost with the connection.
+    assert all(a <= f <= a + 1 for a, f in zip(acknowledged, found, strict=True)), run.events
+    assert_tidy(target)
 
 
 def test_a_fence_where_there_is_no_client_pause(server_factory: ServerFactory) -> None:
