@@ -43,7 +43,7 @@ from engine.targets.applier import POSITION_DB
 from engine.targets.suspects import Suspects
 from engine.transfer.fence import offset_in
 from engine.transfer.freed import fields_of
-from engine.transfer.series import is_series, related, rules_again
+from engine.transfer.series import is_series, latest, related, rules_again
 from engine.transfer.strange import StrangeCommands
 from engine.wire.admin import Admin, Arg
 
@@ -549,7 +549,7 @@ class Mender:
             if values:
                 asked.append(("DUMP", key))
             if (db, key) in series:
-                asked += [("TS.INFO", key), ("TS.GET", key)]
+                asked += [("TS.INFO", key), latest(key)]
         *_, replies = await self._source.pipeline([("MULTI",), *asked, ("EXEC",)])
         if isinstance(replies, EngineError):
             raise replies
@@ -609,7 +609,7 @@ class Mender:
         if not rules and is_series(payload):
             return (
                 "a time series whose compaction rules cannot be read: the source's user may not "
-                "run TS.INFO and TS.GET"
+                "run TS.INFO and TS.REVRANGE"
             )
         if len(payload) > self.bulk_limit:
             # The target would not answer with an error, but end the connection.

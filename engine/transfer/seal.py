@@ -3,10 +3,10 @@
 Behind the cut-over nobody follows the source any more. A write that it acknowledges then is lost,
 and its client is told that all is well. So, while the writers are still held off and before the
 target is open, `min-replicas-to-write` is set above any number of replicas: every write then fails
-at once with NOREPLICAS (a command, a transaction, a script), and reads go on. Before 6.2 scripts are
-let through (`transfer.scripts`), before 6.0 transactions whose writes were queued before: for these
-the source is held (`transfer.hold`). It is a setting alone: no data, no role and no replica of the
-source is touched, and what was set before is put back by setting it.
+at once with NOREPLICAS (a command, a transaction, a script), and reads go on. Before 6.2 scripts
+are let through (`transfer.scripts`), before 6.0 transactions whose writes were queued before: for
+these the source is held (`transfer.hold`). It is a setting alone: no data, no role and no replica
+of the source is touched, and what was set before is put back by setting it.
 
 Before Redis 5.0 the two settings are called `min-slaves-to-write` and `min-slaves-max-lag`, and 5.0
 knows both names: the source is asked for either.

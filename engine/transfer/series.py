@@ -8,7 +8,7 @@ the open bucket from the samples that the series has (seen with RedisTimeSeries 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from engine._native import encode_command, module_type
@@ -43,14 +43,15 @@ def rules_of(info: Any) -> list[tuple[bytes, ...]]:
     return sorted(tuple(_word(each) for each in rule) for rule in rules)
 
 
+def latest(key: bytes) -> Words:
+    """What tells the last two samples, the last one first."""
+    return (b"TS.REVRANGE", key, b"-", b"+", b"COUNT", b"2")
+
+
 def rules_again(key: bytes, info: Any, last: Any) -> list[bytes]:
     """The commands that make a series' rules on a target which has none of them, by its replies to
-    TS.INFO and TS.GET; to be run once all the series are stored there."""
-    rules = rules_of(info)
-    commands = [_created(key, rule) for rule in rules]
-    if rules and isinstance(last, list) and len(last) == 2:
-        commands += _sum_up(key, last)
-    return [encode_command(*words) for words in commands]
+    TS.INFO and to `latest`; to be run once all the series are stored there."""
+    return [encode_command(*words) for words in _made(key, rules_of(info), last)]
 
 
 def _created(key: bytes, rule: tuple[bytes, ...]) -> Words:
@@ -58,12 +59,34 @@ def _created(key: bytes, rule: tuple[bytes, ...]) -> Words:
     return (b"TS.CREATERULE", key, destination, b"AGGREGATION", aggregation, bucket, *align)
 
 
-def _sum_up(key: bytes, last: list[Any]) -> list[Words]:
-    """Have the open bucket summed up by the last sample's going and coming again."""
-    at, value = _word(last[0]), _word(last[1])
-    # Where the sample could not be taken away it stays what it is.
-    add = (b"TS.ADD", key, at, value, b"ON_DUPLICATE", b"LAST")
-    return [(b"TS.DEL", key, at, at), add]
+def _made(key: bytes, rules: Sequence[tuple[bytes, ...]], last: Any) -> list[Words]:
+    """Make these rules, and have their open buckets summed up by the last sample's going and coming
+    again.
+
+    A rule in whose bucket that sample is alone is made while it is away: RedisTimeSeries 1.12 may
+    end its process where a bucket becomes empty. Of such a bucket the time-weighted average (TWA)
+    may come out otherwise than at the source: it looks at the sample before, which the rule never
+    saw.
+    """
+    if not rules or not isinstance(last, list) or not last:
+        return [_created(key, rule) for rule in rules]
+    at, value = (_word(each) for each in last[0])
+    alone = [
+        rule for rule in rules if len(last) < 2 or _bucket(rule, last[1]) != _bucket(rule, last[0])
+    ]
+    return [
+        *(_created(key, rule) for rule in rules if rule not in alone),
+        (b"TS.DEL", key, at, at),
+        *(_created(key, rule) for rule in alone),
+        # Where the sample could not be taken away it stays what it is.
+        (b"TS.ADD", key, at, value, b"ON_DUPLICATE", b"LAST"),
+    ]
+
+
+def _bucket(rule: tuple[bytes, ...], sample: Sequence[Any]) -> int:
+    """Which of the rule's buckets a sample is in."""
+    _, size, _, *align = rule
+    return (int(sample[0]) - int(align[0] if align else 0)) // max(int(size), 1)
 
 
 def _members(info: Any) -> dict[bytes, Any]:
@@ -110,8 +133,5 @@ async def _make(target: Admin, key: bytes, info: Any, there: Any) -> str:
     if rules_of(info) == rules_of(there):
         return ""
     absent = [rule for rule in rules_of(info) if rule not in rules_of(there)]
-    replies = await target.pipeline([_created(key, rule) for rule in absent])
-    last = await target.call("TS.GET", key)
-    if isinstance(last, list) and len(last) == 2:
-        replies += await target.pipeline(_sum_up(key, last))
+    replies = await target.pipeline(_made(key, absent, await target.call(*latest(key))))
     return next((each.message for each in replies if isinstance(each, EngineError)), "")

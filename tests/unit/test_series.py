@@ -1,4 +1,4 @@
-"""From TS.INFO's and TS.GET's replies to commands; a real module gets them in test_modules."""
+"""From TS.INFO's and TS.REVRANGE's replies to commands; a real module gets them in test_modules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def test_rules_and_what_they_tie() -> None:
 
 
 def test_the_commands_that_make_them_again() -> None:
-    words = [command.split(b"\r\n")[2::2] for command in rules_again(b"raw", INFO, [7, b"0.5"])]
+    words = [
+        command.split(b"\r\n")[2::2]
+        for command in rules_again(b"raw", INFO, [[7, b"0.5"], [6, b"1"]])
+    ]
     assert words == [
         [b"TS.CREATERULE", b"raw", b"a", b"AGGREGATION", b"AVG", b"10", b"0"],
         [b"TS.CREATERULE", b"raw", b"b", b"AGGREGATION", b"SUM", b"20", b"5"],
@@ -38,4 +41,4 @@ def test_the_commands_that_make_them_again() -> None:
         [b"TS.ADD", b"raw", b"7", b"0.5", b"ON_DUPLICATE", b"LAST"],
     ]
     assert len(rules_again(b"raw", INFO, [])) == 2
-    assert rules_again(b"raw", [b"rules", []], [7, b"0.5"]) == []
+    assert rules_again(b"raw", [b"rules", []], [[7, b"0.5"], [6, b"1"]]) == []
