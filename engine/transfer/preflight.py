@@ -13,6 +13,8 @@ from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
+from engine.sources.aof import AofSurvey
+from engine.sources.rdb_file import Survey
 from engine.transfer.checks.aof import (
     check_aof,
     check_commands,
@@ -78,10 +80,8 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
     to its end. Raises nothing for what it finds: an unreachable server is a failed check.
     """
     source, target = settings.named("source", source), settings.named("target", target)
-    if source.rdb_path is not None:
+    if source.rdb_path is not None or source.aof_path is not None:
         found = await _preflight_of_file(source, target, settings)
-    elif source.aof_path is not None:
-        found = await _preflight_of_aof(source, target, settings)
     else:
         found = await _preflight_of_server(source, target, settings)
     asked = settings.skip_checks
@@ -160,41 +160,57 @@ async def _preflight_of_server(
 async def _preflight_of_file(
     source: Endpoint, target: Endpoint, settings: TransferSettings
 ) -> Preflight:
-    """The same for a source that is a file."""
+    """The same for a source that is a file: a snapshot, or an append-only file."""
     checks: list[Check] = []
+    aof = source.aof_path is not None
     async with AsyncExitStack() as stack:
-        # 1. The target by itself.
+        # 1. The target by itself. Commands come to it as those of a source that is followed.
         end, info = await _meet("target", target, settings, stack, checks)
         if end is not None and info is not None:
-            rights = check_rights("target", end, info, settings, "scan")
+            rights = check_rights("target", end, info, settings, "replica" if aof else "scan")
             await _guarded(checks, "target-permissions", rights)
+            if aof:
+                with suppress(EngineError):
+                    checks.extend(await check_scripts_allowed(end, info))
         # 2. The file.
-        limit = None
+        limit = 512 << 20
         if end is not None:
             with suppress(EngineError):
-                limit = await ask_bulk_limit(end)
-        about, found = await check_file(source, value_limit=limit or 512 << 20)
+                limit = await ask_bulk_limit(end) or limit
+        about: list[Check]
+        found: Survey | AofSurvey | None
+        if aof:
+            about, found = await check_aof(source, settings, value_limit=limit)
+        else:
+            about, found = await check_file(source, value_limit=limit)
         if end is not None:
             # A server that closes idle connections has, meanwhile; the next call dials again.
             with suppress(EngineError):
                 await end.pipeline([("PING",)])
         checks.extend(about)
-        if found is not None:
-            types = None
-            if end is not None and info is not None:
-                with suppress(EngineError):
-                    types = await ask_module_types(end, info)
+        types = None
+        if found is not None and end is not None and info is not None:
+            with suppress(EngineError):
+                types = await ask_module_types(end, info)
+        if isinstance(found, AofSurvey):
+            checks.extend(check_commands(found, info, types))
+        elif found is not None:
             checks.extend(check_contents(found, info, settings, types))
         if found is None or end is None or info is None:
             return Preflight(tuple(checks), engine_of(info))
         # 3. The one in the other.
-        moved = moved_from(found, settings)
-        checks.append(check_memory(found.info, info, settings))
+        if isinstance(found, AofSurvey):
+            moved = list(found.databases)
+            await _guarded(checks, "existing-keys", check_empty(end))
+        else:
+            moved = moved_from(found, settings)
+            checks.append(check_memory(found.info, info, settings))
+            existing = check_existing(end, info, moved, settings)
+            await _guarded(checks, "existing-keys", existing)
         checks.append(check_eviction(info))
         await _guarded(checks, "databases", check_room(end, moved))
         await _guarded(checks, "other-migration", check_free(end, settings))
         await _guarded(checks, LEFTOVERS, check_leftovers(None, end, settings))
-        await _guarded(checks, "existing-keys", check_existing(end, info, moved, settings))
         await _guarded(checks, "clocks", check_clock(end))
         # 4. The one write.
         if "probe" not in settings.skip_checks:
@@ -205,53 +221,6 @@ async def _preflight_of_file(
 def engine_of(info: ServerInfo | None) -> str:
     """What a server runs, in the word of the API; empty where it is neither, or did not tell."""
     return "" if info is None or info.fork else info.flavour
-
-
-async def _preflight_of_aof(
-    source: Endpoint, target: Endpoint, settings: TransferSettings
-) -> Preflight:
-    """The same for a source that is an append-only file."""
-    checks: list[Check] = []
-    async with AsyncExitStack() as stack:
-        # 1. The target by itself: its commands come as those of a source that is followed.
-        end, info = await _meet("target", target, settings, stack, checks)
-        if end is not None and info is not None:
-            rights = check_rights("target", end, info, settings, "replica")
-            await _guarded(checks, "target-permissions", rights)
-            with suppress(EngineError):
-                denied = await check_scripts_allowed(end, info)
-                if denied is not None:
-                    checks.append(denied)
-        # 2. The files.
-        limit = None
-        if end is not None:
-            with suppress(EngineError):
-                limit = await ask_bulk_limit(end)
-        about, found = await check_aof(source, settings, value_limit=limit or 512 << 20)
-        if end is not None:
-            # A server that closes idle connections has, meanwhile; the next call dials again.
-            with suppress(EngineError):
-                await end.pipeline([("PING",)])
-        checks.extend(about)
-        if found is not None:
-            types = None
-            if end is not None and info is not None:
-                with suppress(EngineError):
-                    types = await ask_module_types(end, info)
-            checks.extend(check_commands(found, info, types))
-        if found is None or end is None or info is None:
-            return Preflight(tuple(checks))
-        # 3. The one in the other.
-        checks.append(check_eviction(info))
-        await _guarded(checks, "databases", check_room(end, list(found.databases)))
-        await _guarded(checks, "other-migration", check_free(end, settings))
-        await _guarded(checks, LEFTOVERS, check_leftovers(None, end, settings))
-        await _guarded(checks, "existing-keys", check_empty(end))
-        await _guarded(checks, "clocks", check_clock(end))
-        # 4. The one write.
-        if "probe" not in settings.skip_checks:
-            await _guarded(checks, "probe", check_probe(end, found.info, info))
-    return Preflight(tuple(checks))
 
 
 async def _meet(

@@ -14,9 +14,12 @@ import pytest
 
 from engine.errors import InvalidParameterCombinationException
 from engine.front.faults import PreflightFault
+from engine.model.endpoint import Endpoint
 from engine.model.online import LEFT_KEY, POSITION_KEY
 from engine.model.position import TargetPosition
+from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.preflight import preflight
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.engines import Cli
@@ -423,6 +426,20 @@ def test_a_field_whose_ttl_has_passed_closes_the_gate(
     assert "'h' (database 0)" in refused
     assert "--skip-verification" in refused
     assert "'h' (database 0) may lack fields" in done.report.doubts[0]
+
+
+async def test_the_preflight_of_one_tells_what_the_target_is(
+    server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    """Also where the files are none: the target was asked by then."""
+    target = server_factory(known("redis-7.0"))
+    path = tmp_path / "appendonly.aof"
+    settings = TransferSettings(retry_for=5)
+    for text, ok in ((command(b"SET", b"a", b"1"), True), (b"no commands", False)):
+        path.write_bytes(text)
+        ends = Endpoint.parse(f"aof:{path}"), Endpoint.parse(target.url)
+        found = await preflight(*ends, settings)
+        assert (found.ok, found.engine) == (ok, "redis"), found.failures
 
 
 def test_commands_by_other_names(server_factory: ServerFactory, tmp_path: Path) -> None:

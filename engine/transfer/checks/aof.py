@@ -10,17 +10,15 @@ from datetime import UTC, datetime
 from engine.errors import EngineError, ProtocolFault
 from engine.model.endpoint import Endpoint
 from engine.model.modules import ModuleTypes
-from engine.model.report import printable_key
-from engine.model.server import ServerInfo, known_types
+from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.sources.aof import AofSurvey, survey_aof
 from engine.sources.aof_files import AofFiles
 from engine.transfer.append_only import NOT_EMPTY, not_empty
 from engine.transfer.checks import needs
-from engine.transfer.checks.modules import refusals
+from engine.transfer.checks.carried import check_carried, writer_of
 from engine.transfer.checks.result import Check, failed, listed, passed, size, warned
 from engine.transfer.checks.rights import ask_rights
-from engine.transfer.checks.types import type_name
 from engine.wire.admin import Admin
 from engine.wire.own_keys import count_own
 
@@ -57,41 +55,7 @@ def check_commands(
         yield warned("source-keys", "no keys and no commands", "Is it the right file?")
     else:
         yield passed("source-keys", f"{figure}, in databases {listed(list(found.databases))}")
-    if target is not None and found.types:
-        known = known_types(target.flavour, target.version)
-        foreign = {kind: count for kind, count in found.types.items() if kind not in known}
-        what = ", ".join(
-            f"{count:,} {type_name(kind, found.info.flavour)}" for kind, count in foreign.items()
-        )
-        if foreign:
-            yield warned(
-                "value-types",
-                f"{target.name} does not load: {what}",
-                "Choose a target at least as new as the file's server and of its flavour; keys "
-                "that cannot be loaded are named in the report.",
-            )
-        else:
-            yield passed("value-types", f"the target loads all {len(found.types)} that are there")
-    if modules is not None and (refused := refusals(found.modules, modules)):
-        yield warned(
-            "modules",
-            "; ".join(refused),
-            "Load the same modules on the target, or do without those keys: the report names them.",
-        )
-    if found.refused_total:
-        key, why = found.refused[0]
-        yield warned(
-            "values",
-            f"{found.refused_total:,} cannot be carried; the first, {printable_key(key)[:100]}: "
-            f"{why}",
-            "The report names them all; the cut-over is refused while there are any.",
-        )
-    if found.left_out:
-        yield warned(
-            "beside-the-keys",
-            f"not carried: {'; '.join(found.left_out[:5])}",
-            "Set it up on the target by hand, if it is needed there.",
-        )
+    yield from check_carried(found, target, modules)
     if doubts := list(_doubts(found)):
         yield warned(
             "stream-commands",
@@ -115,14 +79,13 @@ async def check_empty(target: Admin) -> Check:
     return failed(name, not_empty(keys), NOT_EMPTY)
 
 
-async def check_scripts_allowed(target: Admin, info: ServerInfo) -> Check | None:
-    """Whether deadlines can be set back on the target, which a script does; None: they can."""
+async def check_scripts_allowed(target: Admin, info: ServerInfo) -> list[Check]:
+    """Whether deadlines can be set back on the target, which a script does; empty: they can."""
     rights = await ask_rights(target, needs.lifted_deadlines(info))
     if not rights.denied:
-        return None
-    return failed(
-        "target-permissions", f"{rights.figure}: TTLs cannot be set back", rights.remedy()
-    )
+        return []
+    why = f"{rights.figure}: TTLs cannot be set back"
+    return [failed("target-permissions", why, rights.remedy())]
 
 
 def _of_files(source: Endpoint, found: AofSurvey) -> Iterator[Check]:
@@ -146,10 +109,7 @@ def _of_files(source: Endpoint, found: AofSurvey) -> Iterator[Check]:
     else:
         yield passed(name, figure)
     if found.snapshot:
-        by = (
-            found.info.name if any(found.info.version) else "a server that does not say its version"
-        )
-        yield passed("source-version", f"RDB {found.rdb_version}, by {by}")
+        yield passed("source-version", f"RDB {found.rdb_version}, by {writer_of(found)}")
 
 
 def _doubts(found: AofSurvey) -> Iterator[str]:

@@ -10,15 +10,11 @@ from collections.abc import Iterator
 from engine.errors import EngineError, ProtocolFault
 from engine.model.endpoint import STDIN_PATH, Endpoint
 from engine.model.modules import ModuleTypes
-from engine.model.report import printable_key
-from engine.model.server import ServerInfo, known_types
+from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.sources.rdb_file import Survey, survey
-from engine.transfer.checks.modules import refusals
+from engine.transfer.checks.carried import check_carried, writer_of
 from engine.transfer.checks.result import Check, failed, listed, passed, size, warned
-from engine.transfer.checks.types import type_name
-
-_REMEDY_LONG = "Raise it on the target (CONFIG SET proto-max-bulk-len BYTES), and start again. "
 
 
 async def check_file(source: Endpoint, *, value_limit: int) -> tuple[list[Check], Survey | None]:
@@ -47,7 +43,7 @@ async def check_file(source: Endpoint, *, value_limit: int) -> tuple[list[Check]
             f"{figure}; {found.behind:,} bytes behind its end are passed over",
             "A server passes them over too. If they were to be keys, the file is damaged.",
         ),
-        passed("source-version", f"RDB {found.rdb_version}, by {_writer(found)}"),
+        passed("source-version", f"RDB {found.rdb_version}, by {writer_of(found)}"),
     ]
     return checks, found
 
@@ -62,33 +58,7 @@ def check_contents(
     yield _keys(found)
     if settings.databases is not None:
         yield _chosen(found, settings.databases)
-    if target is not None:
-        yield _types(found, target)
-    if modules is not None and (refused := refusals(found.modules, modules)):
-        yield warned(
-            "modules",
-            "; ".join(refused),
-            "Load the same modules on the target, or do without those keys: the report names them.",
-        )
-    if found.refused_total:
-        key, why = found.refused[0]
-        yield warned(
-            "values",
-            f"{found.refused_total:,} cannot be carried; the first, {printable_key(key)[:100]}: "
-            f"{why}",
-            f"{_REMEDY_LONG if _too_long(found) else ''}The report names them all; the "
-            "cut-over is refused while there are any.",
-        )
-    if found.left_out:
-        yield warned(
-            "beside-the-keys",
-            f"not carried: {'; '.join(found.left_out[:5])}",
-            "Set it up on the target by hand, if it is needed there.",
-        )
-
-
-def _too_long(found: Survey) -> bool:
-    return any("proto-max-bulk-len" in why for _, why in found.refused)
+    yield from check_carried(found, target, modules)
 
 
 def moved_from(found: Survey, settings: TransferSettings) -> list[int]:
@@ -96,10 +66,6 @@ def moved_from(found: Survey, settings: TransferSettings) -> list[int]:
     if settings.databases is not None:
         return sorted(set(settings.databases))
     return list(found.keys)
-
-
-def _writer(found: Survey) -> str:
-    return found.info.name if any(found.info.version) else "a server that does not say its version"
 
 
 def _keys(found: Survey) -> Check:
@@ -127,20 +93,3 @@ def _chosen(found: Survey, chosen: tuple[int, ...]) -> Check:
             f"With keys: {listed(list(found.keys))}.",
         )
     return passed(name, "; ".join(f"database {db}: {found.keys[db]:,} keys" for db in chosen))
-
-
-def _types(found: Survey, target: ServerInfo) -> Check:
-    name = "value-types"
-    known = known_types(target.flavour, target.version)
-    foreign = {kind: count for kind, count in found.types.items() if kind not in known}
-    if foreign:
-        what = ", ".join(
-            f"{count:,} {type_name(kind, found.info.flavour)}" for kind, count in foreign.items()
-        )
-        return warned(
-            name,
-            f"{target.name} does not load: {what}",
-            "Choose a target at least as new as the file's server and of its flavour; keys that "
-            "cannot be loaded are named in the report.",
-        )
-    return passed(name, f"the target loads all {len(found.types)} that are there")
