@@ -57,76 +57,50 @@ async def migrate(
     validate.possible_from([source], settings)
     # What is tested is what is carried, whatever becomes of the file's name meanwhile.
     with fleet.holding(source.rdb_path, settings, on_event):
-        return await _migrate(
-            house,
-            source,
-            target,
-            settings,
-            group_id,
-            on_progress,
-            on_event,
-            on_checks,
-            on_switch,
-            accept_source_loss,
-        )
-
-
-async def _migrate(
-    house: House,
-    source: Endpoint,
-    target: Endpoint,
-    settings: TransferSettings,
-    group_id: str | None,
-    on_progress: Callable[[Progress], None] | None,
-    on_event: Callable[[str], None] | None,
-    on_checks: Callable[[Checks], None] | None,
-    on_switch: OnSwitch | None,
-    accept_source_loss: bool,
-) -> Report:
-    # 1. The target's group, if it is registered.
-    name = default_id(target) if group_id is None else validate.identifier(group_id)
-    found = await house.state(lambda registry: _group(registry, name, target))
-    await operations.distinct([source], target)
-    # 2. A new migration, after a test; or the one that an earlier run left.
-    if found is not None and found[0].status == GroupStatus.MIGRATING and found[1] is not None:
-        await _take_up(house, found[1], source, settings, accept_source_loss)
-    else:
-        try:
-            checks, runs = await operations.preflight(house, source, target, settings)
-        except PreflightFault as fault:
+        # 1. The target's group, if it is registered.
+        name = default_id(target) if group_id is None else validate.identifier(group_id)
+        found = await house.state(lambda registry: _group(registry, name, target))
+        await operations.distinct([source], target)
+        # 2. A new migration, after a test; or the one that an earlier run left.
+        if found is not None and found[0].status == GroupStatus.MIGRATING and found[1] is not None:
+            await _take_up(house, found[1], source, settings, accept_source_loss)
+        else:
+            try:
+                checks, runs = await operations.preflight(house, source, target, settings)
+            except PreflightFault as fault:
+                if on_checks is not None:
+                    on_checks(fault.checks)
+                raise
             if on_checks is not None:
-                on_checks(fault.checks)
-            raise
-        if on_checks is not None:
-            on_checks(checks)
+                on_checks(checks)
 
-        # Named as this process's from the first moment: should it end here, that can be seen.
-        def begin(registry: Registry) -> None:
-            if _group(registry, name, target) is None:
-                # Only now: a run that is refused leaves no group.
-                _register(registry, name, target)
-            registry.begin_migration(name, [source], settings, process=ProcessId.here())
-            operations.note_found(registry, name, checks, runs)
+            # Named as this process's from the first moment: should it end here, that can be seen.
+            def begin(registry: Registry) -> None:
+                if _group(registry, name, target) is None:
+                    # Only now: a run that is refused leaves no group.
+                    _register(registry, name, target)
+                registry.begin_migration(name, [source], settings, process=ProcessId.here())
+                operations.note_found(registry, name, checks, runs)
 
-        await house.state(begin, make=True)
-    # 3. Run it here, cut-over included.
-    from engine.fleet.here import run_here
+            await house.state(begin, make=True)
+        # 3. Run it here, cut-over included.
+        from engine.fleet.here import run_here
 
-    apply = house.credentials.apply
-    report = await run_here(
-        house.registry,
-        name,
-        apply(source),
-        apply(target),
-        credentials=house.credentials,
-        on_progress=on_progress,
-        on_event=on_event,
-        on_switch=on_switch,
-    )
-    # 4. Clients that come back to the source are disconnected by a process that outlives this one.
-    if report.status == "done":
-        await house.state(lambda registry: _disconnect_clients(house, registry, name, source))
-    return report
+        apply = house.credentials.apply
+        report = await run_here(
+            house.registry,
+            name,
+            apply(source),
+            apply(target),
+            credentials=house.credentials,
+            on_progress=on_progress,
+            on_event=on_event,
+            on_switch=on_switch,
+        )
+        # 4. Clients that come back to the source are disconnected by a process that outlives us.
+        if report.status == "done":
+            await house.state(lambda registry: _disconnect_clients(house, registry, name, source))
+        return report
 
 
 def _disconnect_clients(house: House, registry: Registry, group_id: str, source: Endpoint) -> None:
