@@ -63,10 +63,9 @@ def _made(key: bytes, rules: Sequence[tuple[bytes, ...]], last: Any) -> list[Wor
     """Make these rules, and have their open buckets summed up by the last sample's going and coming
     again.
 
-    A rule in whose bucket that sample is alone is made while it is away: RedisTimeSeries 1.12 may
-    end its process where a bucket becomes empty. Of such a bucket the time-weighted average (TWA)
-    may come out otherwise than at the source: it looks at the sample before, which the rule never
-    saw.
+    In this order, because RedisTimeSeries 1.12 was seen to end its process in another one. The
+    time-weighted average (TWA) of a bucket that holds that sample alone may come out otherwise than
+    at the source: it looks at the sample before, which the rule never saw.
     """
     if not rules or not isinstance(last, list) or not last:
         return [_created(key, rule) for rule in rules]
