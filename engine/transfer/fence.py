@@ -368,8 +368,8 @@ class PauseFence:
             await self._hold.begin()
             if self._hold.lost:
                 raise TransferFailed(
-                    f"the clients of {self._name} cannot be held, whose scripts would go on: "
-                    f"{self._hold.lost}",
+                    f"the clients of {self._name} cannot be held, whose scripts or transactions "
+                    f"would go on: {self._hold.lost}",
                     fault="source",
                 )
 

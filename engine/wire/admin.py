@@ -38,7 +38,7 @@ _BUSY_PAUSE = 0.1
 # A pipeline's timeout holds for so many replies.
 _REPLIES_A_CLOCK = 64
 # From a replica, which says that it is there (`repl-timeout`); it has no answer.
-_HERE_I_AM = b"*3\r\n$8\r\nREPLCONF\r\n$3\r\nACK\r\n$1\r\n0\r\n"
+_HERE_I_AM: tuple[Arg, ...] = ("REPLCONF", "ACK", 0)
 
 
 @asynccontextmanager
@@ -157,12 +157,10 @@ class Admin:
         listed = [tuple(command) for command in commands]
         first = 0 if self._connection.is_connected else len(self._kept)
         listed = self._kept[:first] + listed
-        wired = listed
+        wired = [_HERE_I_AM, *listed] if self._replica else listed
         if self._names:
-            wired = [tuple(renamed.sent(command, self._names)) for command in listed]
+            wired = [tuple(renamed.sent(command, self._names)) for command in wired]
         packed = b"".join([pack_command(command) for command in wired])  # type: ignore[arg-type]
-        if self._replica:
-            packed = _HERE_I_AM + packed
         replies: list[Any] = []
         try:
             # One clock, set anew now and then: redis-py's own would start a timer for each reply.
@@ -228,6 +226,8 @@ class Admin:
         Redis 4.0. Raises `ServerError` where the server would not go on from there, `AuthError`,
         `LinkError`.
         """
+        # Were this command not known, `_HERE_I_AM` would have an answer after all.
+        await self.call("REPLCONF", "listening-port", 0)
         reply = await self.call("PSYNC", replid, offset)
         if not (isinstance(reply, bytes) and reply.startswith(b"CONTINUE")):
             await self._drop()
