@@ -19,6 +19,7 @@ from engine.errors import AuthError, EngineError, StateError, TransferFailed
 from engine.model.online import own_keys, position_key
 from engine.model.progress import Phase
 from engine.model.report import printable_key
+from engine.model.server import ServerInfo
 from engine.model.verification import (
     LENGTH_UNKNOWN,
     NAMED_LIMIT,
@@ -258,10 +259,12 @@ class Check:
         pump: asyncio.Task[None],
         readable: bool,
         settle: Settle,
+        info: ServerInfo | None = None,
     ) -> GateResult:
         """Compare while the source's writers are held off; everything is applied.
 
-        `readable`: whether the source can be read now. `settle` waits until the last deadlines are
+        `readable`: whether the source can be read now; `info`: if not, what it told of itself when
+        its writers were stopped. `settle` waits until the last deadlines are
         set back, those of keys that were read again as well. Raises what the follower's task
         (`pump`) raises, and `StateError`.
         """
@@ -277,20 +280,37 @@ class Check:
             # What an earlier one has found says nothing of what is opened now.
             self._stage.verification = None
             return GateResult(True, NOT_COMPARED)
-        return await self._run(follower, pump, readable, settle)
+        if not readable:
+            return await self._count(pump, settle, info)
+        return await self._run(follower, pump, settle)
+
+    async def _count(
+        self, pump: asyncio.Task[None], settle: Settle, info: ServerInfo | None
+    ) -> GateResult:
+        """Where nobody can read the source: what was compared before, and the numbers of keys."""
+        comparison, sweep = self._comparison, self._sweep
+        assert comparison is not None
+        assert sweep is not None
+        try:
+            counts = await comparison.counts_of(info, settle) if info is not None else None
+        except EngineError as error:
+            if pump.done() or isinstance(error, StateError):
+                raise
+            return self._refuse(f"the target's keys could not be counted: {error}")
+        if counts is not None and counts.wrong:
+            return self._refuse_counts(counts)
+        sweep.counts = counts if counts is not None else sweep.counts
+        return self.before()
 
     async def _run(
         self,
         follower: Follower,
         pump: asyncio.Task[None],
-        readable: bool,
         settle: Settle,
     ) -> GateResult:
         comparison, sweep = self._comparison, self._sweep
         assert comparison is not None
         assert sweep is not None
-        if not readable:
-            return self.before()
         limit = self._stage.settings.check_seconds
         try:
             async with asyncio.timeout(limit) as clock:

@@ -194,6 +194,7 @@ class CutOver:
                             pump,
                             fence.readable or bool(self._books.mark.fenced_at),
                             lambda: self._settled(follower, settling),
+                            fence.info,
                         )
                         await settling
                         await looking

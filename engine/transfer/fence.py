@@ -18,7 +18,7 @@ from typing import Protocol
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError, TransferFailed
 from engine.model.endpoint import Endpoint
 from engine.model.replication import Replication, parse_replication
-from engine.model.server import ServerInfo
+from engine.model.server import ServerInfo, parse_info
 from engine.model.settings import TransferSettings
 from engine.transfer import hold, scripts, seal
 from engine.transfer.hook import run_hook
@@ -44,6 +44,8 @@ class Fence(Protocol):
     """How long it may stand."""
     before: str
     """What `prepare` found in the source's settings and `seal` changes; empty: it changes none."""
+    info: ServerInfo | None
+    """Of a source that cannot be read meanwhile: what INFO told when the fence was put up."""
     scripts: int | None
     """How many scripts the source had run when the fence was put up (`transfer.scripts`); None: it
     refuses what scripts write, or does not tell."""
@@ -140,6 +142,7 @@ class NoFence:
 
     readable = True
     before = ""
+    info: ServerInfo | None = None
     scripts: int | None = None
     scripts_run: int | None = None
     held = False
@@ -248,6 +251,7 @@ class PauseFence:
         self._scripts_refused = scripts.refused(info)
         # Before 6.0 EXEC is run whatever its transaction holds, if that was queued before the seal.
         self._exec_refused = info.version >= (6, 0, 0)
+        self.info: ServerInfo | None = None
         self.scripts: int | None = None
         self.scripts_run: int | None = None
         self._holdable = hold.needed(info) and settings.source_after == "refuse"
@@ -335,22 +339,23 @@ class PauseFence:
         mode = ("WRITE",) if self._unpause else ()
         pause = [("CLIENT", "PAUSE", int(self.seconds * 1000), *mode)] if self._pausable else []
         asked = [] if self._scripts_refused else [scripts.ASK]
+        counted = [] if self.readable else [("INFO",)]
         # The role and the offset are those of the moment in which the fence stands, and so are the
-        # scripts that were run before.
-        *_, replies = await end.pipeline(
-            [("MULTI",), *asked, *at_once, *pause, ("INFO", "replication"), ("EXEC",)]
-        )
+        # scripts that were run before, and the number of keys.
+        asking = [*asked, *counted, *at_once, *pause, ("INFO", "replication")]
+        *_, replies = await end.pipeline([("MULTI",), *asking, ("EXEC",)])
         if isinstance(replies, EngineError):
             raise TransferFailed(
                 f"the writers of {self._name} cannot be paused: {replies.message}",
                 remedy="Grant +client +multi +exec, or choose --fence none or --fence hook.",
                 fault="source",
             )
-        expected = 1 + len(asked) + len(pause) + len(at_once)
-        if not isinstance(replies, list) or len(replies) != expected:
+        if not isinstance(replies, list) or len(replies) != len(asking):
             raise ProtocolFault("EXEC answered with something else", fault="source")
         if asked:
             self.scripts = scripts.calls_in(replies.pop(0))
+        if counted and isinstance(text := replies.pop(0), bytes):
+            self.info = parse_info(text.decode("utf-8", "replace"))
         for reply in replies[:-1]:
             if reply != b"OK":
                 raise TransferFailed(

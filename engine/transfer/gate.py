@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from engine.model.server import ServerInfo
 from engine.model.verification import (
     AtFence,
     Besides,
@@ -104,6 +105,11 @@ class Comparison(Protocol):
 
     async def counts(self, reach: Reach) -> Counts | None:
         """Both ends' counts; None if the source is written to meanwhile."""
+        ...
+
+    async def counts_of(self, source: ServerInfo, settle: Settle) -> Counts | None:
+        """The target's counts against those that `source` has, behind a fence that lets nobody
+        read it; everything is applied. None where counts say nothing. `settle` as of `at_fence`."""
         ...
 
     async def besides(self) -> Besides:

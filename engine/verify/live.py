@@ -279,16 +279,35 @@ class LiveComparison:
         first = await self._source.pipeline([("INFO",), ("INFO", "replication")])
         offset = self._offset_in(first[1])
         await reach(offset)
-        other = await self._target.info()
-        await self._target.select(0)
-        self._db = None
-        own = await self._target.call("EXISTS", *self._own_keys) if self._own_keys else 0
+        other, own = await self._counted()
         last = await self._source.pipeline([("INFO",), ("INFO", "replication")])
         source, again = self._parsed(self._source, first[0]), self._parsed(self._source, last[0])
         # What expires at the source meanwhile comes with an offset of its own.
         if self._offset_in(last[1]) != offset or source.keyspace != again.keyspace:
             return None
         return judge(source, other, own=own, expired=self._expired(source, other))
+
+    async def counts_of(
+        self, source: ServerInfo, settle: Callable[[], Awaitable[int]]
+    ) -> Counts | None:
+        """See `Comparison.counts_of`."""
+        if not self.counts_tell:
+            return None
+        target, own = await self._counted()
+        counts = judge(source, target, own=own, expired=self._expired(source, target))
+        if counts.wrong:
+            self._ended = await settle()
+            target, own = await self._counted()
+            counts = judge(source, target, own=own, expired=self._expired(source, target))
+        return counts
+
+    async def _counted(self) -> tuple[ServerInfo, int]:
+        """What the target tells, and how many of its keys are the engine's."""
+        target = await self._target.info()
+        await self._target.select(0)
+        self._db = None
+        own = await self._target.call("EXISTS", *self._own_keys) if self._own_keys else 0
+        return target, own
 
     def _expired(self, source: ServerInfo, target: ServerInfo) -> tuple[int, int]:
         """Keys that each end has let expire since `open`; with those that the target ended when

@@ -24,6 +24,7 @@ from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison, verify
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
+from tests.integration.test_roles import Clicks
 from tests.online import assert_tidy, cut_over, following, in_sync, online, refused, soon
 from tests.proxy import Proxy
 from tests.servers import Server
@@ -188,6 +189,37 @@ def test_counts_that_differ_behind_the_fence(change: str, server_factory: Server
     mended = "1 keys of the target differed from the source, and were read again: database 3, key "
     assert any(each.startswith(mended) and each.endswith(what) for each in run.events), run.events
     assert_settled(source, target, 4)
+
+
+@pytest.mark.parametrize("name", ["redis-5.0", "redis-6.0"])
+def test_counts_of_a_source_that_cannot_be_read_behind_its_fence(
+    name: str, server_factory: ServerFactory
+) -> None:
+    """Before 6.2 everybody is paused, and before the fence there is no still moment to count in:
+    the source tells its numbers with the fence."""
+    source, target = server_factory(known(name)), server_factory(known("redis-7.0"))
+    client = source.client()
+    client.mset({f"key:{n}": n for n in range(20_000)})
+
+    def meddle() -> None:
+        there = target.client()
+        there.delete(*(f"key:{n}" for n in range(7, 20_000, 400)))
+        there.set("another", "x")
+
+    with Clicks(source) as clicks:
+        run = moved(source, target, meddle)
+    assert run.report.verification is not None
+    assert run.report.verification.counted, run.report.verification
+    there = target.client()
+    assert there.dbsize() == int(run.report.verification.keys_source) == source_keys(source)
+    assert not there.exists("another")
+    assert there.get("key:7") == b"7"
+    assert 0 < clicks.acknowledged == int(there.get("clicks") or 0)
+
+
+def source_keys(server: Server) -> int:
+    """As a new client is told, which a source that was held answers at last."""
+    return int(server.client(socket_timeout=60).dbsize())
 
 
 def test_keys_with_a_deadline_that_are_gone_are_no_expiry(server_factory: ServerFactory) -> None:
