@@ -21,6 +21,7 @@ _OF_EACH_END = (
 CHECKS = frozenset(
     {f"{side}-{what}" for side in ("source", "target") for what in _OF_EACH_END}
     | {
+        "beside-keys",
         "beside-the-keys",
         "chosen-databases",
         "clocks",
@@ -32,6 +33,7 @@ CHECKS = frozenset(
         "fence",
         "following",
         "hyperloglogs",
+        "large-graphs",
         "leftovers",
         "memory",
         "modules",

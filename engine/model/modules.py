@@ -11,8 +11,16 @@ from dataclasses import dataclass
 
 from engine.model.server import ServerInfo
 
+GRAPH_MODULE = "graph"
+"""FalkorDB's name, and RedisGraph's."""
 HEAD_BYTES = 10
 """So many bytes of a value's beginning say of which module it is."""
+GRAPH_PART = (
+    "a part of a large graph, which RESTORE does not put together: DUMP gives the graph whole "
+    "(--source-type scan)"
+)
+"""Why a value of the type that only snapshots have is not sent."""
+_PART_TYPE = "graphmeta"
 _SAFE_SINCE = (6, 2, 0)
 """Servers before it may end their process over a value of a module (`rdbLoadObject`, rdb.c)."""
 
@@ -46,8 +54,8 @@ TYPES: dict[str, ModuleType] = {
     "vectorset": ModuleType(_brought_by("vectorset"), "VADD"),
     "bloomfltr": ModuleType(_brought_by("bf"), "BF.LOAD", replaces=False),
     # FalkorDB and RedisGraph: the nodes of the value are added to those of the graph.
-    "graphdata": ModuleType(_brought_by("graph"), "GRAPH.QUERY", replaces=False),
-    "graphmeta": ModuleType(_brought_by("graph"), "GRAPH.QUERY", replaces=False),
+    "graphdata": ModuleType(_brought_by(GRAPH_MODULE), "GRAPH.QUERY", replaces=False),
+    _PART_TYPE: ModuleType(_brought_by(GRAPH_MODULE), "GRAPH.QUERY", replaces=False),
 }
 """By the nine characters of the type's name, as TYPE says it."""
 
@@ -80,7 +88,7 @@ class ModuleTypes:
             )
         if not self._has(name):
             return f"a value of module {name}, which the target does not have"
-        return ""
+        return GRAPH_PART if name == _PART_TYPE else ""
 
     def judge(self, name: str) -> tuple[str, bool]:
         """(`refusal`, whether RESTORE … REPLACE may add to what is there), for `ModuleGuard`."""

@@ -1,12 +1,13 @@
 """Graphs (FalkorDB) that a snapshot does not hold as one value.
 
-A server writes a graph of more than VKEY_MAX_ENTITY_COUNT nodes and edges into its snapshot in
+A server writes a graph of VKEY_MAX_ENTITY_COUNT nodes and edges or more into its snapshot in
 parts, under further keys that are nowhere else (`{graph}graph_UUID`). DUMP gives it whole.
 """
 
 from __future__ import annotations
 
 from engine.errors import EngineError, TransferFailed
+from engine.model.modules import GRAPH_MODULE
 from engine.model.server import ServerInfo
 from engine.wire.admin import Admin
 
@@ -14,40 +15,52 @@ _ENTITIES_MOST = 100_000  # unless VKEY_MAX_ENTITY_COUNT says otherwise
 _COUNTS = ("MATCH (n) RETURN count(n)", "MATCH ()-[e]->() RETURN count(e)")
 _NAMED = 3
 
+NAME = "large-graphs"
+"""The preflight's check."""
+REMEDY = "Choose --source-type scan: it reads each graph whole."
 
-async def refuse_parts(source: Admin, info: ServerInfo) -> None:
-    """Raise `TransferFailed` where a graph of the source would come in parts; `LinkError`."""
-    if "graph" not in info.modules:
-        return
+
+async def in_parts(source: Admin, info: ServerInfo) -> str:
+    """Why the source's snapshot cannot be carried, as a graph comes in parts; empty: none does.
+
+    Leaves database 0 chosen. Raises `LinkError`.
+    """
+    if GRAPH_MODULE not in info.modules:
+        return ""
+    # The list has the graphs of all databases.
+    limit, names = await source.pipeline(
+        [("GRAPH.CONFIG", "GET", "VKEY_MAX_ENTITY_COUNT"), ("GRAPH.LIST",)]
+    )
+    if not isinstance(names, list):
+        return ""
+    most = int(limit[1]) if isinstance(limit, list) and len(limit) == 2 else _ENTITIES_MOST
     large: list[str] = []
     for entry in info.keyspace:
-        selected, limit, names = await source.pipeline(
-            [
-                ("SELECT", entry.db),
-                ("GRAPH.CONFIG", "GET", "VKEY_MAX_ENTITY_COUNT"),
-                ("GRAPH.LIST",),
-            ]
-        )
-        if isinstance(selected, EngineError) or not isinstance(names, list):
+        (selected,) = await source.pipeline([("SELECT", entry.db)])
+        if isinstance(selected, EngineError):
             continue
-        most = limit[1] if isinstance(limit, list) and len(limit) == 2 else _ENTITIES_MOST
         counted = await source.pipeline(
             [("GRAPH.RO_QUERY", name, text) for name in names for text in _COUNTS]
         )
         for name, nodes, edges in zip(names, counted[::2], counted[1::2], strict=True):
             total = _count(nodes) + _count(edges)
-            if total >= int(most):
+            if total >= most:
                 shown = name.decode("utf-8", "backslashreplace")
                 large.append(f"{shown} (database {entry.db}, {total:,} nodes and edges)")
     await source.select(0)
-    if large:
-        more = f" and {len(large) - _NAMED:,} more" if len(large) > _NAMED else ""
-        raise TransferFailed(
-            "the source writes large graphs into its snapshot in parts, which RESTORE does not put "
-            f"together: {', '.join(large[:_NAMED])}{more}",
-            remedy="Choose --source-type scan: it reads each graph whole.",
-            fault="source",
-        )
+    if not large:
+        return ""
+    more = f" and {len(large) - _NAMED:,} more" if len(large) > _NAMED else ""
+    return (
+        "the source writes large graphs into its snapshot in parts, which RESTORE does not put "
+        f"together: {', '.join(large[:_NAMED])}{more}"
+    )
+
+
+async def refuse_parts(source: Admin, info: ServerInfo) -> None:
+    """Raise `TransferFailed` where a graph of the source would come in parts; `LinkError`."""
+    if why := await in_parts(source, info):
+        raise TransferFailed(why, remedy=REMEDY, fault="source")
 
 
 def _count(reply: object) -> int:

@@ -65,6 +65,9 @@ from engine.transfer.checks.scripts import check_scripts
 from engine.transfer.checks.spool import check_spool
 from engine.transfer.checks.types import check_types
 from engine.transfer.checks.unlike import check_hyperloglogs, check_script_effects
+from engine.transfer.graphs import NAME as LARGE_GRAPHS
+from engine.transfer.graphs import REMEDY as GRAPHS_REMEDY
+from engine.transfer.graphs import in_parts
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import check_leftovers
 from engine.wire.admin import Admin, admin
@@ -118,6 +121,10 @@ async def _preflight_of_server(
         apart = check_apart(*lines)
         checks.append(apart)
         if way == "replica":
+            if settings.source_type == "replica":
+                with suppress(EngineError):
+                    if why := await in_parts(one, from_info):
+                        checks.append(failed(LARGE_GRAPHS, why, GRAPHS_REMEDY))
             checks.append(check_spool(settings))
             with suppress(EngineError):
                 scripts = await check_scripts(one, lines[0], settings)

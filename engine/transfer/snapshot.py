@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from engine._native import RecordBatch
-from engine.errors import SourceLost
+from engine.errors import SourceLost, TransferFailed
+from engine.model.modules import GRAPH_MODULE, GRAPH_PART
 from engine.model.online import dirty_key
 from engine.model.position import StreamPosition
-from engine.model.report import NAMED_KEYS_LIMIT
+from engine.model.report import NAMED_KEYS_LIMIT, printable_key
 from engine.sources.replica import ReplicaSource
 from engine.targets.base import Acknowledged
 from engine.targets.writer import RestoreWriter
@@ -22,7 +23,7 @@ from engine.transfer.books import Books
 from engine.transfer.code import carry_code, is_library
 from engine.transfer.copy import LOSS_REMEDY
 from engine.transfer.ends import Ends
-from engine.transfer.graphs import refuse_parts
+from engine.transfer.graphs import REMEDY, refuse_parts
 from engine.transfer.repair import Mender
 from engine.transfer.stage import Stage
 from engine.transfer.target_watch import TargetWatch
@@ -59,6 +60,8 @@ class Snapshot:
         self._timed: set[tuple[int, bytes]] = set()
         # Keys of the snapshot that the target has refused, or the source.
         self._refused: dict[tuple[int, bytes], None] = {}
+        # Of a large graph.
+        self._parts: list[bytes] = []
         writer.on_acknowledged = self._acknowledged
         writer.again = source.value_again
 
@@ -68,7 +71,7 @@ class Snapshot:
         `position` is what the source was asked for. Raises `SourceLost`, and as `refuse_parts`.
         """
         books, stage = self._books, self._stage
-        if "graph" in self._source.info.modules:
+        if GRAPH_MODULE in self._source.info.modules:
             async with self._ends.admin("source") as end:
                 await refuse_parts(end, await end.info())
         # A source of the same history has all that we have; what it deleted since it meant to.
@@ -83,6 +86,7 @@ class Snapshot:
             if books.mark.taken_over:
                 await self._make_room()
         self._refused.clear()
+        self._parts.clear()
         stage.tally.start_anew()
         await self._target_watch.begin()
         await books.save(
@@ -110,7 +114,9 @@ class Snapshot:
                 if isinstance(item, RecordBatch):
                     self.on_records(item)
                 await writer.send(item)
+                self._check_parts()
         await writer.drain()
+        self._check_parts()
         await writer.confirm()
 
     async def carry_code(self) -> None:
@@ -148,12 +154,23 @@ class Snapshot:
         if batch.streamed and len(batch):
             # The pieces of one that was left out are still passing by.
             self._source.value_arrived(batch)
+        self._parts += [key for key, reason in batch.withheld if reason == GRAPH_PART][:1]
         refused = [key for key, _ in (*batch.errors, *batch.withheld)]
         refused += [batch.key(index) for index, _ in acknowledged.errors]
         # To read them again at once would be in vain.
         self._timed.difference_update((batch.db, key) for key in refused)
         for key in refused[: NAMED_KEYS_LIMIT - len(self._refused)]:
             self._refused[batch.db, key] = None
+
+    def _check_parts(self) -> None:
+        """A graph that has become large since it was looked for, or could not be."""
+        if self._parts:
+            raise TransferFailed(
+                f"the snapshot has large graphs in parts: {printable_key(self._parts[0])} is "
+                f"{GRAPH_PART}",
+                remedy=REMEDY,
+                fault="source",
+            )
 
     async def _check_source(self) -> None:
         """A source that lost its data must not have its last copy emptied for its sake."""

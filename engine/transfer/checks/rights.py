@@ -25,6 +25,8 @@ from engine.transfer.checks import needs
 from engine.transfer.checks.needs import Needed, Trial, Way
 from engine.transfer.checks.result import Check, Side, failed, passed, warned
 from engine.transfer.checks.sample_keys import UNKNOWN, SampleKeys
+from engine.transfer.graphs import REMEDY as GRAPHS_REMEDY
+from engine.transfer.graphs import in_parts
 from engine.wire.admin import Admin
 
 _SHOWN_KEY = 80
@@ -189,12 +191,16 @@ async def replica_objection(
 ) -> tuple[str, str] | None:
     """Why the source cannot be followed with these users, and the rule to add; None if it can.
 
+    Where the source may be scanned as well, a large graph is a reason too (`transfer.graphs`).
     Raises `LinkError`.
     """
     for side, info in infos.items():
         rights = await _rights_for(side, ends[side], info, settings, "replica", keys)
         if rights.fatal:
             return rights.figure(side, rights.fatal), rights.remedy()
+    if settings.source_type == "auto" and "source" in infos:
+        why = await in_parts(ends["source"], infos["source"])
+        return (why, GRAPHS_REMEDY) if why else None
     return None
 
 
