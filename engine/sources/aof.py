@@ -1,8 +1,9 @@
 """An append-only file as a source: a snapshot, if it begins with one, and commands.
 
 Nothing is written before `survey_aof` has read all of it once: a byte that makes no sense in the
-last file would be found when everything before it had been applied. Both passes read the same bytes
-(`AofFiles`) with the same readers, so the second one meets nothing that the first has not.
+last file would be found when everything before it had been applied. The second pass takes the same
+bytes alone (`AofFiles`, which compares them) with the same readers, so it meets nothing that the
+first has not.
 
 A server that loads the file lets no key expire meanwhile. So the deadlines that its commands carry
 are absolute and lifted by a hundred years here; they are set back when everything is applied
@@ -30,7 +31,6 @@ from engine._native import (
     RecordBatch,
     SnapshotReader,
     StreamReader,
-    crc64,
     early_member_deadlines,
     module_type,
 )
@@ -39,7 +39,7 @@ from engine.model.modules import HEAD_BYTES
 from engine.model.position import ScanPosition
 from engine.model.server import ServerInfo, parse_version
 from engine.model.settings import TransferSettings
-from engine.sources.aof_files import AofFiles, Part
+from engine.sources.aof_files import AofFiles, Part, changed
 from engine.sources.base import Item
 from engine.sources.spill import Spill
 
@@ -164,18 +164,14 @@ class _Surveyor:
 
     def run(self) -> AofSurvey:
         began = time.perf_counter()
-        crc = 0
-        begins: list[Begin] = []
-        for part in self._files.parts:
-            begin, crc = self._read_part(part, crc)
-            begins.append(Begin(part, begin))
+        begins = [Begin(part, self._read_part(part)) for part in self._files.parts]
         self._check_times()
         size = self._files.size
         end = size if self._end is None else self._end
         snapshot = self._snapshot
         return AofSurvey(
             info=_writer(snapshot),
-            identity=f"{IDENTITY}-{crc:016x}-{size}",
+            identity=f"{IDENTITY}-{self._files.checksum:016x}-{size}",
             size=size,
             end=end,
             cut=self._why,
@@ -199,15 +195,14 @@ class _Surveyor:
             seconds=time.perf_counter() - began,
         )
 
-    def _read_part(self, part: Part, crc: int) -> tuple[int, int]:
-        """One file; the offset at which its commands begin, and the checksum."""
+    def _read_part(self, part: Part) -> int:
+        """One file; the offset at which its commands begin."""
         snapshot: SnapshotReader | None = None
         stream: StreamReader | None = None
         begin = part.begin
         for number, portion in enumerate(self._files.portions(part)):
             if self.stop.is_set():
                 raise EngineError("the reading of the append-only file was stopped")
-            crc = crc64(portion, crc)
             if self._end is not None:
                 # What is left out belongs to the bytes by which the files are known again.
                 continue
@@ -230,7 +225,7 @@ class _Surveyor:
             self._end_part(part, stream)
         elif snapshot is not None and not snapshot.finished:
             raise _unsound(part, f"it ends at byte {part.size:,} in the middle of its snapshot")
-        return begin, crc
+        return begin
 
     def _read_snapshot(self, part: Part, snapshot: SnapshotReader, portion: bytes) -> bool:
         """Whether the snapshot ends in this portion."""
@@ -436,7 +431,7 @@ class AofSnapshot:
             except ProtocolError as exc:
                 raise _unsound(part, f"its snapshot is not sound: {exc}") from exc
             if not portion and not self.reader.finished:
-                raise _changed(part)
+                raise changed(part, "its snapshot does not end where it did")
             async for item in self._spill.arrange(self.reader.take()):
                 if not isinstance(item, bytes):
                     self._names.add_records(item, self._hold_shift // 2)
@@ -506,7 +501,7 @@ class AofCommands:
             if (batch := self._reader.next(True)) is not None:
                 return batch
             if self._reader.batched_offset != min(part.end, self._survey.end):
-                raise _changed(part)
+                raise changed(part, "its commands do not end where they did")
             del self._rest[0]
             self._reader = None
             if self._rest and self._rest[0].offset < self._survey.end:
@@ -550,13 +545,5 @@ def _unsound(part: Part, what: str) -> ProtocolFault:
     return ProtocolFault(
         f"{part.path} is no sound append-only file: {what}",
         remedy="redis-check-aof shows the place, and can cut the file off there.",
-        fault="source",
-    )
-
-
-def _changed(part: Part) -> ProtocolFault:
-    return ProtocolFault(
-        f"{part.path} was changed while it was read",
-        remedy="Give a copy of it that no program changes, and start again.",
         fault="source",
     )

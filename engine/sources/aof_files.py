@@ -5,7 +5,8 @@ increments, and a manifest that says their order (aof.c); what it calls history 
 data any more. Before that it is one file, which may begin with a snapshot.
 
 An offset counts the bytes of all files in their order. Each file is opened once, and as many bytes
-are read as it had then: a server that still writes, or rewrites, its file takes nothing away.
+are read as it had then: a server that still writes, or rewrites, its file takes nothing away. Bytes
+that are read again must be those of the first reading (`SameBytes`).
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from engine.errors import EngineError, ProtocolFault
+from engine.errors import EngineError, ProtocolFault, SourceLost
+from engine.sources.same_bytes import PORTION_BYTES, SameBytes
 
 Kind = Literal["base", "incr", "whole"]
 
-READ_BYTES = 1 << 20
-"""A portion, in bytes."""
 _MANIFEST_BYTES_MOST = 1 << 20
 # MANIFEST_MAX_LINE, aof.c.
 _LINE_BYTES_MOST = 1024
@@ -39,6 +39,10 @@ _REMEDIES = {
     errno.ENOENT: "The file is looked for on the machine where the engine runs.",
     errno.EACCES: "Let the user who runs the engine read it.",
 }
+_PUT_A_COPY = (
+    "Put a copy in its place that no program changes, and start again: with the bytes that it had "
+    "the migration goes on, with others it begins anew."
+)
 _WHAT_IT_TAKES = (
     "Give the folder with the manifest (appendonlydir, from Redis 7.0 on), or the file "
     "appendonly.aof of an older server."
@@ -56,13 +60,15 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A file, opened: `begin` is the offset before its first byte, `size` its bytes at opening."""
+    """A file, opened: `begin` is the offset before its first byte, `size` its bytes at opening,
+    `portion` the number of its first portion."""
 
     path: Path
     kind: Kind
     descriptor: int
     begin: int
     size: int
+    portion: int
 
     @property
     def end(self) -> int:
@@ -85,7 +91,8 @@ class AofFiles:
         self.path = Path(path)
         found = _located(self.path)
         self.parts: list[Part] = []
-        begin = 0
+        self._read_before = SameBytes()
+        begin = portion = 0
         try:
             for each, kind in found:
                 if limit is not None and begin >= limit and self.parts:
@@ -93,8 +100,9 @@ class AofFiles:
                 descriptor, size = _opened(each)
                 if limit is not None:
                     size = min(size, limit - begin)
-                self.parts.append(Part(each, kind, descriptor, begin, size))
+                self.parts.append(Part(each, kind, descriptor, begin, size, portion))
                 begin += size
+                portion += -(-size // PORTION_BYTES)
         except BaseException:
             self.close()
             raise
@@ -108,24 +116,31 @@ class AofFiles:
         """The file that holds the byte behind `offset`; the last one at the end."""
         return next((part for part in self.parts if offset < part.end), self.parts[-1])
 
+    @property
+    def checksum(self) -> int:
+        """The CRC64 of all bytes that were read so far."""
+        return self._read_before.checksum
+
     def read(self, part: Part, offset: int, end: int) -> bytes:
         """The next portion from `offset` on, at most to `end`; empty there.
 
-        Raises `EngineError`: also where the file has become shorter than it was.
+        All files must have been read once in their order (`portions`). Raises `EngineError` where
+        the file cannot be read, `SourceLost` where it has become shorter, or its bytes are not
+        those of the first reading.
         """
-        wanted = min(READ_BYTES, end - offset, part.end - offset)
-        if wanted <= 0:
+        if offset >= min(end, part.end):
             return b""
-        try:
-            found = os.pread(part.descriptor, wanted, offset - part.begin)
-        except OSError as exc:
-            raise _unreadable(part.path, exc) from exc
-        if not found:
-            raise EngineError(
-                f"{part.path} has become shorter than it was when it was opened",
-                remedy="Give a copy of it that no program changes.",
-                fault="source",
+        number, skipped = divmod(offset - part.begin, PORTION_BYTES)
+        begin = number * PORTION_BYTES
+        found = self._portion(part, begin, min(PORTION_BYTES, part.size - begin))
+        if not self._read_before.holds(part.portion + number, found):
+            raise changed(
+                part,
+                f"bytes {begin:,} to {begin + len(found):,} are not what they were at the first "
+                "reading",
             )
+        if skipped or begin + len(found) > end - part.begin:
+            return found[skipped : end - part.begin - begin]
         return found
 
     def portions(self, part: Part) -> Iterator[bytes]:
@@ -135,11 +150,28 @@ class AofFiles:
             at += len(portion)
             yield portion
 
+    def _portion(self, part: Part, begin: int, wanted: int) -> bytes:
+        found = b""
+        while len(found) < wanted:
+            try:
+                more = os.pread(part.descriptor, wanted - len(found), begin + len(found))
+            except OSError as exc:
+                raise _unreadable(part.path, exc) from exc
+            if not more:
+                raise changed(part, f"it had {part.size:,} bytes, and has {begin + len(found):,}")
+            found += more
+        return found
+
     def close(self) -> None:
         """Let go of the files."""
         for part in self.parts:
             os.close(part.descriptor)
         self.parts = []
+
+
+def changed(part: Part, how: str) -> SourceLost:
+    """What to raise for a file that is not what it was."""
+    return SourceLost(f"{part.path} was changed while it was read: {how}", remedy=_PUT_A_COPY)
 
 
 def read_manifest(data: bytes, where: str) -> list[Named]:

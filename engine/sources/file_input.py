@@ -4,8 +4,8 @@ A migration reads its file three times: to know that it is sound before anything
 carry it, and to compare. A server that saves meanwhile puts another file in its place (it writes a
 temporary one, and renames it): what was opened stays what it was, and all three read the same
 bytes. `holding` keeps it open from the first reading to the last; the file of whoever reads within
-is that one. A file that is written to in place is another matter: its size or the time of its last
-change gives it away, and then no reading of it counts.
+is that one. A file that is written to in place is another matter: its size, the time of its last
+change or its bytes (`SameBytes`) give it away, and then no reading of it counts.
 
 What can be read once only (standard input, a FIFO) is kept on disk as it comes, in a file without a
 name, which goes with the process. It is kept as it is packed.
@@ -27,6 +27,7 @@ from pathlib import Path
 from engine.errors import EngineError
 from engine.model.endpoint import STDIN_PATH
 from engine.model.settings import GIB, TransferSettings
+from engine.sources.same_bytes import PORTION_BYTES, SameBytes
 from engine.sources.spool import nameless_file, spool_directory
 from engine.sources.unpack import Damaged, Unpacked
 
@@ -70,6 +71,7 @@ class FileInput:
         self._spool = -1
         self._base = 0
         self._identity: tuple[int, int, int, int] | None = None
+        self._read_before = SameBytes()
         self._ended = False
         self.seekable = False
         """It is a file, and no pipe."""
@@ -133,11 +135,14 @@ class FileInput:
                 if found[2] != before[2]
                 else "it was changed, and has as many bytes as before"
             )
-            raise EngineError(
-                f"{self.name} was written to while it was read: {sizes}",
-                remedy="Give it when it has been copied to its end, or a copy of it.",
-                fault="user",
-            )
+            raise self._written_to(sizes)
+
+    def _written_to(self, how: str) -> EngineError:
+        return EngineError(
+            f"{self.name} was written to while it was read: {how}",
+            remedy="Give it when it has been copied to its end, or a copy of it.",
+            fault="user",
+        )
 
     def unreadable(self, exc: OSError) -> EngineError:
         """What to raise for it."""
@@ -149,16 +154,39 @@ class FileInput:
 
     # --- In a thread ---
 
+    def portion(self, number: int) -> bytes:
+        """The portion with that number (0: the first) of at most `PORTION_BYTES`, none at the end.
+        Every portion before it must have been read.
+
+        Raises `OSError`, `EngineError`; also where a file's bytes are not those of the first
+        reading.
+        """
+        at = number * PORTION_BYTES
+        with self._lock:
+            if self._fd < 0:
+                raise Stopped
+            found = b""
+            while len(found) < PORTION_BYTES:
+                more = os.pread(self._fd, PORTION_BYTES - len(found), self._base + at + len(found))
+                if not more:
+                    break
+                found += more
+            same = not found or self._read_before.holds(number, found)
+        if not same:
+            self.check_unchanged()
+            raise self._written_to(
+                f"bytes {at:,} to {at + len(found):,} are not what they were at the first reading"
+            )
+        return found
+
     def read_at(self, at: int, n: int, stop: threading.Event) -> bytes:
-        """At most `n` bytes from `at` on, none at the end; waits for a pipe until `stop`.
+        """At most `n` bytes of a pipe from `at` on, none at the end; waits for them until `stop`.
 
         Raises `OSError`, `EngineError`, `Stopped`.
         """
         with self._lock:
             if self._fd < 0:
                 raise Stopped
-            if self.seekable:
-                return os.pread(self._fd, n, self._base + at)
             if at < self.size:
                 return os.pread(self._spool, min(n, self.size - at), at)
             if self._ended:
@@ -232,6 +260,7 @@ class FileInput:
             if fd >= 0:
                 os.close(fd)
         self._fd = self._spool = -1
+        self._read_before = SameBytes()
         self.size, self._ended = 0, False
 
 
@@ -245,6 +274,7 @@ class Reading:
     def __init__(self, source: FileInput) -> None:
         self._source = source
         self._at = 0
+        self._portion = b""
         self._stop = threading.Event()
         self._unpacked: Unpacked | None = None
         self.position = 0
@@ -295,9 +325,16 @@ class Reading:
         return self._unpacked.read(n)
 
     def _next(self, n: int) -> bytes:
-        portion = self._source.read_at(self._at, n, self._stop)
-        self._at += len(portion)
-        return portion
+        source = self._source
+        if source.seekable:
+            number, skipped = divmod(self._at, PORTION_BYTES)
+            if not skipped:
+                self._portion = source.portion(number)
+            given = self._portion[skipped : skipped + n]
+        else:
+            given = source.read_at(self._at, n, self._stop)
+        self._at += len(given)
+        return given
 
     def _say(self) -> None:
         source = self._source

@@ -17,6 +17,7 @@ from engine.front.faults import PreflightFault
 from engine.model.endpoint import Endpoint
 from engine.model.online import LEFT_KEY, POSITION_KEY
 from engine.model.position import TargetPosition
+from engine.model.progress import Phase, Progress
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.preflight import preflight
@@ -29,7 +30,7 @@ from tests.reference import aof as reference
 from tests.reference.compare import assert_equal
 from tests.reference.stream import command
 from tests.servers import START_SECONDS, Binary, Server
-from tests.snapshots import fill
+from tests.snapshots import fill, snapshot
 from tests.transfers import Run, transfer, until
 
 HOUR_MS = 3_600_000
@@ -303,6 +304,70 @@ def test_other_files_begin_again(server_factory: ServerFactory, tmp_path: Path) 
     assert any("the files are others than before" in line for line in done.events)
     assert set(target.client().keys("*")) == {b"u", b"v"}
     assert counted(target)[b"u"] == 1
+
+
+def test_a_file_that_is_written_to_in_place_stops_it(
+    server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    """Nothing of what was not there when the file was surveyed is applied; another run goes on."""
+    commands = 120_000
+    path = tmp_path / "appendonly.aof"
+    before = counting(path, commands)
+    ours = before[len(before) // 2 :]
+    target = server_factory(known("redis-7.0"))
+    checkpoints = MemoryCheckpoint()
+
+    def told(progress: Progress) -> None:
+        if progress.phase is Phase.SNAPSHOT and path.read_bytes() == before:
+            with path.open("r+b") as file:
+                file.seek(len(before) - len(ours))
+                file.write(ours.replace(b"n:", b"m:"))
+
+    done = transfer(f"aof:{path}", target, checkpoints=checkpoints, on_progress=told)
+    assert done.report.status == "stopped"
+    (error,) = done.report.errors
+    assert f"{path} was changed while it was read: bytes 1,048,576 to 2,097,152" in error
+    assert "Put a copy in its place that no program changes" in error
+    assert 0 < position(target) < len(before) - len(ours)
+    assert not target.client().keys("m:*")
+    path.write_bytes(before)
+    done = transfer(f"aof:{path}", target, checkpoints=checkpoints)
+    assert done.report.status == "done", done.report.errors
+    assert counted(target) == expected(commands)
+
+
+@pytest.mark.parametrize("how", ["another of its layout", "shorter", "longer", "put in its place"])
+def test_a_file_that_was_another_for_the_second_reading(
+    how: str, server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    path = tmp_path / "appendonly.aof"
+    saved = snapshot(known("redis-7.0"), "tiny").data
+    before = saved + command(b"SET", b"own", b"a")
+    path.write_bytes(before)
+    target = server_factory(known("redis-7.0"))
+    others = {
+        "another of its layout": before[:-3] + b"b\r\n",
+        "shorter": before[:-40],
+        "longer": before + command(b"SET", b"own", b"b"),
+        "put in its place": before[:-3] + b"b\r\n",
+    }
+
+    def told(progress: Progress) -> None:
+        if progress.phase is Phase.SNAPSHOT and path.read_bytes() == before:
+            if how == "put in its place":
+                path.rename(tmp_path / "before")
+            path.write_bytes(others[how])
+
+    done = transfer(f"aof:{path}", target, on_progress=told)
+    if how in ("longer", "put in its place"):
+        # What was appended belongs to the next run; the file that was opened is still there.
+        assert done.report.status == "done", done.report.errors
+        assert target.client().get("own") == b"a"
+    else:
+        assert done.report.status == "stopped"
+        assert f"{path} was changed while it was read" in done.report.errors[0]
+        # Not even the snapshot: its bytes are of the same portion.
+        assert target.client().keys("*") == [POSITION_KEY]
 
 
 def test_nothing_is_written_where_something_is_wrong(

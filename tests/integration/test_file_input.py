@@ -193,6 +193,29 @@ def test_a_file_that_is_written_to_in_place(
     assert keys_of(target) == 0
 
 
+def test_a_file_whose_time_was_put_back(
+    server_factory: ServerFactory, state_url: str, tmp_path: Path
+) -> None:
+    """Another one of its size was written over it, with the times that it had (rsync --inplace)."""
+    target = server_factory()
+    path = tmp_path / "dump.rdb"
+    one, other = (
+        whole(key(0, b"a", text(value)), b"REDIS0009", crc=False) for value in (b"1st", b"2nd")
+    )
+    path.write_bytes(one)
+
+    def write_over(_: Any) -> None:
+        before = path.stat()
+        with path.open("r+b") as out:
+            out.write(other)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    _, report = migrated(state_url, Endpoint(rdb_path=str(path)), target, write_over)
+    assert report.status == "failed"
+    assert "was written to while it was read: bytes 0 to" in report.errors[0]
+    assert keys_of(target) == 0
+
+
 def test_bytes_behind_the_snapshot(
     server_factory: ServerFactory, state_url: str, tmp_path: Path
 ) -> None:
