@@ -118,7 +118,7 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
     stays readable until the next start, with its last phase and figures; `Report` is what it came
     to, None until it has ended or stopped.
     """
-    progress = transfer.progress
+    progress = transfer.known
     held = transfer.held()
     workers = []
     if held and transfer.process is not None:
@@ -138,6 +138,7 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
         "SourceOffset": progress.source_offset,
         "SourceLink": progress.link or None,
         "SourceHeardSeconds": progress.source_heard_seconds,
+        "TargetHeardSeconds": progress.target_heard_seconds,
         "Counters": {
             "Commands": progress.commands,
             "PartialSyncs": progress.partial_syncs,

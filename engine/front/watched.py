@@ -11,6 +11,8 @@ from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 
 _BEHIND_SNAPSHOT = (Phase.CATCH_UP, Phase.FOLLOW, Phase.COPIED, Phase.CUT_OVER, Phase.DONE)
+# It is asked each second, and an answer may take one.
+_TARGET_SILENT_SECONDS = 2.0
 
 
 def details(status: str, transfer: TransferRecord | None) -> dict[str, Any] | None:
@@ -45,7 +47,7 @@ def gates(transfer: TransferRecord) -> list[dict[str, Any]]:
     `Open` is None for what takes its time, False for what is in the way. The last
     word is `Migration.CanComplete`: the engine also looks at what no figure shows.
     """
-    progress = transfer.progress
+    progress = transfer.known
     held = transfer.held()
     behind = progress.phase in _BEHIND_SNAPSHOT
     keys = f"{progress.keys:,} of about {progress.total_keys:,} keys"
@@ -54,7 +56,8 @@ def gates(transfer: TransferRecord) -> list[dict[str, Any]]:
         _gate("snapshot", True if behind else None, keys),
     ]
     if shapes.source_type(transfer) != "scan":
-        found += [_heard(progress), _caught_up(progress), _lag(progress, _most(transfer))]
+        found += [_heard(progress, held), _target_heard(progress, held)]
+        found += [_caught_up(progress), _lag(progress, _most(transfer), held)]
     lost = progress.not_carried
     found.append(
         _gate("everything carried", lost == 0, f"{lost:,} keys not carried" if lost else "so far")
@@ -78,16 +81,25 @@ def _caught_up(progress: Progress) -> dict[str, Any]:
     return _gate("caught up", True, "every write is followed")
 
 
-def _heard(progress: Progress) -> dict[str, Any]:
+def _heard(progress: Progress, held: bool) -> dict[str, Any]:
     seconds = progress.source_heard_seconds
     if not progress.link or seconds is None:
-        return _gate("source heard", None, "not yet")
+        return _gate("source heard", None, "not yet" if held else "not known")
     return _gate(
         "source heard", progress.link == "up", f"link {progress.link}, {seconds:.0f} s ago"
     )
 
 
-def _lag(progress: Progress, most: int | None) -> dict[str, Any]:
+def _target_heard(progress: Progress, held: bool) -> dict[str, Any]:
+    seconds = progress.target_heard_seconds
+    if seconds is None:
+        return _gate("target heard", None, "not yet" if held else "not known")
+    return _gate("target heard", seconds <= _TARGET_SILENT_SECONDS, f"{seconds:.0f} s ago")
+
+
+def _lag(progress: Progress, most: int | None, held: bool) -> dict[str, Any]:
+    if not held:
+        return _gate("lag", None, "not known")
     if progress.lag_bytes is None and progress.link in ("down", "silent"):
         return _gate("lag", False, "unknown while the source is not heard")
     if progress.lag_bytes is None or progress.phase not in _BEHIND_SNAPSHOT:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.groups.process import ProcessId
-from engine.groups.states import CUT_OVERS, Request, TransferStatus
+from engine.groups.states import CUT_OVERS, ENDED, Request, TransferStatus
 from engine.model.endpoint import Endpoint
 from engine.model.progress import ENDS, Phase, Progress
 from engine.model.report import Report
@@ -83,6 +83,19 @@ class TransferRecord:
     def settings(self) -> TransferSettings:
         """The settings it was started with. Raises `UsageError` (another version's state)."""
         return TransferSettings.from_dict(self.settings_data)
+
+    @property
+    def known(self) -> Progress:
+        """Its progress as far as it is known now. While no process works on it, nobody hears its
+        ends; and if it has not ended, the source may be any number of bytes ahead."""
+        if self.held():
+            return self.progress
+        unheard = replace(
+            self.progress, link="", source_heard_seconds=None, target_heard_seconds=None
+        )
+        if self.status in ENDED:
+            return unheard
+        return replace(unheard, lag_bytes=None, lag_seconds=None)
 
     @property
     def undecided(self) -> bool:

@@ -42,7 +42,8 @@ class Progress:
     has everything, `source_offset` the source's own, as last heard; `lag_bytes` and `lag_seconds`
     lie between them, and are None while it is not known what the source has sent. `link` is how the
     source is heard: "up", "down" (the link is lost), "silent" (it stands, and no answer comes), or
-    empty where nothing is followed; `source_heard_seconds`: whole ones since anything came from it.
+    empty where nothing is followed; `source_heard_seconds`: whole ones since anything came from it;
+    `target_heard_seconds`: the same of the target's answer to a question that is put each second.
     `commands` counts the stream's commands that were applied, `spool_bytes` is what waits on disk
     now, `repaired_keys` were fetched anew because their commands could not be carried, `held_keys`
     wait for the stream because their deadline is near.
@@ -68,6 +69,7 @@ class Progress:
     source_offset: int | None = None
     link: str = ""
     source_heard_seconds: float | None = None
+    target_heard_seconds: float | None = None
     commands: int = 0
     spool_bytes: int = 0
     partial_syncs: int = 0

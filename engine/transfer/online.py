@@ -921,6 +921,7 @@ class Online:
             "retries": self._writer.retries + self._restarts + (applier.retries if applier else 0),
             "reconnects": self._writer.reconnects + (applier.reconnects if applier else 0),
             "spool_bytes": self._source.spooled,
+            "target_heard_seconds": self._target_watch.heard_seconds,
             "repaired_keys": self._mark.repaired_keys + (mender.repaired if mender else 0),
             "held_keys": mender.waiting if mender else 0,
             "partial_syncs": self._mark.partial_syncs,

@@ -89,6 +89,40 @@ def test_a_source_that_is_not_heard(name: str, trouble: str, server_factory: Ser
     assert target.client().get("later") == b"1"
 
 
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_a_target_that_is_not_heard(trouble: str, server_factory: ServerFactory) -> None:
+    """Nothing is written to it meanwhile: no command of the stream would notice."""
+    source, target = (server_factory(known("redis-7.0")) for _ in range(2))
+    source.client().mset({f"key:{n}": n for n in range(100)})
+    begin, end = TROUBLES[trouble]
+    with Proxy(target.host, target.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            await in_sync(work, source)
+            seen = work.progress
+            assert seen.target_heard_seconds is not None
+            assert seen.target_heard_seconds < 10
+            begin(target, proxy)
+            await soon(lambda: not work.progress.can_complete, "a closed gate")
+            assert "target" in work.progress.reason, work.progress
+            if trouble != "cut off":
+                await soon(lambda: "has not answered for" in work.progress.reason, "the reason")
+                await soon(lambda: any("has not answered" in e for e in run.events), "a word")
+                assert (work.progress.target_heard_seconds or 0) >= 2
+                # A longer silence is longer in the reason, and no further event.
+                await soon(lambda: "answered for 4 s" in work.progress.reason, "the seconds")
+                assert sum("the target has not answered" in e for e in run.events) == 1
+            end(target, proxy)
+            await in_sync(work, source)
+            await soon(lambda: work.progress.can_complete, "an open gate")
+            await cut_over(work, run, source)
+
+        run = online(source, proxy, steer, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(source, target, 1)
+
+
 def test_a_stream_that_is_held_up_while_answers_come(server_factory: ServerFactory) -> None:
     """The link that the stream comes over stands still; over others the source answers."""
     source, target = (server_factory(known("redis-7.0")) for _ in range(2))

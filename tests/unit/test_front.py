@@ -518,6 +518,7 @@ async def test_start_returns_at_once(house: House) -> None:
         "SourceOffset": None,
         "SourceLink": None,
         "SourceHeardSeconds": None,
+        "TargetHeardSeconds": None,
         "Counters": {
             "Commands": 0,
             "PartialSyncs": 0,

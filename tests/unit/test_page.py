@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from engine.front import shapes
 from engine.front.engine import Engine
 from engine.front.http.app import Api
 from engine.front.http.gate import Gate
@@ -101,7 +102,7 @@ def test_nothing_from_elsewhere_and_no_markup_from_data(name: str) -> None:
 
 GROUP = GroupRecord("g", "", "migrating", False, "redis://10.0.0.2:6379", 1.0)
 SETTINGS = TransferSettings(source_type="replica")
-HEARD = {"link": "up", "source_heard_seconds": 0.0}
+HEARD = {"link": "up", "source_heard_seconds": 0.0, "target_heard_seconds": 0.0}
 
 
 def transfer(phase: Phase = Phase.FOLLOW, *, held: bool = True, **progress: Any) -> TransferRecord:
@@ -129,41 +130,80 @@ def transfer(phase: Phase = Phase.FOLLOW, *, held: bool = True, **progress: Any)
 @pytest.mark.parametrize(
     ("phase", "progress", "expected"),
     [
-        (Phase.CONNECT, {}, [True, None, None, None, None, True, None]),
-        (Phase.SNAPSHOT, {"keys": 3, "link": "up"}, [True, None, None, None, None, True, None]),
-        (Phase.CATCH_UP, HEARD | {"lag_bytes": 5}, [True, True, True, None, True, True, None]),
+        (Phase.CONNECT, {}, [True, None, None, None, None, None, True, None]),
+        (
+            Phase.SNAPSHOT,
+            {"keys": 3, "link": "up"},
+            [True, None, None, None, None, None, True, None],
+        ),
+        (
+            Phase.CATCH_UP,
+            HEARD | {"lag_bytes": 5},
+            [True, True, True, True, None, True, True, None],
+        ),
         (
             Phase.CATCH_UP,
             HEARD | {"lag_bytes": 1 << 20},
-            [True, True, True, None, True, True, None],
+            [True, True, True, True, None, True, True, None],
         ),
-        (Phase.FOLLOW, HEARD | {"lag_bytes": 2 << 20}, [True, True, True, True, False, True, None]),
+        (
+            Phase.FOLLOW,
+            HEARD | {"lag_bytes": 2 << 20},
+            [True, True, True, True, True, False, True, None],
+        ),
         (
             Phase.FOLLOW,
             HEARD | {"lag_bytes": 0, "not_carried": 2},
-            [True, True, True, True, True, False, None],
+            [True, True, True, True, True, True, False, None],
         ),
-        (Phase.FOLLOW, HEARD | {"link": "silent"}, [True, True, False, True, False, True, None]),
+        (
+            Phase.FOLLOW,
+            HEARD | {"link": "silent"},
+            [True, True, False, True, True, False, True, None],
+        ),
+        (
+            Phase.FOLLOW,
+            HEARD | {"lag_bytes": 0, "target_heard_seconds": 3.0},
+            [True, True, True, False, True, True, True, None],
+        ),
         (
             Phase.FOLLOW,
             HEARD | {"lag_bytes": 0, "evicted_keys": 2},
-            [True, True, True, True, True, True, False],
+            [True, True, True, True, True, True, True, False],
         ),
         (
             Phase.FOLLOW,
             HEARD | {"lag_bytes": 0, "evicted_keys": 0},
-            [True, True, True, True, True, True, True],
+            [True, True, True, True, True, True, True, True],
         ),
-        (Phase.STOPPED, {"lag_bytes": 0}, [False, None, None, None, None, True, None]),
+        (Phase.STOPPED, {"lag_bytes": 0}, [False, None, None, None, None, None, True, None]),
     ],
 )
 def test_gates(phase: Phase, progress: dict[str, Any], expected: list[bool | None]) -> None:
     found = gates(transfer(phase, held=phase is not Phase.STOPPED, **progress))
-    names = ["worker", "snapshot", "source heard", "caught up", "lag", "everything carried"]
+    names = [
+        "worker",
+        "snapshot",
+        "source heard",
+        "target heard",
+        "caught up",
+        "lag",
+        "everything carried",
+    ]
     names.append("nothing evicted")
     assert [gate["Name"] for gate in found] == names
     assert [gate["Open"] for gate in found] == expected
     assert all(gate["Figure"] for gate in found)
+
+
+def test_what_is_known_while_no_process_works_on_it() -> None:
+    stopped = transfer(Phase.STOPPED, held=False, **HEARD, lag_bytes=0, lag_seconds=0.0, keys=9)
+    shape = shapes.migration(stopped)
+    unknown = "LagBytes", "LagSeconds", "SourceLink", "SourceHeardSeconds", "TargetHeardSeconds"
+    assert [shape[name] for name in unknown] == [None] * 5
+    assert shape["Keys"] == 9
+    done = shapes.migration(replace(stopped, status=TransferStatus.DONE))
+    assert [done[name] for name in unknown] == [0, 0.0, None, None, None]
 
 
 def test_gates_of_a_scan() -> None:

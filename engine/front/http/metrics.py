@@ -31,6 +31,11 @@ _FIGURES = (
         lambda p: p.source_heard_seconds,
     ),
     (
+        "target_heard_seconds",
+        "Seconds since the followed migration's target answered.",
+        lambda p: p.target_heard_seconds,
+    ),
+    (
         "source_link_up",
         "1 while the followed source is heard, 0 while its link is down or silent.",
         lambda p: float(p.link == "up") if p.link else None,
@@ -113,7 +118,7 @@ class _Migrations(Collector):
         for name, told, figure in _FIGURES:
             family = GaugeMetricFamily(f"{_PREFIX}_migration_{name}", told, labels=labels)
             for group, transfer in self._migrations:
-                value = figure(transfer.progress)
+                value = figure(transfer.known)
                 if value is not None:
                     family.add_metric([group.id], float(value))
             yield family
