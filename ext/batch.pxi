@@ -103,7 +103,8 @@ cdef inline bint arena_split(
 @cython.final
 cdef class RecordBatch:
     """Records of one database, in the order in which the source gave them. Immutable, but for what
-    `ModuleGuard.withhold`, `take` and `leave_out` take out and `strings_first` moves.
+    `ModuleGuard.withhold`, `take`, `take_deadlines` and `leave_out` take out and `strings_first`
+    moves.
 
     Attributes:
         db: the database's number.
@@ -255,6 +256,56 @@ cdef class RecordBatch:
                 head.adding += head.arena.records[i].key_size + DEL_OVERHEAD
         self.adding -= head.adding
         return head
+
+    def take_deadlines(self):
+        """The records that have a deadline as a batch of their own, in their order; the others stay.
+
+        None, and nothing is changed, if no record has one, or the batch is streamed. Raises
+        `MemoryError`.
+        """
+        cdef RecordBatch taken
+        cdef Record *records = self.arena.records
+        cdef Record record
+        cdef size_t i, n, size = 0, kept = 0, found = 0
+        if self.streamed:
+            return None
+        with nogil:
+            for i in range(self.arena.count):
+                if records[i].expire_at >= 0:
+                    size += records[i].key_size + records[i].value_size
+                    found += 1
+        if not found:
+            return None
+        taken = RecordBatch.__new__(RecordBatch)
+        taken.arena.data = <uint8_t *>PyMem_RawMalloc(size + 1)
+        taken.arena.records = <Record *>PyMem_RawMalloc(found * sizeof(Record))
+        if taken.arena.data == NULL or taken.arena.records == NULL:
+            raise MemoryError()
+        taken.arena.capacity = size + 1
+        taken.arena.records_capacity = found
+        taken.db = self.db
+        taken.errors = []
+        taken.access_is_freq = self.access_is_freq
+        with nogil:
+            for i in range(self.arena.count):
+                record = records[i]
+                if record.expire_at < 0:
+                    records[kept] = record
+                    kept += 1
+                    continue
+                n = record.key_size + record.value_size
+                memcpy(taken.arena.data + taken.arena.size, self.arena.data + record.offset, n)
+                record.offset = taken.arena.size
+                taken.arena.records[taken.arena.count] = record
+                taken.arena.count += 1
+                taken.arena.size += n
+                taken.value_bytes += record.value_size
+                if record.adds:
+                    taken.adding += record.key_size + DEL_OVERHEAD
+        self.arena.count = kept
+        self.value_bytes -= taken.value_bytes
+        self.adding -= taken.adding
+        return taken
 
     def leave_out(self, Py_ssize_t index, str reason not None):
         """Take record `index` out; it is named in `withheld`."""

@@ -40,6 +40,7 @@ from engine.model.settings import TransferSettings
 from engine.targets.import_mode import import_source, in_import_mode
 from engine.targets.retry import REFUSED_ALL, TRY_AGAIN, no_database
 from engine.targets.role import refuse_replica
+from engine.targets.wide_reads import widen_reads
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
 from engine.wire.info import ask_info
@@ -117,8 +118,11 @@ class Applier:
         importing: bool = False,
         on_woke: Callable[[], None] = lambda: None,
         on_trouble: Callable[[str], None] = lambda _: None,
+        full: bool = False,
     ) -> None:
+        """`full`: the connection will be full of commands all the time."""
         self._endpoint = endpoint
+        self._full = full
         self._settings = settings
         self._key = key
         self._on_event = on_event
@@ -453,6 +457,8 @@ class Applier:
             info = await ask_info(connection)
             refuse_replica(connection.name, info)
             identity = info.identity
+            if self._full:
+                await widen_reads(connection)
             await connection.call("SELECT", POSITION_DB)
             # A user without the right to MULTI would have what follows it run one by one.
             await connection.call("MULTI")

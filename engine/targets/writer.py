@@ -30,6 +30,7 @@ from engine.targets.import_mode import import_source
 from engine.targets.retry import REFUSED_ALL, TRY_AGAIN, no_database
 from engine.targets.role import refuse_replica
 from engine.targets.suspects import Suspects
+from engine.targets.wide_reads import widen_reads
 from engine.targets.window import Result, Window
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
@@ -480,6 +481,7 @@ class RestoreWriter:
                 await import_source(connection)
             if self.name:
                 await connection.try_call("CLIENT", "SETNAME", self.name)
+            await widen_reads(connection)
             if self.on_dialled is not None:
                 await self.on_dialled()
         except BaseException:

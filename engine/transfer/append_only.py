@@ -543,6 +543,7 @@ class AppendOnly:
                 on_trouble=self._stage.trouble_of("the target"),
                 importing=self._importing,
                 on_woke=self._woke,
+                full=True,
             )
         applier = self._applier
         await applier.close()

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine._native import RecordBatch, SeenKeys, SnapshotReader
+from engine._native import RecordBatch, RestoreEncoder, SeenKeys, SnapshotReader
 from engine.errors import ProtocolFault
 from engine.model.rdb_features import newer_than_known
 from engine.model.server import known_types
-from engine.sources.rdb_file import Survey, survey
+from engine.model.settings import TransferSettings
+from engine.sources import rdb_file
+from engine.sources.rdb_file import RdbFileSource, Survey, survey
 from engine.transfer.checks.types import type_name
 from tests.conftest import ServerFactory
 from tests.reference.crc import key_slot
@@ -192,6 +194,102 @@ def test_strings_first(kinds: list[tuple[int, bool, bool]]) -> None:
         ]
     assert sorted(each.key for each in after) == sorted(each.key for each in before)
     assert {each.key: each for each in after} == {each.key: each for each in before}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 4]), st.booleans(), st.booleans()), max_size=40))
+def test_take_deadlines(kinds: list[tuple[int, bool, bool]]) -> None:
+    values = {0: text(b"v"), 1: length(1) + text(b"v"), 4: length(1) + text(b"f") + text(b"v")}
+    body = b"".join(
+        (b"\xfc" + (2**40 + index).to_bytes(8, "little") if mortal else b"")
+        + (b"\xf8" + length(5) if idle else b"")
+        + key(kind, b"%d" % index, values[kind])
+        for index, (kind, mortal, idle) in enumerate(kinds)
+    )
+    before = records(feed(SnapshotReader(), whole(body)))
+    batches_of: list[RecordBatch] = [
+        each for each in feed(SnapshotReader(), whole(body)) if isinstance(each, RecordBatch)
+    ]
+    size = sum(each.value_bytes for each in batches_of)
+    taken = [each for each in (batch.take_deadlines() for batch in batches_of) if each is not None]
+    assert records(taken) == [each for each in before if each.expire_at is not None]
+    assert records(batches_of) == [each for each in before if each.expire_at is None]
+    assert sum(each.value_bytes for each in (*batches_of, *taken)) == size
+    encoder = RestoreEncoder()
+    for batch in (*batches_of, *taken):
+        commands = bytes(encoder.encode(batch))
+        assert commands.count(b"RESTORE") == len(batch)
+    assert not any(batch.take_deadlines() for batch in batches_of)
+
+
+def arranged(path: Path, **settings: object) -> list[tuple[int, bytes]]:
+    """(database, key) in the order in which the source gives them."""
+
+    async def main() -> list[tuple[int, bytes]]:
+        source = RdbFileSource(path, TransferSettings(**settings))  # type: ignore[arg-type]
+        await source.open(None)
+        found = [
+            (item.db, item.key(index))
+            async for item in source.items()
+            if isinstance(item, RecordBatch)
+            for index in range(len(item))
+        ]
+        await source.close()
+        return found
+
+    return asyncio.run(main())
+
+
+def in_database(db: int, *keys: tuple[bytes, bool]) -> bytes:
+    return (
+        b"\xfe"
+        + length(db)
+        + b"".join(
+            (b"\xfc" + (2**42).to_bytes(8, "little") if mortal else b"")
+            + key(0, name, text(b"v" * 9))
+            for name, mortal in keys
+        )
+    )
+
+
+def test_keys_with_deadlines_wait_for_the_others_of_their_database(tmp_path: Path) -> None:
+    path = tmp_path / "dump.rdb"
+    names = [(b"%d" % n, n % 3 == 0) for n in range(30)]
+    path.write_bytes(whole(in_database(0, *names) + in_database(4, *names)))
+    one = [name for name, mortal in names if not mortal] + [name for name, late in names if late]
+    wanted = [(db, name) for db in (0, 4) for name in one]
+    assert arranged(path, batch_bytes=100) == wanted
+    assert arranged(path) == wanted
+
+
+def test_they_keep_their_order_where_a_key_is_there_twice(tmp_path: Path) -> None:
+    path = tmp_path / "dump.rdb"
+    path.write_bytes(
+        whole(
+            in_database(0, (b"a", True), (b"b", False), (b"c", True), (b"a", False), (b"d", True))
+        )
+    )
+    for size in (20, 60, 1 << 20):
+        found = [name for _, name in arranged(path, batch_bytes=size)]
+        assert sorted(found) == [b"a", b"a", b"b", b"c", b"d"]
+        # The last of its values is the one without a deadline, and stays.
+        last = len(found) - 1 - found[::-1].index(b"a")
+        assert found[:last].count(b"a") == 1
+        assert found.index(b"c") < last or size > 60
+
+
+def test_no_more_of_them_wait_than_there_is_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rdb_file, "_ASIDE_BYTES", 100)
+    path = tmp_path / "dump.rdb"
+    names = [(b"%d" % n, n % 2 == 0) for n in range(40)]
+    path.write_bytes(whole(in_database(0, *names)))
+    found = [name for _, name in arranged(path, batch_bytes=100)]
+    assert sorted(found) == sorted(name for name, _ in names)
+    # Some waited, and the last did not.
+    assert found != [name for name, _ in names]
+    assert found[-1] in (b"38", b"39")
 
 
 def test_values_without_footers() -> None:

@@ -1,0 +1,21 @@
+"""How much a target reads at a time.
+
+A server reads its clients' commands 16 KiB at a time, and writes its replies before it reads on:
+where commands never end, the kernel's work for both is a tenth of the target's. Behind one long
+argument (PROTO_MBULK_BIG_ARG, networking.c) a server keeps a buffer of that argument's length for
+the next one, and from Redis 7.0 on it reads as much as its buffer holds. It gives the buffer back
+when nothing has come for some seconds. To older servers it makes no difference.
+"""
+
+from __future__ import annotations
+
+from engine.wire.connection import Connection
+
+_BYTES = 64 << 10
+_NAME = b"startmigration:probe:" + b"-" * _BYTES
+
+
+async def widen_reads(connection: Connection) -> None:
+    """Have the server read up to 64 KiB at a time from this connection. What it answers means
+    nothing: it has read the argument before it looks at rights. Raises `LinkError`."""
+    await connection.try_call("EXISTS", _NAME)
