@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from engine.errors import EngineError
 from engine.wire.admin import Admin
 
-# functionsCreateWithLibraryCtx → functionExtractLibMetaData, functions.c.
-_SHEBANG_NAME = re.compile(rb"#![^\n]*?\sname=([^\s\n]+)")
+# The words of a library's first line, and its name in one of them, as servers read it (functions.c,
+# functionExtractLibMetaData; sds.c, sdssplitargs): keys in any case, quotes are taken off.
+_WORD = re.compile(rb"""(?:[^\s"']|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')+""")
+_NAME = re.compile(rb"name=(\w+)", re.IGNORECASE)
+_LIBRARY = "library "
 
 
 async def carry_code(
@@ -18,7 +21,7 @@ async def carry_code(
     """Load libraries of functions and bodies of EVAL scripts.
 
     `replace`: a library that the target has under the same name is replaced, else refused. Returns
-    what the target refuses: {`library NAME`: why}. Raises `LinkError`.
+    what the target refuses: {`library NAME` or `a script of N bytes`: why}. Raises `LinkError`.
     """
     how = ("REPLACE",) if replace else ()
     commands: list[tuple[str | bytes, ...]] = [
@@ -38,17 +41,22 @@ async def carry_code(
 def is_library(what: str) -> bool:
     """Whether that is the name of a library, as `carry_code` gives it: a script that is refused is
     sent again by who wants it run."""
-    return what.startswith("library ")
+    return what.startswith(_LIBRARY)
 
 
 def library_name(code: bytes) -> str:
-    """The name in a library's first line, `#!lua name=mylib`; empty if there is none."""
-    found = _SHEBANG_NAME.match(code)
-    return found[1].decode("utf-8", "backslashreplace") if found else ""
+    """The name in a library's first line, `#!lua name=mylib`; empty if none is found there."""
+    first = code.split(b"\n", 1)[0]
+    for word in _WORD.findall(first)[1:] if first.startswith(b"#!") else ():
+        if found := _NAME.fullmatch(word.replace(b'"', b"").replace(b"'", b"")):
+            return str(found[1], "ascii")
+    return ""
 
 
 def _name(text: str | bytes, kind: str | bytes) -> str:
     raw = text if isinstance(text, bytes) else text.encode()
-    if kind == "FUNCTION" and (name := library_name(raw)):
-        return f"library {name}"
-    return f"a {str(kind).lower()} of {len(raw):,} bytes"
+    size = f"{len(raw):,} bytes"
+    if kind == "FUNCTION":
+        # Named or not, it is missing on the target.
+        return _LIBRARY + (library_name(raw) or f"without a readable name ({size})")
+    return f"a script of {size}"

@@ -10,6 +10,7 @@ import pytest
 from engine.fleet.gate import gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
+from engine.transfer.code import library_name
 from engine.transfer.preflight import preflight
 from engine.transfer.transfer import Transfer
 from engine.wire import besides
@@ -145,6 +146,39 @@ def test_the_exit_code_of_a_target_without_functions(
         assert "mylib" in told.err or "mylib" in told.out
     finally:
         cli.close()
+
+
+@pytest.mark.parametrize("header", ["#!lua NAME=mylib", '#!lua name="mylib"', "#!LUA 'Name=mylib'"])
+def test_a_file_s_library_whose_name_is_written_otherwise(
+    header: str,
+    ends: tuple[Server, Server],
+    server_factory: ServerFactory,
+    state_url: str,
+    tmp_path: Path,
+) -> None:
+    """As the server reads its first line; whatever stands there, the library is missing."""
+    source, target = ends[0], server_factory(known("redis-6.2"))
+    text = code("mylib", "f").split("\n", 1)[1]
+    source.client().function_load(f"{header}\n{text}", replace=True)
+    (told,) = source.client().execute_command("FUNCTION", "LIST")
+    told = told if isinstance(told, dict) else dict(zip(told[::2], told[1::2], strict=True))
+    assert told[b"library_name"].decode() == "mylib"
+    assert library_name(f"{header}\n{text}".encode()) == "mylib"
+    source.client().save()
+    cli = Cli(state_url, tmp_path)
+    try:
+        told = cli(
+            "migrate", "--source", f"rdb:{source.folder}/dump.rdb", "--target", target.url,
+            "--output", "json",
+        )  # fmt: skip
+        assert told.code == 1, told
+        assert "library mylib" in str(told.json["errors"])
+    finally:
+        cli.close()
+
+
+def test_a_library_without_a_name_is_one() -> None:
+    assert library_name(b"#)lua name=l\n") == library_name(b"#!lua\nname=l") == ""
 
 
 def test_what_a_user_may_not_ask_is_said(ends: tuple[Server, Server]) -> None:
