@@ -23,6 +23,10 @@ from engine.model.verification import Verification
 from engine.model.wording import tidied
 
 ABORT = "complete-migration --force (no cut-over: the source stays open, the target as it is)"
+# Of one that has stopped behind its cut-over.
+_ABORT_BLOCKED = (
+    "complete-migration --force (the source accepts writes again, the target stays as it is)"
+)
 """How a migration is given up, and what that leaves."""
 NAMED_KEYS = 20
 """So many keys that were not carried are named; the report has more of them."""
@@ -210,7 +214,8 @@ def reason(transfer: TransferRecord) -> str:
     if transfer.status in ENDED:
         errors = transfer.report.errors if transfer.report is not None else ()
         return errors[0] if errors else transfer.progress.reason
-    way_out = f"resume with resume-migration, or abort with {ABORT}"
+    blocked = transfer.report is not None and bool(transfer.report.sealed)
+    way_out = f"resume with resume-migration, or abort with {_ABORT_BLOCKED if blocked else ABORT}"
     if transfer.status is TransferStatus.STOPPED:
         why = transfer.report.errors[0] if transfer.report and transfer.report.errors else ""
         if why:

@@ -87,6 +87,8 @@ def test_a_target_that_comes_back_older_as_clients_are_led_to_it(
     told = migration.describe()["Migration"]
     assert "the target lost data after it was opened" in told["Reason"], told
     assert "release-source" in told["Reason"]
+    assert "--force (the source accepts writes again" in told["Reason"]
+    assert "stays open" not in told["Reason"]
     assert refuses(source)
     assert target.client().mget("last", "users") == [b"old", b"1"]
     if then == "aborted":
