@@ -32,6 +32,7 @@ from engine._native import (
     SnapshotReader,
     StreamReader,
     early_member_deadlines,
+    encode_command,
     module_type,
 )
 from engine.errors import EngineError, ProtocolFault
@@ -46,6 +47,10 @@ from engine.sources.spill import Spill
 # Values that are not kept are not held beyond this.
 _SURVEY_HOLDS = 64 << 10
 _NAMED = 10
+# Of a transaction that does not end: so many unknown names are kept, and so much of each.
+_TAIL_NAMES_MOST = 100
+_TAIL_NAME_BYTES = 64
+_EXEC = encode_command("EXEC")
 _MAGIC = (b"REDIS", b"VALKEY")
 # A batch is a transaction on the target: between two of them the target waits for the next one.
 _BATCH_BYTES = 4 << 20
@@ -64,12 +69,36 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenTail:
+    """A transaction that the files end in, from `begin` on. `names`: those of its commands that the
+    engine does not know, in capitals, each once.
+
+    Where the server that loads the files does not know one either, it loads none of them: a
+    damaged EXEC is such a name, and everything behind it is no tail.
+    """
+
+    part: Part
+    begin: int
+    names: tuple[bytes, ...]
+
+    def unknown(self, name: bytes) -> ProtocolFault:
+        """What to raise where the target does not know `name`."""
+        shown = name.decode("ascii", "backslashreplace")
+        return _unsound(
+            self.part,
+            f"the transaction that begins at byte {self.begin - self.part.begin:,} does not end, "
+            f"and has a command {shown}, which neither the engine nor the target knows",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class AofSurvey:
     """What the files hold, once all of them were read.
 
     `identity`: the same for the same bytes alone; it has their number in it (`size_in`). `end`: the
     offset behind the last command that is carried; `cut` says what is left out behind it, and why;
-    empty: nothing is. `snapshot`: there is one, and it ends at `begins[0].offset`; `keys`, `types`,
+    empty: nothing is; `tail`: that is a transaction in which there are names to ask the target
+    for. `snapshot`: there is one, and it ends at `begins[0].offset`; `keys`, `types`,
     `modules`, `refused`, `refused_total` and `left_out` are of it, as in `rdb_file.Survey`.
     `commands` counts those that are carried; `databases` are all that are named. `scripts`,
     `field_deadlines`: how many commands run a script, or set TTLs of hash fields that have passed;
@@ -83,6 +112,7 @@ class AofSurvey:
     size: int
     end: int
     cut: str
+    tail: OpenTail | None
     begins: tuple[Begin, ...]
     snapshot: bool
     rdb_version: int
@@ -161,6 +191,7 @@ class _Surveyor:
         # Where everything behind is left out, and why.
         self._end: int | None = None
         self._why = ""
+        self._tail: OpenTail | None = None
 
     def run(self) -> AofSurvey:
         began = time.perf_counter()
@@ -175,6 +206,7 @@ class _Surveyor:
             size=size,
             end=end,
             cut=self._why,
+            tail=self._tail,
             begins=tuple(begins),
             snapshot=snapshot is not None,
             rdb_version=0 if snapshot is None else snapshot.version,
@@ -318,6 +350,24 @@ class _Surveyor:
             )
         self._end = end
         self._why = f"the last {left:,} bytes of {part.path.name}: {what}"
+        if stream.in_multi and (names := self._unknown_between(part, end, stream.parsed_offset)):
+            self._tail = OpenTail(part, end, names)
+
+    def _unknown_between(self, part: Part, begin: int, end: int) -> tuple[bytes, ...]:
+        """The names of `OpenTail`, of a transaction whose last whole command ends at `end`."""
+        found: dict[bytes, None] = {}
+        reader = stream_of(begin, names=self._settings.stream_names)
+        at = begin
+        while at < end and len(found) < _TAIL_NAMES_MOST:
+            portion = self._files.read(part, at, end)
+            at += len(portion)
+            # As if it ended here: its commands are given out behind an EXEC alone.
+            reader.feed(portion if at < end else portion + _EXEC)
+            if at == end:
+                reader.flush()
+            for batch in reader.take():
+                found.update(dict.fromkeys(name[:_TAIL_NAME_BYTES] for name in batch.unknown))
+        return tuple(found)[:_TAIL_NAMES_MOST]
 
     def _note_times(self, stream: StreamReader) -> None:
         if stream.timestamps:

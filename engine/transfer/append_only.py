@@ -57,6 +57,7 @@ from engine.targets.import_mode import (
     leave_import_mode,
 )
 from engine.targets.writer import RestoreWriter
+from engine.transfer.aof_tail import check_tail
 from engine.transfer.aside import cancelled
 from engine.transfer.books import Books
 from engine.transfer.checkpoint import CheckpointStore
@@ -259,6 +260,7 @@ class AppendOnly:
         self._survey = await survey_aof(
             self._files, self._settings, value_limit=self._writer.bulk_limit
         )
+        await stage.insist(self._look_at_tail, "target")
         if self._survey.cut:
             self._leave_out(f"{_CUT}{self._survey.cut}")
         stage.total_keys = sum(self._survey.keys.values())
@@ -266,6 +268,12 @@ class AppendOnly:
             stage.tally.evictions = Evictions().after(self._writer.info)
         else:
             await stage.insist(self._target_watch.look, "target")
+
+    async def _look_at_tail(self) -> None:
+        assert self._survey is not None
+        if self._survey.tail is not None:
+            async with self._ends.admin("target") as end:
+                await check_tail(end, self._survey)
 
     async def _move(self) -> None:
         """Everything, whatever the target does meanwhile."""

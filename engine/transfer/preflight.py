@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack, suppress
 
-from engine.errors import EngineError
+from engine.errors import EngineError, LinkError
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
@@ -19,6 +19,7 @@ from engine.transfer.checks.aof import (
     check_aof,
     check_commands,
     check_empty,
+    check_open_tail,
     check_scripts_allowed,
 )
 from engine.transfer.checks.besides import check_besides
@@ -194,6 +195,9 @@ async def _preflight_of_file(
             # A server that closes idle connections has, meanwhile; the next call dials again.
             with suppress(EngineError):
                 await end.pipeline([("PING",)])
+        if end is not None and isinstance(found, AofSurvey):
+            with suppress(LinkError):
+                about = await check_open_tail(end, found) or about
         checks.extend(about)
         types = None
         if found is not None and end is not None and info is not None:

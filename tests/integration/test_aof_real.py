@@ -4,6 +4,7 @@ same files."""
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -29,7 +30,7 @@ from tests.proxy import Proxy
 from tests.reference import aof as reference
 from tests.reference.compare import assert_equal
 from tests.reference.stream import command
-from tests.servers import START_SECONDS, Binary, Server
+from tests.servers import START_SECONDS, Binary, Server, ServerError
 from tests.snapshots import fill, snapshot
 from tests.transfers import Run, transfer, until
 
@@ -403,6 +404,54 @@ def test_nothing_is_written_where_something_is_wrong(
     assert any(cut in line for line in told)
     assert cut in report.left_out[0]
     assert target.client().keys("*") == [b"a"]
+
+
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [
+        (command(b"EXDC"), "a command EXDC, which neither the engine nor the target knows"),
+        (command(b"INCR", b"b"), ""),
+        (b"*1\r\n$4\r\nEX", ""),
+        # The engine does not know it, for it writes nothing; servers do, and queue it.
+        (command(b"PING"), ""),
+    ],
+)
+def test_a_damaged_exec_is_no_end_that_was_cut_off(
+    last: bytes, why: str, server_factory: ServerFactory, tmp_path: Path, state_url: str
+) -> None:
+    kept = command(b"SET", b"a", b"1")
+    folder = tmp_path / "appendonlydir"
+    folder.mkdir()
+    path = folder / "appendonly.aof.1.incr.aof"
+    path.write_bytes(kept + command(b"MULTI") + command(b"SET", b"b", b"1") + last)
+    (folder / "appendonly.aof.manifest").write_text(f"file {path.name} seq 1 type i\n")
+    # What a server makes of it.
+    loading = server_factory(known("redis-7.0"), *OPTIONS)
+    loading.stop()
+    shutil.rmtree(loading.folder / "appendonlydir")
+    shutil.copytree(folder, loading.folder / "appendonlydir")
+    if why:
+        with pytest.raises(ServerError, match="Unknown command"):
+            loading.restart()
+    else:
+        loading.restart()
+        assert loading.client().keys("*") == [b"a"]
+    # What the engine makes of it: at its first look, and where that is left out.
+    target = server_factory(known("redis-7.0"))
+    if why:
+        with pytest.raises(PreflightFault, match=re.escape(why)):
+            migrate(state_url, f"aof:{folder}", target.url)
+        done = transfer(f"aof:{folder}", target)
+        assert done.report.status == "failed"
+        assert f"{path} is no sound append-only file" in done.report.errors[0]
+        assert f"begins at byte {len(kept)} does not end" in done.report.errors[0]
+        assert why in done.report.errors[0]
+        assert target.client().dbsize() == 0
+    else:
+        report, _ = migrate(state_url, f"aof:{folder}", target.url)
+        assert report.status == "done", report.errors
+        assert "it ends inside a transaction" in report.left_out[0]
+        assert target.client().keys("*") == [b"a"]
 
 
 def test_the_base_alone_is_refused(

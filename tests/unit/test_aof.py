@@ -210,6 +210,35 @@ def test_a_cut_tail_is_left_out_or_refused(tmp_path: Path, end: int):
     assert caught.value.fault == "source"
 
 
+def test_unknown_names_in_a_transaction_that_does_not_end(tmp_path: Path):
+    """They tell a damaged EXEC from one that is missing; the target is asked for them."""
+    kept = command(b"SET", b"a", b"1") + command(b"before", b"a")
+    path = tmp_path / "appendonly.aof"
+    for tail, names in (
+        (command(b"INCR", b"a") + command(b"EXDC") + command(b"INCR", b"b"), (b"EXDC",)),
+        (command(b"JSON.OURS", b"a") + command(b"exdc") + command(b"EXDC") + b"*1", None),
+        (command(b"INCR", b"a") + b"*1\r\n$4\r\nEX", ()),
+        (command(b"SET", b"b", bytes(3 << 20)) + command(b"EXDC") + b"*1\r\n", (b"EXDC",)),
+        (command(b"n" * 5000), (b"N" * 64,)),
+        (b"".join(command(b"n%d" % n) for n in range(1000)), tuple(b"N%d" % n for n in range(100))),
+    ):
+        path.write_bytes(kept + command(b"MULTI") + tail)
+        found, _ = surveyed(path)
+        assert found.end == len(kept)
+        expected = (b"JSON.OURS", b"EXDC") if names is None else names
+        assert (found.tail.names if found.tail else ()) == expected
+    assert found.tail is not None
+    (fault,) = (found.tail.unknown(name) for name in (b"EX\xffC",))
+    assert f"{path} is no sound append-only file" in fault.message
+    assert f"begins at byte {len(kept)} does not end" in fault.message
+    assert "a command EX\\xffC" in fault.message
+    # By another name of the source's it is known; a whole transaction is none that is asked for.
+    path.write_bytes(kept + command(b"MULTI") + command(b"wipe"))
+    assert surveyed(path, command_names=("source:FLUSHALL=wipe",))[0].tail is None
+    path.write_bytes(kept + command(b"MULTI") + command(b"EXDC") + command(b"EXEC"))
+    assert surveyed(path)[0].tail is None
+
+
 def test_only_the_last_file_may_be_cut(tmp_path: Path):
     whole = command(b"SET", b"a", b"1")
     folder = folder_of(tmp_path, ("base", whole), ("incr", whole[:-1]), ("incr", whole))

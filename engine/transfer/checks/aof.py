@@ -14,6 +14,7 @@ from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.sources.aof import AofSurvey, survey_aof
 from engine.sources.aof_files import AofFiles
+from engine.transfer.aof_tail import check_tail
 from engine.transfer.append_only import NOT_EMPTY, not_empty
 from engine.transfer.checks import needs
 from engine.transfer.checks.carried import check_carried, writer_of
@@ -41,6 +42,16 @@ async def check_aof(
         if files is not None:
             files.close()
     return list(_of_files(source, found)), found
+
+
+async def check_open_tail(target: Admin, found: AofSurvey) -> list[Check]:
+    """What is wrong with the end of the files by what the target says; empty: nothing. Raises
+    `LinkError`."""
+    try:
+        await check_tail(target, found)
+    except ProtocolFault as error:
+        return [failed("source-file", error.message, error.remedy)]
+    return []
 
 
 def check_commands(
