@@ -206,7 +206,7 @@ def test_a_migration(api: Serving, browser: Browser, server_factory: ServerFacto
         "[...document.querySelectorAll('[aria-label=Cut-over] .gates li')]"
         ".map((gate) => [gate.querySelector('.gate').textContent, gate.dataset.open])"
     )
-    names = ["worker", "snapshot", "source heard", "caught up", "lag"]
+    names = ["worker", "snapshot", "source heard", "target heard", "caught up", "lag"]
     names += ["everything carried", "nothing evicted"]
     assert gates == [[name, "pass"] for name in names]
     assert actions(page) == WORDS
