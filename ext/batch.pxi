@@ -120,6 +120,7 @@ cdef class RecordBatch:
             since the batch before it. They are the value if this batch is `streamed`, else the
             beginning of one that is listed in `errors`, to be thrown away.
         withheld: (key, reason) of records that were taken out, as the target must not get them.
+        telemetry: keys of records that were taken out, as every server makes such keys for itself.
         timed: names of the hashes whose fields have deadlines, where near ones are held back; each
             behind its length (4 bytes, little-endian).
     """
@@ -134,6 +135,7 @@ cdef class RecordBatch:
     cdef readonly bint spilled
     cdef readonly bytes timed
     cdef readonly list withheld
+    cdef readonly list telemetry
     # Bytes of the DELs that go before values which RESTORE would add to what is there.
     cdef size_t adding
     # The access figure of the records is an LFU counter, not seconds idle.
@@ -142,6 +144,7 @@ cdef class RecordBatch:
     def __cinit__(self):
         self.timed = b""
         self.withheld = []
+        self.telemetry = []
 
     def __dealloc__(self):
         arena_free(&self.arena)

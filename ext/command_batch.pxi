@@ -394,6 +394,24 @@ cdef class CommandBatch:
         finally:
             PyMem_RawFree(hits)
 
+    def naming(self, bytes prefix not None):
+        """Indices of the commands that have an argument behind the name which begins so."""
+        cdef const uint8_t *wanted = <const uint8_t *>PyBytes_AS_STRING(prefix)
+        cdef size_t wanted_size = PyBytes_GET_SIZE(prefix), i, count = self.packed.count
+        cdef size_t first = count
+        with nogil:
+            for i in range(count):
+                if begins_so(
+                        command_bytes(&self.packed, &self.packed.commands[i]),
+                        wanted, wanted_size):
+                    first = i
+                    break
+        # There are few of them, if there is one.
+        return [
+            i for i in range(first, count)
+            if begins_so(
+                command_bytes(&self.packed, &self.packed.commands[i]), wanted, wanted_size)]
+
     def split(self, uint64_t offset):
         """This batch as two, the first of which ends exactly at `offset`.
 

@@ -3,11 +3,16 @@
 # A module's value begins with its type byte and the id of the module's type: nine characters in the
 # upper 54 bits, the version of its encoding in the others (module.c). A server that lacks the module
 # refuses the value at best; some end their process. So such values are looked at before they leave.
+#
+# FalkorDB notes the queries of each graph in a stream `telemetry{GRAPH}`, at every server for itself:
+# it is written by the module, and no replica gets it. Where the source has the module, such streams
+# are taken out too.
 
 cdef enum:
     MODULE_TYPE_1 = 6             # as the pre-releases of 4.0 wrote them: no release loads them
     MODULE_TYPE_2 = 7
     MODULES_KEPT = 64             # verdicts that are kept without a Python object
+    STREAM_HEAD = 96              # so many bytes of a stream's beginning hold its first field's name
 
 cdef enum ModuleVerdict:
     MODULE_UNKNOWN
@@ -28,6 +33,41 @@ cdef inline uint64_t module_of(const uint8_t *value, size_t size) noexcept nogil
     return id >> 10
 
 
+cdef inline bint is_stream_value(const uint8_t *value, size_t size) noexcept nogil:
+    return size > 1 and (
+        value[0] == 15 or value[0] == 19 or value[0] == 21 or value[0] == 26 or value[0] == 27)
+
+
+cdef bint is_telemetry_of(
+    const uint8_t *key, size_t key_size, const uint8_t *value, size_t size
+) noexcept nogil:
+    """Whether this is a stream in which FalkorDB notes queries, by its name and its first field.
+
+    The field's name is in the head of the first listpack, which LZF leaves as it is: nothing before
+    it is there twice. A stream without entries has no fields, and is taken for one by its name.
+    """
+    cdef size_t i, most
+    if key_size < 11 or memcmp(key, b"telemetry{", 10) != 0 or key[key_size - 1] != c"}":
+        return False
+    if not is_stream_value(value, size):
+        return False
+    if value[1] == 0:
+        return True
+    most = min(size, <size_t>STREAM_HEAD)
+    for i in range(2, most):
+        if most - i >= 12 and memcmp(value + i, b"\x8bReceived at", 12) == 0:
+            return True
+    return False
+
+
+def is_telemetry(bytes key not None, bytes payload not None):
+    """Whether this is a stream in which FalkorDB notes queries, by its name and its value (the DUMP
+    payload, or the first 96 bytes of one)."""
+    return is_telemetry_of(
+        <const uint8_t *>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key),
+        <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+
+
 def module_type(bytes payload not None):
     """The name of the module type of a value (its DUMP payload, or the first ten bytes of one);
     None where it is no module's, an empty text where the name cannot be read."""
@@ -46,15 +86,18 @@ cdef class ModuleGuard:
     Args:
         judge: called with the name of a type once; gives (refusal, adds): why such values are not
             to be sent, or an empty text; and whether RESTORE … REPLACE may add to what is there.
+        telemetry: whether the streams in which FalkorDB notes queries are taken out.
     """
+    cdef readonly bint telemetry
     cdef object judge
     cdef uint64_t ids[MODULES_KEPT]
     cdef uint8_t verdicts[MODULES_KEPT]
     cdef int count
     cdef dict reasons
 
-    def __cinit__(self, judge):
+    def __cinit__(self, judge, *, bint telemetry=False):
         self.judge = judge
+        self.telemetry = telemetry
         self.reasons = {}
 
     cdef inline ModuleVerdict known(self, uint64_t id) noexcept nogil:
@@ -98,9 +141,10 @@ cdef class ModuleGuard:
         return self.verdict(module_of(p, PyBytes_GET_SIZE(payload))) == MODULE_ADDS
 
     def withhold(self, RecordBatch batch not None, bytes head=None):
-        """Take out of `batch` what is not to be sent; it is named in `batch.withheld`.
+        """Take out of `batch` what is not to be sent; it is named in `batch.withheld`, or in
+        `batch.telemetry`.
 
-        `head`: the first ten bytes, or all, of the value of a streamed batch. ValueError for such
+        `head`: the first 96 bytes, or all, of the value of a streamed batch. ValueError for such
         a batch without it.
         """
         cdef Arena *arena = &batch.arena
@@ -115,7 +159,7 @@ cdef class ModuleGuard:
             i = 0
         else:
             with nogil:
-                i = self.first_module(arena)
+                i = self.first_to_judge(arena)
         kept = i
         while i < arena.count:
             record = &arena.records[i]
@@ -133,6 +177,11 @@ cdef class ModuleGuard:
                     <char *>arena.data + record.offset, record.key_size)
                 batch.withheld.append((key, self.reason(id)))
                 batch.value_bytes -= record.value_size
+            elif self.telemetry and is_telemetry_of(
+                    arena.data + record.offset, record.key_size, value, size):
+                batch.telemetry.append(PyBytes_FromStringAndSize(
+                    <char *>arena.data + record.offset, record.key_size))
+                batch.value_bytes -= record.value_size
             else:
                 if found == MODULE_ADDS:
                     batch.adding += record.key_size + DEL_OVERHEAD
@@ -142,12 +191,16 @@ cdef class ModuleGuard:
             i += 1
         arena.count = kept
 
-    cdef size_t first_module(self, const Arena *arena) noexcept nogil:
-        """The first record whose value is a module's; their number if there is none."""
+    cdef size_t first_to_judge(self, const Arena *arena) noexcept nogil:
+        """The first record whose value is a module's, or a stream; their number if there is none.
+        """
         cdef const Record *record
         cdef size_t i
         for i in range(arena.count):
             record = &arena.records[i]
             if is_module_value(arena.data + record.offset + record.key_size, record.value_size):
+                return i
+            if self.telemetry and is_stream_value(
+                    arena.data + record.offset + record.key_size, record.value_size):
                 return i
         return arena.count

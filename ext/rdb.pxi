@@ -69,8 +69,46 @@ cdef enum:
     TEXT_COST = 64
     AUX_BYTES_MOST = 1 << 20
     AUX_FIELDS_MOST = 1024
+    # Bytes of what modules keep beside the keys.
+    MODULE_DATA_MOST = 16 << 20
     TEMPLATES_MOST = 1 << 20
     LEFT_OUT_MOST = 1000
+
+cdef bint says_nothing(const uint8_t *p, size_t size) noexcept nogil:
+    """Whether what a module keeps beside the keys is empty: no texts, and no number but 0."""
+    cdef size_t at = 0
+    cdef uint64_t kind = 0, number = 0
+    cdef int head, item
+    for item in range(-1, 64):
+        # The type's id first, then (-1) when the module wrote it: before the keys, or behind.
+        if item == -1:
+            head = length_head(p, size, &number)
+            if head <= 0:
+                return False
+            at = head
+            head = length_head(p + at, size - at, &kind)
+            if head <= 0 or kind != 2:
+                return False
+            at += head
+            head = length_head(p + at, size - at, &number)
+            if head <= 0:
+                return False
+            at += head
+            continue
+        head = length_head(p + at, size - at, &kind)
+        if head <= 0:
+            return False
+        at += head
+        if kind == 0:
+            return True
+        if kind != 1 and kind != 2:
+            return False
+        head = length_head(p + at, size - at, &number)
+        if head <= 0 or number:
+            return False
+        at += head
+    return False
+
 
 cdef inline size_t left_of(size_t most, size_t used) noexcept nogil:
     return most - used if used < most else 0
@@ -102,6 +140,9 @@ cdef class SnapshotReader:
             gets the rest of the import, and needs them.
         footers: whether values get footers that can be sent; False: their last ten bytes mean
             nothing, for whoever only looks at them.
+
+    `module_data` is what modules keep beside the keys: (name of the type, the bytes behind opcode
+    247; empty: they say nothing; None: they were too long to be kept).
 
     Collections without members, which servers before 6.2 could write, are passed over and counted
     in `empty`, as later servers do.
@@ -176,6 +217,11 @@ cdef class SnapshotReader:
     cdef list errors
     cdef size_t errors_count
     cdef list beyond
+    # What a module keeps beside the keys, as it came: its own, and bytes of those before it.
+    cdef Bytes module_bytes
+    cdef size_t module_bytes_before
+    cdef bint module_too_long
+    cdef readonly list module_data
     cdef bytes aux_name
     cdef size_t aux_bytes
     cdef size_t scripts_bytes
@@ -223,6 +269,7 @@ cdef class SnapshotReader:
         self.templates = {}
         self.left = []
         self.aux = {}
+        self.module_data = []
         self.functions = []
         self.scripts = []
 
@@ -231,6 +278,7 @@ cdef class SnapshotReader:
         bytes_free(&self.text.raw)
         bytes_free(&self.text.plain)
         bytes_free(&self.timed)
+        bytes_free(&self.module_bytes)
 
     # --- Its face ---
 
@@ -259,7 +307,10 @@ cdef class SnapshotReader:
     @property
     def left_out(self):
         """What the snapshot holds beside its keys and cannot be carried, one line each."""
-        lines = list(self.left)
+        lines = []
+        for name in dict.fromkeys(name for name, data in self.module_data if data != b""):
+            lines.append(f"the data that module {name} keeps beside the keys")
+        lines += self.left
         if self.key_metadata:
             lines.append(f"module metadata of {self.key_metadata:,} keys")
         if self.has_imports and self.drop_imports:
@@ -592,8 +643,7 @@ cdef class SnapshotReader:
         if self.type == 246:
             self.leave_out("functions as the release candidates of Redis 7.0 wrote them")
         elif self.type == 247:
-            module = module_name(self.walk.noted)
-            self.leave_out(f"the data that module {module} keeps beside the keys")
+            self.keep_module_data()
         elif self.type == 242:
             if len(self.templates) >= TEMPLATES_MOST:
                 self.expected = "fewer field templates"
@@ -634,6 +684,25 @@ cdef class SnapshotReader:
         elif self.errors_count >= ERRORS_MOST:
             self.close_batch()
         self.value_ended()
+        return 0
+
+    cdef int keep_module_data(self) except -1:
+        cdef Bytes *found = &self.module_bytes
+        name = module_name(self.walk.noted)
+        if len(self.module_data) >= LEFT_OUT_MOST:
+            self.leave_out("data that more modules keep beside the keys")
+        elif self.module_too_long:
+            self.module_data.append((name, None))
+        elif says_nothing(found.data, found.size):
+            self.module_data.append((name, b""))
+        else:
+            self.module_data.append(
+                (name, PyBytes_FromStringAndSize(<char *>found.data, found.size)))
+            self.module_bytes_before += found.size
+        found.size = 0
+        self.module_too_long = False
+        if self.module_bytes_before > MODULE_DATA_MOST:
+            bytes_free(found)
         return 0
 
     cdef int leave_out(self, str line) except -1:
@@ -1032,9 +1101,25 @@ cdef class SnapshotReader:
                 self.sink = SINK_NOTHING
             else:
                 return self.cut_piece(ended)
+        if self.type == 247 and not self.keep_module_bytes(input.data + input.start, n):
+            return SNAP_NO_MEMORY
         self.value_size += n
         input.start += n
         return SNAP_DROPPED if ended else SNAP_NEED_DATA
+
+    cdef bint keep_module_bytes(self, const uint8_t *p, size_t n) noexcept nogil:
+        """Of what a module keeps beside the keys; False: no memory."""
+        cdef Bytes *kept = &self.module_bytes
+        cdef size_t room = left_of(MODULE_DATA_MOST, self.module_bytes_before + kept.size)
+        if self.module_too_long or n > room:
+            bytes_free(kept)
+            self.module_too_long = True
+            return True
+        if not bytes_reserve(kept, n, MODULE_DATA_MOST):
+            return False
+        memcpy(kept.data + kept.size, p, n)
+        kept.size += n
+        return True
 
     cdef SnapshotStop cut_piece(self, bint ended) noexcept nogil:
         cdef Input *input = self.bytes_in

@@ -87,3 +87,21 @@ cdef class _WantedKeys:
             p += size + 2
             count -= 1
         return False
+
+
+cdef bint begins_so(
+    const uint8_t *command, const uint8_t *prefix, size_t prefix_size
+) noexcept nogil:
+    """Whether an argument behind the command's name begins with `prefix`."""
+    cdef uint64_t count
+    cdef size_t size
+    cdef const uint8_t *p = first_argument(command, &count)
+    cdef bint is_name = True
+    while count:
+        p = argument_body(p, &size)
+        if not is_name and size >= prefix_size and memcmp(p, prefix, prefix_size) == 0:
+            return True
+        is_name = False
+        p += size + 2
+        count -= 1
+    return False

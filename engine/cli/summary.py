@@ -66,7 +66,7 @@ def _lines(report: Report) -> Iterator[str]:
         if total > len(named):
             yield f"  … and {total - len(named):,} more (--output json names them)"
     if report.left_out:
-        yield "Left out, as it is no key:"
+        yield "Left out:"
         yield from (f"  {clean(each)}" for each in report.left_out)
     if report.doubts:
         yield "May be otherwise than on the server that wrote the file:"

@@ -24,7 +24,8 @@ class Checkpoint:
     It is void when the target's identity (process and replication history) is another one: what
     was acknowledged may be gone. The names of the keys that were not carried are part of it, so
     that a run that goes on reports those of the runs before it; `beyond` counts, by reason, those
-    that were too many to be named. `evictions` are those of the target since the first write.
+    that were too many to be named. `evictions` are those of the target since the first write;
+    `telemetry` are the streams of FalkorDB's that were left to each server.
     """
 
     position: ScanPosition | OnlineMark
@@ -37,6 +38,7 @@ class Checkpoint:
     not_carried_total: int = 0
     beyond: tuple[tuple[str, int], ...] = ()
     evictions: Evictions = field(default_factory=Evictions)
+    telemetry: tuple[tuple[int, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
@@ -50,5 +52,6 @@ class Checkpoint:
         data["position"] = kind.from_dict(data["position"])
         data["not_carried"] = tuple(NotCarried(**item) for item in data["not_carried"])
         data["beyond"] = tuple((reason, count) for reason, count in data["beyond"])
+        data["telemetry"] = tuple((db, key) for db, key in data.get("telemetry", ()))
         data["evictions"] = Evictions.from_dict(data.get("evictions", {}))
         return cls(**data)

@@ -6,21 +6,28 @@ below; of another type it is only known that some module must bring it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from engine.model.server import ServerInfo
 
 GRAPH_MODULE = "graph"
 """FalkorDB's name, and RedisGraph's."""
-HEAD_BYTES = 10
-"""So many bytes of a value's beginning say of which module it is."""
+HEAD_BYTES = 96
+"""So many bytes of a value's beginning say of which module it is, and whether FalkorDB has written
+it for itself."""
+TELEMETRY = b"telemetry{"
+"""So begin the names of the streams in which FalkorDB notes queries, each server its own."""
+TELEMETRY_WORDS = "FalkorDB's notes of queries, which each server makes for itself"
+TELEMETRY_LEFT = f"telemetry{{…}} ({TELEMETRY_WORDS}) is neither carried nor compared"
 GRAPH_PART = (
     "a part of a large graph, which RESTORE does not put together: DUMP gives the graph whole "
     "(--source-type scan)"
 )
 """Why a value of the type that only snapshots have is not sent."""
 _PART_TYPE = "graphmeta"
+GRAPH_TYPES = frozenset({"graphdata", _PART_TYPE})
+"""The types that FalkorDB brings."""
 _SAFE_SINCE = (6, 2, 0)
 """Servers before it may end their process over a value of a module (`rdbLoadObject`, rdb.c)."""
 
@@ -103,6 +110,12 @@ class ModuleTypes:
         if self.commands is not None:
             return known.command in self.commands
         return not known.modules.isdisjoint(self.info.modules)
+
+
+def has_graphs(module_data: Iterable[tuple[str, bytes | None]]) -> bool:
+    """Whether a snapshot is of a server with FalkorDB, by what was read so far of its modules' data
+    (`SnapshotReader.module_data`), which comes before the keys."""
+    return any(name in GRAPH_TYPES for name, _ in module_data)
 
 
 def commands_known(asked: Collection[str], reply: object) -> frozenset[str] | None:

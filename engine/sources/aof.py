@@ -36,7 +36,7 @@ from engine._native import (
     module_type,
 )
 from engine.errors import EngineError, ProtocolFault
-from engine.model.modules import HEAD_BYTES
+from engine.model.modules import HEAD_BYTES, has_graphs
 from engine.model.position import ScanPosition
 from engine.model.server import ServerInfo, parse_version
 from engine.model.settings import TransferSettings
@@ -449,6 +449,11 @@ class AofSnapshot:
         """Bytes of the longest value that the target takes; longer ones are read to nothing."""
         self.reader = SnapshotReader()
         """What reads it; its lists grow with the reading."""
+
+    @property
+    def telemetry(self) -> bool:
+        """Whether the server that wrote it had FalkorDB."""
+        return has_graphs(self.reader.module_data)
 
     @property
     def total_keys(self) -> int:

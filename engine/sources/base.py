@@ -23,6 +23,11 @@ class Source(Protocol):
     """Bytes of the longest value that the target takes; longer ones are read to nothing."""
 
     @property
+    def telemetry(self) -> bool:
+        """Whether FalkorDB was seen there, which notes queries in streams of its own."""
+        ...
+
+    @property
     def total_keys(self) -> int:
         """Keys in the chosen databases, as the server counts them at `open`."""
         ...

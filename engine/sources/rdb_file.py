@@ -26,7 +26,7 @@ from engine._native import (
     module_type,
 )
 from engine.errors import EngineError, ProtocolFault, UsageError
-from engine.model.modules import HEAD_BYTES
+from engine.model.modules import HEAD_BYTES, has_graphs
 from engine.model.position import ScanPosition
 from engine.model.rdb_features import newer_than_known
 from engine.model.server import Flavour, ServerInfo, parse_version
@@ -250,6 +250,11 @@ class RdbFileSource:
     def reader(self) -> SnapshotReader:
         """What reads the file; its counters and its lists grow with the reading."""
         return self._file.reader
+
+    @property
+    def telemetry(self) -> bool:
+        """Whether the server that wrote the file had FalkorDB."""
+        return has_graphs(self.reader.module_data)
 
     @property
     def total_keys(self) -> int:

@@ -15,6 +15,7 @@ from typing import cast
 from engine._native import RecordBatch, ScanPipeline
 from engine.errors import EngineError, LinkError, ServerError
 from engine.model.endpoint import Endpoint
+from engine.model.modules import GRAPH_MODULE
 from engine.model.position import ScanPosition
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
@@ -53,6 +54,11 @@ class ScanSource:
         self._access: str | None = None
         self._mget = False
         self.info: ServerInfo = cast(ServerInfo, None)
+
+    @property
+    def telemetry(self) -> bool:
+        """Whether the server has FalkorDB."""
+        return GRAPH_MODULE in self.info.modules
 
     @property
     def total_keys(self) -> int:

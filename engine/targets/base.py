@@ -59,6 +59,10 @@ class Target(Protocol):
         """Dial. Raises `LinkError`, `AuthError`, `ServerError`."""
         ...
 
+    def leave_telemetry(self, leave: bool) -> None:
+        """Whether the streams in which FalkorDB notes queries are not sent from now on."""
+        ...
+
     async def send(self, item: RecordBatch | bytes) -> None:
         """Send a batch, or the next piece of the streamed one before it; waits for room.
 

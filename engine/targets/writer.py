@@ -94,6 +94,7 @@ class RestoreWriter:
         # A value in pieces, until its head is here and says whether the target may get it.
         self._awaited: RecordBatch | None = None
         self._head = b""
+        self._telemetry = False
         self.retries = 0
         self.reconnects = 0
         self.bulk_limit = DEFAULT_BULK_LIMIT
@@ -101,12 +102,23 @@ class RestoreWriter:
         self.types: ModuleTypes = cast(ModuleTypes, None)
         """What the target does with values of modules, once it was opened."""
 
+    def leave_telemetry(self, leave: bool) -> None:
+        """Whether the streams in which FalkorDB notes queries are not sent from now on."""
+        if leave == self._telemetry:
+            return
+        self._telemetry = leave
+        if self._encoder.guard is not None:
+            self._encoder.guard = self._guard()
+
+    def _guard(self) -> ModuleGuard:
+        return ModuleGuard(self.types.judge, telemetry=self._telemetry)
+
     def allow(self, types: ModuleTypes) -> bool:
         """From now on the target does this with values of modules; whether it is a change."""
         if types.commands == self.types.commands and types.info.modules == self.types.info.modules:
             return False
         self.types = types
-        self._encoder.guard = ModuleGuard(types.judge)
+        self._encoder.guard = self._guard()
         return True
 
     async def open(self) -> None:
@@ -132,7 +144,7 @@ class RestoreWriter:
             highest_version=highest,
             refused_low=low,
             refused_high=high,
-            guard=ModuleGuard(self.types.judge),
+            guard=self._guard(),
         )
 
     @property

@@ -53,7 +53,7 @@ class Books:
             return False
         if isinstance(before.position, OnlineMark):
             self.mark = before.position
-            self._stage.tally = Tally(before)
+            self._stage.count_with(Tally(before))
         return True
 
     async def latest(self) -> OnlineMark | None:

@@ -87,6 +87,8 @@ class Copy:
                     patience.well()
                 async with contextlib.aclosing(self._source.items()) as items:
                     async for item in items:
+                        if not isinstance(item, bytes):
+                            self._target.leave_telemetry(self._source.telemetry)
                         await self._target.send(item)
                         if self._conflicts:
                             await self._settle_conflicts()

@@ -33,6 +33,7 @@ from engine._native import (
     HeldNames,
 )
 from engine.errors import LinkError, ServerError, TransferFailed
+from engine.model.modules import TELEMETRY
 from engine.model.position import StreamPosition, TargetPosition
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved, Sent
@@ -124,6 +125,9 @@ class Follower:
         that sets one may come a moment too late, so its hash is read."""
         self.fields = False
         """Deadlines of fields, which cannot be lifted, may have passed: those hashes are read."""
+        self.telemetry = False
+        """The source has FalkorDB: what a command makes of a stream that each server writes for
+        itself is another thing on the target, and read."""
         self.suspect = False
         """Deadlines of keys may have passed before their time: every key that is named is read."""
         self.on_outage: Callable[[], None] = lambda: None
@@ -320,6 +324,7 @@ class Follower:
                 batch.holds(self._kinds_to_look_at)
                 or batch.doubtful(self._faith.flags | CMD_PAYLOAD)
                 or batch.nbytes > self._mender.bulk_limit
+                or (self.telemetry and batch.naming(TELEMETRY))
             )
             if wanted or not self._applier.start(
                 batch,
@@ -397,6 +402,8 @@ class Follower:
         mender.spoil(doubts.values)
         mender.spoil_deadlines(doubts.deadlines)
         await self._spoil_timed(doubts.if_timed)
+        for index in batch.naming(TELEMETRY) if self.telemetry else ():
+            mender.spoil(await mender.keys_of(batch, index) or ())
         if batch.holds(CMD_UNKNOWN):
             await self._distrust(batch)
         if self.suspect:

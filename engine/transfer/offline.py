@@ -360,7 +360,7 @@ class Offline:
             before = position = None
             await self._source.close()
             await self._source.open(None)
-        stage.tally = Tally(before)
+        stage.count_with(Tally(before))
         if stage.tally.evictions.base is None:
             stage.tally.evictions = Evictions().after(self._target.info)
         else:

@@ -37,6 +37,7 @@ from engine.errors import (
 )
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
+from engine.model.modules import GRAPH_MODULE
 from engine.model.online import OnlineMark, dirty_key, position_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
@@ -239,6 +240,7 @@ class Online:
                 await self._deadlines.prepare(resumed=position is not None)
                 doubtful = held.doubtful if held is not None else None
                 sync = await self._open_source(position, doubtful)
+                self._writer.leave_telemetry(GRAPH_MODULE in self._source.info.modules)
                 patience.well()
                 if isinstance(sync, FullSync):
                     # Whatever breaks from here on, what was there before is no place to go on from.
@@ -671,6 +673,8 @@ class Online:
                 left_out=self._leave_out,
                 unnamed=self._compare_all,
             )
+            follower.telemetry = GRAPH_MODULE in self._source.info.modules
+            self._mender.on_left = stage.tally.leave
             follower.on_outage = self._standing.outage
             follower.on_strange = self._strange
             self._standing.attend(follower, self._mender)

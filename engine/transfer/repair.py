@@ -32,11 +32,12 @@ not watched, and stays refused until the next full sync, so that the target is n
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from engine._native import CommandBatch, HeldNames, RestoreEncoder, encode_command
+from engine._native import CommandBatch, HeldNames, RestoreEncoder, encode_command, is_telemetry
 from engine.errors import EngineError, ProtocolFault, ServerError
+from engine.model.modules import HEAD_BYTES
 from engine.model.report import NAMED_KEYS_LIMIT
 from engine.model.server import ServerInfo
 from engine.targets.applier import POSITION_DB
@@ -75,18 +76,20 @@ class Reading:
 
     Of each key: (db, key, the command that stores it, its value's RDB type or None).
     `values`: the keys' values, not their deadlines alone. `unfit`: keys whose values the target
-    must not get: (db, key, why, bytes).
+    must not get: (db, key, why, bytes). `left`: keys that every server makes for itself.
     """
 
     offset: int
     stores: tuple[Store, ...]
     values: bool
     unfit: tuple[tuple[int, bytes, str, int], ...] = ()
+    left: tuple[DbKey, ...] = ()
 
     @property
     def keys(self) -> list[DbKey]:
         """Every key that was read."""
-        return list(dict.fromkeys((db, key) for db, key, *_ in (*self.stores, *self.unfit)))
+        named = [(db, key) for db, key, *_ in (*self.stores, *self.unfit)]
+        return list(dict.fromkeys((*named, *self.left)))
 
 
 class Mender:
@@ -138,6 +141,8 @@ class Mender:
         """Where their names are kept."""
         self.lifted_keys: dict[DbKey, None] | None = None
         """While a dict: the keys of those are added to it."""
+        self.on_left: Callable[[int, bytes], None] = lambda db, key: None
+        """Told of keys that every server makes for itself, which are not stored."""
         self.repaired = 0
         """Keys whose value was read again and stored."""
 
@@ -563,6 +568,7 @@ class Mender:
         offset = offset_in(self._source, replies[1])
         stores: list[Store] = []
         unfit: list[tuple[int, bytes, str, int]] = []
+        left: list[DbKey] = []
         found, tied = set[DbKey](), set[DbKey]()
         again: list[Store] = []
         for (db, key), place in zip(keys, places, strict=True):
@@ -581,6 +587,10 @@ class Mender:
             payload = replies[place + 1] if values else b""
             if isinstance(payload, Exception):
                 raise ServerError(f"{self._source.name} answered DUMP with: {payload}")
+            if isinstance(payload, bytes) and self._is_telemetry(key, payload):
+                left.append((db, key))
+                self.on_left(db, key)
+                continue
             left_out = self._suspects.left_out.get((db, key), "")
             if isinstance(payload, bytes) and (why := left_out or self._unfit(payload, rules)):
                 unfit.append((db, key, why, len(payload)))
@@ -600,7 +610,7 @@ class Mender:
                     told = replies[place + 2 : place + 4]
                     tied |= {(db, each) for each in related(told[0])}
                     again += [(db, key, raw, None) for raw in rules_again(key, *told)]
-        reading = Reading(offset, (*stores, *again), values, tuple(unfit))
+        reading = Reading(offset, (*stores, *again), values, tuple(unfit), tuple(left))
         return reading, found, tied
 
     def _unfit(self, payload: bytes, rules: bool) -> str:
@@ -623,6 +633,10 @@ class Mender:
         """Why the target must not get this module's value (a DUMP payload); empty: it may."""
         guard = self._encoder.guard
         return guard.refusal(payload) if guard is not None else ""
+
+    def _is_telemetry(self, key: bytes, payload: bytes) -> bool:
+        guard = self._encoder.guard
+        return guard is not None and guard.telemetry and is_telemetry(key, payload[:HEAD_BYTES])
 
     def _adds(self, payload: bytes) -> bool:
         guard = self._encoder.guard

@@ -54,7 +54,8 @@ class Stage:
         """A cut-over that came to nothing is tried again by itself: it is not refused yet."""
         # What is waited for just now, by who waits.
         self._troubles: dict[str, str] = {}
-        self.tally = Tally()
+        self.tally: Tally
+        self.count_with(Tally())
         self.total_keys = 0
         self.steps: list[Step] = []
         self.copy_seconds = 0.0
@@ -74,6 +75,11 @@ class Stage:
         """Whether the operator wants that cut-over without the comparison of both ends."""
         if one_go:
             self.word.set()
+
+    def count_with(self, tally: Tally) -> None:
+        """From now on this one counts what arrives."""
+        self.tally = tally
+        tally.on_telemetry = self.on_event
 
     @property
     def lost_words(self) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.model.checkpoint import Checkpoint
 from engine.model.evictions import Evictions
+from engine.model.modules import TELEMETRY_LEFT
 from engine.model.online import OnlineMark
 from engine.model.position import ScanPosition
 from engine.model.report import NAMED_KEYS_LIMIT, NotCarried, key_of, printable_key
@@ -19,6 +21,7 @@ _RATE_SECONDS = 5.0
 # A line that says what was not carried names so many keys, each with so many characters.
 _NAMED_IN_A_LINE = 3
 _NAME_MOST = 80
+_TELEMETRY_NAMED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,10 @@ class Tally:
         self.not_carried_total = 0
         self.evictions = Evictions()
         """Keys that the target has evicted since the first write (`transfer.target_watch`)."""
+        self.telemetry: dict[tuple[int, str], None] = {}
+        """Streams of FalkorDB's that were left to each server."""
+        self.on_telemetry: Callable[[str], None] = lambda _: None
+        """Told of the first of them."""
         self._named: set[tuple[int, str]] = set()
         self._beyond: Counter[str] = Counter()
         self._rate: deque[tuple[float, int]] = deque()
@@ -65,6 +72,7 @@ class Tally:
             self.not_carried = list(before.not_carried)
             self._name_again()
             self.not_carried_total = before.not_carried_total
+            self.telemetry = dict.fromkeys(before.telemetry)
             self._beyond.update(dict(before.beyond))
             self.evictions = before.evictions
             self.mark(before.position)
@@ -89,6 +97,7 @@ class Tally:
         self.not_carried = []
         self._name_again()
         self.not_carried_total = 0
+        self.telemetry.clear()
         self._beyond.clear()
         self._rate.clear()
         self._mark = None
@@ -126,6 +135,7 @@ class Tally:
             not_carried_total=counts.not_carried_total,
             beyond=counts.beyond,
             evictions=self.evictions,
+            telemetry=tuple(self.telemetry),
         )
 
     def checkpoint_at(self, position: OnlineMark, target_identity: str) -> Checkpoint:
@@ -146,6 +156,8 @@ class Tally:
             self.refuse(batch.db, key, f"the source refused it: {reason}")
         for key, reason in batch.withheld:
             self.refuse(batch.db, key, reason)
+        for key in batch.telemetry:
+            self.leave(batch.db, key)
         for index, message in acknowledged.errors:
             self.bytes -= batch.value_size(index)
             reason = explain_refusal(message, batch.value_type(index), target)
@@ -162,6 +174,13 @@ class Tally:
             self._named.add(name)
         else:
             self._beyond[reason] += 1
+
+    def leave(self, db: int, key: bytes) -> None:
+        """A key that every server makes for itself: named up to a bound."""
+        if not self.telemetry:
+            self.on_telemetry(f"not carried: {TELEMETRY_LEFT}: {printable_key(key)}")
+        if len(self.telemetry) < NAMED_KEYS_LIMIT:
+            self.telemetry[db, printable_key(key)] = None
 
     def carried(self, db: int, key: bytes) -> None:
         """A key that was not carried is, by now. One too many to be named stays counted."""
@@ -185,6 +204,16 @@ class Tally:
         if not names:
             return words
         return f"{words}: {names}" if total == len(some) else f"{words}, such as {names}"
+
+    def left_words(self) -> list[str]:
+        """A line for the keys that every server makes for itself; none if there are none."""
+        if not self.telemetry:
+            return []
+        some = list(self.telemetry)[:_TELEMETRY_NAMED]
+        names = ", ".join(f"{key[:_NAME_MOST]} (database {db})" for db, key in some)
+        more = len(self.telemetry) - len(some)
+        names += f" and {more:,} more" if more else ""
+        return [f"{TELEMETRY_LEFT}: {names}"]
 
     def _name_again(self) -> None:
         self._named = {(each.db, each.key) for each in self.not_carried}

@@ -331,7 +331,7 @@ class Transfer:
         moved = tally.keys - tally.keys_before
         way: dict[str, Any] = {}
         if self._way is not None:
-            way["left_out"] = tuple(self._way.left_out)
+            way["left_out"] = (*self._way.left_out, *tally.left_words())
         if isinstance(self._way, AppendOnly):
             way["doubts"] = tuple(self._way.doubts)
         if isinstance(self._way, Online):

@@ -13,13 +13,15 @@ import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from engine._native import RecordBatch, SnapshotReader
+from engine._native import ModuleGuard, RecordBatch, SnapshotReader
 from engine.model.endpoint import Endpoint
+from engine.model.modules import GRAPH_MODULE, HEAD_BYTES, has_graphs
 from engine.model.report import printable_key
 from engine.model.settings import TransferSettings
 from engine.model.verification import Difference, Verification
 from engine.sources.rdb_file import RdbFile, now_ms
 from engine.verify.compare import MISSING, NEAR_MS, TTL_BOUND_MS, Look, Side, portions
+from engine.verify.telemetry import Telemetry
 from engine.wire.admin import admin
 from engine.wire.own_keys import OWN_DB, count_own
 
@@ -79,7 +81,12 @@ async def verify_file(
     wrong: list[Difference] = []
     unproven: list[Difference] = []
     async with admin(target, timeout=settings.io_timeout, fault="target") as end:
-        has = {entry.db: entry.keys - entry.expires for entry in (await end.info()).keyspace}
+        info = await end.info()
+        if GRAPH_MODULE in info.modules:
+            notes = Telemetry(end)
+            await notes.find()
+            info = await notes.info()
+        has = {entry.db: entry.keys - entry.expires for entry in info.keyspace}
         if OWN_DB in has:
             has[OWN_DB] -= await count_own(end)
         side = await Side.open(end)
@@ -115,12 +122,20 @@ async def _read(path: str, settings: TransferSettings, seed: int) -> dict[int, _
     chosen = settings.databases
     found: dict[int, _Database] = {}
     samplers: dict[int, _Sampler] = {}
+    guard = ModuleGuard(lambda _: ("", False), telemetry=True)
+    head = b""
     try:
         await file.open()
         more = True
         while more:
             for item in reader.take():
-                if isinstance(item, bytes) or not (chosen is None or item.db in chosen):
+                if isinstance(item, bytes):
+                    head += item[: HEAD_BYTES - len(head)]
+                    continue
+                if has_graphs(reader.module_data):
+                    guard.withhold(item, head)
+                head = b""
+                if not (chosen is None or item.db in chosen):
                     continue
                 database = found.setdefault(item.db, _Database())
                 database.lasting += item.lasting

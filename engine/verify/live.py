@@ -21,6 +21,7 @@ from typing import Any
 
 from engine.errors import EngineError, ProtocolFault
 from engine.model.endpoint import Endpoint
+from engine.model.modules import GRAPH_MODULE
 from engine.model.online import OWN_PREFIX
 from engine.model.server import ServerInfo, parse_info
 from engine.model.settings import TransferSettings
@@ -38,6 +39,7 @@ from engine.verify.compare import (
 from engine.verify.counts import judge
 from engine.verify.read import WHOLE_BYTES, Changed, Command, Parts, Reading, reading
 from engine.verify.sample import every_key, some_keys
+from engine.verify.telemetry import Telemetry, telemetry_among
 from engine.wire import besides
 from engine.wire.admin import Admin, admin
 from engine.wire.besides import Held
@@ -101,6 +103,8 @@ class LiveComparison:
         self._ended = 0
         self._plan: list[tuple[int, bytes, Look]] = []
         self._code_at_fence = True
+        # Of the source and of the target, where the source has FalkorDB.
+        self._telemetry: tuple[Telemetry, ...] = ()
         self.over_budget: dict[DbKey, str] = {}
         """Keys that were to be compared behind the fence, and are too long for it."""
 
@@ -125,6 +129,7 @@ class LiveComparison:
         self._own_keys = tuple(own_keys)
         self._timed, self._plan, self._code_at_fence = [], [], True
         self._walked = False
+        self._telemetry = tuple(map(Telemetry, ends)) if self._has_graphs else ()
         self.over_budget = {}
 
     async def close(self) -> None:
@@ -148,6 +153,17 @@ class LiveComparison:
         )
 
     # --- Which keys ---
+
+    @property
+    def _has_graphs(self) -> bool:
+        return GRAPH_MODULE in self._infos[0].modules
+
+    async def _shared(self, end: Admin, keys: list[bytes]) -> list[bytes]:
+        """Those of the keys, in the database that is chosen, that no server makes for itself."""
+        if not self._telemetry:
+            return keys
+        left = await telemetry_among(end, keys)
+        return [key for key in keys if key not in left] if left else keys
 
     async def doubtful(self, kinds: Iterable[str]) -> AsyncIterator[tuple[int, list[bytes]]]:
         """(database, keys): all the source's keys of these kinds, in portions.
@@ -178,7 +194,7 @@ class LiveComparison:
         await self._select(db)
         if kind is None:
             async for page in every_key(self._source, _EVERYTHING):
-                for portion in portions(page):
+                for portion in portions(await self._shared(self._source, page)):
                     yield portion
             return
         served = self._infos[0].version >= (6, 0, 0) and not self._infos[0].fork
@@ -189,6 +205,8 @@ class LiveComparison:
             if not served:
                 kinds = await self._source.pipeline([("TYPE", key) for key in keys])
                 keys = [key for key, found in zip(keys, kinds, strict=True) if found == kind]
+            if kind == b"stream":
+                keys = await self._shared(self._source, keys)
             for portion in portions(keys):
                 yield portion
             if cursor == b"0":
@@ -212,6 +230,7 @@ class LiveComparison:
         for entry in self._infos[0].keyspace:
             await self._select(entry.db)
             keys = await some_keys(self._source, _EVERYTHING, _SAMPLE, seed + entry.db, spread)
+            keys = await self._shared(self._source, keys)
             if keys:
                 yield entry.db, keys
 
@@ -228,10 +247,8 @@ class LiveComparison:
                     replies = await ends[there].pipeline(
                         [("EXISTS", key) for key in names], raise_on_error=True
                     )
-                    yield (
-                        entry.db,
-                        [key for key, has in zip(names, replies, strict=True) if not has],
-                    )
+                    absent = [key for key, has in zip(names, replies, strict=True) if not has]
+                    yield entry.db, await self._shared(ends[here], absent)
         self._walked = True
 
     # --- Before the fence ---
@@ -279,9 +296,13 @@ class LiveComparison:
         first = await self._source.pipeline([("INFO",), ("INFO", "replication")])
         offset = self._offset_in(first[1])
         await reach(offset)
+        for each in self._telemetry:
+            await each.find()
+        source = await self._told(self._source, first[0])
         other, own = await self._counted()
+        again = await self._told(self._source, first[0]) if self._telemetry else None
         last = await self._source.pipeline([("INFO",), ("INFO", "replication")])
-        source, again = self._parsed(self._source, first[0]), self._parsed(self._source, last[0])
+        again = again or self._parsed(self._source, last[0])
         # What expires at the source meanwhile comes with an offset of its own.
         if self._offset_in(last[1]) != offset or source.keyspace != again.keyspace:
             return None
@@ -303,11 +324,19 @@ class LiveComparison:
 
     async def _counted(self) -> tuple[ServerInfo, int]:
         """What the target tells, and how many of its keys are the engine's."""
-        target = await self._target.info()
+        target = await self._told(self._target, await self._target.call("INFO"))
         await self._target.select(0)
         self._db = None
         own = await self._target.call("EXISTS", *self._own_keys) if self._own_keys else 0
         return target, own
+
+    async def _told(self, end: Admin, reply: Any) -> ServerInfo:
+        """What an end has told by its reply to INFO; asked again where there may be streams that
+        each server makes for itself, which do not count then."""
+        if not self._telemetry:
+            return self._parsed(end, reply)
+        self._db = None
+        return await self._telemetry[end is self._target].info()
 
     def _expired(self, source: ServerInfo, target: ServerInfo) -> tuple[int, int]:
         """Keys that each end has let expire since `open`; with those that the target ended when
@@ -519,7 +548,7 @@ class LiveComparison:
                 pass
         while waiting:
             waiting = await self._next_step(side, waiting, values)
-        info = self._parsed(side.end, replies[1])
+        info = await self._told(side.end, replies[1])
         own = replies[3] if own_keys else 0
         code = None
         if self._code_at_fence:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 
 from engine.model.endpoint import Endpoint
+from engine.model.modules import GRAPH_MODULE
 from engine.model.online import OWN_PREFIX
 from engine.model.report import printable_key
 from engine.model.server import ServerInfo
@@ -14,6 +15,7 @@ from engine.model.settings import TransferSettings
 from engine.model.verification import NAMED_LIMIT, STOP_AT, Difference, Verification
 from engine.verify.compare import MISSING, Side, compare, portions
 from engine.verify.sample import every_key, some_keys
+from engine.verify.telemetry import Telemetry, telemetry_among
 from engine.wire import besides
 from engine.wire.admin import Admin, admin
 from engine.wire.own_keys import OWN_DB, count_own
@@ -45,9 +47,12 @@ async def verify(
         # 1. What is there.
         infos = await one.info(), await other.info()
         work = _Work((await Side.open(one), await Side.open(other)), settings, held_before)
+        work.graphs = GRAPH_MODULE in infos[0].modules
         sizes: dict[int, tuple[int, int]] = {}
         for db in _databases(*infos, settings, work.counted):
             sizes[db] = await _select(one, db), await _select(other, db)
+        if work.graphs:
+            sizes = await _without_telemetry(sizes, one, other)
         for db, (here, there) in sizes.items():
             await _select(one, db)
             await _select(other, db)
@@ -81,6 +86,21 @@ async def _select(end: Admin, db: int) -> int:
     return count - await count_own(end) if count and db == OWN_DB else count
 
 
+async def _without_telemetry(
+    sizes: dict[int, tuple[int, int]], source: Admin, target: Admin
+) -> dict[int, tuple[int, int]]:
+    """The same counts without the streams in which FalkorDB notes queries."""
+    left: list[dict[int, int]] = []
+    for end in (source, target):
+        notes = Telemetry(end)
+        await notes.find()
+        left.append(await notes.counts())
+    return {
+        db: (here - left[0].get(db, 0), there - left[1].get(db, 0))
+        for db, (here, there) in sizes.items()
+    }
+
+
 class _Work:
     """What has been found so far. Both connections are in the database that is named."""
 
@@ -98,6 +118,8 @@ class _Work:
         self._kinds: Counter[str] = Counter()
         self._libraries = 0
         self._lost: dict[str, str] = {}
+        self.graphs = False
+        """The source has FalkorDB: streams that each server makes for itself are left out."""
 
     @property
     def hopeless(self) -> bool:
@@ -107,18 +129,23 @@ class _Work:
     async def compare(self, db: int, keys: list[bytes]) -> None:
         """Compare these keys of the source, and keep what differs."""
         # What an engine has left at either end is nobody's data.
-        for portion in portions([key for key in keys if not key.startswith(OWN_PREFIX)]):
+        for portion in portions(await self._shared(self._pair[0].end, keys)):
             self._compared += len(portion)
             await self._keep(db, portion)
             if self.hopeless:
                 return
+
+    async def _shared(self, end: Admin, keys: list[bytes]) -> list[bytes]:
+        """Those of the keys that are the migration's: neither ours nor each server's own."""
+        left = await telemetry_among(end, keys) if self.graphs else set()
+        return [key for key in keys if not key.startswith(OWN_PREFIX) and key not in left]
 
     async def look_for_absent(self, db: int, here: Admin, there: Admin) -> None:
         """Look up every name of one end at the other; what is not there is compared."""
         async for page in every_key(here, self._settings):
             if self.hopeless:
                 return
-            names = [key for key in page if not key.startswith(OWN_PREFIX)]
+            names = await self._shared(here, page)
             replies = await there.pipeline([("EXISTS", key) for key in names], raise_on_error=True)
             absent = [key for key, has in zip(names, replies, strict=True) if not has]
             await self._keep(db, absent)

@@ -379,6 +379,126 @@ def test_a_graph_that_a_snapshot_has_in_parts_is_scanned(server_factory: ServerF
     assert query(target, "graph", COUNT) == [[101]]
 
 
+# What FalkorDB notes for itself.
+
+
+def with_notes(server: Server, *graphs: str) -> None:
+    """Graphs, and the streams in which the module notes their queries about once a second; beside
+    them keys of such names that are a user's."""
+    client = server.client()
+    for graph in graphs:
+        query(server, graph, "CREATE (:N)")
+    deadline = time.monotonic() + 20
+    while not all(client.exists(f"telemetry{{{graph}}}") for graph in graphs):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    client.xadd("telemetry{mine}", {"Received": "at"})
+    client.set("telemetry{text}", "Received at")
+
+
+OTHERS = {b"plain", b"telemetry{mine}", b"telemetry{text}"}
+
+
+def assert_left_out(run: Run, *graphs: str) -> None:
+    """Said, and no fault."""
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.not_carried == ()
+    (line,) = [each for each in run.report.left_out if "telemetry" in each]
+    for graph in graphs:
+        assert f"telemetry{{{graph}}} (database 0)" in line
+    assert "mine" not in line
+    assert [each for each in run.events if "telemetry{" in each]
+    proof = run.report.verification
+    assert proof is not None
+    assert proof.counted
+    assert proof.keys_source == proof.keys_target, proof
+
+
+def test_notes_of_queries_are_each_servers_own_by_scan(server_factory: ServerFactory) -> None:
+    source, target = server_factory(known(GRAPHS)), server_factory(known(GRAPHS))
+    source.client().set("plain", 1)
+    with_notes(source, "g", "h")
+    found = checked(source, target, "modules")
+    assert "neither carried nor compared" in found.figure
+    # The target has noted a query already, of a graph that is gone.
+    query(target, "old", "CREATE (:N)")
+    with_notes(target, "old")
+    target.client().delete("telemetry{mine}", "telemetry{text}", "plain")
+    target.client(db=1).flushdb()
+    target.client().execute_command("GRAPH.DELETE", "old")
+    run = scanned(source, target)
+    assert_left_out(run, "g", "h")
+    assert set(target.client().keys("*")) == {*OTHERS, b"g", b"h", b"telemetry{old}"}
+
+
+def test_notes_of_queries_are_each_servers_own_by_replica(server_factory: ServerFactory) -> None:
+    """Both ends note the stream's queries. What a command makes of a note is as at the source."""
+    source, target = server_factory(known(GRAPHS)), server_factory(known(GRAPHS))
+    client = source.client()
+    client.set("plain", 1)
+    with_notes(source, "g")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        query(source, "g", "CREATE (:N)")
+        query(source, "later", "CREATE (:N)")
+        await soon(lambda: target.client().exists("telemetry{later}"), "the target's own")
+        await soon(lambda: client.exists("telemetry{later}"), "the source's own")
+        client.copy("telemetry{g}", "archive")
+        client.xgroup_create("telemetry{g}", "readers", 0)
+        client.xgroup_create("telemetry{later}", "readers", 0)
+        await in_sync(work, source)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    assert_left_out(run, "g")
+    assert target.client().dump("archive") == client.dump("archive")
+    theirs = target.client().xrange("telemetry{later}")
+    assert theirs
+    assert theirs != client.xrange("telemetry{later}")
+    names = {*OTHERS, b"g", b"later", b"archive"}
+    own = {b"telemetry{g}", b"telemetry{later}"}
+    assert set(target.client().keys("*")) - own == names
+
+
+def test_notes_of_queries_are_each_servers_own_in_a_file(server_factory: ServerFactory) -> None:
+    source, target = server_factory(known(GRAPHS)), server_factory(known(GRAPHS))
+    source.client().set("plain", 1)
+    with_notes(source, "g")
+    # Notes that are longer than what is held of a value (`stream_above`) come in pieces.
+    for _ in range(30):
+        query(source, "g", f"RETURN '{'x' * 2000}'")
+    at_least = 31
+    deadline = time.monotonic() + 20
+    while source.client().xlen("telemetry{g}") < at_least:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    source.client().config_set("rdbcompression", "no")
+    source.client().save()
+    ends = Endpoint.parse(f"rdb:{source.folder / 'dump.rdb'}"), Endpoint.parse(target.url)
+    gate = gate_of(*ends, TransferSettings(), lambda: False)
+    run = transfer(
+        f"rdb:{source.folder / 'dump.rdb'}",
+        target,
+        source_type="auto",
+        gate=gate,
+        stream_above=16 << 10,
+    )
+    assert_left_out(run, "g")
+    assert set(target.client().keys("*")) == {*OTHERS, b"g"}
+
+
+def test_notes_of_queries_are_keys_as_any_other_without_the_module(
+    server_factory: ServerFactory,
+) -> None:
+    source, target = server_factory(known("redis-8.2")), server_factory(known(GRAPHS))
+    for n in range(3):
+        source.client().xadd("telemetry{g}", {"Received at": n, "Query": "RETURN 1"})
+    run = scanned(source, target)
+    assert run.report.status == "done", run.report.errors
+    assert target.client().xrange("telemetry{g}") == source.client().xrange("telemetry{g}")
+
+
 # Search indexes.
 
 INDEX = (

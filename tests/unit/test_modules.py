@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine._native import ModuleGuard, module_type
+from engine._native import ModuleGuard, SnapshotReader, is_telemetry, module_type
 from engine.model.modules import COMMANDS, TYPES, ModuleTypes, commands_known
 from engine.model.server import ServerInfo
 
@@ -90,3 +90,53 @@ def test_which_commands_are_known() -> None:
     assert told == {"A", "C"}
     assert commands_known(("A",), None) is None
     assert commands_known(("A",), [[b"a"], [b"b"]]) is None
+
+
+def listpack(first_field: bytes) -> bytes:
+    """The beginning of a stream as 7.2 dumps it: one listpack, whose entries' first field is so
+    called."""
+    head = b"\x00\x00\x00\x00\x1c\x00\x01\x01\x00\x01\n\x01"
+    pack = head + bytes([0x80 + len(first_field)]) + first_field + bytes([len(first_field) + 1])
+    pack += b"\x85Query\x06" * 20
+    return b"\x15\x01\x10" + bytes(16) + bytes([0x40, len(pack)]) + pack
+
+
+NOTES = listpack(b"Received at")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [
+        (b"telemetry{g}", NOTES, True),
+        (b"telemetry{}", NOTES, True),
+        (b"telemetry{g}", NOTES[:96], True),
+        (b"telemetry{g}", b"\x15\x00", True),
+        (b"telemetry{g", NOTES, False),
+        (b"telemetryg}", NOTES, False),
+        (b"}telemetry{", NOTES, False),
+        (b"", NOTES, False),
+        (b"telemetry{g}", listpack(b"Received_at"), False),
+        (b"telemetry{g}", b"\x00\x0bReceived at", False),
+        (b"telemetry{g}", b"\x15", False),
+        (b"telemetry{g}", b"", False),
+    ],
+)
+def test_what_falkordb_notes_for_itself(key: bytes, value: bytes, found: bool) -> None:
+    assert is_telemetry(key, value) is found
+    for end in range(len(value)):
+        assert is_telemetry(key, value[:end]) in (False, found)
+
+
+def snapshot(*records: tuple[bytes, bytes]) -> list[object]:
+    """What a reader makes of a snapshot with strings of these names and bodies."""
+    body = b"".join(b"\x00" + bytes([len(k)]) + k + bytes([len(v)]) + v for k, v in records)
+    reader = SnapshotReader()
+    reader.feed(b"REDIS0011" + body + b"\xff" + bytes(8))
+    return reader.take()
+
+
+def test_a_batch_without_streams_is_left_as_it_is() -> None:
+    (batch,) = snapshot((b"telemetry{g}", b"Received at"), (b"b", b"c"))
+    ModuleGuard(lambda name: (name, False), telemetry=True).withhold(batch)  # type: ignore[arg-type]
+    assert len(batch) == 2  # type: ignore[arg-type]
+    assert batch.telemetry == batch.withheld == []  # type: ignore[attr-defined]

@@ -353,6 +353,10 @@ def test_streams_agree_with_the_reference(
             assert batch.mentioning(wanted) == [
                 i for i, arg in enumerate(args) if wanted & set(arg[1:])
             ]
+        for prefix in (b"k", b"", b"\r"):
+            assert batch.naming(prefix) == [
+                i for i, arg in enumerate(args) if any(each.startswith(prefix) for each in arg[1:])
+            ]
         assert batch.indices(CMD_MOVES) == [
             i for i, arg in enumerate(args) if arg[0].upper() in (b"RENAME", b"COPY")
         ]

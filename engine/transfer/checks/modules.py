@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from engine.model.modules import COMMANDS, TYPELESS, ModuleTypes, commands_known
+from engine.model.modules import (
+    COMMANDS,
+    GRAPH_MODULE,
+    TELEMETRY_LEFT,
+    TYPELESS,
+    ModuleTypes,
+    commands_known,
+)
 from engine.model.server import ServerInfo
 from engine.transfer.checks.keys import some_of_each
 from engine.transfer.checks.result import Check, passed, warned
@@ -39,9 +46,10 @@ async def check_modules(
         figures.append(f"on the source alone: {names}; values of their types cannot be loaded")
     refused = refusals(seen, types)
     figures += [f"among {looked} keys looked at: {each}" for each in refused]
+    left = f"; {TELEMETRY_LEFT}" if GRAPH_MODULE in ours else ""
     if figures:
-        return warned(_NAME, "; ".join(figures), _REMEDY)
-    return passed(_NAME, ", ".join(sorted(ours)))
+        return warned(_NAME, f"{'; '.join(figures)}{left}", _REMEDY)
+    return passed(_NAME, f"{', '.join(sorted(ours))}{left}")
 
 
 def refusals(seen: Mapping[str, int], types: ModuleTypes) -> list[str]:
