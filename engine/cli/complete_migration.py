@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.follow import as_told, follow, how_to_go_on
+from engine.cli.follow import as_told, follow, how_to_go_on, lacking
 from engine.cli.options import GroupOption, OutputOption, StateOption, WaitOption
 from engine.cli.session import respond
 
@@ -58,4 +58,5 @@ def complete_migration(
         complete,
         as_told=as_told,
         on_interrupt=lambda: how_to_go_on(replication_group_id, state),
+        lacks=lacking,
     )

@@ -6,10 +6,13 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.cli.render import clean
-from engine.errors import ApiFault, EngineError
+from engine.errors import ApiFault, EngineError, TransferFailed
+
+if TYPE_CHECKING:
+    from engine.model.report import Report
 
 DEBUG_VARIABLE = "STARTMIGRATION_DEBUG"
 _PACKAGE = str(Path(__file__).resolve().parents[1])
@@ -38,6 +41,17 @@ def message_of(error: BaseException) -> str:
         return clean(sentences(error))
     again = "" if debugging() else f" Run again with {DEBUG_VARIABLE}=1 to see the trace."
     return f"{type(error).__name__} in {_place(error)}: this is a bug.{again}"
+
+
+def lost_writes(report: Report) -> TransferFailed | None:
+    """What a cut-over has left behind that the source acknowledged; None: nothing."""
+    if report.status != "done" or not report.lost_writes:
+        return None
+    return TransferFailed(
+        f"the target is open, and {report.lost_writes}",
+        remedy="The migration is complete; what is missing has to be written at the target again.",
+        fault="source",
+    )
 
 
 def sentences(error: EngineError) -> str:

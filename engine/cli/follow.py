@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from engine.cli import summary
 from engine.cli.display import display
+from engine.cli.failure import lost_writes
 from engine.cli.program import command
 from engine.cli.render import as_text
+from engine.errors import EngineError
 from engine.model.report import Report
 
 if TYPE_CHECKING:
@@ -44,6 +46,13 @@ def as_told(response: dict[str, Any]) -> str:
     if "Report" in response:
         told += f"\n\n{summary.as_text(Report.from_dict(response['Report']))}"
     return told
+
+
+def lacking(response: dict[str, Any]) -> EngineError | None:
+    """What the source has acknowledged behind the cut-over; None: nothing that is known."""
+    if "Report" not in response:
+        return None
+    return lost_writes(Report.from_dict(response["Report"]))
 
 
 def how_to_go_on(replication_group_id: str, state: str | None) -> str:

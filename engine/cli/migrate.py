@@ -9,7 +9,7 @@ import typer
 
 from engine.cli.checks import warnings
 from engine.cli.display import display
-from engine.cli.failure import code_of, message_of
+from engine.cli.failure import code_of, lost_writes, message_of
 from engine.cli.options import LossOption, OutputOption, StateOption, endpoint
 from engine.cli.program import command
 from engine.cli.render import as_json
@@ -111,4 +111,8 @@ def migrate(
         if report.status == "stopped":
             end = TransferStopped(f"stopped: {reason}", remedy="Then the same command goes on.")
         fail(end, output, result=report.to_dict(), indent=None)
+    if (lost := lost_writes(report)) is not None:
+        if output == "text":
+            print(as_text(report))
+        fail(lost, output, result=report.to_dict(), indent=None)
     print(as_json(report.to_dict(), indent=None) if output == "json" else as_text(report))

@@ -18,7 +18,7 @@ import typer
 from engine.cli.failure import complain, error_object
 from engine.cli.options import Output
 from engine.cli.render import as_json, as_text
-from engine.errors import Interrupted, StateError, UsageError
+from engine.errors import EngineError, Interrupted, StateError, UsageError
 
 if TYPE_CHECKING:
     from engine.front.engine import Engine
@@ -37,11 +37,12 @@ def respond(
     as_told: Callable[[dict[str, Any]], str] = as_text,
     on_interrupt: Callable[[], str] = str,
     asks: bool = False,
+    lacks: Callable[[dict[str, Any]], EngineError | None] = lambda _: None,
 ) -> None:
     """Run `work` and print the response that it returns, as text by `as_told`; or fail.
 
     `on_interrupt` says how to go on after Ctrl-C. `asks`: the verb only asks, so a state that was
-    named must be there.
+    named must be there. `lacks`: what is missing of what the response tells, as an error.
     """
     try:
         if asks:
@@ -51,6 +52,10 @@ def respond(
         checks = getattr(error, "checks", None)
         result = {"Checks": list(checks)} if checks else None
         fail(error, output, on_interrupt=on_interrupt, result=result)
+    if (missing := lacks(response)) is not None:
+        if output == "text":
+            print(as_told(response))
+        fail(missing, output, result=response)
     print(as_json(response) if output == "json" else as_told(response))
 
 

@@ -71,6 +71,8 @@ def _lines(report: Report) -> Iterator[str]:
     if report.doubts:
         yield "May be otherwise than on the server that wrote the file:"
         yield from (f"  {clean(each)}" for each in report.doubts)
+    if report.lost_writes:
+        yield f"Not on the target: {clean(report.lost_writes)}."
     yield from (f"Error: {clean(error)}" for error in report.errors)
 
 

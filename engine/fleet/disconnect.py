@@ -8,8 +8,9 @@ runs scripts whose writes it does not refuse, it is held as well (`transfer.hold
 It looks each second, and writes what it found into the state. It ends when its time is over, when
 the state says so (a verb, `release-source`, another process that has taken over), when the source
 no longer blocks writes (then somebody wants clients there, or it was restarted), where it may not
-close connections, or when no server answers at the source's address any more. If it is killed,
-whoever watches the state (`serve`) starts another one.
+close connections, or when no server answers at the source's address any more. If it is killed, its
+guard starts another one (`fleet.guard`); if both are, whoever watches the state (`serve`) does. The
+state says since when there is none.
 
 Exit codes: 0 it ended as it should, or there was nothing to do; 1 the state failed. stderr is a
 log.
@@ -33,15 +34,17 @@ from engine.errors import (
 )
 from engine.fleet import run
 from engine.fleet.bookkeeper import persist
+from engine.fleet.guard import Guard
 from engine.fleet.worker import log
 from engine.groups import disconnections
 from engine.groups.process import ProcessId
 from engine.groups.registry import Registry
+from engine.model.calls import Calls, since, told, total
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.source_clients import moment
 from engine.transfer import hold, scripts, seal
-from engine.transfer.source_clients import ClientTally, described, disconnect
+from engine.transfer.source_clients import ClientTally, disconnect
 from engine.wire.admin import Admin, admin, adopted
 
 LOOK_SECONDS = 1.0
@@ -49,32 +52,46 @@ ABSENT_SECONDS = 30.0
 """For so long the source's address may refuse every connection: a server that is gone has no
 clients, and another one that is started there is none of ours."""
 _TIMEOUT = 10.0
+# A pause of the last look has run out by then.
+_GAP_SECONDS = hold.KEPT_SECONDS + LOOK_SECONDS
 
 
 class Disconnector:
     """Looks at one source until its time is over. `endpoint` has its credentials."""
 
     def __init__(
-        self, claimed: disconnections.Claimed, endpoint: Endpoint, handed: int | None = None
+        self,
+        claimed: disconnections.Claimed,
+        endpoint: Endpoint,
+        guard: Guard,
+        handed: int | None = None,
     ) -> None:
         self._claimed = claimed
         # A connection that was handed over, until it is used.
         self._handed = handed
         self._endpoint = endpoint
+        self._guard = guard
         self._keep = frozenset(claimed.transfer.settings.keep_users)
         self._tally = ClientTally(claimed.found)
         self._refused_since: float | None = None
         # Whether the source blocks writes since the cut-over, as far as we know.
         report = claimed.transfer.report
         self._blocked = report is not None and bool(report.sealed)
-        # How many scripts the source told of at the last look; None: they are not counted.
-        self._scripts: int | None = None
-        self._scripts_told = False
+        # It takes writes again.
+        self._open = False
+        # What was run behind the cut-over: whether that is looked at, what the source told of at
+        # the last look (None: it is not known), and how much that is since.
+        self._counts = report is not None and report.lets_scripts
+        self._calls: Calls | None = None
+        self._run = Calls(0)
+        self._told = False
         if report is not None and report.scripts_before is not None:
-            run = claimed.found.scripts or 0
-            self._scripts = report.scripts_before + run
-            self._scripts_told = bool(run or report.scripts_run)
-            self._tally.count_scripts(run)
+            self._run = claimed.found.calls or Calls(0)
+            self._calls = total(Calls(report.scripts_before, report.writes_before), self._run)
+            self._told = bool(self._run.any or report.lost_writes)
+            self._tally.count_calls(self._run)
+        # When clients were last disconnected; none were by this process yet.
+        self._looked_at, self._first_look = claimed.found.looked_at, True
         # Whether the source is to be held where it runs scripts, and whether it is.
         self._may_hold = report is not None and report.held
         self._holds = False
@@ -84,36 +101,47 @@ class Disconnector:
     async def run(self) -> str:
         """Look each second; why it ended, empty if it is another's now. Raises `StateError`."""
         async with self._stack:
-            return await self._run()
+            self._guard.watch(None, b"")
+            ended = await self._work()
+            self._guard.leave()
+            return ended
 
-    async def _run(self) -> str:
+    async def _work(self) -> str:
         until: float | None = self._claimed.found.until
         if self._claimed.first:
-            end = moment(self._claimed.found.until)
-            text = f"clients that connect to the source are disconnected until {end}"
-            if self._handed is not None:
-                text += ", and it answers none of them"
-            await asyncio.to_thread(persist, lambda: self._claimed.tell(text))
+            await self._tell(self._begun())
         while True:
-            ended = "its time is over" if until is None or time.time() >= until else ""
-            if not ended:
-                ended = await self._look()
+            why = "its time is over" if until is None or time.time() >= until else ""
+            if not why:
+                why = await self._look()
             elif self._end is not None:
                 with contextlib.suppress(EngineError):
-                    await self._count_scripts(self._end)
-            self._tally.change(until=until, ended=ended)
+                    await self._count(self._end)
             found = self._tally.found
+            if why:
+                found = found.end(why, refuses=not self._open)
+                await asyncio.to_thread(persist, lambda: self._claimed.end(found))  # noqa: B023
+                return found.ended
             until = await asyncio.to_thread(persist, lambda: self._claimed.write(found))  # noqa: B023
-            if ended:
-                text = f"clients of the source are no longer disconnected: {ended}"
-                text += f"; since the cut-over {described(found)}"
-                if found.scripts:
-                    text += f"; {scripts.told('the source', found.scripts)}"
-                await asyncio.to_thread(persist, lambda: self._claimed.tell(text))  # noqa: B023
-                return ended
             if until is None:
                 return ""
+            self._tally.extend(until)
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _begun(self) -> str:
+        end = moment(self._claimed.found.until)
+        text = f"clients that connect to the source are disconnected until {end}"
+        if self._handed is not None:
+            text += ", and it answers none of them"
+        elif self._may_hold:
+            text += (
+                "; what scripts write there is counted, until this process is let in and the "
+                "source answers none of them"
+            )
+        return text
+
+    async def _tell(self, text: str) -> None:
+        await asyncio.to_thread(persist, lambda: self._claimed.tell(text))
 
     async def _look(self) -> str:
         """Look once; why there is nothing more to do, empty: look again."""
@@ -121,6 +149,10 @@ class Disconnector:
             if self._end is None:
                 self._end = await self._stack.enter_async_context(self._dialling())
             self._refused_since = None
+            await self._hold(self._end)
+            # Before the state has it that the source is looked at.
+            held = self._end if self._holds else None
+            self._guard.watch(held, b"" if held is None else hold.longer(held))
             return await self._disconnect(self._end)
         except LinkError as error:
             self._tally.failed(error)
@@ -145,8 +177,7 @@ class Disconnector:
 
     async def _hold(self, end: Admin) -> None:
         """Have everybody wait, where scripts were seen or it is not known whether there are any."""
-        found = self._tally.found.scripts
-        seen = bool(found) or self._scripts is None or self._scripts > 0
+        seen = self._calls is None or self._calls.scripts > 0
         if not (self._may_hold and seen):
             return
         if self._holds:
@@ -161,34 +192,55 @@ class Disconnector:
             text = f"the source's clients cannot be held, whose scripts go on: {error.message}"
         else:
             text = "the source runs scripts (EVAL): it answers none of its clients from now on"
-        await asyncio.to_thread(persist, lambda: self._claimed.tell(text))
+        await self._tell(text)
 
     async def _disconnect(self, end: Admin) -> str:
-        await self._hold(end)
         blocks = await seal.blocks(end)
         if blocks is False and self._blocked:
+            self._open = True
             return "the source accepts writes again (it was released, or restarted)"
         self._blocked = self._blocked or blocks is True
-        self._tally.add(await disconnect(end, self._keep))
-        await self._count_scripts(end)
+        look = await disconnect(end, self._keep)
+        await self._count(end)
+        self._tally.add(look)
+        self._looked_at, self._first_look = self._tally.found.looked_at, False
         return ""
 
-    async def _count_scripts(self, end: Admin) -> None:
-        """Where the source does not refuse what they write; the first ones are an event, and the
-        event of the end has the whole figure."""
-        if self._scripts is None:
+    async def _count(self, end: Admin) -> None:
+        """Where the source does not refuse what scripts write. The first ones are an event, and so
+        are those of a time in which clients were not disconnected; the event of the end has the
+        whole figure."""
+        if not self._counts:
             return
         calls = await scripts.ask(end)
-        more = scripts.since(calls, self._scripts)
-        if calls is None or more is None:
+        more = since(calls, self._calls)
+        if more is None:
+            # Nor is the sum known, until it is told again.
+            self._tally.count_calls(None)
+        else:
+            self._calls, self._run = calls, total(self._run, more)
+            self._tally.count_calls(self._run)
+        if gap := self._gap():
+            if more is None:
+                text = f"what the source has run of scripts (EVAL) {gap} is not known"
+            elif more.any:
+                text = told("the source", more, gap)
+            else:
+                text = f"the source has run no script (EVAL) {gap}"
+        elif more is not None and more.any and (self._first_look or not self._told):
+            text = told("the source", self._run)
+        else:
             return
-        self._scripts = calls
-        run = (self._tally.found.scripts or 0) + more
-        self._tally.count_scripts(run)
-        if run and not self._scripts_told:
-            self._scripts_told = True
-            text = scripts.told("the source", run)
-            await asyncio.to_thread(persist, lambda: self._claimed.tell(text))
+        self._told = self._told or self._run.any
+        await self._tell(text)
+
+    def _gap(self) -> str:
+        """Since when until now clients were not disconnected; empty: they were."""
+        now = time.time()
+        if self._looked_at is None or now - self._looked_at < _GAP_SECONDS:
+            return ""
+        began = moment(self._looked_at)
+        return f"from {began} to {moment(now)}, while its clients were not disconnected"
 
     def _unreachable(self, error: LinkError) -> str:
         now = time.monotonic()
@@ -197,6 +249,7 @@ class Disconnector:
         elif self._refused_since is None:
             self._refused_since = now
         elif now - self._refused_since >= ABSENT_SECONDS:
+            self._open = True
             return f"no server answers at {self._endpoint.address}"
         return ""
 
@@ -214,7 +267,8 @@ async def work(group_id: str, handed: int | None = None) -> int:
         claimed.tell(f"clients of the source are not disconnected: {error.message}")
         return 1
     log(f"{group_id}: disconnecting the clients of {endpoint.address}")
-    ended = await Disconnector(claimed, endpoint, handed).run()
+    guard = Guard(registry, group_id)
+    ended = await Disconnector(claimed, endpoint, guard, handed).run()
     log(f"{group_id}: {ended or 'another process does it'}")
     await asyncio.to_thread(registry.store.close)
     return 0

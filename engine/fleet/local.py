@@ -32,19 +32,23 @@ def disconnect_clients(
     *,
     credentials: Credentials | None = None,
     grace: float = 0.0,
+    handed_over: int | None = None,
 ) -> bool:
     """Start the detached process that disconnects the clients of a source that was cut over from
     (`fleet.disconnect`), if the state wants it for this group and no process does it; whether it
     was started.
 
     One that was asked for less than `grace` seconds ago counts as starting. `credentials` as for
-    `launch`. A process that cannot be started is an event. Raises `StateError`.
+    `launch`. `handed_over`: a connection to the source that is not held, the caller's; else one
+    that was left for this (`wire.handed`). A process that cannot be started is an event. Raises
+    `StateError`.
     """
     if group_id not in disconnections.unattended(registry.store, grace=grace):
         return False
-    number = handed.take(_closed(registry, group_id))
+    number = handed.take(_closed(registry, group_id)) if handed_over is None else None
+    given = number if handed_over is None else handed_over
     try:
-        _spawn(registry, group_id, "engine.fleet.disconnect", credentials, number)
+        _spawn(registry, group_id, "engine.fleet.disconnect", credentials, given)
     except EngineError as error:
         registry.add_event(group_id, f"the source's clients are not disconnected: {error}")
         return False
@@ -52,6 +56,12 @@ def disconnect_clients(
         if number is not None:
             os.close(number)
     return True
+
+
+def guard(registry: Registry, group_id: str, number: int) -> None:
+    """Start the detached process that starts the calling one again (`fleet.guard`); `number` is its
+    end of the socket between both. Raises `EngineError`."""
+    _spawn(registry, group_id, "engine.fleet.guard", None, number)
 
 
 def _closed(registry: Registry, group_id: str) -> str:

@@ -183,12 +183,13 @@ class Runner:
                 task.cancel()
         return task.result()
 
-    def _disconnect_for(self, status: TransferStatus) -> float:
-        """For how long the source's clients are to be disconnected behind this end, in seconds."""
+    def _disconnect_for(self, status: TransferStatus) -> float | None:
+        """For how long the source's clients are to be disconnected behind this end, in seconds;
+        None: nothing was cut over that closes it."""
         settings = self._claimed.record.settings
         ended = status is TransferStatus.DONE or self._transfer.cut_over
         cut_over = ended and self._progress.source_type == "replica"
-        return settings.disconnect_for if cut_over and settings.disconnects_clients else 0.0
+        return settings.disconnect_for if cut_over and settings.closes_source else None
 
     def _verdict(self, report: Report) -> tuple[TransferStatus, str]:
         reason = report.errors[0] if report.errors else self._progress.reason

@@ -45,8 +45,11 @@ def _ask(house: House, registry: Registry, group_id: str, seconds: float | None)
     if seconds is None:
         seconds = transfer.settings.disconnect_for
     if not seconds:
-        stopped = stop(registry, transfer, "an operator has stopped it")
-        return "clients of the source are no longer disconnected" if stopped else NOTHING
+        why = "an operator has stopped it"
+        if not stop(registry, transfer, why):
+            return NOTHING
+        found = SourceClients(0.0, lets_scripts=_lets_scripts(transfer)).end(why)
+        return f"clients of the source are no longer disconnected: {found.ended}"
     disconnections.extend(registry.store, transfer.id, seconds)
     local.disconnect_clients(registry, group_id, credentials=house.given_credentials)
     until = source_clients.moment(time.time() + seconds)
@@ -58,6 +61,9 @@ def begin(house: House, registry: Registry, transfer: TransferRecord) -> None:
     from engine.fleet import local
     from engine.groups import disconnections
 
+    if not transfer.settings.disconnect_for:
+        disconnections.note_once(registry.store, transfer.id)
+        return
     disconnections.extend(registry.store, transfer.id, transfer.settings.disconnect_for)
     local.disconnect_clients(registry, transfer.group_id, credentials=house.given_credentials)
 
@@ -65,27 +71,28 @@ def begin(house: House, registry: Registry, transfer: TransferRecord) -> None:
 NOTHING = "nothing was to be done: clients of the source were not being disconnected"
 
 
-def stop(registry: Registry, transfer: TransferRecord, why: str) -> bool:
-    """Stop disconnecting the clients of this migration's source; whether it was being done."""
+def stop(registry: Registry, transfer: TransferRecord, why: str, *, refuses: bool = True) -> bool:
+    """Stop disconnecting the clients of this migration's source; whether it was being done.
+    `refuses`: it goes on refusing writes."""
     from engine.groups import disconnections
 
-    if not disconnections.end(registry.store, transfer.id, why):
-        return False
-    registry.add_event(
-        transfer.group_id, f"clients of the source are no longer disconnected: {why}"
-    )
-    return True
+    return disconnections.end(registry.store, transfer, why, refuses=refuses)
 
 
-def shape(found: SourceClients) -> dict[str, Any]:
-    """The member `SourceClients` of a group: always all of its members, None for what is not
+def _lets_scripts(transfer: TransferRecord) -> bool:
+    return transfer.report is not None and transfer.report.lets_scripts
+
+
+def shape(found: SourceClients, group_id: str) -> dict[str, Any]:
+    """The member `SourceClients` of the group: always all of its members, None for what is not
     known."""
+    alone = found.unattended_since is not None
 
     def moment(seconds: float | None) -> Any:
         return None if seconds is None else shapes.timestamp(seconds)
 
     return {
-        "Disconnecting": not found.ended and found.until > time.time(),
+        "Disconnecting": not found.ended and found.until > time.time() and not alone,
         "Until": shapes.timestamp(found.until),
         "Connected": found.connected,
         "Kept": found.kept,
@@ -103,8 +110,11 @@ def shape(found: SourceClients) -> dict[str, Any]:
             for each in reversed(found.addresses)
         ],
         "MoreAddresses": found.more_addresses,
-        "Scripts": found.scripts,
-        "Reason": found.ended or found.trouble,
+        # What was run while nothing counts it is not known.
+        "Scripts": None if alone else found.scripts,
+        "Writes": None if alone else found.writes,
+        "UnattendedSince": moment(found.unattended_since),
+        "Reason": source_clients.alone(found, group_id) if alone else found.ended or found.trouble,
     }
 
 

@@ -79,7 +79,7 @@ class House:
 
         shape = shapes.replication_group(group, transfer, self.credentials)
         if transfer is not None and transfer.source_clients is not None:
-            shape["SourceClients"] = clients.shape(transfer.source_clients)
+            shape["SourceClients"] = clients.shape(transfer.source_clients, group.id)
         return shape
 
     async def answer(self, group_id: str) -> dict[str, Any]:

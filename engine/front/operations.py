@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from engine.errors import (
     InvalidParameterCombinationException,
     InvalidParameterValueException,
     InvalidReplicationGroupStateFault,
+    StateError,
 )
 from engine.front import clients, shapes, validate, watched
 from engine.front.faults import CompletionRefused, PreflightFault
@@ -167,7 +169,7 @@ async def release_source(house: House, group_id: str) -> dict[str, Any]:
 
 
 def _let_clients(registry: Registry, transfer: TransferRecord) -> None:
-    clients.stop(registry, transfer, "the source was released")
+    clients.stop(registry, transfer, "the source was released", refuses=False)
 
 
 async def describe(
@@ -176,6 +178,7 @@ async def describe(
     """DescribeReplicationGroups."""
     limit, after = validate.page(max_records, marker)
     _reap()
+    await _tell_unattended(house)
     if group_id is not None:
         name = validate.identifier(group_id)
         answer = await house.answer(name)
@@ -192,7 +195,17 @@ async def describe(
 async def describe_events(house: House, group_id: str | None) -> dict[str, Any]:
     """DescribeEvents, all at once."""
     name = None if group_id is None else validate.identifier(group_id)
+    await _tell_unattended(house)
     return shapes.events(await house.state(lambda registry: registry.list_events(name)))
+
+
+async def _tell_unattended(house: House) -> None:
+    """Whoever looks at the state is the first who can tell of what no process does any more."""
+    from engine.groups import disconnections
+
+    # A state that cannot be written is still told.
+    with contextlib.suppress(StateError):
+        await house.state(lambda registry: disconnections.tell_unattended(registry.store))
 
 
 async def page_events(
@@ -206,6 +219,7 @@ async def page_events(
     """DescribeEvents, in pages. Times are seconds since the epoch."""
     name = None if group_id is None else validate.identifier(group_id, "SourceIdentifier")
     limit, after = validate.events_page(max_records, marker)
+    await _tell_unattended(house)
     found, more = await house.state(
         lambda registry: registry.page_events(
             name, since=since, until=until, after=after, limit=limit
@@ -363,14 +377,7 @@ async def _force(house: House, transfer: TransferRecord) -> None:
     )
     if opened and isinstance(mark, OnlineMark) and not mark.came_back:
         # The abort lets the cut-over's end come, and the seal with it.
-        report = replace(
-            report,
-            sealed=mark.sealed,
-            sealed_at=mark.fenced_at,
-            scripts_before=mark.scripts,
-            scripts_run=mark.scripts_run,
-            held=mark.held,
-        )
+        report = replace(report, **mark.at_source())
     ended = await house.state(
         lambda registry: registry.end_without_worker(group_id, report, f"migration {message}")
     )
@@ -392,20 +399,9 @@ async def _force(house: House, transfer: TransferRecord) -> None:
         for each in left.events:
             registry.add_event(group_id, each)
         # What still refuses writes is kept for release-source.
-        if left.mark is not None:
-            mark = left.mark
-            registry.note_seal(
-                transfer.id,
-                replace(
-                    report,
-                    sealed=mark.sealed,
-                    sealed_at=mark.fenced_at,
-                    scripts_before=mark.scripts,
-                    scripts_run=mark.scripts_run,
-                    held=mark.held,
-                ),
-            )
-        if left.cut_over and transfer.settings.disconnects_clients:
+        if (mark := left.mark) is not None:
+            registry.note_seal(transfer.id, replace(report, **mark.at_source()))
+        if left.cut_over and transfer.settings.closes_source:
             clients.begin(house, registry, transfer)
 
     await house.state(note)

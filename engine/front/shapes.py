@@ -171,6 +171,7 @@ def outcome(report: Report) -> dict[str, Any]:
         "Seconds": report.seconds,
         "Commands": report.commands,
         "FenceSeconds": report.fence_seconds,
+        "LostWrites": report.lost_writes,
         "NotCarried": report.not_carried_total,
         "NotCarriedKeys": [
             {"Db": each.db, "Key": each.key, "Reason": each.reason}
@@ -238,9 +239,14 @@ def reason(transfer: TransferRecord) -> str:
 def _undecided(transfer: TransferRecord) -> str:
     """The reason of one whose worker is gone from the middle of the cut-over."""
     gone = "the worker process is gone from the middle of the cut-over, and the target may be open"
-    if transfer.held():
-        return f"{gone}: a new worker finds out whether it is"
-    return f"{gone}: resume-migration starts a worker that finds out whether it is"
+    next_one = "a new worker" if transfer.held() else "resume-migration starts a worker that"
+    told = f"{gone}: {next_one} finds out whether it is"
+    if transfer.progress.lets_scripts:
+        told += (
+            ". Until then the source runs scripts (EVAL), although it refuses other writes: if the "
+            "target is open, what they write is lost, and is counted then"
+        )
+    return told
 
 
 def needs_hand(transfer: TransferRecord) -> bool:

@@ -29,7 +29,7 @@ def details(status: str, transfer: TransferRecord | None) -> dict[str, Any] | No
         return {**told, "AutoCutOver": by_itself, "Gates": gates(transfer)}
     ended = {"Status": str(transfer.status), "EndTime": shapes.timestamp(transfer.changed_at)}
     found = transfer.source_clients
-    seen = {} if found is None else {"SourceClients": clients.shape(found)}
+    seen = {} if found is None else {"SourceClients": clients.shape(found, transfer.group_id)}
     blocked = {"SourceBlocked": transfer.report is not None and bool(transfer.report.sealed)}
     return {
         **told,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from engine.groups.registry import Registry
 
 LOOK_SECONDS = 1.0
+GUARD_SECONDS = 5.0
+"""A process that disconnected clients and was killed is started again by its guard within this."""
 AGAIN_SECONDS = 60.0
 """A cut-over that was refused is not asked for again by itself before this."""
 _log = logging.getLogger("startmigration.watch")
@@ -115,7 +117,8 @@ class Watchman:
         from engine.groups import disconnections
         from engine.groups.records import START_GRACE
 
-        for group_id in disconnections.unattended(registry.store):
+        # The process's own guard is faster, and has its connection to the source.
+        for group_id in disconnections.unattended(registry.store, patience=GUARD_SECONDS):
             given = self._house.given_credentials
             if local.disconnect_clients(registry, group_id, credentials=given, grace=START_GRACE):
                 _log.warning("%s: another process disconnects the source's clients", group_id)

@@ -102,12 +102,13 @@ class ClaimedTransfer:
         progress: Progress,
         message: str,
         *,
-        disconnect_for: float = 0.0,
+        disconnect_for: float | None = None,
     ) -> None:
         """The transfer is over: report, event and the group's status in one transaction.
 
         After STOPPED the group stays under migration and keeps its checkpoint, to be resumed.
-        `disconnect_for`: clients of the source are to be disconnected for so many seconds.
+        `disconnect_for`: clients of the source are to be disconnected for so many seconds behind
+        the cut-over; 0: they were once. None: nothing was cut over.
         """
         table = schema.checkpoints
         with self._store.write() as connection:
@@ -130,6 +131,8 @@ class ClaimedTransfer:
                 connection.execute(delete(table).where(table.c.transfer_id == self.record.id))
             if disconnect_for:
                 disconnections.begin(connection, self.record.id, time.time() + disconnect_for)
+            elif disconnect_for is not None and report.lets_scripts:
+                disconnections.once(connection, self.record.id)
             write_event(connection, group.id, message)
 
     def _mine(self, statement: Any) -> Any:

@@ -11,25 +11,30 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, Table, delete, insert, select, update
 
 from engine.groups import schema
 from engine.groups.process import ProcessId
 from engine.groups.records import START_GRACE, TransferRecord
-from engine.groups.rows import transfer_of, write_event
+from engine.groups.rows import attended, clients_of, transfer_of, write_event
 from engine.groups.store import Store
-from engine.model.source_clients import SourceClients
+from engine.model.source_clients import SourceClients, alone, ending
 
 _TABLE = schema.disconnections
 
 
-def begin(connection: Connection, transfer_id: int, until: float) -> None:
+def begin(connection: Connection, transfer_id: int, until: float, *, ended: str = "") -> None:
     """Have the clients of this migration's source disconnected until then (seconds since the
-    epoch); what was found before is kept."""
+    epoch); what was found before is kept. `ended`: they are not, for this reason, and that is to be
+    known."""
     known = connection.execute(select(_TABLE).where(_TABLE.c.transfer_id == transfer_id)).first()
-    found = SourceClients(until=until)
+    found = SourceClients(until=until, lets_scripts=_lets_scripts(connection, transfer_id))
     if known is not None:
-        found = replace(SourceClients.from_dict(known.clients), until=until, ended="")
+        found = replace(
+            SourceClients.from_dict(known.clients), until=until, ended="", unattended_since=None
+        )
+    if ended:
+        found = found.end(ended)
     attempt = 0 if known is None else known.attempt + 1
     connection.execute(delete(_TABLE).where(_TABLE.c.transfer_id == transfer_id))
     connection.execute(
@@ -38,7 +43,7 @@ def begin(connection: Connection, transfer_id: int, until: float) -> None:
             "transfer_id": transfer_id,
             "attempt": attempt,
             "until": until,
-            "ended": "",
+            "ended": found.ended,
             "process": None,
             "heartbeat_at": time.time(),
             "clients": found.to_dict(),
@@ -46,43 +51,100 @@ def begin(connection: Connection, transfer_id: int, until: float) -> None:
     )
 
 
-def end(store: Store, transfer_id: int, why: str) -> bool:
-    """Stop it; False if it had ended before, or never began. Raises `StateError`."""
+def once(connection: Connection, transfer_id: int) -> None:
+    """Note that the clients of this migration's source were disconnected once, and are not again,
+    although it does not refuse all writes."""
+    why = "they were disconnected once (--disconnect-for 0)"
+    begin(connection, transfer_id, time.time(), ended=why)
+
+
+def note_once(store: Store, transfer_id: int) -> None:
+    """As `once`, if it does not refuse all writes. Raises `StateError`."""
     with store.write() as connection:
-        row = _going_on(connection, transfer_id)
+        if _lets_scripts(connection, transfer_id):
+            once(connection, transfer_id)
+
+
+def _lets_scripts(connection: Connection, transfer_id: int) -> bool:
+    report = schema.transfers.c.report
+    told = connection.execute(select(report).where(schema.transfers.c.id == transfer_id)).scalar()
+    return bool(told and told.get("lets_scripts"))
+
+
+def end(store: Store, transfer: TransferRecord, why: str, *, refuses: bool = True) -> bool:
+    """Stop it, with an event; False if it had ended before, or never began. `refuses` as for
+    `SourceClients.end`. Raises `StateError`."""
+    with store.write() as connection:
+        row = _going_on(connection, transfer.id)
         if row is None:
             return False
-        found = replace(SourceClients.from_dict(row.clients), ended=why)
+        found = replace(SourceClients.from_dict(row.clients), unattended_since=None)
+        found = found.end(why, refuses=refuses)
         connection.execute(
             update(_TABLE)
-            .where(_TABLE.c.transfer_id == transfer_id)
-            .values(ended=why, clients=found.to_dict(), attempt=row.attempt + 1)
+            .where(_TABLE.c.transfer_id == transfer.id)
+            .values(ended=found.ended, clients=found.to_dict(), attempt=row.attempt + 1)
         )
+        write_event(connection, transfer.group_id, ending(found))
         return True
 
 
-def unattended(store: Store, *, grace: float = START_GRACE) -> list[str]:
+def unattended(store: Store, *, grace: float = START_GRACE, patience: float = 0.0) -> list[str]:
     """The groups for which it is to go on and no process does it, nor is one just starting: that
-    takes `grace` seconds at the most. Raises `StateError`."""
-    query = (
-        select(schema.transfers.c.group_id, _TABLE)
-        .join(schema.transfers, schema.transfers.c.id == _TABLE.c.transfer_id)
-        .where(_TABLE.c.ended == "", _TABLE.c.until > time.time())
-    )
+    takes `grace` seconds at the most. One that has shown that it lives less than `patience` seconds
+    ago is still waited for. Raises `StateError`."""
+    query = _with_groups(_TABLE).where(_TABLE.c.ended == "", _TABLE.c.until > time.time())
     with store.read() as connection:
-        return [row.group_id for row in connection.execute(query) if not _held(row, grace)]
+        return [
+            row.group_id
+            for row in connection.execute(query)
+            if not attended(row.process, row.heartbeat_at, grace)
+            and time.time() - row.heartbeat_at >= patience
+        ]
+
+
+def tell_unattended(store: Store) -> None:
+    """Note an event, once, for each that is to go on, or was to until its time was over, and is
+    done by no process. Raises `StateError`."""
+    query = _with_groups(_TABLE).where(_TABLE.c.ended == "")
+    with store.read() as connection:
+        rows = connection.execute(query).all()
+    for row in rows:
+        found = clients_of(row.clients, row.ended, row.process, row.heartbeat_at)
+        since = found.unattended_since
+        if since is None or row.clients.get("unattended_since") == since:
+            continue
+        with store.write() as connection:
+            told = connection.execute(
+                update(_TABLE)
+                .where(
+                    _TABLE.c.transfer_id == row.transfer_id,
+                    _TABLE.c.attempt == row.attempt,
+                    _TABLE.c.heartbeat_at == row.heartbeat_at,
+                    _TABLE.c.ended == "",
+                )
+                .values(clients={**row.clients, "unattended_since": since})
+            )
+            if told.rowcount:
+                write_event(connection, row.group_id, alone(found, row.group_id))
 
 
 def found(store: Store) -> dict[str, SourceClients]:
     """What was found, by group: of the newest migration that it is done for. `StateError`."""
-    query = (
-        select(schema.transfers.c.group_id, _TABLE.c.clients)
-        .join(schema.transfers, schema.transfers.c.id == _TABLE.c.transfer_id)
-        .order_by(_TABLE.c.transfer_id)
-    )
+    query = _with_groups(_TABLE).order_by(_TABLE.c.transfer_id)
     with store.read() as connection:
         rows = connection.execute(query).all()
-    return {row.group_id: SourceClients.from_dict(row.clients) for row in rows}
+    return {
+        row.group_id: clients_of(row.clients, row.ended, row.process, row.heartbeat_at)
+        for row in rows
+    }
+
+
+def _with_groups(table: Table) -> Select[Any]:
+    transfers = schema.transfers
+    return select(transfers.c.group_id, table).join(
+        transfers, transfers.c.id == table.c.transfer_id
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +162,27 @@ class Claimed:
     def write(self, found: SourceClients) -> float | None:
         """Keep what was found; until when it is to go on, None: it was ended, or is another
         process's by now."""
-        values: dict[str, Any] = {"clients": found.to_dict(), "heartbeat_at": time.time()}
         with self.store.write() as connection:
-            row = connection.execute(
-                update(_TABLE)
-                .where(*self._mine())
-                .values(ended=found.ended, **values)
-                .returning(_TABLE.c.until)
-            ).one_or_none()
-            return None if row is None or found.ended else float(row.until)
+            row = self._write(connection, found)
+            return None if row is None else float(row.until)
+
+    def end(self, found: SourceClients) -> bool:
+        """It is over (`found.ended`), with an event; False: it was before, or is another process's
+        by now."""
+        with self.store.write() as connection:
+            if self._write(connection, found) is None:
+                return False
+            write_event(connection, self.transfer.group_id, ending(found))
+            return True
+
+    def _write(self, connection: Connection, found: SourceClients) -> Row[Any] | None:
+        values: dict[str, Any] = {"clients": found.to_dict(), "heartbeat_at": time.time()}
+        return connection.execute(
+            update(_TABLE)
+            .where(*self._mine())
+            .values(ended=found.ended, **values)
+            .returning(_TABLE.c.until)
+        ).one_or_none()
 
     def tell(self, message: str) -> None:
         """Note an event of the group."""
@@ -135,7 +209,7 @@ def claim(store: Store, group_id: str, process: ProcessId) -> Claimed | None:
     )
     with store.write() as connection:
         for row in connection.execute(query).all():
-            if row.until <= time.time() or _held(row, 0.0):
+            if row.until <= time.time() or attended(row.process, row.heartbeat_at, 0.0):
                 continue
             attempt = row.attempt + 1
             connection.execute(
@@ -147,25 +221,27 @@ def claim(store: Store, group_id: str, process: ProcessId) -> Claimed | None:
                 select(transfers).where(transfers.c.id == row.transfer_id)
             ).one()
             transfer = transfer_of(found)
-            clients = SourceClients.from_dict(row.clients)
+            clients = replace(SourceClients.from_dict(row.clients), unattended_since=None)
             return Claimed(store, transfer, clients, attempt, first=row.process is None)
     return None
 
 
 def extend(store: Store, transfer_id: int, seconds: float) -> None:
     """Have it go on, or begin anew, for `seconds` from now. Raises `StateError`."""
+    until = time.time() + seconds
     with store.write() as connection:
-        begin(connection, transfer_id, time.time() + seconds)
+        row = _going_on(connection, transfer_id)
+        if row is None or not attended(row.process, row.heartbeat_at, 0.0):
+            begin(connection, transfer_id, until)
+            return
+        # Whoever does it goes on: another process would have to be let in by the source first.
+        connection.execute(
+            update(_TABLE)
+            .where(_TABLE.c.transfer_id == transfer_id)
+            .values(until=until, clients={**row.clients, "until": until})
+        )
 
 
 def _going_on(connection: Connection, transfer_id: int) -> Row[Any] | None:
     query = select(_TABLE).where(_TABLE.c.transfer_id == transfer_id, _TABLE.c.ended == "")
     return connection.execute(query).one_or_none()
-
-
-def _held(row: Row[Any], grace: float) -> bool:
-    """Whether a living process has it, or one is just starting."""
-    age = time.time() - row.heartbeat_at
-    if not row.process:
-        return bool(age < grace)
-    return ProcessId.from_dict(row.process).alive(age)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, delete, func, insert, select
@@ -11,13 +12,19 @@ from sqlalchemy import Connection, Row, Select, delete, func, insert, select
 from engine.errors import ReplicationGroupNotFoundFault
 from engine.groups import schema
 from engine.groups.process import ProcessId
-from engine.groups.records import EventRecord, GroupRecord, TransferRecord
+from engine.groups.records import START_GRACE, EventRecord, GroupRecord, TransferRecord
 from engine.groups.states import Request, TransferStatus
 from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.model.source_clients import SourceClients
 from engine.model.wording import tidied
 
+# Columns of disconnections beside those of transfers, by the names that they have there.
+_CLIENTS = {
+    "clients_ended": "ended",
+    "clients_process": "process",
+    "clients_heartbeat_at": "heartbeat_at",
+}
 # Parameters of one statement; SQLite's limit is higher.
 _IDS_AT_ONCE = 500
 EVENT_DAYS = 14
@@ -39,9 +46,30 @@ def transfer_of(row: Row[Any]) -> TransferRecord:
     data["progress"] = Progress.from_dict(data["progress"] or {})
     data["report"] = Report.from_dict(data["report"]) if data["report"] else None
     data["process"] = ProcessId.from_dict(data["process"]) if data["process"] else None
-    clients = data.pop("source_clients", None)
-    data["source_clients"] = None if clients is None else SourceClients.from_dict(clients)
+    clients, clients_row = data.pop("clients", None), [data.pop(each, None) for each in _CLIENTS]
+    data["source_clients"] = None if clients is None else clients_of(clients, *clients_row)
     return TransferRecord(**data)
+
+
+def clients_of(
+    clients: dict[str, Any], ended: str, process: dict[str, Any] | None, heartbeat_at: float
+) -> SourceClients:
+    """What a row of disconnections tells, and whether a process sees to it."""
+    # What is written there is when it was told.
+    found = replace(SourceClients.from_dict(clients), unattended_since=None)
+    if ended or attended(process, heartbeat_at, START_GRACE):
+        return found
+    # How many are there by now is not known.
+    return replace(found, connected=None, unattended_since=heartbeat_at)
+
+
+def attended(process: dict[str, Any] | None, heartbeat_at: float, grace: float) -> bool:
+    """Whether a living process disconnects clients, or one is just starting, which takes `grace`
+    seconds at the most."""
+    age = time.time() - heartbeat_at
+    if not process:
+        return age < grace
+    return ProcessId.from_dict(process).alive(age)
 
 
 def event_of(row: Row[Any]) -> EventRecord:
@@ -90,7 +118,11 @@ def newest_transfers(connection: Connection, group_ids: Sequence[str]) -> dict[s
             .group_by(table.c.group_id)
         )
         query = (
-            select(table, clients.c.clients.label("source_clients"))
+            select(
+                table,
+                clients.c.clients,
+                *(clients.c[column].label(name) for name, column in _CLIENTS.items()),
+            )
             .outerjoin(clients, clients.c.transfer_id == table.c.id)
             .where(table.c.id.in_(newest))
         )

@@ -27,10 +27,12 @@ class OnlineMark:
     back; empty if it was not touched. `fenced`: a fence may stand at the source, or writers wait to
     be let go after the opening; `sealed`: the settings that the seal changes there, as they were
     (`transfer.seal`); `fenced_at`: the `host:port` of the primary where that is, empty for the
-    source itself; `scripts`: how many scripts it had run when that fence was put up, and
-    `scripts_run` how many it ran until those who waited were let go (`transfer.scripts`; None: it
-    refuses their writes, or does not tell), `held`: where it runs any, its clients are held behind
-    the cut-over (`transfer.hold`).
+    source itself; `lets_scripts`: it refuses writes then, but not what scripts write (before 6.2);
+    `scripts` and `writes`: how many scripts and commands that write it had run when that fence was
+    put up, and `scripts_run` and `writes_run` how many it ran until those who waited were let go
+    (`transfer.scripts`; None: it refuses their writes, or does not tell), `lost_writes`: what was
+    lost of them, or may be, a sentence; `held`: where it runs any, its clients are held behind the
+    cut-over (`transfer.hold`).
     `head`: the address of the primary that took the writes last, where the source was
     its replica. `followed`: the address of the server that is followed in the source's place,
     after a failover; empty: the source itself. `claimed_at`: the target's process (its run id) in
@@ -68,8 +70,12 @@ class OnlineMark:
     switched: bool = False
     compare_all: str = ""
     fenced_at: str = ""
+    lets_scripts: bool = False
     scripts: int | None = None
+    writes: int | None = None
     scripts_run: int | None = None
+    writes_run: int | None = None
+    lost_writes: str = ""
     held: bool = False
     head: str = ""
     followed: str = ""
@@ -83,6 +89,20 @@ class OnlineMark:
         """The same once the operator wants a target that came back older to be brought up to date:
         what was done at the source behind its opening is undone."""
         return replace(self, came_back="", handed_over=False, fenced=True)
+
+    def at_source(self) -> dict[str, Any]:
+        """The members of a `Report` that tell what the cut-over has left at the source."""
+        return {
+            "sealed": self.sealed,
+            "sealed_at": self.fenced_at if self.sealed else "",
+            "lets_scripts": self.lets_scripts,
+            "scripts_before": self.scripts,
+            "scripts_run": self.scripts_run,
+            "writes_before": self.writes,
+            "writes_run": self.writes_run,
+            "lost_writes": self.lost_writes,
+            "held": self.held,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""

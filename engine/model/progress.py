@@ -37,6 +37,7 @@ class Progress:
     line, with the figures (`lag 18 MB > 1 MB`). `uncomparable`: it is closed only
     because both ends cannot be compared with these users, and is open for a cut-over without the
     comparison. `trying_again`: a cut-over came to nothing, and is tried again by itself.
+    `lets_scripts`: the source refuses writes behind its fence, but not what scripts write.
 
     Where the source is followed: `applied_offset` is the replication offset up to which the target
     has everything, `source_offset` the source's own, as last heard; `lag_bytes` and `lag_seconds`
@@ -79,6 +80,7 @@ class Progress:
     can_complete: bool = False
     uncomparable: bool = False
     trying_again: bool = False
+    lets_scripts: bool = False
     reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:

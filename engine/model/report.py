@@ -55,8 +55,11 @@ class Report:
     on the server that wrote it. `sealed`: the settings of the source that have it refuse writes,
     as they were before (`transfer.seal`); empty if they were not touched, or are put back.
     `sealed_at`: the `host:port` of the primary that it was done to; empty where that is the source.
-    `scripts_before`, `scripts_run`: how many scripts it had run before the cut-over, and in the
-    cut-over, where their writes are not refused (before 6.2); None: they are, or it is not known.
+    `lets_scripts`: it refuses writes, but not what scripts write (before 6.2). `scripts_before`,
+    `scripts_run`: how many scripts it had run before the cut-over, and in the cut-over, where their
+    writes are not refused; None: they are, or it is not known. `writes_before`, `writes_run`: the
+    same of commands that write. `lost_writes`: what of these is on the source alone, or may be, a
+    sentence; empty: nothing.
     `held`: where it runs any, its clients are held as long as they are disconnected.
     `needs_hand`: it was not told to stop; what the first error says has to be mended before the
     transfer can go on.
@@ -86,8 +89,12 @@ class Report:
     sealed: str = ""
     verification: Verification | None = None
     sealed_at: str = ""
+    lets_scripts: bool = False
     scripts_before: int | None = None
     scripts_run: int | None = None
+    writes_before: int | None = None
+    writes_run: int | None = None
+    lost_writes: str = ""
     held: bool = False
     left_out: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()

@@ -246,8 +246,13 @@ class TransferSettings:
     @property
     def disconnects_clients(self) -> bool:
         """Whether a cut-over disconnects the source's clients, and goes on to for a while."""
+        return self.closes_source and self.disconnect_for > 0
+
+    @property
+    def closes_source(self) -> bool:
+        """Whether a cut-over has the source refuse writes."""
         closes = self.fence == "pause" and self.source_after == "refuse"
-        return closes and self.until == "cut-over" and self.disconnect_for > 0
+        return closes and self.until == "cut-over"
 
     def _check_bounds(self) -> None:
         if not 0 < self.retry_for < math.inf:

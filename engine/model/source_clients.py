@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from engine.model.calls import Calls, told
 
 ADDRESSES_LIMIT = 100
 """So many addresses are named, those seen last; further ones are counted."""
@@ -40,9 +42,11 @@ class SourceClients:
     not asked yet, or does not answer). `kept`: those of users that are not to be disconnected.
     `last_seen`: when the last client was there, None if none was seen since the cut-over.
     `more_addresses`: connections from addresses beyond the named ones. `trouble`: why the last look
-    failed. `scripts`: how many scripts the source has run since the cut-over, where it does not
-    refuse what they write (before 6.2); None: it does, or it is not known. `ended`: why clients are
-    no longer disconnected; empty while they are. Times are seconds since the epoch.
+    failed. `lets_scripts`: the source refuses writes, but not what scripts write (before 6.2).
+    `scripts`: how many it has run since the cut-over then, and `writes` how many commands that
+    write; None: it refuses them, or it is not known. `ended`: why clients are no longer
+    disconnected; empty while they are. `unattended_since`: since when no process disconnects them
+    although they are to be; None: one does. Times are seconds since the epoch.
     """
 
     until: float
@@ -54,8 +58,27 @@ class SourceClients:
     addresses: tuple[ClientAddress, ...] = ()
     more_addresses: int = 0
     trouble: str = ""
+    lets_scripts: bool = False
     scripts: int | None = None
+    writes: int | None = None
     ended: str = ""
+    unattended_since: float | None = None
+
+    @property
+    def calls(self) -> Calls | None:
+        """What the source has run since the cut-over and did not refuse; None: not known."""
+        return None if self.scripts is None else Calls(self.scripts, self.writes)
+
+    def end(self, why: str, *, refuses: bool = True) -> SourceClients:
+        """The same with the reason why clients are no longer disconnected. `refuses`: as far as is
+        known the source still refuses writes."""
+        if self.lets_scripts and refuses:
+            why += (
+                "; the source refuses writes (NOREPLICAS), but runs scripts (EVAL), and what they "
+                "write from now on is on the source alone and is not counted: stop the source, or "
+                "keep its clients away"
+            )
+        return replace(self, ended=why)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
@@ -66,3 +89,39 @@ class SourceClients:
         """Inverse of `to_dict`."""
         addresses = tuple(ClientAddress(**each) for each in data.get("addresses", ()))
         return cls(**{**data, "addresses": addresses})
+
+
+def ending(found: SourceClients) -> str:
+    """The event of the end."""
+    text = "clients of the source are no longer disconnected: "
+    text += f"{found.ended}; since the cut-over {described(found)}"
+    if (calls := found.calls) is not None and calls.any:
+        text += f"; {told('the source', calls)}"
+    return text
+
+
+def alone(found: SourceClients, group_id: str) -> str:
+    """The event, and the reason, where no process disconnects clients although one is to."""
+    text = f"no process disconnects the clients of the source since {moment(_alone_since(found))}"
+    if found.lets_scripts:
+        text += (
+            ": nothing holds them either, and what scripts (EVAL) have written there since then is "
+            "on the source alone; how much that is is not known"
+        )
+    return f"{text}. disconnect-clients --replication-group-id {group_id} goes on"
+
+
+def _alone_since(found: SourceClients) -> float:
+    return found.unattended_since or found.looked_at or 0.0
+
+
+def described(found: SourceClients) -> str:
+    """One sentence about the clients that were seen."""
+    if not found.disconnected:
+        return "no client came back to the source"
+    libraries = sorted({each.library for each in found.addresses if each.library})
+    hosts = list(dict.fromkeys(each.address for each in reversed(found.addresses)))
+    text = f"{found.disconnected:,} connections were closed, the last one"
+    text += f" at {moment(found.last_seen or 0.0)}"
+    text += f", from {', '.join(hosts[:3])}{' and others' if len(hosts) > 3 else ''}"
+    return f"{text} ({', '.join(libraries[:3])})" if libraries else text

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 
 from engine.errors import EngineError, StateError, TransferFailed, TransferStopped, UsageError
+from engine.model.calls import Calls
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.model.replication import Replication
@@ -152,7 +153,11 @@ class CutOver:
                     raise
                 return self._refuse(explain(exc), follower)
             await self._books.save(
-                fenced=True, sealed=fence.before, fenced_at=address, held=fence.held
+                fenced=True,
+                sealed=fence.before,
+                fenced_at=address,
+                held=fence.held,
+                lets_scripts=fence.lets_scripts,
             )
             await fence.approach()
             # 2. Behind the fence.
@@ -169,6 +174,7 @@ class CutOver:
         # The process of the target that is drained, compared and opened: one and the same.
         process = follower.applier.identity
         stage.can_complete = stage.trying_again = False
+        stage.lets_scripts = fence.lets_scripts
         stage.enter(Phase.CUT_OVER)
         result, doing = GateResult(False, ""), "writers were paused"
         try:
@@ -176,7 +182,7 @@ class CutOver:
                 async with asyncio.timeout(fence.seconds):
                     # 1. No more writes; the last byte that counts.
                     final = self._final(await fence.close())
-                    self._books.note(scripts=fence.scripts, scripts_run=None)
+                    self._note_before(fence)
                     # 2. It is on the target.
                     follower.hurry(True)
                     doing = "the rest of the stream was applied"
@@ -402,11 +408,15 @@ class CutOver:
             self._ends.settings,
             name=f"the source's primary {address}" if address else "the source",
             before=self._books.mark.sealed,
-            scripts_before=self._books.mark.scripts,
+            calls_before=self._calls_before(),
             held=self._books.mark.held,
             refused=self._refused,
             straight=bool(address),
         )
+
+    def _calls_before(self) -> Calls | None:
+        mark = self._books.mark
+        return None if mark.scripts is None else Calls(mark.scripts, mark.writes)
 
     async def _fence_left(self) -> Fence:
         """The fence that stands by the books. Raises `EngineError`."""
@@ -421,7 +431,15 @@ class CutOver:
         except EngineError as exc:
             self._not_taken_away(exc)
             return
-        self._books.note(fenced=False, sealed="", fenced_at="", scripts=None, held=False)
+        self._books.note(
+            fenced=False,
+            sealed="",
+            fenced_at="",
+            lets_scripts=False,
+            scripts=None,
+            writes=None,
+            held=False,
+        )
         self._left.gone()
 
     def _not_taken_away(self, exc: EngineError) -> None:
@@ -444,7 +462,24 @@ class CutOver:
             return
         for each in told:
             self._stage.on_event(each)
-        self._books.note(fenced=False, scripts_run=fence.scripts_run)
+        run = fence.calls_since
+        self._books.note(
+            fenced=False,
+            scripts_run=None if run is None else run.scripts,
+            writes_run=None if run is None else run.writes,
+            lost_writes=fence.lost_writes,
+        )
+
+    def _note_before(self, fence: Fence) -> None:
+        """What the source had run when this fence was put up."""
+        calls = fence.calls
+        self._books.note(
+            scripts=None if calls is None else calls.scripts,
+            writes=None if calls is None else calls.writes,
+            scripts_run=None,
+            writes_run=None,
+            lost_writes="",
+        )
 
     # --- The gate ---
 

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from typing import Protocol
 
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError, TransferFailed
+from engine.model.calls import Calls, since
+from engine.model.calls import told as told_of
 from engine.model.endpoint import Endpoint
 from engine.model.replication import Replication, parse_replication
 from engine.model.server import ServerInfo, parse_info
@@ -46,11 +49,15 @@ class Fence(Protocol):
     """What `prepare` found in the source's settings and `seal` changes; empty: it changes none."""
     info: ServerInfo | None
     """Of a source that cannot be read meanwhile: what INFO told when the fence was put up."""
-    scripts: int | None
-    """How many scripts the source had run when the fence was put up (`transfer.scripts`); None: it
-    refuses what scripts write, or does not tell."""
-    scripts_run: int | None
-    """How many it has run since, as `finish` found; None as above."""
+    calls: Calls | None
+    """What the source had run when the fence was put up (`transfer.scripts`); None: it refuses what
+    scripts write, or does not tell."""
+    calls_since: Calls | None
+    """What it has run since, as `finish` found; None as above."""
+    lost_writes: str
+    """What of that is on the source alone, or may be, as `finish` found; empty: nothing."""
+    lets_scripts: bool
+    """Whether the source, once it refuses writes, does not refuse those of scripts."""
     held: bool
     """Whether its clients are to be held once scripts are seen there (`transfer.hold`)."""
 
@@ -116,7 +123,7 @@ def fence_of(
     *,
     name: str = "the source",
     before: str = "",
-    scripts_before: int | None = None,
+    calls_before: Calls | None = None,
     held: bool = False,
     refused: int = 0,
     straight: bool = False,
@@ -124,13 +131,13 @@ def fence_of(
     """The fence that the settings name, at the server that takes the writes.
 
     `source` and `info` are that server's, and `name` what it is called in messages. `before`: what
-    an earlier one found, if it may still stand, and `scripts_before` the scripts that it counted,
+    an earlier one found, if it may still stand, and `calls_before` the calls that it counted,
     `held` whether it was to hold clients; `refused`: how many cut-overs were before.
     `straight` as for `admin`.
     """
     if settings.fence == "pause":
         fence = PauseFence(source, info, settings, name, before, refused, straight)
-        fence.scripts, fence.held = scripts_before, held
+        fence.calls, fence.held = calls_before, held
         return fence
     if settings.fence == "hook":
         return HookFence(source, settings, straight)
@@ -143,8 +150,10 @@ class NoFence:
     readable = True
     before = ""
     info: ServerInfo | None = None
-    scripts: int | None = None
-    scripts_run: int | None = None
+    calls: Calls | None = None
+    calls_since: Calls | None = None
+    lost_writes = ""
+    lets_scripts = False
     held = False
     lasts = True
 
@@ -250,10 +259,12 @@ class PauseFence:
         self._unpause = info.version >= (6, 2, 0)
         self._scripts_refused = scripts.refused(info)
         # Before 6.0 EXEC is run whatever its transaction holds, if that was queued before the seal.
-        self._exec_refused = info.version >= (6, 0, 0)
         self.info: ServerInfo | None = None
-        self.scripts: int | None = None
-        self.scripts_run: int | None = None
+        self._exec_refused = scripts.transactions_refused(info)
+        self.calls: Calls | None = None
+        self.calls_since: Calls | None = None
+        self.lost_writes = ""
+        self.lets_scripts = not self._scripts_refused and settings.source_after == "refuse"
         self._holdable = hold.needed(info) and settings.source_after == "refuse"
         self.held = False
         self._not_held = ""
@@ -292,13 +303,18 @@ class PauseFence:
     @property
     def _goes_on(self) -> bool:
         """Whether the seal may not hold for some of what is under way when the fence comes."""
-        return not self._exec_refused or (not self._scripts_refused and self.scripts != 0)
+        return not self._exec_refused or (not self._scripts_refused and self._runs_scripts)
+
+    @property
+    def _runs_scripts(self) -> bool:
+        """Whether scripts were run there, as far as that is known."""
+        return self.calls is None or self.calls.scripts > 0
 
     async def prepare(self) -> None:
         """Dial, and ask what the seal has to put back."""
         end = await self._dialled()
         if self._holdable:
-            self.scripts = await scripts.ask(end)
+            self.calls = await scripts.ask(end)
             self._not_held = await hold.objection(end)
             self.held = not self._not_held
         if not self._wanted or self.before:
@@ -353,7 +369,7 @@ class PauseFence:
         if not isinstance(replies, list) or len(replies) != len(asking):
             raise ProtocolFault("EXEC answered with something else", fault="source")
         if asked:
-            self.scripts = scripts.calls_in(replies.pop(0))
+            self.calls = scripts.calls_in(replies.pop(0))
         if counted and isinstance(text := replies.pop(0), bytes):
             self.info = parse_info(text.decode("utf-8", "replace"))
         for reply in replies[:-1]:
@@ -444,22 +460,40 @@ class PauseFence:
         except (AuthError, ServerError) as error:
             told.append(f"the clients of {name} were not disconnected: {error.message}")
         if refuses and not self._scripts_refused:
-            self.scripts_run = scripts.since(await scripts.ask(end), self.scripts)
-            if self.scripts_run:
-                told.append(scripts.told(name, self.scripts_run))
+            self.calls_since = since(await scripts.ask(end), self.calls)
+            lost = list(self._lost(holds))
+            self.lost_writes = "; ".join(lost)
+            told += lost
         self._finished = refuses and holds
         return told
+
+    def _lost(self, holds: bool) -> Iterator[str]:
+        """What was run behind the fence and is on the source alone, or may be."""
+        run = self.calls_since
+        if run is not None and run.any:
+            yield told_of(self._name, run)
+        elif run is None and not holds:
+            yield (
+                f"what {self._name} has run of scripts and transactions since the cut-over is not "
+                "known (INFO commandstats), and what they wrote is on the source alone"
+            )
+        if self._runs_scripts and not self._hands_on:
+            yield (
+                f"scripts (EVAL) go on at {self._name} and are not counted, because its clients "
+                "are disconnected only once (--disconnect-for 0): what they write is on the source "
+                "alone. Stop the source, or keep its clients away (disconnect-clients)"
+            )
 
     @property
     def _held_for(self) -> float:
         """Seconds of a pause once the target is open: until another process goes on with it, where
         there are scripts; else those that were there are disconnected at once."""
-        return hold.SECONDS if self._hands_on and self.scripts != 0 else hold.PENDING_SECONDS
+        return hold.SECONDS if self._hands_on and self._runs_scripts else hold.PENDING_SECONDS
 
     def _but(self, holds: bool) -> str:
         if self._scripts_refused:
             return ""
-        if not self._exec_refused and self.scripts == 0:
+        if not self._exec_refused and not self._runs_scripts:
             if holds:
                 return "; its clients were disconnected before it answered any of them"
             why = f" (it cannot be held: {self._not_held})" if self._not_held else ""
@@ -467,16 +501,18 @@ class PauseFence:
                 ", but for transactions (MULTI) that were begun before, which this version may "
                 f"still run{why}"
             )
-        if holds:
-            goes_on = "as long as clients are disconnected" if self._hands_on else "now"
+        of = "scripts (EVAL)" if self._exec_refused else "scripts (EVAL) and transactions (MULTI)"
+        if holds and self._hands_on:
             return (
-                ", but for those of scripts (EVAL), which this version does not refuse: so it "
-                f"answers no client {goes_on}"
+                f", but for those of {of}, which this version does not refuse: so it answers no "
+                "client as long as clients are disconnected"
             )
-        if self.held and self.scripts == 0:
+        if self.held and not self._runs_scripts:
             return ", but for scripts (EVAL), of which it has run none"
         why = f" (and it cannot be held: {self._not_held})" if self._not_held else ""
-        return f", but for scripts (EVAL), whose writes this version does not refuse{why}"
+        if holds:
+            why = f" (it answers no client for the next {hold.PENDING_SECONDS:g} s)"
+        return f", but for those of {of}, which this version does not refuse{why}"
 
     async def release(self) -> None:
         """Hang up; a hold goes on in the process that disconnects clients."""

@@ -10,9 +10,9 @@ that costs neither a snapshot nor a fork. Over it the pause is made longer again
 ends, and clients are listed and disconnected.
 
 A new connection is held as well. So this one goes on from the process that cut over to the one that
-disconnects clients (`wire.handed`). Where that cannot be (TLS, a process that was killed) the pause
-runs out, another one begins as soon as the new process is in, and the scripts that were run between
-are counted.
+disconnects clients (`wire.handed`), and where that one is killed to the next (`fleet.guard`). Where
+that cannot be (TLS, or both were killed) the pause runs out and scripts are run, for as long as it
+takes until another process is there and let in; these are counted then.
 
 Nothing ends such a pause early: each is as short as it can be. It is made only where scripts are
 seen, because the source answers no client meanwhile. Where Sentinel watches the source there is
@@ -60,6 +60,11 @@ async def objection(end: Admin) -> str:
 def pause(seconds: float) -> tuple[Arg, ...]:
     """The command: everybody waits for so long, or longer if they wait for longer already."""
     return ("CLIENT", "PAUSE", int(seconds * 1000))
+
+
+def longer(end: Admin) -> bytes:
+    """What makes the pause longer over `end`'s connection once this process is gone."""
+    return end.packed(*pause(SECONDS))
 
 
 async def attach(end: Admin) -> None:

@@ -381,26 +381,6 @@ class Online:
         return self._cut_over.fence_seconds
 
     @property
-    def sealed(self) -> str:
-        """The settings of the source that have it refuse writes, as they were before, or empty."""
-        return self._mark.sealed
-
-    @property
-    def sealed_at(self) -> str:
-        """The address of the primary whose settings these are; empty: the source's."""
-        return self._mark.fenced_at if self._mark.sealed else ""
-
-    @property
-    def scripts(self) -> tuple[int | None, int | None]:
-        """How many scripts the source had run before its fence, and since (`OnlineMark`)."""
-        return self._mark.scripts, self._mark.scripts_run
-
-    @property
-    def held(self) -> bool:
-        """Whether the source's clients are held where it runs scripts (`OnlineMark`)."""
-        return self._mark.held
-
-    @property
     def spooled_most(self) -> int:
         """Bytes that waited in the spool when there were most."""
         return self._source.spooled_most

@@ -13,11 +13,12 @@ the operator names.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError
-from engine.model.source_clients import ADDRESSES_LIMIT, ClientAddress, SourceClients, moment
+from engine.model.calls import Calls
+from engine.model.source_clients import ADDRESSES_LIMIT, ClientAddress, SourceClients
 from engine.wire.admin import Admin, Arg
 from engine.wire.dial import CLIENT_NAME
 
@@ -138,36 +139,21 @@ class ClientTally:
             trouble="",
         )
 
-    def count_scripts(self, run: int) -> None:
-        """So many scripts were run since the cut-over whose writes were not refused."""
-        self.found = replace(self.found, scripts=run)
+    def count_calls(self, run: Calls | None) -> None:
+        """So much was run since the cut-over that was not refused; None: that is not known."""
+        if run is None:
+            self.found = replace(self.found, scripts=None, writes=None)
+        else:
+            self.found = replace(self.found, scripts=run.scripts, writes=run.writes)
 
     def failed(self, error: EngineError) -> None:
         """The source could not be asked: how many clients it has is not known."""
         self.found = replace(self.found, connected=None, trouble=error.message)
 
-    def change(self, *, until: float | None = None, ended: str = "") -> None:
-        """Another end, or that it has come."""
-        self.found = replace(
-            self.found, until=self.found.until if until is None else until, ended=ended
-        )
-
-
-def described(found: SourceClients) -> str:
-    """One sentence about the clients that were seen."""
-    if not found.disconnected:
-        return "no client came back to the source"
-    libraries = sorted({each.library for each in found.addresses if each.library})
-    hosts = list(_unique(each.address for each in reversed(found.addresses)))
-    text = f"{found.disconnected:,} connections were closed, the last one"
-    text += f" at {moment(found.last_seen or 0.0)}"
-    text += f", from {', '.join(hosts[:3])}{' and others' if len(hosts) > 3 else ''}"
-    return f"{text} ({', '.join(libraries[:3])})" if libraries else text
+    def extend(self, until: float) -> None:
+        """Another end."""
+        self.found = replace(self.found, until=until)
 
 
 def _key(each: ClientAddress) -> tuple[str, str, str]:
     return each.address, each.library, each.user
-
-
-def _unique(words: Iterable[str]) -> Iterator[str]:
-    yield from dict.fromkeys(words)

@@ -50,7 +50,7 @@ class Stage:
         """Nothing but `uncomparable` closes the gate."""
         self.passing = False
         """What closes the gate may pass in a moment, by itself: an order waits for it."""
-        self.trying_again = False
+        self.trying_again = self.lets_scripts = False
         """A cut-over that came to nothing is tried again by itself: it is not refused yet."""
         # What is waited for just now, by who waits.
         self._troubles: dict[str, str] = {}
@@ -134,6 +134,7 @@ class Stage:
             "seconds": now - self.began if self.began else 0.0,
             "eta_seconds": left / rate if rate else (0.0 if self.phase in _IN_SYNC else None),
             "trying_again": self.trying_again,
+            "lets_scripts": self.lets_scripts,
             "can_complete": self.can_complete and not self._troubles,
             "uncomparable": self.only_uncomparable and not self._troubles,
             "reason": self.trouble or self.reason,

@@ -43,7 +43,7 @@ Way = Offline | Online | AppendOnly
 def _aborted(way: Way | None) -> str:
     """What an abort has met, in words: the target may be open already."""
     if isinstance(way, Online) and way.opened:
-        refuses = "; the source refuses writes, until release-source" if way.sealed else ""
+        refuses = "; the source refuses writes, until release-source" if way.mark.sealed else ""
         return f"ended by force after the target was opened{refuses}"
     if isinstance(way, Online) and way.in_doubt:
         return "aborted by force while the target was being opened"
@@ -336,10 +336,7 @@ class Transfer:
             way["doubts"] = tuple(self._way.doubts)
         if isinstance(self._way, Online):
             way["fence_seconds"] = self._way.fence_seconds
-            way["sealed"] = self._way.sealed
-            way["sealed_at"] = self._way.sealed_at
-            way["scripts_before"], way["scripts_run"] = self._way.scripts
-            way["held"] = self._way.held
+            way |= self._way.mark.at_source()
             way["spool_bytes"] = self._way.spooled_most
         return Report(
             status=status,

@@ -37,6 +37,9 @@ _BUSY_CODES = {"LOADING", "BUSY"}
 _BUSY_PAUSE = 0.1
 # A pipeline's timeout holds for so many replies.
 _REPLIES_A_CLOCK = 64
+# Of a connection that was handed over: what is read at once, and between two looks at its end.
+_READ_BYTES = 1 << 16
+_READ_PAUSE = 0.005
 # From a replica, which says that it is there (`repl-timeout`); it has no answer.
 _HERE_I_AM: tuple[Arg, ...] = ("REPLCONF", "ACK", 0)
 
@@ -83,11 +86,37 @@ async def adopted(
     connection = _handed_connection()(given, socket_timeout=None, protocol=2, driver_info=None)
     side = Admin(endpoint, timeout, fault, given=connection)
     try:
+        await side._pass_by(given)
         await side._connect()
         side._replica = True
         yield side
     finally:
         await side.close()
+
+
+def _read_up_to(given: socket.socket, asked: bytes, last: bytes, timeout: float) -> None:
+    """Send `asked`, and read all that comes until `last` has come, and nothing behind it. Raises
+    `OSError`."""
+    deadline = time.monotonic() + timeout
+    given.settimeout(timeout)
+    try:
+        given.sendall(asked)
+        while time.monotonic() < deadline:
+            seen = given.recv(_READ_BYTES, socket.MSG_PEEK)
+            if not seen:
+                raise ConnectionResetError("it was closed")
+            at = seen.find(last)
+            if at >= 0:
+                given.recv(at + len(last))
+                return
+            # Its beginning may be there.
+            if len(seen) >= len(last):
+                given.recv(len(seen) - len(last) + 1)
+            else:
+                time.sleep(_READ_PAUSE)
+        raise TimeoutError("no answer")
+    finally:
+        given.setblocking(False)
 
 
 class Admin:
@@ -190,6 +219,24 @@ class Admin:
                 if isinstance(reply, EngineError):
                     raise reply
         return replies
+
+    def packed(self, *args: Arg) -> bytes:
+        """The command as it goes over the wire."""
+        from hiredis import pack_command
+
+        packed: bytes = pack_command(tuple(renamed.sent(args, self._names)))
+        return packed
+
+    async def _pass_by(self, given: socket.socket) -> None:
+        """Read what the process before us left unread of `given`: it may have been killed within
+        an answer. Raises `LinkError`."""
+        mark = os.urandom(16).hex()
+        asked, last = self.packed("ECHO", mark), f"$32\r\n{mark}\r\n".encode()
+        try:
+            await asyncio.to_thread(_read_up_to, given, asked, last, self._timeout)
+        except OSError as error:
+            given.close()
+            raise self._link_error(ConnectionResetError(str(error))) from None
 
     async def keep(self, *args: Arg) -> None:
         """Send a command that holds for the connection, now and whenever it is dialled anew; where

@@ -59,8 +59,10 @@ def state(state_url: str) -> Iterator[str]:
     """A state; the processes that a test leaves behind it are ended."""
     yield state_url
     registry = Registry(state_url)
-    with registry.store.read() as connection:
+    with registry.store.write() as connection:
         rows = connection.execute(schema.disconnections.select()).all()
+        # Or their guards would start others.
+        connection.execute(schema.disconnections.update().values(ended="the test is over"))
     registry.store.close()
     for row in rows:
         if row.process is not None and (who := ProcessId.from_dict(row.process)).alive(0):
@@ -181,6 +183,22 @@ def disconnector(state: str) -> ProcessId:
         registry.store.close()
 
 
+def guard_of(who: ProcessId) -> int:
+    """The process that starts this one again."""
+
+    def child() -> int | None:
+        for found in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                parent = int(found.read_text().rpartition(")")[2].split()[1])
+                if parent == who.pid and b"engine.fleet.guard" in (
+                    found.with_name("cmdline").read_bytes()
+                ):
+                    return int(found.parent.name)
+        return None
+
+    return int(until("it has a guard", child))
+
+
 @pytest.mark.parametrize("library", ["redis-py", *NAMES])
 def test_a_name_that_is_moved_before_the_clients_dial_again(
     library: str, ends: tuple[Server, Server], state: str
@@ -255,7 +273,8 @@ def test_clients_that_come_back_are_disconnected_until_the_name_is_moved(
     client.send_command("PING")
     assert client.read_response() in (b"PONG", "PONG")
     client.disconnect()
-    assert any("no longer disconnected: the source was released" in each for each in events(engine))
+    (last,) = (each for each in events(engine) if "no longer disconnected" in each)
+    assert "no longer disconnected: the source was released; since" in last
     engine.close()
 
 
@@ -270,7 +289,9 @@ def test_a_process_that_is_killed_is_replaced_and_a_verb_ends_it(
         assert report.status == "done", report.errors
         first = disconnector(state)
         until("a first look", lambda: seen(engine).get("LookedAt"))
-        os.kill(first.pid, signal.SIGKILL)
+        # Its guard first, which would start another one.
+        for pid in (guard_of(first), first.pid):
+            os.kill(pid, signal.SIGKILL)
         until("another process has it", lambda: disconnector(state).pid != first.pid)
         came = seen(engine)["Disconnected"]
         client = redis.Redis(port=source.port, retry=None)
@@ -490,7 +511,13 @@ def test_scripts_are_held_where_they_would_not_be_refused(
                 lambda: all(each.acknowledged > n for each, n in zip(staying, at, strict=True)),
             )
         else:
+            said = engine.sync.disconnect_clients(GROUP, seconds=0)["Message"]
             source.stop()  # or those who stay would wait until the pause is over
+            assert "runs scripts (EVAL)" in said, said
+            assert "runs scripts (EVAL)" in seen(engine)["Reason"]
+            (last,) = (each for each in events(engine) if "no longer disconnected" in each)
+            assert "an operator has stopped it; the source refuses writes" in last
+            assert "keep its clients away; since the cut-over" in last
     for each in going:
         on_target = int(target.client().get(each.key) or 0)
         # One whose answer was cut off may be there.
@@ -542,4 +569,135 @@ def test_scripts_at_a_source_that_does_not_refuse_them(
         lambda: [each for each in events(engine) if "accepts writes again" in each],
     )
     assert f"the source has run {count()} scripts since the cut-over" in last
+    engine.close()
+
+
+def test_who_holds_scripts_is_killed(server_factory: ServerFactory, state: str) -> None:
+    """Its guard goes on without a gap, and is itself replaced. Where both are killed every face
+    says so, and the next process tells what was run meanwhile."""
+    source, target = server_factory(known("redis-6.0")), server_factory(known("redis-6.2"))
+    engine = Engine(state)
+    with Counting(source.port, "staying") as staying:
+        until("it has begun", lambda: staying.acknowledged > 10)
+        report = migrate(engine, source, target, TransferSettings(disconnect_for=300))
+        assert report.status == "done", report.errors
+        first = disconnector(state)
+        until("a first look", lambda: seen(engine).get("LookedAt"))
+        # 1. The one that does it: nothing is run meanwhile.
+        guard, looked_at = guard_of(first), seen(engine)["LookedAt"]
+        os.kill(first.pid, signal.SIGKILL)
+        until("another process has it", lambda: disconnector(state).pid != first.pid)
+        until("it has looked", lambda: seen(engine)["LookedAt"] > looked_at)
+        second = disconnector(state)
+        until("the guard has ended", lambda: not ProcessId.of(guard).alive(0))
+        # 2. Its guard: there is another one.
+        guard = guard_of(second)
+        os.kill(guard, signal.SIGKILL)
+        until("another guard is there", lambda: guard_of(second) != guard)
+        found = seen(engine)
+        assert found["Disconnecting"] is True
+        assert found["UnattendedSince"] is None
+        assert found["Scripts"] == found["Writes"] == 0, found
+        on_target = int(target.client().get("staying") or 0)
+        assert 0 <= on_target - staying.acknowledged <= 1
+        assert not any("on the source alone" in each for each in events(engine))
+        # 3. Both: the pause runs out, and scripts are run.
+        for pid in (guard_of(second), second.pid):
+            os.kill(pid, signal.SIGKILL)
+        at = staying.acknowledged
+        found = until("that is seen", lambda: (now := seen(engine))["UnattendedSince"] and now)
+        assert found["Disconnecting"] is False
+        assert found["Connected"] is found["Scripts"] is None
+        assert f"disconnect-clients --replication-group-id {GROUP} goes on" in found["Reason"]
+        (told,) = (each for each in events(engine) if "no process disconnects" in each)
+        assert told == found["Reason"]
+        assert "how much that is is not known" in told
+        until("a script is run", lambda: staying.acknowledged > at)
+        since = found["UnattendedSince"].timestamp()
+        until("the pause was over for long enough", lambda: time.time() > since + 7)
+        engine.sync.disconnect_clients(GROUP, seconds=300)
+        (told,) = until(
+            "what was run is told",
+            lambda: [each for each in events(engine) if "were not disconnected" in each],
+        )
+        until("its clients wait", lambda: seen(engine)["Scripts"])
+        assert seen(engine)["UnattendedSince"] is None
+        counted = int(staying.acknowledged) - at
+        assert counted <= seen(engine)["Scripts"] <= counted + 2, (counted, told)
+        assert f"the source has run {seen(engine)['Scripts']:,} scripts from " in told
+        source.stop()  # or it would wait until the pause is over
+    engine.close()
+
+
+def test_clients_that_are_disconnected_once_where_scripts_go_on(
+    server_factory: ServerFactory, state: str, tmp_path: Path
+) -> None:
+    """Said before it, and behind it, and the exit code is that of a failure."""
+    source, target = server_factory(known("redis-6.0")), server_factory(known("redis-6.2"))
+    source.client().eval("return redis.call('SET', KEYS[1], 0)", 1, "scripts")
+    cli = engines.Cli(state, tmp_path)
+    done = cli(
+        "migrate", "--source", source.url, "--target", target.url, *NAMED,
+        "--disconnect-for", "0", "--output", "json",
+    )  # fmt: skip
+    assert done.code == 1
+    assert "cannot be held by a pause: clients are disconnected only once" in done.err
+    assert "they go on at" not in done.err
+    report = Report.from_dict({k: v for k, v in done.last.items() if k != "Error"})
+    assert report.status == "done"
+    assert "--disconnect-for 0" in report.lost_writes
+    assert report.lost_writes in done.last["Error"]["Message"]
+    cli.close()
+    engine = Engine(state)
+    assert report.lost_writes in events(engine)
+    found = seen(engine)
+    assert found["Disconnecting"] is False
+    assert "disconnected once (--disconnect-for 0); the source refuses writes" in found["Reason"]
+    group = engine.sync.describe_replication_groups(GROUP)["ReplicationGroups"][0]
+    assert group["Migration"]["Report"]["LostWrites"] == report.lost_writes
+    # It can be begun all the same, and what was run until then is told.
+    assert source.client().eval("return redis.call('INCR', KEYS[1])", 1, "scripts") == 1
+    engine.sync.disconnect_clients(GROUP, seconds=300)
+    until("it is counted", lambda: seen(engine)["Scripts"] == 1)
+    until(
+        "it is told",
+        lambda: any("has run 1 script since" in each for each in events(engine)),
+    )
+    source.stop()
+    engine.close()
+
+
+def test_a_transaction_that_is_run_behind_a_fence_without_a_pause(
+    server_factory: ServerFactory, state: str, tmp_path: Path
+) -> None:
+    """2.8 has no CLIENT PAUSE: EXEC is run until its client is disconnected, and is counted."""
+    source, target = server_factory(known("redis-2.8")), server_factory(known("redis-6.2"))
+    client = redis.Redis(port=source.port, single_connection_client=True, protocol=2)
+    client.set("counter", 5)
+    client.execute_command("MULTI")
+    client.execute_command("INCR", "counter")
+    script, began, goes_on = tmp_path / "hook.sh", tmp_path / "began", tmp_path / "goes on"
+    script.write_text(f"touch '{began}'; while [ ! -e '{goes_on}' ]; do sleep 0.02; done")
+    cli = engines.Cli(state, tmp_path)
+    process = cli.start(
+        "migrate", "--source", source.url, "--target", target.url, *NAMED,
+        "--switch-hook", f"sh {script}", "--disconnect-for", "0",
+    )  # fmt: skip
+    until("the target is open", began.exists)
+    assert client.execute_command("EXEC") == [6]
+    # What is refused counts as nothing.
+    other = redis.Redis(port=source.port, protocol=2)
+    with pytest.raises(redis.RedisError, match="NOREPLICAS"):
+        other.incr("counter")
+    goes_on.touch()
+    done = cli.end(process)
+    cli.close()
+    assert done.code == 1, done.err
+    lost = "the source has run 1 command that writes since the cut-over, of transactions (MULTI)"
+    assert f"the target is open, and {lost}" in done.err
+    assert f"Not on the target: {lost}" in done.out
+    assert "still runs transactions (MULTI) that were begun before it is cut over" in done.err
+    engine = Engine(state)
+    assert any(each.startswith(lost) for each in events(engine))
+    assert target.client().get("counter") == b"5"
     engine.close()

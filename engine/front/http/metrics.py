@@ -173,13 +173,29 @@ class _SourceClients(Collector):
             "When the last client was seen at the source behind its cut-over.",
             labels=labels,
         )
+        done = GaugeMetricFamily(
+            f"{_PREFIX}_source_clients_attended",
+            "1 while a process disconnects the source's clients, 0 where one is to and none does.",
+            labels=labels,
+        )
+        scripts = GaugeMetricFamily(
+            f"{_PREFIX}_source_scripts",
+            "Scripts that the source has run since its cut-over, where it does not refuse their "
+            "writes.",
+            labels=labels,
+        )
         for group, found in self._found.items():
+            alone = found.unattended_since is not None
+            if not found.ended:
+                done.add_metric([group], float(not alone))
+            if found.scripts is not None and not alone:
+                scripts.add_metric([group], float(found.scripts))
             if found.connected is not None:
                 connected.add_metric([group], float(found.connected))
             gone.add_metric([group], float(found.disconnected))
             if found.last_seen is not None:
                 seen.add_metric([group], found.last_seen)
-        yield from (connected, gone, seen)
+        yield from (connected, gone, seen, done, scripts)
 
 
 class _Ended(Collector):

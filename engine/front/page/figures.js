@@ -185,6 +185,7 @@ export class Result {
     }
     const rows = Array.from(byReason, ([reason, keys]) => `${reason}: ${keys.join(", ")}`);
     rows.push(...(details.LeftOut ?? []));
+    if (details.LostWrites) rows.push(details.LostWrites);
     if (more > 0) rows.push(`and ${format.count(more)} more`);
     this.#clients.update(details.SourceClients ?? null);
     show(this.#lostHead, rows.length > 0);
@@ -226,9 +227,11 @@ class SourceClients {
     const now = found.Connected === null ? "not known how many are there" : `${format.count(found.Connected)} at the last look`;
     const said = [now, `${format.count(found.Disconnected)} disconnected since the cut-over`];
     if (found.Kept > 0) said.push(`${format.count(found.Kept)} kept`);
+    if (found.Writes > 0) said.push(`${format.count(found.Writes)} commands that write run there since`);
     if (found.Scripts > 0) said.push(`${format.count(found.Scripts)} scripts run there since, not refused`);
     if (found.LastSeen) said.push(`last seen ${format.time(found.LastSeen)}`);
-    if (found.Disconnecting) said.push(`disconnected again until ${format.time(found.Until)}`);
+    if (found.UnattendedSince) said.push(found.Reason);
+    else if (found.Disconnecting) said.push(`disconnected again until ${format.time(found.Until)}`);
     else said.push(`no longer disconnected: ${found.Reason || "its time is over"}`);
     if (found.Disconnecting && found.Reason) said.push(found.Reason);
     say(this.#line, said.join(" · "));

@@ -99,7 +99,7 @@ export class GroupView {
     // Also of one that is stopped: where its target came back older, nobody goes on with it.
     const idle = over || (migration !== null && migration.Workers.length === 0);
     show(this.#release, idle && may && Boolean(details?.SourceBlocked));
-    show(this.#stopClients, over && may && Boolean(details.SourceClients?.Disconnecting));
+    show(this.#stopClients, over && may && Boolean(details.SourceClients?.Disconnecting || details.SourceClients?.UnattendedSince));
     show(this.#after, !this.#release.hidden || !this.#stopClients.hidden);
     // What ended before it began has no figures.
     const figures = history !== null && (migration !== null || history.length > 2);

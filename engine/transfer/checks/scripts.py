@@ -1,4 +1,5 @@
-"""Whether the source runs scripts whose writes it would not refuse behind the cut-over."""
+"""Whether the source runs scripts, or transactions, whose writes it would not refuse behind the
+cut-over."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from engine.errors import EngineError
+from engine.model.calls import Calls
+from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.transfer import hold, scripts
 from engine.transfer.checks.lineage import Member
@@ -14,9 +17,10 @@ from engine.transfer.checks.result import Check, passed, warned
 from engine.wire.admin import Admin, admin
 
 _STOP_THEM = (
-    "stop the clients that run them before the cut-over: --fence hook with a command that does it, "
+    "stop their clients before the cut-over: --fence hook with a command that does it, "
     "or --fence none once they have stopped."
 )
+_ONCE = "clients are disconnected only once (--disconnect-for 0)"
 _REMEDY = f"If any of them write, {_STOP_THEM}"
 _HELD_REMEDY = (
     "Lead the clients to the target at the cut-over (--switch-hook); disconnect-clients --stop and "
@@ -44,15 +48,27 @@ async def check_scripts(
         run, why = await _asked(line[-1], settings.connect_timeout)
     if not hold.needed(known[-1]):
         why = "it has no CLIENT PAUSE"
-    elif not settings.disconnects_clients:
-        why = "clients are disconnected only once (--disconnect-for 0)"
-    what = f"{known[-1].name} goes on running scripts (EVAL) that write once it is cut over"
+    elif not why and not settings.disconnects_clients:
+        why = _ONCE
+    return _judged(name, known[-1], run, why)
+
+
+def _judged(name: str, head: ServerInfo, run: Calls | None, why: str) -> Check:
+    """`why` it cannot be held; empty: it can."""
+    what = f"{head.name} goes on running scripts (EVAL) that write once it is cut over"
+    # Within a hold, however short, their clients are disconnected.
+    transactions = not scripts.transactions_refused(head) and why not in ("", _ONCE)
     figure = "how many it has run is not known (INFO commandstats)"
     if run is not None:
-        many = "1 script" if run == 1 else f"{run:,} scripts"
+        many = "1 script" if run.scripts == 1 else f"{run.scripts:,} scripts"
         figure = f"it has run {many} since its start"
-    if run == 0:
-        return passed(name, f"{what}, but it has run no script since its start")
+    if run is not None and run.scripts == 0:
+        figure = "it has run no script since its start"
+        if not transactions:
+            return passed(name, f"{what}, but {figure}")
+        what = f"{head.name} still runs transactions (MULTI) that were begun before it is cut over"
+    elif transactions:
+        what += ", and transactions (MULTI) that were begun before"
     if not why:
         held = (
             "it is kept from that by a pause, and answers no client, not even those that read, as "
@@ -63,9 +79,9 @@ async def check_scripts(
     return warned(name, f"{what}: {lost}; {figure}; it cannot be held by a pause: {why}", _REMEDY)
 
 
-async def _asked(head: Member, timeout: float) -> tuple[int | None, str]:
-    """How many scripts a primary of the source has run, and what speaks against holding it; None
-    where it cannot be asked, or is not the head."""
+async def _asked(head: Member, timeout: float) -> tuple[Calls | None, str]:
+    """What a primary of the source has run, and what speaks against holding it; None where it
+    cannot be asked, or is not the head."""
     if head.info is None or head.info.primary:
         return None, "its primary cannot be asked"
     with suppress(EngineError, TimeoutError):

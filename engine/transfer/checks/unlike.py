@@ -26,7 +26,7 @@ async def check_script_effects(source: Admin, info: ServerInfo) -> Check | None:
         return None
     if info.version < _BY_EFFECTS:
         run = await scripts.ask(source)
-        if run == 0:
+        if run is not None and run.scripts == 0:
             return passed(name, f"{info.name} sends scripts as they are; it has run none")
         return warned(
             name,

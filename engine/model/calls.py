@@ -1,0 +1,60 @@
+"""How often a server was called, by what a source that refuses writes may run all the same."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Calls(NamedTuple):
+    """How often a server was called: `scripts` (EVAL, EVALSHA), and `writes` (commands that can
+    write, those of modules left out; None: not known)."""
+
+    scripts: int
+    writes: int | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether anything was run that can have written."""
+        return bool(self.scripts or self.writes)
+
+
+def since(calls: Calls | None, before: Calls | None) -> Calls | None:
+    """What was run from `before` on, None where either is not known. Where the figures were reset
+    meanwhile it is what was counted since."""
+    if calls is None or before is None:
+        return None
+    return Calls(
+        _more(calls.scripts, before.scripts) or 0,
+        _more(calls.writes, before.writes),
+    )
+
+
+def total(first: Calls | None, more: Calls) -> Calls:
+    """Both together; of what the first does not tell, the second."""
+    if first is None:
+        return more
+    writes = None
+    if first.writes is not None or more.writes is not None:
+        writes = (first.writes or 0) + (more.writes or 0)
+    return Calls(first.scripts + more.scripts, writes)
+
+
+def told(name: str, run: Calls, when: str = "since the cut-over") -> str:
+    """The event: `name` has run so much, `when`; something was run (`Calls.any`)."""
+    writes = ""
+    if run.writes:
+        one = run.writes == 1
+        writes = "1 command that writes" if one else f"{run.writes:,} commands that write"
+    if run.scripts:
+        scripts = "1 script" if run.scripts == 1 else f"{run.scripts:,} scripts"
+        what = f"{scripts} {when}{f', with {writes}' if writes else ''}"
+    else:
+        # Other commands of no script are refused.
+        what = f"{writes} {when}, of transactions (MULTI) that were begun before it"
+    return f"{name} has run {what}: what they wrote is on the source alone"
+
+
+def _more(now: int | None, before: int | None) -> int | None:
+    if now is None or before is None:
+        return None
+    return now - before if now >= before else now
