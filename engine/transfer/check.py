@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from engine.errors import AuthError, EngineError, StateError, TransferFailed
 from engine.model.online import own_keys, position_key
@@ -33,7 +34,7 @@ from engine.model.verification import (
 )
 from engine.transfer.aside import beside
 from engine.transfer.books import Books
-from engine.transfer.code import carry_code
+from engine.transfer.code import carry_code, of_libraries
 from engine.transfer.comparable import AGAIN_SECONDS, objection
 from engine.transfer.deadlines import LIFT_MS
 from engine.transfer.ends import Ends
@@ -50,7 +51,7 @@ from engine.transfer.gate import (
 from engine.transfer.stage import Stage
 from engine.transfer.sweep import Sweep, some_words
 from engine.transfer.words import size_words
-from engine.wire.besides import absent_indexes
+from engine.wire.besides import LIST_LIBRARIES, absent_indexes
 from engine.wire.search import carry_indexes
 
 # So many keys are read again behind the fence at the most.
@@ -190,18 +191,33 @@ class Check:
         """Load the libraries that the target lacks, or has otherwise, once more; and make the
         search indexes that it lacks."""
         assert self._comparison is not None
-        code = [text for name, text in besides.code.items() if f"library {name}" in besides.lost]
+        lost = self._lost(besides)
+        code = [text for name, text in besides.code.items() if f"library {name}" in lost]
         indexes = absent_indexes(besides.lost)
         if not code and not indexes:
-            return besides
+            return replace(besides, lost=lost)
         async with self._ends.admin("target") as end:
             refused = await carry_code(end, code, ())
             if indexes:
                 async with self._ends.admin("source") as source:
                     refused |= await carry_indexes(source, end, indexes)
         again = await self._comparison.besides()
-        lost = {what: refused.get(what, why) for what, why in again.lost.items()}
-        return Besides(again.count, again.code, lost, again.denied)
+        # What was taken now, and cannot be listed, is there.
+        taken = {f"library {name}" for name in besides.code} & lost.keys() - refused.keys()
+        still = {
+            what: refused.get(what, why)
+            for what, why in self._lost(again).items()
+            if what in again.lost or what not in taken
+        }
+        return replace(again, lost=still)
+
+    def _lost(self, besides: Besides) -> dict[str, str]:
+        """What the target lacks. Where libraries cannot be listed at both ends, those that it has
+        refused are among them: nothing else would tell."""
+        if not any(each.startswith(LIST_LIBRARIES) for each in besides.denied):
+            return dict(besides.lost)
+        refused = {what: why for what, why in self._stage.lost.items() if of_libraries(what)}
+        return refused | dict(besides.lost)
 
     async def look(self) -> None:
         """Now and then while the source is followed: what is named as lost may be there by now, and

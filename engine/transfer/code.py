@@ -13,6 +13,8 @@ from engine.wire.admin import Admin
 _WORD = re.compile(rb"""(?:[^\s"']|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')+""")
 _NAME = re.compile(rb"name=(\w+)", re.IGNORECASE)
 _LIBRARY = "library "
+LIBRARIES = "libraries of functions"
+"""Some of them: which, a look at both ends tells."""
 
 
 async def carry_code(
@@ -42,6 +44,11 @@ def is_library(what: str) -> bool:
     """Whether that is the name of a library, as `carry_code` gives it: a script that is refused is
     sent again by who wants it run."""
     return what.startswith(_LIBRARY)
+
+
+def of_libraries(what: str) -> bool:
+    """Whether that is a library, or `LIBRARIES`: a command of the stream was refused."""
+    return is_library(what) or what == LIBRARIES
 
 
 def library_name(code: bytes) -> str:

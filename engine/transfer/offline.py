@@ -277,7 +277,12 @@ class Offline:
 
         await stage.insist(ask, "source")
         assert held is not None
-        what: list[str] = [f"{name}: the source's user may not run it" for name in held.denied]
+        what: list[str] = []
+        unlisted = besides.unlisted(held)
+        if settings.chooses_keys:
+            what += [f"{name}, as keys are chosen: {told}" for name, told in unlisted.items()]
+        else:
+            self._lose(unlisted)
         if held.libraries and settings.chooses_keys:
             names = ", ".join(held.libraries)
             what.append(f"libraries of functions, as keys are chosen: {names}")
@@ -293,8 +298,9 @@ class Offline:
             await stage.insist(self._carry_indexes, "target")
         await stage.insist(self._carry_rules, "target")
         for each in what:
-            stage.on_event(f"not carried: {each}")
-        self.left_out += what
+            if each not in self.left_out:
+                self.left_out.append(each)
+                stage.on_event(f"not carried: {each}")
 
     async def _carry_indexes(self) -> None:
         async with self._ends.admin("source") as source, self._ends.admin("target") as target:

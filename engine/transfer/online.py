@@ -53,7 +53,7 @@ from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.checks.modules import ask_module_types
 from engine.transfer.checks.probe import ask_bulk_limit
 from engine.transfer.claim import foreign
-from engine.transfer.code import is_library
+from engine.transfer.code import LIBRARIES, is_library
 from engine.transfer.copy import explain
 from engine.transfer.cut_over import CutOver, not_carried_words
 from engine.transfer.deadly import Deadly
@@ -886,7 +886,7 @@ class Online:
             self._stage.on_event(f"not carried: {what}")
         if what.startswith(_FUNCTION_COMMAND):
             # Which library it was, a look at both ends tells.
-            self._stage.lost.setdefault("libraries of functions", what)
+            self._stage.lost.setdefault(LIBRARIES, what)
 
     def _forget_mended(self) -> None:
         """Libraries that the target has by now are not left out any more."""

@@ -7,6 +7,7 @@ or stays behind where the target refuses it; a search index is made again on the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,21 +20,34 @@ _LIBRARIES: tuple[str, ...] = ("FUNCTION", "LIST", "WITHCODE")
 _INDEXES: tuple[str, ...] = ("FT._LIST",)
 _INDEX = "search index "
 _MISSING = "missing on the target"
-COMMANDS = (_LIBRARIES, _INDEXES)
-"""What `read` reads the replies to."""
+_LIBRARIES_COUNTED = "function libraries"
+_INDEXES_COUNTED = "search indexes"
+COMMANDS: tuple[tuple[str, ...], ...] = (
+    *(_LIBRARIES, _INDEXES),
+    *(("INFO", "memory"), ("INFO", "modules")),
+)
+"""What `read` reads the replies to. INFO gives the numbers alone, to those who may list nothing."""
+LIST_LIBRARIES = " ".join(_LIBRARIES[:2])
+"""As `Held.denied` names the command."""
+_LIST_INDEXES = " ".join(_INDEXES)
+_LIBRARY_COUNT = re.compile(rb"^number_of_libraries:(\d+)", re.MULTILINE)
+_INDEX_COUNT = re.compile(rb"^(?:search_)?number_of_indexes:(\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
     """Of one server: the code of each library by its name, and the names of search indexes.
 
-    None: the server knows none of that. `denied` says of what its user may not even ask.
-    `definitions` of the indexes are there only where they were asked for (`ask`).
+    None: the server knows none of that. `denied` says of what its user may not even ask; then the
+    counts are what INFO tells, None if it tells nothing. `definitions` of the indexes are there
+    only where they were asked for (`ask`).
     """
 
     libraries: Mapping[str, bytes] | None = None
     indexes: frozenset[str] | None = None
     denied: tuple[str, ...] = field(default=())
+    library_count: int | None = 0
+    index_count: int | None = 0
     definitions: Mapping[str, Index] = field(default_factory=dict)
 
     @property
@@ -58,11 +72,19 @@ async def ask(end: Admin) -> Held:
 def read(replies: Sequence[Any]) -> Held:
     """The replies to `COMMANDS`; an error means that the server has none."""
     denied = tuple(
-        " ".join(command[:2])
-        for command, reply in zip(COMMANDS, replies, strict=True)
+        name
+        for name, reply in zip((LIST_LIBRARIES, _LIST_INDEXES), replies, strict=False)
         if isinstance(reply, AuthError)
     )
-    return Held(_libraries(replies[0]), index_names(replies[1]), denied)
+    libraries, indexes = _libraries(replies[0]), index_names(replies[1])
+    counts = (len(libraries or ()), len(indexes or ()))
+    return Held(
+        libraries,
+        indexes,
+        denied,
+        _number(_LIBRARY_COUNT, replies[2]) if LIST_LIBRARIES in denied else counts[0],
+        _number(_INDEX_COUNT, replies[3]) if _LIST_INDEXES in denied else counts[1],
+    )
 
 
 def index_names(reply: Any) -> frozenset[str] | None:
@@ -77,23 +99,50 @@ def lacking(source: Held, target: Held, *, extra: bool) -> dict[str, str]:
 
     `extra`: libraries that the target alone has are named too.
     """
+    return _lacking_libraries(source, target, extra) | _lacking_indexes(source, target)
+
+
+def unlisted(source: Held) -> dict[str, str]:
+    """What the source has and its user may not list, so that it cannot be carried by name."""
+    found = {}
+    for name, what, rule, count in (
+        (LIST_LIBRARIES, _LIBRARIES_COUNTED, "+function|list", source.library_count),
+        (_LIST_INDEXES, _INDEXES_COUNTED, "+ft._list", source.index_count),
+    ):
+        if name in source.denied and count:
+            found[what] = f"{count:,} on the source, and its user may not list them ({rule})"
+    return found
+
+
+def _lacking_libraries(source: Held, target: Held, extra: bool) -> dict[str, str]:
+    if LIST_LIBRARIES in (*source.denied, *target.denied):
+        return _fewer(
+            _LIBRARIES_COUNTED, source.library_count, target.library_count, "+function|list"
+        )
     found: dict[str, str] = {}
-    ours, theirs = source.libraries, target.libraries or {}
-    if ours is not None and "FUNCTION LIST" not in target.denied:
-        for name, code in sorted(ours.items()):
-            if name not in theirs:
-                found[f"library {name}"] = _MISSING
-            elif theirs[name] != code:
-                found[f"library {name}"] = "other code on the target"
-        if extra:
-            for name in sorted(theirs.keys() - ours.keys()):
-                found[f"library {name}"] = "on the target alone"
-    return found | _lacking_indexes(source, target)
+    ours, theirs = source.libraries or {}, target.libraries or {}
+    for name, code in sorted(ours.items()):
+        if name not in theirs:
+            found[f"library {name}"] = _MISSING
+        elif theirs[name] != code:
+            found[f"library {name}"] = "other code on the target"
+    if extra and source.libraries is not None:
+        for name in sorted(theirs.keys() - ours.keys()):
+            found[f"library {name}"] = "on the target alone"
+    return found
+
+
+def _fewer(what: str, ours: int | None, theirs: int | None, rule: str) -> dict[str, str]:
+    """Where they cannot be listed at both ends: the numbers."""
+    if ours is None or theirs is None or theirs >= ours:
+        return {}
+    words = f"{ours:,} on the source, {theirs:,} on the target; to see which, grant {rule} at both"
+    return {what: words}
 
 
 def _lacking_indexes(source: Held, target: Held) -> dict[str, str]:
-    if "FT._LIST" in target.denied:
-        return {}
+    if _LIST_INDEXES in (*source.denied, *target.denied):
+        return _fewer(_INDEXES_COUNTED, source.index_count, target.index_count, "+ft._list")
     why = "the target has no search module" if target.indexes is None else _MISSING
     found = {
         f"{_INDEX}{name}": why
@@ -136,6 +185,11 @@ def _libraries(reply: Any) -> dict[str, bytes] | None:
         about = dict(zip(each[::2], each[1::2], strict=True))
         found[_text(about[b"library_name"])] = bytes(about[b"library_code"])
     return found
+
+
+def _number(pattern: re.Pattern[bytes], info: Any) -> int | None:
+    found = pattern.search(info) if isinstance(info, bytes) else None
+    return int(found[1]) if found else None
 
 
 def _text(name: Any) -> str:

@@ -207,6 +207,67 @@ def test_what_a_user_may_not_ask_is_said(ends: tuple[Server, Server]) -> None:
     assert found[0]["times_delivered"] == 2
 
 
+@pytest.mark.parametrize(
+    ("way", "denied_source", "denied_target", "named"),
+    [
+        ("replica", "", "-function", "library mylib"),
+        ("replica", "-function", "-function", "library mylib"),
+        ("replica", "-function|list", "-function|load", "library mylib"),
+        ("replica", "-function|list", "", ""),
+        ("scan", "-function", "", "function libraries: 1 on the source"),
+        ("scan", "", "-function", "library mylib"),
+    ],
+)
+def test_users_who_may_not_do_everything(
+    way: str,
+    denied_source: str,
+    denied_target: str,
+    named: str,
+    ends: tuple[Server, Server],
+    state_url: str,
+    tmp_path: Path,
+) -> None:
+    """What is refused is lost, whoever may list what is there; and numbers are told to all."""
+    urls = []
+    for server, denied in zip(ends, (denied_source, denied_target), strict=True):
+        client = server.client()
+        client.execute_command("ACL", "SETUSER", "few", "on", ">pw", "~*", "&*", "+@all")
+        if denied:
+            client.execute_command("ACL", "SETUSER", "few", denied)
+        urls.append(f"redis://few:pw@{server.host}:{server.port}")
+    cli = Cli(state_url, tmp_path)
+    try:
+        told = cli(
+            "migrate", "--source", urls[0], "--target", urls[1], "--source-type", way,
+            "--output", "json",
+        )  # fmt: skip
+    finally:
+        cli.close()
+    assert told.code == (1 if named else 0), told
+    if named:
+        assert named in str(told.json["errors"])
+        ends[0].client().set("written", "1")  # the source is as it was
+    else:
+        assert ends[1].client().fcall("f", 0) == 1
+
+
+def test_a_library_that_cannot_be_listed_is_loaded_again(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+    client = target.client()
+    client.execute_command("ACL", "SETUSER", "few", "on", ">pw", "~*", "&*", "+@all", "-function")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: "library mylib" in work.progress.reason, "its name")
+        await soon(lambda: not work.progress.can_complete, "a gate that is shut")
+        client.execute_command("ACL", "SETUSER", "few", "+function|load")
+        await cut_over(work, run, source)
+
+    run = online(source, f"redis://few:pw@{target.host}:{target.port}", steer, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert client.fcall("f", 0) == 1
+
+
 def test_the_preflight_names_what_goes_astray(
     ends: tuple[Server, Server], server_factory: ServerFactory
 ) -> None:

@@ -690,3 +690,25 @@ def test_values_of_modules_are_compared_by_their_dump(stacks: tuple[Server, Serv
     assert set(dict(proof.not_compared)) <= {"TopK-TYPE"}
     for key in CHANGES:
         assert client.dump(key)[:-10] == target.client().dump(key)[:-10], key
+
+
+@pytest.mark.parametrize("way", ["replica", "scan"])
+def test_search_indexes_that_the_user_may_not_list(
+    way: str, stacks: tuple[Server, Server], state_url: str, tmp_path: Path
+) -> None:
+    """INFO tells how many there are."""
+    source, target = stacks
+    client = source.client()
+    client.hset("doc:1", mapping={"text": "hello"})
+    client.execute_command("FT.CREATE", "idx", "PREFIX", 1, "doc:", "SCHEMA", "text", "TEXT")
+    client.execute_command("ACL", "SETUSER", "few", "on", ">pw", "~*", "&*", "+@all", "-ft._list")
+    cli = Cli(state_url, tmp_path)
+    try:
+        told = cli(
+            "migrate", "--source", f"redis://few:pw@{source.host}:{source.port}",
+            "--target", target.url, "--source-type", way, "--output", "json",
+        )  # fmt: skip
+    finally:
+        cli.close()
+    assert told.code == 1, told
+    assert "search indexes: 1 on the source" in str(told.json["errors"])

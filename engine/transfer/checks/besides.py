@@ -6,6 +6,7 @@ from engine.model.server import ServerInfo
 from engine.transfer.checks.result import Check, warned
 from engine.wire import besides
 from engine.wire.admin import Admin
+from engine.wire.besides import LIST_LIBRARIES
 from engine.wire.search import UNTOLD
 
 _NAME = "beside-keys"
@@ -31,7 +32,13 @@ async def check_besides(source: Admin, target: Admin, target_info: ServerInfo) -
     if ours.indexes:
         figures.append(f"not carried: {UNTOLD}")
         remedies.append("set up on the target what of that is needed")
-    if ours.libraries and theirs.libraries is None:
+    for what, told in besides.unlisted(ours).items():
+        figures.append(f"{what}: {told}")
+        remedies.append("grant it: else they are not carried by scan, nor compared")
+    if LIST_LIBRARIES in theirs.denied and ours.library_count:
+        figures.append("the target's user may not list libraries (+function|list)")
+        remedies.append("grant +function|list and +function|load on the target")
+    elif ours.libraries and theirs.libraries is None:
         figures.append(
             f"{target_info.name} knows no functions, and the source has libraries: "
             f"{_some(sorted(ours.libraries))}"
