@@ -78,3 +78,170 @@ def early_member_deadlines(CommandBatch batch not None, int64_t before):
                         command_bytes(&batch.packed, &batch.packed.commands[i]), before):
                 found.append(i)
     return found
+
+
+def stuck_hashes(CommandBatch batch not None):
+    """Indices of the commands that give fields of a hash deadlines which were to be lifted, and
+    could not be: RESTOREs of payloads that are not understood."""
+    cdef size_t i
+    return [i for i in range(batch.packed.count) if batch.packed.commands[i].stuck_fields]
+
+
+# Deadlines of hash fields in the commands that set them:
+#
+#   H(P)EXPIRE(AT) key t [NX|XX|GT|LT] FIELDS …          HPEXPIREAT key at … FIELDS …
+#   HSETEX, HGETEX key … EX|PX|EXAT|PXAT t … FIELDS …    the same with PXAT at
+#   RESTORE key t payload …                              the same with another payload
+#
+# All that a file holds are lifted by as much, so that NX, XX, GT and LT find what they found.
+
+cdef AnchorResult lift_member_deadline(
+    Packed *packed, StreamCommand *command, Deadlines *how
+) noexcept nogil:
+    """As `anchor_command`, for commands that give fields of a hash a deadline."""
+    cdef StreamCommand added = command[0]
+    cdef Argument argument
+    cdef uint64_t count, i, place = 0
+    cdef int64_t at = 0, unit = 1
+    cdef bint relative = False, named = False, found = False
+    cdef uint8_t *out
+    cdef const uint8_t *start = packed.raw.data + command.start
+    cdef const uint8_t *p = first_argument(start, &count)
+    for i in range(count):
+        p = argument_body(p, &argument.size)
+        argument.data = p
+        if i == 0:
+            named = hash_expiry(&argument, &unit, &relative)
+        elif i >= 2 and (named or place):
+            place = i
+            if not read_deadline(&argument, unit, relative, how, &at) or (
+                    at > FIELD_DEADLINE_MOST):
+                return ANCHOR_PASS
+            found = True
+            break
+        elif i >= 2 and is_keyword(argument.data, argument.size, "fields", 6):
+            return ANCHOR_PASS
+        elif i >= 2 and deadline_option(&argument, &unit, &relative):
+            place = i
+        p += argument.size + 2
+    if not found:
+        return ANCHOR_PASS
+    # A number and an option or a name may each become longer; so may each header, by no more.
+    if not reserve_commands(packed, 1) or not raw_reserve(
+            &packed.rewritten, command.size + ANCHOR_OVERHEAD):
+        return ANCHOR_NO_MEMORY
+    added.rewritten = added.lifted_fields = True
+    added.start = packed.rewritten.size
+    out = put_array_header(packed.rewritten.data + added.start, count)
+    p = first_argument(start, &count)
+    for i in range(place + 1):
+        p = argument_body(p, &argument.size)
+        argument.data = p
+        p += argument.size + 2
+        if i == place:
+            out = put_number_bulk(out, at)
+        elif i == 0 and named:
+            out = put_literal(out, "$10\r\nHPEXPIREAT\r\n", 17)
+        elif i + 1 == place and not named:
+            out = put_literal(out, "$4\r\nPXAT\r\n", 10)
+        else:
+            out = put_argument(out, &argument)
+    memcpy(out, p, start + command.size - p)
+    out += start + command.size - p
+    added.size = out - (packed.rewritten.data + added.start)
+    packed.commands[packed.count] = added
+    packed.count += 1
+    packed.rewritten.size = added.start + added.size
+    return ANCHOR_DONE
+
+
+cdef bint hash_expiry(const Argument *name, int64_t *unit, bint *relative) noexcept nogil:
+    """Whether it is one of the HEXPIRE family, and what its name says of its number."""
+    if is_keyword(name.data, name.size, "hpexpireat", 10):
+        unit[0], relative[0] = 1, False
+    elif is_keyword(name.data, name.size, "hexpireat", 9):
+        unit[0], relative[0] = 1000, False
+    elif is_keyword(name.data, name.size, "hpexpire", 8):
+        unit[0], relative[0] = 1, True
+    elif is_keyword(name.data, name.size, "hexpire", 7):
+        unit[0], relative[0] = 1000, True
+    else:
+        return False
+    return True
+
+
+cdef AnchorResult lift_restored_hash(
+    Packed *packed, StreamCommand *command, Deadlines *how, Bytes *scratch
+) noexcept nogil:
+    """As `anchor_command`, for a RESTORE of a hash with deadlines of its fields; `scratch`: two."""
+    cdef Argument arguments[ANCHOR_ARGUMENTS_MOST]
+    cdef StreamCommand added = command[0]
+    cdef uint64_t count
+    cdef const uint8_t *p = first_argument(packed.raw.data + command.start, &count)
+    cdef const uint8_t *footer
+    cdef size_t i, size, body
+    cdef int64_t at = 0
+    cdef uint64_t crc
+    cdef bint relative = True, moved
+    cdef int flavour
+    cdef FieldsLift found
+    cdef Bytes *value = &scratch[0]
+    cdef uint8_t *out
+    if count < 4 or count > ANCHOR_ARGUMENTS_MOST:
+        return ANCHOR_PASS
+    for i in range(count):
+        p = argument_body(p, &size)
+        arguments[i].data = p
+        arguments[i].size = size
+        p += size + 2
+    if arguments[3].size <= FOOTER_BYTES:
+        return ANCHOR_PASS
+    body = arguments[3].size - FOOTER_BYTES
+    footer = arguments[3].data + body
+    flavour = payload_flavour(footer)
+    if not has_field_deadlines(flavour, arguments[3].data[0]):
+        return ANCHOR_PASS
+    value.size = 0
+    if not bytes_reserve(value, body, SIZE_MAX):
+        return ANCHOR_NO_MEMORY
+    memcpy(value.data, arguments[3].data, body)
+    found = FIELDS_STUCK
+    if crc_fits(arguments[3].data, body):
+        found = lift_fields(flavour, value.data, body, how.hold_shift, &scratch[1])
+    if found == FIELDS_NO_MEMORY:
+        return ANCHOR_NO_MEMORY
+    if found != FIELDS_LIFTED or not known_restore(arguments, count, &relative):
+        command.stuck_fields = found != FIELDS_NONE
+        return ANCHOR_PASS
+    value.size = body
+    if scratch[1].size:
+        value = &scratch[1]
+    if not reserve_commands(packed, 1) or not raw_reserve(
+            &packed.rewritten, command.size + ANCHOR_OVERHEAD + value.size):
+        return ANCHOR_NO_MEMORY
+    moved = read_deadline(&arguments[2], 1, relative, how, &at)
+    added.rewritten = added.lifted_fields = True
+    added.start = packed.rewritten.size
+    out = put_array_header(packed.rewritten.data + added.start, count + (moved and relative))
+    out = put_argument(put_argument(out, &arguments[0]), &arguments[1])
+    out = put_number_bulk(out, at) if moved else put_argument(out, &arguments[2])
+    out = put_bulk_header(out, value.size + FOOTER_BYTES)
+    memcpy(out, value.data, value.size)
+    crc = crc64_update(0, out, value.size)
+    out += value.size
+    out[0], out[1] = footer[0], footer[1]
+    crc = crc64_update(crc, out, 2)
+    store_le64(out + 2, crc)
+    out = put_literal(out + FOOTER_BYTES, "\r\n", 2)
+    for i in range(4, count):
+        out = put_argument(out, &arguments[i])
+    if moved and relative:
+        out = put_literal(out, "$6\r\nABSTTL\r\n", 12)
+    added.size = out - (packed.rewritten.data + added.start)
+    packed.commands[packed.count] = added
+    packed.count += 1
+    packed.rewritten.size = added.start + added.size
+    for i in range(2):
+        if scratch[i].capacity > TEXT_KEPT:
+            bytes_free(&scratch[i])
+    return ANCHOR_DONE

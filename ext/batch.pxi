@@ -123,6 +123,7 @@ cdef class RecordBatch:
         telemetry: keys of records that were taken out, as every server makes such keys for itself.
         timed: names of the hashes whose fields have deadlines, where near ones are held back; each
             behind its length (4 bytes, little-endian).
+        stuck: the same of those whose fields' deadlines were to be lifted, and could not be.
     """
     cdef Arena arena
     cdef readonly int db
@@ -134,6 +135,7 @@ cdef class RecordBatch:
     cdef readonly bint streamed
     cdef readonly bint spilled
     cdef readonly bytes timed
+    cdef readonly bytes stuck
     cdef readonly list withheld
     cdef readonly list telemetry
     # Bytes of the DELs that go before values which RESTORE would add to what is there.
@@ -143,6 +145,7 @@ cdef class RecordBatch:
 
     def __cinit__(self):
         self.timed = b""
+        self.stuck = b""
         self.withheld = []
         self.telemetry = []
 

@@ -84,8 +84,27 @@ cdef class HeldNames:
         if not fits:
             self.give_up()
 
-    def add_commands(self, CommandBatch batch not None):
-        """Note the keys of the commands that were rewritten, for their deadlines may be lifted.
+    def add_packed(self, int db, bytes names not None):
+        """Note names that stand behind one another, each behind its length (4 bytes,
+        little-endian), as in `RecordBatch.timed`. ValueError for a wrong length."""
+        cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(names)
+        cdef size_t left = PyBytes_GET_SIZE(names)
+        cdef uint32_t n
+        while left:
+            if left < 4:
+                raise ValueError("no length of a name")
+            memcpy(&n, p, 4)
+            if left - 4 < n:
+                raise ValueError("a name that is shorter than its length")
+            if not self.put(db, p + 4, n):
+                self.give_up()
+                return
+            p += 4 + <size_t>n
+            left -= 4 + <size_t>n
+
+    def add_commands(self, CommandBatch batch not None, *, bint members=False):
+        """Note the keys of the commands that were rewritten, for their deadlines may be lifted;
+        with `members` those whose fields' deadlines may be, else the others.
 
         Mostly they are of the forms that `anchor_command` writes: PEXPIREAT, SET and RESTORE, whose
         first argument is the key. Of others (MSETEX) the table says where the keys are.
@@ -101,6 +120,10 @@ cdef class HeldNames:
             for i in range(batch.packed.count):
                 command = &batch.packed.commands[i]
                 if not command.rewritten or command.renamed:
+                    continue
+                if members and not command.lifted_fields:
+                    continue
+                if not members and COMMAND_ROWS[command.row].flags & FLAG_MEMBER_TTL:
                     continue
                 p = argument_body(
                     first_argument(command_bytes(&batch.packed, command), &count), &size)

@@ -19,6 +19,9 @@ cdef struct StreamCommand:
     bint renamed
     # It sets a deadline that would have had to be rewritten, and was not.
     bint unheld
+    # Deadlines of fields of the hash that it names were lifted; or were to be, and could not.
+    bint lifted_fields
+    bint stuck_fields
     bint in_multi
 
 

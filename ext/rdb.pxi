@@ -110,6 +110,19 @@ cdef bint says_nothing(const uint8_t *p, size_t size) noexcept nogil:
     return False
 
 
+cdef bint note_name(Bytes *names, const uint8_t *name, size_t n) noexcept nogil:
+    """Add it, behind its length in 4 bytes; False: no memory."""
+    cdef uint32_t size = <uint32_t>n
+    if not bytes_reserve(names, 4 + n, SIZE_MAX):
+        return False
+    # Little-endian, as every machine that this is built for.
+    memcpy(names.data + names.size, &size, 4)
+    if n:
+        memcpy(names.data + names.size + 4, name, n)
+    names.size += 4 + n
+    return True
+
+
 cdef inline size_t left_of(size_t most, size_t used) noexcept nogil:
     return most - used if used < most else 0
 
@@ -133,6 +146,8 @@ cdef class SnapshotReader:
         hold_before: the deadline of a key that would expire before this (ms since the epoch) is
             lifted by `hold_shift` (ms), and hashes whose fields have deadlines are named in the
             batch's `timed`. 0: none is.
+        lift_fields: the deadlines of hash fields are lifted by `hold_shift` as well, however far
+            they are; hashes of which they cannot be lifted are in the batch's `stuck`.
         drop_before: a key whose deadline lies before this (ms since the epoch) is passed over and
             counted in `expired`, as a server does when it loads a file. 0: none is.
         drop_imports: keys of slots whose import was under way are passed over and counted in
@@ -162,6 +177,7 @@ cdef class SnapshotReader:
     cdef readonly uint64_t importing
     cdef bint drop_imports
     cdef bint footers
+    cdef bint lift_fields
     cdef bint has_imports
     cdef uint8_t import_slots[SLOT_SET_BYTES]
     cdef int unknown_number            # -1: everything was known so far
@@ -188,6 +204,9 @@ cdef class SnapshotReader:
     cdef int db
     cdef AccessCommand batch_access
     cdef Bytes timed
+    cdef Bytes stuck
+    cdef bint is_stuck
+    cdef Bytes unpacked
     cdef size_t value_bytes_total
     cdef int64_t expire_at
     cdef int64_t access
@@ -237,7 +256,7 @@ cdef class SnapshotReader:
         self, *, length=None, mark=None, size_t batch_bytes=1 << 20,
         size_t stream_above=4 << 20, size_t value_limit=512 << 20,
         int64_t hold_before=0, int64_t hold_shift=0, int64_t drop_before=0,
-        bint drop_imports=False, bint footers=True,
+        bint drop_imports=False, bint footers=True, bint lift_fields=False,
     ):
         if length is not None and mark is not None:
             raise ValueError("a snapshot has a length or a mark, not both")
@@ -260,6 +279,7 @@ cdef class SnapshotReader:
         self.drop_before = drop_before
         self.drop_imports = drop_imports
         self.footers = footers
+        self.lift_fields = lift_fields
         self.unknown_number = -1
         self.state = SNAPSHOT_MAGIC
         self.expire_at = self.access = -1
@@ -279,6 +299,8 @@ cdef class SnapshotReader:
         bytes_free(&self.text.plain)
         bytes_free(&self.timed)
         bytes_free(&self.module_bytes)
+        bytes_free(&self.stuck)
+        bytes_free(&self.unpacked)
 
     # --- Its face ---
 
@@ -562,6 +584,9 @@ cdef class SnapshotReader:
         if self.timed.size:
             batch.timed = PyBytes_FromStringAndSize(<char *>self.timed.data, self.timed.size)
             self.timed.size = 0
+        if self.stuck.size:
+            batch.stuck = PyBytes_FromStringAndSize(<char *>self.stuck.data, self.stuck.size)
+            self.stuck.size = 0
         self.ready.append(batch)
         return batch
 
@@ -601,6 +626,12 @@ cdef class SnapshotReader:
 
     cdef int begin_spill(self) except -1:
         """The collection that has begun cannot be held on: what there is of it goes out."""
+        if self.lift_fields and has_field_deadlines(self.flavour_number, self.type):
+            # Of type 24 they all hang on the first, which is here by now.
+            self.is_stuck = self.type != 24 or lift_fields(
+                self.flavour_number, self.arena.data + self.value_at,
+                self.arena.size - self.value_at, self.hold_shift, &self.unpacked
+            ) != FIELDS_LIFTED
         self.key, pieces = self.take_begun()
         self.close_if_any()
         self.value_size = 0
@@ -922,6 +953,7 @@ cdef class SnapshotReader:
         self.arena.data[self.value_at] = self.type
         self.arena.size = self.value_at + 1
         text_release(&self.text)
+        self.is_stuck = False
         self.sink = SINK_ARENA
         self.begin_walk()
         if self.flavour_number == FLAVOUR_REDIS and (self.type == 30 or self.type == 32):
@@ -1002,7 +1034,13 @@ cdef class SnapshotReader:
         """The value is in the arena whole: its footer, and its entry in the index."""
         cdef Record *record = &self.arena.records[self.arena.count]
         cdef uint8_t *value = self.arena.data + self.value_at
-        cdef size_t n = self.arena.size - self.value_at
+        cdef size_t n
+        if self.lift_fields and has_field_deadlines(self.flavour_number, self.type):
+            if not self.lift_members():
+                return SNAP_NO_MEMORY
+            record = &self.arena.records[self.arena.count]
+            value = self.arena.data + self.value_at
+        n = self.arena.size - self.value_at
         if self.footers:
             self.make_footer(value + n, crc64_update(0, value, n))
         else:
@@ -1017,6 +1055,30 @@ cdef class SnapshotReader:
         self.value_bytes_total += record.value_size
         self.value_ended()
         return SNAP_CLOSE if self.arena.size >= self.batch_bytes else SNAP_GO_ON
+
+    cdef bint lift_members(self) noexcept nogil:
+        """The deadlines of the fields of the value at the arena's end; False: no memory."""
+        cdef size_t n = self.arena.size - self.value_at
+        cdef FieldsLift found = lift_fields(
+            self.flavour_number, self.arena.data + self.value_at, n, self.hold_shift,
+            &self.unpacked)
+        if found == FIELDS_NO_MEMORY:
+            return False
+        self.is_stuck = found == FIELDS_STUCK
+        n = self.unpacked.size
+        if n == 0:
+            return True
+        if n + FOOTER_BYTES > self.value_limit:
+            self.is_stuck = True
+            return True
+        self.arena.size = self.value_at
+        if not arena_reserve(&self.arena, n + FOOTER_BYTES, self.batch_bytes):
+            return False
+        memcpy(self.arena.data + self.value_at, self.unpacked.data, n)
+        self.arena.size += n
+        if self.unpacked.capacity > ARENA_STEP:
+            bytes_free(&self.unpacked)
+        return True
 
     cdef inline void make_footer(self, uint8_t *footer, uint64_t crc) noexcept nogil:
         """The lowest version that this type needs, so that the oldest servers take it."""
@@ -1033,7 +1095,6 @@ cdef class SnapshotReader:
     cdef inline bint describe(self, Record *record) noexcept nogil:
         """What the opcodes before the key said of it; its key is at the arena's `offset`."""
         cdef size_t n = record.key_size
-        cdef uint32_t size = record.key_size
         record.expire_at = self.expire_at
         record.access = self.access
         record.adds = False
@@ -1044,15 +1105,12 @@ cdef class SnapshotReader:
                 self.expire_at + self.hold_shift
                 if self.hold_shift < INT64_MAX - self.expire_at else INT64_MAX)
             self.held_count += 1
-        if self.hold_before and (self.type == 22 or self.type == 24 or self.type == 25):
-            # Its fields' deadlines lie inside the value, and cannot be lifted.
-            if not bytes_reserve(&self.timed, 4 + n, SIZE_MAX):
+        if self.hold_before and has_field_deadlines(self.flavour_number, self.type):
+            if not note_name(&self.timed, self.arena.data + record.offset, n):
                 return False
-            # Little-endian, as every machine that this is built for.
-            memcpy(self.timed.data + self.timed.size, &size, 4)
-            if n:
-                memcpy(self.timed.data + self.timed.size + 4, self.arena.data + record.offset, n)
-            self.timed.size += 4 + n
+        if self.is_stuck:
+            self.is_stuck = False
+            return note_name(&self.stuck, self.arena.data + record.offset, n)
         return True
 
     cdef SnapshotStop walk_value(self) noexcept nogil:

@@ -115,6 +115,7 @@ cdef class StreamReader:
             that they are sent on by) each, see `alias_of`.
         append_only: it is an append-only file: annotations may stand between two commands, and
             newlines may not, see aof.pxi.
+        lift_fields: deadlines of hash fields are lifted as well, see aof.pxi.
         until: seconds since the epoch, see `cut_offset`.
 
     Attributes:
@@ -144,6 +145,8 @@ cdef class StreamReader:
     cdef size_t command_limit
     cdef bint publish
     cdef bint append_only
+    cdef bint lift_fields
+    cdef Bytes scratch[2]
     cdef readonly uint64_t multi_offset
     cdef readonly uint64_t timestamps
     cdef readonly int64_t first_timestamp
@@ -186,7 +189,7 @@ cdef class StreamReader:
         self, uint64_t offset, int db=0, bint in_multi=False, *, size_t batch_bytes=1 << 20,
         size_t batch_commands=8192, size_t unit_bytes=64 << 20, size_t command_limit=1 << 30,
         bint anchor=False, bint publish=True, bint append_only=False, until=None,
-        names=(),
+        names=(), bint lift_fields=False,
     ):
         if db < 0:
             raise ValueError(f"a database's number is not negative, found {db}")
@@ -203,6 +206,7 @@ cdef class StreamReader:
         self.deadlines.anchor = anchor
         self.publish = publish
         self.append_only = append_only
+        self.lift_fields = lift_fields
         self.until = INT64_MAX if until is None else until
         self.ready = []
         self.aliases = NULL
@@ -232,6 +236,8 @@ cdef class StreamReader:
 
     def __dealloc__(self):
         PyMem_RawFree(self.aliases)
+        bytes_free(&self.scratch[0])
+        bytes_free(&self.scratch[1])
         packed_free(&self.open)
 
     @property
@@ -652,13 +658,20 @@ cdef class StreamReader:
         command.db = self.db
         command.row = row
         command.rewritten = command.renamed = command.unheld = False
+        command.lifted_fields = command.stuck_fields = False
         command.in_multi = self.in_multi
-        if NAME_ANCHORED_FIRST <= name <= NAME_ANCHORED_LAST and (
+        if name == NAME_RESTORE and self.lift_fields:
+            anchored = lift_restored_hash(&self.open, &command, &self.deadlines, self.scratch)
+        if anchored != ANCHOR_PASS:
+            pass
+        elif NAME_ANCHORED_FIRST <= name <= NAME_ANCHORED_LAST and (
                 self.deadlines.anchor or self.deadlines.hold_before
                 or name >= NAME_ABSOLUTE_FIRST):
             anchored = anchor_command(&self.open, &command, &self.deadlines)
         elif COMMAND_ROWS[row].flags & FLAG_TTL and self.deadlines.hold_before:
             anchored = lift_option(&self.open, &command, &self.deadlines)
+        elif self.lift_fields and alias == NULL and COMMAND_ROWS[row].flags & FLAG_MEMBER_TTL:
+            anchored = lift_member_deadline(&self.open, &command, &self.deadlines)
         if anchored == ANCHOR_NO_MEMORY:
             return STREAM_NO_MEMORY
         if anchored == ANCHOR_PASS and COMMAND_ROWS[row].flags & FLAG_TTL and (

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from engine._native import (
     CMD_FLUSHES,
     CMD_MEMBER_TTL,
+    CMD_PAYLOAD,
     CMD_SCRIPT,
     CMD_UNKNOWN,
     CommandBatch,
@@ -31,7 +32,6 @@ from engine._native import (
     RecordBatch,
     SnapshotReader,
     StreamReader,
-    early_member_deadlines,
     encode_command,
     module_type,
 )
@@ -41,7 +41,7 @@ from engine.model.position import ScanPosition
 from engine.model.server import ServerInfo, parse_version
 from engine.model.settings import TransferSettings
 from engine.sources.aof_files import AofFiles, Part, changed
-from engine.sources.base import Item
+from engine.sources.base import Item, unpacked_names
 from engine.sources.spill import Spill
 
 # Values that are not kept are not held beyond this.
@@ -55,6 +55,8 @@ _MAGIC = (b"REDIS", b"VALKEY")
 # A batch is a transaction on the target: between two of them the target waits for the next one.
 _BATCH_BYTES = 4 << 20
 _BATCH_COMMANDS = 32768
+# Types of hashes that may have deadlines of fields (RDB_TYPE_*).
+_WITH_FIELDS = frozenset({22, 24, 25})
 # Every deadline is lifted.
 _HOLD_BEFORE = 1 << 62
 IDENTITY = "aof"
@@ -100,9 +102,9 @@ class AofSurvey:
     empty: nothing is; `tail`: that is a transaction in which there are names to ask the target
     for. `snapshot`: there is one, and it ends at `begins[0].offset`; `keys`, `types`,
     `modules`, `refused`, `refused_total` and `left_out` are of it, as in `rdb_file.Survey`.
-    `commands` counts those that are carried; `databases` are all that are named. `scripts`,
-    `field_deadlines`: how many commands run a script, or set TTLs of hash fields that have passed;
-    `unknown`: names of commands that the engine does not know; `flushes`: some empty a database.
+    `commands` counts those that are carried; `databases` are all that are named. `scripts`:
+    how many commands run a script; `fields`: hashes may have deadlines of fields; `unknown`: names
+    of commands that the engine does not know; `flushes`: some empty a database.
     `timestamps`: the first and the last, in seconds since the epoch; None: there are none.
     `seconds`: for how long they were read.
     """
@@ -126,7 +128,7 @@ class AofSurvey:
     commands: int
     databases: tuple[int, ...]
     scripts: int
-    field_deadlines: int
+    fields: bool
     unknown: tuple[str, ...]
     flushes: bool
     timestamps: tuple[int, int] | None
@@ -173,7 +175,6 @@ class _Surveyor:
         self._files = files
         self._settings = settings
         self._value_limit = value_limit
-        self._now_ms = time.time_ns() // 1_000_000
         self.stop = threading.Event()
         self._snapshot: SnapshotReader | None = None
         self._guard = ModuleGuard(lambda name: (name or "?", False))
@@ -183,7 +184,8 @@ class _Surveyor:
         self._refused: list[tuple[bytes, str]] = []
         self._refused_total = 0
         self._databases: set[int] = set()
-        self._commands = self._scripts = self._field_deadlines = 0
+        self._commands = self._scripts = 0
+        self._fields = False
         self._unknown: dict[str, None] = {}
         self._flushes = False
         self._first_time: int | None = None
@@ -220,7 +222,7 @@ class _Surveyor:
             commands=self._commands,
             databases=tuple(sorted(self._databases | set(self._keys))),
             scripts=self._scripts,
-            field_deadlines=self._field_deadlines,
+            fields=self._fields or bool(snapshot and not _WITH_FIELDS.isdisjoint(snapshot.types)),
             unknown=tuple(self._unknown),
             flushes=self._flushes,
             timestamps=None if self._first_time is None else (self._first_time, self._last_time),
@@ -304,8 +306,7 @@ class _Surveyor:
         self._databases |= batch.databases
         if batch.holds(CMD_SCRIPT):
             self._scripts += len(batch.indices(CMD_SCRIPT))
-        if batch.holds(CMD_MEMBER_TTL):
-            self._field_deadlines += len(early_member_deadlines(batch, self._now_ms))
+        self._fields = self._fields or batch.holds(CMD_MEMBER_TTL | CMD_PAYLOAD)
         if batch.holds(CMD_UNKNOWN):
             for name in batch.unknown[:_NAMED]:
                 if len(self._unknown) < _NAMED:
@@ -404,9 +405,10 @@ def stream_of(
     hold_shift: int = 0,
     now_ms: int = 0,
     names: Iterable[tuple[bytes, bytes, bytes]] = (),
+    lift_fields: bool = False,
 ) -> StreamReader:
-    """What reads commands from `offset` on; with `hold_shift` their deadlines are lifted by it.
-    `names`: `TransferSettings.stream_names`."""
+    """What reads commands from `offset` on; with `hold_shift` their deadlines are lifted by it, and
+    with `lift_fields` those of hash fields. `names`: `TransferSettings.stream_names`."""
     reader = StreamReader(
         offset,
         db,
@@ -418,6 +420,7 @@ def stream_of(
         until=until,
         anchor=hold_shift > 0,
         names=names,
+        lift_fields=lift_fields,
     )
     if hold_shift:
         reader.now_ms = now_ms
@@ -427,7 +430,8 @@ def stream_of(
 
 class AofSnapshot:
     """`Source` from the snapshot that an append-only file begins with. Deadlines are lifted by
-    `hold_shift` ms, those that have passed as well; the keys' names go to `names`."""
+    `hold_shift` ms, those that have passed as well; the keys' names go to `names`. With `fields`
+    those of hash fields are lifted too, and the hashes' names go there."""
 
     def __init__(
         self,
@@ -436,8 +440,12 @@ class AofSnapshot:
         settings: TransferSettings,
         hold_shift: int,
         names: HeldNames,
+        fields: HeldNames | None = None,
     ) -> None:
         self._files = files
+        self._fields = fields
+        self.stuck: list[tuple[int, bytes]] = []
+        """Hashes whose fields' deadlines could not be lifted."""
         self._end = survey.begins[0].offset
         self._settings = settings
         self._hold_shift = hold_shift
@@ -465,6 +473,7 @@ class AofSnapshot:
         del position
         await self.close()
         self._at = 0
+        self.stuck = []
         self._spill = Spill(self.bulk_limit)
         self.reader = SnapshotReader(
             batch_bytes=self._settings.batch_bytes,
@@ -472,6 +481,7 @@ class AofSnapshot:
             value_limit=self.bulk_limit,
             hold_before=_HOLD_BEFORE,
             hold_shift=self._hold_shift,
+            lift_fields=self._fields is not None,
         )
 
     async def items(self) -> AsyncGenerator[Item, None]:
@@ -490,6 +500,9 @@ class AofSnapshot:
             async for item in self._spill.arrange(self.reader.take()):
                 if not isinstance(item, bytes):
                     self._names.add_records(item, self._hold_shift // 2)
+                    if self._fields is not None:
+                        self._fields.add_packed(item.db, item.timed)
+                        self.stuck += [(item.db, key) for key in unpacked_names(item.stuck)]
                 yield item
 
     def continues(self, position: ScanPosition) -> bool:
@@ -522,10 +535,12 @@ class AofCommands:
         *,
         hold_shift: int,
         names: Iterable[tuple[bytes, bytes, bytes]] = (),
+        lift_fields: bool = False,
     ) -> None:
         self._files = files
         self._survey = survey
         self._names = list(names)
+        self._lift_fields = lift_fields
         self._hold_shift = hold_shift
         self._now_ms = time.time_ns() // 1_000_000
         # The one file that is read, and those behind it.
@@ -572,6 +587,7 @@ class AofCommands:
             hold_shift=self._hold_shift,
             now_ms=self._now_ms,
             names=self._names,
+            lift_fields=self._lift_fields,
         )
 
 

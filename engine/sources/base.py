@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Protocol
 
 from engine._native import RecordBatch
@@ -58,3 +58,12 @@ class Source(Protocol):
     async def close(self) -> None:
         """Let go of the connection. Never raises."""
         ...
+
+
+def unpacked_names(names: bytes) -> Iterator[bytes]:
+    """Names that stand behind one another, each behind its length (`RecordBatch.timed`)."""
+    at = 0
+    while at < len(names):
+        end = at + 4 + int.from_bytes(names[at : at + 4], "little")
+        yield names[at + 4 : end]
+        at = end

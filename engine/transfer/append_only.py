@@ -16,8 +16,9 @@ INCR is not to be applied twice, so what must hold is what holds for a source th
 - Before the position is removed the state says that the target is open.
 
 A server lets nothing expire while it loads its file. Every deadline is lifted meanwhile, and set
-back when the last command is applied (`transfer.deadlines`). Those of hash fields cannot be lifted:
-a target with import mode keeps them, on another the hashes are named and the gate is closed.
+back when the last command is applied (`transfer.deadlines`). So are those of hash fields
+(`transfer.field_deadlines`), unless the target has import mode, which keeps fields. Where one
+cannot be lifted the hash is named and the gate is closed.
 
 A command that the target refuses is left out and its keys are named. What names them behind that is
 left out as well, for it would leave fragments. There is no source that could be asked for their
@@ -67,6 +68,7 @@ from engine.transfer.copy import Copy, explain
 from engine.transfer.deadlines import LIFT_MS, Lifted
 from engine.transfer.ends import Ends
 from engine.transfer.faithfulness import Faithfulness
+from engine.transfer.field_deadlines import release_fields
 from engine.transfer.gate import NOT_COMPARED, GateResult
 from engine.transfer.leftovers import find as find_leftovers
 from engine.transfer.replay import Replay
@@ -134,6 +136,10 @@ class AppendOnly:
         self._recalled: dict[DbKey, str] = {}
         # The keys whose deadlines may be lifted, if they are known.
         self._names = HeldNames()
+        # The same of hashes whose fields' deadlines may be lifted.
+        self._fields = HeldNames()
+        # Of the snapshot: hashes whose fields' deadlines could not be lifted.
+        self._stuck: list[DbKey] = []
         # The target is in import mode: nothing expires there.
         self._importing = False
         self._target_watch = TargetWatch(target, stage, lambda: None)
@@ -344,6 +350,7 @@ class AppendOnly:
             if self._commands is None:
                 # Another engine has lifted some.
                 self._names.give_up()
+                self._fields.give_up()
             await self._recall(end)
             self._doubt_unanswered(held)
             return held
@@ -393,6 +400,8 @@ class AppendOnly:
         self._stage.tally.start_anew()
         self._stage.tally.evictions = evictions
         self._names.clear()
+        self._fields.clear()
+        self._stuck.clear()
         self._recalled.clear()
         self.left_out = [what for what in self.left_out if what.startswith(_CUT)]
         self.doubts.clear()
@@ -452,7 +461,9 @@ class AppendOnly:
             writer.name = claim.client_name
             await stage.insist(writer.open, "target")
             self._identity = writer.info.identity
-            source = AofSnapshot(files, survey, self._settings, LIFT_MS, self._names)
+            source = AofSnapshot(
+                files, survey, self._settings, LIFT_MS, self._names, self._lifting_fields
+            )
             source.bulk_limit = writer.bulk_limit
             await source.open(None)
             self._copy = Copy(
@@ -472,6 +483,7 @@ class AppendOnly:
             )
             await self._copy.run()
             await writer.close()
+            self._stuck = source.stuck
             for what in source.reader.left_out:
                 self._leave_out(f"not carried: {what}")
             functions, scripts = source.reader.functions, source.reader.scripts
@@ -510,6 +522,8 @@ class AppendOnly:
             note_key=dirty_key(self._books.mark.token),
             lost=self._recalled,
             names=self._names,
+            fields=self._lifting_fields,
+            stuck=self._stuck,
             before=self._commands.counts if self._commands is not None else None,
         )
         try:
@@ -578,6 +592,8 @@ class AppendOnly:
 
         await stage.insist(release, "target")
         stage.tally.expired += ended
+        if self._survey is not None and self._survey.fields:
+            await stage.insist(self._release_fields, "target")
 
         async def leave_mode() -> None:
             async with self._ends.dialled() as connection:
@@ -585,6 +601,10 @@ class AppendOnly:
 
         if self._importing:
             await stage.insist(leave_mode, "target")
+
+    async def _release_fields(self) -> None:
+        async with self._ends.admin("target") as end:
+            await release_fields(end, self._fields)
 
     async def _pass_gate(self) -> GateResult:
         stage, commands, survey = self._stage, self._commands, self._survey
@@ -690,6 +710,13 @@ class AppendOnly:
             figures["applied_offset"] = commands.position.offset
             figures["source_offset"] = survey.end
         return figures
+
+    @property
+    def _lifting_fields(self) -> HeldNames | None:
+        """Where the hashes are noted whose fields' deadlines are lifted; None: none are."""
+        if self._importing or self._survey is None or not self._survey.fields:
+            return None
+        return self._fields
 
     @property
     def _fields_passed(self) -> bool:

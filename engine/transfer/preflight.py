@@ -212,6 +212,9 @@ async def _preflight_of_file(
         # 3. The one in the other.
         if isinstance(found, AofSurvey):
             moved = list(found.databases)
+            if found.fields:
+                with suppress(EngineError):
+                    checks.extend(await check_scripts_allowed(end, info, fields=True))
             await _guarded(checks, "existing-keys", check_empty(end))
         else:
             moved = moved_from(found, settings)

@@ -25,6 +25,7 @@ from engine._native import (
     HeldNames,
     early_member_deadlines,
     encode_command,
+    stuck_hashes,
 )
 from engine.errors import TransferFailed
 from engine.model.position import StreamPosition, TargetPosition
@@ -64,7 +65,8 @@ class Replay:
 
     `lost`: keys that could not be carried by an engine before, with the reasons. `lose(what, why)`
     is told of commands without keys that the target refuses. `names` get the keys whose deadlines
-    are lifted.
+    are lifted, `fields` the hashes whose fields' are; None: those run. `stuck`: hashes whose
+    fields' deadlines could not be lifted so far.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class Replay:
         note_key: bytes,
         lost: dict[DbKey, str],
         names: HeldNames,
+        fields: HeldNames | None,
+        stuck: Iterable[DbKey],
         before: Counts | None,
     ) -> None:
         assert held.position is not None
@@ -88,6 +92,7 @@ class Replay:
         self._held = held
         self._lose = lose
         self._names = names
+        self._fields = fields
         self._note_key = note_key
         self.token = held.transfer
         self.counts = before or Counts()
@@ -110,6 +115,8 @@ class Replay:
             else:
                 self.lost.add((db, key))
                 self._stage.tally.refuse(db, key, why)
+        for db, key in stuck:
+            self._name_fieldless(db, key)
 
     async def run(self, files: AofFiles, survey: AofSurvey) -> None:
         """Apply everything. Raises `PositionMoved`, `TransferFailed`, `AuthError`, `LinkError`."""
@@ -122,6 +129,7 @@ class Replay:
             at.in_multi,
             hold_shift=LIFT_MS,
             names=self._stage.settings.stream_names,
+            lift_fields=self._fields is not None,
         )
         batch, plain = await asyncio.to_thread(self._next, reader)
         while batch is not None:
@@ -159,8 +167,8 @@ class Replay:
         names = ", ".join(f"'{printable_key(key)[:80]}' (database {db})" for db, key in some)
         words = "1 hash has" if total == 1 else f"{total:,} hashes have"
         return (
-            f"{words} or had fields whose TTL has passed, such as {names}: a field whose TTL the "
-            "file puts off later is missing there"
+            f"{words} or had fields whose TTL could not be held back, such as {names}: a field "
+            "whose TTL had passed, and which the file puts off later, is missing there"
         )
 
     def doubts(self, *, fields: bool) -> Iterable[str]:
@@ -175,7 +183,7 @@ class Replay:
             yield f"{number:,} commands{such} may lead elsewhere when they run again: {why}"
         for db, key in self.fieldless if fields else ():
             yield (
-                f"'{printable_key(key)[:80]}' (database {db}) may lack fields whose TTL has "
+                f"'{printable_key(key)[:80]}' (database {db}) may lack fields whose TTL had "
                 "passed, and was put off in time"
             )
         if counts.unseen:
@@ -241,24 +249,35 @@ class Replay:
         return found
 
     def _note_fields(self, batch: CommandBatch) -> None:
-        """Hashes of which a field's TTL has passed: it cannot be lifted, and the field is gone at
-        once. Where the file puts it off in time, the target lacks it from then on."""
-        if not batch.holds(CMD_MEMBER_TTL):
-            return
-        for index in early_member_deadlines(batch, time.time_ns() // 1_000_000):
+        """Hashes of which a field's TTL has passed, or may pass, and is not lifted: the field is
+        gone then. Where the file puts it off in time, the target lacks it from then on."""
+        found: list[int] = []
+        if batch.holds(CMD_MEMBER_TTL):
+            found += early_member_deadlines(batch, time.time_ns() // 1_000_000)
+        if self._fields is not None and batch.holds(CMD_PAYLOAD):
+            found += stuck_hashes(batch)
+        for index in found:
             for db, key in batch.changes(index) or ():
-                if (db, key) in self.fieldless:
-                    continue
-                self.fieldless[(db, key)] = None
-                if len(self.fieldless) <= NAMED_KEYS_LIMIT:
-                    self._note("HSET", db, key, _FIELDS)
+                self._name_fieldless(db, key)
+
+    def _name_fieldless(self, db: int, key: bytes) -> None:
+        if (db, key) in self.fieldless:
+            return
+        self.fieldless[(db, key)] = None
+        if len(self.fieldless) <= NAMED_KEYS_LIMIT:
+            self._note("HSET", db, key, _FIELDS)
 
     def _note_held(self, batch: CommandBatch) -> None:
-        """Note the keys whose deadlines may be lifted behind this batch."""
-        names = self._names
+        """Note the keys whose deadlines may be lifted behind this batch, and the hashes."""
+        self._note_lifted(batch, self._names, members=False)
+        if self._fields is not None:
+            self._note_lifted(batch, self._fields, members=True)
+
+    @staticmethod
+    def _note_lifted(batch: CommandBatch, names: HeldNames, *, members: bool) -> None:
         if not names.known:
             return
-        names.add_commands(batch)
+        names.add_commands(batch, members=members)
         if batch.holds(CMD_SWAPS | CMD_UNKNOWN | CMD_SCRIPT):
             # The numbers of databases in the names are no longer right; or what moved is not known.
             names.give_up()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from engine._native import RecordBatch
 from engine.errors import SourceLost, TransferFailed
@@ -16,6 +16,7 @@ from engine.model.modules import GRAPH_MODULE, GRAPH_PART
 from engine.model.online import dirty_key
 from engine.model.position import StreamPosition
 from engine.model.report import NAMED_KEYS_LIMIT, printable_key
+from engine.sources.base import unpacked_names
 from engine.sources.replica import ReplicaSource
 from engine.targets.base import Acknowledged
 from engine.targets.writer import RestoreWriter
@@ -110,7 +111,7 @@ class Snapshot:
         async with contextlib.aclosing(self._source.snapshot()) as items:
             async for item in items:
                 if isinstance(item, RecordBatch) and item.timed:
-                    self._timed.update((item.db, key) for key in _unpacked(item.timed))
+                    self._timed.update((item.db, key) for key in unpacked_names(item.timed))
                 if isinstance(item, RecordBatch):
                     self.on_records(item)
                 await writer.send(item)
@@ -211,11 +212,3 @@ class Snapshot:
             command = ("FLUSHALL",)
         async with self._ends.admin("target") as end:
             await self._tenure.claim.clear(end, command)
-
-
-def _unpacked(names: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(names):
-        end = at + 4 + int.from_bytes(names[at : at + 4], "little")
-        yield names[at + 4 : end]
-        at = end

@@ -22,6 +22,7 @@ from engine.errors import ProtocolFault
 from tests.feeding import contents, push
 from tests.reference.stream import Broken, command
 from tests.unit.test_aof import PARTS, WRONG
+from tests.unit.test_fields import PAYLOADS
 
 SEEDS = (
     b"".join(PARTS),
@@ -30,6 +31,7 @@ SEEDS = (
     command(b"HSETEX", b"h", b"PXAT", b"1", b"FIELDS", b"1", b"f", b"v"),
     command(b"HEXPIREAT", b"h", b"1", b"FIELDS", b"1", b"f"),
     command(b"RESTORE", b"k", b"1", b"", b"ABSTTL"),
+    *(command(b"RESTORE", b"h", b"9", payload) for payload in PAYLOADS),
 )
 
 
@@ -73,7 +75,7 @@ def once(data: bytes) -> None:
 
 def _lifted(text: bytes) -> None:
     """The same with every deadline lifted, as it is applied: nothing is lost."""
-    reader = StreamReader(0, append_only=True, publish=False, anchor=True)
+    reader = StreamReader(0, append_only=True, publish=False, anchor=True, lift_fields=True)
     reader.now_ms = 1
     reader.hold_before, reader.hold_shift = 1 << 62, 1000
     push(reader, text)

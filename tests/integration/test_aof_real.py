@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from engine._native import crc64
 from engine.errors import InvalidParameterCombinationException
 from engine.front.faults import PreflightFault
 from engine.model.endpoint import Endpoint
@@ -517,11 +518,125 @@ def test_a_target_with_import_mode_keeps_fields_to_the_end(
     wait_until(lambda: set(client.hgetall("h")) == {b"f", b"g"})
 
 
-def test_a_field_whose_ttl_has_passed_closes_the_gate(
+def expired_fields(server: Server, folder: Path) -> Path:
+    """Files whose hashes have fields with TTLs that have passed, in the base, in commands and in
+    RESTOREs; some are put off behind that. Small and large hashes, as a server keeps them."""
+    client = server.client()
+    client.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", 0)
+    names = [f"f{n}" for n in range(600)]
+    for key, fields in (("small", names[:5]), ("large", names), ("over", names[:3])):
+        client.hset(key, mapping=dict.fromkeys(fields, "v" * 30))
+    payloads = {}
+    for key in ("small", "large", "over"):
+        fields = names if key == "large" else names[:3]
+        client.execute_command("HPEXPIRE", key, 1, "FIELDS", len(fields), *fields)
+        payloads[key] = client.dump(key)
+    client.execute_command("HPEXPIRE", "small", HOUR_MS, "FIELDS", 1, "f4")
+    rewritten(server)
+    path = written_by(server, folder)
+    passed, later = b"1700000000000", b"%d" % ((time.time() + 3600) * 1000)
+    (incr,) = path.glob("*/*.incr.aof")
+    put_off = [b"FIELDS", b"2", b"f0", b"f1"]
+    with incr.open("ab") as file:
+        file.write(command(b"SELECT", b"0"))
+        for key in (b"small", b"large"):
+            file.write(command(b"HPEXPIREAT", key, later, *put_off))
+        for key, payload in payloads.items():
+            name = b"restored:" + key.encode()
+            file.write(command(b"RESTORE", name, b"0", payload))
+            if key != "over":
+                file.write(command(b"HPEXPIREAT", name, later, *put_off))
+        file.write(
+            command(b"HSET", b"h", b"f", b"1", b"g", b"1", b"over", b"1", b"kept", b"1")
+            + command(b"HPEXPIREAT", b"h", passed, b"FIELDS", b"3", b"f", b"over", b"kept")
+            + command(b"HPEXPIREAT", b"h", later, b"GT", b"FIELDS", b"1", b"f")
+            + command(b"HPERSIST", b"h", b"FIELDS", b"1", b"kept")
+            + command(b"RENAME", b"h", b"renamed")
+            + command(b"HEXPIREAT", b"renamed", later[:-3], b"FIELDS", b"1", b"g")
+            + command(b"HSETEX", b"ex", b"PXAT", passed, b"FIELDS", b"1", b"a", b"1")
+            + command(b"HSETEX", b"ex", b"KEEPTTL", b"FIELDS", b"2", b"a", b"2", b"b", b"2")
+            + command(b"HGETEX", b"ex", b"PXAT", later, b"FIELDS", b"1", b"a")
+        )
+    return path
+
+
+def test_fields_whose_ttl_has_passed_go_on_where_the_file_puts_them_off(
+    server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    binary = known("redis-8.0")
+    server = server_factory(binary, *OPTIONS, "--enable-debug-command", "yes")
+    path = expired_fields(server, tmp_path / "copy")
+    truth = loaded(server_factory, binary, path).client()
+    wait_until(lambda: not truth.exists("over", "restored:over"))
+    target = server_factory(binary)
+    done = transfer(f"aof:{path}", target)
+    assert done.report.status == "done", done.report.errors
+    assert done.report.doubts == ()
+    client = target.client()
+    wait_until(lambda: client.hlen("large") == truth.hlen("large") == 2)
+    assert set(client.keys("*")) == set(truth.keys("*"))
+    for key in (b"small", b"large", b"restored:small", b"restored:large"):
+        found = truth.hgetall(key)
+        assert client.hgetall(key) == found
+        ttls = ("HPEXPIRETIME", key, "FIELDS", len(found), *found)
+        assert client.execute_command(*ttls) == truth.execute_command(*ttls), key
+    assert b"f4" in client.hgetall("small")
+    # Redis 8.0 that loads the file passes HPERSIST and HGETEX of such fields over; the server that
+    # wrote it has not.
+    assert client.hgetall("renamed") == {b"f": b"1", b"g": b"1", b"kept": b"1"}
+    assert client.hgetall("ex") == {b"a": b"2", b"b": b"2"}
+    ttls = client.execute_command("HPTTL", "renamed", "FIELDS", 3, "f", "g", "kept")
+    assert all(0 < ttl <= HOUR_MS for ttl in ttls[:2])
+    assert ttls[2] == -1
+    (ttl,) = client.execute_command("HPTTL", "ex", "FIELDS", 1, "a")
+    assert 0 < ttl <= HOUR_MS
+
+
+def test_an_engine_that_goes_on_sets_fields_of_the_one_before_it_back(
     server_factory: ServerFactory, tmp_path: Path
 ) -> None:
     path = tmp_path / "appendonly.aof"
-    with_fields(path)
+    later = b"%d" % ((time.time() + 3600) * 1000)
+    path.write_bytes(
+        b"".join(
+            command(b"HSET", b"h:%d" % n, b"f", b"1", b"g", b"v" * 100)
+            + command(b"HPEXPIREAT", b"h:%d" % n, later, b"FIELDS", b"1", b"f")
+            for n in range(20_000)
+        )
+    )
+    target = server_factory(known("redis-8.0"))
+    checkpoints = MemoryCheckpoint()
+
+    async def stop(work: Transfer, run: Run) -> None:
+        await until(lambda: run.progress and run.progress[-1].applied_offset)
+        work.stop()
+
+    with Proxy(target.host, target.port) as far:
+        far.throttle(2e6)
+        done = transfer(f"aof:{path}", far, checkpoints=checkpoints, meanwhile=stop)
+        assert done.report.status == "stopped", done.report.errors
+        far.throttle(None)
+        done = transfer(f"aof:{path}", far, checkpoints=checkpoints)
+    assert done.report.status == "done", done.report.errors
+    client = target.client()
+    assert client.dbsize() == 20_000
+    pipe = client.pipeline(transaction=False)
+    for n in range(20_000):
+        pipe.execute_command("HPEXPIRETIME", f"h:{n}", "FIELDS", 1, "f")
+    assert pipe.execute() == [[int(later)]] * 20_000
+
+
+def test_a_field_whose_ttl_is_not_held_back_closes_the_gate(
+    server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    """A TTL of January 1970 is a shorter number than all others, and cannot be lifted in place."""
+    entries = b"\x81f\x02" + b"\x81v\x02" + b"\xf2\x40\x42\x0f\x04"
+    pack = (7 + len(entries)).to_bytes(4, "little") + b"\x03\x00" + entries + b"\xff"
+    body = b"\x19" + (1_000_000).to_bytes(8, "little") + bytes([len(pack)]) + pack
+    body += (12).to_bytes(2, "little")
+    payload = body + crc64(body).to_bytes(8, "little")
+    path = tmp_path / "appendonly.aof"
+    path.write_bytes(command(b"SET", b"a", b"1") + command(b"RESTORE", b"h", b"0", payload))
     target = server_factory(known("redis-8.0"))
 
     async def complete(work: Transfer, run: Run) -> None:

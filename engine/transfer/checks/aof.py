@@ -90,9 +90,13 @@ async def check_empty(target: Admin) -> Check:
     return failed(name, not_empty(keys), NOT_EMPTY)
 
 
-async def check_scripts_allowed(target: Admin, info: ServerInfo) -> list[Check]:
-    """Whether deadlines can be set back on the target, which a script does; empty: they can."""
-    rights = await ask_rights(target, needs.lifted_deadlines(info))
+async def check_scripts_allowed(
+    target: Admin, info: ServerInfo, *, fields: bool = False
+) -> list[Check]:
+    """Whether deadlines can be set back on the target, which a script does; empty: they can.
+    `fields`: those of hash fields."""
+    needed = needs.lifted_fields(info) if fields else needs.lifted_deadlines(info)
+    rights = await ask_rights(target, needed)
     if not rights.denied:
         return []
     why = f"{rights.figure}: TTLs cannot be set back"
@@ -128,11 +132,6 @@ def _doubts(found: AofSurvey) -> Iterator[str]:
         yield (
             f"{found.scripts:,} run a script again: chance, the order in a set and the clock are "
             "the target's own"
-        )
-    if found.field_deadlines:
-        yield (
-            f"{found.field_deadlines:,} set TTLs of hash fields that have passed: a field whose "
-            "TTL was put off in time is missing on the target"
         )
     if found.unknown:
         yield f"not known here: {', '.join(found.unknown)}"

@@ -176,6 +176,21 @@ def lifted_deadlines(info: ServerInfo) -> list[Needed]:
     return [*needed, _queued("PEXPIRE", ABSENT_KEY, 1)]
 
 
+def lifted_fields(info: ServerInfo) -> list[Needed]:
+    """What sets lifted deadlines of hash fields back (`transfer.field_deadlines`); nothing where
+    the target has none, or keeps them in import mode."""
+    since = (7, 4, 0) if info.flavour == "redis" else (9, 0, 0)
+    if info.version < since or has_import_mode(info):
+        return []
+    return [
+        _queued("EVAL", "return 0", 1, ABSENT_KEY),
+        Needed(("TYPE", ABSENT_KEY)),
+        Needed(("HSCAN", ABSENT_KEY, 0)),
+        Needed(("HPEXPIRETIME", ABSENT_KEY, "FIELDS", 1, "f")),
+        _queued("HPEXPIREAT", ABSENT_KEY, 1, "FIELDS", 1, "f"),
+    ]
+
+
 PAUSE = (_queued("CLIENT", "PAUSE", 1), _queued("CLIENT", "UNPAUSE"))
 """What `--fence pause` runs. (Before 6.2 there is no UNPAUSE, and none is run.)"""
 
