@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -43,3 +44,34 @@ def test_types() -> None:
 
 def test_stub() -> None:
     check("mypy.stubtest", "--mypy-config-file", "pyproject.toml", "engine._native")
+
+
+def always_true(test: ast.expr) -> bool:
+    """Whether what is asserted holds by its form: a constant, a literal with members, or either
+    behind `or`."""
+    match test:
+        case ast.Constant():
+            return bool(test.value)
+        case ast.Tuple() | ast.List() | ast.Set():
+            return bool(test.elts)
+        case ast.GeneratorExp() | ast.Lambda():
+            return True
+        case ast.BoolOp(ast.Or(), values):
+            return any(map(always_true, values))
+        case ast.BoolOp(ast.And(), values):
+            return all(map(always_true, values))
+    return False
+
+
+def test_assertions_can_fail() -> None:
+    for form in ("x == y or True", "(x, 'why')", "(each for each in x)", "1", "x or (y or 'why')"):
+        assert always_true(ast.parse(form, mode="eval").body), form
+    for form in ("x or y", "x and True", "()", "x == (1, 2)", "not x"):
+        assert not always_true(ast.parse(form, mode="eval").body), form
+    found = [
+        f"{path.relative_to(ROOT)}:{each.lineno}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for each in ast.walk(ast.parse(path.read_text()))
+        if isinstance(each, ast.Assert) and always_true(each.test)
+    ]
+    assert not found
