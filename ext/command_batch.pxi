@@ -72,6 +72,17 @@ cdef class CommandBatch:
         return batch
 
     @property
+    def stream_commands(self):
+        """How many commands of the stream it has: one that is sent as two, as a SETEX whose deadline
+        is lifted is, counts once."""
+        cdef size_t i, found = self.packed.count
+        if self.packed.rewritten.size:
+            for i in range(1, self.packed.count):
+                found -= (self.packed.commands[i].end_offset
+                          == self.packed.commands[i - 1].end_offset)
+        return found
+
+    @property
     def nbytes(self):
         """Bytes held in memory: commands, what lies between them, and the index."""
         return (self.packed.raw.size + self.packed.rewritten.size

@@ -102,9 +102,10 @@ class AofSurvey:
     empty: nothing is; `tail`: that is a transaction in which there are names to ask the target
     for. `snapshot`: there is one, and it ends at `begins[0].offset`; `keys`, `types`,
     `modules`, `refused`, `refused_total` and `left_out` are of it, as in `rdb_file.Survey`.
-    `commands` counts those that are carried; `databases` are all that are named. `scripts`:
-    how many commands run a script; `fields`: hashes may have deadlines of fields; `unknown`: names
-    of commands that the engine does not know; `flushes`: some empty a database.
+    `commands` counts those that are carried, `held` those of them that end at the offset asked for,
+    or before; `databases` are all that are named. `scripts`: how many commands run a script;
+    `fields`: hashes may have deadlines of fields; `unknown`: names of commands that the engine does
+    not know; `flushes`: some empty a database.
     `timestamps`: the first and the last, in seconds since the epoch; None: there are none.
     `seconds`: for how long they were read.
     """
@@ -126,6 +127,7 @@ class AofSurvey:
     refused_total: int
     left_out: tuple[str, ...]
     commands: int
+    held: int
     databases: tuple[int, ...]
     scripts: int
     fields: bool
@@ -149,14 +151,14 @@ def size_in(identity: str) -> int | None:
 
 
 async def survey_aof(
-    files: AofFiles, settings: TransferSettings, *, value_limit: int = 512 << 20
+    files: AofFiles, settings: TransferSettings, *, value_limit: int = 512 << 20, held_to: int = 0
 ) -> AofSurvey:
-    """Read everything once, and keep nothing of it.
+    """Read everything once, and keep nothing of it. `held_to`: see `AofSurvey.held`.
 
     Raises `ProtocolFault`, with file and byte, for what is no sound append-only file, and
     `EngineError` for what cannot be done with it, or cannot be read.
     """
-    surveyor = _Surveyor(files, settings, value_limit)
+    surveyor = _Surveyor(files, settings, value_limit, held_to)
     task = asyncio.create_task(asyncio.to_thread(surveyor.run))
     try:
         return await asyncio.shield(task)
@@ -171,10 +173,14 @@ async def survey_aof(
 class _Surveyor:
     """The first pass, on a thread."""
 
-    def __init__(self, files: AofFiles, settings: TransferSettings, value_limit: int) -> None:
+    def __init__(
+        self, files: AofFiles, settings: TransferSettings, value_limit: int, held_to: int
+    ) -> None:
         self._files = files
         self._settings = settings
         self._value_limit = value_limit
+        self._held_to = held_to
+        self._held = 0
         self.stop = threading.Event()
         self._snapshot: SnapshotReader | None = None
         self._guard = ModuleGuard(lambda name: (name or "?", False))
@@ -220,6 +226,7 @@ class _Surveyor:
             refused_total=self._refused_total,
             left_out=() if snapshot is None else tuple(snapshot.left_out),
             commands=self._commands,
+            held=self._held,
             databases=tuple(sorted(self._databases | set(self._keys))),
             scripts=self._scripts,
             fields=self._fields or bool(snapshot and not _WITH_FIELDS.isdisjoint(snapshot.types)),
@@ -302,7 +309,11 @@ class _Surveyor:
                 self._count(batch.split(cut)[0])
 
     def _count(self, batch: CommandBatch) -> None:
-        self._commands += len(batch)
+        self._commands += batch.stream_commands
+        if batch.end_offset <= self._held_to:
+            self._held += batch.stream_commands
+        elif batch.start_offset < self._held_to:
+            self._held += batch.split(self._held_to)[0].stream_commands
         self._databases |= batch.databases
         if batch.holds(CMD_SCRIPT):
             self._scripts += len(batch.indices(CMD_SCRIPT))

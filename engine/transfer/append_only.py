@@ -142,6 +142,8 @@ class AppendOnly:
         self._stuck: list[DbKey] = []
         # The target is in import mode: nothing expires there.
         self._importing = False
+        # Keys that the target holds at the end.
+        self._keys_held: int | None = None
         self._target_watch = TargetWatch(target, stage, lambda: None)
         self.left_out: list[str] = []
         """What the files hold and the target did not get."""
@@ -210,6 +212,7 @@ class AppendOnly:
         if self._settings.until != "cut-over" and stage.one_go:
             await self._settle_deadlines()
             result = await self._pass_gate()
+            self._tell_keys()
             if not result.ok:
                 raise TransferStopped(result.reason)
             await self._end()
@@ -227,6 +230,8 @@ class AppendOnly:
             with stage.step("verify"):
                 await self._settle_deadlines()
                 result = await self._pass_gate()
+            # (Behind the step: none of them has gone through it.)
+            self._tell_keys()
             stage.reason = result.reason
             if result.ok:
                 break
@@ -249,7 +254,7 @@ class AppendOnly:
         await self._writer.close()
         self._opened = True
         self._identity = self._writer.info.identity
-        limit = None
+        limit, held_to = None, 0
         if self._books.mark.begun:
             found: TargetPosition | None = None
 
@@ -261,10 +266,10 @@ class AppendOnly:
             await stage.insist(look, "target")
             if found is not None and found.position is not None:
                 # They may have grown: no more of them than before.
-                limit = size_in(found.position.replid)
+                limit, held_to = size_in(found.position.replid), found.position.offset
         self._files = await asyncio.to_thread(AofFiles, self._path, limit=limit)
         self._survey = await survey_aof(
-            self._files, self._settings, value_limit=self._writer.bulk_limit
+            self._files, self._settings, value_limit=self._writer.bulk_limit, held_to=held_to
         )
         await stage.insist(self._look_at_tail, "target")
         if self._survey.cut:
@@ -510,8 +515,10 @@ class AppendOnly:
         survey, files = self._survey, self._files
         assert survey is not None
         assert files is not None
+        assert held.position is not None
         if applier is None:
             applier = await self._dialled(held)
+        begun = held.position.offset > survey.begins[0].offset
         self._commands = commands = Replay(
             self._stage,
             applier,
@@ -524,6 +531,7 @@ class AppendOnly:
             names=self._names,
             fields=self._lifting_fields,
             stuck=self._stuck,
+            commands=survey.held if begun else 0,
             before=self._commands.counts if self._commands is not None else None,
         )
         try:
@@ -625,13 +633,12 @@ class AppendOnly:
         if evicted := evictions.words_in_one_go if stage.one_go else evictions.words:
             return GateResult(False, evicted)
         keys = sum(each.keys for each in keyspace) - own
-        stage.tally.keys = keys
-        stage.total_keys = keys
+        self._keys_held = keys
         if stage.skip_verification:
             return GateResult(True, NOT_COMPARED)
         if (words := commands.fieldless_words) and self._fields_passed:
             return GateResult(False, f"{words}; {_ALL_THE_SAME}")
-        counted = f"{survey.commands:,} commands"
+        counted = f"{commands.counts.commands:,} commands"
         if survey.snapshot:
             counted = f"a snapshot of {sum(survey.keys.values()):,} keys and {counted}"
         return GateResult(
@@ -639,6 +646,10 @@ class AppendOnly:
             f"the target holds {keys:,} keys by {counted}, up to byte {survey.end:,}; an "
             "append-only file has no values to compare with.",
         )
+
+    def _tell_keys(self) -> None:
+        if self._keys_held is not None:
+            self._stage.tally.keys = self._stage.total_keys = self._keys_held
 
     async def _end(self) -> None:
         """The target is its users' from here on: nothing is written to it any more but to remove

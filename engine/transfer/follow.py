@@ -348,7 +348,7 @@ class Follower:
         if not sent.applied or self.suspect or self._counted_late(batch):
             left.set_result((batch, sent))
             return
-        self.commands += len(batch)
+        self.commands += batch.stream_commands
         self._pass(behind)
         self._turn()
 
@@ -603,7 +603,7 @@ class Follower:
                 self._spoil_fields(batch)
         if self._counted_late(batch):
             mender.spoil(_changed(batch, CMD_MEMBER_COUNT))
-        self.commands += len(batch)
+        self.commands += batch.stream_commands
         self._pass(behind)
         return True
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -50,18 +52,37 @@ _FIELDS = "?fields"
 
 
 class Counts:
-    """What was applied, over all dials."""
+    """What was applied, over all dials. `offset`: up to there the target has `commands` of the
+    files' commands at the start."""
 
-    def __init__(self) -> None:
-        self.commands = 0
+    def __init__(self, offset: int, commands: int) -> None:
         self.unseen = 0
+        # Behind each batch that was applied: the offset, and how many commands come before it.
+        self._offsets = array("Q", [offset])
+        self._commands = array("Q", [commands])
         # Commands that may lead elsewhere, by why; and some of the keys that they change.
         self.again: Counter[str] = Counter()
         self.keys: dict[str, dict[DbKey, None]] = {}
 
+    @property
+    def commands(self) -> int:
+        """How many of the files' commands the target has."""
+        return self._commands[-1]
+
+    def go_back(self, offset: int) -> None:
+        """The target has them up to there alone."""
+        kept = max(bisect_right(self._offsets, offset), 1)
+        del self._offsets[kept:], self._commands[kept:]
+
+    def passed(self, batch: CommandBatch) -> None:
+        """The batch is on the target."""
+        self._offsets.append(batch.end_offset)
+        self._commands.append(self.commands + batch.stream_commands)
+
 
 class Replay:
-    """Applies the commands from `held` on, over one connection.
+    """Applies the commands from `held` on, over one connection. `commands`: how many of the files'
+    commands the target has then; `before`: the counts of the dial before, which know that too.
 
     `lost`: keys that could not be carried by an engine before, with the reasons. `lose(what, why)`
     is told of commands without keys that the target refuses. `names` get the keys whose deadlines
@@ -83,6 +104,7 @@ class Replay:
         names: HeldNames,
         fields: HeldNames | None,
         stuck: Iterable[DbKey],
+        commands: int,
         before: Counts | None,
     ) -> None:
         assert held.position is not None
@@ -95,7 +117,8 @@ class Replay:
         self._fields = fields
         self._note_key = note_key
         self.token = held.transfer
-        self.counts = before or Counts()
+        self.counts = before or Counts(held.position.offset, commands)
+        self.counts.go_back(held.position.offset)
         self.position = held.position
         """Everything up to here is on the target."""
         self.lost: set[DbKey] = set()
@@ -333,7 +356,8 @@ class Replay:
         return index
 
     def _pass(self, batch: CommandBatch) -> None:
-        self.counts.commands += len(batch)
+        if batch.end_offset > self.position.offset:
+            self.counts.passed(batch)
         if batch.holds(self._flags):
             self._look(batch)
         self.position = StreamPosition(

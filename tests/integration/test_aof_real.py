@@ -206,6 +206,12 @@ def test_an_engine_that_is_killed_has_nothing_doubled(
             file.write(command(b"INCR", b"u"))
         done = cli("migrate", "--source", f"aof:{path}", "--target", url)
     assert done.code == 0, done.err
+    # Also those that the first engine has applied; and none of the keys is one that was verified.
+    told = f"{commands + 2:,} commands"
+    for phase in ("COPIED", "CUT_OVER", "DONE"):
+        assert re.search(rf"^{phase} .* keys, .*, {told} \(", done.err, re.MULTILINE), done.err
+    assert f"the target holds 102 keys by {told}, up to byte {len(data):,}" in done.err
+    assert re.search(r"^verify +[0-9.]+ m?s *$", done.out, re.MULTILINE), done.out
     assert "the engine that sent them was killed before it read the answer" in done.out
     assert counted(target) == expected(commands)
     assert not client.keys("startmigration:*")
@@ -232,6 +238,7 @@ def test_a_link_that_is_cut_has_nothing_doubled(
     assert done.report.status == "done", done.report.errors
     assert cuts
     assert counted(target) == expected(commands)
+    assert done.report.commands == commands + 2
 
 
 def test_a_target_that_lost_everything_is_filled_anew(
@@ -256,6 +263,7 @@ def test_a_target_that_lost_everything_is_filled_anew(
     assert restarts
     assert done.report.status == "done", done.report.errors
     assert counted(target) == expected(commands)
+    assert done.report.commands == commands + 2
 
 
 def test_keys_that_are_not_ours_are_left_alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.sources.aof import AofCommands, AofSurvey, size_in, stream_of, survey_aof
 from engine.sources.aof_files import AofFiles, read_manifest
+from engine.transfer.replay import Counts
 from engine.wire.loop import run
 from tests.feeding import contents, push
 from tests.reference import aof as reference
@@ -237,6 +239,56 @@ def test_unknown_names_in_a_transaction_that_does_not_end(tmp_path: Path):
     assert surveyed(path, command_names=("source:FLUSHALL=wipe",))[0].tail is None
     path.write_bytes(kept + command(b"MULTI") + command(b"EXDC") + command(b"EXEC"))
     assert surveyed(path)[0].tail is None
+
+
+def test_commands_are_counted_as_the_file_has_them(tmp_path: Path):
+    """One that is sent as two is one; those that an earlier engine has applied are told apart."""
+    later = b"%d" % (time.time() * 1000 + 1e6)
+    each = (
+        command(b"SETEX", b"a", b"1000", b"1") + command(b"SET", b"b", b"1", b"PXAT", later),
+        command(b"INCR", b"n") + command(b"PEXPIREAT", b"n", later) + command(b"SELECT", b"1"),
+    )
+    path = tmp_path / "appendonly.aof"
+    path.write_bytes(b"".join(each))
+
+    async def main(held_to: int) -> tuple[int, int, list[int], int]:
+        files = AofFiles(path)
+        found = await survey_aof(files, TransferSettings(), held_to=held_to)
+        reader = AofCommands(files, found, 0, 0, False, hold_shift=1 << 40)
+        counts, sent = [], 0
+        while (batch := reader.next()) is not None:
+            counts.append(batch.stream_commands)
+            sent += len(batch)
+            assert [part.stream_commands for part in batch.split(len(each[0]))] == [2, 2]
+        files.close()
+        return found.commands, found.held, counts, sent
+
+    assert run(main(0)) == (4, 0, [4], 6)
+    assert run(main(len(each[0]))) == (4, 2, [4], 6)
+    assert run(main(len(each[0]) + len(each[1]))) == (4, 4, [4], 6)
+
+
+def test_a_target_that_comes_back_older_has_fewer_commands():
+    reader = stream_of(0)
+    data = command(b"INCR", b"a")
+    reader.feed(data * 3)
+    reader.flush()
+    (batch,) = reader.take()
+    first, batch = batch.split(len(data))
+    counts = Counts(1000, 7)
+    for offset, commands in ((1000, 7), (1000, 7), (500, 7)):
+        counts.go_back(offset)
+        assert counts.commands == commands
+    counts = Counts(0, 0)
+    counts.passed(first)
+    counts.passed(batch)
+    assert counts.commands == 3
+    counts.go_back(batch.end_offset)
+    assert counts.commands == 3
+    counts.go_back(first.end_offset)
+    assert counts.commands == 1
+    counts.passed(batch)
+    assert counts.commands == 3
 
 
 def test_only_the_last_file_may_be_cut(tmp_path: Path):
