@@ -251,7 +251,13 @@ class ReplyCounter:
     def take(self) -> list[tuple[int, int, list[tuple[int, str]]]]: ...
     def received(self, n: int) -> int: ...
 
+# rdb_text.pxi
+
+def module_items(data: bytes) -> list[int | float | bytes]: ...
+
 # rdb.pxi
+
+SEARCH_DATA: Final[frozenset[str]]
 
 @final
 class SnapshotReader:

@@ -127,6 +127,10 @@ cdef inline size_t left_of(size_t most, size_t used) noexcept nogil:
     return most - used if used < most else 0
 
 
+SEARCH_DATA = frozenset({"ft_index0", "scdtype00"})
+"""Types of RediSearch's: its indexes with their aliases, and its dictionaries."""
+
+
 @cython.final
 cdef class SnapshotReader:
     """Splits a snapshot into batches of records, whose values are DUMP payloads.
@@ -328,10 +332,12 @@ cdef class SnapshotReader:
 
     @property
     def left_out(self):
-        """What the snapshot holds beside its keys and cannot be carried, one line each."""
+        """What the snapshot holds beside its keys and cannot be carried, one line each; but for what
+        RediSearch keeps, which is in `module_data`."""
         lines = []
         for name in dict.fromkeys(name for name, data in self.module_data if data != b""):
-            lines.append(f"the data that module {name} keeps beside the keys")
+            if name not in SEARCH_DATA:
+                lines.append(f"the data that module {name} keeps beside the keys")
         lines += self.left
         if self.key_metadata:
             lines.append(f"module metadata of {self.key_metadata:,} keys")

@@ -125,3 +125,64 @@ cdef TextStop text_decode(Text *text, const uint8_t *body) noexcept nogil:
     text.data = text.plain.data
     text.size = plain
     return TEXT_READY
+
+
+cdef enum:
+    # Bytes of all texts in what a module keeps beside the keys.
+    MODULE_TEXTS_MOST = 64 << 20
+
+
+def module_items(bytes data not None):
+    """What a module keeps beside the keys, as a list of numbers (int, float) and texts (bytes) in
+    their order: `data` is of `SnapshotReader.module_data`. The first number says when it was
+    written: before the keys (1) or behind them (2). ValueError for what is not sound."""
+    cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(data)
+    cdef size_t size = PyBytes_GET_SIZE(data), at = 0, total = 0
+    cdef uint64_t kind = 0, number = 0
+    cdef int head
+    cdef Text text
+    cdef TextStop stop
+    cdef float single
+    cdef double real
+    memset(&text, 0, sizeof(Text))
+    found = []
+    head = length_head(p, size, &number)
+    if head <= 0:
+        raise ValueError("no id of a module's type")
+    at = head
+    try:
+        while True:
+            head = length_head(p + at, size - at, &kind)
+            if head <= 0:
+                raise ValueError("no kind of an item")
+            at += head
+            if kind == 0:
+                return found
+            if kind == 1 or kind == 2:
+                head = length_head(p + at, size - at, &number)
+                if head <= 0:
+                    raise ValueError("no number")
+                at += head
+                found.append(<int64_t>number if kind == 1 else number)
+            elif kind == 3 and size - at >= 4:
+                memcpy(&single, p + at, 4)
+                at += 4
+                found.append(float(single))
+            elif kind == 4 and size - at >= 8:
+                memcpy(&real, p + at, 8)
+                at += 8
+                found.append(real)
+            elif kind == 5:
+                text_begin(&text, MODULE_TEXTS_MOST - total)
+                stop = text_on(&text, p, &at, size)
+                if stop == TEXT_NO_MEMORY:
+                    raise MemoryError()
+                if stop != TEXT_READY:
+                    raise ValueError("no sound text")
+                total += text.size
+                found.append(PyBytes_FromStringAndSize(<char *>text.data, text.size))
+            else:
+                raise ValueError(f"no item of kind {kind}")
+    finally:
+        bytes_free(&text.raw)
+        bytes_free(&text.plain)

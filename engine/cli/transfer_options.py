@@ -141,6 +141,15 @@ def settings(
             help="Never disconnect this ACL user of the source; may be repeated.",
         ),
     ] = None,
+    search_names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--search-name",
+            metavar="NAME",
+            help="A search alias or dictionary (RediSearch) of the source, which no command lists; "
+            "may be repeated. A source that is followed tells them by itself.",
+        ),
+    ] = None,
     source_nodes: Annotated[
         list[str] | None,
         typer.Option(
@@ -262,6 +271,7 @@ def settings(
             disconnect_for=understood("--disconnect-for", lambda: durations.parse(disconnect_for)),
             keep_users=tuple(dict.fromkeys(keep_users or ())),
             source_nodes=tuple(dict.fromkeys(source_nodes or ())),
+            search_names=tuple(dict.fromkeys(search_names or ())),
             spool_directory=None
             if spool_directory is None
             else str(Path(spool_directory).resolve()),
@@ -354,6 +364,7 @@ def spelled(wanted: TransferSettings) -> list[Option]:
         ("--disconnect-for", _span(unless_default("disconnect_for"))),
         *(("--keep-user", user) for user in wanted.keep_users),
         *(("--source-node", node) for node in wanted.source_nodes),
+        *(("--search-name", name) for name in wanted.search_names),
         ("--spool-directory", wanted.spool_directory),
         ("--spool-bytes", None if spool_bytes is None else sizes.write(spool_bytes)),
         ("--retry-for", None if retry_for is None else durations.write(retry_for)),

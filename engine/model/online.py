@@ -45,8 +45,9 @@ class OnlineMark:
     token of another migration that had the target. `compare_all`: why every key is to be compared
     before the cut-over; empty: not so. `answered`: of an append-only file, up to this byte the
     target's answers were read. `begun_at`: when the last full sync did, or when all near
-    deadlines of the target were lifted since, in seconds since the epoch. The counters are those of
-    all its engines. The exact position is on the target itself.
+    deadlines of the target were lifted since, in seconds since the epoch. `search_names`: those of
+    the source's search aliases and dictionaries, printable (`model.report`). The counters are those
+    of all its engines. The exact position is on the target itself.
     """
 
     token: str
@@ -84,6 +85,7 @@ class OnlineMark:
     full_syncs: int = 0
     repaired_keys: int = 0
     answered: int = 0
+    search_names: tuple[str, ...] = ()
 
     def accepted(self) -> OnlineMark:
         """The same once the operator wants a target that came back older to be brought up to date:
@@ -111,7 +113,7 @@ class OnlineMark:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> OnlineMark:
         """Inverse of `to_dict`."""
-        return cls(**data)
+        return cls(**{**data, "search_names": tuple(data.get("search_names", ()))})
 
 
 def dirty_key(token: str) -> bytes:

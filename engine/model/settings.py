@@ -85,6 +85,9 @@ class TransferSettings:
     """Other servers of the source's replication, `host:port` each. Where the source cannot be
     reached, and one of them was promoted and goes on with its stream, that one is followed."""
     """ACL users of the source whose connections are not closed."""
+    search_names: tuple[str, ...] = ()
+    """Names of the source's search aliases and dictionaries (RediSearch), which no command lists. A
+    snapshot tells them; a scan carries those that are named here."""
     max_lag_bytes: int = 1 * MIB
     """A cut-over does not begin while the target is further behind than this."""
     check_bytes: int = 1 * MIB
@@ -302,6 +305,7 @@ class TransferSettings:
         data["skip_checks"] = tuple(data.get("skip_checks", ()))
         data["keep_users"] = tuple(data.get("keep_users", ()))
         data["source_nodes"] = tuple(data.get("source_nodes", ()))
+        data["search_names"] = tuple(data.get("search_names", ()))
         data["command_names"] = tuple(data.get("command_names", ()))
         try:
             return cls(**data)

@@ -43,6 +43,7 @@ from engine.model.settings import TransferSettings
 from engine.sources.aof_files import AofFiles, Part, changed
 from engine.sources.base import Item, unpacked_names
 from engine.sources.spill import Spill
+from engine.wire.search import in_snapshot
 
 # Values that are not kept are not held beyond this.
 _SURVEY_HOLDS = 64 << 10
@@ -224,7 +225,9 @@ class _Surveyor:
             modules=dict(self._modules),
             refused=tuple(self._refused),
             refused_total=self._refused_total,
-            left_out=() if snapshot is None else tuple(snapshot.left_out),
+            left_out=()
+            if snapshot is None
+            else (*snapshot.left_out, *in_snapshot(snapshot.module_data).words),
             commands=self._commands,
             held=self._held,
             databases=tuple(sorted(self._databases | set(self._keys))),

@@ -34,6 +34,7 @@ from engine.model.settings import TransferSettings
 from engine.sources.base import Item
 from engine.sources.file_input import Damaged, FileInput, Reading, input_of
 from engine.sources.spill import Spill
+from engine.wire.search import in_snapshot
 
 _READ_BYTES = 1 << 20
 # Values that nobody is to get are not held beyond this.
@@ -474,7 +475,7 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
         empty=reader.empty,
         refused=tuple(refused),
         refused_total=refused_total,
-        left_out=tuple(reader.left_out),
+        left_out=(*reader.left_out, *in_snapshot(reader.module_data).words),
         checksummed=reader.checksummed or file.checked_by_packing,
         packed=file.layers,
         behind=file.behind,

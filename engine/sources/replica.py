@@ -464,6 +464,11 @@ class ReplicaSource:
         return self._intake.snapshot.scripts if self._intake.snapshot is not None else []
 
     @property
+    def module_data(self) -> list[tuple[str, bytes | None]]:
+        """What modules keep beside the keys, as `SnapshotReader` gives it."""
+        return self._intake.snapshot.module_data if self._intake.snapshot is not None else []
+
+    @property
     def left_out(self) -> list[str]:
         """What the snapshot holds and cannot be carried, a line each."""
         return self._intake.snapshot.left_out if self._intake.snapshot is not None else []

@@ -76,7 +76,9 @@ from engine.transfer.stage import Stage
 from engine.transfer.switch import Switch
 from engine.transfer.target_watch import TargetWatch
 from engine.wire.admin import Admin, admin
+from engine.wire.besides import carry_of_file
 from engine.wire.own_keys import count_own
+from engine.wire.search import in_snapshot
 
 _CUT = "left out: "
 _ALL_THE_SAME = (
@@ -492,6 +494,7 @@ class AppendOnly:
             for what in source.reader.left_out:
                 self._leave_out(f"not carried: {what}")
             functions, scripts = source.reader.functions, source.reader.scripts
+            search = in_snapshot(source.reader.module_data)
 
             async def carry() -> None:
                 async with self._ends.admin("target") as end:
@@ -499,8 +502,11 @@ class AppendOnly:
                         self._leave_out(f"not carried: {what}: {why}")
                         if is_library(what):
                             stage.lost[what] = why
+                    if search.there:
+                        for what, why in (await carry_of_file(end, search)).items():
+                            self._lose(what, why)
 
-            if functions or scripts:
+            if functions or scripts or search.there:
                 await stage.insist(carry, "target")
         begin = survey.begins[0].offset
         first = TargetPosition(held.transfer, StreamPosition(survey.identity, begin), held.engine)

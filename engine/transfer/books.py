@@ -6,15 +6,17 @@ They hold a mark and the counters. The exact position is not among them: it stan
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from engine.errors import StateError
 from engine.model.online import OnlineMark
+from engine.model.report import key_of, printable_key
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.stage import Stage
 from engine.transfer.tally import Tally
+from engine.wire.search import raw_name
 
 # How often counters are written while the stream is followed, in seconds.
 _SAVE_SECONDS = 2.0
@@ -60,6 +62,17 @@ class Books:
         """The mark as it is written: by us, or by whoever has taken over."""
         found = await asyncio.to_thread(self._checkpoints.load)
         return found.position if found and isinstance(found.position, OnlineMark) else None
+
+    @property
+    def search_names(self) -> list[bytes]:
+        """What is known of the names of the source's search aliases and dictionaries."""
+        names = [raw_name(name) for name in self._stage.settings.search_names]
+        return names + [key_of(name) for name in self.mark.search_names]
+
+    def note_search_names(self, names: Iterable[bytes]) -> None:
+        """These are such names as well."""
+        found = (*self.mark.search_names, *map(printable_key, names))
+        self.note(search_names=tuple(dict.fromkeys(found)))
 
     def note(self, **members: Any) -> None:
         """Change the mark; it is written soon."""

@@ -51,8 +51,7 @@ from engine.transfer.gate import (
 from engine.transfer.stage import Stage
 from engine.transfer.sweep import Sweep, some_words
 from engine.transfer.words import size_words
-from engine.wire.besides import LIST_LIBRARIES, absent_indexes
-from engine.wire.search import carry_indexes
+from engine.wire.besides import LIST_LIBRARIES, SEARCH, carry_absent
 
 # So many keys are read again behind the fence at the most.
 _MENDED_AT_FENCE = 200
@@ -133,6 +132,7 @@ class Check:
         self._busy = True
         try:
             await self._beat("comparing both ends before the cut-over")
+            comparison.search_names = self._books.search_names
             await comparison.open(own_keys(self._books.mark.token), lift_ms=LIFT_MS)
             self._besides = await self._carry_code(await comparison.besides())
             found, walk = self._found, self._walk
@@ -193,14 +193,14 @@ class Check:
         assert self._comparison is not None
         lost = self._lost(besides)
         code = [text for name, text in besides.code.items() if f"library {name}" in lost]
-        indexes = absent_indexes(besides.lost)
-        if not code and not indexes:
+        search = any(what.startswith(SEARCH) for what in besides.lost)
+        if not code and not search:
             return replace(besides, lost=lost)
         async with self._ends.admin("target") as end:
             refused = await carry_code(end, code, ())
-            if indexes:
+            if search:
                 async with self._ends.admin("source") as source:
-                    refused |= await carry_indexes(source, end, indexes)
+                    refused |= await carry_absent(source, end, self._books.search_names)
         again = await self._comparison.besides()
         # What was taken now, and cannot be listed, is there.
         taken = {f"library {name}" for name in besides.code} & lost.keys() - refused.keys()
@@ -230,6 +230,7 @@ class Check:
         try:
             # What else is to be done now and then must not wait for it.
             async with asyncio.timeout(_LOST_LIMIT):
+                self._comparison.search_names = self._books.search_names
                 await self._comparison.open()
                 found = await self._carry_code(await self._comparison.besides())
                 self._stage.lost, self.looked = dict(found.lost), True

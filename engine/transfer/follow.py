@@ -50,6 +50,8 @@ _READ_WITHIN = 1 << 20
 _READ_AGAIN_SECONDS = 0.5
 # A batch that counts fields up, and was on its way for longer, may have found one expired.
 _FIELDS_SECONDS = 0.05
+# Commands whose first argument is the name of a search alias or dictionary.
+_OF_SEARCH = (b"FT.ALIAS", b"FT.DICT")
 # Names of commands without a row in the core's table: so many are told of.
 _STRANGE_NAMES_MOST = 100
 
@@ -135,6 +137,9 @@ class Follower:
         self.on_strange: Callable[[bytes, bool], None] = lambda name, known: None
         """Called once for each name of a command that the core's table does not have: the name,
         whether the source could tell which keys it names."""
+        self.on_search: Callable[[bytes, str], None] = lambda name, why: None
+        """Called with the name of a search alias or dictionary that a command did not change on the
+        target, and why."""
         self._strange: set[bytes] = set()
         # Keys that were found to differ, until the mender has them.
         self._found: dict[DbKey, None] = {}
@@ -682,7 +687,10 @@ class Follower:
         if keys:
             self._mender.spoil(keys)
         else:
-            name = batch.command(index)[0].decode("ascii", "backslashreplace")
+            command = batch.command(index)
+            name = command[0].decode("ascii", "backslashreplace")
+            if command[0].upper().startswith(_OF_SEARCH) and len(command) > 1:
+                self.on_search(command[1], message)
             self._left_out(f"the command {name}, which has no keys: {message}")
 
     def _taken_along(self, batch: CommandBatch) -> list[DbKey]:

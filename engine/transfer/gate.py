@@ -67,6 +67,8 @@ class Comparison(Protocol):
     """
 
     over_budget: dict[DbKey, str]
+    search_names: Sequence[bytes]
+    """Names of the source's search aliases and dictionaries, which are compared by name."""
 
     @property
     def counts_tell(self) -> bool:

@@ -15,8 +15,6 @@ _ENTITIES_MOST = 100_000  # unless VKEY_MAX_ENTITY_COUNT says otherwise
 _COUNTS = ("MATCH (n) RETURN count(n)", "MATCH ()-[e]->() RETURN count(e)")
 _NAMED = 3
 
-NAME = "large-graphs"
-"""The preflight's check."""
 REMEDY = "Choose --source-type scan: it reads each graph whole."
 
 

@@ -48,7 +48,7 @@ from engine.transfer.target_watch import TargetWatch
 from engine.wire import besides
 from engine.wire.admin import Admin, admin
 from engine.wire.besides import Held
-from engine.wire.search import UNTOLD
+from engine.wire.search import UNNAMED, UNTOLD, in_snapshot, raw_name, shown
 
 # How often progress is told and the checkpoint written, in seconds.
 _TICK_SECONDS = 0.5
@@ -259,7 +259,7 @@ class Offline:
         self.left_out.extend(reader.left_out)
         for what in self.left_out:
             stage.on_event(f"not carried: {what}")
-        if reader.functions or reader.scripts:
+        if reader.functions or reader.scripts or reader.module_data:
             await stage.insist(self._carry_code, "target")
 
     async def _finish_scan(self) -> None:
@@ -273,7 +273,7 @@ class Offline:
             nonlocal held
             limit = settings.io_timeout
             async with admin(self._source_endpoint, timeout=limit, fault="source") as end:
-                held = await besides.ask(end)
+                held = await besides.ask(end, self._search_names)
 
         await stage.insist(ask, "source")
         assert held is not None
@@ -290,11 +290,12 @@ class Offline:
             code = list(held.libraries.values())
             await stage.insist(lambda: self._load(code, ()), "target")
         if held.indexes:
-            what.append(UNTOLD)
-        if held.indexes and settings.chooses_keys:
-            names = ", ".join(sorted(held.indexes))
-            what.append(f"search indexes, as keys are chosen: {names}")
-        elif held.indexes:
+            what += [UNTOLD, UNNAMED]
+        named = [*held.named.aliases, *held.named.dictionaries]
+        if (held.indexes or named) and settings.chooses_keys:
+            names = ", ".join(map(shown, sorted([*(held.indexes or ()), *named])))
+            what.append(f"search indexes and the like, as keys are chosen: {names}")
+        elif held.indexes or named:
             await stage.insist(self._carry_indexes, "target")
         await stage.insist(self._carry_rules, "target")
         for each in what:
@@ -304,7 +305,11 @@ class Offline:
 
     async def _carry_indexes(self) -> None:
         async with self._ends.admin("source") as source, self._ends.admin("target") as target:
-            self._lose(await besides.carry_absent(source, target))
+            self._lose(await besides.carry_absent(source, target, self._search_names))
+
+    @property
+    def _search_names(self) -> list[bytes]:
+        return [raw_name(name) for name in self._settings.search_names]
 
     async def _carry_rules(self) -> None:
         """Compaction rules of time series, which DUMP leaves out."""
@@ -322,7 +327,13 @@ class Offline:
 
     async def _carry_code(self) -> None:
         assert self._file is not None
-        await self._load(self._file.reader.functions, self._file.reader.scripts)
+        reader = self._file.reader
+        if reader.functions or reader.scripts:
+            await self._load(reader.functions, reader.scripts)
+        found = in_snapshot(reader.module_data)
+        if found.there:
+            async with self._ends.admin("target") as end:
+                self._lose(await besides.carry_of_file(end, found))
 
     async def _load(self, functions: Sequence[bytes], scripts: Sequence[bytes]) -> None:
         settings, limit = self._settings, self._settings.io_timeout
@@ -503,7 +514,9 @@ class Offline:
             self.left_out = [
                 what
                 for what in self.left_out
-                if not is_library(what) and what != UNTOLD and not what.startswith(names)
+                if not is_library(what)
+                and what not in (UNTOLD, UNNAMED)
+                and not what.startswith(names)
             ]
             try:
                 await (self._finish_scan() if self._file is None else self._carry_code())

@@ -80,6 +80,7 @@ from engine.transfer.tuning import SourceTuning
 from engine.transfer.words import place_words, size_words
 from engine.wire import psync
 from engine.wire.psync import FullSync, PartialSync
+from engine.wire.search import shown
 
 # How often progress is told, and the operator's word looked for, in seconds.
 _TICK_SECONDS = 0.5
@@ -656,6 +657,7 @@ class Online:
             follower.telemetry = GRAPH_MODULE in self._source.info.modules
             self._mender.on_left = stage.tally.leave
             follower.on_outage = self._standing.outage
+            follower.on_search = self._search_refused
             follower.on_strange = self._strange
             self._standing.attend(follower, self._mender)
             self._deadlines.attend(follower, self._mender)
@@ -879,6 +881,11 @@ class Online:
 
     def _to_be_written(self) -> None:
         self._books.dirty = True
+
+    def _search_refused(self, name: bytes, why: str) -> None:
+        """A search alias or dictionary that may be otherwise on the target: it is compared."""
+        self._books.note_search_names([name])
+        self._stage.lost.setdefault(f"search alias or dictionary {shown(name)}", why)
 
     def _leave_out(self, what: str) -> None:
         if what not in self.left_out:

@@ -66,7 +66,6 @@ from engine.transfer.checks.scripts import check_scripts
 from engine.transfer.checks.spool import check_spool
 from engine.transfer.checks.types import check_types
 from engine.transfer.checks.unlike import check_hyperloglogs, check_script_effects
-from engine.transfer.graphs import NAME as LARGE_GRAPHS
 from engine.transfer.graphs import REMEDY as GRAPHS_REMEDY
 from engine.transfer.graphs import in_parts
 from engine.transfer.leftovers import NAME as LEFTOVERS
@@ -125,7 +124,7 @@ async def _preflight_of_server(
             if settings.source_type == "replica":
                 with suppress(EngineError):
                     if why := await in_parts(one, from_info):
-                        checks.append(failed(LARGE_GRAPHS, why, GRAPHS_REMEDY))
+                        checks.append(failed("large-graphs", why, GRAPHS_REMEDY))
             checks.append(check_spool(settings))
             with suppress(EngineError):
                 scripts = await check_scripts(one, lines[0], settings)
@@ -149,7 +148,7 @@ async def _preflight_of_server(
         existing = check_existing(other, to_info, moved, settings)
         await _guarded(checks, "existing-keys", existing)
         with suppress(EngineError):
-            beside = await check_besides(one, other, to_info)
+            beside = await check_besides(one, other, to_info, settings, way)
             if beside is not None:
                 checks.append(beside)
         with suppress(EngineError):

@@ -31,6 +31,7 @@ from engine.transfer.target_watch import TargetWatch
 from engine.transfer.tenure import Tenure
 from engine.wire.besides import carry_absent
 from engine.wire.psync import FullSync
+from engine.wire.search import UNTOLD, Named, ask_named, carry_named, in_snapshot
 
 
 class Snapshot:
@@ -123,13 +124,21 @@ class Snapshot:
     async def carry_code(self) -> None:
         """Functions and scripts that the snapshot brought; they are no keys."""
         source = self._source
-        for what in source.left_out:
+        found = in_snapshot(source.module_data)
+        for what in (*source.left_out, *found.unread, *([UNTOLD] if found.indexes else ())):
             self._left_out(what)
         self._stage.lost = {}
         async with self._ends.admin("target") as end:
             if source.info.modules:
                 async with self._ends.admin("source") as there:
-                    self._stage.lost |= await carry_absent(there, end)
+                    named = await ask_named(there, found.names)
+                    # Its user may not ask for them, or they are gone, as the stream will say.
+                    asked = named.dictionaries.keys()
+                    others = {n: t for n, t in found.dictionaries.items() if n not in asked}
+                    self._stage.lost |= await carry_named(end, Named({}, others))
+                    self._books.note_search_names(named.names)
+                    names = self._books.search_names
+                    self._stage.lost |= await carry_absent(there, end, names)
             if not source.functions and not source.scripts:
                 return
             refused = await carry_code(end, source.functions, source.scripts)

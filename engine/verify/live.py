@@ -105,6 +105,8 @@ class LiveComparison:
         self._code_at_fence = True
         # Of the source and of the target, where the source has FalkorDB.
         self._telemetry: tuple[Telemetry, ...] = ()
+        self.search_names: Sequence[bytes] = ()
+        """Names of the source's search aliases and dictionaries, which are compared by name."""
         self.over_budget: dict[DbKey, str] = {}
         """Keys that were to be compared behind the fence, and are too long for it."""
 
@@ -359,7 +361,10 @@ class LiveComparison:
 
     async def besides(self) -> Besides:
         """What the source holds beside keys, and what of that the target lacks."""
-        ours, theirs = await asyncio.gather(besides.ask(self._source), besides.ask(self._target))
+        names = self.search_names
+        ours, theirs = await asyncio.gather(
+            besides.ask(self._source, names), besides.ask(self._target, names)
+        )
         self._code_at_fence = ours.nbytes + theirs.nbytes <= self._settings.check_bytes
         lost = besides.lacking(ours, theirs, extra=self.counts_tell)
         denied = [f"{name} on the source" for name in ours.denied]

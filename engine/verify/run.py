@@ -19,6 +19,7 @@ from engine.verify.telemetry import Telemetry, telemetry_among
 from engine.wire import besides
 from engine.wire.admin import Admin, admin
 from engine.wire.own_keys import OWN_DB, count_own
+from engine.wire.search import raw_name
 
 
 async def verify(
@@ -73,7 +74,8 @@ async def verify(
                 await work.look_for_absent(db, other, one)
         # 4. What is no key's.
         if not settings.chooses_keys:
-            ours, theirs = await besides.ask(one), await besides.ask(other)
+            names = [raw_name(name) for name in settings.search_names]
+            ours, theirs = await besides.ask(one, names), await besides.ask(other, names)
             lost = besides.lacking(ours, theirs, extra=not held_before)
             work.beside(ours.count, lost)
         return work.result(tuple(sizes.values()))

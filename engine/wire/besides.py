@@ -8,17 +8,34 @@ or stays behind where the target refuses it; a search index is made again on the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.errors import AuthError, EngineError
 from engine.wire.admin import Admin
-from engine.wire.search import Index, ask_indexes, carry_indexes, differing
+from engine.wire.search import (
+    IN_FILE,
+    Index,
+    InSnapshot,
+    Named,
+    ask_indexes,
+    ask_named,
+    carry_indexes,
+    carry_named,
+    differing,
+    raw_name,
+    shown,
+)
 
 _LIBRARIES: tuple[str, ...] = ("FUNCTION", "LIST", "WITHCODE")
 _INDEXES: tuple[str, ...] = ("FT._LIST",)
+SEARCH = "search "
+"""So begins the name of what is the search module's."""
 _INDEX = "search index "
+_ALIAS = "search alias "
+_DICTIONARY = "search dictionary "
+_NO_MODULE = "the target has no search module"
 _MISSING = "missing on the target"
 _LIBRARIES_COUNTED = "function libraries"
 _INDEXES_COUNTED = "search indexes"
@@ -39,8 +56,8 @@ class Held:
     """Of one server: the code of each library by its name, and the names of search indexes.
 
     None: the server knows none of that. `denied` says of what its user may not even ask; then the
-    counts are what INFO tells, None if it tells nothing. `definitions` of the indexes are there
-    only where they were asked for (`ask`).
+    counts are what INFO tells, None if it tells nothing. `definitions` of the indexes, and what is
+    `named`, are there only where they were asked for (`ask`).
     """
 
     libraries: Mapping[str, bytes] | None = None
@@ -49,6 +66,7 @@ class Held:
     library_count: int | None = 0
     index_count: int | None = 0
     definitions: Mapping[str, Index] = field(default_factory=dict)
+    named: Named = field(default_factory=Named)
 
     @property
     def nbytes(self) -> int:
@@ -57,16 +75,20 @@ class Held:
 
     @property
     def count(self) -> int:
-        """How many libraries and indexes there are."""
-        return len(self.libraries or ()) + len(self.indexes or ())
+        """How many libraries, and indexes and other things of the search module, there are."""
+        named = len(self.named.aliases) + len(self.named.dictionaries)
+        return len(self.libraries or ()) + len(self.indexes or ()) + named
 
 
-async def ask(end: Admin) -> Held:
-    """What the server behind `end` holds beside keys. Raises `LinkError`."""
+async def ask(end: Admin, names: Iterable[bytes] = ()) -> Held:
+    """What the server behind `end` holds beside keys; of the search module's aliases and
+    dictionaries those that are among `names`. Raises `LinkError`."""
     held = read(await end.pipeline(COMMANDS))
-    if not held.indexes:
+    if held.indexes is None and _LIST_INDEXES not in held.denied:
         return held
-    return replace(held, definitions=await ask_indexes(end, held.indexes))
+    if held.indexes:
+        held = replace(held, definitions=await ask_indexes(end, held.indexes))
+    return replace(held, named=await ask_named(end, names))
 
 
 def read(replies: Sequence[Any]) -> Held:
@@ -142,14 +164,34 @@ def _fewer(what: str, ours: int | None, theirs: int | None, rule: str) -> dict[s
 
 def _lacking_indexes(source: Held, target: Held) -> dict[str, str]:
     if _LIST_INDEXES in (*source.denied, *target.denied):
-        return _fewer(_INDEXES_COUNTED, source.index_count, target.index_count, "+ft._list")
-    why = "the target has no search module" if target.indexes is None else _MISSING
+        found = _fewer(_INDEXES_COUNTED, source.index_count, target.index_count, "+ft._list")
+        return found | _lacking_named(source, target)
+    why = _NO_MODULE if target.indexes is None else _MISSING
     found = {
         f"{_INDEX}{name}": why
         for name in sorted((source.indexes or frozenset()) - (target.indexes or frozenset()))
     }
     for name in differing(source.definitions, target.definitions):
         found[f"{_INDEX}{name}"] = "another definition on the target"
+    return found | _lacking_named(source, target)
+
+
+def _lacking_named(source: Held, target: Held) -> dict[str, str]:
+    no_module = target.indexes is None and _LIST_INDEXES not in target.denied
+    why = _NO_MODULE if no_module else _MISSING
+    found: dict[str, str] = {}
+    ours, theirs = source.named, target.named
+    for alias, index in sorted(ours.aliases.items()):
+        if alias not in theirs.aliases:
+            found[f"{_ALIAS}{shown(alias)}"] = why
+        elif theirs.aliases[alias] != index:
+            other = shown(theirs.aliases[alias])
+            found[f"{_ALIAS}{shown(alias)}"] = f"on the target it is of the index {other}"
+    for name, terms in sorted(ours.dictionaries.items()):
+        if name not in theirs.dictionaries:
+            found[f"{_DICTIONARY}{shown(name)}"] = why
+        elif theirs.dictionaries[name] != terms:
+            found[f"{_DICTIONARY}{shown(name)}"] = "other terms on the target"
     return found
 
 
@@ -162,19 +204,45 @@ def absent_indexes(lost: Mapping[str, str]) -> list[str]:
     ]
 
 
-async def carry_absent(source: Admin, target: Admin) -> dict[str, str]:
-    """Make the search indexes that the target lacks, if it has the module.
+async def carry_absent(source: Admin, target: Admin, names: Iterable[bytes] = ()) -> dict[str, str]:
+    """Make what of the source's search module the target lacks, if it has the module: indexes, and
+    those aliases and dictionaries that are among `names`.
 
-    Gives those that it lacks still, or has otherwise: {`search index NAME`: why}. Raises
-    `LinkError`.
+    Gives what it lacks still, or has otherwise: {`search index NAME`: why}. Raises `LinkError`.
     """
-    ours = await ask(source)
-    if not ours.indexes:
+    listed = list(names)
+    ours = await ask(source, listed)
+    lost = _lacking_indexes(ours, await ask(target, listed))
+    if not lost:
         return {}
-    lost = _lacking_indexes(ours, await ask(target))
     refused = await carry_indexes(source, target, absent_indexes(lost))
-    again = _lacking_indexes(ours, await ask(target))
+    aliases = {
+        alias: index
+        for alias, index in ours.named.aliases.items()
+        if lost.get(f"{_ALIAS}{shown(alias)}") == _MISSING
+    }
+    dictionaries = {
+        name: terms
+        for name, terms in ours.named.dictionaries.items()
+        if lost.get(f"{_DICTIONARY}{shown(name)}") == _MISSING
+    }
+    refused |= await carry_named(target, Named(aliases, dictionaries))
+    again = _lacking_indexes(ours, await ask(target, listed))
     return {what: refused.get(what, why) for what, why in again.items()}
+
+
+async def carry_of_file(target: Admin, found: InSnapshot) -> dict[str, str]:
+    """Make the dictionaries that a file has. Gives what the target lacks of the search module's,
+    indexes included, which a file does not bring: {what: why}. Raises `LinkError`."""
+    lost = dict.fromkeys(found.unread, "make it by hand")
+    theirs = await ask(target, map(raw_name, found.dictionaries))
+    if theirs.indexes is None:
+        lost |= {f"{_DICTIONARY}{shown(name)}": _NO_MODULE for name in found.dictionaries}
+    else:
+        lost |= await carry_named(target, Named({}, found.dictionaries))
+    if found.indexes > len(theirs.indexes or ()):
+        lost[IN_FILE] = found.index_words
+    return lost
 
 
 def _libraries(reply: Any) -> dict[str, bytes] | None:

@@ -1,26 +1,38 @@
 """Search indexes (RediSearch): what FT.INFO tells of one, and the commands that make it again.
 
 An index is no key: its definition is read from the source, and the target fills it from the keys
-that it has. FT.INFO does not tell PHONETIC, TEMPORARY and SKIPINITIALSCAN; and no command lists
-aliases and dictionaries.
+that it has. FT.INFO does not tell PHONETIC, TEMPORARY and SKIPINITIALSCAN.
+
+No command lists aliases and dictionaries, but a snapshot has them (`in_snapshot`), and of a name it
+can be asked whether it is one: FT.INFO of an alias tells of the index, FT.DICTDUMP gives the terms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from engine._native import module_items
 from engine.errors import EngineError
 from engine.wire.admin import Admin
 
 Words = tuple[bytes, ...]
 
-UNTOLD = (
-    "PHONETIC and TEMPORARY of search indexes, their aliases, and dictionaries: no command of the "
-    "source tells of them"
+UNTOLD = "PHONETIC and TEMPORARY of search indexes: no command of the source tells of them"
+"""What of an index cannot be carried."""
+UNNAMED = (
+    "aliases and dictionaries of the search module, if there are others than --search-name names: "
+    "no command lists them"
 )
-"""What is beside an index, and cannot be carried."""
+"""What a scan does not know."""
+IN_FILE = "search indexes"
+"""Those of a file are lost under this name."""
+
+_INDEXES, _DICTIONARIES = "ft_index0", "scdtype00"
+# So many texts of a snapshot's indexes are asked about: their fields and prefixes are among them.
+_NAMES_MOST = 100_000
+_ASKED_AT_ONCE = 500
 
 # Members of `index_definition`, and the options of FT.CREATE that set them. What an index has
 # unless something else was said is left out.
@@ -59,6 +71,165 @@ class Index:
     why: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a server says of some names: {alias: index}, {dictionary: terms}."""
+
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    dictionaries: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[bytes]:
+        """Those of all."""
+        return [raw_name(name) for name in (*self.aliases, *self.dictionaries)]
+
+
+@dataclass(frozen=True, slots=True)
+class InSnapshot:
+    """What a snapshot tells of the search module.
+
+    `indexes` is their number, `first` the first one's name. Among `names` are those of all aliases
+    and dictionaries. `dictionaries` has their terms. `unread` is what could not be read.
+    """
+
+    indexes: int = 0
+    first: str = ""
+    names: frozenset[bytes] = frozenset()
+    dictionaries: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+
+    @property
+    def there(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.indexes or self.dictionaries or self.unread)
+
+    @property
+    def words(self) -> list[str]:
+        """For people, a line each: what there is that a file alone does not bring."""
+        lines = list(self.unread)
+        if self.indexes:
+            lines.append(f"{IN_FILE}: {self.index_words}")
+        return lines
+
+    @property
+    def index_words(self) -> str:
+        """How many indexes there are, and what is to be done."""
+        return (
+            f"{self.indexes:,} in the file (the first is {self.first}), with their aliases: their "
+            "definitions are read from a server alone; create them on the target by hand"
+        )
+
+
+def in_snapshot(module_data: Iterable[tuple[str, bytes | None]]) -> InSnapshot:
+    """What `SnapshotReader.module_data` tells of the search module."""
+    indexes, first = 0, ""
+    names: set[bytes] = set()
+    dictionaries: dict[str, frozenset[bytes]] = {}
+    unread: list[str] = []
+    for kind, data in module_data:
+        if kind not in (_INDEXES, _DICTIONARIES) or data == b"":
+            continue
+        what = "search indexes" if kind == _INDEXES else "search dictionaries"
+        try:
+            if data is None:
+                raise ValueError("they are too long")
+            items = module_items(data)[1:]
+            if kind == _INDEXES:
+                count, texts = items[0], [each for each in items if isinstance(each, bytes)]
+                if not isinstance(count, int) or not texts:
+                    raise ValueError("no number of indexes")
+                indexes, first = indexes + count, first or shown(_bare(texts[0]))
+                names.update(map(_bare, texts[:_NAMES_MOST]))
+            else:
+                dictionaries |= _dictionaries(items)
+        except (ValueError, IndexError, TypeError) as exc:
+            unread.append(f"{what} of the snapshot, which could not be read ({exc})")
+    names.update(raw_name(name) for name in dictionaries)
+    return InSnapshot(indexes, first, frozenset(names), dictionaries, tuple(unread))
+
+
+def _dictionaries(items: list[Any]) -> dict[str, frozenset[bytes]]:
+    """Their number; of each its name, the number of its terms, and each term with a score."""
+    found: dict[str, frozenset[bytes]] = {}
+    rest = iter(items)
+    for _ in range(next(rest, 0)):
+        name, count = next(rest, None), next(rest, None)
+        if not isinstance(name, bytes) or not isinstance(count, int):
+            raise ValueError("no name and number of terms")
+        terms = []
+        for _ in range(count):
+            term, score = next(rest, None), next(rest, None)
+            if not isinstance(term, bytes) or not isinstance(score, float):
+                raise ValueError("no term and score")
+            terms.append(_bare(term))
+        found[_bare(name).decode("utf-8", "surrogateescape")] = frozenset(terms)
+    if next(rest, None) is not None:
+        raise ValueError("more than dictionaries")
+    return found
+
+
+def _bare(text: bytes) -> bytes:
+    """A text as the module keeps it, without the 0 at its end."""
+    return text.removesuffix(b"\0")
+
+
+def shown(name: str | bytes) -> str:
+    """A name for people."""
+    raw = name if isinstance(name, bytes) else raw_name(name)
+    return raw.decode("utf-8", "backslashreplace")
+
+
+async def ask_named(end: Admin, names: Iterable[bytes]) -> Named:
+    """Which of these names are an alias's or a dictionary's. Raises `LinkError`."""
+    aliases: dict[str, str] = {}
+    dictionaries: dict[str, frozenset[bytes]] = {}
+    listed = sorted(set(names))
+    for at in range(0, len(listed), _ASKED_AT_ONCE):
+        some = listed[at : at + _ASKED_AT_ONCE]
+        replies = await end.pipeline(
+            [(command, name) for name in some for command in ("FT.INFO", "FT.DICTDUMP")]
+        )
+        for raw, info, terms in zip(some, replies[::2], replies[1::2], strict=True):
+            name = raw.decode("utf-8", "surrogateescape")
+            index = info[1] if isinstance(info, list) and info[:1] == [b"index_name"] else raw
+            if index != raw:
+                aliases[name] = index.decode("utf-8", "surrogateescape")
+            if isinstance(terms, list | set) and terms:
+                dictionaries[name] = frozenset(terms)
+    return Named(aliases, dictionaries)
+
+
+async def carry_named(target: Admin, named: Named) -> dict[str, str]:
+    """Make these aliases and dictionaries on the target.
+
+    Gives what could not be made: {`search alias NAME`: why}. Raises `LinkError`.
+    """
+    commands: list[Words] = []
+    whats: list[str] = []
+    for alias, index in named.aliases.items():
+        whats.append(f"search alias {shown(alias)}")
+        commands.append((b"FT.ALIASADD", raw_name(alias), raw_name(index)))
+    for name, terms in named.dictionaries.items():
+        for some in _portions(sorted(terms)):
+            whats.append(f"search dictionary {shown(name)}")
+            commands.append((b"FT.DICTADD", raw_name(name), *some))
+    replies = await target.pipeline(commands) if commands else ()
+    failed: dict[str, str] = {}
+    for what, reply in zip(whats, replies, strict=True):
+        if isinstance(reply, EngineError):
+            failed.setdefault(what, f"the target refuses it: {reply.message}")
+    return failed
+
+
+def _portions(terms: list[bytes]) -> Iterable[list[bytes]]:
+    return (terms[at : at + _ASKED_AT_ONCE] for at in range(0, len(terms), _ASKED_AT_ONCE))
+
+
+def raw_name(name: str) -> bytes:
+    """A name's bytes."""
+    return name.encode("utf-8", "surrogateescape")
+
+
 async def ask_indexes(end: Admin, names: Iterable[str]) -> dict[str, Index]:
     """What the server tells of these indexes. Raises `LinkError`."""
     listed = sorted(names)
@@ -76,7 +247,7 @@ def index_of(name: str, info: Any, synonyms: Any) -> Index:
         if isinstance(reply, EngineError):
             return Index((), f"the source does not tell its definition: {reply.message}")
     try:
-        create = _create(name.encode("utf-8", "surrogateescape"), _pairs(info))
+        create = _create(raw_name(name), _pairs(info))
         return Index((create, *_synonyms(create[1], synonyms)))
     except Unknown as exc:
         return Index((), f"FT.INFO tells of it what is not known here ({exc}): make it by hand")

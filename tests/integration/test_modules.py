@@ -16,7 +16,7 @@ from engine.model.settings import TransferSettings
 from engine.transfer.preflight import Check, preflight
 from engine.transfer.transfer import Transfer
 from engine.verify.run import verify
-from engine.wire.search import UNTOLD
+from engine.wire.search import UNNAMED, UNTOLD
 from tests.conftest import ServerFactory, known
 from tests.engines import Cli
 from tests.online import cut_over, following, in_sync, online, soon
@@ -514,11 +514,19 @@ PLAIN_INDEX = (
 )
 
 
+WORDS = ["two", "zwei", "a term of more than twenty characters, " * 3]
+NAMES = ("humans", "papers", "words", "others")
+
+
 def with_indexes(source: Server) -> None:
     client = source.client()
     client.execute_command(*INDEX.split())
     client.execute_command(*PLAIN_INDEX.split())
     client.execute_command("FT.SYNUPDATE", "people", "group", "hello", "hi")
+    client.execute_command("FT.ALIASADD", "humans", "people")
+    client.execute_command("FT.ALIASADD", "papers", "docs")
+    client.execute_command("FT.DICTADD", "words", *WORDS)
+    client.execute_command("FT.DICTADD", "others", "one")
     for index in range(20):
         client.hset(f"person:{index}", mapping={"name": f"name{index}", "age": index})
 
@@ -531,6 +539,15 @@ def told(server: Server, index: str) -> list[object]:
     members = dict(zip(found[::2], found[1::2], strict=True))
     names = b"index_definition", b"index_options", b"attributes", b"stopwords_list"
     return [members.get(name) for name in names]
+
+
+def named(server: Server, *dictionaries: str) -> tuple[list[object], list[set[bytes]]]:
+    """Of which indexes the aliases are, and the dictionaries' terms."""
+    client = server.client(protocol=2)
+    client.response_callbacks.clear()
+    aliases = [client.execute_command("FT.INFO", alias)[1] for alias in ("humans", "papers")]
+    terms = [set(client.execute_command("FT.DICTDUMP", name)) for name in dictionaries]
+    return aliases, terms
 
 
 def found_by_search(server: Server) -> int:
@@ -554,7 +571,8 @@ def assert_indexed(source: Server, target: Server) -> None:
 
 
 def scanned(source: Server, target: Server, **options: Any) -> Run:
-    settings = TransferSettings(source_type="scan")
+    names = options.get("search_names", ())
+    settings = TransferSettings(source_type="scan", search_names=names)
     gate = gate_of(Endpoint.parse(source.url), Endpoint.parse(target.url), settings, lambda: False)
     return transfer(source, target, gate=gate, **options)
 
@@ -562,13 +580,15 @@ def scanned(source: Server, target: Server, **options: Any) -> Run:
 def test_search_indexes_are_carried_by_scan(stacks: tuple[Server, Server]) -> None:
     source, target = stacks
     with_indexes(source)
-    run = scanned(source, target)
+    # Names of neither are asked for in vain.
+    run = scanned(source, target, search_names=(*NAMES[:3], "nothing", "people"))
     assert run.report.status == "done", run.report.errors
     assert_indexed(source, target)
+    assert named(target, "words") == named(source, "words")
     # What no command tells of is said, once.
-    assert [each for each in run.report.left_out if "dictionaries" in each]
+    assert list(run.report.left_out) == [UNTOLD, UNNAMED]
     assert run.report.verification is not None
-    assert run.report.verification.libraries == 2
+    assert run.report.verification.libraries == 5
 
 
 def test_search_indexes_are_carried_and_followed(stacks: tuple[Server, Server]) -> None:
@@ -580,15 +600,29 @@ def test_search_indexes_are_carried_and_followed(stacks: tuple[Server, Server]) 
         client = source.client()
         client.execute_command("FT.CREATE", "later", "PREFIX", 1, "x:", "SCHEMA", "f", "TEXT")
         client.execute_command("FT.ALTER", "people", "SCHEMA", "ADD", "more", "TEXT")
+        client.execute_command("FT.DICTADD", "words", "more")
+        client.execute_command("FT.DICTDEL", "words", "two")
+        client.execute_command("FT.DICTADD", "new", "term")
+        client.execute_command("FT.ALIASUPDATE", "papers", "people")
         await in_sync(work, source)
-        # Somebody takes one away: it is made again before the cut-over.
-        target.client().execute_command("FT.DROPINDEX", "docs")
+        # Somebody takes some away: they are made again before the cut-over.
+        there = target.client()
+        there.execute_command("FT.DROPINDEX", "docs")
+        there.execute_command("FT.ALIASDEL", "humans")
+        there.execute_command("FT.DICTDEL", "others", "one")
         await cut_over(work, run, source)
 
     run = online(source, target, steer)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_indexed(source, target)
     assert told(target, "later") == told(source, "later")
+    lists = "words", "others", "new"
+    assert named(source, *lists)[0] == [b"people", b"people"]
+    assert named(target, *lists) == named(source, *lists)
+    assert list(run.report.left_out) == [UNTOLD]
+    proof = run.report.verification
+    assert proof is not None
+    assert proof.libraries == 3 + len(NAMES)
 
 
 @pytest.mark.parametrize(("way", "until"), [("scan", "snapshot"), ("replica", "cut-over")])
@@ -596,18 +630,63 @@ def test_search_indexes_are_named_where_the_target_has_no_module(
     way: str, until: str, server_factory: ServerFactory, state_url: str, tmp_path: Path
 ) -> None:
     source, target = server_factory(known(STACK)), server_factory(known("redis-7.0"))
-    source.client().execute_command(*PLAIN_INDEX.split())
-    source.client().set("key", "value")
+    with_indexes(source)
+    given = [word for name in NAMES for word in ("--search-name", name)] if way == "scan" else []
     cli = Cli(state_url, tmp_path)
     try:
         said = cli(
             "migrate", "--source", source.url, "--target", target.url, "--source-type", way,
-            "--until", until, "--output", "json",
+            "--until", until, "--output", "json", *given,
         )  # fmt: skip
     finally:
         cli.close()
     assert said.code == 1, said
-    assert "search index docs: the target has no search module" in str(said.json["errors"])
+    for what in ("index docs", "index people", "alias humans", "alias papers"):
+        assert f"search {what}: the target has no search module" in str(said.json["errors"])
+    for name in ("words", "others"):
+        what = f"search dictionary {name}: the target has no search module"
+        assert what in str(said.json["errors"])
+
+
+def test_a_dictionary_that_comes_with_the_stream_is_named(server_factory: ServerFactory) -> None:
+    source, target = server_factory(known(STACK)), server_factory(known("redis-7.0"))
+    source.client().set("key", "value")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        source.client().execute_command("FT.DICTADD", "words", "term")
+        await soon(lambda: "search dictionary words" in work.progress.reason, "its name")
+        assert not work.progress.can_complete
+        work.stop()
+
+    online(source, target, steer)
+
+
+def test_dictionaries_of_a_file_are_carried_and_its_indexes_named(
+    stacks: tuple[Server, Server],
+) -> None:
+    """A file has their definitions in a form of the module's own. Once they are made by hand, it
+    can be completed."""
+    source, target = stacks
+    with_indexes(source)
+    source.client().save()
+    path = f"rdb:{source.folder / 'dump.rdb'}"
+    checks = asyncio.run(
+        preflight(Endpoint.parse(path), Endpoint.parse(target.url), TransferSettings())
+    ).checks
+    (found,) = [each for each in checks if each.name == "beside-the-keys"]
+    assert "search indexes: 2 in the file" in found.figure
+    run = transfer(path, target, source_type="auto")
+    assert run.report.status == "stopped", run.report
+    assert "search indexes: 2 in the file" in run.report.errors[0]
+    dictionaries = [set(source.client().execute_command("FT.DICTDUMP", each)) for each in NAMES[2:]]
+    assert [
+        set(target.client().execute_command("FT.DICTDUMP", each)) for each in NAMES[2:]
+    ] == dictionaries
+    for index in (INDEX, PLAIN_INDEX):
+        target.client().execute_command(*index.split())
+    run = transfer(path, target, source_type="auto", if_exists="replace")
+    assert run.report.status == "done", run.report.errors
 
 
 def test_an_index_with_another_definition_is_named(stacks: tuple[Server, Server]) -> None:
@@ -625,10 +704,8 @@ def test_the_preflight_names_search_indexes(
     source, target = stacks
     with_indexes(source)
 
-    def figure(target: Server) -> str:
-        ends = Endpoint.parse(source.url), Endpoint.parse(target.url)
-        checks = asyncio.run(preflight(*ends, TransferSettings())).checks
-        (found,) = [each for each in checks if each.name == "beside-keys"]
+    def figure(target: Server, way: str = "auto") -> str:
+        found = checked(source, target, "beside-keys", source_type=way)
         assert found.outcome == "warn"
         return found.figure
 
@@ -636,6 +713,7 @@ def test_the_preflight_names_search_indexes(
         server_factory(known("redis-7.0"))
     )
     assert figure(target) == f"not carried: {UNTOLD}"
+    assert figure(target, "scan") == f"not carried: {UNTOLD}; {UNNAMED}"
 
 
 # Values at the gate.

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from engine._native import SnapshotReader, module_items
 from engine.errors import ServerError
-from engine.wire.search import Index, differing, index_of
+from engine.wire.search import Index, InSnapshot, differing, in_snapshot, index_of
 
 FIELD: list[Any] = [b"identifier", b"f", b"attribute", b"f", b"type", b"TEXT", b"WEIGHT", b"1"]
 
@@ -66,3 +67,61 @@ def test_which_differ() -> None:
     one, other = index_of("i", info(), []), index_of("i", info(index_options=[b"NOHL"]), [])
     assert differing({"i": one, "only": one}, {"i": other}) == ["i"]
     assert differing({"i": one}, {"i": one}) == []
+
+
+# What a snapshot has of the search module: as Redis Stack 7.4 writes it, without the keys.
+HEAD = b"REDIS0012"
+NOTHING = bytes.fromhex("f781b1c76dca97b4d00102010200") + b"\x00"
+DICTIONARIES = (
+    b"\xf7\x81\xb1\xc7m\xca\x97\xb4\xd0\x01\x02\x02"
+    b"\x02\x02"
+    b"\x05\x03d2\x00\x02\x01\x05\x02x\x00\x04\x00\x00\x00\x00\x00\x00\xf0?"
+    b"\x05\x03d1\x00\x02\x02\x05\x02a\x00\x04\x00\x00\x00\x00\x00\x00\xf0?"
+    b"\x05\x02b\x00\x04\x00\x00\x00\x00\x00\x00\xf0?\x00"
+)
+INDEXES = (
+    b"\xf7\x81~\xdf\xe2\x9d\xd7\xb1\xd0\x17\x02\x01"
+    b"\x02\x01\x05\x04idx\x00\x02\x80\x00\x08\x00S\x02\x01\x05\x02a\x00"
+    b"\x04\x00\x00\x00\x00\x00\x00\xf0?\x05\x05HASH\x00"
+    b"\x02\x02\x05\x03al\x00\x05\x04al2\x00\x00"
+)
+
+
+def module_data(*parts: bytes) -> list[tuple[str, bytes | None]]:
+    reader = SnapshotReader()
+    reader.feed(HEAD + b"".join(parts) + b"\xff" + bytes(8))
+    assert reader.finished
+    assert reader.left_out == []
+    return reader.module_data
+
+
+def test_what_a_snapshot_tells_of_the_search_module() -> None:
+    found = in_snapshot(module_data(NOTHING, INDEXES, DICTIONARIES))
+    assert found == InSnapshot(
+        1,
+        "idx",
+        frozenset({b"idx", b"a", b"HASH", b"al", b"al2", b"d1", b"d2"}),
+        {"d1": frozenset({b"a", b"b"}), "d2": frozenset({b"x"})},
+    )
+    (line,) = found.words
+    assert line == (
+        "search indexes: 1 in the file (the first is idx), with their aliases: their definitions "
+        "are read from a server alone; create them on the target by hand"
+    )
+    assert module_data(NOTHING) == [("scdtype00", b"")]
+    assert not in_snapshot(module_data(NOTHING)).there
+    assert in_snapshot([("other", b"x")]) == InSnapshot()
+
+
+def test_what_cannot_be_read_of_it_is_said() -> None:
+    for kind, data in module_data(INDEXES, DICTIONARIES):
+        assert data is not None
+        assert len(module_items(data)) > 5
+        for end in range(1, len(data)):
+            found = in_snapshot([(kind, data[:end])])
+            assert found.there
+            (line,) = found.unread
+            assert "of the snapshot, which could not be read" in line
+    for data in (DICTIONARIES[1:-1] + b"\x02\x07\x00", None):
+        (line,) = in_snapshot([("scdtype00", data)]).unread
+        assert line.startswith("search dictionaries of the snapshot")

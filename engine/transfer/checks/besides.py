@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from engine.model.server import ServerInfo
+from engine.model.settings import TransferSettings
+from engine.transfer.checks.needs import Way
 from engine.transfer.checks.result import Check, warned
 from engine.wire import besides
 from engine.wire.admin import Admin
 from engine.wire.besides import LIST_LIBRARIES
-from engine.wire.search import UNTOLD
+from engine.wire.search import UNNAMED, UNTOLD, raw_name
 
-_NAME = "beside-keys"
+NAME = "beside-keys"
 _NAMED = 10
 
 
-async def check_besides(source: Admin, target: Admin, target_info: ServerInfo) -> Check | None:
+async def check_besides(
+    source: Admin, target: Admin, target_info: ServerInfo, settings: TransferSettings, way: Way
+) -> Check | None:
     """Name search indexes of the source that the target lacks, libraries that it cannot hold, and
     libraries of its own; None if there are none. Raises `LinkError`."""
-    ours, theirs = await besides.ask(source), await besides.ask(target)
+    names = [raw_name(name) for name in settings.search_names]
+    ours, theirs = await besides.ask(source, names), await besides.ask(target, names)
     figures, remedies = [], []
     indexes = sorted((ours.indexes or frozenset()) - (theirs.indexes or frozenset()))
     unmade = [name for name in indexes if ours.definitions[name].why]
@@ -30,7 +35,8 @@ async def check_besides(source: Admin, target: Admin, target_info: ServerInfo) -
         figures.append(f"search indexes that cannot be made anew: {_some(unmade)} ({why})")
         remedies.append("create them on the target: without them the cut-over is refused")
     if ours.indexes:
-        figures.append(f"not carried: {UNTOLD}")
+        untold = f"{UNTOLD}; {UNNAMED}" if way == "scan" else UNTOLD
+        figures.append(f"not carried: {untold}")
         remedies.append("set up on the target what of that is needed")
     for what, told in besides.unlisted(ours).items():
         figures.append(f"{what}: {told}")
@@ -52,7 +58,7 @@ async def check_besides(source: Admin, target: Admin, target_info: ServerInfo) -
     if not figures:
         return None
     remedy = "; ".join(remedies)
-    return warned(_NAME, "; ".join(figures), f"{remedy[0].upper()}{remedy[1:]}.")
+    return warned(NAME, "; ".join(figures), f"{remedy[0].upper()}{remedy[1:]}.")
 
 
 def _some(names: list[str]) -> str:
