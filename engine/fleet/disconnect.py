@@ -86,7 +86,8 @@ class Disconnector:
         self._run = Calls(0)
         self._told = False
         if report is not None and report.scripts_before is not None:
-            self._run = claimed.found.calls or Calls(0)
+            in_cut_over = Calls(report.scripts_run or 0, report.writes_run)
+            self._run = claimed.found.calls or in_cut_over
             self._calls = total(Calls(report.scripts_before, report.writes_before), self._run)
             self._told = bool(self._run.any or report.lost_writes)
             self._tally.count_calls(self._run)
@@ -114,9 +115,8 @@ class Disconnector:
             why = "its time is over" if until is None or time.time() >= until else ""
             if not why:
                 why = await self._look()
-            elif self._end is not None:
-                with contextlib.suppress(EngineError):
-                    await self._count(self._end)
+            elif self._counts:
+                await self._count_last()
             found = self._tally.found
             if why:
                 found = found.end(why, refuses=not self._open)
@@ -157,6 +157,7 @@ class Disconnector:
         except LinkError as error:
             self._tally.failed(error)
             self._end, self._holds = None, False
+            self._guard.watch(None, b"")
             await self._stack.aclose()
             return self._unreachable(error)
         except AuthError as error:
@@ -198,6 +199,7 @@ class Disconnector:
         blocks = await seal.blocks(end)
         if blocks is False and self._blocked:
             self._open = True
+            await self._count(end)
             return "the source accepts writes again (it was released, or restarted)"
         self._blocked = self._blocked or blocks is True
         look = await disconnect(end, self._keep)
@@ -233,6 +235,14 @@ class Disconnector:
             return
         self._told = self._told or self._run.any
         await self._tell(text)
+
+    async def _count_last(self) -> None:
+        """Once more, at the end; what is not told then is not known."""
+        with contextlib.suppress(EngineError):
+            if self._end is not None:
+                await self._count(self._end)
+                return
+        self._tally.count_calls(None)
 
     def _gap(self) -> str:
         """Since when until now clients were not disconnected; empty: they were."""

@@ -18,7 +18,7 @@ from engine.groups.process import ProcessId
 from engine.groups.records import START_GRACE, TransferRecord
 from engine.groups.rows import attended, clients_of, transfer_of, write_event
 from engine.groups.store import Store
-from engine.model.source_clients import SourceClients, alone, ending
+from engine.model.source_clients import SourceClients, alone, ending, moment
 
 _TABLE = schema.disconnections
 
@@ -240,6 +240,13 @@ def extend(store: Store, transfer_id: int, seconds: float) -> None:
             .where(_TABLE.c.transfer_id == transfer_id)
             .values(until=until, clients={**row.clients, "until": until})
         )
+        text = f"clients that connect to the source are disconnected until {moment(until)} by now"
+        write_event(connection, _group_of(connection, transfer_id), text)
+
+
+def _group_of(connection: Connection, transfer_id: int) -> str:
+    query = select(schema.transfers.c.group_id).where(schema.transfers.c.id == transfer_id)
+    return str(connection.execute(query).scalar_one())
 
 
 def _going_on(connection: Connection, transfer_id: int) -> Row[Any] | None:

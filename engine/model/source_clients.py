@@ -97,6 +97,8 @@ def ending(found: SourceClients) -> str:
     text += f"{found.ended}; since the cut-over {described(found)}"
     if (calls := found.calls) is not None and calls.any:
         text += f"; {told('the source', calls)}"
+    elif found.lets_scripts and calls is None:
+        text += "; how many scripts the source has run since then is not known"
     return text
 
 

@@ -498,8 +498,8 @@ class PauseFence:
                 return "; its clients were disconnected before it answered any of them"
             why = f" (it cannot be held: {self._not_held})" if self._not_held else ""
             return (
-                ", but for transactions (MULTI) that were begun before, which this version may "
-                f"still run{why}"
+                ", but for those of transactions (MULTI) that were begun before, and of scripts "
+                f"(EVAL), of which it had run none{why}"
             )
         of = "scripts (EVAL)" if self._exec_refused else "scripts (EVAL) and transactions (MULTI)"
         if holds and self._hands_on:

@@ -144,6 +144,44 @@ def test_an_abort_says_that_the_target_is_open(
     assert source.client().set("later", "1")
 
 
+def test_scripts_are_run_until_somebody_goes_on(
+    migration: Migration, server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    """2.8 refuses no script, and cannot be held: the reason says it, and what is run is counted."""
+    source, target = server_factory(known("redis-2.8")), server_factory(known("redis-6.2"))
+    source.client().set("key", "1")
+    led(migration, source, target, tmp_path, "60s")
+    done = migration.cli("complete-migration", "--replication-group-id", "g")
+    assert done.code == 0, done.err
+    until_it_runs(migration, tmp_path)
+    migration.kill()
+    client = redis.Redis(port=source.port, retry=None, protocol=2)
+    for _ in range(3):
+        client.eval("return redis.call('INCR', KEYS[1])", 1, "key")
+    reason = migration.describe()["Migration"]["Reason"]
+    assert "may be open: resume-migration starts a worker" in reason
+    assert "Until then the source runs scripts (EVAL)" in reason
+    process = migration.cli.start("resume-migration", "--replication-group-id", "g", "--wait")
+    migration.cli.end(process)
+    deadline = time.monotonic() + SECONDS
+    while migration.describe()["Status"] != "available":
+        assert time.monotonic() < deadline, migration.story()
+        time.sleep(0.05)
+    lost = "the source has run 3 scripts since the cut-over, with 3 commands that write"
+    assert migration.describe()["Migration"]["Report"]["LostWrites"].startswith(lost)
+    assert target.client().get("key") == b"1"
+    with contextlib.closing(Engine(migration.cli.state)) as engine:
+        while not engine.sync.describe_replication_groups("g")["ReplicationGroups"][0][
+            "SourceClients"
+        ]["Scripts"]:
+            assert time.monotonic() < deadline, migration.story()
+            time.sleep(0.05)
+        stopped = engine.sync.disconnect_clients("g", seconds=0)
+        assert "runs scripts (EVAL), and what they write from now on" in stopped["Message"]
+        told = [each["Message"] for each in engine.sync.describe_events("g")["Events"]]
+    assert len([each for each in told if each.startswith(lost)]) == 1, told
+
+
 def test_a_seal_that_an_abort_could_not_take_away_is_left_to_release_source(
     migration: Migration, server_factory: ServerFactory
 ) -> None:

@@ -25,12 +25,13 @@ from engine.groups.registry import Registry
 from engine.model.endpoint import Endpoint
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
+from engine.transfer import hold
 from tests import engines
 from tests.api import Serving
 from tests.applications.program import NAMES, Program
 from tests.conftest import ServerFactory, known
 from tests.proxy import Proxy
-from tests.servers import Server
+from tests.servers import Server, TlsFiles
 
 GROUP = "cache"
 NAMED = ("--replication-group-id", GROUP)
@@ -436,8 +437,8 @@ COUNT = "return redis.call('INCR', KEYS[1])"
 class Counting:
     """A client that counts by scripts, at a name or at the source itself."""
 
-    def __init__(self, port: int, key: str) -> None:
-        self._port, self.key = port, key
+    def __init__(self, port: int, key: str, **options: Any) -> None:
+        self._port, self.key, self._options = port, key, options
         self.acknowledged = self.cut_off = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._count, daemon=True)
@@ -451,7 +452,9 @@ class Counting:
         self._thread.join(SECONDS)
 
     def _count(self) -> None:
-        client = redis.Redis(port=self._port, retry=None, socket_timeout=SECONDS, protocol=2)
+        client = redis.Redis(
+            port=self._port, retry=None, socket_timeout=SECONDS, protocol=2, **self._options
+        )
         while not self._over.is_set():
             try:
                 client.eval(COUNT, 1, self.key)
@@ -629,6 +632,41 @@ def test_who_holds_scripts_is_killed(server_factory: ServerFactory, state: str) 
     engine.close()
 
 
+def test_scripts_that_are_run_until_who_holds_them_is_let_in(
+    server_factory: ServerFactory,
+    state: str,
+    tls_files: TlsFiles,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With TLS no connection is handed over: the pause runs out. What is run then is counted."""
+    source = server_factory(known("redis-6.0"), tls=tls_files)
+    target = server_factory(known("redis-6.2"))
+    monkeypatch.setattr(hold, "SECONDS", 1.0)
+    engine = Engine(state)
+    trusted = {"ssl": True, "ssl_ca_certs": str(tls_files.ca)}
+    with Counting(source.port, "staying", **trusted) as staying:
+        until("it has begun", lambda: staying.acknowledged > 10)
+        report = migrate(engine, source, target, TransferSettings(disconnect_for=300))
+        assert report.status == "done", report.errors
+        assert not report.lost_writes
+        before = int(target.client().get("staying") or 0)
+        (told,) = until(
+            "the source is held again",
+            lambda: [each for each in events(engine) if "none of its clients from now" in each],
+        )
+        until("what was run is counted", lambda: seen(engine).get("Scripts"))
+        found = seen(engine)
+        # An answer may have been lost with its connection, once at the cut-over and once since.
+        assert 0 <= found["Scripts"] - (staying.acknowledged - before) <= 2, (found, before)
+        assert found["Writes"] == found["Scripts"]
+        told = events(engine)
+        assert any("what scripts write there is counted, until this" in each for each in told), told
+        (counted,) = (each for each in told if "since the cut-over, with" in each)
+        assert counted.startswith(f"the source has run {found['Scripts']:,} script")
+        source.stop()  # or it would wait until the pause is over
+    engine.close()
+
+
 def test_clients_that_are_disconnected_once_where_scripts_go_on(
     server_factory: ServerFactory, state: str, tmp_path: Path
 ) -> None:
@@ -659,10 +697,14 @@ def test_clients_that_are_disconnected_once_where_scripts_go_on(
     assert source.client().eval("return redis.call('INCR', KEYS[1])", 1, "scripts") == 1
     engine.sync.disconnect_clients(GROUP, seconds=300)
     until("it is counted", lambda: seen(engine)["Scripts"] == 1)
-    until(
-        "it is told",
-        lambda: any("has run 1 script since" in each for each in events(engine)),
-    )
+    until("it is told", lambda: any("has run 1 script since" in each for each in events(engine)))
+    # Its time is short: then it says what goes on.
+    engine.sync.disconnect_clients(GROUP, seconds=0.5)
+    found = until("its time is over", lambda: (now := seen(engine))["Reason"] and now)
+    assert found["Disconnecting"] is False
+    assert "its time is over; the source refuses writes (NOREPLICAS), but runs" in found["Reason"]
+    (told,) = (each for each in events(engine) if "no longer disconnected: its time" in each)
+    assert "the source has run 1 script since" in told
     source.stop()
     engine.close()
 

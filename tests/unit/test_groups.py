@@ -24,7 +24,8 @@ from engine.errors import (
     ReplicationGroupNotUnderMigrationFault,
     UsageError,
 )
-from engine.groups import process, records, schema
+from engine.front.http.metrics import Metrics
+from engine.groups import disconnections, process, records, schema
 from engine.groups.claimed import ClaimedTransfer, ClaimLost
 from engine.groups.process import ProcessId
 from engine.groups.records import TransferRecord
@@ -47,6 +48,7 @@ from engine.model.position import ScanPosition
 from engine.model.progress import Phase, Progress
 from engine.model.report import NotCarried, Report, Step
 from engine.model.settings import TransferSettings
+from engine.model.source_clients import SourceClients, alone
 
 SOURCE = Endpoint("source.example.com", 6380, username="u", password="never stored")
 TARGET = Endpoint("target.example.com", password="never stored")
@@ -809,3 +811,55 @@ def test_readers_do_not_wait_for_a_writer(registry: Registry, state_url: str) ->
         assert time.monotonic() - began < 1
     assert other.get("g")[0].description == "new"
     other.store.close()
+
+
+def test_disconnecting_that_no_process_does(registry: Registry, migrating: TransferRecord) -> None:
+    """Shown since when, and told once; the next process, its end and a longer time."""
+    claimed = registry.claim_transfer("g", ProcessId.here())
+    report = Report(status="done", sealed="0 10", lets_scripts=True, scripts_before=1)
+    claimed.finish(TransferStatus.DONE, report, Progress(), "completed", disconnect_for=60.0)
+
+    def seen() -> SourceClients:
+        found = registry.get("g")[1]
+        assert found is not None
+        assert found.source_clients is not None
+        return found.source_clients
+
+    # One that is just starting is no reason to worry.
+    assert seen().unattended_since is None
+    first = disconnections.claim(registry.store, "g", ProcessId.of(1 << 30))
+    assert first is not None
+    assert first.first
+    since = seen().unattended_since
+    assert since is not None
+    for _ in range(2):
+        disconnections.tell_unattended(registry.store)
+    (told,) = (each for each in texts(registry) if "no process" in each)
+    assert told == alone(seen(), "g")
+    assert "how much that is is not known" in told
+    page = Metrics().page([], {}, registry.source_clients(), {}).decode()
+    assert 'startmigration_source_clients_attended{group="g"} 0.0' in page
+    # Its guard is waited for.
+    assert disconnections.unattended(registry.store, patience=60.0) == []
+    assert disconnections.unattended(registry.store) == ["g"]
+    second = disconnections.claim(registry.store, "g", ProcessId.here())
+    assert second is not None
+    assert not second.first
+    assert seen().unattended_since is None
+    assert first.write(first.found) is None
+    # Whoever does it goes on for longer.
+    disconnections.extend(registry.store, migrating.id, 1000.0)
+    assert (second.write(second.found) or 0.0) > time.time() + 900
+    ended = second.found.end("its time is over")
+    assert second.end(ended)
+    assert not second.end(ended)
+    assert not disconnections.end(registry.store, migrating, "an operator has stopped it")
+    (last,) = (each for each in texts(registry) if "no longer disconnected" in each)
+    assert "its time is over; the source refuses writes (NOREPLICAS), but runs scripts" in last
+    assert "how many scripts the source has run since then is not known" in last
+    page = Metrics().page([], {}, registry.source_clients(), {}).decode()
+    assert "source_clients_attended{" not in page
+
+
+def texts(registry: Registry) -> list[str]:
+    return [each.message for each in registry.list_events("g")]
