@@ -541,7 +541,7 @@ def _accept_loss(connection: Connection, transfer: TransferRecord) -> None:
     if isinstance(found.position, OnlineMark):
         found = replace(found, position=replace(found.position, loss_accepted=True))
         connection.execute(update(table).where(mine).values(checkpoint=found.to_dict()))
-    else:
+    elif found.file is None:
         # A cursor of the data that is gone: the source is read from its first key.
         connection.execute(delete(table).where(mine))
 

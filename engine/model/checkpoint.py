@@ -12,11 +12,23 @@ from engine.model.report import NotCarried
 
 
 @dataclass(frozen=True, slots=True)
+class FileMark:
+    """Which file (a snapshot) a transfer writes into its target, kept before its first key.
+
+    `identity` is the same for the same bytes alone. `held_before`: whether the target had keys that
+    are not the file's.
+    """
+
+    identity: str
+    held_before: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A position that the target has acknowledged, and the counters as they stood then.
 
     Of a scanned source it is SCAN's; an online migration has its exact position on the target, and
-    a mark here.
+    a mark here. A file has none, and `file` says which one it is.
 
     A position lies between two pages of SCAN, the counters between two batches: some keys behind
     the position may be in the counters already, and are counted again by a run that goes on.
@@ -39,6 +51,7 @@ class Checkpoint:
     beyond: tuple[tuple[str, int], ...] = ()
     evictions: Evictions = field(default_factory=Evictions)
     telemetry: tuple[tuple[int, str], ...] = ()
+    file: FileMark | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
@@ -54,4 +67,5 @@ class Checkpoint:
         data["beyond"] = tuple((reason, count) for reason, count in data["beyond"])
         data["telemetry"] = tuple((db, key) for db, key in data.get("telemetry", ()))
         data["evictions"] = Evictions.from_dict(data.get("evictions", {}))
+        data["file"] = FileMark(**file) if (file := data.get("file")) else None
         return cls(**data)

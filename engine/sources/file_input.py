@@ -23,7 +23,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
+from engine._native import crc64
 from engine.errors import EngineError
 from engine.model.endpoint import STDIN_PATH
 from engine.model.settings import GIB, TransferSettings
@@ -152,7 +154,49 @@ class FileInput:
             fault="user",
         )
 
+    async def identity(self) -> str:
+        """The same for the same bytes alone. What was not read yet is, and a pipe is kept to its
+        end. Raises as `Reading.read`."""
+        stop = threading.Event()
+        task = asyncio.ensure_future(asyncio.to_thread(self._checksum, stop))
+        try:
+            await self.tell_of_waiting(task)
+            checksum = await task
+        except asyncio.CancelledError:
+            stop.set()
+            raise
+        except OSError as exc:
+            raise self.unreadable(exc) from exc
+        self.check_unchanged()
+        return f"rdb-{checksum:016x}-{self.size}"
+
+    async def tell_of_waiting(self, reading: asyncio.Future[Any]) -> None:
+        """Say what is waited for if a pipe brings nothing for a moment."""
+        if self.seekable or self.size:
+            return
+        await asyncio.wait({reading}, timeout=_PATIENCE_SECONDS)
+        if not reading.done() and not self.size and self.on_event is not None:
+            writer = (
+                "waiting for the first byte"
+                if self.path == Path(STDIN_PATH)
+                else "it is a FIFO (a named pipe), and waits for a program that writes into it"
+            )
+            self.on_event(f"{self.name}: {writer}; Ctrl-C ends the waiting")
+
     # --- In a thread ---
+
+    def _checksum(self, stop: threading.Event) -> int:
+        """The CRC64 of all of it. Raises `OSError`, `EngineError`, `Stopped`."""
+        if self.seekable:
+            while self.portion(self._read_before.portions):
+                if stop.is_set():
+                    raise Stopped
+            return self._read_before.checksum
+        checksum = at = 0
+        while portion := self.read_at(at, PORTION_BYTES, stop):
+            checksum = crc64(portion, checksum)
+            at += len(portion)
+        return checksum
 
     def portion(self, number: int) -> bytes:
         """The portion with that number (0: the first) of at most `PORTION_BYTES`, none at the end.
@@ -299,10 +343,8 @@ class Reading:
         """At most `n` unpacked bytes, none at the end."""
         task = asyncio.ensure_future(asyncio.to_thread(self._some, n))
         try:
-            if not self._source.seekable and not self._at:
-                await asyncio.wait({task}, timeout=_PATIENCE_SECONDS)
-                if not task.done() and not self._source.size:
-                    self._say()
+            if not self._at:
+                await self._source.tell_of_waiting(task)
             portion = await task
         except asyncio.CancelledError:
             # The thread is told: it would wait for the pipe as long as that lasts.
@@ -335,16 +377,6 @@ class Reading:
             given = source.read_at(self._at, n, self._stop)
         self._at += len(given)
         return given
-
-    def _say(self) -> None:
-        source = self._source
-        if source.on_event is not None:
-            writer = (
-                "waiting for the first byte"
-                if source.path == Path(STDIN_PATH)
-                else "it is a FIFO (a named pipe), and waits for a program that writes into it"
-            )
-            source.on_event(f"{source.name}: {writer}; Ctrl-C ends the waiting")
 
 
 class _Packed:

@@ -284,6 +284,19 @@ class RdbFileSource:
             )
         return found
 
+    async def identity(self) -> str:
+        """The same for the same bytes alone; empty where a pipe can be read once only.
+
+        It is read to its end for that, unless it was. Raises as `RdbFile` does.
+        """
+        file, own = input_of(self._file.path)
+        try:
+            await asyncio.to_thread(file.open)
+            return "" if own and not file.seekable else await file.identity()
+        finally:
+            if own:
+                file.close()
+
     async def open(self, position: ScanPosition | None) -> None:
         """Open the file and read its head. A position means nothing to it: it begins anew.
 

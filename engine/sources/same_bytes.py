@@ -27,6 +27,11 @@ class SameBytes:
         """The CRC64 of all that was read so far."""
         return self._sums[-1]
 
+    @property
+    def portions(self) -> int:
+        """How many were noted."""
+        return len(self._sums) - 1
+
     def holds(self, number: int, portion: bytes) -> bool:
         """Whether the portion with that number (0: the first) is what it was; one that is read for
         the first time is noted. Raises `IndexError` where portions before it were not read."""

@@ -17,6 +17,8 @@ from engine.model.settings import TransferSettings
 from engine.transfer.append_only import leave
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.gate import GateResult
+from engine.transfer.leftovers import leave as leave_unplaced
+from engine.transfer.leftovers import token_of
 from engine.transfer.online import Online
 from engine.transfer.stage import Stage
 from engine.wire import detours
@@ -53,6 +55,9 @@ async def abandon(
 
     Never raises `EngineError`: what cannot be done is said.
     """
+    if checkpoint is not None and checkpoint.file is not None:
+        token, held = token_of(source, target), checkpoint.file.held_before
+        return Abandoned(await leave_unplaced(target, token, held, settings.connect_timeout))
     if checkpoint is None or not isinstance(checkpoint.position, OnlineMark):
         return Abandoned([])
     mark = checkpoint.position

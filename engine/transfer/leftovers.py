@@ -11,18 +11,20 @@ one is overwritten, and both ends can be counted at the cut-over as if the targe
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
-from engine.errors import AuthError, ServerError
-from engine.model.online import LEFT_KEY, OWN_PREFIX
+from engine.errors import AuthError, EngineError, ServerError
+from engine.model.endpoint import Endpoint
+from engine.model.online import LEFT_KEY, OWN_PREFIX, POSITION_KEY
 from engine.model.position import TargetPosition
 from engine.model.report import printable_key
 from engine.model.settings import TransferSettings
 from engine.targets.applier import POSITION_DB
 from engine.transfer.checks.result import Check, failed, own_keys, passed, warned
-from engine.wire.admin import Admin, Arg
+from engine.wire.admin import Admin, Arg, admin
 
 NAME = "leftovers"
 """The check's name, to be skipped by."""
@@ -72,6 +74,28 @@ class Leftovers:
             names = ", ".join(f"'{name}' (database {db})" for db, name in self.extra)
             return f"{self.words}: the source does not have {names}"
         return ""
+
+
+def token_of(source: Endpoint, target: Endpoint) -> str:
+    """What a migration is called that is scanned, or read from a snapshot's file: the same for
+    whoever resumes."""
+    ends = f"{source.rdb_path or source.address} {target.address}".lower()
+    return f"scan-{hashlib.sha256(ends.encode()).hexdigest()[:16]}"
+
+
+async def leave(target: Endpoint, token: str, held_before: bool, timeout: float) -> list[str]:
+    """Say on the target that a migration without a position was not completed. What an operator
+    has to know; never raises `EngineError`."""
+    try:
+        async with admin(target, timeout=timeout, fault="target") as end:
+            await end.select(POSITION_DB)
+            (found,) = await end.pipeline([("GET", POSITION_KEY)])
+            if found is None:
+                mark = TargetPosition(token, None, "", held_before=held_before)
+                await end.call("SET", LEFT_KEY, mark.encode())
+    except EngineError as exc:
+        return [f"what this migration leaves on the target is not marked: {exc}"]
+    return []
 
 
 Source = Callable[[], AbstractAsyncContextManager[Admin]]

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from engine.errors import AuthError, EngineError, StateError, TransferFailed, TransferStopped
-from engine.model.checkpoint import Checkpoint
+from engine.model.checkpoint import Checkpoint, FileMark
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
 from engine.model.online import LEFT_KEY, POSITION_KEY
@@ -38,7 +37,7 @@ from engine.transfer.ends import Ends
 from engine.transfer.gate import Gate, GateResult, compared, offering
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import REMEDY as LEFTOVERS_REMEDY
-from engine.transfer.leftovers import Leftovers
+from engine.transfer.leftovers import Leftovers, token_of
 from engine.transfer.leftovers import Source as FindSource
 from engine.transfer.leftovers import find as find_leftovers
 from engine.transfer.stage import Stage
@@ -48,6 +47,7 @@ from engine.transfer.target_watch import TargetWatch
 from engine.wire import besides
 from engine.wire.admin import Admin, admin
 from engine.wire.besides import Held
+from engine.wire.own_keys import count_own
 from engine.wire.search import UNNAMED, UNTOLD, in_snapshot, raw_name, shown
 
 # How often progress is told and the checkpoint written, in seconds.
@@ -69,9 +69,7 @@ class Offline:
         known_before: Callable[[], bool | None],
     ) -> None:
         self._known_before = known_before
-        # The same for whoever resumes: nothing of a scan's checkpoint names it.
-        ends = f"{source.rdb_path or source.address} {target.address}".lower()
-        self._token = f"scan-{hashlib.sha256(ends.encode()).hexdigest()[:16]}"
+        self._token = token_of(source, target)
         self._claim: Claim | None = None
         # The migration that the target is taken over from, until what it has brought is gone.
         self._room_of = ""
@@ -98,6 +96,9 @@ class Offline:
         self._copy: Copy | None = None
         # The next engine begins at the start.
         self._copied_again = False
+        # The file that is written into the target, and whether an engine before this one has begun.
+        self._mark: FileMark | None = None
+        self._file_begun = False
         self.left_out: list[str] = []
         """What the source holds beside keys and the target did not get."""
         stage.source_type = "scan" if self._file is None else "file"
@@ -205,7 +206,7 @@ class Offline:
     @property
     def begun(self) -> bool:
         """Whether the target has something of this transfer, so that it can be gone on with."""
-        return self._stage.tally.keys > 0
+        return self._stage.tally.keys > 0 or self._file_begun
 
     @property
     def standing(self) -> str:
@@ -358,11 +359,16 @@ class Offline:
         stage = self._stage
         before = self._checkpoints.load()
         position: ScanPosition | None = None
+        if self._file is not None and before is not None:
+            # It has no position: all of it is copied again.
+            self._mark, before = before.file, None
+            self._file_begun = self._mark is not None
         if before is not None:
             assert isinstance(before.position, ScanPosition)
             position = before.position
         await stage.insist(self._target.open, "target")
         await stage.insist(self._settle_target, "target")
+        await self._settle_file()
         self._source.bulk_limit = self._target.bulk_limit
         await stage.insist(lambda: self._source.open(position), "source")
         await self._check_apart()
@@ -385,6 +391,54 @@ class Offline:
             await stage.insist(self._target_watch.look, "target")
         stage.total_keys = self._source.total_keys
         return position
+
+    async def _settle_file(self) -> None:
+        """The file is the one of which a part is on the target already, or there is nothing of it.
+        Raises `TransferStopped` where it is another one: what only the earlier file has would stay
+        on the target, and no server tells which keys those are."""
+        if self._file is None or not (identity := await self._file.identity()):
+            return
+        before, held = self._mark, bool(self._known_before())
+        if before is not None:
+            held = before.held_before
+            if before.identity != identity:
+                keys = 0
+
+                async def count() -> None:
+                    nonlocal keys
+                    async with self._ends.admin("target") as end:
+                        keys = (await end.info()).keys - await count_own(end)
+
+                await self._stage.insist(count, "target")
+                if keys > 0:
+                    raise self._other_file(keys, held)
+                held = False
+                self._stage.on_event("the file is another one than before; the target is empty")
+        self.held_before = held if self.held_before is None else self.held_before
+        self._mark = FileMark(identity, bool(self.held_before))
+        checkpoint = Checkpoint(ScanPosition("", 0, 0), self._target.info.identity, file=self._mark)
+        await asyncio.to_thread(self._checkpoints.save, checkpoint)
+
+    def _other_file(self, keys: int, held_before: bool) -> TransferStopped:
+        abort = "Abort that migration (complete-migration --force) and start anew"
+        told = (
+            f"{self._source_endpoint.address} is not the file of which this migration has loaded a "
+            f"part before: what that file alone has would stay on the target, which holds {keys:,} "
+            "keys"
+        )
+        if held_before:
+            return TransferStopped(
+                f"{told}, its own among them",
+                remedy=f"Remove by hand what the earlier file has brought. {abort}: what is there "
+                "then counts as the target's own. Or put the earlier file back.",
+                fault="user",
+            )
+        return TransferStopped(
+            told,
+            remedy=f"{abort} with --take-over, which removes every key on the target. Or put the "
+            "earlier file back, or empty the target by hand (FLUSHALL).",
+            fault="user",
+        )
 
     async def _check_apart(self) -> None:
         if self._file is not None:
@@ -485,9 +539,16 @@ class Offline:
     async def _let_go_of_target(self, resumable: bool) -> None:
         """Our mark goes with us, or becomes that of a migration that was not completed."""
         done = self._stage.phase is Phase.DONE
-        if resumable or (self._claim is None and (done or not self._stage.tally.keys)):
+        if self._file is not None and self._mark is None:
+            with contextlib.suppress(StateError):
+                before = self._checkpoints.load()
+                self._mark = before.file if before is not None else None
+                self._file_begun = self._mark is not None
+        if resumable or (self._claim is None and (done or not self.begun)):
             return
         held = self._known_before() if self._claim is None else self.held_before
+        if self._mark is not None:
+            held = self._mark.held_before
         mark = self._new_claim(bool(held), first=False).bare.encode()
         limit = self._settings.connect_timeout
         try:

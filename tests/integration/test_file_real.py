@@ -4,6 +4,7 @@ are no source."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +20,15 @@ from engine.errors import (
 )
 from engine.front.engine import Engine
 from engine.front.faults import PreflightFault
+from engine.front.one_go import default_id
+from engine.model.checkpoint import Checkpoint, FileMark
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
+from engine.model.position import ScanPosition
 from engine.model.report import Report
 from engine.model.server import known_types
 from engine.model.settings import TransferSettings
+from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.verify import Verification, verify_file
 from engine.wire.loop import run
 from tests.conftest import ServerFactory
@@ -32,7 +37,7 @@ from tests.proxy import Proxy
 from tests.reference.compare import compare
 from tests.servers import Binary, Server
 from tests.snapshots import Saved, fill, save, snapshot
-from tests.transfers import url_of
+from tests.transfers import transfer, url_of
 
 HOUR_MS = 3_600_000
 
@@ -281,6 +286,119 @@ def test_links_that_break_and_runs_that_are_cut_off(
         assert target.client().ttl(key) >= 0
         target.client().delete(key)
     assert compare(source.url, target.url).equal
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_another_file_behind_a_run_that_was_killed(
+    server_factory: ServerFactory, tmp_path: Path, cli: Cli, own: bool
+) -> None:
+    """What the first file alone has would stay on the target: nothing is written, and it is said
+    what happened and what to do."""
+    source, target = server_factory(), server_factory()
+    client = source.client()
+    client.mset({f"old:{n}": os.urandom(1000) for n in range(3000)})
+    client.save()
+    path = Path(source.folder, "dump.rdb")
+    before = path.read_bytes()
+    if own:
+        target.client().set("own", "stays")
+    with Proxy(target.host, target.port) as proxy:
+        proxy.throttle(1 << 20)
+        url, to = written(tmp_path, before), url_of(proxy)
+        running = cli.start("migrate", "--source", url, "--target", to)
+        deadline = time.monotonic() + 60
+        while target.client().dbsize() < 100:
+            assert time.monotonic() < deadline
+            assert running.poll() is None, running.communicate()
+            time.sleep(0.01)
+        running.kill()
+        running.communicate()
+        proxy.throttle(None)
+        client.flushall()
+        client.mset({f"new:{n}": n for n in range(300)})
+        client.save()
+        written(tmp_path, path.read_bytes())
+        there = settled(target)
+        # 1. Refused, as often as it is tried.
+        for _ in range(2):
+            report, _ = migrate(cli.state, url, to)
+            assert report.status == "stopped"
+            (told,) = report.errors
+            assert "is not the file of which this migration has loaded a part before" in told
+            assert "put the earlier file back" in told
+            assert ("its own among them" in told) == own
+            assert target.client().dbsize() == there
+        if own:
+            # 2. The earlier file is gone on with.
+            written(tmp_path, before)
+            report, told_all = migrate(cli.state, url, to)
+            assert report.status == "done", report.errors
+            assert any("not counted (the target had keys" in each for each in told_all)
+            assert target.client().dbsize() == 3001
+            return
+        # 3. Ended, and begun anew by the operator's word.
+        engine = Engine(cli.state, credentials=Credentials(()))
+        engine.sync.complete_migration(default_id(Endpoint.parse(to)), force=True)
+        engine.close()
+        with pytest.raises(PreflightFault, match=f"has left {there:,} keys on the target, which"):
+            migrate(cli.state, url, to)
+        assert target.client().dbsize() == there + 1  # the mark that says so
+        report, told_all = migrate(cli.state, url, to, take_over=True)
+        assert report.status == "done", report.errors
+        counted = "300 keys without a deadline in the file, 300 on the target"
+        assert any(counted in each for each in told_all)
+        assert compare(source.url, target.url).equal
+
+
+def settled(target: Server) -> int:
+    """How many keys it has when what was under way to it has arrived, and no probe is left."""
+    client = target.client()
+    client.delete(*client.scan_iter("startmigration:probe:*"), "startmigration:probe:none")
+    before, now = -1, client.dbsize()
+    while before != now:
+        time.sleep(0.1)
+        before, now = now, client.dbsize()
+    return now
+
+
+def test_another_file_for_a_target_that_was_emptied_meanwhile(
+    server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    source, target = server_factory(), server_factory()
+    source.client().mset({f"key:{n}": n for n in range(500)})
+    source.client().save()
+    store = MemoryCheckpoint()
+    there = target.client()
+    for held_before in (True, False):
+        mark = FileMark("rdb-0000000000000001-77", held_before)
+        earlier = Checkpoint(ScanPosition("", 0, 0), "", file=mark)
+        store.save(Checkpoint.from_dict(json.loads(json.dumps(earlier.to_dict()))))
+        there.set("old:1", 1)
+        done = transfer(
+            f"rdb:{source.folder}/dump.rdb", target, checkpoints=store, source_type="auto"
+        )
+        assert done.report.status == "stopped"
+        assert "which holds 1 keys" in done.report.errors[0]
+        assert store.load() == earlier
+        assert there.dbsize() == 1
+        there.flushall()
+        done = transfer(
+            f"rdb:{source.folder}/dump.rdb", target, checkpoints=store, source_type="auto"
+        )
+        assert done.report.status == "done", done.report.errors
+        assert done.events.count("the file is another one than before; the target is empty") == 1
+        assert there.dbsize() == 500
+        # The file of this run is what the next one is compared with; nothing of its own is there.
+        kept = store.load()
+        assert kept is not None
+        assert kept.file is not None
+        assert not kept.file.held_before
+        assert kept.file.identity.endswith(f"-{Path(source.folder, 'dump.rdb').stat().st_size}")
+        done = transfer(
+            f"rdb:{source.folder}/dump.rdb", target, checkpoints=store, source_type="auto"
+        )
+        assert done.report.status == "done", done.report.errors
+        there.flushall()
 
 
 def test_on_the_command_line(
