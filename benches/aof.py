@@ -24,6 +24,7 @@ from pathlib import Path
 
 from benches.datasets import resp
 from benches.follow import PREFERRED
+from engine.fleet.gate import gate_of_files
 from engine.model.endpoint import Endpoint
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
@@ -85,7 +86,7 @@ def migrate(path: Path, target: Server) -> Report:
     """The engine, in this process."""
 
     async def gate() -> GateResult:
-        return GateResult(True, "not asked")
+        raise AssertionError("there is one of files")
 
     async def main() -> Report:
         work = Transfer(
@@ -96,6 +97,7 @@ def migrate(path: Path, target: Server) -> Report:
             on_progress=lambda _: None,
             on_event=lambda _: None,
             gate=gate,
+            gate_of_files=gate_of_files(Endpoint.parse(target.url), TransferSettings()),
             one_go=True,
         )
         return await work.run()

@@ -13,7 +13,7 @@ from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import CheckpointStore, MemoryCheckpoint
-from engine.transfer.gate import Comparison, GateInSync, GateResult
+from engine.transfer.gate import Comparison, GateInSync, GateOfFiles, GateResult
 from engine.transfer.transfer import Transfer
 from engine.wire.loop import run
 from tests.proxy import Proxy
@@ -55,6 +55,7 @@ def transfer(
     on_progress: Callable[[Progress], None] | None = None,
     gate_in_sync: GateInSync | None = None,
     comparison: Comparison | None = None,
+    gate_of_files: GateOfFiles | None = None,
     **settings: Any,
 ) -> Run:
     """Move everything from `source` to `target`; `meanwhile` is awaited beside the transfer.
@@ -86,6 +87,7 @@ def transfer(
             one_go=one_go,
             gate_in_sync=gate_in_sync,
             comparison=comparison,
+            gate_of_files=gate_of_files,
             **extra,
         )
 

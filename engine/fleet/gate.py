@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
+from engine.sources.aof import AofSurvey
+from engine.sources.aof_files import AofFiles
 from engine.transfer.gate import Comparison, GateResult
 
 # redis-py, which the verifier asks with, costs CPU to import: only where there is something to ask.
@@ -40,6 +42,23 @@ def gate_of(
                 found = await verify(source, target, settings, held_before=held)
             else:
                 found = await verify_file(path, target, settings, held_before=held)
+        except EngineError as error:
+            return GateResult(False, f"both ends could not be compared: {error}")
+        return GateResult(found.ok, found.reason, found)
+
+    return gate
+
+
+def gate_of_files(
+    target: Endpoint, settings: TransferSettings
+) -> Callable[[AofFiles, AofSurvey], Awaitable[GateResult]]:
+    """The same of an append-only file, whose files are open."""
+
+    async def gate(files: AofFiles, survey: AofSurvey) -> GateResult:
+        from engine.verify import verify_aof
+
+        try:
+            found = await verify_aof(files, survey, target, settings)
         except EngineError as error:
             return GateResult(False, f"both ends could not be compared: {error}")
         return GateResult(found.ok, found.reason, found)

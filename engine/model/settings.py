@@ -194,7 +194,10 @@ class TransferSettings:
         if self.source_type != "auto":
             return f"--source-type {self.source_type} asks a server"
         if self.match is not None or self.key_type is not None:
-            return "a file is read whole: --match and --type ask a server"
+            return (
+                "a file is read whole, and --match and --type ask a server (load the file into one "
+                "of its version, and scan that)"
+            )
         if self.if_exists == "fail":
             # A run that is taken up again would find its own keys and could not tell.
             return "--if-exists fail compares a key with the source's (replace or skip do not)"
@@ -212,7 +215,10 @@ class TransferSettings:
         if (objection := self.file_objection()) is not None:
             return objection
         if self.databases is not None:
-            return "--db chooses keys, and the commands of an append-only file may move them"
+            return (
+                "--db chooses keys, and commands of an append-only file build on keys that would "
+                "be left out (load it into a server of its version, and scan that)"
+            )
         if self.if_exists != "replace":
             return (
                 f"--if-exists {self.if_exists} keeps keys of the target, and the commands of an "

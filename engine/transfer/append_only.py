@@ -31,6 +31,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 from engine._native import HeldNames
@@ -69,7 +70,7 @@ from engine.transfer.deadlines import LIFT_MS, Lifted
 from engine.transfer.ends import Ends
 from engine.transfer.faithfulness import Faithfulness
 from engine.transfer.field_deadlines import release_fields
-from engine.transfer.gate import NOT_COMPARED, GateResult
+from engine.transfer.gate import GateOfFiles, GateResult, compared
 from engine.transfer.leftovers import find as find_leftovers
 from engine.transfer.replay import Replay
 from engine.transfer.stage import Stage
@@ -110,6 +111,7 @@ class AppendOnly:
         stage: Stage,
         *,
         checkpoints: CheckpointStore,
+        gate: GateOfFiles,
     ) -> None:
         assert source.aof_path is not None
         self._path = source.aof_path
@@ -119,6 +121,7 @@ class AppendOnly:
         self._settings = stage.settings
         self._ends = Ends(source, target, stage.settings)
         self._checkpoints = checkpoints
+        self._gate = gate
         self._writer = RestoreWriter(target, stage.settings)
         self._writer.on_event = stage.on_event
         self._writer.on_trouble = stage.trouble_of("the target")
@@ -640,17 +643,24 @@ class AppendOnly:
             return GateResult(False, evicted)
         keys = sum(each.keys for each in keyspace) - own
         self._keys_held = keys
-        if stage.skip_verification:
-            return GateResult(True, NOT_COMPARED)
-        if (words := commands.fieldless_words) and self._fields_passed:
-            return GateResult(False, f"{words}; {_ALL_THE_SAME}")
+        if self._fields_passed and not stage.skip_verification and commands.fieldless:
+            return GateResult(False, f"{commands.fieldless_words}; {_ALL_THE_SAME}")
+
+        async def compare() -> GateResult:
+            assert self._files is not None
+            return await self._gate(self._files, survey)
+
+        found = await compared(stage, compare)
+        stage.verification = found.verification
+        if not found.ok:
+            return found
         counted = f"{commands.counts.commands:,} commands"
-        if survey.snapshot:
-            counted = f"a snapshot of {sum(survey.keys.values()):,} keys and {counted}"
-        return GateResult(
-            True,
-            f"the target holds {keys:,} keys by {counted}, up to byte {survey.end:,}; an "
-            "append-only file has no values to compare with.",
+        if snapshot := sum(survey.keys.values()):
+            counted = f"a snapshot of {snapshot:,} keys and {counted}"
+        return replace(
+            found,
+            reason=f"the target holds {keys:,} keys by {counted}, up to byte {survey.end:,}; "
+            f"{found.reason}",
         )
 
     def _tell_keys(self) -> None:

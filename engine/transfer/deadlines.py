@@ -55,14 +55,26 @@ VALID_SECONDS = 3.0
 # PEXPIRETIME (7.0), a bound (ms), until when it is valid (s). A script sees one moment's clock
 # throughout.
 _PROLOGUE = """
-if tonumber(redis.call('TIME')[1]) > tonumber(ARGV[5]) then
+local time = redis.call('TIME')
+if tonumber(time[1]) > tonumber(ARGV[5]) then
   return redis.error_reply('ERR this script comes too late')
 end
 local far, lift, exact = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
 local bound = tonumber(ARGV[4])
-local function move(key, ttl, by)
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function left(key)
+  local at
   if exact then
-    redis.call('PEXPIREAT', key, string.format('%.0f', redis.call('PEXPIRETIME', key) + by))
+    at = redis.call('PEXPIRETIME', key)
+    -- The server's own moment decides what has passed; it may be a little before TIME's.
+    if at < 0 then return at end
+    if at - now > 1000 and math.abs(at - now - lift) > 1000 then return at - now, at end
+  end
+  return redis.call('PTTL', key), at
+end
+local function move(key, ttl, at, by)
+  if exact then
+    redis.call('PEXPIREAT', key, string.format('%.0f', at + by))
   else
     redis.call('PEXPIRE', key, string.format('%.0f', ttl + by))
   end
@@ -74,19 +86,19 @@ end
 _RELEASE = (
     _PROLOGUE
     + """
-local left, ended = {}, 0
+local lifted, ended = {}, 0
 for _, key in ipairs(KEYS) do
-  local ttl = redis.call('PTTL', key)
+  local ttl, at = left(key)
   if ttl > far then
     if ttl - lift < bound then
-      left[#left + 1] = key
+      lifted[#lifted + 1] = key
     else
-      move(key, ttl, -lift)
+      move(key, ttl, at, -lift)
       if ttl <= lift then ended = ended + 1 end
     end
   end
 end
-return {ended, left}
+return {ended, lifted}
 """
 )
 # Lifts what is due within the bound, and returns the keys; none of them ends.
@@ -95,9 +107,9 @@ _LIFT = (
     + """
 local lifted = {}
 for _, key in ipairs(KEYS) do
-  local ttl = redis.call('PTTL', key)
+  local ttl, at = left(key)
   if ttl >= 0 and ttl < bound then
-    move(key, ttl, lift)
+    move(key, ttl, at, lift)
     lifted[#lifted + 1] = key
   end
 end

@@ -15,6 +15,8 @@ from engine.model.verification import (
     DbKey,
     Verification,
 )
+from engine.sources.aof import AofSurvey
+from engine.sources.aof_files import AofFiles
 from engine.transfer.stage import Stage
 
 
@@ -28,6 +30,8 @@ class GateResult:
 
 
 Gate = Callable[[], Awaitable[GateResult]]
+# The same of an append-only file, which is open, as far as it was applied.
+GateOfFiles = Callable[[AofFiles, AofSurvey], Awaitable[GateResult]]
 # The same while the source's writers are held off; it is told the engine's own key on the target.
 GateInSync = Callable[[bytes], Awaitable[GateResult]]
 Reach = Callable[[int], Awaitable[None]]

@@ -24,12 +24,14 @@ from engine.model.online import OnlineMark
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report, Status
 from engine.model.settings import TransferSettings
+from engine.sources.aof import AofSurvey
+from engine.sources.aof_files import AofFiles
 from engine.transfer.append_only import AppendOnly
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.checks.result import Side
 from engine.transfer.checks.rights import replica_objection
 from engine.transfer.copy import Compare, explain
-from engine.transfer.gate import Comparison, Gate, GateInSync, GateResult
+from engine.transfer.gate import Comparison, Gate, GateInSync, GateOfFiles, GateResult
 from engine.transfer.offline import Offline
 from engine.transfer.online import Online
 from engine.transfer.stage import Stage
@@ -66,6 +68,7 @@ class Transfer:
         gate: asked at the cut-over of a scanned source whether the target may be opened.
         gate_in_sync: the same of a source that was followed, while its writers are held off: it
             must be quick. None: `gate`.
+        gate_of_files: asked instead of `gate` of an append-only file, which is open. None: `gate`.
         comparison: compares both ends of a source that is followed, before its writers are held
             off and then; `gate_in_sync` is not asked in this case.
         compare: which of these keys of a database differ between the ends.
@@ -87,6 +90,7 @@ class Transfer:
         on_event: Callable[[str], None],
         gate: Gate,
         gate_in_sync: GateInSync | None = None,
+        gate_of_files: GateOfFiles | None = None,
         comparison: Comparison | None = None,
         compare: Compare = _cannot_compare,
         one_go: bool = False,
@@ -101,6 +105,7 @@ class Transfer:
         self._credentials = credentials
         self._checkpoints = checkpoints
         self._gate = gate
+        self._gate_of_files = gate_of_files or self._without_files
         self._gate_in_sync = gate_in_sync or self._by_gate
         self._comparison = comparison
         self._compare = compare
@@ -292,6 +297,7 @@ class Transfer:
             self._target_endpoint,
             self._stage,
             checkpoints=self._checkpoints,
+            gate=self._gate_of_files,
         )
 
     def _online(self) -> Online:
@@ -304,6 +310,10 @@ class Transfer:
             comparison=self._comparison,
             credentials=self._credentials,
         )
+
+    async def _without_files(self, files: AofFiles, survey: AofSurvey) -> GateResult:
+        del files, survey
+        return await self._gate()
 
     async def _by_gate(self, own_key: bytes) -> GateResult:
         del own_key

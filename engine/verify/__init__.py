@@ -7,6 +7,7 @@ files: there is one reader of those.
 from __future__ import annotations
 
 from engine.model.verification import Difference, Verification
+from engine.verify.aof import verify_aof
 from engine.verify.compare import differing
 from engine.verify.file import verify_file
 from engine.verify.live import LiveComparison
@@ -18,5 +19,6 @@ __all__ = [
     "Verification",
     "differing",
     "verify",
+    "verify_aof",
     "verify_file",
 ]

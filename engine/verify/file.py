@@ -27,11 +27,11 @@ from engine.wire.own_keys import OWN_DB, count_own
 
 _SAMPLE = 1000
 # Longer values are not asked for: what is compared must not take long.
-_VALUE_BYTES = 16 << 10
+VALUE_BYTES = 16 << 10
 # Behind a value in a payload: the RDB version and a CRC64.
-_FOOTER_BYTES = 10
+FOOTER_BYTES = 10
 # What TYPE says of the value types (RDB_TYPE_*) that mean the same to every server.
-_KINDS = {
+KINDS = {
     0: b"string",
     **dict.fromkeys((1, 10, 14, 18), b"list"),
     **dict.fromkeys((2, 11, 20), b"set"),
@@ -42,7 +42,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Sampled:
+class Sampled:
     """A key of the file; `value` is its payload without the footer, None: too long to be kept."""
 
     key: bytes
@@ -56,7 +56,7 @@ class _Database:
     """What the file has in one database: how many keys without a deadline, and some keys."""
 
     lasting: int = 0
-    sample: list[_Sampled] = field(default_factory=list)
+    sample: list[Sampled] = field(default_factory=list)
 
 
 async def verify_file(
@@ -116,12 +116,12 @@ async def verify_file(
 
 async def _read(path: str, settings: TransferSettings, seed: int) -> dict[int, _Database]:
     reader = SnapshotReader(
-        stream_above=_VALUE_BYTES, drop_before=now_ms(), drop_imports=True, footers=False
+        stream_above=VALUE_BYTES, drop_before=now_ms(), drop_imports=True, footers=False
     )
     file = RdbFile(path, reader)
     chosen = settings.databases
     found: dict[int, _Database] = {}
-    samplers: dict[int, _Sampler] = {}
+    samplers: dict[int, Sampler] = {}
     guard = ModuleGuard(lambda _: ("", False), telemetry=True)
     head = b""
     try:
@@ -139,9 +139,9 @@ async def _read(path: str, settings: TransferSettings, seed: int) -> dict[int, _
                     continue
                 database = found.setdefault(item.db, _Database())
                 database.lasting += item.lasting
-                sampler = samplers.setdefault(item.db, _Sampler(seed + item.db))
+                sampler = samplers.setdefault(item.db, Sampler(seed + item.db))
                 for index, place in sampler.chosen(len(item)):
-                    sampled = _sampled(item, index)
+                    sampled = sampled_of(item, index)
                     if place == len(database.sample):
                         database.sample.append(sampled)
                     else:
@@ -152,7 +152,7 @@ async def _read(path: str, settings: TransferSettings, seed: int) -> dict[int, _
     return found
 
 
-class _Sampler:
+class Sampler:
     """Chooses `_SAMPLE` of any number of keys, each as likely as another, without a look at every
     one: how many are passed over is drawn instead (Li's algorithm L)."""
 
@@ -177,18 +177,18 @@ class _Sampler:
         return math.floor(math.log(1 - self._random.random()) / math.log1p(-self._weight))
 
 
-def _sampled(batch: RecordBatch, index: int) -> _Sampled:
+def sampled_of(batch: RecordBatch, index: int) -> Sampled:
     kind = batch.value_type(index)
-    value = None if batch.streamed else batch.value(index)[:-_FOOTER_BYTES]
-    return _Sampled(
+    value = None if batch.streamed else batch.value(index)[:-FOOTER_BYTES]
+    return Sampled(
         batch.key(index),
-        None if kind is None else _KINDS.get(kind),
+        None if kind is None else KINDS.get(kind),
         batch.expire_at(index),
         value,
     )
 
 
-async def _compare(side: Side, sample: Sequence[_Sampled]) -> AsyncIterator[tuple[bytes, str, str]]:
+async def _compare(side: Side, sample: Sequence[Sampled]) -> AsyncIterator[tuple[bytes, str, str]]:
     """(key, what differs, else why its value could not be compared): what agrees is not named."""
     at = 0
     for keys in portions([each.key for each in sample]):
@@ -199,7 +199,7 @@ async def _compare(side: Side, sample: Sequence[_Sampled]) -> AsyncIterator[tupl
         dumps = await side.end.pipeline([("DUMP", key) for key in held])
         dumped = dict(zip(held, dumps, strict=True))
         for each, look in zip(portion, looks, strict=True):
-            what = _judge(each, look)
+            what = judge_look(each, look)
             payload = dumped.get(each.key)
             if what:
                 yield each.key, what, ""
@@ -207,11 +207,11 @@ async def _compare(side: Side, sample: Sequence[_Sampled]) -> AsyncIterator[tupl
                 yield each.key, "", "its time was over"
             elif each.value is None:
                 yield each.key, "", "too long to be compared"
-            elif not isinstance(payload, bytes) or payload[:-_FOOTER_BYTES] != each.value:
+            elif not isinstance(payload, bytes) or payload[:-FOOTER_BYTES] != each.value:
                 yield each.key, "", "stored in another encoding"
 
 
-def _judge(each: _Sampled, look: Look) -> str:
+def judge_look(each: Sampled, look: Look) -> str:
     """What differs; empty if nothing does, or the key's time is over."""
     if look.kind == b"none":
         near = each.deadline is not None and each.deadline <= now_ms() + NEAR_MS

@@ -15,6 +15,7 @@ import pytest
 
 from engine._native import crc64
 from engine.errors import InvalidParameterCombinationException
+from engine.fleet.gate import gate_of_files
 from engine.front.faults import PreflightFault
 from engine.model.endpoint import Endpoint
 from engine.model.online import LEFT_KEY, POSITION_KEY
@@ -686,6 +687,56 @@ def test_commands_by_other_names(server_factory: ServerFactory, tmp_path: Path) 
     done = transfer(f"aof:{path}", target, command_names=("source:FLUSHALL=wipe",))
     assert done.report.status == "done", done.report.errors
     assert target.client().keys("*") == [b"b"]
+
+
+def test_what_the_file_says_is_compared(server_factory: ServerFactory, tmp_path: Path) -> None:
+    """Keys of the snapshot that no command names, values that were set last, and deleted keys."""
+    binary = known("redis-7.0")
+    server = server_factory(binary, *OPTIONS)
+    fill(server, "tiny")
+    client = server.client()
+    client.mset({f"deleted:{n}": n for n in range(20)})
+    rewritten(server)
+    for n in range(100):
+        client.set(f"set:{n}", n, px=HOUR_MS)
+        client.rpush("pushed", n)
+    client.delete(*(f"deleted:{n}" for n in range(20)))
+    path = written_by(server, tmp_path / "copy")
+    target = server_factory(binary)
+
+    def refusals(run: Run) -> list[str]:
+        return [line for line in run.events if "cut-over refused" in line]
+
+    async def order(work: Transfer, run: Run) -> None:
+        end = target.client()
+        for key, wrong in (("set:7", "WRONG"), ("deleted:3", "WRONG"), ("set:8", None)):
+            await until(lambda: run.progress and run.progress[-1].can_complete)
+            before, ttl, count = end.get(key), end.pttl(key), len(refusals(run))
+            end.set(key, wrong) if wrong is not None else end.delete(key)
+            work.complete()
+            await until(lambda count=count: len(refusals(run)) > count)
+            end.set(key, before, px=ttl) if before is not None else end.delete(key)
+            await until(lambda: run.progress[-1].can_complete)
+        work.complete()
+
+    gate = gate_of_files(Endpoint.parse(target.url), TransferSettings(retry_for=10))
+    done = transfer(f"aof:{path}", target, one_go=False, meanwhile=order, gate_of_files=gate)
+    assert done.report.status == "done", done.report.errors
+    for line, words in zip(
+        refusals(done),
+        ("key set:7: TTL: none", "key deleted:3: on the target alone", "key set:8: missing"),
+        strict=True,
+    ):
+        assert words in line, line
+        assert "--skip-verification" in line
+    found = done.report.verification
+    assert found is not None
+    assert found.ok
+    assert not found.counted
+    assert found.compared > 150
+    assert "20 that it deletes are gone" in found.reason
+    assert "pushed" in {each.key for each in found.unknown}
+    assert target.client().get("set:7") == b"7"
 
 
 def test_until_time(server_factory: ServerFactory, tmp_path: Path, state_url: str) -> None:
