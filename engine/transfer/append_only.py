@@ -147,7 +147,7 @@ class AppendOnly:
         self._stuck: list[DbKey] = []
         # The target is in import mode: nothing expires there.
         self._importing = False
-        # Keys that the target holds at the end.
+        # Keys that the target holds, once everything is applied.
         self._keys_held: int | None = None
         self._target_watch = TargetWatch(target, stage, lambda: None)
         self.left_out: list[str] = []
@@ -201,6 +201,8 @@ class AppendOnly:
             stage.enter(Phase.SNAPSHOT)
             with stage.step("snapshot"):
                 await self._ticking(self._move())
+                await stage.insist(self._count_keys, "target")
+                self._tell_keys()
             stage.reason = "applied: all that the files hold"
             try:
                 # 3. The operator's word, and the cut-over.
@@ -633,16 +635,13 @@ class AppendOnly:
             await self._target_watch.look()
             # The target still holds all of it.
             await commands.confirm()
-            async with self._ends.admin("target") as end:
-                keyspace = (await end.info()).keyspace
-                own = await count_own(end)
+            await self._count_keys()
         except EngineError as exc:
             return GateResult(False, f"the target could not be looked at: {explain(exc)}")
         evictions = stage.tally.evictions
         if evicted := evictions.words_in_one_go if stage.one_go else evictions.words:
             return GateResult(False, evicted)
-        keys = sum(each.keys for each in keyspace) - own
-        self._keys_held = keys
+        keys = self._keys_held
         if self._fields_passed and not stage.skip_verification and commands.fieldless:
             return GateResult(False, f"{commands.fieldless_words}; {_ALL_THE_SAME}")
 
@@ -663,7 +662,13 @@ class AppendOnly:
             f"{found.reason}",
         )
 
+    async def _count_keys(self) -> None:
+        async with self._ends.admin("target") as end:
+            own = await count_own(end)
+            self._keys_held = sum(each.keys for each in (await end.info()).keyspace) - own
+
     def _tell_keys(self) -> None:
+        """No command says how many keys there are: the target does."""
         if self._keys_held is not None:
             self._stage.tally.keys = self._stage.total_keys = self._keys_held
 

@@ -210,8 +210,9 @@ def test_an_engine_that_is_killed_has_nothing_doubled(
     # Also those that the first engine has applied; and none of the keys is one that was verified.
     told = f"{commands + 2:,} commands"
     for phase in ("COPIED", "CUT_OVER", "DONE"):
-        assert re.search(rf"^{phase} .* keys, .*, {told} \(", done.err, re.MULTILINE), done.err
+        assert re.search(rf"^{phase} +102 keys, .*, {told} \(", done.err, re.MULTILINE), done.err
     assert f"the target holds 102 keys by {told}, up to byte {len(data):,}" in done.err
+    assert re.search(r"^snapshot +[0-9.]+ m?s +102 *$", done.out, re.MULTILINE), done.out
     assert re.search(r"^verify +[0-9.]+ m?s *$", done.out, re.MULTILINE), done.out
     assert "the engine that sent them was killed before it read the answer" in done.out
     assert counted(target) == expected(commands)
