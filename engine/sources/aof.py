@@ -151,6 +151,33 @@ def size_in(identity: str) -> int | None:
     return None
 
 
+def identity_of(files: AofFiles) -> str:
+    """`AofSurvey.identity` of files of which every byte was read."""
+    return f"{IDENTITY}-{files.checksum:016x}-{files.size}"
+
+
+async def is_known(files: AofFiles, identity: str) -> bool:
+    """Whether these are the files of that `AofSurvey.identity`. Reads all of them, and parses
+    nothing. Raises as `AofFiles.read`."""
+    stop = threading.Event()
+
+    def read() -> bool:
+        for part in files.parts:
+            for _ in files.portions(part):
+                if stop.is_set():
+                    return False
+        return identity_of(files) == identity
+
+    task = asyncio.create_task(asyncio.to_thread(read))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop.set()
+        # (The caller closes the files.)
+        await asyncio.wait({task})
+        raise
+
+
 async def survey_aof(
     files: AofFiles, settings: TransferSettings, *, value_limit: int = 512 << 20, held_to: int = 0
 ) -> AofSurvey:
@@ -211,7 +238,7 @@ class _Surveyor:
         snapshot = self._snapshot
         return AofSurvey(
             info=_writer(snapshot),
-            identity=f"{IDENTITY}-{self._files.checksum:016x}-{size}",
+            identity=identity_of(self._files),
             size=size,
             end=end,
             cut=self._why,

@@ -92,14 +92,18 @@ class AofFiles:
         found = _located(self.path)
         self.parts: list[Part] = []
         self._read_before = SameBytes()
+        self.beyond = 0
+        """Bytes behind `limit` when the files were opened."""
         begin = portion = 0
         try:
             for each, kind in found:
-                if limit is not None and begin >= limit and self.parts:
-                    break
                 descriptor, size = _opened(each)
                 if limit is not None:
+                    self.beyond += max(size - (limit - begin), 0)
                     size = min(size, limit - begin)
+                if self.parts and begin == limit:
+                    os.close(descriptor)
+                    continue
                 self.parts.append(Part(each, kind, descriptor, begin, size, portion))
                 begin += size
                 portion += -(-size // PORTION_BYTES)

@@ -49,7 +49,7 @@ from engine.model.evictions import Evictions
 from engine.model.online import LEFT_KEY, POSITION_KEY, OnlineMark, dirty_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
-from engine.sources.aof import AofSnapshot, AofSurvey, size_in, survey_aof
+from engine.sources.aof import AofSnapshot, AofSurvey, is_known, size_in, survey_aof
 from engine.sources.aof_files import AofFiles
 from engine.targets.applier import POSITION_DB, Applier, PositionMoved
 from engine.targets.import_mode import (
@@ -132,6 +132,8 @@ class AppendOnly:
         self._opened = False
         self._identity = ""
         self._files: AofFiles | None = None
+        # Bytes that the files have grown by since an engine before this one has opened them.
+        self._beyond = 0
         self._survey: AofSurvey | None = None
         self._claim: Claim | None = None
         self._applier: Applier | None = None
@@ -203,7 +205,11 @@ class AppendOnly:
                 await self._ticking(self._move())
                 await stage.insist(self._count_keys, "target")
                 self._tell_keys()
-            stage.reason = "applied: all that the files hold"
+            stage.reason = (
+                f"applied: what the files held at first, without {self._beyond_words}"
+                if self._beyond
+                else "applied: all that the files hold"
+            )
             try:
                 # 3. The operator's word, and the cut-over.
                 await self._cut_over()
@@ -261,7 +267,7 @@ class AppendOnly:
         await self._writer.close()
         self._opened = True
         self._identity = self._writer.info.identity
-        limit, held_to = None, 0
+        before: StreamPosition | None = None
         if self._books.mark.begun:
             found: TargetPosition | None = None
 
@@ -271,13 +277,9 @@ class AppendOnly:
                     found = await _position_on(end)
 
             await stage.insist(look, "target")
-            if found is not None and found.position is not None:
-                # They may have grown: no more of them than before.
-                limit, held_to = size_in(found.position.replid), found.position.offset
-        self._files = await asyncio.to_thread(AofFiles, self._path, limit=limit)
-        self._survey = await survey_aof(
-            self._files, self._settings, value_limit=self._writer.bulk_limit, held_to=held_to
-        )
+            before = found.position if found is not None else None
+        await self._read_files(before)
+        assert self._survey is not None
         await stage.insist(self._look_at_tail, "target")
         if self._survey.cut:
             self._leave_out(f"{_CUT}{self._survey.cut}")
@@ -286,6 +288,30 @@ class AppendOnly:
             stage.tally.evictions = Evictions().after(self._writer.info)
         else:
             await stage.insist(self._target_watch.look, "target")
+
+    async def _read_files(self, before: StreamPosition | None) -> None:
+        """Open the files, and survey them. `before`: how far the target has come with those of an
+        engine before this one, of which no more is read where they have grown."""
+        limit = None if before is None else size_in(before.replid)
+        self._files = await asyncio.to_thread(AofFiles, self._path, limit=limit)
+        held_to = 0
+        if before is not None and limit is not None:
+            if await is_known(self._files, before.replid):
+                held_to, self._beyond = before.offset, self._files.beyond
+            else:
+                self._files.close()
+                self._files = await asyncio.to_thread(AofFiles, self._path)
+        self._survey = await survey_aof(
+            self._files, self._settings, value_limit=self._writer.bulk_limit, held_to=held_to
+        )
+        if self._beyond:
+            self._leave_out(f"{_CUT}{self._beyond_words}: the migration goes on with those")
+
+    @property
+    def _beyond_words(self) -> str:
+        return (
+            f"{self._beyond:,} bytes written since the migration began with the files as they were"
+        )
 
     async def _look_at_tail(self) -> None:
         assert self._survey is not None

@@ -318,6 +318,44 @@ def test_other_files_begin_again(server_factory: ServerFactory, tmp_path: Path) 
     assert counted(target)[b"u"] == 1
 
 
+@pytest.mark.parametrize("grown", [True, False])
+def test_longer_files_than_before(
+    server_factory: ServerFactory, tmp_path: Path, grown: bool
+) -> None:
+    """What was appended since is named, with its bytes; of other files all is read."""
+    path = tmp_path / "appendonly.aof"
+    before = counting(path, 50_000)
+    target = server_factory(known("redis-7.0"))
+    checkpoints = MemoryCheckpoint()
+
+    async def stop(work: Transfer, run: Run) -> None:
+        await until(lambda: run.progress and run.progress[-1].applied_offset)
+        work.stop()
+
+    with Proxy(target.host, target.port) as far:
+        far.throttle(1e6)
+        done = transfer(f"aof:{path}", far, checkpoints=checkpoints, meanwhile=stop)
+    assert done.report.status == "stopped"
+    more = command(b"INCR", b"other")
+    path.write_bytes(before + 7 * more if grown else more * (len(before) // len(more) + 9))
+    done = transfer(f"aof:{path}", target, checkpoints=checkpoints)
+    assert done.report.status == "done", done.report.errors
+    reasons = {progress.reason for progress in done.progress}
+    if grown:
+        left = f"left out: {7 * len(more):,} bytes written since the migration began"
+        assert [each for each in done.report.left_out if each.startswith(left)]
+        assert [each for each in done.events if each.startswith(left)]
+        assert any(f"without {7 * len(more):,} bytes written since" in each for each in reasons)
+        assert counted(target) == expected(50_000)
+        assert not target.client().exists("other")
+    else:
+        assert any("the files are others than before" in line for line in done.events)
+        assert done.report.left_out == ()
+        assert "applied: all that the files hold" in reasons
+        assert target.client().keys("*") == [b"other"]
+        assert int(target.client().get("other") or 0) == len(before) // len(more) + 9
+
+
 def test_a_file_that_is_written_to_in_place_stops_it(
     server_factory: ServerFactory, tmp_path: Path
 ) -> None:
