@@ -46,8 +46,9 @@ class OnlineMark:
     before the cut-over; empty: not so. `answered`: of an append-only file, up to this byte the
     target's answers were read. `begun_at`: when the last full sync did, or when all near
     deadlines of the target were lifted since, in seconds since the epoch. `search_names`: those of
-    the source's search aliases and dictionaries, printable (`model.report`). The counters are those
-    of all its engines. The exact position is on the target itself.
+    the source's search aliases and dictionaries, printable (`model.report`). `lost`: of an
+    append-only file, what the target lacks that is no key (`Stage.lost`). The counters are those of
+    all its engines. The exact position is on the target itself.
     """
 
     token: str
@@ -86,6 +87,7 @@ class OnlineMark:
     repaired_keys: int = 0
     answered: int = 0
     search_names: tuple[str, ...] = ()
+    lost: tuple[tuple[str, str], ...] = ()
 
     def accepted(self) -> OnlineMark:
         """The same once the operator wants a target that came back older to be brought up to date:
@@ -113,7 +115,9 @@ class OnlineMark:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> OnlineMark:
         """Inverse of `to_dict`."""
-        return cls(**{**data, "search_names": tuple(data.get("search_names", ()))})
+        names, lost = data.get("search_names", ()), data.get("lost", ())
+        pairs = tuple((what, why) for what, why in lost)
+        return cls(**{**data, "search_names": tuple(names), "lost": pairs})
 
 
 def dirty_key(token: str) -> bytes:

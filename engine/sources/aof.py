@@ -43,7 +43,7 @@ from engine.model.settings import TransferSettings
 from engine.sources.aof_files import AofFiles, Part, changed
 from engine.sources.base import Item, unpacked_names
 from engine.sources.spill import Spill
-from engine.wire.search import in_snapshot
+from engine.wire.search import InSnapshot, in_snapshot
 
 # Values that are not kept are not held beyond this.
 _SURVEY_HOLDS = 64 << 10
@@ -102,7 +102,8 @@ class AofSurvey:
     offset behind the last command that is carried; `cut` says what is left out behind it, and why;
     empty: nothing is; `tail`: that is a transaction in which there are names to ask the target
     for. `snapshot`: there is one, and it ends at `begins[0].offset`; `keys`, `types`,
-    `modules`, `refused`, `refused_total` and `left_out` are of it, as in `rdb_file.Survey`.
+    `modules`, `refused`, `refused_total` and `left_out` are of it, as in `rdb_file.Survey`;
+    `search` is what it tells of the search module.
     `commands` counts those that are carried, `held` those of them that end at the offset asked for,
     or before; `databases` are all that are named. `scripts`: how many commands run a script;
     `fields`: hashes may have deadlines of fields; `unknown`: names of commands that the engine does
@@ -127,6 +128,7 @@ class AofSurvey:
     refused: tuple[tuple[bytes, str], ...]
     refused_total: int
     left_out: tuple[str, ...]
+    search: InSnapshot
     commands: int
     held: int
     databases: tuple[int, ...]
@@ -255,6 +257,7 @@ class _Surveyor:
             left_out=()
             if snapshot is None
             else (*snapshot.left_out, *in_snapshot(snapshot.module_data).words),
+            search=InSnapshot() if snapshot is None else in_snapshot(snapshot.module_data),
             commands=self._commands,
             held=self._held,
             databases=tuple(sorted(self._databases | set(self._keys))),

@@ -76,10 +76,11 @@ from engine.transfer.replay import Replay
 from engine.transfer.stage import Stage
 from engine.transfer.switch import Switch
 from engine.transfer.target_watch import TargetWatch
+from engine.wire import besides
 from engine.wire.admin import Admin, admin
 from engine.wire.besides import carry_of_file
 from engine.wire.own_keys import count_own
-from engine.wire.search import in_snapshot
+from engine.wire.search import raw_name
 
 _CUT = "left out: "
 _ALL_THE_SAME = (
@@ -390,6 +391,8 @@ class AppendOnly:
                 self._names.give_up()
                 self._fields.give_up()
             await self._recall(end)
+            for what, why in self._books.mark.lost:
+                self._lose(what, why)
             self._doubt_unanswered(held)
             return held
         elif position is not None:
@@ -443,7 +446,7 @@ class AppendOnly:
         self._recalled.clear()
         self.left_out = [what for what in self.left_out if what.startswith(_CUT)]
         self.doubts.clear()
-        self._books.note(answered=0, released=False)
+        self._books.note(answered=0, released=False, lost=())
         self._stage.lost.clear()
         self._commands = None
 
@@ -525,20 +528,23 @@ class AppendOnly:
             for what in source.reader.left_out:
                 self._leave_out(f"not carried: {what}")
             functions, scripts = source.reader.functions, source.reader.scripts
-            search = in_snapshot(source.reader.module_data)
+            search = survey.search
 
             async def carry() -> None:
                 async with self._ends.admin("target") as end:
                     for what, why in (await carry_code(end, functions, scripts)).items():
-                        self._leave_out(f"not carried: {what}: {why}")
                         if is_library(what):
-                            stage.lost[what] = why
+                            self._lose(what, why)
+                        else:
+                            self._leave_out(f"not carried: {what}: {why}")
                     if search.there:
                         for what, why in (await carry_of_file(end, search)).items():
                             self._lose(what, why)
 
             if functions or scripts or search.there:
                 await stage.insist(carry, "target")
+        # With the position on the target whoever goes on does not look at the snapshot again.
+        await self._books.save()
         begin = survey.begins[0].offset
         first = TargetPosition(held.transfer, StreamPosition(survey.identity, begin), held.engine)
         applier = await self._dialled(held)
@@ -655,9 +661,10 @@ class AppendOnly:
         stage, commands, survey = self._stage, self._commands, self._survey
         assert commands is not None
         assert survey is not None
-        if lost := (stage.tally.lost_words() or stage.lost_words):
-            return GateResult(False, lost)
         try:
+            await self._look_at_lost(survey)
+            if lost := (stage.tally.lost_words() or stage.lost_words):
+                return GateResult(False, lost)
             await self._target_watch.look()
             # The target still holds all of it.
             await commands.confirm()
@@ -745,7 +752,22 @@ class AppendOnly:
 
     def _lose(self, what: str, why: str) -> None:
         self._stage.lost[what] = why
+        self._books.note(lost=tuple(self._stage.lost.items()))
         self._leave_out(f"not carried: {what}: {why}")
+
+    async def _look_at_lost(self, survey: AofSurvey) -> None:
+        """What is named as lost may have been made by hand. Raises `LinkError`."""
+        stage = self._stage
+        if not stage.lost:
+            return
+        async with self._ends.admin("target") as end:
+            held = await besides.ask(end, map(raw_name, survey.search.dictionaries))
+        for what in besides.made_by_hand(stage.lost, held, survey.search):
+            del stage.lost[what]
+            line = f"not carried: {what}: "
+            self.left_out = [each for each in self.left_out if not each.startswith(line)]
+            stage.on_event(f"{what}: the target has it by now")
+        self._books.note(lost=tuple(stage.lost.items()))
 
     def _doubt(self, what: str) -> None:
         if what not in self.doubts:

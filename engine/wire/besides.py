@@ -245,6 +245,16 @@ async def carry_of_file(target: Admin, found: InSnapshot) -> dict[str, str]:
     return lost
 
 
+def made_by_hand(lost: Iterable[str], target: Held, found: InSnapshot) -> list[str]:
+    """Those of what the target of a file lacked that it has by now, by their names; indexes, which
+    the file does not name, by their number."""
+    has = {f"library {name}" for name in target.libraries or ()}
+    has |= {f"{_DICTIONARY}{shown(name)}" for name in target.named.dictionaries}
+    if target.indexes is not None and len(target.indexes) >= found.indexes:
+        has.add(IN_FILE)
+    return [what for what in lost if what in has]
+
+
 def _libraries(reply: Any) -> dict[str, bytes] | None:
     if not isinstance(reply, list):
         return None

@@ -13,6 +13,7 @@ import pytest
 from engine.fleet.gate import gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
+from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.preflight import Check, preflight
 from engine.transfer.transfer import Transfer
 from engine.verify.run import verify
@@ -687,6 +688,43 @@ def test_dictionaries_of_a_file_are_carried_and_its_indexes_named(
         target.client().execute_command(*index.split())
     run = transfer(path, target, source_type="auto", if_exists="replace")
     assert run.report.status == "done", run.report.errors
+
+
+LIBRARY = "#!lua name=lib\nredis.register_function('f', function() return 1 end)"
+
+
+def test_an_append_only_file_that_is_taken_up_again_still_lacks_them(
+    server_factory: ServerFactory,
+) -> None:
+    source = server_factory(known(STACK), "--appendonly", "yes")
+    target = server_factory(known(STACK))
+    with_indexes(source)
+    source.client().function_load(LIBRARY)
+    source.client().bgrewriteaof()
+    deadline = time.monotonic() + 20
+    while not list(source.folder.glob("appendonlydir/*.2.base.rdb")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    rules = "on", "nopass", "~*", "&*", "+@all", "-function|load"
+    target.client().execute_command("ACL", "SETUSER", "mover", *rules)
+    url = target.url.replace("redis://", "redis://mover:any@")
+    checkpoints = MemoryCheckpoint()
+
+    def run() -> Run:
+        path = f"aof:{source.folder / 'appendonlydir'}"
+        return transfer(path, url, source_type="auto", checkpoints=checkpoints)
+
+    for _ in range(2):
+        found = run()
+        assert found.report.status == "stopped", found.report
+        assert "search indexes: 2 in the file" in found.report.errors[0]
+        assert "library lib: " in found.report.errors[0]
+    for index in (INDEX, PLAIN_INDEX):
+        target.client().execute_command(*index.split())
+    target.client().function_load(LIBRARY)
+    found = run()
+    assert found.report.status == "done", found.report.errors
+    assert found.report.left_out == ()
 
 
 def test_an_index_with_another_definition_is_named(stacks: tuple[Server, Server]) -> None:
