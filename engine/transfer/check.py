@@ -53,6 +53,9 @@ from engine.transfer.sweep import Sweep, some_words
 from engine.transfer.words import size_words
 from engine.wire.besides import LIST_LIBRARIES, SEARCH, carry_absent
 
+# So many keys that were equal before, and may not be any more, are compared behind the fence.
+_AGAIN_AT_FENCE = 2000
+_SILENT = "its kind changes without a word in the stream"
 # So many keys are read again behind the fence at the most.
 _MENDED_AT_FENCE = 200
 # Between two looks at the other gates, in seconds.
@@ -92,6 +95,8 @@ class Check:
         # Of a fence that came to nothing: keys that differed, and whether names are looked up.
         self._found: dict[DbKey, str] = {}
         self._walk = False
+        # Those that may differ by now, and are too many for the fence; with the reasons.
+        self._unlooked: dict[DbKey, str] = {}
         self._tries = 0
         # Both ends are being compared.
         self._busy = False
@@ -138,7 +143,11 @@ class Check:
             found, walk = self._found, self._walk
             differ = await sweep.run(follower, pump, first=found, walk=walk)
             self._found, self._walk = {}, False
-            await comparison.choose(sweep.unsure, sweep.sampled)
+            # First what is not proven, or may differ again by now.
+            again = list((sweep.mended | dict.fromkeys(sweep.silent, _SILENT)).items())
+            self._unlooked = dict(again[_AGAIN_AT_FENCE:])
+            first = [*sweep.unsure, *dict(again[:_AGAIN_AT_FENCE])]
+            await comparison.choose(first, sweep.sampled)
         except TransferFailed as error:
             if pump.done():
                 raise
@@ -263,10 +272,9 @@ class Check:
         if self._sweep is None or self._stage.skip_verification:
             return GateResult(True, NOT_COMPARED)
         sweep = self._sweep
-        left = dict(sweep.unsure)
-        return self._passed(
-            None, left, "written to all the time" if left else "", dict(sweep.unknown)
-        )
+        left = sweep.mended | sweep.unsure
+        why = "for they differed and were read again"
+        return self._passed(None, left, why, dict(sweep.unknown))
 
     # --- Behind the fence ---
 
@@ -366,7 +374,7 @@ class Check:
             why += ", or of an unknown length"
         return self._passed(
             found,
-            comparison.over_budget,
+            comparison.over_budget | self._unlooked,
             why,
             # Keys that are read behind the fence are of those that were compared before.
             {

@@ -7,7 +7,8 @@ and some of every other kind; while they are compared nobody waits.
 
 What differs is read again from the source (`transfer.repair`), and compared again. A key that is
 written to all the time may never be seen at rest: it is left to the comparison behind the fence.
-A sample in which something differs is no longer enough: then every key is compared.
+So is what differed once, and may do so again, and whatever changes without a word. A sample in
+which something differs is no longer enough: then every key is compared.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _STORED_SECONDS = 30.0
 # How often it is told how far the comparison is, in seconds.
 _TELL_SECONDS = 0.5
 _ALWAYS = ("groups", "fields")
+SILENT_MOST = 10_000
+"""So many keys of kinds that are always compared are kept by name."""
 _NAMED = 3
 
 
@@ -56,6 +59,10 @@ class Sweep:
         """How many keys of each type could not be compared."""
         self.unsure: dict[DbKey, str] = {}
         """Keys that were written to all the time."""
+        self.mended: dict[DbKey, str] = {}
+        """Keys that differed and were read again; in all sweeps. They may differ again by now."""
+        self.silent: dict[DbKey, None] = {}
+        """Keys of the kinds that are always compared, `SILENT_MOST` of them at the most."""
         self.sampled: list[DbKey] = []
         self.walked = False
         """Every name of both ends was looked up at the other one, in this sweep."""
@@ -87,18 +94,23 @@ class Sweep:
         self.compared = 0
         self.unknown.clear()
         self.unsure, self.sampled, self._differ = {}, [], {}
+        self.silent = {}
         self.walked, self.counts = False, None
         limit = self._stage.settings.sweep_seconds
         try:
             async with asyncio.timeout(limit):
                 # 1. What was found behind a fence that came to nothing.
-                if first := dict.fromkeys(first):
+                if first := dict.fromkeys(first, "it differed behind the fence"):
+                    self.mended |= first
                     self._follower.read_again(first)
                     await self._stored()
                 # 2. What the stream does not tell all of.
                 if why := self._required.get("all"):
                     self._stage.on_event(f"every key is compared before the cut-over: {why}")
-                await self._compare_all(self._comparison.doubtful({*_ALWAYS, *self._required}))
+                await self._compare_all(
+                    self._comparison.doubtful({*_ALWAYS, *self._required}),
+                    silent="all" not in self._required,
+                )
                 await self._mend()
                 # 3. Some of all the others; all, if the sample is not equal.
                 await self._compare_all(self._comparison.sample(), sample=True)
@@ -108,6 +120,10 @@ class Sweep:
                     )
                     await self._compare_anew()
                 await self._mend()
+                if "all" in self._required:
+                    async for db, keys in self._comparison.doubtful(set(_ALWAYS)):
+                        await self._tell()
+                        self._name_silent(db, keys)
                 # 4. Names.
                 if self._comparison.counts_tell:
                     self.counts = await self._comparison.counts(self._reach)
@@ -115,6 +131,9 @@ class Sweep:
                         await self._walk()
                         # What was at one end alone was mended.
                         self.counts = await self._comparison.counts(self._reach)
+                # 5. What changes without a word may do so all the time: behind the fence it rests.
+                for key in self._differ.keys() & self.silent.keys():
+                    self.unsure[key] = self._differ.pop(key)
                 return self._differ
         except TimeoutError:
             raise TransferFailed(
@@ -132,12 +151,22 @@ class Sweep:
         return self._comparison.counts_blur and (counts is None or counts.expired > 0)
 
     async def _compare_all(
-        self, portions: AsyncIterator[tuple[int, list[bytes]]], *, sample: bool = False
+        self,
+        portions: AsyncIterator[tuple[int, list[bytes]]],
+        *,
+        sample: bool = False,
+        silent: bool = False,
     ) -> None:
         async for db, keys in portions:
             if sample:
                 self.sampled += [(db, key) for key in keys]
+            if silent:
+                self._name_silent(db, keys)
             await self._compare(db, keys)
+
+    def _name_silent(self, db: int, keys: list[bytes]) -> None:
+        for key in keys[: max(SILENT_MOST - len(self.silent), 0)]:
+            self.silent[db, key] = None
 
     async def _compare_anew(self) -> None:
         """Compare every key, those that were compared already as well."""
@@ -185,6 +214,7 @@ class Sweep:
                 self._differ.update(found.differ)
                 self.unsure.update(found.unsure)
             equal = {key: what for key, what in wrong.items() if key not in self._differ}
+            self.mended |= equal
             self.repaired += len(equal)
             if equal:
                 self._stage.on_event(

@@ -4,6 +4,8 @@ mended, what cannot be mended is named, and writers wait for none of it."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -215,6 +217,54 @@ def test_counts_of_a_source_that_cannot_be_read_behind_its_fence(
     assert not there.exists("another")
     assert there.get("key:7") == b"7"
     assert 0 < clicks.acknowledged == int(there.get("clicks") or 0)
+
+
+@pytest.mark.parametrize("name", ["redis-7.0", "valkey-9.1"])
+def test_what_changes_without_a_word_up_to_the_fence(
+    name: str, server_factory: ServerFactory
+) -> None:
+    """A reader of its own pending entries raises their delivery counts: nothing in the stream
+    tells of it. What was equal, or made equal, before the fence is not any more when it stands."""
+    source, target = server_factory(known(name)), server_factory(known(name))
+    client = source.client()
+    client.mset({f"key:{n}": n for n in range(3_000)})
+    for key in ("jobs", "quiet"):
+        client.xadd(key, {"f": "v"}, id="1-1")
+        client.xgroup_create(key, "group", "0")
+        client.xreadgroup("group", "reader", {key: ">"})
+    over = threading.Event()
+
+    def read() -> None:
+        reader = source.client()
+        with contextlib.suppress(redis.RedisError):
+            while not over.is_set():
+                reader.xreadgroup("group", "reader", {"jobs": "0"})
+                time.sleep(0.002)
+
+    reading = threading.Thread(target=read)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        reading.start()
+        await in_sync(work, source)
+        work.complete()
+
+    try:
+        run = online(source, target, steer, timeout=60)
+    finally:
+        over.set()
+        reading.join()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    counts = [
+        [
+            entry["times_delivered"]
+            for entry in end.client().xpending_range(key, "group", "-", "+", 2)
+        ]
+        for key in ("jobs", "quiet")
+        for end in (source, target)
+    ]
+    assert counts[0] == counts[1] != [1]
+    assert counts[2] == counts[3] == [1]
 
 
 def source_keys(server: Server) -> int:
