@@ -62,8 +62,9 @@ def serve(
             metavar="NETWORK|NAME[:PORTS]",
             show_default=False,
             help="Sources and targets that may be meant: 10.0.0.0/8, *.cache.example.com:6379, "
-            "[fd00::/8]:6379-6390, unix:/run/*.sock; may be repeated. The address that is dialled "
-            "counts.  [default: all but link-local addresses, which only a network allows]",
+            "[fd00::/8]:6379-6390, unix:/run/*.sock; may be repeated. The address or socket that "
+            "is dialled counts.  [default: all but link-local addresses, which only a network "
+            "allows]",
         ),
     ] = None,
     log_level: Annotated[
@@ -129,10 +130,10 @@ def run(
 
 
 def check_allowed(texts: list[str]) -> None:
-    """Raises `UsageError` for what is no endpoint."""
-    from engine.model.allowed import Rules
+    """Raises `UsageError` for what is no rule."""
+    from engine.model import allowed
 
-    Rules.parse(texts)
+    allowed.check(texts)
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,60 +23,17 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from engine.errors import UsageError
+from engine.model import socket_path
+from engine.model.rule import NAT64, Address, Network, Rule, check_sockets
 
 VARIABLE = "STARTMIGRATION_ALLOW_ENDPOINT"
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 # Link-local addresses, and the one address of that kind that is not among them (EC2's metadata).
 _OF_THE_LINK: tuple[Network, ...] = (
     ipaddress.IPv4Network("169.254.0.0/16"),
     ipaddress.IPv6Network("fe80::/10"),
     ipaddress.IPv6Network("fd00:ec2::254/128"),
 )
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
-_BRACKETED = re.compile(r"\[(?P<host>[^\]]*)\](?::(?P<port>.+))?")
 _told_all: ContextVar[bool] = ContextVar("told_all", default=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One `--allow-endpoint`: a network, a name (fnmatch) or a unix socket's path (fnmatch), and
-    the ports from `first` to `last`."""
-
-    network: Network | None = None
-    name: str | None = None
-    path: str | None = None
-    first: int = 1
-    last: int = 65535
-
-    @classmethod
-    def parse(cls, text: str) -> Rule:
-        """Read `10.0.0.0/8`, `10.0.0.7:6379`, `[fd00::/8]:6379-6390`, `*.example.com:6379`, `*`, or
-        `unix:/run/*.sock`. Raises `UsageError`."""
-        if text.startswith("unix:"):
-            return cls(path=text.removeprefix("unix:"))
-        host, ports = _split(text)
-        first, last = 1, 65535
-        if ports is not None:
-            found = _PORTS.fullmatch(ports)
-            first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-            if not 1 <= first <= last <= 65535:
-                raise UsageError(f"{text!r}: its port is no number or range within 1 to 65535")
-        try:
-            return cls(network=ipaddress.ip_network(host), first=first, last=last)
-        except ValueError:
-            if "/" in host:
-                raise UsageError(
-                    f"{text!r} is no network", remedy="Expected one as 10.0.0.0/8 or fd00::/8."
-                ) from None
-        if not host or re.search(r"[\s:@]", host) or re.fullmatch(r"[0-9.]+", host):
-            raise UsageError(
-                f"{text!r} is no endpoint",
-                remedy="Expected NETWORK, ADDRESS or NAME, each with :PORT or :FROM-TO behind it "
-                "or without, or unix:PATH.",
-            )
-        return cls(name=host.lower().removesuffix("."), first=first, last=last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +61,18 @@ class Rules:
         )
 
     def allow_path(self, path: str) -> bool:
-        """Whether a unix socket may be dialled."""
+        """Whether the unix socket at `path`, which leads through no link, may be dialled."""
         paths = (each.path for each in self.rules)
-        return not self.rules or any(each is not None and fnmatchcase(path, each) for each in paths)
+        return not self.rules or any(
+            each is not None and socket_path.fits(path, each) for each in paths
+        )
 
 
 def plain(address: Address) -> Address:
     """The address that is meant by one that holds another, or by "any"."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
-        if inner is None and address in _NAT64:
+        if inner is None and address in NAT64:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return plain(inner)
@@ -123,10 +81,15 @@ def plain(address: Address) -> Address:
     return address
 
 
+def check(texts: Sequence[str]) -> None:
+    """Raise `UsageError` for a rule that is none, or that fits nothing, with what to write."""
+    check_sockets(Rules.parse(texts).rules)
+
+
 @contextmanager
 def limited(texts: Sequence[str]) -> Iterator[None]:
     """Hold this process, and those that it starts, to these rules. Raises `UsageError`."""
-    Rules.parse(texts)
+    check(texts)
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = json.dumps(list(texts))
     try:
@@ -165,13 +128,3 @@ def _read(text: str) -> Rules:
         return Rules.parse(json.loads(text))
     except (ValueError, TypeError, AttributeError):
         raise UsageError(f"{VARIABLE} is no JSON list of endpoints") from None
-
-
-def _split(text: str) -> tuple[str, str | None]:
-    """A rule's host and ports; a bare IPv6 address or network has colons, but no port."""
-    if bracketed := _BRACKETED.fullmatch(text):
-        return bracketed["host"], bracketed["port"]
-    if text.count(":") == 1:
-        host, port = text.split(":")
-        return host, port
-    return text, None

@@ -66,6 +66,9 @@ class Endpoint:
                 raise UsageError(f"port {self.port} is not within 1 to 65535")
         elif not self.unix_path.startswith("/"):
             raise UsageError(f"a unix socket needs an absolute path, not {self.unix_path!r}")
+        elif "\0" in self.unix_path:
+            # The kernel would take it for the end of the path.
+            raise UsageError("a unix socket's path holds no NUL")
 
     @classmethod
     def parse(cls, url: str) -> Endpoint:

@@ -470,8 +470,13 @@ def _kinds() -> tuple[Any, Any, Any]:
         judge: Any
 
         async def _connect(self) -> None:
-            await self.judge()
-            await super()._connect()  # type: ignore[no-untyped-call]
+            named = self.path
+            judged = await self.judge() or [named]
+            try:
+                (self.path,) = judged
+                await super()._connect()  # type: ignore[no-untyped-call]
+            finally:
+                self.path = named
 
     class TcpConnection(redis_py.Connection):
         judge: Any

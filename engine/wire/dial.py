@@ -90,7 +90,8 @@ async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
 
     judged = await reach.addresses(endpoint, f"{fault} {endpoint.address}")
     if endpoint.unix_path is not None:
-        _, connection = await loop.create_unix_connection(factory, endpoint.unix_path)
+        path = endpoint.unix_path if judged is None else judged[0]
+        _, connection = await loop.create_unix_connection(factory, path)
         return connection
     tls = endpoint.tls
     context = ssl_context(tls) if tls is not None else None

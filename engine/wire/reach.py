@@ -1,7 +1,8 @@
 """Where a server may be dialled, and what is told of one that cannot be reached.
 
 A name is resolved once, each address is judged (`model.allowed`), and the connection is made to one
-that was judged: what a name stands for a moment later makes no difference.
+that was judged: what a name stands for a moment later makes no difference. Of a unix socket the
+path that its links lead to is judged, and dialled.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import socket
 
 from engine.errors import LinkError
@@ -39,7 +41,8 @@ def unreached(error: LinkError, name: str) -> LinkError:
 
 
 async def addresses(endpoint: Endpoint, name: str) -> list[str] | None:
-    """The addresses at which `endpoint` may be dialled; None: nothing is limited, its name will do.
+    """The addresses at which `endpoint` may be dialled, or its socket's path without links; None:
+    nothing is limited, its name or path will do.
 
     `name` is how messages call it. Raises `NotAllowed` where none may be, and `socket.gaierror`.
     """
@@ -47,8 +50,9 @@ async def addresses(endpoint: Endpoint, name: str) -> list[str] | None:
     if found is None:
         return None
     if endpoint.unix_path is not None:
-        if found.allow_path(endpoint.unix_path):
-            return None
+        path = os.path.realpath(endpoint.unix_path)  # noqa: ASYNC240 (a few lstats)
+        if found.allow_path(path):
+            return [path]
         raise _not_allowed(name)
     rows = await asyncio.get_running_loop().getaddrinfo(
         endpoint.host, endpoint.port, type=socket.SOCK_STREAM

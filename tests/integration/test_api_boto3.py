@@ -493,11 +493,15 @@ def test_handshakes_that_do_not_end(tmp_path: Path, state_url: str, tls_files: T
 def test_which_servers_may_be_meant(
     tmp_path: Path, state_url: str, server_factory: ServerFactory
 ) -> None:
-    source, target = server_factory(), server_factory()
+    source, target = server_factory(), server_factory(unix=True)
     source.client().set("a", "b")
+    (target.folder / "run").mkdir()
     closed = {"Address": "127.0.0.1", "Port": 1}
     far = {"Address": "169.254.169.254", "Port": 80}
-    options = ("--credentials", str(tmp_path / "keys"), "--allow-endpoint", "127.0.0.1")
+    options = (
+        "--credentials", str(tmp_path / "keys"), "--allow-endpoint", "127.0.0.1",
+        "--allow-endpoint", f"unix:{target.folder}/run/*.sock",
+    )  # fmt: skip
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         Serving(tmp_path, state_url, *options) as api,
@@ -536,6 +540,16 @@ def test_which_servers_may_be_meant(
         # 3. What was not allowed is not dialled.
         for each in (far, {"Address": "127.0.0.2", "Port": 2}):
             assert "may be dialled from here" in refused(migrate, each)
+        # (Nor a socket that `..` leads to.)
+        admin.create_replication_group(
+            ReplicationGroupId="outside", ReplicationGroupDescription="",
+            PrimaryClusterId=f"unix://{target.folder}/run/../s.sock",
+        )  # fmt: skip
+        with pytest.raises(fault, match="may be dialled from here"):
+            migrate.test_migration(
+                ReplicationGroupId="outside", CustomerNodeEndpointList=node(source)
+            )
+        admin.delete_replication_group(ReplicationGroupId="outside")
         # 4. What was allowed is, by a worker too.
         migrate.start_migration(
             ReplicationGroupId="cache", CustomerNodeEndpointList=node(source), AutoCutover=True

@@ -7,13 +7,15 @@ import contextlib
 import ipaddress
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.errors import LinkError, ProtocolFault, UsageError
-from engine.model.allowed import VARIABLE, Rules, limited, plain, rules, told_all
+from engine.model.allowed import VARIABLE, Rules, check, limited, plain, rules, told_all
 from engine.model.endpoint import Endpoint
 from engine.wire.admin import admin
 from engine.wire.dial import dial
@@ -67,6 +69,99 @@ def test_sockets() -> None:
     assert Rules.parse(["unix:/run/*.sock"]).allow_path("/run/a.sock")
 
 
+def test_sockets_by_where_their_paths_lead(tmp_path: Path) -> None:
+    """What `*` takes in is one name; the folder of a rule may itself be a link."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "deep").mkdir()
+    (tmp_path / "var").symlink_to(tmp_path / "run")
+    (tmp_path / "named.sock").symlink_to(tmp_path / "run" / "deep" / "far.sock")
+
+    def fits(pattern: str, path: str) -> bool:
+        return Rules.parse([f"unix:{tmp_path}/{pattern}"]).allow_path(str(tmp_path / path))
+
+    assert fits("run/*.sock", "run/a.sock")
+    assert fits("run/[ab]?.sock", "run/a1.sock")
+    assert not fits("run/*.sock", "run/deep/a.sock")
+    assert not fits("run/*", "run")
+    assert not fits("*", "run/a.sock")
+    assert not fits("run/*.sock", "running/a.sock")
+    assert fits("*/a.sock", "run/a.sock")
+    assert fits("run/*/a.sock", "run/deep/a.sock")
+    assert fits("run/../run/./*.sock", "run/a.sock")
+    # The operator names these folders and this link.
+    assert fits("var/*.sock", "run/a.sock")
+    assert fits("named.sock", "run/deep/far.sock")
+    assert not fits("named.sock", "run/deep/other.sock")
+    assert fits("run/a[*].sock", "run/a*.sock")
+    assert not fits("run/a[*].sock", "run/ab.sock")
+    assert Rules.parse(["unix:///run/%2A.sock"]) == Rules.parse(["unix:/run/*.sock"])
+    assert Rules.parse(["UNIX://" + "/run//./x.sock"]) == Rules.parse(["unix:/run/x.sock"])
+    with pytest.raises(UsageError, match=r"in it are unix:/.*/run/\*"):
+        check([f"unix:{tmp_path}/run"])
+
+
+@pytest.mark.parametrize(
+    ("text", "write"),
+    [
+        ("redis://x", "a URL is no rule. Write x:6379."),
+        ("redis://u:secret@x:7000/0", "a URL is no rule. Write x:7000."),
+        ("rediss://[fd00::1]", r"Write \[fd00::1\]:6379"),
+        ("u:secret@x", "names no user"),
+        ("unix://u:secret@/run/x.sock", "it names no absolute path"),
+        ("rdb:/dump.rdb", "rules are for servers"),
+        ("unix:", "no absolute path"),
+        ("unix:run/x.sock", "no absolute path"),
+        ("unix://run/x.sock", "no absolute path"),
+        ("unix:/run/", r"in it are unix:/run/\*"),
+        ("unix:/", r"in it are unix:/\*"),
+        ("unix:/run/*/../x.sock", "behind a wildcard"),
+        ("unix:/run/**/x.sock", "no wildcard here"),
+        ("/run/x.sock", "socket is unix:PATH"),
+        ("a,b", "--allow-endpoint once for each"),
+        ("10.0.0.0/8,10.1.0.0/16", "--allow-endpoint once for each"),
+        ("10.*", r"would fit 10.example.com too. Write 10.0.0.0/8\."),
+        ("10.*:6379", r"Write 10.0.0.0/8\."),
+        ("192.168.7.*", r"Write 192.168.7.0/24\."),
+        ("192.168.*.*", r"Write 192.168.0.0/16\."),
+        ("10.0.0.[1-5]", r"Write 10.0.0.0/24\."),
+        ("*.0.0.1", "is no network"),
+        ("1*", "is no network"),
+        ("fd00:*", r"written as fd00::/16\."),
+        ("[fd00:1:*]:6379", r"Write fd00:1::/32\."),
+        ("10.0.0.1/8", r"Write 10.0.0.0/8, or the address"),
+        ("10.0.0.0/33", "Expected one as 10.0.0.0/8"),
+        ("::ffff:10.0.0.0/104", r"Write 10.0.0.0/8\."),
+        ("64:ff9b::a00:0/104", r"Write 10.0.0.0/8\."),
+        ("2002:a00::/24", r"Write 10.0.0.0/8\."),
+        ("0.0.0.0", "Write 127.0.0.1 for this machine, 0.0.0.0/0 for all"),
+        ("::", "Write ::1 for this machine, ::/0 for all"),
+        ("fe80::1%eth0", r"Write fe80::1\."),
+        ("cache:*", "write cache"),
+        (".example.com", r"Write \*.example.com"),
+        ("*..com", "fits no host"),
+        ("redis-[ab", "fits no host"),
+        ("bücher.example", "xn--"),
+        ("*.bücher.example", "xn--"),
+        ("-a", "is no endpoint"),
+        ("a..b", "is no endpoint"),
+        ("[::1", r"as \[::1\]:6379"),
+    ],
+)
+def test_what_fits_nothing_says_what_to_write(text: str, write: str) -> None:
+    with pytest.raises(UsageError, match=write) as caught:
+        Rules.parse([text])
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["*", "*:6379", "redis-[ab]", "*-1", "r?.example.com", "10.*.example.com", "0.0.0.0/0", "::/0",
+     "[redis]:6379", "[10.0.0.1]:6379", "a_b", "xn--bcher-kva.example", "::ffff:0:0:0/90"],
+)  # fmt: skip
+def test_what_is_a_rule(text: str) -> None:
+    assert len(Rules.parse([text]).rules) == 1
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -97,6 +192,13 @@ def test_where_the_rules_lie() -> None:
         assert VARIABLE in os.environ
     assert VARIABLE not in os.environ
     assert str(plain(ipaddress.ip_address("::"))) == "::1"
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A unix socket's path is bounded (108 bytes)."""
+    with tempfile.TemporaryDirectory(prefix="sm-", dir="/tmp") as folder:
+        yield Path(folder).resolve()
 
 
 async def by_dial(endpoint: Endpoint) -> None:
@@ -206,3 +308,52 @@ async def test_the_address_that_was_judged_is_dialled(
         assert met == ["127.0.0.1"]
         with limited(["127.0.0.1"]), pytest.raises(NotAllowed):
             await addresses(Endpoint("twofold.example.com", port), "source")
+
+
+@contextlib.asynccontextmanager
+async def sockets_at(*paths: Path) -> AsyncIterator[list[str]]:
+    """Programs that take connections at these paths, and close them; where they were reached."""
+    met: list[str] = []
+
+    async def take(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        met.append(writer.get_extra_info("sockname"))
+        writer.close()
+
+    async with contextlib.AsyncExitStack() as stack:
+        for path in paths:
+            await stack.enter_async_context(await asyncio.start_unix_server(take, path))
+        yield met
+
+
+@WAYS
+async def test_the_socket_that_was_judged_is_dialled(way: Way, short_folder: Path) -> None:
+    """Neither `..` nor a link leads out of a folder that is allowed; and a path that is allowed is
+    dialled where it led when it was judged."""
+    run, outside = short_folder / "run", short_folder / "t.sock"
+    run.mkdir()
+    inside = run / "s.sock"
+    (run / "out.sock").symlink_to(outside)
+    (run / "in.sock").symlink_to(inside)
+    async with sockets_at(inside, outside) as met:
+
+        async def dialled(path: str) -> str:
+            met.clear()
+            with limited([f"unix:{run}/*.sock"]), pytest.raises(LinkError) as caught:
+                await way(Endpoint(unix_path=path))
+            if not isinstance(caught.value, NotAllowed):
+                assert len(met) == 1
+            return met[0] if met else type(caught.value).__name__
+
+        assert await dialled(f"{run}/../t.sock") == "NotAllowed"
+        assert await dialled(f"{run}/out.sock") == "NotAllowed"
+        assert await dialled(f"{outside}") == "NotAllowed"
+        assert await dialled(f"{inside}") == str(inside)
+        assert await dialled(f"{run}/../run/in.sock") == str(inside)
+        with limited([f"unix:{run}/*.sock"]):
+            judged = await addresses(Endpoint(unix_path=f"{run}/in.sock"), "target")
+        assert judged == [str(inside)]
+
+
+def test_a_path_with_a_nul_is_no_socket() -> None:
+    with pytest.raises(UsageError, match="NUL"):
+        Endpoint.parse("unix:///run/a%00b.sock")
