@@ -6,6 +6,7 @@ URL did not say itself:
     [[credentials]]
     host = "*.prod.example.com"     # fnmatch; also "host:6380", "[fd00:*]:6379", "/run/*.sock"
                                     # Without a port: 6379 alone. "host:*" is every port.
+                                    # "10.*" is for addresses alone, and for no name.
     username = "migration"
     password_file = "/run/secrets/redis"        # or password, or password_env
     tls = true                                  # ca_file, cert_file, key_file, server_name, verify
@@ -18,7 +19,6 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -28,16 +28,16 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UsageError
+from engine.model import credential_host, host_pattern, socket_path
 from engine.model.endpoint import DEFAULT_PORT, Endpoint, Tls
 
 CONFIG_VARIABLE = "STARTMIGRATION_CONFIG"
 CREDENTIALS_VARIABLE = "STARTMIGRATION_CREDENTIALS"
 _SECRET_SOURCES = ("password", "password_file", "password_env")
-_FILES = ("password_file", "ca_file", "cert_file", "key_file")
+_TLS_FILES = ("ca_file", "cert_file", "key_file")
+_FILES = ("password_file", *_TLS_FILES)
 _TLS_ONLY = ("ca_file", "cert_file", "key_file", "verify", "server_name")
 _FLAGS = ("tls", "verify")
-# A bracket with a colon inside is an IPv6 address; one without is a character class of fnmatch.
-_BRACKETED = re.compile(r"\[(?P<host>[^\]]*:[^\]]*)\](?::(?P<port>.+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,11 @@ class Credential:
             if not isinstance(value, kind):
                 expected = "true or false" if kind is bool else "a string"
                 raise UsageError(f"{where}: {name} is not {expected}")
+            if isinstance(value, str):
+                _check_text(value, name, where)
         if not data.get("host"):
             raise UsageError(f"{where}: host is missing")
+        host = credential_host.read(data["host"], where)
         given = [name for name in _SECRET_SOURCES if name in data]
         if len(given) > 1:
             raise UsageError(f"{where}: {' and '.join(given)} exclude each other")
@@ -81,7 +84,7 @@ class Credential:
             for name in _TLS_ONLY:
                 if name in data:
                     raise UsageError(f"{where}: {name} makes no sense with tls = false")
-        return cls(**data)
+        return cls(**{**data, "host": host})
 
     @property
     def has_password(self) -> bool:
@@ -98,16 +101,22 @@ class Credential:
             return False
         if endpoint.unix_path is not None:
             return True
-        _, port = _split(self.host)
+        _, port = credential_host.split(self.host)
         return fnmatchcase(str(endpoint.port), str(DEFAULT_PORT) if port is None else port)
 
     def _fits_but_for_port(self, endpoint: Endpoint) -> bool:
         if endpoint.username is not None and self.username not in (None, endpoint.username):
             return False
         if endpoint.unix_path is not None:
-            return fnmatchcase(endpoint.unix_path, self.host.removeprefix("unix:"))
-        host, _ = _split(self.host)
-        return fnmatchcase(_canonical(endpoint.host), _canonical(host))
+            return self.host == "*" or (
+                self.host.startswith("/")
+                and socket_path.fits(os.path.realpath(endpoint.unix_path), self.host)
+            )
+        host, _ = credential_host.split(self.host)
+        named = _canonical(endpoint.host)
+        if host_pattern.wild(host) and host_pattern.of_addresses(host) and not _is_address(named):
+            return False  # "10.*" means addresses: anybody can have the name 10.example.com
+        return fnmatchcase(named, _canonical(host))
 
     def secret(self) -> str | None:
         """The password, None if the entry has none. Raises `UsageError` if it cannot be read."""
@@ -121,8 +130,13 @@ class Credential:
         if self.password_file is not None:
             try:
                 text = Path(self.password_file).expanduser().read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            except (OSError, ValueError, RuntimeError) as error:
+                if isinstance(error, OSError):
+                    reason = error.strerror
+                elif isinstance(error, UnicodeDecodeError):
+                    reason = "not UTF-8 text"
+                else:
+                    reason = _no_path(self.password_file) or "no path"
                 raise UsageError(
                     f"the password file {self.password_file} cannot be read: {reason}"
                 ) from None
@@ -231,13 +245,18 @@ class Credentials:
         return replace(filled, tls=filled.tls or endpoint.tls)
 
     def unreadable(self) -> list[str]:
-        """Of each entry whose password cannot be read now: why. It may be put there later."""
+        """Of each password, certificate and key of the entries that cannot be read now: why. It may
+        be put there later."""
         problems = []
         for entry in self.entries:
             try:
                 entry.secret()
             except UsageError as error:
                 problems.append(error.message)
+            for name in _TLS_FILES:
+                path = getattr(entry, name)
+                if path is not None and (reason := _unread(path)) is not None:
+                    problems.append(f"the {name} {path} for {entry.host} cannot be read: {reason}")
         return problems
 
     def to_json(self) -> str:
@@ -248,11 +267,17 @@ class Credentials:
 
 
 def config_path() -> tuple[Path, bool]:
-    """Where the configuration file is, and whether it was named (then it has to exist)."""
-    if named := os.environ.get(CONFIG_VARIABLE):
-        return Path(named).expanduser(), True
-    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(base).expanduser() / "startmigration" / "config.toml", False
+    """Where the configuration file is, and whether it was named (then it has to exist).
+
+    Raises `UsageError` for a path that begins with a `~` without a home directory.
+    """
+    named = os.environ.get(CONFIG_VARIABLE)
+    base = named or os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    if (problem := _no_path(base)) is not None:
+        variable = CONFIG_VARIABLE if named else "XDG_CONFIG_HOME"
+        raise UsageError(f"{variable}: {base!r} {problem}")
+    path = Path(base).expanduser()
+    return (path, True) if named else (path / "startmigration" / "config.toml", False)
 
 
 def _from_environment() -> tuple[Credential, ...]:
@@ -307,14 +332,49 @@ def _beside(entry: Credential, folder: Path) -> Credential:
     return replace(entry, **named)
 
 
-def _split(pattern: str) -> tuple[str, str | None]:
-    """A host pattern's host and port parts; a bare IPv6 address has colons, but no port."""
-    if bracketed := _BRACKETED.fullmatch(pattern):
-        return bracketed["host"], bracketed["port"]
-    if pattern.count(":") == 1:
-        host, port = pattern.split(":")
-        return host, port
-    return pattern, None
+def _check_text(value: str, name: str, where: str) -> None:
+    """Raise `UsageError` for a text that its use could not take."""
+    if name in _FILES:
+        problem = _no_path(value)
+    elif name == "password_env" and (not value or "=" in value or "\0" in value):
+        problem = "is no name of an environment variable"
+    elif name not in ("username", "password") and "\0" in value:
+        problem = "holds a NUL"
+    else:
+        try:
+            value.encode()
+            return
+        except UnicodeEncodeError:
+            problem = "is no text that UTF-8 has"
+    if problem is not None:
+        raise UsageError(f"{where}: {name} {problem}")
+
+
+def _unread(path: str) -> str | None:
+    """Why the file cannot be read; None: it can."""
+    try:
+        with open(path, "rb"):
+            return None
+    except OSError as error:
+        return error.strerror
+    except ValueError:
+        return _no_path(path) or "no path"
+
+
+def _no_path(path: str) -> str | None:
+    """What is wrong with a file's name, as the rest of a sentence; None: it may be one."""
+    if not path:
+        return "is empty"
+    if "\0" in path:
+        return "holds a NUL, which no path does"
+    try:
+        os.fsencode(path)
+        Path(path).expanduser()
+    except UnicodeEncodeError:
+        return "is no path that this machine can have"
+    except RuntimeError:
+        return "begins with a ~ for which there is no home directory"
+    return None
 
 
 def _canonical(host: str) -> str:
@@ -323,6 +383,14 @@ def _canonical(host: str) -> str:
         return str(ipaddress.ip_address(host))
     except ValueError:
         return host.lower().removesuffix(".")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_loopback(host: str) -> bool:

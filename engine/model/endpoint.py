@@ -36,6 +36,17 @@ class Tls:
     key_file: str | None = None
     server_name: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("ca_file", "cert_file", "key_file", "server_name"):
+            if "\0" in (getattr(self, name) or ""):
+                raise UsageError(f"{name} holds a NUL")
+        try:
+            named = (self.server_name or "a").encode("idna")
+        except UnicodeError:
+            named = b""
+        if not named or named.startswith(b"."):
+            raise UsageError("server_name is no host name")
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:

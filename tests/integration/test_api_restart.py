@@ -186,6 +186,7 @@ def test_two_servers_on_one_state(
         (["--no-auth", "--metrics-token-file", "open"], "can be read by others"),
         (["--no-auth", "--metrics-token-file", "keys"], "fewer than 16"),
         (["--no-auth", "--allow-endpoint", "10.*"], "--allow-endpoint: '10.*' is no network"),
+        (["--no-auth"], "entry 1: password_file holds a NUL"),
     ],
 )  # fmt: skip
 def test_what_it_does_not_start_with(
@@ -194,10 +195,13 @@ def test_what_it_does_not_start_with(
     for name, mode in (("keys", 0o600), ("open", 0o644)):
         (tmp_path / name).touch()
         (tmp_path / name).chmod(mode)
+    config = tmp_path / "config.toml"
+    config.write_text('[[credentials]]\nhost = "h"\npassword_file = "/a\\u0000b"\n')
+    named = {"STARTMIGRATION_CONFIG": str(config)} if "password_file" in words else {}
     done = subprocess.run(
         [sys.executable, "-m", "engine", "serve", "--state", state_url, *options],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **named},
         capture_output=True,
         text=True,
         timeout=20,

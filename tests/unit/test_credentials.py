@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,11 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, mode: int
         ("cache:63*", "cache:6381", True),
         ("10.0.0.*", "10.0.0.7", True),
         ("10.0.0.*:6380", "10.0.0.7", False),
+        # What means addresses is for no name: anybody can have one that begins like them.
+        ("10.0.0.*", "10.0.0.example.com", False),
+        ("10.*", "10.example.com", False),
+        ("10.*.example.com", "10.a.example.com", True),
+        ("redis-?", "redis-1", True),
         ("::1", "redis://[::1]:6379", True),
         ("0:0:0:0:0:0:0:1", "redis://[::1]:6379", True),
         ("[::1]:6380", "redis://[::1]:6380", True),
@@ -77,6 +83,13 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, mode: int
         ("/run/*.sock", "unix:///run/redis.sock", True),
         ("/run/*.sock", "run", False),
         ("cache", "unix:///run/redis.sock", False),
+        # The socket that is dialled counts, and a * takes in no /.
+        ("/run/*.sock", "unix:///run/deep/redis.sock", False),
+        ("/run/*.sock", "unix:///run/../srv/redis.sock", False),
+        ("/run/*/redis.sock", "unix:///run/deep/redis.sock", True),
+        ("unix:///run/redis.sock", "unix:///run/redis.sock", True),
+        ("unix:/run//./redis.sock", "unix:///run/redis.sock", True),
+        ("*.sock", "unix:///run/redis.sock", False),
         ("*", "anything", True),
         ("*", "unix:///run/redis.sock", True),
     ],
@@ -199,6 +212,119 @@ def test_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv(CREDENTIALS_VARIABLE, found.to_json())
     monkeypatch.delenv(CONFIG_VARIABLE)
     assert Credentials.load() == found
+
+
+@pytest.mark.parametrize(
+    ("host", "write"),
+    [
+        ("h:63790x", "every port"),
+        ("h:0-99999", "A range is for --allow-endpoint: write an entry for each port"),
+        ("h:6379-6390", "A range is for --allow-endpoint"),
+        ("h:0", "every port"),
+        ("h:65536", "every port"),
+        ("h:06379", "every port"),
+        ("h:", "every port"),
+        ("[::1]:7*7x", "every port"),
+        ("[::1", r"as \[::1\]:6379"),
+        ("::1]", r"as \[::1\]:6379"),
+        ("[::1]x", r"as \[::1\]:6379"),
+        ("[::1]:", r"as \[::1\]:6379"),
+        ("::g", r"as \[::1\]:6379"),
+        ("10.0.0.1:6379:6380", r"as \[::1\]:6379"),
+        ("[10.0.0.1]:6380", r"write 10\.0\.0\.1"),
+        ("10.0.0.256", "Expected HOST"),
+        ("10.0.0.0/8", "a pattern"),
+        ("run/x.sock", "from the / on"),
+        ("unix:run/x.sock", "no absolute path"),
+        ("unix:", "no absolute path"),
+        ("/run/", r"unix:/run/\*"),
+        ("a,b", "an entry for each"),
+        ("a b", "an entry for each"),
+        ("redis://u:correct-horse-battery@h", "Write host = 'h:6379'"),
+        ("rediss://h:7000", "Write host = 'h:7000'"),
+        ("u:correct-horse-battery@h", "names a user"),
+        ("a..b", "Expected HOST"),
+        (".example.com", "Expected HOST"),
+        ("*..example.com", "Expected a name"),
+        ("redis-[ab", "Expected a name"),
+        ("bücher.example", "Expected HOST"),
+    ],
+)
+def test_a_host_that_no_server_fits_says_what_to_write(host: str, write: str) -> None:
+    with pytest.raises(UsageError, match=write) as caught:
+        Credentials.read([{"host": "fine"}, {"host": host}], "config.toml")
+    assert "config.toml: credentials entry 2: host" in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["password_file", "ca_file", "cert_file", "key_file"])
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("/a\\u0000b", "holds a NUL"), ("~no-such-user/x", "no home directory"), ("", "is empty")],
+)
+def test_paths_that_cannot_be(
+    name: str, path: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = config(tmp_path, monkeypatch, f'[[credentials]]\nhost = "a"\n{name} = "{path}"\n')
+    with pytest.raises(UsageError, match=words) as caught:
+        Credentials.load()
+    assert f"{file}: credentials entry 1: {name}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"password": "\ud800"},
+        {"username": "\ud800"},
+        {"password_file": "/\ud800"},
+        {"password_env": "\ud800"},
+        {"password_env": "A=B"},
+        {"password_env": ""},
+        {"server_name": "a\0b"},
+    ],
+)
+def test_texts_that_cannot_be_used(item: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON can say what no file's name and no password is."""
+    monkeypatch.setenv(CREDENTIALS_VARIABLE, json.dumps([{"host": "a", **item}]))
+    with pytest.raises(UsageError, match=f"credentials entry 1: {next(iter(item))} "):
+        Credentials.load()
+
+
+def test_what_the_configurations_own_path_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("XDG_CONFIG_HOME", CONFIG_VARIABLE):
+        monkeypatch.setenv(variable, "~no-such-user/x")
+        with pytest.raises(UsageError, match=f"{variable}: .* no home directory"):
+            Credentials.load()
+
+
+def test_files_that_are_not_there_yet(tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    found = entries(
+        {"host": "a", "password_file": str(tmp_path / "pw")},
+        {"host": "b", "ca_file": str(tmp_path / "ca"), "cert_file": str(tmp_path / "there")},
+        {"host": "c", "ca_file": str(tmp_path)},
+        {"host": "d"},
+    )
+    password, missing, folder = found.unreadable()
+    assert password == f"the password file {tmp_path}/pw cannot be read: No such file or directory"
+    assert missing == f"the ca_file {tmp_path}/ca for b cannot be read: No such file or directory"
+    assert folder == f"the ca_file {tmp_path} for c cannot be read: Is a directory"
+
+
+def test_a_library_s_own_entry_with_a_path_that_cannot_be() -> None:
+    for path in ("/a\0b", "~no-such-user/x"):
+        with pytest.raises(UsageError, match="cannot be read"):
+            Credential("a", password_file=path).secret()
+
+
+def test_what_a_url_says_is_kept_for_the_processes_that_need_it() -> None:
+    """Its entry is read there, whatever the server's address looks like."""
+    for url in ("redis://u:p@10.0.0.7:6380", "redis://u:p@[fd00::1]", "redis://u:p@a_b.example.com.",
+                "unix://u:p@/run/a[*]%3Fb.sock", "redis://u:p@[fe80::1%25eth0]:7000"):  # fmt: skip
+        endpoint = Endpoint.parse(url)
+        told = json.loads(entries().and_of(endpoint).to_json())
+        bare = replace(endpoint, username=None, password=None)
+        assert Credentials.read(told, "test").apply(bare).password == "p", url
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
