@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benches.datasets import resp
 from benches.follow import PREFERRED
-from engine.fleet.gate import gate_of_files
+from engine.fleet.gate import FilesGate
 from engine.model.endpoint import Endpoint
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
@@ -97,7 +97,7 @@ def migrate(path: Path, target: Server) -> Report:
             on_progress=lambda _: None,
             on_event=lambda _: None,
             gate=gate,
-            gate_of_files=gate_of_files(Endpoint.parse(target.url), TransferSettings()),
+            gate_of_files=FilesGate(Endpoint.parse(target.url), TransferSettings()),
             one_go=True,
         )
         return await work.run()

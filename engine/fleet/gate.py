@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
@@ -10,6 +11,9 @@ from engine.model.settings import TransferSettings
 from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
 from engine.transfer.gate import Comparison, GateResult
+
+if TYPE_CHECKING:
+    from engine.verify.aof import Told
 
 # redis-py, which the verifier asks with, costs CPU to import: only where there is something to ask.
 
@@ -49,21 +53,38 @@ def gate_of(
     return gate
 
 
-def gate_of_files(
-    target: Endpoint, settings: TransferSettings
-) -> Callable[[AofFiles, AofSurvey], Awaitable[GateResult]]:
-    """The same of an append-only file, whose files are open."""
+class FilesGate:
+    """`GateOfFiles`: open if the target has what the files of an append-only file say."""
 
-    async def gate(files: AofFiles, survey: AofSurvey) -> GateResult:
+    def __init__(self, target: Endpoint, settings: TransferSettings) -> None:
+        self._target = target
+        self._settings = settings
+        self._told: dict[tuple[int, bytes], Told] | None = None
+        self._error = ""
+
+    async def read(self, files: AofFiles, survey: AofSurvey) -> None:
+        """Read them once more, while they are applied; a failure is told by the gate."""
+        from engine.verify import told_by_files
+
+        self._error = ""
+        try:
+            self._told = await told_by_files(files, survey, self._settings)
+        except EngineError as error:
+            self._error = str(error)
+
+    async def __call__(self, files: AofFiles, survey: AofSurvey) -> GateResult:
+        """Ask the target."""
         from engine.verify import verify_aof
 
+        if self._told is None:
+            await self.read(files, survey)
+        if self._told is None:
+            return GateResult(False, f"both ends could not be compared: {self._error}")
         try:
-            found = await verify_aof(files, survey, target, settings)
+            found = await verify_aof(self._told, self._target, self._settings)
         except EngineError as error:
             return GateResult(False, f"both ends could not be compared: {error}")
         return GateResult(found.ok, found.reason, found)
-
-    return gate
 
 
 def comparison_of(

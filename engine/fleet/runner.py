@@ -22,7 +22,7 @@ from dataclasses import replace
 from engine.errors import AuthError, LinkError, ServerError, StateError
 from engine.fleet.bookkeeper import Bookkeeper, StateCheckpoint, persist
 from engine.fleet.failure import fail
-from engine.fleet.gate import compare_of, comparison_of, gate_of, gate_of_files, holds_keys
+from engine.fleet.gate import FilesGate, compare_of, comparison_of, gate_of, holds_keys
 from engine.fleet.usage import engine_use
 from engine.groups.claimed import ClaimedTransfer, ClaimLost
 from engine.groups.states import CUT_OVERS, Request, TransferStatus
@@ -78,7 +78,7 @@ class Runner:
             on_progress=self._progressed,
             on_event=self._happened,
             gate=gate_of(source, target, settings, self._held),
-            gate_of_files=gate_of_files(target, settings),
+            gate_of_files=FilesGate(target, settings),
             comparison=comparison_of(source, target, settings, self._held),
             compare=compare_of(source, target),
             one_go=one_go,

@@ -123,6 +123,7 @@ class AppendOnly:
         self._ends = Ends(source, target, stage.settings)
         self._checkpoints = checkpoints
         self._gate = gate
+        self._reading: asyncio.Task[None] | None = None
         self._writer = RestoreWriter(target, stage.settings)
         self._writer.on_event = stage.on_event
         self._writer.on_trouble = stage.trouble_of("the target")
@@ -199,6 +200,10 @@ class AppendOnly:
                 stage.enter(Phase.DONE)
                 return
             await self._open()
+        assert self._files is not None
+        assert self._survey is not None
+        # What is compared in the end is read while the target works.
+        self._reading = asyncio.create_task(self._gate.read(self._files, self._survey))
         while True:
             # 2. Everything in the files is on the target.
             stage.enter(Phase.SNAPSHOT)
@@ -680,6 +685,9 @@ class AppendOnly:
 
         async def compare() -> GateResult:
             assert self._files is not None
+            if self._reading is not None:
+                reading, self._reading = self._reading, None
+                await reading
             return await self._gate(self._files, survey)
 
         found = await compared(stage, compare)
@@ -728,6 +736,8 @@ class AppendOnly:
         if self._applier is not None:
             await self._applier.close()
         await self._writer.close()
+        if self._reading is not None:
+            await cancelled(self._reading)
         if self._files is not None:
             self._files.close()
             self._files = None

@@ -30,8 +30,6 @@ class GateResult:
 
 
 Gate = Callable[[], Awaitable[GateResult]]
-# The same of an append-only file, which is open, as far as it was applied.
-GateOfFiles = Callable[[AofFiles, AofSurvey], Awaitable[GateResult]]
 # The same while the source's writers are held off; it is told the engine's own key on the target.
 GateInSync = Callable[[bytes], Awaitable[GateResult]]
 Reach = Callable[[int], Awaitable[None]]
@@ -61,6 +59,34 @@ def offering(stage: Stage, reason: str) -> str:
     if stage.one_go or stage.skip_verification:
         return reason
     return f"{reason.rstrip('.')}; {WITHOUT_COMPARISON}"
+
+
+class GateOfFiles(Protocol):
+    """A gate for the files of an append-only file, which are open. It is `fleet.gate.FilesGate`."""
+
+    async def read(self, files: AofFiles, survey: AofSurvey) -> None:
+        """Read what is to be compared, as far as `survey` says that they are applied; they may be
+        applied meanwhile. Never raises `EngineError`."""
+        ...
+
+    async def __call__(self, files: AofFiles, survey: AofSurvey) -> GateResult:
+        """Whether the target has what the files say."""
+        ...
+
+
+class WithoutFiles:
+    """`GateOfFiles` by a gate that does not look at them."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    async def read(self, files: AofFiles, survey: AofSurvey) -> None:
+        """Nothing."""
+
+    async def __call__(self, files: AofFiles, survey: AofSurvey) -> GateResult:
+        """What the gate says."""
+        del files, survey
+        return await self._gate()
 
 
 class Comparison(Protocol):

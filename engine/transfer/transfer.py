@@ -24,14 +24,19 @@ from engine.model.online import OnlineMark
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report, Status
 from engine.model.settings import TransferSettings
-from engine.sources.aof import AofSurvey
-from engine.sources.aof_files import AofFiles
 from engine.transfer.append_only import AppendOnly
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.checks.result import Side
 from engine.transfer.checks.rights import replica_objection
 from engine.transfer.copy import Compare, explain
-from engine.transfer.gate import Comparison, Gate, GateInSync, GateOfFiles, GateResult
+from engine.transfer.gate import (
+    Comparison,
+    Gate,
+    GateInSync,
+    GateOfFiles,
+    GateResult,
+    WithoutFiles,
+)
 from engine.transfer.offline import Offline
 from engine.transfer.online import Online
 from engine.transfer.stage import Stage
@@ -105,7 +110,7 @@ class Transfer:
         self._credentials = credentials
         self._checkpoints = checkpoints
         self._gate = gate
-        self._gate_of_files = gate_of_files or self._without_files
+        self._gate_of_files = gate_of_files or WithoutFiles(gate)
         self._gate_in_sync = gate_in_sync or self._by_gate
         self._comparison = comparison
         self._compare = compare
@@ -310,10 +315,6 @@ class Transfer:
             comparison=self._comparison,
             credentials=self._credentials,
         )
-
-    async def _without_files(self, files: AofFiles, survey: AofSurvey) -> GateResult:
-        del files, survey
-        return await self._gate()
 
     async def _by_gate(self, own_key: bytes) -> GateResult:
         del own_key

@@ -7,7 +7,7 @@ files: there is one reader of those.
 from __future__ import annotations
 
 from engine.model.verification import Difference, Verification
-from engine.verify.aof import verify_aof
+from engine.verify.aof import told_by_files, verify_aof
 from engine.verify.compare import differing
 from engine.verify.file import verify_file
 from engine.verify.live import LiveComparison
@@ -18,6 +18,7 @@ __all__ = [
     "LiveComparison",
     "Verification",
     "differing",
+    "told_by_files",
     "verify",
     "verify_aof",
     "verify_file",

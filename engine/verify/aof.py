@@ -44,6 +44,7 @@ from engine.verify.file import (
     FOOTER_BYTES,
     KINDS,
     VALUE_BYTES,
+    WITH_FIELD_TTLS,
     Sampled,
     Sampler,
     judge_look,
@@ -58,8 +59,6 @@ _UNTOLD = -1
 _LOOKED_AT_MOST = 1000
 # Behind one of these nothing is known of any key.
 _ANY_KEY = CMD_FLUSHES | CMD_SWAPS | CMD_SCRIPT | CMD_UNKNOWN
-# Hashes whose fields may end by themselves, and the hash with the last of them.
-_MAY_END = (22, 24, 25)
 _TOO_LONG = "too long to be compared"
 _BY_COMMANDS = "its value comes of commands that change what they find"
 
@@ -67,7 +66,7 @@ DbKey = tuple[int, bytes]
 
 
 @dataclass(slots=True)
-class _Told:
+class Told:
     """What the file says of a key in the end.
 
     `kind`: what TYPE says, None: not known; b"none": it is not there. `payload`: its payload
@@ -82,24 +81,33 @@ class _Told:
     why: str = _BY_COMMANDS
 
 
-async def verify_aof(
-    files: AofFiles,
-    survey: AofSurvey,
-    target: Endpoint,
-    settings: TransferSettings,
-    *,
-    seed: int = 0,
-) -> Verification:
-    """Compare the target with what the files say of a sample of keys; nothing is written.
+async def told_by_files(
+    files: AofFiles, survey: AofSurvey, settings: TransferSettings, *, seed: int = 0
+) -> dict[DbKey, Told]:
+    """Read the files once more, as far as `survey` says that they are applied; what they say of a
+    sample of keys in the end. Raises what `AofFiles.read` raises."""
+    reading = _Reading(files, survey, settings, seed)
+    task = asyncio.create_task(asyncio.to_thread(reading.run))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        # The files are closed behind us: the thread ends before that.
+        reading.stop.set()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+        raise
 
-    The files are read once more, as far as `survey` says that they were applied; deadlines run on
-    the target by now. In the result `compared` are the keys that were looked up, `unknown` those
-    whose values the file does not tell, or that prove nothing; nothing is counted. Raises
-    `LinkError`, `AuthError`, `ServerError`, and what `AofFiles.read` raises.
+
+async def verify_aof(
+    told: dict[DbKey, Told], target: Endpoint, settings: TransferSettings
+) -> Verification:
+    """Compare the target with what `told_by_files` says; nothing is written.
+
+    Deadlines run on the target by now. In the result `compared` are the keys that were looked up,
+    `unknown` those whose values the files do not tell, or that prove nothing; nothing is counted.
+    Raises `LinkError`, `AuthError`, `ServerError`.
     """
-    # 1. What the files say.
-    told = await _on_thread(_Reading(files, survey, settings, seed))
-    # 2. What the target has of it.
     wrong: list[Difference] = []
     unproven: list[Difference] = []
     gone = 0
@@ -121,19 +129,6 @@ async def verify_aof(
     return _judged(wrong, unproven, len(told), gone, keys)
 
 
-async def _on_thread(reading: _Reading) -> dict[DbKey, _Told]:
-    """Read on a thread, which ends before this does: the files are closed behind it."""
-    task = asyncio.create_task(asyncio.to_thread(reading.run))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        reading.stop.set()
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()
-        raise
-
-
 class _Reading:
     """Reads the files once more."""
 
@@ -145,11 +140,11 @@ class _Reading:
         self._settings = settings
         self._seed = seed
         self.stop = threading.Event()
-        self._told: dict[DbKey, _Told] = {}
+        self._told: dict[DbKey, Told] = {}
         # How many places of the samples each of them has.
         self._places: Counter[DbKey] = Counter()
 
-    def run(self) -> dict[DbKey, _Told]:
+    def run(self) -> dict[DbKey, Told]:
         """What is told of the sampled keys."""
         if self._survey.snapshot:
             self._read_snapshot()
@@ -165,7 +160,7 @@ class _Reading:
         guard = ModuleGuard(lambda _: ("", False), telemetry=True)
         part, at, end = self._files.parts[0], 0, self._survey.begins[0].offset
         sampler = Sampler(self._seed)
-        sample: list[tuple[int, Sampled, int | None]] = []
+        sample: list[tuple[int, Sampled, bool]] = []
         head = b""
         while portion := self._files.read(part, at, end):
             self._go_on()
@@ -179,15 +174,15 @@ class _Reading:
                     guard.withhold(item, head)
                 head = b""
                 for index, place in sampler.chosen(len(item)):
-                    one = item.db, sampled_of(item, index), item.value_type(index)
+                    one = item.db, sampled_of(item, index), item.streamed
                     sample[place : place + 1] = [one]
-        for db, each, number in sample:
-            told = _Told(each.kind, each.value, None, each.deadline)
-            if number is None:
-                told = _Told(deadline=each.deadline, why=_TOO_LONG)
-            elif number in _MAY_END:
+        for db, each, streamed in sample:
+            told = Told(each.kind, each.value, None, each.deadline)
+            if streamed:
+                told = Told(deadline=each.deadline, why=_TOO_LONG)
+            elif each.may_end:
                 # It may be gone, or have lost fields, by itself.
-                told = _Told(why="its fields may have TTLs")
+                told = Told(why="its fields may have TTLs")
             self._places[db, each.key] += 1
             self._told[db, each.key] = told
 
@@ -220,7 +215,7 @@ class _Reading:
                 sample[place : place + 1] = [key]
                 if key is not None:
                     self._places[key] += 1
-                    self._told.setdefault(key, _Told())
+                    self._told.setdefault(key, Told())
             self._learn(batch)
 
     def _learn(self, batch: CommandBatch) -> None:
@@ -237,7 +232,7 @@ class _Reading:
             found = batch.mentioning(set(names))
         if len(found) > 10 * _LOOKED_AT_MOST:
             for keys in names.values():
-                self._told.update((key, _Told()) for key in keys)
+                self._told.update((key, Told()) for key in keys)
             return
         for index in found:
             for key, says in _says(batch, index, names):
@@ -248,7 +243,7 @@ class _Reading:
     ) -> set[DbKey]:
         """From the last command on; the keys of which all is told by then."""
         known: set[DbKey] = set()
-        later: dict[DbKey, _Told] = {}
+        later: dict[DbKey, Told] = {}
         for index in reversed(indices):
             for key, says in _says(batch, index, names):
                 if key in known:
@@ -263,26 +258,26 @@ class _Reading:
 
 def _says(
     batch: CommandBatch, index: int, names: dict[bytes, list[DbKey]]
-) -> Iterator[tuple[DbKey, _Told]]:
+) -> Iterator[tuple[DbKey, Told]]:
     """What a command says of some keys."""
     words, db = batch.command(index), batch.db(index)
     told = told_by(words)
     for name in set(words[1:]) & names.keys():
         for key in names[name]:
             if told is None:
-                yield key, _Told()
+                yield key, Told()
             elif key[0] == db and name in told:
                 yield key, told[name]
 
 
-def told_by(words: Sequence[bytes]) -> dict[bytes, _Told] | None:
+def told_by(words: Sequence[bytes]) -> dict[bytes, Told] | None:
     """What the keys of a command hold behind it; None: it is not told of any that it names.
 
     Where it is about the deadline alone `why` is empty.
     """
     name = words[0].upper()
     if name in (b"DEL", b"UNLINK"):
-        return {key: _Told(b"none", deadline=None) for key in words[1:]}
+        return {key: Told(b"none", deadline=None) for key in words[1:]}
     if name == b"SET" and len(words) >= 3:
         return _by_set(words)
     if name == b"MSET" and len(words) % 2:
@@ -292,21 +287,21 @@ def told_by(words: Sequence[bytes]) -> dict[bytes, _Told] | None:
         return {words[1]: _string(words[3], _UNTOLD)}
     if name in (b"PEXPIREAT", b"EXPIREAT") and len(words) == 3 and words[2].isdigit():
         unit = 1 if name == b"PEXPIREAT" else 1000
-        return {words[1]: _Told(deadline=int(words[2]) * unit, why="")}
+        return {words[1]: Told(deadline=int(words[2]) * unit, why="")}
     if name == b"PERSIST" and len(words) == 2:
-        return {words[1]: _Told(deadline=None, why="")}
+        return {words[1]: Told(deadline=None, why="")}
     if name == b"RESTORE" and len(words) >= 4 and len(words[3]) > FOOTER_BYTES:
         return _by_restore(words)
     return None
 
 
-def _string(value: bytes, deadline: int | None) -> _Told:
+def _string(value: bytes, deadline: int | None) -> Told:
     if len(value) > VALUE_BYTES:
-        return _Told(b"string", deadline=deadline, why=_TOO_LONG)
-    return _Told(b"string", None, value, deadline)
+        return Told(b"string", deadline=deadline, why=_TOO_LONG)
+    return Told(b"string", None, value, deadline)
 
 
-def _by_set(words: Sequence[bytes]) -> dict[bytes, _Told] | None:
+def _by_set(words: Sequence[bytes]) -> dict[bytes, Told] | None:
     options = [word.upper() for word in words[3:]]
     if not options:
         return {words[1]: _string(words[2], None)}
@@ -318,9 +313,9 @@ def _by_set(words: Sequence[bytes]) -> dict[bytes, _Told] | None:
     return None
 
 
-def _by_restore(words: Sequence[bytes]) -> dict[bytes, _Told] | None:
+def _by_restore(words: Sequence[bytes]) -> dict[bytes, Told] | None:
     payload, options = words[3], {word.upper() for word in words[4:]}
-    if not words[2].isdigit() or payload[0] in _MAY_END:
+    if not words[2].isdigit() or payload[0] in WITH_FIELD_TTLS:
         return None
     deadline: int | None = _UNTOLD
     if words[2] == b"0":
@@ -329,11 +324,11 @@ def _by_restore(words: Sequence[bytes]) -> dict[bytes, _Told] | None:
         deadline = int(words[2])
     kind = KINDS.get(payload[0])
     if len(payload) > VALUE_BYTES:
-        return {words[1]: _Told(kind, deadline=deadline, why=_TOO_LONG)}
-    return {words[1]: _Told(kind, payload[:-FOOTER_BYTES], None, deadline)}
+        return {words[1]: Told(kind, deadline=deadline, why=_TOO_LONG)}
+    return {words[1]: Told(kind, payload[:-FOOTER_BYTES], None, deadline)}
 
 
-def _after(before: _Told, says: _Told) -> _Told:
+def _after(before: Told, says: Told) -> Told:
     """What is known of a key behind a command that says this of it."""
     if says.why:
         return says
@@ -341,7 +336,7 @@ def _after(before: _Told, says: _Told) -> _Told:
     return before if before.kind == b"none" else replace(before, deadline=says.deadline)
 
 
-async def _compare(side: Side, told: dict[bytes, _Told]) -> list[tuple[bytes, str, str]]:
+async def _compare(side: Side, told: dict[bytes, Told]) -> list[tuple[bytes, str, str]]:
     """(key, what differs, else why its value could not be compared; both empty: it is the same)."""
     looks = await side.look(list(told))
     texts = [key for key, each in told.items() if each.text is not None]
@@ -355,7 +350,7 @@ async def _compare(side: Side, told: dict[bytes, _Told]) -> list[tuple[bytes, st
     ]
 
 
-def _found(each: _Told, look: Look, reply: object) -> tuple[str, str]:
+def _found(each: Told, look: Look, reply: object) -> tuple[str, str]:
     now = time.time_ns() // 1_000_000
     if each.kind == b"none":
         return (EXTRA, "") if look.kind != b"none" else ("", "")

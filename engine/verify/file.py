@@ -19,6 +19,7 @@ from engine.model.modules import GRAPH_MODULE, HEAD_BYTES, has_graphs
 from engine.model.report import printable_key
 from engine.model.settings import TransferSettings
 from engine.model.verification import Difference, Verification
+from engine.sources.base import unpacked_names
 from engine.sources.rdb_file import RdbFile, now_ms
 from engine.verify.compare import MISSING, NEAR_MS, TTL_BOUND_MS, Look, Side, portions
 from engine.verify.telemetry import Telemetry
@@ -28,6 +29,8 @@ from engine.wire.own_keys import OWN_DB, count_own
 _SAMPLE = 1000
 # Longer values are not asked for: what is compared must not take long.
 VALUE_BYTES = 16 << 10
+# Types of hashes that may have TTLs of fields.
+WITH_FIELD_TTLS = (22, 24, 25)
 # Behind a value in a payload: the RDB version and a CRC64.
 FOOTER_BYTES = 10
 # What TYPE says of the value types (RDB_TYPE_*) that mean the same to every server.
@@ -43,19 +46,23 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A key of the file; `value` is its payload without the footer, None: too long to be kept."""
+    """A key of the file; `value` is its payload without the footer, None: too long to be kept.
+    `may_end`: its fields may have TTLs, and a hash ends with the last of them."""
 
     key: bytes
     kind: bytes | None
     deadline: int | None
     value: bytes | None
+    may_end: bool = False
 
 
 @dataclass(slots=True)
 class _Database:
-    """What the file has in one database: how many keys without a deadline, and some keys."""
+    """What the file has in one database: how many keys without a deadline, how many hashes whose
+    fields may have TTLs, and some keys."""
 
     lasting: int = 0
+    may_end: int = 0
     sample: list[Sampled] = field(default_factory=list)
 
 
@@ -110,13 +117,18 @@ async def verify_file(
         unknown=tuple(unproven),
         counted=not held_before,
     )
-    counts = {db: (found.lasting, has.get(db, 0)) for db, found in file.items()}
+    counts = {db: (found.lasting, has.get(db, 0), found.may_end) for db, found in file.items()}
     return _judged(result, counts)
 
 
 async def _read(path: str, settings: TransferSettings, seed: int) -> dict[int, _Database]:
+    # No deadline is held back by this, but hashes with TTLs of fields are named.
     reader = SnapshotReader(
-        stream_above=VALUE_BYTES, drop_before=now_ms(), drop_imports=True, footers=False
+        stream_above=VALUE_BYTES,
+        drop_before=now_ms(),
+        drop_imports=True,
+        footers=False,
+        hold_before=1,
     )
     file = RdbFile(path, reader)
     chosen = settings.databases
@@ -139,6 +151,8 @@ async def _read(path: str, settings: TransferSettings, seed: int) -> dict[int, _
                     continue
                 database = found.setdefault(item.db, _Database())
                 database.lasting += item.lasting
+                if item.timed:
+                    database.may_end += sum(1 for _ in unpacked_names(item.timed))
                 sampler = samplers.setdefault(item.db, Sampler(seed + item.db))
                 for index, place in sampler.chosen(len(item)):
                     sampled = sampled_of(item, index)
@@ -185,6 +199,7 @@ def sampled_of(batch: RecordBatch, index: int) -> Sampled:
         None if kind is None else KINDS.get(kind),
         batch.expire_at(index),
         value,
+        kind in WITH_FIELD_TTLS,
     )
 
 
@@ -215,7 +230,7 @@ def judge_look(each: Sampled, look: Look) -> str:
     """What differs; empty if nothing does, or the key's time is over."""
     if look.kind == b"none":
         near = each.deadline is not None and each.deadline <= now_ms() + NEAR_MS
-        return "" if near else MISSING
+        return "" if near or each.may_end else MISSING
     if each.kind is not None and look.kind != each.kind:
         return f"type: {each.kind.decode()} in the file, {look.kind.decode()} on the target"
     if (each.deadline is None) != (look.deadline is None):
@@ -227,21 +242,29 @@ def judge_look(each: Sampled, look: Look) -> str:
     return ""
 
 
-def _judged(result: Verification, counts: Mapping[int, tuple[int, int]]) -> Verification:
+def _judged(result: Verification, counts: Mapping[int, tuple[int, int, int]]) -> Verification:
     """The same with its verdict: one sentence that says what was compared."""
     ok = not result.differences
     if not result.counted:
         counted = "not counted (the target had keys of its own)"
     else:
-        uneven = [db for db, (ours, theirs) in counts.items() if ours != theirs]
+        # A hash ends with the last of its fields, and has no deadline of its own.
+        ended = {db: ours - theirs for db, (ours, theirs, _) in counts.items()}
+        uneven = [db for db, (*_, may_end) in counts.items() if not 0 <= ended[db] <= may_end]
         ok = ok and not uneven
         counted = (
             f"{result.keys_source:,} keys without a deadline in the file, "
             f"{result.keys_target:,} on the target"
         )
         if uneven:
-            ours, theirs = counts[uneven[0]]
+            ours, theirs, _ = counts[uneven[0]]
             counted += f" (database {uneven[0]}: {ours:,} and {theirs:,})"
+        elif any(ended.values()):
+            may_end = sum(may_end for *_, may_end in counts.values())
+            counted += (
+                f" ({may_end:,} hashes of the file have, or had, TTLs of fields: a hash ends with "
+                "its last field)"
+            )
     same = result.compared - len(result.unknown) - result.different
     looked = (
         f"{result.compared:,} keys looked up, {result.different:,} differ; {same:,} of their "

@@ -15,7 +15,7 @@ import pytest
 
 from engine._native import crc64
 from engine.errors import InvalidParameterCombinationException
-from engine.fleet.gate import gate_of_files
+from engine.fleet.gate import FilesGate
 from engine.front.faults import PreflightFault
 from engine.model.endpoint import Endpoint
 from engine.model.online import LEFT_KEY, POSITION_KEY
@@ -758,7 +758,7 @@ def test_what_the_file_says_is_compared(server_factory: ServerFactory, tmp_path:
             await until(lambda: run.progress[-1].can_complete)
         work.complete()
 
-    gate = gate_of_files(Endpoint.parse(target.url), TransferSettings(retry_for=10))
+    gate = FilesGate(Endpoint.parse(target.url), TransferSettings(retry_for=10))
     done = transfer(f"aof:{path}", target, one_go=False, meanwhile=order, gate_of_files=gate)
     assert done.report.status == "done", done.report.errors
     for line, words in zip(

@@ -31,7 +31,7 @@ from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.verify import Verification, verify_file
 from engine.wire.loop import run
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.engines import Cli
 from tests.proxy import Proxy
 from tests.reference.compare import compare
@@ -103,8 +103,8 @@ def test_every_server_s_file_into_every_other(
 ) -> None:
     source, target = server_factory(pair[0]), server_factory(pair[1])
     saved = saved_with_deadlines(source)
-    known = known_types(pair[1].flavour, pair[1].version)
-    foreign = {key for key, dumped in saved.keys.items() if dumped.payload[0] not in known}
+    types = known_types(pair[1].flavour, pair[1].version)
+    foreign = {key for key, dumped in saved.keys.items() if dumped.payload[0] not in types}
     # A key whose time is over in the file has nothing to say of the target's of that name.
     target.client(db=3).set("own", "stays")
     target.client().set("soon:1", "the target's own")
@@ -155,6 +155,32 @@ def verification(path: Path, target: Server, held_before: bool = False) -> Verif
             str(path), Endpoint.parse(target.url), settings, held_before=held_before, seed=1
         )
     )
+
+
+def test_hashes_that_have_ended_with_their_last_field(server_factory: ServerFactory) -> None:
+    """Between the file and the comparison: no key is lost by that."""
+    binary = known("redis-8.0")
+    source = server_factory(binary, "--enable-debug-command", "yes")
+    client = source.client()
+    client.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", 0)
+    client.mset({f"key:{n}": n for n in range(5)})
+    for n in range(10):
+        client.hset(f"hash:{n}", mapping={"f": 1, "g": 2})
+        client.execute_command("HPEXPIRE", f"hash:{n}", 1, "FIELDS", 2, "f", "g")
+    client.save()
+    target = server_factory(binary)
+    other = target.client()
+    other.mset({f"key:{n}": n for n in range(5)})
+    path = Path(source.folder, "dump.rdb")
+    found = verification(path, target)
+    assert found.ok, found.reason
+    assert (found.keys_source, found.keys_target, found.different) == (15, 5, 0)
+    assert "10 hashes of the file have, or had, TTLs of fields" in found.reason
+    assert {each.key for each in found.unknown} == {f"hash:{n}" for n in range(10)}
+    other.delete("key:1")
+    found = verification(path, target)
+    assert not found.ok
+    assert found.differences[0].key == "key:1"
 
 
 def test_what_the_comparison_sees(

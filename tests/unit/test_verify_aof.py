@@ -81,10 +81,10 @@ def ran(given_: list[tuple[bytes, ...]], state: Model) -> Model:
     return state
 
 
-def told(path: Path) -> dict[tuple[int, bytes], verifier._Told]:
+def told(path: Path) -> dict[tuple[int, bytes], verifier.Told]:
     """What the files say."""
 
-    async def main() -> dict[tuple[int, bytes], verifier._Told]:
+    async def main() -> dict[tuple[int, bytes], verifier.Told]:
         files = AofFiles(path)
         survey = await survey_aof(files, TransferSettings())
         try:
@@ -95,7 +95,7 @@ def told(path: Path) -> dict[tuple[int, bytes], verifier._Told]:
     return asyncio.run(main())
 
 
-def answer(state: Model, at: tuple[int, bytes], each: verifier._Told) -> tuple[Look, object]:
+def answer(state: Model, at: tuple[int, bytes], each: verifier.Told) -> tuple[Look, object]:
     """What a server answers that has this."""
     if at not in state:
         return Look(b"none", None, None), None
@@ -111,7 +111,7 @@ def test_nothing_is_told_that_is_not_so(
     monkeypatch.setattr(verifier, "_LOOKED_AT_MOST", most)
     same = 0
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(commands, max_size=25), st.booleans())
     def check(given_: list[tuple[bytes, ...]], snapshot: bool) -> None:
         nonlocal same
