@@ -386,6 +386,33 @@ def test_a_file_that_is_written_to_in_place_stops_it(
     assert counted(target) == expected(commands)
 
 
+def test_a_file_that_is_written_to_before_the_gate_keeps_it_shut(
+    server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    """What was applied is right; what it would be compared with is not what was applied."""
+    path = tmp_path / "appendonly.aof"
+    before = command(b"SET", b"a", b"1") * 10
+    path.write_bytes(before)
+    target = server_factory(known("redis-7.0"))
+    checkpoints = MemoryCheckpoint()
+    gate = gate_of_files(Endpoint.parse(target.url), TransferSettings())
+
+    def told(progress: Progress) -> None:
+        if progress.phase is Phase.COPIED:
+            path.write_bytes(before.replace(b"1\r\n*", b"2\r\n*"))
+
+    options = {"checkpoints": checkpoints, "gate_of_files": gate}
+    done = transfer(f"aof:{path}", target, on_progress=told, **options)
+    assert done.report.status == "stopped"
+    assert (
+        f"{path} was changed while it was read: bytes 0 to {len(before)}" in done.report.errors[0]
+    )
+    path.write_bytes(before)
+    done = transfer(f"aof:{path}", target, **options)
+    assert done.report.status == "done", done.report.errors
+    assert target.client().get("a") == b"1"
+
+
 @pytest.mark.parametrize("how", ["another of its layout", "shorter", "longer", "put in its place"])
 def test_a_file_that_was_another_for_the_second_reading(
     how: str, server_factory: ServerFactory, tmp_path: Path
