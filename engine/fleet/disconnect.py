@@ -1,9 +1,10 @@
 """Disconnects the clients that come back to a source behind its cut-over, a process of its own:
 
-    python -m engine.fleet.disconnect GROUP [FD]   (with the state's URL in the environment)
+    python -m engine.fleet.disconnect GROUP [FD [MIGRATION]]
 
-FD: a connection to the source that was handed over, which its pause does not hold. Where the source
-runs scripts whose writes it does not refuse, it is held as well (`transfer.hold`).
+with the state's URL in the environment. FD: a connection to the source (of that migration, by its
+number in the state) that was handed over, which its pause does not hold. Where the source runs
+scripts whose writes it does not refuse, it is held as well (`transfer.hold`).
 
 It looks each second, and writes what it found into the state. It ends when its time is over, when
 the state says so (a verb, `release-source`, another process that has taken over), when the source
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -264,8 +266,9 @@ class Disconnector:
         return ""
 
 
-async def work(group_id: str, handed: int | None = None) -> int:
-    """Do it for the group's last migration; `handed` as for `Disconnector`."""
+async def work(group_id: str, handed: int | None = None, of: int | None = None) -> int:
+    """Do it for the group's last migration; `handed` as for `Disconnector`, of the migration `of`
+    alone if that is given."""
     registry = Registry()
     claimed = disconnections.claim(registry.store, group_id, ProcessId.here())
     if claimed is None:
@@ -277,7 +280,10 @@ async def work(group_id: str, handed: int | None = None) -> int:
         claimed.tell(f"clients of the source are not disconnected: {error.message}")
         return 1
     log(f"{group_id}: disconnecting the clients of {endpoint.address}")
-    guard = Guard(registry, group_id)
+    if handed is not None and of not in (None, claimed.transfer.id):
+        os.close(handed)
+        handed = None
+    guard = Guard(registry, claimed.transfer)
     ended = await Disconnector(claimed, endpoint, guard, handed).run()
     log(f"{group_id}: {ended or 'another process does it'}")
     await asyncio.to_thread(registry.store.close)
@@ -295,8 +301,8 @@ def _closed_server(claimed: disconnections.Claimed) -> Endpoint:
 
 def main(arguments: Sequence[str]) -> int:
     """Disconnect the clients of the source of the group named in `arguments`."""
-    if len(arguments) not in (1, 2) or not all(each.isdigit() for each in arguments[1:]):
-        log("usage: python -m engine.fleet.disconnect GROUP [FD]")
+    if len(arguments) not in (1, 2, 3) or not all(each.isdigit() for each in arguments[1:]):
+        log("usage: python -m engine.fleet.disconnect GROUP [FD [MIGRATION]]")
         return 2
     try:
         return run(work(arguments[0], *map(int, arguments[1:])))

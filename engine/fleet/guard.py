@@ -1,13 +1,14 @@
 """Starts the process again that disconnects a source's clients, where that one is killed:
 
-    python -m engine.fleet.guard GROUP FD   (with the state's URL in the environment)
+    python -m engine.fleet.guard GROUP FD MIGRATION   (with the state's URL in the environment)
 
 The process that disconnects them (`fleet.disconnect`) starts this one, and another one where this
 one is killed: so both have to be killed before clients are let in. FD is one end of a socket
 between the two. Over it comes the connection by which the source is held (`transfer.hold`), as a
 descriptor, with what makes its pause longer; then the other one's end, with a word or without. In
 the latter case the pause is made longer, and a new process goes on with that connection: one that
-dials anew would be held like all others, until the pause has run out and scripts are run.
+dials anew would be held like all others, until the pause has run out and scripts are run. MIGRATION
+is the one whose source that is, by its number in the state.
 
 Until then nothing of the engine is imported here: all that this one takes is an idle Python.
 """
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from engine.groups.records import TransferRecord
     from engine.groups.registry import Registry
     from engine.wire.admin import Admin
 
@@ -34,11 +36,11 @@ _TRIES, _AGAIN_SECONDS = 10, 0.2
 
 
 class Guard:
-    """The guard as the process has it that disconnects clients of `group_id`'s source."""
+    """The guard as the process has it that disconnects clients of this migration's source."""
 
-    def __init__(self, registry: Registry, group_id: str) -> None:
+    def __init__(self, registry: Registry, transfer: TransferRecord) -> None:
         self._registry = registry
-        self._group_id = group_id
+        self._transfer = transfer
         self._socket: socket.socket | None = None
         self._kept: Admin | None = None
 
@@ -78,7 +80,7 @@ class Guard:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                local.guard(self._registry, self._group_id, theirs.fileno())
+                local.guard(self._registry, self._transfer, theirs.fileno())
             except EngineError:
                 ours.close()
                 return
@@ -122,15 +124,16 @@ class _Kept:
 
 def main(arguments: Sequence[str]) -> int:
     """Wait for the other one's end; start another where that was unforeseen."""
-    if len(arguments) != 2 or not arguments[1].isdigit():
-        _log("usage: python -m engine.fleet.guard GROUP FD")
+    if len(arguments) != 3 or not all(each.isdigit() for each in arguments[1:]):
+        _log("usage: python -m engine.fleet.guard GROUP FD MIGRATION")
         return 2
+    number, transfer_id = map(int, arguments[1:])
     kept = _Kept()
-    with socket.socket(fileno=int(arguments[1])) as other:
+    with socket.socket(fileno=number) as other:
         if _left(other, kept):
             return 0
     kept.lengthen()
-    return _go_on(arguments[0], kept.number)
+    return _go_on(arguments[0], transfer_id, kept.number)
 
 
 def _left(other: socket.socket, kept: _Kept) -> bool:
@@ -147,7 +150,7 @@ def _left(other: socket.socket, kept: _Kept) -> bool:
         kept.keep(numbers[0] if numbers else None, message[1:])
 
 
-def _go_on(group_id: str, number: int | None) -> int:
+def _go_on(group_id: str, transfer_id: int, number: int | None) -> int:
     from engine.errors import EngineError
     from engine.fleet import local
     from engine.groups.registry import Registry
@@ -155,7 +158,8 @@ def _go_on(group_id: str, number: int | None) -> int:
     try:
         registry = Registry()
         for _ in range(_TRIES):
-            if local.disconnect_clients(registry, group_id, handed_over=number):
+            given = None if number is None else (number, transfer_id)
+            if local.disconnect_clients(registry, group_id, handed_over=given):
                 _log(f"{group_id}: the process that disconnected clients is gone; another one does")
                 return 0
             time.sleep(_AGAIN_SECONDS)

@@ -15,6 +15,7 @@ from pathlib import Path
 from engine.errors import EngineError
 from engine.groups import disconnections
 from engine.groups.process import ProcessId
+from engine.groups.records import TransferRecord
 from engine.groups.registry import Registry
 from engine.groups.store import STATE_VARIABLE
 from engine.model.credentials import CREDENTIALS_VARIABLE, Credentials
@@ -32,23 +33,23 @@ def disconnect_clients(
     *,
     credentials: Credentials | None = None,
     grace: float = 0.0,
-    handed_over: int | None = None,
+    handed_over: tuple[int, int] | None = None,
 ) -> bool:
     """Start the detached process that disconnects the clients of a source that was cut over from
     (`fleet.disconnect`), if the state wants it for this group and no process does it; whether it
     was started.
 
     One that was asked for less than `grace` seconds ago counts as starting. `credentials` as for
-    `launch`. `handed_over`: a connection to the source that is not held, the caller's; else one
-    that was left for this (`wire.handed`). A process that cannot be started is an event. Raises
-    `StateError`.
+    `launch`. `handed_over`: a connection that is not held, the caller's, and the number of the
+    migration whose source that is; else one that was left for this (`wire.handed`). A process that
+    cannot be started is an event. Raises `StateError`.
     """
     if group_id not in disconnections.unattended(registry.store, grace=grace):
         return False
     number = handed.take(_closed(registry, group_id)) if handed_over is None else None
-    given = number if handed_over is None else handed_over
+    given, *of = (number,) if handed_over is None else handed_over
     try:
-        _spawn(registry, group_id, "engine.fleet.disconnect", credentials, given)
+        _spawn(registry, group_id, "engine.fleet.disconnect", credentials, given, *of)
     except EngineError as error:
         registry.add_event(group_id, f"the source's clients are not disconnected: {error}")
         return False
@@ -58,10 +59,10 @@ def disconnect_clients(
     return True
 
 
-def guard(registry: Registry, group_id: str, number: int) -> None:
+def guard(registry: Registry, transfer: TransferRecord, number: int) -> None:
     """Start the detached process that starts the calling one again (`fleet.guard`); `number` is its
     end of the socket between both. Raises `EngineError`."""
-    _spawn(registry, group_id, "engine.fleet.guard", None, number)
+    _spawn(registry, transfer.group_id, "engine.fleet.guard", None, number, transfer.id)
 
 
 def _closed(registry: Registry, group_id: str) -> str:
@@ -93,6 +94,7 @@ def _spawn(
     module: str,
     credentials: Credentials | None,
     handed_over: int | None = None,
+    *more: int,
 ) -> int:
     reap()
     environment = {**os.environ, STATE_VARIABLE: registry.store.url}
@@ -104,7 +106,7 @@ def _spawn(
     command = [sys.executable, "-P", "-m", module, group_id]
     actions: list[tuple[int, int, int]] = []
     if handed_over is not None:
-        command.append(str(_HANDED))
+        command += map(str, (_HANDED, *more))
         actions.append((os.POSIX_SPAWN_DUP2, handed_over, _HANDED))
     try:
         log = _open_log(worker_log(registry, group_id))

@@ -498,21 +498,27 @@ class PauseFence:
                 return "; its clients were disconnected before it answered any of them"
             why = f" (it cannot be held: {self._not_held})" if self._not_held else ""
             return (
-                ", but for those of transactions (MULTI) that were begun before, and of scripts "
-                f"(EVAL), of which it had run none{why}"
+                ", but for transactions (MULTI) that were begun before, and for scripts (EVAL), of "
+                f"which it had run none{why}"
             )
         of = "scripts (EVAL)" if self._exec_refused else "scripts (EVAL) and transactions (MULTI)"
+        gap = ""
+        if self._source.tls is not None:
+            gap = (
+                " (with TLS but for the moment in which the process that does it is let in; what "
+                "scripts write then is counted)"
+            )
         if holds and self._hands_on:
             return (
-                f", but for those of {of}, which this version does not refuse: so it answers no "
-                "client as long as clients are disconnected"
+                f", but for {of}, whose writes this version does not refuse: so it answers no "
+                f"client as long as clients are disconnected{gap}"
             )
         if self.held and not self._runs_scripts:
             return ", but for scripts (EVAL), of which it has run none"
         why = f" (and it cannot be held: {self._not_held})" if self._not_held else ""
         if holds:
             why = f" (it answers no client for the next {hold.PENDING_SECONDS:g} s)"
-        return f", but for those of {of}, which this version does not refuse{why}"
+        return f", but for {of}, whose writes this version does not refuse{why}"
 
     async def release(self) -> None:
         """Hang up; a hold goes on in the process that disconnects clients."""

@@ -660,6 +660,7 @@ def test_scripts_that_are_run_until_who_holds_them_is_let_in(
         assert 0 <= found["Scripts"] - (staying.acknowledged - before) <= 2, (found, before)
         assert found["Writes"] == found["Scripts"]
         told = events(engine)
+        assert any("with TLS but for the moment in which the process" in each for each in told)
         assert any("what scripts write there is counted, until this" in each for each in told), told
         (counted,) = (each for each in told if "since the cut-over, with" in each)
         assert counted.startswith(f"the source has run {found['Scripts']:,} script")

@@ -279,10 +279,14 @@ def test_scripts_behind_the_cut_over(
     assert "but for scripts (EVAL)" in refuses
     assert "Sentinel watches it" in refuses
     assert run.report.scripts_run == lost
+    assert run.report.writes_run == lost
     many = "1 script" if lost == 1 else f"{lost:,} scripts"
-    assert told == [
-        f"the source has run {many} since the cut-over: what they wrote is on the source alone"
-    ]
+    writes = "1 command that writes" if lost == 1 else f"{lost:,} commands that write"
+    (only,) = told
+    alone = "what they wrote is on the source alone"
+    assert only == f"the source has run {many} since the cut-over, with {writes}: {alone}"
+    assert run.report.lost_writes.startswith(only)
+    assert "(--disconnect-for 0)" in run.report.lost_writes
     # What is no script is refused.
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
         client.incr("scripts")
