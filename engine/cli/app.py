@@ -30,6 +30,8 @@ from engine.cli.session import INTERRUPTED
 from engine.cli.start_migration import start_migration
 
 DISTRIBUTION = "startmigration"
+COMPLETE = f"_{DISTRIBUTION.upper()}_COMPLETE"
+"""In the environment: a shell asks for its completion script (`source_bash`), or for words."""
 # No rich: it would cost each start more than all the rest of the command line.
 app = typer.Typer(
     name=DISTRIBUTION,
@@ -37,6 +39,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 VERBS: dict[str, Callable[..., None]] = {
@@ -89,6 +92,11 @@ def run(arguments: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # An argument that is not UTF-8 is echoed somehow, and never a UnicodeEncodeError.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if COMPLETE in os.environ:
+        # Only for a shell that asks: it costs a start nothing else.
+        from typer.completion import completion_init
+
+        completion_init()
     try:
         app(args=shorthand.spread(arguments), prog_name=program())
         return 0
