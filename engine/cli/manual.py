@@ -82,7 +82,11 @@ def _value(param: Any) -> str:
 
 def _default(param: Any) -> str:
     found = param.default
-    if not getattr(param, "show_default", True) or found in (None, False, "", ()) or callable(found):
+    if (
+        not getattr(param, "show_default", True)
+        or found in (None, False, "", ())
+        or callable(found)
+    ):
         return ""
     return f" [default: {getattr(found, 'value', found)}]"
 
