@@ -94,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     if COMPLETE in os.environ:
         # Only for a shell that asks: it costs a start nothing else.
-        from typer.completion import completion_init
+        from typer._completion_classes import completion_init
 
         completion_init()
     try:

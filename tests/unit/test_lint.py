@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LINTED = [name for name in ("engine", "tests", "benches", "packaging", "setup.py") if (ROOT / name).exists()]
+LINTED = [
+    name
+    for name in ("engine", "tests", "benches", "packaging", "setup.py")
+    if (ROOT / name).exists()
+]
 
 
 def check(*command: str) -> None:
