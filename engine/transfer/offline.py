@@ -293,6 +293,11 @@ class Offline:
         if held.indexes:
             what += [UNTOLD, UNNAMED]
         named = [*held.named.aliases, *held.named.dictionaries]
+        what += [
+            f"{name}: the source has no search alias or dictionary of this name (--search-name)"
+            for name in settings.search_names
+            if name not in named
+        ]
         if (held.indexes or named) and settings.chooses_keys:
             names = ", ".join(map(shown, sorted([*(held.indexes or ()), *named])))
             what.append(f"search indexes and the like, as keys are chosen: {names}")

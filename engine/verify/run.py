@@ -52,7 +52,7 @@ async def verify(
         sizes: dict[int, tuple[int, int]] = {}
         for db in _databases(*infos, settings, work.counted):
             sizes[db] = await _select(one, db), await _select(other, db)
-        if work.graphs:
+        if work.graphs and work.counted:
             sizes = await _without_telemetry(sizes, one, other)
         for db, (here, there) in sizes.items():
             await _select(one, db)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from engine.model.modules import ModuleTypes
+from engine.model.modules import GRAPH_TYPES, TELEMETRY_LEFT, ModuleTypes
 from engine.model.report import printable_key
 from engine.model.server import ServerInfo, known_types
 from engine.transfer.checks.modules import refusals
@@ -43,12 +43,15 @@ def check_carried(
     """Types and values that cannot be carried, and what is no key."""
     if target is not None and found.types:
         yield _types(found, target)
+    left = [TELEMETRY_LEFT] if GRAPH_TYPES.intersection(found.modules) else []
     if modules is not None and (refused := refusals(found.modules, modules)):
         yield warned(
             "modules",
-            "; ".join(refused),
+            "; ".join([*refused, *left]),
             "Load the same modules on the target, or do without those keys: the report names them.",
         )
+    elif left:
+        yield passed("modules", *left)
     if found.refused_total:
         key, why = found.refused[0]
         too_long = any("proto-max-bulk-len" in each for _, each in found.refused)
