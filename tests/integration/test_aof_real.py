@@ -22,7 +22,10 @@ from engine.model.online import LEFT_KEY, POSITION_KEY
 from engine.model.position import TargetPosition
 from engine.model.progress import Phase, Progress
 from engine.model.settings import TransferSettings
+from engine.sources.aof import AofSurvey
+from engine.sources.aof_files import AofFiles
 from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.gate import GateResult
 from engine.transfer.preflight import preflight
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
@@ -386,6 +389,18 @@ def test_a_file_that_is_written_to_in_place_stops_it(
     assert counted(target) == expected(commands)
 
 
+class LateGate(FilesGate):
+    """Reads the files when it is asked, and not while they are applied."""
+
+    async def read(self, files: AofFiles, survey: AofSurvey) -> None:
+        """Nothing yet."""
+
+    async def __call__(self, files: AofFiles, survey: AofSurvey) -> GateResult:
+        """Read them, and ask the target."""
+        await super().read(files, survey)
+        return await super().__call__(files, survey)
+
+
 def test_a_file_that_is_written_to_before_the_gate_keeps_it_shut(
     server_factory: ServerFactory, tmp_path: Path
 ) -> None:
@@ -395,7 +410,7 @@ def test_a_file_that_is_written_to_before_the_gate_keeps_it_shut(
     path.write_bytes(before)
     target = server_factory(known("redis-7.0"))
     checkpoints = MemoryCheckpoint()
-    gate = gate_of_files(Endpoint.parse(target.url), TransferSettings())
+    gate = LateGate(Endpoint.parse(target.url), TransferSettings())
 
     def told(progress: Progress) -> None:
         if progress.phase is Phase.COPIED:
