@@ -19,6 +19,7 @@ from libc.stdint cimport (
     uint16_t, uint32_t, uint64_t
 )
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 import codecs
 import collections

@@ -59,6 +59,21 @@ SCAN_ENDING_CODES = frozenset({
 })
 
 
+cdef inline bint is_denied(const uint8_t *data, size_t begin, size_t end) noexcept nogil:
+    """Whether an error reply says that the user may not run the command, or that there is none."""
+    cdef size_t n = end - begin
+    if n >= 7 and memcmp(data + begin, b"NOPERM ", 7) == 0:
+        return True
+    return n >= 19 and memcmp(data + begin, b"ERR unknown command", 19) == 0
+
+
+cdef inline int64_t wall_clock_ms() noexcept nogil:
+    """Milliseconds since the epoch by this machine's clock."""
+    cdef timespec now
+    clock_gettime(CLOCK_REALTIME, &now)
+    return <int64_t>now.tv_sec * 1000 + now.tv_nsec // 1000000
+
+
 @cython.final
 cdef class ScanPipeline:
     """Requests and replies of one SCAN of one database over one connection.
@@ -71,7 +86,8 @@ cdef class ScanPipeline:
         cursor: where SCAN begins.
         ttl: "pexpiretime" (Redis 7.0, Valkey) or "pttl", which is anchored to the source's own
             clock by a TIME before the PTTLs of a group of keys: our clock when the reply is read
-            would be off by as long as the reply was under way.
+            would be off by as long as the reply was under way. It is what counts where the source
+            denies TIME.
         access: None, "idletime" or "freq": what OBJECT is asked for each key.
         batch_bytes: a batch is closed before it would grow past this.
         stream_above: a longer value is not held: its batch is `streamed`, and its bytes follow.
@@ -659,6 +675,11 @@ cdef class ScanPipeline:
             if kind == 45:  # "-": an error reply
                 if self.state == SCAN_ARRAY:
                     return STOP_SCAN_ERROR
+                if self.state == GROUP_TIME and is_denied(data, self.line_start, at):
+                    self.source_ms = wall_clock_ms()
+                    self.state = KEY_TTL
+                    input.start = at + 2
+                    continue
                 if self.state == KEY_TTL or self.state == GROUP_TIME:
                     # A value must not go over without its deadline: the scan ends here.
                     return STOP_SCAN_ERROR

@@ -35,9 +35,12 @@ def _lines(report: Report) -> Iterator[str]:
     if report.steps:
         yield steps_table(report.steps)
         yield ""
+    # An append-only file that was gone on with: the keys are all that the target holds.
+    resumed = report.source_type == "file" and report.commands and not report.keys_per_second
+    rate = "" if resumed else f": {report.keys_per_second:,.0f} keys/s"
     yield (
         f"{report.status.capitalize()}: {report.keys:,} keys, {volume(report.bytes)} in "
-        f"{duration(report.seconds)}: {report.keys_per_second:,.0f} keys/s."
+        f"{duration(report.seconds)}{rate}."
     )
     counters = (
         (report.skipped, "skipped (the target had them)"),

@@ -22,6 +22,8 @@ STDIN_PATH = "/dev/stdin"
 """The path that stands for `rdb:-`."""
 # What is written in place of a scheme, or as one, and is none: what it says, and what to write.
 _STORES = {"s3", "gs", "gcs", "az", "azure", "http", "https", "ftp", "sftp", "ssh", "scp", "hdfs"}
+# file:/path, file:path, and file:///path (or with localhost) of RFC 8089; not `file:6379`, a host.
+_FILE_URL = re.compile(r"(?i:file):(?!\d+$)(?://(?:localhost)?(?=/|$))?([^\n]*)")
 _FILE_NAME = re.compile(r"(\.{1,2}|~)?/.*|[^@]*\.(rdb|aof)(\.(gz|zst|lz4))?", re.IGNORECASE)
 _TLS_OPTIONS = {"ca_file", "cert_file", "key_file", "server_name", "verify"}
 
@@ -257,8 +259,14 @@ def _meant(url: str) -> UsageError | None:
             remedy="A file is read where the engine runs: fetch it and give rdb:PATH, or send it "
             "into the command: … | startmigration migrate --source rdb:- …",
         )
-    if scheme == "file":
-        return UsageError("file:// is not a scheme of ours", remedy="A file is rdb:PATH.")
+    if (found := _FILE_URL.fullmatch(url)) is not None:
+        path = found[1]
+        commands = ".aof" in path.lower() or path.rstrip("/").endswith("appendonlydir")
+        kind = _AOF_SCHEME if commands else _FILE_SCHEME
+        shown = "PATH" if "@" in path or path.startswith("//") or not path else path
+        return UsageError(
+            "file: is not a scheme of ours", remedy=f"A file is rdb:PATH. Write {kind}{shown}."
+        )
     if url == "-":
         return UsageError(
             "- alone names no source", remedy="The snapshot on standard input is rdb:-."

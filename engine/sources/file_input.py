@@ -79,6 +79,8 @@ class FileInput:
         """It is a file, and no pipe."""
         self.once = False
         """A reading of all of it has found no key that is named twice."""
+        self.keys: dict[int, int] | None = None
+        """How many keys each database has, by a reading of all of it; None: there was none."""
         self.size = 0
         """Bytes of the file, or that have come through the pipe so far."""
 

@@ -132,10 +132,15 @@ class RdbFile:
         """Whether an earlier reading of this very file has found no key that is named twice."""
         return self._input is not None and self._input.once
 
-    def note_once(self, once: bool) -> None:
+    @property
+    def keys(self) -> dict[int, int] | None:
+        """How many keys each database has, as an earlier reading of this very file has found."""
+        return None if self._input is None else self._input.keys
+
+    def note(self, once: bool, keys: dict[int, int]) -> None:
         """Keep it for the next reading."""
         if self._input is not None:
-            self._input.once = once
+            self._input.once, self._input.keys = once, keys
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -259,8 +264,12 @@ class RdbFileSource:
 
     @property
     def total_keys(self) -> int:
-        """Keys that the snapshot has announced so far: it does so database by database."""
-        return self.reader.keys_hint
+        """Keys in the chosen databases, if the file was read before; else those that the snapshot
+        has announced so far: it does so database by database."""
+        if self._file.keys is None:
+            return self.reader.keys_hint
+        chosen = self._settings.databases
+        return sum(n for db, n in self._file.keys.items() if chosen is None or db in chosen)
 
     @property
     def remarks(self) -> list[str]:
@@ -474,7 +483,7 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
                     # The beginning of a value in pieces.
                     modules.update([kind] if (kind := module_type(head)) is not None else [])
             more = await file.read_on()
-        file.note_once(not twice and not seen.full)
+        file.note(not twice and not seen.full, dict(keys))
     finally:
         file.close()
     return Survey(

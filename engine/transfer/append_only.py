@@ -136,6 +136,8 @@ class AppendOnly:
         self._files: AofFiles | None = None
         # Bytes that the files have grown by since an engine before this one has opened them.
         self._beyond = 0
+        # The target has commands of these files by an engine before this one.
+        self._resumed = False
         self._survey: AofSurvey | None = None
         self._claim: Claim | None = None
         self._applier: Applier | None = None
@@ -304,6 +306,7 @@ class AppendOnly:
         if before is not None and limit is not None:
             if await is_known(self._files, before.replid):
                 held_to, self._beyond = before.offset, self._files.beyond
+                self._resumed = True
             else:
                 self._files.close()
                 self._files = await asyncio.to_thread(AofFiles, self._path)
@@ -442,6 +445,7 @@ class AppendOnly:
 
     def _forget(self) -> None:
         """Nothing of what was brought is there any more."""
+        self._resumed = False
         evictions = self._stage.tally.evictions
         self._stage.tally.start_anew()
         self._stage.tally.evictions = evictions
@@ -711,7 +715,11 @@ class AppendOnly:
     def _tell_keys(self) -> None:
         """No command says how many keys there are: the target does."""
         if self._keys_held is not None:
-            self._stage.tally.keys = self._stage.total_keys = self._keys_held
+            tally = self._stage.tally
+            tally.keys = self._stage.total_keys = self._keys_held
+            if self._resumed:
+                # How many of them came in this run is not known, and no rate is made of them.
+                tally.keys_before = tally.keys
 
     async def _end(self) -> None:
         """The target is its users' from here on: nothing is written to it any more but to remove

@@ -114,6 +114,7 @@ class Offline:
         # 1. Both ends are there, and what was acknowledged before is known.
         with stage.step("connect"):
             position = await self._open()
+            await self._check_comparable()
         # 2. Every key that SCAN names, or the file holds, is acknowledged.
         stage.enter(Phase.SNAPSHOT)
         with stage.step("snapshot"):
@@ -192,6 +193,14 @@ class Offline:
                     continue
                 stage.word.clear()
                 return
+
+    async def _check_comparable(self) -> None:
+        """A cut-over in one go that will be refused is refused before anything is copied."""
+        if not self._stage.one_go or self._settings.until != "cut-over":
+            return
+        if told := await self._uncomparable():
+            kind = TransferStopped if self._checkpoints.load() is not None else TransferFailed
+            raise kind(told, fault="user")
 
     async def _uncomparable(self) -> str:
         """Why both ends cannot be compared with these users; empty: nothing is known against it."""

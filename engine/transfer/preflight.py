@@ -295,7 +295,7 @@ async def _check_rights(
         rights = check_rights(side, ends[side], info, settings, way, keys)
         await _guarded(checks, f"{side}-permissions", rights)
         with suppress(EngineError):
-            comparison = await check_comparison(side, ends[side], info, settings, keys)
+            comparison = await check_comparison(side, ends[side], info, settings, way, keys)
             if comparison is not None:
                 checks.append(comparison)
     if way == "replica" and len(infos) == len(SIDES):

@@ -346,9 +346,11 @@ class Admin:
         if code == "NOPERM":
             of_key = "to access" in text
             on_key = " on this key" if of_key else ""
+            rule = "~PATTERN (one that the key fits)" if of_key else _rule(command)
             refusal = AuthError(
                 f"{self.name}: the user {self._user!r} may not run {_named(command)}{on_key}",
-                remedy="Grant it with ACL SETUSER, or give another user in the endpoint's URL.",
+                remedy=f"ACL SETUSER {self._user} {rule}, or give another user in the endpoint's "
+                "URL.",
                 fault=self.fault,
             )
             refusal.of_key = of_key
@@ -525,6 +527,11 @@ def _named(command: Sequence[Arg]) -> str:
     if len(command) > 1 and words[0].upper() in containers:
         words.append(str(command[1]))
     return " ".join(words)
+
+
+def _rule(command: Sequence[Arg]) -> str:
+    """What ACL SETUSER allows it with: `+config|get`."""
+    return "+" + _named(command).lower().replace(" ", "|")
 
 
 def _diagnose(error: BaseException, endpoint: Endpoint) -> tuple[str, str]:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import re
 import sys
 import termios
 from collections import deque
@@ -166,9 +167,10 @@ class Connection(asyncio.BufferedProtocol):
         message = f"{self.name} answered: {text}"
         if kind is AuthError:
             of_key = code == "NOPERM" and "to access" in text
-            refusal = AuthError(
-                message, remedy=_OF_KEY if of_key else _AUTH_CODES[code], fault=self.fault
-            )
+            remedy = _OF_KEY if of_key else _AUTH_CODES[code]
+            if not of_key and code == "NOPERM" and (named := _REFUSED.search(text)):
+                remedy = f"ACL SETUSER {self.endpoint.username or 'default'} +{named[1].lower()}."
+            refusal = AuthError(message, remedy=remedy, fault=self.fault)
             refusal.of_key = of_key
             return refusal
         return ServerError(message, code=code, fault=self.fault)
@@ -445,6 +447,8 @@ _AUTH_CODES = {
     "NOPERM": "Grant the user this command (ACL SETUSER).",
     "DENIED": "The server is in protected mode: set a password or let this host in.",
 }
+# "… no permissions to run the 'config|get' command" (ACL, acl.c and server.c).
+_REFUSED = re.compile(r"run the '([\w|.-]+)' command")
 _OF_KEY = (
     "Grant the user these keys (ACL SETUSER … ~PATTERN), or choose those that its rules name with "
     "--match."

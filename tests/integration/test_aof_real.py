@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from engine._native import crc64
+from engine.cli.summary import as_text
 from engine.errors import InvalidParameterCombinationException
 from engine.fleet.gate import FilesGate
 from engine.front.faults import PreflightFault
@@ -351,6 +352,10 @@ def test_longer_files_than_before(
         assert any(f"without {7 * len(more):,} bytes written since" in each for each in reasons)
         assert counted(target) == expected(50_000)
         assert not target.client().exists("other")
+        # The keys are all that the target holds, and no rate is made of them.
+        assert done.report.keys == 102
+        assert done.report.keys_per_second == 0
+        assert "keys/s" not in as_text(done.report)
     else:
         assert any("the files are others than before" in line for line in done.events)
         assert done.report.left_out == ()

@@ -284,6 +284,33 @@ def test_databases_and_keys_that_are_there(
     assert compare(source.url, target.url).equal
 
 
+@pytest.mark.parametrize("chosen", [None, (0, 7)])
+def test_all_its_keys_are_told_from_the_start(
+    server_factory: ServerFactory, state_url: str, chosen: tuple[int, ...] | None
+) -> None:
+    """A file announces its keys database by database; the test before has counted all of them."""
+    source, target = server_factory(), server_factory()
+    for db, keys in ((0, 5), (3, 300), (7, 40)):
+        source.client(db=db).mset({f"key:{n}": n for n in range(keys)})
+    source.client().save()
+    totals: list[int] = []
+
+    async def main() -> Report:
+        engine = Engine(state_url, credentials=Credentials(()))
+        try:
+            return await engine.migrate(
+                Endpoint.parse(f"rdb:{source.folder}/dump.rdb"),
+                Endpoint.parse(target.url),
+                settings=TransferSettings(databases=chosen),
+                on_progress=lambda progress: totals.append(progress.total_keys),
+            )
+        finally:
+            engine.close()
+
+    assert run(main()).status == "done"
+    assert set(totals[1:]) == {345 if chosen is None else 45}, totals
+
+
 def test_links_that_break_and_runs_that_are_cut_off(
     server_factory: ServerFactory, tmp_path: Path, cli: Cli
 ) -> None:

@@ -27,9 +27,13 @@ from engine.transfer.checks.sample_keys import example
 from engine.transfer.preflight import Check, Preflight, preflight
 from engine.verify import verify
 from tests.conftest import ServerFactory, known
+from tests.integration.test_file_real import migrate
+from tests.reference.compare import compare
 from tests.servers import Binary, Server, TlsFiles, binaries, make_tls_files, supports_tls
+from tests.snapshots import fill
 from tests.transfers import Run, transfer
 
+README = Path(__file__).parents[2] / "README.md"
 SECRET = "not-to-be-seen-anywhere"
 QUICK = TransferSettings(connect_timeout=5)
 
@@ -437,6 +441,87 @@ def test_with_the_rights_it_is_followed(binary: Binary, server_factory: ServerFa
     assert run.report.source_type == "replica"
     assert target.client().dbsize() == 101
     assert 0 < target.client().ttl("late") <= 1000
+
+
+def readme_rights(heading: str) -> dict[str, str]:
+    """What the README lists behind `heading`, by the end whose user needs it."""
+    text = README.read_text().partition(f"\n{heading}")[2]
+    block = text.partition("```\n")[2].partition("```")[0]
+    rights = dict(line.split(": ", 1) for line in block.splitlines())
+    assert set(rights) == {"source", "target"}
+    return rights
+
+
+@pytest.mark.parametrize("server", ["redis-6.2", "redis-7.0"])
+@pytest.mark.parametrize("way", ["scan", "follow"])
+def test_what_the_readme_lists_is_enough(
+    server: str, way: str, server_factory: ServerFactory, state_url: str
+) -> None:
+    """A user at each end with exactly these rights migrates, the comparison included."""
+    source, target = server_factory(known(server)), server_factory(known(server))
+    client = source.client()
+    fill(source, "tiny")
+    client.set("late", 1, ex=1000)
+    for library in client.function_list() if client.info()["redis_version"] >= "7" else ():
+        # What carries libraries is listed by itself.
+        client.function_delete(library[1])
+    rights = readme_rights(f"Rights to {way}")
+    ends = [
+        user(end, "few", rights[side]) for side, end in (("source", source), ("target", target))
+    ]
+    report, told = migrate(state_url, *ends, source_type="scan" if way == "scan" else "replica")
+    assert report.status == "done", (report.errors, told)
+    assert report.verification is not None
+    assert report.verification.ok
+    assert compare(source.url, target.url).equal
+
+
+def test_a_source_that_denies_time(server_factory: ServerFactory) -> None:
+    """Before 7.0 a TTL is relative, and hangs on TIME, or on this machine's clock."""
+    source, target = server_factory(known("redis-6.2")), server_factory(known("redis-6.2"))
+    client = source.client()
+    client.mset({f"key:{n}": n for n in range(100)})
+    client.set("late", 1, ex=1000)
+    url = user(source, "timeless", SCAN.replace(" +time", ""))
+    result = asyncio.run(look(url, target, replace(QUICK, source_type="scan")))
+    assert result.ok, result.failures
+    warns(result, "clocks", "TIME denied")
+    check = warns(result, "source-permissions", "deadlines follow this machine's clock", "+time")
+    assert "TIME" in check.figure
+    run = move(url, target.url, source_type="scan")
+    assert run.report.status == "done", run.report.errors
+    assert target.client().dbsize() == 101
+    assert 990 < target.client().ttl("late") <= 1000
+
+
+@pytest.mark.parametrize("asking", [ASKING, ""], ids=["asked", "tried"])
+def test_what_cannot_be_compared_in_the_end_is_not_begun(
+    server_factory: ServerFactory, asking: str, state_url: str
+) -> None:
+    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    source.client().mset({f"key:{n}": n for n in range(100)})
+    url = user(source, "blind", f"{SCAN.replace(' +type', '')} {asking}")
+    report, told = migrate(state_url, url, target.url, source_type="scan")
+    assert report.status == "failed"
+    assert (
+        "both ends cannot be compared: the source's user 'blind' may not run TYPE"
+        in (report.errors[0])
+    )
+    assert "ACL SETUSER blind +@read" in report.errors[0]
+    assert target.client().dbsize() == 0
+    # Lists are read by LRANGE, which the user may not run either; there are none.
+    url = user(source, "seeing", f"{SCAN} +dbsize +getrange {asking}")
+    report, told = migrate(state_url, url, target.url, source_type="scan")
+    assert report.status == "done", (report.errors, told)
+
+
+@pytest.mark.parametrize("asking", [ASKING, ""], ids=["asked", "tried"])
+async def test_a_target_that_denies_restore(server_factory: ServerFactory, asking: str) -> None:
+    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    source.client().set("key", 1)
+    url = user(target, "barred", f"+mset +select +info +ping +time +del +@read {asking}")
+    result = await look(source, url, replace(QUICK, source_type="scan"))
+    fails(result, "probe", "may not run RESTORE", "ACL SETUSER barred +restore, or give another")
 
 
 async def test_a_user_of_some_keys_only(server_factory: ServerFactory) -> None:

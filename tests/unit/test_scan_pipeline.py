@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -255,6 +256,42 @@ def test_pttl_is_anchored_to_the_source_s_clock(size: int, slices: list[int]) ->
     pipeline.flush(last=True)
     (batch,) = pipeline.take()
     assert [batch.expire_at(i) for i in range(100)] == deadlines
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        b"-NOPERM this user has no permissions to run the 'time' command\r\n",
+        b"-ERR unknown command `TIME`, with args beginning with: \r\n",
+    ],
+)
+@pytest.mark.parametrize("size", [1, 10_000])
+def test_without_time_pttl_is_anchored_to_our_clock(size: int, refusal: bytes) -> None:
+    pipeline = ScanPipeline(0, ttl="pttl")
+    pipeline.request_scan(10)
+    push(pipeline, reference.scan_reply(0, [b"a", b"b", b"c"]), [size])
+    pipeline.request_values(3)
+    before = time.time_ns() // 1_000_000
+    payload = reference.bulk(reference.payload(b"\0\1x"))
+    push(pipeline, refusal + b":5000\r\n:-1\r\n:7\r\n" + payload * 3, [size])
+    after = time.time_ns() // 1_000_000
+    pipeline.flush(last=True)
+    (batch,) = pipeline.take()
+    first, second, third = (batch.expire_at(i) for i in range(3))
+    assert first is not None
+    assert third is not None
+    assert before <= first - 5000 == third - 7 <= after
+    assert second is None
+
+
+@pytest.mark.parametrize("reply", [b"-LOADING x\r\n", b"-ERR\r\n", b"-NOPERM\r\n"])
+def test_another_error_to_time_ends_the_scan(reply: bytes) -> None:
+    pipeline = ScanPipeline(0, ttl="pttl")
+    pipeline.request_scan(10)
+    push(pipeline, reference.scan_reply(0, [b"a"]))
+    pipeline.request_values(1)
+    with pytest.raises(ReplyError):
+        push(pipeline, reply, [1])
 
 
 @pytest.mark.parametrize(

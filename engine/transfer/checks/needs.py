@@ -229,6 +229,13 @@ def comparison(info: ServerInfo) -> tuple[Needed, ...]:
     return (*_COMPARISON, *streams)
 
 
+def whole_comparison(info: ServerInfo, way: Way) -> tuple[Needed, ...]:
+    """The same with what some values, and the counts of a scan, take beside that."""
+    # Who follows counts by INFO, in the moment of the comparison.
+    counts = (Needed(("DBSIZE",)),) if way == "scan" else ()
+    return (*comparison(info), Needed(("GETRANGE", ABSENT_KEY, 0, 0)), *counts)
+
+
 WRITES = tuple(
     _queued(*args)
     for args in (

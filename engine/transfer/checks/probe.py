@@ -73,7 +73,9 @@ async def check_probe(
                 f"ACL SETUSER {target.endpoint.username or 'default'} ~{PREFIX}*, to have it "
                 "tried.",
             )
-        return failed(name, error.message, error.remedy)
+        user = target.endpoint.username or "default"
+        rule = f"~{PREFIX}*" if error.of_key else "+restore"
+        return failed(name, error.message, f"ACL SETUSER {user} {rule}, or give another user.")
     except ServerError as error:
         remedy = _REMEDIES.get(error.code, "The target must take RESTORE; see its documentation.")
         return failed(name, error.message, remedy)

@@ -229,12 +229,13 @@ async def check_comparison(
     end: Admin,
     info: ServerInfo,
     settings: TransferSettings,
+    way: Way,
     keys: SampleKeys = UNKNOWN,
 ) -> Check | None:
     """Whether the comparison before the cut-over can read; None if it can."""
     if settings.until != "cut-over":
         return None
-    rights = await ask_rights(end, needs.comparison(info), keys)
+    rights = await ask_rights(end, needs.whole_comparison(info, way), keys)
     if not rights.denied:
         return None
     return warned(
