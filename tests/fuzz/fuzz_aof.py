@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from pathlib import Path
 
 import atheris
 
@@ -84,8 +85,17 @@ def _lifted(text: bytes) -> None:
         batch.split(batch.end_offset)
 
 
+def begin() -> None:
+    """Run the seeds, and leave them in the folder that is named for the inputs, if one is."""
+    folders = [each for each in sys.argv[1:] if not each.startswith("-")]
+    for number, seed in enumerate(SEEDS):
+        data = b"\x03" + seed
+        once(data)
+        for folder in folders[:1]:
+            Path(folder, f"seed-{number}").write_bytes(data)
+
+
 if __name__ == "__main__":
-    for seed in SEEDS:
-        once(b"\x03" + seed)
+    begin()
     atheris.Setup(sys.argv, once)
     atheris.Fuzz()
