@@ -25,7 +25,8 @@ async def in_parts(source: Admin, info: ServerInfo) -> str:
     """
     if GRAPH_MODULE not in info.modules:
         return ""
-    # The list has the graphs of all databases.
+    # The list has the graphs of all databases. FLUSHDB of one of them empties it (see findings/);
+    # the snapshot then has every graph whole, until the server is started again.
     limit, names = await source.pipeline(
         [("GRAPH.CONFIG", "GET", "VKEY_MAX_ENTITY_COUNT"), ("GRAPH.LIST",)]
     )
