@@ -133,7 +133,7 @@ def main(arguments: Sequence[str]) -> int:
         if _left(other, kept):
             return 0
     kept.lengthen()
-    return _go_on(arguments[0], transfer_id, kept.number)
+    return _go_on(arguments[0], transfer_id, kept)
 
 
 def _left(other: socket.socket, kept: _Kept) -> bool:
@@ -150,7 +150,7 @@ def _left(other: socket.socket, kept: _Kept) -> bool:
         kept.keep(numbers[0] if numbers else None, message[1:])
 
 
-def _go_on(group_id: str, transfer_id: int, number: int | None) -> int:
+def _go_on(group_id: str, transfer_id: int, kept: _Kept) -> int:
     from engine.errors import EngineError
     from engine.fleet import local
     from engine.groups.registry import Registry
@@ -158,7 +158,9 @@ def _go_on(group_id: str, transfer_id: int, number: int | None) -> int:
     try:
         registry = Registry()
         for _ in range(_TRIES):
-            given = None if number is None else (number, transfer_id)
+            given = None if kept.number is None else (kept.number, transfer_id)
+            # The new process takes seconds to begin; from then on the connection is its own.
+            kept.lengthen()
             if local.disconnect_clients(registry, group_id, handed_over=given):
                 _log(f"{group_id}: the process that disconnected clients is gone; another one does")
                 return 0

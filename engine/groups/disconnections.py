@@ -78,7 +78,10 @@ def end(store: Store, transfer: TransferRecord, why: str, *, refuses: bool = Tru
         row = _going_on(connection, transfer.id)
         if row is None:
             return False
-        found = replace(SourceClients.from_dict(row.clients), unattended_since=None)
+        found = clients_of(row.clients, row.ended, row.process, row.heartbeat_at)
+        if found.unattended_since is not None:
+            # What was run since then was not counted.
+            found = replace(found, scripts=None, writes=None, unattended_since=None)
         found = found.end(why, refuses=refuses)
         connection.execute(
             update(_TABLE)

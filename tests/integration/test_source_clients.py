@@ -588,9 +588,12 @@ def test_who_holds_scripts_is_killed(server_factory: ServerFactory, state: str) 
         until("a first look", lambda: seen(engine).get("LookedAt"))
         # 1. The one that does it: nothing is run meanwhile.
         guard, looked_at = guard_of(first), seen(engine)["LookedAt"]
+        killed = time.monotonic()
         os.kill(first.pid, signal.SIGKILL)
         until("another process has it", lambda: disconnector(state).pid != first.pid)
         until("it has looked", lambda: seen(engine)["LookedAt"] > looked_at)
+        # The guard has made the pause longer, by so much.
+        in_time = time.monotonic() - killed < hold.SECONDS
         second = disconnector(state)
         until("the guard has ended", lambda: not ProcessId.of(guard).alive(0))
         # 2. Its guard: there is another one.
@@ -600,10 +603,12 @@ def test_who_holds_scripts_is_killed(server_factory: ServerFactory, state: str) 
         found = seen(engine)
         assert found["Disconnecting"] is True
         assert found["UnattendedSince"] is None
-        assert found["Scripts"] == found["Writes"] == 0, found
-        on_target = int(target.client().get("staying") or 0)
-        assert 0 <= on_target - staying.acknowledged <= 1
-        assert not any("on the source alone" in each for each in events(engine))
+        if in_time:
+            assert found["Scripts"] == found["Writes"] == 0, found
+            on_target = int(target.client().get("staying") or 0)
+            assert 0 <= on_target - staying.acknowledged <= 1
+            assert not any("on the source alone" in each for each in events(engine))
+        before = found["Scripts"]
         # 3. Both: the pause runs out, and scripts are run.
         for pid in (guard_of(second), second.pid):
             os.kill(pid, signal.SIGKILL)
@@ -619,15 +624,21 @@ def test_who_holds_scripts_is_killed(server_factory: ServerFactory, state: str) 
         since = found["UnattendedSince"].timestamp()
         until("the pause was over for long enough", lambda: time.time() > since + 7)
         engine.sync.disconnect_clients(GROUP, seconds=300)
-        (told,) = until(
+        # A guard that was slow to go on may have told that nothing was run until it did.
+        told = until(
             "what was run is told",
-            lambda: [each for each in events(engine) if "were not disconnected" in each],
+            lambda: [
+                each
+                for each in events(engine)
+                if "were not disconnected" in each and "no script" not in each
+            ],
         )
         until("its clients wait", lambda: seen(engine)["Scripts"])
         assert seen(engine)["UnattendedSince"] is None
         counted = int(staying.acknowledged) - at
-        assert counted <= seen(engine)["Scripts"] <= counted + 2, (counted, told)
-        assert f"the source has run {seen(engine)['Scripts']:,} scripts from " in told
+        run = seen(engine)["Scripts"] - before
+        assert counted <= run <= counted + 2, (counted, told)
+        assert f"the source has run {run:,} script" in told[-1]
         source.stop()  # or it would wait until the pause is over
     engine.close()
 

@@ -861,5 +861,23 @@ def test_disconnecting_that_no_process_does(registry: Registry, migrating: Trans
     assert "source_clients_attended{" not in page
 
 
+def test_disconnecting_that_is_stopped_where_no_process_does_it(
+    registry: Registry, migrating: TransferRecord
+) -> None:
+    """What was counted before is no longer all that was run."""
+    claimed = registry.claim_transfer("g", ProcessId.here())
+    report = Report(status="done", lets_scripts=True, scripts_before=1)
+    claimed.finish(TransferStatus.DONE, report, Progress(), "completed", disconnect_for=60.0)
+    mine = disconnections.claim(registry.store, "g", ProcessId.of(1 << 30))
+    assert mine is not None
+    mine.write(dataclasses.replace(mine.found, scripts=5, writes=5))
+    assert disconnections.end(registry.store, migrating, "an operator has stopped it")
+    (last,) = (each for each in texts(registry) if "no longer disconnected" in each)
+    assert "how many scripts the source has run since then is not known" in last
+    assert "5 scripts" not in last
+    found = registry.source_clients()["g"]
+    assert found.scripts is found.unattended_since is None
+
+
 def texts(registry: Registry) -> list[str]:
     return [each.message for each in registry.list_events("g")]
