@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from engine.model import silent
+
 # A verification names this many differences, and counts the rest …
 NAMED_LIMIT = 1000
 # … up to this many: then the answer is clear, and it stops.
@@ -78,6 +80,8 @@ class AtFence:
 
     `counts` is None where counts say nothing. `differ`: {key: what differs}; `lost`: {`library
     NAME`: what is wrong}; `compared` keys were read, of which `unknown` (by type) say nothing.
+    `silent_calls`: see
+    `model.silent`; None where the source's commands all leave a word.
     """
 
     counts: Counts | None
@@ -85,6 +89,7 @@ class AtFence:
     lost: Mapping[str, str]
     compared: int
     unknown: Mapping[str, int]
+    silent_calls: silent.Calls | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from engine.errors import AuthError, EngineError, StateError, TransferFailed
+from engine.model import silent
 from engine.model.online import own_keys, position_key
 from engine.model.progress import Phase
 from engine.model.report import printable_key
@@ -69,6 +71,20 @@ _FOLLOWING = (Phase.CATCH_UP, Phase.FOLLOW)
 _AGAIN_MOST = 2
 
 
+class Told(Protocol):
+    """What the source told in the moment in which the fence was put up."""
+
+    @property
+    def info(self) -> ServerInfo | None:
+        """Of itself; None: it can still be asked."""
+        ...
+
+    @property
+    def silent_calls(self) -> silent.Calls | None:
+        """As `Sweep.calls`; None: not known."""
+        ...
+
+
 class Check:
     """One migration's comparison. `beat(reason)` is awaited now and then before the fence.
 
@@ -97,6 +113,8 @@ class Check:
         self._walk = False
         # Those that may differ by now, and are too many for the fence; with the reasons.
         self._unlooked: dict[DbKey, str] = {}
+        # How often a string may have been lengthened since they were compared; None: not known.
+        self._lengthened: int | None = 0
         self._tries = 0
         # Both ends are being compared.
         self._busy = False
@@ -267,14 +285,16 @@ class Check:
             stage.on_event(told)
         stage.uncomparable = told
 
-    def before(self) -> GateResult:
-        """What `prepare` has shown, where nothing is compared behind a fence."""
+    def before(self, calls: silent.Calls | None = None) -> GateResult:
+        """What `prepare` has shown, where nothing is compared behind a fence. `calls`: as
+        `Sweep.calls`, when writers were stopped; None: not known."""
         if self._sweep is None or self._stage.skip_verification:
             return GateResult(True, NOT_COMPARED)
         sweep = self._sweep
         left = sweep.mended | sweep.unsure
-        why = "for they differed and were read again"
-        return self._passed(None, left, why, dict(sweep.unknown))
+        if silent.more(silent.READ_PENDING, calls, sweep.calls) != 0:
+            left = dict.fromkeys(sweep.silent, _SILENT) | left
+        return self._passed(None, left, "and may differ by now", dict(sweep.unknown))
 
     # --- Behind the fence ---
 
@@ -284,12 +304,12 @@ class Check:
         pump: asyncio.Task[None],
         readable: bool,
         settle: Settle,
-        info: ServerInfo | None = None,
+        fence: Told,
     ) -> GateResult:
         """Compare while the source's writers are held off; everything is applied.
 
-        `readable`: whether the source can be read now; `info`: if not, what it told of itself when
-        its writers were stopped. `settle` waits until the last deadlines are
+        `readable`: whether the source can be read now; `fence`: what it told of itself when its
+        writers were stopped. `settle` waits until the last deadlines are
         set back, those of keys that were read again as well. Raises what the follower's task
         (`pump`) raises, and `StateError`.
         """
@@ -306,18 +326,17 @@ class Check:
             self._stage.verification = None
             return GateResult(True, NOT_COMPARED)
         if not readable:
-            return await self._count(pump, settle, info)
+            return await self._count(pump, settle, fence)
         return await self._run(follower, pump, settle)
 
-    async def _count(
-        self, pump: asyncio.Task[None], settle: Settle, info: ServerInfo | None
-    ) -> GateResult:
+    async def _count(self, pump: asyncio.Task[None], settle: Settle, fence: Told) -> GateResult:
         """Where nobody can read the source: what was compared before, and the numbers of keys."""
         comparison, sweep = self._comparison, self._sweep
         assert comparison is not None
         assert sweep is not None
         try:
-            counts = await comparison.counts_of(info, settle) if info is not None else None
+            told = fence.info
+            counts = await comparison.counts_of(told, settle) if told is not None else None
         except EngineError as error:
             if pump.done() or isinstance(error, StateError):
                 raise
@@ -325,7 +344,7 @@ class Check:
         if counts is not None and counts.wrong:
             return self._refuse_counts(counts)
         sweep.counts = counts if counts is not None else sweep.counts
-        return self.before()
+        return self.before(fence.silent_calls)
 
     async def _run(
         self,
@@ -369,6 +388,13 @@ class Check:
         counts = found.counts
         if counts is not None and counts.wrong:
             return self._refuse_counts(counts)
+        self._lengthened = 0
+        if found.silent_calls is not None:
+            more = silent.more(silent.LENGTHEN, found.silent_calls, sweep.calls)
+            if more != 0 and self._worth_another:
+                self.again = True
+                return self._refuse("BITFIELD was called since the strings were compared")
+            self._lengthened = more
         why = f"over the budget of {size_words(self._stage.settings.check_bytes)} behind the fence"
         if any(what.startswith(LENGTH_UNKNOWN) for what in comparison.over_budget.values()):
             why += ", or of an unknown length"
@@ -445,6 +471,13 @@ class Check:
             words.append(
                 f"{len(unproven):,} keys not compared, as they are written to all the time: "
                 f"{some_words(unproven)}"
+            )
+        if self._sweep.silent_more:
+            words.append(f"{self._sweep.silent_more:,} more keys compared before alone: {_SILENT}")
+        if self._lengthened != 0:
+            times = "" if self._lengthened is None else f" {self._lengthened:,} times"
+            words.append(
+                f"not compared: what BITFIELD, which was called{times} since, only lengthens"
             )
         if self._besides.denied:
             told = ", ".join(self._besides.denied)

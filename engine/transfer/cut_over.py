@@ -200,7 +200,7 @@ class CutOver:
                             pump,
                             fence.readable or bool(self._books.mark.fenced_at),
                             lambda: self._settled(follower, settling),
-                            fence.info,
+                            fence,
                         )
                         await settling
                         await looking

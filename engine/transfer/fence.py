@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError, TransferFailed
+from engine.model import silent
 from engine.model.calls import Calls, since
 from engine.model.calls import told as told_of
 from engine.model.endpoint import Endpoint
@@ -49,6 +50,8 @@ class Fence(Protocol):
     """What `prepare` found in the source's settings and `seal` changes; empty: it changes none."""
     info: ServerInfo | None
     """Of a source that cannot be read meanwhile: what INFO told when the fence was put up."""
+    silent_calls: silent.Calls | None
+    """The same of how often it was called by what leaves no word in the stream."""
     calls: Calls | None
     """What the source had run when the fence was put up (`transfer.scripts`); None: it refuses what
     scripts write, or does not tell."""
@@ -150,6 +153,7 @@ class NoFence:
     readable = True
     before = ""
     info: ServerInfo | None = None
+    silent_calls: silent.Calls | None = None
     calls: Calls | None = None
     calls_since: Calls | None = None
     lost_writes = ""
@@ -261,6 +265,7 @@ class PauseFence:
         # Before 6.0 EXEC is run whatever its transaction holds, if that was queued before the seal.
         self.info: ServerInfo | None = None
         self._exec_refused = scripts.transactions_refused(info)
+        self.silent_calls: silent.Calls | None = None
         self.calls: Calls | None = None
         self.calls_since: Calls | None = None
         self.lost_writes = ""
@@ -369,7 +374,8 @@ class PauseFence:
         if not isinstance(replies, list) or len(replies) != len(asking):
             raise ProtocolFault("EXEC answered with something else", fault="source")
         if asked:
-            self.calls = scripts.calls_in(replies.pop(0))
+            told = replies.pop(0)
+            self.calls, self.silent_calls = scripts.calls_in(told), silent.calls_in(told)
         if counted and isinstance(text := replies.pop(0), bytes):
             self.info = parse_info(text.decode("utf-8", "replace"))
         for reply in replies[:-1]:

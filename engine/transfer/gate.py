@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from engine.model import silent
 from engine.model.server import ServerInfo
 from engine.model.verification import (
     AtFence,
@@ -137,6 +138,10 @@ class Comparison(Protocol):
 
     async def counts(self, reach: Reach) -> Counts | None:
         """Both ends' counts; None if the source is written to meanwhile."""
+        ...
+
+    async def silent_calls(self) -> silent.Calls | None:
+        """How often the source was called by what leaves no word in the stream."""
         ...
 
     async def counts_of(self, source: ServerInfo, settle: Settle) -> Counts | None:

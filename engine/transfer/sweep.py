@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
 from engine.errors import TransferFailed
+from engine.model import silent
 from engine.model.report import printable_key
 from engine.model.verification import STOP_AT, Counts, DbKey
 from engine.transfer.aside import beside
@@ -63,6 +64,10 @@ class Sweep:
         """Keys that differed and were read again; in all sweeps. They may differ again by now."""
         self.silent: dict[DbKey, None] = {}
         """Keys of the kinds that are always compared, `SILENT_MOST` of them at the most."""
+        self.silent_more = 0
+        """How many of those are not kept by name."""
+        self.calls: silent.Calls | None = None
+        """How often the source had been called by what leaves no word, when the sweep began."""
         self.sampled: list[DbKey] = []
         self.walked = False
         """Every name of both ends was looked up at the other one, in this sweep."""
@@ -94,7 +99,7 @@ class Sweep:
         self.compared = 0
         self.unknown.clear()
         self.unsure, self.sampled, self._differ = {}, [], {}
-        self.silent = {}
+        self.silent, self.silent_more = {}, 0
         self.walked, self.counts = False, None
         limit = self._stage.settings.sweep_seconds
         try:
@@ -105,10 +110,14 @@ class Sweep:
                     self._follower.read_again(first)
                     await self._stored()
                 # 2. What the stream does not tell all of.
+                self.calls = await self._comparison.silent_calls()
+                # A string that was lengthened without a word is long ever since.
+                lengthened = self.calls is None or self.calls[silent.LENGTHEN] > 0
+                kinds = {*_ALWAYS, *(("strings",) if lengthened else ())}
                 if why := self._required.get("all"):
                     self._stage.on_event(f"every key is compared before the cut-over: {why}")
                 await self._compare_all(
-                    self._comparison.doubtful({*_ALWAYS, *self._required}),
+                    self._comparison.doubtful(kinds | self._required.keys()),
                     silent="all" not in self._required,
                 )
                 await self._mend()
@@ -165,8 +174,9 @@ class Sweep:
             await self._compare(db, keys)
 
     def _name_silent(self, db: int, keys: list[bytes]) -> None:
-        for key in keys[: max(SILENT_MOST - len(self.silent), 0)]:
-            self.silent[db, key] = None
+        kept = keys[: max(SILENT_MOST - len(self.silent), 0)]
+        self.silent.update(dict.fromkeys((db, key) for key in kept))
+        self.silent_more += len(keys) - len(kept)
 
     async def _compare_anew(self) -> None:
         """Compare every key, those that were compared already as well."""

@@ -19,7 +19,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.errors import EngineError, ProtocolFault
+from engine.errors import AuthError, EngineError, ProtocolFault, ServerError
+from engine.model import silent
 from engine.model.endpoint import Endpoint
 from engine.model.modules import GRAPH_MODULE
 from engine.model.online import OWN_PREFIX
@@ -71,6 +72,7 @@ class _Answers:
     held: Held | None
     looks: list[Look]
     values: list[Parts | None]
+    calls: silent.Calls | None
 
 
 class LiveComparison:
@@ -170,7 +172,8 @@ class LiveComparison:
     async def doubtful(self, kinds: Iterable[str]) -> AsyncIterator[tuple[int, list[bytes]]]:
         """(database, keys): all the source's keys of these kinds, in portions.
 
-        "groups": streams with consumer groups; "fields": hashes with field TTLs; "all": every key.
+        "groups": streams with consumer groups; "fields": hashes with field TTLs; "strings": those
+        whose length is another one at the target; "all": every key.
         """
         asked = set(kinds)
         for entry in self._infos[0].keyspace:
@@ -184,6 +187,10 @@ class LiveComparison:
                     grouped = [key for key, reply in zip(keys, replies, strict=True) if reply]
                     if grouped:
                         yield entry.db, grouped
+            if "strings" in asked and self._lengthens:
+                async for keys in self._pages(entry.db, b"string"):
+                    if others := await self._of_other_length(keys):
+                        yield entry.db, others
             if "fields" in asked and self._ours.able.field_ttls:
                 async for keys in self._pages(entry.db, b"hash"):
                     timed = await self._with_field_ttls(keys)
@@ -219,6 +226,18 @@ class LiveComparison:
         return [
             key for key, reply in zip(keys, replies, strict=True) if reply not in _NO_FIELD_TTLS
         ]
+
+    @property
+    def _lengthens(self) -> bool:
+        """Whether BITFIELD may lengthen a string of the source without a word."""
+        return self._infos[0].version >= silent.LENGTHENS_FROM
+
+    async def _of_other_length(self, keys: list[bytes]) -> list[bytes]:
+        asked = [("STRLEN", key) for key in keys]
+        ours, theirs = await asyncio.gather(
+            self._source.pipeline(asked), self._target.pipeline(asked)
+        )
+        return [key for key, one, two in zip(keys, ours, theirs, strict=True) if one != two]
 
     def _name(self, db: int, keys: list[bytes]) -> None:
         if self._timed is not None:
@@ -309,6 +328,13 @@ class LiveComparison:
         if self._offset_in(last[1]) != offset or source.keyspace != again.keyspace:
             return None
         return judge(source, other, own=own, expired=self._expired(source, other))
+
+    async def silent_calls(self) -> silent.Calls | None:
+        """See `Comparison.silent_calls`."""
+        try:
+            return silent.calls_in(await self._source.call(*silent.ASK))
+        except (AuthError, ServerError):
+            return None
 
     async def counts_of(
         self, source: ServerInfo, settle: Callable[[], Awaitable[int]]
@@ -450,7 +476,8 @@ class LiveComparison:
         if doubtful or lifted:
             await settle()
         differ = await self._differing(doubtful) | await self._still_lifted(lifted)
-        return AtFence(counts, differ, lost, len(self._plan), unknown)
+        calls = ours.calls if self._lengthens else None
+        return AtFence(counts, differ, lost, len(self._plan), unknown, calls)
 
     async def _still_lifted(self, keys: Iterable[tuple[int, bytes, Look]]) -> dict[DbKey, str]:
         """Those of which the target's deadline is not the source's yet."""
@@ -513,7 +540,7 @@ class LiveComparison:
     async def _answers(self, side: Side, own_keys: Sequence[bytes]) -> _Answers:
         ttl = "PEXPIRETIME" if side.able.deadlines else "PTTL"
         # 1. All that is known to be asked.
-        commands: list[Command] = [("TIME",), ("INFO",)]
+        commands: list[Command] = [("TIME",), ("INFO",), silent.ASK]
         if own_keys:
             commands += [("SELECT", 0), ("EXISTS", *own_keys)]
         if self._code_at_fence:
@@ -554,11 +581,12 @@ class LiveComparison:
         while waiting:
             waiting = await self._next_step(side, waiting, values)
         info = await self._told(side.end, replies[1])
-        own = replies[3] if own_keys else 0
+        own = replies[4] if own_keys else 0
         code = None
         if self._code_at_fence:
             code = besides.read(replies[head - len(besides.COMMANDS) : head])
-        return _Answers(info, own if isinstance(own, int) else 0, code, looks, values)
+        calls = silent.calls_in(replies[2])
+        return _Answers(info, own if isinstance(own, int) else 0, code, looks, values, calls)
 
     async def _next_step(
         self,

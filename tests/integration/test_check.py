@@ -63,6 +63,18 @@ class Meddling(LiveComparison):
         return await super().at_fence(settle)
 
 
+class Between(Meddling):
+    """Has something happen each time between the comparison and the fence."""
+
+    async def choose(self, first: Iterable[DbKey], then: Iterable[DbKey]) -> None:
+        await super().choose(first, then)
+        assert callable(self._what)
+        await asyncio.to_thread(self._what)
+
+    async def at_fence(self, settle: Settle) -> AtFence:
+        return await LiveComparison.at_fence(self, settle)
+
+
 def moved(source: Server, target: Server, change: object, **options: object) -> Run:
     """A migration in sync, then `change`, then the word."""
 
@@ -265,6 +277,78 @@ def test_what_changes_without_a_word_up_to_the_fence(
     ]
     assert counts[0] == counts[1] != [1]
     assert counts[2] == counts[3] == [1]
+
+
+@pytest.mark.parametrize("name", ["redis-7.0", "valkey-9.1"])
+def test_strings_that_are_lengthened_without_a_word(
+    name: str, server_factory: ServerFactory
+) -> None:
+    """BITFIELD … OVERFLOW FAIL that does nothing else: no key more, and few of many strings."""
+    source, target = server_factory(known(name)), server_factory(known(name))
+    client = source.client()
+    client.mset({f"key:{n}": "x" * 20 for n in range(5_000)})
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        for n in range(5):
+            failing = ("BITFIELD", f"key:{n}", "OVERFLOW", "FAIL", "INCRBY", "u2", 800, 9)
+            assert client.execute_command(*failing) == [None]
+        client.append("key:0", "END")
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.verification is not None
+    assert run.report.verification.repaired == 5
+    there = target.client()
+    assert [there.strlen(f"key:{n}") for n in range(6)] == [104, 101, 101, 101, 101, 20]
+    assert there.get("key:0") == client.get("key:0")
+
+
+def test_strings_that_are_lengthened_all_the_time(server_factory: ServerFactory) -> None:
+    """Not before the fence, and behind it nobody can say which: that is said."""
+    source, target = (server_factory(known("redis-7.0")) for _ in range(2))
+    client = source.client()
+    client.mset({f"key:{n}": "x" for n in range(5_000)})
+
+    def lengthen() -> None:
+        client.execute_command("BITFIELD", "key:9", "OVERFLOW", "FAIL", "INCRBY", "u2", 99, 9)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, comparison=Between(source, target, lengthen), timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.verification is not None
+    assert "BITFIELD, which was called 1 times since" in run.report.verification.reason
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_source_that_cannot_be_read_and_its_delivery_counts(
+    calls: int, server_factory: ServerFactory
+) -> None:
+    """Before 6.2: what may have changed since is named, and nothing where nothing can have."""
+    source, target = server_factory(known("redis-5.0")), server_factory(known("redis-7.0"))
+    client = source.client()
+    client.xadd("jobs", {"f": "v"}, id="1-1")
+    client.xgroup_create("jobs", "group", "0")
+    client.xreadgroup("group", "reader", {"jobs": ">"})
+
+    def read() -> None:
+        for _ in range(calls):
+            client.xreadgroup("group", "reader", {"jobs": "0"})
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, comparison=Between(source, target, read), timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.verification is not None
+    named = "1 keys compared before alone, and may differ by now: database 0, key jobs"
+    assert (named in run.report.verification.reason) is bool(calls), run.report.verification
 
 
 def source_keys(server: Server) -> int:
