@@ -22,7 +22,7 @@ import pytest
 
 from engine.front.engine import Engine
 from engine.front.http.door import HANDSHAKE_SECONDS
-from engine.front.http.limits import CONNECTIONS_MOST
+from engine.front.http.limits import CONNECTIONS_MOST, CONNECTIONS_OF_ONE
 from engine.front.http.model import API_VERSION
 from tests.api import Serving, fetch, percent, until
 from tests.conftest import ServerFactory, known
@@ -487,6 +487,22 @@ def test_handshakes_that_do_not_end(tmp_path: Path, state_url: str, tls_files: T
         begun = time.monotonic()
         assert api.end() == 0
         assert time.monotonic() - begun < 5
+        assert "Traceback" not in "".join(api.log)
+
+
+def test_connections_that_ask_nothing(tmp_path: Path, state_url: str) -> None:
+    """Two addresses that hold all of them shut no third one out."""
+    with Serving(tmp_path, state_url) as api, contextlib.ExitStack() as stack:
+        host, port = api.address.split(":")
+        for own in ("127.0.0.2", "127.0.0.3"):
+            for _ in range(CONNECTIONS_OF_ONE + 20):
+                each = socket.create_connection((host, int(port)), source_address=(own, 0))
+                stack.enter_context(each)
+                with contextlib.suppress(OSError):
+                    each.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n")
+        assert fetch(f"{api.url}/healthz").status == 200
+        told = "which has 256, gave way to one of 127.0.0.1"
+        until(lambda: any(told in line for line in api.log), "a line of the log")
         assert "Traceback" not in "".join(api.log)
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -17,8 +18,10 @@ import pytest
 from engine.front.engine import Engine
 from engine.front.http import feed, limits, quiet, server
 from engine.front.http.app import Api
+from engine.front.http.door import Door
 from engine.front.http.gate import Gate
 from engine.model.credentials import Credentials
+from tests.servers import TlsFiles
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n"
@@ -127,6 +130,139 @@ async def test_one_client_does_not_shut_the_others_out(
         async with link(port, "127.0.0.2") as (reader, writer):
             writer.write(HEAD + b"\r\n")
             assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+
+
+@pytest.mark.parametrize("part", [b"", HEAD, POST + b"Action=", HEAD + b"\r\n"])
+async def test_several_clients_do_not_shut_the_others_out(
+    port: int, monkeypatch: pytest.MonkeyPatch, part: bytes
+) -> None:
+    """Who has not sent a whole request gives way: of the address that has most, the first."""
+    for module, name in ((server, "HEAD_SECONDS"), (limits, "BODY_SECONDS")):
+        monkeypatch.setattr(module, name, 600.0)
+    monkeypatch.setattr(limits, "CONNECTIONS_MOST", 5)
+    monkeypatch.setattr(limits, "CONNECTIONS_OF_ONE", 3)
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def opened(own: str) -> asyncio.StreamReader:
+            reader, writer = await stack.enter_async_context(link(port, own))
+            writer.write(part)
+            if part.endswith(b"\r\n\r\n"):
+                await reader.readuntil(b'{"status":"ok"}')  # it asks no more
+            return reader
+
+        one = await opened("127.0.0.2")
+        many = [await opened("127.0.0.1") for _ in range(3)]
+        other = await opened("127.0.0.2")
+        # None of the same address gives way.
+        async with link(port, "127.0.0.1") as (refused, _):
+            assert (await ended(refused))[0] == b""
+        async with link(port, "127.0.0.3") as (reader, writer):
+            writer.write(HEAD + b"Connection: close\r\n\r\n")
+            assert b"200 OK" in (await ended(reader))[0]
+        await ended(many[0])
+        for each in (one, other, *many[1:]):
+            assert not each.at_eof()
+
+
+async def test_who_is_being_answered_does_not_give_way(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "CLIENTS_MOST", 3)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(3):
+            reader, writer = await stack.enter_async_context(link(port))
+            writer.write(HEAD.replace(b"/healthz", b"/watch") + b"\r\n")
+            await reader.readuntil(b"event: state\n")
+        async with link(port, "127.0.0.2") as (refused, _):
+            assert (await ended(refused))[0] == b""
+        async with asyncio.timeout(10):
+            await reader.readuntil(b": still here\n\n")
+
+
+async def test_who_does_not_shake_hands_gives_way(
+    monkeypatch: pytest.MonkeyPatch, tls_files: TlsFiles
+) -> None:
+    monkeypatch.setattr(limits, "CONNECTIONS_MOST", 3)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tls_files.cert, tls_files.key)
+    trusted = ssl.create_default_context(cafile=str(tls_files.ca))
+    greeted: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+
+    def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        greeted.put_nowait(writer)
+
+    def make() -> asyncio.Protocol:
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), greet)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        door = Door(listening, context, make, list)
+        async with contextlib.AsyncExitStack() as stack:
+            own = ("127.0.0.1", "127.0.0.2", "127.0.0.2")
+            links = [await stack.enter_async_context(link(port, each)) for each in own]
+            _, writer = await asyncio.wait_for(
+                asyncio.open_connection(
+                    "127.0.0.1", port, local_addr=("127.0.0.3", 0), ssl=trusted,
+                    server_hostname="localhost",
+                ),
+                20,
+            )  # fmt: skip
+            assert (await ended(links[1][0]))[0] == b""
+            assert not links[0][0].at_eof()
+            assert not links[2][0].at_eof()
+            for each in (await asyncio.wait_for(greeted.get(), 20), writer):
+                each.transport.abort()
+                with contextlib.suppress(OSError):
+                    await each.wait_closed()
+        door.close()
+        await door.wait_closed()
+
+
+class Waiting:
+    """A connection, for the rule alone."""
+
+    def __init__(self, address: str, rank: int | None = 0, since: float = 0.0) -> None:
+        self.address, self.leaving = address, False
+        self._waits = None if rank is None else (rank, since)
+
+    def waits(self) -> tuple[int, float] | None:
+        return self._waits
+
+    def give_way(self) -> None:
+        self.leaving = True
+
+
+def test_which_connection_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CONNECTIONS_MOST", 5)
+    monkeypatch.setattr(limits, "CONNECTIONS_OF_ONE", 3)
+
+    def gone(client: str, *guests: Waiting) -> list[int] | None:
+        """Which gave way; None: the client was not let in."""
+        if not limits.admit(client, guests):
+            assert not any(each.leaving for each in guests)
+            return None
+        return [n for n, each in enumerate(guests) if each.leaving]
+
+    a, b, c = "192.0.2.1", "192.0.2.2", "192.0.2.3"
+    # 1. There is room.
+    assert gone(c, *(Waiting(a) for _ in range(4))) == []
+    # 2. The first of the address that has most.
+    assert gone(c, Waiting(b, 0, 1), Waiting(b, 0, 2), Waiting(a, 0, 5), Waiting(a, 0, 3),
+                Waiting(a, 0, 4)) == [3]  # fmt: skip
+    # 3. Who does not take an answer goes after those who have not asked; who is answered stays.
+    assert gone(c, Waiting(a, 1, 0), Waiting(a, 0, 9), Waiting(a, None), *[Waiting(b)] * 2) == [1]
+    assert gone(c, Waiting(a, None), Waiting(a, 1, 0), Waiting(a, None), *[Waiting(b)] * 2) == [1]
+    assert gone(c, *[Waiting(a, None)] * 3, Waiting(b, 0, 2), Waiting(b, 0, 1)) == [4]
+    assert gone(c, *[Waiting(a, None)] * 5) is None
+    # 4. One each, at many addresses; and no exchange among equals.
+    singles = [Waiting(f"192.0.2.{n}", 0, 10 - n) for n in range(5, 10)]
+    assert gone(c, *singles) == [4]
+    assert gone(b, Waiting(a), Waiting(a), Waiting(b), Waiting(b), Waiting(c)) is None
+    assert gone(b, Waiting(a), Waiting(a), Waiting(a), Waiting(b), Waiting(c)) == [0]
+    # 5. Who has given way already counts no more, and gives way once.
+    left = Waiting(a)
+    left.give_way()
+    assert limits.admit(c, [left, *(Waiting(b) for _ in range(4))])
 
 
 def test_which_connections_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,17 +13,36 @@ import ssl
 from collections.abc import Callable, Iterable
 from itertools import chain
 
-from engine.front.http.limits import room_for
+from engine.front.http.limits import Guest, admit
 
 HANDSHAKE_SECONDS = 10.0
 """A handshake that is not done after this is given up."""
 _AGAIN_SECONDS = 0.1
 
 
+class _Greeted:
+    """A client in the middle of the handshake."""
+
+    def __init__(self, link: socket.socket, address: str, since: float) -> None:
+        self.address = address
+        self.leaving = False
+        self._link = link
+        self._since = since
+
+    def waits(self) -> tuple[int, float]:
+        """As `limits.Guest` has it."""
+        return 0, self._since
+
+    def give_way(self) -> None:
+        """As `limits.Guest` has it."""
+        self.leaving = True
+        with contextlib.suppress(OSError):
+            self._link.shutdown(socket.SHUT_RDWR)  # the handshake finds the end
+
+
 class Door:
     """Accepts connections at `listening` and gives each that has shaken hands a protocol of `make`,
-    while there is room beside those and the `inside` (their clients' addresses). It ends as the
-    loop's servers do.
+    while there is room beside those and the `inside`. It ends as the loop's servers do.
     """
 
     def __init__(
@@ -31,7 +50,7 @@ class Door:
         listening: socket.socket,
         context: ssl.SSLContext,
         make: Callable[[], asyncio.Protocol],
-        inside: Callable[[], Iterable[str]],
+        inside: Callable[[], Iterable[Guest]],
     ) -> None:
         # Its own descriptor: the other one may be closed while we still wait for somebody.
         self._listening = listening.dup()
@@ -39,7 +58,7 @@ class Door:
         self._context = context
         self._make = make
         self._inside = inside
-        self._greeted: dict[asyncio.Task[None], str] = {}
+        self._greeted: dict[asyncio.Task[None], _Greeted] = {}
         self._task = asyncio.create_task(self._accept())
 
     def close(self) -> None:
@@ -61,12 +80,12 @@ class Door:
                     # It went before it was taken, or there is no descriptor for it just now.
                     await asyncio.sleep(_AGAIN_SECONDS)
                     continue
-                address = str(client[0])
-                if not room_for(address, chain(self._greeted.values(), self._inside())):
+                guest = _Greeted(link, str(client[0]), loop.time())
+                if not admit(guest.address, chain(self._greeted.values(), self._inside())):
                     link.close()
                     continue
                 greeting = asyncio.create_task(self._greet(link))
-                self._greeted[greeting] = address
+                self._greeted[greeting] = guest
                 greeting.add_done_callback(self._greeted.pop)
 
     async def _greet(self, link: socket.socket) -> None:

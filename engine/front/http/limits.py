@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Protocol
 
 from starlette.types import Receive
 
 from engine.front.http.common_errors import ValidationError
+from engine.front.http.quiet import Quiet
 
 BODY_MOST = 128 << 10
 """A request's body, and its query string (bytes). The largest request that makes sense has a few
@@ -20,7 +25,8 @@ HEAD_SECONDS = 20.0
 CONNECTIONS_MOST = 512
 CONNECTIONS_OF_ONE = 256
 """So many of them may come from one address: a client that opens them and asks nothing leaves room
-for the others."""
+for the others. Several addresses could hold all of them: where there is no room, one of them gives
+way (`admit`)."""
 AT_ONCE = 16
 """So many operations run at once; the others wait in line."""
 CHANGES_AT_ONCE = 4
@@ -31,7 +37,68 @@ SLOW_AT_ONCE = 4
 themselves, and wait in line; for others there is no line."""
 OPERATION_SECONDS = 60.0
 
+_log = logging.getLogger("startmigration.serve")
+_refusals, _exchanges = Quiet(lines=1, seconds=60), Quiet(lines=1, seconds=60)
+
 Headers = Sequence[tuple[str, str]]
+
+
+class Guest(Protocol):
+    """A connection that counts."""
+
+    @property
+    def address(self) -> str:
+        """The client's address."""
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it has given way already, and is about to end."""
+
+    def waits(self) -> tuple[int, float] | None:
+        """A rank, and since when (the loop's time) it is there without a whole request: rank 0,
+        or 1 where the client has not taken its answer. None: it has asked and is being answered,
+        so it does not give way."""
+
+    def give_way(self) -> None:
+        """End at once."""
+
+
+def admit(client: str, guests: Iterable[Guest]) -> bool:
+    """Whether one more connection of `client` (an address) may come in beside `guests`.
+
+    Where there are as many as there may be, one of them gives way: of the address that has most of
+    them, and more than `client` has, the one that has waited longest without a whole request. So a
+    client that asks finds room, however many connections others open and let wait.
+    """
+    here = [guest for guest in guests if not guest.leaving]
+    if room_for(client, [guest.address for guest in here]):
+        return True
+    counts = Counter(_counted(guest.address) for guest in here)
+    own = counts[_counted(client)]
+    if own >= CONNECTIONS_OF_ONE:
+        _tell(
+            _refusals, "a connection of %s was refused: it has %d, which is the most", client, own
+        )
+        return False
+    found = [
+        ((-counts[_counted(guest.address)], *waits), guest)
+        for guest in here
+        if counts[_counted(guest.address)] > own and (waits := guest.waits()) is not None
+    ]
+    if not found:
+        _tell(_refusals, "a connection of %s was refused: all %d are in use", client, len(here))
+        return False
+    (most, *_), last = min(found, key=lambda each: each[0])
+    last.give_way()
+    told = "all connections were in use: one of %s, which has %d, gave way to one of %s"
+    _tell(_exchanges, told, last.address, -most, client)
+    return True
+
+
+def _tell(quiet: Quiet, message: str, *values: object) -> None:
+    untold = quiet.take()
+    if untold is not None:
+        _log.warning(message + (f" ({untold} more before it)" if untold else ""), *values)
 
 
 def room_for(client: str, others: Iterable[str]) -> bool:
@@ -47,6 +114,7 @@ def room_for(client: str, others: Iterable[str]) -> bool:
     return inside < CONNECTIONS_MOST and same < CONNECTIONS_OF_ONE
 
 
+@lru_cache(maxsize=CONNECTIONS_MOST * 2)
 def _counted(client: str) -> str:
     if ":" not in client:
         return client

@@ -29,7 +29,7 @@ from engine.front.engine import Engine
 from engine.front.http.app import Api
 from engine.front.http.door import Door
 from engine.front.http.gate import Gate, is_loopback
-from engine.front.http.limits import HEAD_SECONDS, room_for
+from engine.front.http.limits import HEAD_SECONDS, Guest, admit
 from engine.front.watchman import Watchman
 from engine.model.allowed import limited
 
@@ -163,14 +163,34 @@ class _Connection(H11Protocol):
 
     _late: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
+    _since = 0.0
+    leaving = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        others = [each for each in self.connections if each is not self]
-        if not room_for(address_of(self), map(address_of, others)):
-            transport.close()
+        self._since = self.loop.time()
+        if not admit(self.address, guests(self.connections - {self})):
+            self.give_way()
             return
         self._expect()
+
+    @property
+    def address(self) -> str:
+        """As `limits.Guest` has it."""
+        return str(self.client[0]) if self.client else ""
+
+    def waits(self) -> tuple[int, float] | None:
+        """As `limits.Guest` has it."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        untaken = self.transport.get_write_buffer_size() > 0
+        if answering and not self.cycle.more_body and self._stalled is None:
+            return None
+        return int(untaken), self._since
+
+    def give_way(self) -> None:
+        """As `limits.Guest` has it."""
+        self.leaving = True
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -180,6 +200,7 @@ class _Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._since = self.loop.time()
         self._expect()
 
     def pause_writing(self) -> None:
@@ -243,9 +264,9 @@ class _Connection(H11Protocol):
             self._stalled = None
 
 
-def address_of(connection: Any) -> str:
-    """The client's address, of a connection of uvicorn's."""
-    return str(connection.client[0]) if connection.client else ""
+def guests(connections: Any) -> list[Guest]:
+    """uvicorn's connections, which are ours."""
+    return [each for each in connections if isinstance(each, _Connection)]
 
 
 class _Server(uvicorn.Server):
@@ -267,7 +288,7 @@ class _Server(uvicorn.Server):
 
         inside = self.server_state.connections
         self.servers: list[Any] = [
-            Door(each, context, protocol, lambda: map(address_of, inside)) for each in sockets or []
+            Door(each, context, protocol, lambda: guests(inside)) for each in sockets or []
         ]
         self.started = True
 
