@@ -19,20 +19,36 @@ _FEATURES: dict[tuple[Flavour, int], tuple[str, str]] = {
     ("valkey", 23): ("path hashes", "Valkey 9.2"),
     ("valkey", 242): ("commands that stand inside a snapshot", "Valkey 9.2"),
 }
+_IN_DUMP_ALONE: dict[Flavour, frozenset[int]] = {
+    "redis": frozenset({29, 31}),
+    "valkey": frozenset(),
+}
+"""Types that the newest known version writes by DUMP, but into no snapshot."""
 _LAST_KNOWN: dict[Flavour, str] = {"redis": "Redis 8.10", "valkey": "Valkey 9.1"}
 
 
 def newer_than_known(flavour: Flavour, version: int, number: int) -> str | None:
     """What a type of value or opcode is that a snapshot of this RDB version holds and that is not
-    known, as the end of a sentence; None if none of that version is expected: damage, that is."""
+    known, as the end of a sentence; None in a version of which all are known: damage, that is."""
+    if version <= NEWEST_READ[flavour]:
+        return None
     kind = "opcode" if number >= _FIRST_OPCODE else "type of value"
     found = _FEATURES.get((flavour, number))
     if found is not None:
         what, since = found
         return f"it holds {what} ({kind} {number}), which {since} brought"
-    if version > NEWEST_READ[flavour]:
-        return (
-            f"it holds a {kind} ({number}) that came after {_LAST_KNOWN[flavour]} (RDB version "
-            f"{version}; up to {NEWEST_READ[flavour]} all are known)"
-        )
-    return None
+    if number in _IN_DUMP_ALONE[flavour]:
+        since = f"that {_LAST_KNOWN[flavour]} brought for DUMP payloads alone"
+    else:
+        since = f"that came after {_LAST_KNOWN[flavour]}"
+    return (
+        f"it holds a {kind} ({number}) {since} (RDB version {version}; up to "
+        f"{NEWEST_READ[flavour]} all are known)"
+    )
+
+
+def by_scan(number: int) -> str:
+    """What --source-type scan makes of what has this number, as the end of a sentence."""
+    if number >= _FIRST_OPCODE:
+        return "a scan reads each key that the server has by DUMP, and needs no snapshot."
+    return "DUMP gives such a key by itself, and a target that knows its type takes it."

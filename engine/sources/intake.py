@@ -20,7 +20,7 @@ from engine._native import (
     StreamReader,
 )
 from engine.errors import ProtocolFault
-from engine.model.rdb_features import newer_than_known
+from engine.model.rdb_features import by_scan, newer_than_known
 from engine.model.server import Flavour
 from engine.sources.punctual import Punctuality
 from engine.sources.receipts import Receipts
@@ -285,8 +285,8 @@ class Intake:
         if newer is not None:
             raise ProtocolFault(
                 f"the source's snapshot cannot be read at byte {snapshot.offset}: {newer}",
-                remedy="Use --source-type scan: DUMP gives such a key by itself, and a target that "
-                "knows its type takes it. Later writes are not followed then.",
+                remedy=f"Use --source-type scan: {by_scan(snapshot.unknown)} Later writes are not "
+                "followed then.",
                 fault="source",
             ) from None
 

@@ -28,7 +28,7 @@ from engine._native import (
 from engine.errors import EngineError, ProtocolFault, UsageError
 from engine.model.modules import HEAD_BYTES, has_graphs
 from engine.model.position import ScanPosition
-from engine.model.rdb_features import newer_than_known
+from engine.model.rdb_features import by_scan, newer_than_known
 from engine.model.server import Flavour, ServerInfo, parse_version
 from engine.model.settings import TransferSettings
 from engine.sources.base import Item
@@ -213,8 +213,7 @@ class RdbFile:
             raise ProtocolFault(
                 f"{self.name} cannot be read at byte {reader.offset}: {newer}",
                 remedy="Load it into a server of its version, and move that one's keys with "
-                "--source-type scan: DUMP gives such a key by itself, and a target that knows its "
-                "type takes it.",
+                f"--source-type scan: {by_scan(reader.unknown)}",
                 fault="user",
             ) from None
 

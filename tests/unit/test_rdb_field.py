@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from engine._native import RecordBatch, RestoreEncoder, SeenKeys, SnapshotReader
 from engine.errors import ProtocolFault
 from engine.model.rdb_features import newer_than_known
-from engine.model.server import known_types
+from engine.model.server import Flavour, known_types
 from engine.model.settings import TransferSettings
 from engine.sources import rdb_file
 from engine.sources.rdb_file import RdbFileSource, Survey, survey
@@ -333,6 +334,11 @@ def test_a_key_that_is_there_twice_is_named(tmp_path: Path) -> None:
             whole(key(99, b"x", bytes(30)), b"REDIS0042"),
             "it holds a type of value (99) that came after Redis 8.10 (RDB version 42",
         ),
+        (
+            whole(key(31, b"h", bytes(30)), b"REDIS0016"),
+            "a type of value (31) that Redis 8.10 brought for DUMP payloads alone (RDB version 16",
+        ),
+        (whole(b"\xf2" + bytes(30), b"VALKEY081"), "a scan reads each key that the server has by"),
     ],
 )
 def test_what_came_later_has_its_name(tmp_path: Path, data: bytes, words: str) -> None:
@@ -343,11 +349,37 @@ def test_what_came_later_has_its_name(tmp_path: Path, data: bytes, words: str) -
     assert "no sound snapshot" not in str(caught.value)
 
 
-def test_damage_is_damage(tmp_path: Path) -> None:
-    with pytest.raises(ProtocolFault, match="is no sound snapshot: type of value 99"):
-        surveyed(tmp_path, whole(key(99, b"x", bytes(30)), b"REDIS0011"))
-    # What a version had is not newer than another one that is known.
-    assert newer_than_known("redis", 9, 20) is None
+@pytest.mark.parametrize(
+    ("number", "magic"),
+    [
+        (99, b"REDIS0011"),
+        (34, b"REDIS0011"),
+        (35, b"REDIS0013"),
+        (34, b"REDIS0015"),
+        (29, b"REDIS0015"),
+        (23, b"VALKEY080"),
+        (34, b"VALKEY080"),
+        (242, b"REDIS0011"),
+        (242, b"VALKEY080"),
+    ],
+)
+def test_damage_is_damage(tmp_path: Path, number: int, magic: bytes) -> None:
+    what = "opcode" if number >= 242 else "type of value"
+    with pytest.raises(ProtocolFault, match=f"is no sound snapshot: {what} {number}") as caught:
+        surveyed(tmp_path, whole(key(number, b"x", bytes(30)), magic))
+    assert "scan" not in str(caught.value)
+
+
+@given(
+    st.sampled_from([("redis", range(1, 16)), ("valkey", (*range(1, 12), 80))]),
+    st.data(),
+    st.integers(0, 255),
+)
+def test_no_feature_is_newer_than_a_version_that_is_known(
+    kind: tuple[Flavour, Sequence[int]], data: st.DataObject, number: int
+) -> None:
+    flavour, versions = kind
+    assert newer_than_known(flavour, data.draw(st.sampled_from(versions)), number) is None
 
 
 def test_numbers_mean_what_their_flavour_says() -> None:
