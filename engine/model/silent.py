@@ -16,15 +16,19 @@ LENGTHEN = "bitfield"
 LENGTHENS_FROM = (7, 0, 0)
 """The first version of which BITFIELD is silent; all of Valkey's are."""
 
+# What tells whether the figures were set back (CONFIG RESETSTAT): who is followed was called with
+# PSYNC, and is asked by INFO all the time.
+_SYNC, _GROWS = "psync", "info"
+
 Calls = Mapping[str, int]
-"""How often each of the two was called."""
+"""How often each of the two was called, and what tells whether the figures were set back."""
 
 
 def calls_in(reply: object) -> Calls | None:
     """What a reply to `ASK` tells; None where it does not."""
     if not isinstance(reply, bytes):
         return None
-    found = {READ_PENDING: 0, LENGTHEN: 0}
+    found = {READ_PENDING: 0, LENGTHEN: 0, _SYNC: 0, _GROWS: 0}
     told = False
     for line in reply.decode("utf-8", "replace").splitlines():
         name, _, figures = line.partition(":calls=")
@@ -37,8 +41,15 @@ def calls_in(reply: object) -> Calls | None:
     return found if told else None
 
 
+def was_reset(calls: Calls) -> bool:
+    """Whether the figures of a server that is followed were set back since the last sync."""
+    return calls[_SYNC] == 0
+
+
 def more(command: str, calls: Calls | None, before: Calls | None) -> int | None:
     """How often it was called since `before`; None where that is not known, or was reset."""
-    if calls is None or before is None or calls[command] < before[command]:
+    if calls is None or before is None:
+        return None
+    if any(calls[name] < count for name, count in before.items()):
         return None
     return calls[command] - before[command]

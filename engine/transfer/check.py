@@ -106,7 +106,9 @@ class Check:
         self._gate = gate
         self._comparison = comparison
         self._beat = beat
-        self._sweep = Sweep(comparison, stage, beat) if comparison is not None else None
+        self._sweep: Sweep | None = None
+        if comparison is not None:
+            self._sweep = Sweep(comparison, stage, beat, lambda: books.mark.partial_syncs > 0)
         self._besides = Besides(0, {}, {})
         # Of a fence that came to nothing: keys that differed, and whether names are looked up.
         self._found: dict[DbKey, str] = {}

@@ -294,6 +294,8 @@ class PauseFence:
         self._sealed = False
         # Somebody else has it refuse writes.
         self._refuses = False
+        # Its figures were set back since it was followed.
+        self._reset = False
         self._stack = contextlib.AsyncExitStack()
         self._end: Admin | None = None
 
@@ -313,13 +315,15 @@ class PauseFence:
     @property
     def _runs_scripts(self) -> bool:
         """Whether scripts were run there, as far as that is known."""
-        return self.calls is None or self.calls.scripts > 0
+        return self.calls is None or self.calls.scripts > 0 or self._reset
 
     async def prepare(self) -> None:
         """Dial, and ask what the seal has to put back."""
         end = await self._dialled()
         if self._holdable:
-            self.calls = await scripts.ask(end)
+            told = await end.call(*scripts.ASK)
+            self.calls, seen = scripts.calls_in(told), silent.calls_in(told)
+            self._reset = seen is None or silent.was_reset(seen)
             self._not_held = await hold.objection(end)
             self.held = not self._not_held
         if not self._wanted or self.before:
@@ -453,6 +457,7 @@ class PauseFence:
                 f"{name} could not be made to refuse writes ({self._why}): what it takes once "
                 f"its pause has run out ({self.seconds:g} s) is carried by nobody"
             )
+            self.lost_writes = f"{name} goes on taking writes, which are on it alone"
         told = [said]
         if refuses:
             if holds:

@@ -39,14 +39,22 @@ _NAMED = 3
 
 
 class Sweep:
-    """Compares before the fence. `beat(reason)` is awaited about twice a second meanwhile."""
+    """Compares before the fence. `beat(reason)` is awaited about twice a second meanwhile.
+
+    `relinked`: whether the source may be another process than when it was copied.
+    """
 
     def __init__(
-        self, comparison: Comparison, stage: Stage, beat: Callable[[str], Awaitable[None]]
+        self,
+        comparison: Comparison,
+        stage: Stage,
+        beat: Callable[[str], Awaitable[None]],
+        relinked: Callable[[], bool],
     ) -> None:
         self._comparison = comparison
         self._stage = stage
         self._beat = beat
+        self._relinked = relinked
         self._required: dict[str, str] = {}
         self._follower: Follower
         self._pump: asyncio.Task[None]
@@ -111,8 +119,11 @@ class Sweep:
                     await self._stored()
                 # 2. What the stream does not tell all of.
                 self.calls = await self._comparison.silent_calls()
-                # A string that was lengthened without a word is long ever since.
-                lengthened = self.calls is None or self.calls[silent.LENGTHEN] > 0
+                # A string that was lengthened without a word is long ever since. Figures of before
+                # a restart, or a reset, are gone.
+                calls = self.calls
+                gone = calls is None or silent.was_reset(calls) or self._relinked()
+                lengthened = gone or calls is None or calls[silent.LENGTHEN] > 0
                 kinds = {*_ALWAYS, *(("strings",) if lengthened else ())}
                 if why := self._required.get("all"):
                     self._stage.on_event(f"every key is compared before the cut-over: {why}")

@@ -269,7 +269,8 @@ async def _check_seal(source: Admin, settings: TransferSettings) -> Check | None
     if not rights.denied:
         return None
     figure = f"{rights.figure('source')}: once cut over {rights.losses}"
-    return warned("source-after", figure, rights.remedy())
+    resume = "Or --source-after resume, if clients write there no more; else the exit code is 1."
+    return warned("source-after", figure, f"{rights.remedy()} {resume}")
 
 
 async def _check_tuning(source: Admin, settings: TransferSettings) -> Check | None:
