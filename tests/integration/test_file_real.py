@@ -34,10 +34,11 @@ from engine.wire.loop import run
 from tests.conftest import ServerFactory, known
 from tests.engines import Cli
 from tests.proxy import Proxy
-from tests.reference.compare import compare
+from tests.reference.compare import assert_equal, compare
 from tests.servers import Binary, Server
 from tests.snapshots import Saved, fill, save, snapshot
 from tests.transfers import transfer, url_of
+from tests.unit.test_rdb_field import fill_edges
 
 HOUR_MS = 3_600_000
 
@@ -134,6 +135,23 @@ def test_every_server_s_file_into_every_other(
         assert len(libraries) == len(saved.functions) == 2
     else:
         assert len(report.left_out) == len(saved.functions)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("redis-2.8", "redis-6.2"), ("redis-3.2", "redis-6.2"), ("redis-8.6", "redis-8.6")],
+    ids="->".join,
+)
+def test_every_encoding_s_edge_in_files_of_further_servers(
+    names: tuple[str, str], server_factory: ServerFactory
+) -> None:
+    """Very old ones, whose files a server of today still reads, and a very new one."""
+    source, target = (server_factory(known(name)) for name in names)
+    fill_edges(source)
+    source.client().save()
+    run = transfer(f"rdb:{source.folder}/dump.rdb", target, source_type="auto")
+    assert run.report.status == "done", run.report.errors
+    assert_equal(source.url, target.url)
 
 
 def test_the_target_is_counted(

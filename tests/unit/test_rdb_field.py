@@ -4,9 +4,11 @@ on their way in, keys that are there twice, and what came after this engine."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +24,7 @@ from engine.sources.rdb_file import RdbFileSource, Survey, survey
 from engine.transfer.checks.types import type_name
 from tests.conftest import ServerFactory
 from tests.reference.crc import key_slot
-from tests.servers import Binary, Server
+from tests.servers import Binary, Server, binaries, extra_binaries
 from tests.snapshots import feed, records
 from tests.unit.test_rdb import key, length, refused, text, whole
 from tests.unit.test_rdb_fuzz import EMPTY_ZIPLIST
@@ -403,15 +405,36 @@ def fill_edges(server: Server) -> None:
         return next((int(told[name]) for name in names if name in told), 128)
 
     pipe = client.pipeline(transaction=False)
-    for bits in (7, 8, 15, 16, 31, 32, 63):
-        for off in (-1, 0, 1):
-            for number in (2**bits + off, -(2**bits) + off):
-                pipe.set(f"number:{number}", number)
-                pipe.set(str(number), "a key that is a number")
-    for size in (0, 1, 20, 21, 44, 45, 63, 64, 16_383, 16_384, 65_536):
+
+    def put_hash(name: str, fields: dict[str, Any]) -> None:
+        # HSET takes one field before Redis 4.0.
+        pipe.execute_command("HMSET", name, *itertools.chain(*fields.items()))
+
+    # A listpack's numbers have 7, 13, 16, 24, 32, or 64 bits, a ziplist's 4, 8, 16, 24, 32, or 64.
+    numbers = [
+        sign * 2**bits + off
+        for bits in (4, 7, 8, 12, 13, 15, 16, 23, 24, 31, 32, 63)
+        for sign in (1, -1)
+        for off in (-1, 0, 1)
+    ]
+    for number in numbers:
+        pipe.set(f"number:{number}", number)
+        pipe.set(str(number), "a key that is a number")
+    # By the tens: a packed list of each, and sorted sets whose scores and members are such numbers.
+    for at in range(0, len(numbers), 10):
+        few = numbers[at : at + 10]
+        pipe.rpush(f"numbers:{at}", *few)
+        pipe.zadd(f"numbers as scores:{at}", {str(number): number for number in few})
+        put_hash(f"numbers as fields:{at}", {str(number): number for number in few})
+    # The length of the entry before takes one byte up to 253 in a ziplist; an entry's own at its end
+    # one up to 127, two up to 16,383 in a listpack, and a string's before it one up to 63, two up to
+    # 4,095.
+    sizes = (0, 1, 20, 21, 44, 45, 63, 64, 126, 127, 128, *range(248, 257), 4_095, 4_096)
+    for size in (*sizes, 16_383, 16_384, 65_536):
         pipe.set(f"plain:{size}", os.urandom(size))
         pipe.set(f"runs:{size}", b"ab" * (size // 2))
         pipe.set(b"k" * size or b"nothing", size)
+        pipe.rpush(f"list behind {size}", "x" * size, 1, os.urandom(size), "y")
     for entries, value in (
         (limit("hash-max-listpack-entries", "hash-max-ziplist-entries"), 64),
         (limit("zset-max-listpack-entries", "zset-max-ziplist-entries"), 64),
@@ -419,27 +442,47 @@ def fill_edges(server: Server) -> None:
         (limit("set-max-intset-entries"), 64),
     ):
         for count in (1, entries - 1, entries, entries + 1):
-            pipe.hset(f"hash:{count}", mapping={f"f{n}": n for n in range(count)})
+            put_hash(f"hash:{count}", {f"f{n}": n for n in range(count)})
             pipe.zadd(f"zset:{count}", {f"m{n}": n / 4 for n in range(count)})
             pipe.sadd(f"set:{count}", *(f"m{n}" for n in range(count)))
             pipe.sadd(f"intset:{count}", *range(count))
             pipe.rpush(f"list:{count}", *range(count))
         for size in (value - 1, value, value + 1, 8_191, 8_192, 8_193):
-            pipe.hset(f"hash of {size}", mapping={"f": "x" * size, "x" * size: 1})
+            put_hash(f"hash of {size}", {"f": "x" * size, "x" * size: 1})
             pipe.zadd(f"zset of {size}", {"x" * size: 1})
             pipe.sadd(f"set of {size}", "x" * size)
             pipe.rpush(f"list of {size}", "x" * size, 1, "x" * size)
     for number in (2**15 - 1, 2**15, 2**31 - 1, 2**31):
         pipe.sadd(f"intset to {number}", 1, number)
     pipe.execute()
+    # Hashes, sets and sorted sets that are packed with long members.
+    told_sizes = [
+        name for name in told if name.endswith(("-max-listpack-value", "-max-ziplist-value"))
+    ]
+    for name in told_sizes:
+        client.config_set(name, 5_000)
+    for size in (*range(248, 257), 4_095, 4_096):
+        put_hash(f"packed hash behind {size}", {"x" * size: "y" * size, "f": size})
+        pipe.zadd(f"packed zset behind {size}", {"x" * size: size, "m": 0.5})
+        pipe.sadd(f"packed set behind {size}", "x" * size, "m")
+    pipe.execute()
+    for name in told_sizes:
+        client.config_set(name, told[name])
+    if server.binary.version < (5, 0, 0):
+        return
     entries = limit("stream-node-max-entries")
     for count in {1, 99, 100, 101, entries + 1}:
         for n in range(count):
             pipe.xadd(f"stream:{count}", {"f": n}, id=f"{n + 1}-0")
         pipe.xgroup_create(f"stream:{count}", "g", "0")
+    for size in (*range(124, 130), 253, 254, 4_095, 4_096, 16_383, 16_384):
+        pipe.xadd(f"stream behind {size}", {"x" * size: "y" * size, "f": size}, id="1-0")
+    for number in numbers:
+        pipe.xadd("stream of numbers", {"f": number})
     pipe.execute()
 
 
+@pytest.mark.parametrize("binary", [*binaries(), *extra_binaries()], ids=str)
 def test_every_encoding_s_edge(binary: Binary, server_factory: ServerFactory) -> None:
     server = server_factory(binary)
     fill_edges(server)
@@ -457,7 +500,8 @@ def test_every_encoding_s_edge(binary: Binary, server_factory: ServerFactory) ->
         assert found == {name: payload[:-10] for name, payload in dumps.items()}
         assert reader.empty == 0
         # Both encodings of each collection are there.
-        packed = {4: {13, 16}, 5: {12, 17}, 2: {11}}
+        # Scores are text before RDB version 8 (Redis 4.0).
+        packed = {4: {13, 16}, 5 if reader.version >= 8 else 3: {12, 17}, 2: {11}}
         assert all(
             kind in reader.types and others & set(reader.types) for kind, others in packed.items()
         )
