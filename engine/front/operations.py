@@ -67,7 +67,9 @@ async def test(
     """TestMigration."""
     settings = settings or TransferSettings()
     group, sources = await _asked(house, Operation.TEST, group_id, endpoints, settings)
-    checks, _ = await preflight(house, sources[0], group.primary, settings)
+    checks, runs = await preflight(house, sources[0], group.primary, settings)
+    if runs:
+        await house.state(lambda registry: registry.note_engine(group.id, runs))
     return {**await house.answer(group.id), "Checks": checks}
 
 

@@ -65,10 +65,14 @@ def test_a_whole_migration(api: Serving, server_factory: ServerFactory) -> None:
     admin, migrate = api.client("admin"), api.client("migrate")
     # 1. Register and test.
     register(admin, target)
+    assert "Engine" not in group(migrate)
     nodes = node(source)
     tested = migrate.test_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=nodes)
     assert tested["ReplicationGroup"]["Status"] == "available"
     assert target.client().dbsize() == 0
+    # The test has asked the target what it runs.
+    assert tested["ReplicationGroup"]["Engine"] == target.binary.flavour
+    assert group(migrate)["Engine"] == target.binary.flavour
     # 2. Start; the source goes on being written to.
     started = migrate.start_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=nodes)
     assert started["ReplicationGroup"]["Status"] == "migrating"
