@@ -559,12 +559,16 @@ class Server:
         last: Exception | None = None
         with self.client(socket_timeout=2, socket_connect_timeout=2, retry=None) as probe:
             self._clients.remove(probe)
+            # What --rename-command has made of it.
+            words = list(self.options)
+            info = words[words.index("INFO") + 1] if "INFO" in words else "INFO"
+            probe.set_response_callback(info, probe.response_callbacks["INFO"])
             while time.monotonic() < deadline:
                 if not self.alive:
                     raise ServerError(f"{self.binary} ended at its start:\n{self.log_tail()}")
                 try:
-                    answered = probe.info("server")["process_id"]
-                    loading = probe.info("persistence")["loading"]
+                    answered = probe.execute_command(info, "server")["process_id"]
+                    loading = probe.execute_command(info, "persistence")["loading"]
                 except (redis.ConnectionError, redis.TimeoutError) as error:
                     last = error
                 except redis.ResponseError as error:  # LOADING, after a restart with data

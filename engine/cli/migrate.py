@@ -109,7 +109,10 @@ def migrate(
         reason = report.errors[0] if report.errors else f"the transfer has {report.status}"
         end = TransferFailed(reason)
         if report.status == "stopped":
-            end = TransferStopped(f"stopped: {reason}", remedy="Then the same command goes on.")
+            # With a full stop at its end it says itself what to do.
+            mend = "" if reason.endswith(".") else "Mend that. "
+            remedy = f"{mend}Then the same command goes on."
+            end = TransferStopped(f"stopped: {reason}", remedy=remedy)
         fail(end, output, result=report.to_dict(), indent=None)
     if (lost := lost_writes(report)) is not None:
         if output == "text":

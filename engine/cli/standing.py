@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.cli.render import duration, volume
-from engine.model.progress import Phase, Progress
+from engine.model.progress import ENDS, Phase, Progress
 
 COPIED = (Phase.CATCH_UP, Phase.FOLLOW, Phase.COPIED, Phase.CUT_OVER, Phase.DONE)
 """The phases after the snapshot."""
@@ -55,8 +55,8 @@ def _followed(progress: Progress) -> Iterator[str]:
 
 def _keys(progress: Progress) -> str:
     # The total counts what filters pass over, and what an earlier run of a resumed migration moved:
-    # once everything is copied, a share of it would only alarm.
-    if not progress.total_keys or progress.phase in COPIED:
+    # once everything is copied, a share of it would only alarm. It may be copied where a run ended.
+    if not progress.total_keys or progress.phase in COPIED or progress.phase in ENDS:
         return f"{progress.keys:,} keys"
     share = min(1.0, progress.keys / progress.total_keys)
     return f"{progress.keys:,} of {progress.total_keys:,} keys ({share:.1%})"

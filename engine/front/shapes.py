@@ -220,7 +220,8 @@ def reason(transfer: TransferRecord) -> str:
     if transfer.status is TransferStatus.STOPPED:
         why = transfer.report.errors[0] if transfer.report and transfer.report.errors else ""
         if why:
-            return f"stopped: {why}{'' if why.endswith('.') else '.'} Then {way_out}"
+            # With a full stop at its end it says itself what to do.
+            return f"stopped: {why}{'' if why.endswith('.') else '. Mend that.'} Then {way_out}"
         return f"stopped: {way_out}"
     if transfer.undecided:
         return _undecided(transfer)

@@ -6,7 +6,7 @@ alone, and only when the two are known to be different servers.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack, suppress
 
 from engine.errors import EngineError, LinkError
@@ -158,7 +158,7 @@ async def _preflight_of_server(
         await _guarded(checks, "clocks", check_clocks(one, other))
         await _guarded(checks, "value-limit", check_bulk_limit(one, other))
         # 5. The one write. Where both are of one replication it would be a write to the source.
-        if apart.outcome == "pass" and "probe" not in settings.skip_checks:
+        if apart.outcome == "pass" and _may_be_tried(checks, settings):
             probe = check_probe(other, from_info, to_info, keys)
             await _guarded(checks, "probe", probe)
     return Preflight(tuple(checks), engine_of(infos.get("target")))
@@ -226,9 +226,18 @@ async def _preflight_of_file(
         await _guarded(checks, LEFTOVERS, check_leftovers(None, end, settings))
         await _guarded(checks, "clocks", check_clock(end))
         # 4. The one write.
-        if "probe" not in settings.skip_checks:
+        if _may_be_tried(checks, settings):
             await _guarded(checks, "probe", check_probe(end, found.info, info))
     return Preflight(tuple(checks), engine_of(info))
+
+
+def _may_be_tried(checks: Sequence[Check], settings: TransferSettings) -> bool:
+    """Whether the probe shows something: a target whose version is refused takes none, and its
+    answer would be a second reason, with a remedy that does not help."""
+    refused = any(each.name == "target-version" and each.outcome == "fail" for each in checks)
+    return "probe" not in settings.skip_checks and not (
+        refused and "target-version" not in settings.skip_checks
+    )
 
 
 def engine_of(info: ServerInfo | None) -> str:

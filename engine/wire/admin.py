@@ -247,9 +247,19 @@ class Admin:
     async def info(self, section: str | None = None) -> ServerInfo:
         """INFO, parsed: its default sections, or `section` ("server" among several needs none).
 
-        Raises what `call` raises, and `ProtocolFault` for a text without a version.
+        Raises what `call` raises, with the option that names INFO where the server does not know
+        it, and `ProtocolFault` for a text without a version.
         """
-        text = await self.call("INFO", *([section] if section else []))
+        try:
+            text = await self.call("INFO", *([section] if section else []))
+        except ServerError as error:
+            if "unknown" in error.message.lower():
+                # Every server has it: one that doesn't know it has given it another name.
+                side = f"{self.fault}:" if self.fault in ("source", "target") else ""
+                error.remedy = (
+                    f"Where rename-command gave it another name: --command-name {side}INFO=NAME."
+                )
+            raise
         if not isinstance(text, bytes):
             raise ProtocolFault(f"{self.name} answered INFO with no text", fault=self.fault)
         return parse_info(text.decode("utf-8", "replace"))
@@ -373,9 +383,16 @@ class Admin:
         if code == "NOAUTH" or self.endpoint.password is None:
             message = f"{self.name} wants a password, and none was given."
             remedy = "Give one in the endpoint's URL, the environment, or the credentials file."
-        elif "without any password" in text or "no password is set" in text:
+        elif "no password is set" in text:
+            # As it was said before there were users.
+            message = f"{self.name} has no password set, and refuses the one given."
+            remedy = "Leave the password away."
+        elif "without any password" in text:
             message = f"{self.name} has no password set for {who}, and refuses the one given."
             remedy = "Leave the password away, or name the ACL user that it belongs to."
+        elif code == "ERR" and "invalid password" in text:
+            message = f"{self.name} refused the password."
+            remedy = "Check the password; a server before Redis 6.0 has one, and no users."
         else:
             message = f"{self.name} refused the password of {who} ({code})."
             remedy = "Check user and password; ACL users need their name in the URL too."

@@ -745,6 +745,7 @@ def test_keys_that_were_not_carried_end_with_1(
     told = cli("migrate", *between(source, target), *options)
     assert told.code == 1, told.out
     assert "TransferStopped: stopped: 5 keys were not carried" in told.err
+    assert told.err.rstrip().endswith(". Mend that. Then the same command goes on.")
     report = told.last
     assert report["status"] == "stopped"
     (line,) = report["errors"]

@@ -639,6 +639,35 @@ async def test_info_denied(server_factory: ServerFactory) -> None:
     fails(result, "source-version", "INFO", "'joe'")
 
 
+@pytest.mark.parametrize("server", ["redis-2.8", "redis-5.0"])
+async def test_passwords_before_there_were_users(
+    server: str, server_factory: ServerFactory
+) -> None:
+    """Their words name no user, and no ACL."""
+    locked, other = server_factory(known(server), password=SECRET), server_factory(known(server))
+    at = f"{locked.host}:{locked.port}"
+    check = fails(await look(f"redis://:{SECRET}-wrong@{at}", other), "source-auth")
+    assert check.figure == f"source {at} refused the password."
+    assert check.remedy == "Check the password; a server before Redis 6.0 has one, and no users."
+    at = f"{other.host}:{other.port}"
+    check = fails(await look(f"redis://:{SECRET}@{at}", locked), "source-auth")
+    assert check.figure == f"source {at} has no password set, and refuses the one given."
+    assert check.remedy == "Leave the password away."
+
+
+@pytest.mark.parametrize("server", ["redis-2.8", "redis-3.2"])
+async def test_a_target_too_old_has_one_reason(server: str, server_factory: ServerFactory) -> None:
+    source, target = server_factory(known("redis-6.2")), server_factory(known(server))
+    result = await look(source, target)
+    fails(result, "target-version", "no ABSTTL", "Redis 5.0 or later")
+    assert all(each.name != "probe" for each in result.checks)
+    assert [each.name for each in result.checks if each.outcome == "fail"] == ["target-version"]
+    source.client().set("a", 1)
+    source.client().save()
+    result = await look(f"rdb:{source.folder}/dump.rdb", target)
+    assert [each.name for each in result.checks if each.outcome == "fail"] == ["target-version"]
+
+
 async def test_a_command_renamed_away(server_factory: ServerFactory) -> None:
     old = [binary for binary in binaries() if binary.flavour == "redis"]
     source = server_factory(old[0], "--rename-command", "DUMP", "")
@@ -664,6 +693,17 @@ async def test_a_command_of_another_name(server: str, server_factory: ServerFact
     result = await look(source, target, replace(QUICK, command_names=given))
     assert result.ok
     assert all(each.name != "source-after" for each in result.checks)
+
+
+@pytest.mark.parametrize("end", ["source", "target"])
+async def test_info_of_another_name(end: str, server_factory: ServerFactory) -> None:
+    ends = [server_factory(known("redis-7.0"), "--rename-command", "INFO", "facts")]
+    ends.insert(0 if end == "target" else 1, server_factory(known("redis-7.0")))
+    check = fails(await look(*ends), f"{end}-version", "answered INFO with: ERR unknown")
+    option = f"--command-name {end}:INFO=NAME"
+    assert check.remedy == f"Where rename-command gave it another name: {option}."
+    given = replace(QUICK, command_names=(f"{end}:INFO=facts",))
+    assert (await look(*ends, given)).ok
 
 
 async def test_settings_that_are_unlike(server_factory: ServerFactory) -> None:

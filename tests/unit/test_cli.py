@@ -674,6 +674,8 @@ def test_a_line_tells_what_matters() -> None:
     assert describe(Progress()) == "0 keys, 0 B"
     done = replace(progress, phase=Phase.DONE, reason="", reconnects=0)
     assert describe(done) == "1,500 keys, 2.5 MB, 750 keys/s"
+    # By then all keys that a filter fits may have been moved.
+    assert describe(replace(done, phase=Phase.STOPPED)) == describe(done)
 
 
 def test_a_line_tells_how_far_a_followed_source_is_ahead() -> None:
