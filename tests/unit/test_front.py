@@ -783,6 +783,20 @@ async def test_wait(house: House) -> None:
     assert await face.wait("g", until="copied") == report
 
 
+@pytest.mark.parametrize(
+    ("why", "told"),
+    [
+        ("3 keys were not carried", "3 keys were not carried. Mend that. Then resume with "),
+        ("it is full. Give it more memory.", "it is full. Give it more memory. Then resume with "),
+    ],
+)
+async def test_the_reason_of_one_that_has_stopped(house: House, why: str, told: str) -> None:
+    claimed = await begun(house)
+    report = Report("stopped", errors=(why,))
+    claimed.finish(TransferStatus.STOPPED, report, Progress(phase=Phase.STOPPED), "stopped")
+    assert (await described(house))["Migration"]["Reason"].startswith(f"stopped: {told}")
+
+
 async def test_wait_for_one_that_ends_badly(house: House) -> None:
     face, _ = house
     claimed = await begun(house)
