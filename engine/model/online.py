@@ -46,8 +46,8 @@ class OnlineMark:
     before the cut-over; empty: not so. `answered`: of an append-only file, up to this byte the
     target's answers were read. `begun_at`: when the last full sync did, or when all near
     deadlines of the target were lifted since, in seconds since the epoch. `search_names`: those of
-    the source's search aliases and dictionaries, printable (`model.report`). `lost`: of an
-    append-only file, what the target lacks that is no key (`Stage.lost`). The counters are those of
+    the source's search aliases and dictionaries, printable (`model.report`). `lost`: what
+    the target lacks that is no key (`Stage.lost`). The counters are those of
     all its engines. The exact position is on the target itself.
     """
 

@@ -220,6 +220,8 @@ class Online:
         reached = before = None
         # Whether the target is to be asked for the position: somebody else may have moved it.
         ask = resumed = self._mark.begun
+        # What an engine before this one could not bring.
+        stage.lost |= dict(self._mark.lost)
         while True:
             try:
                 # Before anything is written: the claim as well.
@@ -615,6 +617,8 @@ class Online:
             await self._ticking(self._snapshot.copy(importing=self._deadlines.importing))
             await self._tuning.untune()
             await self._snapshot.carry_code()
+            # Before the position: whoever goes on from that must know.
+            await self._books.save(lost=tuple(stage.lost.items()))
         position = StreamPosition(sync.replid, sync.offset, self._source.stream_db, False)
         await self._snapshot.note_names()
         self._applier = self._new_applier(importing=self._deadlines.importing)
@@ -820,6 +824,8 @@ class Online:
         self._source.check()
         await self._check.look()
         self._forget_mended()
+        if (lost := tuple(self._stage.lost.items())) != self._mark.lost:
+            await self._books.save(lost=lost)
         await self._look_at_limit()
         await self._deadlines.keep_up()
         await self._cut_over.take_away()
