@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+ASK_COUNTS = ("INFO", "commandstats")
+"""The command; `counts_in` reads its reply."""
+_PREFIX = "cmdstat_"
+
 
 class Calls(NamedTuple):
     """How often a server was called: `scripts` (EVAL, EVALSHA), and `writes` (commands that can
@@ -16,6 +20,23 @@ class Calls(NamedTuple):
     def any(self) -> bool:
         """Whether anything was run that can have written."""
         return bool(self.scripts or self.writes)
+
+
+def counts_in(reply: object) -> dict[str, int] | None:
+    """How often each command was called by what a reply to `ASK_COUNTS` tells: since the server's
+    start, or since CONFIG RESETSTAT. None where it does not tell."""
+    if not isinstance(reply, bytes):
+        return None
+    found: dict[str, int] = {}
+    for line in reply.decode("utf-8", "replace").splitlines():
+        if line.startswith(_PREFIX):
+            name, _, figures = line.removeprefix(_PREFIX).partition(":calls=")
+            count = figures.partition(",")[0]
+            if not count.isdigit():
+                return None
+            found[name] = int(count)
+    # A server that tells anything has run a command: this INFO's connection has.
+    return found or None
 
 
 def since(calls: Calls | None, before: Calls | None) -> Calls | None:

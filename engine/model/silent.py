@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-ASK = ("INFO", "commandstats")
-"""The command; `calls_in` reads its reply."""
+from engine.model.calls import counts_in
+
 READ_PENDING = "xreadgroup"
 LENGTHEN = "bitfield"
 LENGTHENS_FROM = (7, 0, 0)
@@ -25,20 +25,11 @@ Calls = Mapping[str, int]
 
 
 def calls_in(reply: object) -> Calls | None:
-    """What a reply to `ASK` tells; None where it does not."""
-    if not isinstance(reply, bytes):
+    """What a reply to `calls.ASK_COUNTS` tells; None where it does not."""
+    counts = counts_in(reply)
+    if counts is None:
         return None
-    found = {READ_PENDING: 0, LENGTHEN: 0, _SYNC: 0, _GROWS: 0}
-    told = False
-    for line in reply.decode("utf-8", "replace").splitlines():
-        name, _, figures = line.partition(":calls=")
-        told = told or bool(figures)
-        if (name := name.removeprefix("cmdstat_")) in found:
-            count = figures.partition(",")[0]
-            if not count.isdigit():
-                return None
-            found[name] = int(count)
-    return found if told else None
+    return {name: counts.get(name, 0) for name in (READ_PENDING, LENGTHEN, _SYNC, _GROWS)}
 
 
 def was_reset(calls: Calls) -> bool:

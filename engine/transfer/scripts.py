@@ -22,12 +22,11 @@ from engine._native import (
     command_flags,
 )
 from engine.errors import AuthError, ProtocolFault, ServerError
-from engine.model.calls import Calls
+from engine.model.calls import ASK_COUNTS, Calls, counts_in
 from engine.model.server import ServerInfo
 from engine.wire.admin import Admin, Arg
 
-ASK: tuple[Arg, ...] = ("INFO", "commandstats")
-_PREFIX = "cmdstat_"
+ASK: tuple[Arg, ...] = ASK_COUNTS
 _SCRIPTS = frozenset({"eval", "evalsha"})
 _WRITES = CMD_FLUSHES | CMD_SWAPS
 _NO_WRITES = CMD_KEYLESS | CMD_PUBLISHES | CMD_SCRIPT | CMD_UNKNOWN
@@ -44,26 +43,14 @@ def transactions_refused(info: ServerInfo) -> bool:
 
 
 def calls_in(reply: object) -> Calls | None:
-    """What a reply to `ASK` tells of: since the server's start, or since CONFIG RESETSTAT. None
-    where it does not tell."""
-    if not isinstance(reply, bytes):
+    """What a reply to `ASK` tells of (`model.calls.counts_in`); None where it does not tell."""
+    counts = counts_in(reply)
+    if counts is None:
         return None
-    scripts = writes = 0
-    told = False
-    for line in reply.decode("utf-8", "replace").splitlines():
-        if not line.startswith(_PREFIX):
-            continue
-        # A server that tells anything has run a command: this INFO's connection has.
-        told = True
-        name, _, figures = line[len(_PREFIX) :].partition(":calls=")
-        count = figures.partition(",")[0]
-        if not count.isdigit():
-            return None
-        if name in _SCRIPTS:
-            scripts += int(count)
-        elif _writes(name):
-            writes += int(count)
-    return Calls(scripts, writes) if told else None
+    return Calls(
+        sum(count for name, count in counts.items() if name in _SCRIPTS),
+        sum(count for name, count in counts.items() if name not in _SCRIPTS and _writes(name)),
+    )
 
 
 def _writes(name: str) -> bool:

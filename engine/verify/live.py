@@ -21,6 +21,7 @@ from typing import Any
 
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError
 from engine.model import silent
+from engine.model.calls import ASK_COUNTS
 from engine.model.endpoint import Endpoint
 from engine.model.modules import GRAPH_MODULE
 from engine.model.online import OWN_PREFIX
@@ -332,7 +333,7 @@ class LiveComparison:
     async def silent_calls(self) -> silent.Calls | None:
         """See `Comparison.silent_calls`."""
         try:
-            return silent.calls_in(await self._source.call(*silent.ASK))
+            return silent.calls_in(await self._source.call(*ASK_COUNTS))
         except (AuthError, ServerError):
             return None
 
@@ -540,7 +541,7 @@ class LiveComparison:
     async def _answers(self, side: Side, own_keys: Sequence[bytes]) -> _Answers:
         ttl = "PEXPIRETIME" if side.able.deadlines else "PTTL"
         # 1. All that is known to be asked.
-        commands: list[Command] = [("TIME",), ("INFO",), silent.ASK]
+        commands: list[Command] = [("TIME",), ("INFO",), ASK_COUNTS]
         if own_keys:
             commands += [("SELECT", 0), ("EXISTS", *own_keys)]
         if self._code_at_fence:

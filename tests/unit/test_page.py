@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from engine.front import shapes
+from engine.front import clients, shapes
 from engine.front.engine import Engine
 from engine.front.http.app import Api
 from engine.front.http.gate import Gate
@@ -25,6 +25,7 @@ from engine.model.credentials import Credentials
 from engine.model.progress import Phase, Progress
 from engine.model.report import NotCarried, Report, Step
 from engine.model.settings import TransferSettings
+from engine.model.source_clients import SourceClients
 from tests.api import Answer, ask
 
 HOST = ("host", "127.0.0.1:8321")
@@ -204,6 +205,23 @@ def test_what_is_known_while_no_process_works_on_it() -> None:
     assert shape["Keys"] == 9
     done = shapes.migration(replace(stopped, status=TransferStatus.DONE))
     assert [done[name] for name in unknown] == [0, 0.0, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("age", "ended", "scripts"), [(1.0, "", 3), (30.0, "", None), (30.0, "its time is over", 3)]
+)
+def test_clients_of_a_source_that_is_not_looked_at(
+    age: float, ended: str, scripts: int | None
+) -> None:
+    """By a process that was stopped, say, or as the source gives no answer."""
+    now = time.time()
+    found = SourceClients(
+        now + 60, connected=1, looked_at=now - age, lets_scripts=True, scripts=3, ended=ended
+    )
+    told = clients.shape(found, "g")
+    assert told["Scripts"] == scripts
+    assert told["Connected"] == (None if scripts is None else 1)
+    assert told["LookedAt"] is not None
 
 
 def test_gates_of_a_scan() -> None:
