@@ -81,7 +81,7 @@ class AtFence:
     `counts` is None where counts say nothing. `differ`: {key: what differs}; `lost`: {`library
     NAME`: what is wrong}; `compared` keys were read, of which `unknown` (by type) say nothing.
     `silent_calls`: see
-    `model.silent`; None where the source's commands all leave a word.
+    `model.silent`; None where they are not known.
     """
 
     counts: Counts | None

@@ -51,7 +51,7 @@ from engine.transfer.gate import (
     offering,
 )
 from engine.transfer.stage import Stage
-from engine.transfer.sweep import Sweep, some_words
+from engine.transfer.sweep import ALWAYS, GROUPS, Sweep, some_words
 from engine.transfer.words import size_words
 from engine.wire.besides import LIST_LIBRARIES, SEARCH, carry_absent
 
@@ -293,10 +293,17 @@ class Check:
         if self._sweep is None or self._stage.skip_verification:
             return GateResult(True, NOT_COMPARED)
         sweep = self._sweep
-        left = sweep.mended | sweep.unsure
-        if silent.more(silent.READ_PENDING, calls, sweep.calls) != 0:
-            left = dict.fromkeys(sweep.silent, _SILENT) | left
-        return self._passed(None, left, "and may differ by now", dict(sweep.unknown))
+        restless = self._restless(calls)
+        left = {key: _SILENT for key, kind in sweep.silent.items() if kind in restless}
+        left |= sweep.mended | sweep.unsure
+        return self._passed(None, left, "and may differ by now", dict(sweep.unknown), restless)
+
+    def _restless(self, calls: silent.Calls | None) -> frozenset[str]:
+        """The kinds of keys that may have changed without a word since they were compared."""
+        assert self._sweep is not None
+        if silent.more(silent.READ_PENDING, calls, self._sweep.calls) == 0:
+            return frozenset(ALWAYS) - {GROUPS}
+        return frozenset(ALWAYS)
 
     # --- Behind the fence ---
 
@@ -391,7 +398,7 @@ class Check:
         if counts is not None and counts.wrong:
             return self._refuse_counts(counts)
         self._lengthened = 0
-        if found.silent_calls is not None:
+        if comparison.lengthens:
             more = silent.more(silent.LENGTHEN, found.silent_calls, sweep.calls)
             if more != 0 and self._worth_another:
                 self.again = True
@@ -400,15 +407,24 @@ class Check:
         why = f"over the budget of {size_words(self._stage.settings.check_bytes)} behind the fence"
         if any(what.startswith(LENGTH_UNKNOWN) for what in comparison.over_budget.values()):
             why += ", or of an unknown length"
+        restless = self._restless(found.silent_calls)
+        left = {
+            key: what
+            for key, what in (comparison.over_budget | self._unlooked).items()
+            if key in sweep.mended
+            or key in sweep.unsure
+            or sweep.silent.get(key) in (None, *restless)
+        }
         return self._passed(
             found,
-            comparison.over_budget | self._unlooked,
+            left,
             why,
             # Keys that are read behind the fence are of those that were compared before.
             {
                 kind: max(sweep.unknown[kind], found.unknown.get(kind, 0))
                 for kind in sweep.unknown.keys() | found.unknown.keys()
             },
+            restless,
         )
 
     @property
@@ -449,6 +465,7 @@ class Check:
         left: Mapping[DbKey, str],
         why: str,
         unknown: Mapping[str, int],
+        restless: frozenset[str],
     ) -> GateResult:
         assert self._sweep is not None
         assert self._comparison is not None
@@ -474,8 +491,8 @@ class Check:
                 f"{len(unproven):,} keys not compared, as they are written to all the time: "
                 f"{some_words(unproven)}"
             )
-        if self._sweep.silent_more:
-            words.append(f"{self._sweep.silent_more:,} more keys compared before alone: {_SILENT}")
+        if more := sum(self._sweep.silent_more[kind] for kind in restless):
+            words.append(f"{more:,} more keys compared before alone: {_SILENT}")
         if self._lengthened != 0:
             times = "" if self._lengthened is None else f" {self._lengthened:,} times"
             words.append(

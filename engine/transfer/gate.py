@@ -140,6 +140,11 @@ class Comparison(Protocol):
         """Both ends' counts; None if the source is written to meanwhile."""
         ...
 
+    @property
+    def lengthens(self) -> bool:
+        """Whether the source may lengthen a string without a word (`model.silent`)."""
+        ...
+
     async def silent_calls(self) -> silent.Calls | None:
         """How often the source was called by what leaves no word in the stream."""
         ...

@@ -32,7 +32,9 @@ _ROUNDS = 3
 _STORED_SECONDS = 30.0
 # How often it is told how far the comparison is, in seconds.
 _TELL_SECONDS = 0.5
-_ALWAYS = ("groups", "fields")
+GROUPS = "groups"
+ALWAYS = (GROUPS, "fields")
+"""The kinds of which every key is compared."""
 SILENT_MOST = 10_000
 """So many keys of kinds that are always compared are kept by name."""
 _NAMED = 3
@@ -70,10 +72,10 @@ class Sweep:
         """Keys that were written to all the time."""
         self.mended: dict[DbKey, str] = {}
         """Keys that differed and were read again; in all sweeps. They may differ again by now."""
-        self.silent: dict[DbKey, None] = {}
-        """Keys of the kinds that are always compared, `SILENT_MOST` of them at the most."""
-        self.silent_more = 0
-        """How many of those are not kept by name."""
+        self.silent: dict[DbKey, str] = {}
+        """Keys of the kinds that are always compared, with the kind; `SILENT_MOST` at the most."""
+        self.silent_more: Counter[str] = Counter()
+        """How many of those are not kept by name, by kind."""
         self.calls: silent.Calls | None = None
         """How often the source had been called by what leaves no word, when the sweep began."""
         self.sampled: list[DbKey] = []
@@ -107,7 +109,7 @@ class Sweep:
         self.compared = 0
         self.unknown.clear()
         self.unsure, self.sampled, self._differ = {}, [], {}
-        self.silent, self.silent_more = {}, 0
+        self.silent, self.silent_more = {}, Counter()
         self.walked, self.counts = False, None
         limit = self._stage.settings.sweep_seconds
         try:
@@ -124,13 +126,13 @@ class Sweep:
                 calls = self.calls
                 gone = calls is None or silent.was_reset(calls) or self._relinked()
                 lengthened = gone or calls is None or calls[silent.LENGTHEN] > 0
-                kinds = {*_ALWAYS, *(("strings",) if lengthened else ())}
                 if why := self._required.get("all"):
                     self._stage.on_event(f"every key is compared before the cut-over: {why}")
-                await self._compare_all(
-                    self._comparison.doubtful(kinds | self._required.keys()),
-                    silent="all" not in self._required,
-                )
+                if "all" not in self._required:
+                    for kind in ALWAYS:
+                        await self._compare_all(self._comparison.doubtful({kind}), silent=kind)
+                kinds = {*(("strings",) if lengthened else ()), *self._required}
+                await self._compare_all(self._comparison.doubtful(kinds))
                 await self._mend()
                 # 3. Some of all the others; all, if the sample is not equal.
                 await self._compare_all(self._comparison.sample(), sample=True)
@@ -141,9 +143,10 @@ class Sweep:
                     await self._compare_anew()
                 await self._mend()
                 if "all" in self._required:
-                    async for db, keys in self._comparison.doubtful(set(_ALWAYS)):
-                        await self._tell()
-                        self._name_silent(db, keys)
+                    for kind in ALWAYS:
+                        async for db, keys in self._comparison.doubtful({kind}):
+                            await self._tell()
+                            self._name_silent(db, keys, kind)
                 # 4. Names.
                 if self._comparison.counts_tell:
                     self.counts = await self._comparison.counts(self._reach)
@@ -175,19 +178,19 @@ class Sweep:
         portions: AsyncIterator[tuple[int, list[bytes]]],
         *,
         sample: bool = False,
-        silent: bool = False,
+        silent: str = "",
     ) -> None:
         async for db, keys in portions:
             if sample:
                 self.sampled += [(db, key) for key in keys]
             if silent:
-                self._name_silent(db, keys)
+                self._name_silent(db, keys, silent)
             await self._compare(db, keys)
 
-    def _name_silent(self, db: int, keys: list[bytes]) -> None:
+    def _name_silent(self, db: int, keys: list[bytes], kind: str) -> None:
         kept = keys[: max(SILENT_MOST - len(self.silent), 0)]
-        self.silent.update(dict.fromkeys((db, key) for key in kept))
-        self.silent_more += len(keys) - len(kept)
+        self.silent.update(((db, key), kind) for key in kept)
+        self.silent_more[kind] += len(keys) - len(kept)
 
     async def _compare_anew(self) -> None:
         """Compare every key, those that were compared already as well."""

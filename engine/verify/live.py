@@ -188,7 +188,7 @@ class LiveComparison:
                     grouped = [key for key, reply in zip(keys, replies, strict=True) if reply]
                     if grouped:
                         yield entry.db, grouped
-            if "strings" in asked and self._lengthens:
+            if "strings" in asked and self.lengthens:
                 async for keys in self._pages(entry.db, b"string"):
                     if others := await self._of_other_length(keys):
                         yield entry.db, others
@@ -229,8 +229,8 @@ class LiveComparison:
         ]
 
     @property
-    def _lengthens(self) -> bool:
-        """Whether BITFIELD may lengthen a string of the source without a word."""
+    def lengthens(self) -> bool:
+        """See `Comparison.lengthens`."""
         return self._infos[0].version >= silent.LENGTHENS_FROM
 
     async def _of_other_length(self, keys: list[bytes]) -> list[bytes]:
@@ -477,8 +477,7 @@ class LiveComparison:
         if doubtful or lifted:
             await settle()
         differ = await self._differing(doubtful) | await self._still_lifted(lifted)
-        calls = ours.calls if self._lengthens else None
-        return AtFence(counts, differ, lost, len(self._plan), unknown, calls)
+        return AtFence(counts, differ, lost, len(self._plan), unknown, ours.calls)
 
     async def _still_lifted(self, keys: Iterable[tuple[int, bytes, Look]]) -> dict[DbKey, str]:
         """Those of which the target's deadline is not the source's yet."""

@@ -138,9 +138,8 @@ def unlisted(source: Held) -> dict[str, str]:
 
 def _lacking_libraries(source: Held, target: Held, extra: bool) -> dict[str, str]:
     if LIST_LIBRARIES in (*source.denied, *target.denied):
-        return _fewer(
-            _LIBRARIES_COUNTED, source.library_count, target.library_count, "+function|list"
-        )
+        counts = source.library_count, target.library_count
+        return _unequal(_LIBRARIES_COUNTED, *counts, "+function|list", extra=extra)
     found: dict[str, str] = {}
     ours, theirs = source.libraries or {}, target.libraries or {}
     for name, code in sorted(ours.items()):
@@ -154,9 +153,11 @@ def _lacking_libraries(source: Held, target: Held, extra: bool) -> dict[str, str
     return found
 
 
-def _fewer(what: str, ours: int | None, theirs: int | None, rule: str) -> dict[str, str]:
-    """Where they cannot be listed at both ends: the numbers."""
-    if ours is None or theirs is None or theirs >= ours:
+def _unequal(
+    what: str, ours: int | None, theirs: int | None, rule: str, *, extra: bool = False
+) -> dict[str, str]:
+    """Where they cannot be listed at both ends: the numbers. `extra`: as for `lacking`."""
+    if ours is None or theirs is None or ours == theirs or (theirs > ours and not extra):
         return {}
     words = f"{ours:,} on the source, {theirs:,} on the target; to see which, grant {rule} at both"
     return {what: words}
@@ -164,7 +165,7 @@ def _fewer(what: str, ours: int | None, theirs: int | None, rule: str) -> dict[s
 
 def _lacking_indexes(source: Held, target: Held) -> dict[str, str]:
     if _LIST_INDEXES in (*source.denied, *target.denied):
-        found = _fewer(_INDEXES_COUNTED, source.index_count, target.index_count, "+ft._list")
+        found = _unequal(_INDEXES_COUNTED, source.index_count, target.index_count, "+ft._list")
         return found | _lacking_named(source, target)
     why = _NO_MODULE if target.indexes is None else _MISSING
     found = {

@@ -251,6 +251,27 @@ def test_users_who_may_not_do_everything(
         assert ends[1].client().fcall("f", 0) == 1
 
 
+def test_one_that_the_target_alone_has_and_nobody_may_list(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+    target.client().execute_command(
+        "ACL", "SETUSER", "few", "on", ">pw", "~*", "&*", "+@all", "-function|list"
+    )
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        target.client().function_load(code("another", "g"))
+        work.complete()
+        told = "function libraries: 1 on the source, 2 on the target"
+        await soon(lambda: told in str(run.events), "the numbers")
+        await soon(lambda: not work.progress.can_complete, "a gate that is shut")
+        target.client().function_delete("another")
+        await cut_over(work, run, source)
+
+    run = online(source, f"redis://few:pw@{target.host}:{target.port}", steer, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+
+
 def test_a_library_that_cannot_be_listed_is_loaded_again(ends: tuple[Server, Server]) -> None:
     source, target = ends
     client = target.client()
