@@ -184,13 +184,14 @@ class Spool:
             self._release(self._lent)
             self._lent = None
         while self.size:
-            if self._front:
-                chunk = self._front.popleft()
-            elif self._on_disk:
-                if self._reading is None:
-                    self._reading = asyncio.get_running_loop().create_task(self._read_back())
+            if self._reading is None and self._on_disk and not self._front:
+                self._reading = asyncio.get_running_loop().create_task(self._read_back())
+            if self._reading is not None:
+                # The oldest, also where the call that began to read it was cancelled.
                 chunk = await asyncio.shield(self._reading)
                 self._reading = None
+            elif self._front:
+                chunk = self._front.popleft()
             elif self._writer is not None:
                 # What is being written now is the oldest.
                 await asyncio.wait({self._writer})

@@ -29,6 +29,10 @@ ROUNDS = 40 if os.environ.get("ENGINE_SOAK") else 6
 SMALL = {"batch_bytes": 16 << 10, "window_bytes": 64 << 10, "stream_above": 8 << 10}
 
 
+# For a part of the data, beside what the connections' buffers take at the target.
+ROOM = 1_000_000
+
+
 def filled(server_factory: ServerFactory, n: int = 3000) -> tuple[Server, Server]:
     source, target = server_factory(), server_factory()
     datasets.demo(source.url, n=n)
@@ -127,7 +131,7 @@ def test_a_target_out_of_memory_that_recovers(server_factory: ServerFactory) -> 
     source, target = filled(server_factory)
     admin = target.client()
     admin.config_set("maxmemory-policy", "noeviction")
-    admin.config_set("maxmemory", admin.info()["used_memory"] + 300_000)
+    admin.config_set("maxmemory", admin.info()["used_memory"] + ROOM)
 
     async def free(_: Transfer, run: Run) -> None:
         await until(lambda: any("OOM" in event for event in run.events))
@@ -142,7 +146,7 @@ def test_a_target_out_of_memory_that_recovers(server_factory: ServerFactory) -> 
 def test_a_target_out_of_memory_that_stays_so(server_factory: ServerFactory) -> None:
     source, target = filled(server_factory)
     admin = target.client()
-    admin.config_set("maxmemory", admin.info()["used_memory"] + 300_000)
+    admin.config_set("maxmemory", admin.info()["used_memory"] + ROOM)
     result = transfer(source, target, retry_for=1.5, **SMALL)
     assert result.report.status == "stopped"
     assert "OOM" in result.report.errors[0]

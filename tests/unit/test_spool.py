@@ -133,6 +133,36 @@ async def test_a_read_that_is_given_up_loses_nothing(tmp_path: Path) -> None:
     await spool.close()
 
 
+@pytest.mark.parametrize("more", [0, 1000])
+async def test_what_a_given_up_read_has_brought_comes_first(tmp_path: Path, more: int) -> None:
+    """It was the last on the disk; what is in memory, or has come since, is newer."""
+    spool = Spool(str(tmp_path), 1 << 30, lambda: None, memory=4 * CHUNK_BYTES)
+    sent, expected = Pattern(), Pattern()
+    for _ in range(40):
+        spool.append(sent.next(CHUNK_BYTES))
+        await asyncio.sleep(0.001)
+    given_up = 0
+    while spool.size:
+        reading = asyncio.ensure_future(spool.read())
+        await asyncio.sleep(0)
+        if reading.done():
+            portion = await reading
+        else:
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            given_up += 1
+            if spool._reading is not None:
+                await asyncio.wait({spool._reading})
+            if given_up < 60:
+                spool.append(sent.next(more))
+            portion = await spool.read()
+        assert portion == expected.next(len(portion))
+    assert expected.at == sent.at
+    assert given_up > 10
+    await spool.close()
+
+
 async def test_the_limit_is_a_clear_failure(tmp_path: Path) -> None:
     spool = Spool(str(tmp_path), 20 * MIB, lambda: None)
     sent = Pattern()
