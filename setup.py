@@ -73,23 +73,28 @@ def extension(switches: list[str]) -> Extension:
     )
 
 
-def main() -> None:
-    """Build, or be asked about, the extension."""
-    os.chdir(ROOT)
-    switches = chosen_switches()
+def directives(switches: list[str]) -> dict[str, Any]:
+    """Cython's directives, all of them: one in a source's header would win over the one here."""
     checks = "debug" in switches
-    directives: dict[str, Any] = {
+    return {
         "language_level": "3",
         "boundscheck": checks,
         "wraparound": False,
         "initializedcheck": checks,
         "cdivision": True,
+        "embedsignature": True,
         "linetrace": "coverage" in switches,
         "profile": "coverage" in switches,
         # Names that Cython would add to the module's face, and that no stub should have to list.
         "auto_pickle": False,
         "autotestdict": False,
     }
+
+
+def main() -> None:
+    """Build, or be asked about, the extension."""
+    os.chdir(ROOT)
+    switches = chosen_switches()
     # A folder a mode: the C of one mode is never taken for that of another.
     build_dir = Path("build") / ("cython-" + ("-".join(switches) or "release"))
     generated = build_dir / "ext" / "native.c"
@@ -99,10 +104,11 @@ def main() -> None:
         ext_modules=cythonize(
             [extension(switches)],
             build_dir=str(build_dir),
-            compiler_directives=directives,
+            compiler_directives=directives(switches),
             force=stale,
         )
     )
 
 
-main()
+if __name__ == "__main__":
+    main()

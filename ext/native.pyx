@@ -1,9 +1,7 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# cython: initializedcheck=False, embedsignature=True, autotestdict=False, auto_pickle=False
 """The native core: parsing, hashing, encoding and reply counting on memory of its own.
 
 One compilation unit. The parts are included in the order of their dependence; none of them knows
-what a socket is.
+what a socket is. Cython's directives are in setup.py, because they depend on the build's mode.
 """
 
 cimport cython
