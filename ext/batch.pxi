@@ -100,6 +100,29 @@ cdef inline bint arena_split(
     return True
 
 
+cdef inline bint arena_make(Arena *arena, size_t size, size_t count) noexcept nogil:
+    """Room for so many bytes and records in an arena that has none; False: no memory."""
+    arena.data = <uint8_t *>PyMem_RawMalloc(size + 1)
+    arena.records = <Record *>PyMem_RawMalloc((count + 1) * sizeof(Record))
+    if arena.data == NULL or arena.records == NULL:
+        arena_free(arena)
+        return False
+    arena.capacity = size + 1
+    arena.records_capacity = count + 1
+    return True
+
+
+cdef inline void arena_copy(Arena *arena, const Arena *other, size_t index) noexcept nogil:
+    """Record `index` of `other` once more, at the end of an arena that has room for it."""
+    cdef Record record = other.records[index]
+    cdef size_t n = record.key_size + record.value_size
+    memcpy(arena.data + arena.size, other.data + record.offset, n)
+    record.offset = arena.size
+    arena.records[arena.count] = record
+    arena.count += 1
+    arena.size += n
+
+
 @cython.final
 cdef class RecordBatch:
     """Records of one database, in the order in which the source gave them. Immutable, but for what
@@ -240,21 +263,24 @@ cdef class RecordBatch:
         this batch says besides (its cursor, its errors). ValueError unless some are on both sides,
         or where the batch is streamed."""
         cdef RecordBatch head
-        cdef Arena tail
-        cdef size_t i
-        cdef bint done
-        if self.streamed or not 0 < count < <Py_ssize_t>self.arena.count:
-            raise ValueError(f"{count} of {self.arena.count} records cannot be taken")
-        memset(&tail, 0, sizeof(Arena))
-        with nogil:
-            done = arena_split(&self.arena, count, 0, &tail)
-        if not done:
-            raise MemoryError()
+        cdef Arena *arena = &self.arena
+        cdef size_t taken = count, size = 0, i
+        if self.streamed or not 0 < count < <Py_ssize_t>arena.count:
+            raise ValueError(f"{count} of {arena.count} records cannot be taken")
+        for i in range(taken):
+            size += arena.records[i].key_size + arena.records[i].value_size
         head = RecordBatch.__new__(RecordBatch)
-        head.arena, self.arena = self.arena, tail
+        if not arena_make(&head.arena, size, taken):
+            raise MemoryError()
         head.db = self.db
         head.errors = []
         head.access_is_freq = self.access_is_freq
+        # (Record by record: their bytes need not lie in the order of the index.)
+        with nogil:
+            for i in range(taken):
+                arena_copy(&head.arena, arena, i)
+            arena.count -= taken
+            memmove(arena.records, arena.records + taken, arena.count * sizeof(Record))
         head.value_bytes = arena_value_bytes(&head.arena, 0)
         self.value_bytes -= head.value_bytes
         for i in range(head.arena.count):
@@ -271,8 +297,7 @@ cdef class RecordBatch:
         """
         cdef RecordBatch taken
         cdef Record *records = self.arena.records
-        cdef Record record
-        cdef size_t i, n, size = 0, kept = 0, found = 0
+        cdef size_t i, size = 0, kept = 0, found = 0
         if self.streamed:
             return None
         with nogil:
@@ -283,31 +308,21 @@ cdef class RecordBatch:
         if not found:
             return None
         taken = RecordBatch.__new__(RecordBatch)
-        taken.arena.data = <uint8_t *>PyMem_RawMalloc(size + 1)
-        taken.arena.records = <Record *>PyMem_RawMalloc(found * sizeof(Record))
-        if taken.arena.data == NULL or taken.arena.records == NULL:
+        if not arena_make(&taken.arena, size, found):
             raise MemoryError()
-        taken.arena.capacity = size + 1
-        taken.arena.records_capacity = found
         taken.db = self.db
         taken.errors = []
         taken.access_is_freq = self.access_is_freq
         with nogil:
             for i in range(self.arena.count):
-                record = records[i]
-                if record.expire_at < 0:
-                    records[kept] = record
+                if records[i].expire_at < 0:
+                    records[kept] = records[i]
                     kept += 1
                     continue
-                n = record.key_size + record.value_size
-                memcpy(taken.arena.data + taken.arena.size, self.arena.data + record.offset, n)
-                record.offset = taken.arena.size
-                taken.arena.records[taken.arena.count] = record
-                taken.arena.count += 1
-                taken.arena.size += n
-                taken.value_bytes += record.value_size
-                if record.adds:
-                    taken.adding += record.key_size + DEL_OVERHEAD
+                arena_copy(&taken.arena, &self.arena, i)
+                taken.value_bytes += records[i].value_size
+                if records[i].adds:
+                    taken.adding += records[i].key_size + DEL_OVERHEAD
         self.arena.count = kept
         self.value_bytes -= taken.value_bytes
         self.adding -= taken.adding

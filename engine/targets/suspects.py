@@ -21,7 +21,7 @@ from engine.errors import TransferStopped
 
 # So many suspects go one by one; of more, as many at a time as make the fewest ends likely.
 _ONE_BY_ONE = 1000
-# Values that are left out for this reason before the fault is the target's own.
+# Values, or commands, that are left out for this reason before the fault is the target's own.
 LEFT_OUT_MOST = 8
 REASON = "the target's process ended each time when it was written"
 
@@ -41,6 +41,7 @@ class Suspects:
         self._unanswered: list[RecordBatch] = []
         self._last: set[DbKey] = set()
         self._suspects: set[DbKey] = set()
+        self._found = 0
         self.left_out: dict[DbKey, str] = {}
         """Keys that are not sent any more, and why."""
 
@@ -81,11 +82,13 @@ class Suspects:
             self._suspects = set()
             self._last = keys
 
-    def leave_out(self, key: DbKey) -> None:
-        """This key is not sent any more. Raises `TransferStopped` where that are too many."""
-        if key in self.left_out:
+    def leave_out(self, *keys: DbKey) -> None:
+        """These keys, of one value or command, are not sent any more. Raises `TransferStopped`
+        where such values are too many."""
+        new = [key for key in keys if key not in self.left_out]
+        if not new:
             return
-        if len(self.left_out) == LEFT_OUT_MOST:
+        if self._found == LEFT_OUT_MOST:
             raise TransferStopped(
                 f"the target's process ended again and again, at {LEFT_OUT_MOST + 1} values that "
                 "were written alone",
@@ -93,12 +96,13 @@ class Suspects:
                 "module), then resume.",
                 fault="target",
             )
-        self.left_out[key] = REASON
+        self._found += 1
         self._suspects = set()
         self._last = set()
-        db, name = key
-        shown = name[:64].decode("utf-8", "backslashreplace")
-        self._event(f"the key {shown!r} of database {db} is left out: {REASON}")
+        for db, name in new:
+            self.left_out[(db, name)] = REASON
+            shown = name[:64].decode("utf-8", "backslashreplace")
+            self._event(f"the key {shown!r} of database {db} is left out: {REASON}")
 
     def swap(self, one: int, other: int) -> None:
         """Two databases have changed their numbers."""

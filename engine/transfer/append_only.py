@@ -49,6 +49,7 @@ from engine.model.evictions import Evictions
 from engine.model.online import LEFT_KEY, POSITION_KEY, OnlineMark, dirty_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
+from engine.model.report import key_of
 from engine.sources.aof import AofSnapshot, AofSurvey, is_known, size_in, survey_aof
 from engine.sources.aof_files import AofFiles
 from engine.targets.applier import POSITION_DB, Applier, PositionMoved
@@ -63,10 +64,11 @@ from engine.transfer.aof_tail import check_tail
 from engine.transfer.aside import cancelled
 from engine.transfer.books import Books
 from engine.transfer.checkpoint import CheckpointStore
-from engine.transfer.claim import Claim, beaten, foreign
+from engine.transfer.claim import Claim, beaten, foreign, not_ours
 from engine.transfer.code import carry_code, is_library
 from engine.transfer.copy import Copy, explain
 from engine.transfer.deadlines import LIFT_MS, Lifted
+from engine.transfer.deadly import Deadly
 from engine.transfer.ends import Ends
 from engine.transfer.faithfulness import Faithfulness
 from engine.transfer.field_deadlines import release_fields
@@ -127,6 +129,7 @@ class AppendOnly:
         self._writer = RestoreWriter(target, stage.settings)
         self._writer.on_event = stage.on_event
         self._writer.on_trouble = stage.trouble_of("the target")
+        self._deadly = Deadly(self._writer.suspects)
         token = f"aof-{secrets.token_hex(8)}"
         self._books = Books(
             OnlineMark(token), checkpoints, stage, lambda: self._identity if self._opened else ""
@@ -143,7 +146,7 @@ class AppendOnly:
         self._applier: Applier | None = None
         self._commands: Replay | None = None
         self._copy: Copy | None = None
-        # What the engines before this one have left out, with the reasons.
+        # What was left out so far, with the reasons.
         self._recalled: dict[DbKey, str] = {}
         # The keys whose deadlines may be lifted, if they are known.
         self._names = HeldNames()
@@ -428,6 +431,7 @@ class AppendOnly:
         self._forget()
         await self._books.save(begun=True)
         held = await self._claim.take(end)
+        self._claim.first = False
         if keys > 0:
             self._stage.on_event(
                 "the target is taken over from a migration that was not completed: it was empty "
@@ -470,11 +474,26 @@ class AppendOnly:
             secrets.token_hex(4),
             ours,
             first=first,
+            lost=self._lost,
             take_over=self._settings.take_over,
         )
 
+    async def _lost(self, end: Admin) -> None:
+        """Our claim is gone from a target that had it: if it is empty it may be filled again.
+        Raises `TransferStopped`."""
+        if keys := (await end.info()).keys:
+            raise not_ours(end.name, keys)
+
+    async def _confirm(self) -> None:
+        """Before values go over a new connection: nobody has taken over meanwhile, and a target
+        that came back empty is claimed again."""
+        assert self._claim is not None
+        async with self._ends.admin("target") as end:
+            await self._claim.take(end)
+
     async def _recall(self, end: Admin) -> None:
-        """What the engines before this one have left out, by the notes on the target."""
+        """What was left out on the way to where the target stands, by the notes on it."""
+        self._recalled.clear()
         await end.select(POSITION_DB)
         notes = await end.call("HGETALL", dirty_key(self._books.mark.token))
         pairs = (
@@ -482,9 +501,8 @@ class AppendOnly:
         )
         for name, reason in pairs:
             db, _, key = name.partition(b" ")
-            if self._commands is None or (int(db), key) not in self._commands.lost:
-                # (Also that a hash may lack fields, see `replay`.)
-                self._recalled[(int(db), key)] = reason.decode("utf-8", "replace")
+            # (Also that a hash may lack fields, see `replay`.)
+            self._recalled[(int(db), key)] = reason.decode("utf-8", "replace")
 
     def _doubt_unanswered(self, held: TargetPosition) -> None:
         """Commands whose answers no engine has read. (One that stopped in order has read them.)"""
@@ -509,6 +527,7 @@ class AppendOnly:
         if survey.snapshot:
             writer = self._writer
             writer.name = claim.client_name
+            writer.on_dialled = self._confirm
             await stage.insist(writer.open, "target")
             self._identity = writer.info.identity
             source = AofSnapshot(
@@ -571,15 +590,21 @@ class AppendOnly:
         if applier is None:
             applier = await self._dialled(held)
         begun = held.position.offset > survey.begins[0].offset
+        if not begun:
+            # Of the snapshot: what names them behind it is left out too.
+            for each in self._stage.tally.not_carried:
+                self._recalled[(each.db, key_of(each.key))] = each.reason
         self._commands = commands = Replay(
             self._stage,
             applier,
             self._writer,
             held,
             Faithfulness(survey.info, self._writer.info),
+            self._deadly,
             lose=self._lose,
             note_key=dirty_key(self._books.mark.token),
             lost=self._recalled,
+            noted=begun,
             names=self._names,
             fields=self._lifting_fields,
             stuck=self._stuck,

@@ -25,7 +25,14 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from engine.errors import AuthError, EngineError, FaultOf, ServerError, TransferFailed
+from engine.errors import (
+    AuthError,
+    EngineError,
+    FaultOf,
+    ServerError,
+    TransferFailed,
+    TransferStopped,
+)
 from engine.model.online import LEFT_KEY, dirty_key
 from engine.model.position import TargetPosition
 from engine.wire.admin import Admin, Arg
@@ -196,6 +203,18 @@ class Claim:
             code="TRYAGAIN",
             fault="target",
         )
+
+
+def not_ours(target: str, keys: int) -> TransferStopped:
+    """What to raise where the claim is gone from a target that has keys: another migration was
+    completed there, say."""
+    return TransferStopped(
+        f"{target} has lost this migration's position, and has {keys:,} keys: they may be others' "
+        "by now (another migration was completed there, say), and nothing is written to it",
+        remedy="If the target is in use, abort this migration. If its keys may go, empty it and "
+        "resume, or abort and start with --take-over.",
+        fault="target",
+    )
 
 
 def beaten(other: TargetPosition) -> Foreign:

@@ -84,9 +84,10 @@ class Deadly:
         for store in stores:
             self._stores.pop(store[:2], None)
 
-    def leave_out(self, key: DbKey) -> None:
-        """Nothing of this key is sent any more. Raises as `Suspects.leave_out`."""
-        self._suspects.leave_out(key)
+    def leave_out(self, *keys: DbKey) -> None:
+        """Nothing of the keys of one command, or value, is sent any more. Raises as
+        `Suspects.leave_out`."""
+        self._suspects.leave_out(*keys)
 
     def _overlapping(self, batch: CommandBatch) -> list[_Span]:
         start, end = batch.start_offset, batch.end_offset

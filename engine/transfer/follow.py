@@ -650,8 +650,7 @@ class Follower:
         """A command that the target's process ended at: its keys are not sent any more."""
         if self._deadly.idle or len(batch) != 1 or not self._deadly.deadly(batch):
             return set()
-        for key in await self._mender.keys_of(batch, 0) or ():
-            self._deadly.leave_out(key)
+        self._deadly.leave_out(*(await self._mender.keys_of(batch, 0) or ()))
         await self._leave(batch, 0, REASON)
         await self._mender.spread(batch)
         return {0}

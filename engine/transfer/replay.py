@@ -4,7 +4,7 @@
 
 While the target works on one batch, the next one is read. A batch of which nothing has to be known
 goes from reader to socket; the others take the main flow (`_transact`), which leaves out what the
-target will not take.
+target will not take, and what its process ends at (`transfer.deadly`).
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ from engine.model.position import StreamPosition, TargetPosition
 from engine.model.report import NAMED_KEYS_LIMIT, printable_key
 from engine.sources.aof import AofCommands, AofSurvey
 from engine.sources.aof_files import AofFiles
-from engine.targets.applier import POSITION_DB, Applier, Sent
+from engine.targets.applier import POSITION_DB, Applier, PositionMoved, Sent
+from engine.targets.suspects import REASON
 from engine.targets.writer import RestoreWriter
 from engine.transfer.deadlines import LIFT_MS, DbKey
+from engine.transfer.deadly import Deadly, pieces
 from engine.transfer.faithfulness import Faithfulness
 from engine.transfer.repair import placed
 from engine.transfer.stage import Stage
@@ -49,6 +51,10 @@ _LIMIT = frozenset({b"LIMIT", b"limit", b"Limit"})
 _NAMED_IN_A_LINE = 3
 # Beside a key's name in the notes on the target: it is not left out, but may lack fields.
 _FIELDS = "?fields"
+
+
+# (Database, encoded command) that is sent in the place of another one.
+Instead = tuple[int, bytes]
 
 
 class Counts:
@@ -84,7 +90,8 @@ class Replay:
     """Applies the commands from `held` on, over one connection. `commands`: how many of the files'
     commands the target has then; `before`: the counts of the dial before, which know that too.
 
-    `lost`: keys that could not be carried by an engine before, with the reasons. `lose(what, why)`
+    `lost`: keys that could not be carried so far, with the reasons; `noted`: the target has them
+    in its notes. `deadly`: what its process has ended at. `lose(what, why)`
     is told of commands without keys that the target refuses. `names` get the keys whose deadlines
     are lifted, `fields` the hashes whose fields' are; None: those run. `stuck`: hashes whose
     fields' deadlines could not be lifted so far.
@@ -97,10 +104,12 @@ class Replay:
         writer: RestoreWriter,
         held: TargetPosition,
         faith: Faithfulness,
+        deadly: Deadly,
         *,
         lose: Callable[[str, str], None],
         note_key: bytes,
         lost: dict[DbKey, str],
+        noted: bool,
         names: HeldNames,
         fields: HeldNames | None,
         stuck: Iterable[DbKey],
@@ -112,6 +121,7 @@ class Replay:
         self._applier = applier
         self._writer = writer
         self._held = held
+        self._deadly = deadly
         self._lose = lose
         self._names = names
         self._fields = fields
@@ -138,6 +148,8 @@ class Replay:
             else:
                 self.lost.add((db, key))
                 self._stage.tally.refuse(db, key, why)
+                if not noted:
+                    self._note("HSET", db, key, why)
         for db, key in stuck:
             self._name_fieldless(db, key)
 
@@ -235,7 +247,7 @@ class Replay:
 
     def _start(self, batch: CommandBatch) -> asyncio.Future[Sent] | None:
         """Send it at once, if nothing has to be known of it; None: it is for `_apply`."""
-        if self.lost or self._notes:
+        if self.lost or self._notes or self._deadly.suspect(batch, ()):
             return None
         answer: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
 
@@ -250,8 +262,7 @@ class Replay:
         """Apply it in parts, each of which ends behind a command that is rewritten."""
         for offset, instead in self._trims(batch):
             part, batch = batch.split(offset)
-            last = len(part) - 1
-            await self._transact(part, None, (last, part.db(last), instead))
+            await self._transact(part, None, (part.db(len(part) - 1), instead))
         await self._transact(batch, None)
 
     def _trims(self, batch: CommandBatch) -> list[tuple[int, bytes]]:
@@ -310,47 +321,65 @@ class Replay:
                     names.add(db, key)
 
     async def _transact(
-        self,
-        batch: CommandBatch,
-        sent: Sent | None,
-        instead: tuple[int, int, bytes] | None = None,
+        self, batch: CommandBatch, sent: Sent | None, instead: Instead | None = None
     ) -> None:
-        """`instead`: (index, database, command): the last one, and what is sent in its place."""
+        """`instead`: what is sent in the last command's place."""
+        suspect = sent is None and self._deadly.suspect(batch, ())
+        if not suspect and await self._transact_piece(batch, sent, instead):
+            return
+        for piece, _ in pieces(batch, ()):
+            last = instead is not None and piece.end_offset == batch.end_offset
+            await self._transact_piece(piece, None, instead if last else None)
+
+    async def _transact_piece(
+        self, batch: CommandBatch, sent: Sent | None, instead: Instead | None
+    ) -> bool:
+        """Apply it; False: the target's process ends at it, and it is to be parted."""
         skip = set() if sent is not None else self._unfit(batch)
+        last = len(batch) - 1
         while True:
             if sent is None:
-                skip |= self._left_out(batch, skip)
+                skip |= self._left_out(batch, skip) | self._left_out_deadly(batch, skip)
             notes = self._noted()
-            rewritten: list[tuple[int, bytes]] = []
-            if instead is not None and instead[0] not in skip:
-                rewritten = [instead[1:]]
-            result = await self._applier.apply(
-                batch,
-                sent.position if sent is not None else self._value(batch),
-                skip=skip | {instead[0]} if rewritten and instead is not None else skip,
-                extras=[*rewritten, *notes],
-                sent=sent,
-            )
+            rewritten = [instead] if instead is not None and last not in skip else []
+            replaced = last if rewritten else None
+            try:
+                result = await self._applier.apply(
+                    batch,
+                    sent.position if sent is not None else self._value(batch),
+                    skip=skip | {last} if rewritten else skip,
+                    extras=[*rewritten, *notes],
+                    sent=sent,
+                )
+            except PositionMoved:
+                if self._applier.ended:
+                    self._deadly.ended(batch, ())
+                raise
             sent = None
+            if result.ended:
+                # Nothing was applied.
+                if not self._deadly.ended(batch, ()) and self._deadly.suspect(batch, ()):
+                    return False
+                continue
             if not result.refused:
                 break
             # Nothing was applied: again, without what the target would not even queue.
             for index, message in sorted(result.refused):
-                at = self._meant(index, instead, bool(rewritten), message)
+                at = self._meant(index, replaced, message)
                 skip.add(at)
                 self._leave(batch, at, message)
         del self._notes[: len(notes)]
         for index, message in result.failed:
-            self._leave(batch, self._meant(index, instead, bool(rewritten), message), message)
+            self._leave(batch, self._meant(index, replaced, message), message)
         self.counts.unseen += result.unseen
         self._pass(batch)
+        return True
 
-    def _meant(
-        self, index: int, instead: tuple[int, int, bytes] | None, rewritten: bool, message: str
-    ) -> int:
-        """Which command of the batch was refused: an extra stands for one, or is the engine's."""
-        if index == -1 and instead is not None and rewritten:
-            return instead[0]
+    def _meant(self, index: int, replaced: int | None, message: str) -> int:
+        """Which command of the batch was refused: an extra stands for the one that is `replaced`,
+        or is the engine's."""
+        if index == -1 and replaced is not None:
+            return replaced
         if index < 0:
             raise TransferFailed(f"the target refuses the engine's own command: {message}")
         return index
@@ -427,6 +456,14 @@ class Replay:
             found.add(index)
             self._leave(batch, index, "it is derived from a key that was not carried")
         return found
+
+    def _left_out_deadly(self, batch: CommandBatch, skip: set[int]) -> set[int]:
+        """A command that the target's process ended at."""
+        if self._deadly.idle or skip or len(batch) != 1 or not self._deadly.deadly(batch):
+            return set()
+        self._deadly.leave_out(*(batch.changes(0) or ()))
+        self._leave(batch, 0, REASON)
+        return {0}
 
     def _leave(self, batch: CommandBatch, index: int, message: str) -> None:
         """A command that does not run on the target: its keys are named."""

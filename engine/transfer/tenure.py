@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import secrets
 
-from engine.errors import TransferFailed, TransferStopped
+from engine.errors import TransferFailed
 from engine.model.online import position_key
 from engine.model.position import TargetPosition
 from engine.targets.applier import PositionMoved
 from engine.transfer.books import Books
-from engine.transfer.claim import Claim, Foreign, beaten
+from engine.transfer.claim import Claim, Foreign, beaten, not_ours
 from engine.transfer.ends import Ends
 from engine.wire.admin import Admin
 
@@ -75,14 +75,7 @@ class Tenure:
             return
         if mark.held_before and mark.claimed_at and info.run_id != mark.claimed_at:
             return
-        raise TransferStopped(
-            f"{target.name} has lost this migration's position, and has {info.keys:,} keys: they "
-            "may be others' by now (another migration was completed there, say), and nothing is "
-            "written to it",
-            remedy="If the target is in use, abort this migration. If its keys may go, empty it "
-            "and resume, or abort and start with --take-over.",
-            fault="target",
-        )
+        raise not_ours(target.name, info.keys)
 
     async def revoke(self) -> TargetPosition:
         """The target was promoted, and that does not count: it is ours again. What it holds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.online import cut_over, following, online, soon
 from tests.proxy import Proxy
+from tests.reference.stream import command
 from tests.servers import Server
 from tests.transfers import Run, transfer
 
@@ -70,6 +72,98 @@ def test_a_value_that_ends_the_target_is_isolated_and_named(
     there = target.server.client()
     assert there.dbsize() == 3000
     assert there.get("key:0") == (b"value 0" if path == "scan" else b"newer")
+
+
+@pytest.mark.parametrize("kind", ["rdb", "aof"])
+def test_a_value_of_a_snapshot_in_a_file_is_isolated_and_named(
+    kind: str, server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    """What an append-only file does with such a key behind its snapshot would leave a fragment."""
+    source = server_factory(known("redis-7.0"), "--save", "")
+    client = source.client()
+    client.mset({f"key:{n}": f"value {n}" for n in range(500)})
+    client.rpush("deadly", DEADLY)
+    client.save()
+    path = tmp_path / "file"
+    written = (source.folder / "dump.rdb").read_bytes()
+    if kind == "aof":
+        written += command(b"RPUSH", b"deadly", b"more") + command(b"INCR", b"counter")
+    path.write_bytes(written)
+    target = Deadly(server_factory(known("redis-7.0"), "--save", ""))
+    with target.proxy:
+        run = transfer(f"{kind}:{path}", target.proxy, source_type="auto")
+    report = run.report
+    assert report.status == "stopped", (report.errors, run.events)
+    assert [(each.key, each.reason) for each in report.not_carried] == [("deadly", REASON)]
+    assert target.ends <= 3
+    there = target.server.client()
+    assert not there.exists("deadly")
+    assert there.mget("key:0", "key:499") == [b"value 0", b"value 499"]
+    assert there.get("counter") == (b"1" if kind == "aof" else None)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_command_of_a_file_that_ends_the_target_is_left_out(
+    keeps: bool, server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    """Whether the target comes back with what it had or with nothing: no other command is lost,
+    or applied twice."""
+    several = [word for n in range(9) for word in (b"deadly:%d" % n, DEADLY)]
+    counters = b"".join(command(b"INCR", b"counter:%d" % (n % 50)) for n in range(500))
+    path = tmp_path / "appendonly.aof"
+    path.write_bytes(
+        counters
+        + command(b"MSET", *several)
+        + counters
+        + command(b"APPEND", b"deadly:3", b"more")
+        + command(b"DEL", b"deadly:4")
+        + command(b"SET", b"deadly:4", b"harmless")
+    )
+    options = ("--appendonly", "yes", "--appendfsync", "always") if keeps else ("--save", "")
+    target = Deadly(server_factory(known("redis-7.0"), *options))
+    with target.proxy:
+        run = transfer(f"aof:{path}", target.proxy, source_type="auto")
+    report = run.report
+    assert report.status == "stopped", (report.errors, run.events)
+    lost = {each.key: each.reason for each in report.not_carried}
+    assert lost == {f"deadly:{n}": REASON for n in range(9) if n != 4}
+    assert target.ends <= 3
+    there = target.server.client()
+    assert all(there.get(f"counter:{n}") == b"20" for n in range(50))
+    assert there.keys("deadly:*") == [b"deadly:4"]
+    assert there.get("deadly:4") == b"harmless"
+
+
+def test_a_value_that_comes_with_another_full_sync_is_isolated(
+    server_factory: ServerFactory,
+) -> None:
+    """The stream is lost in the follow phase; the value is in the snapshot that comes instead."""
+    source = server_factory(known("redis-7.0"), "--repl-backlog-size", "16kb")
+    target = Deadly(server_factory(known("redis-7.0")))
+    client = source.client()
+    client.mset({f"key:{n}": f"value {n}" for n in range(500)})
+    link = Proxy(source.host, source.port)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        link.refuse()
+        link.cut_now()
+        client.rpush("deadly", DEADLY)
+        client.set("long", bytes(100_000))
+        link.refuse(False)
+        await soon(lambda: work.progress.not_carried == 1, "a key that is left out")
+        await following(work)
+        client.delete("deadly")
+        await cut_over(work, run, source)
+
+    with link, target.proxy:
+        run = online(link, target.proxy, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert f"the key 'deadly' of database 0 is left out: {REASON}" in run.events
+    assert target.ends <= 3
+    there = target.server.client()
+    assert there.dbsize() == 501
+    assert there.get("key:499") == b"value 499"
 
 
 @pytest.mark.parametrize("way", ["a command", "a value read again"])

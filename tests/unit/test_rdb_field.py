@@ -200,6 +200,37 @@ def test_strings_first(kinds: list[tuple[int, bool, bool]]) -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 1, 4]), st.booleans()), min_size=3, max_size=40),
+    st.booleans(),
+    st.data(),
+)
+def test_take_from_a_batch_in_another_order(
+    kinds: list[tuple[int, bool]], without_deadlines: bool, data: st.DataObject
+) -> None:
+    """Whatever was moved or taken out before: both parts say what the batch said."""
+    values = {0: text(b"v"), 1: length(1) + text(b"v"), 4: length(1) + text(b"f") + text(b"v")}
+    body = b"".join(
+        (b"\xfc" + (2**40 + index).to_bytes(8, "little") if mortal else b"")
+        + key(kind, b"%d" % index, values[kind])
+        for index, (kind, mortal) in enumerate(kinds)
+    )
+    (batch,) = (b for b in feed(SnapshotReader(), whole(body)) if isinstance(b, RecordBatch))
+    batch.strings_first()
+    if without_deadlines:
+        batch.take_deadlines()
+    if len(batch):
+        batch.leave_out(data.draw(st.integers(0, len(batch) - 1)), "why")
+    before, size = records([batch]), batch.value_bytes
+    parts = []
+    while len(batch) > 1:
+        parts.append(batch.take(data.draw(st.integers(1, len(batch) - 1))))
+    parts.append(batch)
+    assert records(parts) == before
+    assert sum(each.value_bytes for each in parts) == size
+
+
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([0, 1, 4]), st.booleans(), st.booleans()), max_size=40))
 def test_take_deadlines(kinds: list[tuple[int, bool, bool]]) -> None:
     values = {0: text(b"v"), 1: length(1) + text(b"v"), 4: length(1) + text(b"f") + text(b"v")}
