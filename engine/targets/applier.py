@@ -32,13 +32,13 @@ from engine._native import (
     TransactionReader,
     TransactionResult,
 )
-from engine.errors import AuthError, EngineError, LinkError, ServerError, TransferFailed
+from engine.errors import EngineError, LinkError, ServerError, TransferFailed
 from engine.model.backoff import Patience
 from engine.model.endpoint import Endpoint
 from engine.model.server import same_process
 from engine.model.settings import TransferSettings
 from engine.targets.import_mode import import_source, in_import_mode
-from engine.targets.retry import REFUSED_ALL, TRY_AGAIN, no_database
+from engine.targets.retry import TRY_AGAIN, no_database, refused_all
 from engine.targets.role import refuse_replica
 from engine.targets.wide_reads import widen_reads
 from engine.wire.connection import Connection
@@ -403,12 +403,8 @@ class Applier:
     async def _unguarded(self, message: str) -> None:
         """WATCH or GET was refused: dial again, and look."""
         code = message.partition(" ")[0]
-        if code in REFUSED_ALL:
-            raise AuthError(
-                f"the target refuses WATCH or GET: {message}",
-                remedy="Grant the target's user +watch and +get (ACL SETUSER).",
-                fault="target",
-            )
+        if (refusal := refused_all(message, self._endpoint)) is not None:
+            raise refusal
         assert self._connection is not None
         self._connection.close()
         await self._pause(ServerError(message, code=code, fault="target"))
@@ -419,13 +415,9 @@ class Applier:
         """Nothing was applied. None: try the same again; else what is to be left out."""
         messages = [text for _, text in result.refused] or [result.error or "no reason given"]
         for text in messages:
+            if (refusal := refused_all(text, self._endpoint)) is not None:
+                raise refusal
             code = text.partition(" ")[0]
-            if code in REFUSED_ALL:
-                raise AuthError(
-                    f"the target refuses to store: {text}",
-                    remedy=REFUSED_ALL[code],
-                    fault="target",
-                )
             if code in TRY_AGAIN:
                 await self._pause(ServerError(text, code=code, fault="target"))
                 return None

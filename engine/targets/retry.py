@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from engine.errors import ServerError, TransferStopped
+import re
+
+from engine.errors import AuthError, ServerError, TransferStopped
+from engine.model.endpoint import Endpoint
 
 # Error codes that say "not now", and the way out if it lasts. The whole window is sent again from
 # the first refused batch on: records keep their order, and RESTORE may be repeated.
@@ -17,11 +20,28 @@ TRY_AGAIN = {
     "CLUSTERDOWN": "The target's cluster is down: see CLUSTER INFO.",
     "TRYAGAIN": "The target is moving slots: let that end.",
 }
-# Refusals that concern the user, not a key: going on would refuse every key.
-REFUSED_ALL = {
-    "NOPERM": "Grant the target's user RESTORE and SELECT on all keys (ACL SETUSER).",
-    "NOAUTH": "Give the target's user and password.",
-}
+# "… no permissions to run the 'function|delete' command" (ACL, acl.c and server.c).
+_COMMAND = re.compile(r"run the '([\w|.-]+)' command")
+
+
+def refused_all(message: str, target: Endpoint) -> AuthError | None:
+    """What to raise where an error reply concerns the user, not one key: going on would refuse
+    every key, or leave out what was written with that command. None for all other replies."""
+    code = message.partition(" ")[0]
+    if code == "NOAUTH":
+        told, remedy = "wants a password", "Give the target's user and password."
+    elif code == "NOPERM":
+        told = "does not let the user write that"
+        if named := _COMMAND.search(message):
+            rule = f"+{named[1].lower()}"
+        elif "channel" in message:
+            rule = "&PATTERN (one that the channel fits)"
+        else:
+            rule = "~PATTERN (one that the key fits)"
+        remedy = f"On the target: ACL SETUSER {target.username or 'default'} {rule}."
+    else:
+        return None
+    return AuthError(f"the target {told}: {message}", remedy=remedy, fault="target")
 
 
 def no_database(db: int, refusal: ServerError) -> TransferStopped:

@@ -27,7 +27,7 @@ from engine.model.server import ServerInfo, footer_bounds, same_process
 from engine.model.settings import TransferSettings
 from engine.targets.base import Acknowledged, ReadAgain
 from engine.targets.import_mode import import_source
-from engine.targets.retry import REFUSED_ALL, TRY_AGAIN, no_database
+from engine.targets.retry import TRY_AGAIN, no_database, refused_all
 from engine.targets.role import refuse_replica
 from engine.targets.suspects import Suspects
 from engine.targets.wide_reads import widen_reads
@@ -360,12 +360,8 @@ class RestoreWriter:
                 self._encoder.use_restore_alone()
                 self._trouble, self._refusal = message, code
                 return False
-            if code in REFUSED_ALL:
-                self._failure = AuthError(
-                    f"the target refuses to store: {message}",
-                    remedy=REFUSED_ALL[code],
-                    fault="target",
-                )
+            if (refusal := refused_all(message, self._endpoint)) is not None:
+                self._failure = refusal
                 return False
         self._window.retire()
         self._patience.progress()

@@ -59,7 +59,7 @@ async def objection(source: Endpoint, target: Endpoint, settings: TransferSettin
     for side, rights in found:
         denied = [each for each in rights.denied if _counts(each, there)]
         if denied:
-            parts.append(f"{rights.figure(side, denied)} → {rights.remedy('+@read')}")
+            parts.append(f"{rights.figure(side, denied)} → {rights.remedy(side, '+@read')}")
     return f"both ends cannot be compared: {'; '.join(parts)}" if parts else ""
 
 

@@ -30,7 +30,7 @@ _CONFLICTS_AT_ONCE = 1000
 LOSS_REMEDY = (
     "Restore the source's data and resume; or accept the loss (resume-migration, or the same "
     "migrate, with --accept-source-loss), and the target becomes what the source is now; or end it "
-    "by force, and keep what the target has."
+    "(complete-migration --force), and keep what the target has."
 )
 """What to do where the source has lost its data."""
 

@@ -372,7 +372,8 @@ class PauseFence:
         if isinstance(replies, EngineError):
             raise TransferFailed(
                 f"the writers of {self._name} cannot be paused: {replies.message}",
-                remedy="Grant +client +multi +exec, or choose --fence none or --fence hook.",
+                remedy="Grant +client +config +info +multi +exec, or choose --fence none or "
+                "--fence hook.",
                 fault="source",
             )
         if not isinstance(replies, list) or len(replies) != len(asking):

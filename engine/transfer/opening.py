@@ -261,7 +261,7 @@ class Opening:
             raise TransferFailed(
                 "the target was opened, then restarted or replaced, and holds no mark of this "
                 "migration: it may have come back older",
-                remedy="Compare both ends with verify; if the target is whole nothing is left to "
-                "do, else start the migration anew.",
+                remedy="Look whether the target has what the source has (INFO keyspace at both, "
+                "and some keys). If so nothing is left to do, else start the migration anew.",
                 fault="target",
             )

@@ -162,7 +162,8 @@ class Sweep:
             raise TransferFailed(
                 f"the comparison before the cut-over was not through within {limit:g} s "
                 f"({self.compared:,} keys compared)",
-                remedy="Raise sweep_seconds, or leave the comparison out (--skip-verification).",
+                remedy="Try again when there is less to do at both ends, or leave the comparison "
+                "out (complete-migration --skip-verification).",
             ) from None
 
     @property

@@ -442,7 +442,7 @@ class Connection(asyncio.BufferedProtocol):
 
 
 _AUTH_CODES = {
-    "NOAUTH": "Give a user and a password: in the URL, the environment or the config file.",
+    "NOAUTH": "Give a user and a password: in the URL, the environment or the credentials file.",
     "WRONGPASS": "Check the user and the password.",
     "NOPERM": "Grant the user this command (ACL SETUSER).",
     "DENIED": "The server is in protected mode: set a password or let this host in.",

@@ -279,21 +279,25 @@ def _refusal(connection: Connection, state: State, line: bytes) -> PsyncRefused 
         error = PsyncRefused(
             f"{connection.name} takes PSYNC for SYNC under another name, and tells no position",
             remedy="Take rename-command for PSYNC out of its configuration; or copy without "
-            "following the writes (source type scan).",
+            "following the writes (--source-type scan).",
         )
     else:
         asked = "PSYNC" if state is State.PSYNC else "REPLCONF"
         error = PsyncRefused(
             f"{connection.name} takes no replica from us: it answered {asked} with: {text}",
-            remedy=_NO_SUCH if "unknown command" in text.lower() else _NO_RIGHT,
+            remedy=_no_such(asked) if "unknown command" in text.lower() else _NO_RIGHT,
         )
     connection.fail(error)
     return error
 
 
-_OR_SCAN = "Or copy without following the writes (source type scan)."
+_OR_SCAN = "Or copy without following the writes (--source-type scan)."
 _NO_RIGHT = f"Grant the source's user +psync and +replconf. {_OR_SCAN}"
-_NO_SUCH = f"Where rename-command gave PSYNC another name: --psync-command NAME. {_OR_SCAN}"
+
+
+def _no_such(asked: str) -> str:
+    option = "--psync-command NAME" if asked == "PSYNC" else f"--command-name source:{asked}=NAME"
+    return f"Where rename-command gave {asked} another name: {option}. {_OR_SCAN}"
 
 
 def _broken(

@@ -330,3 +330,21 @@ def test_search_indexes_of_a_server_without_the_module(ends: tuple[Server, Serve
     assert held.indexes is None
     assert held.denied == ()
     assert set(held.libraries or ()) == {"mylib"}
+
+
+def test_a_command_of_the_stream_that_the_target_denies_is_named_with_its_rule(
+    ends: tuple[Server, Server],
+) -> None:
+    source, target = ends
+    client = target.client()
+    client.execute_command("ACL", "SETUSER", "few", "on", ">pw", "~*", "&*", "+@all")
+    client.execute_command("ACL", "SETUSER", "few", "-function|delete")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        source.client().function_delete("mylib")
+
+    run = online(source, f"redis://few:pw@{target.host}:{target.port}", steer)
+    (error,) = run.report.errors
+    assert "the target does not let the user write that: NOPERM" in error
+    assert error.endswith("On the target: ACL SETUSER few +function|delete.")

@@ -687,7 +687,8 @@ async def test_a_command_of_another_name(server: str, server_factory: ServerFact
     given = ("source:PSYNC=psy",)
     result = await look(source, target, replace(QUICK, command_names=given))
     assert named(result, "following").outcome == "pass"
-    check = warns(result, "source-after", "does not know CONFIG GET", "--command-name CONFIG=NAME")
+    option = "--command-name source:CONFIG=NAME"
+    check = warns(result, "source-after", "does not know CONFIG GET", option)
     assert "ACL" not in check.remedy
     given += ("source:CONFIG=XYZ",)
     result = await look(source, target, replace(QUICK, command_names=given))

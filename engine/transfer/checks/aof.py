@@ -99,8 +99,8 @@ async def check_scripts_allowed(
     rights = await ask_rights(target, needed)
     if not rights.denied:
         return []
-    why = f"{rights.figure}: TTLs cannot be set back"
-    return [failed("target-permissions", why, rights.remedy())]
+    why = f"{rights.figure('target')}: TTLs cannot be set back"
+    return [failed("target-permissions", why, rights.remedy("target"))]
 
 
 def _of_files(source: Endpoint, found: AofSurvey) -> Iterator[Check]:

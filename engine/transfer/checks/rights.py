@@ -100,12 +100,12 @@ class Rights:
             )
         return f"{'; '.join(parts)} ({self.how})"
 
-    def remedy(self, rules: str = "", *, chosen: bool = True) -> str:
-        """What to do about it; `rules` in the place of the ACL rules of each command. `chosen`:
-        whether other keys could be chosen."""
+    def remedy(self, side: Side, rules: str = "", *, chosen: bool = True) -> str:
+        """What to do about it at `side`; `rules` in the place of the ACL rules of each command.
+        `chosen`: whether other keys could be chosen."""
         parts = []
         if missing := _of(self.denied, Why.MISSING):
-            parts.append(f"Where rename-command gave it another name: {_renamed(missing)}.")
+            parts.append(_renamed(side, missing))
         if commands := _of(self.denied, Why.COMMAND):
             rules = rules or " ".join(dict.fromkeys(each.needed.rule for each in commands))
             parts.append(
@@ -156,9 +156,9 @@ async def check_rights(
     name = f"{side}-permissions"
     rights = await _rights_for(side, end, info, settings, way, keys)
     if rights.fatal:
-        return failed(name, rights.figure(side), rights.remedy())
+        return failed(name, rights.figure(side), rights.remedy(side))
     if rights.denied:
-        return warned(name, f"{rights.figure(side)}: {rights.losses}", rights.remedy())
+        return warned(name, f"{rights.figure(side)}: {rights.losses}", rights.remedy(side))
     left = f"; not known: {_words(rights.unknown)}" if rights.unknown else ""
     return passed(name, f"{rights.asked} commands allowed ({rights.how}){left}")
 
@@ -197,7 +197,7 @@ async def replica_objection(
     for side, info in infos.items():
         rights = await _rights_for(side, ends[side], info, settings, "replica", keys)
         if rights.fatal:
-            return rights.figure(side, rights.fatal), rights.remedy()
+            return rights.figure(side, rights.fatal), rights.remedy(side)
     if settings.source_type == "auto" and "source" in infos:
         why = await in_parts(ends["source"], infos["source"])
         return (why, GRAPHS_REMEDY) if why else None
@@ -241,7 +241,7 @@ async def check_comparison(
     return warned(
         f"{side}-comparison",
         f"{rights.figure(side)}: both ends cannot be compared, and the cut-over is refused then",
-        rights.remedy("+@read"),
+        rights.remedy(side, "+@read"),
     )
 
 
@@ -256,7 +256,7 @@ async def _check_fence(source: Admin, info: ServerInfo, settings: TransferSettin
     return failed(
         "fence",
         f"{rights.figure('source')}: writes to the source cannot be paused during the cut-over",
-        f"{rights.remedy()} Or --fence none (stop the writers yourself), or --fence hook.",
+        f"{rights.remedy('source')} Or --fence none (stop the writers yourself), or --fence hook.",
     )
 
 
@@ -270,7 +270,7 @@ async def _check_seal(source: Admin, settings: TransferSettings) -> Check | None
         return None
     figure = f"{rights.figure('source')}: once cut over {rights.losses}"
     resume = "Or --source-after resume, if clients write there no more; else the exit code is 1."
-    return warned("source-after", figure, f"{rights.remedy()} {resume}")
+    return warned("source-after", figure, f"{rights.remedy('source')} {resume}")
 
 
 async def _check_tuning(source: Admin, settings: TransferSettings) -> Check | None:
@@ -280,7 +280,9 @@ async def _check_tuning(source: Admin, settings: TransferSettings) -> Check | No
     if not rights.denied:
         return passed("tune-source", "the source's rdbcompression can be set")
     return failed(
-        "tune-source", rights.figure("source"), f"{rights.remedy()} Or leave out --tune-source."
+        "tune-source",
+        rights.figure("source"),
+        f"{rights.remedy('source')} Or leave out --tune-source.",
     )
 
 
@@ -291,7 +293,7 @@ async def _check_writes(target: Admin, keys: SampleKeys) -> Check:
     return warned(
         "stream-commands",
         f"{rights.figure('target')}: the migration fails when the source writes with one of them",
-        rights.remedy("+@write"),
+        rights.remedy("target", "+@write"),
     )
 
 
@@ -395,11 +397,22 @@ def _of(denied: Iterable[Denial], why: Why) -> list[Denial]:
     return [each for each in denied if each.why is why]
 
 
-def _renamed(missing: Iterable[Denial]) -> str:
-    words = [str(each.needed.args[0]) for each in missing]
+def _renamed(side: Side, missing: Iterable[Denial]) -> str:
+    """What to do where the server has given these commands other names."""
+    words = dict.fromkeys(str(each.needed.args[0]) for each in missing)
+    given = [
+        "--psync-command NAME" if word == "PSYNC" else f"--command-name {side}:{word}=NAME"
+        for word in words
+        if word not in FIXED
+    ]
+    parts = []
+    if given:
+        them = "it another name" if len(given) == 1 else "them other names"
+        parts.append(f"Where rename-command gave {them}: {' '.join(given)}.")
     if fixed := [word for word in words if word in FIXED]:
-        return f"give {fixed[0]} its own back, in the server's configuration"
-    return "--psync-command NAME" if words[0] == "PSYNC" else f"--command-name {words[0]}=NAME"
+        own = "its own name" if len(fixed) == 1 else "their own names"
+        parts.append(f"Give {', '.join(fixed)} back under {own}, in the {side}'s configuration.")
+    return " ".join(parts)
 
 
 def _names(denied: Iterable[Denial]) -> str:
