@@ -39,11 +39,14 @@ cdef class Transaction:
     Attributes:
         queued: commands between MULTI and EXEC, ours included: what `TransactionReader.expect`
             is to be told.
+        body, ending: views of the bytes before EXEC, which may be sent before it is known whether
+            EXEC is to follow, and of the others.
     """
     cdef uint8_t *data
     cdef size_t size
     cdef int32_t *slots
     cdef readonly size_t queued
+    cdef size_t body_size
 
     def __dealloc__(self):
         PyMem_RawFree(self.data)
@@ -54,6 +57,14 @@ cdef class Transaction:
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.data, self.size, 1, flags)
+
+    @property
+    def body(self):
+        return memoryview(self)[:self.body_size]
+
+    @property
+    def ending(self):
+        return memoryview(self)[self.body_size:]
 
     def index_of(self, Py_ssize_t slot):
         """Which command sits at `slot`: i >= 0 is command i of the batch, -1 - i is extra i.
@@ -273,6 +284,7 @@ cdef class TransactionEncoder:
         out = self.put_key(put_literal(out, "*3\r\n$3\r\nSET\r\n", 13))
         out = put_bulk(
             out, <const uint8_t *>PyBytes_AS_STRING(position), PyBytes_GET_SIZE(position))
+        to.body_size = out - to.data
         out = put_literal(out, "*1\r\n$4\r\nEXEC\r\n", 14)
         out = self.put_key(put_literal(out, "*2\r\n$5\r\nWATCH\r\n", 15))
         out = self.put_key(put_literal(out, "*2\r\n$3\r\nGET\r\n", 13))

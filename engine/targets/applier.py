@@ -9,8 +9,10 @@ of this engine, a cut link, a target that comes back from its append-only file o
 replica that takes over. Whatever happens, the position found there says exactly which bytes of the
 stream the target's data contains.
 
-One transaction is unanswered at a time. Were two under way and the first refused (out of memory,
-say), the second would move the position past commands that were never applied.
+One EXEC is unanswered at a time. Were two under way and the first refused (out of memory, say), the
+second would move the position past commands that were never applied. What comes before the next
+EXEC may be under way (`send_ahead`): the target reads it while the answer is on its way to us, and
+drops it with the connection where the answer is not that all went well.
 
 The WATCH behind each EXEC, and the GET that must show what we have just written, guard the next
 transaction: if anybody else moved the position (a second engine that took this one for dead, or
@@ -50,6 +52,8 @@ POSITION_DB = 0
 # How long an answer may lie that nobody waits for. Longer than the source's longest rest, at the
 # end of which it is looked for: a wake-up of its own costs as much as all else about a small batch.
 _ANSWER_SECONDS = 0.006
+# A longer batch is not sent ahead: the connection keeps what the kernel does not take.
+_AHEAD_BYTES_MOST = 8 << 20
 _DIAL_AGAIN = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
 
 
@@ -86,6 +90,15 @@ class Applied:
     failed: tuple[tuple[int, str], ...] = ()
     unseen: bool = False
     ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """A transaction that was sent up to its EXEC."""
+
+    batch: CommandBatch
+    position: bytes
+    transaction: Transaction
 
 
 class Sent:
@@ -141,6 +154,7 @@ class Applier:
         )
         self._answer: asyncio.Future[TransactionResult] | None = None
         self._sent: Sent | None = None
+        self._ahead: _Ahead | None = None
         self._on_answer: Callable[[Sent], None] = lambda _: None
         self._databases = {POSITION_DB}
         self._position: bytes | None = None
@@ -200,6 +214,7 @@ class Applier:
         Retries what passes by itself, for `retry_for`. Raises `PositionMoved`, `AuthError`,
         `TransferFailed` (with the reason), `ProtocolFault`.
         """
+        self._drop_ahead()
         if sent is not None:
             transaction, before = sent.transaction, sent.before
         else:
@@ -277,6 +292,43 @@ class Applier:
         `on_answer` is called once it is known what became of it, unless `abandon` comes first. If
         it was not simply applied, `apply` is to deal with that.
         """
+        connection = self._ready_for(batch)
+        if connection is None:
+            return False
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            transaction = self._encoder.encode(batch, position, db=POSITION_DB)
+            self._reader.expect(transaction.queued)
+            connection.write(transaction)
+        elif ahead.batch is batch and ahead.position == position:
+            transaction = ahead.transaction
+            connection.write(transaction.ending)
+        else:
+            connection.close()
+            return False
+        self._sent = Sent(transaction, position, self._position)
+        self._on_answer = on_answer
+        if patient:
+            connection.rest(_ANSWER_SECONDS)
+        return True
+
+    def send_ahead(self, batch: CommandBatch, position: bytes) -> None:
+        """Send `batch` up to its EXEC behind the transaction that is under way, if nothing stands
+        in the way. EXEC follows where `start` is called next, with the same batch and position,
+        and that transaction was applied; else the connection is given up, and with it what the
+        target has queued."""
+        connection = self._ready_for(batch)
+        if connection is None or self._sent is None or self._ahead is not None:
+            return
+        if batch.nbytes > _AHEAD_BYTES_MOST:
+            return
+        transaction = self._encoder.encode(batch, position, db=POSITION_DB)
+        self._ahead = _Ahead(batch, position, transaction)
+        self._reader.expect(transaction.queued)
+        connection.write(transaction.body)
+
+    def _ready_for(self, batch: CommandBatch) -> Connection | None:
+        """The connection, if `batch` can be sent at once."""
         connection = self._connection
         if (
             connection is None
@@ -284,15 +336,14 @@ class Applier:
             or not batch.databases <= self._databases
             or batch.holds(CMD_SWAPS)
         ):
-            return False
-        transaction = self._encoder.encode(batch, position, db=POSITION_DB)
-        self._sent = Sent(transaction, position, self._position)
-        self._on_answer = on_answer
-        self._reader.expect(transaction.queued)
-        connection.write(transaction)
-        if patient:
-            connection.rest(_ANSWER_SECONDS)
-        return True
+            return None
+        return connection
+
+    def _drop_ahead(self) -> None:
+        """No EXEC follows what was sent ahead: the target drops it with the connection."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and self._connection is not None:
+            self._connection.close()
 
     def look(self) -> None:
         """Read the answer now, if it is there and was left for later (`patient`)."""
@@ -302,6 +353,7 @@ class Applier:
     def abandon(self) -> None:
         """Call nobody back: whoever waited for the transaction under way is gone."""
         self._sent = None
+        self._drop_ahead()
         if self._connection is not None:
             self._connection.stop_resting()
 
@@ -322,6 +374,7 @@ class Applier:
         `PositionMoved`, `LinkError`, `ServerError`, `AuthError` where nothing was done, and
         `Unanswered` where that is not known.
         """
+        self._drop_ahead()
         connection = self._connection
         if connection is None:
             raise LinkError("the target's connection is closed", fault="target")
@@ -358,6 +411,7 @@ class Applier:
 
     async def close(self) -> None:
         """Let go of the connection, and of what was waited for: whoever comes next dials anew."""
+        self._ahead = None
         self._patience.well()
         if self._connection is not None:
             self._connection.close()
@@ -383,12 +437,14 @@ class Applier:
                     sent.applied = True
                     self._position = sent.position
                     self._patience.progress()
+                else:
+                    self._drop_ahead()
                 self._on_answer(sent)
             elif self._answer is not None and not self._answer.done():
                 self._answer.set_result(result)
 
     def _on_lost(self, error: EngineError) -> None:
-        sent, self._sent = self._sent, None
+        sent, self._sent, self._ahead = self._sent, None, None
         if sent is not None:
             sent.outcome = error
             self._on_answer(sent)
@@ -482,6 +538,7 @@ class Applier:
 
     async def _control(self) -> Connection:
         """The connection in control mode: between two transactions nothing is owed."""
+        self._drop_ahead()
         while self._connection is None or self._connection.lost is not None:
             try:
                 await self._dial()

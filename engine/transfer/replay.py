@@ -2,9 +2,10 @@
 
     file ──CommandBatch──▶ transaction with the position ──▶ target
 
-While the target works on one batch, the next one is read. A batch of which nothing has to be known
-goes from reader to socket; the others take the main flow (`_transact`), which leaves out what the
-target will not take, and what its process ends at (`transfer.deadly`).
+While the target works on one batch, the next one is read, and sent up to its EXEC: so the target
+has something to do while its answer is read. A batch of which nothing has to be known goes from
+reader to socket; the others take the main flow (`_transact`), which leaves out what the target will
+not take, and what its process ends at (`transfer.deadly`).
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ class Replay:
         while batch is not None:
             # While the target works on one batch, the next one is read.
             answer = self._start(batch) if plain else None
-            ahead = asyncio.create_task(asyncio.to_thread(self._next, reader))
+            ahead = asyncio.create_task(self._read_ahead(reader))
             try:
                 sent = await answer if answer is not None else None
                 if sent is None:
@@ -245,9 +246,20 @@ class Replay:
         )
         return batch, not special
 
+    async def _read_ahead(self, reader: AofCommands) -> tuple[CommandBatch | None, bool]:
+        """As `_next`; the batch is sent up to its EXEC, if the one before it is under way."""
+        batch, plain = await asyncio.to_thread(self._next, reader)
+        if batch is not None and plain and self._is_simple(batch):
+            self._applier.send_ahead(batch, self._value(batch))
+        return batch, plain
+
+    def _is_simple(self, batch: CommandBatch) -> bool:
+        """Whether a batch that is plain can be sent without a look at its commands."""
+        return not (self.lost or self._notes or self._deadly.suspect(batch, ()))
+
     def _start(self, batch: CommandBatch) -> asyncio.Future[Sent] | None:
         """Send it at once, if nothing has to be known of it; None: it is for `_apply`."""
-        if self.lost or self._notes or self._deadly.suspect(batch, ()):
+        if not self._is_simple(batch):
             return None
         answer: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
 

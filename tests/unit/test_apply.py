@@ -61,6 +61,8 @@ def test_the_shape_of_a_transaction():
     assert bytes(transaction) == (
         command(b"MULTI") + INCR + select[2] + INCR + INCR + select[0] + end
     )
+    assert bytes(transaction.body) + bytes(transaction.ending) == bytes(transaction)
+    assert bytes(transaction.ending).startswith(command(b"EXEC"))
     assert len(transaction) == len(bytes(transaction))
     assert slots_of(transaction) == [0, None, 1, 2, None, None]
     # Nothing to apply: the position alone.
