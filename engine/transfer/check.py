@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from engine.errors import AuthError, EngineError, StateError, TransferFailed
 from engine.model import silent
+from engine.model.endpoint import Endpoint
 from engine.model.online import own_keys, position_key
 from engine.model.progress import Phase
 from engine.model.report import printable_key
@@ -71,6 +72,20 @@ _FOLLOWING = (Phase.CATCH_UP, Phase.FOLLOW)
 _AGAIN_MOST = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the source's writes are taken, which is what the target is to be equal to.
+
+    `primary`: of a source that is a replica; `readable`: while its writers are held off;
+    `unasked`: why the primary is not known, or cannot be asked. Of what a primary changes without a
+    word its replica has nothing.
+    """
+
+    primary: Endpoint | None = None
+    readable: bool = True
+    unasked: str = ""
+
+
 class Told(Protocol):
     """What the source told in the moment in which the fence was put up."""
 
@@ -117,6 +132,7 @@ class Check:
         self._unlooked: dict[DbKey, str] = {}
         # How often a string may have been lengthened since they were compared; None: not known.
         self._lengthened: int | None = 0
+        self._origin = Origin()
         self._tries = 0
         # Both ends are being compared.
         self._busy = False
@@ -142,7 +158,9 @@ class Check:
 
     # --- Before the fence ---
 
-    async def prepare(self, follower: Follower, pump: asyncio.Task[None]) -> GateResult | None:
+    async def prepare(
+        self, follower: Follower, pump: asyncio.Task[None], origin: Origin
+    ) -> GateResult | None:
         """Compare while nobody waits, and choose what is compared behind the fence.
 
         None: nothing speaks against a cut-over; else why it is refused. Raises what the follower's
@@ -154,20 +172,24 @@ class Check:
             return None
         if self._books.mark.compare_all:
             sweep.require("all", self._books.mark.compare_all)
-        self._busy = True
+        self._busy, self._origin = True, origin
         try:
             await self._beat("comparing both ends before the cut-over")
             comparison.search_names = self._books.search_names
-            await comparison.open(own_keys(self._books.mark.token), lift_ms=LIFT_MS)
+            own = own_keys(self._books.mark.token)
+            await comparison.open(own, lift_ms=LIFT_MS, primary=origin.primary)
             self._besides = await self._carry_code(await comparison.besides())
             found, walk = self._found, self._walk
-            differ = await sweep.run(follower, pump, first=found, walk=walk)
+            cures = origin.primary is None
+            differ = await sweep.run(follower, pump, first=found, walk=walk, cures=cures)
             self._found, self._walk = {}, False
             # First what is not proven, or may differ again by now.
-            again = list((sweep.mended | dict.fromkeys(sweep.silent, _SILENT)).items())
+            again = list((_mended(sweep) | dict.fromkeys(sweep.silent, _SILENT)).items())
             self._unlooked = dict(again[_AGAIN_AT_FENCE:])
             first = [*sweep.unsure, *dict(again[:_AGAIN_AT_FENCE])]
             await comparison.choose(first, sweep.sampled)
+            if self._reads_replica:
+                await comparison.read_replica()
         except TransferFailed as error:
             if pump.done():
                 raise
@@ -287,6 +309,11 @@ class Check:
             stage.on_event(told)
         stage.uncomparable = told
 
+    @property
+    def _reads_replica(self) -> bool:
+        """Whether the primary was compared before the fence, and behind it a replica of it is."""
+        return self._origin.primary is not None and not self._origin.readable
+
     def before(self, calls: silent.Calls | None = None) -> GateResult:
         """What `prepare` has shown, where nothing is compared behind a fence. `calls`: as
         `Sweep.calls`, when writers were stopped; None: not known."""
@@ -295,7 +322,7 @@ class Check:
         sweep = self._sweep
         restless = self._restless(calls)
         left = {key: _SILENT for key, kind in sweep.silent.items() if kind in restless}
-        left |= sweep.mended | sweep.unsure
+        left |= _mended(sweep) | sweep.unsure
         return self._passed(None, left, "and may differ by now", dict(sweep.unknown), restless)
 
     def _restless(self, calls: silent.Calls | None) -> frozenset[str]:
@@ -336,7 +363,7 @@ class Check:
             return GateResult(True, NOT_COMPARED)
         if not readable:
             return await self._count(pump, settle, fence)
-        return await self._run(follower, pump, settle)
+        return await self._run(follower, pump, settle, fence)
 
     async def _count(self, pump: asyncio.Task[None], settle: Settle, fence: Told) -> GateResult:
         """Where nobody can read the source: what was compared before, and the numbers of keys."""
@@ -360,6 +387,7 @@ class Check:
         follower: Follower,
         pump: asyncio.Task[None],
         settle: Settle,
+        fence: Told,
     ) -> GateResult:
         comparison, sweep = self._comparison, self._sweep
         assert comparison is not None
@@ -397,9 +425,10 @@ class Check:
         counts = found.counts
         if counts is not None and counts.wrong:
             return self._refuse_counts(counts)
+        calls = fence.silent_calls if self._reads_replica else found.silent_calls
         self._lengthened = 0
         if comparison.lengthens:
-            more = silent.more(silent.LENGTHEN, found.silent_calls, sweep.calls)
+            more = silent.more(silent.LENGTHEN, calls, sweep.calls)
             if more != 0 and self._worth_another:
                 self.again = True
                 return self._refuse("BITFIELD was called since the strings were compared")
@@ -407,10 +436,14 @@ class Check:
         why = f"over the budget of {size_words(self._stage.settings.check_bytes)} behind the fence"
         if any(what.startswith(LENGTH_UNKNOWN) for what in comparison.over_budget.values()):
             why += ", or of an unknown length"
-        restless = self._restless(found.silent_calls)
+        restless = self._restless(calls)
+        doubted = comparison.over_budget | self._unlooked
+        if self._reads_replica:
+            doubted |= dict.fromkeys(sweep.silent, _SILENT)
+            why = "and may differ by now"
         left = {
             key: what
-            for key, what in (comparison.over_budget | self._unlooked).items()
+            for key, what in doubted.items()
             if key in sweep.mended
             or key in sweep.unsure
             or sweep.silent.get(key) in (None, *restless)
@@ -453,6 +486,12 @@ class Check:
         return self._refuse(f"{counts.wrong}{told}")
 
     def _refuse(self, reason: str, differ: Mapping[DbKey, str] | None = None) -> GateResult:
+        if differ and (primary := self._origin.primary) is not None:
+            reason = (
+                f"{reason.rstrip('.')}; they were compared with {primary.address} and read from "
+                "its replica, which may have them otherwise: name the primary as the source of "
+                "another migration"
+            )
         reason = offering(self._stage, reason)
         unknown = dict(self._sweep.unknown) if self._sweep is not None else {}
         result = self._verification(False, reason, differ or {}, None, {}, unknown)
@@ -478,7 +517,10 @@ class Check:
             told = counts.words
         unproven = {key: what for key, what in self._sweep.unsure.items() if key in left}
         compared = self._sweep.compared - sum(unknown.values()) - len(unproven)
-        words = [f"in sync; {told}; {compared:,} keys compared, 0 differ"]
+        names = "every name looked up at the other end"
+        if not self._sweep.walked:
+            names = f"{self._sweep.names:,} names looked up at the other end, no time for the rest"
+        words = [f"in sync; {told}; {names}; {compared:,} keys compared, 0 differ"]
         if self._sweep.repaired:
             words.append(f"{self._sweep.repaired:,} keys differed and were read again")
         if unknown:
@@ -498,6 +540,8 @@ class Check:
             words.append(
                 f"not compared: what BITFIELD, which was called{times} since, only lengthens"
             )
+        if self._origin.unasked:
+            words.append(f"compared with a replica of the source: {self._origin.unasked}")
         if self._besides.denied:
             told = ", ".join(self._besides.denied)
             words.append(f"not compared, as the user may not run it: {told}")
@@ -535,6 +579,10 @@ class Check:
             libraries=self._besides.count,
             lost=tuple(f"{what}: {why}" for what, why in self._besides.lost.items()),
         )
+
+
+def _mended(sweep: Sweep) -> dict[DbKey, str]:
+    return {key: f"{what}; read again since" for key, what in sweep.mended.items()}
 
 
 def _named(differ: Mapping[DbKey, str]) -> tuple[Difference, ...]:

@@ -21,7 +21,7 @@ from engine.sources.replica import ReplicaSource
 from engine.transfer import seal
 from engine.transfer.aside import beside, cancelled
 from engine.transfer.books import Books
-from engine.transfer.check import Check
+from engine.transfer.check import Check, Origin
 from engine.transfer.copy import explain
 from engine.transfer.deadlines import DbKey
 from engine.transfer.ends import Ends
@@ -68,6 +68,8 @@ class CutOver:
         self._target_watch = target_watch
         self._switch = switch
         self._refused = 0
+        # Why the primary that takes the writes could not be asked.
+        self._unasked = ""
         self._left = FenceLeft(stage, hook=ends.settings.fence == "hook")
         # A cut-over is being tried: what may stand at the source is its own.
         self._trying = False
@@ -81,7 +83,7 @@ class CutOver:
         limit = self._ends.settings.cut_over_timeout
         process = follower.applier.identity
         try:
-            refused = await self._check.prepare(follower, pump)
+            refused = await self._check.prepare(follower, pump, await self._origin())
             if refused is not None:
                 return self._refuse(refused.reason)
             near = await self._deadlines.release(follower, pump)
@@ -140,7 +142,8 @@ class CutOver:
         try:
             # 1. What takes its time, while nobody has to wait for it.
             try:
-                refused = await self._check.prepare(follower, pump)
+                origin = Origin(head.primary, fence.readable, self._unasked)
+                refused = await self._check.prepare(follower, pump, origin)
                 if refused is not None:
                     return self._refuse(refused.reason)
                 await fence.prepare()
@@ -362,6 +365,7 @@ class CutOver:
     async def _head(self) -> Head:
         """The server that takes the writes. Raises `TransferFailed`."""
         heads = Heads(self._ends)
+        self._unasked = ""
         try:
             return await heads.find()
         except TransferFailed as exc:
@@ -369,7 +373,18 @@ class CutOver:
                 raise
             # Writers are the operator's, wherever they write.
             self._stage.on_event(f"the source's own offset is taken for the last: {exc.message}")
+            self._unasked = exc.message
             return Head(self._ends.source, self._source.info, "", ())
+        finally:
+            await heads.close()
+
+    async def _origin(self) -> Origin:
+        """What is compared where no writer is held off."""
+        heads = Heads(self._ends)
+        try:
+            return Origin((await heads.find()).primary)
+        except TransferFailed as exc:
+            return Origin(unasked=exc.message)
         finally:
             await heads.close()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from engine.model import silent
+from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo
 from engine.model.verification import (
     AtFence,
@@ -106,14 +107,15 @@ class Comparison(Protocol):
         """Whether counts, and names that the target alone has, mean anything."""
         ...
 
-    @property
-    def counts_blur(self) -> bool:
-        """Whether expiry may hide a lost key in the counts, and names are few enough to be looked
-        up instead."""
+    async def open(
+        self, own_keys: Sequence[bytes] = (), *, lift_ms: int = 0, primary: Endpoint | None = None
+    ) -> None:
+        """Dial both ends: of the source the `primary` that takes its writes, where that is another
+        server."""
         ...
 
-    async def open(self, own_keys: Sequence[bytes] = (), *, lift_ms: int = 0) -> None:
-        """Dial both ends."""
+    async def read_replica(self) -> None:
+        """From here on the source itself is read, and not the primary that `open` was told of."""
         ...
 
     async def close(self) -> None:
@@ -128,8 +130,8 @@ class Comparison(Protocol):
         """Some of the source's keys, of each database."""
         ...
 
-    def astray(self) -> AsyncIterator[tuple[int, list[bytes]]]:
-        """Names that are at one end alone, an empty list between them now and then."""
+    def astray(self) -> AsyncGenerator[tuple[int, list[bytes], int], None]:
+        """Names that are at one end alone, mostly none, and how many were looked up for that."""
         ...
 
     async def compare(self, db: int, keys: Sequence[bytes], reach: Reach) -> Compared:

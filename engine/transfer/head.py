@@ -38,6 +38,11 @@ class Head:
     address: str
     chain: tuple[str, ...]
 
+    @property
+    def primary(self) -> Endpoint | None:
+        """Where the writes are taken; None: it is the source itself."""
+        return self.endpoint if self.address else None
+
 
 class Heads:
     """Walks up from the source. Keeps its connections; not for two tasks at once."""

@@ -14,6 +14,7 @@ which something differs is no longer enough: then every key is compared.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
@@ -62,6 +63,8 @@ class Sweep:
         self._pump: asyncio.Task[None]
         self._told_at = 0.0
         self._differ: dict[DbKey, str] = {}
+        # Of those that were written to all the time, in this sweep.
+        self._read_again: set[DbKey] = set()
         self.compared = 0
         """Keys that were compared."""
         self.repaired = 0
@@ -81,6 +84,8 @@ class Sweep:
         self.sampled: list[DbKey] = []
         self.walked = False
         """Every name of both ends was looked up at the other one, in this sweep."""
+        self.names = 0
+        """How many were."""
         self.counts: Counts | None = None
 
     def require(self, kind: str, reason: str) -> None:
@@ -99,18 +104,22 @@ class Sweep:
         *,
         first: Iterable[DbKey] = (),
         walk: bool = False,
+        cures: bool = True,
     ) -> dict[DbKey, str]:
         """Compare, have read again what differs, and return what differs all the same.
 
-        `first`: keys that are known to differ; `walk`: look up every name at the other end. Raises
-        `TransferFailed` where it takes too long or differs too much, and as the comparison does.
+        `first`: keys that are known to differ; `walk`: look up every name at the other end, however
+        long that takes; `cures`: a key is read again from the server that it is compared with, and
+        not from a replica of it. Raises `TransferFailed` where it takes too long or differs too
+        much, and as the comparison does.
         """
         self._follower, self._pump = follower, pump
         self.compared = 0
         self.unknown.clear()
         self.unsure, self.sampled, self._differ = {}, [], {}
         self.silent, self.silent_more = {}, Counter()
-        self.walked, self.counts = False, None
+        self._read_again = set()
+        self.walked, self.names, self.counts = False, 0, None
         limit = self._stage.settings.sweep_seconds
         try:
             async with asyncio.timeout(limit):
@@ -148,14 +157,15 @@ class Sweep:
                             await self._tell()
                             self._name_silent(db, keys, kind)
                 # 4. Names.
+                await self._walk(must=walk)
                 if self._comparison.counts_tell:
                     self.counts = await self._comparison.counts(self._reach)
-                    if walk or self._counts_leave_open:
-                        await self._walk()
+                    if self.counts is not None and self.counts.wrong:
+                        await self._walk(must=True)
                         # What was at one end alone was mended.
                         self.counts = await self._comparison.counts(self._reach)
                 # 5. What changes without a word may do so all the time: behind the fence it rests.
-                for key in self._differ.keys() & self.silent.keys():
+                for key in self._differ.keys() & self.silent.keys() if cures else ():
                     self.unsure[key] = self._differ.pop(key)
                 return self._differ
         except TimeoutError:
@@ -165,14 +175,6 @@ class Sweep:
                 remedy="Try again when there is less to do at both ends, or leave the comparison "
                 "out (complete-migration --skip-verification).",
             ) from None
-
-    @property
-    def _counts_leave_open(self) -> bool:
-        """Whether a key may be at one end alone, for all that the counts say."""
-        counts = self.counts
-        if counts is not None and (counts.wrong or counts.fields):
-            return True
-        return self._comparison.counts_blur and (counts is None or counts.expired > 0)
 
     async def _compare_all(
         self,
@@ -215,23 +217,44 @@ class Sweep:
                 remedy="Start the migration again: a full sync brings every key anew.",
             )
 
-    async def _walk(self) -> None:
-        """Look up every name of both ends at the other; names at one end alone are compared."""
-        async for db, names in self._comparison.astray():
-            await self._compare(db, names)
+    async def _walk(self, *, must: bool) -> None:
+        """Look up every name of both ends at the other; names at one end alone are compared.
+
+        Unless it `must` be, it is left where it is once it has taken half of the time."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._stage.settings.sweep_seconds / 2
+        self.walked, self.names = False, 0
+        async with contextlib.aclosing(self._comparison.astray()) as pages:
+            async for db, absent, count in pages:
+                self.names += count
+                if absent:
+                    await self._compare(db, absent)
+                elif self._pump.done():
+                    self._pump.result()
+                await self._tell(f"looking up names before the cut-over: {self.names:,} so far")
+                if loop.time() >= until and not must:
+                    break
+            else:
+                self.walked = True
         await self._mend()
-        self.walked = True
 
     async def _mend(self) -> None:
-        """Have what differs read again, and compare it again; what still differs stays named."""
+        """Have what differs read again, and compare it again; what still differs stays named.
+
+        A key that was written to while it was compared may be one of them: it is read again once.
+        """
         for _ in range(_ROUNDS):
-            if not self._differ:
+            hot = {key: what for key, what in self.unsure.items() if key not in self._read_again}
+            if not self._differ and not hot:
                 return
             wrong, self._differ = self._differ, {}
-            self._follower.read_again(wrong)
+            self._read_again |= hot.keys()
+            for each in hot:
+                del self.unsure[each]
+            self._follower.read_again(wrong | hot)
             await self._stored()
             by_db: dict[int, list[bytes]] = {}
-            for db, key in wrong:
+            for db, key in wrong | hot:
                 by_db.setdefault(db, []).append(key)
             for db, keys in by_db.items():
                 await self._tell()
@@ -241,6 +264,7 @@ class Sweep:
             equal = {key: what for key, what in wrong.items() if key not in self._differ}
             self.mended |= equal
             self.repaired += len(equal)
+            self.mended |= {key: what for key, what in hot.items() if key not in self._differ}
             if equal:
                 self._stage.on_event(
                     f"{len(equal):,} keys of the target differed from the source, and were read "
@@ -270,11 +294,13 @@ class Sweep:
                 fault="target",
             ) from None
 
-    async def _tell(self) -> None:
+    async def _tell(self, doing: str = "") -> None:
         now = asyncio.get_running_loop().time()
         if now - self._told_at >= _TELL_SECONDS:
             self._told_at = now
-            await self._beat(f"comparing keys before the cut-over: {self.compared:,} so far")
+            await self._beat(
+                doing or f"comparing keys before the cut-over: {self.compared:,} so far"
+            )
 
 
 def some_words(differ: Mapping[DbKey, str]) -> str:

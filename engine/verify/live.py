@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,6 @@ from engine.model import silent
 from engine.model.calls import ASK_COUNTS
 from engine.model.endpoint import Endpoint
 from engine.model.modules import GRAPH_MODULE
-from engine.model.online import OWN_PREFIX
 from engine.model.server import ServerInfo, parse_info
 from engine.model.settings import TransferSettings
 from engine.model.verification import LENGTH_UNKNOWN, AtFence, Besides, Compared, Counts, DbKey
@@ -39,6 +38,7 @@ from engine.verify.compare import (
     portions,
 )
 from engine.verify.counts import judge
+from engine.verify.names import absent_names
 from engine.verify.read import WHOLE_BYTES, Changed, Command, Parts, Reading, reading
 from engine.verify.sample import every_key, some_keys
 from engine.verify.telemetry import Telemetry, telemetry_among
@@ -54,8 +54,6 @@ _SAMPLE = 200
 _AT_FENCE = 400
 # A key that is written to is compared so often, before it is left to the comparison at the fence.
 _TRIES = 3
-# So many keys are few: it takes a moment to look up each name at the other end.
-_FEW_KEYS = 100_000
 # Hashes with field TTLs that are kept by name, to be looked at where the counts differ.
 _NAMED_MOST = 10_000
 _SCAN_COUNT = 2000
@@ -96,6 +94,8 @@ class LiveComparison:
         self._stack = contextlib.AsyncExitStack()
         self._pair: tuple[Side, Side] | None = None
         self._infos: tuple[ServerInfo, ServerInfo]
+        # What they told before every name was looked up; what had expired by then is gone.
+        self._since: tuple[ServerInfo, ServerInfo] | None = None
         self._db: int | None = None
         self._lift_ms = 0
         self._watching = True
@@ -113,9 +113,12 @@ class LiveComparison:
         self.over_budget: dict[DbKey, str] = {}
         """Keys that were to be compared behind the fence, and are too long for it."""
 
-    async def open(self, own_keys: Sequence[bytes] = (), *, lift_ms: int = 0) -> None:
+    async def open(
+        self, own_keys: Sequence[bytes] = (), *, lift_ms: int = 0, primary: Endpoint | None = None
+    ) -> None:
         """Dial both ends. `own_keys` are the engine's, in the target's database 0; `lift_ms`: by so
-        much the target's deadlines may be later for now.
+        much the target's deadlines may be later for now. `primary`: the server that takes the
+        writes, where the source is a replica of it: it is compared then, and not the replica.
 
         Raises `LinkError`, `AuthError`, `ServerError`.
         """
@@ -123,8 +126,11 @@ class LiveComparison:
         # A server that stands still refuses a cut-over no later than it would behind the fence.
         limit = min(self._settings.io_timeout, self._settings.cut_over_timeout)
         one, other = self._endpoints
+        straight = primary is not None
         ends = [
-            await self._stack.enter_async_context(admin(one, timeout=limit, fault="source")),
+            await self._stack.enter_async_context(
+                admin(primary or one, timeout=limit, fault="source", straight=straight)
+            ),
             await self._stack.enter_async_context(admin(other, timeout=limit, fault="target")),
         ]
         self._infos = await ends[0].info(), await ends[1].info()
@@ -133,9 +139,23 @@ class LiveComparison:
         self._db, self._lift_ms, self._watching = None, lift_ms, True
         self._own_keys = tuple(own_keys)
         self._timed, self._plan, self._code_at_fence = [], [], True
-        self._walked = False
+        self._walked, self._since = False, None
         self._telemetry = tuple(map(Telemetry, ends)) if self._has_graphs else ()
         self.over_budget = {}
+
+    async def read_replica(self) -> None:
+        """See `Comparison.read_replica`."""
+        # A server that stands still refuses a cut-over no later than it would behind the fence.
+        limit = min(self._settings.io_timeout, self._settings.cut_over_timeout)
+        end = await self._stack.enter_async_context(
+            admin(self._endpoints[0], timeout=limit, fault="source")
+        )
+        self._infos, self._since = (await end.info(), self._infos[1]), None
+        self._pair = await Side.open(end, followed=True), self._theirs
+        self._db = None
+        if self._telemetry:
+            self._telemetry = Telemetry(end), self._telemetry[1]
+            await self._telemetry[0].find()
 
     async def close(self) -> None:
         """Hang up. A second call does nothing."""
@@ -146,16 +166,6 @@ class LiveComparison:
     def counts_tell(self) -> bool:
         """Whether counts, and names that the target alone has, mean anything."""
         return not self._held_before()
-
-    @property
-    def counts_blur(self) -> bool:
-        """Whether expiry may hide a lost key in the counts, and there are few enough keys to look
-        up each name at the other end instead."""
-        keyspaces = [info.keyspace for info in self._infos]
-        timed = any(entry.expires for entries in keyspaces for entry in entries)
-        return timed and all(
-            sum(each.keys for each in entries) <= _FEW_KEYS for entries in keyspaces
-        )
 
     # --- Which keys ---
 
@@ -256,22 +266,24 @@ class LiveComparison:
             if keys:
                 yield entry.db, keys
 
-    async def astray(self) -> AsyncIterator[tuple[int, list[bytes]]]:
-        """(database, names): first a portion of names that were looked up, then, if any of them is
-        at one end alone, that: every name of either end, the engine's own left out."""
+    async def astray(self) -> AsyncGenerator[tuple[int, list[bytes], int], None]:
+        """(database, names that one end alone has, how many were looked up), a page at a time.
+
+        That is every name of either end, the engine's own left out; those of the target are not
+        looked up where they say nothing.
+        """
         ends = self._source, self._target
         infos = await ends[0].info(), await ends[1].info()
-        for here, there, info in ((0, 1, infos[0]), (1, 0, infos[1])):
-            for entry in info.keyspace:
-                await self._select(entry.db)
-                async for page in every_key(ends[here], _EVERYTHING):
-                    names = [key for key in page if not key.startswith(OWN_PREFIX)]
-                    replies = await ends[there].pipeline(
-                        [("EXISTS", key) for key in names], raise_on_error=True
-                    )
-                    absent = [key for key, has in zip(names, replies, strict=True) if not has]
-                    yield entry.db, await self._shared(ends[here], absent)
+        databases = {entry.db for info in infos for entry in info.keyspace}
+        for db in sorted(databases):
+            await self._select(db)
+            names = absent_names(ends, infos, _EVERYTHING, extra=self.counts_tell)
+            async for here, absent, count in names:
+                yield db, await self._shared(ends[here], absent), count
         self._walked = True
+        if not infos[0].is_replica:
+            # Both were purged of what had expired: a primary deletes what SCAN comes upon.
+            self._since = infos
 
     # --- Before the fence ---
 
@@ -368,9 +380,10 @@ class LiveComparison:
         return await self._telemetry[end is self._target].info()
 
     def _expired(self, source: ServerInfo, target: ServerInfo) -> tuple[int, int]:
-        """Keys that each end has let expire since `open`; with those that the target ended when
-        their deadlines were set back, in each cut-over that was tried."""
-        now, before = (source, target), self._infos
+        """Keys that each end has let expire since every name was looked up, or since `open`; with
+        those that the target ended when their deadlines were set back, in each cut-over that was
+        tried."""
+        now, before = (source, target), self._since or self._infos
         one, other = (
             max(late.expired_keys - early.expired_keys, 0)
             for late, early in zip(now, before, strict=True)

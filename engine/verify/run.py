@@ -14,6 +14,7 @@ from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.model.verification import NAMED_LIMIT, STOP_AT, Difference, Verification
 from engine.verify.compare import MISSING, Side, compare, portions
+from engine.verify.names import absent_names
 from engine.verify.sample import every_key, some_keys
 from engine.verify.telemetry import Telemetry, telemetry_among
 from engine.wire import besides
@@ -35,8 +36,9 @@ async def verify(
 
     `sample` keys of each database are compared (None: every key), chosen by `seed`. The counts of
     keys are held against each other too, unless a filter (`match`, `key_type`) or `held_before`
-    (the target had keys of its own) makes them say nothing. Where they differ, every name is looked
-    up at the other end: expired keys that a server still counts are no difference. Values are read
+    (the target had keys of its own) makes them say nothing. Every name is looked up at the other
+    end, for counts that agree may hide a key too many behind one that is missing; expired keys that
+    a server still counts are no difference. Values are read
     through each server's own commands, never more than a few MB at a time. Raises `LinkError`,
     `AuthError`, `ServerError`.
     """
@@ -54,7 +56,7 @@ async def verify(
             sizes[db] = await _select(one, db), await _select(other, db)
         if work.graphs and work.counted:
             sizes = await _without_telemetry(sizes, one, other)
-        for db, (here, there) in sizes.items():
+        for db, (here, _) in sizes.items():
             await _select(one, db)
             await _select(other, db)
             # 2. The keys themselves.
@@ -68,10 +70,7 @@ async def verify(
                 spread = not infos[0].fork
                 await work.compare(db, await some_keys(one, settings, sample, seed + db, spread))
             # 3. Names that a sample can miss, or that the source never had.
-            if work.counted and here != there:
-                if not whole:
-                    await work.look_for_absent(db, one, other)
-                await work.look_for_absent(db, other, one)
+            await work.look_for_absent(db, infos, lacking=not whole)
         # 4. What is no key's.
         if not settings.chooses_keys:
             names = [raw_name(name) for name in settings.search_names]
@@ -142,15 +141,17 @@ class _Work:
         left = await telemetry_among(end, keys) if self.graphs else set()
         return [key for key in keys if not key.startswith(OWN_PREFIX) and key not in left]
 
-    async def look_for_absent(self, db: int, here: Admin, there: Admin) -> None:
-        """Look up every name of one end at the other; what is not there is compared."""
-        async for page in every_key(here, self._settings):
+    async def look_for_absent(
+        self, db: int, infos: tuple[ServerInfo, ServerInfo], *, lacking: bool
+    ) -> None:
+        """Look up every name of each end at the other; what is not there is compared. `lacking`:
+        those of the source too; the target's mean nothing where counts do not."""
+        ends = self._pair[0].end, self._pair[1].end
+        names = absent_names(ends, infos, self._settings, lacking=lacking, extra=self.counted)
+        async for here, absent, _ in names:
             if self.hopeless:
                 return
-            names = await self._shared(here, page)
-            replies = await there.pipeline([("EXISTS", key) for key in names], raise_on_error=True)
-            absent = [key for key, has in zip(names, replies, strict=True) if not has]
-            await self._keep(db, absent)
+            await self._keep(db, await self._shared(ends[here], absent))
 
     def result(self, sizes: tuple[tuple[int, int], ...]) -> Verification:
         """Everything that was found, in one value; `sizes` are the databases' counts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
 from engine.errors import ServerError
 from engine.model.settings import TransferSettings
@@ -12,7 +13,7 @@ from engine.wire.admin import Admin, Arg
 # Pages begin small, for names may be long, and grow by so much: far away each one is a wait.
 _FIRST_PAGE = 50
 _GROWTH = 8
-_PAGE = 1000
+_PAGE = 2000
 # Bytes of names in one page, and in a sample: names of megabytes make both short.
 _PAGE_BYTES = 4 << 20
 _SAMPLE_BYTES = 16 << 20
@@ -23,19 +24,38 @@ _PLACES_AT_ONCE = 25
 _TRIES = 4
 
 
-async def every_key(end: Admin, settings: TransferSettings) -> AsyncIterator[list[bytes]]:
-    """Pages of the keys that match the settings' filters. SCAN may name a key twice."""
-    cursor: Arg = 0
-    count = _FIRST_PAGE
-    while True:
-        cursor, keys = await end.call("SCAN", cursor, "COUNT", count, *_filters(settings))
-        count = min(count * _GROWTH, _PAGE)
+class Pages:
+    """Goes through the keys that match the settings' filters, a page at a time."""
+
+    def __init__(self, settings: TransferSettings) -> None:
+        self._filters = _filters(settings)
+        self._cursor: Arg = 0
+        self._count = _FIRST_PAGE
+        self.over = False
+        """The page that was taken is the last."""
+
+    def command(self) -> tuple[Arg, ...]:
+        """What asks for the next page."""
+        return ("SCAN", self._cursor, "COUNT", self._count, *self._filters)
+
+    def take(self, reply: Any) -> list[bytes]:
+        """The keys of a reply to it. SCAN may name a key twice."""
+        keys: list[bytes]
+        self._cursor, keys = reply
+        self._count = min(self._count * _GROWTH, _PAGE)
         if keys:
             each = max(_bytes(keys) // len(keys), 1)
-            count = max(min(count, _PAGE_BYTES // each), 1)
+            self._count = max(min(self._count, _PAGE_BYTES // each), 1)
+        self.over = self._cursor == b"0"
+        return keys
+
+
+async def every_key(end: Admin, settings: TransferSettings) -> AsyncIterator[list[bytes]]:
+    """Pages of the keys that match the settings' filters. SCAN may name a key twice."""
+    pages = Pages(settings)
+    while not pages.over:
+        if keys := pages.take(await end.call(*pages.command())):
             yield keys
-        if cursor == b"0":
-            return
 
 
 async def some_keys(

@@ -279,6 +279,67 @@ def test_what_changes_without_a_word_up_to_the_fence(
     assert counts[2] == counts[3] == [1]
 
 
+@pytest.mark.parametrize("name", ["redis-5.0", "redis-7.0"])
+@pytest.mark.parametrize("kind", ["swapped", "timed"])
+def test_names_that_no_count_tells_of(name: str, kind: str, server_factory: ServerFactory) -> None:
+    """Where as many keys are missing as there are too many, and where expiry would explain them;
+    among more keys than a sample has. Another key is written to all the time."""
+    source, target = server_factory(known(name)), server_factory(known("redis-7.0"))
+    pipe = source.client().pipeline(transaction=False)
+    for n in range(3_000):
+        pipe.set(f"key:{n}", n, ex=100_000 if kind == "timed" and n % 2 else None)
+    if kind == "timed":
+        # They end while both ends are followed and compared.
+        for n in range(2_000):
+            pipe.set(f"short:{n}", n, px=2_000 + n)
+    pipe.execute()
+
+    def meddle() -> None:
+        there = target.client()
+        there.delete("key:1")
+        there.set("alien", 1, ex=100_000 if kind == "timed" else None)
+
+    with Clicks(source) as clicks:
+        run = moved(source, target, meddle)
+    # A source that is held shows what has expired since.
+    ends = (end.client(socket_timeout=60).keys("[^s]*") for end in (source, target))
+    keys = [set(each) for each in ends]
+    assert keys[0] == keys[1], (keys[0] ^ keys[1], run.report.verification)
+    assert len(keys[0]) == 3_001
+    assert int(target.client().get("clicks")) == clicks.acknowledged
+    assert run.report.verification is not None
+    assert "every name looked up at the other end" in run.report.verification.reason
+
+
+def test_a_missing_key_among_those_that_are_written_to(server_factory: ServerFactory) -> None:
+    """A write to one key of a portion leaves it open how the others are: those are read again."""
+    source, target = server_factory(known("redis-5.0")), server_factory(known("redis-7.0"))
+    source.client().mset({f"key:{n}": n for n in range(150)})
+
+    class Busy(LiveComparison):
+        """Some key of the first portion is always written to."""
+
+        tries = 0
+
+        async def _untouched(self) -> bool:
+            self.tries += 1
+            return await super()._untouched() and self.tries > 3
+
+    ends = (Endpoint.parse(each.url) for each in (source, target))
+    busy = Busy(*ends, TransferSettings(), lambda: False)
+
+    def meddle() -> None:
+        target.client().delete("key:7")
+        target.client().set("alien", 1)
+
+    run = moved(source, target, meddle, comparison=busy)
+    assert busy.tries > 3
+    keys = [set(end.client(socket_timeout=60).keys()) for end in (source, target)]
+    assert keys[0] == keys[1], run.report.verification
+    assert run.report.verification is not None
+    assert "not compared, as they are written to" not in run.report.verification.reason
+
+
 @pytest.mark.parametrize(
     ("name", "then"),
     [("redis-7.0", ""), ("valkey-9.1", ""), ("redis-7.0", "reset"), ("redis-7.0", "relink")],
@@ -337,13 +398,18 @@ def test_strings_that_are_lengthened_all_the_time(server_factory: ServerFactory)
     assert "BITFIELD, which was called 1 times since" in run.report.verification.reason
 
 
+@pytest.mark.parametrize("replica", [False, True])
 @pytest.mark.parametrize("calls", [0, 1])
 def test_a_source_that_cannot_be_read_and_its_delivery_counts(
-    calls: int, server_factory: ServerFactory
+    calls: int, replica: bool, server_factory: ServerFactory
 ) -> None:
-    """Before 6.2: what may have changed since is named, and nothing where nothing can have."""
-    source, target = server_factory(known("redis-5.0")), server_factory(known("redis-7.0"))
-    client = source.client()
+    """Before 6.2: what may have changed since is named, and nothing where nothing can have. A
+    replica can be read, and has nothing of it."""
+    head, target = server_factory(known("redis-5.0")), server_factory(known("redis-7.0"))
+    source, client = head, head.client()
+    if replica:
+        source = server_factory(known("redis-5.0"))
+        source.client().execute_command("REPLICAOF", head.host, head.port)
     client.xadd("jobs", {"f": "v"}, id="1-1")
     client.xgroup_create("jobs", "group", "0")
     client.xreadgroup("group", "reader", {"jobs": ">"})
@@ -615,9 +681,15 @@ def test_until_in_sync_compares_as_well(server_factory: ServerFactory) -> None:
     class Late(LiveComparison):
         """What nobody replicates comes behind the snapshot."""
 
-        async def open(self, own_keys: Sequence[bytes] = (), *, lift_ms: int = 0) -> None:
+        async def open(
+            self,
+            own_keys: Sequence[bytes] = (),
+            *,
+            lift_ms: int = 0,
+            primary: Endpoint | None = None,
+        ) -> None:
             await asyncio.to_thread(client.xreadgroup, "group", "reader", {"stream": "0"})
-            await super().open(own_keys, lift_ms=lift_ms)
+            await super().open(own_keys, lift_ms=lift_ms, primary=primary)
 
     ends = (Endpoint.parse(each.url) for each in (source, target))
     comparison = Late(*ends, TransferSettings(), lambda: False)

@@ -520,6 +520,48 @@ def test_the_operators_own_fence_at_a_replica(server_factory: ServerFactory) -> 
     run = online(source, target, steer, fence="none", timeout=60)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("key") == b"1"
+    assert run.report.verification is not None
+    assert "compared with a replica of the source" in run.report.verification.reason
+
+
+@pytest.mark.parametrize("name", ["redis-7.0", "redis-5.0"])
+@pytest.mark.parametrize("word", ["complete", "in-sync"])
+def test_what_a_primary_changes_without_a_word(
+    name: str, word: str, server_factory: ServerFactory
+) -> None:
+    """The delivery counts of a primary are not those of its replica, which is the source: the
+    target is held against the primary, and is never called equal."""
+    head, source = (server_factory(known(name), *BACKLOG) for _ in range(2))
+    target = server_factory(known("redis-7.0"))
+    client = head.client()
+    for key in ("jobs", "quiet"):
+        client.xadd(key, {"f": "v"}, id="1-1")
+        client.xgroup_create(key, "group", "0")
+        client.xreadgroup("group", "reader", {key: ">"})
+    replica_of(source, head)
+    asyncio.run(soon(lambda: in_step(source), "the replica in step"))
+    client.xreadgroup("group", "reader", {"jobs": "0"})
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        reason = await refused(work, run)
+        assert "1 keys differ" in reason
+        assert "key jobs" in reason
+        assert f"compared with 127.0.0.1:{head.port}" in reason
+        assert "name the primary as the source" in reason
+        client.delete("jobs")
+        await completed(work, run)
+
+    if word == "in-sync":
+        run = online(source, target, one_go=True, until="in-sync", timeout=60)
+        assert run.report.status != "done"
+        return
+    run = online(source, target, steer, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().xpending("quiet", "group")["pending"] == 1
+    assert not target.client().exists("jobs")
+    assert_tidy(target)
 
 
 def test_two_primaries(server_factory: ServerFactory) -> None:

@@ -241,6 +241,20 @@ async def test_counts_show_what_a_sample_misses(server_factory: ServerFactory, s
     assert (result.keys_source, result.keys_target) == (2000, 2000)
 
 
+async def test_a_key_too_many_hides_no_missing_one(server_factory: ServerFactory) -> None:
+    """Counts agree, and a sample has one key of thirty."""
+    source, target = server_factory(), server_factory()
+    for end, other in ((source, "missing"), (target, "alien")):
+        end.client().mset({f"key:{n}": n for n in range(3_000)} | {other: "x"})
+    ends = Endpoint.parse(source.url), Endpoint.parse(target.url)
+    found = await verify(*ends, ALL, sample=100)
+    assert not found.ok
+    assert sorted((each.key, each.what) for each in found.differences) == [
+        ("alien", "on the target alone"),
+        ("missing", "missing on the target"),
+    ]
+
+
 async def test_counts_are_not_compared_where_they_say_nothing(
     server_factory: ServerFactory,
 ) -> None:
