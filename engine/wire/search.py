@@ -115,8 +115,9 @@ class InSnapshot:
     def index_words(self) -> str:
         """How many indexes there are, and what is to be done."""
         return (
-            f"{self.indexes:,} in the file (the first is {self.first}), with their aliases: their "
-            "definitions are read from a server alone; create them on the target by hand"
+            f"{self.indexes:,} in the file (the first is {self.first}), with their aliases: a file "
+            "does not bring their definitions; load it into a server with the module and migrate "
+            "from that one, or create them on the target by hand"
         )
 
 

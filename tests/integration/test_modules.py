@@ -681,6 +681,8 @@ def test_dictionaries_of_a_file_are_carried_and_its_indexes_named(
     ).checks
     (found,) = [each for each in checks if each.name == "beside-the-keys"]
     assert "search indexes: 2 in the file" in found.figure
+    assert "migrate from that one, or create them on the target" in found.figure
+    assert "without the indexes the cut-over is refused" in found.remedy
     run = transfer(path, target, source_type="auto")
     assert run.report.status == "stopped", run.report
     assert "search indexes: 2 in the file" in run.report.errors[0]

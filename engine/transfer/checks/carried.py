@@ -11,6 +11,7 @@ from engine.model.server import ServerInfo, known_types
 from engine.transfer.checks.modules import refusals
 from engine.transfer.checks.result import Check, passed, warned
 from engine.transfer.checks.types import type_name
+from engine.wire.search import IN_FILE
 
 _REMEDY_LONG = "Raise it on the target (CONFIG SET proto-max-bulk-len BYTES), and start again. "
 
@@ -63,10 +64,12 @@ def check_carried(
             "while there are any.",
         )
     if found.left_out:
+        indexes = any(each.startswith(IN_FILE) for each in found.left_out)
         yield warned(
             "beside-the-keys",
             f"not carried: {'; '.join(found.left_out[:5])}",
-            "Set it up on the target by hand, if it is needed there.",
+            "Set it up on the target by hand, if it is needed there"
+            + (": without the indexes the cut-over is refused." if indexes else "."),
         )
 
 
