@@ -105,8 +105,8 @@ def test_what_a_snapshot_tells_of_the_search_module() -> None:
     )
     (line,) = found.words
     assert line == (
-        "search indexes: 1 in the file (the first is idx), with their aliases: a file does "
-        "not bring their definitions; load it into a server with the module and migrate from that one, "
+        "search indexes: 1 in the file (the first is idx), with their aliases: a file does not "
+        "bring their definitions; load it into a server with the module and migrate from that one, "
         "or create them on the target by hand"
     )
     assert module_data(NOTHING) == [("scdtype00", b"")]
