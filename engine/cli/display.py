@@ -61,8 +61,21 @@ class Lines:
         print(clean(text), file=sys.stderr, flush=True)
 
 
-def display() -> Display:
-    """The display that fits stderr: rich is imported only where there is a terminal."""
+class Quiet(Lines):
+    """Shows nothing: the log has it."""
+
+    def update(self, progress: Progress) -> None:
+        """Print nothing."""
+
+    def note(self, text: str) -> None:
+        """Print nothing."""
+
+
+def display(*, quiet: bool = False) -> Display:
+    """The display that fits stderr: rich is imported only where there is a terminal. `quiet`: the
+    log goes to stderr, and has all that would be shown."""
+    if quiet:
+        return Quiet()
     if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         from engine.cli.live import Live
 

@@ -23,6 +23,8 @@ _EXIT_CODES = (
 )
 _ENVIRONMENT = (
     ("STARTMIGRATION_STATE", "Where the state is kept, as --state."),
+    ("STARTMIGRATION_LOG_LEVEL", "How much is logged, as --log-level; migrate logs if it is set."),
+    ("STARTMIGRATION_LOG_FORMAT", "text or json, as --log-format; migrate logs if it is set."),
     (
         f"_{DISTRIBUTION.upper()}_COMPLETE",
         "source_bash, source_zsh or source_fish: prints the shell's completion script.",
@@ -66,7 +68,7 @@ def _options(params: Iterable[Any]) -> Iterator[str]:
         if getattr(param, "hidden", False) or param.param_type_name != "option":
             continue
         names = ", ".join(f"\\fB{_text(name)}\\fR" for name in (*param.opts, *param.secondary_opts))
-        value = "" if param.is_flag else f" \\fI{_text(_value(param))}\\fR"
+        value = "" if param.is_flag or param.count else f" \\fI{_text(_value(param))}\\fR"
         yield ".TP"
         yield names + value
         notes = " [required]" if param.required else _default(param)

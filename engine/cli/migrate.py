@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engine.cli import log_options
 from engine.cli.checks import warnings
 from engine.cli.display import display
 from engine.cli.failure import code_of, lost_writes, message_of
+from engine.cli.log_options import LogFormatOption, LogLevelOption, VerboseOption
 from engine.cli.options import LossOption, OutputOption, StateOption, endpoint
 from engine.cli.program import command
 from engine.cli.render import as_json
@@ -51,6 +53,9 @@ def migrate(
         ),
     ] = None,
     accept_source_loss: LossOption = False,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
+    verbose: VerboseOption = 0,
     state: StateOption = None,
     output: OutputOption = "text",
 ) -> None:
@@ -61,9 +66,10 @@ def migrate(
     """
     here, there = endpoint("--source", source), endpoint("--target", target)
     fitting(here, there, wanted)
+    logs = log_options.begin(log_level, log_format, verbose)
 
     async def move(engine: Engine) -> Report:
-        with display() as shown:
+        with display(quiet=logs) as shown:
 
             def warn(checks: Sequence[Mapping[str, Any]]) -> None:
                 for warning in warnings(checks):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from engine.cli import durations, sizes
+from engine.cli import durations, log_options, sizes
 from engine.cli.follow import as_told, follow, how_to_go_on
+from engine.cli.log_options import LogFormatOption, LogLevelOption, VerboseOption
 from engine.cli.options import (
     GroupOption,
     LossOption,
@@ -67,6 +68,9 @@ def resume_migration(
     ] = None,
     accept_source_loss: LossOption = False,
     wait: WaitOption = False,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
+    verbose: VerboseOption = 0,
     state: StateOption = None,
     output: OutputOption = "text",
 ) -> None:
@@ -76,6 +80,7 @@ def resume_migration(
     """
     patience = _read("--retry-for", retry_for, durations.parse)
     size = _read("--spool-bytes", spool_bytes, sizes.parse)
+    log_options.hand_on(log_level, log_format, verbose)
     directory = None if spool_directory is None else str(Path(spool_directory).resolve())
 
     async def resume(engine: Engine) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from engine.cli import log_options
+from engine.cli.log_options import LogFormatOption, LogLevelOption, VerboseOption
 from engine.cli.options import StateOption, understood
 from engine.cli.session import fail
 from engine.errors import UsageError
@@ -67,10 +69,9 @@ def serve(
             "allows]",
         ),
     ] = None,
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        typer.Option("--log-level", help="How much to log (on stderr)."),
-    ] = "info",
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
+    verbose: VerboseOption = 0,
     state: StateOption = None,
 ) -> None:
     """Serve ElastiCache's API over HTTP.
@@ -82,6 +83,7 @@ def serve(
     addresses = understood("--listen", lambda: [_address(each) for each in listen or [LISTEN]])
     allowed = allow_endpoint or []
     understood("--allow-endpoint", lambda: check_allowed(allowed))
+    log_options.begin(log_level, log_format, verbose, otherwise="info")
     try:
         run(
             state,
@@ -90,7 +92,6 @@ def serve(
             tls_cert,
             tls_key,
             metrics_token_file,
-            log_level,
             allowed,
         )
     except Exception as error:
@@ -104,7 +105,6 @@ def run(
     tls_cert: Path | None,
     tls_key: Path | None,
     metrics_token_file: Path | None,
-    log_level: str,
     allowed: list[str],
 ) -> None:
     """Serve until a signal comes. Raises `UsageError`, `StateError`."""
@@ -117,7 +117,6 @@ def run(
         ) from None
     from engine.fleet import run as run_loop
 
-    server.log_to_stderr(log_level)
     settings = server.Settings(
         listen=addresses,
         access_keys=credentials,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from engine.cli import log_options
 from engine.cli.checks import warnings
 from engine.cli.follow import as_told, follow, how_to_go_on
+from engine.cli.log_options import LogFormatOption, LogLevelOption, VerboseOption
 from engine.cli.options import (
     EndpointsOption,
     GroupOption,
@@ -29,6 +31,9 @@ def start_migration(
     customer_node_endpoint_list: EndpointsOption,
     wanted: TransferSettings,
     wait: WaitOption = False,
+    log_level: LogLevelOption = None,
+    log_format: LogFormatOption = None,
+    verbose: VerboseOption = 0,
     state: StateOption = None,
     output: OutputOption = "text",
 ) -> None:
@@ -38,6 +43,7 @@ def start_migration(
     --wait when it can be completed. complete-migration comes next.
     """
     nodes = endpoints(customer_node_endpoint_list)
+    log_options.hand_on(log_level, log_format, verbose)
     started = False
 
     async def start(engine: Engine) -> dict[str, Any]:

@@ -8,12 +8,14 @@ nobody can see or stop must not go on.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
+from engine import logs
 from engine.errors import StateError
 from engine.groups.claimed import ClaimedTransfer
 from engine.groups.states import Request
@@ -21,6 +23,7 @@ from engine.groups.store import TransientStateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.progress import ENDS, Phase, Progress
 
+_log = logs.logger(__name__)
 POLL = 0.2
 """Seconds between looks at what the operator asks for."""
 PROGRESS_EVERY = 0.5
@@ -59,6 +62,7 @@ class StateCheckpoint:
     def save(self, checkpoint: Checkpoint) -> None:
         """Make `checkpoint` durable before returning. Raises `StateError`."""
         self._kept(lambda: self._claimed.save_checkpoint(checkpoint))
+        _log.debug("The checkpoint is in the state", extra={"keys": checkpoint.keys})
 
     def _kept(self, action: Callable[[], T]) -> T:
         try:
@@ -94,7 +98,7 @@ class Bookkeeper:
         self._failing_since: float | None = None
         self._wake = threading.Event()
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="bookkeeper", daemon=True)
+        self._thread: threading.Thread
         self.failure: StateError | None = None
 
     # --- On the event loop ---
@@ -102,6 +106,11 @@ class Bookkeeper:
     def start(self) -> None:
         """Begin, on the running event loop."""
         self._loop = asyncio.get_running_loop()
+        # Its lines of the log, and what it calls on the loop, are the migration's.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=context.run, args=(self._run,), name="bookkeeper", daemon=True
+        )
         self._thread.start()
 
     def progress(self, progress: Progress) -> None:
@@ -148,13 +157,16 @@ class Bookkeeper:
     def _turn(self) -> None:
         try:
             self._write()
-        except TransientStateError:
+        except TransientStateError as error:
             now = time.monotonic()
             if self._failing_since is None:
                 self._failing_since = now
+                _log.warning("The state cannot be written, and is tried again: %s", error)
             if self._closing or now - self._failing_since >= GIVE_UP:
                 raise
         else:
+            if self._failing_since is not None:
+                _log.info("The state is written again")
             self._failing_since = None
 
     def _write(self) -> None:

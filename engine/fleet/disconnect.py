@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from engine import logs
 from engine.errors import (
     AuthError,
     EngineError,
@@ -34,13 +35,13 @@ from engine.errors import (
     ServerError,
     UsageError,
 )
-from engine.fleet import run
+from engine.fleet import local, log_file, run
 from engine.fleet.bookkeeper import persist
 from engine.fleet.guard import Guard
-from engine.fleet.worker import log
 from engine.groups import disconnections
 from engine.groups.process import ProcessId
 from engine.groups.registry import Registry
+from engine.logs import output as log_output
 from engine.model.calls import Calls, since, told, total
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
@@ -49,6 +50,7 @@ from engine.transfer import hold, scripts, seal
 from engine.transfer.source_clients import ClientTally, disconnect
 from engine.wire.admin import Admin, admin, adopted
 
+_log = logs.logger("engine.fleet.disconnect")
 LOOK_SECONDS = 1.0
 ABSENT_SECONDS = 30.0
 """For so long the source's address may refuse every connection: a server that is gone has no
@@ -270,22 +272,27 @@ async def work(group_id: str, handed: int | None = None, of: int | None = None) 
     """Do it for the group's last migration; `handed` as for `Disconnector`, of the migration `of`
     alone if that is given."""
     registry = Registry()
+    log_file.begin(local.worker_log(registry, group_id))
     claimed = disconnections.claim(registry.store, group_id, ProcessId.here())
     if claimed is None:
-        log(f"{group_id}: no clients are to be disconnected, or another process does it")
+        _log.info("No clients are to be disconnected, or another process disconnects them")
         return 0
     try:
         endpoint = _closed_server(claimed)
     except UsageError as error:
         claimed.tell(f"clients of the source are not disconnected: {error.message}")
         return 1
-    log(f"{group_id}: disconnecting the clients of {endpoint.address}")
+    _log.info("Clients are disconnected from now on", extra=_at(endpoint))
     if handed is not None and of not in (None, claimed.transfer.id):
         os.close(handed)
         handed = None
     guard = Guard(registry, claimed.transfer)
     ended = await Disconnector(claimed, endpoint, guard, handed).run()
-    log(f"{group_id}: {ended or 'another process does it'}")
+    _log.info(
+        "Clients are no longer disconnected by this process: %s",
+        ended or "another process disconnects them",
+        extra=_at(endpoint),
+    )
     await asyncio.to_thread(registry.store.close)
     return 0
 
@@ -299,16 +306,24 @@ def _closed_server(claimed: disconnections.Claimed) -> Endpoint:
     return credentials.beside(source, report.sealed_at) if report and report.sealed_at else source
 
 
+def _at(endpoint: Endpoint) -> dict[str, str]:
+    return {"end": "source", "endpoint": endpoint.address}
+
+
 def main(arguments: Sequence[str]) -> int:
     """Disconnect the clients of the source of the group named in `arguments`."""
+    log_output.to_stderr(*log_output.from_environment())
     if len(arguments) not in (1, 2, 3) or not all(each.isdigit() for each in arguments[1:]):
-        log("usage: python -m engine.fleet.disconnect GROUP [FD [MIGRATION]]")
+        _log.error("usage: python -m engine.fleet.disconnect GROUP [FD [MIGRATION]]")
         return 2
-    try:
-        return run(work(arguments[0], *map(int, arguments[1:])))
-    except EngineError as error:
-        log(f"{type(error).__name__}: {error}")
-    return 1
+    with logs.migration(arguments[0]):
+        try:
+            return run(work(arguments[0], *map(int, arguments[1:])))
+        except EngineError as error:
+            _log.error("%s: %s", type(error).__name__, error)
+        except Exception:
+            _log.exception("The process that disconnects clients has a bug")
+        return 1
 
 
 if __name__ == "__main__":

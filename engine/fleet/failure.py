@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from dataclasses import replace
 
+from engine import logs
 from engine.errors import EngineError
 from engine.fleet.bookkeeper import persist
 from engine.fleet.usage import engine_use
@@ -13,6 +14,8 @@ from engine.groups.claimed import ClaimedTransfer
 from engine.groups.states import TransferStatus
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
+
+_log = logs.logger(__name__)
 
 
 async def fail(claimed: ClaimedTransfer, error: Exception, progress: Progress) -> None:
@@ -22,6 +25,7 @@ async def fail(claimed: ClaimedTransfer, error: Exception, progress: Progress) -
     """
     # The text of an unforeseen error may hold anything, a password included.
     told = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}, a bug"
+    _log.error("migration failed: %s", told, extra={"event": True})
     report = Report(status="failed", errors=(told,), engine=engine_use())
     ended = replace(progress, phase=Phase.FAILED, can_complete=False, reason=told)
     with contextlib.suppress(EngineError):

@@ -125,7 +125,7 @@ class _Kept:
 def main(arguments: Sequence[str]) -> int:
     """Wait for the other one's end; start another where that was unforeseen."""
     if len(arguments) != 3 or not all(each.isdigit() for each in arguments[1:]):
-        _log("usage: python -m engine.fleet.guard GROUP FD MIGRATION")
+        _write("", "usage: python -m engine.fleet.guard GROUP FD MIGRATION")
         return 2
     number, transfer_id = map(int, arguments[1:])
     kept = _Kept()
@@ -162,20 +162,23 @@ def _go_on(group_id: str, transfer_id: int, kept: _Kept) -> int:
             # The new process takes seconds to begin; from then on the connection is its own.
             kept.lengthen()
             if local.disconnect_clients(registry, group_id, handed_over=given):
-                _log(f"{group_id}: the process that disconnected clients is gone; another one does")
+                _write(group_id, "The process that disconnected clients has ended; another started")
                 return 0
             time.sleep(_AGAIN_SECONDS)
     except EngineError as error:
-        _log(f"{type(error).__name__}: {error}")
+        _write(group_id, f"{type(error).__name__}: {error}")
         return 1
-    _log(f"{group_id}: clients are no longer to be disconnected, or another process does it")
+    _write(group_id, "No clients are to be disconnected, or another process disconnects them")
     return 0
 
 
-def _log(line: str) -> None:
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    sys.stderr.write(f"{stamp} {line}\n")
-    sys.stderr.flush()
+def _write(group_id: str, line: str) -> None:
+    """A line of the log, of this group's migration."""
+    from engine import logs
+    from engine.logs import output as log_output
+
+    log_output.to_stderr(*log_output.from_environment())
+    logs.logger("engine.fleet.guard").info(line, extra={"migration": group_id})
 
 
 if __name__ == "__main__":

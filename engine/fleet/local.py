@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from engine import logs
 from engine.errors import EngineError
 from engine.groups import disconnections
 from engine.groups.process import ProcessId
@@ -21,9 +22,7 @@ from engine.groups.store import STATE_VARIABLE
 from engine.model.credentials import CREDENTIALS_VARIABLE, Credentials
 from engine.wire import handed
 
-LOG_LIMIT = 1 << 20
-"""A worker's log that is longer than this (bytes) is begun anew by the next worker."""
-
+_log = logs.logger(__name__)
 _launched: set[int] = set()
 
 
@@ -129,6 +128,9 @@ def _spawn(
     except OSError as error:
         raise EngineError(f"no worker process could be started: {error.strerror}") from None
     _launched.add(pid)
+    path = worker_log(registry, group_id)
+    extra = {"migration": group_id, "pid": pid, "log": str(path)}
+    _log.info("Process %s started", module.removeprefix("engine.fleet."), extra=extra)
     return pid
 
 
@@ -154,10 +156,8 @@ def reap() -> None:
 
 def _open_log(path: Path) -> int:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    if os.fstat(log).st_size > LOG_LIMIT:
-        os.truncate(log, 0)
-    return log
+    # What writes to it puts it aside when it gets long (`fleet.log_file`).
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 
 def _checkout() -> Path | None:

@@ -15,14 +15,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from engine import logs
 from engine.errors import AuthError, LinkError, ServerError, StateError
 from engine.fleet.bookkeeper import Bookkeeper, StateCheckpoint, persist
 from engine.fleet.failure import fail
 from engine.fleet.gate import FilesGate, compare_of, comparison_of, gate_of, holds_keys
+from engine.fleet.progress_log import ProgressLog
 from engine.fleet.usage import engine_use
 from engine.groups.claimed import ClaimedTransfer, ClaimLost
 from engine.groups.states import CUT_OVERS, Request, TransferStatus
@@ -36,8 +39,10 @@ from engine.transfer.aside import to_the_end
 from engine.transfer.switch import OnSwitch
 from engine.transfer.transfer import Transfer
 
+_log = logs.logger(__name__)
 STOP_SECONDS = 10.0
 """How long a transfer that was asked to stop may take before it is cancelled."""
+_LEVELS = {TransferStatus.FAILED: logging.ERROR, TransferStatus.STOPPED: logging.WARNING}
 
 
 class Runner:
@@ -63,6 +68,7 @@ class Runner:
         self._source, self._target = source, target
         self._held_before = claimed.record.held_before
         self._progress = Progress()
+        self._progress_log = ProgressLog()
         self._forced = False
         self._stopping = False
         # A cut-over that was asked of a worker before this one waits until it can come.
@@ -94,6 +100,14 @@ class Runner:
         does the operator's request in the state. Raises `StateError` if the state failed: the
         transfer was stopped, and can be resumed.
         """
+        with logs.migration(
+            self._claimed.record.group_id,
+            source=self._source.address,
+            target=self._target.address,
+        ):
+            return await self._run()
+
+    async def _run(self) -> Report:
         # 1. Run, with the books kept; a cancellation of ours is a stop.
         self._book.start()
         try:
@@ -135,6 +149,10 @@ class Runner:
 
     async def _finish(self, status: TransferStatus, report: Report, message: str) -> None:
         disconnect_for = self._disconnect_for(status)
+        level = _LEVELS.get(status, logging.INFO)
+        figures = {"keys": report.keys, "bytes": report.bytes}
+        seconds = round(report.seconds, 3)
+        _log.log(level, message, extra={"event": True, **figures, "seconds": seconds})
         await asyncio.to_thread(
             persist,
             lambda: self._claimed.finish(
@@ -149,6 +167,8 @@ class Runner:
 
     def stop(self) -> None:
         """Stop soon; what is acknowledged stays, and the migration can be resumed."""
+        if not self._stopping:
+            _log.info("The migration is asked to stop")
         self._stopping = True
         self._transfer.stop()
 
@@ -219,6 +239,7 @@ class Runner:
             progress = replace(progress, reason=reason)
         self._progress = progress
         self._book.progress(progress)
+        self._progress_log.note(progress)
         if self._show_progress is not None:
             self._show_progress(progress)
         if self._waiting is not None and progress.can_complete:
@@ -226,11 +247,14 @@ class Runner:
 
     def _happened(self, message: str) -> None:
         message = tidied(message)
+        _log.info(message, extra={"event": True})
         self._book.event(message)
         if self._show_event is not None:
             self._show_event(message)
 
     def _asked(self, request: Request) -> None:
+        if request is not Request.NONE:
+            _log.info("The operator asks: %s", request.value)
         if request is Request.STOP:
             self.stop()
         elif self._inherited and request in CUT_OVERS and not self._progress.can_complete:
@@ -244,6 +268,7 @@ class Runner:
             )
 
     def _state_failed(self, failure: StateError) -> None:
+        _log.error("The state failed, and the migration stops: %s", failure)
         if self._show_event is not None:
             self._show_event(f"stopping: {failure}")
         self.stop()

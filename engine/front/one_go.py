@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from engine import fleet
+from engine import fleet, logs
 from engine.errors import (
     InvalidParameterValueException,
     InvalidReplicationGroupStateFault,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from engine.groups.registry import Registry
     from engine.transfer.switch import OnSwitch
 
+_log = logs.logger(__name__)
 Checks = Sequence[dict[str, Any]]
 
 
@@ -55,8 +56,14 @@ async def migrate(
     """Move `source` into `target`. See `Engine.migrate`."""
     validate.not_a_file(target, "PrimaryEndpoint")
     validate.possible_from([source], settings)
+
+    def told(text: str) -> None:
+        _log.info(text, extra={"event": True})
+        if on_event is not None:
+            on_event(text)
+
     # What is tested is what is carried, whatever becomes of the file's name meanwhile.
-    with fleet.holding(source.rdb_path, settings, on_event):
+    with fleet.holding(source.rdb_path, settings, told):
         # 1. The target's group, if it is registered.
         name = default_id(target) if group_id is None else validate.identifier(group_id)
         found = await house.state(lambda registry: _group(registry, name, target))

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from engine import logs
 from engine.errors import ApiFault, EngineError, StateError, TransferFailed
 from engine.front import operations, shapes
 from engine.front.supervise import Supervisor
@@ -32,7 +33,7 @@ GUARD_SECONDS = 5.0
 """A process that disconnected clients and was killed is started again by its guard within this."""
 AGAIN_SECONDS = 60.0
 """A cut-over that was refused is not asked for again by itself before this."""
-_log = logging.getLogger("startmigration.watch")
+_log = logs.logger(__name__)
 
 
 class Watchman:
@@ -79,19 +80,22 @@ class Watchman:
         if self._found is None:
             self._found = {transfer.id: transfer.heartbeat_at for _, transfer in migrations}
             for _, transfer in migrations:
-                _log.info("found %s: %s", transfer.group_id, transfer.progress.phase)
+                extra = {"migration": transfer.group_id}
+                _log.info("Found a migration in %s", transfer.progress.phase, extra=extra)
         for known in (self._supervisors, self._asked):
             for gone in set(known) - going_on:
                 del known[gone]
         for group, transfer in migrations:
-            try:
-                await self._one(group, transfer)
-            except ApiFault as fault:
-                _log.info("%s: %s", group.id, fault)  # somebody else was faster
-            except StateError:
-                raise
-            except EngineError as error:
-                _log.error("%s: %s", group.id, error)
+            of = {"source": transfer.source.address, "target": transfer.target.address}
+            with logs.migration(group.id, **of):
+                try:
+                    await self._one(group, transfer)
+                except ApiFault as fault:
+                    _log.info("%s", fault)  # somebody else was faster
+                except StateError:
+                    raise
+                except EngineError as error:
+                    _log.error("%s", error)
 
     async def _one(self, group: GroupRecord, transfer: TransferRecord) -> None:
         assert self._found is not None
@@ -107,7 +111,7 @@ class Watchman:
             if shapes.needs_hand(transfer):
                 # It needs a hand, and would stop again.
                 return
-            _log.info("%s: resumed", group.id)
+            _log.info("The migration is resumed")
             await operations.resume(self._house, group.id)
 
     def _disconnect_clients(self, registry: Registry) -> None:
@@ -121,7 +125,8 @@ class Watchman:
         for group_id in disconnections.unattended(registry.store, patience=GUARD_SECONDS):
             given = self._house.given_credentials
             if local.disconnect_clients(registry, group_id, credentials=given, grace=START_GRACE):
-                _log.warning("%s: another process disconnects the source's clients", group_id)
+                extra = {"migration": group_id}
+                _log.warning("Another process disconnects the source's clients", extra=extra)
 
     def _supervisor(self, transfer: TransferRecord) -> Supervisor:
         found = self._supervisors.get(transfer.id)
@@ -133,7 +138,6 @@ class Watchman:
 
     def _told(self, group_id: str, message: str) -> None:
         self._on_replaced()
-        _log.warning("%s: %s", group_id, message)
 
     async def _replace(self, transfer: TransferRecord) -> None:
         if transfer.id in self._given_up:
@@ -144,8 +148,9 @@ class Watchman:
             # It stays under migration, to be resumed or ended by the operator.
             self._given_up.add(transfer.id)
             message = failure.message
-            _log.error("%s: %s", transfer.group_id, message)
-            await self._house.state(lambda registry: registry.add_event(transfer.group_id, message))
+            await self._house.state(
+                lambda registry: registry.add_event(transfer.group_id, message, level=logging.ERROR)
+            )
 
     async def _cut_over(self, transfer: TransferRecord) -> None:
         """What AutoCutover asked for, as soon as it can be done."""
@@ -157,7 +162,7 @@ class Watchman:
         if now - self._asked.get(transfer.id, -AGAIN_SECONDS) < AGAIN_SECONDS:
             return
         self._asked[transfer.id] = now
-        _log.info("%s: in sync, cutting over", transfer.group_id)
+        _log.info("The migration is in sync: the cut-over is asked for")
         await self._house.state(
             lambda registry: registry.request(transfer.group_id, Request.COMPLETE)
         )

@@ -73,9 +73,9 @@ class ClaimedTransfer:
             self._change(connection, held_before=held)
 
     def add_event(self, message: str) -> None:
-        """Note something that happened, in the group's events."""
+        """Note something that happened, in the group's events; whoever calls has logged it."""
         with self._store.write() as connection:
-            write_event(connection, self.record.group_id, message)
+            write_event(connection, self.record.group_id, message, level=None)
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The last checkpoint saved by this transfer's workers, None at the start."""
@@ -104,7 +104,8 @@ class ClaimedTransfer:
         *,
         disconnect_for: float | None = None,
     ) -> None:
-        """The transfer is over: report, event and the group's status in one transaction.
+        """The transfer is over: report, event and the group's status in one transaction; whoever
+        calls has logged `message`.
 
         After STOPPED the group stays under migration and keeps its checkpoint, to be resumed.
         `disconnect_for`: clients of the source are to be disconnected for so many seconds behind
@@ -133,7 +134,7 @@ class ClaimedTransfer:
                 disconnections.begin(connection, self.record.id, time.time() + disconnect_for)
             elif disconnect_for is not None and report.lets_scripts:
                 disconnections.once(connection, self.record.id)
-            write_event(connection, group.id, message)
+            write_event(connection, group.id, message, level=None)
 
     def _mine(self, statement: Any) -> Any:
         table = schema.transfers

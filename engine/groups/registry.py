@@ -6,6 +6,7 @@ The worker's side is `claimed`. Who may do what, and when, is the table in `stat
 from __future__ import annotations
 
 import builtins
+import logging
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -302,7 +303,7 @@ class Registry:
                 return None
             if not transfer.orphaned():
                 return None
-            write_event(connection, group_id, message)
+            write_event(connection, group_id, message, level=logging.WARNING)
             return _change(
                 connection,
                 transfer,
@@ -402,10 +403,10 @@ class Registry:
 
     # --- Events ---
 
-    def add_event(self, group_id: str, message: str) -> None:
+    def add_event(self, group_id: str, message: str, *, level: int = logging.INFO) -> None:
         """Note something that happened to a group."""
         with self.store.write() as connection:
-            write_event(connection, group_id, message)
+            write_event(connection, group_id, message, level=level)
 
     def page_events(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, delete, func, insert, select
 
+from engine import logs
 from engine.errors import ReplicationGroupNotFoundFault
 from engine.groups import schema
 from engine.groups.process import ProcessId
@@ -20,6 +22,7 @@ from engine.model.source_clients import SourceClients
 from engine.model.wording import tidied
 
 # Columns of disconnections beside those of transfers, by the names that they have there.
+_log = logs.logger(__name__)
 _CLIENTS = {
     "clients_ended": "ended",
     "clients_process": "process",
@@ -132,9 +135,16 @@ def newest_transfers(connection: Connection, group_ids: Sequence[str]) -> dict[s
     return found
 
 
-def write_event(connection: Connection, group_id: str, message: str) -> None:
-    """Note an event, and drop those that are too old."""
+def write_event(
+    connection: Connection, group_id: str, message: str, *, level: int | None = logging.INFO
+) -> None:
+    """Note an event, in the log as well, and drop those that are too old.
+
+    `level` is the log's; None: the log has it already.
+    """
     now, message = time.time(), tidied(message)
+    if level is not None:
+        _log.log(level, message, extra={"migration": group_id, "event": True})
     connection.execute(insert(schema.events), {"group_id": group_id, "at": now, "message": message})
     oldest = now - EVENT_DAYS * 86400
     connection.execute(delete(schema.events).where(schema.events.c.at < oldest))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
 
+from engine import logs
 from engine.errors import FaultOf, TransferStopped
 
+_log = logs.logger(__name__)
+_LOG_SECONDS = 10.0
+"""Further tries of a series are logged this often."""
 _FIRST_SECONDS = 0.05
 _LONGEST_SECONDS = 5.0
 
@@ -73,6 +78,7 @@ class Patience:
         self._event = event
         self._backoff = Backoff(limit)
         self._told = False
+        self._seldom = logs.Seldom(_LOG_SECONDS)
         self._since = 0.0
         self.tries = 0
         """Tries that failed since the last progress."""
@@ -90,9 +96,12 @@ class Patience:
         tries, self.tries = self.tries, 0
         self._backoff.progress()
         self.well()
-        if tries > 1:
-            past = span(time.monotonic() - self._since)
-            self._event(f"it goes on, after {tries:,} tries in {past}")
+        past = span(time.monotonic() - self._since)
+        with logs.about(self._fault):
+            if tries > 1:
+                self._event(f"it goes on, after {tries:,} tries in {past}")
+            else:
+                _log.info("It goes on, after 1 try in %s", past)
 
     def failed(self, reason: str, *, remedy: str = "", event: str = "") -> float:
         """A try failed, for `reason`; the seconds to wait before the next one.
@@ -101,9 +110,12 @@ class Patience:
         somebody could do about it, if it lasts. Raises `TransferStopped` behind the limit.
         """
         now = time.monotonic()
-        if self._backoff.failed(now):
+        first = self._backoff.failed(now)
+        if first:
             self._since = now
-            self._event(event or f"{reason}: trying again for {span(self._limit)}")
+            self._seldom.due()
+            with logs.about(self._fault):
+                self._event(event or f"{reason}: trying again for {span(self._limit)}")
         if self._backoff.exhausted(now):
             raise TransferStopped(
                 f"{self._ended} for {span(self._limit)}: {reason}",
@@ -112,6 +124,10 @@ class Patience:
             )
         self.tries += 1
         delay = self._backoff.delay()
+        figures = {"end": self._fault, "tries": self.tries, "next_in_seconds": round(delay, 3)}
+        # The event of the first one says it already.
+        level = logging.INFO if not first and self._seldom.due() else logging.DEBUG
+        _log.log(level, "A try failed: %s; %s", reason, self._next_step, extra=figures)
         tries = "1 try" if self.tries == 1 else f"{self.tries:,} tries"
         stop = "" if reason.endswith(".") else "."
         self._told = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import cast
 
+from engine import logs
 from engine.errors import LinkError
 from engine.model.endpoint import Endpoint
 from engine.model.position import StreamPosition
@@ -19,6 +20,7 @@ from engine.wire.dial import dial
 from engine.wire.info import ask_info
 from engine.wire.psync import FullSync, PartialSync, handshake
 
+_log = logs.logger(__name__)
 # The source's own PING period where it does not tell.
 _PING_SECONDS = 10.0
 # The period times this may pass in silence.
@@ -99,7 +101,31 @@ class Contact:
         self, connection: Connection, position: StreamPosition | None
     ) -> FullSync | PartialSync:
         timeout = self._settings.io_timeout
-        return await handshake(connection, position, info=self.info, timeout=timeout)
+        sync = await handshake(connection, position, info=self.info, timeout=timeout)
+        self._tell(sync, position)
+        return sync
+
+    def _tell(self, sync: FullSync | PartialSync, asked: StreamPosition | None) -> None:
+        figures: dict[str, object] = {
+            "end": "source",
+            "endpoint": self._endpoint.address,
+            "offset": sync.offset,
+            "replid": sync.replid,
+            "server": self.info.name,
+        }
+        if isinstance(sync, PartialSync):
+            _log.info("Partial sync: the source sends what follows the offset", extra=figures)
+            return
+        if sync.length is not None:
+            figures["snapshot_bytes"] = sync.length
+        why = "no position was asked for"
+        if asked is not None and asked.replid != sync.replid:
+            why = "the source has another replication history than the position"
+        elif asked is not None:
+            why = "the source's backlog no longer has what follows the position"
+        if asked is not None:
+            figures |= {"asked_offset": asked.offset, "asked_replid": asked.replid}
+        _log.info("Full sync: %s", why, extra=figures)
 
     async def _reach_back(
         self, connection: Connection, sync: PartialSync, since: StreamPosition

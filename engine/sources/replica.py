@@ -26,6 +26,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, cast
 
+from engine import logs
 from engine._native import (
     CommandBatch,
     RecordBatch,
@@ -52,7 +53,10 @@ from engine.sources.watch import SourceWatch
 from engine.wire.connection import Connection
 from engine.wire.psync import FullSync, PartialSync
 
+_log = logs.logger(__name__)
 _TICK_SECONDS = 1.0
+# Tries to make a lost link anew are logged this often.
+_LOG_SECONDS = 10.0
 # What tells a source during the snapshot that its replica lives. A replica sends the newline alone:
 # up to 3.2 processInlineBuffer takes two bytes off for it, so an ACK right behind it loses its
 # first one, and errors come down the stream.
@@ -565,6 +569,9 @@ class ReplicaSource:
         intake, spool = self._intake, self._spool
         if intake.snapshot_bytes is not None and not self._whole.is_set():
             self._whole.set()
+            if intake.snapshot_bytes:
+                extra = {"end": "source", "bytes": intake.snapshot_bytes}
+                _log.info("The whole snapshot is received", extra=extra)
         if spool.behind:
             read = False
         elif self._whole.is_set() or self._drain or self._sip:
@@ -590,6 +597,7 @@ class ReplicaSource:
         if self._whole.is_set() and isinstance(error, LinkError) and known:
             self._start(self._relink(error))
         else:
+            _log.info("The link to the source is lost: %s", error.message, extra={"end": "source"})
             self._lost = error
         self._wake()
 
@@ -676,6 +684,7 @@ class ReplicaSource:
         self.on_event(f"{error.message}: dialling again")
         self._hearing.lost(error)
         backoff.failed(loop.time())
+        seldom, tries = logs.Seldom(_LOG_SECONDS), 0
         while True:
             try:
                 behind = StreamPosition(self.replid, self.received_offset)
@@ -691,7 +700,11 @@ class ReplicaSource:
                 return
             except (LinkError, ServerError) as exc:
                 error = exc
+                tries += 1
                 self._hearing.lost(exc)
+                if seldom.due():
+                    extra = {"end": "source", "tries": tries, "offset": self.received_offset}
+                    _log.info("The source was dialled in vain: %s", exc.message, extra=extra)
                 if isinstance(exc, Gone):
                     break
                 if self.elsewhere is not None and await self.elsewhere(behind):

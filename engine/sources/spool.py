@@ -26,9 +26,12 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from engine import logs
 from engine.errors import SpoolFull, UsageError
 from engine.model.settings import GIB, MIB
 
+_log = logs.logger(__name__)
+_LOG_SECONDS = 10.0
 CHUNK_BYTES = 1 * MIB
 MEMORY_BYTES = 16 * MIB
 SEGMENT_BYTES = 64 * MIB
@@ -103,6 +106,7 @@ class Spool:
         # Touched by the thread only; `_on_disk` by the loop only.
         self._segments: deque[_Segment] = deque()
         self._on_disk = 0
+        self._seldom = logs.Seldom(_LOG_SECONDS)
         self._writer: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[_Chunk] | None = None
         self._thread: ThreadPoolExecutor | None = None
@@ -237,6 +241,10 @@ class Spool:
 
     async def _write_out(self) -> None:
         """Write the older part of the back away, chunk by chunk."""
+        if self._seldom.due():
+            extra = {"end": "source", "bytes": self.size, "on_disk_bytes": self._on_disk}
+            text = "The target is slower than the source: bytes are spooled to %s"
+            _log.info(text, self.directory, extra=extra)
         try:
             while len(self._back) > max(self._half // 4, 1):
                 chunk = self._back.popleft()
@@ -246,13 +254,16 @@ class Spool:
                 self._release(chunk)
                 self._on_change()
         except OSError as exc:
-            self.failed = self._lack(exc)
-            self._on_change()
+            self._fail(self._lack(exc))
         except SpoolFull as exc:
-            self.failed = exc
-            self._on_change()
+            self._fail(exc)
         finally:
             self._writer = None
+
+    def _fail(self, failure: SpoolFull) -> None:
+        _log.error("The spool failed: %s", failure, extra={"bytes": self.size})
+        self.failed = failure
+        self._on_change()
 
     async def _read_back(self) -> _Chunk:
         chunk = self._free.pop() if self._free else _Chunk()
@@ -261,6 +272,8 @@ class Spool:
         except OSError as exc:
             raise self._lack(exc) from None
         self._on_disk -= chunk.end
+        if not self._on_disk:
+            _log.info("The spool's files are read", extra={"end": "source", "bytes": self.size})
         return chunk
 
     async def _in_thread(self, work: Callable[[_Chunk], None], chunk: _Chunk) -> None:

@@ -26,6 +26,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+from engine import logs
 from engine._native import (
     CMD_SWAPS,
     CommandBatch,
@@ -54,6 +55,7 @@ POSITION_DB = 0
 _ANSWER_SECONDS = 0.006
 # A longer batch is not sent ahead: the connection keeps what the kernel does not take.
 _AHEAD_BYTES_MOST = 8 << 20
+_log = logs.logger(__name__)
 _DIAL_AGAIN = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
 
 
@@ -444,6 +446,7 @@ class Applier:
                 self._answer.set_result(result)
 
     def _on_lost(self, error: EngineError) -> None:
+        _log.info("The link to the target is lost: %s", error.message, extra={"end": "target"})
         sent, self._sent, self._ahead = self._sent, None, None
         if sent is not None:
             sent.outcome = error
@@ -519,6 +522,8 @@ class Applier:
         if self._connection is not None:
             self.reconnects += 1
         self._databases = {POSITION_DB}
+        extra = {"end": "target", "server": info.name, "run_id": info.run_id}
+        _log.info("Connected to the target, for the stream", extra=extra)
         self._connection, self.identity = connection, identity
         self._take_over()
 

@@ -18,6 +18,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import cast
 
+from engine import logs
 from engine._native import ModuleGuard, RecordBatch, ReplyCounter, RestoreEncoder
 from engine.errors import AuthError, EngineError, LinkError, ServerError
 from engine.model.backoff import Patience
@@ -37,6 +38,7 @@ from engine.wire.dial import dial
 from engine.wire.info import ask_info
 
 # Refusals after which the name may lead elsewhere.
+_log = logs.logger(__name__)
 _DIAL_AGAIN = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
 # A user may be bound to a pattern of keys: the preflight's names are in it if ours are.
 _ABSENT_KEY = "startmigration:probe:absent"
@@ -371,6 +373,7 @@ class RestoreWriter:
         return True
 
     def _on_lost(self, error: EngineError) -> None:
+        _log.info("The link to the target is lost: %s", error.message, extra={"end": "target"})
         self._lose(error.message)
         if not isinstance(error, LinkError):
             self._failure = error
@@ -492,6 +495,8 @@ class RestoreWriter:
             await widen_reads(connection)
             if self.on_dialled is not None:
                 await self.on_dialled()
+            extra = {"end": "target", "server": self.info.name, "run_id": self.info.run_id}
+            _log.info("Connected to the target, for values", extra=extra)
         except BaseException:
             connection.close()
             raise

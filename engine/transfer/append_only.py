@@ -127,7 +127,7 @@ class AppendOnly:
         self._gate = gate
         self._reading: asyncio.Task[None] | None = None
         self._writer = RestoreWriter(target, stage.settings)
-        self._writer.on_event = stage.on_event
+        self._writer.on_event = stage.event_of("target")
         self._writer.on_trouble = stage.trouble_of("the target")
         self._deadly = Deadly(self._writer.suspects)
         token = f"aof-{secrets.token_hex(8)}"
@@ -646,7 +646,7 @@ class AppendOnly:
                 self._target_endpoint,
                 self._settings,
                 POSITION_KEY,
-                on_event=self._stage.on_event,
+                on_event=self._stage.event_of("target"),
                 on_trouble=self._stage.trouble_of("the target"),
                 importing=self._importing,
                 on_woke=self._woke,

@@ -6,10 +6,12 @@ They hold a mark and the counters. The exact position is not among them: it stan
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from engine import logs
 from engine.errors import StateError
 from engine.model.online import OnlineMark
 from engine.model.report import key_of, printable_key
@@ -18,6 +20,7 @@ from engine.transfer.stage import Stage
 from engine.transfer.tally import Tally
 from engine.wire.search import raw_name
 
+_log = logs.logger(__name__)
 # How often counters are written while the stream is followed, in seconds.
 _SAVE_SECONDS = 2.0
 
@@ -86,8 +89,11 @@ class Books:
         self._saved_at, self.dirty = asyncio.get_running_loop().time(), False
         self.mark = replace(self.mark, **members)
         checkpoint = self._stage.tally.checkpoint_at(self.mark, self._identity())
+        level = logging.INFO if members else logging.DEBUG
+        shown = {name: value for name, value in members.items() if value not in ("", None)}
         try:
-            await asyncio.to_thread(self._checkpoints.save, checkpoint)
+            with logs.timed(_log, "Write the checkpoint", level=level, extra=shown):
+                await asyncio.to_thread(self._checkpoints.save, checkpoint)
         except StateError:
             self.mark = replace(before, repaired_keys=self.mark.repaired_keys)
             self.dirty = True

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from engine import logs
 from engine.errors import AuthError, EngineError, StateError, TransferFailed
 from engine.model import silent
 from engine.model.endpoint import Endpoint
@@ -56,6 +57,7 @@ from engine.transfer.sweep import ALWAYS, GROUPS, Sweep, some_words
 from engine.transfer.words import size_words
 from engine.wire.besides import LIST_LIBRARIES, SEARCH, carry_absent
 
+_log = logs.logger(__name__)
 # So many keys that were equal before, and may not be any more, are compared behind the fence.
 _AGAIN_AT_FENCE = 2000
 _SILENT = "its kind changes without a word in the stream"
@@ -181,7 +183,8 @@ class Check:
             self._besides = await self._carry_code(await comparison.besides())
             found, walk = self._found, self._walk
             cures = origin.primary is None
-            differ = await sweep.run(follower, pump, first=found, walk=walk, cures=cures)
+            with logs.timed(_log, "Compare both ends before the fence"):
+                differ = await sweep.run(follower, pump, first=found, walk=walk, cures=cures)
             self._found, self._walk = {}, False
             # First what is not proven, or may differ again by now.
             again = list((_mended(sweep) | dict.fromkeys(sweep.silent, _SILENT)).items())

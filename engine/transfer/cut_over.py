@@ -10,7 +10,9 @@ done when it is, and tried again until then.
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager
 
+from engine import logs
 from engine.errors import EngineError, StateError, TransferFailed, TransferStopped, UsageError
 from engine.model.calls import Calls
 from engine.model.endpoint import Endpoint
@@ -38,6 +40,7 @@ from engine.transfer.target_watch import TargetWatch
 from engine.transfer.words import size_words
 from engine.wire.admin import admin
 
+_log = logs.logger(__name__)
 # For how long those who wait at the source of an open target are tried to be let go, in seconds.
 _FINISH_SECONDS = 60.0
 _COMPARED = "both ends were compared"
@@ -118,6 +121,7 @@ class CutOver:
         Raises `TransferStopped` where the target is open, and the source could not be told so.
         """
         self._trying = True
+        _log.info("Cut-over: begin", extra={"lag_bytes": follower.lag_bytes})
         await self._left.quit()
         try:
             return await self._run(follower, pump)
@@ -146,7 +150,12 @@ class CutOver:
                 refused = await self._check.prepare(follower, pump, origin)
                 if refused is not None:
                     return self._refuse(refused.reason)
-                await fence.prepare()
+                with logs.timed(
+                    _log,
+                    "Cut-over: prepare the fence",
+                    extra={"end": "source", "endpoint": at.address},
+                ):
+                    await fence.prepare()
                 near = await self._deadlines.release(follower, pump)
                 # So that its connection is there: behind the fence there is no time to dial. Behind
                 # the deadlines, which tell sooner of a target that stands still.
@@ -184,29 +193,34 @@ class CutOver:
             with stage.step("cut-over"):
                 async with asyncio.timeout(fence.seconds):
                     # 1. No more writes; the last byte that counts.
-                    final = self._final(await fence.close())
+                    with self._step("pause writers"):
+                        final = self._final(await fence.close())
                     self._note_before(fence)
                     # 2. It is on the target.
                     follower.hurry(True)
                     doing = "the rest of the stream was applied"
-                    await beside(follower.reach(final), pump)
+                    what = "Cut-over: apply the rest of the stream"
+                    with logs.timed(_log, what, extra={"end": "target", "offset": final}):
+                        await beside(follower.reach(final), pump)
                     doing = "keys were read again from the source"
-                    await beside(follower.settle(), pump)
+                    with logs.timed(_log, "Cut-over: read dirty keys again"):
+                        await beside(follower.settle(), pump)
                     # 3. Both ends agree. Meanwhile the last deadlines are set back: a key whose
                     # deadline seems to differ is looked at again.
                     doing = _COMPARED
                     settling = asyncio.ensure_future(self._deadlines.settle(follower, near))
                     looking = asyncio.ensure_future(self._target_watch.look())
                     try:
-                        result = await self._check.run(
-                            follower,
-                            pump,
-                            fence.readable or bool(self._books.mark.fenced_at),
-                            lambda: self._settled(follower, settling),
-                            fence,
-                        )
-                        await settling
-                        await looking
+                        with logs.timed(_log, "Cut-over: compare both ends"):
+                            result = await self._check.run(
+                                follower,
+                                pump,
+                                fence.readable or bool(self._books.mark.fenced_at),
+                                lambda: self._settled(follower, settling),
+                                fence,
+                            )
+                            await settling
+                            await looking
                     finally:
                         await cancelled(settling)
                         await cancelled(looking)
@@ -219,7 +233,8 @@ class CutOver:
                     # 4. Writes are refused, however long what comes now may take.
                     doing = "the source was told to refuse writes"
                     if result.ok:
-                        await fence.seal()
+                        with self._step("block writes", write_block=bool(fence.before)):
+                            await fence.seal()
                 # 5. The target is opened, if it still is what was compared. Once it was asked there
                 # is no deadline any more: it is open or not as the target says. But for a fence
                 # that ends by itself: then it has to say so in time.
@@ -359,7 +374,8 @@ class CutOver:
 
     async def _switch_once(self) -> None:
         if self._switch.wanted and not self._books.mark.switched:
-            await self._switch.run()
+            with logs.timed(_log, "Cut-over: run the switch"):
+                await self._switch.run()
             self._books.note(switched=True)
 
     async def _head(self) -> Head:
@@ -397,6 +413,14 @@ class CutOver:
         if not self._books.mark.fenced or (self._left.given_up and mark.fenced_at == address):
             return ""
         return f"the fence at {mark.fenced_at or 'the source'} is still to be taken away"
+
+    def _step(self, what: str, **figures: object) -> AbstractContextManager[None]:
+        """Log a step at the server that takes the source's writes."""
+        at = self._books.mark.fenced_at
+        of: dict[str, object] = {"end": "source", "fence": self._ends.settings.fence}
+        if at:
+            of["endpoint"] = at
+        return logs.timed(_log, f"Cut-over: {what}", extra=of | figures)
 
     def _final(self, told: Replication) -> int:
         """The offset of a fence that stands, if it is of the stream that is followed.
@@ -442,7 +466,8 @@ class CutOver:
 
     async def _take_away(self, fence: Fence) -> None:
         try:
-            await fence.open()
+            with self._step("take the fence away"):
+                await fence.open()
         except EngineError as exc:
             self._not_taken_away(exc)
             return
@@ -471,7 +496,8 @@ class CutOver:
         """Those who wait; where that fails the books keep it for `finish`."""
         self._not_let_go = None
         try:
-            told = await fence.finish()
+            with self._step("let clients go, and disconnect them"):
+                told = await fence.finish()
         except EngineError as exc:
             self._not_let_go = exc
             return

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable
 
+from engine import logs
 from engine._native import HeldNames, RecordBatch
 from engine.errors import EngineError, TransferFailed
 from engine.model.server import ServerInfo
@@ -30,6 +31,7 @@ from engine.transfer.follow import Follower
 from engine.transfer.repair import Mender
 from engine.transfer.stage import Stage
 
+_log = logs.logger(__name__)
 # By how much a clock may be off, and a catch-up last, in seconds; half of a short horizon.
 _HORIZON_MARGIN = 120.0
 # By how much a deadline that is set back is due later than the cut-over can end, in seconds.
@@ -216,7 +218,8 @@ class HeldDeadlines:
             self._gone_through = True
             while True:
                 self._quiet_at = _UNDER_WAY
-                await lifted.lift_all(horizon, self.names)
+                with logs.timed(_log, "Extend near TTLs on the target", extra={"end": "target"}):
+                    await lifted.lift_all(horizon, self.names)
                 await follower.reach(self._source.received_offset)
                 if not follower.swapped:
                     await lifted.lift(follower.moved or (), horizon)

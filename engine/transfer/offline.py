@@ -89,7 +89,7 @@ class Offline:
         )
         self._source: Source = self._file or ScanSource(source, stage.settings)
         self._target = RestoreWriter(target, stage.settings)
-        self._target.on_event = stage.on_event
+        self._target.on_event = stage.event_of("target")
         self._target.on_trouble = stage.trouble_of("the target")
         # What it finds is found again by whoever comes back: the base is in the checkpoint.
         self._target_watch = TargetWatch(target, stage, lambda: None)

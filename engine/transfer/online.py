@@ -122,9 +122,9 @@ class Online:
         self._stage = stage
         self._settings = stage.settings
         self._source = ReplicaSource(source, stage.settings)
-        self._source.on_event = stage.on_event
+        self._source.on_event = stage.event_of("source")
         self._writer = RestoreWriter(target, stage.settings)
-        self._writer.on_event = stage.on_event
+        self._writer.on_event = stage.event_of("target")
         self._deadly = Deadly(self._writer.suspects)
         self._writer.on_trouble = stage.trouble_of("the snapshot's target")
         ends = self._ends = Ends(source, target, stage.settings, credentials)
@@ -945,7 +945,7 @@ class Online:
             self._ends.target,
             self._settings,
             position_key(self._mark.token),
-            on_event=self._stage.on_event,
+            on_event=self._stage.event_of("target"),
             importing=importing,
             on_woke=self._standing.woke,
             on_trouble=self._stage.trouble_of("the target"),

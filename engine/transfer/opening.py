@@ -38,6 +38,7 @@ import contextlib
 import math
 from collections.abc import Callable
 
+from engine import logs
 from engine.errors import AuthError, LinkError, ServerError, TransferFailed, TransferStopped
 from engine.model.online import LEFT_KEY, dirty_key, position_key
 from engine.model.position import TargetPosition
@@ -50,6 +51,7 @@ from engine.transfer.ends import Ends
 from engine.transfer.stage import Stage
 from engine.wire.info import ask_info
 
+_log = logs.logger(__name__)
 # How long the target may be away when it is to be tidied up.
 _TIDY_SECONDS = 120.0
 
@@ -93,7 +95,8 @@ class Opening:
         Even if cancelled meanwhile. Raises `PositionMoved`, `LinkError`, `ServerError`, `AuthError`
         (it is not open then, or `asked`) and `StateError` (`asked`).
         """
-        await to_the_end(self._promote(applier, process, by, hand_over))
+        with logs.timed(_log, "Cut-over: promote the target", extra={"end": "target"}):
+            await to_the_end(self._promote(applier, process, by, hand_over))
 
     async def _promote(
         self, applier: Applier, process: str, by: float | None, hand_over: bool
@@ -157,7 +160,10 @@ class Opening:
 
         Raises as `tidy_up_once`, but `TransferStopped` when it is away for longer.
         """
-        await to_the_end(self._tidy_up())
+        with logs.timed(
+            _log, "Cut-over: remove the position from the target", extra={"end": "target"}
+        ):
+            await to_the_end(self._tidy_up())
 
     async def _tidy_up(self) -> None:
         patience = self._stage.patience(

@@ -8,6 +8,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Literal
 
+from engine import logs
 from engine.errors import FaultOf, LinkError, ServerError
 from engine.model.backoff import Patience
 from engine.model.progress import ENDS, Phase, Progress
@@ -19,6 +20,7 @@ from engine.transfer.switch import OnSwitch
 from engine.transfer.tally import Tally
 from engine.wire.dial import Untrusted
 
+_log = logs.logger(__name__)
 _WAIT_WORTH_TELLING = 0.05
 _NOT_NOW = frozenset({"LOADING", "BUSY", "MASTERDOWN", "NOMASTERLINK", "READONLY", "TRYAGAIN"})
 _COMPLETABLE = frozenset({Phase.FOLLOW, Phase.COPIED})
@@ -75,6 +77,15 @@ class Stage:
         """Whether the operator wants that cut-over without the comparison of both ends."""
         if one_go:
             self.word.set()
+
+    def event_of(self, end: Literal["source", "target"]) -> Callable[[str], None]:
+        """`on_event`, for what happens at one end: the log names that server."""
+
+        def tell(text: str) -> None:
+            with logs.about(end):
+                self.on_event(text)
+
+        return tell
 
     def count_with(self, tally: Tally) -> None:
         """From now on this one counts what arrives."""
@@ -195,7 +206,13 @@ class Stage:
             if name == "snapshot":
                 self.copy_seconds += seconds
             if name not in ("wait", "follow") or seconds >= _WAIT_WORTH_TELLING:
-                self.steps.append(Step(name, seconds, tally.keys - keys, tally.bytes - moved))
+                done = Step(name, seconds, tally.keys - keys, tally.bytes - moved)
+                self.steps.append(done)
+                _log.info(
+                    "Step %s ends",
+                    name,
+                    extra={"seconds": round(seconds, 3), "keys": done.keys, "bytes": done.bytes},
+                )
 
     async def insist(
         self, open_end: Callable[[], Awaitable[object]], side: Literal["source", "target"]

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from engine import logs
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo, parse_info
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from redis.exceptions import RedisError
 
 Arg = bytes | str | int | float
+_log = logs.logger(__name__)
 CLIENT_NAME = "startmigration-admin"
 # A server that loads its data or runs a script is asked again for this many seconds.
 BUSY_SECONDS = 3.0
@@ -66,6 +68,7 @@ async def admin(
     side = Admin(endpoint, timeout, fault)
     try:
         await side._open()
+        _log.debug("Connected, for commands", extra={"end": fault, "endpoint": endpoint.address})
         if db:
             await side.select(db)
         yield side

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import ssl
 
+from engine import logs
 from engine.errors import AuthError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
 from engine.wire import reach
@@ -14,6 +15,7 @@ from engine.wire.connection import Connection
 from engine.wire.detours import leading
 from engine.wire.tls import ssl_context
 
+_log = logs.logger(__name__)
 # Idle seconds before the first keep-alive probe, seconds between probes, probes until it is dead.
 _KEEP_ALIVE = (30, 10, 3)
 _PINGS = 3
@@ -33,10 +35,15 @@ async def dial(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Connect
     endpoint = leading(endpoint)
     connection: Connection | None = None
     kind = LinkError
+    of = {"end": fault, "endpoint": endpoint.address}
+    _log.debug("Dials", extra=of)
     try:
         async with asyncio.timeout(timeout):
             connection = await _connect(endpoint, fault)
             await _greet(connection)
+            _log.debug(
+                "Connected", extra=of | {"round_trip_seconds": round(connection.round_trip, 4)}
+            )
             return connection
     except TimeoutError:
         problem = f"no answer within {timeout:g} s"

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import logging
 import os
 import socket
 
+from engine import logs
 from engine.errors import LinkError
 from engine.model import allowed
 from engine.model.allowed import veiled
@@ -25,7 +25,7 @@ REMEDY = (
     "Check the address, the port, TLS, and the network's rules; the log of the API's server, or of "
     "its worker, has the cause."
 )
-_log = logging.getLogger("startmigration.reach")
+_log = logs.logger(__name__)
 
 
 class NotAllowed(LinkError):
@@ -36,7 +36,7 @@ def unreached(error: LinkError, name: str) -> LinkError:
     """What is raised in the place of `error`, by which a server could not be reached."""
     if not veiled() or isinstance(error, NotAllowed):
         return error
-    _log.warning("%s", error.message)
+    _log.warning("%s", error.message, extra={"end": error.fault})
     return LinkError(f"{name} {UNREACHED}.", remedy=REMEDY, fault=error.fault)
 
 

@@ -363,7 +363,7 @@ async def test_the_log_of_refusals_that_anybody_can_cause_is_bounded(
 
     now = time.monotonic()
     monkeypatch.setattr(quiet, "time", SimpleNamespace(monotonic=lambda: now))
-    with caplog.at_level(logging.INFO, "startmigration.api"):
+    with caplog.at_level(logging.INFO, "engine.front.http.app"):
         await ask(100)
         assert len(caplog.records) == quiet.LINES
         assert all("code=" in each.message for each in caplog.records)

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 RANKS = {
     "errors": 0,
+    "logs": 0,
     "_native": 0,
     "model": 1,
     "wire": 2,

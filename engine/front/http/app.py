@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from engine import logs
 from engine.errors import ApiFault, EngineError, StateError
 from engine.front import operations
 from engine.front.access_keys import Role
@@ -60,7 +61,7 @@ from engine.model.allowed import told_all
 _FORM = "application/x-www-form-urlencoded"
 _HEALTH_SECONDS = 1.0
 _PACKAGE = Path(__file__).resolve().parents[3]
-_log = logging.getLogger("startmigration.api")
+_log = logs.logger(__name__)
 
 
 @dataclass(slots=True)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from datetime import date, datetime
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from engine import logs
 from engine.errors import EngineError
 from engine.front.http.common_errors import ServiceUnavailable, Throttling
 
@@ -30,7 +30,7 @@ LIFE_SECONDS = 3600.0
 _WRITE_SECONDS = 30.0
 
 Look = Callable[[], Awaitable[dict[str, Any]]]
-_log = logging.getLogger("startmigration.api")
+_log = logs.logger(__name__)
 
 
 class Feed:

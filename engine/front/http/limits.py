@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -12,6 +11,7 @@ from typing import Protocol
 
 from starlette.types import Receive
 
+from engine import logs
 from engine.front.http.common_errors import ValidationError
 from engine.front.http.quiet import Quiet
 
@@ -37,7 +37,7 @@ SLOW_AT_ONCE = 4
 themselves, and wait in line; for others there is no line."""
 OPERATION_SECONDS = 60.0
 
-_log = logging.getLogger("startmigration.serve")
+_log = logs.logger(__name__)
 _refusals, _exchanges = Quiet(lines=1, seconds=60), Quiet(lines=1, seconds=60)
 
 Headers = Sequence[tuple[str, str]]

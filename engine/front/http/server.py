@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import os
 import signal
 import socket
 import ssl
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +21,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from engine import logs
 from engine.errors import UsageError
 from engine.front.access_keys import AccessKeys
 from engine.front.engine import Engine
@@ -43,7 +42,7 @@ TOKEN_LEAST = 16
 _BACKLOG = 512
 _THREADS = 8
 _NICE = 10
-_log = logging.getLogger("startmigration.serve")
+_log = logs.logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +109,6 @@ async def _serve(
             await watching
         await asyncio.to_thread(engine.close)
         _log.info("ended; migrations go on in their workers")
-
-
-def log_to_stderr(level: str) -> None:
-    """Let the server's log be lines on stderr that begin with the time (UTC)."""
-    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(name)s %(message)s")
-    formatter.converter = time.gmtime
-    formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"
-    formatter.default_msec_format = ""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    for name in ("startmigration", "uvicorn.error"):
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.propagate = False
-        logger.setLevel(level.upper())
-    # Its own words on starting and ending are said by us.
-    logging.getLogger("uvicorn.error").setLevel("ERROR")
 
 
 def _step_back() -> None:
