@@ -73,7 +73,8 @@ class ProgressLog:
                 ("source_bytes_per_second", last.source_offset, progress.source_offset),
                 ("applied_bytes_per_second", last.applied_offset, progress.applied_offset),
             )
-            if before is not None and after is not None
+            # A source that began anew counts from elsewhere.
+            if before is not None and after is not None and after >= before
         }
         if progress.held_keys or last.held_keys:
             figures["dirty_keys_change"] = progress.held_keys - last.held_keys

@@ -88,7 +88,12 @@ class Text(Line):
         named = ((name, getattr(record, name, "")) for name in ("migration", "shard", "endpoint"))
         where = " ".join(f"{name}={value}" for name, value in named if value)
         figures = getattr(record, "figures", {})
-        shown = "".join(f" {name}={_shown(value)}" for name, value in figures.items())
+        shown = "".join(
+            # Whether a line is an event as well is for programs.
+            f" {name}={_shown(value)}"
+            for name, value in figures.items()
+            if name != "event"
+        )
         line = (
             f"{self.time(record)} {record.levelname} {record.name} "
             f"{f'[{where}] ' if where else ''}{logs.masked(record.getMessage())}"

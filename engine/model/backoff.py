@@ -127,7 +127,8 @@ class Patience:
         figures = {"end": self._fault, "tries": self.tries, "next_in_seconds": round(delay, 3)}
         # The event of the first one says it already.
         level = logging.INFO if not first and self._seldom.due() else logging.DEBUG
-        _log.log(level, "A try failed: %s; %s", reason, self._next_step, extra=figures)
+        why = reason.removesuffix(".")
+        _log.log(level, "A try failed: %s; %s", why, self._next_step, extra=figures)
         tries = "1 try" if self.tries == 1 else f"{self.tries:,} tries"
         stop = "" if reason.endswith(".") else "."
         self._told = True

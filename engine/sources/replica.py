@@ -704,7 +704,7 @@ class ReplicaSource:
                 self._hearing.lost(exc)
                 if seldom.due():
                     extra = {"end": "source", "tries": tries, "offset": self.received_offset}
-                    _log.info("The source was dialled in vain: %s", exc.message, extra=extra)
+                    _log.info("Could not connect to the source: %s", exc.message, extra=extra)
                 if isinstance(exc, Gone):
                     break
                 if self.elsewhere is not None and await self.elsewhere(behind):

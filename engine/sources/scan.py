@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from typing import cast
 
+from engine import logs
 from engine._native import RecordBatch, ScanPipeline
 from engine.errors import EngineError, LinkError, ServerError
 from engine.model.endpoint import Endpoint
@@ -26,6 +27,7 @@ from engine.wire.connection import Connection
 from engine.wire.dial import dial
 from engine.wire.info import ask_info
 
+_log = logs.logger(__name__)
 # With this many bytes or fewer a read was hardly worth its wake-up: let more come together. While
 # more than half of the depth is under way nothing waits for us.
 _REST_BELOW = 64 << 10
@@ -80,6 +82,8 @@ class ScanSource:
             raise ServerError(
                 f"{connection.name} is loading its data", code="LOADING", fault="source"
             )
+        extra = {"end": "source", "server": self.info.name, "run_id": self.info.run_id}
+        _log.info("Connected to the source, to scan it", extra=extra)
         # Not to be evicted as a large client; not to touch the keys' idle time and counters.
         await connection.try_call("CLIENT", "NO-EVICT", "on")
         untouched = await connection.try_call("CLIENT", "NO-TOUCH", "on") is not None

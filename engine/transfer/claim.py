@@ -25,6 +25,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from engine import logs
 from engine.errors import (
     AuthError,
     EngineError,
@@ -38,6 +39,7 @@ from engine.model.position import TargetPosition
 from engine.wire.admin import Admin, Arg
 from engine.wire.dial import CLIENT_NAME
 
+_log = logs.logger(__name__)
 # How often somebody else may write the key between our WATCH and our EXEC.
 _TRIES_MOST = 10
 
@@ -108,7 +110,13 @@ class Claim:
                 held = replace(found, engine=held.engine)
             return [], held
 
-        held = await self._guarded(target, taken)
+        held = await self._guarded(target, "Claim the target", taken)
+        where = held.position
+        if where is None:
+            _log.info("The target has no position of this migration", extra={"end": "target"})
+        else:
+            extra = {"end": "target", "offset": where.offset, "replid": where.replid}
+            _log.info("The target has a position of this migration", extra=extra)
         await self._end_others(target)
         return held
 
@@ -124,7 +132,7 @@ class Claim:
                 held = replace(found, engine=held.engine, opened=False)
             return [], held
 
-        return await self._guarded(target, revoked)
+        return await self._guarded(target, "Take the promotion back", revoked)
 
     @property
     def client_name(self) -> str:
@@ -146,6 +154,8 @@ class Claim:
                     # It may be gone by now.
                     with contextlib.suppress(ServerError):
                         await target.call("CLIENT", "KILL", "ID", words["id"])
+                        text = "The target closed the connection of another engine"
+                        _log.info(text, extra={"end": "target", "client": name})
 
     async def clear(self, target: Admin, *commands: Sequence[Arg]) -> None:
         """Run `commands`, which take away what was there, and leave our bare claim.
@@ -164,9 +174,19 @@ class Claim:
                 )
             return list(commands), self.bare
 
-        await self._guarded(target, cleared)
+        names = ", ".join(_text(each[0]) for each in commands)
+        await self._guarded(target, f"Run {names} on the target", cleared)
 
     async def _guarded(
+        self,
+        target: Admin,
+        what: str,
+        work: Callable[[TargetPosition | None], tuple[list[Sequence[Arg]], TargetPosition]],
+    ) -> TargetPosition:
+        with logs.timed(_log, what, extra={"end": "target", "engine": self.bare.engine}):
+            return await self._try(target, work)
+
+    async def _try(
         self,
         target: Admin,
         work: Callable[[TargetPosition | None], tuple[list[Sequence[Arg]], TargetPosition]],
@@ -215,6 +235,10 @@ def not_ours(target: str, keys: int) -> TransferStopped:
         "resume, or abort and start with --take-over.",
         fault="target",
     )
+
+
+def _text(argument: Arg) -> str:
+    return argument.decode() if isinstance(argument, bytes) else str(argument)
 
 
 def beaten(other: TargetPosition) -> Foreign:

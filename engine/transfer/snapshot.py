@@ -10,7 +10,6 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from engine import logs
 from engine._native import RecordBatch
 from engine.errors import SourceLost, TransferFailed
 from engine.model.modules import GRAPH_MODULE, GRAPH_PART
@@ -33,8 +32,6 @@ from engine.transfer.tenure import Tenure
 from engine.wire.besides import carry_absent
 from engine.wire.psync import FullSync
 from engine.wire.search import UNTOLD, Named, ask_named, carry_named, in_snapshot
-
-_log = logs.logger(__name__)
 
 
 class Snapshot:
@@ -222,7 +219,5 @@ class Snapshot:
         else:
             self._stage.on_event(f"{why}: the target, empty before that, is emptied")
             command = ("FLUSHALL",)
-        what = f"Run {command[0]!s} on the target before the full sync"
-        with logs.timed(_log, what, extra={"end": "target"}):
-            async with self._ends.admin("target") as end:
-                await self._tenure.claim.clear(end, command)
+        async with self._ends.admin("target") as end:
+            await self._tenure.claim.clear(end, command)

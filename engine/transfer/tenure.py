@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 
-from engine import logs
 from engine.errors import TransferFailed
 from engine.model.online import position_key
 from engine.model.position import TargetPosition
@@ -18,7 +17,6 @@ from engine.transfer.claim import Claim, Foreign, beaten, not_ours
 from engine.transfer.ends import Ends
 from engine.wire.admin import Admin
 
-_log = logs.logger(__name__)
 # How often the position may be found under another engine's name while the state has ours.
 _OVERTAKEN_MOST = 3
 
@@ -56,22 +54,11 @@ class Tenure:
         claim = self.claim
         async with self._ends.admin("target") as end:
             try:
-                with logs.timed(
-                    _log, "Claim the target", extra={"end": "target", "engine": self.engine}
-                ):
-                    held = await claim.take(end)
+                held = await claim.take(end)
             except Foreign:
                 self.replaced = self.replaced or not claim.first
                 raise
             process = (await end.info()).run_id
-        where = held.position
-        _log.info(
-            "The target holds no position of this migration"
-            if where is None
-            else "The target holds a position of this migration",
-            extra={"end": "target"}
-            | ({} if where is None else {"offset": where.offset, "replid": where.replid}),
-        )
         if process != self._books.mark.claimed_at:
             self._books.note(claimed_at=process)
         return held
@@ -92,9 +79,8 @@ class Tenure:
 
     async def revoke(self) -> TargetPosition:
         """The target was promoted, and that does not count: it is ours again. What it holds."""
-        with logs.timed(_log, "Take the promotion back", extra={"end": "target"}):
-            async with self._ends.admin("target") as end:
-                return await self.claim.revoke(end)
+        async with self._ends.admin("target") as end:
+            return await self.claim.revoke(end)
 
     async def confirm(self) -> None:
         """Before values go over a new connection: nobody has taken over meanwhile."""

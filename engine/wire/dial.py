@@ -36,7 +36,7 @@ async def dial(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Connect
     connection: Connection | None = None
     kind = LinkError
     of = {"end": fault, "endpoint": endpoint.address}
-    _log.debug("Dials", extra=of)
+    _log.debug("Connects", extra=of)
     try:
         async with asyncio.timeout(timeout):
             connection = await _connect(endpoint, fault)

@@ -95,7 +95,7 @@ def test_three_faults(
         proxy.refuse()
         proxy.cut_now()
         assert "connection" in story.says("dialling again", "source")["message"]
-        story.says("The source was dialled in vain", "source")
+        story.says("Could not connect to the source", "source")
         writer.set("written", "meanwhile")
         proxy.refuse(False)
         partial = story.says("Partial sync", "source")
@@ -125,7 +125,7 @@ def test_three_faults(
         migration.resume(verb=False)
         assert story.says("claimed the migration")["attempt"] == 2
         story.says("Claim the target: done", "target")
-        story.says("The target holds a position of this migration", "target")
+        story.says("The target has a position of this migration", "target")
         story.says("Partial sync", "source")
         story.says("Phase CATCH_UP begins")
         # The cut-over.

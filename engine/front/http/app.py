@@ -338,13 +338,15 @@ class Api:
         )
         _log.log(
             level,
-            "operation=%s code=%s key=%s client=%s ms=%.1f request=%s",
-            call.operation,
-            code or "ok",
-            call.key_id or "-",
-            call.client,
-            seconds * 1000,
-            call.id,
+            "Request refused" if code else "Request answered",
+            extra={
+                "operation": call.operation,
+                "code": code or "ok",
+                "key": call.key_id or "-",
+                "client": call.client,
+                "ms": round(seconds * 1000, 1),
+                "request": call.id,
+            },
         )
 
 
@@ -392,17 +394,17 @@ def _fault(error: Exception, call: Call) -> ApiFault:
     if isinstance(error, ApiFault):
         return error
     if isinstance(error, StateError):
-        _log.error("request=%s %s", call.id, error)
+        _log.error("%s", error, extra={"request": call.id})
         return ServiceUnavailable("The state of the server cannot be used just now.")
     if isinstance(error, EngineError):
-        _log.error("request=%s %s", call.id, error)
+        _log.error("%s", error, extra={"request": call.id})
         return InternalFailure(error.message, remedy=error.remedy)
     # Its text may hold anything, a password included.
     places = [f for f in traceback.extract_tb(error.__traceback__) if "engine" in f.filename]
     place = (
         f"{places[-1].filename.removeprefix(str(_PACKAGE))}:{places[-1].lineno}" if places else "?"
     )
-    _log.error("request=%s a bug: %s in %s", call.id, type(error).__name__, place)
+    _log.error("a bug: %s in %s", type(error).__name__, place, extra={"request": call.id})
     return InternalFailure("The request failed for an internal reason.")
 
 
