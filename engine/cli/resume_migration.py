@@ -63,7 +63,8 @@ def resume_migration(
             metavar="HOST:PORT",
             show_default=False,
             help="From now on: other servers of the source's replication; where the source cannot "
-            "be reached, the one that was promoted is followed.  [default: as before]",
+            "be reached, the one that was promoted is followed. HOST:PORT=detached: a copy that "
+            "was detached on purpose.  [default: as before]",
         ),
     ] = None,
     accept_source_loss: LossOption = False,

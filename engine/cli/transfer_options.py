@@ -157,7 +157,9 @@ def settings(
             metavar="HOST:PORT",
             help="Another server of the source's replication; may be repeated. Where the source "
             "cannot be reached, and one of them was promoted and goes on with its stream, that one "
-            "is followed. (Replicas that the source tells of are found without it.)",
+            "is followed. (Replicas that the source tells of are found without it.) "
+            "HOST:PORT=detached: a copy that was detached on purpose; what is written there holds "
+            "no cut-over up.",
         ),
     ] = None,
     spool_directory: Annotated[

@@ -35,7 +35,8 @@ class OnlineMark:
     cut-over (`transfer.hold`).
     `head`: the address of the primary that took the writes last, where the source was
     its replica. `followed`: the address of the server that is followed in the source's place,
-    after a failover; empty: the source itself. `claimed_at`: the target's process (its run id) in
+    after a failover; empty: the source itself. `siblings`: the address of every other server of its
+    replication that was heard of. `claimed_at`: the target's process (its run id) in
     which our claim stood last. `handed_over`: behind `opened`, clients may have
     been led to the target; `came_back`: why it was found older then, so that nothing goes on before
     the operator resumes it; empty: it was not. `switched`: what points the applications' name to
@@ -81,6 +82,7 @@ class OnlineMark:
     held: bool = False
     head: str = ""
     followed: str = ""
+    siblings: tuple[str, ...] = ()
     claimed_at: str = ""
     partial_syncs: int = 0
     full_syncs: int = 0
@@ -117,7 +119,8 @@ class OnlineMark:
         """Inverse of `to_dict`."""
         names, lost = data.get("search_names", ()), data.get("lost", ())
         pairs = tuple((what, why) for what, why in lost)
-        return cls(**{**data, "search_names": tuple(names), "lost": pairs})
+        siblings = tuple(data.get("siblings", ()))
+        return cls(**{**data, "search_names": tuple(names), "lost": pairs, "siblings": siblings})
 
 
 def dirty_key(token: str) -> bytes:

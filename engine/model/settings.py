@@ -20,6 +20,7 @@ SourceAfter = Literal["refuse", "resume"]
 Publish = Literal["pass", "drop"]
 CHANGEABLE = ("retry_for", "source_nodes", "spool_bytes", "spool_directory")
 """Settings that may be others when a transfer is resumed: what is carried stays the same."""
+_DETACHED = "=detached"
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -81,10 +82,12 @@ class TransferSettings:
     behind a cut-over with the fence "pause" and `source_after` "refuse". 0: they are disconnected
     once, at the cut-over."""
     keep_users: tuple[str, ...] = ()
+    """ACL users of the source whose connections are not closed."""
     source_nodes: tuple[str, ...] = ()
     """Other servers of the source's replication, `host:port` each. Where the source cannot be
-    reached, and one of them was promoted and goes on with its stream, that one is followed."""
-    """ACL users of the source whose connections are not closed."""
+    reached, and one of them was promoted and goes on with its stream, that one is followed.
+    `host:port=detached`: a copy that was detached on purpose; what is written there is not the
+    source's, and holds no cut-over up."""
     search_names: tuple[str, ...] = ()
     """Names of the source's search aliases and dictionaries (RediSearch), which no command lists. A
     snapshot tells them; a scan carries those that are named here."""
@@ -142,9 +145,11 @@ class TransferSettings:
         check_skipped(self.skip_checks)
         names.read(self.command_names)
         for node in self.source_nodes:
-            host, _, port = node.rpartition(":")
+            host, _, port = node.removesuffix(_DETACHED).rpartition(":")
             if not host or not port.isdigit() or not 0 < int(port) < 65536:
-                raise UsageError(f"--source-node {node!r}: expected HOST:PORT")
+                raise UsageError(
+                    f"--source-node {node!r}: expected HOST:PORT, or HOST:PORT=detached"
+                )
         self._check_fence()
         self._check_bounds()
         if self.source_type == "replica" and (objection := self.replica_objection()) is not None:
@@ -152,6 +157,18 @@ class TransferSettings:
                 f"the source type replica does not do: {objection}",
                 remedy="Use --source-type scan, or move everything.",
             )
+
+    @property
+    def named_nodes(self) -> tuple[str, ...]:
+        """Those of `source_nodes` that may be followed."""
+        return tuple(each for each in self.source_nodes if not each.endswith(_DETACHED))
+
+    @property
+    def detached_nodes(self) -> tuple[str, ...]:
+        """Those that are no part of the source any more."""
+        return tuple(
+            each.removesuffix(_DETACHED) for each in self.source_nodes if each.endswith(_DETACHED)
+        )
 
     def replica_objection(self) -> str | None:
         """Why what is asked for cannot be read as a replica, None if it can.

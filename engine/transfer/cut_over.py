@@ -34,6 +34,7 @@ from engine.transfer.gate import GateResult, offering
 from engine.transfer.head import Head, Heads
 from engine.transfer.held import HeldDeadlines
 from engine.transfer.opening import Opening
+from engine.transfer.roles import Roles
 from engine.transfer.stage import Stage
 from engine.transfer.switch import Switch
 from engine.transfer.target_watch import TargetWatch
@@ -59,6 +60,7 @@ class CutOver:
         check: Check,
         source: ReplicaSource,
         target_watch: TargetWatch,
+        roles: Roles,
         switch: Switch,
     ) -> None:
         self._ends = ends
@@ -69,6 +71,7 @@ class CutOver:
         self._check = check
         self._source = source
         self._target_watch = target_watch
+        self._roles = roles
         self._switch = switch
         self._refused = 0
         # Why the primary that takes the writes could not be asked.
@@ -194,7 +197,8 @@ class CutOver:
                 async with asyncio.timeout(fence.seconds):
                     # 1. No more writes; the last byte that counts.
                     with self._step("pause writers"):
-                        final = self._final(await fence.close())
+                        told = await fence.close()
+                        final = self._final(told)
                     self._note_before(fence)
                     # 2. It is on the target.
                     follower.hurry(True)
@@ -209,7 +213,9 @@ class CutOver:
                     # deadline seems to differ is looked at again.
                     doing = _COMPARED
                     settling = asyncio.ensure_future(self._deadlines.settle(follower, near))
-                    looking = asyncio.ensure_future(self._target_watch.look())
+                    looking = asyncio.gather(
+                        self._target_watch.look(), self._roles.no_second_primary(told)
+                    )
                     try:
                         with logs.timed(_log, "Cut-over: compare both ends"):
                             result = await self._check.run(

@@ -176,6 +176,7 @@ class Online:
             self._check,
             self._source,
             self._target_watch,
+            self._roles,
             Switch(source, target, stage.settings, stage.on_switch, stage.on_event),
         )
         self._applier: Applier | None = None

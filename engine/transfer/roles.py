@@ -31,7 +31,8 @@ from engine.targets.role import refuse_replica
 from engine.transfer.apart import APART, FEEDS_ITSELF, relation
 from engine.transfer.books import Books
 from engine.transfer.ends import Ends
-from engine.transfer.head import Heads
+from engine.transfer.head import Head, Heads
+from engine.transfer.siblings import Siblings
 from engine.transfer.stage import Stage
 from engine.wire import detours
 from engine.wire.admin import Admin, admin
@@ -64,9 +65,11 @@ class Roles:
         # succeed it lack something.
         self._away_since: float | None = None
         self._short: set[str] = set()
-        # Servers that the operator has named and that could succeed it, more than one.
+        # Those that could succeed it, more than one.
         self._several: set[str] = set()
         self._changed = asyncio.Event()
+        self.siblings = Siblings(ends, books, stage)
+        """The other servers of the source's replication."""
 
     # --- Where it is followed ---
 
@@ -79,31 +82,28 @@ class Roles:
         """Whether the source, which cannot be dialled, was succeeded by a server that goes on with
         its stream from `position`: its address leads there from now on.
 
-        That is one of the replicas that it had when it was heard last, promoted since; or the
-        primary of a source that is a replica itself. A server that parted from the source before
-        is none of these, though it knows its history too. Else it is one of the servers that the
-        operator has named, if no other of them could be it as well.
+        That is one of the replicas that it had, promoted since; or the primary of a source that is
+        a replica itself; or one of the servers that the operator has named: if no other of them
+        could be it as well. A server that parted from the source before is none of these, though
+        it knows its history too.
         """
         now = asyncio.get_running_loop().time()
         if self._away_since is None:
             self._away_since = now
         if now - self._away_since < _AWAY_SECONDS:
             return False
-        told = self._source.told
-        for address in (*told.replicas, told.primary) if told is not None else ():
-            if address and (there := await self._successor(address, position)) is not None:
-                return self._lead_to(address, there)
-        named: dict[str, Endpoint] = {}
-        for address in self._ends.settings.source_nodes:
-            if (there := await self._successor(address, position)) is not None:
-                named[address] = there
-        if len(named) == 1:
-            return self._lead_to(*next(iter(named.items())))
-        if named and self._several != set(named):
-            self._several = set(named)
+        if self._source.told is not None:
+            self.siblings.note(self._source.told)
+        asked = self.siblings.addresses
+        found = await asyncio.gather(*(self._successor(each, position) for each in asked))
+        there = {each: at for each, at in zip(asked, found, strict=True) if at is not None}
+        if len(there) == 1:
+            return self._lead_to(*next(iter(there.items())))
+        if there and self._several != set(there):
+            self._several = set(there)
             self._stage.on_event(
                 f"the source {self._ends.source.address} cannot be reached, and more than one of "
-                f"the servers that were named could go on with its stream: {', '.join(named)}; "
+                f"the servers of its replication could go on with its stream: {', '.join(there)}; "
                 "none is followed while all of them are primaries"
             )
         return False
@@ -184,6 +184,7 @@ class Roles:
         heads = Heads(self._ends)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(heads.close)
+            stack.push_async_callback(self.siblings.close)
             target = await self._dialled(stack)
             while True:
                 self._changed.clear()
@@ -215,9 +216,14 @@ class Roles:
         if told is None:
             return
         if not told.is_replica:
-            self._problem = await self._named_one(told.replid) or await self._former_head(heads)
+            self._problem = (
+                await self._named_one(told.replid)
+                or await self._former_head(heads)
+                or await self.siblings.look(told, self._known)
+            )
             self._found_for = told.place
             return
+        self.siblings.note(told)
         try:
             head = await heads.find()
         except TransferFailed as exc:
@@ -225,11 +231,23 @@ class Roles:
         else:
             if self._target_id and self._target_id in head.chain:
                 raise self._one_replication("the source became a replica of the target")
-            self._problem = ""
             if head.address != self._books.mark.head:
                 self._books.note(head=head.address)
                 self._stage.on_event(f"writes are taken by {head.endpoint.address}")
+            self._problem = await self._beside_head(head)
         self._found_for = told.place
+
+    @property
+    def _known(self) -> tuple[str, ...]:
+        """The addresses of servers whose roles are looked at otherwise."""
+        mark = self._books.mark
+        return (mark.followed, mark.head, self._ends.source.address)
+
+    async def _beside_head(self, head: Head) -> str:
+        """A second primary beside the one at the head of the source's chain."""
+        if (told := await self._ask(head.endpoint)) is None:
+            return f"the source's primary {head.endpoint.address} cannot be asked for its replicas"
+        return await self.siblings.look(told, self._known)
 
     async def _named_one(self, replid: str) -> str:
         """Whether the source that was named takes writes again, while another one is followed, a
@@ -265,6 +283,12 @@ class Roles:
             f"the source was a replica of {former} and is a primary now, while {former} is still "
             "one too: what is written there does not arrive"
         )
+
+    async def no_second_primary(self, told: Replication) -> None:
+        """Behind the fence: `told` by the server that it stands at. Raises `TransferFailed` where
+        another one of the source's replication was promoted by now."""
+        if self._stage.settings.fence == "pause":
+            await self.siblings.at_fence(told, self._known)
 
     # --- Before it ---
 

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import threading
 import time
+from collections.abc import Iterable
 
 import pytest
 import redis
@@ -18,11 +19,14 @@ from engine.model.endpoint import Endpoint
 from engine.model.online import OnlineMark
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
+from engine.model.verification import DbKey
+from engine.transfer import roles
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.cut_over import CutOver
 from engine.transfer.fence import PauseFence, fence_of
 from engine.transfer.release import release
 from engine.transfer.transfer import Transfer
+from engine.verify import LiveComparison
 from engine.wire.admin import admin
 from tests.conftest import ServerFactory, known
 from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, refused, soon
@@ -232,6 +236,7 @@ def test_a_source_that_dies_and_is_succeeded(name: str, server_factory: ServerFa
     replica_of(promoted, source)
     replica_of(bystander, source)
     store = MemoryCheckpoint()
+    nodes = (f"127.0.0.1:{bystander.port}=detached",)
 
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
@@ -257,12 +262,12 @@ def test_a_source_that_dies_and_is_succeeded(name: str, server_factory: ServerFa
         await soon(lambda: work.progress.can_complete, f"an open gate again: {run.events}", 40)
         work.stop()
 
-    run = online(source, target, steer, checkpoints=store, timeout=90)
+    run = online(source, target, steer, checkpoints=store, source_nodes=nodes, timeout=90)
     assert run.report.status == "stopped", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
 
     with Clicks(promoted) as clicks:
-        run = online(source, target, completed, checkpoints=store, timeout=90)
+        run = online(source, target, completed, checkpoints=store, source_nodes=nodes, timeout=90)
         assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert int(target.client().get("clicks")) == clicks.acknowledged
@@ -270,6 +275,114 @@ def test_a_source_that_dies_and_is_succeeded(name: str, server_factory: ServerFa
     assert run.report.sealed_at.endswith(f":{promoted.port}")
     assert "NOREPLICAS" in clicks.refusal
     assert_tidy(target)
+
+
+@pytest.mark.parametrize("name", ["redis-7.0", "redis-3.2"])
+def test_a_replica_that_is_promoted_beside_a_living_source(
+    name: str, server_factory: ServerFactory
+) -> None:
+    """Clients are led to it, and nobody follows it: the gate is closed until it is known who the
+    primary is. A source before 4.0 tells of no history."""
+    source, promoted, target = (server_factory(known(name), *BACKLOG[:2]) for _ in range(3))
+    source.client().set("clicks", 10)
+    promoted.client().execute_command("SLAVEOF", source.host, source.port)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: in_step(promoted), "the replica in step")
+        told = work._way._source  # type: ignore[union-attr]
+        await soon(lambda: told.told.replicas == (f"127.0.0.1:{promoted.port}",), "the replica")
+        await soon(lambda: work.progress.can_complete, "an open gate")
+        promoted.client().execute_command("SLAVEOF", "NO", "ONE")
+        promoted.client().incr("clicks")
+        await soon(lambda: "a primary beside" in work.progress.reason, "the reason")
+        assert f"127.0.0.1:{promoted.port}" in work.progress.reason
+        assert not work.progress.can_complete
+        assert "a primary beside" in await refused(work, run)
+        # The failover comes to its end.
+        source.client().execute_command("SLAVEOF", promoted.host, promoted.port)
+        if name == "redis-3.2":  # a chain's offsets are not one stream's there
+            work.stop()
+            return
+        await completed(work, run)
+
+    run = online(source, target, steer, timeout=60)
+    assert any("is a primary now: what is written there" in each for each in run.events)
+    if name != "redis-3.2":
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert target.client().get("clicks") == b"11"
+        assert seal_of(promoted) == 65535
+
+
+def test_two_replicas_that_are_promoted_when_the_source_dies(
+    server_factory: ServerFactory,
+) -> None:
+    """Both could go on with its stream: none is followed until one of them is a replica again; and
+    one that is promoted beside the one that is followed closes the gate."""
+    source, one, two, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(4))
+    source.client().set("clicks", 10)
+    for replica in (one, two):
+        replica_of(replica, source)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: in_step(one) and in_step(two), "replicas in step")
+        told = work._way._source  # type: ignore[union-attr]
+        await soon(lambda: len(told.told.replicas) == 2, "the replicas")
+        await soon(lambda: work.progress.can_complete, "an open gate")
+        await asyncio.to_thread(source.kill)
+        for replica in (one, two):
+            replica.client().execute_command("REPLICAOF", "NO", "ONE")
+        await soon(lambda: any("more than one of" in e for e in run.events), "both")
+        assert not any("goes on with its stream" in e for e in run.events)
+        replica_of(two, one)
+        await soon(lambda: any("goes on with its stream" in e for e in run.events), "a successor")
+        await soon(lambda: work.progress.can_complete, f"an open gate: {run.events}", 40)
+        two.client().execute_command("REPLICAOF", "NO", "ONE")
+        two.client().incr("clicks")
+        await soon(lambda: "a primary beside" in work.progress.reason, "the reason")
+        assert "a primary beside" in await refused(work, run)
+        replica_of(two, one)
+        one.client().incr("clicks")
+        await completed(work, run)
+
+    run = online(source, target, steer, timeout=90)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+    assert run.report.sealed_at == f"127.0.0.1:{one.port}"
+    assert target.client().get("clicks") == b"11"
+
+
+def test_a_replica_that_is_promoted_at_the_fence(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last look and the fence."""
+    source, promoted, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(3))
+    source.client().set("clicks", 10)
+    replica_of(promoted, source)
+
+    class Late(LiveComparison):
+        async def choose(self, first: Iterable[DbKey], then: Iterable[DbKey]) -> None:
+            await super().choose(first, then)
+            promoted.client().execute_command("REPLICAOF", "NO", "ONE")
+            promoted.client().incr("clicks")
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: in_step(promoted), "the replica in step")
+        told = work._way._source  # type: ignore[union-attr]
+        await soon(lambda: told.told.replicas, "the replica")
+        await soon(lambda: work.progress.can_complete, "an open gate")
+        monkeypatch.setattr(roles, "_LOOK_SECONDS", 3600.0)
+        await asyncio.sleep(1.5)  # the look that has begun
+        assert "a primary beside" in await refused(work, run)
+        source.client().set("key", 1)  # it takes writes again
+        work.stop()
+
+    ends = (Endpoint.parse(each.url) for each in (source, target))
+    late = Late(*ends, TransferSettings(), lambda: False)
+    run = online(source, target, steer, comparison=late, timeout=60)
+    assert run.report.status == "stopped", (run.report.errors, run.events)
 
 
 def test_a_source_that_died_while_no_engine_ran(server_factory: ServerFactory) -> None:
