@@ -651,6 +651,8 @@ cdef class StreamReader:
             return self.pass_over()
         if name == NAME_SWAPDB and not self.is_swap(data + start):
             return self.wrong("two numbers of databases, in SWAPDB", start)
+        if self.name_at + self.name_size + 2 == end and COMMAND_ROWS[row].part_count:
+            return self.wrong("arguments, behind the name of a command that has keys", start)
         before = self.open.count
         command.start = start
         command.size = end - start

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
+# The core's table: the keys of each command, as it notes them ("" for none).
+ROWS: dict[str, str] = dict(
+    re.findall(
+        r'^    \("([^"]+)", "([^"]*)", "[^"]*"\),$',
+        (Path(__file__).resolve().parents[2] / "ext" / "command_table.pxi").read_text(),
+        re.MULTILINE,
+    )
+)
+HAVE_KEYS = {name.upper().encode() for name, keys in ROWS.items() if keys}
 TAKEN_OUT = {b"PING", b"REPLCONF", b"SELECT", b"MULTI", b"EXEC"}
 MESSAGES = {b"PUBLISH", b"SPUBLISH"}
 SENTINELS = b"__sentinel__:hello"
@@ -135,6 +146,8 @@ def read(data: bytes, offset: int = 0, db: int = 0, in_multi: bool = False) -> S
                 database(args[2])
             elif name in (b"MULTI", b"EXEC"):
                 in_multi = name == b"MULTI"
+            elif len(args) == 1 and name in HAVE_KEYS:
+                raise Broken
             if name in TAKEN_OUT or (name in MESSAGES and args[1:2] == [SENTINELS]):
                 args = None
         stream.steps.append(Step(offset + at, args, db, in_multi))

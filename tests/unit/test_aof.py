@@ -212,6 +212,17 @@ def test_a_cut_tail_is_left_out_or_refused(tmp_path: Path, end: int):
     assert caught.value.fault == "source"
 
 
+def test_a_command_that_lacks_its_key_is_damage(tmp_path: Path):
+    kept = command(b"SET", b"a", b"1")
+    path = tmp_path / "appendonly.aof"
+    path.write_bytes(kept + command(b"EXPIRE") + kept)
+    with pytest.raises(
+        ProtocolFault, match=rf"arguments, behind .* at byte {len(kept)}\b"
+    ) as caught:
+        surveyed(path)
+    assert caught.value.fault == "source"
+
+
 def test_unknown_names_in_a_transaction_that_does_not_end(tmp_path: Path):
     """They tell a damaged EXEC from one that is missing; the target is asked for them."""
     kept = command(b"SET", b"a", b"1") + command(b"before", b"a")

@@ -106,7 +106,7 @@ data_commands = st.one_of(
     st.builds(
         lambda name, args: command(name, *args),
         st.sampled_from([b"SET", b"INCR", b"LPUSH", b"x"]),
-        st.lists(st.binary(max_size=5), max_size=3),
+        st.lists(st.binary(max_size=5), min_size=1, max_size=3),
     ),
     st.builds(
         lambda a, b: command(b"SWAPDB", b"%d" % a, b"%d" % b), st.integers(0, 3), st.integers(0, 3)

@@ -285,7 +285,7 @@ NUMBERS = st.one_of(
 OPTIONS = st.sampled_from(
     [b"EX", b"px", b"EXAT", b"pxat", b"PXAT", b"KEEPTTL", b"FIELDS", b"NX", b"1", b"2", b"k", b""]
 )
-WORDS = st.lists(st.one_of(OPTIONS, NUMBERS, st.binary(max_size=12)), max_size=16)
+WORDS = st.lists(st.one_of(OPTIONS, NUMBERS, st.binary(max_size=12)), min_size=1, max_size=16)
 
 
 def option_of(words: list[bytes]) -> int | None:
