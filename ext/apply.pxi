@@ -12,6 +12,10 @@
 # in the other one, so that it is deleted there.
 #
 # A slot is the place of a command between MULTI and EXEC, counted from 0, ours included.
+#
+# A target spends as much on a command's turn (queueing it, calling it, its two replies) as on a short
+# SET itself. So SETs without options that follow each other may go as one MSET, which stores the same
+# in the same order: a slot then stands for several commands.
 
 cdef enum:
     # Slots of a transaction that hold no command of the batch.
@@ -25,6 +29,11 @@ cdef enum:
     POSITION_BYTES_MOST = 4096
     # Of an error's text, how much is kept.
     ERROR_TEXT_BYTES = 1024
+    # SETs in one MSET, and bytes of a SET that is worth it.
+    MERGED_MOST = 64
+    MERGED_BYTES_MOST = 1024
+    # `*3`, `$3` and the name.
+    SET_HEADER_BYTES = 13
 
 
 cdef inline uint8_t *put_select(uint8_t *out, int db) noexcept nogil:
@@ -45,12 +54,14 @@ cdef class Transaction:
     cdef uint8_t *data
     cdef size_t size
     cdef int32_t *slots
+    cdef uint8_t *merged               # how many commands beside that one; NULL: none anywhere
     cdef readonly size_t queued
     cdef size_t body_size
 
     def __dealloc__(self):
         PyMem_RawFree(self.data)
         PyMem_RawFree(self.slots)
+        PyMem_RawFree(self.merged)
 
     def __len__(self):
         return self.size
@@ -76,6 +87,13 @@ cdef class Transaction:
             raise IndexError("no such slot")
         return None if self.slots[slot] == SLOT_OURS else self.slots[slot]
 
+    def merged_at(self, Py_ssize_t slot):
+        """How many commands of the batch stand at `slot` as one: those from `index_of` on. 1 where
+        a command stands for itself. IndexError for a slot that the transaction has not."""
+        if slot < 0 or <size_t>slot >= self.queued:
+            raise IndexError("no such slot")
+        return 1 if self.merged == NULL else self.merged[slot] + 1
+
 
 @cython.final
 cdef class TransactionEncoder:
@@ -90,6 +108,7 @@ cdef class TransactionEncoder:
     cdef size_t key_size
     cdef int position_db
     cdef int64_t databases
+    cdef uint16_t set_row
 
     def __cinit__(
         self, bytes position_key not None, int position_db=0, *, int64_t databases=<int64_t>1 << 31
@@ -102,10 +121,11 @@ cdef class TransactionEncoder:
         self.key = <const uint8_t *>PyBytes_AS_STRING(position_key)
         self.key_size = PyBytes_GET_SIZE(position_key)
         self.position_db = position_db
+        self.set_row = named_row(<const uint8_t *>b"set", 3)
 
     def encode(
         self, CommandBatch batch not None, bytes position not None, *, int db,
-        frozenset skip=frozenset(), extras=(),
+        frozenset skip=frozenset(), extras=(), bint merge=False,
     ):
         """The transaction that applies `batch` and moves the position to `position`.
 
@@ -115,6 +135,8 @@ cdef class TransactionEncoder:
                 every applied transaction ends.
             skip: indices of commands to leave out.
             extras: (database, one encoded command) to run behind the batch's commands.
+            merge: short SETs without options that follow each other go as MSET. The target must
+                take keys of any slot in one command.
 
         Raises ValueError for an extra that is not exactly one command, for a database that the
         target has not, and for a position above 4096 bytes.
@@ -154,6 +176,11 @@ cdef class TransactionEncoder:
             (4 * count + 2 * <size_t>len(extras) + 4) * sizeof(int32_t))
         if result.data == NULL or result.slots == NULL or count > INT32_MAX:
             raise MemoryError()
+        if merge and self.has_set(batch):
+            result.merged = <uint8_t *>PyMem_RawCalloc(
+                4 * count + 2 * <size_t>len(extras) + 4, sizeof(uint8_t))
+            if result.merged == NULL:
+                raise MemoryError()
         with nogil:
             result.size = put_literal(result.data, "*1\r\n$5\r\nMULTI\r\n", 15) - result.data
             now = self.put_commands(result, batch, skipped, now)
@@ -199,6 +226,23 @@ cdef class TransactionEncoder:
             size += command.size
         return size
 
+    cdef bint has_set(self, CommandBatch batch) noexcept nogil:
+        """Whether there is a SET of any kind."""
+        cdef size_t i
+        for i in range(batch.packed.count):
+            if batch.packed.commands[i].row == self.set_row:
+                return True
+        return False
+
+    cdef inline bint may_merge(
+        self, const StreamCommand *command, const uint8_t *bytes
+    ) noexcept nogil:
+        """Whether it is a short SET without options, by the name that the target knows it by."""
+        return (command.row == self.set_row and not command.renamed
+                and command.size <= MERGED_BYTES_MOST
+                and memcmp(bytes, b"*3\r\n$3\r\n", 8) == 0
+                and is_keyword(bytes + 8, 3, "set", 3))
+
     cdef inline uint8_t *select(
         self, Transaction to, uint8_t *out, int db, int *now
     ) noexcept nogil:
@@ -217,13 +261,24 @@ cdef class TransactionEncoder:
         cdef const StreamCommand *command
         cdef const uint8_t *bytes
         cdef const uint8_t *run = NULL        # commands that lie side by side go as one
-        cdef size_t run_size = 0, i
+        cdef size_t run_size = 0, i = 0, several
         cdef uint8_t *out = to.data + to.size
-        for i in range(packed.count):
+        while i < packed.count:
             if skipped != NULL and skipped[i]:
+                i += 1
                 continue
             command = &packed.commands[i]
             bytes = command_bytes(packed, command)
+            several = self.mergeable(packed, skipped, i) if to.merged != NULL else 0
+            if several > 1:
+                if run_size:
+                    memcpy(out, run, run_size)
+                    out += run_size
+                run, run_size = NULL, 0
+                out = self.select(to, out, command.db, &now)
+                out = self.put_merged(to, out, packed, i, several)
+                i += several
+                continue
             if run + run_size != bytes or command.db != now:
                 if run_size:
                     memcpy(out, run, run_size)
@@ -238,10 +293,44 @@ cdef class TransactionEncoder:
                 out += run_size
                 run_size = 0
                 out = self.put_swapped(to, out, bytes, &now)
+            i += 1
         if run_size:
             memcpy(out, run, run_size)
         to.size = out + run_size - to.data
         return now
+
+    cdef size_t mergeable(
+        self, const Packed *packed, const uint8_t *skipped, size_t first
+    ) noexcept nogil:
+        """How many SETs from there on may go as one command."""
+        cdef size_t i = first
+        cdef const StreamCommand *command
+        while i < packed.count and i - first < MERGED_MOST:
+            command = &packed.commands[i]
+            if command.db != packed.commands[first].db or (skipped != NULL and skipped[i]):
+                break
+            if not self.may_merge(command, command_bytes(packed, command)):
+                break
+            i += 1
+        return i - first
+
+    cdef uint8_t *put_merged(
+        self, Transaction to, uint8_t *out, const Packed *packed, size_t first, size_t several
+    ) noexcept nogil:
+        """SETs as one MSET; it is shorter than they are."""
+        cdef size_t i, size
+        cdef const StreamCommand *command
+        out = put_array_header(out, 1 + 2 * several)
+        out = put_literal(out, "$4\r\nMSET\r\n", 10)
+        for i in range(first, first + several):
+            command = &packed.commands[i]
+            size = command.size - SET_HEADER_BYTES
+            memcpy(out, command_bytes(packed, command) + SET_HEADER_BYTES, size)
+            out += size
+        to.slots[to.queued] = <int32_t>first
+        to.merged[to.queued] = <uint8_t>(several - 1)
+        to.queued += 1
+        return out
 
     cdef uint8_t *put_swapped(
         self, Transaction to, uint8_t *out, const uint8_t *swap, int *now

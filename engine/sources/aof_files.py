@@ -17,6 +17,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -148,11 +149,19 @@ class AofFiles:
         return found
 
     def portions(self, part: Part) -> Iterator[bytes]:
-        """All of one file, portion by portion. Raises as `read`."""
+        """All of one file, portion by portion; the next one is read meanwhile. Raises as `read`."""
         at = part.begin
-        while portion := self.read(part, at, part.end):
-            at += len(portion)
-            yield portion
+        if part.size <= PORTION_BYTES:
+            # A thread takes longer than this.
+            if portion := self.read(part, at, part.end):
+                yield portion
+            return
+        with ThreadPoolExecutor(1) as thread:
+            ahead = thread.submit(self.read, part, at, part.end)
+            while portion := ahead.result():
+                at += len(portion)
+                ahead = thread.submit(self.read, part, at, part.end)
+                yield portion
 
     def _portion(self, part: Part, begin: int, wanted: int) -> bytes:
         found = b""

@@ -135,9 +135,11 @@ class Applier:
         on_trouble: Callable[[str], None] = lambda _: None,
         full: bool = False,
     ) -> None:
-        """`full`: the connection will be full of commands all the time."""
+        """`full`: the connection will be full of commands all the time. Then SETs that follow each
+        other go as MSET, unless the target refuses that, or is a cluster."""
         self._endpoint = endpoint
         self._full = full
+        self._merges = full
         self._settings = settings
         self._key = key
         self._on_event = on_event
@@ -236,6 +238,11 @@ class Applier:
                         assert outcome is not None
                         raise outcome
                     result = outcome
+                    if self._refuses_merged(transaction, result) and result.position == before:
+                        # Nothing was applied. Each command for itself from here on.
+                        self._merges = False
+                        transaction = self._encode(batch, position)
+                        continue
                 else:
                     if self._connection is None or self._connection.lost is not None:
                         await self._dial()
@@ -299,7 +306,7 @@ class Applier:
             return False
         ahead, self._ahead = self._ahead, None
         if ahead is None:
-            transaction = self._encoder.encode(batch, position, db=POSITION_DB)
+            transaction = self._encode(batch, position)
             self._reader.expect(transaction.queued)
             connection.write(transaction)
         elif ahead.batch is batch and ahead.position == position:
@@ -324,10 +331,21 @@ class Applier:
             return
         if batch.nbytes > _AHEAD_BYTES_MOST:
             return
-        transaction = self._encoder.encode(batch, position, db=POSITION_DB)
+        transaction = self._encode(batch, position)
         self._ahead = _Ahead(batch, position, transaction)
         self._reader.expect(transaction.queued)
         connection.write(transaction.body)
+
+    def _encode(self, batch: CommandBatch, position: bytes) -> Transaction:
+        return self._encoder.encode(batch, position, db=POSITION_DB, merge=self._merges)
+
+    def _refuses_merged(self, transaction: Transaction, result: TransactionResult) -> bool:
+        """Whether the target did not take the command that SETs were merged to."""
+        return (
+            result.status == "aborted"
+            and result.guard_error is None
+            and any(transaction.merged_at(slot) > 1 for slot, _ in result.refused)
+        )
 
     def _ready_for(self, batch: CommandBatch) -> Connection | None:
         """The connection, if `batch` can be sent at once."""
@@ -510,6 +528,8 @@ class Applier:
             identity = info.identity
             if self._full:
                 await widen_reads(connection)
+            if info.mode == "cluster":
+                self._merges = False
             await connection.call("SELECT", POSITION_DB)
             # A user without the right to MULTI would have what follows it run one by one.
             await connection.call("MULTI")
@@ -603,5 +623,5 @@ def _indices(
         if index is None:
             # SELECT, or the position's own SET: never on a target that answered them before.
             raise TransferFailed(f"the target refused the engine's own command: {message}")
-        found.append((index, message))
+        found += [(each, message) for each in range(index, index + transaction.merged_at(slot))]
     return tuple(found)

@@ -83,6 +83,90 @@ def test_the_shape_of_a_transaction():
         transaction.index_of(-1)
 
 
+PLAIN = command(b"SET", b"key", b"value")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        command(b"SET", b"key", b"value", b"KEEPTTL"),
+        command(b"SET", b"key", b"v" * 2000),
+        command(b"SETNX", b"key", b"value"),
+        INCR,
+    ],
+)
+def test_sets_that_follow_each_other_go_as_one(other: bytes) -> None:
+    """Up to 64 of one database; all else stays as it is, in order, and each slot says for which
+    commands it stands."""
+    lower = command(b"set", b"key", b"lower")
+    many = [(0, PLAIN)] * 65
+    batch = batch_of(*many, (0, other), (0, PLAIN), (0, other), (0, PLAIN), (0, lower), (1, lower))
+    encoder = TransactionEncoder(KEY)
+    transaction = encoder.encode(batch, POSITION, db=0, merge=True)
+    pairs = [b"key", b"value"]
+    body = command(b"MULTI") + command(b"MSET", *pairs * 64) + PLAIN + other + PLAIN + other
+    body += command(b"MSET", *pairs, b"key", b"lower") + command(b"SELECT", b"1") + lower
+    body += command(b"SELECT", b"0") + command(b"SET", KEY, POSITION)
+    assert bytes(transaction.body) == body
+    assert slots_of(transaction) == [0, 64, 65, 66, 67, 68, None, 70, None, None]
+    merged = [transaction.merged_at(slot) for slot in range(transaction.queued)]
+    assert merged == [64, 1, 1, 1, 1, 2, 1, 1, 1, 1]
+    with pytest.raises(IndexError):
+        transaction.merged_at(transaction.queued)
+    # What is skipped is no part of any, and parts none.
+    skip = frozenset(range(65)) | {68}
+    transaction = encoder.encode(batch, POSITION, db=0, merge=True, skip=skip)
+    assert slots_of(transaction) == [65, 66, 67, 69, None, 70, None, None]
+    # Where nobody asks for it, nothing is merged.
+    assert encoder.encode(batch, POSITION, db=0).queued == 74
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(range(5)), max_size=150), st.integers(0, 3))
+def test_merged_sets_say_the_same(kinds: list[int], db: int) -> None:
+    """Taken apart, in order, they are the commands of the batch."""
+    forms = [
+        lambda n: (0, command(b"SET", b"k%d" % (n % 7), b"v" * (n * 37 % 1100))),
+        lambda n: (1, command(b"Set", b"k%d" % (n % 7), b"%d" % n)),
+        lambda n: (0, command(b"SET", b"k", b"%d" % n, b"PXAT", b"1")),
+        lambda n: (0, command(b"INCR", b"k%d" % (n % 7))),
+        lambda n: (0, command(b"SET", b"k", b"%d" % n)),
+    ]
+    batch = batch_of(*(forms[kind](n) for n, kind in enumerate(kinds)), (0, INCR))
+    encoder = TransactionEncoder(KEY)
+    plain = encoder.encode(batch, POSITION, db=db)
+    merged = encoder.encode(batch, POSITION, db=db, merge=True)
+    apart: list[tuple[bytes, ...]] = []
+    for words in commands_in(bytes(merged)):
+        if words[0] == b"MSET":
+            assert len(words) > 3
+            apart += [(b"SET", *words[at : at + 2]) for at in range(1, len(words), 2)]
+        else:
+            apart.append((words[0].upper(), *words[1:]))
+    assert apart == [(words[0].upper(), *words[1:]) for words in commands_in(bytes(plain))]
+    named: list[int] = []
+    for slot in range(merged.queued):
+        if (index := merged.index_of(slot)) is not None:
+            named += range(index, index + merged.merged_at(slot))
+    assert named == list(range(len(batch)))
+
+
+def commands_in(data: bytes) -> list[tuple[bytes, ...]]:
+    """Encoded commands, taken apart slowly."""
+    found, at = [], 0
+    while at < len(data):
+        end = data.index(b"\r\n", at)
+        count, at = int(data[at + 1 : end]), end + 2
+        words = []
+        for _ in range(count):
+            end = data.index(b"\r\n", at)
+            size, at = int(data[at + 1 : end]), end + 2
+            words.append(data[at : at + size])
+            at += size + 2
+        found.append(tuple(words))
+    return found
+
+
 def test_a_swap_of_the_position_s_database_leaves_no_key_behind():
     swap = command(b"SwapDB", b"1", b"0")
     away = command(b"SWAPDB", b"1", b"2")
