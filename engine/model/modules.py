@@ -18,6 +18,8 @@ HEAD_BYTES = 96
 it for itself."""
 TELEMETRY = b"telemetry{"
 """So begin the names of the streams in which FalkorDB notes queries, each server its own."""
+FIRST_FIELD = b"Received at"
+"""The name of the first field of such a stream."""
 TELEMETRY_WORDS = "FalkorDB's notes of queries, which each server makes for itself"
 TELEMETRY_LEFT = f"telemetry{{…}} ({TELEMETRY_WORDS}) is neither carried nor compared"
 GRAPH_PART = (
@@ -116,6 +118,11 @@ def has_graphs(module_data: Iterable[tuple[str, bytes | None]]) -> bool:
     """Whether a snapshot is of a server with FalkorDB, by what was read so far of its modules' data
     (`SnapshotReader.module_data`), which comes before the keys."""
     return any(name in GRAPH_TYPES for name, _ in module_data)
+
+
+def is_telemetry_name(key: bytes) -> bool:
+    """Whether a key is called like a stream in which FalkorDB notes queries."""
+    return key.startswith(TELEMETRY) and key.endswith(b"}")
 
 
 def commands_known(asked: Collection[str], reply: object) -> frozenset[str] | None:

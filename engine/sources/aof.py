@@ -103,7 +103,8 @@ class AofSurvey:
     empty: nothing is; `tail`: that is a transaction in which there are names to ask the target
     for. `snapshot`: there is one, and it ends at `begins[0].offset`; `keys`, `types`,
     `modules`, `refused`, `refused_total` and `left_out` are of it, as in `rdb_file.Survey`;
-    `search` is what it tells of the search module.
+    `search` is what it tells of the search module, `graphs` whether FalkorDB was there (None: there
+    is no snapshot that would tell).
     `commands` counts those that are carried, `held` those of them that end at the offset asked for,
     or before; `databases` are all that are named. `scripts`: how many commands run a script;
     `fields`: hashes may have deadlines of fields; `unknown`: names of commands that the engine does
@@ -129,6 +130,7 @@ class AofSurvey:
     refused_total: int
     left_out: tuple[str, ...]
     search: InSnapshot
+    graphs: bool | None
     commands: int
     held: int
     databases: tuple[int, ...]
@@ -258,6 +260,7 @@ class _Surveyor:
             if snapshot is None
             else (*snapshot.left_out, *in_snapshot(snapshot.module_data).words),
             search=InSnapshot() if snapshot is None else in_snapshot(snapshot.module_data),
+            graphs=None if snapshot is None else has_graphs(snapshot.module_data),
             commands=self._commands,
             held=self._held,
             databases=tuple(sorted(self._databases | set(self._keys))),

@@ -30,7 +30,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +46,7 @@ from engine.errors import (
 )
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
+from engine.model.modules import GRAPH_MODULE
 from engine.model.online import LEFT_KEY, POSITION_KEY, OnlineMark, dirty_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
@@ -73,6 +74,7 @@ from engine.transfer.ends import Ends
 from engine.transfer.faithfulness import Faithfulness
 from engine.transfer.field_deadlines import release_fields
 from engine.transfer.gate import GateOfFiles, GateResult, compared
+from engine.transfer.graph_notes import GraphNotes, look_at
 from engine.transfer.leftovers import find as find_leftovers
 from engine.transfer.replay import Replay
 from engine.transfer.stage import Stage
@@ -601,6 +603,7 @@ class AppendOnly:
             held,
             Faithfulness(survey.info, self._writer.info),
             self._deadly,
+            self._notes_of_graphs(survey),
             lose=self._lose,
             note_key=dirty_key(self._books.mark.token),
             lost=self._recalled,
@@ -618,6 +621,18 @@ class AppendOnly:
         for what in commands.doubts(fields=self._fields_passed):
             self._doubt(what)
         await self._books.save()
+
+    def _notes_of_graphs(self, survey: AofSurvey) -> GraphNotes | None:
+        """What tells the keys that FalkorDB writes for itself; None: none of the ends has it."""
+        graphs = survey.graphs
+        if graphs is None:
+            graphs = GRAPH_MODULE in self._writer.info.modules
+
+        async def look(keys: Sequence[DbKey]) -> dict[DbKey, bool]:
+            async with self._ends.admin("target") as end:
+                return await look_at(end, keys)
+
+        return GraphNotes(look) if graphs else None
 
     async def _hold_fields(self, held: TargetPosition) -> None:
         """Where the target has import mode, TTLs of fields wait there for the end as well."""

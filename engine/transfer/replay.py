@@ -31,6 +31,7 @@ from engine._native import (
     stuck_hashes,
 )
 from engine.errors import TransferFailed
+from engine.model.modules import TELEMETRY, TELEMETRY_WORDS
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.report import NAMED_KEYS_LIMIT, printable_key
 from engine.sources.aof import AofCommands, AofSurvey
@@ -41,6 +42,7 @@ from engine.targets.writer import RestoreWriter
 from engine.transfer.deadlines import LIFT_MS, DbKey
 from engine.transfer.deadly import Deadly, pieces
 from engine.transfer.faithfulness import Faithfulness
+from engine.transfer.graph_notes import GraphNotes
 from engine.transfer.repair import placed
 from engine.transfer.stage import Stage
 
@@ -95,7 +97,8 @@ class Replay:
     in its notes. `deadly`: what its process has ended at. `lose(what, why)`
     is told of commands without keys that the target refuses. `names` get the keys whose deadlines
     are lifted, `fields` the hashes whose fields' are; None: those run. `stuck`: hashes whose
-    fields' deadlines could not be lifted so far.
+    fields' deadlines could not be lifted so far. `graphs`: tells what FalkorDB notes for itself;
+    None: there is none.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class Replay:
         held: TargetPosition,
         faith: Faithfulness,
         deadly: Deadly,
+        graphs: GraphNotes | None,
         *,
         lose: Callable[[str, str], None],
         note_key: bytes,
@@ -123,6 +127,7 @@ class Replay:
         self._writer = writer
         self._held = held
         self._deadly = deadly
+        self._graphs = graphs
         self._lose = lose
         self._names = names
         self._fields = fields
@@ -242,6 +247,7 @@ class Replay:
             batch.nbytes > self._writer.bulk_limit
             or batch.holds(CMD_SWAPS)
             or batch.doubtful(CMD_PAYLOAD)
+            or (self._graphs is not None and batch.naming(TELEMETRY))
             or self._trims(batch)
         )
         return batch, not special
@@ -347,7 +353,9 @@ class Replay:
         self, batch: CommandBatch, sent: Sent | None, instead: Instead | None
     ) -> bool:
         """Apply it; False: the target's process ends at it, and it is to be parted."""
-        skip = set() if sent is not None else self._unfit(batch)
+        skip = (
+            set() if sent is not None else self._unfit(batch) | await self._notes_of_graphs(batch)
+        )
         last = len(batch) - 1
         while True:
             if sent is None:
@@ -477,6 +485,17 @@ class Replay:
         self._leave(batch, 0, REASON)
         return {0}
 
+    async def _notes_of_graphs(self, batch: CommandBatch) -> set[int]:
+        """Commands of what FalkorDB notes for itself; what they make of it is not carried."""
+        if self._graphs is None:
+            return set()
+        found = await self._graphs.left_out(batch)
+        for own, beside in found.values():
+            for key in own:
+                self._stage.tally.leave(*key)
+            self._lose_keys(beside, f"it is derived from {TELEMETRY_WORDS}")
+        return set(found)
+
     def _leave(self, batch: CommandBatch, index: int, message: str) -> None:
         """A command that does not run on the target: its keys are named."""
         keys = batch.changes(index)
@@ -484,6 +503,9 @@ class Replay:
             name = batch.command(index)[0][:64].decode("ascii", "backslashreplace")
             self._lose(f"the command {name.upper()}", message)
             return
+        self._lose_keys(keys, message)
+
+    def _lose_keys(self, keys: Iterable[DbKey], message: str) -> None:
         for db, key in keys:
             if (db, key) in self.lost:
                 continue

@@ -33,7 +33,7 @@ from engine._native import (
 )
 from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
-from engine.model.modules import HEAD_BYTES, has_graphs
+from engine.model.modules import HEAD_BYTES, has_graphs, is_telemetry_name
 from engine.model.report import printable_key
 from engine.model.settings import TransferSettings
 from engine.model.verification import Difference, Verification
@@ -208,6 +208,9 @@ class _Reading:
                 continue
             for index, place in sampler.chosen(len(batch)):
                 key = next(iter(batch.changes(index) or ()), None)
+                if key is not None and survey.graphs is not False and is_telemetry_name(key[1]):
+                    # It may be what FalkorDB notes, which each server does for itself.
+                    key = None
                 if place < len(sample) and (before := sample[place]) is not None:
                     self._places[before] -= 1
                     if not self._places[before]:

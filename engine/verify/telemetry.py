@@ -12,18 +12,17 @@ from dataclasses import replace
 from typing import Any
 
 from engine.errors import EngineError, ProtocolFault
-from engine.model.modules import TELEMETRY
+from engine.model.modules import FIRST_FIELD, TELEMETRY, is_telemetry_name
 from engine.model.server import ServerInfo, parse_info
 from engine.verify.read import Command
 from engine.wire.admin import Admin
 
-_FIRST_FIELD = b"Received at"
 _SCAN_COUNT = 10_000
 
 
 async def telemetry_among(end: Admin, keys: Sequence[bytes]) -> set[bytes]:
     """Those of `keys` (in the database that is chosen) that are one. Raises `LinkError`."""
-    named = [key for key in keys if is_name(key)]
+    named = [key for key in keys if is_telemetry_name(key)]
     if not named:
         return set()
     replies = await end.pipeline([each for key in named for each in _asking(key)])
@@ -32,11 +31,6 @@ async def telemetry_among(end: Admin, keys: Sequence[bytes]) -> set[bytes]:
         for key, kind, first in zip(named, replies[::2], replies[1::2], strict=True)
         if _told(kind, first)
     }
-
-
-def is_name(key: bytes) -> bool:
-    """Whether a key is called like such a stream."""
-    return key.startswith(TELEMETRY) and key.endswith(b"}")
 
 
 class Telemetry:
@@ -59,7 +53,7 @@ class Telemetry:
                 cursor, keys = await self._end.call(
                     "SCAN", cursor, "COUNT", _SCAN_COUNT, "MATCH", match
                 )
-                names.update(key for key in keys if is_name(key))
+                names.update(key for key in keys if is_telemetry_name(key))
 
     async def counts(self) -> dict[int, int]:
         """How many there are in each database. Raises as `info`."""
@@ -121,4 +115,4 @@ def _told(kind: Any, first: Any) -> bool:
     the core does (`modules.pxi`)."""
     if kind != b"stream" or not isinstance(first, list):
         return False
-    return not first or (len(first[0]) > 1 and (first[0][1] or [b""])[0] == _FIRST_FIELD)
+    return not first or (len(first[0]) > 1 and (first[0][1] or [b""])[0] == FIRST_FIELD)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ServerFactory, known
+from tests.conftest import known
 from tests.reference.stream import command
 from tests.servers import Server
 from tests.transfers import Run, transfer

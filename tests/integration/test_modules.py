@@ -462,6 +462,48 @@ def test_notes_of_queries_are_each_servers_own_by_replica(server_factory: Server
     assert set(target.client().keys("*")) - own == names
 
 
+@pytest.mark.parametrize("archived", [False, True])
+def test_notes_of_queries_are_each_servers_own_in_an_append_only_file(
+    archived: bool, server_factory: ServerFactory
+) -> None:
+    """Those of its snapshot, and what its commands do to them. What is made of one is named."""
+    source = server_factory(known(GRAPHS), "--appendonly", "yes")
+    target = server_factory(known(GRAPHS))
+    client = source.client()
+    client.set("plain", 1)
+    with_notes(source, "g")
+    client.bgrewriteaof()
+    before = time.monotonic()
+    while client.info("persistence")["aof_rewrites"] < 1 or busy(source):
+        assert time.monotonic() < before + 20
+        time.sleep(0.05)
+    client.xgroup_create("telemetry{g}", "readers", 0)
+    client.xadd("telemetry{mine}", {"Received": "again"})
+    client.xgroup_create("telemetry{mine}", "readers", 0)
+    if archived:
+        client.copy("telemetry{g}", "archive")
+    client.incr("plain")
+    source.stop()
+    run = transfer(f"aof:{source.folder / 'appendonlydir'}", target)
+    there = target.client()
+    (line,) = [each for each in run.report.left_out if "telemetry{g} (database 0)" in each]
+    assert "mine" not in line
+    assert there.get("plain") == b"2"
+    assert there.xlen("telemetry{mine}") == 2
+    assert len(there.xinfo_groups("telemetry{mine}")) == 1
+    assert not there.exists("telemetry{g}")
+    assert query(target, "g", "MATCH (n) RETURN count(n)") == [[1]]
+    assert run.report.status == ("stopped" if archived else "done"), run.report.errors
+    lost = {each.key: each.reason for each in run.report.not_carried}
+    assert set(lost) == ({"archive"} if archived else set())
+    assert all("notes of queries" in why for why in lost.values())
+
+
+def busy(server: Server) -> bool:
+    """Whether it writes its file anew."""
+    return bool(server.client().info("persistence")["aof_rewrite_in_progress"])
+
+
 def test_notes_of_queries_are_each_servers_own_in_a_file(server_factory: ServerFactory) -> None:
     source, target = server_factory(known(GRAPHS)), server_factory(known(GRAPHS))
     source.client().set("plain", 1)
