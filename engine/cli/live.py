@@ -65,7 +65,7 @@ class Live:
             self._task,
             description=f"{progress.phase:<8}",
             total=total or None,  # without a total the bar pulses
-            completed=1 if copied else min(progress.keys, total),
+            completed=1 if copied else min(progress.keys, total or 0),
             line=clean(describe(progress)),
         )
         self._bar.refresh()

@@ -9,7 +9,7 @@ goes on, or the last one.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +19,7 @@ from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
 from engine.model.report import Report
-from engine.model.verification import Verification
+from engine.model.verification import Difference, Verification
 from engine.model.wording import tidied
 
 ABORT = "complete-migration --force (no cut-over: the source stays open, the target as it is)"
@@ -201,13 +201,15 @@ def verification(found: Verification | None) -> dict[str, Any] | None:
         "Different": found.different,
         "Repaired": found.repaired,
         "NotCompared": [{"Type": kind, "Keys": keys} for kind, keys in found.not_compared],
-        "Differences": [
-            {"Db": each.db, "Key": each.key, "Reason": each.what}
-            for each in (*found.differences[:NAMED_KEYS], *found.over_budget[:NAMED_KEYS])
-        ],
+        "Differences": _named(found.differences),
+        "OverBudget": _named(found.over_budget),
         "Libraries": found.libraries,
         "LostLibraries": list(found.lost[:NAMED_KEYS]),
     }
+
+
+def _named(found: Sequence[Difference]) -> list[dict[str, Any]]:
+    return [{"Db": each.db, "Key": each.key, "Reason": each.what} for each in found[:NAMED_KEYS]]
 
 
 def reason(transfer: TransferRecord) -> str:
@@ -264,7 +266,7 @@ def source_type(transfer: TransferRecord) -> str:
 
 def standing(progress: Progress) -> str:
     """How much has arrived, in words."""
-    keys = f"{progress.keys:,} of about {progress.total_keys:,} keys"
+    keys = progress.keys_words
     if progress.lag_bytes is None:
         # How far a source that is not heard has gone is anybody's guess: that is said too.
         return f"{keys}, with an unknown lag" if progress.link in ("down", "silent") else keys

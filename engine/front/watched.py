@@ -50,10 +50,9 @@ def gates(transfer: TransferRecord) -> list[dict[str, Any]]:
     progress = transfer.known
     held = transfer.held()
     behind = progress.phase in _BEHIND_SNAPSHOT
-    keys = f"{progress.keys:,} of about {progress.total_keys:,} keys"
     found = [
         _gate("worker", held, "a worker process has it" if held else "no process works on it"),
-        _gate("snapshot", True if behind else None, keys),
+        _gate("snapshot", True if behind else None, progress.keys_words),
     ]
     if shapes.source_type(transfer) != "scan":
         found += [_heard(progress, held), _target_heard(progress, held)]

@@ -32,12 +32,13 @@ class Progress:
     `source_type` is how the source is read, "replica", "scan" or "file"; "auto" until that is
     known.
     `total_keys` is the source's own count at the start (an estimate while writes go on, and with
-    MATCH or TYPE an upper bound). `evicted_keys` counts those of the target since the first write;
-    None: not known. `can_complete` with its `reason` is the cut-over's gate: the reason is one
-    line, with the figures (`lag 18 MB > 1 MB`). `uncomparable`: it is closed only
-    because both ends cannot be compared with these users, and is open for a cut-over without the
-    comparison. `trying_again`: a cut-over came to nothing, and is tried again by itself.
-    `lets_scripts`: the source refuses writes behind its fence, but not what scripts write.
+    MATCH or TYPE an upper bound); None: the source was not asked yet. `evicted_keys` counts those
+    of the target since the first write; None: not known. `can_complete` with its `reason` is the
+    cut-over's gate: the reason is one line, with the figures (`lag 18.2 MB > 1.05 MB`).
+    `uncomparable`: it is closed only because both ends cannot be compared with these users, and is
+    open for a cut-over without the comparison. `trying_again`: a cut-over came to nothing, and is
+    tried again by itself. `lets_scripts`: the source refuses writes behind its fence, but not what
+    scripts write.
 
     Where the source is followed: `applied_offset` is the replication offset up to which the target
     has everything, `source_offset` the source's own, as last heard; `lag_bytes` and `lag_seconds`
@@ -54,7 +55,7 @@ class Progress:
     source_type: str = "auto"
     keys: int = 0
     bytes: int = 0
-    total_keys: int = 0
+    total_keys: int | None = None
     skipped: int = 0
     vanished: int = 0
     not_carried: int = 0
@@ -86,6 +87,12 @@ class Progress:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
         return asdict(self)
+
+    @property
+    def keys_words(self) -> str:
+        """`300 of about 9,000 keys`, or `300 keys` while it is not known of how many."""
+        of = "" if self.total_keys is None else f" of about {self.total_keys:,}"
+        return f"{self.keys:,}{of} keys"
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Progress:

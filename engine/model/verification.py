@@ -116,9 +116,11 @@ class Verification:
 
     `not_compared` is how many keys of each type could not be compared; `libraries` are the function
     libraries and search indexes that were compared; `lost` names those that the target lacks or has
-    otherwise. Of a source that is followed also: `over_budget` names keys whose values were too
-    long to be compared while the source's writers waited; `repaired` are keys that differed, were
-    read again from the source and were equal then.
+    otherwise. Of a source that is followed also: `over_budget` names keys that are no difference as
+    far as is known, and that were not compared while the source's writers waited, each with why:
+    its value is too long for that, it may change without a command in the stream, or it is written
+    to all the time; `repaired` are keys that differed, were read again from the source and were
+    equal then.
     """
 
     ok: bool

@@ -577,7 +577,14 @@ class Check:
             differences=_named(differ),
             counted=counts is not None,
             not_compared=tuple(sorted(unknown.items())),
-            over_budget=_named(left),
+            over_budget=_named(
+                {
+                    key: f"written to all the time; when both ends were read: {what}"
+                    if key in unproven
+                    else what
+                    for key, what in left.items()
+                }
+            ),
             repaired=sweep.repaired,
             libraries=self._besides.count,
             lost=tuple(f"{what}: {why}" for what, why in self._besides.lost.items()),

@@ -245,7 +245,8 @@ def beaten(other: TargetPosition) -> Foreign:
     """What to raise where another migration, which left `other` there, has taken over ours."""
     return Foreign(
         f"another migration, {other.transfer}, has taken the target over",
-        remedy="Nothing is left to do for this one: end it, or start it anew.",
+        remedy="This migration has ended, and writes nothing there any more. If the target is to "
+        "be its own again, start it anew with --take-over.",
     )
 
 

@@ -185,7 +185,11 @@ async def check_leftovers(source: Admin | None, target: Admin, settings: Transfe
             "Those that the source has deleted since stay there: remove them by hand.",
         )
     if settings.take_over:
-        return warned(NAME, found.words, "They are removed: --take-over was given.")
+        return warned(
+            NAME,
+            found.words,
+            "They are removed, with all that others have written since: --take-over was given.",
+        )
     if why := found.in_the_way:
         return failed(NAME, why, REMEDY)
     return passed(NAME, f"{found.words}: the source has each of them, and they are overwritten")

@@ -224,10 +224,7 @@ class Offline:
         if stage.phase in (Phase.COPIED, Phase.CUT_OVER):
             named = "SCAN named" if self._file is None else "the file holds"
             return f"everything {named} is copied, and was not verified"
-        return (
-            f"in {stage.phase}, with {stage.tally.keys:,} of about {stage.total_keys:,} keys "
-            "acknowledged"
-        )
+        return f"in {stage.phase}, with {stage.progress.keys_words} acknowledged"
 
     async def close(self, *, resumable: bool, forced: bool = False) -> None:
         """Let go of both ends; unless it can be resumed, say on the target what is left there."""
@@ -630,7 +627,7 @@ class Offline:
                     assert isinstance(checkpoint.position, ScanPosition)
                     saved = checkpoint.position
                 # A file announces its keys database by database.
-                self._stage.total_keys = max(self._stage.total_keys, self._source.total_keys)
+                self._stage.total_keys = max(self._stage.total_keys or 0, self._source.total_keys)
                 self._stage.tell()
             await task
         finally:

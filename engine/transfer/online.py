@@ -77,7 +77,7 @@ from engine.transfer.target_ttls import TargetTtls
 from engine.transfer.target_watch import TargetWatch
 from engine.transfer.tenure import Tenure
 from engine.transfer.tuning import SourceTuning
-from engine.transfer.words import place_words, size_words
+from engine.transfer.words import place_words, size_words, stream_words
 from engine.wire import psync
 from engine.wire.psync import FullSync, PartialSync
 from engine.wire.search import shown
@@ -214,7 +214,7 @@ class Online:
         patience = stage.patience(
             "the migration",
             ended="no progress",
-            next_step="it goes on from what the target has",
+            next_step="both ends are dialled again",
             fault="engine",
         )
         held: TargetPosition | None = None
@@ -248,11 +248,16 @@ class Online:
                 patience.well()
                 if isinstance(sync, FullSync):
                     # Whatever breaks from here on, what was there before is no place to go on from.
-                    held = None
+                    held = reached = None
+                    if position is not None:
+                        stage.on_event(
+                            f"the source does not have {stream_words(position)}: it answers with "
+                            "a full sync"
+                        )
                 await self._begin(sync, position)
                 if isinstance(sync, FullSync):
                     held = await self._full_sync(sync)
-                    self._has_position = True
+                    self._has_position, reached = True, held.position
                 else:
                     assert held is not None
                     held = held.renamed(sync.replid)
@@ -276,12 +281,17 @@ class Online:
                 reached = self._reached(reached)
                 await self._came_back()
                 reason, ask, remedy = await self._tenure.judge(exc), True, ""
+                found = self._tenure.claim.ours(exc.found)
+                wants = stream_words(found.position if found is not None else None)
             except ReadAgain as exc:
                 reason, remedy, held, reached = exc.reason, exc.remedy, None, None
+                wants = stream_words(None)
             except (LinkError, ServerError) as exc:
                 if self._mark.opened or not _passes(exc):
                     raise
                 reached = self._reached(reached)
+                # Before the target was asked it is not known what it has.
+                wants = "" if ask and reached is None else stream_words(reached)
                 reason, ask, remedy = exc.message, self._mark.begun, exc.remedy
             finally:
                 await self._let_go()
@@ -291,7 +301,7 @@ class Online:
             delay = patience.failed(
                 reason,
                 remedy=remedy,
-                event=f"{reason}: going on from {place_words(reached)}",
+                event=f"{reason}: dialling again{wants and f', to ask the source for {wants}'}",
             )
             self._restarts += 1
             await asyncio.sleep(delay)
@@ -404,8 +414,7 @@ class Online:
         stage, stood = self._stage, self._let_go_at or self._figures()
         if "applied_offset" not in stood:
             return (
-                f"in {stage.phase}, with {stage.tally.keys:,} of about {stage.total_keys:,} keys "
-                "of the snapshot acknowledged"
+                f"in {stage.phase}, with {stage.progress.keys_words} of the snapshot acknowledged"
             )
         lag = stood["lag_bytes"]
         if lag is None:

@@ -58,7 +58,8 @@ class Stage:
         self._troubles: dict[str, str] = {}
         self.tally: Tally
         self.count_with(Tally())
-        self.total_keys = 0
+        self.total_keys: int | None = None
+        """The source's own count; None: it was not asked yet."""
         self.steps: list[Step] = []
         self.copy_seconds = 0.0
         self.began = 0.0
@@ -130,7 +131,7 @@ class Stage:
         """How things stand now."""
         tally, now = self.tally, asyncio.get_running_loop().time()
         rate = tally.rate(now) if self.phase is Phase.SNAPSHOT else 0.0
-        left = max(self.total_keys - tally.keys - tally.skipped, 0)
+        left = max((self.total_keys or 0) - tally.keys - tally.skipped, 0)
         members: dict[str, Any] = {
             "phase": self.phase,
             "source_type": self.source_type,

@@ -18,9 +18,11 @@ from engine.transfer.refusals import explain_refusal
 
 # Keys per second are taken over about this long, in seconds.
 _RATE_SECONDS = 5.0
-# A line that says what was not carried names so many keys, each with so many characters.
+# A line that says what was not carried names so many keys, each with so many characters, and their
+# reasons.
 _NAMED_IN_A_LINE = 3
 _NAME_MOST = 80
+_REASON_MOST = 300
 _TELEMETRY_NAMED = 100
 
 
@@ -195,15 +197,20 @@ class Tally:
         return [(each.db, key_of(each.key)) for each in self.not_carried]
 
     def lost_words(self) -> str:
-        """Which keys were not carried, in one line with the first names; empty: none."""
+        """Which keys were not carried, in one line with the first names and the reasons of these;
+        empty: none."""
         total, some = self.not_carried_total, self.not_carried[:_NAMED_IN_A_LINE]
         if not total:
             return ""
         words = "1 key was not carried" if total == 1 else f"{total:,} keys were not carried"
-        names = ", ".join(f"'{each.key[:_NAME_MOST]}' (database {each.db})" for each in some)
-        if not names:
+        if not some:
             return words
-        return f"{words}: {names}" if total == len(some) else f"{words}, such as {names}"
+        by_reason: dict[str, list[str]] = {}
+        for each in some:
+            name = f"'{each.key[:_NAME_MOST]}' (database {each.db})"
+            by_reason.setdefault(each.reason[:_REASON_MOST].removesuffix("."), []).append(name)
+        told = "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
+        return f"{words}: {told}" if total == len(some) else f"{words}, such as {told}"
 
     def left_words(self) -> list[str]:
         """A line for the keys that every server makes for itself; none if there are none."""

@@ -17,5 +17,10 @@ def size_words(nbytes: float) -> str:
 
 
 def place_words(position: StreamPosition | None) -> str:
-    """Where a source goes on from."""
-    return "a full sync" if position is None else f"offset {position.offset:,}"
+    """What a target has of a source's stream."""
+    return "no position" if position is None else f"offset {position.offset:,}"
+
+
+def stream_words(position: StreamPosition | None) -> str:
+    """What a source is asked for, to go on from there. What it answers is another thing."""
+    return "a full sync" if position is None else f"what follows offset {position.offset:,}"

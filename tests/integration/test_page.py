@@ -298,6 +298,9 @@ def test_what_can_be_done_with_one_that_has_stopped_or_ended(
     page.press("Abort")
     page.sees("Last migration: aborted")
     page.sees("Both ends were not compared.")
+    track = page.eval("document.querySelector('.track').innerText")
+    assert "(now)" not in track
+    assert "(ended here)" in track
     group = api.client().describe_replication_groups(ReplicationGroupId="cache")
     assert group["ReplicationGroups"][0]["Status"] == "available"
     metrics = fetch(api.url + "/metrics", api.signed("/metrics", "read")).body.decode()
@@ -504,3 +507,44 @@ def test_events_cut_anywhere(idle: Serving, browser: Browser) -> None:
         }})()"""
     )
     assert found == [[["state", {"a": "ä\n"}], ["b", 2]]] * len(stream)
+
+
+def test_what_is_not_known_and_what_has_ended(idle: Serving, browser: Browser) -> None:
+    """A total that is not known is no zero, and no phase of what has ended is "now"."""
+    page = browser.open(idle.url)
+    found = page.eval(
+        """(async () => {
+          const {Keys} = await import("/page/figures.js");
+          const {Track} = await import("/page/track.js");
+          const keys = new Keys(), track = new Track();
+          const figures = {Keys: 0, TotalKeys: null, CanComplete: false, Phase: "CONNECT"};
+          const counts = [null, 0, 9].map((total) => {
+            keys.update({...figures, EtaSeconds: null, TotalKeys: total});
+            return keys.node.querySelector("p").textContent.trim();
+          });
+          const standing = [
+            ["FOLLOW"],
+            ["FOLLOW", "replica", "FOLLOW", true],
+            ["STOPPED", "replica", "FOLLOW"],
+            ["FAILED", "replica", "SNAPSHOT", true],
+            ["DONE", "replica", "DONE", true],
+          ].map((at) => {
+            track.update(...at);
+            return Array.from(track.node.children, (step) => step.lastChild.textContent);
+          });
+          return [counts, standing];
+        })()"""
+    )
+    assert found[0] == [
+        "0 keys, of how many is not known yet",
+        "0 of about 0 keys · 0 %",
+        "0 of about 9 keys · 0 %",
+    ]
+    past = "(done)"
+    assert found[1] == [
+        [past, past, past, "(now)", "", ""],
+        [past, past, past, "(ended here)", "", ""],
+        [past, past, past, "(stopped here)", "", ""],
+        [past, "(ended here)", "", "", "", ""],
+        [past] * 6,
+    ]

@@ -959,6 +959,14 @@ async def test_the_engines_own_keys_are_no_keys_of_the_target(
     assert (found.outcome, found.figure) == ("pass", "none in the databases that are moved")
     client.set("a", 1)
     warns(await look(source, target), "existing-keys", "on the target: 1 in database 0")
+    # Where they are going to be removed, none is said to stay.
+    taken = TransferSettings(take_over=True)
+    client.set(POSITION_KEY, replace(position, held_before=True).encode())
+    warns(
+        await look(source, target, taken), "existing-keys", "they are overwritten, else they stay"
+    )
+    client.delete(POSITION_KEY, dirty_key("0123456789abcdef"))
+    warns(await look(source, target, taken), "existing-keys", "1 in database 0; they are removed")
     assert await holds_keys(Endpoint.parse(target.url), QUICK)
     # Nor are they of the comparison's counts.
     ends = Endpoint.parse(source.url), Endpoint.parse(target.url)

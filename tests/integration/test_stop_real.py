@@ -168,7 +168,10 @@ def test_what_an_aborted_migration_has_left(
         assert target.client().exists(*(f"key:{n}" for n in range(300))) == 300
         told = other(*run, "--take-over")
         assert told.code == 0, told.err
-        assert "They are removed" in other("describe-events", *GROUP).out
+        events = other("describe-events", *GROUP).out
+        assert "They are removed" in events
+        assert "300 in database 0; they are removed" in events
+        assert "they stay" not in events
         told = other("complete-migration", *GROUP, "--wait", "--output", "json")
         assert told.code == 0, told.err
         assert told.json["Report"]["verification"]["counted"]

@@ -508,7 +508,7 @@ async def test_start_returns_at_once(house: House) -> None:
         "Phase": "CONNECT",
         "SourceType": TransferSettings().source_type,
         "Keys": 0,
-        "TotalKeys": 0,
+        "TotalKeys": None,
         "Bytes": 0,
         "KeysPerSecond": 0.0,
         "EtaSeconds": None,

@@ -421,7 +421,7 @@ def _shown(answer: dict[str, Any]) -> dict[str, Any]:
         if told is None or group["Status"] != GroupStatus.MIGRATING:
             continue
         done, total = told["Keys"], told["TotalKeys"]
-        percent = 100.0 if told["CanComplete"] else min(99.0, 100.0 * done / max(total, 1))
+        percent = 100.0 if told["CanComplete"] else min(99.0, 100.0 * done / max(total or 0, 1))
         group["PendingModifiedValues"] = {
             "Resharding": {"SlotMigration": {"ProgressPercentage": round(percent, 1)}}
         }

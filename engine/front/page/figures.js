@@ -30,13 +30,15 @@ export class Keys {
   );
 
   update(migration) {
+    const known = migration.TotalKeys !== null;
     const none = migration.CanComplete ? 100 : 0;
     const share = migration.TotalKeys ? format.percent(migration.Keys, migration.TotalKeys) : none;
     say(this.#done, format.count(migration.Keys));
-    say(this.#total, `of about ${format.count(migration.TotalKeys)} keys · ${share} %`);
+    const of = known ? `of about ${format.count(migration.TotalKeys)} keys · ${share} %` : "keys";
+    say(this.#total, known ? of : `${of}, of how many is not known yet`);
     const eta = migration.Phase === "SNAPSHOT" ? migration.EtaSeconds : null;
     say(this.#eta, eta === null ? "" : `${format.duration(eta)} left`);
-    set(this.#track, "aria-valuenow", share);
+    set(this.#track, "aria-valuenow", known ? share : null);
     this.#bar.style.width = `${share}%`;
   }
 }
@@ -206,13 +208,16 @@ class Verified {
     const rows = (found?.NotCompared ?? []).map(({ Type: type, Keys: keys }) =>
       `${format.count(keys)} keys of the type ${type} were not compared`,
     );
-    for (const { Db: db, Key: key, Reason: reason } of found?.Differences ?? []) {
-      rows.push(`${db === 0 ? key : `${key} (db ${db})`}: ${reason}`);
-    }
+    for (const each of found?.Differences ?? []) rows.push(keyRow("differs", each));
+    for (const each of found?.OverBudget ?? []) rows.push(keyRow("not compared at the end", each));
     rows.push(...(found?.LostLibraries ?? []));
     show(this.#list, rows.length > 0);
     keep(this.#list, rows, (each) => each, (text) => ({ node: el("li", {}, text) }));
   }
+}
+
+function keyRow(what, { Db: db, Key: key, Reason: reason }) {
+  return `${what}: ${db === 0 ? key : `${key} (db ${db})`}: ${reason}`;
 }
 
 /** The clients that still come to the source behind the cut-over. */

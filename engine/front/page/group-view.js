@@ -184,7 +184,7 @@ export class GroupView {
     const type = migration?.SourceType ?? details.SourceType;
     if (!["FAILED", "STOPPED"].includes(phase)) this.#reached = phase;
     else if (this.#reached === null) this.#reached = reachedBy(migration, details);
-    this.#track.update(phase, type, this.#reached);
+    this.#track.update(phase, type, this.#reached, migration === null);
     if (migration) {
       say(this.#reason, migration.Reason);
       const waiting = ["FOLLOW", "COPIED"].includes(phase) ? "wait" : toneOf({ Migration: migration });

@@ -4,6 +4,9 @@ import { textOf } from "./api.js";
 import { el, show } from "./dom.js";
 import { busy, field, Outcome, tick } from "./form.js";
 
+const TAKE_OVER =
+  "Take the target over from another migration: every key on the target is removed, also those that " +
+  "others have written since. If it had keys before that migration, none is removed.";
 const WORDS = { pass: "passed", warn: "warning", fail: "failed" };
 
 /** The form for one group; `app.call(action, parameters)` asks the API. */
@@ -29,7 +32,7 @@ export class StartForm {
     { id: "retry-for", name: "retry", inputmode: "numeric" },
     "How long what passes by itself is waited for without progress; empty: 6 hours.",
   );
-  #take = tick("Take the target over, and remove what another migration has brought there", {
+  #take = tick(TAKE_OVER, {
     id: "take-over",
     name: "take",
   });

@@ -21,26 +21,31 @@ export function phaseName(phase) {
   return WORDS[phase] ?? phase;
 }
 
-/** The track; `update(phase, sourceType, reached)`: `reached` is the last phase before an end. */
+/**
+ * The track; `update(phase, sourceType, reached, ended)`: `reached` is the last phase before an end;
+ * `ended` says that nothing goes on any more, whatever the last phase was.
+ */
 export class Track {
   #list = el("ol", { class: "track", "aria-label": "Phases" });
   #made = null;
   node = this.#list;
 
-  update(phase, sourceType, reached = phase) {
+  update(phase, sourceType, reached = phase, ended = false) {
     const phases = sourceType === "scan" ? SCANNED : FOLLOWED;
     if (this.#made !== phases) {
       this.#made = phases;
       this.#list.replaceChildren(...phases.map((each) => step(each)));
     }
     const at = phases.indexOf(phases.includes(phase) ? phase : reached);
+    const done = phase === "DONE";
+    const broken = !done && (ended || !phases.includes(phase));
+    const here = ended ? "(ended here)" : broken ? "(stopped here)" : "(now)";
     phases.forEach((each, i) => {
       const node = this.#list.children[i];
-      const ended = phase === "DONE" && i === at;
-      const state = i < at || ended ? "past" : i === at ? "now" : "ahead";
-      set(node, "data-state", i === at && !phases.includes(phase) ? "broken" : state);
-      set(node, "aria-current", i === at ? "step" : null);
-      say(node.lastChild, i < at || ended ? "(done)" : i === at ? "(now)" : "");
+      const past = i < at || (done && i === at);
+      set(node, "data-state", past ? "past" : i > at ? "ahead" : broken ? "broken" : "now");
+      set(node, "aria-current", i === at && !broken ? "step" : null);
+      say(node.lastChild, past ? "(done)" : i === at ? here : "");
     });
   }
 }

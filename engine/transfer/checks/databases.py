@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from engine.errors import AuthError, ServerError
-from engine.model.online import POSITION_KEY
+from collections.abc import Mapping
+
+from engine.errors import AuthError, EngineError, ServerError
+from engine.model.online import LEFT_KEY, POSITION_KEY
 from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
@@ -90,13 +92,16 @@ async def check_existing(
     own = await count_own(target)
     keys = {each.db: each.keys - (own if each.db == OWN_DB else 0) for each in info.keyspace}
     held = {db: count for db, count in keys.items() if count > 0 and db in moved}
+    total = sum(count for count in keys.values() if count > 0)
+    if total and settings.take_over and await _emptied_first(target):
+        return warned(
+            name,
+            f"{_keys_in(keys)}; they are removed, in all databases, whoever wrote them",
+            "--take-over was given. Without it nothing is removed.",
+        )
     if not held:
-        elsewhere = sum(count for count in keys.values() if count > 0)
-        where = f" ({elsewhere:,} in other databases, untouched)" if elsewhere else ""
+        where = f" ({total:,} in other databases, untouched)" if total else ""
         return passed(name, f"none in the databases that are moved{where}")
-    figure = "on the target: " + ", ".join(
-        f"{count:,} in database {db}" for db, count in held.items()
-    )
     meaning, remedy = {
         "replace": (
             "of the same name they are overwritten, else they stay",
@@ -111,7 +116,25 @@ async def check_existing(
             "Empty the target, or choose --if-exists replace or skip.",
         ),
     }[settings.if_exists]
-    return warned(name, f"{figure}; {meaning}", remedy)
+    return warned(name, f"{_keys_in(held)}; {meaning}", remedy)
+
+
+def _keys_in(keys: Mapping[int, int]) -> str:
+    told = (f"{count:,} in database {db}" for db, count in keys.items() if count > 0)
+    return "on the target: " + ", ".join(told)
+
+
+async def _emptied_first(target: Admin) -> bool:
+    """Whether the target has another migration's mark, and was empty before that one: whoever takes
+    it over empties it. Leaves database 0 chosen."""
+    try:
+        await target.select(POSITION_DB)
+        marks = await target.pipeline([("GET", POSITION_KEY), ("GET", LEFT_KEY)])
+        found = [TargetPosition.decode(mark) for mark in marks if isinstance(mark, bytes)]
+    except EngineError:
+        return False  # other checks say so
+    open_ones = [each for each in found if not each.opened]
+    return bool(open_ones) and not open_ones[0].held_before
 
 
 async def _refused(end: Admin, numbers: list[int]) -> list[int]:
