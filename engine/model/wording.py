@@ -19,6 +19,14 @@ _RULES = (
     (re.compile(r"([;:,])[;,](?=\s|$)"), r"\1"),
 )
 
+_REPEATED = ", with args beginning with"
+
+
+def without_arguments(text: str) -> str:
+    """A server's error without the arguments that it repeats of a command that it does not know:
+    they may be keys, values, or a password (where AUTH has another name)."""
+    return text.partition(_REPEATED)[0]
+
 
 def tidied(text: str) -> str:
     """`text` without the marks that stand twice where a sentence became part of another one."""

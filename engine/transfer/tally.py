@@ -13,6 +13,7 @@ from engine.model.online import OnlineMark
 from engine.model.position import ScanPosition
 from engine.model.report import NAMED_KEYS_LIMIT, NotCarried, key_of, printable_key
 from engine.model.server import ServerInfo
+from engine.model.wording import without_arguments
 from engine.targets.base import Acknowledged
 from engine.transfer.refusals import explain_refusal
 
@@ -167,7 +168,7 @@ class Tally:
 
     def refuse(self, db: int, key: bytes, reason: str) -> None:
         """A key that was not carried. Named once, up to a bound, then counted by its reason."""
-        name = db, printable_key(key)
+        name, reason = (db, printable_key(key)), without_arguments(reason)
         if name in self._named:
             return
         self.not_carried_total += 1

@@ -22,6 +22,7 @@ from engine import logs
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo, parse_info
+from engine.model.wording import without_arguments
 from engine.wire import reach, renamed
 from engine.wire.detours import leading
 from engine.wire.tls import ssl_context
@@ -368,10 +369,8 @@ class Admin:
             )
             refusal.of_key = of_key
             return refusal
-        # An unknown command's arguments are echoed: keys, values, a password.
-        text = text.partition(", with args beginning with")[0]
         return ServerError(
-            f"{self.name} answered {_named(command)} with: {code} {text}",
+            f"{self.name} answered {_named(command)} with: {code} {without_arguments(text)}",
             code=code,
             fault=self.fault,
         )

@@ -23,6 +23,7 @@ from typing import Any, Protocol, cast
 from engine._native import NEED_DATA, ProtocolError, ReplyError, RespReader, encode_command
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
+from engine.model.wording import without_arguments
 from engine.wire import renamed
 
 # Bytes in the transport that the kernel has not taken; above it `writable` waits.
@@ -162,6 +163,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def reply_error(self, text: str) -> EngineError:
         """An error reply as an exception of ours."""
+        text = without_arguments(text)
         code = text.partition(" ")[0]
         kind = AuthError if code in _AUTH_CODES else ServerError
         message = f"{self.name} answered: {text}"

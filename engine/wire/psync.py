@@ -30,6 +30,7 @@ from engine.errors import AuthError, LinkError, ProtocolFault, PsyncRefused
 from engine.model.backoff import Backoff
 from engine.model.position import StreamPosition
 from engine.model.server import ServerInfo
+from engine.model.wording import without_arguments
 from engine.wire.connection import Connection
 from engine.wire.lines import Lines
 
@@ -264,9 +265,7 @@ def classify(line: bytes) -> tuple[Line, re.Match[bytes] | None]:
 
 
 def _text(line: bytes) -> str:
-    # An unknown command's arguments are echoed: of no use to anybody.
-    text = line.decode("utf-8", "replace").removeprefix("-")
-    return text.partition(", with args beginning with")[0]
+    return without_arguments(line.decode("utf-8", "replace").removeprefix("-"))
 
 
 def _refusal(connection: Connection, state: State, line: bytes) -> PsyncRefused | AuthError:

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from engine import Engine
+from engine import Endpoint, Engine
+from engine.errors import AuthError
+from engine.wire.dial import dial
+from engine.wire.loop import run
 from tests.conftest import ServerFactory
 from tests.engines import Cli, Migration
 from tests.proxy import Proxy
-from tests.servers import binaries
+from tests.servers import Binary, binaries
 
 SECRET = "hunter2-and-more"
 Line = dict[str, Any]
@@ -180,3 +183,14 @@ def test_migrate_logs_to_stderr(server_factory: ServerFactory, cli: Cli) -> None
     assert any(of in line for line in lines), done.err
     assert SECRET not in done.err
     assert done.err.count("Phase SNAPSHOT begins") == 1
+
+
+@pytest.mark.parametrize("binary", binaries()[:2], ids=str)
+def test_a_password_that_a_server_repeats(server_factory: ServerFactory, binary: Binary) -> None:
+    """A server that calls AUTH otherwise repeats the password in its error, which goes into events
+    and logs."""
+    server = server_factory(binary, "--rename-command", "AUTH", "OTHERWISE")
+    endpoint = Endpoint.parse(f"redis://:{SECRET}@{server.host}:{server.port}")
+    with pytest.raises(AuthError, match="unknown command") as refused:
+        run(dial(endpoint, fault="source", timeout=10))
+    assert SECRET not in str(refused.value)
