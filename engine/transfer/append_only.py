@@ -343,7 +343,7 @@ class AppendOnly:
             next_step="they are read on from what the target has",
             fault="target",
         )
-        reached = -1
+        reached, learned = -1, 0
         while True:
             try:
                 held, applier = await self._settled(), None
@@ -362,8 +362,8 @@ class AppendOnly:
                     raise
                 reason = exc.message
             at = self._commands.position.offset if self._commands is not None else -1
-            if at > reached:
-                reached = at
+            if at > reached or self._deadly.learned > learned:
+                reached, learned = max(at, reached), self._deadly.learned
                 patience.progress()
             delay = patience.failed(reason, event=f"{reason}: going on from what it has")
             await asyncio.sleep(delay)

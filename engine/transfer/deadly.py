@@ -2,9 +2,11 @@
 
 As `targets.suspects` for a snapshot's values. A target that keeps its data comes back with the
 position before the transaction that was under way; sent again as it was, it would end the next
-process. So a transaction that was under way twice goes in pieces, a command or a key's value each;
-a piece that was under way alone is left out, and its keys are named as not carried. A target that
-comes back older, or empty, is sent other batches: so what is remembered is the stream's offsets.
+process. So a transaction that was under way twice goes in pieces, a command or a key's value each,
+of more than a thousand commands the root of their number at a time; so does a piece at which the
+process ends again. What was under way alone is left out, and its keys are named as not carried. A
+target that comes back older, or empty, is sent other batches: so what is remembered is the stream's
+offsets.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import isqrt
 
 from engine._native import CommandBatch
 from engine.targets.suspects import Suspects
@@ -23,6 +26,8 @@ Store = tuple[int, bytes, bytes, int | None]
 
 # Spans that are remembered; the oldest goes first.
 _SPANS_MOST = 32
+# So many commands go one by one, each in a transaction; of more, several at a time.
+_ONE_BY_ONE = 1000
 
 
 @dataclass(slots=True)
@@ -42,6 +47,8 @@ class Deadly:
         self._suspects = suspects
         self._spans: list[_Span] = []
         self._stores: Counter[DbKey] = Counter()
+        self.learned = 0
+        """Grows with each end of the process that says more of where it lies: not without end."""
 
     @property
     def idle(self) -> bool:
@@ -68,16 +75,58 @@ class Deadly:
             return len(keys) == 1 and self._stores[next(iter(keys))] > 1
         known = self._overlapping(batch)
         for span in known:
+            before = span.end - span.start
             span.start = max(span.start, batch.start_offset)
             span.end = min(span.end, batch.end_offset)
             span.ends += 1
+            self.learned += span.ends == 2 or span.end - span.start < before
         if not known:
             span = _Span(batch.start_offset, batch.end_offset)
             self._spans = [*self._spans[1 - _SPANS_MOST :], span]
         alone = bool(known) and len(batch) == 1 and not stores
         if alone:
+            self.learned += not known[0].deadly
             known[0].deadly = True
         return alone
+
+    def parted(self, batch: CommandBatch, stores: Sequence[Store]) -> bool:
+        """Whether a transaction that the process ended at is to go in pieces, and can."""
+        several = len(batch) > 1 or len({store[:2] for store in stores}) + bool(len(batch)) > 1
+        return several and self.suspect(batch, stores)
+
+    def pieces(
+        self, batch: CommandBatch, stores: Sequence[Store]
+    ) -> Iterator[tuple[CommandBatch, list[Store]]]:
+        """The transaction in pieces: its commands, where they are suspect a few at a time, then one
+        key's value each, behind them all."""
+        for count in self._portions(batch):
+            if count < len(batch):
+                head, batch = batch.split(batch.offset(count - 1))
+                yield head, []
+        if batch.end_offset > batch.start_offset:
+            yield batch, []
+        for _, several in groupby(stores, key=lambda store: store[:2]):
+            yield (
+                CommandBatch.empty(batch.end_offset, batch.db_after, batch.in_multi_after),
+                list(several),
+            )
+
+    def _portions(self, batch: CommandBatch) -> Iterator[int]:
+        """How many commands go together, one number behind the other."""
+        suspect = [each for each in self._overlapping(batch) if each.ends > 1]
+        ends = [batch.offset(index) for index in range(len(batch))]
+        starts = [batch.start_offset, *ends]
+
+        def span_of(index: int) -> int | None:
+            start, end = starts[index], ends[index]
+            return next((n for n, s in enumerate(suspect) if s.start < end and start < s.end), None)
+
+        for span, group in groupby(range(len(ends)), key=span_of):
+            count = len(list(group))
+            most = 1 if count <= _ONE_BY_ONE else isqrt(count)
+            while count > 0:
+                yield min(count, count if span is None else most)
+                count -= count if span is None else most
 
     def passed(self, stores: Sequence[Store]) -> None:
         """These are on the target."""
@@ -92,19 +141,3 @@ class Deadly:
     def _overlapping(self, batch: CommandBatch) -> list[_Span]:
         start, end = batch.start_offset, batch.end_offset
         return [each for each in self._spans if each.start < end and start < each.end]
-
-
-def pieces(
-    batch: CommandBatch, stores: Sequence[Store]
-) -> Iterator[tuple[CommandBatch, list[Store]]]:
-    """The transaction in pieces: one command each, then one key's value each, behind them all."""
-    while len(batch) > 1:
-        head, batch = batch.split(batch.offset(0))
-        yield head, []
-    if batch.end_offset > batch.start_offset:
-        yield batch, []
-    for _, several in groupby(stores, key=lambda store: store[:2]):
-        yield (
-            CommandBatch.empty(batch.end_offset, batch.db_after, batch.in_multi_after),
-            list(several),
-        )

@@ -39,7 +39,7 @@ from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved, Sent
 from engine.targets.base import ReadAgain
 from engine.targets.suspects import REASON
-from engine.transfer.deadly import Deadly, pieces
+from engine.transfer.deadly import Deadly
 from engine.transfer.faithfulness import Faithfulness
 from engine.transfer.repair import DbKey, Mender, Store
 from engine.transfer.target_ttls import TargetTtls, Timed
@@ -513,11 +513,7 @@ class Follower:
         whole = _Piece(batch, stores, unfit)
         suspect = sent is None and self._deadly.suspect(batch, stores)
         if suspect or not await self._transact_piece(whole, sent):
-            for part, some in pieces(batch, stores):
-                piece = _Piece(part, some, [])
-                await self._transact_piece(piece)
-                whole.refused |= piece.refused
-                whole.unseen = whole.unseen or piece.unseen
+            await self._transact_in_pieces(whole)
             for db, key, why, _ in unfit:
                 whole.refused.add((db, key))
                 self._refused(db, key, why)
@@ -529,6 +525,15 @@ class Follower:
             for db, key in (key for each in readings if each.values for key in each.keys):
                 if (db, key) not in whole.refused:
                     self._carried(db, key)
+
+    async def _transact_in_pieces(self, whole: _Piece) -> None:
+        """Apply it in pieces, for the target's process has ended at it."""
+        for part, some in self._deadly.pieces(whole.batch, whole.stores):
+            piece = _Piece(part, some, [])
+            if not await self._transact_piece(piece):
+                await self._transact_in_pieces(piece)
+            whole.refused |= piece.refused
+            whole.unseen = whole.unseen or piece.unseen
 
     async def _transact_piece(self, piece: _Piece, sent: Sent | None = None) -> bool:
         """Apply it; False: the target's process ends at it, and it is to be parted."""
@@ -562,7 +567,7 @@ class Follower:
                     refused |= self._leave_out_stores(stores)
                     skip |= await self._leave_out_deadly(batch)
                     continue
-                if self._deadly.suspect(batch, stores):
+                if self._deadly.parted(batch, stores):
                     return False
                 continue
             if not result.refused:

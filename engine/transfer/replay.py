@@ -40,7 +40,7 @@ from engine.targets.applier import POSITION_DB, Applier, PositionMoved, Sent
 from engine.targets.suspects import REASON
 from engine.targets.writer import RestoreWriter
 from engine.transfer.deadlines import LIFT_MS, DbKey
-from engine.transfer.deadly import Deadly, pieces
+from engine.transfer.deadly import Deadly
 from engine.transfer.faithfulness import Faithfulness
 from engine.transfer.graph_notes import GraphNotes
 from engine.transfer.repair import placed
@@ -343,11 +343,15 @@ class Replay:
     ) -> None:
         """`instead`: what is sent in the last command's place."""
         suspect = sent is None and self._deadly.suspect(batch, ())
-        if not suspect and await self._transact_piece(batch, sent, instead):
-            return
-        for piece, _ in pieces(batch, ()):
-            last = instead is not None and piece.end_offset == batch.end_offset
-            await self._transact_piece(piece, None, instead if last else None)
+        if suspect or not await self._transact_piece(batch, sent, instead):
+            await self._transact_in_pieces(batch, instead)
+
+    async def _transact_in_pieces(self, batch: CommandBatch, instead: Instead | None) -> None:
+        """Apply it in pieces, for the target's process has ended at it."""
+        for piece, _ in self._deadly.pieces(batch, ()):
+            last = instead if piece.end_offset == batch.end_offset else None
+            if not await self._transact_piece(piece, None, last):
+                await self._transact_in_pieces(piece, last)
 
     async def _transact_piece(
         self, batch: CommandBatch, sent: Sent | None, instead: Instead | None
@@ -378,7 +382,7 @@ class Replay:
             sent = None
             if result.ended:
                 # Nothing was applied.
-                if not self._deadly.ended(batch, ()) and self._deadly.suspect(batch, ()):
+                if not self._deadly.ended(batch, ()) and self._deadly.parted(batch, ()):
                     return False
                 continue
             if not result.refused:
