@@ -51,6 +51,11 @@ class Target(Protocol):
     """Bytes of the longest value that the target takes."""
 
     @property
+    def learned(self) -> int:
+        """How many ends of its process have told more of the value that it ends at; bounded."""
+        ...
+
+    @property
     def mid_value(self) -> bool:
         """A streamed value has been sent in part."""
         ...

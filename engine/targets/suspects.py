@@ -23,6 +23,8 @@ from engine.errors import TransferStopped
 _ONE_BY_ONE = 1000
 # Values, or commands, that are left out for this reason before the fault is the target's own.
 LEFT_OUT_MOST = 8
+# As progress is made of it, it must not go on without end.
+_LEARNED_MOST = 8 * LEFT_OUT_MOST
 REASON = "the target's process ended each time when it was written"
 
 DbKey = tuple[int, bytes]
@@ -42,6 +44,8 @@ class Suspects:
         self._last: set[DbKey] = set()
         self._suspects: set[DbKey] = set()
         self._found = 0
+        self.learned = 0
+        """How many ends of the process have told more of what it ends at; bounded."""
         self.left_out: dict[DbKey, str] = {}
         """Keys that are not sent any more, and why."""
 
@@ -72,6 +76,7 @@ class Suspects:
         if alone and again:
             self.leave_out(*keys)
         elif again:
+            self.learn()
             self._suspects = again
             self._event(
                 f"the target's process ended twice while the same {_keys(len(again))} under way: "
@@ -97,12 +102,17 @@ class Suspects:
                 fault="target",
             )
         self._found += 1
+        self.learn()
         self._suspects = set()
         self._last = set()
         for db, name in new:
             self.left_out[(db, name)] = REASON
             shown = name[:64].decode("utf-8", "backslashreplace")
             self._event(f"the key {shown!r} of database {db} is left out: {REASON}")
+
+    def learn(self) -> None:
+        """An end of the process has told more."""
+        self.learned = min(self.learned + 1, _LEARNED_MOST)
 
     def swap(self, one: int, other: int) -> None:
         """Two databases have changed their numbers."""

@@ -227,6 +227,11 @@ class RestoreWriter:
         self._transmit(item)
 
     @property
+    def learned(self) -> int:
+        """How many ends of its process have told more of the value that it ends at; bounded."""
+        return self.suspects.learned
+
+    @property
     def mid_value(self) -> bool:
         """A streamed value has been sent in part."""
         return self._encoder.streaming

@@ -362,8 +362,8 @@ class AppendOnly:
                     raise
                 reason = exc.message
             at = self._commands.position.offset if self._commands is not None else -1
-            if at > reached or self._deadly.learned > learned:
-                reached, learned = max(at, reached), self._deadly.learned
+            if at > reached or self._writer.learned > learned:
+                reached, learned = max(at, reached), self._writer.learned
                 patience.progress()
             delay = patience.failed(reason, event=f"{reason}: going on from what it has")
             await asyncio.sleep(delay)

@@ -77,7 +77,7 @@ class Copy:
         Raises `TransferFailed` with the reason, `AuthError`, `ProtocolFault`, `ServerError`.
         """
         patience = self._patience
-        position = self.position
+        position, learned = self.position, self._target.learned
         opened = True
         while True:
             try:
@@ -115,8 +115,8 @@ class Copy:
             self._conflicts.clear()
             self._held_back = None
             self._tally.rewind()
-            if self.position != position:
-                position = self.position
+            if self.position != position or self._target.learned > learned:
+                position, learned = self.position, self._target.learned
                 patience.progress()
             delay = patience.failed(
                 reason,

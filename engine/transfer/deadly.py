@@ -47,8 +47,6 @@ class Deadly:
         self._suspects = suspects
         self._spans: list[_Span] = []
         self._stores: Counter[DbKey] = Counter()
-        self.learned = 0
-        """Grows with each end of the process that says more of where it lies: not without end."""
 
     @property
     def idle(self) -> bool:
@@ -79,13 +77,13 @@ class Deadly:
             span.start = max(span.start, batch.start_offset)
             span.end = min(span.end, batch.end_offset)
             span.ends += 1
-            self.learned += span.ends == 2 or span.end - span.start < before
+            if span.ends == 2 or span.end - span.start < before:
+                self._suspects.learn()
         if not known:
             span = _Span(batch.start_offset, batch.end_offset)
             self._spans = [*self._spans[1 - _SPANS_MOST :], span]
         alone = bool(known) and len(batch) == 1 and not stores
         if alone:
-            self.learned += not known[0].deadly
             known[0].deadly = True
         return alone
 

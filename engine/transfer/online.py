@@ -218,7 +218,7 @@ class Online:
             fault="engine",
         )
         held: TargetPosition | None = None
-        reached = before = None
+        reached, before, learned = None, None, 0
         # Whether the target is to be asked for the position: somebody else may have moved it.
         ask = resumed = self._mark.begun
         # What an engine before this one could not bring.
@@ -295,8 +295,8 @@ class Online:
                 reason, ask, remedy = exc.message, self._mark.begun, exc.remedy
             finally:
                 await self._let_go()
-            if reached is not None and reached != before:
-                before = reached
+            if (reached is not None and reached != before) or self._writer.learned > learned:
+                before, learned = reached or before, self._writer.learned
                 patience.progress()
             delay = patience.failed(
                 reason,

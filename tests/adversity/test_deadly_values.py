@@ -91,7 +91,7 @@ def test_a_value_of_a_snapshot_in_a_file_is_isolated_and_named(
     path.write_bytes(written)
     target = Deadly(server_factory(known("redis-7.0"), "--save", ""))
     with target.proxy:
-        run = transfer(f"{kind}:{path}", target.proxy, source_type="auto")
+        run = transfer(f"{kind}:{path}", target.proxy, source_type="auto", retry_for=60.0)
     report = run.report
     assert report.status == "stopped", (report.errors, run.events)
     assert [(each.key, each.reason) for each in report.not_carried] == [("deadly", REASON)]
@@ -122,7 +122,7 @@ def test_a_command_of_a_file_that_ends_the_target_is_left_out(
     options = ("--appendonly", "yes", "--appendfsync", "always") if keeps else ("--save", "")
     target = Deadly(server_factory(known("redis-7.0"), *options))
     with target.proxy:
-        run = transfer(f"aof:{path}", target.proxy, source_type="auto")
+        run = transfer(f"aof:{path}", target.proxy, source_type="auto", retry_for=60.0)
     report = run.report
     assert report.status == "stopped", (report.errors, run.events)
     lost = {each.key: each.reason for each in report.not_carried}
@@ -157,7 +157,7 @@ def test_a_value_that_comes_with_another_full_sync_is_isolated(
         await cut_over(work, run, source)
 
     with link, target.proxy:
-        run = online(link, target.proxy, steer)
+        run = online(link, target.proxy, steer, retry_for=60.0)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert f"the key 'deadly' of database 0 is left out: {REASON}" in run.events
     assert target.ends <= 3

@@ -38,10 +38,14 @@ class Target:
 
     deadly: set[int]
     keeps: bool
-    search: Deadly = field(default_factory=lambda: Deadly(Suspects(lambda _: None)))
+    suspects: Suspects = field(default_factory=lambda: Suspects(lambda _: None))
+    search: Deadly = field(init=False)
     applied: list[int] = field(default_factory=list)
     left_out: list[int] = field(default_factory=list)
     ends: int = 0
+
+    def __post_init__(self) -> None:
+        self.search = Deadly(self.suspects)
 
     def transact(self, batch: CommandBatch) -> None:
         """As the ways do: whole, unless it is suspect."""
@@ -105,7 +109,7 @@ def test_each_is_found_and_all_others_are_applied_once(
     assert target.applied == [n for n in range(count) if n not in wanted]
     # Whole twice, a portion, one alone.
     assert target.ends <= 4 * len(wanted)
-    assert target.search.learned <= 4 * len(wanted)
+    assert target.suspects.learned <= 4 * len(wanted)
 
 
 @pytest.mark.parametrize("count", [1, 1000, 30_000])
