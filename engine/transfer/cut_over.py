@@ -241,6 +241,8 @@ class CutOver:
                     if result.ok:
                         with self._step("block writes", write_block=bool(fence.before)):
                             await fence.seal()
+                        doing = "the source was asked for its role once more"
+                        await self._not_moved(fence)
                 # 5. The target is opened, if it still is what was compared. Once it was asked there
                 # is no deadline any more: it is open or not as the target says. But for a fence
                 # that ends by itself: then it has to say so in time.
@@ -507,6 +509,10 @@ class CutOver:
         except EngineError as exc:
             self._not_let_go = exc
             return
+        lost = [fence.lost_writes] if fence.lost_writes else []
+        if self._ends.settings.source_after == "refuse" and (moved := await self._moved(fence)):
+            told.append(moved)
+            lost.append(moved)
         for each in told:
             self._stage.on_event(each)
         run = fence.calls_since
@@ -514,8 +520,32 @@ class CutOver:
             fenced=False,
             scripts_run=None if run is None else run.scripts,
             writes_run=None if run is None else run.writes,
-            lost_writes=fence.lost_writes,
+            lost_writes="; ".join(lost),
         )
+
+    async def _not_moved(self, fence: Fence) -> None:
+        """Raises `TransferFailed` where the source fails over behind its fence."""
+        told = await fence.look()
+        if told is None:
+            return
+        if self._source.replid or told.is_replica:
+            self._final(told)
+        await self._roles.no_second_primary(told)
+
+    async def _moved(self, fence: Fence) -> str:
+        """What was lost where the source has failed over by the time at which the target is open:
+        nothing can hold off the writers of a server that was promoted meanwhile."""
+        try:
+            await self._not_moved(fence)
+        except TransferFailed as exc:
+            return (
+                f"the source failed over while the target was opened ({exc.message}): what its new "
+                "primary takes is on that server alone"
+            )
+        except EngineError:
+            # Whoever let its clients go was answered a moment ago.
+            return ""
+        return ""
 
     def _note_before(self, fence: Fence) -> None:
         """What the source had run when this fence was put up."""

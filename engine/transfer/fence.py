@@ -87,6 +87,11 @@ class Fence(Protocol):
         """From here on writes are refused, however long the fence stands. Raises `EngineError`."""
         ...
 
+    async def look(self) -> Replication | None:
+        """The server's role now; None where it answers nothing while the fence stands. Raises
+        `EngineError`."""
+        ...
+
     def opened(self) -> None:
         """The target is open: the fence is not taken away any more."""
         ...
@@ -182,6 +187,10 @@ class NoFence:
 
     async def seal(self) -> None:
         """The source is not ours to close."""
+
+    async def look(self) -> Replication | None:
+        """Its role is its operator's."""
+        return None
 
     def opened(self) -> None:
         """Nothing depends on it."""
@@ -291,7 +300,7 @@ class PauseFence:
             held_for = max(held_for, hold.SECONDS)
         self._timeout = settings.connect_timeout + held_for
         self._why = ""
-        self._sealed = False
+        self._sealed = self._opened = False
         # Somebody else has it refuse writes.
         self._refuses = False
         # Its figures were set back since it was followed.
@@ -416,8 +425,16 @@ class PauseFence:
                 fault="source",
             )
 
+    async def look(self) -> Replication | None:
+        """The server's role now."""
+        end = await self._answering()
+        if not (self.readable or self._opened or (self._hold and self._hold.end is end)):
+            return None
+        return _replication_in(end, await end.call("INFO", "replication"))
+
     def opened(self) -> None:
         """There is no way back: those who are held may be held for longer."""
+        self._opened = True
         if self._hold is not None:
             self._hold.seconds = self._held_for
 

@@ -8,6 +8,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import redis
@@ -24,6 +25,7 @@ from engine.transfer import roles
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.cut_over import CutOver
 from engine.transfer.fence import PauseFence, fence_of
+from engine.transfer.opening import Opening
 from engine.transfer.release import release
 from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison
@@ -201,6 +203,74 @@ def test_a_failover_between_the_last_look_and_the_fence(
     run = online(source, target, steer, timeout=60)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("key") == b"2"
+    assert seal_of(promoted) == 65535
+
+
+@pytest.mark.parametrize(
+    ("name", "when"),
+    [("redis-7.0", "sealed"), ("redis-7.0", "promoting"), ("valkey-9", "detached"),
+     ("redis-6.0", "promoting"), ("redis-5.0", "promoting")],
+)  # fmt: skip
+def test_a_failover_behind_the_fence(
+    name: str, when: str, server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the last look the cut-over is undone. What comes behind it cannot be held off: that is
+    said, and the migration does not end well."""
+    source, promoted = (server_factory(known(name), *BACKLOG[:2]) for _ in range(2))
+    target = server_factory(known("redis-7.0"))
+    source.client().set("key", 1)
+    replica_of(promoted, source)
+    struck: list[str] = []
+
+    def fail_over() -> None:
+        if struck:
+            return
+        struck.append(when)
+        # Where everybody is paused none of them answers, and an orchestrator's order waits.
+        promoted.client().execute_command("SLAVEOF", "NO", "ONE")
+        if when != "detached" and name != "redis-5.0" and name != "redis-6.0":
+            source.client().execute_command("SLAVEOF", promoted.host, promoted.port)
+        promoted.client().set("key", 2)
+
+    seal, promote = PauseFence.seal, Opening.promote
+
+    async def sealed(self: PauseFence) -> None:
+        await seal(self)
+        if when != "promoting":
+            await asyncio.to_thread(fail_over)
+
+    async def promoting(self: Opening, *args: Any, **options: Any) -> None:
+        if when == "promoting":
+            await asyncio.to_thread(fail_over)
+        await promote(self, *args, **options)
+
+    monkeypatch.setattr(PauseFence, "seal", sealed)
+    monkeypatch.setattr(Opening, "promote", promoting)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: in_step(promoted), "a replica in step")
+        told = work._way._source  # type: ignore[union-attr]
+        await soon(lambda: told.told.replicas, "the replica")
+        await in_sync(work, source)
+        if when == "promoting":
+            work.complete()
+            return
+        reason = await refused(work, run)
+        assert "took writes" in reason or "a replica of" in reason or "beside" in reason, reason
+        if when == "detached":
+            source.client().execute_command("REPLICAOF", promoted.host, promoted.port)
+        await completed(work, run)
+
+    run = online(source, target, steer, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert struck
+    if when == "promoting":
+        assert f"127.0.0.1:{promoted.port}" in run.report.lost_writes, run.report
+        assert "what its new primary takes is on that server alone" in run.report.lost_writes
+        return
+    assert target.client().get("key") == b"2"
+    assert run.report.lost_writes == ""
     assert seal_of(promoted) == 65535
 
 
