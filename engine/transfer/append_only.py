@@ -51,8 +51,10 @@ from engine.model.online import LEFT_KEY, POSITION_KEY, OnlineMark, dirty_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.model.report import key_of
-from engine.sources.aof import AofSnapshot, AofSurvey, is_known, size_in, survey_aof
+from engine.sources.aof import AofSurvey, is_known, size_in
 from engine.sources.aof_files import AofFiles
+from engine.sources.aof_read import AofSnapshot
+from engine.sources.aof_survey import survey_aof
 from engine.targets.applier import POSITION_DB, Applier, PositionMoved
 from engine.targets.import_mode import (
     has_import_mode,

@@ -34,8 +34,9 @@ from engine.errors import TransferFailed
 from engine.model.modules import TELEMETRY, TELEMETRY_WORDS
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.report import NAMED_KEYS_LIMIT, printable_key
-from engine.sources.aof import AofCommands, AofSurvey
+from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
+from engine.sources.aof_read import AofCommands
 from engine.targets.applier import POSITION_DB, Applier, PositionMoved, Sent
 from engine.targets.suspects import REASON
 from engine.targets.writer import RestoreWriter

@@ -37,8 +37,9 @@ from engine.model.modules import HEAD_BYTES, has_graphs, is_telemetry_name
 from engine.model.report import printable_key
 from engine.model.settings import TransferSettings
 from engine.model.verification import Difference, Verification
-from engine.sources.aof import AofCommands, AofSurvey
+from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
+from engine.sources.aof_read import AofCommands
 from engine.verify.compare import EXTRA, MISSING, NEAR_MS, Look, Side, portions
 from engine.verify.file import (
     FOOTER_BYTES,

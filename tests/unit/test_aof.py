@@ -15,8 +15,10 @@ from engine.cli import moments, transfer_options
 from engine.errors import EngineError, ProtocolFault, UsageError
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
-from engine.sources.aof import AofCommands, AofSurvey, size_in, stream_of, survey_aof
+from engine.sources.aof import AofSurvey, size_in, stream_of
 from engine.sources.aof_files import AofFiles, read_manifest
+from engine.sources.aof_read import AofCommands
+from engine.sources.aof_survey import survey_aof
 from engine.transfer.replay import Counts
 from engine.wire.loop import run
 from tests.feeding import contents, push

@@ -11,8 +11,10 @@ import pytest
 
 from engine.errors import EngineError, SourceLost
 from engine.model.settings import TransferSettings
-from engine.sources.aof import AofCommands, AofSurvey, survey_aof
+from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
+from engine.sources.aof_read import AofCommands
+from engine.sources.aof_survey import survey_aof
 from engine.sources.file_input import FileInput, Reading
 from engine.sources.same_bytes import PORTION_BYTES, SameBytes
 from engine.wire.loop import run

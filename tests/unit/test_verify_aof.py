@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from engine._native import crc64
 from engine.model.settings import TransferSettings
-from engine.sources.aof import survey_aof
 from engine.sources.aof_files import AofFiles
+from engine.sources.aof_survey import survey_aof
 from engine.verify import aof as verifier
 from engine.verify.compare import Look
 from tests.reference.stream import command

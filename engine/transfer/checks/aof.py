@@ -12,8 +12,9 @@ from engine.model.endpoint import Endpoint
 from engine.model.modules import ModuleTypes
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.sources.aof import AofSurvey, survey_aof
+from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
+from engine.sources.aof_survey import survey_aof
 from engine.transfer.aof_tail import check_tail
 from engine.transfer.append_only import NOT_EMPTY, not_empty
 from engine.transfer.checks import needs
