@@ -9,6 +9,7 @@ from engine.groups.records import TransferRecord
 from engine.groups.states import GroupStatus
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
+from engine.model.settings import TransferSettings
 
 _BEHIND_SNAPSHOT = (Phase.CATCH_UP, Phase.FOLLOW, Phase.COPIED, Phase.CUT_OVER, Phase.DONE)
 # It is asked each second, and an answer may take one.
@@ -96,21 +97,27 @@ def _target_heard(progress: Progress, held: bool) -> dict[str, Any]:
     return _gate("target heard", seconds <= _TARGET_SILENT_SECONDS, f"{seconds:.0f} s ago")
 
 
-def _lag(progress: Progress, most: int | None, held: bool) -> dict[str, Any]:
+def _lag(progress: Progress, most: tuple[int, float], held: bool) -> dict[str, Any]:
     if not held:
         return _gate("lag", None, "not known")
     if progress.lag_bytes is None and progress.link in ("down", "silent"):
         return _gate("lag", False, "unknown while the source is not heard")
     if progress.lag_bytes is None or progress.phase not in _BEHIND_SNAPSHOT:
         return _gate("lag", None, "after the snapshot")
-    bound = "" if most is None else f", at most {most:,}"
-    within = None if most is None else progress.lag_bytes <= most
-    return _gate("lag", within, f"{progress.lag_bytes:,} bytes{bound}")
+    seconds = progress.lag_seconds or 0.0
+    within = progress.lag_bytes <= most[0] and seconds <= most[1]
+    figure = f"{progress.lag_bytes:,} bytes, at most {most[0]:,}"
+    return _gate("lag", within, f"{figure}; {seconds:.1f} s, at most {most[1]:g}")
 
 
-def _most(transfer: TransferRecord) -> int | None:
-    most = transfer.settings_data.get("max_lag_bytes")
-    return most if isinstance(most, int) else None
+def _most(transfer: TransferRecord) -> tuple[int, float]:
+    """Bytes and seconds by which the target may be behind."""
+    data, known = transfer.settings_data, TransferSettings()
+    settings = TransferSettings(
+        max_lag_bytes=data.get("max_lag_bytes", known.max_lag_bytes),
+        cut_over_timeout=data.get("cut_over_timeout", known.cut_over_timeout),
+    )
+    return settings.max_lag_bytes, settings.max_lag_seconds
 
 
 def _gate(name: str, is_open: bool | None, figure: str) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class Progress:
     source is heard: "up", "down" (the link is lost), "silent" (it stands, and no answer comes), or
     empty where nothing is followed; `source_heard_seconds`: whole ones since anything came from it;
     `target_heard_seconds`: the same of the target's answer to a question that is put each second.
+    `retries` counts tries that failed and were repeated: batches sent, ends dialled.
     `commands` counts the stream's commands that were applied, `spool_bytes` is what waits on disk
     now, `repaired_keys` were fetched anew because their commands could not be carried, `held_keys`
     wait for the stream because their deadline is near.

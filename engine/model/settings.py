@@ -24,6 +24,9 @@ _DETACHED = "=detached"
 MIB = 1 << 20
 GIB = 1 << 30
 
+# A target is behind by as much whenever the machine is busy, in seconds.
+_LEAST_LAG_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class TransferSettings:
@@ -92,7 +95,8 @@ class TransferSettings:
     """Names of the source's search aliases and dictionaries (RediSearch), which no command lists. A
     snapshot tells them; a scan carries those that are named here."""
     max_lag_bytes: int = 1 * MIB
-    """A cut-over does not begin while the target is further behind than this."""
+    """A cut-over does not begin while the target is further behind than this, nor while what it is
+    behind by may take longer than `max_lag_seconds`."""
     check_bytes: int = 1 * MIB
     """Bytes of values that are compared while the source's writers are held off; what is longer is
     compared before that."""
@@ -310,6 +314,13 @@ class TransferSettings:
         if self.spool_directory is not None and not os.path.isabs(self.spool_directory):
             # A worker that is started later, from elsewhere, must find the same place.
             raise UsageError("the spool's directory is an absolute path")
+
+    @property
+    def max_lag_seconds(self) -> float:
+        """A cut-over does not begin while what the target is behind by has waited for longer than
+        this, or takes longer: half of the time that the fence may stand, for both ends are compared
+        in it as well. What is shorter than a second is no sign of anything."""
+        return min(max(self.cut_over_timeout / 2, _LEAST_LAG_SECONDS), self.cut_over_timeout)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""

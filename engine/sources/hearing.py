@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from engine.errors import EngineError
+from engine.model.backoff import span
 from engine.sources.watch import SILENT_SECONDS, SourceWatch
 from engine.wire.connection import Connection
 
@@ -27,12 +28,17 @@ class Hearing:
     """What is known of the link to one source. Times are the loop's.
 
     `connection`: the one that the stream comes over. `period`: seconds between two PINGs of the
-    source, which come over it however little is written.
+    source, which come over it however little is written. `limit`: seconds for which a lost link is
+    dialled again and again.
     """
 
     def __init__(
-        self, connection: Callable[[], Connection | None], period: Callable[[], float]
+        self,
+        connection: Callable[[], Connection | None],
+        period: Callable[[], float],
+        limit: float,
     ) -> None:
+        self._limit = limit
         self._connection = connection
         self._period = period
         self._watch: SourceWatch | None = None
@@ -40,6 +46,9 @@ class Hearing:
         self._down: EngineError | None = None
         self._down_since = 0.0
         self._dials = 0
+        self._dial_at = -math.inf
+        self.failed_dials = 0
+        """How many times a lost link could not be made anew, since the beginning."""
 
     # --- What happens to it ---
 
@@ -58,7 +67,12 @@ class Hearing:
             self._down_since, self._dials = self._now, 0
         else:
             self._dials += 1
+            self.failed_dials += 1
         self._down = error
+
+    def rests(self, seconds: float) -> None:
+        """The link is dialled again after so long."""
+        self._dial_at = self._now + seconds
 
     def linked(self) -> tuple[float, int]:
         """The link was made anew: after how many seconds and tries."""
@@ -79,9 +93,15 @@ class Hearing:
     def trouble(self) -> str:
         """Why it is not known how far the target is behind, in one line; empty while it is."""
         if self._down is not None:
-            tries = f", dialled {self._dials} times since" if self._dials else ""
             words = f"the link to the source is down for {self._now - self._down_since:.0f} s"
-            return f"{words}{tries}: {self._down.message}"
+            tries = "1 try" if self._dials == 1 else f"{self._dials:,} tries"
+            failed = f"{tries} failed; " if self._dials else ""
+            rest = self._dial_at - self._now
+            when = f"dialled again in {span(rest)}" if rest > 0 else "being dialled"
+            return (
+                f"{words}: {self._down.message.removesuffix('.')}. {failed}it is {when}, for up to "
+                f"{span(self._limit)}"
+            )
         if self._unheard:
             return f"the source has not answered for {self._now - self._answered_at:.0f} s"
         if self._stuck:

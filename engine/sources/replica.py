@@ -110,7 +110,9 @@ class ReplicaSource:
         """The stream's name now; it changes with a failover of the source."""
         self.reconnects = 0
         self._connection: Connection = cast(Connection, None)
-        self._hearing = Hearing(lambda: self._connection, lambda: self._contact.ping_period)
+        self._hearing = Hearing(
+            lambda: self._connection, lambda: self._contact.ping_period, settings.retry_for
+        )
         self._watch: SourceWatch | None = None
         self._intake: Intake = cast(Intake, None)
         self._spool: Spool = cast(Spool, None)
@@ -357,6 +359,11 @@ class ReplicaSource:
     def told(self) -> Replication | None:
         """What the source said last of its role and offset; None: nothing since `open`."""
         return self._watch.told if self._watch is not None else None
+
+    @property
+    def failed_dials(self) -> int:
+        """How many times a lost link could not be made anew."""
+        return self._hearing.failed_dials
 
     @property
     def sent_offset(self) -> int:
@@ -722,6 +729,8 @@ class ReplicaSource:
             except EngineError as exc:
                 error = exc
                 break
-            await asyncio.sleep(backoff.delay())
+            delay = backoff.delay()
+            self._hearing.rests(delay)
+            await asyncio.sleep(delay)
         self._lost = error
         self._wake()

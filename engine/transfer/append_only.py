@@ -842,7 +842,9 @@ class AppendOnly:
     def _figures(self) -> dict[str, Any]:
         applier, commands, survey = self._applier, self._commands, self._survey
         figures: dict[str, Any] = {
-            "retries": self._writer.retries + (applier.retries if applier else 0),
+            "retries": self._stage.failed_dials
+            + self._writer.retries
+            + (applier.retries if applier else 0),
             "reconnects": self._writer.reconnects + (applier.reconnects if applier else 0),
         }
         if commands is not None and survey is not None:

@@ -362,7 +362,9 @@ class Offline:
 
     def _figures(self) -> dict[str, Any]:
         return {
-            "retries": self._target.retries + (self._copy.restarts if self._copy else 0),
+            "retries": self._stage.failed_dials
+            + self._target.retries
+            + (self._copy.restarts if self._copy else 0),
             "reconnects": self._target.reconnects,
         }
 

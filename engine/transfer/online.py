@@ -925,7 +925,11 @@ class Online:
     def _figures(self) -> dict[str, Any]:
         follower, mender, applier = self._follower, self._mender, self._applier
         figures: dict[str, Any] = {
-            "retries": self._writer.retries + self._restarts + (applier.retries if applier else 0),
+            "retries": self._stage.failed_dials
+            + self._source.failed_dials
+            + self._writer.retries
+            + self._restarts
+            + (applier.retries if applier else 0),
             "reconnects": self._writer.reconnects + (applier.reconnects if applier else 0),
             "spool_bytes": self._source.spooled,
             "target_heard_seconds": self._target_watch.heard_seconds,

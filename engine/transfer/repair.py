@@ -145,6 +145,8 @@ class Mender:
         """Told of keys that every server makes for itself, which are not stored."""
         self.repaired = 0
         """Keys whose value was read again and stored."""
+        self.mended_keys = 0
+        """The same, and those of which the deadline alone was."""
 
     @property
     def clean(self) -> bool:
@@ -488,6 +490,7 @@ class Mender:
         """
         for reading in readings:
             self._readings.remove(reading)
+            self.mended_keys += len(reading.keys)
             if reading.values and seen:
                 for key in reading.keys:
                     if key not in self._refused:

@@ -60,6 +60,8 @@ class Stage:
         self.count_with(Tally())
         self.total_keys: int | None = None
         """The source's own count; None: it was not asked yet."""
+        self.failed_dials = 0
+        """How many times an end could not be opened at the start."""
         self.steps: list[Step] = []
         self.copy_seconds = 0.0
         self.began = 0.0
@@ -235,10 +237,9 @@ class Stage:
                 return
             except Untrusted:
                 raise
-            except LinkError as exc:
-                delay = patience.failed(exc.message, remedy=exc.remedy)
-            except ServerError as exc:
-                if exc.code not in _NOT_NOW:
+            except (LinkError, ServerError) as exc:
+                if isinstance(exc, ServerError) and exc.code not in _NOT_NOW:
                     raise
+                self.failed_dials += 1
                 delay = patience.failed(exc.message, remedy=exc.remedy)
             await asyncio.sleep(delay)

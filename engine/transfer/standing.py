@@ -18,6 +18,7 @@ from engine.model.settings import TransferSettings
 from engine.sources.replica import ReplicaSource
 from engine.transfer.books import Books
 from engine.transfer.cut_over import not_carried_words
+from engine.transfer.drain import Drain
 from engine.transfer.fence import readable_behind
 from engine.transfer.follow import Follower
 from engine.transfer.gate import offering
@@ -25,7 +26,7 @@ from engine.transfer.held import HeldDeadlines
 from engine.transfer.repair import Mender
 from engine.transfer.roles import Roles
 from engine.transfer.stage import Stage
-from engine.transfer.words import size_words
+from engine.transfer.words import above_words, seconds_words, size_words
 
 # Keys that may still have to be read again when the fence goes up: it is done behind it, if it can.
 _MENDED_BEHIND_FENCE = 1000
@@ -59,6 +60,8 @@ class Standing:
         self._behind_until: int | None = None
         # By the loop's clock: when we began to catch up.
         self._caught_at = -math.inf
+        # Bytes of the stream, and keys that are read again.
+        self._bytes, self._keys = Drain(), Drain()
         # Whether the source was heard at the last look.
         self._heard = True
         # By the loop's clock: when the source's link stood still last, as far as we know.
@@ -67,6 +70,7 @@ class Standing:
     def attend(self, follower: Follower, mender: Mender) -> None:
         """`follower` is going to run."""
         self._follower, self._mender = follower, mender
+        self._bytes, self._keys = Drain(), Drain()
         self._heard = True
 
     def let_go(self) -> None:
@@ -105,6 +109,9 @@ class Standing:
                     entered = True
         self._tell_whether_heard()
         self._roles.look()
+        now = asyncio.get_running_loop().time()
+        self._bytes.look(now, follower.position.offset, self._lag(follower))
+        self._keys.look(now, self._mender.mended_keys, self._mender.waiting)
         stage.passing = stage.only_uncomparable = False
         stage.can_complete, stage.reason = self._gates(follower)
         if entered:
@@ -155,7 +162,8 @@ class Standing:
 
     def _gates(self, follower: Follower) -> tuple[bool, str]:
         """Whether a cut-over could begin now, and why not."""
-        most, tally = self._settings.max_lag_bytes, self._stage.tally
+        settings, tally = self._settings, self._stage.tally
+        most = settings.max_lag_bytes
         if trouble := self._source.trouble or self._stage.trouble:
             self._stage.passing = True
             return False, trouble
@@ -164,7 +172,14 @@ class Standing:
         lag = self._lag(follower)
         if lag > most:
             self._stage.passing = True
-            return False, f"lag {size_words(lag)} > {size_words(most)}"
+            return False, f"lag {above_words(lag, most)}"
+        age, longest = self._source.lag(follower.position.offset)[1], settings.max_lag_seconds
+        if age > longest:
+            self._stage.passing = True
+            return False, f"lag {size_words(lag)}, {seconds_words(age)} > {longest:g} s"
+        if (takes := self._bytes.seconds or 0.0) > longest:
+            self._stage.passing = True
+            return False, f"lag {size_words(lag)}, which takes {_longer(takes, longest)} to apply"
         if tally.not_carried_total:
             return False, not_carried_words(self._stage)
         if lost := self._stage.lost_words:
@@ -185,14 +200,16 @@ class Standing:
             self._stage.passing = True
             return False, "looking through the last commands of the engine before this one"
         readable = readable_behind(self._source.info, self._settings)
-        if self._mender.waiting > (_MENDED_BEHIND_FENCE if readable else 0):
+        takes = self._keys.seconds or 0.0
+        if self._mender.waiting > (_MENDED_BEHIND_FENCE if readable else 0) or takes > longest:
             self._stage.passing = True
-            return False, f"{self._mender.waiting:,} keys are being read again from the source"
+            words = f"{self._mender.waiting:,} keys are being read again from the source"
+            return False, words + (f", which takes {_longer(takes, longest)}" * (takes > longest))
         if not self._stage.skip_verification and (told := self._stage.uncomparable) != "":
             self._stage.passing, self._stage.only_uncomparable = told is None, bool(told)
             asking = "it is being asked whether both ends can be compared"
             return False, asking if told is None else offering(self._stage, told)
-        return True, f"in sync: lag {size_words(lag)}"
+        return True, f"in sync: lag {size_words(lag)}{f', {seconds_words(age)}' * (age >= 0.05)}"
 
     # --- What leads back ---
 
@@ -253,3 +270,8 @@ class Standing:
             self._follower.suspect = True
             if self._stage.phase in _FOLLOWING:
                 self.catch_up(self._follower)
+
+
+def _longer(seconds: float, most: float) -> str:
+    """How long what waits takes, where that is more than it may."""
+    return f"about {seconds_words(seconds)} > {most:g} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -56,9 +57,13 @@ def test_a_source_that_is_not_heard(name: str, trouble: str, server_factory: Ser
             assert (seen.lag_bytes, seen.lag_seconds) == (None, None)
             assert seen.phase in (Phase.CATCH_UP, Phase.FOLLOW)
             if trouble == "cut off":
-                await soon(lambda: "dialled" in work.progress.reason, "the tries")
+                words = "the link to the source is down for"
+                await soon(lambda: words in work.progress.reason, "the reason")
+                # What is tried next, when, and for how long; each try counts.
+                nexts = r" tr(y|ies) failed; it is dialled again in [\d.]+ s, for up to 30 min"
+                await soon(lambda: re.search(nexts, work.progress.reason), "the next try")
                 assert work.progress.link == "down"
-                assert "the link to the source is down for" in work.progress.reason
+                await soon(lambda: work.progress.retries >= 3, "the tries")
             else:
                 assert seen.link == "silent"
                 assert "the source has not answered for" in seen.reason
@@ -83,7 +88,7 @@ def test_a_source_that_is_not_heard(name: str, trouble: str, server_factory: Ser
             assert any(words in e for e in run.events)
             await cut_over(work, run, source)
 
-        run = online(proxy, target, steer, connect_timeout=5.0, timeout=60)
+        run = online(proxy, target, steer, connect_timeout=5.0, timeout=60, retry_for=1800.0)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 1)
     assert target.client().get("later") == b"1"

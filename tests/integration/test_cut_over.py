@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -62,6 +63,32 @@ def ends(request: pytest.FixtureRequest, server_factory: ServerFactory) -> tuple
     pipe.set("soon", "x", px=4_000)
     pipe.execute()
     return source, target
+
+
+def test_a_target_that_is_few_bytes_and_many_seconds_behind(server_factory: ServerFactory) -> None:
+    """The rest could not be applied before the deadline of the cut-over: it does not begin."""
+    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    with Proxy(target.host, target.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            await in_sync(work, source)
+            assert re.fullmatch(r"in sync: lag \d+ bytes(, [\d.]+ s)?", work.progress.reason)
+            proxy.throttle(20_000)
+            await asyncio.to_thread(source.client().set, "slow", os.urandom(300_000))
+            late = r"lag 300 kB, [\d.]+ s > 2 s"
+            await soon(lambda: re.fullmatch(late, work.progress.reason), "a closed gate", 12)
+            seen = work.progress
+            assert (seen.can_complete, seen.phase) == (False, Phase.FOLLOW)
+            assert (seen.lag_bytes or 0) >= 300_000
+            assert (seen.lag_seconds or 0) > 2
+            proxy.throttle(None)
+            await cut_over(work, run, source)
+
+        run = online(source, proxy, steer, cut_over_timeout=4.0)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert refusals(run) == []
+    assert_settled(source, target, 1)
 
 
 class Clicks:

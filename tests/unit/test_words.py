@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
+
 from engine.front import shapes
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase, Progress
+from engine.model.settings import TransferSettings
 from engine.model.verification import Difference, Verification
 from engine.transfer.claim import beaten
+from engine.transfer.drain import Drain
 from engine.transfer.tally import Tally
-from engine.transfer.words import stream_words
+from engine.transfer.words import above_words, seconds_words, size_words, stream_words
 
 
 def test_keys_that_were_not_carried_are_named_with_their_reasons() -> None:
@@ -63,3 +67,57 @@ def test_keys_that_were_not_compared_at_the_end_are_no_differences() -> None:
     shape = shapes.verification(wrong)
     assert shape is not None
     assert (len(shape["Differences"]), shape["OverBudget"]) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "words"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (931_400, "931 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1 MB"),
+        (1_048_576, "1.05 MB"),
+        (18_200_000, "18.2 MB"),
+        (2_500_000_000, "2.5 GB"),
+        (7_000_000_000_000, "7.0 TB"),
+    ],
+)
+def test_sizes(nbytes: int, words: str) -> None:
+    assert size_words(nbytes) == words
+
+
+def test_what_is_above_its_bound_is_seen_to_be() -> None:
+    assert above_words(18_200_000, 1_048_576) == "18.2 MB > 1.05 MB"
+    assert above_words(1_048_577, 1_048_576) == "1,048,577 > 1,048,576 bytes"
+    assert (seconds_words(14.23), seconds_words(1234.5)) == ("14.2 s", "1,234 s")
+
+
+def test_how_long_what_waits_takes() -> None:
+    queue = Drain()
+    assert [queue.seconds] == [None]
+    for tenth in range(10):
+        queue.look(tenth / 10, 100 * tenth, 5000)
+    assert [queue.seconds] == [None]  # too short a while
+    queue.look(1.0, 1000, 5000)
+    assert queue.seconds == pytest.approx(5.0)
+    # It has become slower since.
+    for second in range(2, 20):
+        queue.look(float(second), 1000 + 10 * second, 5000)
+    assert queue.seconds == pytest.approx(500.0)
+    for second in range(20, 30):
+        queue.look(float(second), 2000, 5000)
+    # Nothing was done for nine seconds: it takes that long at least.
+    assert queue.seconds == pytest.approx(9.0)
+    # What is done as soon as it comes says nothing of how much could be.
+    queue.look(30.0, 2000, 0)
+    assert [queue.seconds] == [None]
+    queue.look(31.0, 2014, 14)
+    assert [queue.seconds] == [None]
+
+
+def test_how_far_behind_in_time_a_cut_over_may_begin() -> None:
+    """Half of the time that the fence may stand, where that says anything."""
+    for timeout, longest in {10.0: 5.0, 60.0: 30.0, 1.5: 1.0, 0.7: 0.7}.items():
+        assert TransferSettings(cut_over_timeout=timeout).max_lag_seconds == longest

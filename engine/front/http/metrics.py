@@ -42,7 +42,11 @@ _FIGURES = (
     ),
     ("applied_commands", "Commands of the stream that were applied.", lambda p: p.commands),
     ("spool_bytes", "Bytes of the stream that wait on disk.", lambda p: p.spool_bytes),
-    ("retries", "Batches that were sent again.", lambda p: p.retries),
+    (
+        "retries",
+        "Tries that failed and were repeated: batches sent, servers dialled.",
+        lambda p: p.retries,
+    ),
     (
         "evicted_keys",
         "Keys that the target has evicted since the first write.",
