@@ -79,7 +79,7 @@ class Suspects:
             self.learn()
             self._suspects = again
             self._event(
-                f"the target's process ended twice while the same {_keys(len(again))} under way: "
+                f"the target's process ended again while the same {_keys(len(again))} under way: "
                 "they are sent alone from now on, until it is known which of them it is"
             )
         else:
