@@ -65,6 +65,45 @@ cdef int64_t REPLY_SIZE_MOST = <int64_t>1 << 40
 cdef enum:
     # Longer than the header of any reply, a number or a length and CRLF.
     HEADER_BYTES_MOST = 64
+    BIG_NUMBER_DIGITS = 640
+
+
+cdef bint is_reply_double(const uint8_t *p, size_t n) noexcept nogil:
+    """Whether n bytes are [+-] digits [. digits] [e [+-] digits], or [+-] inf or nan."""
+    cdef const uint8_t *end = p + n
+    cdef const uint8_t *digits
+    if p != end and (p[0] == c'-' or p[0] == c'+'):
+        p += 1
+    if end - p == 3 and (memcmp(p, b"inf", 3) == 0 or memcmp(p, b"nan", 3) == 0):
+        return True
+    digits = p
+    p = past_digits(p, end)
+    if p == digits:
+        return False
+    if p != end and p[0] == c'.':
+        p = past_digits(p + 1, end)
+    if p != end and (p[0] == c'e' or p[0] == c'E'):
+        p += 1
+        if p != end and (p[0] == c'-' or p[0] == c'+'):
+            p += 1
+        digits = p
+        p = past_digits(p, end)
+        if p == digits:
+            return False
+    return p == end
+
+
+cdef bint is_reply_big_number(const uint8_t *p, size_t n) noexcept nogil:
+    cdef const uint8_t *end = p + n
+    if p != end and (p[0] == c'-' or p[0] == c'+'):
+        p += 1
+    return p != end and end - p <= BIG_NUMBER_DIGITS and past_digits(p, end) == end
+
+
+cdef inline const uint8_t *past_digits(const uint8_t *p, const uint8_t *end) noexcept nogil:
+    while p != end and <uint8_t>(p[0] - c'0') <= 9:
+        p += 1
+    return p
 
 
 @cython.final

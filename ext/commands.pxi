@@ -209,32 +209,3 @@ def encode_command(*args):
     if put_command(p, p + size, args) != p + size:
         raise BufferError("an argument changed its size while it was encoded")
     return out
-
-
-def encode_pipeline(commands):
-    """Many commands, one after the other, in one bytes object.
-
-    commands: an iterable of sequences, each as encode_command() takes it; none gives b"".
-    Raises what encode_command() raises, and TypeError for a command that is itself a string.
-    """
-    cdef list rows = []
-    cdef size_t size = 0
-    cdef uint8_t *p
-    cdef const uint8_t *end
-    for command in commands:
-        if isinstance(command, (str, bytes, bytearray, memoryview)):
-            raise TypeError(
-                f"a command must be a sequence of arguments, found {type(command).__name__}"
-            )
-        # A list may be changed by another thread between the passes; put_command() checks.
-        row = command if isinstance(command, (list, tuple)) else tuple(command)
-        size += command_size(row)
-        rows.append(row)
-    out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size)
-    p = <uint8_t *>PyBytes_AS_STRING(out)
-    end = p + size
-    for row in rows:
-        p = put_command(p, end, row)
-    if p != end:
-        raise BufferError("an argument changed its size while it was encoded")
-    return out

@@ -327,25 +327,6 @@ cdef uint16_t slot_of(const uint8_t *key, size_t n) noexcept nogil:
     return crc16_update(0, key, n) % SLOT_COUNT
 
 
-def crc16(data):
-    """The CRC16 (XMODEM) of a buffer, an int below 2**16, as Redis Cluster uses it for slots.
-
-    Raises BufferError for a buffer that isn't contiguous.
-    """
-    cdef Py_buffer view
-    cdef uint16_t result
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        if view.len < HASH_GIL_BYTES:
-            result = crc16_update(0, <const uint8_t *>view.buf, <size_t>view.len)
-        else:
-            with nogil:
-                result = crc16_update(0, <const uint8_t *>view.buf, <size_t>view.len)
-    finally:
-        PyBuffer_Release(&view)
-    return result
-
-
 def key_slot(key):
     """The cluster slot of a key, 0 to 16383, by the part between { and } where there is one.
 

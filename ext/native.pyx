@@ -19,7 +19,6 @@ from libc.stdint cimport (
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
-import codecs
 import collections
 
 include "consts.pxi"

@@ -1,4 +1,4 @@
-# RESP2 and RESP3, read incrementally.
+# RESP2, read incrementally.
 #
 # Theory of operation
 # -------------------
@@ -8,18 +8,12 @@
 #     AT_VALUE  the next byte is the type byte of a value
 #     IN_BULK   the header of a bulk was read, its body is awaited
 #
-# and yields one token a call, without the GIL and without Python objects: a scalar, or the opening
-# of an aggregate. The open aggregates stand on a stack of frames, each with the number of values
-# that it still awaits; a frame that awaits none is closed, which may complete its parent in turn.
-# So depth costs a frame, not a C call, and a declared count costs nothing until its values arrive.
+# and yields one token a call, without Python objects: a scalar, or the opening of an array. The
+# open arrays stand on a stack of frames, each with the number of values that it still awaits; a
+# frame that awaits none is closed, which may complete its parent in turn. Finished values wait on a
+# second stack, and a frame that closes takes its own from the top of it. So depth costs a frame,
+# not a C call, and a declared count costs nothing until its values arrive.
 #
-# Two consumers share the scanner, and so reach the same verdict on the same bytes:
-#
-#     gets()  builds objects. Finished values wait on a second stack, and a frame that closes
-#             takes its own from the top of it.
-#     skip()  only counts what was completed.
-#
-# An attribute (`|`) is a frame whose values are dropped and that doesn't count as a value itself.
 # The first byte that breaks the protocol breaks the reader: nobody can tell where the next reply
 # would start.
 
@@ -32,11 +26,6 @@ cdef extern from "Python.h":
     object reply_list_new "PyList_New" (Py_ssize_t n)
     void reply_list_set "PyList_SET_ITEM" (object o, Py_ssize_t i, PyObject *value)
     object reply_utf8 "PyUnicode_DecodeUTF8" (const char *s, Py_ssize_t n, const char *errors)
-    object reply_ascii "PyUnicode_DecodeASCII" (const char *s, Py_ssize_t n, const char *errors)
-    object reply_latin1 "PyUnicode_DecodeLatin1" (const char *s, Py_ssize_t n, const char *errors)
-    double reply_double "PyOS_string_to_double" (
-        const char *s, char **end, PyObject *overflow) except? -1.0
-    long long reply_int64 "PyLong_AsLongLongAndOverflow" (object i, int *overflow) except? -1
     object reply_view "PyMemoryView_FromObject" (object o)
 
 
@@ -49,9 +38,6 @@ cdef enum:
     REPLY_DEPTH_LIMIT = 1024                # the highest max_depth
     REPLY_NUMBER_DIGITS = 19                # as many as always fit in 64 bits
     REPLY_LINE_MAX = 1024 * 1024            # a simple string or a simple error
-    REPLY_DOUBLE_MAX = 8 * 1024             # a server prints a long double with up to 5 KiB
-    REPLY_BIG_DIGITS = 640                  # what int() takes under any limit of the interpreter
-    REPLY_GIL_BYTES = 4 * 1024              # less is skipped before another thread could wake
     REPLY_FOUND_BYTES = 24                  # how much of the input an error quotes
 
 
@@ -59,13 +45,6 @@ cdef enum ReplyState:
     REPLY_AT_VALUE
     REPLY_IN_BULK
     REPLY_BROKEN
-
-
-cdef enum ReplyText:
-    REPLY_TEXT_BYTES
-    REPLY_TEXT_UTF8
-    REPLY_TEXT_ASCII
-    REPLY_TEXT_LATIN1
 
 
 cdef enum ReplyStep:
@@ -79,8 +58,6 @@ cdef enum ReplyFault:
     FAULT_NONE
     FAULT_MEMORY
     FAULT_TYPE
-    FAULT_CHUNK
-    FAULT_STREAMED
     FAULT_DIGIT
     FAULT_DIGIT_OR_CR
     FAULT_CR
@@ -90,24 +67,18 @@ cdef enum ReplyFault:
     FAULT_ELEMENTS
     FAULT_DEPTH
     FAULT_LINE_LENGTH
-    FAULT_BOOL
-    FAULT_DOUBLE
-    FAULT_BIG_NUMBER
-    FAULT_VERBATIM
-    FAULT_NESTED_PUSH
 
 
 cdef struct ReplyToken:
-    uint8_t type            # the type byte on the wire; '_' for every null
-    const uint8_t *data     # strings, doubles, big numbers: in the buffer, until it changes
+    uint8_t type            # the type byte on the wire; '_' for a null
+    const uint8_t *data     # strings: in the buffer, until it changes
     size_t size
-    int64_t number          # integers; booleans as 0 or 1
+    int64_t number          # integers
 
 
 cdef struct ReplyFrame:
-    uint64_t awaited        # values still to come; two a pair in maps and attributes
+    uint64_t awaited        # values still to come
     size_t first            # where its values begin on the value stack
-    uint8_t type
 
 
 class NeedData:
@@ -161,12 +132,6 @@ class ReplyError(Exception):
         self.code = message.partition(" ")[0]
 
 
-class Push(list):
-    """A RESP3 push: out-of-band data, not the answer to a command."""
-
-    __slots__ = ()
-
-
 cdef class _ReplyBlock:
     """The reader's memory. A view keeps it alive when the reader moves on to another block."""
 
@@ -189,74 +154,15 @@ cdef class _ReplyBlock:
             view, self, self.data + self.window, <Py_ssize_t>self.window_size, 0, flags)
 
 
-# The names are those of codecs.lookup().
-cdef dict REPLY_ENCODINGS = {
-    "utf-8": REPLY_TEXT_UTF8, "ascii": REPLY_TEXT_ASCII, "iso8859-1": REPLY_TEXT_LATIN1,
-}
-
-
-cdef bint is_reply_double(const uint8_t *p, size_t n) noexcept nogil:
-    """Whether n bytes are [+-] digits [. digits] [e [+-] digits], or [+-] inf or nan."""
-    cdef const uint8_t *end = p + n
-    cdef const uint8_t *digits
-    if p != end and (p[0] == c'-' or p[0] == c'+'):
-        p += 1
-    if end - p == 3 and (memcmp(p, b"inf", 3) == 0 or memcmp(p, b"nan", 3) == 0):
-        return True
-    digits = p
-    p = past_digits(p, end)
-    if p == digits:
-        return False
-    if p != end and p[0] == c'.':
-        p = past_digits(p + 1, end)
-    if p != end and (p[0] == c'e' or p[0] == c'E'):
-        p += 1
-        if p != end and (p[0] == c'-' or p[0] == c'+'):
-            p += 1
-        digits = p
-        p = past_digits(p, end)
-        if p == digits:
-            return False
-    return p == end
-
-
-cdef bint is_reply_big_number(const uint8_t *p, size_t n) noexcept nogil:
-    cdef const uint8_t *end = p + n
-    if p != end and (p[0] == c'-' or p[0] == c'+'):
-        p += 1
-    return p != end and end - p <= REPLY_BIG_DIGITS and past_digits(p, end) == end
-
-
-cdef inline const uint8_t *past_digits(const uint8_t *p, const uint8_t *end) noexcept nogil:
-    while p != end and <uint8_t>(p[0] - c'0') <= 9:
-        p += 1
-    return p
-
-
-cdef bint is_plain_key(object value):
-    """Whether a value may be a dict's key or a set's member.
-
-    Numbers over 64 bits may not, although they have a hash: CPython's is a remainder, so that a
-    hostile peer could send a million of them with the same one.
-    """
-    cdef int overflow = 0
-    if isinstance(value, (list, dict, set)):
-        return False
-    if isinstance(value, int):
-        reply_int64(value, &overflow)
-    return overflow == 0
-
-
 @cython.final
 cdef class RespReader:
-    """Reads RESP2 and RESP3 replies out of bytes that come in pieces.
+    """Reads RESP2 replies out of bytes that come in pieces.
 
-    max_bulk: the longest bulk string, in bytes. max_elements: the most values in one aggregate (a
-    map's keys and values both count). max_depth: the most aggregates inside one another, 1 to
-    1024. A reply beyond them raises ProtocolError. encoding: None (strings are bytes), or "utf-8",
-    "ascii" or "latin-1" (strings are str; what doesn't decode becomes surrogate escapes).
+    max_bulk: the longest bulk string, in bytes. max_elements: the most values in one array.
+    max_depth: the most arrays inside one another, 1 to 1024. A reply beyond them raises
+    ProtocolError.
 
-    Raises ValueError for a bound or an encoding outside of these.
+    Raises ValueError for a bound outside of these.
     """
 
     # What was received: data[head:tail] is not consumed yet, data[0] is byte `discarded`.
@@ -269,21 +175,17 @@ cdef class RespReader:
     # The scanner.
     cdef ReplyState state
     cdef ReplyToken token
-    cdef uint8_t bulk_type          # IN_BULK: the bulk that is awaited
-    cdef size_t bulk_size
+    cdef size_t bulk_size           # IN_BULK: of the bulk that is awaited
     cdef size_t line_searched       # bytes after the type byte that have no LF
     cdef ReplyFrame *frames
     cdef size_t depth
 
-    # The builder, and the skipper.
+    # The builder.
     cdef PyObject **values
     cdef size_t value_count
     cdef size_t value_capacity
     cdef bytes last_simple          # +OK a million times is one object
-    cdef bint skipping              # skip() consumed the first part of a reply
     cdef bint busy
-    cdef ReplyText text
-    cdef readonly uint64_t skipped_errors
 
     cdef ReplyFault fault
     cdef uint64_t fault_offset
@@ -294,9 +196,7 @@ cdef class RespReader:
     cdef uint64_t max_elements
     cdef size_t max_depth
 
-    def __cinit__(
-        self, *, max_bulk=512 * 1024 * 1024, max_elements=2**24, max_depth=64, encoding=None
-    ):
+    def __cinit__(self, *, max_bulk=512 * 1024 * 1024, max_elements=2**24, max_depth=64):
         if not 0 <= max_bulk <= 2**40:
             raise ValueError(f"max_bulk must be 0 to 2**40 bytes, found {max_bulk}")
         if not 0 <= max_elements <= 2**40:
@@ -306,14 +206,6 @@ cdef class RespReader:
         self.max_bulk = max_bulk
         self.max_elements = max_elements
         self.max_depth = max_depth
-        self.text = REPLY_TEXT_BYTES
-        if encoding is not None:
-            try:
-                self.text = REPLY_ENCODINGS[codecs.lookup(encoding).name]
-            except LookupError:
-                raise ValueError(
-                    f"encoding must be None, utf-8, ascii or latin-1, found {encoding!r}"
-                ) from None
         self.frames = <ReplyFrame *>PyMem_RawMalloc(self.max_depth * sizeof(ReplyFrame))
         if self.frames == NULL:
             raise MemoryError()
@@ -381,17 +273,6 @@ cdef class RespReader:
         if self.state != REPLY_BROKEN:
             self.tail += <size_t>n
 
-    def reset(self):
-        """Forget everything: a new connection begins, at byte 0, and nothing is broken."""
-        self.check_idle()
-        self.forget()
-        self.state = REPLY_AT_VALUE
-        self.fault = FAULT_NONE
-        self.head = 0
-        self.tail = 0
-        self.discarded = 0
-        self.skipped_errors = 0
-
     cdef int check_idle(self) except -1:
         if self.busy:
             raise RuntimeError("the reader is in use: by another thread, or further up the stack")
@@ -443,7 +324,6 @@ cdef class RespReader:
         """Drop what was received and what was built of it."""
         self.drop_values(0)
         self.depth = 0
-        self.skipping = False
         self.line_searched = 0
         self.head = self.tail
         self.block.window_size = 0
@@ -462,24 +342,14 @@ cdef class RespReader:
             return STEP_NEED_DATA
         kind = self.data[self.head]
         self.token.type = kind
-        if kind == c'$' or kind == c'=' or kind == c'!':
-            return self.on_bulk_header(kind)
+        if kind == c'$':
+            return self.on_bulk_header()
         if kind == c'+' or kind == c'-':
-            return self.on_line(REPLY_LINE_MAX)
+            return self.on_line()
         if kind == c':':
             return self.on_integer()
-        if kind == c'*' or kind == c'%' or kind == c'~' or kind == c'>' or kind == c'|':
-            return self.on_aggregate(kind)
-        if kind == c'_':
-            return self.on_null()
-        if kind == c'#':
-            return self.on_bool()
-        if kind == c',':
-            return self.on_double()
-        if kind == c'(':
-            return self.on_big_number()
-        if kind == c';' or kind == c'.':
-            return self.fail(FAULT_CHUNK, self.head, 1)
+        if kind == c'*':
+            return self.on_array()
         return self.fail(FAULT_TYPE, self.head, 1)
 
     cdef ReplyStep fail(self, ReplyFault fault, size_t at, size_t found) noexcept nogil:
@@ -505,8 +375,6 @@ cdef class RespReader:
         if data[at] == c'-':
             negative = True
             at += 1
-        elif is_length and data[at] == c'?':
-            return self.fail(FAULT_STREAMED, at, 1)
         elif not is_length and data[at] == c'+':
             at += 1
         first = at
@@ -532,17 +400,16 @@ cdef class RespReader:
     cdef ReplyStep on_integer(self) noexcept nogil:
         return self.read_number(False)
 
-    cdef inline ReplyStep on_bulk_header(self, uint8_t kind) noexcept nogil:
+    cdef inline ReplyStep on_bulk_header(self) noexcept nogil:
         cdef size_t start = self.head
         cdef ReplyStep step = self.read_number(True)
         if step != STEP_SCALAR:
             return step
-        if self.token.number == -1 and kind == c'$':
-            self.token.type = c'_'      # RESP2 has no other null
+        if self.token.number == -1:
+            self.token.type = c'_'
             return STEP_SCALAR
         if self.token.number < 0 or <uint64_t>self.token.number > self.max_bulk:
             return self.fail(FAULT_BULK_LENGTH, start, self.head - 2 - start)
-        self.bulk_type = kind
         self.bulk_size = <size_t>self.token.number
         self.state = REPLY_IN_BULK
         return self.on_bulk_body()
@@ -557,18 +424,13 @@ cdef class RespReader:
         if body[size + 1] != c'\n':
             return self.fail(FAULT_LF, self.head + size + 1, 1)
         self.head += size + 2
-        if self.bulk_type == c'=':
-            if size < 4 or body[3] != c':':
-                return self.fail(FAULT_VERBATIM, self.head - size - 2, min(size, <size_t>4))
-            body += 4
-            size -= 4
-        self.token.type = self.bulk_type
+        self.token.type = c'$'
         self.token.data = body
         self.token.size = size
         self.state = REPLY_AT_VALUE
         return STEP_SCALAR
 
-    cdef ReplyStep on_line(self, size_t longest) noexcept nogil:
+    cdef ReplyStep on_line(self) noexcept nogil:
         """What stands between the type byte and CRLF; no CR or LF may stand inside."""
         cdef size_t start = self.head + 1
         cdef size_t searched = start + self.line_searched
@@ -577,7 +439,7 @@ cdef class RespReader:
         cdef const uint8_t *lf = <const uint8_t *>memchr(
             self.data + searched, c'\n', self.tail - searched)
         cdef size_t size = <size_t>(lf - line) if lf != NULL else self.tail - start
-        if size > longest + 1:
+        if size > REPLY_LINE_MAX + 1:
             return self.fail(FAULT_LINE_LENGTH, self.head, REPLY_FOUND_BYTES)
         if lf == NULL:
             self.line_searched = size
@@ -593,67 +455,21 @@ cdef class RespReader:
         self.line_searched = 0
         return STEP_SCALAR
 
-    cdef ReplyStep on_double(self) noexcept nogil:
-        cdef size_t start = self.head + 1
-        cdef ReplyStep step = self.on_line(REPLY_DOUBLE_MAX)
-        if step == STEP_SCALAR and not is_reply_double(self.token.data, self.token.size):
-            return self.fail(FAULT_DOUBLE, start, self.token.size)
-        return step
-
-    cdef ReplyStep on_big_number(self) noexcept nogil:
-        cdef size_t start = self.head + 1
-        cdef ReplyStep step = self.on_line(REPLY_BIG_DIGITS + 1)
-        if step == STEP_SCALAR and not is_reply_big_number(self.token.data, self.token.size):
-            return self.fail(FAULT_BIG_NUMBER, start, self.token.size)
-        return step
-
-    cdef ReplyStep on_null(self) noexcept nogil:
-        return self.read_line_end(self.head + 1)
-
-    cdef ReplyStep on_bool(self) noexcept nogil:
-        cdef size_t at = self.head + 1
-        if at == self.tail:
-            return STEP_NEED_DATA
-        if self.data[at] != c't' and self.data[at] != c'f':
-            return self.fail(FAULT_BOOL, at, 1)
-        self.token.number = self.data[at] == c't'
-        return self.read_line_end(at + 1)
-
-    cdef ReplyStep read_line_end(self, size_t at) noexcept nogil:
-        if at == self.tail:
-            return STEP_NEED_DATA
-        if self.data[at] != c'\r':
-            return self.fail(FAULT_CR, at, 1)
-        if at + 1 == self.tail:
-            return STEP_NEED_DATA
-        if self.data[at + 1] != c'\n':
-            return self.fail(FAULT_LF, at + 1, 1)
-        self.head = at + 2
-        return STEP_SCALAR
-
-    cdef ReplyStep on_aggregate(self, uint8_t kind) noexcept nogil:
+    cdef ReplyStep on_array(self) noexcept nogil:
         cdef size_t start = self.head
-        cdef uint64_t values_each = 2 if kind == c'%' or kind == c'|' else 1
         cdef ReplyFrame *frame
-        cdef ReplyStep step
-        if kind == c'>' and self.depth:
-            return self.fail(FAULT_NESTED_PUSH, start, 1)
-        step = self.read_number(True)
+        cdef ReplyStep step = self.read_number(True)
         if step != STEP_SCALAR:
             return step
-        if self.token.number == -1 and kind == c'*':
+        if self.token.number == -1:
             self.token.type = c'_'
             return STEP_SCALAR
-        if (
-            self.token.number < 0
-            or <uint64_t>self.token.number > self.max_elements // values_each
-        ):
+        if self.token.number < 0 or <uint64_t>self.token.number > self.max_elements:
             return self.fail(FAULT_ELEMENTS, start, self.head - 2 - start)
         if self.depth == self.max_depth:
             return self.fail(FAULT_DEPTH, start, self.head - 2 - start)
         frame = &self.frames[self.depth]
-        frame.type = kind
-        frame.awaited = values_each * <uint64_t>self.token.number
+        frame.awaited = <uint64_t>self.token.number
         frame.first = self.value_count
         self.depth += 1
         return STEP_OPEN
@@ -663,17 +479,12 @@ cdef class RespReader:
     def gets(self):
         """The next complete reply, or NEED_DATA.
 
-        Strings are bytes (or str, see `encoding`), nulls None, integers and big numbers int,
-        doubles float, booleans bool, arrays list, maps dict, sets set, errors ReplyError, pushes
-        Push. A map with a key that a dict can't hold is a list of (key, value) tuples, such a set
-        is a list; numbers over 64 bits count among those. Attributes are dropped.
+        Strings are bytes, nulls None, integers int, arrays list, errors ReplyError.
 
-        Raises ProtocolError, and from then on always the same; RuntimeError inside a reply that
-        skip() has begun, and while another thread uses the reader.
+        Raises ProtocolError, and from then on always the same; RuntimeError while another thread
+        uses the reader.
         """
         self.check_idle()
-        if self.skipping:
-            raise RuntimeError("skip() consumed a part of this reply: call it until it returns")
         self.busy = True
         try:
             value = self.next_reply()
@@ -706,11 +517,7 @@ cdef class RespReader:
                 raise self.failure()
             while self.depth and self.frames[self.depth - 1].awaited == 0:
                 frame = &self.frames[self.depth - 1]
-                if frame.type == c'|':
-                    self.drop_values(frame.first)
-                    self.depth -= 1
-                    break               # the value that it belongs to is still awaited
-                value = self.build_aggregate(frame)
+                value = self.take_list(frame.first)
                 self.depth -= 1
                 if self.depth == 0:
                     self.shrink_values()
@@ -727,7 +534,7 @@ cdef class RespReader:
     cdef inline PyObject *build_scalar(self) except NULL:
         """A new reference: the value stack takes it as it is."""
         cdef uint8_t kind = self.token.type
-        if (kind == c'$' or kind == c'=') and self.text == REPLY_TEXT_BYTES:
+        if kind == c'$':
             return reply_bytes(<const char *>self.token.data, <Py_ssize_t>self.token.size)
         if kind == c':':
             return reply_int(self.token.number)
@@ -738,24 +545,13 @@ cdef class RespReader:
     cdef object build_other(self, uint8_t kind):
         if kind == c'+':
             return self.build_simple()
-        if kind == c'$' or kind == c'=':
-            return self.build_text()
         if kind == c'_':
             return None
-        if kind == c'-' or kind == c'!':
-            return ReplyError(reply_utf8(
-                <const char *>self.token.data, <Py_ssize_t>self.token.size, b"backslashreplace"))
-        if kind == c'#':
-            return self.token.number != 0
-        if kind == c',':
-            return self.build_double()
-        return int(PyBytes_FromStringAndSize(
-            <const char *>self.token.data, <Py_ssize_t>self.token.size))
+        return ReplyError(reply_utf8(
+            <const char *>self.token.data, <Py_ssize_t>self.token.size, b"backslashreplace"))
 
     cdef object build_simple(self):
         cdef bytes last = self.last_simple
-        if self.text != REPLY_TEXT_BYTES:
-            return self.build_text()
         if (
             last is None
             or <size_t>PyBytes_GET_SIZE(last) != self.token.size
@@ -765,48 +561,6 @@ cdef class RespReader:
                 <const char *>self.token.data, <Py_ssize_t>self.token.size)
             self.last_simple = last
         return last
-
-    cdef object build_text(self):
-        cdef const char *data = <const char *>self.token.data
-        cdef Py_ssize_t size = <Py_ssize_t>self.token.size
-        if self.text == REPLY_TEXT_UTF8:
-            return reply_utf8(data, size, b"surrogateescape")
-        if self.text == REPLY_TEXT_ASCII:
-            return reply_ascii(data, size, b"surrogateescape")
-        return reply_latin1(data, size, NULL)
-
-    cdef object build_double(self):
-        # The scanner checked the form, and the CR behind it ends the number for strtod().
-        cdef char *end
-        return reply_double(<const char *>self.token.data, &end, NULL)
-
-    cdef object build_aggregate(self, ReplyFrame *frame):
-        """The aggregate of the values from frame.first on, which leave the stack."""
-        cdef size_t first = frame.first
-        cdef size_t i
-        cdef bint plain = True
-        cdef size_t step = 2 if frame.type == c'%' else 1
-        cdef object out
-        if frame.type == c'*' or frame.type == c'>':
-            out = self.take_list(first)
-            return out if frame.type == c'*' else Push(out)
-        for i in range(first, self.value_count, step):
-            if not is_plain_key(<object>self.values[i]):
-                plain = False
-                break
-        if frame.type == c'~':
-            out = self.take_list(first)
-            return set(out) if plain else out
-        if plain:
-            out = {}
-            for i in range(first, self.value_count, 2):
-                (<dict>out)[<object>self.values[i]] = <object>self.values[i + 1]
-        else:
-            out = []
-            for i in range(first, self.value_count, 2):
-                (<list>out).append((<object>self.values[i], <object>self.values[i + 1]))
-        self.drop_values(first)
-        return out
 
     cdef list take_list(self, size_t first):
         cdef size_t count = self.value_count - first
@@ -863,10 +617,6 @@ cdef class RespReader:
             return "memory enough for the reply"
         if fault == FAULT_TYPE:
             return "the type byte of a reply"
-        if fault == FAULT_CHUNK:
-            return "the type byte of a reply (streamed ones are not supported)"
-        if fault == FAULT_STREAMED:
-            return "a length (streamed replies are not supported)"
         if fault == FAULT_DIGIT:
             return "a digit"
         if fault == FAULT_DIGIT_OR_CR:
@@ -880,75 +630,7 @@ cdef class RespReader:
         if fault == FAULT_BULK_LENGTH:
             return f"a string of 0 to {self.max_bulk} bytes"
         if fault == FAULT_ELEMENTS:
-            return f"an aggregate of 0 to {self.max_elements} values"
+            return f"an array of 0 to {self.max_elements} values"
         if fault == FAULT_DEPTH:
-            return f"at most {self.max_depth} aggregates inside one another"
-        if fault == FAULT_LINE_LENGTH:
-            return "a shorter line"
-        if fault == FAULT_BOOL:
-            return "t or f"
-        if fault == FAULT_DOUBLE:
-            return "a double"
-        if fault == FAULT_BIG_NUMBER:
-            return f"a big number of 1 to {REPLY_BIG_DIGITS} digits"
-        if fault == FAULT_VERBATIM:
-            return "three letters and a colon before a verbatim string"
-        return "a push only outside of other replies"
-
-    # ------------------------------------------------------------------ replies thrown away
-
-    def skip(self, n):
-        """Consume up to n complete replies without building them; returns how many were.
-
-        Fewer than n means NEED_DATA: call again after feed(). Error replies are counted in
-        `skipped_errors` (not those inside an aggregate). A reply that gets() has half read is the
-        first to be skipped. Bytes that break the protocol end the count, and raise ProtocolError
-        when they come first. Raises ValueError for n < 0, and RuntimeError while another thread
-        uses the reader.
-        """
-        cdef Py_ssize_t wanted = n
-        cdef uint64_t done
-        self.check_idle()
-        if wanted < 0:
-            raise ValueError(f"expected a count of replies, found {wanted}")
-        if wanted == 0:
-            return 0
-        self.drop_values(0)
-        if self.tail - self.head < REPLY_GIL_BYTES:
-            done = self.skip_replies(<uint64_t>wanted)
-        else:
-            self.busy = True
-            with nogil:
-                done = self.skip_replies(<uint64_t>wanted)
-            self.busy = False
-        if self.state == REPLY_BROKEN:
-            self.forget()
-            if done == 0:
-                raise self.failure()
-        else:
-            self.skipping = self.depth > 0 or self.state == REPLY_IN_BULK
-            self.give_back()
-        return done
-
-    cdef uint64_t skip_replies(self, uint64_t wanted) noexcept nogil:
-        cdef uint64_t done = 0
-        cdef ReplyStep step
-        while done < wanted:
-            step = self.scan()
-            if step == STEP_SCALAR:
-                if self.depth:
-                    self.frames[self.depth - 1].awaited -= 1
-                else:
-                    done += 1
-                    self.skipped_errors += self.token.type == c'-' or self.token.type == c'!'
-            elif step != STEP_OPEN:
-                break
-            while self.depth and self.frames[self.depth - 1].awaited == 0:
-                self.depth -= 1
-                if self.frames[self.depth].type == c'|':
-                    break               # the value that it belongs to is still awaited
-                if self.depth:
-                    self.frames[self.depth - 1].awaited -= 1
-                else:
-                    done += 1
-        return done
+            return f"at most {self.max_depth} arrays inside one another"
+        return "a shorter line"

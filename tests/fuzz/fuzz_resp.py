@@ -17,9 +17,8 @@ from tests.unit.test_resp_fuzz import compare
 
 SEEDS = (
     b"*2\r\n$3\r\nGET\r\n$-1\r\n",
-    b"%1\r\n+a\r\n~2\r\n:1\r\n#t\r\n",
-    b"|1\r\n+t\r\n:1\r\n>1\r\n,1.5e3\r\n",
-    b"=5\r\ntxt:a\r\n!3\r\nERR\r\n(12\r\n_\r\n",
+    b"*2\r\n:1\r\n*1\r\n+a\r\n",
+    b"-ERR x\r\n*-1\r\n*0\r\n",
 )
 
 

@@ -1,4 +1,4 @@
-"""RESP2 and RESP3 read by recursion over one bytes object, one byte at a time.
+"""RESP2 read by recursion over one bytes object, one byte at a time.
 
 `read(data, limits)` gives the list of complete replies and how the rest ends: in NEED_DATA, or in
 a Broken with the offset of the byte that broke the protocol. It starts from the first byte at
@@ -7,17 +7,12 @@ each call, which the native reader must never do.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 DIGITS = b"0123456789"
 NUMBER_DIGITS = 19
 LINE_MAX = 1024 * 1024
-DOUBLE_MAX = 8 * 1024
-BIG_DIGITS = 640
-DOUBLE = re.compile(rb"[+-]?([0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?|inf|nan)")
-BIG_NUMBER = re.compile(rb"[+-]?[0-9]{1,640}")
 
 
 @dataclass(frozen=True)
@@ -34,13 +29,6 @@ class Error:
     """An error reply: a value, equal to itself only, as exceptions are."""
 
     message: str
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """A push: its values."""
-
-    values: list[Any]
 
 
 @dataclass(frozen=True)
@@ -126,9 +114,9 @@ class _Reader:
         self.at = end + 1
         return text[:-1]
 
-    def bulk(self, start: int, nullable: bool) -> bytes | None:
+    def bulk(self, start: int) -> bytes | None:
         size = self.number(start, b"-")
-        if size == -1 and nullable:
+        if size == -1:
             return None
         if not 0 <= size <= self.limits.max_bulk:
             raise BrokenSignal(start)
@@ -140,69 +128,22 @@ class _Reader:
         return body
 
     def value(self, depth: int) -> Any:
-        while True:
-            start = self.at
-            kind = bytes([self.peek()])
-            if kind == b">" and depth:
-                raise BrokenSignal(start)
-            self.take(b"+-:$*_#,(!=%~>|")
-            if kind in b"*%~>|":
-                values = self.aggregate(start, kind, depth)
-                if kind == b"|":
-                    continue
-                return values
-            return self.scalar(start, kind)
-
-    def aggregate(self, start: int, kind: bytes, depth: int) -> Any:
-        count = self.number(start, b"-")
-        if count == -1 and kind == b"*":
-            return None
-        total = 2 * count if kind in b"%|" else count
-        if not 0 <= total <= self.limits.max_elements or depth == self.limits.max_depth:
-            raise BrokenSignal(start)
-        values = [self.value(depth + 1) for _ in range(total)]
-        if kind == b">":
-            return Pushed(values)
-        if kind == b"~":
-            return set(values) if all(map(_plain, values)) else values
-        if kind == b"%":
-            pairs = list(zip(values[::2], values[1::2], strict=True))
-            return dict(pairs) if all(_plain(key) for key, _ in pairs) else pairs
-        return values
-
-    def scalar(self, start: int, kind: bytes) -> Any:
+        start = self.at
+        kind = bytes([self.take(b"+-:$*")])
+        if kind == b"*":
+            return self.array(start, depth)
         if kind == b"+":
             return self.line(start, LINE_MAX)
         if kind == b"-":
             return Error(self.line(start, LINE_MAX).decode(errors="backslashreplace"))
         if kind == b":":
             return self.number(start, b"+-")
-        if kind == b"$":
-            return self.bulk(start, nullable=True)
-        if kind == b"!":
-            body = self.bulk(start, nullable=False)
-            assert body is not None
-            return Error(body.decode(errors="backslashreplace"))
-        if kind == b"_":
-            return self.line_end()
-        if kind == b"#":
-            truth = self.take(b"tf") == ord("t")
-            self.line_end()
-            return truth
-        if kind == b"=":
-            body = self.bulk(start, nullable=False)
-            assert body is not None
-            if body[3:4] != b":":
-                raise BrokenSignal(self.at - 2 - len(body))
-            return body[4:]
-        longest = DOUBLE_MAX if kind == b"," else BIG_DIGITS + 1
-        text = self.line(start, longest)
-        if not (DOUBLE if kind == b"," else BIG_NUMBER).fullmatch(text):
-            raise BrokenSignal(start + 1)
-        return float(text) if kind == b"," else int(text)
+        return self.bulk(start)
 
-
-def _plain(value: Any) -> bool:
-    if isinstance(value, int):
-        return -(2**63) <= value < 2**63
-    return not isinstance(value, (list, dict, set))
+    def array(self, start: int, depth: int) -> Any:
+        count = self.number(start, b"-")
+        if count == -1:
+            return None
+        if not 0 <= count <= self.limits.max_elements or depth == self.limits.max_depth:
+            raise BrokenSignal(start)
+        return [self.value(depth + 1) for _ in range(count)]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
 
 import hiredis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine._native import encode_command, encode_pipeline
+from engine._native import encode_command
 
 
 def wire(arg: object) -> bytes:
@@ -41,13 +40,6 @@ ARGUMENTS = st.one_of(
 @given(st.lists(ARGUMENTS, min_size=1, max_size=12))
 def test_any_arguments(args: list[object]) -> None:
     assert encode_command(*args) == expected(*args)  # type: ignore[arg-type]
-
-
-@given(st.lists(st.lists(ARGUMENTS, min_size=1, max_size=4), max_size=6))
-def test_pipeline_is_its_commands(commands: list[list[object]]) -> None:
-    together = b"".join(expected(*args) for args in commands)
-    assert encode_pipeline(commands) == together  # type: ignore[arg-type]
-    assert encode_pipeline(tuple(args) for args in commands) == together  # type: ignore[arg-type]
 
 
 def test_every_width_of_a_number() -> None:
@@ -105,33 +97,15 @@ def test_subclasses() -> None:
 def test_types_without_a_meaning_on_the_wire(arg: object) -> None:
     with pytest.raises(TypeError, match=f"found {type(arg).__name__}"):
         encode_command("SET", "k", arg)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=f"found {type(arg).__name__}"):
-        encode_pipeline([("SET", "k", arg)])  # type: ignore[list-item]
 
 
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="no arguments"):
         encode_command()
-    with pytest.raises(ValueError, match="no arguments"):
-        encode_pipeline([("PING",), ()])
     with pytest.raises(UnicodeEncodeError):
         encode_command("\ud800")
     with pytest.raises(BufferError):
         encode_command(memoryview(b"abcd")[::2])
-    for command in ("PING", b"PING", bytearray(b"PING"), memoryview(b"PING")):
-        with pytest.raises(TypeError, match="sequence of arguments"):
-            encode_pipeline([command])
-    with pytest.raises(TypeError):
-        encode_pipeline([7])  # type: ignore[list-item]
-
-
-def test_an_iterator_that_raises() -> None:
-    def commands() -> Iterator[tuple[str, ...]]:
-        yield ("PING",)
-        raise KeyError("mine")
-
-    with pytest.raises(KeyError, match="mine"):
-        encode_pipeline(commands())
 
 
 def test_buffers_are_released() -> None:
