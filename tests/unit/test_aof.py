@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine._native import CommandBatch, ProtocolError, StreamReader, early_member_deadlines
@@ -49,7 +49,7 @@ def read_all(data: bytes, sizes: Sequence[int], until: int | None = None) -> Str
     return reader
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.sampled_from((*PARTS, *WRONG)), max_size=12),
     st.integers(0, 40),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine._native import (
@@ -121,7 +121,7 @@ def test_sets_that_follow_each_other_go_as_one(other: bytes) -> None:
     assert encoder.encode(batch, POSITION, db=0).queued == 74
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from(range(5)), max_size=150), st.integers(0, 3))
 def test_merged_sets_say_the_same(kinds: list[int], db: int) -> None:
     """Taken apart, in order, they are the commands of the batch."""
@@ -199,7 +199,7 @@ data_commands = st.one_of(
 rows = st.lists(st.tuples(st.integers(0, 3), data_commands), max_size=12)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(
     rows=rows,
     extras=st.lists(st.tuples(st.integers(0, 3), data_commands), max_size=3),
@@ -606,7 +606,7 @@ def value(rng: random.Random, depth: int = 0) -> bytes:
     }[kind]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(seed=st.integers(0, 2**40), damage=st.integers(0, 3))
 def test_random_answers(seed, damage):
     rng = random.Random(seed)

@@ -232,7 +232,7 @@ COMMANDS = st.tuples(NAMES, st.lists(WORDS, min_size=1, max_size=9)).map(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(st.lists(COMMANDS, min_size=1, max_size=8))
 def test_any_arguments_give_keys_among_them_or_none(commands: list[list[bytes]]) -> None:
     passing = batch(commands)
@@ -253,7 +253,7 @@ def test_any_arguments_give_keys_among_them_or_none(commands: list[list[bytes]])
     assert changed == list(dict.fromkeys(expected))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.one_of(

@@ -85,7 +85,7 @@ class Target:
             return
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.one_of(st.integers(1, 40), st.integers(900, 4000)),
     st.lists(st.integers(0, 4000), max_size=3),

@@ -320,7 +320,7 @@ def is_float(text: bytes) -> bool:
     return re.fullmatch(rb"-?(0|[1-9][0-9]*)(\.[0-9]*[1-9])?", text) is not None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.tuples(NAMES, WORDS), min_size=1, max_size=4))
 def test_any_arguments(commands: list[tuple[bytes, list[bytes]]]) -> None:
     sent = [[name, *words] for name, words in commands]

@@ -134,7 +134,7 @@ def lifted(hash_: Fields) -> Fields:
     return [(name, value, at + LIFT if at else 0) for name, value, at in hash_]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(fields, st.lists(st.integers(1, 300), min_size=1, max_size=3), st.integers(20, 3000))
 def test_a_snapshot_s_fields(hash_: Fields, sizes: list[int], stream_above: int) -> None:
     for kind, magic, value in values(hash_):
@@ -168,7 +168,7 @@ def reader_of(data: bytes, sizes: list[int] | None = None) -> StreamReader:
     return reader
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(fields, st.sampled_from([b"0", b"5000", b"1"]), st.booleans(), st.booleans())
 def test_a_restored_hash_s_fields(hash_: Fields, ttl: bytes, absolute: bool, more: bool) -> None:
     options = [b"ABSTTL"] * absolute + [b"REPLACE"] * more

@@ -79,3 +79,16 @@ def test_assertions_can_fail() -> None:
         if isinstance(each, ast.Assert) and always_true(each.test)
     ]
     assert not found
+
+
+def test_no_property_test_has_a_deadline_of_its_own() -> None:
+    """The profile of conftest.py has none, and is the one place that says so."""
+    found = [
+        f"{path.relative_to(ROOT)}:{each.lineno}"
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for each in ast.walk(ast.parse(path.read_text()))
+        if isinstance(each, ast.Call)
+        and ast.unparse(each.func).endswith("settings")
+        and any(given.arg == "deadline" for given in each.keywords)
+    ]
+    assert not found

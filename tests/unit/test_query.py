@@ -94,7 +94,7 @@ PARAMETERS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(PARAMETERS)
 def test_what_botocore_writes_is_read(parameters: dict[str, Any]) -> None:
     operation = SERVICE.operation_model("CreateReplicationGroup")
@@ -227,7 +227,7 @@ def parsed(operation: str, body: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TEXT, st.floats(0, 100), st.booleans(), st.integers(0, 65535))
 def test_what_we_write_is_read_by_botocore(
     text: str, percent: float, flag: bool, port: int
@@ -673,8 +673,7 @@ ACTION = st.sampled_from([*actions.ACTIONS, "Nonsense", ""])
 
 @settings(
     max_examples=300,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     action=ACTION,

@@ -133,7 +133,7 @@ def batches(names: list[bytes], db: int = 0, at_once: int = 50) -> list[RecordBa
     return [item for item in found if isinstance(item, RecordBatch)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     names=st.lists(st.binary(max_size=20), max_size=200),
     seed=st.integers(0, 2**64 - 1),
@@ -172,7 +172,7 @@ def test_the_table_has_a_bound() -> None:
         assert len(seen) == len(names)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from([0, 1, 4]), st.booleans(), st.booleans()), max_size=40))
 def test_strings_first(kinds: list[tuple[int, bool, bool]]) -> None:
     values = {0: text(b"v"), 1: length(1) + text(b"v"), 4: length(1) + text(b"f") + text(b"v")}
@@ -199,7 +199,7 @@ def test_strings_first(kinds: list[tuple[int, bool, bool]]) -> None:
     assert {each.key: each for each in after} == {each.key: each for each in before}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.sampled_from([0, 1, 4]), st.booleans()), min_size=3, max_size=40),
     st.booleans(),
@@ -230,7 +230,7 @@ def test_take_from_a_batch_in_another_order(
     assert sum(each.value_bytes for each in parts) == size
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from([0, 1, 4]), st.booleans(), st.booleans()), max_size=40))
 def test_take_deadlines(kinds: list[tuple[int, bool, bool]]) -> None:
     values = {0: text(b"v"), 1: length(1) + text(b"v"), 4: length(1) + text(b"f") + text(b"v")}

@@ -12,7 +12,7 @@ import resource
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine._native import ProtocolError, SnapshotReader
@@ -116,6 +116,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.server
 def test_mutated_snapshots() -> None:
     rng = random.Random(2015)
     for turn in range(1_500):
@@ -124,6 +125,7 @@ def test_mutated_snapshots() -> None:
         check(without_checksum(data), sizes)
 
 
+@pytest.mark.server
 def test_mutated_snapshots_with_their_checksum() -> None:
     """It catches all but the damage that is none."""
     rng = random.Random(2016)
@@ -134,6 +136,7 @@ def test_mutated_snapshots_with_their_checksum() -> None:
             assert found is None or damaged.startswith(data)
 
 
+@pytest.mark.server
 def test_prefixes_with_garbage_behind() -> None:
     rng = random.Random(2017)
     for data in seeds():
@@ -154,7 +157,7 @@ OPCODES = st.builds(
 )
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=600)
 @given(
     magic=st.sampled_from([b"REDIS0006", b"REDIS0009", b"REDIS0012", b"REDIS0015", b"VALKEY080"]),
     parts=st.lists(KEYS | OPCODES, max_size=6),

@@ -6,7 +6,7 @@ import contextlib
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine._native import ProtocolError, RecordBatch, ReplyError, ScanPipeline
@@ -31,7 +31,7 @@ def check(key: bytes, value: bytes, expire_at: int | None) -> None:
     assert expire_at == (MORTAL if text.endswith(b" mortal") else None), (key, text)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250)
 @given(
     seed=st.integers(0, 2**32),
     sizes=st.lists(st.integers(1, 300), min_size=1, max_size=4),
@@ -346,7 +346,7 @@ def test_bytes_that_are_no_reply(bytes_: bytes, expected: str, size: int) -> Non
         push(pipeline, bytes_, [size])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data(), seed=st.integers(0, 2**32), without_ttl=st.booleans())
 def test_hostile_replies_never_crash(data, seed, without_ttl):
     """Real replies, mutated: an error or a result, nothing else; and requests still work."""

@@ -7,7 +7,7 @@ import random
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine._native import (
@@ -96,7 +96,7 @@ key_lists = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(
     keys=key_lists,
     sizes=st.lists(st.integers(1, 50), min_size=1, max_size=5),
@@ -378,7 +378,7 @@ def test_an_endless_line_is_refused():
         push(pipeline, b"*" + b"1" * 200_000)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data(), seed=st.integers(0, 2**32))
 def test_hostile_replies_never_crash(data, seed):
     """Real replies, mutated: an error or a result, nothing else; and requests still work."""
@@ -413,7 +413,7 @@ def test_hostile_replies_never_crash(data, seed):
     sent(encoder, pipeline.take())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     answers=st.lists(
         st.lists(st.sampled_from([b"+OK", b"-BUSYKEY Target key name already exists.", b"-OOM x"])),
@@ -484,7 +484,7 @@ def test_damaged_bytes_are_left_to_the_target(at: int) -> None:
     assert bytes(damaged) in written
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     answers=st.lists(st.sampled_from([b"+OK", b"-OOM x", b"-ERR y"]), min_size=5, max_size=5),
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),

@@ -117,6 +117,7 @@ def test_bad_options_show_the_log(server_factory: ServerFactory) -> None:
     assert still_running() == []
 
 
+@pytest.mark.server
 def test_a_closed_server_leaves_nothing() -> None:
     server = Server.start(binaries()[0])
     pid, folder = server.pid, server.folder

@@ -13,7 +13,7 @@ import pytest
 from botocore.auth import SigV4Auth, SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ApiFault
@@ -85,7 +85,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size
 HEADER = st.text("abcXYZ019 \t,;=\"'/", max_size=20)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(
     method=st.sampled_from(["GET", "POST"]),
     # Hypothesis knows the constants of our source: a second signature is another test.
@@ -255,7 +255,7 @@ def test_a_member_of_the_query_that_comes_twice() -> None:
         verify(doubled, find, now())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.tuples(

@@ -87,7 +87,7 @@ async def test_through_files_and_back(tmp_path: Path) -> None:
     await spool.close()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 3 * CHUNK_BYTES)), max_size=60))
 def test_any_order_of_writes_and_reads(steps: list[tuple[bool, int]]) -> None:
     async def main() -> None:

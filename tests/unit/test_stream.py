@@ -6,7 +6,7 @@ import random
 import tracemalloc
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine._native import (
@@ -325,7 +325,7 @@ def unit() -> st.SearchStrategy[bytes]:
 streams = st.lists(st.one_of(plain(), passing(), unit()), max_size=20).map(b"".join)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(
     data=streams,
     sizes=st.lists(st.integers(1, 60), min_size=1, max_size=5),
@@ -363,7 +363,7 @@ def test_streams_agree_with_the_reference(
         assert batch.flushes == any(arg[0] == b"FLUSHALL" for arg in args)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=streams)
 def test_a_batch_is_cut_at_any_boundary_and_nowhere_else(data):
     edges = reference.read(data, 1000).boundaries
@@ -405,7 +405,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     return bytes(broken)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=streams, seed=st.integers(0, 2**32))
 def test_damage_is_a_protocol_error_or_read_as_the_reference_does(data, seed):
     rng = random.Random(seed)

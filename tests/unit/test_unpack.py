@@ -76,7 +76,7 @@ def sample(seed: int, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("pack", PACKS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     size=st.integers(12, 90_000),
     sizes=st.lists(st.integers(1, 9_000), min_size=1, max_size=4),

@@ -111,7 +111,7 @@ def test_nothing_is_told_that_is_not_so(
     monkeypatch.setattr(verifier, "_LOOKED_AT_MOST", most)
     same = 0
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(st.lists(commands, max_size=25), st.booleans())
     def check(given_: list[tuple[bytes, ...]], snapshot: bool) -> None:
         nonlocal same
