@@ -220,8 +220,9 @@ def settings(
         bool,
         typer.Option(
             "--take-over",
-            help="Where another migration has the target: shut it out, and begin with a full sync. "
-            "Where one that was not completed has left keys: remove every key of the target.",
+            help="Where another migration has the target, or one that was not completed has left "
+            "keys: shut it out, and begin with a full sync. Every key on the target is removed "
+            "first, whoever wrote it; none, if it had keys before that migration.",
         ),
     ] = False,
     until_time: Annotated[
