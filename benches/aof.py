@@ -4,8 +4,9 @@ engine.
 A file of `--commands` commands (strings, counters, hashes, lists, sorted sets, TTLs; one in ten in
 a transaction) is written as a server writes it. The server that loads it says in its log how long
 that took; the engine migrates it into an empty server of the same program. Both are done `--rounds`
-times, in turn. Printed: commands a second of both, their ratio, and the CPU of engine and target.
-Both ends must then hold the same number of keys.
+times, in turn. Printed: commands a second of both, the ratio of their rates (while the commands are
+applied, and over the whole run, from the first look at the file to the comparison at the end), and
+the CPU of engine and target. Both ends must then hold the same number of keys.
 """
 
 from __future__ import annotations
@@ -145,11 +146,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(json.dumps(results[-1]), flush=True)
         size = path.stat().st_size
     ratio = statistics.median(each["ratio"] for each in results)
+    ratio_of_all = statistics.median(each["ratio_of_all"] for each in results)
+    target = statistics.median(each["target_cpu"] / each["load_cpu"] for each in results)
+    engine = statistics.median(each["engine_cpu"] / each["load_cpu"] for each in results)
     print(
         f"{binary}: {given.commands:,} commands, {size / 1e6:,.0f} MB; load "
         f"{given.commands / statistics.median(e['load_seconds'] for e in results):,.0f}/s, engine "
         f"{given.commands / statistics.median(e['apply_seconds'] for e in results):,.0f}/s, "
-        f"ratio {ratio:.2f} (goal {GOAL})"
+        f"ratio {ratio:.2f}, of the whole run {ratio_of_all:.2f} (goal {GOAL}); CPU, where loading "
+        f"takes 1: target {target:.2f}, engine {engine:.2f}"
     )
 
 
