@@ -283,6 +283,8 @@ class PauseFence:
         self.held = False
         self._not_held = ""
         self._hold: hold.Hold | None = None
+        # The pause is this fence's own: it has stood ever since.
+        self._closed = False
         # Somebody goes on with the hold behind the cut-over.
         self._hands_on = settings.disconnects_clients
         self._finished = False
@@ -369,7 +371,7 @@ class PauseFence:
                 remedy="Choose --fence none or --fence hook.",
                 fault="source",
             )
-        self._sealed = bool(at_once)
+        self._sealed, self._closed = bool(at_once), True
         mode = ("WRITE",) if self._unpause else ()
         pause = [("CLIENT", "PAUSE", int(self.seconds * 1000), *mode)] if self._pausable else []
         asked = [] if self._scripts_refused else [scripts.ASK]
@@ -430,13 +432,17 @@ class PauseFence:
         end = await self._answering()
         if not (self.readable or self._opened or (self._hold and self._hold.end is end)):
             return None
-        return _replication_in(end, await end.call("INFO", "replication"))
+        told = _replication_in(end, await end.call("INFO", "replication"))
+        if self._hold is not None and not self._opened:
+            self._hold.go_on()
+        return told
 
     def opened(self) -> None:
         """There is no way back: those who are held may be held for longer."""
         self._opened = True
         if self._hold is not None:
-            self._hold.seconds = self._held_for
+            # Not at its next turn: a link that is lost before that leaves the source to its pause.
+            self._hold.lasting(self._held_for)
 
     async def open(self) -> None:
         """The source as it was; where there is no UNPAUSE the pause's own time ends it."""
@@ -459,24 +465,8 @@ class PauseFence:
             if self._unpause:
                 await end.call("CLIENT", "UNPAUSE")
             return [f"{name} takes writes again, which nobody carries"]
-        refuses = True
-        if self.before:
-            said = (
-                f"{name} refuses writes from now on (NOREPLICAS){self._but(holds)}; to have it "
-                f"take them again: {seal.remedy(self.before)}, or release-source for a group"
-            )
-        elif refuses := await seal.stands(end):
-            said = (
-                f"{name} refuses writes (NOREPLICAS){self._but(holds)}, as it did before this "
-                "cut-over: whoever has set its min-replicas-to-write can set it back"
-            )
-        else:
-            said = (
-                f"{name} could not be made to refuse writes ({self._why}): what it takes once "
-                f"its pause has run out ({self.seconds:g} s) is carried by nobody"
-            )
-            self.lost_writes = f"{name} goes on taking writes, which are on it alone"
-        told = [said]
+        told: list[str] = []
+        refuses = bool(self.before) or await seal.stands(end)
         if refuses:
             if holds:
                 await hold.lengthen(end, self._held_for)
@@ -493,8 +483,29 @@ class PauseFence:
             lost = list(self._lost(holds))
             self.lost_writes = "; ".join(lost)
             told += lost
+        if not refuses:
+            self.lost_writes = f"{name} goes on taking writes, which are on it alone"
         self._finished = refuses and holds
-        return told
+        # Once it is known what was run there.
+        return [self._said(refuses, holds), *told]
+
+    def _said(self, refuses: bool, holds: bool) -> str:
+        """The event: what the server does with writes from now on."""
+        name = self._name
+        if not refuses:
+            return (
+                f"{name} could not be made to refuse writes ({self._why}): what it takes once "
+                f"its pause has run out ({self.seconds:g} s) is carried by nobody"
+            )
+        if self.before:
+            return (
+                f"{name} refuses writes from now on (NOREPLICAS){self._but(holds)}; to have it "
+                f"take them again: {seal.remedy(self.before)}, or release-source for a group"
+            )
+        return (
+            f"{name} refuses writes (NOREPLICAS){self._but(holds)}, as it did before this "
+            "cut-over: whoever has set its min-replicas-to-write can set it back"
+        )
 
     def _lost(self, holds: bool) -> Iterator[str]:
         """What was run behind the fence and is on the source alone, or may be."""
@@ -523,12 +534,14 @@ class PauseFence:
         if self._scripts_refused:
             return ""
         if not self._exec_refused and not self._runs_scripts:
-            if holds:
+            run = self.calls_since
+            # A hold that was made anew says nothing of the time between the two.
+            if holds and self._closed and run is not None and not run.any:
                 return "; its clients were disconnected before it answered any of them"
             why = f" (it cannot be held: {self._not_held})" if self._not_held else ""
             return (
                 ", but for transactions (MULTI) that were begun before, and for scripts (EVAL), of "
-                f"which it had run none{why}"
+                f"which it had run none before the cut-over{why}"
             )
         of = "scripts (EVAL)" if self._exec_refused else "scripts (EVAL) and transactions (MULTI)"
         gap = ""
@@ -543,7 +556,7 @@ class PauseFence:
                 f"client as long as clients are disconnected{gap}"
             )
         if self.held and not self._runs_scripts:
-            return ", but for scripts (EVAL), of which it has run none"
+            return ", but for scripts (EVAL), of which it had run none before the cut-over"
         why = f" (and it cannot be held: {self._not_held})" if self._not_held else ""
         if holds:
             why = f" (it answers no client for the next {hold.PENDING_SECONDS:g} s)"

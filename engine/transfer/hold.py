@@ -94,36 +94,52 @@ class Hold:
         self.end = end
         self.lost = ""
         """Why the pause could not be made longer; what was run since is counted by others."""
-        self._over = asyncio.Event()
+        self._begun = self._over = False
+        self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.seconds = PENDING_SECONDS
+        self._seconds = PENDING_SECONDS
 
     async def begin(self) -> None:
         """Make the pause longer, now and from here on. Never raises `EngineError`."""
         if self._task is None:
             await self._lengthen()
-            self._over.clear()
+            self._begun = True
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Behind `rest`: keep it up again, if it had begun."""
+        if self._begun and self._task is None:
+            self._over = False
+            self._woken.clear()
             self._task = asyncio.create_task(self._keep())
+
+    def lasting(self, seconds: float) -> None:
+        """Each pause is of so many seconds from here on. One that is kept up is made longer at
+        once; nothing waits for that."""
+        self._seconds = seconds
+        self._woken.set()
 
     async def rest(self) -> None:
         """Make it longer no more; `end` is free for other commands."""
-        self._over.set()
+        self._over = True
+        self._woken.set()
         task, self._task = self._task, None
         if task is not None:
             # Not cancelled: a connection that is cut off under a command is of no use any more.
             await task
 
     async def _keep(self) -> None:
-        while not self._over.is_set() and not self.lost:
+        while not self._over and not self.lost:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY_SECONDS):
-                    await self._over.wait()
-            if not self._over.is_set():
+                    await self._woken.wait()
+            if not self._over:
+                self._woken.clear()
                 await self._lengthen()
 
     async def _lengthen(self) -> None:
         try:
-            await lengthen(self.end, self.seconds)
+            await lengthen(self.end, self._seconds)
         except EngineError as error:
             self.lost = error.message
 

@@ -22,10 +22,13 @@ from engine.front.engine import Engine
 from engine.groups import schema
 from engine.groups.process import ProcessId
 from engine.groups.registry import Registry
+from engine.model.calls import ASK_COUNTS, counts_in
 from engine.model.endpoint import Endpoint
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from engine.transfer import hold
+from engine.transfer.fence import PauseFence, fence_of
+from engine.wire.admin import admin
 from tests import engines
 from tests.api import Serving
 from tests.applications.program import NAMES, Program
@@ -763,3 +766,103 @@ def test_a_transaction_that_is_run_behind_a_fence_without_a_pause(
     assert any(each.startswith(lost) for each in events(engine))
     assert target.client().get("counter") == b"5"
     engine.close()
+
+
+def followed(server_factory: ServerFactory) -> Server:
+    """A source with a replication stream, which runs transactions that were begun before."""
+    source, replica = (server_factory(known("redis-5.0")) for _ in range(2))
+    replica.client().execute_command("REPLICAOF", source.host, source.port)
+    until("a replica", lambda: replica.client().info("replication")["master_link_status"] == "up")
+    return source
+
+
+@pytest.mark.parametrize("rested", [False, True])
+def test_a_pause_that_is_made_longer_at_the_opening(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch, rested: bool
+) -> None:
+    """At once, and not with the next turn: until then a link that is lost leaves the source to the
+    short one. `rested`: the connection was used for something else meanwhile."""
+    source = followed(server_factory)
+    endpoint = Endpoint.parse(source.url)
+    monkeypatch.setattr(hold, "_EVERY_SECONDS", 600.0)
+
+    async def go() -> None:
+        async with admin(endpoint) as end, admin(endpoint) as asked:
+            await hold.attach(asked)
+
+            async def pauses() -> int:
+                counts = counts_in(await asked.call(*ASK_COUNTS))
+                return 0 if counts is None else counts.get("client", 0)
+
+            found = await hold.attached(end)
+            assert isinstance(found, hold.Hold)
+            await found.begin()
+            before = await pauses()
+            if rested:
+                await found.rest()
+                found.go_on()
+            found.lasting(hold.SECONDS)
+            for _ in range(int(SECONDS / 0.01)):
+                if await pauses() > before:
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                raise AssertionError("no longer pause")
+            await found.rest()
+            assert not found.lost
+
+    asyncio.run(go())
+    source.stop()  # or its clients would wait until the pause is over
+
+
+def test_a_fence_that_is_held_anew_behind_the_opening(server_factory: ServerFactory) -> None:
+    """The engine before it, or its link, was gone for longer than the pause: a transaction that was
+    begun before was run, and it is not said that the source answered no client."""
+    source = followed(server_factory)
+    endpoint, settings = Endpoint.parse(source.url), TransferSettings()
+    begun = source.client(retry=None, socket_timeout=SECONDS)
+    pipe = begun.connection_pool.get_connection()
+    for command in (("MULTI",), ("INCR", "key")):
+        pipe.send_command(*command)
+        pipe.read_response()
+
+    async def fenced(first: PauseFence | None) -> tuple[PauseFence, list[str]]:
+        async with admin(endpoint) as asked:
+            info = await asked.info()
+        fence = fence_of(
+            endpoint,
+            info,
+            settings,
+            before="" if first is None else first.before,
+            calls_before=None if first is None else first.calls,
+            held=first is not None,
+        )
+        assert isinstance(fence, PauseFence)
+        if first is None:
+            await fence.prepare()
+            await fence.approach()
+            await fence.close()
+        else:
+            await fence.approach()
+            fence.opened()
+        await fence.seal()
+        assert fence._hold is not None
+        if first is None:
+            fence.opened()
+            await fence.release()
+            return fence, []
+        told = await fence.finish()
+        await fence.release()
+        return fence, told
+
+    async def go() -> list[str]:
+        first, _ = await fenced(None)
+        pipe.send_command("EXEC")
+        assert await asyncio.to_thread(pipe.read_response) == [1]
+        return (await fenced(first))[1]
+
+    told = asyncio.run(go())
+    assert any("has run 1 command that writes since the cut-over" in each for each in told), told
+    assert "refuses writes from now on" in told[0]
+    assert "before it answered any" not in told[0]
+    source.stop()
