@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 SECONDS_MOST = 7 * 86400.0
 """The longest time that can be asked for."""
-# The source is looked at each second: figures that are older are not what is there now.
-_SEEN_SECONDS = 10.0
 
 
 async def disconnect(house: House, group_id: str, seconds: float | None) -> dict[str, Any]:
@@ -89,9 +87,8 @@ def shape(found: SourceClients, group_id: str) -> dict[str, Any]:
     """The member `SourceClients` of the group: always all of its members, None for what is not
     known."""
     alone = found.unattended_since is not None
-    # It looks each second; a process that has stopped, or a source that does not answer, does not.
-    age = time.time() - found.looked_at if found.looked_at is not None else 0.0
-    unseen = alone or (not found.ended and age > _SEEN_SECONDS)
+    # What was run while nothing counts it is not known.
+    calls = found.calls_now
 
     def moment(seconds: float | None) -> Any:
         return None if seconds is None else shapes.timestamp(seconds)
@@ -99,7 +96,7 @@ def shape(found: SourceClients, group_id: str) -> dict[str, Any]:
     return {
         "Disconnecting": not found.ended and found.until > time.time() and not alone,
         "Until": shapes.timestamp(found.until),
-        "Connected": None if unseen else found.connected,
+        "Connected": None if found.unseen else found.connected,
         "Kept": found.kept,
         "Disconnected": found.disconnected,
         "LookedAt": moment(found.looked_at),
@@ -115,9 +112,8 @@ def shape(found: SourceClients, group_id: str) -> dict[str, Any]:
             for each in reversed(found.addresses)
         ],
         "MoreAddresses": found.more_addresses,
-        # What was run while nothing counts it is not known.
-        "Scripts": None if unseen else found.scripts,
-        "Writes": None if unseen else found.writes,
+        "Scripts": None if calls is None else calls.scripts,
+        "Writes": None if calls is None else calls.writes,
         "UnattendedSince": moment(found.unattended_since),
         "Reason": source_clients.alone(found, group_id) if alone else found.ended or found.trouble,
     }

@@ -11,6 +11,9 @@ from engine.model.calls import Calls, told
 ADDRESSES_LIMIT = 100
 """So many addresses are named, those seen last; further ones are counted."""
 
+# The source is looked at each second: figures that are older are not what is there now.
+_SEEN_SECONDS = 10.0
+
 
 def moment(seconds: float) -> str:
     """A time (seconds since the epoch) for people: `2026-11-28 13:05:00 UTC`."""
@@ -68,6 +71,21 @@ class SourceClients:
     def calls(self) -> Calls | None:
         """What the source has run since the cut-over and did not refuse; None: not known."""
         return None if self.scripts is None else Calls(self.scripts, self.writes)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether the source is to be looked at each second, and is not: no process does it, the
+        process has stopped, or the source does not answer."""
+        if self.unattended_since is not None:
+            return True
+        looked_at = self.looked_at
+        return not self.ended and looked_at is not None and time.time() - looked_at > _SEEN_SECONDS
+
+    @property
+    def calls_now(self) -> Calls | None:
+        """What the source has run from the cut-over until now; None: not known. Once clients are
+        no longer disconnected nothing counts what scripts do there."""
+        return None if self.ended or self.unseen else self.calls
 
     def end(self, why: str, *, refuses: bool = True) -> SourceClients:
         """The same with the reason why clients are no longer disconnected. `refuses`: as far as is

@@ -192,9 +192,9 @@ class _SourceClients(Collector):
             alone = found.unattended_since is not None
             if not found.ended:
                 done.add_metric([group], float(not alone))
-            if found.scripts is not None and not alone:
-                scripts.add_metric([group], float(found.scripts))
-            if found.connected is not None:
+            if (calls := found.calls_now) is not None:
+                scripts.add_metric([group], float(calls.scripts))
+            if found.connected is not None and not found.unseen:
                 connected.add_metric([group], float(found.connected))
             gone.add_metric([group], float(found.disconnected))
             if found.last_seen is not None:
