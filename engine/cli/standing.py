@@ -47,8 +47,8 @@ def _followed(progress: Progress) -> Iterator[str]:
         yield f"lag {volume(progress.lag_bytes)}"
         if progress.lag_seconds is not None:
             yield duration(progress.lag_seconds)
-    elif progress.link in ("down", "silent"):
-        yield f"lag unknown (link {progress.link})"
+    elif progress.lag_unknown:
+        yield f"lag unknown (link {progress.link})" if progress.link else "lag unknown"
     if progress.spool_bytes:
         yield f"{volume(progress.spool_bytes)} spooled"
 

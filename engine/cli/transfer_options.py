@@ -220,9 +220,8 @@ def settings(
         bool,
         typer.Option(
             "--take-over",
-            help="Where another migration has the target, or one that was not completed has left "
-            "keys: shut it out, and begin with a full sync. Every key on the target is removed "
-            "first, whoever wrote it; none, if it had keys before that migration.",
+            help="Where another migration has the target: shut it out, and begin with a full sync. "
+            "Where one that was not completed has left keys: remove every key of the target.",
         ),
     ] = False,
     until_time: Annotated[

@@ -184,7 +184,9 @@ class Bookkeeper:
 
     def _beat(self) -> Request:
         now, latest = time.monotonic(), self._progress
-        fresh = latest is not None and latest != self._written
+        # An end is written by `ClaimedTransfer.finish`, together with its status.
+        going_on = latest is not None and latest.phase not in ENDS
+        fresh = going_on and latest != self._written
         turned = fresh and (self._written is None or latest.phase != self._written.phase)  # type: ignore[union-attr]
         if fresh and (turned or self._closing or now - self._written_at >= PROGRESS_EVERY):
             request = self._claimed.beat(latest)

@@ -267,9 +267,10 @@ def source_type(transfer: TransferRecord) -> str:
 def standing(progress: Progress) -> str:
     """How much has arrived, in words."""
     keys = progress.keys_words
+    if progress.lag_unknown:
+        return f"{keys}, with an unknown lag"
     if progress.lag_bytes is None:
-        # How far a source that is not heard has gone is anybody's guess: that is said too.
-        return f"{keys}, with an unknown lag" if progress.link in ("down", "silent") else keys
+        return keys
     return f"{keys}, with a lag of {progress.lag_bytes:,} bytes"
 
 

@@ -84,7 +84,7 @@ def _caught_up(progress: Progress) -> dict[str, Any]:
 def _heard(progress: Progress, held: bool) -> dict[str, Any]:
     seconds = progress.source_heard_seconds
     if not progress.link or seconds is None:
-        return _gate("source heard", None, "not yet" if held else "not known")
+        return _gate("source heard", None, "not yet" if held and seconds is None else "not known")
     return _gate(
         "source heard", progress.link == "up", f"link {progress.link}, {seconds:.0f} s ago"
     )
@@ -100,7 +100,7 @@ def _target_heard(progress: Progress, held: bool) -> dict[str, Any]:
 def _lag(progress: Progress, most: tuple[int, float], held: bool) -> dict[str, Any]:
     if not held:
         return _gate("lag", None, "not known")
-    if progress.lag_bytes is None and progress.link in ("down", "silent"):
+    if progress.lag_unknown:
         return _gate("lag", False, "unknown while the source is not heard")
     if progress.lag_bytes is None or progress.phase not in _BEHIND_SNAPSHOT:
         return _gate("lag", None, "after the snapshot")

@@ -44,7 +44,7 @@ class Progress:
     has everything, `source_offset` the source's own, as last heard; `lag_bytes` and `lag_seconds`
     lie between them, and are None while it is not known what the source has sent. `link` is how the
     source is heard: "up", "down" (the link is lost), "silent" (it stands, and no answer comes), or
-    empty where nothing is followed; `source_heard_seconds`: whole ones since anything came from it;
+    empty while nothing is followed; `source_heard_seconds`: whole ones since anything came from it;
     `target_heard_seconds`: the same of the target's answer to a question that is put each second.
     `retries` counts tries that failed and were repeated: batches sent, ends dialled.
     `commands` counts the stream's commands that were applied, `spool_bytes` is what waits on disk
@@ -88,6 +88,13 @@ class Progress:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
         return asdict(self)
+
+    @property
+    def lag_unknown(self) -> bool:
+        """Whether the source may be any number of bytes ahead: it is not heard, or not followed
+        just now although the snapshot is over."""
+        behind = self.phase in (Phase.CATCH_UP, Phase.FOLLOW)
+        return self.lag_bytes is None and (self.link in ("down", "silent") or behind)
 
     @property
     def keys_words(self) -> str:

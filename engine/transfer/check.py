@@ -238,7 +238,7 @@ class Check:
             if self._stage.can_complete:
                 return None
             if loop.time() >= until or not worth():
-                return GateResult(False, self._stage.reason)
+                return GateResult(False, self._stage.reason + self._stage.advice)
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _carry_code(self, besides: Besides) -> Besides:

@@ -283,7 +283,7 @@ class CutOver:
             )
         else:
             stage.trying_again = self._check.again
-            stage.enter(Phase.FOLLOW)
+            stage.lead_back(Phase.FOLLOW, result.reason)
         return result
 
     async def _settled(self, follower: Follower, settling: asyncio.Future[None]) -> int:
@@ -561,10 +561,20 @@ class CutOver:
     # --- The gate ---
 
     def broken_off(self, reason: str) -> None:
-        """What the cut-over needs was lost before a fence was put up: whoever waits is told, and
-        the next order is a new one."""
+        """What the cut-over needs was lost: whoever waits is told, and the next order is a new
+        one."""
         if self._stage.phase is not Phase.CUT_OVER:
             self._refuse(reason)
+        else:
+            self.led_back(reason)
+
+    def led_back(self, reason: str) -> None:
+        """It is known by now that the target is not open, because of `reason`: a cut-over that went
+        on until then was refused."""
+        stage = self._stage
+        if stage.phase is Phase.CUT_OVER:
+            stage.trying_again = stage.can_complete = False
+            stage.lead_back(Phase.FOLLOW, reason)
 
     def _refuse(self, reason: str, follower: Follower | None = None) -> GateResult:
         """Before a fence was put up; shown as a phase to whoever waits for an answer.
@@ -576,8 +586,7 @@ class CutOver:
         before = self._stage.phase
         self._stage.trying_again = False
         self._stage.enter(Phase.CUT_OVER)
-        self._stage.reason = reason
-        self._stage.enter(before)
+        self._stage.lead_back(before, reason)
         return GateResult(False, reason)
 
 

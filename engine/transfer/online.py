@@ -95,7 +95,7 @@ _GIVE_BACK_SECONDS = 120.0
 # Tries of a cut-over that nobody can repeat by hand (`migrate`).
 _CUT_OVERS_MOST = 3
 # Figures of a source that nobody listens to.
-_UNHEARD = {"link": "down", "lag_bytes": None, "lag_seconds": None}
+_UNHEARD = {"lag_bytes": None, "lag_seconds": None}
 # The same behind the cut-over.
 _OVER = {"link": "", "lag_bytes": 0, "lag_seconds": 0.0}
 # What either end says when it is there, and not now.
@@ -194,6 +194,12 @@ class Online:
         self._commands = 0
         # The same as it was known when that one was let go.
         self._let_go_at: dict[str, Any] = {}
+        # The source was heard last, by the loop's clock, when that follower was let go.
+        self._heard_at: float | None = None
+        # The link to the source is what was lost.
+        self._source_lost = False
+        # Why the last cut-over did not open the target, as far as that is known.
+        self._not_opened = ""
         self.left_out: list[str] = []
         stage.source_type = "replica"
         stage.figures = self._figures
@@ -225,6 +231,7 @@ class Online:
         stage.lost |= dict(self._mark.lost)
         while True:
             try:
+                self._source_lost = False
                 # Before anything is written: the claim as well.
                 await self._roles.check_apart()
                 if ask:
@@ -233,6 +240,7 @@ class Online:
                     self._has_position = self._has_position or reached is not None
                     if await self._promoted(held):
                         break
+                    self._cut_over.led_back(self._not_opened or "the target was not opened")
                     if resumed and reached is not None and (why := self._copied_again()):
                         stage.on_event(why)
                         held = reached = None
@@ -293,6 +301,7 @@ class Online:
                 # Before the target was asked it is not known what it has.
                 wants = "" if ask and reached is None else stream_words(reached)
                 reason, ask, remedy = exc.message, self._mark.begun, exc.remedy
+                self._source_lost = isinstance(exc, LinkError) and exc.fault == "source"
             finally:
                 await self._let_go()
             if (reached is not None and reached != before) or self._writer.learned > learned:
@@ -338,10 +347,11 @@ class Online:
         held = await self._tenure.take()
         if held.opened and self._opening.asked and self._mark.timed:
             held = await self._tenure.revoke()
-            self._stage.on_event(
+            self._not_opened = (
                 "the target was opened, and it is not known that the source's writes were still "
                 "held off then: this was taken back, and the source is followed again"
             )
+            self._stage.on_event(self._not_opened)
             await self._opening.deny()
         return held
 
@@ -356,7 +366,9 @@ class Online:
             return True
         if self._opening.asked:
             await self._opening.deny()
-            self._stage.on_event("the target was not opened: it has " + place_words(held.position))
+            found = f"the target was not opened: it has {place_words(held.position)}"
+            self._stage.on_event(found)
+            self._not_opened = f"{self._not_opened}; {found}" if self._not_opened else found
             await self._cut_over.take_away(at_once=True)
         return False
 
@@ -364,10 +376,11 @@ class Online:
         """The target was opened, and has come back from before that."""
         if self._mark.opened:
             await self._opening.deny()
-            self._stage.on_event(
+            self._not_opened = (
                 "the target lost data after it was opened: it was restarted or replaced, and is "
                 "brought up to date again"
             )
+            self._stage.on_event(self._not_opened)
 
     @property
     def held_before(self) -> bool | None:
@@ -760,11 +773,14 @@ class Online:
                     else:
                         result = await self._cut_over.run(follower, pump)
                 except (PositionMoved, ReadAgain, LinkError, ServerError) as exc:
-                    why = "the target has changed"
-                    if not isinstance(exc, PositionMoved):
+                    if isinstance(exc, PositionMoved):
+                        why = self._moved_words(exc)
+                    else:
                         why = explain(exc) if isinstance(exc, EngineError) else exc.reason
                     if self._opening.asked:
-                        stage.on_event(f"the target was asked to open, and did not answer: {why}")
+                        why = f"the target was asked to open, and did not answer: {why}"
+                        self._not_opened = why.removesuffix(".")
+                        stage.on_event(why)
                     elif not self._mark.opened:
                         stage.tell_refused(why, repeated=True)
                         self._cut_over.broken_off(why)
@@ -795,6 +811,18 @@ class Online:
 
     # --- What breaks ---
 
+    def _moved_words(self, moved: PositionMoved) -> str:
+        """Why a cut-over was refused whose target is not what it was when it began."""
+        claim = self._tenure.claim
+        if claim.another(moved.found) is not None:
+            return "another migration has the target by now"
+        found = claim.ours(moved.found)
+        has = "none of this migration's data" if found is None else place_words(found.position)
+        return (
+            "the target is not what it was when the cut-over began: it was restarted, replaced or "
+            f"emptied, or another engine has it by now, and it has {has}"
+        )
+
     def _reached(self, position: StreamPosition | None) -> StreamPosition | None:
         """Where the target stands after the source's link went."""
         return self._follower.position if self._follower is not None else position
@@ -809,6 +837,9 @@ class Online:
             # Nobody listens now: what the source has sent is not known, unless nothing more counts.
             self._stood = {**self._let_go_at, **(_OVER if self._mark.opened else _UNHEARD)}
             self._commands = self._stood["commands"]
+            seconds = self._let_go_at["source_heard_seconds"]
+            now = asyncio.get_running_loop().time()
+            self._heard_at = None if seconds is None else now - seconds
             self._follower = None
             self._standing.let_go()
         if self._applier is not None:
@@ -943,7 +974,18 @@ class Online:
                 "link": self._source.link,
                 "source_heard_seconds": self._source.heard_seconds,
             }
-        return figures | (self._stood if follower is None else self._where(follower))
+        return figures | (self._unfollowed() if follower is None else self._where(follower))
+
+    def _unfollowed(self) -> dict[str, Any]:
+        """The same while no follower runs."""
+        if "link" not in self._stood or self._mark.opened:
+            return self._stood
+        # While the target is what is waited for, nothing tells of the source's link.
+        figures = {**self._stood, "link": "down" if self._source_lost else ""}
+        if self._heard_at is not None:
+            seconds = asyncio.get_running_loop().time() - self._heard_at
+            figures["source_heard_seconds"] = float(int(seconds))
+        return figures
 
     def _where(self, follower: Follower) -> dict[str, Any]:
         return {

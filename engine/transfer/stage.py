@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 from engine import logs
@@ -52,6 +53,8 @@ class Stage:
         """Nothing but `uncomparable` closes the gate."""
         self.passing = False
         """What closes the gate may pass in a moment, by itself: an order waits for it."""
+        self.advice = ""
+        """What a refusal adds to the reason where that does not pass."""
         self.trying_again = self.lets_scripts = False
         """A cut-over that came to nothing is tried again by itself: it is not refused yet."""
         # What is waited for just now, by who waits.
@@ -123,6 +126,13 @@ class Stage:
             self._troubles.clear()
         if tell:
             self.tell()
+
+    def lead_back(self, phase: Phase, reason: str) -> None:
+        """A cut-over came to nothing, for `reason`: back to `phase`. That is told whatever is
+        waited for just now: it is the reason of the refusal."""
+        self.reason = reason
+        self.enter(phase, tell=False)
+        self._on_progress(replace(self.progress, reason=reason))
 
     def tell(self) -> None:
         """Tell how things stand now."""

@@ -34,6 +34,12 @@ _MENDED_BEHIND_FENCE = 1000
 _STALL_SECONDS = 1.0
 _FOLLOWING = (Phase.CATCH_UP, Phase.FOLLOW)
 _CATCHING_UP = "catching up with what was written before"
+# Where the source cannot be read behind its fence, and keys are read again all the time.
+_STOP_WRITERS = (
+    "; this source cannot be read behind its fence, so that none may be left before it. Scripts "
+    "(EVAL) or other commands by which keys are read again leave no moment for the cut-over while "
+    "they go on: stop those writers first (--fence hook, or none once they have stopped)"
+)
 
 
 class Standing:
@@ -112,7 +118,7 @@ class Standing:
         now = asyncio.get_running_loop().time()
         self._bytes.look(now, follower.position.offset, self._lag(follower))
         self._keys.look(now, self._mender.mended_keys, self._mender.waiting)
-        stage.passing = stage.only_uncomparable = False
+        stage.passing, stage.only_uncomparable, stage.advice = False, False, ""
         stage.can_complete, stage.reason = self._gates(follower)
         if entered:
             # Phase, gate and reason are published together.
@@ -203,7 +209,10 @@ class Standing:
         takes = self._keys.seconds or 0.0
         if self._mender.waiting > (_MENDED_BEHIND_FENCE if readable else 0) or takes > longest:
             self._stage.passing = True
-            words = f"{self._mender.waiting:,} keys are being read again from the source"
+            self._stage.advice = "" if readable else _STOP_WRITERS
+            waiting = self._mender.waiting
+            words = "1 key is" if waiting == 1 else f"{waiting:,} keys are"
+            words += " being read again from the source"
             return False, words + (f", which takes {_longer(takes, longest)}" * (takes > longest))
         if not self._stage.skip_verification and (told := self._stage.uncomparable) != "":
             self._stage.passing, self._stage.only_uncomparable = told is None, bool(told)

@@ -404,7 +404,7 @@ class Admin:
         cause = _root(error)
         if isinstance(cause, reach.NotAllowed):
             return cause
-        problem, remedy = _diagnose(error, self.endpoint)
+        problem, remedy = _diagnose(error, self.endpoint, self._answered)
         found = LinkError(f"{self.name}: {problem}.", remedy=remedy, fault=self.fault)
         return found if self._answered else reach.unreached(found, self.name)
 
@@ -553,8 +553,9 @@ def _rule(command: Sequence[Arg]) -> str:
     return "+" + _named(command).lower().replace(" ", "|")
 
 
-def _diagnose(error: BaseException, endpoint: Endpoint) -> tuple[str, str]:
-    """What went wrong with the link, and what to do: (problem, remedy)."""
+def _diagnose(error: BaseException, endpoint: Endpoint, answered: bool) -> tuple[str, str]:
+    """What went wrong with the link, and what to do: (problem, remedy). `answered`: over this
+    connection the server had answered before."""
     from redis.exceptions import TimeoutError as RedisTimeout
 
     cause = _root(error)
@@ -570,12 +571,22 @@ def _diagnose(error: BaseException, endpoint: Endpoint) -> tuple[str, str]:
     if isinstance(cause, FileNotFoundError):
         return "there is no such socket", "Check the path, and `unixsocket` in the server's file."
     if isinstance(cause, TimeoutError | RedisTimeout):
+        if answered:
+            return (
+                "no answer in time",
+                "It answered before: is it stopped, busy, or cut off by the network?",
+            )
         return (
             "no answer in time",
             f"Check the address and the firewalls; {_other_protocol(endpoint)}",
         )
     if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, ConnectionError):
         return cause.strerror, "Check the address and the network."
+    if answered:
+        return (
+            "the server closed the connection",
+            "It answered before: was it restarted, or the connection ended (CLIENT KILL, timeout)?",
+        )
     return (
         "the server closed the connection",
         f"It may have too many clients, or be in protected mode; {_other_protocol(endpoint)}",

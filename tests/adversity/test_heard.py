@@ -148,29 +148,3 @@ def test_a_stream_that_is_held_up_while_answers_come(server_factory: ServerFacto
         run = online(proxy, target, steer, timeout=60)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 1)
-
-
-def test_a_source_that_is_away_at_the_start(server_factory: ServerFactory) -> None:
-    """What is tried next is told, and nothing is said of a target that has nothing yet."""
-    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
-    source.client().set("key", "1")
-    nexts = (
-        r".* tries failed in [\d.]+ s; both ends are dialled again in [\d.]+ s, for up to 1 h .*"
-    )
-    with Proxy(source.host, source.port) as proxy:
-
-        async def steer(work: Transfer, run: Run) -> None:
-            await soon(lambda: re.fullmatch(nexts, work.progress.reason), "the next try")
-            seen = work.progress
-            assert (seen.phase, seen.total_keys) == (Phase.CONNECT, None)
-            assert seen.retries >= 2
-            assert run.events[0].endswith(": dialling again, to ask the source for a full sync")
-            proxy.refuse(False)
-            await following(work)
-            assert work.progress.total_keys == 1
-            await cut_over(work, run, source)
-
-        proxy.refuse()
-        run = online(proxy, target, steer, retry_for=3600.0)
-    assert run.report.status == "done", (run.report.errors, run.events)
-    assert_settled(source, target, 1)

@@ -59,6 +59,13 @@ def values(server: Server) -> list[str | None]:
     return [each and each.decode() for each in server.client().mget(KEYS)]
 
 
+def led_back(run: Run) -> list[str]:
+    """The reasons with which cut-overs that had begun led back: what the verb prints."""
+    pairs = zip(run.progress, run.progress[1:], strict=False)
+    ended = (new for old, new in pairs if old.phase is Phase.CUT_OVER is not new.phase)
+    return [each.reason for each in ended if each.phase not in ENDS]
+
+
 def refuses(server: Server) -> bool:
     """Whether the server refuses writes as behind a cut-over."""
     try:
@@ -125,6 +132,8 @@ def test_a_target_that_dies_behind_the_gate(
     run = online(source, target, steer, comparison=comparison_and_then(source, target, die))
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == (2 if comes_back == "empty" else 1)
+    reason = led_back(run)[0]
+    assert "the target is not what it was" in reason or "target" in reason.split()[:2], reason
     assert values(target) == NEW
     assert target.client().get("later") == b"1"
     assert refuses(source)
@@ -165,6 +174,10 @@ def test_a_link_that_is_lost_at_the_opening(
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert ("the target was opened" in run.progress[-1].reason) is (direction == "down")
+    if direction == "up":
+        reason = led_back(run)[-1]
+        assert "the target was asked to open, and did not answer: " in reason
+        assert "; the target was not opened: it has offset " in reason
     assert refuses(source)
     assert values(target) == OLD
     assert_tidy(target)
@@ -376,6 +389,8 @@ def test_a_target_that_stands_still_when_it_is_to_be_opened(
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("clicks") == b"2"
     assert run.report.full_syncs == 1
+    undone = "this was taken back", "the target was not opened: it has offset "
+    assert any(each in reason for each in undone for reason in led_back(run)), led_back(run)
     assert_tidy(target)
 
 

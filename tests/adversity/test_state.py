@@ -378,8 +378,12 @@ async def test_the_books(registry: Registry, claimed: ClaimedTransfer) -> None:
     found = transfer_of(registry)
     assert (found.refusal, found.request) == ("", Request.COMPLETE)
     ears.book.progress(Progress(phase=Phase.CUT_OVER))
+    await until(lambda: transfer_of(registry).progress.phase is Phase.CUT_OVER)
+    # An end is written together with the status, by whoever writes that.
     ears.book.progress(Progress(phase=Phase.DONE, reason="equal"))
-    await until(lambda: transfer_of(registry).progress.phase is Phase.DONE)
+    beat = transfer_of(registry).heartbeat_at
+    await until(lambda: transfer_of(registry).heartbeat_at > beat)
+    assert transfer_of(registry).progress.phase is Phase.CUT_OVER
     assert transfer_of(registry).refusal == ""
     last = Progress(phase=Phase.COPIED, keys=9)
     ears.book.progress(last)

@@ -38,6 +38,21 @@ async def test_a_cancellation_at_any_moment_ends_the_task(server_factory: Server
             assert task.cancelled(), turns
 
 
+async def test_a_server_that_ends_a_connection_over_which_it_has_answered(
+    server_factory: ServerFactory,
+) -> None:
+    """The remedies of a first dial are of no use then."""
+    server = server_factory()
+    async with admin(Endpoint.parse(server.url)) as side:
+        await side.call("PING")
+        server.kill()
+        with pytest.raises(LinkError) as ended:
+            await side.call("PING")
+    assert ended.value.message.endswith("the server closed the connection.")
+    assert "was it restarted" in ended.value.remedy
+    assert "too many clients" not in str(ended.value)
+
+
 @pytest.mark.parametrize("moment", ["the first command", "a later one"])
 async def test_a_server_that_stands_still(moment: str, server_factory: ServerFactory) -> None:
     """It is given up after the time that it has, when it is dialled as well."""

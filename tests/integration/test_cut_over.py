@@ -91,33 +91,6 @@ def test_a_target_that_is_few_bytes_and_many_seconds_behind(server_factory: Serv
     assert_settled(source, target, 1)
 
 
-def test_few_keys_that_take_many_seconds_to_be_read_again(server_factory: ServerFactory) -> None:
-    """They could not all be read behind the fence: the cut-over does not begin."""
-    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
-    names = [f"key:{n}" for n in range(300)]
-    for name in names:
-        source.client().set(name, os.urandom(20_000))
-    with Proxy(source.host, source.port) as proxy:
-
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            await in_sync(work, source)
-            proxy.throttle(150_000)
-            follower = work._way._follower  # type: ignore[union-attr]
-            follower.read_again((0, name.encode()) for name in names)
-            late = r"[\d]+ keys are being read again from the source, which takes about .* > 2 s"
-            await soon(lambda: re.fullmatch(late, work.progress.reason), "a closed gate", 20)
-            assert (work.progress.can_complete, work.progress.phase) == (False, Phase.FOLLOW)
-            proxy.throttle(None)
-            await cut_over(work, run, source)
-
-        run = online(proxy, target, steer, cut_over_timeout=4.0)
-    assert run.report.status == "done", (run.report.errors, run.events)
-    assert refusals(run) == []
-    assert run.report.repaired_keys == 300
-    assert_settled(source, target, 1)
-
-
 class Clicks:
     """Counts up with INCR: `acknowledged` is the last OK's number, `longest` the longest wait.
 

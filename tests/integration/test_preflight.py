@@ -731,6 +731,7 @@ async def test_scripts_of_the_oldest(server_factory: ServerFactory) -> None:
     source.client().eval("return 1", 0)
     check = warns(await look(source, target), "script-effects", "scripts (EVAL) as they are")
     assert "CONFIG SET" not in check.remedy
+    assert "no moment is left for it: stop those writers first (--fence hook" in check.remedy
 
 
 async def test_tls(server_factory: ServerFactory, tls_files: TlsFiles, tmp_path: Path) -> None:

@@ -838,6 +838,8 @@ def test_a_target_that_is_made_a_replica(server_factory: ServerFactory) -> None:
         target.client().execute_command("REPLICAOF", "127.0.0.1", 1)
         await soon(lambda: "is a replica of" in work.progress.reason, "the reason")
         assert not work.progress.can_complete
+        # It is the target that is waited for: nothing is said of the source's link.
+        assert (work.progress.link, work.progress.lag_bytes) == ("", None)
         source.client().set("key", 2)
         assert target.client().get("key") == b"1"
         assert any("nothing is written to it" in event for event in run.events)

@@ -14,12 +14,13 @@ import pytest
 
 from engine.model.endpoint import Endpoint
 from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.repair import Mender
 from engine.transfer.target_ttls import TargetTtls, Timed
 from engine.transfer.transfer import Transfer
 from engine.wire.admin import admin
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
-from tests.online import cut_over, following, in_sync, online, soon
+from tests.online import cut_over, following, in_sync, online, refused, soon
 from tests.proxy import Proxy
 from tests.servers import Server
 from tests.transfers import Run
@@ -341,3 +342,25 @@ def test_a_command_of_an_unknown_name(server_factory: ServerFactory, both: bool)
     told = [event for event in run.events if "BUMP" in event]
     assert len(told) == 1, run.events
     assert "is not known here: each key that it names is read again" in told[0]
+
+
+def test_keys_that_are_read_again_all_the_time(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a source that cannot be read behind its fence: the refusal says what leads on."""
+    source, target = server_factory(known("redis-3.2")), server_factory(known("redis-5.0"))
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        monkeypatch.setattr(Mender, "waiting", 1)
+        why = await refused(work, run)
+        assert "1 key is being read again from the source; this source cannot be read" in why
+        assert "stop those writers first (--fence hook" in why
+        # Of a moment it says no more than what it is.
+        short = "1 key is being read again from the source"
+        await soon(lambda: work.progress.reason == short, "the gate's reason")
+        work.stop()
+
+    run = online(source, target, steer, cut_over_timeout=0.5)
+    assert run.report.status == "stopped", (run.report.errors, run.events)

@@ -17,6 +17,7 @@ from engine.front.engine import Engine
 from engine.front.http.app import Api
 from engine.front.http.gate import Gate
 from engine.front.http.history import GROUPS_MOST, ROWS_MOST, SAMPLE_SECONDS, History
+from engine.front.http.metrics import Metrics
 from engine.front.watched import details, gates
 from engine.groups.process import ProcessId
 from engine.groups.records import GroupRecord, TransferRecord
@@ -178,6 +179,12 @@ def transfer(phase: Phase = Phase.FOLLOW, *, held: bool = True, **progress: Any)
             [True, True, True, True, True, True, True, True],
         ),
         (Phase.STOPPED, {"lag_bytes": 0}, [False, None, None, None, None, None, True, None]),
+        # While the target alone is what is waited for.
+        (
+            Phase.FOLLOW,
+            HEARD | {"link": "", "lag_bytes": None},
+            [True, True, None, True, True, False, True, None],
+        ),
     ],
 )
 def test_gates(phase: Phase, progress: dict[str, Any], expected: list[bool | None]) -> None:
@@ -208,19 +215,25 @@ def test_what_is_known_while_no_process_works_on_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "ended", "scripts"), [(1.0, "", 3), (30.0, "", None), (30.0, "its time is over", 3)]
+    ("age", "ended", "scripts", "connected"),
+    [(1.0, "", 3, 1), (30.0, "", None, None), (1.0, "its time is over", None, 1)],
 )
 def test_clients_of_a_source_that_is_not_looked_at(
-    age: float, ended: str, scripts: int | None
+    age: float, ended: str, scripts: int | None, connected: int | None
 ) -> None:
-    """By a process that was stopped, say, or as the source gives no answer."""
+    """By a process that was stopped, say, or as the source gives no answer. Once clients are no
+    longer disconnected nothing counts what scripts do there."""
     now = time.time()
     found = SourceClients(
         now + 60, connected=1, looked_at=now - age, lets_scripts=True, scripts=3, ended=ended
     )
+    found = replace(found, writes=3)
     told = clients.shape(found, "g")
-    assert told["Scripts"] == scripts
-    assert told["Connected"] == (None if scripts is None else 1)
+    assert told["Scripts"] == told["Writes"] == scripts
+    assert told["Connected"] == connected
+    page = Metrics().page([], {}, {"g": found}, {}).decode()
+    assert ('startmigration_source_scripts{group="g"} 3.0' in page) is (scripts is not None)
+    assert ('startmigration_source_clients{group="g"} 1.0' in page) is (connected is not None)
     assert told["LookedAt"] is not None
 
 

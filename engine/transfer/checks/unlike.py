@@ -31,7 +31,9 @@ async def check_script_effects(source: Admin, info: ServerInfo) -> Check | None:
         return warned(
             name,
             f"{info.name}: {_AS_THEY_ARE}",
-            "Nothing has to be done; a cut-over takes longer while such scripts are run.",
+            "A cut-over takes longer while such scripts are run. Where they are run all the time "
+            "no moment is left for it: stop those writers first (--fence hook, or none once they "
+            "have stopped).",
         )
     told = await _setting(source, _EFFECTS)
     if told is None:
