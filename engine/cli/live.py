@@ -10,13 +10,15 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
+from rich.text import Text
 
 from engine.cli.render import clean
 from engine.cli.standing import COPIED, describe
 from engine.model.progress import Phase, Progress
 
 REDRAW_SECONDS = 0.25
-BAR = 24
+BAR, PHASE = 24, 8
+"""Characters of the bar, and of the phase before it."""
 
 
 class Live:
@@ -29,8 +31,7 @@ class Live:
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._bar = Bar(
-            # On a narrow terminal it is the end of the line that gives way.
-            TextColumn("{task.description}", markup=False, table_column=Column(min_width=8)),
+            TextColumn("{task.description}", markup=False, table_column=Column(min_width=PHASE)),
             BarColumn(bar_width=BAR, table_column=Column(min_width=BAR)),
             TextColumn("{task.fields[line]}", markup=False, table_column=Column(no_wrap=True)),
             console=self._console,
@@ -66,9 +67,16 @@ class Live:
             description=f"{progress.phase:<8}",
             total=total or None,  # without a total the bar pulses
             completed=1 if copied else min(progress.keys, total or 0),
-            line=clean(describe(progress)),
+            line=self._fitting(clean(describe(progress))),
         )
         self._bar.refresh()
+
+    def _fitting(self, text: str) -> str:
+        """The beginning of `text` that has room behind phase and bar: rich would rather give up
+        the columns before it."""
+        line = Text(text)
+        line.truncate(max(self._console.width - PHASE - BAR - 2, 0), overflow="ellipsis")
+        return line.plain
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
