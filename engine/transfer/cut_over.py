@@ -435,18 +435,22 @@ class CutOver:
 
         Raises `TransferFailed` where the roles have changed since it was looked at them.
         """
+        self._of_history(told, self._source.replid)
+        return told.offset
+
+    def _of_history(self, told: Replication, replid: str) -> None:
+        """Raises `TransferFailed` where the fenced server is not the primary of this history."""
         if self._ends.settings.fence == "pause" and told.is_replica:
             raise TransferFailed(
                 f"the server that was fenced is {told.place} by now: another one takes the writes",
                 fault="source",
             )
-        if told.replid and told.replid != self._source.replid:
+        if told.replid and told.replid != replid:
             raise TransferFailed(
                 "the server that takes the writes has another replication history than the one "
-                "that is followed: there was a failover",
+                "that is followed: there was a failover, or it was restarted",
                 fault="source",
             )
-        return told.offset
 
     def _fence(self, at: Endpoint, info: ServerInfo, address: str) -> Fence:
         return fence_of(
@@ -528,9 +532,10 @@ class CutOver:
         told = await fence.look()
         if told is None:
             return
-        if self._source.replid or told.is_replica:
-            self._final(told)
-        await self._roles.no_second_primary(told)
+        history = self._source.replid or self._opening.history
+        if history or told.is_replica:
+            self._of_history(told, history)
+        await self._roles.no_second_primary(told, history)
 
     async def _moved(self, fence: Fence) -> str:
         """What was lost where the source has failed over by the time at which the target is open:
@@ -542,9 +547,13 @@ class CutOver:
                 f"the source failed over while the target was opened ({exc.message}): what its new "
                 "primary takes is on that server alone"
             )
-        except EngineError:
-            # Whoever let its clients go was answered a moment ago.
-            return ""
+        except EngineError as exc:
+            return (
+                "whether the source failed over while the target was opened is not known "
+                f"({exc.message}): what another primary takes is on that server alone"
+            )
+        finally:
+            await self._roles.siblings.close()
         return ""
 
     def _note_before(self, fence: Fence) -> None:

@@ -68,6 +68,16 @@ class Opening:
         self._target = target
 
     @property
+    def history(self) -> str:
+        """The replication history of the source whose last position the target was opened at, by
+        the books; empty: it was not."""
+        promoting = self._books.mark.promoting
+        if not promoting:
+            return ""
+        final = TargetPosition.decode(promoting.encode()).position
+        return "" if final is None else final.replid
+
+    @property
     def in_doubt(self) -> bool:
         """Whether the target may have been promoted for good, which it alone can tell."""
         return self.asked and not self._books.mark.timed

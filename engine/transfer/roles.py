@@ -151,7 +151,10 @@ class Roles:
         told = self._source.told
         if self._source.link == "up":
             self._away_since = None
-        if told is None or told.place == self._place:
+        if told is None:
+            return
+        self.siblings.note(told)
+        if told.place == self._place:
             return
         before, self._place = self._place, told.place
         at = detours.leading(self._ends.source).address
@@ -284,11 +287,11 @@ class Roles:
             "one too: what is written there does not arrive"
         )
 
-    async def no_second_primary(self, told: Replication) -> None:
+    async def no_second_primary(self, told: Replication, history: str = "") -> None:
         """Behind the fence: `told` by the server that it stands at. Raises `TransferFailed` where
-        another one of the source's replication was promoted by now."""
+        another one of the source's replication, of this `history` too, was promoted by now."""
         if self._stage.settings.fence == "pause":
-            await self.siblings.at_fence(told, self._known)
+            await self.siblings.at_fence(told, self._known, history)
 
     # --- Before it ---
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import Iterable
 
 from engine.errors import (
@@ -37,7 +38,7 @@ _MOST = 64
 
 
 class Siblings:
-    """Those of one migration. Not for two tasks at once, but for `at_fence`."""
+    """Those of one migration."""
 
     def __init__(self, ends: Ends, books: Books, stage: Stage) -> None:
         self._ends = ends
@@ -45,6 +46,8 @@ class Siblings:
         self._stage = stage
         self._dialled: dict[str, contextlib.AsyncExitStack] = {}
         self._ends_of: dict[str, Admin] = {}
+        # One question at a time goes over a connection.
+        self._lines: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         # Which were asked and did not answer.
         self._gone: set[str] = set()
         # Histories that have branched off the source's.
@@ -70,8 +73,12 @@ class Siblings:
         found = await asyncio.gather(*(self._ask(each, _ANSWER_SECONDS) for each in asked))
         return self._judge(told, dict(zip(asked, found, strict=True)))
 
-    async def at_fence(self, told: Replication, followed: Iterable[str]) -> None:
-        """Look once more, while writers wait. Raises `TransferFailed` for a second primary."""
+    async def at_fence(self, told: Replication, followed: Iterable[str], history: str = "") -> None:
+        """Look once more, while writers wait. `history`: a replid that was the source's. Raises
+        `TransferFailed` for a second primary."""
+        self.note(told)
+        if history:
+            self._branches.add(history)
         asked = [each for each in self._asked(told, followed) if each not in self._gone]
         found = await asyncio.gather(*(self._ask(each, _AT_FENCE_SECONDS) for each in asked))
         if why := self._judge(told, dict(zip(asked, found, strict=True))):
@@ -95,7 +102,7 @@ class Siblings:
 
     async def _ask(self, address: str, seconds: float) -> Replication | None:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds), self._lines[address]:
                 end = self._ends_of.get(address) or await self._dial(address)
                 return parse_replication(await end.call("INFO", "replication"))
         except (*_UNKNOWN, TimeoutError):

@@ -21,6 +21,7 @@ from engine.model.online import OnlineMark
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
 from engine.model.verification import DbKey
+from engine.transfer import cut_over as cut_over_module
 from engine.transfer import roles
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.cut_over import CutOver
@@ -272,6 +273,48 @@ def test_a_failover_behind_the_fence(
     assert target.client().get("key") == b"2"
     assert run.report.lost_writes == ""
     assert seal_of(promoted) == 65535
+
+
+@pytest.mark.parametrize("then", ["back", "name"])
+def test_a_source_that_dies_at_the_opening_and_the_next_engine(
+    then: str, server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its replica was promoted. The engine that finishes finds the source back as a primary of its
+    own, or its name leading to the other one: neither is the server that was followed."""
+    source, promoted, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(3))
+    source.client().set("key", 1)
+    replica_of(promoted, source)
+    store = MemoryCheckpoint()
+    promote = Opening.promote
+
+    async def promoting(self: Opening, *args: Any, **options: Any) -> None:
+        await asyncio.to_thread(source.kill)
+        promoted.client().execute_command("REPLICAOF", "NO", "ONE")
+        promoted.client().set("key", 2)
+        await promote(self, *args, **options)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: in_step(promoted), "a replica in step")
+        told = work._way._source  # type: ignore[union-attr]
+        await soon(lambda: told.told.replicas, "the replica")
+        await in_sync(work, source)
+        work.complete()
+
+    with Proxy(source.host, source.port) as name:
+        with monkeypatch.context() as patch:
+            patch.setattr(Opening, "promote", promoting)
+            patch.setattr(cut_over_module, "_FINISH_SECONDS", 0.1)
+            run = online(name, target, steer, checkpoints=store, timeout=60)
+        assert run.report.status == "stopped", (run.report.errors, run.events)
+        if then == "back":
+            source.restart()
+        else:
+            name.lead_to(promoted.host, promoted.port)
+        run = online(name, target, checkpoints=store, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert "what its new primary takes is on that server alone" in run.report.lost_writes
+    assert any("failed over while the target was opened" in each for each in run.events)
 
 
 def test_a_replica_that_dies_as_the_source(server_factory: ServerFactory) -> None:
