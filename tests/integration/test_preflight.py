@@ -33,7 +33,7 @@ from tests.servers import Binary, Server, TlsFiles, binaries, make_tls_files, su
 from tests.snapshots import fill
 from tests.transfers import Run, transfer
 
-README = Path(__file__).parents[2] / "README.md"
+PERMISSIONS = Path(__file__).parents[2] / "docs" / "permissions.md"
 SECRET = "not-to-be-seen-anywhere"
 QUICK = TransferSettings(connect_timeout=5)
 
@@ -432,7 +432,7 @@ def test_without_the_target_s_rights_the_source_is_scanned(
 
 
 def test_with_the_rights_it_is_followed(binary: Binary, server_factory: ServerFactory) -> None:
-    """What the README names is enough, and what the checks ask for."""
+    """What docs/permissions.md names is enough, and what the checks ask for."""
     source, target = server_factory(binary), server_factory(binary)
     source.client().mset({f"key:{n}": n for n in range(100)})
     source.client().set("late", 1, ex=1000)
@@ -443,9 +443,9 @@ def test_with_the_rights_it_is_followed(binary: Binary, server_factory: ServerFa
     assert 0 < target.client().ttl("late") <= 1000
 
 
-def readme_rights(heading: str) -> dict[str, str]:
-    """What the README lists behind `heading`, by the end whose user needs it."""
-    text = README.read_text().partition(f"\n{heading}")[2]
+def documented_rights(heading: str) -> dict[str, str]:
+    """What docs/permissions.md lists behind `heading`, by the end whose user needs it."""
+    text = PERMISSIONS.read_text().partition(f"\n{heading}")[2]
     block = text.partition("```\n")[2].partition("```")[0]
     rights = dict(line.split(": ", 1) for line in block.splitlines())
     assert set(rights) == {"source", "target"}
@@ -454,7 +454,7 @@ def readme_rights(heading: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("server", ["redis-6.2", "redis-7.0"])
 @pytest.mark.parametrize("way", ["scan", "follow"])
-def test_what_the_readme_lists_is_enough(
+def test_what_the_documentation_lists_is_enough(
     server: str, way: str, server_factory: ServerFactory, state_url: str
 ) -> None:
     """A user at each end with exactly these rights migrates, the comparison included."""
@@ -465,7 +465,7 @@ def test_what_the_readme_lists_is_enough(
     for library in client.function_list() if client.info()["redis_version"] >= "7" else ():
         # What carries libraries is listed by itself.
         client.function_delete(library[1])
-    rights = readme_rights(f"Rights to {way}")
+    rights = documented_rights(f"Rights to {way}")
     ends = [
         user(end, "few", rights[side]) for side, end in (("source", source), ("target", target))
     ]
