@@ -26,8 +26,9 @@ VERB = re.compile(r"(?:^|[\s`(])(?:startmigration )([a-z][a-z-]+)", re.MULTILINE
 # Options of other programs that a page shows.
 FURTHER = {
     "--query", "--endpoint-url", "--primary-cluster-id", "--port", "--source-type", "--output",
-    "--replication-group-description", "--source-identifier", "--retain-primary-cluster", "--strict",
-    "--sets", "--runs", "--smoke", "--keys", "--scale", "--compare", "--help", "--version",
+    "--replication-group-description", "--source-identifier", "--retain-primary-cluster",
+    "--strict", "--sets", "--runs", "--smoke", "--keys", "--scale", "--compare", "--help",
+    "--version",
 }  # fmt: skip
 
 
