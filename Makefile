@@ -60,7 +60,7 @@ lint: $(BUILT)  ## ruff, mypy --strict, and the core's stub against the built co
 	$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml engine._native
 
 servers: $(PY)  ## Fetch and build more real servers to test with (into ~/.cache)
-	$(PY) tests/fetch_servers.py
+	$(PY) benches/support/fetch_servers.py
 
 soak: $(BUILT)  ## The long tests, with their long bounds
 	ENGINE_SOAK=1 $(PY) -m pytest tests/adversity $(TEST_PROCESSES) --timeout 3600 $(PYTEST_ARGS)

@@ -22,7 +22,7 @@ from pathlib import Path
 from benches import datasets, procstat, report
 from benches.adapters.base import ROOT, Adapter, AdapterError, Measurement, keys_by_db
 from benches.adapters.registry import adapters
-from tests.servers import Binary, Server, ServerError, binaries
+from benches.support.servers import Binary, Server, ServerError, binaries
 
 RESULTS = ROOT / "bench-results"
 

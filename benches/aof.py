@@ -25,6 +25,7 @@ from pathlib import Path
 
 from benches.datasets import resp
 from benches.follow import PREFERRED
+from benches.support.servers import Binary, Server, binaries
 from engine.fleet.gate import FilesGate
 from engine.model.endpoint import Endpoint
 from engine.model.report import Report
@@ -33,7 +34,6 @@ from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.gate import GateResult
 from engine.transfer.transfer import Transfer
 from engine.wire.loop import run
-from tests.servers import Binary, Server, binaries
 
 GOAL = 0.8
 _LOADED = re.compile(r"DB loaded from (?:append only file|base file|incr file)[^:]*: ([0-9.]+) sec")

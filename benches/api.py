@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from benches.datasets import strings
+from benches.support.api import Serving, percent, until
+from benches.support.servers import Server, binaries
 from engine.front.engine import Engine
-from tests.api import Serving, percent, until
-from tests.servers import Server, binaries
 
 PREFERRED = "redis-7.0"
 CLIENTS = 200

@@ -27,6 +27,8 @@ from typing import Any
 import redis
 
 from benches import datasets
+from benches.support.compare import compare
+from benches.support.servers import Binary, Flavour, Server, ServerError, binaries
 from engine import Endpoint, Engine, EngineError
 from engine.cli.checks import checks_table
 from engine.cli.display import display
@@ -36,8 +38,6 @@ from engine.cli.summary import as_text
 from engine.fleet import run
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
-from tests.reference.compare import compare
-from tests.servers import Binary, Flavour, Server, ServerError, binaries
 
 KEYS = 200_000
 SHOWN_DIFFERENCES = 20

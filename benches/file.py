@@ -22,11 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benches.follow import PREFERRED
+from benches.support.servers import Binary, Server, binaries
 from engine.front.engine import Engine
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.wire.loop import run
-from tests.servers import Binary, Server, binaries
 
 ENGINE_GOAL, TARGET_GOAL = 0.85, 1.7
 HOUR_MS = 3_600_000

@@ -31,7 +31,7 @@ import redis
 
 from benches import procstat
 from benches.datasets import resp
-from tests.servers import Server, binaries
+from benches.support.servers import Server, binaries
 
 PREFERRED = "redis-7.0"
 SLICE_SECONDS = 0.001

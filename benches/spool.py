@@ -23,9 +23,9 @@ import redis
 from benches import procstat
 from benches.datasets import resp
 from benches.follow import PREFERRED, Engine, Watch
-from tests.proxy import Proxy
-from tests.reference.compare import assert_equal
-from tests.servers import Server, binaries
+from benches.support.compare import assert_equal
+from benches.support.proxy import Proxy
+from benches.support.servers import Server, binaries
 
 GIB = 1 << 30
 KEYS = 500

@@ -30,10 +30,10 @@ from typing import Any
 
 import redis
 
-from tests.engines import Cli, Migration
-from tests.movers import NAMES, Mover, fill, killed
-from tests.proxy import Proxy
-from tests.servers import Server, binaries
+from benches.support.engines import Cli, Migration
+from benches.support.movers import NAMES, Mover, fill, killed
+from benches.support.proxy import Proxy
+from benches.support.servers import Server, binaries
 
 SERVER = "redis-7.0"
 DATABASES = 16

@@ -23,7 +23,7 @@ from typing import Any, Self
 
 import hiredis
 
-from tests.servers import Server
+from benches.support.servers import Server
 
 RATE = 20_000
 BATCH = 100

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.engines import end_workers
-from tests.postgres import Postgres, folder_of_postgres
-from tests.servers import (
+from benches.support.engines import end_workers
+from benches.support.servers import (
     Binary,
     Server,
     TlsFiles,
@@ -27,6 +26,7 @@ from tests.servers import (
     pair_id,
     ring_pairs,
 )
+from tests.postgres import Postgres, folder_of_postgres
 
 ServerFactory = Callable[..., Server]
 

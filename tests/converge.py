@@ -3,7 +3,7 @@
     findings = settle(source, target, timeout=20)
     assert findings.equal, findings.describe()
 
-The comparing is `tests.reference.compare`'s (10,000 keys of 38 MB: 0.8 s): this adds the wait,
+The comparing is `benches.support.compare`'s (10,000 keys of 38 MB: 0.8 s): this adds the wait,
 leaves out the engine's own keys on the target, and looks at functions and scripts as well.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 
 import redis
 
-from tests.reference.compare import TTL_BOUND_MS, Comparison, Difference, compare
-from tests.servers import Server
+from benches.support.compare import TTL_BOUND_MS, Comparison, Difference, compare
+from benches.support.servers import Server
 
 OWN_PREFIX = b"startmigration:"
 """Keys on the target whose names begin so are the engine's."""

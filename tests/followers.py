@@ -16,14 +16,14 @@ from typing import Any
 
 import redis
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine._native import CommandBatch, RecordBatch
 from engine.model.endpoint import Endpoint
 from engine.model.position import StreamPosition
 from engine.model.settings import TransferSettings
 from engine.sources.replica import ReplicaSource
 from engine.wire.psync import FullSync
-from tests.proxy import Proxy
-from tests.servers import Server
 from tests.transfers import url_of
 
 SECONDS = 60.0

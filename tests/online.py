@@ -17,14 +17,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.fleet.gate import comparison_of
 from engine.model.endpoint import Endpoint
 from engine.model.progress import ENDS, Phase
 from engine.model.settings import TransferSettings
 from engine.transfer.transfer import Transfer
 from tests.converge import OWN_PREFIX
-from tests.proxy import Proxy
-from tests.servers import Server
 from tests.transfers import Run, transfer, until, url_of
 
 Steer = Callable[[Transfer, Run], Awaitable[None]]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.servers import ServerError, free_port, spawn
+from benches.support.servers import ServerError, free_port, spawn
 
 START_SECONDS = 30.0
 # It refuses to run as root. Whoever nobody is, he has nothing else to do here.

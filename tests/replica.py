@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from benches.support.servers import Server
 from engine._native import (
     CommandBatch,
     StreamReader,
@@ -18,7 +19,6 @@ from engine._native import (
     TransactionResult,
     encode_command,
 )
-from tests.servers import Server
 
 POSITION_KEY = b"startmigration:position"
 

@@ -13,10 +13,10 @@ from dataclasses import astuple, dataclass, fields
 
 import redis
 
+from benches.support.servers import Server
 from engine.model.server import Flavour, ServerInfo, Version, rdb_version
 from engine.transfer import hold, scripts
 from engine.transfer.checks.ends import OLDEST_TARGET
-from tests.servers import Server
 
 HEADS = (
     "Server",

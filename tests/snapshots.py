@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import redis
 
+from benches.support.servers import Binary, Server
 from engine._native import RecordBatch, SnapshotReader
-from tests.servers import Binary, Server
 
 DATABASES = (0, 3, 9)
 FUNCTION = b"#!lua name=%s\nredis.register_function('%s', function() return 1 end)"

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
 from engine.model.report import Report
@@ -16,8 +18,6 @@ from engine.transfer.checkpoint import CheckpointStore, MemoryCheckpoint
 from engine.transfer.gate import Comparison, GateInSync, GateOfFiles, GateResult
 from engine.transfer.transfer import Transfer
 from engine.wire.loop import run
-from tests.proxy import Proxy
-from tests.servers import Server
 
 
 @dataclass

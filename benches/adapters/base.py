@@ -18,7 +18,7 @@ from benches import procstat
 if TYPE_CHECKING:
     # The rivals' scripts import this file: what only the benchmark needs is not charged to them.
     from benches.datasets import Summary
-    from tests.servers import Server
+    from benches.support.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,7 @@ from benches import procstat
 from benches.adapters.base import AdapterError, ProcessAdapter, last_json
 
 if TYPE_CHECKING:
-    from tests.servers import Server
+    from benches.support.servers import Server
 
 
 class Engine(ProcessAdapter):

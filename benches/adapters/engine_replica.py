@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from benches.adapters.engine import Engine
 
 if TYPE_CHECKING:
-    from tests.servers import Server
+    from benches.support.servers import Server
 
 
 class EngineReplica(Engine):

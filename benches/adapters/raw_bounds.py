@@ -37,7 +37,7 @@ from benches.datasets import resp
 
 if TYPE_CHECKING:
     from benches.datasets import Summary
-    from tests.servers import Server
+    from benches.support.servers import Server
 
 MODULE = "benches.adapters.raw_bounds"
 

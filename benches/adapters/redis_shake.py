@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from benches.adapters.base import ProcessAdapter, keys_by_db
 
 if TYPE_CHECKING:
-    from tests.servers import Server
+    from benches.support.servers import Server
 
 PROGRAM = "redis-shake"
 

@@ -12,7 +12,7 @@ from benches.adapters.base import AdapterError, Measurement, ScriptAdapter, keys
 
 if TYPE_CHECKING:
     from benches.datasets import Summary
-    from tests.servers import Server
+    from benches.support.servers import Server
 
 POLL_SECONDS = 0.01
 QUIET_SECONDS = 30.0

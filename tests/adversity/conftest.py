@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines import Cli, Migration
+from benches.support.engines import Cli, Migration
 
 
 @pytest.fixture

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import pytest
 
+from benches.support.engines import Cli, Migration
+from benches.support.proxy import Proxy
+from benches.support.servers import Binary, Server
 from tests.conftest import ServerFactory, known
 from tests.converge import OWN_PREFIX, replicated
-from tests.engines import Cli, Migration
-from tests.proxy import Proxy
-from tests.servers import Binary, Server
 from tests.traffic import Retrying
 
 pytestmark = pytest.mark.timeout(900)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import redis
 
+from benches.support.engines import Migration
+from benches.support.servers import Server
 from tests.conftest import ServerFactory, known
-from tests.engines import Migration
 from tests.online import assert_tidy
-from tests.servers import Server
 
 SECONDS = 60.0
 # Tells that it runs, and ends when it may.

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.targets.suspects import REASON
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.online import cut_over, following, online, soon
-from tests.proxy import Proxy
 from tests.reference.stream import command
-from tests.servers import Server
 from tests.transfers import Run, transfer
 
 # Bytes that no server compresses.

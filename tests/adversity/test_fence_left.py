@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from benches.support.servers import Server
 from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
@@ -25,7 +26,6 @@ from engine.transfer.release import release
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.online import assert_tidy, cut_over, following, in_sync, online, refused, soon
-from tests.servers import Server
 from tests.transfers import Run
 
 LEFT = "may still refuse writes, for its fence could not be taken away"

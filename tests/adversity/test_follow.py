@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 import redis
 
+from benches.support.engines import Cli, Migration
+from benches.support.proxy import Proxy
+from benches.support.servers import Binary, Server, all_pairs, binaries, pair_id
 from tests.conftest import ServerFactory
 from tests.converge import assert_settled, replicated
-from tests.engines import Cli, Migration
-from tests.proxy import Proxy
-from tests.servers import Binary, Server, all_pairs, binaries, pair_id
 from tests.traffic import Counters, Traffic
 
 try:

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.model.progress import Phase
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import cut_over, following, in_sync, online, refused, soon
-from tests.proxy import Proxy
-from tests.servers import Server
 from tests.transfers import Run
 
 # What happens to the source, and how it ends.

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import redis
 
+from benches.support.engines import Migration
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.front.engine import Engine
 from engine.groups import schema
 from engine.groups.registry import Registry
 from tests.conftest import ServerFactory, known
-from tests.engines import Migration
 from tests.online import assert_tidy
-from tests.proxy import Proxy
-from tests.servers import Server
 
 SECONDS = 60.0
 # Tells that it runs. The first one stays as long as its worker does; later ones end at once.

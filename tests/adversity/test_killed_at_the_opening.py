@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import redis
 
+from benches.support.engines import Cli, Migration
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from tests.conftest import ServerFactory, known
-from tests.engines import Cli, Migration
-from tests.proxy import Proxy
-from tests.servers import Server
 
 ROUND_TRIP = 0.1
 # In round trips behind the fence, of some six: while the stream is drained; about when the source

@@ -6,11 +6,11 @@ differ; if those were more than a round trip can read, the target would never be
 
 from __future__ import annotations
 
+from benches.support.engines import Migration
+from benches.support.movers import NAMES, Mover, fill, killed
+from benches.support.proxy import Proxy
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
-from tests.engines import Migration
-from tests.movers import NAMES, Mover, fill, killed
-from tests.proxy import Proxy
 
 DELAY = 0.02  # one way, to either end
 

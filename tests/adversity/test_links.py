@@ -16,12 +16,12 @@ import pytest
 import redis
 
 from benches import datasets
+from benches.support.compare import assert_equal
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory
-from tests.proxy import Proxy
-from tests.reference.compare import assert_equal
-from tests.servers import Server
 from tests.transfers import Run, transfer, until
 
 SEED = int(os.environ.get("ENGINE_SEED", "20"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from benches.support.engines import Migration
 from tests.conftest import ServerFactory, known
-from tests.engines import Migration
 from tests.integration.test_libraries import code
 
 

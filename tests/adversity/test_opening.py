@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import redis
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.errors import StateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
@@ -38,8 +40,6 @@ from tests.online import (
     refused,
     soon,
 )
-from tests.proxy import Proxy
-from tests.servers import Server
 from tests.transfers import Run
 
 # With lifted deadlines, and with import mode.

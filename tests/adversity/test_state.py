@@ -20,6 +20,9 @@ from typing import Any
 
 import pytest
 
+from benches.support.compare import assert_equal
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.errors import EngineError, StateError, UsageError
 from engine.fleet import bookkeeper, run
 from engine.fleet.bookkeeper import Bookkeeper, StateCheckpoint
@@ -36,9 +39,6 @@ from engine.model.position import ScanPosition
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
-from tests.proxy import Proxy
-from tests.reference.compare import assert_equal
-from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE, TARGET = Endpoint("source.invalid"), Endpoint("target.invalid")

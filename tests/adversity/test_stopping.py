@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.model.online import OnlineMark
 from engine.model.progress import Phase
 from engine.transfer.checkpoint import MemoryCheckpoint
@@ -19,8 +21,6 @@ from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, soon
-from tests.proxy import Proxy
-from tests.servers import Server
 from tests.transfers import Run, transfer
 
 AOF = ("--appendonly", "yes", "--appendfsync", "always")

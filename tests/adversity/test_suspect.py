@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.model.progress import Phase
 from engine.transfer.gate import GateResult
 from engine.transfer.held import HeldDeadlines
@@ -17,8 +19,6 @@ from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import YEAR_MS, assert_tidy, cut_over, in_sync, online, refused, soon
-from tests.proxy import Proxy
-from tests.servers import Server
 from tests.transfers import Run
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from benches.support.engines import Cli, Migration
+from benches.support.servers import Server
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import OWN_PREFIX, assert_settled
-from tests.engines import Cli, Migration
 from tests.online import assert_tidy, cut_over, following, online
-from tests.servers import Server
 from tests.transfers import Run
 
 SEED = os.environ.get("ENGINE_SEED", "32")

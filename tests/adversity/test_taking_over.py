@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.errors import LinkError, StateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.online import OnlineMark, position_key
@@ -25,8 +27,6 @@ from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.followers import next_batch, offset_of, source_of
 from tests.online import assert_tidy, cut_over, following, in_sync, online, soon
-from tests.proxy import Proxy
-from tests.servers import Server
 from tests.traffic import Counters
 from tests.transfers import Run
 

@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from benches.support.api import until
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.fleet.gate import comparison_of, gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
@@ -15,12 +18,9 @@ from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
 from engine.verify import verify
-from tests.api import until
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, soon
-from tests.proxy import Proxy
-from tests.servers import Server
 from tests.traffic import Counters
 from tests.transfers import Run, transfer
 

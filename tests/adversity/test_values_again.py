@@ -7,13 +7,13 @@ import os
 
 import pytest
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.sources import replica
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import assert_tidy, cut_over, following, online, soon
-from tests.proxy import Proxy
-from tests.servers import Server
 from tests.transfers import Run
 
 MB = 1_000_000

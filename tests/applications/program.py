@@ -13,7 +13,7 @@ from typing import Self
 
 import pytest
 
-from tests.fetch_servers import cache_folder
+from benches.support.fetch_servers import cache_folder
 
 FOLDER = Path(__file__).parent
 NODE_PACKAGES = ("ioredis@6.0.0", "redis@6.3.1")

@@ -9,14 +9,14 @@ import socket
 
 import pytest
 
+from benches.support.proxy import Proxy
+from benches.support.servers import TlsFiles, binaries, supports_tls
 from engine.errors import LinkError
 from engine.model.endpoint import Endpoint
 from engine.verify.compare import Side
 from engine.wire.admin import admin
 from engine.wire.dial import dial
 from tests.conftest import ServerFactory
-from tests.proxy import Proxy
-from tests.servers import TlsFiles, binaries, supports_tls
 
 
 async def test_a_cancellation_at_any_moment_ends_the_task(server_factory: ServerFactory) -> None:

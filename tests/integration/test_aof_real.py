@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from benches.support.compare import assert_equal
+from benches.support.engines import Cli
+from benches.support.proxy import Proxy
+from benches.support.servers import START_SECONDS, Binary, Server, ServerError
 from engine._native import crc64
 from engine.cli.summary import as_text
 from engine.errors import InvalidParameterCombinationException
@@ -30,13 +34,9 @@ from engine.transfer.gate import GateResult
 from engine.transfer.preflight import preflight
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
-from tests.engines import Cli
 from tests.integration.test_file_real import migrate
-from tests.proxy import Proxy
 from tests.reference import aof as reference
-from tests.reference.compare import assert_equal
 from tests.reference.stream import command
-from tests.servers import START_SECONDS, Binary, Server, ServerError
 from tests.snapshots import fill, snapshot
 from tests.transfers import Run, transfer, until
 

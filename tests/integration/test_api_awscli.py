@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.api import REGION, Serving, until
+from benches.support.api import REGION, Serving, until
 from tests.conftest import ServerFactory
 
 PROGRESS = "ReplicationGroups[0].PendingModifiedValues.Resharding.SlotMigration.ProgressPercentage"

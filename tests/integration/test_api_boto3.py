@@ -20,13 +20,13 @@ from typing import Any
 import botocore.exceptions
 import pytest
 
+from benches.support.api import Serving, fetch, percent, until
+from benches.support.servers import Server, TlsFiles
 from engine.front.engine import Engine
 from engine.front.http.door import HANDSHAKE_SECONDS
 from engine.front.http.limits import CONNECTIONS_MOST, CONNECTIONS_OF_ONE
 from engine.front.http.model import API_VERSION
-from tests.api import Serving, fetch, percent, until
 from tests.conftest import ServerFactory, known
-from tests.servers import Server, TlsFiles
 
 KEYS = 2000
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from benches.support.api import Serving, percent, until
 from engine.front.engine import Engine
-from tests.api import Serving, percent, until
 from tests.conftest import ServerFactory
 
 

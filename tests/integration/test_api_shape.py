@@ -13,8 +13,8 @@ import pytest
 from botocore.session import get_session
 from moto import mock_aws
 
+from benches.support.api import REGION, Serving
 from engine.front.http.model import SERVICE
-from tests.api import REGION, Serving
 
 DOCS = Path(__file__).parents[2] / "docs/api.md"
 GROUP = {

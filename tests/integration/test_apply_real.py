@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
+from benches.support.servers import Binary, Server
 from engine._native import TransactionResult, encode_command
 from tests.conftest import ServerFactory
 from tests.replica import POSITION_KEY, Applier, batch_of
-from tests.servers import Binary, Server
 
 THREE = batch_of(("SET", "a", "1"), ("INCR", "n"), ("LPUSH", "l", "x"))
 WITHOUT = ("multi", "exec", "watch", "get", "incr", "select")

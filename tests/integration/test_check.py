@@ -13,6 +13,8 @@ from itertools import pairwise
 import pytest
 import redis
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.model.server import ServerInfo
@@ -28,8 +30,6 @@ from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.integration.test_roles import Clicks
 from tests.online import assert_tidy, cut_over, following, in_sync, online, refused, soon
-from tests.proxy import Proxy
-from tests.servers import Server
 from tests.transfers import Run
 
 MIB = 1 << 20

@@ -19,12 +19,12 @@ import redis
 
 from benches import datasets
 from benches.demo import preferred
-from tests import engines
+from benches.support import engines
+from benches.support.compare import assert_equal
+from benches.support.proxy import Proxy
+from benches.support.servers import Binary, Server
 from tests.conftest import ServerFactory, known
 from tests.converge import OWN_PREFIX
-from tests.proxy import Proxy
-from tests.reference.compare import assert_equal
-from tests.servers import Binary, Server
 
 SECONDS = 90.0
 GROUP = ("--replication-group-id", "prod")

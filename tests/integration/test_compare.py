@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.reference.compare import Comparison, assert_equal, compare
-from tests.servers import Binary, Server, binaries, supports_tls
+from benches.support.compare import Comparison, assert_equal, compare
+from benches.support.servers import Binary, Server, binaries, supports_tls
 
 EXPIRY_MS = 4_000_000_000_000  # the year 2096
 

@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from benches.support.api import until as wait_until
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.errors import LinkError, StateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
@@ -28,7 +31,6 @@ from engine.transfer.fence import Fence
 from engine.transfer.gate import GateResult, Reach, Settle
 from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison
-from tests.api import until as wait_until
 from tests.conftest import ServerFactory, known
 from tests.converge import OWN_PREFIX, assert_settled
 from tests.online import (
@@ -43,8 +45,6 @@ from tests.online import (
     refused,
     soon,
 )
-from tests.proxy import Proxy
-from tests.servers import Server
 from tests.traffic import Counters
 from tests.transfers import Run
 

@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from benches import datasets
-from tests.reference.compare import assert_equal
-from tests.servers import Binary, Server, binaries
+from benches.support.compare import assert_equal
+from benches.support.servers import Binary, Server, binaries
 
 ServerFactory = Callable[..., Server]
 

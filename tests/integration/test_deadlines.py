@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from benches.support.engines import Cli, Migration
+from benches.support.proxy import Proxy
+from benches.support.servers import Binary, Server
 from engine.errors import ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
@@ -25,10 +28,7 @@ from engine.transfer.transfer import Transfer
 from engine.wire.admin import admin
 from engine.wire.loop import run as run_loop
 from tests.conftest import ServerFactory, known
-from tests.engines import Cli, Migration
 from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, refused, soon
-from tests.proxy import Proxy
-from tests.servers import Binary, Server
 from tests.transfers import Run
 
 HOUR_MS = 3_600_000

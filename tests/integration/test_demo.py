@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from benches import datasets, demo
+from benches.support.compare import Comparison, compare
 from tests.conftest import ServerFactory
-from tests.reference.compare import Comparison, compare
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 90.0

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from benches import datasets
+from benches.support.engines import Cli, Migration
+from benches.support.proxy import Proxy
 from tests.conftest import ServerFactory
 from tests.converge import assert_settled
-from tests.engines import Cli, Migration
-from tests.proxy import Proxy
 
 SCAN = ("--source-type", "scan")
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from benches.support.api import until
+from benches.support.compare import assert_equal
+from benches.support.servers import Server
 from engine.errors import TransferFailed
 from engine.front.engine import Engine
 from engine.model.endpoint import Endpoint
@@ -17,11 +20,8 @@ from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from engine.transfer import target_watch
 from engine.transfer.transfer import Transfer
-from tests.api import until
 from tests.conftest import ServerFactory, known
 from tests.online import following, in_sync, online, refused
-from tests.reference.compare import assert_equal
-from tests.servers import Server
 from tests.transfers import Run, transfer
 
 KEYS = 5000

@@ -18,15 +18,15 @@ import lz4.frame
 import pytest
 import zstandard
 
+from benches.support.engines import Cli
+from benches.support.servers import Server
 from engine.errors import InvalidParameterValueException
 from engine.front.engine import Engine
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.wire.loop import run
 from tests.conftest import ServerFactory, known
-from tests.engines import Cli
 from tests.reference.crc import key_slot
-from tests.servers import Server
 from tests.snapshots import snapshot
 from tests.unit.test_rdb import key, text, whole
 

@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from benches.support.compare import assert_equal, compare
+from benches.support.engines import Cli
+from benches.support.proxy import Proxy
+from benches.support.servers import Binary, Server
 from engine.errors import (
     InvalidParameterCombinationException,
     InvalidParameterValueException,
@@ -32,10 +36,6 @@ from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.verify import Verification, verify_file
 from engine.wire.loop import run
 from tests.conftest import ServerFactory, known
-from tests.engines import Cli
-from tests.proxy import Proxy
-from tests.reference.compare import assert_equal, compare
-from tests.servers import Binary, Server
 from tests.snapshots import Saved, fill, save, snapshot
 from tests.transfers import transfer, url_of
 from tests.unit.test_rdb_field import fill_edges

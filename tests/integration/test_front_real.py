@@ -19,6 +19,9 @@ from typing import Any, ParamSpec
 import pytest
 import redis
 
+from benches.support.compare import assert_equal
+from benches.support.proxy import Proxy
+from benches.support.servers import Binary, Server, binaries
 from engine.errors import (
     Interrupted,
     InvalidReplicationGroupStateFault,
@@ -41,9 +44,6 @@ from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from tests.conftest import known
 from tests.online import assert_tidy, soon
-from tests.proxy import Proxy
-from tests.reference.compare import assert_equal
-from tests.servers import Binary, Server, binaries
 
 ServerFactory = Callable[..., Server]
 Slow = Callable[[Server], Proxy]

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.model.online import OnlineMark, position_key
 from engine.model.progress import Phase
 from engine.transfer.checkpoint import MemoryCheckpoint
@@ -15,8 +17,6 @@ from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import assert_tidy, cut_over, following, online, phase, soon
-from tests.proxy import Proxy
-from tests.servers import Server
 from tests.traffic import Counters
 from tests.transfers import Run
 

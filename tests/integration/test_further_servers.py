@@ -11,12 +11,12 @@ import asyncio
 import pytest
 import redis
 
+from benches.support.fetch_servers import EXTRAS
+from benches.support.servers import Binary, binaries, extra_binaries
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
-from tests.fetch_servers import EXTRAS
 from tests.online import assert_tidy, cut_over, following, online
-from tests.servers import Binary, binaries, extra_binaries
 from tests.traffic import Counters
 from tests.transfers import Run, transfer
 

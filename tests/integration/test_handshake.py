@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Binary, Server, TlsFiles, binaries, supports_tls
 from engine._native import NeedData, encode_command
 from engine.errors import AuthError, LinkError, PsyncRefused, ServerError
 from engine.model.endpoint import Endpoint
@@ -22,8 +24,6 @@ from engine.wire.info import ask_info
 from engine.wire.lines import LineReader
 from engine.wire.psync import FullSync, PartialSync, handshake
 from tests.conftest import ServerFactory, known
-from tests.proxy import Proxy
-from tests.servers import Binary, Server, TlsFiles, binaries, supports_tls
 
 ACK = encode_command("REPLCONF", "ACK", 0)
 

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from benches.support.servers import Server
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.model.verification import AtFence
@@ -24,7 +25,6 @@ from tests.online import (
     online,
     refused,
 )
-from tests.servers import Server
 from tests.transfers import Run
 
 KEYS = 20_000

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benches.support.engines import Cli
+from benches.support.servers import Server
 from engine.fleet.gate import gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
@@ -15,9 +17,7 @@ from engine.transfer.preflight import preflight
 from engine.transfer.transfer import Transfer
 from engine.wire import besides
 from tests.conftest import ServerFactory, known
-from tests.engines import Cli
 from tests.online import cut_over, following, in_sync, online, soon
-from tests.servers import Server
 from tests.transfers import Run, transfer
 
 

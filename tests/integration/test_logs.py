@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from benches.support.engines import Cli, Migration
+from benches.support.proxy import Proxy
+from benches.support.servers import Binary, binaries
 from engine import Endpoint, Engine
 from engine.errors import AuthError
 from engine.wire.dial import dial
 from engine.wire.loop import run
 from tests.conftest import ServerFactory
-from tests.engines import Cli, Migration
-from tests.proxy import Proxy
-from tests.servers import Binary, binaries
 
 SECRET = "hunter2-and-more"
 Line = dict[str, Any]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
+from benches.support.servers import Server
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import assert_tidy, cut_over, following, in_sync, online, soon
-from tests.servers import Server
 from tests.transfers import Run
 
 MIB = 1 << 20

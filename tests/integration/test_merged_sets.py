@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benches.support.servers import Server
 from tests.conftest import known
 from tests.reference.stream import command
-from tests.servers import Server
 from tests.transfers import Run, transfer
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from benches.support.engines import Cli
+from benches.support.servers import Server
 from engine.fleet.gate import gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
@@ -19,9 +21,7 @@ from engine.transfer.transfer import Transfer
 from engine.verify.run import verify
 from engine.wire.search import UNNAMED, UNTOLD
 from tests.conftest import ServerFactory, known
-from tests.engines import Cli
 from tests.online import cut_over, following, in_sync, online, soon
-from tests.servers import Server
 from tests.transfers import Run, transfer
 
 STACK, GRAPHS = "redis-stack-7.4", "falkordb-8.2"

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Binary, Server, all_pairs, pair_id
 from engine.model.progress import Phase
 from engine.model.report import printable_key
 from engine.model.server import known_types
@@ -29,8 +31,6 @@ from tests.online import (
     refused,
     soon,
 )
-from tests.proxy import Proxy
-from tests.servers import Binary, Server, all_pairs, pair_id
 from tests.traffic import Counters, Traffic
 from tests.transfers import Run, transfer
 

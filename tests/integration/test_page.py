@@ -18,13 +18,13 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
+from benches.support.api import REGION, Serving, fetch, until
+from benches.support.servers import Server
 from engine.groups.registry import Registry
 from engine.model.endpoint import Endpoint
 from tests import browser as chromium
-from tests.api import REGION, Serving, fetch, until
 from tests.browser import Browser, BrowserError, Page
 from tests.conftest import ServerFactory
-from tests.servers import Server
 
 pytestmark = pytest.mark.skipif(
     chromium.find() is None, reason="no Chromium on this machine (Debian: apt install chromium)"

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import redis
 
+from benches.support.compare import compare
+from benches.support.servers import Binary, Server, TlsFiles, binaries, make_tls_files, supports_tls
 from engine._native import crc64
 from engine.errors import UsageError
 from engine.fleet.gate import holds_keys
@@ -28,8 +30,6 @@ from engine.transfer.preflight import Check, Preflight, preflight
 from engine.verify import verify
 from tests.conftest import ServerFactory, known
 from tests.integration.test_file_real import migrate
-from tests.reference.compare import compare
-from tests.servers import Binary, Server, TlsFiles, binaries, make_tls_files, supports_tls
 from tests.snapshots import fill
 from tests.transfers import Run, transfer
 

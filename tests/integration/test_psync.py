@@ -11,6 +11,9 @@ import pytest
 import redis
 
 from benches import datasets
+from benches.support.compare import TTL_BOUND_MS, assert_equal
+from benches.support.proxy import Proxy
+from benches.support.servers import Binary, Server, TlsFiles, binaries, supports_tls
 from engine._native import encode_command
 from engine.errors import (
     LinkError,
@@ -27,9 +30,6 @@ from engine.wire.psync import FullSync, PartialSync
 from tests.conftest import ServerFactory
 from tests.followers import Replay, become_replica, next_batch, offset_of, source_of, writing
 from tests.integration.test_handshake import connected, shake, until_online
-from tests.proxy import Proxy
-from tests.reference.compare import TTL_BOUND_MS, assert_equal
-from tests.servers import Binary, Server, TlsFiles, binaries, supports_tls
 
 MIB = 1 << 20
 CUT_OFF = "overcoming of output buffer limits"

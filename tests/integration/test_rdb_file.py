@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benches.support.compare import compare
+from benches.support.servers import Binary, Server
 from engine._native import RecordBatch
 from engine.errors import EngineError, ProtocolFault, UsageError
 from engine.model.endpoint import Endpoint
@@ -21,8 +23,6 @@ from engine.targets.base import Acknowledged
 from engine.targets.writer import RestoreWriter
 from engine.wire.loop import run
 from tests.conftest import ServerFactory
-from tests.reference.compare import compare
-from tests.servers import Binary, Server
 from tests.snapshots import Read, fill, records, save, snapshot
 from tests.unit.test_rdb import key, length, text, whole
 

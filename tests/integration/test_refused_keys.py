@@ -8,13 +8,13 @@ import time
 
 import pytest
 
+from benches.support.servers import Server, binaries
 from engine.transfer import repair
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import assert_tidy, cut_over, following, in_sync, offset_of, online, soon
-from tests.servers import Server, binaries
 from tests.transfers import Run
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import redis
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.errors import StateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
@@ -33,8 +35,6 @@ from engine.verify import LiveComparison
 from engine.wire.admin import admin
 from tests.conftest import ServerFactory, known
 from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, refused, soon
-from tests.proxy import Proxy
-from tests.servers import Server
 from tests.transfers import Run
 
 BACKLOG = ("--repl-backlog-size", "16mb", "--repl-ping-replica-period", "1")

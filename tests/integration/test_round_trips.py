@@ -10,12 +10,12 @@ import time
 import pytest
 import redis
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.model.progress import ENDS, Phase, Progress
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.online import assert_tidy, following, in_sync, online, soon
-from tests.proxy import Proxy
-from tests.servers import Server
 from tests.transfers import Run
 
 ROUND_TRIP = 0.3

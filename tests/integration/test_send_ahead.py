@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 
+from benches.support.servers import Server
 from engine._native import CommandBatch
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
@@ -19,7 +20,6 @@ from tests.conftest import known
 from tests.online import soon
 from tests.reference.stream import command
 from tests.replica import POSITION_KEY, batch_of
-from tests.servers import Server
 from tests.transfers import transfer
 
 Work = Callable[[Applier], Awaitable[None]]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benches.support.servers import Binary, binaries, extra_binaries
 from tests.conftest import ServerFactory
 from tests.server_table import SERVERS, measured, parsed, promised, table
-from tests.servers import Binary, binaries, extra_binaries
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "servers.md"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import redis
 
+from benches.support.servers import Binary, Server, TlsFiles, supports_tls
 from tests.conftest import ServerFactory
-from tests.servers import Binary, Server, TlsFiles, supports_tls
 
 
 @pytest.fixture

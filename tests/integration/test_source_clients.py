@@ -17,6 +17,10 @@ from typing import Any
 import pytest
 import redis
 
+from benches.support import engines
+from benches.support.api import Serving
+from benches.support.proxy import Proxy
+from benches.support.servers import Server, TlsFiles
 from engine.fleet import run
 from engine.front.engine import Engine
 from engine.groups import schema
@@ -29,12 +33,8 @@ from engine.model.settings import TransferSettings
 from engine.transfer import hold
 from engine.transfer.fence import PauseFence, fence_of
 from engine.wire.admin import admin
-from tests import engines
-from tests.api import Serving
 from tests.applications.program import NAMES, Program
 from tests.conftest import ServerFactory, known
-from tests.proxy import Proxy
-from tests.servers import Server, TlsFiles
 
 GROUP = "cache"
 NAMED = ("--replication-group-id", GROUP)
@@ -306,7 +306,7 @@ def test_a_process_that_is_killed_is_replaced_and_a_verb_ends_it(
             return bool(seen(engine)["Disconnected"] > came + 2)
 
         until("a client that comes is disconnected", dialled)
-        from tests.api import fetch
+        from benches.support.api import fetch
 
         metrics = fetch(api.url + "/metrics", api.signed("/metrics", "read")).body.decode()
         assert f'startmigration_source_clients_disconnected_total{{group="{GROUP}"}}' in metrics

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from benches.support.compare import assert_equal
+from benches.support.servers import Server
 from engine.errors import StateError
 from engine.front.engine import Engine
 from engine.groups.process import ProcessId
 from tests.conftest import ServerFactory
 from tests.postgres import Postgres, folder_of_postgres
-from tests.reference.compare import assert_equal
-from tests.servers import Server
 
 KEYS = 2000
 

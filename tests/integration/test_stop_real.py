@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from benches.support.compare import assert_equal
+from benches.support.servers import Server
 from tests.conftest import ServerFactory, known
 from tests.integration.test_cli_real import GROUP, Cli, between, nodes, register
-from tests.reference.compare import assert_equal
-from tests.servers import Server
 
 AOF = ("--appendonly", "yes", "--appendfsync", "always")
 

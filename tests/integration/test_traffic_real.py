@@ -16,9 +16,9 @@ import pytest
 import redis
 
 from benches import datasets
+from benches.support.servers import Binary, Server, all_pairs, binaries, pair_id
 from tests.conftest import ServerFactory
 from tests.converge import assert_settled, replicated, settle
-from tests.servers import Binary, Server, all_pairs, binaries, pair_id
 from tests.traffic import Counters, Sequence, Traffic, prepare
 from tests.traffic.link import Link, address_of
 

@@ -11,11 +11,11 @@ import pytest
 import redis
 
 from benches import datasets
+from benches.support.compare import assert_equal, compare
+from benches.support.servers import Binary, Server, TlsFiles, binaries, supports_tls
 from engine.model.server import known_types, parse_info
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory
-from tests.reference.compare import assert_equal, compare
-from tests.servers import Binary, Server, TlsFiles, binaries, supports_tls
 from tests.transfers import Run, transfer, until
 
 
@@ -451,7 +451,7 @@ def test_a_checkpoint_of_another_process_is_void(server_factory: ServerFactory) 
 
 def test_redis_client_is_what_the_oracle_uses() -> None:
     """The oracle must not share the reader that it judges."""
-    import tests.reference.compare as oracle
+    import benches.support.compare as oracle
 
     assert not any(name.startswith("engine") for name in vars(oracle))
     assert redis.__version__

@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.model.endpoint import Endpoint
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.repair import Mender
@@ -21,8 +23,6 @@ from engine.wire.admin import admin
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import cut_over, following, in_sync, online, refused, soon
-from tests.proxy import Proxy
-from tests.servers import Server
 from tests.transfers import Run
 
 Ends = tuple[Server, Server]

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
+from benches.support.servers import Binary, Server, binaries
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.verify import Difference, Verification, differing, verify
 from tests.conftest import ServerFactory
-from tests.servers import Binary, Server, binaries
 
 ALL = TransferSettings()
 SECRET = "not-to-be-seen-anywhere"

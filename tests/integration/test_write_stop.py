@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
+from benches.support.servers import Binary, Server
 from engine.model.replication import Replication
 from engine.transfer.fence import PauseFence
 from engine.transfer.transfer import Transfer
 from tests.clients import KEY, RATE, Client
 from tests.conftest import ServerFactory, known
 from tests.online import assert_tidy, cut_over, following, in_sync, online, refused, soon
-from tests.servers import Binary, Server
 from tests.transfers import Run
 
 MOST_SECONDS = 1.0

@@ -14,8 +14,8 @@ from collections import Counter
 import hiredis
 import redis
 
-from tests.proxy import Proxy
-from tests.servers import Server
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from tests.traffic.link import Address, Link, address_of, wait_until_ready
 from tests.traffic.thread import WritingThread
 

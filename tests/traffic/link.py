@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 import hiredis
 import redis
 
-from tests.proxy import Proxy
-from tests.servers import Server
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 
 SILENCE_SECONDS = 30.0
 """A server that answers nothing for so long is taken for gone."""

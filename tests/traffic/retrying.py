@@ -20,8 +20,8 @@ from typing import Self
 import hiredis
 import redis
 
-from tests.proxy import Proxy
-from tests.servers import Server
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from tests.traffic.link import Link, address_of
 from tests.traffic.thread import WritingThread
 

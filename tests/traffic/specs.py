@@ -18,7 +18,7 @@ from typing import Any
 
 import redis
 
-from tests.servers import Server, binaries
+from benches.support.servers import Server, binaries
 
 TABLE = Path(__file__).with_name("arguments-7.0.json")
 

@@ -7,8 +7,8 @@ import threading
 from abc import ABC, abstractmethod
 from typing import Self
 
-from tests.proxy import Proxy
-from tests.servers import Server
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from tests.traffic.link import address_of
 
 

@@ -11,8 +11,8 @@ from typing import Any, Self
 
 import hiredis
 
-from tests.proxy import Proxy
-from tests.servers import Server
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from tests.traffic.link import Link, wait_until_ready
 from tests.traffic.sequence import Sequence, Unit
 from tests.traffic.setup import prepare

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benches.support.servers import Binary, binaries, extra_binaries
 from engine._native import (
     CMD_GROUPS,
     CMD_KEYLESS,
@@ -32,7 +33,6 @@ from engine._native import (
 )
 from tests import traffic
 from tests.conftest import ServerFactory
-from tests.servers import Binary, binaries, extra_binaries
 from tests.traffic.specs import MAY_REPLICATE, table_specs
 
 PAYLOADS = {"s": b"payload", "h": b"payload", "functions": b"payload"}

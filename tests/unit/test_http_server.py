@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
+from benches.support.servers import TlsFiles
 from engine.front.engine import Engine
 from engine.front.http import feed, limits, quiet, server
 from engine.front.http.app import Api
 from engine.front.http.door import Door
 from engine.front.http.gate import Gate
 from engine.model.credentials import Credentials
-from tests.servers import TlsFiles
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n"

@@ -219,3 +219,13 @@ def test_words_about_sockets_are_not_sockets() -> None:
     assert (
         sockets_in('"""Bytes of a recv() call.\n\nsocket(2)\n"""\n# send() them: sendmsg(\n') == []
     )
+
+
+def test_benchmarks_import_nothing_of_the_tests() -> None:
+    """What both need lies in benches/support."""
+    for path in sorted((ROOT / "benches").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            assert not any(each.split(".")[0] == "tests" for each in names), path

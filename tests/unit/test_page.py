@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benches.support.api import Answer, ask
 from engine.front import clients, shapes
 from engine.front.engine import Engine
 from engine.front.http.app import Api
@@ -27,7 +28,6 @@ from engine.model.progress import Phase, Progress
 from engine.model.report import NotCarried, Report, Step
 from engine.model.settings import TransferSettings
 from engine.model.source_clients import SourceClients
-from tests.api import Answer, ask
 
 HOST = ("host", "127.0.0.1:8321")
 BROWSER = (HOST, ("accept", "text/html,application/xhtml+xml,*/*;q=0.8"))

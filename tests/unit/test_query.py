@@ -22,6 +22,7 @@ from botocore.serialize import QuerySerializer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benches.support.api import Answer, ask
 from engine import errors, fleet
 from engine.errors import ApiFault
 from engine.fleet import local
@@ -32,7 +33,6 @@ from engine.front.http.gate import Gate
 from engine.front.http.model import API_VERSION, model
 from engine.model.credentials import Credentials
 from engine.transfer.checks.result import Preflight
-from tests.api import Answer, ask
 
 SERVICE = ServiceModel(Loader().load_service_model("elasticache", "service-2"))
 FORM = ("content-type", "application/x-www-form-urlencoded; charset=utf-8")

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import redis
 
+from benches.support.servers import Binary, Server
 from engine._native import ProtocolError, RecordBatch, SnapshotReader
 from tests.reference import rdb as reference
 from tests.reference.crc import crc64
-from tests.servers import Binary, Server
 from tests.snapshots import Read, feed, records, save, snapshot
 
 MARK = bytes(range(65, 105))

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benches.support.servers import Binary, Server, binaries, extra_binaries
 from engine._native import RecordBatch, RestoreEncoder, SeenKeys, SnapshotReader
 from engine.errors import ProtocolFault
 from engine.model.rdb_features import newer_than_known
@@ -24,7 +25,6 @@ from engine.sources.rdb_file import RdbFileSource, Survey, survey
 from engine.transfer.checks.types import type_name
 from tests.conftest import ServerFactory
 from tests.reference.crc import key_slot
-from tests.servers import Binary, Server, binaries, extra_binaries
 from tests.snapshots import feed, records
 from tests.unit.test_rdb import key, length, refused, text, whole
 from tests.unit.test_rdb_fuzz import EMPTY_ZIPLIST

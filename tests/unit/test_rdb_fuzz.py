@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benches.support.servers import binaries
 from engine._native import ProtocolError, SnapshotReader
 from tests.reference import rdb as reference
-from tests.servers import binaries
 from tests.snapshots import Read, feed, records, snapshot
 from tests.unit.test_rdb import BY_HAND, ID, MODULE, key, length, text, whole
 

@@ -9,13 +9,13 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from typing import cast
 
+from benches.support.servers import Binary, Server
 from engine._native import CommandBatch, RespReader, RestoreEncoder, StreamReader, encode_command
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo
 from engine.transfer.repair import Extra, Mender, Reading
 from engine.wire.admin import Admin, admin
 from tests.conftest import ServerFactory
-from tests.servers import Binary, Server
 
 NAMES = b"startmigration:dirty:x"
 DAY_MS = 86_400_000

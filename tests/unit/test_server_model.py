@@ -7,6 +7,7 @@ import struct
 import pytest
 import redis
 
+from benches.support.servers import Binary
 from engine._native import crc64
 from engine.errors import ProtocolFault
 from engine.model.server import (
@@ -21,7 +22,6 @@ from engine.model.server import (
     rdb_version,
 )
 from tests.conftest import ServerFactory
-from tests.servers import Binary
 
 INFO = """# Server\r
 redis_version:7.2.4\r

@@ -17,10 +17,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests import fetch_servers
-from tests.conftest import ServerFactory, known
-from tests.proxy import Proxy
-from tests.servers import (
+from benches.support import fetch_servers
+from benches.support.proxy import Proxy
+from benches.support.servers import (
     Binary,
     Server,
     ServerError,
@@ -32,6 +31,7 @@ from tests.servers import (
     pair_id,
     still_running,
 )
+from tests.conftest import ServerFactory, known
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -167,7 +167,7 @@ def test_figures_come_from_the_process(server_factory: ServerFactory) -> None:
 def test_servers_die_with_the_process_that_started_them(number: signal.Signals) -> None:
     program = """
         import time
-        from tests.servers import Server, binaries
+        from benches.support.servers import Server, binaries
         print(Server.start(binaries()[0]).pid, flush=True)
         time.sleep(60)
     """

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
 from engine.front.engine import Engine
 from engine.groups.process import ProcessId
-from tests.proxy import Proxy
-from tests.servers import Server
 
 SECONDS = 90.0
 POLL_SECONDS = 0.05

@@ -14,7 +14,7 @@ They come from three places, and each that can't be had is reported and left out
 `WANTED` are the servers that every test of a pair runs on; `EXTRAS` and `WITH_MODULES` run where a
 test names them.
 
-    python tests/fetch_servers.py            fetch what is missing, say what there is
+    python benches/support/fetch_servers.py            fetch what is missing, say what there is
 
 Only the standard library is used, and no module of the project: this runs before anything else is
 built. The cache is $XDG_CACHE_HOME/startmigration/servers (by default ~/.cache/…).

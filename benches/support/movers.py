@@ -8,9 +8,9 @@ import time
 
 import redis
 
-from tests.converge import OWN_PREFIX
-from tests.engines import Migration
-from tests.servers import Server
+from benches.support.engines import Migration
+from benches.support.servers import Server
+from engine.model.online import OWN_PREFIX
 
 NAMES = 3000  # of each of three types
 RATE = 1500.0  # commands a second

@@ -585,8 +585,8 @@ def _redis_py_url(url: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python -m tests.reference.compare SOURCE TARGET`: print the findings; 1 if there are any."""
-    parser = argparse.ArgumentParser(prog="python -m tests.reference.compare")
+    """`python -m benches.support.compare SOURCE TARGET`: print the findings; 1 if there are any."""
+    parser = argparse.ArgumentParser(prog="python -m benches.support.compare")
     parser.add_argument("source")
     parser.add_argument("target")
     parser.add_argument("--allow-extra", action="store_true")

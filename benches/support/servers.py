@@ -36,7 +36,7 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from tests import fetch_servers
+from benches.support import fetch_servers
 
 Flavour = Literal["redis", "valkey"]
 
