@@ -36,7 +36,7 @@ def serve(
         ),
     ] = None,
     no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="Ask nobody who they are; on the loopback alone.")
+        bool, typer.Option("--no-auth", help="Authenticate no request; on the loopback alone.")
     ] = False,
     tls_cert: Annotated[
         Path | None,

@@ -99,7 +99,7 @@ def settings(
         typer.Option(
             "--source-after",
             help="The source once the target is open: it refuses writes (NOREPLICAS, until its "
-            "min-replicas-to-write is set back), or takes them again, which nobody carries.",
+            "min-replicas-to-write is set back), or accepts them again; they are not replicated.",
         ),
     ] = DEFAULTS.source_after,
     publish: Annotated[

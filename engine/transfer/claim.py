@@ -219,7 +219,7 @@ class Claim:
             if done is not None:
                 return held
         raise ServerError(
-            f"{target.name}: somebody else keeps writing {self._key.decode()}",
+            f"{target.name}: another client keeps writing {self._key.decode()}",
             code="TRYAGAIN",
             fault="target",
         )

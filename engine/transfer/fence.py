@@ -464,7 +464,7 @@ class PauseFence:
         if not self._wanted:
             if self._unpause:
                 await end.call("CLIENT", "UNPAUSE")
-            return [f"{name} takes writes again, which nobody carries"]
+            return [f"{name} accepts writes again; they are no longer replicated to the target"]
         told: list[str] = []
         refuses = bool(self.before) or await seal.stands(end)
         if refuses:
@@ -495,7 +495,7 @@ class PauseFence:
         if not refuses:
             return (
                 f"{name} could not be made to refuse writes ({self._why}): what it takes once "
-                f"its pause has run out ({self.seconds:g} s) is carried by nobody"
+                f"its pause has run out ({self.seconds:g} s) is not replicated to the target"
             )
         if self.before:
             return (
@@ -504,7 +504,7 @@ class PauseFence:
             )
         return (
             f"{name} refuses writes (NOREPLICAS){self._but(holds)}, as it did before this "
-            "cut-over: whoever has set its min-replicas-to-write can set it back"
+            "cut-over: its min-replicas-to-write was set before, and is to be set back by hand"
         )
 
     def _lost(self, holds: bool) -> Iterator[str]:

@@ -288,7 +288,7 @@ class HeldDeadlines:
             return []
         if self._lifter is not None:
             raise TransferFailed("near deadlines are being lifted")
-        self._stage.reason = "deadlines that were held back are being set"
+        self._stage.reason = "restoring TTLs that were extended on the target"
         self._stage.tell()
         loop, last = asyncio.get_running_loop(), self._ends.settings.cut_over_timeout
         self._releasing = True
@@ -324,7 +324,7 @@ class HeldDeadlines:
                 self._quiet_at = 0.0
         except TimeoutError:
             raise TransferFailed(
-                f"deadlines that were held back could not be set within {limit:g} s",
+                f"TTLs that were extended on the target could not be restored within {limit:g} s",
                 remedy="Is the target slow, or its link? Try again.",
                 fault="target",
             ) from None

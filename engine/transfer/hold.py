@@ -53,7 +53,7 @@ async def objection(end: Admin) -> str:
     except (AuthError, ServerError, ProtocolFault) as error:
         return error.message
     if isinstance(listed, bytes) and _SENTINEL in listed:
-        return "Sentinel watches it, and would take a server that answers nobody for dead"
+        return "Sentinel watches it, and would take a server that answers no client for dead"
     return ""
 
 

@@ -531,7 +531,9 @@ class Online:
             async with asyncio.timeout(_GIVE_BACK_SECONDS):
                 await self._deadlines.give_back()
         except (EngineError, TimeoutError) as exc:
-            self._stage.on_event(f"deadlines on the target stay a hundred years off: {exc}")
+            self._stage.on_event(
+                f"could not restore TTLs on the target; they are still extended by 100 years: {exc}"
+            )
         with contextlib.suppress(EngineError, TimeoutError):
             async with asyncio.timeout(self._settings.connect_timeout):
                 await self._opening.tidy_up()

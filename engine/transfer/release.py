@@ -1,4 +1,4 @@
-"""The seal's end, on the operator's word: the source takes writes again, which nobody carries."""
+"""The seal's end, on the operator's word: the source accepts writes, which go nowhere else."""
 
 from __future__ import annotations
 
@@ -35,10 +35,13 @@ async def release(
     done = await _put_back(at, before, settings.connect_timeout, held)
     name = f"the source's primary {at.address}" if sealed_at else f"the source {at.address}"
     if done:
-        return f"{name} takes writes again, which nobody carries: {seal.remedy(before)}"
+        return (
+            f"{name} accepts writes again; they are no longer replicated to the target: "
+            f"{seal.remedy(before)}"
+        )
     return (
         f"nothing was to be done: {name} does not refuse writes any more as the cut-over left it "
-        "(it was released before, or restarted, or somebody has set it)"
+        "(it was released before, or restarted, or set by another client)"
     )
 
 

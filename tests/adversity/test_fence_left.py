@@ -167,7 +167,7 @@ def test_a_fence_that_is_still_there_at_the_end(loses_a_right: tuple[Server, Ser
     at = Endpoint.parse(source.url)
     ours = run.report.sealed_at, run.report.sealed
     told = asyncio.run(release(at, *ours, TransferSettings(), Credentials()))
-    assert "takes writes again" in told
+    assert "accepts writes again" in told
     assert not refuses(source)
 
 

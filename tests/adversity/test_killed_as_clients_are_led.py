@@ -203,7 +203,7 @@ def test_a_seal_that_an_abort_could_not_take_away_is_left_to_release_source(
             assert any("may still refuse writes" in each for each in told), told
             link.refuse(False)
             done = engine.sync.release_source("g")
-        assert "takes writes again" in done["Message"]
+        assert "accepts writes again" in done["Message"]
     assert source.client().set("key", "2")
 
 

@@ -626,7 +626,7 @@ def test_the_primary_of_a_source_is_released(server_factory: ServerFactory, cli:
     assert f"is a replica of {primary.host}:{primary.port}" in events
     told = cli("release-source", *GROUP)
     assert told.code == 0, told.err
-    assert f"the source's primary {primary.host}:{primary.port} takes writes again" in told.out
+    assert f"the source's primary {primary.host}:{primary.port} accepts writes again" in told.out
     assert primary.client().set("key", "2")
     assert target.client().get("key") == b"1"
 
@@ -659,11 +659,11 @@ def test_the_source_is_released(
         client.set("key", "2")
     told = cli("release-source", *GROUP)
     assert told.code == 0, told.err
-    assert "takes writes again, which nobody carries" in told.out
+    assert "accepts writes again; they are no longer replicated" in told.out
     assert client.config_get("min-replicas-*") == before
     assert client.set("key", "2")
     assert target.client().get("key") == b"1"
-    assert "takes writes again" in cli("describe-events", *GROUP).out
+    assert "accepts writes again" in cli("describe-events", *GROUP).out
     # Once more is no harm: what somebody has set since is left alone.
     client.config_set("min-replicas-to-write", 0)
     told = cli("release-source", *GROUP)

@@ -625,7 +625,7 @@ def test_old_sources_refuse_writes_after_the_cut_over(
             Credentials(),
         )
     )
-    assert "takes writes again" in told
+    assert "accepts writes again" in told
     assert dict(source.client().config_get("min-*")) == before
     source.client().incr("clicks")
 

@@ -195,8 +195,17 @@ PAUSE = (_queued("CLIENT", "PAUSE", 1), _queued("CLIENT", "UNPAUSE"))
 """What `--fence pause` runs. (Before 6.2 there is no UNPAUSE, and none is run.)"""
 
 SEAL = (
-    Needed(("CONFIG", "GET", "min-replicas-to-write"), "it takes writes nobody carries"),
-    _queued("CONFIG", "SET", "min-replicas-to-write", 0, loss="it takes writes nobody carries"),
+    Needed(
+        ("CONFIG", "GET", "min-replicas-to-write"),
+        "it goes on accepting writes that are not replicated",
+    ),
+    _queued(
+        "CONFIG",
+        "SET",
+        "min-replicas-to-write",
+        0,
+        loss="it goes on accepting writes that are not replicated",
+    ),
     _queued("CLIENT", "KILL", "TYPE", "pubsub", loss="clients that wait there go on waiting"),
 )
 """What has the source refuse writes behind the cut-over (`transfer.seal`, `transfer.fence`)."""
