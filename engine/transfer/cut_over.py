@@ -483,6 +483,11 @@ class CutOver:
         except EngineError as exc:
             self._not_taken_away(exc)
             return
+        if fence.kept:
+            self._stage.on_event(
+                "the source goes on refusing writes: another migration has cut over from it since, "
+                "or an operator has closed it (min-replicas-to-write)"
+            )
         self._books.note(
             fenced=False,
             sealed="",

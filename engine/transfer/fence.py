@@ -63,6 +63,8 @@ class Fence(Protocol):
     """Whether the source, once it refuses writes, does not refuse those of scripts."""
     held: bool
     """Whether its clients are to be held once scripts are seen there (`transfer.hold`)."""
+    kept: bool
+    """`open` found the source closed by another one since, and has left it so."""
 
     @property
     def lasts(self) -> bool:
@@ -164,6 +166,7 @@ class NoFence:
     lost_writes = ""
     lets_scripts = False
     held = False
+    kept = False
     lasts = True
 
     def __init__(self, source: Endpoint, settings: TransferSettings, straight: bool) -> None:
@@ -281,6 +284,9 @@ class PauseFence:
         self.lets_scripts = not self._scripts_refused and settings.source_after == "refuse"
         self._holdable = hold.needed(info) and settings.source_after == "refuse"
         self.held = False
+        self.kept = False
+        # The source took writes when `prepare` asked.
+        self._open = False
         self._not_held = ""
         self._hold: hold.Hold | None = None
         # The pause is this fence's own: it has stood ever since.
@@ -342,6 +348,9 @@ class PauseFence:
         try:
             found = await seal.ask(end)
             self.before, self._refuses = found or "", found is None
+            self._open = found is not None
+            if self._refuses:
+                await seal.adopt(end)
         except (AuthError, ServerError, ProtocolFault) as error:
             self._why = error.message
 
@@ -378,7 +387,8 @@ class PauseFence:
         counted = [] if self.readable else [("INFO",)]
         # The role and the offset are those of the moment in which the fence stands, and so are the
         # scripts that were run before, and the number of keys.
-        asking = [*asked, *counted, *at_once, *pause, ("INFO", "replication")]
+        found = [seal.ASK] if at_once and self._open else []
+        asking = [*asked, *counted, *found, *at_once, *pause, ("INFO", "replication")]
         *_, replies = await end.pipeline([("MULTI",), *asking, ("EXEC",)])
         if isinstance(replies, EngineError):
             raise TransferFailed(
@@ -394,6 +404,8 @@ class PauseFence:
             self.calls, self.silent_calls = scripts.calls_in(told), silent.calls_in(told)
         if counted and isinstance(text := replies.pop(0), bytes):
             self.info = parse_info(text.decode("utf-8", "replace"))
+        if found and seal.refused(replies.pop(0)):
+            raise self._closed_by_another()
         for reply in replies[:-1]:
             if reply != b"OK":
                 raise TransferFailed(
@@ -418,14 +430,25 @@ class PauseFence:
 
     async def _seal(self) -> None:
         end = await self._dialled()
-        *_, told = await end.pipeline(
-            [*seal.commands(self.before), ("INFO", "replication")], raise_on_error=True
+        found, *_, told = await end.pipeline(
+            [seal.ASK, *seal.commands(self.before), ("INFO", "replication")], raise_on_error=True
         )
+        if self._open and not self._opened and seal.refused(found):
+            raise self._closed_by_another()
         if _replication_in(end, told).is_replica:
             raise TransferFailed(
                 f"{self._name} became a replica behind its fence: another server takes the writes",
                 fault="source",
             )
+
+    def _closed_by_another(self) -> TransferFailed:
+        """Another cut-over has closed the source since `prepare`: that is not ours to take away."""
+        self.before = ""
+        return TransferFailed(
+            f"{self._name} refuses writes since a moment ago: another migration has cut over from "
+            "it, or an operator has closed it",
+            fault="source",
+        )
 
     async def look(self) -> Replication | None:
         """The server's role now."""
@@ -450,7 +473,7 @@ class PauseFence:
         try:
             # In this order, or those who waited would be refused what they wait for.
             if self.before:
-                await seal.put_back(end, self.before)
+                self.kept = not await seal.put_back(end, self.before) and await seal.stands(end)
             self._sealed = False
             if self._unpause:
                 await end.call("CLIENT", "UNPAUSE")

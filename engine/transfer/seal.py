@@ -25,8 +25,10 @@ from dataclasses import dataclass
 from engine.errors import AuthError, ProtocolFault, ServerError
 from engine.wire.admin import Admin, Arg
 
-# More replicas than any primary has.
+# More replicas than any primary has: what a cut-over sets, and what one sets that finds the source
+# closed by another, down to the least of them.
 _NEVER = b"65535"
+_LEAST = 64512
 # What they are called, the present names first: to write, the lag of a replica that counts.
 _NAMES = (
     ("min-replicas-to-write", "min-replicas-max-lag"),
@@ -47,7 +49,7 @@ class _Settings:
     @property
     def refuse(self) -> bool:
         """Whether a source with them takes no writes: with a lag of 0 it takes them all."""
-        return self.write == _NEVER and self.lag != b"0"
+        return self.write.isdigit() and int(self.write) >= _LEAST and self.lag != b"0"
 
     @classmethod
     def read(cls, before: str) -> _Settings:
@@ -76,6 +78,28 @@ async def ask(end: Admin) -> str | None:
     if before.names == _NAMES[0]:
         return " ".join(values)
     return " ".join(f"{name} {value}" for name, value in zip(before.names, values, strict=True))
+
+
+async def adopt(end: Admin) -> None:
+    """Keep a source closed that another cut-over has closed: by a value of its own, so that whoever
+    did it does not open it behind this one (`put_back`). It is nobody's to put back then.
+
+    Raises `ServerError`, `AuthError`, `LinkError`, `ProtocolFault`.
+    """
+    now = await _settings(end)
+    if now.refuse:
+        value = max(int(now.write) - 1, _LEAST)
+        await end.call("CONFIG", "SET", now.names[0], value)
+
+
+ASK = ("CONFIG", "GET", "min-*")
+"""What asks for the settings, for `refused`."""
+
+
+def refused(reply: object) -> bool:
+    """Whether a reply to `ASK` says that the source refuses writes as by a seal."""
+    found = _read(reply)
+    return found is not None and found.refuse
 
 
 async def blocks(end: Admin) -> bool | None:
@@ -132,7 +156,13 @@ def setting(before: str) -> str:
 
 
 async def _settings(end: Admin) -> _Settings:
-    reply = await end.call("CONFIG", "GET", "min-*")
+    found = _read(await end.call(*ASK))
+    if found is None:
+        raise ProtocolFault(f"{end.name} does not tell its {_NAMES[0][0]}", fault=end.fault)
+    return found
+
+
+def _read(reply: object) -> _Settings | None:
     told: dict[object, object] = {}
     if isinstance(reply, list):
         told = dict(zip(reply[::2], reply[1::2], strict=False))
@@ -140,4 +170,4 @@ async def _settings(end: Admin) -> _Settings:
         write, lag = (told.get(name.encode()) for name in names)
         if isinstance(write, bytes) and isinstance(lag, bytes):
             return _Settings(names, write, lag)
-    raise ProtocolFault(f"{end.name} does not tell its {_NAMES[0][0]}", fault=end.fault)
+    return None

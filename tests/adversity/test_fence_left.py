@@ -174,10 +174,11 @@ def test_a_fence_that_is_still_there_at_the_end(loses_a_right: tuple[Server, Ser
 def test_a_fence_behind_a_script_that_runs(
     ends: tuple[Server, Server], behind_the_seal: Arrange
 ) -> None:
-    """The source answers BUSY for longer than a question waits; then the fence is taken away."""
+    """The source answers BUSY for longer than two questions wait: that for its role, and that which
+    takes the fence away. Then it is taken away."""
     source, target = ends
     # (It goes on when it has read: no write holds it up, and SCRIPT KILL could end it.)
-    loop = "local t = redis.call('TIME')[1]; while redis.call('TIME')[1] - t < 6 do end; return 1"
+    loop = "local t = redis.call('TIME')[1]; while redis.call('TIME')[1] - t < 12 do end; return 1"
     client = source.client()
     client.config_set("busy-reply-threshold", 50)
 

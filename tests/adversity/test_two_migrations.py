@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import redis
 
 from benches.support.api import until
 from benches.support.proxy import Proxy
@@ -14,8 +16,11 @@ from benches.support.servers import Server
 from engine.fleet.gate import comparison_of, gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
+from engine.model.replication import Replication
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.fence import PauseFence
+from engine.transfer.opening import Opening
 from engine.transfer.transfer import Transfer
 from engine.verify import verify
 from tests.conftest import ServerFactory, known
@@ -257,3 +262,59 @@ def test_one_that_slept_through_a_whole_take_over(ends: tuple[Server, Server], o
     run = online(source, target, steer, checkpoints=store)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
+
+
+@pytest.mark.parametrize("when", ["sealed", "before the seal"])
+@pytest.mark.parametrize("name", ["redis-7.0", "redis-6.0"])
+def test_one_that_slept_in_its_cut_over(
+    name: str, when: str, server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one takes the target over meanwhile, and completes. The first is refused then, and
+    must not open the source behind the other's cut-over."""
+    source, target = server_factory(known(name)), server_factory(known(NAME))
+    source.client().mset({f"key:{n}": n for n in range(300)})
+    slept: list[Run] = []
+    seal, close, promote = PauseFence.seal, PauseFence.close, Opening.promote
+
+    def other() -> None:
+        slept.append(
+            online(
+                source, target, one_go=True, until="cut-over", take_over=True, cut_over_timeout=10.0
+            )
+        )
+
+    async def sleep() -> None:
+        if threading.current_thread() is threading.main_thread() and not slept:
+            await asyncio.to_thread(other)
+
+    async def sealing(self: PauseFence) -> None:
+        if when != "sealed" and name == "redis-7.0":
+            await sleep()
+        await seal(self)
+
+    async def closing(self: PauseFence) -> Replication:
+        if when != "sealed" and name == "redis-6.0":  # which seals as it closes
+            await sleep()
+        return await close(self)
+
+    async def promoting(self: Opening, *args: Any, **options: Any) -> None:
+        if when == "sealed":
+            await sleep()
+        await promote(self, *args, **options)
+
+    monkeypatch.setattr(PauseFence, "seal", sealing)
+    monkeypatch.setattr(PauseFence, "close", closing)
+    monkeypatch.setattr(Opening, "promote", promoting)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        work.complete()
+
+    run = online(source, target, steer, timeout=90)
+    assert slept[0].report.status == "done", (slept[0].report.errors, slept[0].events)
+    assert run.report.status in ("failed", "stopped"), (run.report.errors, run.events)
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        source.client(socket_timeout=30).set("late", 1)
+    assert not target.client().exists("late")
+    assert any("refus" in each for each in run.events)
