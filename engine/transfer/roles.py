@@ -228,9 +228,17 @@ class Roles:
             return
         self.siblings.note(told)
         try:
-            head = await heads.find()
+            async with asyncio.timeout(_NEIGHBOUR_SECONDS):
+                head = await heads.find()
         except TransferFailed as exc:
             self._problem = exc.message
+        except TimeoutError:
+            # What is still owed over a connection would be taken for the next answer.
+            await heads.close()
+            self._problem = (
+                f"the source is {told.place}, and the primary at the head of its chain has not "
+                f"answered for {_NEIGHBOUR_SECONDS:g} s"
+            )
         else:
             if self._target_id and self._target_id in head.chain:
                 raise self._one_replication("the source became a replica of the target")

@@ -730,6 +730,29 @@ def test_a_primary_that_cannot_be_reached(server_factory: ServerFactory) -> None
     assert target.client().get("key") == b"1"
 
 
+def test_a_primary_that_falls_silent(server_factory: ServerFactory) -> None:
+    """The source, its replica, still takes its link for up: the gate is closed all the same."""
+    head, source, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(3))
+    head.client().set("key", 1)
+    replica_of(source, head)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await soon(lambda: work.progress.can_complete, "an open gate")
+        head.freeze()
+        try:
+            await soon(lambda: "has not answered for 2 s" in work.progress.reason, "a reason")
+            assert not work.progress.can_complete
+        finally:
+            head.thaw()
+        await soon(lambda: work.progress.can_complete, "an open gate again", 40)
+        await completed(work, run)
+
+    run = online(source, target, steer, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().get("key") == b"1"
+
+
 def test_the_operators_own_fence_at_a_replica(server_factory: ServerFactory) -> None:
     """`--fence none`: the source's own offset counts where its primary cannot be asked."""
     head, source = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
