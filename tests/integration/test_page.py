@@ -329,6 +329,25 @@ def test_all_groups_and_a_groups_own_events(api: Serving, browser: Browser, stat
     assert page.complaints == []
 
 
+def test_a_refusal_is_red_until_something_comes_behind_it(
+    api: Serving, browser: Browser, state_url: str
+) -> None:
+    registry = Registry(state_url)
+    registry.register("cache", Endpoint("127.0.0.1", 1000))
+    registry.add_event("cache", "completion refused: not in sync yet")
+    page = browser.open(api.url + "/#cache")
+    sign_in(page, api.keys["read"])
+    tone = """[...document.querySelectorAll('.view .events li')]
+        .find((each) => each.innerText.includes('refused')).dataset.tone"""
+    page.sees("completion refused: not in sync yet")
+    assert page.eval(tone) == "bad"
+    registry.add_event("cache", "completion requested")
+    registry.store.close()
+    page.sees("completion requested")
+    page.wait(f"{tone} === 'plain'")
+    assert page.complaints == []
+
+
 def test_a_server_that_is_gone(
     api: Serving, browser: Browser, server_factory: ServerFactory
 ) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from benches.support.compare import assert_equal
 from benches.support.servers import Server
+from engine.front.http.metrics import Metrics
+from engine.groups.registry import Registry
 from tests.conftest import ServerFactory, known
 from tests.integration.test_cli_real import GROUP, Cli, between, nodes, register
 
@@ -58,6 +60,59 @@ def test_a_worker_that_stops_and_goes_on(ends: tuple[Server, Server], cli: Cli) 
     assert told.code == 0, told.err
     assert told.json["Report"]["full_syncs"] == 1
     assert target.client().get("meanwhile") == b"1"
+    assert_equal(source.url, target.url)
+
+
+def test_a_source_that_lost_its_data_is_accepted_by_the_verb(
+    ends: tuple[Server, Server], cli: Cli
+) -> None:
+    """A resume without the word stops again and touches nothing; with it the target becomes what
+    the source is."""
+    source, target = ends
+    register(cli, target)
+    assert cli("start-migration", *GROUP, *nodes(source), "--wait").code == 0
+    source.kill()
+    source.restart()
+    cli.wait_for(lambda each: each["Migration"]["Phase"] == "STOPPED")
+    source.client().set("only", "1")
+    told = cli("resume-migration", *GROUP, "--wait")
+    assert told.code == 1
+    assert "--accept-source-loss" in told.err
+    assert target.client().get("key:7") == b"7"
+    told = cli("resume-migration", *GROUP, "--accept-source-loss", "--wait")
+    assert told.code == 0, told.err
+    told = cli("complete-migration", *GROUP, "--wait")
+    assert told.code == 0, told.err
+    assert target.client().keys() == [b"only"]
+
+
+def test_a_silent_source_on_every_face(ends: tuple[Server, Server], cli: Cli) -> None:
+    """The command line, the API's answer and the metrics: no lag, and no green, while it lasts."""
+    source, target = ends
+    register(cli, target)
+    assert cli("start-migration", *GROUP, *nodes(source), "--wait").code == 0
+    cli.wait_for(lambda each: each["Migration"]["CanComplete"])
+    source.freeze()
+    try:
+        group = cli.wait_for(lambda each: each["Migration"]["SourceLink"] == "silent")
+        shown = group["Migration"]
+        assert (shown["LagBytes"], shown["CanComplete"]) == (None, False)
+        assert "has not answered for" in shown["Reason"]
+        told = cli("describe-replication-groups", *GROUP)
+        assert "has not answered for" in told.out
+        assert "in sync" not in told.out
+        told = cli("complete-migration", *GROUP, "--wait")
+        assert told.code == 1
+        assert "has not answered for" in told.err
+        registry = Registry(cli.state)
+        page = Metrics().page(registry.under_migration(), {}, {}, {}).decode()
+        registry.store.close()
+        assert 'startmigration_migration_can_complete{group="prod"} 0.0' in page
+        assert 'startmigration_migration_lag_bytes{group="prod"}' not in page
+    finally:
+        source.thaw()
+    cli.wait_for(lambda each: each["Migration"]["CanComplete"])
+    assert cli("complete-migration", *GROUP, "--wait").code == 0
     assert_equal(source.url, target.url)
 
 

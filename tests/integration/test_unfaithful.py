@@ -229,6 +229,40 @@ def test_scripts_that_are_sent_as_they_are(server_factory: ServerFactory, releas
     assert "every key is compared before the cut-over" in told[0]
 
 
+NEAR = "redis.call('set', KEYS[2], redis.call('ttl', KEYS[1]) < 1000 and 'near' or 'far')"
+NEAR_UNNAMED = (
+    "local ttl = redis.call('ttl', 'key:' .. ARGV[1])\n"
+    "redis.call('set', 'to:' .. ARGV[1], ttl < 1000 and 'near' or 'far')"
+)
+
+
+@pytest.mark.parametrize("release", ["redis-2.8", "redis-3.2"])
+def test_scripts_that_read_a_ttl_that_is_extended(
+    server_factory: ServerFactory, release: str
+) -> None:
+    """On the target the TTL of such a key is a hundred years until the cut-over: what a script that
+    runs there makes of it is another thing. (Later versions refuse a write behind TTL, or send what
+    the script did.)"""
+    source, target = of_verbatim_scripts(server_factory, release)
+    client = source.client()
+    for n in range(20):
+        client.set(f"key:{n}", n, ex=600)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        for n in range(20):
+            client.eval(NEAR, 2, f"key:{n}", f"named:{n}")
+            client.eval(NEAR_UNNAMED, 0, n)
+        await in_sync(work, source)
+        assert target.client().ttl("key:0") > 1000
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    migrated(source, target, run)
+    there = target.client()
+    assert [there.get(f"{name}:{n}") for name in ("named", "to") for n in (0, 19)] == [b"near"] * 4
+
+
 def test_the_next_engine_compares_what_such_scripts_may_have_changed(
     server_factory: ServerFactory,
 ) -> None:
