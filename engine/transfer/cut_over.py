@@ -10,6 +10,7 @@ done when it is, and tried again until then.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from engine import logs
@@ -20,6 +21,7 @@ from engine.model.progress import Phase
 from engine.model.replication import Replication
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
+from engine.targets.applier import PositionMoved
 from engine.transfer import seal
 from engine.transfer.aside import beside, cancelled
 from engine.transfer.books import Books
@@ -45,6 +47,12 @@ _log = logs.logger(__name__)
 # For how long those who wait at the source of an open target are tried to be let go, in seconds.
 _FINISH_SECONDS = 60.0
 _COMPARED = "both ends were compared"
+# How long the target may take to tell whether it has keys, in seconds.
+_ASK_SECONDS = 5.0
+_LEFT_CLOSED = (
+    "the source goes on refusing writes: another migration may have cut over from it since. If "
+    "none has, set its min-replicas-to-write back by hand"
+)
 
 
 class CutOver:
@@ -74,6 +82,10 @@ class CutOver:
         self._roles = roles
         self._switch = switch
         self._refused = 0
+        # Another migration may have cut over from the source since our fence was put up.
+        self._lost = False
+        self.is_anothers: Callable[[bytes], bool] = lambda found: False
+        """Whether a position that was found on the target is another migration's."""
         # Why the primary that takes the writes could not be asked.
         self._unasked = ""
         self._left = FenceLeft(stage, hook=ends.settings.fence == "hook")
@@ -260,6 +272,9 @@ class CutOver:
                     await self._let_go(fence)
                     await self._opening.tidy_up()
                     await self.finish()
+        except PositionMoved as moved:
+            self._lost = await self._lost_to_another(moved.found)
+            raise
         except TimeoutError:
             lag = size_words(follower.lag_bytes)
             words = f"the deadline of {fence.seconds:g} s passed while {doing}, {lag} behind"
@@ -274,7 +289,10 @@ class CutOver:
                 self._refused += 1
                 follower.hurry(False)
                 self._deadlines.lift_again()
-                await self._take_away(fence)
+                if self._lost:
+                    stage.on_event(_LEFT_CLOSED)
+                else:
+                    await self._take_away(fence)
         stage.reason = result.reason
         if result.ok:
             stage.on_event(
@@ -285,6 +303,17 @@ class CutOver:
             stage.trying_again = self._check.again
             stage.lead_back(Phase.FOLLOW, result.reason)
         return result
+
+    async def _lost_to_another(self, found: bytes | None) -> bool:
+        """Whether the target, of which `found` is the position now, may be another migration's, or
+        was: then the source is not ours to open. One that came back older, or empty, is ours."""
+        if found is not None:
+            return self.is_anothers(found)
+        try:
+            async with asyncio.timeout(_ASK_SECONDS), self._ends.admin("target") as end:
+                return any(entry.keys for entry in (await end.info()).keyspace)
+        except (EngineError, TimeoutError):
+            return True
 
     async def _settled(self, follower: Follower, settling: asyncio.Future[None]) -> int:
         """The last deadlines are set back, also those of keys that were read again since. Returns
@@ -313,6 +342,8 @@ class CutOver:
     def _stands(self, in_doubt: bool = False) -> bool:
         """Whether a fence may stand that is to be taken away."""
         mark = self._books.mark
+        if self._lost and not in_doubt:
+            return False
         return mark.fenced and not mark.opened and (in_doubt or not self._opening.in_doubt)
 
     async def _take_away_once(self, in_doubt: bool = False) -> bool:
@@ -483,11 +514,6 @@ class CutOver:
         except EngineError as exc:
             self._not_taken_away(exc)
             return
-        if fence.kept:
-            self._stage.on_event(
-                "the source goes on refusing writes: another migration has cut over from it since, "
-                "or an operator has closed it (min-replicas-to-write)"
-            )
         self._books.note(
             fenced=False,
             sealed="",

@@ -63,8 +63,6 @@ class Fence(Protocol):
     """Whether the source, once it refuses writes, does not refuse those of scripts."""
     held: bool
     """Whether its clients are to be held once scripts are seen there (`transfer.hold`)."""
-    kept: bool
-    """`open` found the source closed by another one since, and has left it so."""
 
     @property
     def lasts(self) -> bool:
@@ -166,7 +164,6 @@ class NoFence:
     lost_writes = ""
     lets_scripts = False
     held = False
-    kept = False
     lasts = True
 
     def __init__(self, source: Endpoint, settings: TransferSettings, straight: bool) -> None:
@@ -284,7 +281,6 @@ class PauseFence:
         self.lets_scripts = not self._scripts_refused and settings.source_after == "refuse"
         self._holdable = hold.needed(info) and settings.source_after == "refuse"
         self.held = False
-        self.kept = False
         # The source took writes when `prepare` asked.
         self._open = False
         self._not_held = ""
@@ -349,8 +345,6 @@ class PauseFence:
             found = await seal.ask(end)
             self.before, self._refuses = found or "", found is None
             self._open = found is not None
-            if self._refuses:
-                await seal.adopt(end)
         except (AuthError, ServerError, ProtocolFault) as error:
             self._why = error.message
 
@@ -473,7 +467,7 @@ class PauseFence:
         try:
             # In this order, or those who waited would be refused what they wait for.
             if self.before:
-                self.kept = not await seal.put_back(end, self.before) and await seal.stands(end)
+                await seal.put_back(end, self.before)
             self._sealed = False
             if self._unpause:
                 await end.call("CLIENT", "UNPAUSE")

@@ -179,6 +179,7 @@ class Online:
             self._roles,
             Switch(source, target, stage.settings, stage.on_switch, stage.on_event),
         )
+        self._cut_over.is_anothers = lambda found: self._tenure.claim.another(found) is not None
         self._applier: Applier | None = None
         self._follower: Follower | None = None
         self._mender: Mender | None = None

@@ -25,10 +25,8 @@ from dataclasses import dataclass
 from engine.errors import AuthError, ProtocolFault, ServerError
 from engine.wire.admin import Admin, Arg
 
-# More replicas than any primary has: what a cut-over sets, and what one sets that finds the source
-# closed by another, down to the least of them.
+# More replicas than any primary has.
 _NEVER = b"65535"
-_LEAST = 64512
 # What they are called, the present names first: to write, the lag of a replica that counts.
 _NAMES = (
     ("min-replicas-to-write", "min-replicas-max-lag"),
@@ -49,7 +47,7 @@ class _Settings:
     @property
     def refuse(self) -> bool:
         """Whether a source with them takes no writes: with a lag of 0 it takes them all."""
-        return self.write.isdigit() and int(self.write) >= _LEAST and self.lag != b"0"
+        return self.write == _NEVER and self.lag != b"0"
 
     @classmethod
     def read(cls, before: str) -> _Settings:
@@ -78,18 +76,6 @@ async def ask(end: Admin) -> str | None:
     if before.names == _NAMES[0]:
         return " ".join(values)
     return " ".join(f"{name} {value}" for name, value in zip(before.names, values, strict=True))
-
-
-async def adopt(end: Admin) -> None:
-    """Keep a source closed that another cut-over has closed: by a value of its own, so that whoever
-    did it does not open it behind this one (`put_back`). It is nobody's to put back then.
-
-    Raises `ServerError`, `AuthError`, `LinkError`, `ProtocolFault`.
-    """
-    now = await _settings(end)
-    if now.refuse:
-        value = max(int(now.write) - 1, _LEAST)
-        await end.call("CONFIG", "SET", now.names[0], value)
 
 
 ASK = ("CONFIG", "GET", "min-*")

@@ -96,7 +96,7 @@ async def check_existing(
     if total and settings.take_over and await _emptied_first(target):
         return warned(
             name,
-            f"{_keys_in(keys)}; all of them are removed, in all databases",
+            f"{_keys_in(keys)}; they are removed, in all databases, also those of other writers",
             "--take-over was given. Without it nothing is removed.",
         )
     if not held:
