@@ -17,6 +17,7 @@ from engine import logs
 from engine.errors import EngineError, StateError, TransferFailed, TransferStopped, UsageError
 from engine.model.calls import Calls
 from engine.model.endpoint import Endpoint
+from engine.model.online import position_key
 from engine.model.progress import Phase
 from engine.model.replication import Replication
 from engine.model.server import ServerInfo
@@ -315,6 +316,17 @@ class CutOver:
         except (EngineError, TimeoutError):
             return True
 
+    async def _is_lost(self) -> bool:
+        """As `_lost_to_another`, of the position that is on the target now. A target that does not
+        answer says nothing."""
+        key = position_key(self._books.mark.token)
+        try:
+            async with asyncio.timeout(_ASK_SECONDS), self._ends.admin("target") as end:
+                found = await end.call("GET", key)
+        except (EngineError, TimeoutError):
+            return False
+        return await self._lost_to_another(found if isinstance(found, bytes) else None)
+
     async def _settled(self, follower: Follower, settling: asyncio.Future[None]) -> int:
         """The last deadlines are set back, also those of keys that were read again since. Returns
         how many keys have ended by it."""
@@ -349,6 +361,11 @@ class CutOver:
     async def _take_away_once(self, in_doubt: bool = False) -> bool:
         """One try; whether there is nothing more to do."""
         if not self._stands(in_doubt):
+            return True
+        if not in_doubt and await self._is_lost():
+            # It was not known when the opening broke off.
+            self._lost = True
+            self._stage.on_event(_LEFT_CLOSED)
             return True
         try:
             fence = await self._fence_left()

@@ -18,6 +18,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.model.replication import Replication
 from engine.model.settings import TransferSettings
+from engine.targets.applier import Applier, Unanswered
 from engine.transfer.checkpoint import MemoryCheckpoint
 from engine.transfer.fence import PauseFence
 from engine.transfer.opening import Opening
@@ -264,7 +265,7 @@ def test_one_that_slept_through_a_whole_take_over(ends: tuple[Server, Server], o
     assert_settled(source, target, 2)
 
 
-@pytest.mark.parametrize("when", ["sealed", "before the seal"])
+@pytest.mark.parametrize("when", ["sealed", "before the seal", "unanswered"])
 @pytest.mark.parametrize("name", ["redis-7.0", "redis-6.0"])
 def test_one_that_slept_in_its_cut_over(
     name: str, when: str, server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
@@ -274,6 +275,7 @@ def test_one_that_slept_in_its_cut_over(
     source, target = server_factory(known(name)), server_factory(known(NAME))
     source.client().mset({f"key:{n}": n for n in range(300)})
     slept: list[Run] = []
+    began: list[bool] = []
     seal, close, promote = PauseFence.seal, PauseFence.close, Opening.promote
 
     def other() -> None:
@@ -302,6 +304,15 @@ def test_one_that_slept_in_its_cut_over(
             await sleep()
         await promote(self, *args, **options)
 
+    async def asking(self: Applier, *args: Any, **options: Any) -> None:
+        if when == "unanswered" and not slept and not began:
+            began.append(True)
+            await sleep()
+            raise Unanswered("the link was lost", fault="target")
+        await ask(self, *args, **options)
+
+    ask = Applier.promote
+    monkeypatch.setattr(Applier, "promote", asking)
     monkeypatch.setattr(PauseFence, "seal", sealing)
     monkeypatch.setattr(PauseFence, "close", closing)
     monkeypatch.setattr(Opening, "promote", promoting)
