@@ -30,7 +30,7 @@ def describe(progress: Progress) -> str:
         # The first one is how every transfer begins.
         (progress.full_syncs if progress.full_syncs > 1 else 0, "full syncs"),
         (progress.repaired_keys, "keys repaired"),
-        (progress.held_keys, "TTLs extended"),
+        (progress.held_keys, "keys waiting to be copied again"),
     )
     parts += [f"{count:,} {name}" for count, name in counters if count]
     if progress.phase is Phase.FOLLOW:

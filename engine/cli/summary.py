@@ -85,7 +85,7 @@ def _followed(report: Report) -> str:
         (report.full_syncs, "full syncs"),
         (report.partial_syncs, "partial syncs"),
         (report.repaired_keys, "keys repaired"),
-        (report.held_keys, "TTLs extended"),
+        (report.held_keys, "keys waiting to be copied again"),
     )
     parts = [f"{report.commands:,} commands applied"]
     if report.applied_offset is not None:

@@ -49,7 +49,7 @@ class Progress:
     `retries` counts tries that failed and were repeated: batches sent, ends dialled.
     `commands` counts the stream's commands that were applied, `spool_bytes` is what waits on disk
     now, `repaired_keys` were fetched anew because their commands could not be carried, `held_keys`
-    wait for the stream because their deadline is near.
+    are dirty: they wait to be read again from the source.
     """
 
     phase: Phase = Phase.CONNECT

@@ -591,8 +591,8 @@ def test_the_report_of_a_followed_source(capsys: Capture, monkeypatch: pytest.Mo
     lines = capsys.readouterr().out.splitlines()
     assert (
         "Read as a replica: 12,345 commands applied, up to offset 987654; 1 full syncs; 2 partial "
-        "syncs; 3 keys repaired; 4 TTLs extended; at most 6.0 MB spooled; writes held back for "
-        "0.12 s." in lines
+        "syncs; 3 keys repaired; 4 keys waiting to be copied again; at most 6.0 MB spooled; writes "
+        "held back for 0.12 s." in lines
     )
     at = lines.index("Left out:")
     assert lines[at + 1 : at + 3] == ["  module aux: \\x1bjson", "  2 scripts"]
@@ -694,8 +694,8 @@ def test_a_line_tells_how_far_a_followed_source_is_ahead() -> None:
         reason="lag 18 MB > 1 MB",
     )
     assert describe(progress) == (
-        "1,000 keys, 2.5 MB, 12,345 commands, lag 18.0 MB, 2.25 s, 6.0 MB spooled, 4 TTLs "
-        "extended, cannot complete (lag 18 MB > 1 MB)"
+        "1,000 keys, 2.5 MB, 12,345 commands, lag 18.0 MB, 2.25 s, 6.0 MB spooled, 4 keys waiting "
+        "to be copied again, cannot complete (lag 18 MB > 1 MB)"
     )
     in_sync = replace(
         progress, lag_bytes=0, lag_seconds=0.0, spool_bytes=0, held_keys=0, can_complete=True,

@@ -124,7 +124,7 @@ export class Counters {
       ["Data", format.bytes(migration.Bytes), false],
       ["Commands applied", format.count(c.Commands), false],
       ["Repaired keys", format.count(c.RepairedKeys), false],
-      ["Held keys", format.count(c.HeldKeys), false],
+      ["Waiting to be copied again", format.count(c.HeldKeys), false],
       ["Full syncs", format.count(c.FullSyncs), c.FullSyncs > 1],
       ["Partial syncs", format.count(c.PartialSyncs), false],
       ["Applied offset", format.count(migration.AppliedOffset), false],
