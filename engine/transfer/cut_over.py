@@ -50,10 +50,6 @@ _FINISH_SECONDS = 60.0
 _COMPARED = "both ends were compared"
 # How long the target may take to tell whether it has keys, in seconds.
 _ASK_SECONDS = 5.0
-_LEFT_CLOSED = (
-    "the source goes on refusing writes: another migration may have cut over from it since. If "
-    "none has, set its min-replicas-to-write back by hand"
-)
 
 
 class CutOver:
@@ -71,7 +67,9 @@ class CutOver:
         target_watch: TargetWatch,
         roles: Roles,
         switch: Switch,
+        is_anothers: Callable[[bytes], bool],
     ) -> None:
+        """`is_anothers`: whether a position that was found on the target is another migration's."""
         self._ends = ends
         self._books = books
         self._stage = stage
@@ -85,8 +83,7 @@ class CutOver:
         self._refused = 0
         # Another migration may have cut over from the source since our fence was put up.
         self._lost = False
-        self.is_anothers: Callable[[bytes], bool] = lambda found: False
-        """Whether a position that was found on the target is another migration's."""
+        self._is_anothers = is_anothers
         # Why the primary that takes the writes could not be asked.
         self._unasked = ""
         self._left = FenceLeft(stage, hook=ends.settings.fence == "hook")
@@ -291,7 +288,7 @@ class CutOver:
                 follower.hurry(False)
                 self._deadlines.lift_again()
                 if self._lost:
-                    stage.on_event(_LEFT_CLOSED)
+                    self._tell_left_closed()
                 else:
                     await self._take_away(fence)
         stage.reason = result.reason
@@ -309,12 +306,20 @@ class CutOver:
         """Whether the target, of which `found` is the position now, may be another migration's, or
         was: then the source is not ours to open. One that came back older, or empty, is ours."""
         if found is not None:
-            return self.is_anothers(found)
+            return self._is_anothers(found)
         try:
             async with asyncio.timeout(_ASK_SECONDS), self._ends.admin("target") as end:
                 return any(entry.keys for entry in (await end.info()).keyspace)
         except (EngineError, TimeoutError):
             return True
+
+    def _tell_left_closed(self) -> None:
+        sealed = self._books.mark.sealed
+        by_hand = f". If none has: {seal.remedy(sealed)}" if sealed else ""
+        self._stage.on_event(
+            "the source goes on refusing writes, for another migration may have cut over from it "
+            f"since{by_hand}"
+        )
 
     async def _is_lost(self) -> bool:
         """As `_lost_to_another`, of the position that is on the target now. A target that does not
@@ -365,7 +370,7 @@ class CutOver:
         if not in_doubt and await self._is_lost():
             # It was not known when the opening broke off.
             self._lost = True
-            self._stage.on_event(_LEFT_CLOSED)
+            self._tell_left_closed()
             return True
         try:
             fence = await self._fence_left()

@@ -282,7 +282,7 @@ class PauseFence:
         self._holdable = hold.needed(info) and settings.source_after == "refuse"
         self.held = False
         # The source took writes when `prepare` asked.
-        self._open = False
+        self._took_writes = False
         self._not_held = ""
         self._hold: hold.Hold | None = None
         # The pause is this fence's own: it has stood ever since.
@@ -344,7 +344,7 @@ class PauseFence:
         try:
             found = await seal.ask(end)
             self.before, self._refuses = found or "", found is None
-            self._open = found is not None
+            self._took_writes = found is not None
         except (AuthError, ServerError, ProtocolFault) as error:
             self._why = error.message
 
@@ -381,7 +381,7 @@ class PauseFence:
         counted = [] if self.readable else [("INFO",)]
         # The role and the offset are those of the moment in which the fence stands, and so are the
         # scripts that were run before, and the number of keys.
-        found = [seal.ASK] if at_once and self._open else []
+        found = [seal.ASK] if at_once and self._took_writes else []
         asking = [*asked, *counted, *found, *at_once, *pause, ("INFO", "replication")]
         *_, replies = await end.pipeline([("MULTI",), *asking, ("EXEC",)])
         if isinstance(replies, EngineError):
@@ -427,7 +427,7 @@ class PauseFence:
         found, *_, told = await end.pipeline(
             [seal.ASK, *seal.commands(self.before), ("INFO", "replication")], raise_on_error=True
         )
-        if self._open and not self._opened and seal.refused(found):
+        if self._took_writes and not self._opened and seal.refused(found):
             raise self._closed_by_another()
         if _replication_in(end, told).is_replica:
             raise TransferFailed(

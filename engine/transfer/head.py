@@ -20,6 +20,7 @@ from engine.errors import (
     UsageError,
 )
 from engine.model.endpoint import Endpoint
+from engine.model.replication import Replication, parse_replication
 from engine.model.server import ServerInfo
 from engine.transfer.ends import Ends
 from engine.wire.admin import Admin, admin
@@ -87,6 +88,11 @@ class Heads:
         `below`: the address of its replica, for messages. Raises `TransferFailed`.
         """
         return await self._ask(address, below)
+
+    async def replication(self, head: Head) -> Replication | None:
+        """What the head says of its replicas, over the connection by which it was found; None where
+        it does not. Raises `LinkError`, `AuthError`, `ServerError`."""
+        return parse_replication(await self._dialled[head.address].call("INFO", "replication"))
 
     async def _up(self, chain: list[str]) -> AsyncIterator[tuple[str, ServerInfo]]:
         """(address, INFO) of the source, its primary, and so on up to a primary. Each run id joins

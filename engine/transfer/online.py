@@ -178,8 +178,8 @@ class Online:
             self._target_watch,
             self._roles,
             Switch(source, target, stage.settings, stage.on_switch, stage.on_event),
+            lambda found: self._tenure.claim.another(found) is not None,
         )
-        self._cut_over.is_anothers = lambda found: self._tenure.claim.another(found) is not None
         self._applier: Applier | None = None
         self._follower: Follower | None = None
         self._mender: Mender | None = None

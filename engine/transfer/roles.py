@@ -31,7 +31,7 @@ from engine.targets.role import refuse_replica
 from engine.transfer.apart import APART, FEEDS_ITSELF, relation
 from engine.transfer.books import Books
 from engine.transfer.ends import Ends
-from engine.transfer.head import Head, Heads
+from engine.transfer.head import Heads
 from engine.transfer.siblings import Siblings
 from engine.transfer.stage import Stage
 from engine.wire import detours
@@ -230,8 +230,12 @@ class Roles:
         try:
             async with asyncio.timeout(_NEIGHBOUR_SECONDS):
                 head = await heads.find()
+                beside = await heads.replication(head)
         except TransferFailed as exc:
             self._problem = exc.message
+        except _UNKNOWN as exc:
+            await heads.close()
+            self._problem = f"the source's primary cannot be asked for its replicas: {exc.message}"
         except TimeoutError:
             # What is still owed over a connection would be taken for the next answer.
             await heads.close()
@@ -245,7 +249,10 @@ class Roles:
             if head.address != self._books.mark.head:
                 self._books.note(head=head.address)
                 self._stage.on_event(f"writes are taken by {head.endpoint.address}")
-            self._problem = await self._beside_head(head)
+            if beside is None:
+                self._problem = f"{head.endpoint.address} does not tell of its replicas"
+            else:
+                self._problem = await self.siblings.look(beside, self._known)
         self._found_for = told.place
 
     @property
@@ -253,12 +260,6 @@ class Roles:
         """The addresses of servers whose roles are looked at otherwise."""
         mark = self._books.mark
         return (mark.followed, mark.head, self._ends.source.address)
-
-    async def _beside_head(self, head: Head) -> str:
-        """A second primary beside the one at the head of the source's chain."""
-        if (told := await self._ask(head.endpoint)) is None:
-            return f"the source's primary {head.endpoint.address} cannot be asked for its replicas"
-        return await self.siblings.look(told, self._known)
 
     async def _named_one(self, replid: str) -> str:
         """Whether the source that was named takes writes again, while another one is followed, a

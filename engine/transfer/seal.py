@@ -36,6 +36,10 @@ _NAMES = (
 _ANY_LAG = b"10"
 
 
+ASK = ("CONFIG", "GET", "min-*")
+"""What asks for the settings, for `refused`."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Settings:
     """The two settings as they are at a server, and what they are called there."""
@@ -76,10 +80,6 @@ async def ask(end: Admin) -> str | None:
     if before.names == _NAMES[0]:
         return " ".join(values)
     return " ".join(f"{name} {value}" for name, value in zip(before.names, values, strict=True))
-
-
-ASK = ("CONFIG", "GET", "min-*")
-"""What asks for the settings, for `refused`."""
 
 
 def refused(reply: object) -> bool:

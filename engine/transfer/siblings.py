@@ -38,21 +38,21 @@ _MOST = 64
 
 
 class Siblings:
-    """Those of one migration."""
+    """The other servers of the replication of one migration's source."""
 
     def __init__(self, ends: Ends, books: Books, stage: Stage) -> None:
         self._ends = ends
         self._books = books
         self._stage = stage
-        self._dialled: dict[str, contextlib.AsyncExitStack] = {}
-        self._ends_of: dict[str, Admin] = {}
+        self._dialled: dict[str, tuple[contextlib.AsyncExitStack, Admin]] = {}
         # One question at a time goes over a connection.
         self._lines: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         # Which were asked and did not answer.
         self._gone: set[str] = set()
         # Histories that have branched off the source's.
         self._branches: set[str] = set()
-        self._told: frozenset[str] = frozenset()
+        # The second primaries that events have told of.
+        self._second: frozenset[str] = frozenset()
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -103,7 +103,8 @@ class Siblings:
     async def _ask(self, address: str, seconds: float) -> Replication | None:
         try:
             async with asyncio.timeout(seconds), self._lines[address]:
-                end = self._ends_of.get(address) or await self._dial(address)
+                known = self._dialled.get(address)
+                end = known[1] if known is not None else await self._dial(address)
                 return parse_replication(await end.call("INFO", "replication"))
         except (*_UNKNOWN, TimeoutError):
             await self._hang_up(address)
@@ -116,13 +117,12 @@ class Siblings:
         end = await stack.enter_async_context(
             admin(at, timeout=limit, fault="source", straight=True)
         )
-        self._dialled[address], self._ends_of[address] = stack, end
+        self._dialled[address] = stack, end
         return end
 
     async def _hang_up(self, address: str) -> None:
-        self._ends_of.pop(address, None)
-        if (stack := self._dialled.pop(address, None)) is not None:
-            await stack.aclose()
+        if (known := self._dialled.pop(address, None)) is not None:
+            await known[0].aclose()
 
     def _judge(self, told: Replication, found: dict[str, Replication | None]) -> str:
         ours = {told.replid, told.replid2} - {""}
@@ -140,15 +140,15 @@ class Siblings:
             if not ours or not theirs or theirs & (ours | self._branches):
                 self._branches |= theirs - ours
                 second.append(address)
-        if (now := frozenset(second)) != self._told:
-            for address in sorted(now - self._told):
-                self._stage.on_event(
-                    f"{address}, a server of the source's replication, is a primary now: what is "
-                    "written there does not arrive"
-                )
-            for address in sorted(self._told - now):
-                self._stage.on_event(f"{address} is no second primary any more")
-            self._told = now
+        now, before = frozenset(second), self._second
+        for address in sorted(now - before):
+            self._stage.on_event(
+                f"{address}, a server of the source's replication, is a primary now: what is "
+                "written there does not arrive"
+            )
+        for address in sorted(before - now):
+            self._stage.on_event(f"{address} is no second primary any more")
+        self._second = now
         if not second:
             return ""
         return (
