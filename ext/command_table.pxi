@@ -486,6 +486,7 @@ cdef tuple COMMANDS = (
     ("tdigest.merge", "w1 r2#", "reads module"),
     ("tdigest.reset", "w1", "module"),
     ("topk.add", "w1", "chance module"),
+    ("topk.count", "w1", "module"),  # says that it writes, and replicates nothing
     ("topk.incrby", "w1", "chance module"),
     ("topk.reserve", "w1", "module"),
     # RediSearch and valkey-search.

@@ -49,6 +49,8 @@ from engine.verify.file import (
     Sampled,
     Sampler,
     judge_look,
+    kind_there,
+    kinds_words,
     sampled_of,
 )
 from engine.wire.admin import admin
@@ -106,11 +108,13 @@ async def verify_aof(
     """Compare the target with what `told_by_files` says; nothing is written.
 
     Deadlines run on the target by now. In the result `compared` are the keys that were looked up,
-    `unknown` those whose values the files do not tell, or that prove nothing; nothing is counted.
+    `unknown` those whose values the files do not tell, or that prove nothing, and `not_compared`
+    counts those of them that are on the target, by type; the keys of both are not counted.
     Raises `LinkError`, `AuthError`, `ServerError`.
     """
     wrong: list[Difference] = []
     unproven: list[Difference] = []
+    kinds: Counter[str] = Counter()
     gone = 0
     async with admin(target, timeout=settings.io_timeout, fault="target") as end:
         keys = (await end.info()).keys - await count_own(end)
@@ -120,14 +124,16 @@ async def verify_aof(
             names = [key for at, key in told if at == db]
             for portion in portions(names):
                 found = {key: told[db, key] for key in portion}
-                for key, what, unknown in await _compare(side, found):
+                for key, what, unknown, kind in await _compare(side, found):
                     if what:
                         wrong.append(Difference(db, printable_key(key), what))
                     elif unknown:
                         unproven.append(Difference(db, printable_key(key), unknown))
+                        kinds.update(kind)
                     else:
                         gone += found[key].kind == b"none"
-    return _judged(wrong, unproven, len(told), gone, keys)
+    found_kinds = tuple(sorted(kinds.items()))
+    return _judged(wrong, unproven, len(told), gone, keys, found_kinds)
 
 
 class _Reading:
@@ -340,8 +346,9 @@ def _after(before: Told, says: Told) -> Told:
     return before if before.kind == b"none" else replace(before, deadline=says.deadline)
 
 
-async def _compare(side: Side, told: dict[bytes, Told]) -> list[tuple[bytes, str, str]]:
-    """(key, what differs, else why its value could not be compared; both empty: it is the same)."""
+async def _compare(side: Side, told: dict[bytes, Told]) -> list[tuple[bytes, str, str, list[str]]]:
+    """(key, what differs, else why its value could not be compared, its type as `kind_there` gives
+    it). Both texts are empty if it is the same."""
     looks = await side.look(list(told))
     texts = [key for key, each in told.items() if each.text is not None]
     payloads = [key for key, each in told.items() if each.payload is not None]
@@ -349,7 +356,7 @@ async def _compare(side: Side, told: dict[bytes, Told]) -> list[tuple[bytes, str
     answers = await side.end.pipeline(asked) if asked else []
     replies = dict(zip([*texts, *payloads], answers, strict=True))
     return [
-        (key, *_found(each, look, replies.get(key)))
+        (key, *_found(each, look, replies.get(key)), kind_there(look))
         for (key, each), look in zip(told.items(), looks, strict=True)
     ]
 
@@ -380,18 +387,20 @@ def _words(count: int, one: str, several: str) -> Iterator[str]:
 
 
 def _judged(
-    wrong: list[Difference], unproven: list[Difference], looked: int, gone: int, keys: int
+    wrong: list[Difference],
+    unproven: list[Difference],
+    looked: int,
+    gone: int,
+    keys: int,
+    not_compared: tuple[tuple[str, int], ...],
 ) -> Verification:
     """The result, with one sentence that says what was compared."""
     same = looked - len(wrong) - len(unproven) - gone
+    why = f"commands that change what they find, another encoding{kinds_words(not_compared)}"
     parts = [
         *_words(same, "has the value that the file gives it", "have the values that it gives them"),
         *_words(gone, "that it deletes is gone", "that it deletes are gone"),
-        *_words(
-            len(unproven),
-            "could not be compared (commands that change what they find, another encoding)",
-            "could not be compared (commands that change what they find, another encoding)",
-        ),
+        *_words(len(unproven), *[f"could not be compared ({why})"] * 2),
     ]
     text = f"of {looked:,} keys of the file that were looked up {len(wrong):,} differ"
     text = "; ".join([text, *parts, "keys are not counted against commands"])
@@ -407,4 +416,5 @@ def _judged(
         differences=tuple(wrong),
         unknown=tuple(unproven),
         counted=False,
+        not_compared=not_compared,
     )

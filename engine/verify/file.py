@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -78,7 +79,8 @@ async def verify_file(
 
     Counted are keys without a deadline, for those with one may be gone by now; not at all if
     `held_before` (the target had keys of its own). In the result `compared` are the keys that were
-    looked up, `unknown` those whose values prove nothing. Raises `LinkError`, `AuthError`,
+    looked up, `unknown` those whose values prove nothing, and `not_compared` counts those of them
+    that are on the target, by type. Raises `LinkError`, `AuthError`,
     `ServerError`, and what `RdbFile` raises.
     """
     # 1. What the file has.
@@ -87,6 +89,7 @@ async def verify_file(
     spared = held_before and settings.if_exists == "skip"
     wrong: list[Difference] = []
     unproven: list[Difference] = []
+    kinds: Counter[str] = Counter()
     async with admin(target, timeout=settings.io_timeout, fault="target") as end:
         info = await end.info()
         if GRAPH_MODULE in info.modules:
@@ -99,12 +102,13 @@ async def verify_file(
         side = await Side.open(end)
         for db, found in file.items():
             await end.select(db)
-            async for key, what, unknown in _compare(side, found.sample):
+            async for key, what, unknown, kind in _compare(side, found.sample):
                 if what and not (spared and what != MISSING):
                     wrong.append(Difference(db, printable_key(key), what))
                 elif what or unknown:
                     why = unknown or "the target's own, which was spared"
                     unproven.append(Difference(db, printable_key(key), why))
+                    kinds.update(kind)
     # 3. Both counts.
     result = Verification(
         ok=True,
@@ -116,6 +120,7 @@ async def verify_file(
         differences=tuple(wrong),
         unknown=tuple(unproven),
         counted=not held_before,
+        not_compared=tuple(sorted(kinds.items())),
     )
     counts = {db: (found.lasting, has.get(db, 0), found.may_end) for db, found in file.items()}
     return _judged(result, counts)
@@ -203,8 +208,11 @@ def sampled_of(batch: RecordBatch, index: int) -> Sampled:
     )
 
 
-async def _compare(side: Side, sample: Sequence[Sampled]) -> AsyncIterator[tuple[bytes, str, str]]:
-    """(key, what differs, else why its value could not be compared): what agrees is not named."""
+async def _compare(
+    side: Side, sample: Sequence[Sampled]
+) -> AsyncIterator[tuple[bytes, str, str, list[str]]]:
+    """(key, what differs, else why its value could not be compared, its type as `kind_there` gives
+    it): what agrees is not named."""
     at = 0
     for keys in portions([each.key for each in sample]):
         portion = sample[at : at + len(keys)]
@@ -216,14 +224,26 @@ async def _compare(side: Side, sample: Sequence[Sampled]) -> AsyncIterator[tuple
         for each, look in zip(portion, looks, strict=True):
             what = judge_look(each, look)
             payload = dumped.get(each.key)
+            kind = kind_there(look)
             if what:
-                yield each.key, what, ""
+                yield each.key, what, "", kind
             elif look.kind == b"none":
-                yield each.key, "", "its time was over"
+                yield each.key, "", "its time was over", kind
             elif each.value is None:
-                yield each.key, "", "too long to be compared"
+                yield each.key, "", "too long to be compared", kind
             elif not isinstance(payload, bytes) or payload[:-FOOTER_BYTES] != each.value:
-                yield each.key, "", "stored in another encoding"
+                yield each.key, "", "stored in another encoding", kind
+
+
+def kind_there(look: Look) -> list[str]:
+    """The key's type on the target, as TYPE says it; empty if the key is not there."""
+    return [] if look.kind == b"none" else [look.kind.decode(errors="replace")]
+
+
+def kinds_words(not_compared: Sequence[tuple[str, int]]) -> str:
+    """`: 3 hash, 1 vectorset`, which follows the reasons; empty if none is on the target."""
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in not_compared)
+    return f": {kinds}" if kinds else ""
 
 
 def judge_look(each: Sampled, look: Look) -> str:
@@ -271,7 +291,8 @@ def _judged(result: Verification, counts: Mapping[int, tuple[int, int, int]]) ->
         "values are the file's byte for byte"
     )
     if result.unknown:
-        looked += f", {len(result.unknown):,} could not be compared (another encoding, too long)"
+        looked += f", {len(result.unknown):,} could not be compared (another encoding, too long"
+        looked += f"{kinds_words(result.not_compared)})"
     text = f"{counted}; {looked}"
     if result.differences:
         first = result.differences[0]

@@ -6,6 +6,7 @@ Small pairs: what is waited for is the engine's business, not one server's.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from dataclasses import replace
 from typing import Any
@@ -276,11 +277,24 @@ def test_an_end_that_is_not_there_yet(server_factory: ServerFactory, end: str) -
     source, target = server_factory(known(NAME)), server_factory(known(NAME))
     source.client().set("k", "v")
     victim = source if end == "source" else target
+    dialled = {"source": "both ends are", "target": "the target is"}[end]
     with Proxy(victim.host, victim.port) as proxy:
         proxy.refuse()
+        words = (
+            rf"^{end} 127\.0\.0\.1:{proxy.port} (cannot be reached|closed the connection)\b.*\. "
+            r"\d+ tries failed in [\d.]+ s; "
+            rf"{dialled} dialled again in [\d.]+ s, for up to 1 h without progress"
+        )
 
         async def steer(work: Transfer, run: Run) -> None:
+            # One published state has it all: which end, what failed, how often, and what is next.
             await soon(lambda: "tries failed in" in work.progress.reason, "a second try")
+            told = work.progress
+            assert told.phase is Phase.CONNECT
+            assert re.search(words, told.reason), told
+            assert told.retries >= 2
+            assert (told.can_complete, told.lag_bytes) == (False, None)
+            await soon(lambda: work.progress.retries > told.retries, "a further try")
             assert work.progress.phase is Phase.CONNECT
             proxy.refuse(False)
             await finish(work, run, source)

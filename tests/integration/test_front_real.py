@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import signal
 import sqlite3
 import stat
@@ -33,6 +34,7 @@ from engine.fleet import run
 from engine.fleet.here import run_here
 from engine.front.engine import Engine
 from engine.front.faults import CompletionRefused, PreflightFault
+from engine.front.http.metrics import Metrics
 from engine.groups.process import ProcessId
 from engine.groups.registry import Registry
 from engine.groups.states import Request, TransferStatus
@@ -723,7 +725,9 @@ async def test_the_word_without_the_comparison_outlives_its_worker(
 
 
 @in_loop
-async def test_a_transfer_that_fails(face: Engine, server_factory: ServerFactory) -> None:
+async def test_a_transfer_that_fails(
+    face: Engine, state_url: str, server_factory: ServerFactory
+) -> None:
     source, target = server_factory(), server_factory()
     fill(source, 100)
     await face.register_replication_group("g", plain(target))
@@ -737,6 +741,39 @@ async def test_a_transfer_that_fails(face: Engine, server_factory: ServerFactory
     (group,) = (await face.describe_replication_groups("g"))["ReplicationGroups"]
     assert group["Status"] == "available"
     assert (await events(face))[-1].startswith("migration failed: ")
+    # It stays readable, for whoever looks later and with another program, until the next start.
+    face.close()
+    face = Engine(state_url)
+    for _ in range(2):
+        failed = await migration(face)
+        assert (failed["Status"], failed["Phase"]) == ("failed", "FAILED")
+        assert (failed["CanComplete"], failed["Workers"]) == (False, [])
+        assert "source 127.0.0.1:1 cannot be reached" in failed["Reason"]
+        assert failed["Report"]["Errors"] == [failed["Reason"]]
+        assert failed["Counters"]["Retries"] > 0
+        # A start that is refused is no next one.
+        with pytest.raises(PreflightFault, match="source-reachable"):
+            await face.start_migration("g", [{"Address": "127.0.0.1", "Port": 1}])
+    assert outcomes(state_url) == {"done": 0, "failed": 1, "forced": 0}
+    await face.start_migration("g", node(source))
+    assert (await migration(face))["Status"] not in ("failed", "stopped")
+    await face.wait("g", until="in-sync", timeout=60)
+    going_on = await migration(face)
+    assert going_on["Phase"] == "FOLLOW"
+    assert "cannot be reached" not in going_on["Reason"]
+    await face.complete_migration("g", force=True)
+    await face.wait("g", until="available", timeout=60)
+    assert outcomes(state_url) == {"done": 0, "failed": 1, "forced": 1}
+    face.close()
+
+
+def outcomes(state_url: str) -> dict[str, int]:
+    """How many migrations ended with which outcome, as the metrics count them."""
+    registry = Registry(state_url)
+    page = Metrics().page([], {}, {}, registry.ended()).decode()
+    registry.store.close()
+    found = re.findall(r'^startmigration_migrations_ended{outcome="(\w+)"} (\d+)', page, re.M)
+    return {outcome: int(count) for outcome, count in found}
 
 
 # --- In one go ---

@@ -13,9 +13,15 @@ import redis
 from benches import datasets
 from benches.support.compare import assert_equal, compare
 from benches.support.servers import Binary, Server, TlsFiles, binaries, supports_tls
+from engine.fleet.gate import FilesGate, gate_of
+from engine.model.endpoint import Endpoint
 from engine.model.server import known_types, parse_info
+from engine.model.settings import TransferSettings
+from engine.sources.aof import AofSurvey
+from engine.sources.aof_files import AofFiles
+from engine.transfer.gate import GateResult
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory
+from tests.conftest import ServerFactory, known
 from tests.transfers import Run, transfer, until
 
 
@@ -223,6 +229,56 @@ def test_a_value_longer_than_the_target_takes(server_factory: ServerFactory) -> 
     ((lost),) = report.not_carried
     assert lost.key == "long"
     assert "longer than the target takes" in lost.reason
+
+
+@pytest.mark.parametrize("way", ["scan", "rdb", "aof"])
+def test_types_that_cannot_be_compared_are_counted(way: str, server_factory: ServerFactory) -> None:
+    """A vector set that differs is no difference, and no "0 differ" hides it: its type is named
+    with a count. (`test_check.py`: of a source that is followed.)"""
+    options = ("--appendonly", "yes") if way == "aof" else ()
+    source, target = (
+        server_factory(known("redis-8.0"), *options),
+        server_factory(known("redis-8.0")),
+    )
+    vector = ("VADD", "vectors", "VALUES", 3)
+    source.client().execute_command(*vector, "1", "0", "0", "one")
+    source.client().set("key", "value")
+    paths = {
+        "scan": source.url,
+        "rdb": f"rdb:{source.folder / 'dump.rdb'}",
+        "aof": f"aof:{source.folder / 'appendonlydir'}",
+    }
+    if way == "rdb":
+        source.client().save()
+    if way == "aof":
+        source.stop()
+    ends = Endpoint.parse(paths[way]), Endpoint.parse(target.url)
+    settings = TransferSettings()
+
+    def other_vector() -> None:
+        target.client().execute_command(*vector, "0", "1", "0", "two")
+
+    async def gate() -> GateResult:
+        other_vector()
+        return await gate_of(*ends, settings, lambda: False)()
+
+    class Late(FilesGate):
+        async def __call__(self, files: AofFiles, survey: AofSurvey) -> GateResult:
+            other_vector()
+            return await super().__call__(files, survey)
+
+    run = transfer(
+        paths[way],
+        target,
+        source_type="scan" if way == "scan" else "auto",
+        gate=gate,
+        gate_of_files=Late(ends[1], settings),
+    )
+    assert run.report.status == "done", (run.report.errors, run.events)
+    found = run.report.verification
+    assert found is not None
+    assert (found.different, found.not_compared) == (0, (("vectorset", 1),))
+    assert "1 vectorset" in found.reason
 
 
 def test_a_user_without_rights_is_told_so(server_factory: ServerFactory) -> None:

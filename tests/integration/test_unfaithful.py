@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -88,10 +89,12 @@ def migrated(source: Server, target: Server | Proxy, run: Run) -> None:
     assert_settled(source, end, 2)
 
 
-@pytest.mark.parametrize("release", ["redis-8.0", "redis-8.2"])
+@pytest.mark.parametrize("release", ["redis-stack-7.4", "redis-8.0", "redis-8.2"])
 def test_a_field_is_counted_up_in_fractions(server_factory: ServerFactory, release: str) -> None:
-    """Redis 8.0 sends HINCRBYFLOAT as HSET, which takes the field's TTL away; 8.2 as HSETEX."""
-    source, target = pair(server_factory, release, release)
+    """Redis 7.4 and 8.0 send HINCRBYFLOAT as HSET, which takes the field's TTL away; 8.2 as
+    HSETEX. Of Redis Stack the server alone, without its modules."""
+    binary = replace(known(release), options=())
+    source, target = server_factory(binary), server_factory(binary)
     client = source.client()
 
     for n in range(10):

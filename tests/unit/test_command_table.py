@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benches.support.servers import Binary, binaries, extra_binaries
+from benches.support.servers import Binary, binaries, extra_binaries, module_binaries
 from engine._native import (
     CMD_GROUPS,
     CMD_KEYLESS,
@@ -59,7 +59,8 @@ SERVERS = [*binaries(), *extra_binaries()]
 NAMING_KEYS = [each for each in SERVERS if each.version >= (5, 0, 0)]
 
 
-@pytest.mark.parametrize("binary", SERVERS, ids=str)
+# The commands of modules have rows as well.
+@pytest.mark.parametrize("binary", [*SERVERS, *module_binaries()], ids=str)
 def test_every_command_that_writes_has_a_row(binary: Binary, server_factory: ServerFactory) -> None:
     client = server_factory(binary).client(protocol=2)
     client.response_callbacks.clear()
