@@ -116,6 +116,6 @@ def _figures(progress: Progress) -> dict[str, object]:
         "link": progress.link,
     }
     known = {name: value for name, value in shown.items() if value}
-    if progress.link:
+    if progress.link or progress.lag_unknown:
         known["lag_bytes"] = progress.lag_bytes  # None: not known
     return known | {"can_complete": progress.can_complete}

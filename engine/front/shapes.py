@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.groups.records import EventRecord, GroupRecord, TransferRecord
 from engine.groups.states import ENDED, TransferStatus
+from engine.logs import SHARD
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
@@ -23,15 +24,14 @@ from engine.model.verification import Difference, Verification
 from engine.model.wording import tidied
 
 ABORT = "complete-migration --force (no cut-over: the source stays open, the target as it is)"
+"""How a migration is given up, and what that leaves."""
 # Of one that has stopped behind its cut-over.
 _ABORT_BLOCKED = (
     "complete-migration --force (the source accepts writes again, the target stays as it is)"
 )
-"""How a migration is given up, and what that leaves."""
 NAMED_KEYS = 20
 """So many keys that were not carried are named; the report has more of them."""
-# A group with one shard: the id that ElastiCache gives it, and its first node's.
-SHARD = "0001"
+# The id that ElastiCache gives the first node of a group with one shard.
 NODE = "0001"
 # What nothing here does for a group; and what it has none of.
 _OFF: Mapping[str, Any] = {

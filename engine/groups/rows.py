@@ -21,8 +21,8 @@ from engine.model.report import Report
 from engine.model.source_clients import SourceClients
 from engine.model.wording import tidied
 
-# Columns of disconnections beside those of transfers, by the names that they have there.
 _log = logs.logger(__name__)
+# Columns of disconnections beside those of transfers, by the names that they have there.
 _CLIENTS = {
     "clients_ended": "ended",
     "clients_process": "process",

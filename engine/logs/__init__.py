@@ -17,6 +17,7 @@ Rank 0: imports nothing of the package.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import re
@@ -144,7 +145,8 @@ def timed(
     level: int = logging.INFO,
     extra: Mapping[str, object] | None = None,
 ) -> Iterator[None]:
-    """Log that `what` is done, with the seconds that it took; or that it failed, and why."""
+    """Log that `what` is done, with the seconds that it took; or that it failed, and why; or that
+    it was cancelled, which is no failure of its own."""
     began = time.monotonic()
 
     def figures() -> dict[str, object]:
@@ -153,7 +155,10 @@ def timed(
     try:
         yield
     except BaseException as error:
-        log.info("%s: failed: %s", what, str(error) or type(error).__name__, extra=figures())
+        how = f"failed: {str(error) or type(error).__name__}"
+        if isinstance(error, asyncio.CancelledError):
+            how = "cancelled"
+        log.info("%s: %s", what, how, extra=figures())
         raise
     log.log(level, "%s: done", what, extra=figures())
 

@@ -12,7 +12,6 @@ are absolute and lifted by a hundred years here; they are set back when everythi
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from engine._native import ProtocolError, StreamReader
 from engine.errors import ProtocolFault
 from engine.model.server import ServerInfo
 from engine.sources.aof_files import AofFiles, Part
+from engine.sources.on_thread import go_on, on_thread
 from engine.wire.search import InSnapshot
 
 # A batch is a transaction on the target: between two of them the target waits for the next one.
@@ -131,23 +131,14 @@ def identity_of(files: AofFiles) -> str:
 async def is_known(files: AofFiles, identity: str) -> bool:
     """Whether these are the files of that `AofSurvey.identity`. Reads all of them, and parses
     nothing. Raises as `AofFiles.read`."""
-    stop = threading.Event()
 
-    def read() -> bool:
+    def read(stop: threading.Event) -> bool:
         for part in files.parts:
             for _ in files.portions(part):
-                if stop.is_set():
-                    return False
+                go_on(stop)
         return identity_of(files) == identity
 
-    task = asyncio.create_task(asyncio.to_thread(read))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        stop.set()
-        # (The caller closes the files.)
-        await asyncio.wait({task})
-        raise
+    return await on_thread(read)
 
 
 def stream_of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import Counter
@@ -36,6 +35,7 @@ from engine.sources.aof import (
     unsound,
 )
 from engine.sources.aof_files import AofFiles, Part
+from engine.sources.on_thread import go_on, on_thread
 from engine.wire.search import InSnapshot, in_snapshot
 
 # Values that are not kept are not held beyond this.
@@ -58,30 +58,30 @@ async def survey_aof(
     Raises `ProtocolFault`, with file and byte, for what is no sound append-only file, and
     `EngineError` for what cannot be done with it, or cannot be read.
     """
-    surveyor = _Surveyor(files, settings, value_limit, held_to)
-    task = asyncio.create_task(asyncio.to_thread(surveyor.run))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        surveyor.stop.set()
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()
-        raise
+
+    def read(stop: threading.Event) -> AofSurvey:
+        return _Surveyor(files, settings, value_limit, held_to, stop).run()
+
+    return await on_thread(read)
 
 
 class _Surveyor:
     """The first pass, on a thread."""
 
     def __init__(
-        self, files: AofFiles, settings: TransferSettings, value_limit: int, held_to: int
+        self,
+        files: AofFiles,
+        settings: TransferSettings,
+        value_limit: int,
+        held_to: int,
+        stop: threading.Event,
     ) -> None:
         self._files = files
         self._settings = settings
         self._value_limit = value_limit
         self._held_to = held_to
         self._held = 0
-        self.stop = threading.Event()
+        self._stop = stop
         self._snapshot: SnapshotReader | None = None
         self._guard = ModuleGuard(lambda name: (name or "?", False))
         self._head = b""
@@ -146,8 +146,7 @@ class _Surveyor:
         stream: StreamReader | None = None
         begin = part.begin
         for number, portion in enumerate(self._files.portions(part)):
-            if self.stop.is_set():
-                raise EngineError("the reading of the append-only file was stopped")
+            go_on(self._stop)
             if self._end is not None:
                 # What is left out belongs to the bytes by which the files are known again.
                 continue

@@ -41,7 +41,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.server import same_process
 from engine.model.settings import TransferSettings
 from engine.targets.import_mode import import_source, in_import_mode
-from engine.targets.retry import TRY_AGAIN, no_database, refused_all
+from engine.targets.retry import DIAL_AGAIN, TRY_AGAIN, no_database, refused_all
 from engine.targets.role import refuse_replica
 from engine.targets.wide_reads import widen_reads
 from engine.wire.connection import Connection
@@ -56,7 +56,6 @@ _ANSWER_SECONDS = 0.006
 # A longer batch is not sent ahead: the connection keeps what the kernel does not take.
 _AHEAD_BYTES_MOST = 8 << 20
 _log = logs.logger(__name__)
-_DIAL_AGAIN = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
 
 
 class PositionMoved(Exception):
@@ -609,8 +608,7 @@ class Applier:
         delay = self._patience.failed(error.message, remedy=TRY_AGAIN.get(code or "", error.remedy))
         self.retries += 1
         await asyncio.sleep(delay)
-        if code in _DIAL_AGAIN and self._connection is not None:
-            # A role that moved is found by dialling again: the name may lead elsewhere by now.
+        if code in DIAL_AGAIN and self._connection is not None:
             self._connection.close()
 
 

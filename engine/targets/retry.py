@@ -20,6 +20,8 @@ TRY_AGAIN = {
     "CLUSTERDOWN": "The target's cluster is down: see CLUSTER INFO.",
     "TRYAGAIN": "The target is moving slots: let that end.",
 }
+DIAL_AGAIN = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
+"""Those after which a connection is made anew: the role moved, and the name may lead elsewhere."""
 # "… no permissions to run the 'function|delete' command" (ACL, acl.c and server.c).
 _COMMAND = re.compile(r"run the '([\w|.-]+)' command")
 

@@ -133,7 +133,7 @@ class Suspects:
             if why is not None:
                 batch.leave_out(index, why)
         alone = [(batch.db, batch.key(i)) in self._suspects for i in range(len(batch))]
-        most = self._at_once
+        most = at_once(len(self._suspects))
         while alone:
             kind, n = alone[0], 1
             while n < len(alone) and alone[n] is kind and (not kind or n < most):
@@ -146,10 +146,10 @@ class Suspects:
                 return
         yield batch, False
 
-    @property
-    def _at_once(self) -> int:
-        count = len(self._suspects)
-        return 1 if count <= _ONE_BY_ONE else isqrt(count)
+
+def at_once(count: int) -> int:
+    """How many of `count` suspects go together."""
+    return 1 if count <= _ONE_BY_ONE else isqrt(count)
 
 
 def _keys(count: int) -> str:

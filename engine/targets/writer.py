@@ -28,7 +28,7 @@ from engine.model.server import ServerInfo, footer_bounds, same_process
 from engine.model.settings import TransferSettings
 from engine.targets.base import Acknowledged, ReadAgain
 from engine.targets.import_mode import import_source
-from engine.targets.retry import TRY_AGAIN, no_database, refused_all
+from engine.targets.retry import DIAL_AGAIN, TRY_AGAIN, no_database, refused_all
 from engine.targets.role import refuse_replica
 from engine.targets.suspects import Suspects
 from engine.targets.wide_reads import widen_reads
@@ -37,9 +37,7 @@ from engine.wire.connection import Connection
 from engine.wire.dial import dial
 from engine.wire.info import ask_info
 
-# Refusals after which the name may lead elsewhere.
 _log = logs.logger(__name__)
-_DIAL_AGAIN = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
 # A user may be bound to a pattern of keys: the preflight's names are in it if ours are.
 _ABSENT_KEY = "startmigration:probe:absent"
 # Seconds between two looks at the acknowledgements while nothing waits for them.
@@ -428,7 +426,7 @@ class RestoreWriter:
         await asyncio.sleep(delay)
         identity = self.info.identity
         # A role that moved is found by dialling again: the name may lead elsewhere by now.
-        if connection.lost is not None or self._refusal in _DIAL_AGAIN:
+        if connection.lost is not None or self._refusal in DIAL_AGAIN:
             connection.close()
             try:
                 connection = await self._dial()

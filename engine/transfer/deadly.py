@@ -15,10 +15,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import isqrt
 
 from engine._native import CommandBatch
-from engine.targets.suspects import Suspects
+from engine.targets.suspects import Suspects, at_once
 
 DbKey = tuple[int, bytes]
 # (database, key, the command that stores it, its value's RDB type or None).
@@ -26,8 +25,6 @@ Store = tuple[int, bytes, bytes, int | None]
 
 # Spans that are remembered; the oldest goes first.
 _SPANS_MOST = 32
-# So many commands go one by one, each in a transaction; of more, several at a time.
-_ONE_BY_ONE = 1000
 
 
 @dataclass(slots=True)
@@ -121,7 +118,7 @@ class Deadly:
 
         for span, group in groupby(range(len(ends)), key=span_of):
             count = len(list(group))
-            most = 1 if count <= _ONE_BY_ONE else isqrt(count)
+            most = at_once(count)
             while count > 0:
                 yield min(count, count if span is None else most)
                 count -= count if span is None else most

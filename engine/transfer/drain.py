@@ -36,8 +36,8 @@ class Drain:
 
     @property
     def seconds(self) -> float | None:
-        """Until nothing of what waits now waits any more, at that rate; at least as long as nothing
-        was done by now. None: that is not known."""
+        """Until all that waits now is done, at that rate, and no less than nothing has been done
+        for by now. None: it is not known."""
         if not self._looks:
             return None
         (began, first), (now, last) = self._looks[0], self._looks[-1]

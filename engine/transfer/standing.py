@@ -32,6 +32,8 @@ from engine.transfer.words import above_words, seconds_words, size_words
 _MENDED_BEHIND_FENCE = 1000
 # For so long a link that stood still is the reason of a catch-up; it is told more often.
 _STALL_SECONDS = 1.0
+# A shorter lag is `0.0 s` in words.
+_AGE_WORTH_TELLING = 0.05
 _FOLLOWING = (Phase.CATCH_UP, Phase.FOLLOW)
 _CATCHING_UP = "catching up with what was written before"
 # Where the source cannot be read behind its fence, and keys are read again all the time.
@@ -213,12 +215,15 @@ class Standing:
             waiting = self._mender.waiting
             words = "1 key is" if waiting == 1 else f"{waiting:,} keys are"
             words += " being read again from the source"
-            return False, words + (f", which takes {_longer(takes, longest)}" * (takes > longest))
+            if takes > longest:
+                words += f", which takes {_longer(takes, longest)}"
+            return False, words
         if not self._stage.skip_verification and (told := self._stage.uncomparable) != "":
             self._stage.passing, self._stage.only_uncomparable = told is None, bool(told)
             asking = "it is being asked whether both ends can be compared"
             return False, asking if told is None else offering(self._stage, told)
-        return True, f"in sync: lag {size_words(lag)}{f', {seconds_words(age)}' * (age >= 0.05)}"
+        in_sync = f"in sync: lag {size_words(lag)}"
+        return True, in_sync if age < _AGE_WORTH_TELLING else f"{in_sync}, {seconds_words(age)}"
 
     # --- What leads back ---
 

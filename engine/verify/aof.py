@@ -14,7 +14,6 @@ many there are to be.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import Counter
@@ -31,7 +30,6 @@ from engine._native import (
     RecordBatch,
     SnapshotReader,
 )
-from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
 from engine.model.modules import HEAD_BYTES, has_graphs, is_telemetry_name
 from engine.model.report import printable_key
@@ -40,6 +38,7 @@ from engine.model.verification import Difference, Verification
 from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
 from engine.sources.aof_read import AofCommands
+from engine.sources.on_thread import go_on, on_thread
 from engine.verify.compare import EXTRA, MISSING, NEAR_MS, Look, Side, portions
 from engine.verify.file import (
     FOOTER_BYTES,
@@ -89,17 +88,11 @@ async def told_by_files(
 ) -> dict[DbKey, Told]:
     """Read the files once more, as far as `survey` says that they are applied; what they say of a
     sample of keys in the end. Raises what `AofFiles.read` raises."""
-    reading = _Reading(files, survey, settings, seed)
-    task = asyncio.create_task(asyncio.to_thread(reading.run))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        # The files are closed behind us: the thread ends before that.
-        reading.stop.set()
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()
-        raise
+
+    def read(stop: threading.Event) -> dict[DbKey, Told]:
+        return _Reading(files, survey, settings, seed, stop).run()
+
+    return await on_thread(read)
 
 
 async def verify_aof(
@@ -140,13 +133,18 @@ class _Reading:
     """Reads the files once more."""
 
     def __init__(
-        self, files: AofFiles, survey: AofSurvey, settings: TransferSettings, seed: int
+        self,
+        files: AofFiles,
+        survey: AofSurvey,
+        settings: TransferSettings,
+        seed: int,
+        stop: threading.Event,
     ) -> None:
         self._files = files
         self._survey = survey
         self._settings = settings
         self._seed = seed
-        self.stop = threading.Event()
+        self._stop = stop
         self._told: dict[DbKey, Told] = {}
         # How many places of the samples each of them has.
         self._places: Counter[DbKey] = Counter()
@@ -158,10 +156,6 @@ class _Reading:
         self._read_commands()
         return self._told
 
-    def _go_on(self) -> None:
-        if self.stop.is_set():
-            raise EngineError("the reading of the append-only file was stopped")
-
     def _read_snapshot(self) -> None:
         reader = SnapshotReader(stream_above=VALUE_BYTES, footers=False)
         guard = ModuleGuard(lambda _: ("", False), telemetry=True)
@@ -170,7 +164,7 @@ class _Reading:
         sample: list[tuple[int, Sampled, bool]] = []
         head = b""
         while portion := self._files.read(part, at, end):
-            self._go_on()
+            go_on(self._stop)
             at += len(portion)
             reader.feed(portion)
             for item in reader.take():
@@ -207,7 +201,7 @@ class _Reading:
         sampler = Sampler(self._seed + 1)
         sample: list[DbKey | None] = []
         while (batch := commands.next()) is not None:
-            self._go_on()
+            go_on(self._stop)
             if batch.holds(_ANY_KEY):
                 self._told.clear()
                 self._places.clear()

@@ -393,6 +393,28 @@ def test_phases_that_come_and_go_do_not_fill_the_log(
     assert told[-1]["message"].startswith("Phase DONE begins")
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(ValueError("no"), "failed: no"), (asyncio.CancelledError(), "cancelled")],
+    ids=["failed", "cancelled"],
+)
+def test_a_step_that_does_not_end_well_says_how(
+    objects: io.StringIO, error: BaseException, told: str
+) -> None:
+    with pytest.raises(type(error)), logs.timed(logs.logger("engine.test"), "Pause writers"):
+        raise error
+    (line,) = lines_of(objects)
+    assert line["message"] == f"Pause writers: {told}"
+
+
+def test_a_lag_is_unknown_in_the_log_while_the_source_is_not_followed(
+    objects: io.StringIO,
+) -> None:
+    ProgressLog().note(Progress(Phase.FOLLOW, link="", lag_bytes=None))
+    (line,) = lines_of(objects)
+    assert line["lag_bytes"] is None
+
+
 # --- The worker's file ---
 
 _WRITER = """

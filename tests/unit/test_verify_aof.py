@@ -88,7 +88,7 @@ def told(path: Path) -> dict[tuple[int, bytes], verifier.Told]:
         files = AofFiles(path)
         survey = await survey_aof(files, TransferSettings())
         try:
-            return verifier._Reading(files, survey, TransferSettings(), 0).run()
+            return await verifier.told_by_files(files, survey, TransferSettings())
         finally:
             files.close()
 
