@@ -27,8 +27,8 @@ GRAPH_PART = (
     "(--source-type scan)"
 )
 """Why a value of the type that only snapshots have is not sent."""
-_PART_TYPE = "graphmeta"
-GRAPH_TYPES = frozenset({"graphdata", _PART_TYPE})
+GRAPH_PART_TYPE = "graphmeta"
+GRAPH_TYPES = frozenset({"graphdata", GRAPH_PART_TYPE})
 """The types that FalkorDB brings."""
 _SAFE_SINCE = (6, 2, 0)
 """Servers before it may end their process over a value of a module (`rdbLoadObject`, rdb.c)."""
@@ -64,7 +64,7 @@ TYPES: dict[str, ModuleType] = {
     "bloomfltr": ModuleType(_brought_by("bf"), "BF.LOAD", replaces=False),
     # FalkorDB and RedisGraph: the nodes of the value are added to those of the graph.
     "graphdata": ModuleType(_brought_by(GRAPH_MODULE), "GRAPH.QUERY", replaces=False),
-    _PART_TYPE: ModuleType(_brought_by(GRAPH_MODULE), "GRAPH.QUERY", replaces=False),
+    GRAPH_PART_TYPE: ModuleType(_brought_by(GRAPH_MODULE), "GRAPH.QUERY", replaces=False),
 }
 """By the nine characters of the type's name, as TYPE says it."""
 
@@ -97,7 +97,7 @@ class ModuleTypes:
             )
         if not self._has(name):
             return f"a value of module {name}, which the target does not have"
-        return GRAPH_PART if name == _PART_TYPE else ""
+        return GRAPH_PART if name == GRAPH_PART_TYPE else ""
 
     def judge(self, name: str) -> tuple[str, bool]:
         """(`refusal`, whether RESTORE … REPLACE may add to what is there), for `ModuleGuard`."""

@@ -46,7 +46,7 @@ from engine.errors import (
 )
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
-from engine.model.modules import GRAPH_MODULE
+from engine.model.modules import GRAPH_MODULE, GRAPH_PART_TYPE
 from engine.model.online import LEFT_KEY, POSITION_KEY, OnlineMark, dirty_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
@@ -77,6 +77,7 @@ from engine.transfer.faithfulness import Faithfulness
 from engine.transfer.field_deadlines import release_fields
 from engine.transfer.gate import GateOfFiles, GateResult, compared
 from engine.transfer.graph_notes import GraphNotes, look_at
+from engine.transfer.graphs import FILE_REMEDY, IN_FILE_PARTS
 from engine.transfer.leftovers import find as find_leftovers
 from engine.transfer.replay import Replay
 from engine.transfer.stage import Stage
@@ -295,6 +296,8 @@ class AppendOnly:
             before = found.position if found is not None else None
         await self._read_files(before)
         assert self._survey is not None
+        if GRAPH_PART_TYPE in self._survey.modules and GRAPH_MODULE in self._writer.info.modules:
+            raise TransferFailed(IN_FILE_PARTS, remedy=FILE_REMEDY, fault="source")
         await stage.insist(self._look_at_tail, "target")
         if self._survey.cut:
             self._leave_out(f"{_CUT}{self._survey.cut}")

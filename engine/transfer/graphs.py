@@ -16,6 +16,14 @@ _COUNTS = ("MATCH (n) RETURN count(n)", "MATCH ()-[e]->() RETURN count(e)")
 _NAMED = 3
 
 REMEDY = "Choose --source-type scan: it reads each graph whole."
+IN_FILE_PARTS = (
+    "the file has large graphs in parts, which RESTORE does not put together: a graph without them "
+    "answers no query"
+)
+FILE_REMEDY = (
+    "Load the file into a server of its version with the same module, and migrate from that one "
+    "with --source-type scan: DUMP gives each graph whole."
+)
 
 
 async def in_parts(source: Admin, info: ServerInfo) -> str:

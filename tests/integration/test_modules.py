@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -378,6 +379,44 @@ def test_a_graph_that_a_snapshot_has_in_parts_is_scanned(server_factory: ServerF
     assert "graph (database 0, 101 nodes and edges)" in event
     assert "the source is scanned" in event
     assert query(target, "graph", COUNT) == [[101]]
+
+
+@pytest.mark.parametrize("kind", ["rdb", "aof"])
+def test_a_file_that_has_a_graph_in_parts_is_refused(
+    kind: str, server_factory: ServerFactory, state_url: str, tmp_path: Path
+) -> None:
+    """Before anything is written: the target answers no query of a graph that lacks its parts."""
+    source, target = with_a_large_graph(server_factory)
+    client = source.client()
+    client.set("plain", 1)
+    client.save()
+    path = tmp_path / "file"
+    shutil.copy(source.folder / "dump.rdb", path)
+    cli = Cli(state_url, tmp_path)
+    ends = "--source", f"{kind}:{path}", "--target", target.url, "--output", "json"
+    try:
+        said = cli("migrate", *ends)
+        assert said.code == 1, said
+        assert "large graphs in parts" in said.err
+        assert "--source-type scan" in said.err
+        assert target.client().dbsize() == 0
+        if kind == "aof":
+            # Without the preflight, too: these files are read whole before the first write.
+            said = cli("migrate", *ends, "--skip-checks", "large-graphs")
+            assert said.code == 1, said
+            assert "large graphs in parts" in str(said.json["errors"])
+            assert target.client().dbsize() == 0
+    finally:
+        cli.close()
+    if kind == "aof":
+        return
+    # A target without the module gets neither the graph nor its parts, which are named.
+    bare = server_factory(known("redis-8.2"))
+    run = transfer(f"{kind}:{path}", bare, source_type="auto")
+    lacking = {each.reason for each in run.report.not_carried}
+    assert lacking == {LACKS.format("graphdata"), LACKS.format("graphmeta")}
+    assert bare.client().get("plain") == b"1"
+    assert bare.client().exists("graph") == 0
 
 
 # What FalkorDB notes for itself.

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from engine.model.modules import GRAPH_TYPES, TELEMETRY_LEFT, ModuleTypes
+from engine.model.modules import (
+    GRAPH_PART,
+    GRAPH_PART_TYPE,
+    GRAPH_TYPES,
+    TELEMETRY_LEFT,
+    ModuleTypes,
+)
 from engine.model.report import printable_key
 from engine.model.server import ServerInfo, known_types
 from engine.transfer.checks.modules import refusals
-from engine.transfer.checks.result import Check, passed, warned
+from engine.transfer.checks.result import Check, failed, passed, warned
 from engine.transfer.checks.types import type_name
+from engine.transfer.graphs import FILE_REMEDY, IN_FILE_PARTS
 from engine.wire.search import IN_FILE
 
 _REMEDY_LONG = "Raise it on the target (CONFIG SET proto-max-bulk-len BYTES), and start again. "
@@ -44,8 +51,12 @@ def check_carried(
     """Types and values that cannot be carried, and what is no key."""
     if target is not None and found.types:
         yield _types(found, target)
+    carried = dict(found.modules)
+    whole_alone = modules is not None and modules.refusal(GRAPH_PART_TYPE) == GRAPH_PART
+    if whole_alone and carried.pop(GRAPH_PART_TYPE, 0):
+        yield failed("large-graphs", IN_FILE_PARTS, FILE_REMEDY)
     left = [TELEMETRY_LEFT] if GRAPH_TYPES.intersection(found.modules) else []
-    if modules is not None and (refused := refusals(found.modules, modules)):
+    if modules is not None and (refused := refusals(carried, modules)):
         yield warned(
             "modules",
             "; ".join([*refused, *left]),
