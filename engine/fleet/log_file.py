@@ -42,11 +42,13 @@ class LogFile(RotatingFileHandler):
         )
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write it, to the file that has the name now."""
-        with contextlib.suppress(OSError):
-            if self.stream is not None and not _same(self.stream.fileno(), self.baseFilename):
+        """Write it, to the file that has the name now. Never raises: what cannot be opened is
+        tried again with the next line."""
+        if self.stream is not None and not _same(self.stream.fileno(), self.baseFilename):
+            with contextlib.suppress(OSError):
                 self.stream.close()
-                self.stream = self._open()
+            # The handler opens a file where it has none.
+            self.stream = None
         super().emit(record)
 
 

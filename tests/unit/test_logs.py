@@ -472,6 +472,29 @@ log.info("behind")
     assert "before" in path.with_suffix(".1").read_text()
 
 
+def test_a_log_that_cannot_be_opened_again_raises_nothing(tmp_path: Path) -> None:
+    """What writes to it goes on; the file has the lines again once it can be opened."""
+    program = """
+import sys
+from pathlib import Path
+from engine import logs
+from engine.fleet import log_file
+path = Path(sys.argv[1])
+log_file.begin(path)
+log = logs.logger("engine.x")
+path.rename(path.with_suffix(".1"))
+path.mkdir()
+log.info("one")
+log.info("two")
+path.rmdir()
+log.info("three")
+"""
+    path = tmp_path / "worker-g.log"
+    with path.open("a") as stderr:
+        subprocess.run([sys.executable, "-c", program, str(path)], stderr=stderr, check=True)
+    assert "three" in path.read_text()
+
+
 def test_a_log_that_goes_elsewhere_stays_there(tmp_path: Path) -> None:
     """A worker that is started by hand, or by a service manager, logs to its own stderr."""
     command = [sys.executable, "-c", _WRITER, str(tmp_path / "worker-g.log"), "1"]
