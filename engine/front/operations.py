@@ -148,10 +148,7 @@ async def release_source(house: House, group_id: str) -> dict[str, Any]:
     group_id = validate.identifier(group_id)
     transfer = await house.state(lambda registry: registry.sealed_by(group_id))
     if transfer is None or transfer.report is None:
-        raise InvalidReplicationGroupStateFault(
-            f"cannot {Operation.RELEASE} replication group {group_id}: no migration of it has left "
-            "its source refusing writes."
-        )
+        raise await _nothing_to_release(house, group_id)
     held = transfer.report.held
     if held:
         # As long as clients are held there we are not heard either.
@@ -168,6 +165,24 @@ async def release_source(house: House, group_id: str) -> dict[str, Any]:
     # Whoever wants writes there wants clients there.
     await house.state(lambda registry: _let_clients(registry, transfer))
     return {**await house.answer(group_id), "Message": told}
+
+
+async def _nothing_to_release(house: House, group_id: str) -> InvalidReplicationGroupStateFault:
+    cannot = f"cannot {Operation.RELEASE} replication group {group_id}"
+    transfer = await house.state(lambda registry: registry.found_closed_by(group_id))
+    if transfer is None or transfer.report is None:
+        return InvalidReplicationGroupStateFault(
+            f"{cannot}: no migration of it has left its source refusing writes."
+        )
+    report = transfer.report
+    name = f"the source's primary {report.closed_at}" if report.closed_at else ""
+    return InvalidReplicationGroupStateFault(
+        f"{cannot}: {name or f'the source {transfer.source.address}'} refused writes before the "
+        f"cut-over already, by its setting {report.closed_before}, which no migration of this "
+        "group has changed.",
+        remedy=f"Set {report.closed_before} back there by hand, or release the group whose "
+        "migration has set it.",
+    )
 
 
 def _let_clients(registry: Registry, transfer: TransferRecord) -> None:
@@ -363,6 +378,8 @@ async def _force(house: House, transfer: TransferRecord) -> None:
     else:
         standing = shapes.standing(progress)
         message = f"aborted by force, without a worker and not cut over, after {standing}"
+        if not (isinstance(mark, OnlineMark) and mark.fenced):
+            message += "; the source stays open"
     report = Report(
         status="stopped",
         source_type=progress.source_type,

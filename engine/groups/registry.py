@@ -179,6 +179,16 @@ class Registry:
         # One that found the source sealed has not done it; an earlier one may have.
         return next((each for each in found if each.report and each.report.sealed), None)
 
+    def found_closed_by(self, group_id: str) -> TransferRecord | None:
+        """The group's last transfer whose cut-over found its source refusing writes; None: none
+        did. Raises `ReplicationGroupNotFoundFault`."""
+        table = schema.transfers
+        query = select(table).where(table.c.group_id == group_id).order_by(table.c.id.desc())
+        with self.store.read() as connection:
+            group_by_id(connection, group_id)
+            found = [transfer_of(row) for row in connection.execute(query)]
+        return next((each for each in found if each.report and each.report.closed_before), None)
+
     def check(self, operation: Operation, group_id: str) -> GroupRecord:
         """The group, if its status allows `operation`; else the table's fault."""
         group, _ = self.get(group_id)

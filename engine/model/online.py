@@ -27,7 +27,9 @@ class OnlineMark:
     back; empty if it was not touched. `fenced`: a fence may stand at the source, or writers wait to
     be let go after the opening; `sealed`: the settings that the seal changes there, as they were
     (`transfer.seal`); `fenced_at`: the `host:port` of the primary where that is, empty for the
-    source itself; `lets_scripts`: it refuses writes then, but not what scripts write (before 6.2);
+    source itself; `closed_before`: the setting by which it refused writes before the fence, empty:
+    it accepted them; `lets_scripts`: it refuses writes then, but not what scripts write (before
+    6.2);
     `scripts` and `writes`: how many scripts and commands that write it had run when that fence was
     put up, and `scripts_run` and `writes_run` how many it ran until those who waited were let go
     (`transfer.scripts`; None: it refuses their writes, or does not tell), `lost_writes`: what was
@@ -73,6 +75,7 @@ class OnlineMark:
     switched: bool = False
     compare_all: str = ""
     fenced_at: str = ""
+    closed_before: str = ""
     lets_scripts: bool = False
     scripts: int | None = None
     writes: int | None = None
@@ -101,6 +104,8 @@ class OnlineMark:
         return {
             "sealed": self.sealed,
             "sealed_at": self.fenced_at if self.sealed else "",
+            "closed_before": self.closed_before,
+            "closed_at": self.fenced_at if self.closed_before else "",
             "lets_scripts": self.lets_scripts,
             "scripts_before": self.scripts,
             "scripts_run": self.scripts_run,

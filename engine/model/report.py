@@ -55,6 +55,8 @@ class Report:
     on the server that wrote it. `sealed`: the settings of the source that have it refuse writes,
     as they were before (`transfer.seal`); empty if they were not touched, or are put back.
     `sealed_at`: the `host:port` of the primary that it was done to; empty where that is the source.
+    `closed_before`: the setting by which that server refused writes already before the cut-over, so
+    that the cut-over did not change it; empty: it accepted them. `closed_at`: as `sealed_at`.
     `lets_scripts`: it refuses writes, but not what scripts write (before 6.2). `scripts_before`,
     `scripts_run`: how many scripts it had run before the cut-over, and in the cut-over, where their
     writes are not refused; None: they are, or it is not known. `writes_before`, `writes_run`: the
@@ -89,6 +91,8 @@ class Report:
     sealed: str = ""
     verification: Verification | None = None
     sealed_at: str = ""
+    closed_before: str = ""
+    closed_at: str = ""
     lets_scripts: bool = False
     scripts_before: int | None = None
     scripts_run: int | None = None

@@ -181,6 +181,7 @@ class CutOver:
                 fenced=True,
                 sealed=fence.before,
                 fenced_at=address,
+                closed_before=fence.closed_before,
                 held=fence.held,
                 lets_scripts=fence.lets_scripts,
             )
@@ -540,6 +541,7 @@ class CutOver:
             fenced=False,
             sealed="",
             fenced_at="",
+            closed_before="",
             lets_scripts=False,
             scripts=None,
             writes=None,

@@ -48,6 +48,9 @@ class Fence(Protocol):
     """How long it may stand."""
     before: str
     """What `prepare` found in the source's settings and `seal` changes; empty: it changes none."""
+    closed_before: str
+    """The setting by which the source refused writes already when `prepare` asked, so that `seal`
+    does not change it; empty: it accepted them, or does not tell."""
     info: ServerInfo | None
     """Of a source that cannot be read meanwhile: what INFO told when the fence was put up."""
     silent_calls: silent.Calls | None
@@ -157,6 +160,7 @@ class NoFence:
 
     readable = True
     before = ""
+    closed_before = ""
     info: ServerInfo | None = None
     silent_calls: silent.Calls | None = None
     calls: Calls | None = None
@@ -273,6 +277,8 @@ class PauseFence:
         self._scripts_refused = scripts.refused(info)
         # Before 6.0 EXEC is run whatever its transaction holds, if that was queued before the seal.
         self.info: ServerInfo | None = None
+        self.closed_before = ""
+        self._setting = seal.setting_of(info)
         self._exec_refused = scripts.transactions_refused(info)
         self.silent_calls: silent.Calls | None = None
         self.calls: Calls | None = None
@@ -345,6 +351,7 @@ class PauseFence:
             found = await seal.ask(end)
             self.before, self._refuses = found or "", found is None
             self._took_writes = found is not None
+            self.closed_before = "" if found else self._setting
         except (AuthError, ServerError, ProtocolFault) as error:
             self._why = error.message
 
@@ -521,7 +528,7 @@ class PauseFence:
             )
         return (
             f"{name} refuses writes (NOREPLICAS){self._but(holds)}, as it did before this "
-            "cut-over: its min-replicas-to-write was set before, and is to be set back by hand"
+            f"cut-over: its {self._setting} was set before, and is to be set back by hand"
         )
 
     def _lost(self, holds: bool) -> Iterator[str]:

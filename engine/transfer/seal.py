@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.errors import AuthError, ProtocolFault, ServerError
+from engine.model.server import ServerInfo
 from engine.wire.admin import Admin, Arg
 
 # More replicas than any primary has.
@@ -139,6 +140,11 @@ def remedy(before: str) -> str:
 def setting(before: str) -> str:
     """The name of the setting that has the source refuse writes."""
     return _Settings.read(before).names[0]
+
+
+def setting_of(info: ServerInfo) -> str:
+    """What the setting is called at this server."""
+    return _NAMES[info.version < (5, 0, 0)][0]
 
 
 async def _settings(end: Admin) -> _Settings:

@@ -57,6 +57,13 @@ def _aborted(way: Way | None) -> str:
     return "aborted by force, not cut over"
 
 
+def _left_open(way: Way | None) -> str:
+    """That the source stays open, where no fence has come near it."""
+    if isinstance(way, Online) and (way.opened or way.in_doubt or way.mark.fenced):
+        return ""
+    return "; the source stays open"
+
+
 async def _cannot_compare(db: int, keys: Sequence[bytes]) -> list[bytes]:
     """Without a way to compare, every key that the target has is a conflict."""
     del db
@@ -188,7 +195,7 @@ class Transfer:
                         self._way = self._begun()
                 if isinstance(self._way, Online):
                     self._cut_over = await self._way.end_opened()
-                errors.append(f"{_aborted(self._way)}: {standing}")
+                errors.append(f"{_aborted(self._way)}: {standing}{_left_open(self._way)}")
                 stage.on_event(errors[-1])
             else:
                 # By `stop`, or because whoever awaits us was cancelled: that comes to the same.

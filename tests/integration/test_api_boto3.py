@@ -215,6 +215,11 @@ def test_completion_is_refused_while_not_in_sync(
     source.thaw()
     client.complete_migration(ReplicationGroupId="cache", Force=True)
     until(lambda: group(client)["Status"] == "available", "aborted")
+    told = [each["Message"] for each in client.describe_events()["Events"]]
+    assert "abort requested (force): no cut-over, the source stays open" in told
+    aborted = r"aborted by force, not cut over: .+; the source stays open"
+    assert any(re.search(aborted, each) for each in told), told
+    assert source.client().set("later", 1)
 
 
 def test_a_cut_over_without_the_comparison(api: Serving, server_factory: ServerFactory) -> None:

@@ -158,7 +158,16 @@ def test_the_end_by_force(two: tuple[Server, Server], cli: Cli) -> None:
     source, target = two
     register(cli, target)
     assert cli("start-migration", *GROUP, *nodes(source)).code == 0
-    assert cli("complete-migration", *GROUP, "--force", "--wait").code == 0
+    told = cli("complete-migration", *GROUP, "--force", "--wait")
+    assert told.code == 0, told.err
+    # The command itself says so, and so do the events.
+    aborted = r"aborted by force, not cut over: .+; the source stays open"
+    assert re.search(rf"^STOPPED .*\({aborted}\)", told.err, re.MULTILINE), told.err
+    events = cli("describe-events", *GROUP, "--output", "json").json["Events"]
+    messages = [each["Message"] for each in events]
+    assert "abort requested (force): no cut-over, the source stays open" in messages
+    assert any(re.search(aborted, each) for each in messages), messages
+    assert source.client().set("later", "1")
     assert cli.group()["Status"] == "available"
 
 
@@ -702,7 +711,8 @@ def test_a_source_that_was_sealed_before_is_released(
 def test_a_source_that_its_operator_has_closed_is_not_ours_to_release(
     few_binary: Binary, server_factory: ServerFactory, cli: Cli
 ) -> None:
-    """Its setting was the operator's before the cut-over; it stays, and nobody says it was ours."""
+    """Its setting was the operator's before the cut-over; it stays, it is named, and nobody says
+    that it was ours, or that the source is open."""
     source, target = server_factory(few_binary), server_factory(few_binary)
     client = source.client()
     client.set("key", "1")
@@ -721,7 +731,14 @@ def test_a_source_that_its_operator_has_closed_is_not_ours_to_release(
     assert "min-replicas-to-write 65535" not in events
     told = cli("release-source", *GROUP)
     assert told.code == 1
-    assert "no migration of it has left its source refusing writes" in told.err
+    setting = next(name for name in closed if name.endswith("to-write"))
+    if source.binary.version >= (5, 0, 0):
+        setting = "min-replicas-to-write"
+    said = " ".join(told.err.split())
+    assert f"the source {source.host}:{source.port} refused writes before the cut-over" in said
+    assert f"by its setting {setting}, which no migration of this group has changed" in said
+    assert f"Set {setting} back there by hand" in said
+    assert "no migration of it has left its source refusing writes" not in said
     assert client.config_get("min-replicas-*") == closed
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
         client.set("key", "2")

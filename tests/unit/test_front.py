@@ -652,7 +652,8 @@ async def test_the_end_by_force_of_a_followed_source(house: House) -> None:
     report = await face.wait("g", until="available")
     assert isinstance(report, Report)
     assert (report.source_type, report.commands, report.repaired_keys) == ("replica", 7, 3)
-    assert report.errors[0].endswith("after 9 of about 9 keys, with a lag of 18,000,000 bytes")
+    standing = "after 9 of about 9 keys, with a lag of 18,000,000 bytes"
+    assert report.errors[0].endswith(f"{standing}; the source stays open")
 
 
 @pytest.mark.parametrize(
@@ -752,7 +753,8 @@ async def test_a_dead_worker(house: House) -> None:
     assert ended["Reason"] == ended["Report"]["Errors"][0]
     assert ended["Reason"].startswith("aborted by force, without a worker")
     assert (await events(house))[-1] == (
-        "migration aborted by force, without a worker and not cut over, after 5 of about 9 keys"
+        "migration aborted by force, without a worker and not cut over, after 5 of about 9 keys; "
+        "the source stays open"
     )
     report = await face.wait("g", until="available")
     assert isinstance(report, Report)
