@@ -8,6 +8,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -753,8 +754,15 @@ def test_a_primary_that_falls_silent(server_factory: ServerFactory) -> None:
     assert target.client().get("key") == b"1"
 
 
-def test_the_operators_own_fence_at_a_replica(server_factory: ServerFactory) -> None:
-    """`--fence none`: the source's own offset counts where its primary cannot be asked."""
+@pytest.mark.parametrize("fence", ["none", "hook"])
+def test_the_operators_own_fence_at_a_replica(
+    fence: str, server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    """`--fence none` and `--fence hook`: the source's own offset counts where its primary cannot be
+    asked."""
+    script, noted = tmp_path / "hook.sh", tmp_path / "noted"
+    script.write_text(f"echo \"$1\" >> '{noted}'\n")
+    settings = {"fence": fence, **({"fence_hook": f"sh {script}"} if fence == "hook" else {})}
     head, source = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
     target = server_factory(known("redis-7.0"))
     head.client().set("key", 1)
@@ -766,11 +774,38 @@ def test_the_operators_own_fence_at_a_replica(server_factory: ServerFactory) -> 
         head.kill()
         await completed(work, run)
 
-    run = online(source, target, steer, fence="none", timeout=60)
+    run = online(source, target, steer, timeout=60, **settings)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("key") == b"1"
     assert run.report.verification is not None
     assert "compared with a replica of the source" in run.report.verification.reason
+    if fence == "hook":
+        assert noted.read_text().split()[-2:] == ["fence", "done"]
+
+
+def test_the_role_is_looked_at_each_second(server_factory: ServerFactory) -> None:
+    """A rate, over a few seconds in which the machine did not stand still: others count nothing."""
+    source, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
+    source.client().set("key", 1)
+    client = source.client()
+
+    def asked() -> int:
+        return int(client.info("commandstats")["cmdstat_info"]["calls"])
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        rates: list[float] = []
+        while not rates or (max(rates) < 1.0 and len(rates) < 8):
+            before, began = asked(), time.monotonic()
+            await asyncio.sleep(3.0)
+            # One of them was ours.
+            rates.append((asked() - before - 1) / (time.monotonic() - began))
+        assert max(rates) >= 1.0, rates
+        work.stop()
+
+    run = online(source, target, steer, timeout=60)
+    assert run.report.status == "stopped", (run.report.errors, run.events)
 
 
 @pytest.mark.parametrize("name", ["redis-7.0", "redis-5.0"])
@@ -955,3 +990,79 @@ def test_a_source_that_becomes_a_replica_of_the_target(server_factory: ServerFac
     assert run.report.status == "stopped"
     assert "replica of the target" in run.report.errors[0]
     assert target.client().get("n") == b"2"
+
+
+@pytest.mark.parametrize("to", ["the target", "its replica"])
+def test_a_source_address_that_leads_to_the_target(to: str, server_factory: ServerFactory) -> None:
+    """After a relink. Nothing is fed back; with the right address the migration goes on."""
+    source, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
+    source.client().mset({f"key:{n}": n for n in range(200)})
+    there = target if to == "the target" else server_factory(known("redis-7.0"))
+    store = MemoryCheckpoint()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        if there is not target:
+            replica_of(there, target)
+            await soon(lambda: in_step(there), "the replica in step")
+        name.lead_to(there.host, there.port)
+        name.cut_now()
+        target.client().incr("probe")
+        await phase(work, Phase.STOPPED)
+
+    with Proxy(source.host, source.port) as name:
+        run = online(name, target, steer, checkpoints=store, timeout=60)
+        assert run.report.status == "stopped", (run.report.errors, run.events)
+        words = "own target" if there is target else "replica of the target"
+        assert words in run.report.errors[0], run.report.errors
+        assert target.client().get("probe") == b"1"
+        assert seal_of(target) == seal_of(there) == seal_of(source) == 0
+        target.client().delete("probe")
+        name.lead_to(source.host, source.port)
+        source.client().set("later", 1)
+        run = online(name, target, completed, checkpoints=store, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 1
+    assert target.client().mget("key:7", "later") == [b"7", b"1"]
+    assert target.client().dbsize() == 201
+    assert_tidy(target)
+
+
+def test_a_target_that_is_made_a_replica_at_the_opening(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the last look: the target refuses to be opened, the source takes writes again, and
+    nothing is written to the target before it is a primary once more."""
+    source, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
+    source.client().set("key", 1)
+    promote = Opening.promote
+    struck: list[bytes] = []
+
+    async def promoting(self: Opening, *args: Any, **options: Any) -> None:
+        if not struck:
+            # At a port of nobody: it becomes a replica, and keeps its data.
+            target.client().execute_command("REPLICAOF", "127.0.0.1", 1)
+            struck.append(target.client().get("startmigration:position"))
+        await promote(self, *args, **options)
+
+    monkeypatch.setattr(Opening, "promote", promoting)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        reason = await refused(work, run)
+        assert "is a replica of" in reason or "READONLY" in reason, reason
+        await soon(lambda: seal_of(source) == 0, "the write block is gone")
+        assert await asyncio.to_thread(source.client(socket_timeout=20).set, "key", "2")
+        assert not work.progress.can_complete
+        assert target.client().mget("key", "startmigration:position") == [b"1", struck[0]]
+        target.client().execute_command("REPLICAOF", "NO", "ONE")
+        await completed(work, run)
+
+    run = online(source, target, steer, timeout=60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert struck
+    assert target.client().get("key") == b"2"
+    assert run.report.full_syncs == 1
+    assert_tidy(target)
