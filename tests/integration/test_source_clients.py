@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,54 @@ def test_clients_that_come_back_are_disconnected_until_the_name_is_moved(
     client.disconnect()
     (last,) = (each for each in events(engine) if "no longer disconnected" in each)
     assert "no longer disconnected: the source was released; since" in last
+    engine.close()
+
+
+def test_clients_that_come_back_as_the_command_line_shows_them(
+    ends: tuple[Server, Server], state: str, tmp_path: Path
+) -> None:
+    """With address, library, its version and user, each member there; users of `--keep-user` stay
+    connected."""
+    source, target = ends
+    source.client().acl_setuser(
+        "watcher", enabled=True, nopass=True, commands=["+@all"], keys=["*"]
+    )
+    kept = redis.Connection(port=source.port, username="watcher", password="any")
+    kept.connect()
+    cli = engines.Cli(state, tmp_path)
+    done = cli(
+        "migrate", "--source", source.url, "--target", target.url, *NAMED,
+        "--keep-user", "watcher", "--keep-user", "another", "--disconnect-for", "5m",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    engine = Engine(state)
+    library, began = f"redis-py {redis.__version__}", time.time()
+    came = redis.Redis(port=source.port, retry=None)
+
+    def twice() -> bool:
+        with contextlib.suppress(redis.ConnectionError):
+            came.ping()
+        return any(
+            each["Library"] == library and each["Disconnected"] >= 2
+            for each in seen(engine).get("Addresses", [])
+        )
+
+    until("the client was disconnected twice", twice)
+    told = cli("describe-replication-groups", *NAMED, "--output", "json")
+    assert told.code == 0, told.err
+    found = told.json["ReplicationGroups"][0]["SourceClients"]
+    cli.close()
+    # Beside it there may be one that was disconnected before it had told its library.
+    (ours,) = (each for each in found["Addresses"] if each["Library"] == library)
+    assert set(ours) == {"Address", "Library", "User", "Disconnected", "LastSeen"}
+    assert (ours["Address"], ours["User"]) == ("127.0.0.1", "default")
+    assert ours["Disconnected"] >= 2
+    assert datetime.fromisoformat(ours["LastSeen"]).timestamp() >= began
+    assert not any(each["User"] == "watcher" for each in found["Addresses"])
+    assert found["Kept"] == 1
+    kept.send_command("PING")
+    assert kept.read_response() in (b"PONG", "PONG")
+    kept.disconnect()
     engine.close()
 
 
