@@ -378,7 +378,8 @@ async def _force(house: House, transfer: TransferRecord) -> None:
     else:
         standing = shapes.standing(progress)
         message = f"aborted by force, without a worker and not cut over, after {standing}"
-        if not (isinstance(mark, OnlineMark) and mark.fenced):
+        fenced = isinstance(mark, OnlineMark) and mark.fenced
+        if not fenced and transfer.source.file_path is None:
             message += "; the source stays open"
     report = Report(
         status="stopped",

@@ -57,8 +57,10 @@ def _aborted(way: Way | None) -> str:
     return "aborted by force, not cut over"
 
 
-def _left_open(way: Way | None) -> str:
-    """That the source stays open, where no fence has come near it."""
+def _left_open(source: Endpoint, way: Way | None) -> str:
+    """That the source stays open, where it is a server and no fence stands there by the books."""
+    if source.file_path is not None:
+        return ""
     if isinstance(way, Online) and (way.opened or way.in_doubt or way.mark.fenced):
         return ""
     return "; the source stays open"
@@ -195,7 +197,8 @@ class Transfer:
                         self._way = self._begun()
                 if isinstance(self._way, Online):
                     self._cut_over = await self._way.end_opened()
-                errors.append(f"{_aborted(self._way)}: {standing}{_left_open(self._way)}")
+                left = _left_open(self._source_endpoint, self._way)
+                errors.append(f"{_aborted(self._way)}: {standing}{left}")
                 stage.on_event(errors[-1])
             else:
                 # By `stop`, or because whoever awaits us was cancelled: that comes to the same.
