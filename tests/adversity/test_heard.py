@@ -10,7 +10,7 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from engine.model.progress import Phase
+from engine.model.progress import Phase, Progress
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
@@ -92,6 +92,36 @@ def test_a_source_that_is_not_heard(name: str, trouble: str, server_factory: Ser
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 1)
     assert target.client().get("later") == b"1"
+
+
+def test_a_link_that_is_down_is_told_of_within_two_seconds(server_factory: ServerFactory) -> None:
+    """The connection ends, so it is known at once. The quickest of three: a machine that rests for
+    a moment makes one of them late."""
+    source, target = (server_factory(known("redis-7.0")) for _ in range(2))
+    source.client().set("key", "1")
+    took: list[float] = []
+    with Proxy(source.host, source.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            while not took or (took[-1] > 2 and len(took) < 3):
+                await in_sync(work, source)
+                began = time.monotonic()
+                _cut(source, proxy)
+                await soon(lambda: tells_of_a_link_that_is_down(work.progress), "the link")
+                took.append(time.monotonic() - began)
+                proxy.refuse(False)
+            await cut_over(work, run, source)
+
+        run = online(proxy, target, steer, timeout=300, retry_for=1800.0)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert min(took) <= 2, took
+
+
+def tells_of_a_link_that_is_down(seen: Progress) -> bool:
+    """Whether one state that is published has all of it: the gate, the lag, the link and why."""
+    told = (seen.link, seen.can_complete, seen.lag_bytes) == ("down", False, None)
+    return told and "the link to the source is down for" in seen.reason and seen.retries > 0
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)

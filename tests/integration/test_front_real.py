@@ -767,6 +767,62 @@ async def test_a_transfer_that_fails(
     face.close()
 
 
+@in_loop
+async def test_what_is_published_contradicts_itself_at_no_time(
+    face: Engine, state_url: str, server_factory: ServerFactory
+) -> None:
+    """Another program looks as fast as it can, from the start to the end: the phase, the word that
+    it can be completed, the status and the group's status fit together in each answer."""
+    source, target = server_factory(), server_factory()
+    fill(source, 5000)
+    await face.register_replication_group("g", plain(target))
+    over = threading.Event()
+    seen: list[dict[str, Any]] = []
+
+    def look() -> None:
+        other = Engine(state_url)
+        while not over.is_set():
+            (group,) = other.sync.describe_replication_groups("g")["ReplicationGroups"]
+            found = group.get("Migration", {})
+            each = {"Group": group["Status"], "LagKnown": found.get("LagBytes") is not None}
+            for name in ("Status", "Phase", "CanComplete", "SourceLink"):
+                each[name] = found.get(name)
+            # What is new alone: each row is a state and the one behind it another.
+            if not seen or seen[-1] != each:
+                seen.append(each)
+            time.sleep(0.002)
+        other.close()
+
+    looking = asyncio.create_task(asyncio.to_thread(look))
+    try:
+        settings = TransferSettings(disconnect_for=0)
+        await face.start_migration("g", node(source), settings=settings)
+        await face.wait("g", until="in-sync", timeout=60)
+        await soon(lambda: any(each["CanComplete"] for each in seen), "an open gate")
+        await face.complete_migration("g")
+        await face.wait("g", until="available", timeout=60)
+        await soon(lambda: seen[-1]["Status"] == "done", "the end")
+    finally:
+        over.set()
+        await looking
+    for each in seen:
+        if each["Status"] is None:  # before the start
+            continue
+        if each["CanComplete"]:
+            assert (each["Phase"], each["Status"], each["Group"]) == (
+                "FOLLOW",
+                "running",
+                "migrating",
+            )
+            assert (each["SourceLink"], each["LagKnown"]) == ("up", True), seen
+        assert each["Phase"] not in ("FAILED", "STOPPED"), seen
+        ends = {each["Phase"] == "DONE", each["Status"] == "done", each["Group"] == "available"}
+        assert len(ends) == 1, seen
+    # No end before the end, and nothing behind it.
+    assert [each["Phase"] == "DONE" for each in seen].count(True) == 1, seen
+    assert {"FOLLOW", "DONE"} <= {each["Phase"] for each in seen}, seen
+
+
 def outcomes(state_url: str) -> dict[str, int]:
     """How many migrations ended with which outcome, as the metrics count them."""
     registry = Registry(state_url)

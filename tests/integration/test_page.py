@@ -42,6 +42,11 @@ ACTIONS |= WORDS
 TRY_NOW = """
 [...document.querySelectorAll("button")].find((each) => each.textContent === "Try now")?.click()
 """
+# What the chart says of how far the target is behind.
+LAG = """
+[...document.querySelectorAll("svg.plot")].map((each) => each.getAttribute("aria-label") ?? "")
+  .find((each) => each.startsWith("Lag, "))
+""".strip()
 # What a person reads off the page, at each change of it.
 NOTE = """
 globalThis.noted = {phases: [], keys: new Set(), rates: new Set(), verdicts: new Set()};
@@ -306,6 +311,61 @@ def test_what_can_be_done_with_one_that_has_stopped_or_ended(
     metrics = fetch(api.url + "/metrics", api.signed("/metrics", "read")).body.decode()
     for outcome, count in {"done": 1, "failed": 0, "forced": 1}.items():
         assert f'startmigration_migrations_ended{{outcome="{outcome}"}} {count}.0' in metrics
+    assert page.complaints == []
+
+
+def test_a_silent_source_and_a_cut_over_without_the_comparison(
+    api: Serving, browser: Browser, server_factory: ServerFactory
+) -> None:
+    """While a stopped source is silent nothing is green, and how far behind it is is not known;
+    afterwards it is green by itself. A cut-over that is to compare nothing is carried out so."""
+    source, target = server_factory(), server_factory()
+    source.client().mset({f"key:{n}": n for n in range(100)})
+    register(api, target)
+    page = browser.open(api.url)
+    sign_in(page, api.keys["migrate"])
+    start(page, source)
+    page.wait(f"{LAG} === 'Lag, now: behind 0 B'", 60)
+    page.wait("document.querySelector('.verdict').dataset.tone === 'good'")
+    # 1. The source stops. Pushed to the page, and not asked for.
+    source.freeze()
+    try:
+        page.wait("document.querySelector('.verdict').dataset.tone !== 'good'")
+        page.sees("the source has not answered for")
+        page.wait(f"{LAG} === 'Lag, now: behind –'")
+        verdict = page.eval("document.querySelector('.verdict').innerText")
+        assert verdict.startswith("Not now: ")
+        assert "in sync" not in verdict
+        for gate in ("source heard", "lag"):
+            page.wait(
+                "[...document.querySelectorAll('[aria-label=Cut-over] .gates [data-open=fail]')]"
+                f".some((each) => each.querySelector('.gate').textContent === {json.dumps(gate)})"
+            )
+        for button in ("Complete…", "Complete without verification…"):
+            assert (
+                page.eval(
+                    "[...document.querySelectorAll('button')]"
+                    f".find((b) => b.textContent === {json.dumps(button)}).ariaDisabled"
+                )
+                == "true"
+            )
+    finally:
+        source.thaw()
+    page.wait("document.querySelector('.verdict').dataset.tone === 'good'", 60)
+    page.wait(f"{LAG} === 'Lag, now: behind 0 B'")
+    # 2. A difference that a comparison would find, and that is not looked for.
+    target.client().set("key:7", "another")
+    page.press("Complete without verification…")
+    page.write("#typed", "cache")
+    page.press("Complete without verification")
+    page.sees("Last migration: completed", 60)
+    page.sees("Both ends were not compared.")
+    page.sees("migration completed: cut over without the comparison, as asked")
+    assert target.client().get("key:7") == b"another"
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        source.client().set("key:1", "new")
+    group = api.client().describe_replication_groups(ReplicationGroupId="cache")
+    assert group["ReplicationGroups"][0]["Status"] == "available"
     assert page.complaints == []
 
 
