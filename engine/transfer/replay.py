@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from engine._native import (
     CMD_MEMBER_TTL,
+    CMD_MODULE,
     CMD_MOVES,
     CMD_PAYLOAD,
     CMD_SCRIPT,
@@ -392,7 +393,7 @@ class Replay:
             for index, message in sorted(result.refused):
                 at = self._meant(index, replaced, message)
                 skip.add(at)
-                self._leave(batch, at, message)
+                self._leave(batch, at, _refusal(batch, at, message))
         del self._notes[: len(notes)]
         for index, message in result.failed:
             self._leave(batch, self._meant(index, replaced, message), message)
@@ -525,3 +526,11 @@ class Replay:
 
     def _noted(self) -> list[tuple[int, bytes]]:
         return list(self._notes)
+
+
+def _refusal(batch: CommandBatch, index: int, message: str) -> str:
+    """Why the target would not even queue a command: of a module's that it does not know, that."""
+    if batch.flags(index) & CMD_MODULE and "unknown command" in message:
+        name = batch.command(index)[0][:64].decode("ascii", "backslashreplace")
+        return f"{name.upper()} is a command of a module, which the target does not have"
+    return message

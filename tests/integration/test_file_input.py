@@ -262,6 +262,25 @@ def test_a_key_that_is_there_twice_and_one_that_is_too_long(
     assert target.client().exists("long", "empty") == 0
 
 
+def test_keys_of_a_file_stay_as_idle_as_they_were(
+    server_factory: ServerFactory, state_url: str
+) -> None:
+    """The comparison reads every one of them behind the copy."""
+    source, target = server_factory(known("valkey-8.1")), server_factory(known("valkey-8.1"))
+    for server in (source, target):
+        server.client().config_set("maxmemory-policy", "allkeys-lru")
+    client, there = source.client(), target.client()
+    client.set("key", "value")
+    client.rpush("list", *range(300))
+    for name in ("key", "list"):
+        client.restore(name, 0, client.dump(name), replace=True, idletime=5000)
+    client.save()
+    _, report = migrated(state_url, Endpoint.parse(f"rdb:{source.folder}/dump.rdb"), target)
+    assert report.status == "done", report.errors
+    assert report.verification.compared == 2
+    assert all(5000 <= there.object("idletime", name) < 6000 for name in ("key", "list"))
+
+
 def test_standard_input_is_not_a_worker_s(state_url: str, server_factory: ServerFactory) -> None:
     async def main() -> None:
         engine = Engine(state_url, credentials=Credentials(()))

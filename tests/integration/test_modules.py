@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from benches.support.engines import Cli
+from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.fleet.gate import gate_of
 from engine.model.endpoint import Endpoint
@@ -248,6 +249,59 @@ def test_a_file_with_values_of_modules(server_factory: ServerFactory) -> None:
     assert found.outcome == "warn"
     assert f"1 x {LACKS.format('TSDB-TYPE')}" in found.figure
     assert f"51 x {LACKS.format('ReJSON-RL')}" in found.figure
+
+
+def test_nor_is_one_of_an_append_only_file(server_factory: ServerFactory) -> None:
+    """Of its snapshot, or of a RESTORE behind it. A module's command is named by the module too."""
+    source = server_factory(known(STACK), "--appendonly", "yes")
+    target = server_factory(known("redis-7.0"))
+    client = source.client()
+    client.json().set("json:old", "$", {"a": 1})
+    rewritten(source)
+    client.json().set("json:old", "$.a", 2)
+    client.json().set("json:new", "$", {"a": 1})
+    client.restore("json:copy", 0, client.dump("json:new"))
+    client.ts().add("series", 1, 1)
+    client.set("plain", 1)
+    source.stop()
+    run = transfer(f"aof:{source.folder / 'appendonlydir'}", target)
+    assert run.report.status == "stopped", run.report
+    command = "{} is a command of a module, which the target does not have"
+    assert {each.key: each.reason for each in run.report.not_carried} == {
+        "json:old": LACKS.format("ReJSON-RL"),
+        "json:copy": LACKS.format("ReJSON-RL"),
+        "json:new": command.format("JSON.SET"),
+        "series": command.format("TS.ADD"),
+    }
+    assert target.client().get("plain") == b"1"
+    assert not target.client().exists("json:old", "json:new", "json:copy", "series")
+    assert restores(target) == 0
+
+
+def test_nor_is_one_that_comes_with_another_full_sync(server_factory: ServerFactory) -> None:
+    source = server_factory(known(STACK), "--repl-backlog-size", "16kb")
+    target = server_factory(known("redis-7.0"))
+    client = source.client()
+    client.set("first", 1)
+    names: set[str] = set()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        link.refuse()
+        link.cut_now()
+        names.update(filled(source))
+        # Longer than the backlog.
+        client.set("plain:last", bytes(100_000))
+        link.refuse(False)
+        await soon(lambda: target.client().exists("plain:last"), "the other snapshot")
+        await soon(lambda: work.progress.not_carried == len(names), "all of them")
+        work.stop()
+
+    with Proxy(source.host, source.port) as link:
+        run = online(link, target, steer, retry_for=60.0)
+    assert run.report.full_syncs == 2, run.events
+    assert {each.key for each in run.report.not_carried} == names
+    assert restores(target) == 2  # plain:long and plain:last
 
 
 def test_the_preflight_names_the_types(server_factory: ServerFactory) -> None:
@@ -511,11 +565,7 @@ def test_notes_of_queries_are_each_servers_own_in_an_append_only_file(
     client = source.client()
     client.set("plain", 1)
     with_notes(source, "g")
-    client.bgrewriteaof()
-    before = time.monotonic()
-    while client.info("persistence")["aof_rewrites"] < 1 or busy(source):
-        assert time.monotonic() < before + 20
-        time.sleep(0.05)
+    rewritten(source)
     client.xgroup_create("telemetry{g}", "readers", 0)
     client.xadd("telemetry{mine}", {"Received": "again"})
     client.xgroup_create("telemetry{mine}", "readers", 0)
@@ -541,6 +591,15 @@ def test_notes_of_queries_are_each_servers_own_in_an_append_only_file(
 def busy(server: Server) -> bool:
     """Whether it writes its file anew."""
     return bool(server.client().info("persistence")["aof_rewrite_in_progress"])
+
+
+def rewritten(server: Server) -> None:
+    """It has written its append-only file anew: what it holds by now is in the snapshot."""
+    server.client().bgrewriteaof()
+    deadline = time.monotonic() + 20
+    while server.client().info("persistence")["aof_rewrites"] < 1 or busy(server):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_notes_of_queries_are_each_servers_own_in_a_file(server_factory: ServerFactory) -> None:
