@@ -15,7 +15,8 @@ import time
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import islice
 
 from engine._native import (
     CMD_MEMBER_TTL,
@@ -54,12 +55,24 @@ _TRIMMING = frozenset({b"XADD", b"XTRIM"})
 _LIMIT = frozenset({b"LIMIT", b"limit", b"Limit"})
 # So many keys are named in a line.
 _NAMED_IN_A_LINE = 3
+# So many hashes that may lack fields have a line of the report, and an event, each.
+_DOUBTED_MOST = 100
+_LACKING = "may lack fields whose TTL had passed, and was put off in time"
 # Beside a key's name in the notes on the target: it is not left out, but may lack fields.
 _FIELDS = "?fields"
 
 
 # (Database, encoded command) that is sent in the place of another one.
 Instead = tuple[int, bytes]
+
+
+def lacking_fields(hashes: Collection[DbKey]) -> Iterator[str]:
+    """A line for each of the first hashes that may lack fields, and one for all others."""
+    for db, key in islice(hashes, _DOUBTED_MOST):
+        yield f"'{printable_key(key)[:80]}' (database {db}) {_LACKING}"
+    further = len(hashes) - _DOUBTED_MOST
+    if further > 0:
+        yield f"{further:,} further {'hash' if further == 1 else 'hashes'} {_LACKING}"
 
 
 class Counts:
@@ -224,11 +237,8 @@ class Replay:
             )
             such = f", such as of {names}" if names else ""
             yield f"{number:,} commands{such} may lead elsewhere when they run again: {why}"
-        for db, key in self.fieldless if fields else ():
-            yield (
-                f"'{printable_key(key)[:80]}' (database {db}) may lack fields whose TTL had "
-                "passed, and was put off in time"
-            )
+        if fields:
+            yield from lacking_fields(self.fieldless)
         if counts.unseen:
             yield (
                 f"the target's answer to {counts.unseen:,} transactions was lost with the link: "
