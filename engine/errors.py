@@ -34,6 +34,11 @@ class EngineError(Exception):
         stop = "" if self.message.endswith((".", "!", "?")) else "."
         return f"{self.message}{stop} {self.remedy}"
 
+    @property
+    def in_one_line(self) -> str:
+        """Message and remedy, for a reason that is one line."""
+        return " ".join(str(self).split())
+
 
 class UsageError(EngineError):
     """The request cannot be understood: a bad URL, option, or configuration file."""

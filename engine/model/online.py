@@ -8,6 +8,8 @@ from typing import Any
 OWN_PREFIX = b"startmigration:"
 """Keys of this name on a target are the engine's own."""
 POSITION_KEY = OWN_PREFIX + b"position"
+POSITION_DB = 0
+"""The target's database that holds the engine's own keys."""
 LEFT_KEY = OWN_PREFIX + b"left"
 """What the position key becomes where a migration ends without a cut-over, and leaves keys."""
 

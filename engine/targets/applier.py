@@ -38,6 +38,7 @@ from engine._native import (
 from engine.errors import EngineError, LinkError, ServerError, TransferFailed
 from engine.model.backoff import Patience
 from engine.model.endpoint import Endpoint
+from engine.model.online import POSITION_DB
 from engine.model.server import same_process
 from engine.model.settings import TransferSettings
 from engine.targets.import_mode import import_source, in_import_mode
@@ -48,8 +49,6 @@ from engine.wire.connection import Connection
 from engine.wire.dial import dial
 from engine.wire.info import ask_info
 
-# The database that holds the position key.
-POSITION_DB = 0
 # How long an answer may lie that nobody waits for. Longer than the source's longest rest, at the
 # end of which it is looked for: a wake-up of its own costs as much as all else about a small batch.
 _ANSWER_SECONDS = 0.006

@@ -47,7 +47,7 @@ from engine.errors import (
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
 from engine.model.modules import GRAPH_MODULE, GRAPH_PART_TYPE
-from engine.model.online import LEFT_KEY, POSITION_KEY, OnlineMark, dirty_key
+from engine.model.online import LEFT_KEY, POSITION_DB, POSITION_KEY, OnlineMark, dirty_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.model.report import key_of
@@ -55,7 +55,7 @@ from engine.sources.aof import AofSurvey, is_known, size_in
 from engine.sources.aof_files import AofFiles
 from engine.sources.aof_read import AofSnapshot
 from engine.sources.aof_survey import survey_aof
-from engine.targets.applier import POSITION_DB, Applier, PositionMoved
+from engine.targets.applier import Applier, PositionMoved
 from engine.targets.import_mode import (
     has_import_mode,
     import_source,
@@ -69,7 +69,7 @@ from engine.transfer.books import Books
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.claim import Claim, beaten, foreign, not_ours
 from engine.transfer.code import carry_code, is_library
-from engine.transfer.copy import Copy, explain
+from engine.transfer.copy import Copy
 from engine.transfer.deadlines import LIFT_MS, Lifted
 from engine.transfer.deadly import Deadly
 from engine.transfer.ends import Ends
@@ -724,7 +724,7 @@ class AppendOnly:
             await commands.confirm()
             await self._count_keys()
         except EngineError as exc:
-            return GateResult(False, f"the target could not be looked at: {explain(exc)}")
+            return GateResult(False, f"the target could not be looked at: {exc.in_one_line}")
         evictions = stage.tally.evictions
         if evicted := evictions.words_in_one_go if stage.one_go else evictions.words:
             return GateResult(False, evicted)
@@ -809,7 +809,7 @@ class AppendOnly:
             await self._books.save()
         except StateError as exc:
             if not errors:
-                errors.append(explain(exc))
+                errors.append(exc.in_one_line)
 
     # --- What is told ---
 

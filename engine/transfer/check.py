@@ -196,7 +196,7 @@ class Check:
         except TransferFailed as error:
             if pump.done():
                 raise
-            return self._refuse(" ".join(str(error).split()))
+            return self._refuse(error.in_one_line)
         except EngineError as error:
             if pump.done() or isinstance(error, StateError):
                 raise

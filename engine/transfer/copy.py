@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from engine.errors import EngineError, LinkError, ServerError, SourceLost, TransferFailed
+from engine.errors import LinkError, ServerError, SourceLost, TransferFailed
 from engine.model.backoff import Patience
 from engine.model.evictions import Evictions
 from engine.model.position import ScanPosition
@@ -214,8 +214,3 @@ class Copy:
         if self._held_back is not None:
             self._pass(self._held_back)
             self._held_back = None
-
-
-def explain(exc: EngineError) -> str:
-    """The reason of a failure, in one line."""
-    return " ".join(str(exc).split())

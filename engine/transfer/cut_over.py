@@ -27,7 +27,6 @@ from engine.transfer import seal
 from engine.transfer.aside import beside, cancelled
 from engine.transfer.books import Books
 from engine.transfer.check import Check, Origin
-from engine.transfer.copy import explain
 from engine.transfer.deadlines import DbKey
 from engine.transfer.ends import Ends
 from engine.transfer.fence import Fence, fence_of
@@ -108,7 +107,7 @@ class CutOver:
                 await beside(follower.confirm(), pump)
             await _stop(follower, pump)
             if self._stage.tally.not_carried_total:
-                raise TransferStopped(not_carried_words(self._stage))
+                raise TransferStopped(self._stage.tally.not_carried_words)
             await self._target_watch.look()
             if evicted := self._stage.tally.evictions.words_in_one_go:
                 raise TransferStopped(evicted)
@@ -121,7 +120,7 @@ class CutOver:
         except EngineError as exc:
             if self._books.mark.opened or pump.done() or isinstance(exc, StateError):
                 raise
-            return self._refuse(explain(exc), follower)
+            return self._refuse(exc.in_one_line, follower)
         finally:
             await self._check.close()
         compared = self._check.before().reason
@@ -152,7 +151,7 @@ class CutOver:
             address = head.address or self._books.mark.followed
             at = self._ends.beside_source(address) if address else head.endpoint
         except (TransferFailed, UsageError) as exc:
-            return self._refuse(explain(exc))
+            return self._refuse(exc.in_one_line)
         if refusal := await self._fence_in_the_way(address):
             return self._refuse(refusal)
         fence = self._fence(at, head.info, address)
@@ -176,7 +175,7 @@ class CutOver:
             except EngineError as exc:
                 if pump.done() or isinstance(exc, StateError):
                     raise
-                return self._refuse(explain(exc), follower)
+                return self._refuse(exc.in_one_line, follower)
             await self._books.save(
                 fenced=True,
                 sealed=fence.before,
@@ -246,7 +245,7 @@ class CutOver:
                     if evicted := stage.tally.evictions.words:
                         result = GateResult(False, evicted)
                     if result.ok and stage.tally.not_carried_total:
-                        result = GateResult(False, not_carried_words(stage))
+                        result = GateResult(False, stage.tally.not_carried_words)
                     # 4. Writes are refused, however long what comes now may take.
                     doing = "the source was told to refuse writes"
                     if result.ok:
@@ -282,7 +281,7 @@ class CutOver:
         except EngineError as exc:
             if self._books.mark.opened or pump.done() or isinstance(exc, StateError):
                 raise
-            result = GateResult(False, explain(exc))
+            result = GateResult(False, exc.in_one_line)
         finally:
             if not (self._books.mark.opened or self._opening.in_doubt):
                 self._refused += 1
@@ -652,14 +651,6 @@ class CutOver:
         self._stage.enter(Phase.CUT_OVER)
         self._stage.lead_back(before, reason)
         return GateResult(False, reason)
-
-
-def not_carried_words(stage: Stage) -> str:
-    """The reason of a gate that keys keep closed."""
-    words = stage.tally.lost_words()
-    if stage.tally.beyond():
-        return f"{words}; too many to be kept track of: only another full sync clears them"
-    return f"{words}; what is deleted on the source, or can be stored by now, comes off"
 
 
 async def _stop(follower: Follower, pump: asyncio.Task[None]) -> None:

@@ -21,7 +21,7 @@ from engine.model import silent
 from engine.model.calls import Calls, since
 from engine.model.calls import told as told_of
 from engine.model.endpoint import Endpoint
-from engine.model.replication import Replication, parse_replication
+from engine.model.replication import Replication
 from engine.model.server import ServerInfo, parse_info
 from engine.model.settings import TransferSettings
 from engine.transfer import hold, scripts, seal
@@ -29,6 +29,7 @@ from engine.transfer.hook import run_hook
 from engine.transfer.source_clients import disconnect
 from engine.wire import handed
 from engine.wire.admin import Admin, admin
+from engine.wire.info import replication_in
 
 # Between the refusal of those who waited and their being cut off, in seconds: a link that is cut
 # takes answers along that have not arrived yet. Longer than a round trip, and no longer: whoever
@@ -187,7 +188,7 @@ class NoFence:
         async with admin(
             self._source, timeout=self._timeout, fault="source", straight=self._straight
         ) as end:
-            return _replication_in(end, await end.call("INFO", "replication"))
+            return replication_in(end, await end.call("INFO", "replication"))
 
     async def seal(self) -> None:
         """The source is not ours to close."""
@@ -414,7 +415,7 @@ class PauseFence:
                     remedy="Choose --fence none or --fence hook.",
                     fault="source",
                 )
-        return _replication_in(end, replies[-1])
+        return replication_in(end, replies[-1])
 
     async def seal(self) -> None:
         """Have writes refused; where the user may not, `finish` says so."""
@@ -436,7 +437,7 @@ class PauseFence:
         )
         if self._took_writes and not self._opened and seal.refused(found):
             raise self._closed_by_another()
-        if _replication_in(end, told).is_replica:
+        if replication_in(end, told).is_replica:
             raise TransferFailed(
                 f"{self._name} became a replica behind its fence: another server takes the writes",
                 fault="source",
@@ -456,7 +457,7 @@ class PauseFence:
         end = await self._answering()
         if not (self.readable or self._opened or (self._hold and self._hold.end is end)):
             return None
-        told = _replication_in(end, await end.call("INFO", "replication"))
+        told = replication_in(end, await end.call("INFO", "replication"))
         if self._hold is not None and not self._opened:
             self._hold.go_on()
         return told
@@ -612,16 +613,3 @@ class PauseFence:
 
     def _dialling(self) -> contextlib.AbstractAsyncContextManager[Admin]:
         return admin(self._source, timeout=self._timeout, fault="source", straight=self._straight)
-
-
-def _replication_in(end: Admin, reply: object) -> Replication:
-    """What a reply to INFO replication says. Raises `ProtocolFault`."""
-    found = parse_replication(reply)
-    if found is None:
-        raise ProtocolFault(f"{end.name} did not tell its replication offset", fault=end.fault)
-    return found
-
-
-def offset_in(end: Admin, reply: object) -> int:
-    """`master_repl_offset` of a reply to INFO replication. Raises `ProtocolFault`."""
-    return _replication_in(end, reply).offset

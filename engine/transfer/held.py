@@ -24,7 +24,6 @@ from engine.sources.replica import ReplicaSource
 from engine.targets.import_mode import has_import_mode, import_source, in_import_mode
 from engine.transfer.aside import beside, cancelled
 from engine.transfer.books import Books
-from engine.transfer.copy import explain
 from engine.transfer.deadlines import LIFT_MS, VALID_SECONDS, DbKey, Lifted
 from engine.transfer.ends import Ends
 from engine.transfer.follow import Follower
@@ -235,7 +234,7 @@ class HeldDeadlines:
             await lifter
         except EngineError as exc:
             if exc.message != self.trouble:
-                self._stage.on_event(f"near deadlines could not be lifted: {explain(exc)}")
+                self._stage.on_event(f"near deadlines could not be lifted: {exc.in_one_line}")
             self.trouble = exc.message
             self._lift_at = asyncio.get_running_loop().time() + _AGAIN_SECONDS
         else:

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 
 from engine.errors import AuthError, EngineError, ServerError
 from engine.model.endpoint import Endpoint
-from engine.model.online import LEFT_KEY, OWN_PREFIX, POSITION_KEY
+from engine.model.online import LEFT_KEY, OWN_PREFIX, POSITION_DB, POSITION_KEY
 from engine.model.position import TargetPosition
 from engine.model.report import printable_key
 from engine.model.settings import TransferSettings
-from engine.targets.applier import POSITION_DB
 from engine.transfer.checks.result import Check, failed, own_keys, passed, warned
 from engine.wire.admin import Admin, Arg, admin
 

@@ -16,13 +16,12 @@ from engine.errors import AuthError, EngineError, StateError, TransferFailed, Tr
 from engine.model.checkpoint import Checkpoint, FileMark
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
-from engine.model.online import LEFT_KEY, POSITION_KEY
+from engine.model.online import LEFT_KEY, POSITION_DB, POSITION_KEY
 from engine.model.position import ScanPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.sources.base import Source
 from engine.sources.rdb_file import RdbFileSource
 from engine.sources.scan import ScanSource
-from engine.targets.applier import POSITION_DB
 from engine.targets.writer import RestoreWriter
 from engine.transfer import series
 from engine.transfer.apart import APART, FEEDS_ITSELF, relation
@@ -32,7 +31,7 @@ from engine.transfer.checks.databases import moved_databases
 from engine.transfer.claim import Claim, foreign
 from engine.transfer.code import carry_code, is_library
 from engine.transfer.comparable import AGAIN_SECONDS, objection
-from engine.transfer.copy import Compare, Copy, explain
+from engine.transfer.copy import Compare, Copy
 from engine.transfer.ends import Ends
 from engine.transfer.gate import Gate, GateResult, compared, offering
 from engine.transfer.leftovers import NAME as LEFTOVERS
@@ -252,7 +251,7 @@ class Offline:
             await asyncio.to_thread(self._checkpoints.save, checkpoint)
         except StateError as exc:
             if not errors:
-                errors.append(explain(exc))
+                errors.append(exc.in_one_line)
 
     async def _finish_file(self) -> None:
         """What a file holds beside its keys; a server that is scanned does not show it."""
@@ -595,13 +594,13 @@ class Offline:
             try:
                 await (self._finish_scan() if self._file is None else self._carry_code())
             except EngineError as exc:
-                return GateResult(False, f"libraries could not be loaded: {explain(exc)}")
+                return GateResult(False, f"libraries could not be loaded: {exc.in_one_line}")
         if lost := self._lost():
             return GateResult(False, lost)
         try:
             await self._target_watch.look()
         except EngineError as exc:
-            return GateResult(False, f"the target could not be looked at: {explain(exc)}")
+            return GateResult(False, f"the target could not be looked at: {exc.in_one_line}")
         evictions = self._stage.tally.evictions
         evicted = evictions.words_in_one_go if self._stage.one_go else evictions.words
         if evicted:

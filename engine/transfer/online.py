@@ -54,8 +54,7 @@ from engine.transfer.checks.modules import ask_module_types
 from engine.transfer.checks.probe import ask_bulk_limit
 from engine.transfer.claim import foreign
 from engine.transfer.code import LIBRARIES, is_library
-from engine.transfer.copy import explain
-from engine.transfer.cut_over import CutOver, not_carried_words
+from engine.transfer.cut_over import CutOver
 from engine.transfer.deadly import Deadly
 from engine.transfer.ends import Ends
 from engine.transfer.faithfulness import Faithfulness
@@ -272,7 +271,7 @@ class Online:
                     held = held.renamed(sync.replid)
                 if stage.one_go and self._settings.until == "snapshot":
                     if stage.tally.not_carried_total:
-                        raise TransferStopped(not_carried_words(stage))
+                        raise TransferStopped(stage.tally.not_carried_words)
                     if stage.lost:
                         raise TransferStopped(stage.lost_words)
                     await self._target_watch.look()
@@ -547,7 +546,7 @@ class Online:
             await self._books.save()
         except StateError as exc:
             if not errors:
-                errors.append(explain(exc))
+                errors.append(exc.in_one_line)
 
     # --- 1. Connecting ---
 
@@ -757,7 +756,7 @@ class Online:
                     settled = self._standing.near(follower) and follower.settled
                     if stage.tally.not_carried_total and settled:
                         # (The gate may name another reason first.)
-                        raise TransferStopped(not_carried_words(stage))
+                        raise TransferStopped(stage.tally.not_carried_words)
                     if stage.lost and settled and self._check.looked:
                         raise TransferStopped(stage.lost_words)
                     if evicted := stage.tally.evictions.words_in_one_go:
@@ -779,7 +778,7 @@ class Online:
                     if isinstance(exc, PositionMoved):
                         why = self._moved_words(exc)
                     else:
-                        why = explain(exc) if isinstance(exc, EngineError) else exc.reason
+                        why = exc.in_one_line if isinstance(exc, EngineError) else exc.reason
                     if self._opening.asked:
                         why = f"the target was asked to open, and did not answer: {why}"
                         self._not_opened = why.removesuffix(".")

@@ -38,15 +38,15 @@ from dataclasses import dataclass
 from engine._native import CommandBatch, HeldNames, RestoreEncoder, encode_command, is_telemetry
 from engine.errors import EngineError, ProtocolFault, ServerError
 from engine.model.modules import HEAD_BYTES
+from engine.model.online import POSITION_DB
 from engine.model.report import NAMED_KEYS_LIMIT
 from engine.model.server import ServerInfo
-from engine.targets.applier import POSITION_DB
 from engine.targets.suspects import Suspects
-from engine.transfer.fence import offset_in
 from engine.transfer.freed import fields_of
 from engine.transfer.series import is_series, latest, related, rules_again
 from engine.transfer.strange import StrangeCommands
 from engine.wire.admin import Admin, Arg
+from engine.wire.info import replication_in
 
 # Keys and bytes in one reading, whose MULTI holds the source's other clients up. What a round trip
 # brings decides whether dirty keys become fewer while others are derived from them: so the number
@@ -568,7 +568,7 @@ class Mender:
             )
         seconds, micros = (int(part) for part in replies[0])
         now = seconds * 1000 + micros // 1000
-        offset = offset_in(self._source, replies[1])
+        offset = replication_in(self._source, replies[1]).offset
         stores: list[Store] = []
         unfit: list[tuple[int, bytes, str, int]] = []
         left: list[DbKey] = []

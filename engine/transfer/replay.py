@@ -34,12 +34,13 @@ from engine._native import (
 )
 from engine.errors import TransferFailed
 from engine.model.modules import TELEMETRY, TELEMETRY_WORDS
+from engine.model.online import POSITION_DB
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.report import NAMED_KEYS_LIMIT, printable_key
 from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
 from engine.sources.aof_read import AofCommands
-from engine.targets.applier import POSITION_DB, Applier, PositionMoved, Sent
+from engine.targets.applier import Applier, PositionMoved, Sent
 from engine.targets.suspects import REASON
 from engine.targets.writer import RestoreWriter
 from engine.transfer.deadlines import LIFT_MS, DbKey

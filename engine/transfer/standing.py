@@ -17,7 +17,6 @@ from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
 from engine.sources.replica import ReplicaSource
 from engine.transfer.books import Books
-from engine.transfer.cut_over import not_carried_words
 from engine.transfer.drain import Drain
 from engine.transfer.fence import readable_behind
 from engine.transfer.follow import Follower
@@ -189,7 +188,7 @@ class Standing:
             self._stage.passing = True
             return False, f"lag {size_words(lag)}, which takes {_longer(takes, longest)} to apply"
         if tally.not_carried_total:
-            return False, not_carried_words(self._stage)
+            return False, self._stage.tally.not_carried_words
         if lost := self._stage.lost_words:
             return False, lost
         if evicted := tally.evictions.words:

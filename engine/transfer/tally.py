@@ -226,6 +226,15 @@ class Tally:
     def _name_again(self) -> None:
         self._named = {(each.db, each.key) for each in self.not_carried}
 
+    @property
+    def not_carried_words(self) -> str:
+        """Why keys that were not carried keep a cut-over from beginning, in one line; there has to
+        be one."""
+        words = self.lost_words()
+        if self.beyond():
+            return f"{words}; too many to be kept track of: only another full sync clears them"
+        return f"{words}; what is deleted on the source, or can be stored by now, comes off"
+
     def beyond(self) -> list[str]:
         """One line for each reason whose keys were too many to be named."""
         return [f"{count:,} more keys not carried: {why}" for why, count in self._beyond.items()]

@@ -28,7 +28,7 @@ from engine.transfer.append_only import AppendOnly
 from engine.transfer.checkpoint import CheckpointStore
 from engine.transfer.checks.result import Side
 from engine.transfer.checks.rights import replica_objection
-from engine.transfer.copy import Compare, explain
+from engine.transfer.copy import Compare
 from engine.transfer.gate import (
     Comparison,
     Gate,
@@ -209,7 +209,7 @@ class Transfer:
                 Phase.STOPPED, errors[-1] if errors else "stopped; what is acknowledged stays"
             )
         except EngineError as exc:
-            errors.append(explain(exc))
+            errors.append(exc.in_one_line)
             if self._can_go_on(exc):
                 # What is on the target stays, its position too.
                 status, kept, needs_hand = "stopped", True, True

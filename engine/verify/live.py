@@ -45,7 +45,7 @@ from engine.verify.telemetry import Telemetry, telemetry_among
 from engine.wire import besides
 from engine.wire.admin import Admin, admin
 from engine.wire.besides import Held
-from engine.wire.info import offset_of
+from engine.wire.info import replication_in
 
 Reach = Callable[[int], Awaitable[None]]
 
@@ -662,9 +662,4 @@ class LiveComparison:
     def _offset_in(self, reply: Any) -> int:
         if isinstance(reply, EngineError):
             raise reply
-        found = offset_of(reply)
-        if found is None:
-            raise ProtocolFault(
-                f"{self._source.name} did not tell its replication offset", fault="source"
-            )
-        return found
+        return replication_in(self._source, reply).offset

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from engine.errors import ProtocolFault
+from typing import Protocol
+
+from engine.errors import FaultOf, ProtocolFault
 from engine.model.replication import Replication, parse_replication
 from engine.model.server import ServerInfo, parse_info
 from engine.wire.connection import Connection
@@ -27,12 +29,7 @@ async def ask_info(connection: Connection) -> ServerInfo:
 async def ask_replication(connection: Connection) -> Replication:
     """The server's role and replication offset. Raises as `Connection.call` does; `ProtocolFault`
     where it does not tell."""
-    found = parse_replication(await connection.call("INFO", "replication"))
-    if found is None:
-        raise ProtocolFault(
-            f"{connection.name} did not tell its replication offset", fault=connection.fault
-        )
-    return found
+    return replication_in(connection, await connection.call("INFO", "replication"))
 
 
 async def ask_offset(connection: Connection) -> int:
@@ -40,7 +37,21 @@ async def ask_offset(connection: Connection) -> int:
     return (await ask_replication(connection)).offset
 
 
-def offset_of(reply: object) -> int | None:
-    """`master_repl_offset` of a reply to INFO replication; None where it is not told."""
+class Told(Protocol):
+    """The server that a reply came from."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fault(self) -> FaultOf: ...
+
+
+def replication_in(server: Told, reply: object) -> Replication:
+    """What a reply to INFO replication says. Raises `ProtocolFault` where it tells no offset."""
     found = parse_replication(reply)
-    return found.offset if found is not None else None
+    if found is None:
+        raise ProtocolFault(
+            f"{server.name} did not tell its replication offset", fault=server.fault
+        )
+    return found

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine.errors import AuthError, EngineError, ServerError
-from engine.model.online import LEFT_KEY, POSITION_KEY
+from engine.model.online import LEFT_KEY, POSITION_DB, POSITION_KEY
 from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.targets.applier import POSITION_DB
 from engine.transfer.checks.result import Check, failed, listed, own_keys, passed, warned
 from engine.transfer.claim import foreign
 from engine.wire.admin import Admin
