@@ -58,6 +58,7 @@ from engine.transfer.cut_over import CutOver
 from engine.transfer.deadly import Deadly
 from engine.transfer.ends import Ends
 from engine.transfer.faithfulness import Faithfulness
+from engine.transfer.fence_upkeep import FenceUpkeep
 from engine.transfer.follow import Follower
 from engine.transfer.gate import Comparison, GateInSync
 from engine.transfer.held import HeldDeadlines
@@ -166,6 +167,16 @@ class Online:
         self._snapshot.on_records = self._deadlines.note_records
         self._opening = Opening(ends, books, stage, lambda: self._writer.info)
         self._check = Check(ends, books, stage, gate, comparison, self._compare_on)
+        self._upkeep = FenceUpkeep(
+            ends,
+            books,
+            stage,
+            self._opening,
+            self._source,
+            self._roles,
+            Switch(source, target, stage.settings, stage.on_switch, stage.on_event),
+            lambda found: self._tenure.claim.another(found) is not None,
+        )
         self._cut_over = CutOver(
             ends,
             books,
@@ -176,8 +187,7 @@ class Online:
             self._source,
             self._target_watch,
             self._roles,
-            Switch(source, target, stage.settings, stage.on_switch, stage.on_event),
-            lambda found: self._tenure.claim.another(found) is not None,
+            self._upkeep,
         )
         self._applier: Applier | None = None
         self._follower: Follower | None = None
@@ -331,13 +341,13 @@ class Online:
 
     async def _finished(self, *, patient: bool = True) -> bool:
         """The checkpoint says that the target is open: do what is left to do. False: the target
-        says otherwise. Raises as `Opening.tidy_up` and `CutOver.finish`."""
+        says otherwise. Raises as `Opening.tidy_up` and `FenceUpkeep.finish`."""
         try:
             await self._opening.tidy_up()
         except PositionMoved:
             await self._came_back()
             return False
-        await self._cut_over.finish(patient=patient)
+        await self._upkeep.finish(patient=patient)
         self._stage.reason = "the target was open already"
         return True
 
@@ -361,7 +371,7 @@ class Online:
         if held.opened:
             await self._opening.confirm()
             await self._opening.tidy_up()
-            await self._cut_over.finish()
+            await self._upkeep.finish()
             self._stage.reason = "the target was opened; the answer was lost on its way"
             return True
         if self._opening.asked:
@@ -369,7 +379,7 @@ class Online:
             found = f"the target was not opened: it has {place_words(held.position)}"
             self._stage.on_event(found)
             self._not_opened = f"{self._not_opened}; {found}" if self._not_opened else found
-            await self._cut_over.take_away(at_once=True)
+            await self._upkeep.take_away(at_once=True)
         return False
 
     async def _came_back(self) -> None:
@@ -443,7 +453,7 @@ class Online:
         if forced and not self._books.taken_up:
             # Ended before it began to look.
             self._deadlines.taken_up = self._books.take_up()
-        await self._cut_over.take_away(at_once=True)
+        await self._upkeep.take_away(at_once=True)
         with contextlib.suppress(EngineError):
             await self._tuning.untune()
         # What has not begun leaves no checkpoint behind: nobody would come back for it.
@@ -488,7 +498,7 @@ class Online:
             if not self._writer.opened:
                 await self._writer.open()
             await self._opening.tidy_up_once()
-            await self._cut_over.finish(patient=False)
+            await self._upkeep.finish(patient=False)
             return True
         except PositionMoved:
             await self._came_back()
@@ -517,7 +527,7 @@ class Online:
                     "whether the target was opened is not known, for it does not answer; the "
                     "source takes writes again"
                 )
-                await self._cut_over.take_away(at_once=True, in_doubt=True)
+                await self._upkeep.take_away(at_once=True, in_doubt=True)
         if forced and self._mark.begun:
             # Before anything is removed: whoever comes after a crash must not sync into a target
             # that is in use.
@@ -566,7 +576,7 @@ class Online:
         if self._mark.begun:
             # What was evicted since the books were written; before anything can be completed.
             await stage.insist(self._target_watch.look, "target")
-        await self._cut_over.take_away()
+        await self._upkeep.take_away()
         if not self._mark.begun:
             # Whether the target lets us do what will be needed.
             applier = self._applier = self._new_applier(importing=False)
@@ -871,7 +881,7 @@ class Online:
             await self._books.save(lost=lost)
         await self._look_at_limit()
         await self._deadlines.keep_up()
-        await self._cut_over.take_away()
+        await self._upkeep.take_away()
         await self._books.save_now_and_then()
 
     async def _look_at_limit(self) -> None:

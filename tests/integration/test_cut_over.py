@@ -26,8 +26,8 @@ from engine.model.progress import ENDS, Phase
 from engine.model.settings import TransferSettings
 from engine.model.verification import AtFence, Compared
 from engine.transfer.checkpoint import MemoryCheckpoint
-from engine.transfer.cut_over import CutOver
 from engine.transfer.fence import Fence
+from engine.transfer.fence_upkeep import FenceUpkeep
 from engine.transfer.gate import GateResult, Reach, Settle
 from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison
@@ -411,7 +411,7 @@ def test_an_engine_that_dies_after_it_opened_the_target(
     source, target = ends
     store = MemoryCheckpoint()
 
-    async def die(self: CutOver, fence: Fence) -> None:
+    async def die(self: FenceUpkeep, fence: Fence) -> None:
         raise _DiedHere("died here")
 
     async def steer(work: Transfer, run: Run) -> None:
@@ -421,7 +421,7 @@ def test_an_engine_that_dies_after_it_opened_the_target(
         await phase(work, Phase.FAILED)
 
     with monkeypatch.context() as patched:
-        patched.setattr(CutOver, "_let_go", die)
+        patched.setattr(FenceUpkeep, "let_clients_go", die)
         run = online(source, target, steer, checkpoints=store, retry_for=1.0, cut_over_timeout=2.0)
     assert run.report.status == "failed"
     assert [key for key in target.client().scan_iter() if key.startswith(OWN_PREFIX)]
@@ -464,13 +464,13 @@ def test_an_engine_that_dies_behind_the_fence(
         work.complete()
         await phase(work, Phase.FAILED)
 
-    async def nothing(self: CutOver, *of: object, **more: object) -> None:
+    async def nothing(self: FenceUpkeep, *of: object, **more: object) -> None:
         pass
 
     with monkeypatch.context() as patched:
         # It tidies nothing up.
-        for name in ("take_away", "_take_away"):
-            patched.setattr(CutOver, name, nothing)
+        for name in ("take_away", "remove"):
+            patched.setattr(FenceUpkeep, name, nothing)
         run = online(source, target, steer, checkpoints=store)
     assert run.report.status == "failed"
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):

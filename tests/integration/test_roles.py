@@ -27,8 +27,8 @@ from engine.model.verification import DbKey
 from engine.transfer import cut_over as cut_over_module
 from engine.transfer import roles
 from engine.transfer.checkpoint import MemoryCheckpoint
-from engine.transfer.cut_over import CutOver
 from engine.transfer.fence import PauseFence, fence_of
+from engine.transfer.fence_upkeep import FenceUpkeep
 from engine.transfer.opening import Opening
 from engine.transfer.release import release
 from engine.transfer.transfer import Transfer
@@ -896,12 +896,12 @@ def test_a_fence_that_a_crash_has_left_at_the_primary(
         work.complete()
         await phase(work, Phase.FAILED)
 
-    async def nothing(self: CutOver, *of: object, **more: object) -> None:
+    async def nothing(self: FenceUpkeep, *of: object, **more: object) -> None:
         pass
 
     with monkeypatch.context() as patched:
-        for name in ("take_away", "_take_away"):
-            patched.setattr(CutOver, name, nothing)
+        for name in ("take_away", "remove"):
+            patched.setattr(FenceUpkeep, name, nothing)
         online(source, target, steer, checkpoints=store)
     assert seal_of(head) == 65535
     again = MemoryCheckpoint()

@@ -1,0 +1,380 @@
+"""The fence at one source as the checkpoint has it: put up, taken away, or left behind the opening.
+
+What a crash leaves is in the checkpoint before it is at the source: `fenced` and what the write
+block changes there. The engine that comes back takes the fence away if the target is not open
+(`take_away`), and lets the clients go that wait behind it if the target is (`finish`). While it is
+not known whether the target is open (`Opening.in_doubt`) it does neither: the source goes on
+refusing writes. Either is noted as done when it is, and tried again until then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from engine import logs
+from engine.errors import EngineError, TransferFailed
+from engine.model.calls import Calls
+from engine.model.endpoint import Endpoint
+from engine.model.online import position_key
+from engine.model.replication import Replication
+from engine.model.server import ServerInfo
+from engine.sources.replica import ReplicaSource
+from engine.transfer import seal
+from engine.transfer.books import Books
+from engine.transfer.ends import Ends
+from engine.transfer.fence import Fence, fence_of
+from engine.transfer.fence_left import FenceLeft
+from engine.transfer.opening import Opening
+from engine.transfer.roles import Roles
+from engine.transfer.stage import Stage
+from engine.transfer.switch import Switch
+from engine.wire.admin import admin
+
+_log = logs.logger(__name__)
+# For how long those who wait at the source of an open target are tried to be let go, in seconds.
+_FINISH_SECONDS = 60.0
+# How long the target may take to tell whether it has keys, in seconds.
+_ASK_SECONDS = 5.0
+
+
+class FenceUpkeep:
+    """Keeps the fence at one source and the checkpoint in step, also across a crash."""
+
+    def __init__(
+        self,
+        ends: Ends,
+        books: Books,
+        stage: Stage,
+        opening: Opening,
+        source: ReplicaSource,
+        roles: Roles,
+        switch: Switch,
+        is_anothers: Callable[[bytes], bool],
+    ) -> None:
+        """`is_anothers`: whether a position that was found on the target is another migration's."""
+        self._ends = ends
+        self._books = books
+        self._stage = stage
+        self._opening = opening
+        self._source = source
+        self._roles = roles
+        self._switch = switch
+        self._is_anothers = is_anothers
+        # Another migration may have cut over from the source since our fence was put up.
+        self._lost = False
+        self._left = FenceLeft(stage, hook=ends.settings.fence == "hook")
+        # Why those who wait at the source could not be let go.
+        self._not_let_go: EngineError | None = None
+        # How many cut-overs came to nothing behind a fence.
+        self._refused = 0
+        # A cut-over is being tried: what may stand at the source is its own.
+        self._trying = False
+
+    async def begin(self) -> None:
+        """A cut-over begins."""
+        self._trying = True
+        await self._left.quit()
+
+    async def end(self) -> None:
+        """It has come to its end, whatever that is."""
+        self._trying = False
+        self._left.show()
+        await self.take_away()
+
+    async def call_off(self, fence: Fence) -> None:
+        """A cut-over came to nothing behind its fence: that is taken away. Never raises
+        `EngineError`."""
+        self._refused += 1
+        if self._lost:
+            self._tell_left_closed()
+        else:
+            await self.remove(fence)
+
+    # --- While it stands ---
+
+    def fence_at(self, at: Endpoint, info: ServerInfo, address: str) -> Fence:
+        return fence_of(
+            at,
+            info,
+            self._ends.settings,
+            name=f"the source's primary {address}" if address else "the source",
+            before=self._books.mark.sealed,
+            calls_before=self._calls_before(),
+            held=self._books.mark.held,
+            refused=self._refused,
+            straight=bool(address),
+        )
+
+    def _calls_before(self) -> Calls | None:
+        mark = self._books.mark
+        return None if mark.scripts is None else Calls(mark.scripts, mark.writes)
+
+    def note_before(self, fence: Fence) -> None:
+        """What the source had run when this fence was put up."""
+        calls = fence.calls
+        self._books.note(
+            scripts=None if calls is None else calls.scripts,
+            writes=None if calls is None else calls.writes,
+            scripts_run=None,
+            writes_run=None,
+            lost_writes="",
+        )
+
+    def step(self, what: str, **figures: object) -> AbstractContextManager[None]:
+        """Log a step at the server that takes the source's writes."""
+        at = self._books.mark.fenced_at
+        of: dict[str, object] = {"end": "source", "fence": self._ends.settings.fence}
+        if at:
+            of["endpoint"] = at
+        return logs.timed(_log, f"Cut-over: {what}", extra=of | figures)
+
+    def of_history(self, told: Replication, replid: str) -> None:
+        """Raises `TransferFailed` where the fenced server is not the primary of this history."""
+        if self._ends.settings.fence == "pause" and told.is_replica:
+            raise TransferFailed(
+                f"the server that was fenced is {told.place} by now: another one takes the writes",
+                fault="source",
+            )
+        if told.replid and told.replid != replid:
+            raise TransferFailed(
+                "the server that takes the writes has another replication history than the one "
+                "that is followed: there was a failover, or it was restarted",
+                fault="source",
+            )
+
+    async def not_moved(self, fence: Fence) -> None:
+        """Raises `TransferFailed` where the source fails over behind its fence."""
+        told = await fence.look()
+        if told is None:
+            return
+        history = self._source.replid or self._opening.history
+        if history or told.is_replica:
+            self.of_history(told, history)
+        await self._roles.no_second_primary(told, history)
+
+    # --- The target is not open ---
+
+    async def take_away(self, *, at_once: bool = False, in_doubt: bool = False) -> None:
+        """A fence that an engine before us, or a refused cut-over, has left; nothing if there is
+        none.
+
+        Returns at once, and goes on until it is away. `at_once`: it is tried once, now, and waited
+        for. `in_doubt`: even while it is not known whether the target is open. Never raises.
+        """
+        if at_once:
+            await self._left.quit()
+            if self._stands(in_doubt):
+                await self._take_away_once(in_doubt)
+                self._left.show()
+        elif self._stands() and not self._trying:
+            self._left.keep_trying(self._take_away_once)
+
+    def _stands(self, in_doubt: bool = False) -> bool:
+        """Whether a fence may stand that is to be taken away."""
+        mark = self._books.mark
+        if self._lost and not in_doubt:
+            return False
+        return mark.fenced and not mark.opened and (in_doubt or not self._opening.in_doubt)
+
+    async def _take_away_once(self, in_doubt: bool = False) -> bool:
+        """One try; whether there is nothing more to do."""
+        if not self._stands(in_doubt):
+            return True
+        if not in_doubt and await self._is_lost():
+            # It was not known when the opening broke off.
+            self._lost = True
+            self._tell_left_closed()
+            return True
+        try:
+            fence = await self._fence_left()
+        except EngineError as exc:
+            self._not_taken_away(exc)
+            return False
+        try:
+            await self.remove(fence)
+        finally:
+            await fence.release()
+        return not self._books.mark.fenced
+
+    async def remove(self, fence: Fence) -> None:
+        try:
+            with self.step("take the fence away"):
+                await fence.open()
+        except EngineError as exc:
+            self._not_taken_away(exc)
+            return
+        self._books.note(
+            fenced=False,
+            sealed="",
+            fenced_at="",
+            closed_before="",
+            lets_scripts=False,
+            scripts=None,
+            writes=None,
+            held=False,
+        )
+        self._left.gone()
+
+    def _not_taken_away(self, exc: EngineError) -> None:
+        """It stays in the books: it is tried again, by whoever has them."""
+        mark = self._books.mark
+        name = f"the source's primary {mark.fenced_at}" if mark.fenced_at else "the source"
+        if self._ends.settings.fence == "hook":
+            self._left.failed(f"writes to {name} may still be held off", exc.message, exc.remedy)
+            return
+        by_hand = f"By hand: {seal.remedy(mark.sealed)}" if mark.sealed else exc.remedy
+        self._left.failed(f"{name} may still refuse writes", exc.message, by_hand)
+
+    async def in_the_way(self, address: str) -> str:
+        """Take away a fence that still stands; why not, if that cannot be done."""
+        mark = self._books.mark
+        if not mark.fenced:
+            return ""
+        await self.take_away(at_once=True)
+        if not self._books.mark.fenced or (self._left.given_up and mark.fenced_at == address):
+            return ""
+        return f"the fence at {mark.fenced_at or 'the source'} is still to be taken away"
+
+    async def note_lost(self, found: bytes | None) -> None:
+        """The target is not as it was left, and has the position `found` now: whether it may be
+        another migration's."""
+        self._lost = await self._lost_to_another(found)
+
+    async def _lost_to_another(self, found: bytes | None) -> bool:
+        """Whether the target, of which `found` is the position now, may be another migration's, or
+        was: then the source is not ours to open. One that came back older, or empty, is ours."""
+        if found is not None:
+            return self._is_anothers(found)
+        try:
+            async with asyncio.timeout(_ASK_SECONDS), self._ends.admin("target") as end:
+                return any(entry.keys for entry in (await end.info()).keyspace)
+        except (EngineError, TimeoutError):
+            return True
+
+    def _tell_left_closed(self) -> None:
+        sealed = self._books.mark.sealed
+        by_hand = f". If none has: {seal.remedy(sealed)}" if sealed else ""
+        self._stage.on_event(
+            "the source goes on refusing writes, for another migration may have cut over from it "
+            f"since{by_hand}"
+        )
+
+    async def _is_lost(self) -> bool:
+        """As `_lost_to_another`, of the position that is on the target now. A target that does not
+        answer says nothing."""
+        key = position_key(self._books.mark.token)
+        try:
+            async with asyncio.timeout(_ASK_SECONDS), self._ends.admin("target") as end:
+                found = await end.call("GET", key)
+        except (EngineError, TimeoutError):
+            return False
+        return await self._lost_to_another(found if isinstance(found, bytes) else None)
+
+    # --- The target is open ---
+
+    async def finish(self, *, patient: bool = True) -> None:
+        """The target is open: those who may wait at the source, behind this fence or that of an
+        engine before us, are told so.
+
+        Tried again for a minute, unless not `patient`. Raises `TransferStopped` then: the books
+        still have it, and whoever resumes goes on.
+        """
+        if not self._books.mark.fenced:
+            return
+        await self._opening.hand_over()
+        await self.switch_once()
+        patience = self._stage.patience(
+            "the source's clients",
+            ended="the target is open, but the source could not be told so",
+            next_step="it is told again",
+            fault="source",
+            limit=_FINISH_SECONDS if patient else 0.0,
+        )
+        while True:
+            try:
+                await self._finish_once()
+                patience.progress()
+                return
+            except EngineError as exc:
+                delay = patience.failed(
+                    exc.message,
+                    remedy="Its writers may wait, or write what is not carried: resume the "
+                    "migration once the source answers, or stop its writers and end the migration "
+                    "(complete-migration --force); the target stays open either way.",
+                    event=f"the source was not told that its writes have gone: {exc.message}; "
+                    "trying again",
+                )
+            await asyncio.sleep(delay)
+
+    async def _finish_once(self) -> None:
+        fence = await self._fence_left()
+        try:
+            await fence.approach()
+            fence.opened()
+            try:
+                await fence.seal()
+            except TransferFailed as exc:
+                # Its role has changed since, or its clients cannot be held: there is no way back.
+                self._stage.on_event(exc.message)
+            await self.let_clients_go(fence)
+            if self._not_let_go is not None:
+                raise self._not_let_go
+        finally:
+            await fence.release()
+
+    async def switch_once(self) -> None:
+        if self._switch.wanted and not self._books.mark.switched:
+            with logs.timed(_log, "Cut-over: run the switch"):
+                await self._switch.run()
+            self._books.note(switched=True)
+
+    async def let_clients_go(self, fence: Fence) -> None:
+        """Those who wait; where that fails the books keep it for `finish`."""
+        self._not_let_go = None
+        try:
+            with self.step("let clients go, and disconnect them"):
+                told = await fence.finish()
+        except EngineError as exc:
+            self._not_let_go = exc
+            return
+        lost = [fence.lost_writes] if fence.lost_writes else []
+        if self._ends.settings.source_after == "refuse" and (moved := await self._moved(fence)):
+            told.append(moved)
+            lost.append(moved)
+        for each in told:
+            self._stage.on_event(each)
+        run = fence.calls_since
+        self._books.note(
+            fenced=False,
+            scripts_run=None if run is None else run.scripts,
+            writes_run=None if run is None else run.writes,
+            lost_writes="; ".join(lost),
+        )
+
+    async def _moved(self, fence: Fence) -> str:
+        """What was lost where the source has failed over by the time at which the target is open:
+        nothing can hold off the writers of a server that was promoted meanwhile."""
+        try:
+            await self.not_moved(fence)
+        except TransferFailed as exc:
+            return (
+                f"the source failed over while the target was opened ({exc.message}): what its new "
+                "primary takes is on that server alone"
+            )
+        except EngineError as exc:
+            return (
+                "whether the source failed over while the target was opened is not known "
+                f"({exc.message}): what another primary takes is on that server alone"
+            )
+        finally:
+            await self._roles.siblings.close()
+        return ""
+
+    async def _fence_left(self) -> Fence:
+        """The fence that stands by the books. Raises `EngineError`."""
+        address, limit = self._books.mark.fenced_at, self._ends.settings.io_timeout
+        at = self._ends.beside_source(address)
+        async with admin(at, timeout=limit, fault="source", straight=bool(address)) as end:
+            return self.fence_at(at, await end.info(), address)
