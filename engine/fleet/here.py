@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,60 @@ from engine.model.progress import Progress
 from engine.model.report import Report
 
 if TYPE_CHECKING:
+    from engine.groups.records import TransferRecord
     from engine.transfer.switch import OnSwitch
+
+
+class Inline:
+    """The launcher of one migration in the calling process, on its event loop: see
+    `launcher.Launcher`. `source` and `target` come with their credentials, as for `run_here`.
+    """
+
+    def __init__(
+        self,
+        source: Endpoint,
+        target: Endpoint,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_event: Callable[[str], None] | None = None,
+        on_switch: OnSwitch | None = None,
+    ) -> None:
+        self.worker = ProcessId.here()
+        """What the state is to know of the worker from the migration's first moment on."""
+        self._ends = source, target
+        self._on_progress = on_progress
+        self._on_event = on_event
+        self._on_switch = on_switch
+        self._task: asyncio.Task[Report] | None = None
+
+    def launch(
+        self,
+        registry: Registry,
+        transfer: TransferRecord,
+        *,
+        credentials: Credentials | None = None,
+    ) -> None:
+        """Begin, on the running event loop. What comes of it: `report`."""
+        self._task = asyncio.get_running_loop().create_task(
+            run_here(
+                registry,
+                transfer.group_id,
+                *self._ends,
+                credentials=Credentials.load() if credentials is None else credentials,
+                on_progress=self._on_progress,
+                on_event=self._on_event,
+                on_switch=self._on_switch,
+            )
+        )
+
+    async def report(self) -> Report:
+        """Wait for the end of what was launched; raises as `run_here` does. A cancellation stops
+        the migration."""
+        assert self._task is not None
+        return await self._task
+
+    def tidy(self) -> None:
+        """Nothing is left behind."""
 
 
 async def run_here(

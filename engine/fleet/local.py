@@ -26,6 +26,36 @@ _log = logs.logger(__name__)
 _launched: set[int] = set()
 
 
+class LocalProcesses:
+    """The launcher of detached processes: see `launcher.WorkerLauncher`."""
+
+    def launch(
+        self,
+        registry: Registry,
+        transfer: TransferRecord,
+        *,
+        credentials: Credentials | None = None,
+    ) -> None:
+        """Start a worker process, and note it in the state. Raises `EngineError`."""
+        pid = launch(registry, transfer.group_id, credentials=credentials)
+        registry.note_launch(transfer, ProcessId.of(pid))
+
+    def disconnect_clients(
+        self,
+        registry: Registry,
+        group_id: str,
+        *,
+        credentials: Credentials | None = None,
+        grace: float = 0.0,
+    ) -> bool:
+        """Start the process that disconnects clients, if the state wants it."""
+        return disconnect_clients(registry, group_id, credentials=credentials, grace=grace)
+
+    def tidy(self) -> None:
+        """Let the kernel forget workers of ours that have ended."""
+        reap()
+
+
 def disconnect_clients(
     registry: Registry,
     group_id: str,
@@ -137,11 +167,6 @@ def _spawn(
 def worker_log(registry: Registry, group_id: str) -> Path:
     """The file with the messages of a group's workers."""
     return registry.store.folder / f"worker-{group_id}.log"
-
-
-def worker_process(pid: int) -> ProcessId:
-    """What the state is to know of the worker that `launch` started."""
-    return ProcessId.of(pid)
 
 
 def reap() -> None:

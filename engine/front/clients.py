@@ -32,7 +32,7 @@ async def disconnect(house: House, group_id: str, seconds: float | None) -> dict
 
 
 def _ask(house: House, registry: Registry, group_id: str, seconds: float | None) -> str:
-    from engine.fleet import local
+    from engine.fleet.launcher import launcher
     from engine.groups import disconnections
 
     group, transfer = registry.get(group_id)
@@ -51,21 +51,21 @@ def _ask(house: House, registry: Registry, group_id: str, seconds: float | None)
         found = SourceClients(0.0, lets_scripts=_lets_scripts(transfer)).end(why)
         return f"clients of the source are no longer disconnected: {found.ended}"
     disconnections.extend(registry.store, transfer.id, seconds)
-    local.disconnect_clients(registry, group_id, credentials=house.given_credentials)
+    launcher().disconnect_clients(registry, group_id, credentials=house.given_credentials)
     until = source_clients.moment(time.time() + seconds)
     return f"clients that connect to the source are disconnected until {until}"
 
 
 def begin(house: House, registry: Registry, transfer: TransferRecord) -> None:
     """Have the clients of this migration's source disconnected for as long as it was to be."""
-    from engine.fleet import local
+    from engine.fleet.launcher import launcher
     from engine.groups import disconnections
 
     if not transfer.settings.disconnect_for:
         disconnections.note_once(registry.store, transfer.id)
         return
     disconnections.extend(registry.store, transfer.id, transfer.settings.disconnect_for)
-    local.disconnect_clients(registry, transfer.group_id, credentials=house.given_credentials)
+    launcher().disconnect_clients(registry, transfer.group_id, credentials=house.given_credentials)
 
 
 NOTHING = "nothing was to be done: clients of the source were not being disconnected"

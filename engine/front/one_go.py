@@ -18,7 +18,6 @@ from engine.errors import (
 )
 from engine.front import operations, validate
 from engine.front.faults import PreflightFault
-from engine.groups.process import ProcessId
 from engine.groups.states import GroupStatus
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
@@ -26,6 +25,7 @@ from engine.model.report import Report
 from engine.model.settings import CHANGEABLE, TransferSettings
 
 if TYPE_CHECKING:
+    from engine.fleet.here import Inline
     from engine.front.house import House
     from engine.groups.records import GroupRecord, TransferRecord
     from engine.groups.registry import Registry
@@ -69,8 +69,18 @@ async def migrate(
         found = await house.state(lambda registry: _group(registry, name, target))
         await operations.distinct([source], target)
         # 2. A new migration, after a test; or the one that an earlier run left.
+        from engine.fleet.here import Inline
+
+        apply = house.credentials.apply
+        inline = Inline(
+            apply(source),
+            apply(target),
+            on_progress=on_progress,
+            on_event=on_event,
+            on_switch=on_switch,
+        )
         if found is not None and found[0].status == GroupStatus.MIGRATING and found[1] is not None:
-            await _take_up(house, found[1], source, settings, accept_source_loss)
+            transfer = await _take_up(house, inline, found[1], source, settings, accept_source_loss)
         else:
             try:
                 checks, runs = await operations.preflight(house, source, target, settings)
@@ -81,29 +91,19 @@ async def migrate(
             if on_checks is not None:
                 on_checks(checks)
 
-            # Named as this process's from the first moment: should it end here, that can be seen.
-            def begin(registry: Registry) -> None:
+            # Named as this worker's from the first moment: should it end here, that can be seen.
+            def begin(registry: Registry) -> TransferRecord:
                 if _group(registry, name, target) is None:
                     # Only now: a run that is refused leaves no group.
                     _register(registry, name, target)
-                registry.begin_migration(name, [source], settings, process=ProcessId.here())
+                begun = registry.begin_migration(name, [source], settings, process=inline.worker)
                 operations.note_found(registry, name, checks, runs)
+                return begun
 
-            await house.state(begin, make=True)
+            transfer = await house.state(begin, make=True)
         # 3. Run it here, cut-over included.
-        from engine.fleet.here import run_here
-
-        apply = house.credentials.apply
-        report = await run_here(
-            house.registry,
-            name,
-            apply(source),
-            apply(target),
-            credentials=house.credentials,
-            on_progress=on_progress,
-            on_event=on_event,
-            on_switch=on_switch,
-        )
+        inline.launch(house.registry, transfer, credentials=house.credentials)
+        report = await inline.report()
         # 4. Clients that come back to the source are disconnected by a process that outlives us.
         if report.status == "done":
             await house.state(lambda registry: _disconnect_clients(house, registry, name, source))
@@ -111,11 +111,11 @@ async def migrate(
 
 
 def _disconnect_clients(house: House, registry: Registry, group_id: str, source: Endpoint) -> None:
-    from engine.fleet import local
+    from engine.fleet.launcher import launcher
 
     # What the source's URL said: the state does not have it.
     given = house.credentials.and_of(source)
-    local.disconnect_clients(registry, group_id, credentials=given)
+    launcher().disconnect_clients(registry, group_id, credentials=given)
 
 
 def _group(
@@ -144,11 +144,12 @@ def _register(registry: Registry, name: str, target: Endpoint) -> None:
 
 async def _take_up(
     house: House,
+    inline: Inline,
     transfer: TransferRecord,
     source: Endpoint,
     settings: TransferSettings,
     accept_source_loss: bool,
-) -> None:
+) -> TransferRecord:
     name = transfer.group_id
     if transfer.held():
         who = f" by process {transfer.process.pid}" if transfer.process is not None else ""
@@ -168,10 +169,10 @@ async def _take_up(
             f"with complete-migration --force --replication-group-id {name} (no cut-over: the "
             "source stays open, the target as it is).",
         )
-    await house.state(
+    return await house.state(
         lambda registry: registry.resume_migration(
             name,
-            process=ProcessId.here(),
+            process=inline.worker,
             changes=changes,
             accept_source_loss=accept_source_loss,
         )

@@ -126,7 +126,7 @@ async def complete(
             "SkipVerification cuts over without the comparison.",
             remedy="Give one of them.",
         )
-    _reap()
+    _tidy()
     group, transfer = await house.state(lambda registry: registry.get(group_id))
     check(Operation.COMPLETE, group_id, group.status)
     assert transfer is not None
@@ -194,7 +194,7 @@ async def describe(
 ) -> dict[str, Any]:
     """DescribeReplicationGroups."""
     limit, after = validate.page(max_records, marker)
-    _reap()
+    _tidy()
     await _tell_unattended(house)
     if group_id is not None:
         name = validate.identifier(group_id)
@@ -250,7 +250,7 @@ async def page_events(
 
 async def overview(house: House, events: int) -> dict[str, Any]:
     """All groups, with what `watched` adds, and the newest `events`."""
-    _reap()
+    _tidy()
 
     def look(registry: Registry) -> Any:
         return registry.list(limit=None)[0], registry.list_events(limit=events)
@@ -340,15 +340,17 @@ async def _asked(
 
 
 def _launch(house: House, registry: Registry, transfer: TransferRecord) -> None:
-    from engine.fleet import local
+    from engine.fleet.launcher import launcher
 
     try:
-        pid = local.launch(registry, transfer.group_id, credentials=house.given_credentials)
+        launcher().launch(registry, transfer, credentials=house.given_credentials)
+    except StateError:
+        # The worker runs, and claims the migration by itself.
+        raise
     except EngineError as error:
         report = Report(status="failed", errors=(error.message,))
         registry.fail_start(transfer, report, f"migration failed: {error.message}")
         raise
-    registry.note_launch(transfer, local.worker_process(pid))
 
 
 def _not_ready(transfer: TransferRecord, skip_verification: bool) -> str | None:
@@ -427,7 +429,7 @@ async def _force(house: House, transfer: TransferRecord) -> None:
     await house.state(note)
 
 
-def _reap() -> None:
-    from engine.fleet import local
+def _tidy() -> None:
+    from engine.fleet.launcher import launcher
 
-    local.reap()
+    launcher().tidy()

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from engine.errors import EngineError, TransferFailed
+from engine.errors import EngineError, StateError, TransferFailed
 from engine.front import shapes
 from engine.model.backoff import Backoff
 from engine.model.progress import Progress
@@ -85,17 +85,19 @@ class Supervisor:
         self._pause.progress()
 
     def _replace(self, registry: Registry, message: str) -> str | None:
-        from engine.fleet import local
+        from engine.fleet.launcher import launcher
 
         transfer = registry.replace_worker(self._group_id, message)
         if transfer is None:
             return None  # it ended after all, or another one watches as well and was faster
         try:
-            pid = local.launch(registry, self._group_id, credentials=self._house.given_credentials)
+            given = self._house.given_credentials
+            launcher().launch(registry, transfer, credentials=given)
+        except StateError:
+            raise
         except EngineError as error:
             # What killed the worker (no memory, no processes left) may pass; the transfer is an
             # orphan again when its time to be claimed is over.
             registry.add_event(self._group_id, error.message)
             return error.message
-        registry.note_launch(transfer, local.worker_process(pid))
         return message

@@ -117,14 +117,16 @@ class Watchman:
     def _disconnect_clients(self, registry: Registry) -> None:
         """Start another process where the one that disconnects a source's clients was killed, or
         went down with the machine."""
-        from engine.fleet import local
+        from engine.fleet.launcher import launcher
         from engine.groups import disconnections
         from engine.groups.records import START_GRACE
 
         # The process's own guard is faster, and has its connection to the source.
         for group_id in disconnections.unattended(registry.store, patience=GUARD_SECONDS):
             given = self._house.given_credentials
-            if local.disconnect_clients(registry, group_id, credentials=given, grace=START_GRACE):
+            if launcher().disconnect_clients(
+                registry, group_id, credentials=given, grace=START_GRACE
+            ):
                 extra = {"migration": group_id}
                 _log.warning("Another process disconnects the source's clients", extra=extra)
 
