@@ -26,14 +26,14 @@ from pathlib import Path
 from benches.datasets import resp
 from benches.follow import PREFERRED
 from benches.support.servers import Binary, Server, binaries
-from engine.fleet.gate import FilesGate
+from engine.fleet.verification_gate import FilesVerificationGate
 from engine.model.endpoint import Endpoint
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
-from engine.transfer.checkpoint import MemoryCheckpoint
-from engine.transfer.gate import GateResult
+from engine.transfer.checkpoint_store import MemoryCheckpoint
+from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.transfer import Transfer
-from engine.wire.loop import run
+from engine.wire.event_loop import run
 
 GOAL = 0.8
 _LOADED = re.compile(r"DB loaded from (?:append only file|base file|incr file)[^:]*: ([0-9.]+) sec")
@@ -86,7 +86,7 @@ def load(binary: Binary, path: Path) -> tuple[float, float, int]:
 def migrate(path: Path, target: Server) -> Report:
     """The engine, in this process."""
 
-    async def gate() -> GateResult:
+    async def gate() -> CutOverCheckResult:
         raise AssertionError("there is one of files")
 
     async def main() -> Report:
@@ -98,7 +98,7 @@ def migrate(path: Path, target: Server) -> Report:
             on_progress=lambda _: None,
             on_event=lambda _: None,
             gate=gate,
-            gate_of_files=FilesGate(Endpoint.parse(target.url), TransferSettings()),
+            gate_of_files=FilesVerificationGate(Endpoint.parse(target.url), TransferSettings()),
             one_go=True,
         )
         return await work.run()

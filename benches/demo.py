@@ -30,11 +30,11 @@ from benches import datasets
 from benches.support.compare import compare
 from benches.support.servers import Binary, Flavour, Server, ServerError, binaries
 from engine import Endpoint, Engine, EngineError
-from engine.cli.checks import checks_table
-from engine.cli.display import display
-from engine.cli.failure import code_of, message_of
-from engine.cli.render import duration
-from engine.cli.summary import as_text
+from engine.cli.check_table import checks_table
+from engine.cli.error_output import code_of, message_of
+from engine.cli.output_format import duration
+from engine.cli.progress_display import display
+from engine.cli.report_summary import as_text
 from engine.fleet import run
 from engine.model.report import Report
 from engine.model.settings import TransferSettings

@@ -26,7 +26,7 @@ from benches.support.servers import Binary, Server, binaries
 from engine.front.engine import Engine
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
-from engine.wire.loop import run
+from engine.wire.event_loop import run
 
 ENGINE_GOAL, TARGET_GOAL = 0.85, 1.7
 HOUR_MS = 3_600_000

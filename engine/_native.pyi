@@ -404,7 +404,7 @@ class CommandBatch:
     @staticmethod
     def empty(offset: int, db: int = 0, in_multi: bool = False) -> CommandBatch: ...
 
-# held_names.pxi
+# extended_keys.pxi
 
 @final
 class HeldNames:

@@ -174,7 +174,7 @@ cdef class CommandBatch:
 
     def doubtful(self, uint32_t flags):
         """As `indices`, without the commands whose arguments say that the flag means nothing here:
-        a SET of no number cannot have been INCRBYFLOAT (CMD_SETS_STRING), say. See doubtful.pxi."""
+        a SET of no number cannot have been INCRBYFLOAT (CMD_SETS_STRING), say. See unfaithful_commands.pxi."""
         cdef size_t i
         cdef list found = []
         if self.all_flags() & flags:

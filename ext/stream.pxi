@@ -109,7 +109,7 @@ cdef class StreamReader:
             the unit; a unit is a lone command, or all between MULTI and EXEC.
         unit_bytes: a unit that has outgrown this, its index counted in, is closed inside.
         command_limit: the longest command, in bytes; a longer one is a ProtocolError.
-        anchor: turn relative TTLs into absolute ones, see anchor.pxi; `now_ms` must be set then.
+        anchor: turn relative TTLs into absolute ones, see absolute_ttls.pxi; `now_ms` must be set then.
         publish: pass PUBLISH and SPUBLISH on. Messages of Sentinels are never passed on.
         names: commands that have another name: (the name in the stream, their own name, the name
             that they are sent on by) each, see `alias_of`.

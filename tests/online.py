@@ -19,7 +19,7 @@ from typing import Any
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from engine.fleet.gate import comparison_of
+from engine.fleet.verification_gate import comparison_of
 from engine.model.endpoint import Endpoint
 from engine.model.progress import ENDS, Phase
 from engine.model.settings import TransferSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine import fleet
-from engine.transfer.checks.result import Preflight
+from engine.transfer.checks.check_result import Preflight
 
 
 async def _nothing_in_the_way(*_: object) -> Preflight:

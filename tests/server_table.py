@@ -15,8 +15,8 @@ import redis
 
 from benches.support.servers import Server
 from engine.model.server import Flavour, ServerInfo, Version, rdb_version
-from engine.transfer import hold, scripts
-from engine.transfer.checks.ends import OLDEST_TARGET
+from engine.transfer import script_calls, script_pause
+from engine.transfer.checks.endpoint import OLDEST_TARGET
 
 HEADS = (
     "Server",
@@ -75,7 +75,7 @@ def promised(flavour: Flavour, version: Version) -> Facts:
     """What the engine takes such a server for."""
     info = ServerInfo(flavour, version)
     old_target = flavour == "redis" and version < OLDEST_TARGET
-    behind = "paused" if hold.needed(info) else "counted"
+    behind = "paused" if script_pause.needed(info) else "counted"
     if version >= (6, 2, 0):
         held_off = "CLIENT PAUSE WRITE"
     else:
@@ -86,7 +86,7 @@ def promised(flavour: Flavour, version: Version) -> Facts:
         str(rdb_version(flavour, version)),
         held_off,
         "min-replicas-to-write" if version >= (5, 0, 0) else "min-slaves-to-write",
-        "refused" if scripts.refused(info) else behind,
+        "refused" if script_calls.refused(info) else behind,
         "yes" if version >= (7, 0, 0) else "",
         "yes" if with_fields else "",
     )

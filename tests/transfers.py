@@ -14,10 +14,15 @@ from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
-from engine.transfer.checkpoint import CheckpointStore, MemoryCheckpoint
-from engine.transfer.gate import Comparison, GateInSync, GateOfFiles, GateResult
+from engine.transfer.checkpoint_store import CheckpointStore, MemoryCheckpoint
+from engine.transfer.cut_over_check import (
+    Comparison,
+    CutOverCheckInSync,
+    CutOverCheckResult,
+    FilesCutOverCheck,
+)
 from engine.transfer.transfer import Transfer
-from engine.wire.loop import run
+from engine.wire.event_loop import run
 
 
 @dataclass
@@ -53,9 +58,9 @@ def transfer(
     compare: Callable[..., Any] | None = None,
     one_go: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-    gate_in_sync: GateInSync | None = None,
+    gate_in_sync: CutOverCheckInSync | None = None,
     comparison: Comparison | None = None,
-    gate_of_files: GateOfFiles | None = None,
+    gate_of_files: FilesCutOverCheck | None = None,
     **settings: Any,
 ) -> Run:
     """Move everything from `source` to `target`; `meanwhile` is awaited beside the transfer.
@@ -71,8 +76,8 @@ def transfer(
         if on_progress is not None:
             on_progress(progress)
 
-    async def pass_all() -> GateResult:
-        return GateResult(True, "not verified")
+    async def pass_all() -> CutOverCheckResult:
+        return CutOverCheckResult(True, "not verified")
 
     async def main() -> None:
         extra = {} if compare is None else {"compare": compare}

@@ -10,7 +10,7 @@ import redis
 
 from benches.support.engines import Migration
 from benches.support.servers import Server
-from engine.model.online import OWN_PREFIX
+from engine.model.online_checkpoint import OWN_PREFIX
 
 NAMES = 3000  # of each of three types
 RATE = 1500.0  # commands a second

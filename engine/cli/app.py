@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from engine.cli import shorthand
+from engine.cli import node_list
 from engine.cli.complete_migration import complete_migration
 from engine.cli.create_access_key import create_access_key
 from engine.cli.delete_replication_group import delete_replication_group
@@ -20,14 +20,14 @@ from engine.cli.describe_events import describe_events
 from engine.cli.describe_replication_groups import describe_replication_groups
 from engine.cli.disconnect_clients import disconnect_clients
 from engine.cli.migrate import migrate
-from engine.cli.preflight import preflight
-from engine.cli.program import program
+from engine.cli.program_name import program
 from engine.cli.register_replication_group import register_replication_group
-from engine.cli.release_source import release_source
 from engine.cli.resume_migration import resume_migration
 from engine.cli.serve import serve
-from engine.cli.session import INTERRUPTED
 from engine.cli.start_migration import start_migration
+from engine.cli.test_migration import preflight
+from engine.cli.unblock_source import release_source
+from engine.cli.verb_runner import INTERRUPTED
 
 DISTRIBUTION = "startmigration"
 COMPLETE = f"_{DISTRIBUTION.upper()}_COMPLETE"
@@ -98,7 +98,7 @@ def run(arguments: Sequence[str]) -> int:
 
         completion_init()
     try:
-        app(args=shorthand.spread(arguments), prog_name=program())
+        app(args=node_list.spread(arguments), prog_name=program())
         return 0
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.follow import as_told, follow, how_to_go_on, lacking
-from engine.cli.options import GroupOption, OutputOption, StateOption, WaitOption
-from engine.cli.session import respond
+from engine.cli.common_options import GroupOption, OutputOption, StateOption, WaitOption
+from engine.cli.verb_runner import respond
+from engine.cli.wait import as_told, follow, how_to_go_on, lacking
 
 if TYPE_CHECKING:
     from engine.front.engine import Engine

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from engine.cli.options import OutputOption
-from engine.cli.render import as_json, as_text
-from engine.cli.session import fail
+from engine.cli.common_options import OutputOption
+from engine.cli.output_format import as_json, as_text
+from engine.cli.verb_runner import fail
 
 
 def create_access_key(

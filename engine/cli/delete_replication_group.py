@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engine.cli.options import GroupOption, OutputOption, StateOption
-from engine.cli.session import respond
+from engine.cli.common_options import GroupOption, OutputOption, StateOption
+from engine.cli.verb_runner import respond
 
 
 def delete_replication_group(

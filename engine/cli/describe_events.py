@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.cli.options import OutputOption, StateOption
-from engine.cli.render import table
-from engine.cli.session import respond
+from engine.cli.common_options import OutputOption, StateOption
+from engine.cli.output_format import table
+from engine.cli.verb_runner import respond
 
 
 def describe_events(

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli import pages
-from engine.cli.options import OutputOption, StateOption
-from engine.cli.session import respond
+from engine.cli import paging
+from engine.cli.common_options import OutputOption, StateOption
+from engine.cli.verb_runner import respond
 
 if TYPE_CHECKING:
     from engine.front.engine import Engine
@@ -55,7 +55,7 @@ def describe_replication_groups(
                 max_records=100 if max_records is None else max_records,
                 marker=marker,
             )
-        return await pages.collect(
+        return await paging.collect(
             lambda after: engine.describe_replication_groups(replication_group_id, marker=after),
             "ReplicationGroups",
             max_items=max_items,

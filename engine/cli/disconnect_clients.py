@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from engine.cli import durations
-from engine.cli.options import GroupOption, OutputOption, StateOption, understood
-from engine.cli.session import respond
+from engine.cli.common_options import GroupOption, OutputOption, StateOption, understood
+from engine.cli.verb_runner import respond
 
 
 def disconnect_clients(

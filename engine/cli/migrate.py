@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli import log_options
-from engine.cli.checks import warnings
-from engine.cli.display import display
-from engine.cli.failure import code_of, lost_writes, message_of
+from engine.cli.check_table import warnings
+from engine.cli.common_options import LossOption, OutputOption, StateOption, endpoint
+from engine.cli.error_output import code_of, lost_writes, message_of
 from engine.cli.log_options import LogFormatOption, LogLevelOption, VerboseOption
-from engine.cli.options import LossOption, OutputOption, StateOption, endpoint
-from engine.cli.program import command
-from engine.cli.render import as_json
-from engine.cli.session import fail, perform
-from engine.cli.summary import as_text
+from engine.cli.output_format import as_json
+from engine.cli.program_name import command
+from engine.cli.progress_display import display
+from engine.cli.report_summary import as_text
 from engine.cli.transfer_options import fitting, spelled, with_transfer_options
+from engine.cli.verb_runner import fail, perform
 from engine.errors import Interrupted, TransferFailed, TransferStopped
 from engine.model.endpoint import STDIN_PATH
 from engine.model.report import Report

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.options import GroupOption, OutputOption, StateOption, endpoint
-from engine.cli.session import respond
+from engine.cli.common_options import GroupOption, OutputOption, StateOption, endpoint
+from engine.cli.verb_runner import respond
 
 
 def register_replication_group(

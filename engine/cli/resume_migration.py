@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from engine.cli import durations, log_options, sizes
-from engine.cli.follow import as_told, follow, how_to_go_on
-from engine.cli.log_options import LogFormatOption, LogLevelOption, VerboseOption
-from engine.cli.options import (
+from engine.cli.common_options import (
     GroupOption,
     LossOption,
     OutputOption,
@@ -19,7 +17,9 @@ from engine.cli.options import (
     WaitOption,
     understood,
 )
-from engine.cli.session import respond
+from engine.cli.log_options import LogFormatOption, LogLevelOption, VerboseOption
+from engine.cli.verb_runner import respond
+from engine.cli.wait import as_told, follow, how_to_go_on
 
 if TYPE_CHECKING:
     from engine.front.engine import Engine

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from engine.cli import log_options
+from engine.cli.common_options import StateOption, understood
 from engine.cli.log_options import LogFormatOption, LogLevelOption, VerboseOption
-from engine.cli.options import StateOption, understood
-from engine.cli.session import fail
+from engine.cli.verb_runner import fail
 from engine.errors import UsageError
 
 LISTEN = "127.0.0.1:8321"
@@ -130,9 +130,9 @@ def run(
 
 def check_allowed(texts: list[str]) -> None:
     """Raises `UsageError` for what is no rule."""
-    from engine.model import allowed
+    from engine.model import allowed_endpoints
 
-    allowed.check(texts)
+    allowed_endpoints.check(texts)
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -6,10 +6,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from engine.cli import log_options
-from engine.cli.checks import warnings
-from engine.cli.follow import as_told, follow, how_to_go_on
-from engine.cli.log_options import LogFormatOption, LogLevelOption, VerboseOption
-from engine.cli.options import (
+from engine.cli.check_table import warnings
+from engine.cli.common_options import (
     EndpointsOption,
     GroupOption,
     OutputOption,
@@ -17,8 +15,10 @@ from engine.cli.options import (
     WaitOption,
     endpoints,
 )
-from engine.cli.session import respond
+from engine.cli.log_options import LogFormatOption, LogLevelOption, VerboseOption
 from engine.cli.transfer_options import with_transfer_options
+from engine.cli.verb_runner import respond
+from engine.cli.wait import as_told, follow, how_to_go_on
 from engine.model.settings import TransferSettings
 
 if TYPE_CHECKING:

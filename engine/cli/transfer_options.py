@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from engine.cli import durations, moments, sizes
-from engine.cli.options import understood
-from engine.cli.program import Option
+from engine.cli import durations, sizes, timestamps
+from engine.cli.common_options import understood
+from engine.cli.program_name import Option
 from engine.errors import UsageError
 from engine.model.settings import (
     Fence,
@@ -283,7 +283,7 @@ def settings(
             tune_source=tune_source,
             until_time=None
             if until_time is None
-            else understood("--until-time", lambda: moments.parse(until_time)),
+            else understood("--until-time", lambda: timestamps.parse(until_time)),
             aof_load_truncated=aof_load_truncated == "yes",
             skip_checks=_names(skip_checks or ()),
             command_names=_command_names(psync_command, names_given or ()),
@@ -372,7 +372,10 @@ def spelled(wanted: TransferSettings) -> list[Option]:
         ("--retry-for", None if retry_for is None else durations.write(retry_for)),
         ("--take-over", wanted.take_over or None),
         ("--tune-source", wanted.tune_source or None),
-        ("--until-time", None if wanted.until_time is None else moments.write(wanted.until_time)),
+        (
+            "--until-time",
+            None if wanted.until_time is None else timestamps.write(wanted.until_time),
+        ),
         ("--aof-load-truncated", None if wanted.aof_load_truncated else "no"),
         ("--skip-checks", ",".join(wanted.skip_checks) or None),
         *(("--command-name", name) for name in wanted.command_names),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from engine.model.credentials import Credentials
     from engine.model.endpoint import Endpoint
     from engine.model.settings import TransferSettings
-    from engine.transfer.abandon import Abandoned
+    from engine.transfer.abort import Abandoned
     from engine.transfer.preflight import Preflight
 
 T = TypeVar("T")
@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` on a fresh event loop and return its result; like `asyncio.run`."""
-    from engine.wire import loop
+    from engine.wire import event_loop
 
-    return loop.run(main)
+    return event_loop.run(main)
 
 
 async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettings) -> Preflight:
@@ -52,8 +52,8 @@ async def release(
     *,
     held: bool = False,
 ) -> str:
-    """Have a source that was cut over from take writes again. See `transfer.release`."""
-    from engine.transfer.release import release as let
+    """Have a source that was cut over from take writes again. See `transfer.unblock_source`."""
+    from engine.transfer.unblock_source import release as let
 
     return await let(
         settings.named("source", source), sealed_at, before, settings, credentials, held=held
@@ -67,8 +67,8 @@ async def abandon(
     checkpoint: Checkpoint | None,
     credentials: Credentials,
 ) -> Abandoned:
-    """Take away what a transfer without a worker has left. See `transfer.abandon`."""
-    from engine.transfer.abandon import abandon as tidy_up
+    """Take away what a transfer without a worker has left. See `transfer.abort`."""
+    from engine.transfer.abort import abandon as tidy_up
 
     return await tidy_up(
         settings.named("source", source),

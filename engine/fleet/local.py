@@ -20,7 +20,7 @@ from engine.groups.records import TransferRecord
 from engine.groups.registry import Registry
 from engine.groups.store import STATE_VARIABLE
 from engine.model.credentials import CREDENTIALS_VARIABLE, Credentials
-from engine.wire import handed
+from engine.wire import connection_handover
 
 _log = logs.logger(__name__)
 _launched: set[int] = set()
@@ -65,20 +65,19 @@ def disconnect_clients(
     handed_over: tuple[int, int] | None = None,
 ) -> bool:
     """Start the detached process that disconnects the clients of a source that was cut over from
-    (`fleet.disconnect`), if the state wants it for this group and no process does it; whether it
-    was started.
+    (`fleet.client_disconnector`), if the state wants it for this group and no process does it;
+    whether it was started.
 
     One that was asked for less than `grace` seconds ago counts as starting. `credentials` as for
     `launch`. `handed_over`: a connection that is not held, the caller's, and the number of the
-    migration whose source that is; else one that was left for this (`wire.handed`). A process that
-    cannot be started is an event. Raises `StateError`.
-    """
+    migration whose source that is; else one that was left for this (`wire.connection_handover`). A
+    process that cannot be started is an event. Raises `StateError`."""
     if group_id not in disconnections.unattended(registry.store, grace=grace):
         return False
-    number = handed.take(_closed(registry, group_id)) if handed_over is None else None
+    number = connection_handover.take(_closed(registry, group_id)) if handed_over is None else None
     given, *of = (number,) if handed_over is None else handed_over
     try:
-        _spawn(registry, group_id, "engine.fleet.disconnect", credentials, given, *of)
+        _spawn(registry, group_id, "engine.fleet.client_disconnector", credentials, given, *of)
     except EngineError as error:
         registry.add_event(group_id, f"the source's clients are not disconnected: {error}")
         return False
@@ -89,9 +88,11 @@ def disconnect_clients(
 
 
 def guard(registry: Registry, transfer: TransferRecord, number: int) -> None:
-    """Start the detached process that starts the calling one again (`fleet.guard`); `number` is its
-    end of the socket between both. Raises `EngineError`."""
-    _spawn(registry, transfer.group_id, "engine.fleet.guard", None, number, transfer.id)
+    """Start the detached process that starts the calling one again (`fleet.disconnector_guard`);
+    `number` is its end of the socket between both. Raises `EngineError`."""
+    _spawn(
+        registry, transfer.group_id, "engine.fleet.disconnector_guard", None, number, transfer.id
+    )
 
 
 def _closed(registry: Registry, group_id: str) -> str:
@@ -181,7 +182,7 @@ def reap() -> None:
 
 def _open_log(path: Path) -> int:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # What writes to it puts it aside when it gets long (`fleet.log_file`).
+    # What writes to it puts it aside when it gets long (`fleet.worker_log_file`).
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 

@@ -22,21 +22,27 @@ from dataclasses import replace
 
 from engine import logs
 from engine.errors import AuthError, LinkError, ServerError, StateError
-from engine.fleet.bookkeeper import Bookkeeper, StateCheckpoint, persist
-from engine.fleet.failure import fail
-from engine.fleet.gate import FilesGate, compare_of, comparison_of, gate_of, holds_keys
+from engine.fleet.failed_transfer import fail
 from engine.fleet.progress_log import ProgressLog
-from engine.fleet.usage import engine_use
+from engine.fleet.resource_usage import engine_use
+from engine.fleet.state_thread import StateCheckpointStore, StateThread, persist
+from engine.fleet.verification_gate import (
+    FilesVerificationGate,
+    compare_of,
+    comparison_of,
+    holds_keys,
+    verification_gate_of,
+)
 from engine.groups.claimed import ClaimedTransfer, ClaimLost
 from engine.groups.states import CUT_OVERS, Request, TransferStatus
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
+from engine.model.message_text import tidied
 from engine.model.progress import Progress
 from engine.model.report import Report
-from engine.model.wording import tidied
 from engine.sources.file_input import holding
-from engine.transfer.aside import to_the_end
-from engine.transfer.switch import OnSwitch
+from engine.transfer.async_helpers import to_the_end
+from engine.transfer.switch_hook import OnSwitch
 from engine.transfer.transfer import Transfer
 
 _log = logs.logger(__name__)
@@ -74,8 +80,8 @@ class Runner:
         # A cut-over that was asked of a worker before this one waits until it can come.
         self._inherited = claimed.record.request in CUT_OVERS
         self._waiting: Request | None = None
-        self._checkpoint = StateCheckpoint(claimed)
-        self._book = Bookkeeper(claimed, on_request=self._asked, on_failure=self._state_failed)
+        self._checkpoint = StateCheckpointStore(claimed)
+        self._book = StateThread(claimed, on_request=self._asked, on_failure=self._state_failed)
         self._transfer = Transfer(
             source,
             target,
@@ -83,8 +89,8 @@ class Runner:
             checkpoints=self._checkpoint,
             on_progress=self._progressed,
             on_event=self._happened,
-            gate=gate_of(source, target, settings, self._held),
-            gate_of_files=FilesGate(target, settings),
+            gate=verification_gate_of(source, target, settings, self._held),
+            gate_of_files=FilesVerificationGate(target, settings),
             comparison=comparison_of(source, target, settings, self._held),
             compare=compare_of(source, target),
             one_go=one_go,

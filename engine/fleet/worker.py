@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from engine import logs
 from engine.errors import EngineError
-from engine.fleet import local, log_file, run
-from engine.fleet.failure import fail
+from engine.fleet import local, run, worker_log_file
+from engine.fleet.failed_transfer import fail
 from engine.groups.process import ProcessId
 from engine.groups.registry import Registry
 from engine.logs import output as log_output
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 async def work(group_id: str) -> int:
     """Claim the group's transfer, run it, and write down how it ended."""
     registry = Registry()
-    log_file.begin(local.worker_log(registry, group_id))
+    worker_log_file.begin(local.worker_log(registry, group_id))
     claimed = registry.claim_transfer(group_id, ProcessId.here())
     record = claimed.record
     _log.info(

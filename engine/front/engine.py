@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.front import clients, one_go, operations, waiting
-from engine.front.house import House
+from engine.front import auto_cut_over, client_disconnection, migration_wait, operations
+from engine.front.service_context import ServiceContext
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
@@ -14,8 +14,8 @@ from engine.model.report import Report
 from engine.model.settings import TransferSettings
 
 if TYPE_CHECKING:
-    from engine.front.blocking import BlockingEngine
-    from engine.transfer.switch import OnSwitch
+    from engine.front.blocking_engine import BlockingEngine
+    from engine.transfer.switch_hook import OnSwitch
 
 CustomerNodeEndpointList = Sequence[Endpoint | Mapping[str, Any]]
 
@@ -24,7 +24,7 @@ class Engine:
     """Groups and migrations of one state; any number of these may be open at once.
 
     Responses are dicts with the members of ElastiCache's service model; a group under migration
-    has our `Migration` beside them (`front.shapes`). Faults are those of the model too
+    has our `Migration` beside them (`front.response_shapes`). Faults are those of the model too
     (`engine.errors`); every method also raises `StateError` when the state cannot be used, and
     `UsageError` for a configuration that is wrong.
     """
@@ -34,17 +34,17 @@ class Engine:
         STARTMIGRATION_STATE or the user's folder for state. `credentials` replace those of the
         environment and the configuration. Nothing is opened yet.
         """
-        self._house = House(state, credentials)
+        self._house = ServiceContext(state, credentials)
 
     @property
     def sync(self) -> BlockingEngine:
         """The same operations for code without an event loop."""
-        from engine.front.blocking import BlockingEngine
+        from engine.front.blocking_engine import BlockingEngine
 
         return BlockingEngine(self)
 
     @property
-    def house(self) -> House:
+    def house(self) -> ServiceContext:
         """The state and the credentials behind the operations: for the other faces."""
         return self._house
 
@@ -156,7 +156,7 @@ class Engine:
         under migration or where its last one did not close its source,
         `InvalidParameterValueException`.
         """
-        return await clients.disconnect(self._house, replication_group_id, seconds)
+        return await client_disconnection.disconnect(self._house, replication_group_id, seconds)
 
     async def resume_migration(
         self,
@@ -245,7 +245,7 @@ class Engine:
         self,
         replication_group_id: str,
         *,
-        until: waiting.Until,
+        until: migration_wait.Until,
         on_progress: Callable[[Progress], None] | None = None,
         poll: float = 0.2,
         timeout: float | None = None,
@@ -266,7 +266,7 @@ class Engine:
         refused, `Interrupted` when it was stopped, `EngineError` after `timeout`,
         `ReplicationGroupNotUnderMigrationFault` if there never was one.
         """
-        return await waiting.wait(
+        return await migration_wait.wait(
             self._house,
             replication_group_id,
             until,
@@ -286,7 +286,7 @@ class Engine:
         replication_group_id: str | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_event: Callable[[str], None] | None = None,
-        on_checks: Callable[[one_go.Checks], None] | None = None,
+        on_checks: Callable[[auto_cut_over.Checks], None] | None = None,
         on_switch: OnSwitch | None = None,
         accept_source_loss: bool = False,
     ) -> Report:
@@ -305,7 +305,7 @@ class Engine:
         `ReplicationGroupAlreadyUnderMigrationFault` while another process has it,
         `InvalidReplicationGroupStateFault` if one from elsewhere was left unfinished.
         """
-        return await one_go.migrate(
+        return await auto_cut_over.migrate(
             self._house,
             source,
             target,

@@ -15,24 +15,24 @@ from engine.errors import (
     InvalidReplicationGroupStateFault,
     StateError,
 )
-from engine.front import clients, shapes, validate, watched
+from engine.front import client_disconnection, migration_details, response_shapes, validate
 from engine.front.faults import CompletionRefused, PreflightFault
-from engine.front.resolve import resolve
+from engine.front.host_resolution import resolve
 from engine.groups.states import Operation, Request, check
 from engine.model.endpoint import Endpoint
-from engine.model.online import OnlineMark
+from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 
 if TYPE_CHECKING:
-    from engine.front.house import House
+    from engine.front.service_context import ServiceContext
     from engine.groups.records import GroupRecord, TransferRecord
     from engine.groups.registry import Registry
 
 
 async def register(
-    house: House,
+    house: ServiceContext,
     group_id: str,
     primary: object,
     description: str,
@@ -62,7 +62,7 @@ async def register(
 
 
 async def test(
-    house: House, group_id: str, endpoints: object, settings: TransferSettings | None
+    house: ServiceContext, group_id: str, endpoints: object, settings: TransferSettings | None
 ) -> dict[str, Any]:
     """TestMigration."""
     settings = settings or TransferSettings()
@@ -74,7 +74,7 @@ async def test(
 
 
 async def start(
-    house: House, group_id: str, endpoints: object, settings: TransferSettings | None
+    house: ServiceContext, group_id: str, endpoints: object, settings: TransferSettings | None
 ) -> dict[str, Any]:
     """StartMigration."""
     wanted = settings or TransferSettings()
@@ -99,7 +99,7 @@ async def start(
 
 
 async def resume(
-    house: House,
+    house: ServiceContext,
     group_id: str,
     changes: Mapping[str, Any] | None = None,
     accept_source_loss: bool = False,
@@ -116,7 +116,7 @@ async def resume(
 
 
 async def complete(
-    house: House, group_id: str, force: bool, skip_verification: bool
+    house: ServiceContext, group_id: str, force: bool, skip_verification: bool
 ) -> dict[str, Any]:
     """CompleteMigration. `skip_verification` (ours): cut over without the comparison."""
     group_id = validate.identifier(group_id)
@@ -143,7 +143,7 @@ async def complete(
     return await house.answer(group_id)
 
 
-async def release_source(house: House, group_id: str) -> dict[str, Any]:
+async def release_source(house: ServiceContext, group_id: str) -> dict[str, Any]:
     """ReleaseSource (ours): the source of a completed migration takes writes again."""
     group_id = validate.identifier(group_id)
     transfer = await house.state(lambda registry: registry.sealed_by(group_id))
@@ -167,7 +167,9 @@ async def release_source(house: House, group_id: str) -> dict[str, Any]:
     return {**await house.answer(group_id), "Message": told}
 
 
-async def _nothing_to_release(house: House, group_id: str) -> InvalidReplicationGroupStateFault:
+async def _nothing_to_release(
+    house: ServiceContext, group_id: str
+) -> InvalidReplicationGroupStateFault:
     cannot = f"cannot {Operation.RELEASE} replication group {group_id}"
     transfer = await house.state(lambda registry: registry.found_closed_by(group_id))
     if transfer is None or transfer.report is None:
@@ -186,11 +188,11 @@ async def _nothing_to_release(house: House, group_id: str) -> InvalidReplication
 
 
 def _let_clients(registry: Registry, transfer: TransferRecord) -> None:
-    clients.stop(registry, transfer, "the source was released", refuses=False)
+    client_disconnection.stop(registry, transfer, "the source was released", refuses=False)
 
 
 async def describe(
-    house: House, group_id: str | None, max_records: int, marker: str | None
+    house: ServiceContext, group_id: str | None, max_records: int, marker: str | None
 ) -> dict[str, Any]:
     """DescribeReplicationGroups."""
     limit, after = validate.page(max_records, marker)
@@ -209,14 +211,14 @@ async def describe(
     return response
 
 
-async def describe_events(house: House, group_id: str | None) -> dict[str, Any]:
+async def describe_events(house: ServiceContext, group_id: str | None) -> dict[str, Any]:
     """DescribeEvents, all at once."""
     name = None if group_id is None else validate.identifier(group_id)
     await _tell_unattended(house)
-    return shapes.events(await house.state(lambda registry: registry.list_events(name)))
+    return response_shapes.events(await house.state(lambda registry: registry.list_events(name)))
 
 
-async def _tell_unattended(house: House) -> None:
+async def _tell_unattended(house: ServiceContext) -> None:
     """Whoever looks at the state is the first who can tell of what no process does any more."""
     from engine.groups import disconnections
 
@@ -226,7 +228,7 @@ async def _tell_unattended(house: House) -> None:
 
 
 async def page_events(
-    house: House,
+    house: ServiceContext,
     group_id: str | None,
     since: float | None,
     until: float | None,
@@ -242,13 +244,13 @@ async def page_events(
             name, since=since, until=until, after=after, limit=limit
         )
     )
-    response = shapes.events(found)
+    response = response_shapes.events(found)
     if more is not None:
         response["Marker"] = str(more)
     return response
 
 
-async def overview(house: House, events: int) -> dict[str, Any]:
+async def overview(house: ServiceContext, events: int) -> dict[str, Any]:
     """All groups, with what `watched` adds, and the newest `events`."""
     _tidy()
 
@@ -257,13 +259,16 @@ async def overview(house: House, events: int) -> dict[str, Any]:
 
     groups, newest = await house.state(look)
     shown = [
-        {**house.shape(group, transfer), "Details": watched.details(group.status, transfer)}
+        {
+            **house.shape(group, transfer),
+            "Details": migration_details.details(group.status, transfer),
+        }
         for group, transfer in groups
     ]
-    return {"ReplicationGroups": shown, **shapes.events(newest)}
+    return {"ReplicationGroups": shown, **response_shapes.events(newest)}
 
 
-async def delete(house: House, group_id: str) -> dict[str, Any]:
+async def delete(house: ServiceContext, group_id: str) -> dict[str, Any]:
     """DeleteReplicationGroup. Our record of it: the servers stay."""
     group_id = validate.identifier(group_id)
     group = await house.state(lambda registry: registry.delete(group_id))
@@ -271,7 +276,7 @@ async def delete(house: House, group_id: str) -> dict[str, Any]:
 
 
 async def preflight(
-    house: House, source: Endpoint, target: Endpoint, settings: TransferSettings
+    house: ServiceContext, source: Endpoint, target: Endpoint, settings: TransferSettings
 ) -> tuple[list[dict[str, Any]], str]:
     """The preflight's checks as dicts, and what the target runs; raises `PreflightFault` if one
     failed."""
@@ -323,7 +328,7 @@ async def distinct(sources: Sequence[Endpoint], target: Endpoint) -> None:
 
 
 async def _asked(
-    house: House,
+    house: ServiceContext,
     operation: Operation,
     group_id: str,
     endpoints: object,
@@ -339,7 +344,7 @@ async def _asked(
     return group, sources
 
 
-def _launch(house: House, registry: Registry, transfer: TransferRecord) -> None:
+def _launch(house: ServiceContext, registry: Registry, transfer: TransferRecord) -> None:
     from engine.fleet.launcher import launcher
 
     try:
@@ -356,31 +361,34 @@ def _launch(house: House, registry: Registry, transfer: TransferRecord) -> None:
 def _not_ready(transfer: TransferRecord, skip_verification: bool) -> str | None:
     """Why a migration cannot be completed now, None if it can."""
     if transfer.undecided or not transfer.held():
-        return shapes.reason(transfer)
+        return response_shapes.reason(transfer)
     progress = transfer.progress
     if progress.can_complete or (skip_verification and progress.uncomparable):
         return None
     if progress.phase is Phase.CUT_OVER:
         return "a cut-over is under way"
-    return progress.reason or f"not in sync yet ({progress.phase}, {shapes.standing(progress)})"
+    return (
+        progress.reason
+        or f"not in sync yet ({progress.phase}, {response_shapes.standing(progress)})"
+    )
 
 
-async def _force(house: House, transfer: TransferRecord) -> None:
+async def _force(house: ServiceContext, transfer: TransferRecord) -> None:
     group_id, progress = transfer.group_id, transfer.progress
     # 1. Without a worker we end it ourselves. What the last worker wrote last is what we know.
     checkpoint = await house.state(lambda registry: registry.checkpoint(transfer))
     mark = checkpoint.position if checkpoint is not None else None
-    opened = isinstance(mark, OnlineMark) and mark.opened
+    opened = isinstance(mark, OnlineCheckpoint) and mark.opened
     if opened:
         message = "ended by force, without a worker, after the target was opened"
-        if isinstance(mark, OnlineMark) and mark.sealed and not mark.came_back:
+        if isinstance(mark, OnlineCheckpoint) and mark.sealed and not mark.came_back:
             message += "; the source refuses writes, until release-source"
-    elif isinstance(mark, OnlineMark) and mark.promoting:
+    elif isinstance(mark, OnlineCheckpoint) and mark.promoting:
         message = "aborted by force, without a worker, while the target was being opened"
     else:
-        standing = shapes.standing(progress)
+        standing = response_shapes.standing(progress)
         message = f"aborted by force, without a worker and not cut over, after {standing}"
-        fenced = isinstance(mark, OnlineMark) and mark.fenced
+        fenced = isinstance(mark, OnlineCheckpoint) and mark.fenced
         if not fenced and transfer.source.file_path is None:
             message += "; the source stays open"
     report = Report(
@@ -397,7 +405,7 @@ async def _force(house: House, transfer: TransferRecord) -> None:
         held_keys=progress.held_keys,
         errors=(message,),
     )
-    if opened and isinstance(mark, OnlineMark) and not mark.came_back:
+    if opened and isinstance(mark, OnlineCheckpoint) and not mark.came_back:
         # The abort lets the cut-over's end come, and the seal with it.
         report = replace(report, **mark.at_source())
     ended = await house.state(
@@ -424,7 +432,7 @@ async def _force(house: House, transfer: TransferRecord) -> None:
         if (mark := left.mark) is not None:
             registry.note_seal(transfer.id, replace(report, **mark.at_source()))
         if left.cut_over and transfer.settings.closes_source:
-            clients.begin(house, registry, transfer)
+            client_disconnection.begin(house, registry, transfer)
 
     await house.state(note)
 

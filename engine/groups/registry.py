@@ -46,7 +46,7 @@ from engine.groups.states import (
 from engine.groups.store import Store
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
-from engine.model.online import OnlineMark
+from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from engine.model.source_clients import SourceClients
@@ -549,7 +549,7 @@ def _accept_loss(connection: Connection, transfer: TransferRecord) -> None:
     if data is None:
         return
     found = Checkpoint.from_dict(data)
-    if isinstance(found.position, OnlineMark):
+    if isinstance(found.position, OnlineCheckpoint):
         found = replace(found, position=replace(found.position, loss_accepted=True))
         connection.execute(update(table).where(mine).values(checkpoint=found.to_dict()))
     elif found.file is None:
@@ -559,7 +559,11 @@ def _accept_loss(connection: Connection, transfer: TransferRecord) -> None:
 
 def _accept_target(connection: Connection, transfer: TransferRecord) -> None:
     found = _checkpoint_of(connection, transfer)
-    if found is None or not isinstance(found.position, OnlineMark) or not found.position.came_back:
+    if (
+        found is None
+        or not isinstance(found.position, OnlineCheckpoint)
+        or not found.position.came_back
+    ):
         return
     found = replace(found, position=found.position.accepted())
     table = schema.checkpoints
@@ -578,7 +582,7 @@ def _sealed_in_vain(connection: Connection, transfer: TransferRecord) -> bool:
         return False
     found = _checkpoint_of(connection, transfer)
     mark = found.position if found is not None else None
-    if not isinstance(mark, OnlineMark):
+    if not isinstance(mark, OnlineCheckpoint):
         return False
     return bool(mark.came_back) or not (mark.promoting or mark.opened)
 
@@ -587,7 +591,7 @@ def _met_by_force(connection: Connection, transfer: TransferRecord) -> str:
     """What an abort will do, by the books: the target may be open already."""
     found = _checkpoint_of(connection, transfer)
     mark = found.position if found is not None else None
-    if isinstance(mark, OnlineMark) and not mark.came_back:
+    if isinstance(mark, OnlineCheckpoint) and not mark.came_back:
         if mark.opened:
             refuses = "; the source refuses writes, until release-source" if mark.sealed else ""
             return f"the cut-over has happened, and the target is open{refuses}"

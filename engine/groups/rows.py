@@ -16,10 +16,10 @@ from engine.groups import schema
 from engine.groups.process import ProcessId
 from engine.groups.records import START_GRACE, EventRecord, GroupRecord, TransferRecord
 from engine.groups.states import Request, TransferStatus
+from engine.model.message_text import tidied
 from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.model.source_clients import SourceClients
-from engine.model.wording import tidied
 
 _log = logs.logger(__name__)
 # Columns of disconnections beside those of transfers, by the names that they have there.

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.model.evictions import Evictions
-from engine.model.online import OnlineMark
+from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.position import ScanPosition
 from engine.model.report import NotCarried
 
@@ -40,7 +40,7 @@ class Checkpoint:
     `telemetry` are the streams of FalkorDB's that were left to each server.
     """
 
-    position: ScanPosition | OnlineMark
+    position: ScanPosition | OnlineCheckpoint
     target_identity: str
     keys: int = 0
     bytes: int = 0
@@ -61,7 +61,7 @@ class Checkpoint:
     def from_dict(cls, data: dict[str, Any]) -> Checkpoint:
         """Inverse of `to_dict`."""
         data = dict(data)
-        kind = OnlineMark if "token" in data["position"] else ScanPosition
+        kind = OnlineCheckpoint if "token" in data["position"] else ScanPosition
         data["position"] = kind.from_dict(data["position"])
         data["not_carried"] = tuple(NotCarried(**item) for item in data["not_carried"])
         data["beyond"] = tuple((reason, count) for reason, count in data["beyond"])

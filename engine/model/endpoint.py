@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from engine.errors import UsageError
-from engine.model.command_names import Names
+from engine.model.renamed_commands import Names
 
 DEFAULT_PORT = 6379
 # RFC 1123 labels; underscores occur in container networks.
@@ -68,7 +68,7 @@ class Endpoint:
     rdb_path: str | None = None
     aof_path: str | None = None
     command_names: Names = field(default=(), repr=False, compare=False)
-    """Commands that have another name there (`model.command_names`); part of no URL."""
+    """Commands that have another name there (`model.renamed_commands`); part of no URL."""
 
     def __post_init__(self) -> None:
         if (path := self.file_path) is not None:

@@ -71,14 +71,14 @@ class TargetPosition:
 
     `transfer` names the transfer, `engine` the engine that wrote this last: whoever takes the
     transfer over writes its own name first, and what an engine before it still has under way is
-    refused by the target from then on (`transfer.claim`). `position` None: there is part of a
-    snapshot at the most.
+    refused by the target from then on (`transfer.target_claim`). `position` None: there is part of
+    a snapshot at the most.
 
     `since` is where the last transaction began. The engine that sent it may have died before it
     read the answer, so that nobody knows which of its commands failed: the keys of the commands
     from `since` to `position` are in doubt. None: nothing is.
 
-    `opened`: the target was promoted at `position` (`transfer.opening`): it belongs to its users,
+    `opened`: the target was promoted at `position` (`transfer.promotion`): it belongs to its users,
     and no engine writes to it.
 
     `held_before`: the target had keys of its own before the transfer began. Who takes the target

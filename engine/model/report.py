@@ -53,7 +53,7 @@ class Report:
     a fence. `left_out` names what the source holds beside keys and the target did not get (the
     data of a module, a script …); `doubts` what of an append-only file may be otherwise there than
     on the server that wrote it. `sealed`: the settings of the source that have it refuse writes,
-    as they were before (`transfer.seal`); empty if they were not touched, or are put back.
+    as they were before (`transfer.write_block`); empty if they were not touched, or are put back.
     `sealed_at`: the `host:port` of the primary that it was done to; empty where that is the source.
     `closed_before`: the setting by which that server refused writes already before the cut-over, so
     that the cut-over did not change it; empty: it accepted them. `closed_at`: as `sealed_at`.

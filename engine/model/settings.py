@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from engine.errors import UsageError
-from engine.model import command_names as names
+from engine.model import renamed_commands as names
 from engine.model.check_names import check_skipped
 from engine.model.endpoint import Endpoint
 
@@ -77,7 +77,7 @@ class TransferSettings:
     switch_hook: str | None = None
     """A command that is run once the target is promoted, before the source's clients are
     disconnected: it points their name for the server to the target. Both ends are in its
-    environment (`transfer.hook`). It is kept in the state: no place for a secret."""
+    environment (`transfer.operator_hook`). It is kept in the state: no place for a secret."""
     switch_timeout: float = 30.0
     """How long the switch hook may take; it is killed then, and the migration goes on."""
     disconnect_for: float = 600.0
@@ -118,7 +118,7 @@ class TransferSettings:
     """Checks of the preflight (`model.check_names`) that are in the way of nothing if they fail."""
     command_names: tuple[str, ...] = ()
     """Commands that have another name at an end (`rename-command`): `[source:|target:]NAME=OTHER`
-    each, for both ends without one (`model.command_names`)."""
+    each, for both ends without one (`model.renamed_commands`)."""
     take_over: bool = False
     """Whether another migration that has the target loses it: it is shut out, and the target gets
     a full sync (which empties it, if it was empty before that other migration). Keys of a migration

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from engine.model.calls import Calls, told
+from engine.model.command_calls import Calls, told
 
 ADDRESSES_LIMIT = 100
 """So many addresses are named, those seen last; further ones are counted."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from engine.model import silent
+from engine.model import silent_commands
 
 # A verification names this many differences, and counts the rest …
 NAMED_LIMIT = 1000
@@ -81,7 +81,7 @@ class AtFence:
     `counts` is None where counts say nothing. `differ`: {key: what differs}; `lost`: {`library
     NAME`: what is wrong}; `compared` keys were read, of which `unknown` (by type) say nothing.
     `silent_calls`: see
-    `model.silent`; None where they are not known.
+    `model.silent_commands`; None where they are not known.
     """
 
     counts: Counts | None
@@ -89,7 +89,7 @@ class AtFence:
     lost: Mapping[str, str]
     compared: int
     unknown: Mapping[str, int]
-    silent_calls: silent.Calls | None = None
+    silent_calls: silent_commands.Calls | None = None
 
 
 @dataclass(frozen=True, slots=True)

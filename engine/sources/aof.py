@@ -21,7 +21,7 @@ from engine.errors import ProtocolFault
 from engine.model.server import ServerInfo
 from engine.sources.aof_files import AofFiles, Part
 from engine.sources.on_thread import go_on, on_thread
-from engine.wire.search import InSnapshot
+from engine.wire.search_indexes import InSnapshot
 
 # A batch is a transaction on the target: between two of them the target waits for the next one.
 _BATCH_BYTES = 4 << 20

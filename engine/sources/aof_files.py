@@ -6,7 +6,7 @@ data any more. Before that it is one file, which may begin with a snapshot.
 
 An offset counts the bytes of all files in their order. Each file is opened once, and as many bytes
 are read as it had then: a server that still writes, or rewrites, its file takes nothing away. Bytes
-that are read again must be those of the first reading (`SameBytes`).
+that are read again must be those of the first reading (`FileChecksums`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.errors import EngineError, ProtocolFault, SourceLost
-from engine.sources.same_bytes import PORTION_BYTES, SameBytes
+from engine.sources.file_checksums import PORTION_BYTES, FileChecksums
 
 Kind = Literal["base", "incr", "whole"]
 
@@ -92,7 +92,7 @@ class AofFiles:
         self.path = Path(path)
         found = _located(self.path)
         self.parts: list[Part] = []
-        self._read_before = SameBytes()
+        self._read_before = FileChecksums()
         self.beyond = 0
         """Bytes behind `limit` when the files were opened."""
         begin = portion = 0

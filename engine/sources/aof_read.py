@@ -14,7 +14,7 @@ from engine.model.settings import TransferSettings
 from engine.sources.aof import HOLD_BEFORE, AofSurvey, damaged, stream_of, unsound
 from engine.sources.aof_files import AofFiles, changed
 from engine.sources.base import Item, unpacked_names
-from engine.sources.spill import Spill
+from engine.sources.value_spill import Spill
 
 
 class AofSnapshot:

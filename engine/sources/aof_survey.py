@@ -36,7 +36,7 @@ from engine.sources.aof import (
 )
 from engine.sources.aof_files import AofFiles, Part
 from engine.sources.on_thread import go_on, on_thread
-from engine.wire.search import InSnapshot, in_snapshot
+from engine.wire.search_indexes import InSnapshot, in_snapshot
 
 # Values that are not kept are not held beyond this.
 _SURVEY_HOLDS = 64 << 10

@@ -5,7 +5,7 @@ carry it, and to compare. A server that saves meanwhile puts another file in its
 temporary one, and renames it): what was opened stays what it was, and all three read the same
 bytes. `holding` keeps it open from the first reading to the last; the file of whoever reads within
 is that one. A file that is written to in place is another matter: its size, the time of its last
-change or its bytes (`SameBytes`) give it away, and then no reading of it counts.
+change or its bytes (`FileChecksums`) give it away, and then no reading of it counts.
 
 What can be read once only (standard input, a FIFO) is kept on disk as it comes, in a file without a
 name, which goes with the process. It is kept as it is packed.
@@ -29,9 +29,9 @@ from engine._native import crc64
 from engine.errors import EngineError
 from engine.model.endpoint import STDIN_PATH
 from engine.model.settings import GIB, TransferSettings
-from engine.sources.same_bytes import PORTION_BYTES, SameBytes
+from engine.sources.decompress import Damaged, Unpacked
+from engine.sources.file_checksums import PORTION_BYTES, FileChecksums
 from engine.sources.spool import nameless_file, spool_directory
-from engine.sources.unpack import Damaged, Unpacked
 
 # Whoever waits for a pipe looks so often whether it is to stop (ms), and says after so long (s)
 # what it waits for.
@@ -73,7 +73,7 @@ class FileInput:
         self._spool = -1
         self._base = 0
         self._identity: tuple[int, int, int, int] | None = None
-        self._read_before = SameBytes()
+        self._read_before = FileChecksums()
         self._ended = False
         self.seekable = False
         """It is a file, and no pipe."""
@@ -306,7 +306,7 @@ class FileInput:
             if fd >= 0:
                 os.close(fd)
         self._fd = self._spool = -1
-        self._read_before = SameBytes()
+        self._read_before = FileChecksums()
         self.size, self._ended = 0, False
 
 

@@ -33,8 +33,8 @@ from engine.model.server import Flavour, ServerInfo, parse_version
 from engine.model.settings import TransferSettings
 from engine.sources.base import Item
 from engine.sources.file_input import Damaged, FileInput, Reading, input_of
-from engine.sources.spill import Spill
-from engine.wire.search import in_snapshot
+from engine.sources.value_spill import Spill
+from engine.wire.search_indexes import in_snapshot
 
 _READ_BYTES = 1 << 20
 # Values that nobody is to get are not held beyond this.

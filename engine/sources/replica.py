@@ -7,7 +7,8 @@ A source keeps what a replica has not read in its own memory, and cuts the repli
 too much. So in the follow phase the socket is always drained: bytes that the consumer does not want
 yet go to the spool. During the snapshot the consumer's pace may hold the source back: what piles up
 there is only what clients write meanwhile, and no spool as large as the snapshot is needed. The
-source is asked how much that is (`sources/pending`); if it is much, the socket is drained then too.
+source is asked how much that is (`sources/snapshot_backpressure`); if it is much, the socket is
+drained then too.
 
 The source is told once a second what has been applied, not what has been received: that is what its
 operator sees, and what WAIT counts. While the snapshot comes, a bare newline says that we live.
@@ -41,15 +42,15 @@ from engine.model.replication import Replication
 from engine.model.server import ServerInfo
 from engine.model.settings import MIB, TransferSettings
 from engine.sources.base import Item
-from engine.sources.contact import Contact, Gone
-from engine.sources.hearing import Hearing, Link
-from engine.sources.intake import READY_LIMIT, Intake
-from engine.sources.linger import rest_after
-from engine.sources.pending import too_much_behind
-from engine.sources.punctual import TURN_SECONDS
-from engine.sources.spill import Spill
+from engine.sources.demux import READY_LIMIT, Demux
+from engine.sources.read_coalescing import rest_after
+from engine.sources.read_delay import TURN_SECONDS
+from engine.sources.replica_handshake import PositionGone, ReplicaHandshake
+from engine.sources.snapshot_backpressure import too_much_behind
+from engine.sources.source_liveness import Link, SourceLiveness
+from engine.sources.source_monitor import SourceMonitor
 from engine.sources.spool import Spool
-from engine.sources.watch import SourceWatch
+from engine.sources.value_spill import Spill
 from engine.wire.connection import Connection
 from engine.wire.psync import FullSync, PartialSync
 
@@ -71,7 +72,8 @@ _KEPT_BYTES = 1024 * MIB
 # A batch of the snapshot that fills slowly is handed on after so long.
 _LINGER_SECONDS = 0.5
 # With fewer bytes than this a read of the snapshot was hardly worth its wake-up: a diskless source
-# sends them in portions of 16 KiB. In the follow phase latency counts, see `sources/linger`.
+# sends them in portions of 16 KiB. In the follow phase latency counts, see
+# `sources/read_coalescing`.
 _REST_BELOW = 64 << 10
 _REST_SECONDS = 0.002
 # Sources before it send relative TTLs.
@@ -87,7 +89,7 @@ class ReplicaSource:
     """
 
     def __init__(self, endpoint: Endpoint, settings: TransferSettings) -> None:
-        self._contact = Contact(endpoint, settings)
+        self._contact = ReplicaHandshake(endpoint, settings)
         self._settings = settings
         self.bulk_limit = 512 << 20
         """Bytes of the longest value that the target takes; longer ones are read to nothing."""
@@ -110,11 +112,11 @@ class ReplicaSource:
         """The stream's name now; it changes with a failover of the source."""
         self.reconnects = 0
         self._connection: Connection = cast(Connection, None)
-        self._hearing = Hearing(
+        self._hearing = SourceLiveness(
             lambda: self._connection, lambda: self._contact.ping_period, settings.retry_for
         )
-        self._watch: SourceWatch | None = None
-        self._intake: Intake = cast(Intake, None)
+        self._watch: SourceMonitor | None = None
+        self._intake: Demux = cast(Demux, None)
         self._spool: Spool = cast(Spool, None)
         self._spooled_most = 0
         self._spill: Spill | None = None
@@ -279,7 +281,7 @@ class ReplicaSource:
 
     @property
     def resting(self) -> bool:
-        """Whether the socket is left alone for the moment, see `sources/linger`."""
+        """Whether the socket is left alone for the moment, see `sources/read_coalescing`."""
         return self._connection.resting
 
     def interrupt(self) -> None:
@@ -342,7 +344,7 @@ class ReplicaSource:
 
     @property
     def link(self) -> Link:
-        """Whether the source is heard, see `sources/hearing`."""
+        """Whether the source is heard, see `sources/source_liveness`."""
         return self._hearing.link
 
     @property
@@ -491,7 +493,7 @@ class ReplicaSource:
 
     # --- Opening ---
 
-    def _make_intake(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> Intake:
+    def _make_intake(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> Demux:
         settings = self._settings
         snapshot = None
         if isinstance(sync, FullSync):
@@ -524,7 +526,7 @@ class ReplicaSource:
 
         source_ms = self.source_ms if relative else None
         watched = self._watched
-        return Intake(sync, self._spool, snapshot, stream_from, source_ms, watched=watched)
+        return Demux(sync, self._spool, snapshot, stream_from, source_ms, watched=watched)
 
     def _take_over(self, connection: Connection) -> None:
         self._connection = connection
@@ -612,7 +614,7 @@ class ReplicaSource:
         # After a lost link, even one that is given up, what was received is still good; after
         # anything else it is of no use.
         lost = self._lost
-        superseded = isinstance(lost, Gone) and lost.replid == self.replid
+        superseded = isinstance(lost, PositionGone) and lost.replid == self.replid
         good = isinstance(lost, LinkError) or self._given_up
         if lost is not None and (superseded or not good):
             raise lost
@@ -655,16 +657,16 @@ class ReplicaSource:
             self._acknowledge_now()
 
     async def _watch_turns(self) -> None:
-        """See `sources/punctual`."""
+        """See `sources/read_delay`."""
         while True:
             self._intake.quiet(self._connection.listening)
             await asyncio.sleep(TURN_SECONDS)
 
     async def _ask_on(self) -> None:
-        """See `sources/watch`. What comes behind a snapshot is late in any case."""
+        """See `sources/source_monitor`. What comes behind a snapshot is late in any case."""
         if self._intake.snapshot_bytes is None:
             await self._whole.wait()
-        watch = self._watch = SourceWatch(
+        watch = self._watch = SourceMonitor(
             self._contact.dial,
             lambda: self._intake.received_offset,
             (lambda: self.on_stalled()) if self._watched else None,
@@ -677,7 +679,7 @@ class ReplicaSource:
         self._connection.write(self._connection.encode("REPLCONF", "ACK", self._applied))
 
     async def _watch_pending(self, offset: int) -> None:
-        """See `sources/pending`: from then on the target's pace no longer matters."""
+        """See `sources/snapshot_backpressure`: from then on the target's pace no longer matters."""
         reason = await too_much_behind(offset, self._contact.dial, self._whole)
         if reason is not None and not self._whole.is_set():
             self._drain = True
@@ -712,7 +714,7 @@ class ReplicaSource:
                 if seldom.due():
                     extra = {"end": "source", "tries": tries, "offset": self.received_offset}
                     _log.info("Could not connect to the source: %s", exc.message, extra=extra)
-                if isinstance(exc, Gone):
+                if isinstance(exc, PositionGone):
                     break
                 if self.elsewhere is not None and await self.elsewhere(behind):
                     # It is another server, and may be of another version: opened anew.

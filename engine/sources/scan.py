@@ -20,12 +20,12 @@ from engine.model.modules import GRAPH_MODULE
 from engine.model.position import ScanPosition
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.sources.asking import Asking
 from engine.sources.base import Item
-from engine.sources.pace import Pace
+from engine.sources.fetch_policy import FetchPolicy
+from engine.sources.scan_pace import Pace
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
-from engine.wire.info import ask_info
+from engine.wire.info_command import ask_info
 
 _log = logs.logger(__name__)
 # With this many bytes or fewer a read was hardly worth its wake-up: let more come together. While
@@ -152,9 +152,9 @@ class ScanSource:
             value_limit=self.bulk_limit,
         )
 
-    def _asking(self, db: int) -> Asking:
+    def _asking(self, db: int) -> FetchPolicy:
         # A fork's counts and their order are not those of the servers that the proof is about.
-        return Asking(
+        return FetchPolicy(
             mget=self._mget,
             strings=self._settings.key_type == "string",
             unexpiring=not self.info.fork
@@ -185,7 +185,7 @@ class _DatabaseScan:
         connection: Connection,
         pipeline: ScanPipeline,
         settings: TransferSettings,
-        asking: Asking,
+        asking: FetchPolicy,
     ) -> None:
         self._connection = connection
         self._pipeline = pipeline

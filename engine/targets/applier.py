@@ -38,16 +38,16 @@ from engine._native import (
 from engine.errors import EngineError, LinkError, ServerError, TransferFailed
 from engine.model.backoff import Patience
 from engine.model.endpoint import Endpoint
-from engine.model.online import POSITION_DB
+from engine.model.online_checkpoint import POSITION_DB
 from engine.model.server import same_process
 from engine.model.settings import TransferSettings
 from engine.targets.import_mode import import_source, in_import_mode
-from engine.targets.retry import DIAL_AGAIN, TRY_AGAIN, no_database, refused_all
-from engine.targets.role import refuse_replica
-from engine.targets.wide_reads import widen_reads
+from engine.targets.query_buffer_size import widen_reads
+from engine.targets.retryable_errors import DIAL_AGAIN, TRY_AGAIN, no_database, refused_all
+from engine.targets.role_check import refuse_replica
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
-from engine.wire.info import ask_info
+from engine.wire.info_command import ask_info
 
 # How long an answer may lie that nobody waits for. Longer than the source's longest rest, at the
 # end of which it is looked for: a wake-up of its own costs as much as all else about a small batch.

@@ -27,15 +27,15 @@ from engine.model.modules import COMMANDS, HEAD_BYTES, ModuleTypes, commands_kno
 from engine.model.server import ServerInfo, footer_bounds, same_process
 from engine.model.settings import TransferSettings
 from engine.targets.base import Acknowledged, ReadAgain
+from engine.targets.crash_suspects import CrashSuspects
 from engine.targets.import_mode import import_source
-from engine.targets.retry import DIAL_AGAIN, TRY_AGAIN, no_database, refused_all
-from engine.targets.role import refuse_replica
-from engine.targets.suspects import Suspects
-from engine.targets.wide_reads import widen_reads
+from engine.targets.query_buffer_size import widen_reads
+from engine.targets.retryable_errors import DIAL_AGAIN, TRY_AGAIN, no_database, refused_all
+from engine.targets.role_check import refuse_replica
 from engine.targets.window import Result, Window
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
-from engine.wire.info import ask_info
+from engine.wire.info_command import ask_info
 
 _log = logs.logger(__name__)
 # A user may be bound to a pattern of keys: the preflight's names are in it if ours are.
@@ -79,7 +79,8 @@ class RestoreWriter:
         self.import_source = False
         """Whether each connection is made the target's import source (`targets.import_mode`)."""
         self.name = ""
-        """What its connections are called there, if they are to be found (`transfer.claim`)."""
+        """What its connections are called there, if they are to be found
+        (`transfer.target_claim`)."""
         self.on_dialled: Callable[[], Awaitable[None]] | None = None
         """Awaited before anything is sent over a new connection; what it raises, so does that."""
         self.again: Callable[[RecordBatch], AsyncGenerator[bytes, None] | None] | None = None
@@ -87,7 +88,7 @@ class RestoreWriter:
         # The link went in the middle of a value: its other pieces are not sent for now. Or none of
         # them is to be sent.
         self._aside = False
-        self.suspects = Suspects(lambda text: self.on_event(text))
+        self.suspects = CrashSuspects(lambda text: self.on_event(text))
         """Values at which the target's process may have ended, and those left out for it."""
         # The value in pieces that was sent last goes without anything else beside it.
         self._alone = False

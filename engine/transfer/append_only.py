@@ -16,8 +16,8 @@ INCR is not to be applied twice, so what must hold is what holds for a source th
 - Before the position is removed the state says that the target is open.
 
 A server lets nothing expire while it loads its file. Every deadline is lifted meanwhile, and set
-back when the last command is applied (`transfer.deadlines`). So are those of hash fields
-(`transfer.field_deadlines`), unless the target has import mode, which keeps fields. Where one
+back when the last command is applied (`transfer.extended_ttls`). So are those of hash fields
+(`transfer.extended_field_ttls`), unless the target has import mode, which keeps fields. Where one
 cannot be lifted the hash is named and the gate is closed.
 
 A command that the target refuses is left out and its keys are named. What names them behind that is
@@ -47,7 +47,13 @@ from engine.errors import (
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
 from engine.model.modules import GRAPH_MODULE, GRAPH_PART_TYPE
-from engine.model.online import LEFT_KEY, POSITION_DB, POSITION_KEY, OnlineMark, dirty_key
+from engine.model.online_checkpoint import (
+    LEFT_KEY,
+    POSITION_DB,
+    POSITION_KEY,
+    OnlineCheckpoint,
+    dirty_key,
+)
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.model.report import key_of
@@ -63,31 +69,31 @@ from engine.targets.import_mode import (
     leave_import_mode,
 )
 from engine.targets.writer import RestoreWriter
+from engine.transfer.aof_replay import Replay
 from engine.transfer.aof_tail import check_tail
-from engine.transfer.aside import cancelled
-from engine.transfer.books import Books
-from engine.transfer.checkpoint import CheckpointStore
-from engine.transfer.claim import Claim, beaten, foreign, not_ours
-from engine.transfer.code import carry_code, is_library
+from engine.transfer.async_helpers import cancelled
+from engine.transfer.checkpoint_store import CheckpointStore
+from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.copy import Copy
-from engine.transfer.deadlines import LIFT_MS, Lifted
-from engine.transfer.deadly import Deadly
-from engine.transfer.ends import Ends
-from engine.transfer.faithfulness import Faithfulness
-from engine.transfer.field_deadlines import release_fields
-from engine.transfer.gate import GateOfFiles, GateResult, compared
-from engine.transfer.graph_notes import GraphNotes, look_at
+from engine.transfer.crashing_commands import CrashingCommands
+from engine.transfer.cut_over_check import CutOverCheckResult, FilesCutOverCheck, compared
+from engine.transfer.endpoints import Endpoints
+from engine.transfer.extended_field_ttls import release_fields
+from engine.transfer.extended_ttls import LIFT_MS, ExtendedTtls
+from engine.transfer.functions_and_scripts import carry_code, is_library
+from engine.transfer.graph_telemetry import GraphTelemetry, look_at
 from engine.transfer.graphs import FILE_REMEDY, IN_FILE_PARTS
 from engine.transfer.leftovers import find as find_leftovers
-from engine.transfer.replay import Replay
-from engine.transfer.stage import Stage
-from engine.transfer.switch import Switch
-from engine.transfer.target_watch import TargetWatch
-from engine.wire import besides
+from engine.transfer.migration_context import MigrationContext
+from engine.transfer.switch_hook import SwitchHook
+from engine.transfer.target_claim import TargetClaim, beaten, foreign, not_ours
+from engine.transfer.target_monitor import TargetMonitor
+from engine.transfer.unfaithful_commands import UnfaithfulCommands
+from engine.wire import functions_and_indexes
 from engine.wire.admin import Admin, admin
-from engine.wire.besides import carry_of_file
-from engine.wire.own_keys import count_own
-from engine.wire.search import raw_name
+from engine.wire.engine_keys import count_own
+from engine.wire.functions_and_indexes import carry_of_file
+from engine.wire.search_indexes import raw_name
 
 _CUT = "left out: "
 _ALL_THE_SAME = (
@@ -116,10 +122,10 @@ class AppendOnly:
         self,
         source: Endpoint,
         target: Endpoint,
-        stage: Stage,
+        stage: MigrationContext,
         *,
         checkpoints: CheckpointStore,
-        gate: GateOfFiles,
+        gate: FilesCutOverCheck,
     ) -> None:
         assert source.aof_path is not None
         self._path = source.aof_path
@@ -127,17 +133,20 @@ class AppendOnly:
         self._target_endpoint = target
         self._stage = stage
         self._settings = stage.settings
-        self._ends = Ends(source, target, stage.settings)
+        self._ends = Endpoints(source, target, stage.settings)
         self._checkpoints = checkpoints
         self._gate = gate
         self._reading: asyncio.Task[None] | None = None
         self._writer = RestoreWriter(target, stage.settings)
         self._writer.on_event = stage.event_of("target")
         self._writer.on_trouble = stage.trouble_of("the target")
-        self._deadly = Deadly(self._writer.suspects)
+        self._deadly = CrashingCommands(self._writer.suspects)
         token = f"aof-{secrets.token_hex(8)}"
-        self._books = Books(
-            OnlineMark(token), checkpoints, stage, lambda: self._identity if self._opened else ""
+        self._books = CheckpointWriter(
+            OnlineCheckpoint(token),
+            checkpoints,
+            stage,
+            lambda: self._identity if self._opened else "",
         )
         self._opened = False
         self._identity = ""
@@ -147,7 +156,7 @@ class AppendOnly:
         # The target has commands of these files by an engine before this one.
         self._resumed = False
         self._survey: AofSurvey | None = None
-        self._claim: Claim | None = None
+        self._claim: TargetClaim | None = None
         self._applier: Applier | None = None
         self._commands: Replay | None = None
         self._copy: Copy | None = None
@@ -163,7 +172,7 @@ class AppendOnly:
         self._importing = False
         # Keys that the target holds, once everything is applied.
         self._keys_held: int | None = None
-        self._target_watch = TargetWatch(target, stage, lambda: None)
+        self._target_watch = TargetMonitor(target, stage, lambda: None)
         self.left_out: list[str] = []
         """What the files hold and the target did not get."""
         self.doubts: list[str] = []
@@ -267,7 +276,7 @@ class AppendOnly:
             stage.tell_refused(result.reason)
             if stage.one_go:
                 raise TransferStopped(result.reason)
-        await Switch(
+        await SwitchHook(
             self._source_endpoint,
             self._target_endpoint,
             self._settings,
@@ -470,12 +479,12 @@ class AppendOnly:
         self._stage.lost.clear()
         self._commands = None
 
-    def _new_claim(self, *, first: bool) -> Claim:
+    def _new_claim(self, *, first: bool) -> TargetClaim:
         async def ours() -> None:
             # Raises where another process has the migration.
             await asyncio.to_thread(self._checkpoints.load)
 
-        return Claim(
+        return TargetClaim(
             POSITION_KEY,
             self._books.mark.token,
             secrets.token_hex(4),
@@ -606,7 +615,7 @@ class AppendOnly:
             applier,
             self._writer,
             held,
-            Faithfulness(survey.info, self._writer.info),
+            UnfaithfulCommands(survey.info, self._writer.info),
             self._deadly,
             self._notes_of_graphs(survey),
             lose=self._lose,
@@ -627,7 +636,7 @@ class AppendOnly:
             self._doubt(what)
         await self._books.save()
 
-    def _notes_of_graphs(self, survey: AofSurvey) -> GraphNotes | None:
+    def _notes_of_graphs(self, survey: AofSurvey) -> GraphTelemetry | None:
         """What tells the keys that FalkorDB writes for itself; None: none of the ends has it."""
         graphs = survey.graphs
         if graphs is None:
@@ -637,7 +646,7 @@ class AppendOnly:
             async with self._ends.admin("target") as end:
                 return await look_at(end, keys)
 
-        return GraphNotes(look) if graphs else None
+        return GraphTelemetry(look) if graphs else None
 
     async def _hold_fields(self, held: TargetPosition) -> None:
         """Where the target has import mode, TTLs of fields wait there for the end as well."""
@@ -689,7 +698,7 @@ class AppendOnly:
         async def release() -> None:
             nonlocal ended
             async with self._ends.admin("target") as end:
-                lifted = Lifted(end)
+                lifted = ExtendedTtls(end)
                 try:
                     await lifted.release_held(self._names)
                 finally:
@@ -711,28 +720,30 @@ class AppendOnly:
         async with self._ends.admin("target") as end:
             await release_fields(end, self._fields)
 
-    async def _pass_gate(self) -> GateResult:
+    async def _pass_gate(self) -> CutOverCheckResult:
         stage, commands, survey = self._stage, self._commands, self._survey
         assert commands is not None
         assert survey is not None
         try:
             await self._look_at_lost(survey)
             if lost := (stage.tally.lost_words() or stage.lost_words):
-                return GateResult(False, lost)
+                return CutOverCheckResult(False, lost)
             await self._target_watch.look()
             # The target still holds all of it.
             await commands.confirm()
             await self._count_keys()
         except EngineError as exc:
-            return GateResult(False, f"the target could not be looked at: {exc.in_one_line}")
+            return CutOverCheckResult(
+                False, f"the target could not be looked at: {exc.in_one_line}"
+            )
         evictions = stage.tally.evictions
         if evicted := evictions.words_in_one_go if stage.one_go else evictions.words:
-            return GateResult(False, evicted)
+            return CutOverCheckResult(False, evicted)
         keys = self._keys_held
         if self._fields_passed and not stage.skip_verification and commands.fieldless:
-            return GateResult(False, f"{commands.fieldless_words}; {_ALL_THE_SAME}")
+            return CutOverCheckResult(False, f"{commands.fieldless_words}; {_ALL_THE_SAME}")
 
-        async def compare() -> GateResult:
+        async def compare() -> CutOverCheckResult:
             assert self._files is not None
             if self._reading is not None:
                 reading, self._reading = self._reading, None
@@ -824,8 +835,8 @@ class AppendOnly:
         if not stage.lost:
             return
         async with self._ends.admin("target") as end:
-            held = await besides.ask(end, map(raw_name, survey.search.dictionaries))
-        for what in besides.made_by_hand(stage.lost, held, survey.search):
+            held = await functions_and_indexes.ask(end, map(raw_name, survey.search.dictionaries))
+        for what in functions_and_indexes.made_by_hand(stage.lost, held, survey.search):
             del stage.lost[what]
             line = f"not carried: {what}: "
             self.left_out = [each for each in self.left_out if not each.startswith(line)]

@@ -20,7 +20,7 @@ from engine.model.position import ScanPosition
 from engine.model.settings import TransferSettings
 from engine.sources.base import Source
 from engine.targets.base import Acknowledged, ReadAgain, Target
-from engine.transfer.tally import Tally
+from engine.transfer.stats import TransferStats
 
 # Error replies of a source that pass by themselves.
 _SOURCE_TRY_AGAIN = frozenset({"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"})
@@ -50,7 +50,7 @@ class Copy:
         source: Source,
         target: Target,
         settings: TransferSettings,
-        tally: Tally,
+        tally: TransferStats,
         *,
         position: ScanPosition | None,
         on_event: Callable[[str], None],

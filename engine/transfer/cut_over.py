@@ -13,22 +13,22 @@ from engine.model.progress import Phase
 from engine.model.replication import Replication
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import PositionMoved
-from engine.transfer.aside import beside, cancelled
-from engine.transfer.books import Books
-from engine.transfer.check import Check, Origin
-from engine.transfer.deadlines import DbKey
-from engine.transfer.ends import Ends
+from engine.transfer.async_helpers import beside, cancelled
+from engine.transfer.checkpoint_writer import CheckpointWriter
+from engine.transfer.cut_over_check import CutOverCheckResult, offering
+from engine.transfer.cut_over_comparison import CutOverComparison, Origin
+from engine.transfer.endpoints import Endpoints
+from engine.transfer.extended_ttls import DbKey
 from engine.transfer.fence import Fence
 from engine.transfer.fence_upkeep import FenceUpkeep
 from engine.transfer.follow import Follower
-from engine.transfer.gate import GateResult, offering
-from engine.transfer.head import Head, Heads
-from engine.transfer.held import HeldDeadlines
-from engine.transfer.opening import Opening
-from engine.transfer.roles import Roles
-from engine.transfer.stage import Stage
-from engine.transfer.target_watch import TargetWatch
-from engine.transfer.words import size_words
+from engine.transfer.formatting import size_words
+from engine.transfer.migration_context import MigrationContext
+from engine.transfer.promotion import Promotion
+from engine.transfer.role_monitor import RoleMonitor
+from engine.transfer.source_primary import Head, Heads
+from engine.transfer.target_monitor import TargetMonitor
+from engine.transfer.ttl_guard import TtlGuard
 
 _log = logs.logger(__name__)
 # For how long those who wait at the source of an open target are tried to be let go, in seconds.
@@ -43,15 +43,15 @@ class CutOver:
 
     def __init__(
         self,
-        ends: Ends,
-        books: Books,
-        stage: Stage,
-        deadlines: HeldDeadlines,
-        opening: Opening,
-        check: Check,
+        ends: Endpoints,
+        books: CheckpointWriter,
+        stage: MigrationContext,
+        deadlines: TtlGuard,
+        opening: Promotion,
+        check: CutOverComparison,
         source: ReplicaSource,
-        target_watch: TargetWatch,
-        roles: Roles,
+        target_watch: TargetMonitor,
+        roles: RoleMonitor,
         upkeep: FenceUpkeep,
     ) -> None:
         self._ends = ends
@@ -69,7 +69,7 @@ class CutOver:
         self.fence_seconds: float | None = None
         """From the fence to the open target."""
 
-    async def in_sync(self, follower: Follower, pump: asyncio.Task[None]) -> GateResult:
+    async def in_sync(self, follower: Follower, pump: asyncio.Task[None]) -> CutOverCheckResult:
         """`--until in-sync`: no fence, so the target is what the source was a moment ago."""
         limit = self._ends.settings.cut_over_timeout
         process = follower.applier.identity
@@ -101,9 +101,9 @@ class CutOver:
             await self._check.close()
         compared = self._check.before().reason
         self._stage.reason = f"in sync at offset {follower.position.offset:,}; {compared}"
-        return GateResult(True, self._stage.reason)
+        return CutOverCheckResult(True, self._stage.reason)
 
-    async def run(self, follower: Follower, pump: asyncio.Task[None]) -> GateResult:
+    async def run(self, follower: Follower, pump: asyncio.Task[None]) -> CutOverCheckResult:
         """Either the target is open, or everything is as it was before.
 
         Raises `TransferStopped` where the target is open, and the source could not be told so.
@@ -115,7 +115,7 @@ class CutOver:
         finally:
             await self._upkeep.end()
 
-    async def _run(self, follower: Follower, pump: asyncio.Task[None]) -> GateResult:
+    async def _run(self, follower: Follower, pump: asyncio.Task[None]) -> CutOverCheckResult:
         if refused := await self._check.passing(pump):
             return self._refuse(refused.reason)
         try:
@@ -166,7 +166,7 @@ class CutOver:
 
     async def _behind(
         self, fence: Fence, follower: Follower, pump: asyncio.Task[None], near: list[DbKey]
-    ) -> GateResult:
+    ) -> CutOverCheckResult:
         stage, loop = self._stage, asyncio.get_running_loop()
         began = loop.time()
         # The process of the target that is drained, compared and opened: one and the same.
@@ -174,7 +174,7 @@ class CutOver:
         stage.can_complete = stage.trying_again = False
         stage.lets_scripts = fence.lets_scripts
         stage.enter(Phase.CUT_OVER)
-        result, doing = GateResult(False, ""), "writers were paused"
+        result, doing = CutOverCheckResult(False, ""), "writers were paused"
         try:
             with stage.step("cut-over"):
                 async with asyncio.timeout(fence.seconds):
@@ -216,9 +216,9 @@ class CutOver:
                     # What was read again for the gate.
                     await self._deadlines.settle(follower, [])
                     if evicted := stage.tally.evictions.words:
-                        result = GateResult(False, evicted)
+                        result = CutOverCheckResult(False, evicted)
                     if result.ok and stage.tally.not_carried_total:
-                        result = GateResult(False, stage.tally.not_carried_words)
+                        result = CutOverCheckResult(False, stage.tally.not_carried_words)
                     # 4. Writes are refused, however long what comes now may take.
                     doing = "the source was told to refuse writes"
                     if result.ok:
@@ -250,11 +250,13 @@ class CutOver:
             lag = size_words(follower.lag_bytes)
             words = f"the deadline of {fence.seconds:g} s passed while {doing}, {lag} behind"
             # Without the comparison there would have been time.
-            result = GateResult(False, offering(stage, words) if doing == _COMPARED else words)
+            result = CutOverCheckResult(
+                False, offering(stage, words) if doing == _COMPARED else words
+            )
         except EngineError as exc:
             if self._books.mark.opened or pump.done() or isinstance(exc, StateError):
                 raise
-            result = GateResult(False, exc.in_one_line)
+            result = CutOverCheckResult(False, exc.in_one_line)
         finally:
             if not (self._books.mark.opened or self._opening.in_doubt):
                 follower.hurry(False)
@@ -330,7 +332,7 @@ class CutOver:
             stage.trying_again = stage.can_complete = False
             stage.lead_back(Phase.FOLLOW, reason)
 
-    def _refuse(self, reason: str, follower: Follower | None = None) -> GateResult:
+    def _refuse(self, reason: str, follower: Follower | None = None) -> CutOverCheckResult:
         """Before a fence was put up; shown as a phase to whoever waits for an answer.
 
         `follower`: deadlines may have been set back.
@@ -341,7 +343,7 @@ class CutOver:
         self._stage.trying_again = False
         self._stage.enter(Phase.CUT_OVER)
         self._stage.lead_back(before, reason)
-        return GateResult(False, reason)
+        return CutOverCheckResult(False, reason)
 
 
 async def _stop(follower: Follower, pump: asyncio.Task[None]) -> None:

@@ -5,7 +5,7 @@
 
 Each kind tells the source's role and offset at the moment when it stands: what lies behind that
 offset is nobody's. A fence stands at the server that takes the source's writes, see
-`transfer.head`.
+`transfer.source_primary`.
 Nobody who waits behind the fence gets loose before the target is open or the fence is taken away.
 """
 
@@ -17,19 +17,19 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError, TransferFailed
-from engine.model import silent
-from engine.model.calls import Calls, since
-from engine.model.calls import told as told_of
+from engine.model import silent_commands
+from engine.model.command_calls import Calls, since
+from engine.model.command_calls import told as told_of
 from engine.model.endpoint import Endpoint
 from engine.model.replication import Replication
 from engine.model.server import ServerInfo, parse_info
 from engine.model.settings import TransferSettings
-from engine.transfer import hold, scripts, seal
-from engine.transfer.hook import run_hook
+from engine.transfer import script_calls, script_pause, write_block
+from engine.transfer.operator_hook import run_hook
 from engine.transfer.source_clients import disconnect
-from engine.wire import handed
+from engine.wire import connection_handover
 from engine.wire.admin import Admin, admin
-from engine.wire.info import replication_in
+from engine.wire.info_command import replication_in
 
 # Between the refusal of those who waited and their being cut off, in seconds: a link that is cut
 # takes answers along that have not arrived yet. Longer than a round trip, and no longer: whoever
@@ -54,11 +54,11 @@ class Fence(Protocol):
     does not change it; empty: it accepted them, or does not tell."""
     info: ServerInfo | None
     """Of a source that cannot be read meanwhile: what INFO told when the fence was put up."""
-    silent_calls: silent.Calls | None
+    silent_calls: silent_commands.Calls | None
     """The same of how often it was called by what leaves no word in the stream."""
     calls: Calls | None
-    """What the source had run when the fence was put up (`transfer.scripts`); None: it refuses what
-    scripts write, or does not tell."""
+    """What the source had run when the fence was put up (`transfer.script_calls`); None: it refuses
+    what scripts write, or does not tell."""
     calls_since: Calls | None
     """What it has run since, as `finish` found; None as above."""
     lost_writes: str
@@ -66,7 +66,7 @@ class Fence(Protocol):
     lets_scripts: bool
     """Whether the source, once it refuses writes, does not refuse those of scripts."""
     held: bool
-    """Whether its clients are to be held once scripts are seen there (`transfer.hold`)."""
+    """Whether its clients are to be held once scripts are seen there (`transfer.script_pause`)."""
 
     @property
     def lasts(self) -> bool:
@@ -163,7 +163,7 @@ class NoFence:
     before = ""
     closed_before = ""
     info: ServerInfo | None = None
-    silent_calls: silent.Calls | None = None
+    silent_calls: silent_commands.Calls | None = None
     calls: Calls | None = None
     calls_since: Calls | None = None
     lost_writes = ""
@@ -256,10 +256,9 @@ class PauseFence:
 
     Redis 6.0 knows neither WRITE nor UNPAUSE. Everybody is paused, and nothing can be asked of the
     source meanwhile; so the pause is short, and the seal is put on in the same MULTI. It does not
-    hold for scripts: where they are seen the pause is made longer from `seal` on (`transfer.hold`),
-    and clients are disconnected within it.
-    Redis 2.8 has no CLIENT PAUSE: the seal is all there is of a fence, and writers are refused.
-    """
+    hold for scripts: where they are seen the pause is made longer from `seal` on
+    (`transfer.script_pause`), and clients are disconnected within it. Redis 2.8 has no CLIENT
+    PAUSE: the seal is all there is of a fence, and writers are refused."""
 
     def __init__(
         self,
@@ -275,23 +274,23 @@ class PauseFence:
         self._name = name
         self._pausable = _pausable(info)
         self._unpause = info.version >= (6, 2, 0)
-        self._scripts_refused = scripts.refused(info)
+        self._scripts_refused = script_calls.refused(info)
         # Before 6.0 EXEC is run whatever its transaction holds, if that was queued before the seal.
         self.info: ServerInfo | None = None
         self.closed_before = ""
-        self._setting = seal.setting_of(info)
-        self._exec_refused = scripts.transactions_refused(info)
-        self.silent_calls: silent.Calls | None = None
+        self._setting = write_block.setting_of(info)
+        self._exec_refused = script_calls.transactions_refused(info)
+        self.silent_calls: silent_commands.Calls | None = None
         self.calls: Calls | None = None
         self.calls_since: Calls | None = None
         self.lost_writes = ""
         self.lets_scripts = not self._scripts_refused and settings.source_after == "refuse"
-        self._holdable = hold.needed(info) and settings.source_after == "refuse"
+        self._holdable = script_pause.needed(info) and settings.source_after == "refuse"
         self.held = False
         # The source took writes when `prepare` asked.
         self._took_writes = False
         self._not_held = ""
-        self._hold: hold.Hold | None = None
+        self._hold: script_pause.ScriptPause | None = None
         # The pause is this fence's own: it has stood ever since.
         self._closed = False
         # Somebody goes on with the hold behind the cut-over.
@@ -308,7 +307,7 @@ class PauseFence:
         # While everybody is paused the source owes no answer.
         held_for = 0.0 if self.readable else self.seconds
         if self._holdable:
-            held_for = max(held_for, hold.SECONDS)
+            held_for = max(held_for, script_pause.SECONDS)
         self._timeout = settings.connect_timeout + held_for
         self._why = ""
         self._sealed = self._opened = False
@@ -341,15 +340,15 @@ class PauseFence:
         """Dial, and ask what the seal has to put back."""
         end = await self._dialled()
         if self._holdable:
-            told = await end.call(*scripts.ASK)
-            self.calls, seen = scripts.calls_in(told), silent.calls_in(told)
-            self._reset = seen is None or silent.was_reset(seen)
-            self._not_held = await hold.objection(end)
+            told = await end.call(*script_calls.ASK)
+            self.calls, seen = script_calls.calls_in(told), silent_commands.calls_in(told)
+            self._reset = seen is None or silent_commands.was_reset(seen)
+            self._not_held = await script_pause.objection(end)
             self.held = not self._not_held
         if not self._wanted or self.before:
             return
         try:
-            found = await seal.ask(end)
+            found = await write_block.ask(end)
             self.before, self._refuses = found or "", found is None
             self._took_writes = found is not None
             self.closed_before = "" if found else self._setting
@@ -365,7 +364,7 @@ class PauseFence:
         except EngineError as error:
             self._not_held = error.message
             return
-        found = await hold.attached(end)
+        found = await script_pause.attached(end)
         if isinstance(found, EngineError):
             self._not_held = found.message
         else:
@@ -374,7 +373,7 @@ class PauseFence:
     async def close(self) -> Replication:
         """Pause the writers."""
         end = await self._dialled()
-        at_once = seal.commands(self.before) if self.before and not self._unpause else []
+        at_once = write_block.commands(self.before) if self.before and not self._unpause else []
         if not self._pausable and not at_once and (self._why or not self._wanted):
             raise TransferFailed(
                 f"{self._name} has no CLIENT PAUSE, and is not to refuse writes"
@@ -385,11 +384,11 @@ class PauseFence:
         self._sealed, self._closed = bool(at_once), True
         mode = ("WRITE",) if self._unpause else ()
         pause = [("CLIENT", "PAUSE", int(self.seconds * 1000), *mode)] if self._pausable else []
-        asked = [] if self._scripts_refused else [scripts.ASK]
+        asked = [] if self._scripts_refused else [script_calls.ASK]
         counted = [] if self.readable else [("INFO",)]
         # The role and the offset are those of the moment in which the fence stands, and so are the
         # scripts that were run before, and the number of keys.
-        found = [seal.ASK] if at_once and self._took_writes else []
+        found = [write_block.ASK] if at_once and self._took_writes else []
         asking = [*asked, *counted, *found, *at_once, *pause, ("INFO", "replication")]
         *_, replies = await end.pipeline([("MULTI",), *asking, ("EXEC",)])
         if isinstance(replies, EngineError):
@@ -403,10 +402,13 @@ class PauseFence:
             raise ProtocolFault("EXEC answered with something else", fault="source")
         if asked:
             told = replies.pop(0)
-            self.calls, self.silent_calls = scripts.calls_in(told), silent.calls_in(told)
+            self.calls, self.silent_calls = (
+                script_calls.calls_in(told),
+                silent_commands.calls_in(told),
+            )
         if counted and isinstance(text := replies.pop(0), bytes):
             self.info = parse_info(text.decode("utf-8", "replace"))
-        if found and seal.refused(replies.pop(0)):
+        if found and write_block.refused(replies.pop(0)):
             raise self._closed_by_another()
         for reply in replies[:-1]:
             if reply != b"OK":
@@ -433,9 +435,10 @@ class PauseFence:
     async def _seal(self) -> None:
         end = await self._dialled()
         found, *_, told = await end.pipeline(
-            [seal.ASK, *seal.commands(self.before), ("INFO", "replication")], raise_on_error=True
+            [write_block.ASK, *write_block.commands(self.before), ("INFO", "replication")],
+            raise_on_error=True,
         )
-        if self._took_writes and not self._opened and seal.refused(found):
+        if self._took_writes and not self._opened and write_block.refused(found):
             raise self._closed_by_another()
         if replication_in(end, told).is_replica:
             raise TransferFailed(
@@ -475,7 +478,7 @@ class PauseFence:
         try:
             # In this order, or those who waited would be refused what they wait for.
             if self.before:
-                await seal.put_back(end, self.before)
+                await write_block.put_back(end, self.before)
             self._sealed = False
             if self._unpause:
                 await end.call("CLIENT", "UNPAUSE")
@@ -491,10 +494,10 @@ class PauseFence:
                 await end.call("CLIENT", "UNPAUSE")
             return [f"{name} accepts writes again; they are no longer replicated to the target"]
         told: list[str] = []
-        refuses = bool(self.before) or await seal.stands(end)
+        refuses = bool(self.before) or await write_block.stands(end)
         if refuses:
             if holds:
-                await hold.lengthen(end, self._held_for)
+                await script_pause.lengthen(end, self._held_for)
             else:
                 # A PING is answered once the pause is over.
                 await end.call(*(("CLIENT", "UNPAUSE") if self._unpause else ("PING",)))
@@ -504,7 +507,7 @@ class PauseFence:
         except (AuthError, ServerError) as error:
             told.append(f"the clients of {name} were not disconnected: {error.message}")
         if refuses and not self._scripts_refused:
-            self.calls_since = since(await scripts.ask(end), self.calls)
+            self.calls_since = since(await script_calls.ask(end), self.calls)
             lost = list(self._lost(holds))
             self.lost_writes = "; ".join(lost)
             told += lost
@@ -525,7 +528,7 @@ class PauseFence:
         if self.before:
             return (
                 f"{name} refuses writes from now on (NOREPLICAS){self._but(holds)}; to have it "
-                f"take them again: {seal.remedy(self.before)}, or release-source for a group"
+                f"take them again: {write_block.remedy(self.before)}, or release-source for a group"
             )
         return (
             f"{name} refuses writes (NOREPLICAS){self._but(holds)}, as it did before this "
@@ -553,7 +556,11 @@ class PauseFence:
     def _held_for(self) -> float:
         """Seconds of a pause once the target is open: until another process goes on with it, where
         there are scripts; else those that were there are disconnected at once."""
-        return hold.SECONDS if self._hands_on and self._runs_scripts else hold.PENDING_SECONDS
+        return (
+            script_pause.SECONDS
+            if self._hands_on and self._runs_scripts
+            else script_pause.PENDING_SECONDS
+        )
 
     def _but(self, holds: bool) -> str:
         if self._scripts_refused:
@@ -584,7 +591,7 @@ class PauseFence:
             return ", but for scripts (EVAL), of which it had run none before the cut-over"
         why = f" (and it cannot be held: {self._not_held})" if self._not_held else ""
         if holds:
-            why = f" (it answers no client for the next {hold.PENDING_SECONDS:g} s)"
+            why = f" (it answers no client for the next {script_pause.PENDING_SECONDS:g} s)"
         return f", but for {of}, whose writes this version does not refuse{why}"
 
     async def release(self) -> None:
@@ -594,7 +601,7 @@ class PauseFence:
             await held.rest()
             number = held.end.duplicate() if self._finished and self._hands_on else None
             if number is not None:
-                handed.leave(self._source.address, number, hold.SECONDS)
+                connection_handover.leave(self._source.address, number, script_pause.SECONDS)
         self._end = None
         await self._stack.aclose()
 

@@ -3,7 +3,7 @@
 What a crash leaves is in the checkpoint before it is at the source: `fenced` and what the write
 block changes there. The engine that comes back takes the fence away if the target is not open
 (`take_away`), and lets the clients go that wait behind it if the target is (`finish`). While it is
-not known whether the target is open (`Opening.in_doubt`) it does neither: the source goes on
+not known whether the target is open (`Promotion.in_doubt`) it does neither: the source goes on
 refusing writes. Either is noted as done when it is, and tried again until then.
 """
 
@@ -15,21 +15,21 @@ from contextlib import AbstractContextManager
 
 from engine import logs
 from engine.errors import EngineError, TransferFailed
-from engine.model.calls import Calls
+from engine.model.command_calls import Calls
 from engine.model.endpoint import Endpoint
-from engine.model.online import position_key
+from engine.model.online_checkpoint import position_key
 from engine.model.replication import Replication
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
-from engine.transfer import seal
-from engine.transfer.books import Books
-from engine.transfer.ends import Ends
+from engine.transfer import write_block
+from engine.transfer.checkpoint_writer import CheckpointWriter
+from engine.transfer.endpoints import Endpoints
 from engine.transfer.fence import Fence, fence_of
-from engine.transfer.fence_left import FenceLeft
-from engine.transfer.opening import Opening
-from engine.transfer.roles import Roles
-from engine.transfer.stage import Stage
-from engine.transfer.switch import Switch
+from engine.transfer.fence_removal import FenceRemoval
+from engine.transfer.migration_context import MigrationContext
+from engine.transfer.promotion import Promotion
+from engine.transfer.role_monitor import RoleMonitor
+from engine.transfer.switch_hook import SwitchHook
 from engine.wire.admin import admin
 
 _log = logs.logger(__name__)
@@ -44,13 +44,13 @@ class FenceUpkeep:
 
     def __init__(
         self,
-        ends: Ends,
-        books: Books,
-        stage: Stage,
-        opening: Opening,
+        ends: Endpoints,
+        books: CheckpointWriter,
+        stage: MigrationContext,
+        opening: Promotion,
         source: ReplicaSource,
-        roles: Roles,
-        switch: Switch,
+        roles: RoleMonitor,
+        switch: SwitchHook,
         is_anothers: Callable[[bytes], bool],
     ) -> None:
         """`is_anothers`: whether a position that was found on the target is another migration's."""
@@ -64,7 +64,7 @@ class FenceUpkeep:
         self._is_anothers = is_anothers
         # Another migration may have cut over from the source since our fence was put up.
         self._lost = False
-        self._left = FenceLeft(stage, hook=ends.settings.fence == "hook")
+        self._left = FenceRemoval(stage, hook=ends.settings.fence == "hook")
         # Why those who wait at the source could not be let go.
         self._not_let_go: EngineError | None = None
         # How many cut-overs came to nothing behind a fence.
@@ -224,7 +224,7 @@ class FenceUpkeep:
         if self._ends.settings.fence == "hook":
             self._left.failed(f"writes to {name} may still be held off", exc.message, exc.remedy)
             return
-        by_hand = f"By hand: {seal.remedy(mark.sealed)}" if mark.sealed else exc.remedy
+        by_hand = f"By hand: {write_block.remedy(mark.sealed)}" if mark.sealed else exc.remedy
         self._left.failed(f"{name} may still refuse writes", exc.message, by_hand)
 
     async def in_the_way(self, address: str) -> str:
@@ -255,7 +255,7 @@ class FenceUpkeep:
 
     def _tell_left_closed(self) -> None:
         sealed = self._books.mark.sealed
-        by_hand = f". If none has: {seal.remedy(sealed)}" if sealed else ""
+        by_hand = f". If none has: {write_block.remedy(sealed)}" if sealed else ""
         self._stage.on_event(
             "the source goes on refusing writes, for another migration may have cut over from it "
             f"since{by_hand}"

@@ -3,7 +3,7 @@
     source ──CommandBatch──▶ applier ──position──▶ source (REPLCONF ACK)
 
 The main flow is `_apply`: spread dirtiness, cut the batch where a reading belongs, transact. What
-the target will not take from the stream is handed to the `Mender`.
+the target will not take from the stream is handed to the `KeyResync`.
 
 Most batches need none of that: nothing is dirty, and no command is of a kind that wants a look.
 For those there is a quick way (`_quickly`): from the bytes' arrival to the transaction, and from
@@ -38,11 +38,11 @@ from engine.model.position import StreamPosition, TargetPosition
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved, Sent
 from engine.targets.base import ReadAgain
-from engine.targets.suspects import REASON
-from engine.transfer.deadly import Deadly
-from engine.transfer.faithfulness import Faithfulness
-from engine.transfer.repair import DbKey, Mender, Store
+from engine.targets.crash_suspects import REASON
+from engine.transfer.crashing_commands import CrashingCommands
+from engine.transfer.key_resync import DbKey, KeyResync, Store
 from engine.transfer.target_ttls import TargetTtls, Timed
+from engine.transfer.unfaithful_commands import UnfaithfulCommands
 
 # A reading is taken when the target is no further behind than this many bytes: until its offset is
 # reached the keys stay as they are, and what reads them is spoilt as well.
@@ -83,11 +83,11 @@ class Follower:
         self,
         source: ReplicaSource,
         applier: Applier,
-        mender: Mender,
+        mender: KeyResync,
         held: TargetPosition,
-        faith: Faithfulness,
+        faith: UnfaithfulCommands,
         target_ttls: TargetTtls,
-        deadly: Deadly,
+        deadly: CrashingCommands,
         *,
         not_carried: Callable[[int, bytes, str, int | None], None],
         carried: Callable[[int, bytes], None],

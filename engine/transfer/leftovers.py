@@ -18,11 +18,11 @@ from dataclasses import dataclass
 
 from engine.errors import AuthError, EngineError, ServerError
 from engine.model.endpoint import Endpoint
-from engine.model.online import LEFT_KEY, OWN_PREFIX, POSITION_DB, POSITION_KEY
+from engine.model.online_checkpoint import LEFT_KEY, OWN_PREFIX, POSITION_DB, POSITION_KEY
 from engine.model.position import TargetPosition
 from engine.model.report import printable_key
 from engine.model.settings import TransferSettings
-from engine.transfer.checks.result import Check, failed, own_keys, passed, warned
+from engine.transfer.checks.check_result import Check, failed, own_keys, passed, warned
 from engine.wire.admin import Admin, Arg, admin
 
 NAME = "leftovers"

@@ -16,38 +16,38 @@ from engine.errors import AuthError, EngineError, StateError, TransferFailed, Tr
 from engine.model.checkpoint import Checkpoint, FileMark
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
-from engine.model.online import LEFT_KEY, POSITION_DB, POSITION_KEY
+from engine.model.online_checkpoint import LEFT_KEY, POSITION_DB, POSITION_KEY
 from engine.model.position import ScanPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.sources.base import Source
 from engine.sources.rdb_file import RdbFileSource
 from engine.sources.scan import ScanSource
 from engine.targets.writer import RestoreWriter
-from engine.transfer import series
-from engine.transfer.apart import APART, FEEDS_ITSELF, relation
-from engine.transfer.aside import cancelled
-from engine.transfer.checkpoint import CheckpointStore
+from engine.transfer import timeseries_rules
+from engine.transfer.async_helpers import cancelled
+from engine.transfer.checkpoint_store import CheckpointStore
 from engine.transfer.checks.databases import moved_databases
-from engine.transfer.claim import Claim, foreign
-from engine.transfer.code import carry_code, is_library
-from engine.transfer.comparable import AGAIN_SECONDS, objection
+from engine.transfer.comparison_permissions import AGAIN_SECONDS, objection
 from engine.transfer.copy import Compare, Copy
-from engine.transfer.ends import Ends
-from engine.transfer.gate import Gate, GateResult, compared, offering
+from engine.transfer.cut_over_check import CutOverCheck, CutOverCheckResult, compared, offering
+from engine.transfer.endpoints import Endpoints
+from engine.transfer.functions_and_scripts import carry_code, is_library
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import REMEDY as LEFTOVERS_REMEDY
 from engine.transfer.leftovers import Leftovers, token_of
 from engine.transfer.leftovers import Source as FindSource
 from engine.transfer.leftovers import find as find_leftovers
-from engine.transfer.stage import Stage
-from engine.transfer.switch import Switch
-from engine.transfer.tally import Tally
-from engine.transfer.target_watch import TargetWatch
-from engine.wire import besides
+from engine.transfer.migration_context import MigrationContext
+from engine.transfer.same_replication import APART, FEEDS_ITSELF, relation
+from engine.transfer.stats import TransferStats
+from engine.transfer.switch_hook import SwitchHook
+from engine.transfer.target_claim import TargetClaim, foreign
+from engine.transfer.target_monitor import TargetMonitor
+from engine.wire import functions_and_indexes
 from engine.wire.admin import Admin, admin
-from engine.wire.besides import Held
-from engine.wire.own_keys import count_own
-from engine.wire.search import UNNAMED, UNTOLD, in_snapshot, raw_name, shown
+from engine.wire.engine_keys import count_own
+from engine.wire.functions_and_indexes import Held
+from engine.wire.search_indexes import UNNAMED, UNTOLD, in_snapshot, raw_name, shown
 
 # How often progress is told and the checkpoint written, in seconds.
 _TICK_SECONDS = 0.5
@@ -60,16 +60,16 @@ class Offline:
         self,
         source: Endpoint,
         target: Endpoint,
-        stage: Stage,
+        stage: MigrationContext,
         *,
         checkpoints: CheckpointStore,
-        gate: Gate,
+        gate: CutOverCheck,
         compare: Compare,
         known_before: Callable[[], bool | None],
     ) -> None:
         self._known_before = known_before
         self._token = token_of(source, target)
-        self._claim: Claim | None = None
+        self._claim: TargetClaim | None = None
         # The migration that the target is taken over from, until what it has brought is gone.
         self._room_of = ""
         self.held_before: bool | None = None
@@ -79,7 +79,7 @@ class Offline:
         self._checkpoints = checkpoints
         self._gate = gate
         self._compare = compare
-        self._ends = Ends(source, target, stage.settings)
+        self._ends = Endpoints(source, target, stage.settings)
         self._source_endpoint = source
         self._target_endpoint = target
         # The same object twice: what a file holds beside its keys is asked of no other source.
@@ -91,7 +91,7 @@ class Offline:
         self._target.on_event = stage.event_of("target")
         self._target.on_trouble = stage.trouble_of("the target")
         # What it finds is found again by whoever comes back: the base is in the checkpoint.
-        self._target_watch = TargetWatch(target, stage, lambda: None)
+        self._target_watch = TargetMonitor(target, stage, lambda: None)
         self._copy: Copy | None = None
         # The next engine begins at the start.
         self._copied_again = False
@@ -162,7 +162,7 @@ class Offline:
             stage.tell_refused(result.reason)
             if stage.one_go:
                 raise self._refused(result.reason)
-        await Switch(
+        await SwitchHook(
             self._source_endpoint,
             self._target_endpoint,
             self._settings,
@@ -279,12 +279,12 @@ class Offline:
             nonlocal held
             limit = settings.io_timeout
             async with admin(self._source_endpoint, timeout=limit, fault="source") as end:
-                held = await besides.ask(end, self._search_names)
+                held = await functions_and_indexes.ask(end, self._search_names)
 
         await stage.insist(ask, "source")
         assert held is not None
         what: list[str] = []
-        unlisted = besides.unlisted(held)
+        unlisted = functions_and_indexes.unlisted(held)
         if settings.chooses_keys:
             what += [f"{name}, as keys are chosen: {told}" for name, told in unlisted.items()]
         else:
@@ -316,7 +316,7 @@ class Offline:
 
     async def _carry_indexes(self) -> None:
         async with self._ends.admin("source") as source, self._ends.admin("target") as target:
-            self._lose(await besides.carry_absent(source, target, self._search_names))
+            self._lose(await functions_and_indexes.carry_absent(source, target, self._search_names))
 
     @property
     def _search_names(self) -> list[bytes]:
@@ -326,9 +326,12 @@ class Offline:
         """Compaction rules of time series, which DUMP leaves out."""
         async with self._ends.admin("source") as source, self._ends.admin("target") as target:
             info = await source.info()
-            if series.MODULE in info.modules and series.MODULE in self._target.info.modules:
+            if (
+                timeseries_rules.MODULE in info.modules
+                and timeseries_rules.MODULE in self._target.info.modules
+            ):
                 databases = moved_databases(info, self._settings)
-                self._lose(await series.carry_rules(source, target, databases))
+                self._lose(await timeseries_rules.carry_rules(source, target, databases))
 
     def _lose(self, lost: Mapping[str, str]) -> None:
         self._stage.lost |= lost
@@ -344,7 +347,7 @@ class Offline:
         found = in_snapshot(reader.module_data)
         if found.there:
             async with self._ends.admin("target") as end:
-                self._lose(await besides.carry_of_file(end, found))
+                self._lose(await functions_and_indexes.carry_of_file(end, found))
 
     async def _load(self, functions: Sequence[bytes], scripts: Sequence[bytes]) -> None:
         settings, limit = self._settings, self._settings.io_timeout
@@ -395,7 +398,7 @@ class Offline:
             before = position = None
             await self._source.close()
             await self._source.open(None)
-        stage.count_with(Tally(before))
+        stage.count_with(TransferStats(before))
         if stage.tally.evictions.base is None:
             stage.tally.evictions = Evictions().after(self._target.info)
         else:
@@ -518,11 +521,11 @@ class Offline:
         self._claim = self._new_claim(held_before, first=first)
         await self._claim.take(end)
 
-    def _new_claim(self, held_before: bool, *, first: bool) -> Claim:
+    def _new_claim(self, held_before: bool, *, first: bool) -> TargetClaim:
         async def ours() -> None:
             """The state is looked at beside the checkpoints."""
 
-        return Claim(
+        return TargetClaim(
             POSITION_KEY,
             self._token,
             secrets.token_hex(4),
@@ -579,7 +582,7 @@ class Offline:
         except EngineError as exc:
             self._stage.on_event(f"what this migration leaves on the target is not marked: {exc}")
 
-    async def _pass_gate(self) -> GateResult:
+    async def _pass_gate(self) -> CutOverCheckResult:
         if self._stage.lost:
             # What refused them may be mended.
             names = tuple(f"{what}: " for what in self._stage.lost)
@@ -594,17 +597,21 @@ class Offline:
             try:
                 await (self._finish_scan() if self._file is None else self._carry_code())
             except EngineError as exc:
-                return GateResult(False, f"libraries could not be loaded: {exc.in_one_line}")
+                return CutOverCheckResult(
+                    False, f"libraries could not be loaded: {exc.in_one_line}"
+                )
         if lost := self._lost():
-            return GateResult(False, lost)
+            return CutOverCheckResult(False, lost)
         try:
             await self._target_watch.look()
         except EngineError as exc:
-            return GateResult(False, f"the target could not be looked at: {exc.in_one_line}")
+            return CutOverCheckResult(
+                False, f"the target could not be looked at: {exc.in_one_line}"
+            )
         evictions = self._stage.tally.evictions
         evicted = evictions.words_in_one_go if self._stage.one_go else evictions.words
         if evicted:
-            return GateResult(False, evicted)
+            return CutOverCheckResult(False, evicted)
         found = await compared(self._stage, self._gate)
         self._stage.verification = found.verification
         return found

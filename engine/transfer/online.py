@@ -7,12 +7,12 @@ What is true at every moment, whatever breaks:
 
 - Before the first write to the target the checkpoint holds this migration's token, and before
   anything is taken away or moved on there the target has this engine's claim, by which it refuses
-  whatever an engine before this one has still under way (`transfer.claim`).
+  whatever an engine before this one has still under way (`transfer.target_claim`).
 - While the target has no position under that token, it holds part of a snapshot at the most: the
   next attempt begins with a full sync, and empties a target that was empty before the first one.
 - From the snapshot's end on the position stands on the target, and is exact (`targets/applier`).
 - The target is opened by one transaction on the target itself, on condition of the final position
-  (`transfer.opening`). Its mark there outlasts a crash, and is removed when the checkpoint says
+  (`transfer.promotion`). Its mark there outlasts a crash, and is removed when the checkpoint says
   that the target is open: an engine that comes back then has nothing to do but to tidy up, and
   never syncs into a target that is in use.
 """
@@ -38,49 +38,49 @@ from engine.errors import (
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.modules import GRAPH_MODULE
-from engine.model.online import OnlineMark, dirty_key, position_key
+from engine.model.online_checkpoint import OnlineCheckpoint, dirty_key, position_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
 from engine.targets.base import ReadAgain
-from engine.targets.retry import TRY_AGAIN
+from engine.targets.retryable_errors import TRY_AGAIN
 from engine.targets.writer import RestoreWriter
-from engine.transfer.aside import cancelled
-from engine.transfer.books import Books
-from engine.transfer.check import Check
-from engine.transfer.checkpoint import CheckpointStore
+from engine.transfer.async_helpers import cancelled
+from engine.transfer.checkpoint_store import CheckpointStore
+from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.checks.modules import ask_module_types
-from engine.transfer.checks.probe import ask_bulk_limit
-from engine.transfer.claim import foreign
-from engine.transfer.code import LIBRARIES, is_library
+from engine.transfer.checks.probe_write import ask_bulk_limit
+from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.cut_over import CutOver
-from engine.transfer.deadly import Deadly
-from engine.transfer.ends import Ends
-from engine.transfer.faithfulness import Faithfulness
+from engine.transfer.cut_over_check import Comparison, CutOverCheckInSync
+from engine.transfer.cut_over_comparison import CutOverComparison
+from engine.transfer.endpoints import Endpoints
 from engine.transfer.fence_upkeep import FenceUpkeep
 from engine.transfer.follow import Follower
-from engine.transfer.gate import Comparison, GateInSync
-from engine.transfer.held import HeldDeadlines
+from engine.transfer.formatting import place_words, size_words, stream_words
+from engine.transfer.functions_and_scripts import LIBRARIES, is_library
+from engine.transfer.key_resync import KeyResync
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import REMEDY as LEFTOVERS_REMEDY
 from engine.transfer.leftovers import find as find_leftovers
-from engine.transfer.opening import Opening
-from engine.transfer.refusals import explain_refusal
-from engine.transfer.repair import Mender
-from engine.transfer.roles import Roles
+from engine.transfer.migration_context import MigrationContext
+from engine.transfer.promotion import Promotion
+from engine.transfer.restore_errors import explain_refusal
+from engine.transfer.role_monitor import RoleMonitor
 from engine.transfer.snapshot import Snapshot
-from engine.transfer.stage import Stage
-from engine.transfer.standing import Standing
-from engine.transfer.switch import Switch
+from engine.transfer.source_tuning import SourceTuning
+from engine.transfer.switch_hook import SwitchHook
+from engine.transfer.sync_monitor import SyncMonitor
+from engine.transfer.target_claim import foreign
+from engine.transfer.target_monitor import TargetMonitor
+from engine.transfer.target_ownership import TargetOwnership
 from engine.transfer.target_ttls import TargetTtls
-from engine.transfer.target_watch import TargetWatch
-from engine.transfer.tenure import Tenure
-from engine.transfer.tuning import SourceTuning
-from engine.transfer.words import place_words, size_words, stream_words
+from engine.transfer.ttl_guard import TtlGuard
+from engine.transfer.unfaithful_commands import UnfaithfulCommands
 from engine.wire import psync
 from engine.wire.psync import FullSync, PartialSync
-from engine.wire.search import shown
+from engine.wire.search_indexes import shown
 
 # How often progress is told, and the operator's word looked for, in seconds.
 _TICK_SECONDS = 0.5
@@ -112,10 +112,10 @@ class Online:
         self,
         source: Endpoint,
         target: Endpoint,
-        stage: Stage,
+        stage: MigrationContext,
         *,
         checkpoints: CheckpointStore,
-        gate: GateInSync,
+        gate: CutOverCheckInSync,
         comparison: Comparison | None = None,
         credentials: Credentials = Credentials(),  # noqa: B008
     ) -> None:
@@ -125,20 +125,20 @@ class Online:
         self._source.on_event = stage.event_of("source")
         self._writer = RestoreWriter(target, stage.settings)
         self._writer.on_event = stage.event_of("target")
-        self._deadly = Deadly(self._writer.suspects)
+        self._deadly = CrashingCommands(self._writer.suspects)
         self._writer.on_trouble = stage.trouble_of("the snapshot's target")
-        ends = self._ends = Ends(source, target, stage.settings, credentials)
-        books = self._books = Books(
-            OnlineMark(token=secrets.token_hex(8)),
+        ends = self._ends = Endpoints(source, target, stage.settings, credentials)
+        books = self._books = CheckpointWriter(
+            OnlineCheckpoint(token=secrets.token_hex(8)),
             checkpoints,
             stage,
             lambda: self._writer.info.identity if self._writer.opened else "",
         )
         books.take_repaired = self._take_repaired
-        self._tenure = Tenure(ends, books)
-        self._target_watch = TargetWatch(target, stage, self._to_be_written)
+        self._tenure = TargetOwnership(ends, books)
+        self._target_watch = TargetMonitor(target, stage, self._to_be_written)
         self._tuning = SourceTuning(ends, books, stage)
-        self._deadlines = HeldDeadlines(
+        self._deadlines = TtlGuard(
             ends,
             books,
             stage,
@@ -146,9 +146,9 @@ class Online:
             lambda: self._writer.info,
             lambda: self._standing.woke(),
         )
-        self._roles = Roles(ends, self._source, books, stage)
+        self._roles = RoleMonitor(ends, self._source, books, stage)
         self._source.elsewhere = self._roles.goes_on_elsewhere
-        self._standing = Standing(
+        self._standing = SyncMonitor(
             self._source, self._deadlines, books, stage, stage.settings, self._roles
         )
         self._source.on_relinked = self._standing.relinked
@@ -165,8 +165,8 @@ class Online:
             self._target_watch,
         )
         self._snapshot.on_records = self._deadlines.note_records
-        self._opening = Opening(ends, books, stage, lambda: self._writer.info)
-        self._check = Check(ends, books, stage, gate, comparison, self._compare_on)
+        self._opening = Promotion(ends, books, stage, lambda: self._writer.info)
+        self._check = CutOverComparison(ends, books, stage, gate, comparison, self._compare_on)
         self._upkeep = FenceUpkeep(
             ends,
             books,
@@ -174,7 +174,7 @@ class Online:
             self._opening,
             self._source,
             self._roles,
-            Switch(source, target, stage.settings, stage.on_switch, stage.on_event),
+            SwitchHook(source, target, stage.settings, stage.on_switch, stage.on_event),
             lambda found: self._tenure.claim.another(found) is not None,
         )
         self._cut_over = CutOver(
@@ -191,7 +191,7 @@ class Online:
         )
         self._applier: Applier | None = None
         self._follower: Follower | None = None
-        self._mender: Mender | None = None
+        self._mender: KeyResync | None = None
         self._restarts = 0
         # Keys that the target refused to an engine before us are to be read once more.
         self._ask_again = False
@@ -341,7 +341,7 @@ class Online:
 
     async def _finished(self, *, patient: bool = True) -> bool:
         """The checkpoint says that the target is open: do what is left to do. False: the target
-        says otherwise. Raises as `Opening.tidy_up` and `FenceUpkeep.finish`."""
+        says otherwise. Raises as `Promotion.tidy_up` and `FenceUpkeep.finish`."""
         try:
             await self._opening.tidy_up()
         except PositionMoved:
@@ -353,7 +353,7 @@ class Online:
 
     async def _taken(self) -> TargetPosition:
         """The target's position, claimed for us. A promotion that does not count is taken back.
-        Raises as `Tenure.take`."""
+        Raises as `TargetOwnership.take`."""
         held = await self._tenure.take()
         if held.opened and self._opening.asked and self._mark.timed:
             held = await self._tenure.revoke()
@@ -367,7 +367,7 @@ class Online:
 
     async def _promoted(self, held: TargetPosition) -> bool:
         """What the target says of a promotion whose answer was not seen. True: it is open, and
-        there is nothing left to do. Raises `PositionMoved`, and as `Opening.tidy_up`."""
+        there is nothing left to do. Raises `PositionMoved`, and as `Promotion.tidy_up`."""
         if held.opened:
             await self._opening.confirm()
             await self._opening.tidy_up()
@@ -398,7 +398,7 @@ class Online:
         return self._mark.held_before if self._mark.begun else None
 
     @property
-    def mark(self) -> OnlineMark:
+    def mark(self) -> OnlineCheckpoint:
         """How far it has gone, as the books have it."""
         return self._mark
 
@@ -423,7 +423,7 @@ class Online:
         return self._source.spooled_most
 
     @property
-    def _mark(self) -> OnlineMark:
+    def _mark(self) -> OnlineCheckpoint:
         return self._books.mark
 
     @property
@@ -671,7 +671,7 @@ class Online:
             self._ends.admin("source") as control,
             self._ends.admin("target") as there,
         ):
-            self._mender = Mender(
+            self._mender = KeyResync(
                 control,
                 self._source.info,
                 self._writer.encoder,
@@ -685,7 +685,7 @@ class Online:
                 applier,
                 self._mender,
                 held,
-                Faithfulness(self._source.info, self._writer.info),
+                UnfaithfulCommands(self._source.info, self._writer.info),
                 TargetTtls(there),
                 self._deadly,
                 not_carried=self._not_carried,

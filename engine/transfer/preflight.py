@@ -22,28 +22,7 @@ from engine.transfer.checks.aof import (
     check_open_tail,
     check_scripts_allowed,
 )
-from engine.transfer.checks.besides import check_besides
-from engine.transfer.checks.databases import (
-    check_chosen,
-    check_existing,
-    check_free,
-    check_room,
-    moved_databases,
-)
-from engine.transfer.checks.ends import check_server, check_users, greet, unreachable
-from engine.transfer.checks.file import check_contents, check_file, moved_from
-from engine.transfer.checks.lineage import lineage
-from engine.transfer.checks.modules import ask_module_types, check_modules
-from engine.transfer.checks.needs import Way
-from engine.transfer.checks.pair import check_apart, check_eviction, check_memory, check_pair
-from engine.transfer.checks.probe import (
-    ask_bulk_limit,
-    check_bulk_limit,
-    check_clock,
-    check_clocks,
-    check_probe,
-)
-from engine.transfer.checks.result import (
+from engine.transfer.checks.check_result import (
     SIDES,
     Check,
     Outcome,
@@ -54,18 +33,39 @@ from engine.transfer.checks.result import (
     skipped,
     warned,
 )
-from engine.transfer.checks.rights import (
+from engine.transfer.checks.databases import (
+    check_chosen,
+    check_existing,
+    check_free,
+    check_room,
+    moved_databases,
+)
+from engine.transfer.checks.differing_settings import check_hyperloglogs, check_script_effects
+from engine.transfer.checks.endpoint import check_server, check_users, greet, unreachable
+from engine.transfer.checks.file import check_contents, check_file, moved_from
+from engine.transfer.checks.functions_and_indexes import check_besides
+from engine.transfer.checks.modules import ask_module_types, check_modules
+from engine.transfer.checks.permissions import (
     FOLLOWING,
     check_comparison,
     check_following,
     check_rights,
     replica_objection,
 )
+from engine.transfer.checks.probe_write import (
+    ask_bulk_limit,
+    check_bulk_limit,
+    check_clock,
+    check_clocks,
+    check_probe,
+)
+from engine.transfer.checks.replication_chain import lineage
+from engine.transfer.checks.required_commands import Way
 from engine.transfer.checks.sample_keys import SampleKeys, sample_keys
 from engine.transfer.checks.scripts import check_scripts
+from engine.transfer.checks.server_pair import check_apart, check_eviction, check_memory, check_pair
 from engine.transfer.checks.spool import check_spool
-from engine.transfer.checks.types import check_types
-from engine.transfer.checks.unlike import check_hyperloglogs, check_script_effects
+from engine.transfer.checks.value_encodings import check_types
 from engine.transfer.graphs import REMEDY as GRAPHS_REMEDY
 from engine.transfer.graphs import in_parts
 from engine.transfer.leftovers import NAME as LEFTOVERS

@@ -13,25 +13,25 @@ from collections.abc import Callable
 from engine._native import RecordBatch
 from engine.errors import SourceLost, TransferFailed
 from engine.model.modules import GRAPH_MODULE, GRAPH_PART
-from engine.model.online import dirty_key
+from engine.model.online_checkpoint import dirty_key
 from engine.model.position import StreamPosition
 from engine.model.report import NAMED_KEYS_LIMIT, printable_key
 from engine.sources.base import unpacked_names
 from engine.sources.replica import ReplicaSource
 from engine.targets.base import Acknowledged
 from engine.targets.writer import RestoreWriter
-from engine.transfer.books import Books
-from engine.transfer.code import carry_code, is_library
+from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.copy import LOSS_REMEDY
-from engine.transfer.ends import Ends
+from engine.transfer.endpoints import Endpoints
+from engine.transfer.functions_and_scripts import carry_code, is_library
 from engine.transfer.graphs import REMEDY, refuse_parts
-from engine.transfer.repair import Mender
-from engine.transfer.stage import Stage
-from engine.transfer.target_watch import TargetWatch
-from engine.transfer.tenure import Tenure
-from engine.wire.besides import carry_absent
+from engine.transfer.key_resync import KeyResync
+from engine.transfer.migration_context import MigrationContext
+from engine.transfer.target_monitor import TargetMonitor
+from engine.transfer.target_ownership import TargetOwnership
+from engine.wire.functions_and_indexes import carry_absent
 from engine.wire.psync import FullSync
-from engine.wire.search import UNTOLD, Named, ask_named, carry_named, in_snapshot
+from engine.wire.search_indexes import UNTOLD, Named, ask_named, carry_named, in_snapshot
 
 
 class Snapshot:
@@ -39,14 +39,14 @@ class Snapshot:
 
     def __init__(
         self,
-        ends: Ends,
-        books: Books,
-        stage: Stage,
+        ends: Endpoints,
+        books: CheckpointWriter,
+        stage: MigrationContext,
         source: ReplicaSource,
         writer: RestoreWriter,
-        tenure: Tenure,
+        tenure: TargetOwnership,
         left_out: Callable[[str], None],
-        target_watch: TargetWatch,
+        target_watch: TargetMonitor,
     ) -> None:
         self._ends = ends
         self._books = books
@@ -149,7 +149,7 @@ class Snapshot:
     async def note_names(self) -> None:
         """The names of what has to be read again. Before the position: with it they must be there,
         whoever goes on from it."""
-        names = Mender.names_of(self._timed) + Mender.names_of(self._refused, refused=True)
+        names = KeyResync.names_of(self._timed) + KeyResync.names_of(self._refused, refused=True)
         self._timed.clear()
         self._refused.clear()
         async with self._ends.admin("target") as end:

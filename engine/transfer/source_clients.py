@@ -17,7 +17,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError
-from engine.model.calls import Calls
+from engine.model.command_calls import Calls
 from engine.model.source_clients import ADDRESSES_LIMIT, ClientAddress, SourceClients
 from engine.wire.admin import Admin, Arg
 from engine.wire.dial import CLIENT_NAME

@@ -20,28 +20,28 @@ from engine.errors import (
 )
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
-from engine.model.online import OnlineMark
+from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report, Status
 from engine.model.settings import TransferSettings
 from engine.transfer.append_only import AppendOnly
-from engine.transfer.checkpoint import CheckpointStore
-from engine.transfer.checks.result import Side
-from engine.transfer.checks.rights import replica_objection
+from engine.transfer.checkpoint_store import CheckpointStore
+from engine.transfer.checks.check_result import Side
+from engine.transfer.checks.permissions import replica_objection
 from engine.transfer.copy import Compare
-from engine.transfer.gate import (
+from engine.transfer.cut_over_check import (
     Comparison,
-    Gate,
-    GateInSync,
-    GateOfFiles,
-    GateResult,
+    CutOverCheck,
+    CutOverCheckInSync,
+    CutOverCheckResult,
+    FilesCutOverCheck,
     WithoutFiles,
 )
+from engine.transfer.migration_context import MigrationContext
 from engine.transfer.offline import Offline
 from engine.transfer.online import Online
-from engine.transfer.stage import Stage
-from engine.transfer.switch import OnSwitch
-from engine.wire import detours
+from engine.transfer.switch_hook import OnSwitch
+from engine.wire import failover_addresses
 from engine.wire.admin import Admin, admin
 
 Way = Offline | Online | AppendOnly
@@ -87,7 +87,7 @@ class Transfer:
             off and then; `gate_in_sync` is not asked in this case.
         compare: which of these keys of a database differ between the ends.
         one_go: cut over without waiting for `complete`; a gate that refuses is a failure.
-        on_switch: called once the target is promoted, see `transfer.switch`.
+        on_switch: called once the target is promoted, see `transfer.switch_hook`.
         held_before: whether the target had keys before the first one of ours, None: not known. Of a
             source that is scanned; one that is followed keeps it on the target.
         credentials: by host, for servers of the source's replication that are found on the way.
@@ -102,9 +102,9 @@ class Transfer:
         checkpoints: CheckpointStore,
         on_progress: Callable[[Progress], None],
         on_event: Callable[[str], None],
-        gate: Gate,
-        gate_in_sync: GateInSync | None = None,
-        gate_of_files: GateOfFiles | None = None,
+        gate: CutOverCheck,
+        gate_in_sync: CutOverCheckInSync | None = None,
+        gate_of_files: FilesCutOverCheck | None = None,
         comparison: Comparison | None = None,
         compare: Compare = _cannot_compare,
         one_go: bool = False,
@@ -123,7 +123,7 @@ class Transfer:
         self._gate_in_sync = gate_in_sync or self._by_gate
         self._comparison = comparison
         self._compare = compare
-        self._stage = Stage(
+        self._stage = MigrationContext(
             settings,
             on_progress=on_progress,
             on_event=on_event,
@@ -177,7 +177,7 @@ class Transfer:
         """Run to the end and report; a failure of the transfer is in the report, not raised."""
         loop, stage = asyncio.get_running_loop(), self._stage
         stage.began = loop.time()
-        detours.begin()
+        failover_addresses.begin()
         self._task = asyncio.create_task(self._go())
         if self._stopping or self._forced:
             self._task.cancel()
@@ -250,7 +250,7 @@ class Transfer:
             return None
         if self._source_endpoint.aof_path is not None:
             return self._append_only()
-        return self._online() if isinstance(before.position, OnlineMark) else self._offline()
+        return self._online() if isinstance(before.position, OnlineCheckpoint) else self._offline()
 
     async def _choose(self) -> Way:
         if self._source_endpoint.aof_path is not None:
@@ -326,7 +326,7 @@ class Transfer:
             credentials=self._credentials,
         )
 
-    async def _by_gate(self, own_key: bytes) -> GateResult:
+    async def _by_gate(self, own_key: bytes) -> CutOverCheckResult:
         del own_key
         return await self._gate()
 

@@ -78,7 +78,7 @@ class Again(enum.Flag):
     APPLIED = enum.auto()
     """Each key of commands that the target has already, and that the source sends once more."""
     BY_KIND = enum.auto()
-    """What `engine.transfer.faithfulness` says of each kind of command."""
+    """What `engine.transfer.unfaithful_commands` says of each kind of command."""
 
 
 class Until(enum.Enum):

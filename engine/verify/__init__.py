@@ -7,11 +7,11 @@ files: there is one reader of those.
 from __future__ import annotations
 
 from engine.model.verification import Difference, Verification
-from engine.verify.aof import told_by_files, verify_aof
-from engine.verify.compare import differing
-from engine.verify.file import verify_file
-from engine.verify.live import LiveComparison
-from engine.verify.run import verify
+from engine.verify.aof_comparison import told_by_files, verify_aof
+from engine.verify.file_comparison import verify_file
+from engine.verify.full_comparison import verify
+from engine.verify.key_comparison import differing
+from engine.verify.live_comparison import LiveComparison
 
 __all__ = [
     "Difference",

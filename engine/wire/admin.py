@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 from engine import logs
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
+from engine.model.message_text import without_arguments
 from engine.model.server import ServerInfo, parse_info
-from engine.model.wording import without_arguments
-from engine.wire import reach, renamed
-from engine.wire.detours import leading
+from engine.wire import command_renames, reachability
+from engine.wire.failover_addresses import leading
 from engine.wire.tls import ssl_context
 
 if TYPE_CHECKING:
@@ -60,10 +60,9 @@ async def admin(
 
     `timeout`, in seconds, holds for connecting and for each reply (in a pipeline: for some replies
     together); `fault` says for errors which end of the migration this is; `straight`: the server at
-    this very address is meant, wherever a detour leads from there (`wire.detours`). Raises
-    `LinkError`, `AuthError`, `ServerError` (SELECT refused), and `UsageError` for TLS files that
-    are of no use.
-    """
+    this very address is meant, wherever a detour leads from there (`wire.failover_addresses`).
+    Raises `LinkError`, `AuthError`, `ServerError` (SELECT refused), and `UsageError` for TLS files
+    that are of no use."""
     if not straight:
         endpoint = leading(endpoint)
     side = Admin(endpoint, timeout, fault)
@@ -141,7 +140,7 @@ class Admin:
         self._timeout = timeout
         self.endpoint = endpoint
         self.fault: FaultOf = fault
-        self._names = renamed.table(endpoint.command_names)
+        self._names = command_renames.table(endpoint.command_names)
         self._connection = given or _connection(endpoint, timeout, self.name)
         # It is a replica's: what comes may be of the stream.
         self._replica = False
@@ -192,7 +191,7 @@ class Admin:
         listed = self._kept[:first] + listed
         wired = [_HERE_I_AM, *listed] if self._replica else listed
         if self._names:
-            wired = [tuple(renamed.sent(command, self._names)) for command in wired]
+            wired = [tuple(command_renames.sent(command, self._names)) for command in wired]
         packed = b"".join([pack_command(command) for command in wired])  # type: ignore[arg-type]
         replies: list[Any] = []
         try:
@@ -228,7 +227,7 @@ class Admin:
         """The command as it goes over the wire."""
         from hiredis import pack_command
 
-        packed: bytes = pack_command(tuple(renamed.sent(args, self._names)))
+        packed: bytes = pack_command(tuple(command_renames.sent(args, self._names)))
         return packed
 
     async def _pass_by(self, given: socket.socket) -> None:
@@ -402,11 +401,11 @@ class Admin:
 
     def _link_error(self, error: RedisError | TimeoutError | ConnectionError) -> LinkError:
         cause = _root(error)
-        if isinstance(cause, reach.NotAllowed):
+        if isinstance(cause, reachability.NotAllowed):
             return cause
         problem, remedy = _diagnose(error, self.endpoint, self._answered)
         found = LinkError(f"{self.name}: {problem}.", remedy=remedy, fault=self.fault)
-        return found if self._answered else reach.unreached(found, self.name)
+        return found if self._answered else reachability.unreached(found, self.name)
 
     async def _drop(self) -> None:
         from redis.exceptions import RedisError
@@ -443,7 +442,7 @@ def _connection(endpoint: Endpoint, timeout: float, name: str) -> AbstractConnec
             port=endpoint.port,
             **settings,
         )
-    connection.judge = functools.partial(reach.addresses, endpoint, name)  # type: ignore[attr-defined]
+    connection.judge = functools.partial(reachability.addresses, endpoint, name)  # type: ignore[attr-defined]
     return connection
 
 

@@ -23,8 +23,8 @@ from typing import Any, Protocol, cast
 from engine._native import NEED_DATA, ProtocolError, ReplyError, RespReader, encode_command
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
-from engine.model.wording import without_arguments
-from engine.wire import renamed
+from engine.model.message_text import without_arguments
+from engine.wire import command_renames
 
 # Bytes in the transport that the kernel has not taken; above it `writable` waits.
 WRITE_HIGH_WATER = 2 << 20
@@ -53,7 +53,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, endpoint: Endpoint, fault: FaultOf) -> None:
         self.endpoint = endpoint
         self.fault: FaultOf = fault
-        self._names = renamed.table(endpoint.command_names)
+        self._names = command_renames.table(endpoint.command_names)
         self.round_trip = 0.0
         """Seconds of the quickest PING at dialling."""
         self._loop = asyncio.get_running_loop()
@@ -204,7 +204,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def encode(self, *command: bytes | str | int) -> bytes:
         """A command's bytes, under the name that it has at this server."""
-        return encode_command(*renamed.sent(command, self._names))
+        return encode_command(*command_renames.sent(command, self._names))
 
     async def try_call(self, *command: bytes | str | int) -> Any:
         """As `call`, but None where the server answers with an error."""

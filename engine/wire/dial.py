@@ -10,9 +10,9 @@ import ssl
 from engine import logs
 from engine.errors import AuthError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
-from engine.wire import reach
+from engine.wire import reachability
 from engine.wire.connection import Connection
-from engine.wire.detours import leading
+from engine.wire.failover_addresses import leading
 from engine.wire.tls import ssl_context
 
 _log = logs.logger(__name__)
@@ -62,9 +62,9 @@ async def dial(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Connect
         # It took the connection, and did not answer as a server does.
         if connection is not None:
             connection.close()
-        if not reach.veiled():
+        if not reachability.veiled():
             raise
-        raise reach.unreached(_as_link_error(error), f"{fault} {endpoint.address}") from None
+        raise reachability.unreached(_as_link_error(error), f"{fault} {endpoint.address}") from None
     except BaseException:
         if connection is not None:
             connection.close()
@@ -76,7 +76,7 @@ async def dial(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Connect
         remedy="Check the address, the network and the TLS settings.",
         fault=fault,
     )
-    raise reach.unreached(failure, f"{fault} {endpoint.address}")
+    raise reachability.unreached(failure, f"{fault} {endpoint.address}")
 
 
 def _as_link_error(error: LinkError | ProtocolFault) -> LinkError:
@@ -95,7 +95,7 @@ async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
         made.append(Connection(endpoint, fault))
         return made[-1]
 
-    judged = await reach.addresses(endpoint, f"{fault} {endpoint.address}")
+    judged = await reachability.addresses(endpoint, f"{fault} {endpoint.address}")
     if endpoint.unix_path is not None:
         path = endpoint.unix_path if judged is None else judged[0]
         _, connection = await loop.create_unix_connection(factory, path)

@@ -28,11 +28,11 @@ from enum import Enum, auto
 
 from engine.errors import AuthError, LinkError, ProtocolFault, PsyncRefused
 from engine.model.backoff import Backoff
+from engine.model.message_text import without_arguments
 from engine.model.position import StreamPosition
 from engine.model.server import ServerInfo
-from engine.model.wording import without_arguments
 from engine.wire.connection import Connection
-from engine.wire.lines import Lines
+from engine.wire.line_mode import Lines
 
 MARK_BYTES = 40
 """Length of the mark that ends a diskless snapshot (CONFIG_RUN_ID_SIZE)."""

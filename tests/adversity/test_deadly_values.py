@@ -11,7 +11,7 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from engine.targets.suspects import REASON
+from engine.targets.crash_suspects import REASON
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.online import cut_over, following, online, soon
@@ -22,7 +22,7 @@ from tests.transfers import Run, transfer
 DEADLY = hashlib.sha512(b"deadly").digest()
 
 
-class Deadly:
+class CrashingCommands:
     """A target behind a proxy: its process ends when `DEADLY` is on its way to it."""
 
     def __init__(self, server: Server) -> None:
@@ -44,7 +44,7 @@ def test_a_value_that_ends_the_target_is_isolated_and_named(
     """After two ends with the same batch it is not sent again as it was: at the third, or the
     fourth where it was one of thousands, the value is known. All others arrive."""
     source = server_factory(known("redis-7.0"))
-    target = Deadly(server_factory(known("redis-7.0")))
+    target = CrashingCommands(server_factory(known("redis-7.0")))
     client = source.client()
     client.mset({f"key:{n}": f"value {n}" for n in range(3000)})
     more = random.Random(1).randbytes(3_000_000 if size == "in pieces" else 10)
@@ -89,7 +89,7 @@ def test_a_value_of_a_snapshot_in_a_file_is_isolated_and_named(
     if kind == "aof":
         written += command(b"RPUSH", b"deadly", b"more") + command(b"INCR", b"counter")
     path.write_bytes(written)
-    target = Deadly(server_factory(known("redis-7.0"), "--save", ""))
+    target = CrashingCommands(server_factory(known("redis-7.0"), "--save", ""))
     with target.proxy:
         run = transfer(f"{kind}:{path}", target.proxy, source_type="auto", retry_for=60.0)
     report = run.report
@@ -120,7 +120,7 @@ def test_a_command_of_a_file_that_ends_the_target_is_left_out(
         + command(b"SET", b"deadly:4", b"harmless")
     )
     options = ("--appendonly", "yes", "--appendfsync", "always") if keeps else ("--save", "")
-    target = Deadly(server_factory(known("redis-7.0"), *options))
+    target = CrashingCommands(server_factory(known("redis-7.0"), *options))
     with target.proxy:
         run = transfer(f"aof:{path}", target.proxy, source_type="auto", retry_for=60.0)
     report = run.report
@@ -139,7 +139,7 @@ def test_a_value_that_comes_with_another_full_sync_is_isolated(
 ) -> None:
     """The stream is lost in the follow phase; the value is in the snapshot that comes instead."""
     source = server_factory(known("redis-7.0"), "--repl-backlog-size", "16kb")
-    target = Deadly(server_factory(known("redis-7.0")))
+    target = CrashingCommands(server_factory(known("redis-7.0")))
     client = source.client()
     client.mset({f"key:{n}": f"value {n}" for n in range(500)})
     link = Proxy(source.host, source.port)
@@ -173,7 +173,7 @@ def test_a_command_that_ends_the_target_is_left_out(
     """A target that keeps what it has comes back with the position before the transaction."""
     source = server_factory(known("redis-7.0"))
     options = "--appendonly", "yes", "--appendfsync", "always"
-    target = Deadly(server_factory(known("redis-7.0"), *options))
+    target = CrashingCommands(server_factory(known("redis-7.0"), *options))
     client = source.client()
     client.set("first", 1)
 

@@ -19,7 +19,7 @@ from benches import datasets
 from benches.support.compare import assert_equal
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory
 from tests.transfers import Run, transfer, until

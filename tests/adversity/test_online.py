@@ -13,9 +13,9 @@ import pytest
 
 from engine.errors import StateError
 from engine.model.checkpoint import Checkpoint
-from engine.model.online import OnlineMark
+from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase
-from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.checkpoint_store import MemoryCheckpoint
 from tests.conftest import ServerFactory, known
 from tests.transfers import Run, transfer, until
 
@@ -83,7 +83,7 @@ class Slow(MemoryCheckpoint):
     """Takes its time for the save that says that the target is open."""
 
     def save(self, checkpoint: Checkpoint) -> None:
-        if isinstance(checkpoint.position, OnlineMark) and checkpoint.position.opened:
+        if isinstance(checkpoint.position, OnlineCheckpoint) and checkpoint.position.opened:
             time.sleep(3)
         super().save(checkpoint)
 

@@ -24,8 +24,8 @@ from benches.support.compare import assert_equal
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.errors import EngineError, StateError, UsageError
-from engine.fleet import bookkeeper, run
-from engine.fleet.bookkeeper import Bookkeeper, StateCheckpoint
+from engine.fleet import run, state_thread
+from engine.fleet.state_thread import StateCheckpointStore, StateThread
 from engine.front.engine import Engine
 from engine.groups import store as store_module
 from engine.groups.claimed import ClaimedTransfer, ClaimLost
@@ -68,7 +68,7 @@ def claimed(registry: Registry) -> ClaimedTransfer:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds of patience are for operators."""
     monkeypatch.setattr(store_module, "BUSY_TIMEOUT", 0.2)
-    monkeypatch.setattr(bookkeeper, "GIVE_UP", 0.6)
+    monkeypatch.setattr(state_thread, "GIVE_UP", 0.6)
 
 
 class Lock:
@@ -310,7 +310,7 @@ def test_a_long_lock(path: Path, impatient: None) -> None:
 
 def test_a_checkpoint_outlasts_a_lock(path: Path, impatient: None) -> None:
     claimed = begin(path)
-    checkpoints = StateCheckpoint(claimed)
+    checkpoints = StateCheckpointStore(claimed)
     lock = Lock(path)
     timer = threading.Timer(0.5, lock.release)
     timer.start()
@@ -339,7 +339,7 @@ class Ears:
     def __init__(self, claimed: ClaimedTransfer) -> None:
         self.requests: list[Request] = []
         self.failures: list[StateError] = []
-        self.book = Bookkeeper(
+        self.book = StateThread(
             claimed, on_request=self.requests.append, on_failure=self.failures.append
         )
 

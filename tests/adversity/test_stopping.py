@@ -15,9 +15,9 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from engine.model.online import OnlineMark
+from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase
-from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
@@ -334,7 +334,7 @@ def test_a_source_that_lost_its_data_can_be_accepted(ends: tuple[Server, Server]
     assert target.client().keys() == [b"only"]
     found = store.load()
     assert found is not None
-    assert isinstance(found.position, OnlineMark)
+    assert isinstance(found.position, OnlineCheckpoint)
     assert not found.position.loss_accepted
 
 
@@ -342,5 +342,5 @@ def accept(store: MemoryCheckpoint) -> None:
     """What `Registry.resume_migration(accept_source_loss=True)` writes."""
     found = store.load()
     assert found is not None
-    assert isinstance(found.position, OnlineMark)
+    assert isinstance(found.position, OnlineCheckpoint)
     store.save(replace(found, position=replace(found.position, loss_accepted=True)))

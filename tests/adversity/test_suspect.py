@@ -12,10 +12,10 @@ import pytest
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.model.progress import Phase
-from engine.transfer.gate import GateResult
-from engine.transfer.held import HeldDeadlines
-from engine.transfer.standing import Standing
+from engine.transfer.cut_over_check import CutOverCheckResult
+from engine.transfer.sync_monitor import SyncMonitor
 from engine.transfer.transfer import Transfer
+from engine.transfer.ttl_guard import TtlGuard
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import YEAR_MS, assert_tidy, cut_over, in_sync, online, refused, soon
@@ -70,19 +70,19 @@ def test_an_outage_after_a_refused_cut_over(
     client = source.client()
     for n in range(50):
         client.set(f"session:{n}", "alive", px=9000)
-    verdicts = [GateResult(False, "not yet")]
-    lift_all, near = HeldDeadlines._lift_all, Standing.near
+    verdicts = [CutOverCheckResult(False, "not yet")]
+    lift_all, near = TtlGuard._lift_all, SyncMonitor.near
     away = threading.Event()
 
-    async def gate(_: bytes) -> GateResult:
-        return verdicts.pop() if verdicts else GateResult(True, "")
+    async def gate(_: bytes) -> CutOverCheckResult:
+        return verdicts.pop() if verdicts else CutOverCheckResult(True, "")
 
-    async def after_the_outage(self: HeldDeadlines) -> None:
+    async def after_the_outage(self: TtlGuard) -> None:
         await asyncio.to_thread(away.wait)
         await lift_all(self)
 
     # The pass that would be quick enough comes too late.
-    monkeypatch.setattr(HeldDeadlines, "_lift_all", after_the_outage)
+    monkeypatch.setattr(TtlGuard, "_lift_all", after_the_outage)
     with Proxy(target.host, target.port) as proxy:
 
         async def steer(work: Transfer, run: Run) -> None:
@@ -93,7 +93,7 @@ def test_an_outage_after_a_refused_cut_over(
             assert released(work)
             writer = Writer(source)
             # So fast that the target is never near.
-            monkeypatch.setattr(Standing, "near", lambda *_: False)
+            monkeypatch.setattr(SyncMonitor, "near", lambda *_: False)
             proxy.refuse()
             proxy.cut_now()
             for n in range(50):
@@ -110,7 +110,7 @@ def test_an_outage_after_a_refused_cut_over(
             )
             assert not released(work)
             assert work.progress.phase is Phase.CATCH_UP
-            monkeypatch.setattr(Standing, "near", near)
+            monkeypatch.setattr(SyncMonitor, "near", near)
             await soon(lambda: len(target.client().keys("session:*")) == 50, "sessions")
             assert target.client().pttl("session:0") > 50 * YEAR_MS
             await asyncio.to_thread(writer.stop)

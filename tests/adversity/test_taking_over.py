@@ -13,14 +13,14 @@ from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.errors import LinkError, StateError
 from engine.model.checkpoint import Checkpoint
-from engine.model.online import OnlineMark, position_key
+from engine.model.online_checkpoint import OnlineCheckpoint, position_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.targets.applier import Applied, Applier
-from engine.transfer.checkpoint import MemoryCheckpoint
-from engine.transfer.claim import Claim
-from engine.transfer.opening import Opening
-from engine.transfer.repair import Mender
+from engine.transfer.checkpoint_store import MemoryCheckpoint
+from engine.transfer.key_resync import KeyResync
+from engine.transfer.promotion import Promotion
+from engine.transfer.target_claim import TargetClaim
 from engine.transfer.transfer import Transfer
 from engine.wire.psync import FullSync, PartialSync
 from tests.conftest import ServerFactory, known
@@ -58,7 +58,7 @@ def ending(source: Server, *before: Callable[[], None]) -> Steer:
 def token_of(store: MemoryCheckpoint) -> str:
     checkpoint = store.load()
     assert checkpoint is not None
-    assert isinstance(checkpoint.position, OnlineMark)
+    assert isinstance(checkpoint.position, OnlineCheckpoint)
     return checkpoint.position.token
 
 
@@ -106,7 +106,7 @@ def test_killed_again_while_it_looks_through_the_last_transaction(
     source, target = ends
     store = MemoryCheckpoint()
     seen: list[bool] = []
-    apply, keys_in = Applier.apply, Mender.keys_in
+    apply, keys_in = Applier.apply, KeyResync.keys_in
 
     async def applied_and_dead(self: Applier, *args: Any, **more: Any) -> Applied:
         result = await apply(self, *args, **more)
@@ -133,11 +133,11 @@ def test_killed_again_while_it_looks_through_the_last_transaction(
 
     online(source, target, steer, checkpoints=store)
     monkeypatch.setattr(Applier, "apply", apply)
-    monkeypatch.setattr(Mender, "keys_in", looks_and_dies)
+    monkeypatch.setattr(KeyResync, "keys_in", looks_and_dies)
     # What comes meanwhile must not hide what is in doubt.
     source.client().set("later", "x")
     online(source, target, second, checkpoints=store)
-    monkeypatch.setattr(Mender, "keys_in", keys_in)
+    monkeypatch.setattr(KeyResync, "keys_in", keys_in)
     run = online(source, target, ending(source), checkpoints=store)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
@@ -148,10 +148,10 @@ def test_the_source_goes_when_it_is_asked_for_the_keys_of_what_failed(
     ends: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = ends
-    keys_of = Mender.keys_of
+    keys_of = KeyResync.keys_of
     lost: list[bool] = []
 
-    async def lost_once(self: Mender, *args: Any) -> Any:
+    async def lost_once(self: KeyResync, *args: Any) -> Any:
         if not lost:
             lost.append(True)
             raise LinkError("the source's link is gone", fault="source")
@@ -159,7 +159,7 @@ def test_the_source_goes_when_it_is_asked_for_the_keys_of_what_failed(
 
     def spoil() -> None:
         target.client().set("list", "no list")
-        monkeypatch.setattr(Mender, "keys_of", lost_once)
+        monkeypatch.setattr(KeyResync, "keys_of", lost_once)
         source.client().rpush("list", "a", "b")
 
     run = online(source, target, ending(source, spoil))
@@ -325,14 +325,14 @@ def test_an_engine_that_sleeps_before_it_empties_the_target(
     first, second = Owned(books, owner), Owned(books, owner)
     first.take()
     slept, runs = threading.Event(), []
-    clear = Claim.clear
+    clear = TargetClaim.clear
 
-    async def sleepy(self: Claim, *args: Any) -> None:
+    async def sleepy(self: TargetClaim, *args: Any) -> None:
         if owner[-1] is first:
             first.asleep = slept
         await clear(self, *args)
 
-    monkeypatch.setattr(Claim, "clear", sleepy)
+    monkeypatch.setattr(TargetClaim, "clear", sleepy)
 
     def write() -> None:
         pipe = source.client().pipeline(transaction=False)
@@ -431,19 +431,19 @@ def test_killed_while_it_ends_by_force(
     """From then on the target may be in use: whoever comes after it has nothing to do there."""
     source, target = ends
     store = MemoryCheckpoint()
-    tidy_up = Opening.tidy_up
+    tidy_up = Promotion.tidy_up
 
-    async def killed(_: Opening) -> None:
+    async def killed(_: Promotion) -> None:
         raise LinkError("dead", fault="target")
 
     async def force(work: Transfer, run: Run) -> None:
         await following(work)
-        monkeypatch.setattr(Opening, "tidy_up", killed)
+        monkeypatch.setattr(Promotion, "tidy_up", killed)
         work.complete(force=True)
 
     run = online(source, target, force, checkpoints=store)
     assert run.report.errors[0].startswith("aborted by force, not cut over: ")
-    monkeypatch.setattr(Opening, "tidy_up", tidy_up)
+    monkeypatch.setattr(Promotion, "tidy_up", tidy_up)
     target.client().set("users", "own")
     source.client().set("users", "not theirs")
     # And the source's backlog is gone, so that whoever went on would begin anew.

@@ -13,15 +13,15 @@ import redis
 from benches.support.api import until
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from engine.fleet.gate import comparison_of, gate_of
+from engine.fleet.verification_gate import comparison_of, verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.model.replication import Replication
 from engine.model.settings import TransferSettings
 from engine.targets.applier import Applier, Unanswered
-from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.fence import PauseFence
-from engine.transfer.opening import Opening
+from engine.transfer.promotion import Promotion
 from engine.transfer.transfer import Transfer
 from engine.verify import verify
 from tests.conftest import ServerFactory, known
@@ -168,7 +168,7 @@ def test_a_scan_takes_over(ends: tuple[Server, Server], own: bool) -> None:
             work.complete()
 
         at = Endpoint.parse(source.url), Endpoint.parse(target.url)
-        gate = gate_of(*at, TransferSettings(), lambda: own)
+        gate = verification_gate_of(*at, TransferSettings(), lambda: own)
         run = online(source, target, steer, source_type="scan", take_over=True, gate=gate)
     finally:
         over.set()
@@ -276,7 +276,7 @@ def test_one_that_slept_in_its_cut_over(
     source.client().mset({f"key:{n}": n for n in range(300)})
     slept: list[Run] = []
     began: list[bool] = []
-    seal, close, promote = PauseFence.seal, PauseFence.close, Opening.promote
+    seal, close, promote = PauseFence.seal, PauseFence.close, Promotion.promote
 
     def other() -> None:
         slept.append(
@@ -299,7 +299,7 @@ def test_one_that_slept_in_its_cut_over(
             await sleep()
         return await close(self)
 
-    async def promoting(self: Opening, *args: Any, **options: Any) -> None:
+    async def promoting(self: Promotion, *args: Any, **options: Any) -> None:
         if when == "sealed":
             await sleep()
         await promote(self, *args, **options)
@@ -315,7 +315,7 @@ def test_one_that_slept_in_its_cut_over(
     monkeypatch.setattr(Applier, "promote", asking)
     monkeypatch.setattr(PauseFence, "seal", sealing)
     monkeypatch.setattr(PauseFence, "close", closing)
-    monkeypatch.setattr(Opening, "promote", promoting)
+    monkeypatch.setattr(Promotion, "promote", promoting)
 
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)

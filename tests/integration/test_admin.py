@@ -13,7 +13,7 @@ from benches.support.proxy import Proxy
 from benches.support.servers import TlsFiles, binaries, supports_tls
 from engine.errors import LinkError
 from engine.model.endpoint import Endpoint
-from engine.verify.compare import Side
+from engine.verify.key_comparison import Side
 from engine.wire.admin import admin
 from engine.wire.dial import dial
 from tests.conftest import ServerFactory

@@ -18,19 +18,19 @@ from benches.support.engines import Cli
 from benches.support.proxy import Proxy
 from benches.support.servers import START_SECONDS, Binary, Server, ServerError
 from engine._native import crc64
-from engine.cli.summary import as_text
+from engine.cli.report_summary import as_text
 from engine.errors import InvalidParameterCombinationException
-from engine.fleet.gate import FilesGate
+from engine.fleet.verification_gate import FilesVerificationGate
 from engine.front.faults import PreflightFault
 from engine.model.endpoint import Endpoint
-from engine.model.online import LEFT_KEY, POSITION_KEY
+from engine.model.online_checkpoint import LEFT_KEY, POSITION_KEY
 from engine.model.position import TargetPosition
 from engine.model.progress import Phase, Progress
 from engine.model.settings import TransferSettings
 from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
-from engine.transfer.checkpoint import MemoryCheckpoint
-from engine.transfer.gate import GateResult
+from engine.transfer.checkpoint_store import MemoryCheckpoint
+from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.preflight import preflight
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
@@ -394,13 +394,13 @@ def test_a_file_that_is_written_to_in_place_stops_it(
     assert counted(target) == expected(commands)
 
 
-class LateGate(FilesGate):
+class LateGate(FilesVerificationGate):
     """Reads the files when it is asked, and not while they are applied."""
 
     async def read(self, files: AofFiles, survey: AofSurvey) -> None:
         """Nothing yet."""
 
-    async def __call__(self, files: AofFiles, survey: AofSurvey) -> GateResult:
+    async def __call__(self, files: AofFiles, survey: AofSurvey) -> CutOverCheckResult:
         """Read them, and ask the target."""
         await super().read(files, survey)
         return await super().__call__(files, survey)
@@ -805,7 +805,7 @@ def test_what_the_file_says_is_compared(server_factory: ServerFactory, tmp_path:
             await until(lambda: run.progress[-1].can_complete)
         work.complete()
 
-    gate = FilesGate(Endpoint.parse(target.url), TransferSettings(retry_for=10))
+    gate = FilesVerificationGate(Endpoint.parse(target.url), TransferSettings(retry_for=10))
     done = transfer(f"aof:{path}", target, one_go=False, meanwhile=order, gate_of_files=gate)
     assert done.report.status == "done", done.report.errors
     for line, words in zip(

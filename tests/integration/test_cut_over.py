@@ -21,14 +21,14 @@ from benches.support.servers import Server
 from engine.errors import LinkError, StateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
-from engine.model.online import OnlineMark
+from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import ENDS, Phase
 from engine.model.settings import TransferSettings
 from engine.model.verification import AtFence, Compared
-from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.checkpoint_store import MemoryCheckpoint
+from engine.transfer.cut_over_check import CutOverCheckResult, Reach, Settle
 from engine.transfer.fence import Fence
 from engine.transfer.fence_upkeep import FenceUpkeep
-from engine.transfer.gate import GateResult, Reach, Settle
 from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison
 from tests.conftest import ServerFactory, known
@@ -156,12 +156,12 @@ def test_a_cut_over_that_takes_too_long_is_undone(ends: tuple[Server, Server]) -
 
     with Proxy(target.host, target.port) as proxy, Clicks(source) as clicks:
 
-        async def gate(own_key: bytes) -> GateResult:
+        async def gate(own_key: bytes) -> CutOverCheckResult:
             gates.append(own_key)
             if len(gates) == 1:
                 proxy.stall()
                 await asyncio.sleep(3)
-            return GateResult(True, "nothing was asked")
+            return CutOverCheckResult(True, "nothing was asked")
 
         async def steer(work: Transfer, run: Run) -> None:
             await following(work)
@@ -229,9 +229,9 @@ def test_a_cut_over_without_the_comparison(ends: tuple[Server, Server]) -> None:
     source, target = ends
     asked: list[bytes] = []
 
-    async def gate(own_key: bytes) -> GateResult:
+    async def gate(own_key: bytes) -> CutOverCheckResult:
         asked.append(own_key)
-        return GateResult(False, "1 of 9 keys differs.")
+        return CutOverCheckResult(False, "1 of 9 keys differs.")
 
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
@@ -311,9 +311,9 @@ def test_the_fence_of_a_hook(ends: tuple[Server, Server], tmp_path: Path) -> Non
         source.client(1).set("key:0", "0")
         await cut_over(work, run, source)
 
-    looks = iter((GateResult(False, "not yet"), GateResult(True, "now")))
+    looks = iter((CutOverCheckResult(False, "not yet"), CutOverCheckResult(True, "now")))
 
-    async def gate(own_key: bytes) -> GateResult:
+    async def gate(own_key: bytes) -> CutOverCheckResult:
         return next(looks)
 
     command = f"{sys.executable} -I {hook} --of me"
@@ -445,7 +445,7 @@ class _DiesBeforeTheOpening(MemoryCheckpoint):
     """An engine that ends just when it would write down that it opens the target."""
 
     def save(self, checkpoint: Checkpoint) -> None:
-        if isinstance(checkpoint.position, OnlineMark) and checkpoint.position.promoting:
+        if isinstance(checkpoint.position, OnlineCheckpoint) and checkpoint.position.promoting:
             raise StateError("died here")
         super().save(checkpoint)
 

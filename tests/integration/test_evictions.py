@@ -18,7 +18,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
-from engine.transfer import target_watch
+from engine.transfer import target_monitor
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.online import following, in_sync, online, refused
@@ -125,7 +125,7 @@ def test_evictions_are_looked_for_beside_the_comparison(
 ) -> None:
     """What the last look has not seen; without the comparison nothing else would."""
     source, target = ends
-    monkeypatch.setattr(target_watch, "LOOK_SECONDS", 1000.0)
+    monkeypatch.setattr(target_monitor, "LOOK_SECONDS", 1000.0)
 
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)

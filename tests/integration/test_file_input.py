@@ -24,7 +24,7 @@ from engine.errors import InvalidParameterValueException
 from engine.front.engine import Engine
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
-from engine.wire.loop import run
+from engine.wire.event_loop import run
 from tests.conftest import ServerFactory, known
 from tests.reference.crc import key_slot
 from tests.snapshots import snapshot

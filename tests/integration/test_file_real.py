@@ -22,9 +22,9 @@ from engine.errors import (
     InvalidParameterValueException,
     UsageError,
 )
+from engine.front.auto_cut_over import default_id
 from engine.front.engine import Engine
 from engine.front.faults import PreflightFault
-from engine.front.one_go import default_id
 from engine.model.checkpoint import Checkpoint, FileMark
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
@@ -32,9 +32,9 @@ from engine.model.position import ScanPosition
 from engine.model.report import Report
 from engine.model.server import known_types
 from engine.model.settings import TransferSettings
-from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.verify import Verification, verify_file
-from engine.wire.loop import run
+from engine.wire.event_loop import run
 from tests.conftest import ServerFactory, known
 from tests.snapshots import Saved, fill, save, snapshot
 from tests.transfers import transfer, url_of

@@ -31,7 +31,7 @@ from engine.errors import (
     UsageError,
 )
 from engine.fleet import run
-from engine.fleet.here import run_here
+from engine.fleet.inline import run_here
 from engine.front.engine import Engine
 from engine.front.faults import CompletionRefused, PreflightFault
 from engine.front.http.metrics import Metrics

@@ -10,9 +10,9 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from engine.model.online import OnlineMark, position_key
+from engine.model.online_checkpoint import OnlineCheckpoint, position_key
 from engine.model.progress import Phase
-from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
@@ -206,7 +206,7 @@ def test_an_engine_whose_successor_has_opened_the_target(ends: tuple[Server, Ser
         await following(work)
         checkpoint = store.load()
         assert checkpoint is not None
-        assert isinstance(checkpoint.position, OnlineMark)
+        assert isinstance(checkpoint.position, OnlineCheckpoint)
         opened = replace(checkpoint.position, opened=True)
         store.save(replace(checkpoint, position=opened))
         target.client().delete(position_key(opened.token))

@@ -20,8 +20,8 @@ from engine.model.position import StreamPosition
 from engine.sources.replica import BEAT
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
-from engine.wire.info import ask_info
-from engine.wire.lines import LineReader
+from engine.wire.info_command import ask_info
+from engine.wire.line_mode import LineReader
 from engine.wire.psync import FullSync, PartialSync, handshake
 from tests.conftest import ServerFactory, known
 

@@ -9,13 +9,13 @@ import pytest
 
 from benches.support.engines import Cli
 from benches.support.servers import Server
-from engine.fleet.gate import gate_of
+from engine.fleet.verification_gate import verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
-from engine.transfer.code import library_name
+from engine.transfer.functions_and_scripts import library_name
 from engine.transfer.preflight import preflight
 from engine.transfer.transfer import Transfer
-from engine.wire import besides
+from engine.wire import functions_and_indexes
 from tests.conftest import ServerFactory, known
 from tests.online import cut_over, following, in_sync, online, soon
 from tests.transfers import Run, transfer
@@ -41,7 +41,9 @@ def in_the_way(target: Server) -> None:
 
 def scanned(source: Server, target: Server, **options: object) -> Run:
     settings = TransferSettings(source_type="scan")
-    gate = gate_of(Endpoint.parse(source.url), Endpoint.parse(target.url), settings, lambda: False)
+    gate = verification_gate_of(
+        Endpoint.parse(source.url), Endpoint.parse(target.url), settings, lambda: False
+    )
     return transfer(source, target, gate=gate, **options)  # type: ignore[arg-type]
 
 
@@ -312,20 +314,22 @@ def test_the_preflight_names_what_goes_astray(
 
 def test_the_names_of_search_indexes() -> None:
     """As RediSearch tells them: a list, or a set by RESP3."""
-    assert besides.index_names([b"idx:users", b"idx"]) == {"idx:users", "idx"}
-    assert besides.index_names([]) == set()
-    held = besides.read([[], [b"one", b"two"]])
-    less = besides.read([[], [b"two"]])
-    assert besides.lacking(held, less, extra=False) == {"search index one": "missing on the target"}
-    assert besides.lacking(less, held, extra=False) == {}
+    assert functions_and_indexes.index_names([b"idx:users", b"idx"]) == {"idx:users", "idx"}
+    assert functions_and_indexes.index_names([]) == set()
+    held = functions_and_indexes.read([[], [b"one", b"two"]])
+    less = functions_and_indexes.read([[], [b"two"]])
+    assert functions_and_indexes.lacking(held, less, extra=False) == {
+        "search index one": "missing on the target"
+    }
+    assert functions_and_indexes.lacking(less, held, extra=False) == {}
 
 
 def test_search_indexes_of_a_server_without_the_module(ends: tuple[Server, Server]) -> None:
-    async def ask() -> besides.Held:
+    async def ask() -> functions_and_indexes.Held:
         from engine.wire.admin import admin
 
         async with admin(Endpoint.parse(ends[0].url)) as end:
-            return await besides.ask(end)
+            return await functions_and_indexes.ask(end)
 
     held = asyncio.run(ask())
     assert held.indexes is None

@@ -16,7 +16,7 @@ from benches.support.servers import Binary, binaries
 from engine import Endpoint, Engine
 from engine.errors import AuthError
 from engine.wire.dial import dial
-from engine.wire.loop import run
+from engine.wire.event_loop import run
 from tests.conftest import ServerFactory
 
 SECRET = "hunter2-and-more"

@@ -14,14 +14,14 @@ import pytest
 from benches.support.engines import Cli
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from engine.fleet.gate import gate_of
+from engine.fleet.verification_gate import verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
-from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.preflight import Check, preflight
 from engine.transfer.transfer import Transfer
-from engine.verify.run import verify
-from engine.wire.search import UNNAMED, UNTOLD
+from engine.verify.full_comparison import verify
+from engine.wire.search_indexes import UNNAMED, UNTOLD
 from tests.conftest import ServerFactory, known
 from tests.online import cut_over, following, in_sync, online, soon
 from tests.transfers import Run, transfer
@@ -109,7 +109,8 @@ def assert_compacts_alike(source: Server, target: Server, names: list[str]) -> N
 
 
 def assert_same(source: Server, target: Server, name: str) -> None:
-    """But for one bucket of time-weighted averages: that which was open (`transfer.series`)."""
+    """But for one bucket of time-weighted averages: that which was open
+    (`transfer.timeseries_rules`)."""
     here, there = samples(source, name), samples(target, name)
     assert [at for at, _ in here] == [at for at, _ in there], name
     differing = [pair for pair in zip(here, there, strict=True) if pair[0] != pair[1]]
@@ -620,7 +621,7 @@ def test_notes_of_queries_are_each_servers_own_in_a_file(server_factory: ServerF
     checks = asyncio.run(preflight(*ends, TransferSettings())).checks
     (found,) = [each for each in checks if each.name == "modules"]
     assert "neither carried nor compared" in found.figure
-    gate = gate_of(*ends, TransferSettings(), lambda: False)
+    gate = verification_gate_of(*ends, TransferSettings(), lambda: False)
     run = transfer(
         f"rdb:{source.folder / 'dump.rdb'}",
         target,
@@ -717,7 +718,9 @@ def assert_indexed(source: Server, target: Server) -> None:
 def scanned(source: Server, target: Server, **options: Any) -> Run:
     names = options.get("search_names", ())
     settings = TransferSettings(source_type="scan", search_names=names)
-    gate = gate_of(Endpoint.parse(source.url), Endpoint.parse(target.url), settings, lambda: False)
+    gate = verification_gate_of(
+        Endpoint.parse(source.url), Endpoint.parse(target.url), settings, lambda: False
+    )
     return transfer(source, target, gate=gate, **options)
 
 

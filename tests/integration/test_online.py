@@ -15,7 +15,7 @@ from benches.support.servers import Binary, Server, all_pairs, pair_id
 from engine.model.progress import Phase
 from engine.model.report import printable_key
 from engine.model.server import known_types
-from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
 from tests.adversity.test_follow import not_alike
 from tests.conftest import ServerFactory, known
@@ -203,8 +203,8 @@ def test_a_deadline_that_is_extended_while_the_target_is_away(
     source, target = server_of(server_factory, "redis-7.0"), server_of(server_factory, name)
     if naive:
         # Deadlines as they come, and a target that obeys them: what a plain replayer does.
-        monkeypatch.setattr("engine.transfer.held.LIFT_MS", 0)
-        monkeypatch.setattr("engine.transfer.held.has_import_mode", lambda _: False)
+        monkeypatch.setattr("engine.transfer.ttl_guard.LIFT_MS", 0)
+        monkeypatch.setattr("engine.transfer.ttl_guard.has_import_mode", lambda _: False)
     client = source.client()
     client.set("session", "is alive", ex=1)
     client.set("lasting", "x", ex=5000)

@@ -18,13 +18,13 @@ from benches.support.compare import compare
 from benches.support.servers import Binary, Server, TlsFiles, binaries, make_tls_files, supports_tls
 from engine._native import crc64
 from engine.errors import UsageError
-from engine.fleet.gate import holds_keys
+from engine.fleet.verification_gate import holds_keys
 from engine.model.check_names import CHECKS
 from engine.model.endpoint import Endpoint
-from engine.model.online import LEFT_KEY, POSITION_KEY, dirty_key
+from engine.model.online_checkpoint import LEFT_KEY, POSITION_KEY, dirty_key
 from engine.model.position import TargetPosition
 from engine.model.settings import TransferSettings
-from engine.transfer.checks.probe import judge_clocks, skew
+from engine.transfer.checks.probe_write import judge_clocks, skew
 from engine.transfer.checks.sample_keys import example
 from engine.transfer.preflight import Check, Preflight, preflight
 from engine.verify import verify

@@ -18,10 +18,10 @@ from engine.model.server import known_types
 from engine.model.settings import TransferSettings
 from engine.sources.base import Item
 from engine.sources.rdb_file import RdbFileSource
-from engine.sources.spill import Spill
+from engine.sources.value_spill import Spill
 from engine.targets.base import Acknowledged
 from engine.targets.writer import RestoreWriter
-from engine.wire.loop import run
+from engine.wire.event_loop import run
 from tests.conftest import ServerFactory
 from tests.snapshots import Read, fill, records, save, snapshot
 from tests.unit.test_rdb import key, length, text, whole

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from benches.support.servers import Server, binaries
-from engine.transfer import repair
-from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer import key_resync
+from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
@@ -272,7 +272,7 @@ def test_more_than_are_kept_track_of(
     source, target = ends
     for module in ("repair", "tally", "snapshot"):
         monkeypatch.setattr(f"engine.transfer.{module}.NAMED_KEYS_LIMIT", 3)
-    assert repair.NAMED_KEYS_LIMIT == 3
+    assert key_resync.NAMED_KEYS_LIMIT == 3
     for n in range(5):
         refuse(source, f"more:{n}")
 

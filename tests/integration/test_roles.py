@@ -20,18 +20,18 @@ from engine.errors import StateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
-from engine.model.online import OnlineMark
+from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
 from engine.model.verification import DbKey
 from engine.transfer import cut_over as cut_over_module
-from engine.transfer import roles
-from engine.transfer.checkpoint import MemoryCheckpoint
+from engine.transfer import role_monitor
+from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.fence import PauseFence, fence_of
 from engine.transfer.fence_upkeep import FenceUpkeep
-from engine.transfer.opening import Opening
-from engine.transfer.release import release
+from engine.transfer.promotion import Promotion
 from engine.transfer.transfer import Transfer
+from engine.transfer.unblock_source import release
 from engine.verify import LiveComparison
 from engine.wire.admin import admin
 from tests.conftest import ServerFactory, known
@@ -234,20 +234,20 @@ def test_a_failover_behind_the_fence(
             source.client().execute_command("SLAVEOF", promoted.host, promoted.port)
         promoted.client().set("key", 2)
 
-    seal, promote = PauseFence.seal, Opening.promote
+    seal, promote = PauseFence.seal, Promotion.promote
 
     async def sealed(self: PauseFence) -> None:
         await seal(self)
         if when != "promoting":
             await asyncio.to_thread(fail_over)
 
-    async def promoting(self: Opening, *args: Any, **options: Any) -> None:
+    async def promoting(self: Promotion, *args: Any, **options: Any) -> None:
         if when == "promoting":
             await asyncio.to_thread(fail_over)
         await promote(self, *args, **options)
 
     monkeypatch.setattr(PauseFence, "seal", sealed)
-    monkeypatch.setattr(Opening, "promote", promoting)
+    monkeypatch.setattr(Promotion, "promote", promoting)
 
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
@@ -286,9 +286,9 @@ def test_a_source_that_dies_at_the_opening_and_the_next_engine(
     source.client().set("key", 1)
     replica_of(promoted, source)
     store = MemoryCheckpoint()
-    promote = Opening.promote
+    promote = Promotion.promote
 
-    async def promoting(self: Opening, *args: Any, **options: Any) -> None:
+    async def promoting(self: Promotion, *args: Any, **options: Any) -> None:
         await asyncio.to_thread(source.kill)
         promoted.client().execute_command("REPLICAOF", "NO", "ONE")
         promoted.client().set("key", 2)
@@ -304,7 +304,7 @@ def test_a_source_that_dies_at_the_opening_and_the_next_engine(
 
     with Proxy(source.host, source.port) as name:
         with monkeypatch.context() as patch:
-            patch.setattr(Opening, "promote", promoting)
+            patch.setattr(Promotion, "promote", promoting)
             patch.setattr(cut_over_module, "_FINISH_SECONDS", 0.1)
             run = online(name, target, steer, checkpoints=store, timeout=60)
         assert run.report.status == "stopped", (run.report.errors, run.events)
@@ -487,7 +487,7 @@ def test_a_replica_that_is_promoted_at_the_fence(
         told = work._way._source  # type: ignore[union-attr]
         await soon(lambda: told.told.replicas, "the replica")
         await soon(lambda: work.progress.can_complete, "an open gate")
-        monkeypatch.setattr(roles, "_LOOK_SECONDS", 3600.0)
+        monkeypatch.setattr(role_monitor, "_LOOK_SECONDS", 3600.0)
         await asyncio.sleep(1.5)  # the look that has begun
         assert "a primary beside" in await refused(work, run)
         source.client().set("key", 1)  # it takes writes again
@@ -875,7 +875,7 @@ class _DiesBehindTheSeal(MemoryCheckpoint):
     """An engine that ends just when it would write down that the target is being opened."""
 
     def save(self, checkpoint: Checkpoint) -> None:
-        if isinstance(checkpoint.position, OnlineMark) and checkpoint.position.promoting:
+        if isinstance(checkpoint.position, OnlineCheckpoint) and checkpoint.position.promoting:
             raise StateError("died here")
         super().save(checkpoint)
 
@@ -1036,17 +1036,17 @@ def test_a_target_that_is_made_a_replica_at_the_opening(
     nothing is written to the target before it is a primary once more."""
     source, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
     source.client().set("key", 1)
-    promote = Opening.promote
+    promote = Promotion.promote
     struck: list[bytes] = []
 
-    async def promoting(self: Opening, *args: Any, **options: Any) -> None:
+    async def promoting(self: Promotion, *args: Any, **options: Any) -> None:
         if not struck:
             # At a port of nobody: it becomes a replica, and keeps its data.
             target.client().execute_command("REPLICAOF", "127.0.0.1", 1)
             struck.append(target.client().get("startmigration:position"))
         await promote(self, *args, **options)
 
-    monkeypatch.setattr(Opening, "promote", promoting)
+    monkeypatch.setattr(Promotion, "promote", promoting)
 
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)

@@ -15,7 +15,7 @@ from engine._native import CommandBatch
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.targets.applier import Applier, PositionMoved, Sent
-from engine.wire.loop import run
+from engine.wire.event_loop import run
 from tests.conftest import known
 from tests.online import soon
 from tests.reference.stream import command

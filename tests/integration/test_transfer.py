@@ -13,13 +13,13 @@ import redis
 from benches import datasets
 from benches.support.compare import assert_equal, compare
 from benches.support.servers import Binary, Server, TlsFiles, binaries, supports_tls
-from engine.fleet.gate import FilesGate, gate_of
+from engine.fleet.verification_gate import FilesVerificationGate, verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.server import known_types, parse_info
 from engine.model.settings import TransferSettings
 from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
-from engine.transfer.gate import GateResult
+from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known
 from tests.transfers import Run, transfer, until
@@ -258,12 +258,12 @@ def test_types_that_cannot_be_compared_are_counted(way: str, server_factory: Ser
     def other_vector() -> None:
         target.client().execute_command(*vector, "0", "1", "0", "two")
 
-    async def gate() -> GateResult:
+    async def gate() -> CutOverCheckResult:
         other_vector()
-        return await gate_of(*ends, settings, lambda: False)()
+        return await verification_gate_of(*ends, settings, lambda: False)()
 
-    class Late(FilesGate):
-        async def __call__(self, files: AofFiles, survey: AofSurvey) -> GateResult:
+    class Late(FilesVerificationGate):
+        async def __call__(self, files: AofFiles, survey: AofSurvey) -> CutOverCheckResult:
             other_vector()
             return await super().__call__(files, survey)
 
@@ -493,7 +493,7 @@ def test_unix_sockets(server_factory: ServerFactory) -> None:
 def test_a_checkpoint_of_another_process_is_void(server_factory: ServerFactory) -> None:
     from engine.model.checkpoint import Checkpoint
     from engine.model.position import ScanPosition
-    from engine.transfer.checkpoint import MemoryCheckpoint
+    from engine.transfer.checkpoint_store import MemoryCheckpoint
 
     source, target = server_factory(), server_factory()
     source.client().mset({f"k{i}": i for i in range(200)})

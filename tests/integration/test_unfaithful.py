@@ -16,8 +16,8 @@ import pytest
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.model.endpoint import Endpoint
-from engine.transfer.checkpoint import MemoryCheckpoint
-from engine.transfer.repair import Mender
+from engine.transfer.checkpoint_store import MemoryCheckpoint
+from engine.transfer.key_resync import KeyResync
 from engine.transfer.target_ttls import TargetTtls, Timed
 from engine.transfer.transfer import Transfer
 from engine.wire.admin import admin
@@ -26,10 +26,10 @@ from tests.converge import assert_settled
 from tests.online import cut_over, following, in_sync, online, refused, soon
 from tests.transfers import Run
 
-Ends = tuple[Server, Server]
+Endpoints = tuple[Server, Server]
 
 
-def pair(server_factory: ServerFactory, source: str, target: str, *options: str) -> Ends:
+def pair(server_factory: ServerFactory, source: str, target: str, *options: str) -> Endpoints:
     """Servers of these releases (the beginnings of their names), the source with `options`; skips
     where there are none."""
     return server_factory(known(source), *options), server_factory(known(target))
@@ -200,7 +200,7 @@ POP = "return redis.call('spop', KEYS[1])"
 POP_UNNAMED = "return redis.call('spop', 'unnamed:' .. ARGV[1])"
 
 
-def of_verbatim_scripts(server_factory: ServerFactory, source: str = "redis-6.2") -> Ends:
+def of_verbatim_scripts(server_factory: ServerFactory, source: str = "redis-6.2") -> Endpoints:
     """The source sends scripts as they are (EVAL): before 5.0 always, later if it is told to."""
     ends = pair(server_factory, source, "redis-7.0")
     if ends[0].binary.version >= (5, 0, 0):
@@ -390,7 +390,7 @@ def test_keys_that_are_read_again_all_the_time(
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
         await in_sync(work, source)
-        monkeypatch.setattr(Mender, "waiting", 1)
+        monkeypatch.setattr(KeyResync, "waiting", 1)
         why = await refused(work, run)
         assert "1 key is being read again from the source; this source cannot be read" in why
         assert "stop those writers first (--fence hook" in why

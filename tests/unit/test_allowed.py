@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from engine.errors import LinkError, ProtocolFault, UsageError
-from engine.model.allowed import VARIABLE, Rules, check, limited, plain, rules, told_all
+from engine.model.allowed_endpoints import VARIABLE, Rules, check, limited, plain, rules, told_all
 from engine.model.endpoint import Endpoint
 from engine.wire.admin import admin
 from engine.wire.dial import dial
-from engine.wire.reach import NotAllowed, addresses
+from engine.wire.reachability import NotAllowed, addresses
 
 
 def allow(texts: list[str], host: str, address: str, port: int = 6379) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine._native import CommandBatch, ProtocolError, StreamReader, early_member_deadlines
-from engine.cli import moments, transfer_options
+from engine.cli import timestamps, transfer_options
 from engine.errors import EngineError, ProtocolFault, UsageError
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
@@ -19,8 +19,8 @@ from engine.sources.aof import AofSurvey, size_in, stream_of
 from engine.sources.aof_files import AofFiles, read_manifest
 from engine.sources.aof_read import AofCommands
 from engine.sources.aof_survey import survey_aof
-from engine.transfer.replay import Counts
-from engine.wire.loop import run
+from engine.transfer.aof_replay import Counts
+from engine.wire.event_loop import run
 from tests.feeding import contents, push
 from tests.reference import aof as reference
 from tests.reference.aof import annotation
@@ -497,14 +497,14 @@ def test_what_a_file_of_commands_cannot_do():
 
 
 def test_moments():
-    assert moments.parse("1764361200") == 1764361200
-    assert moments.parse("2025-11-28T20:20:00Z") == 1764361200
-    assert moments.parse("2025-11-28T21:20:00+01:00") == 1764361200
-    assert moments.parse("2025-11-28 20:20") == 1764361200
-    assert moments.parse(moments.write(1764361200)) == 1764361200
+    assert timestamps.parse("1764361200") == 1764361200
+    assert timestamps.parse("2025-11-28T20:20:00Z") == 1764361200
+    assert timestamps.parse("2025-11-28T21:20:00+01:00") == 1764361200
+    assert timestamps.parse("2025-11-28 20:20") == 1764361200
+    assert timestamps.parse(timestamps.write(1764361200)) == 1764361200
     for wrong in ("", "yesterday", "-1", "1.5", "9" * 13):
         with pytest.raises(UsageError):
-            moments.parse(wrong)
+            timestamps.parse(wrong)
 
 
 def test_the_options_of_the_command_line():

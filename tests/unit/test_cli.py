@@ -24,19 +24,19 @@ from hypothesis import strategies as st
 from engine import errors
 from engine.cli import (
     app,
-    checks,
+    check_table,
     durations,
-    failure,
-    pages,
-    program,
-    render,
-    session,
-    shorthand,
+    error_output,
+    node_list,
+    output_format,
+    paging,
+    program_name,
+    report_summary,
     sizes,
-    summary,
     transfer_options,
+    verb_runner,
 )
-from engine.cli.display import Lines, describe
+from engine.cli.progress_display import Lines, describe
 from engine.front.faults import CompletionRefused
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase, Progress
@@ -44,7 +44,7 @@ from engine.model.report import EngineUse, NotCarried, Report, Step
 from engine.model.settings import TransferSettings
 
 Capture = pytest.CaptureFixture[str]
-OPTION = shorthand.OPTION
+OPTION = node_list.OPTION
 
 
 def run(*arguments: str) -> int:
@@ -66,7 +66,7 @@ def run(*arguments: str) -> int:
     ],
 )
 def test_values_after_one_option_get_one_each(arguments: list[str], expected: list[str]) -> None:
-    assert shorthand.spread(arguments) == expected
+    assert node_list.spread(arguments) == expected
 
 
 @pytest.mark.parametrize(
@@ -81,18 +81,18 @@ def test_values_after_one_option_get_one_each(arguments: list[str], expected: li
     ],
 )
 def test_the_shorthand_in_its_spellings(values: list[str]) -> None:
-    assert shorthand.parse(values) == [
+    assert node_list.parse(values) == [
         {"Address": "10.0.0.1", "Port": 6379},
         {"Address": "::1", "Port": 6380},
     ]
 
 
 def test_one_json_object_is_a_list_of_one() -> None:
-    assert shorthand.parse(['{"Address": "h", "Port": 1}']) == [{"Address": "h", "Port": 1}]
+    assert node_list.parse(['{"Address": "h", "Port": 1}']) == [{"Address": "h", "Port": 1}]
 
 
 def test_what_a_port_may_be_is_not_the_shorthands_business() -> None:
-    assert shorthand.parse(["Address=-,Port=-1"]) == [{"Address": "-", "Port": -1}]
+    assert node_list.parse(["Address=-,Port=-1"]) == [{"Address": "-", "Port": -1}]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_what_a_port_may_be_is_not_the_shorthands_business() -> None:
 )
 def test_bad_shorthand_is_refused_with_what_was_expected(text: str, complaint: str) -> None:
     with pytest.raises(errors.UsageError) as caught:
-        shorthand.parse([text])
+        node_list.parse([text])
     assert complaint in caught.value.message
     assert "Address=HOST,Port=PORT" in caught.value.remedy
 
@@ -145,15 +145,15 @@ def test_every_spelling_of_a_list_is_read_the_same(
 ) -> None:
     wanted = [{"Address": address, "Port": port} for address, port in nodes]
     texts = [f"Address={address}{before},{after}Port={port}" for address, port in nodes]
-    assert shorthand.parse(texts) == wanted
-    assert shorthand.parse([" ".join(texts)]) == wanted
-    assert shorthand.parse([json.dumps(wanted)]) == wanted
+    assert node_list.parse(texts) == wanted
+    assert node_list.parse([" ".join(texts)]) == wanted
+    assert node_list.parse([json.dumps(wanted)]) == wanted
 
 
 @given(st.lists(st.text(max_size=30), max_size=4))
 def test_no_text_raises_anything_but_a_usage_error(values: list[str]) -> None:
     try:
-        found = shorthand.parse(values)
+        found = node_list.parse(values)
     except errors.UsageError:
         return
     assert all(set(item) == {"Address", "Port"} for item in found)
@@ -271,15 +271,15 @@ class Broken(errors.StateError):
     ],
 )
 def test_codes_and_whose_fault(error: Exception, code: str, kind: str) -> None:
-    told = failure.error_object(error)
+    told = error_output.error_object(error)
     assert (told["Code"], told["Type"]) == (code, kind)
 
 
 def test_a_remedy_is_a_sentence_of_its_own() -> None:
-    assert failure.sentences(errors.StateError("it broke", remedy="Mend it.")) == (
+    assert error_output.sentences(errors.StateError("it broke", remedy="Mend it.")) == (
         "it broke. Mend it."
     )
-    assert failure.sentences(errors.StateError("It broke.", remedy="Mend it.")) == (
+    assert error_output.sentences(errors.StateError("It broke.", remedy="Mend it.")) == (
         "It broke. Mend it."
     )
 
@@ -288,7 +288,7 @@ def fails_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def perform(_state: str | None, _work: object) -> None:
         raise error
 
-    monkeypatch.setattr(session, "perform", perform)
+    monkeypatch.setattr(verb_runner, "perform", perform)
 
 
 DELETE = ("delete-replication-group", "--replication-group-id", "g")
@@ -331,18 +331,18 @@ def test_a_fault_with_a_reason_in_json(capsys: Capture, monkeypatch: pytest.Monk
 def test_a_bug_is_one_line_without_its_text(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(failure.DEBUG_VARIABLE, raising=False)
+    monkeypatch.delenv(error_output.DEBUG_VARIABLE, raising=False)
     fails_with(RuntimeError("redis://:hunter2@h"), monkeypatch)
     assert run(*DELETE) == 1
     shown = capsys.readouterr()
     assert shown.err.startswith("InternalError: RuntimeError in engine/cli/")
     assert shown.err.count("\n") == 1
-    assert failure.DEBUG_VARIABLE in shown.err
+    assert error_output.DEBUG_VARIABLE in shown.err
     assert "hunter2" not in shown.err
 
 
 def test_a_bugs_trace_for_who_asks(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(failure.DEBUG_VARIABLE, "1")
+    monkeypatch.setenv(error_output.DEBUG_VARIABLE, "1")
     fails_with(RuntimeError("boom"), monkeypatch)
     assert run(*DELETE) == 1
     assert "Traceback" in capsys.readouterr().err
@@ -642,7 +642,7 @@ def test_lines_come_at_each_phase_and_seldom_in_between(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("engine.cli.display.time.monotonic", lambda: now)
+    monkeypatch.setattr("engine.cli.progress_display.time.monotonic", lambda: now)
     with Lines() as lines:
         for step in range(41):
             now = 100 + step / 10
@@ -712,7 +712,7 @@ def test_a_line_tells_how_far_a_followed_source_is_ahead() -> None:
 def test_the_bar_draws_at_most_four_times_a_second(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.cli.live import Live
+    from engine.cli.progress_bar import Live
 
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
@@ -723,7 +723,7 @@ def test_the_bar_draws_at_most_four_times_a_second(
             nonlocal drawn
             drawn += 1
 
-        monkeypatch.setattr("engine.cli.live.time.monotonic", lambda: now)
+        monkeypatch.setattr("engine.cli.progress_bar.time.monotonic", lambda: now)
         monkeypatch.setattr(live._bar, "refresh", count)
         for step in range(101):
             now = 100 + step / 100
@@ -747,7 +747,7 @@ def test_a_response_as_text_and_as_json() -> None:
             "CreateTime": datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC),
         }
     }
-    text = render.as_text(response).splitlines()
+    text = output_format.as_text(response).splitlines()
     assert text[0] == "ReplicationGroup"
     assert "  ReplicationGroupId  g" in text
     assert "  ClusterEnabled      no" in text
@@ -756,7 +756,7 @@ def test_a_response_as_text_and_as_json() -> None:
     assert "        Port  1" in text
     assert "    - a" in text
     assert "  CreateTime          2024-01-02T03:04:05+00:00" in text
-    told = json.loads(render.as_json(response))
+    told = json.loads(output_format.as_json(response))
     assert told["ReplicationGroup"]["CreateTime"] == "2024-01-02T03:04:05+00:00"
 
 
@@ -766,7 +766,7 @@ def test_a_response_as_text_and_as_json() -> None:
      (999_600, "1.0 MB"), (2_500_000_000_000_000, "2,500 TB")],
 )  # fmt: skip
 def test_volumes(size: int, text: str) -> None:
-    assert render.volume(size) == text
+    assert output_format.volume(size) == text
 
 
 @pytest.mark.parametrize(
@@ -774,7 +774,7 @@ def test_volumes(size: int, text: str) -> None:
     [(0.0, "0.00 s"), (9.99, "9.99 s"), (9.999, "10.0 s"), (59.96, "1:00"), (3_725.2, "1:02:05")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert render.duration(seconds) == text
+    assert output_format.duration(seconds) == text
 
 
 def test_checks_that_did_not_pass_say_what_to_do() -> None:
@@ -782,8 +782,8 @@ def test_checks_that_did_not_pass_say_what_to_do() -> None:
         {"name": "memory", "outcome": "pass", "figure": "1 MB of 2 MB", "remedy": ""},
         {"name": "keys", "outcome": "warn", "figure": "12 keys", "remedy": "Empty it."},
     ]
-    assert checks.warnings(found) == ["warning: keys: 12 keys → Empty it."]
-    assert checks.checks_table(found).splitlines()[2:] == [
+    assert check_table.warnings(found) == ["warning: keys: 12 keys → Empty it."]
+    assert check_table.checks_table(found).splitlines()[2:] == [
         "memory  pass     1 MB of 2 MB",
         "keys    warn     12 keys",
         "warn: keys: Empty it.",
@@ -791,7 +791,7 @@ def test_checks_that_did_not_pass_say_what_to_do() -> None:
 
 
 def test_a_report_without_anything_is_two_lines_at_most() -> None:
-    assert summary.as_text(Report(status="done")).count("\n") == 0
+    assert report_summary.as_text(Report(status="done")).count("\n") == 0
 
 
 # Paging as the AWS CLI does it.
@@ -813,7 +813,7 @@ PAGES: dict[str | None, tuple[list[int], str | None]] = {
 
 
 def test_every_page_is_read() -> None:
-    answer = asyncio.run(pages.collect(ask_for(PAGES), "G"))
+    answer = asyncio.run(paging.collect(ask_for(PAGES), "G"))
     assert answer == {"G": [1, 2, 3, 4, 5, 6, 7]}
 
 
@@ -822,7 +822,7 @@ def test_token_by_token_gives_every_item_once(step: int) -> None:
     seen: list[int] = []
     token: str | None = None
     while True:
-        answer = asyncio.run(pages.collect(ask_for(PAGES), "G", max_items=step, token=token))
+        answer = asyncio.run(paging.collect(ask_for(PAGES), "G", max_items=step, token=token))
         seen += answer["G"]
         assert len(answer["G"]) <= step
         token = answer.get("NextToken")
@@ -834,7 +834,7 @@ def test_token_by_token_gives_every_item_once(step: int) -> None:
 @pytest.mark.parametrize("token", ["", "x", "e30=", "bnVsbA==", "ключ"])
 def test_a_token_of_somebody_elses(token: str) -> None:
     with pytest.raises(errors.UsageError, match="starting token"):
-        asyncio.run(pages.collect(ask_for(PAGES), "G", token=token))
+        asyncio.run(paging.collect(ask_for(PAGES), "G", token=token))
 
 
 # The process.
@@ -842,10 +842,12 @@ def test_a_token_of_somebody_elses(token: str) -> None:
 
 def test_a_command_line_can_be_pasted_into_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/startmigration"])
-    line = program.command("migrate", ("--source", Endpoint.parse("h").url), ("--match", "a b*"))
+    line = program_name.command(
+        "migrate", ("--source", Endpoint.parse("h").url), ("--match", "a b*")
+    )
     assert line == "startmigration migrate --source redis://h:6379 --match 'a b*'"
     monkeypatch.setattr(sys, "argv", ["/x/engine/__main__.py"])
-    assert program.program() == "python -m engine"
+    assert program_name.program() == "python -m engine"
 
 
 def imported_by(code: str) -> set[str]:
@@ -882,7 +884,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 def test_exit_is_typers_own() -> None:
     # `fail` must leave through Typer, or its clean-up would be skipped.
     with pytest.raises(typer.Exit) as caught:
-        session.fail(errors.LinkError("x"), "text")
+        verb_runner.fail(errors.LinkError("x"), "text")
     assert caught.value.exit_code == 1
 
 

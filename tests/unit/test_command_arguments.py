@@ -18,8 +18,8 @@ from engine._native import (
     stuck_hashes,
 )
 from engine.model.server import ServerInfo
-from engine.transfer.faithfulness import Faithfulness
-from engine.verify.aof import told_by
+from engine.transfer.unfaithful_commands import UnfaithfulCommands
+from engine.verify.aof_comparison import told_by
 from tests.reference.stream import ROWS
 
 # Their arguments are checked where they are read, whatever their number.
@@ -81,7 +81,7 @@ def look(batch: CommandBatch) -> None:
     HeldNames().add_commands(batch, members=True)
     for source in SERVERS:
         for target in SERVERS:
-            Faithfulness(source, target).doubts(batch)
+            UnfaithfulCommands(source, target).doubts(batch)
     TransactionEncoder(b"position").encode(batch, b"here", db=0)
     batch.split(batch.start_offset)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.model.server import Keyspace, ServerInfo
-from engine.verify.counts import judge
+from engine.verify.key_counts import judge
 
 
 def of(*databases: tuple[int, int, int] | tuple[int, int, int, int]) -> ServerInfo:

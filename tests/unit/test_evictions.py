@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from engine.model.checkpoint import Checkpoint
 from engine.model.evictions import Evictions
-from engine.model.online import OnlineMark
+from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.server import ServerInfo, parse_info
 
 TARGET = ServerInfo("redis", (7, 0, 0), run_id="a", maxmemory_policy="allkeys-lru")
@@ -27,7 +27,7 @@ def test_what_was_evicted_before_the_start_does_not_count() -> None:
         in found.words
     )
     # Another engine goes on from the checkpoint.
-    kept = Checkpoint(OnlineMark("t"), "a", evictions=found)
+    kept = Checkpoint(OnlineCheckpoint("t"), "a", evictions=found)
     assert Checkpoint.from_dict(kept.to_dict()) == kept
     # One that was written before there were any.
     data = kept.to_dict()

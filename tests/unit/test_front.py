@@ -36,8 +36,8 @@ from engine.errors import (
     UsageError,
 )
 from engine.fleet import local
-from engine.front import one_go, operations, resolve, validate
-from engine.front.blocking import BlockingEngine
+from engine.front import auto_cut_over, host_resolution, operations, validate
+from engine.front.blocking_engine import BlockingEngine
 from engine.front.engine import Engine
 from engine.front.faults import CompletionRefused, MigrationFailed
 from engine.groups.claimed import ClaimedTransfer
@@ -47,11 +47,11 @@ from engine.groups.states import Request, TransferStatus
 from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint, Tls
-from engine.model.online import OnlineMark
+from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
-from engine.transfer.abandon import Abandoned
+from engine.transfer.abort import Abandoned
 from tests.preflight import without_checks
 
 SECRET = "correct-horse-battery"
@@ -214,7 +214,7 @@ def test_primaries_that_are_wrong(value: object, message: str) -> None:
 )
 async def test_a_source_that_is_its_own_target(source: str, target: str) -> None:
     one, other = Endpoint.parse(source), Endpoint.parse(target)
-    found = await resolve.resolve([one, other])
+    found = await host_resolution.resolve([one, other])
     with pytest.raises(InvalidParameterValueException, match="cannot be migrated into itself"):
         validate.not_the_target([one], [Endpoint("other"), other], found)
 
@@ -230,7 +230,7 @@ async def test_a_source_that_is_its_own_target(source: str, target: str) -> None
 )
 async def test_a_source_that_is_another(source: str, target: str) -> None:
     one, other = Endpoint.parse(source), Endpoint.parse(target)
-    validate.not_the_target([one], [other], await resolve.resolve([one, other]))
+    validate.not_the_target([one], [other], await host_resolution.resolve([one, other]))
 
 
 async def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,9 +241,9 @@ async def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
         answered.set()
         return []
 
-    monkeypatch.setattr(resolve, "RESOLVE_SECONDS", 0.05)
-    monkeypatch.setattr(resolve.socket, "getaddrinfo", slow)
-    assert await resolve.resolve([Endpoint("slow")]) == {Endpoint("slow"): set()}
+    monkeypatch.setattr(host_resolution, "RESOLVE_SECONDS", 0.05)
+    monkeypatch.setattr(host_resolution.socket, "getaddrinfo", slow)
+    assert await host_resolution.resolve([Endpoint("slow")]) == {Endpoint("slow"): set()}
     assert not answered.is_set()
     released.set()
     assert await asyncio.to_thread(answered.wait, 60)
@@ -360,26 +360,28 @@ async def house(
     registry.store.close()
 
 
-House = tuple[Engine, Registry]
+ServiceContext = tuple[Engine, Registry]
 
 
-async def begun(house: House) -> ClaimedTransfer:
+async def begun(house: ServiceContext) -> ClaimedTransfer:
     face, registry = house
     await face.start_migration("G", NODES)
     return registry.claim_transfer("g", ProcessId.here())
 
 
-async def described(house: House) -> dict[str, Any]:
+async def described(house: ServiceContext) -> dict[str, Any]:
     answer = await house[0].describe_replication_groups("g")
     (group,) = answer["ReplicationGroups"]
     return dict(group)
 
 
-async def events(house: House) -> list[str]:
+async def events(house: ServiceContext) -> list[str]:
     return [each["Message"] for each in (await house[0].describe_events("g"))["Events"]]
 
 
-async def test_responses_have_the_models_shapes(house: House, model: dict[str, Any]) -> None:
+async def test_responses_have_the_models_shapes(
+    house: ServiceContext, model: dict[str, Any]
+) -> None:
     face, registry = house
     ours = frozenset({"Migration", "Checks"})
     await face.register_replication_group("unix", "unix:///s", cluster_enabled=True)
@@ -404,7 +406,7 @@ async def test_responses_have_the_models_shapes(house: House, model: dict[str, A
     assert_shape(model, "DeleteReplicationGroupResult", deleted, frozenset())
 
 
-async def test_what_a_group_says(house: House) -> None:
+async def test_what_a_group_says(house: ServiceContext) -> None:
     group = await described(house)
     assert group["ReplicationGroupId"] == "g"
     assert (group["Status"], group["Description"]) == ("available", "d")
@@ -422,7 +424,7 @@ async def test_what_a_group_says(house: House) -> None:
         assert unknown not in group
 
 
-async def test_what_a_group_runs(house: House) -> None:
+async def test_what_a_group_runs(house: ServiceContext) -> None:
     """As the registration says, until the target has told."""
     face, registry = house
     said = await face.register_replication_group("h", "10.0.0.1", engine="redis")
@@ -449,7 +451,7 @@ async def test_what_credentials_tell(state_url: str) -> None:
     face.close()
 
 
-async def test_register_twice(house: House) -> None:
+async def test_register_twice(house: ServiceContext) -> None:
     with pytest.raises(ReplicationGroupAlreadyExistsFault):
         await house[0].register_replication_group("G", TARGET)
 
@@ -468,7 +470,7 @@ CALLS: list[Callable[[Engine, str], Any]] = [
 
 @pytest.mark.parametrize("call", CALLS)
 async def test_names_that_are_unknown_or_wrong(
-    house: House, call: Callable[[Engine, str], Any]
+    house: ServiceContext, call: Callable[[Engine, str], Any]
 ) -> None:
     with pytest.raises(ReplicationGroupNotFoundFault, match="ReplicationGroup no not found"):
         await call(house[0], "No")
@@ -486,7 +488,7 @@ async def test_names_that_are_unknown_or_wrong(
     ],
 )
 async def test_while_migrating(
-    house: House, call: Callable[[Engine, str], Any], fault: type[ApiFault]
+    house: ServiceContext, call: Callable[[Engine, str], Any], fault: type[ApiFault]
 ) -> None:
     await begun(house)
     with pytest.raises(fault):
@@ -494,12 +496,14 @@ async def test_while_migrating(
 
 
 @pytest.mark.parametrize("call", [*CALLS[2:5], CALLS[7]])
-async def test_while_not_migrating(house: House, call: Callable[[Engine, str], Any]) -> None:
+async def test_while_not_migrating(
+    house: ServiceContext, call: Callable[[Engine, str], Any]
+) -> None:
     with pytest.raises(ReplicationGroupNotUnderMigrationFault):
         await call(house[0], "g")
 
 
-async def test_validation_comes_before_the_state(house: House) -> None:
+async def test_validation_comes_before_the_state(house: ServiceContext) -> None:
     await begun(house)
     with pytest.raises(InvalidParameterValueException, match="at least one"):
         await house[0].start_migration("g", [])
@@ -507,7 +511,7 @@ async def test_validation_comes_before_the_state(house: House) -> None:
         await house[0].start_migration("g", [{"Address": "TARGET.invalid", "Port": 6379}])
 
 
-async def test_start_returns_at_once(house: House) -> None:
+async def test_start_returns_at_once(house: ServiceContext) -> None:
     answer = await house[0].start_migration("g", NODES, settings=TransferSettings(match="a*"))
     group = answer["ReplicationGroup"]
     assert (group["Status"], group["NodeGroups"][0]["Status"]) == ("migrating", "migrating")
@@ -547,7 +551,7 @@ async def test_start_returns_at_once(house: House) -> None:
 
 
 async def test_a_worker_that_cannot_be_started(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    house: ServiceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> int:
         raise EngineError("no worker process could be started: No space")
@@ -561,7 +565,7 @@ async def test_a_worker_that_cannot_be_started(
     )
 
 
-async def test_complete_is_refused_until_copied(house: House) -> None:
+async def test_complete_is_refused_until_copied(house: ServiceContext) -> None:
     face, _ = house
     claimed = await begun(house)
     claimed.beat(Progress(phase=Phase.SNAPSHOT, keys=3, total_keys=9))
@@ -596,7 +600,7 @@ FOLLOWING = Progress(
 )
 
 
-async def test_what_a_followed_source_says(house: House) -> None:
+async def test_what_a_followed_source_says(house: ServiceContext) -> None:
     face, _ = house
     await face.start_migration("g", NODES, settings=TransferSettings(source_type="auto"))
     assert (await described(house))["Migration"]["SourceType"] == "auto"
@@ -620,7 +624,7 @@ async def test_what_a_followed_source_says(house: House) -> None:
     }
 
 
-async def test_complete_is_refused_until_in_sync(house: House) -> None:
+async def test_complete_is_refused_until_in_sync(house: ServiceContext) -> None:
     face, _ = house
     claimed = await begun(house)
     claimed.beat(FOLLOWING)
@@ -640,7 +644,7 @@ async def test_complete_is_refused_until_in_sync(house: House) -> None:
     assert claimed.read_request() is Request.COMPLETE
 
 
-async def test_the_end_by_force_of_a_followed_source(house: House) -> None:
+async def test_the_end_by_force_of_a_followed_source(house: ServiceContext) -> None:
     face, registry = house
     await face.start_migration("g", NODES)
     with registry.store.write() as connection:
@@ -665,7 +669,7 @@ async def test_the_end_by_force_of_a_followed_source(house: House) -> None:
     ],
 )
 async def test_force_says_whether_the_target_is_open(
-    house: House, monkeypatch: pytest.MonkeyPatch, members: dict[str, Any], words: str
+    house: ServiceContext, monkeypatch: pytest.MonkeyPatch, members: dict[str, Any], words: str
 ) -> None:
     async def nothing_left(*_: object) -> Abandoned:
         return Abandoned([])
@@ -679,12 +683,12 @@ async def test_force_says_whether_the_target_is_open(
         )
     claimed = registry.claim_transfer("g", DEAD)
     claimed.beat(FOLLOWING)
-    claimed.save_checkpoint(Checkpoint(OnlineMark("t", begun=True, **members), "a"))
+    claimed.save_checkpoint(Checkpoint(OnlineCheckpoint("t", begun=True, **members), "a"))
     await face.complete_migration("g", force=True)
     assert (await events(house))[-1].startswith(words)
 
 
-async def test_complete(house: House) -> None:
+async def test_complete(house: ServiceContext) -> None:
     face, _ = house
     claimed = await begun(house)
     claimed.beat(Progress(phase=Phase.COPIED, can_complete=True, reason="copied"))
@@ -701,7 +705,7 @@ async def test_complete(house: House) -> None:
     assert (await described(house))["Migration"]["Reason"] == "copied"
 
 
-async def test_a_cut_over_without_the_comparison(house: House) -> None:
+async def test_a_cut_over_without_the_comparison(house: ServiceContext) -> None:
     face, _ = house
     claimed = await begun(house)
     # It leaves out the comparison alone: what is not in sync is refused as ever.
@@ -715,14 +719,14 @@ async def test_a_cut_over_without_the_comparison(house: House) -> None:
     assert (await events(house))[-1] == "completion without the comparison requested"
 
 
-async def test_force_with_a_worker(house: House) -> None:
+async def test_force_with_a_worker(house: ServiceContext) -> None:
     claimed = await begun(house)
     await house[0].complete_migration("g", force=True)
     assert claimed.read_request() is Request.FORCE
     assert (await described(house))["Status"] == "migrating"
 
 
-async def test_a_dead_worker(house: House) -> None:
+async def test_a_dead_worker(house: ServiceContext) -> None:
     face, registry = house
     await face.start_migration("g", NODES)
     with registry.store.write() as connection:
@@ -761,7 +765,7 @@ async def test_a_dead_worker(house: House) -> None:
     assert report.status == "stopped"
 
 
-async def test_a_dead_worker_is_replaced(house: House) -> None:
+async def test_a_dead_worker_is_replaced(house: ServiceContext) -> None:
     face, registry = house
     await face.start_migration("g", NODES)
     with registry.store.write() as connection:
@@ -774,7 +778,7 @@ async def test_a_dead_worker_is_replaced(house: House) -> None:
         await face.resume_migration("g")
 
 
-async def test_wait(house: House) -> None:
+async def test_wait(house: ServiceContext) -> None:
     face, _ = house
     claimed = await begun(house)
     seen: list[Progress] = []
@@ -800,14 +804,16 @@ async def test_wait(house: House) -> None:
         ("it is full. Give it more memory.", "it is full. Give it more memory. Then resume with "),
     ],
 )
-async def test_the_reason_of_one_that_has_stopped(house: House, why: str, told: str) -> None:
+async def test_the_reason_of_one_that_has_stopped(
+    house: ServiceContext, why: str, told: str
+) -> None:
     claimed = await begun(house)
     report = Report("stopped", errors=(why,))
     claimed.finish(TransferStatus.STOPPED, report, Progress(phase=Phase.STOPPED), "stopped")
     assert (await described(house))["Migration"]["Reason"].startswith(f"stopped: {told}")
 
 
-async def test_wait_for_one_that_ends_badly(house: House) -> None:
+async def test_wait_for_one_that_ends_badly(house: ServiceContext) -> None:
     face, _ = house
     claimed = await begun(house)
     stopped = Progress(phase=Phase.STOPPED)
@@ -824,7 +830,7 @@ async def test_wait_for_one_that_ends_badly(house: House) -> None:
     assert caught.value.report == report
 
 
-async def test_pages(house: House) -> None:
+async def test_pages(house: ServiceContext) -> None:
     face, _ = house
     for number in range(44):
         await face.register_replication_group(f"h{number:02}", TARGET)
@@ -870,14 +876,14 @@ async def test_no_password_in_the_state(state_url: str, monkeypatch: pytest.Monk
 
 
 def test_the_default_name() -> None:
-    name = one_go.default_id(Endpoint("H", password=SECRET))
-    assert name == one_go.default_id(Endpoint("h", username="u"))
-    assert name != one_go.default_id(Endpoint("h", 6380))
+    name = auto_cut_over.default_id(Endpoint("H", password=SECRET))
+    assert name == auto_cut_over.default_id(Endpoint("h", username="u"))
+    assert name != auto_cut_over.default_id(Endpoint("h", 6380))
     assert validate.identifier(name) == name
     assert len(name) == len("migrate-") + 12
 
 
-async def test_one_go_meets_another(house: House) -> None:
+async def test_one_go_meets_another(house: ServiceContext) -> None:
     face, registry = house
     source, target = Endpoint("192.0.2.1"), Endpoint.parse(TARGET)
     with pytest.raises(InvalidParameterValueException, match=r"g is target\.invalid:6379, not"):

@@ -43,7 +43,7 @@ from engine.groups.states import (
 from engine.groups.store import STATE_VARIABLE, Store
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
-from engine.model.online import OnlineMark
+from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.position import ScanPosition
 from engine.model.progress import Phase, Progress
 from engine.model.report import NotCarried, Report, Step
@@ -373,7 +373,7 @@ def test_a_stopped_run_is_resumed(registry: Registry, migrating: TransferRecord)
 def test_a_resume_with_other_settings(registry: Registry, migrating: TransferRecord) -> None:
     """And with a loss that is accepted: the checkpoint says so to the next worker."""
     claimed = registry.claim_transfer("g", HERE)
-    mark = OnlineMark("token", begun=True, full_syncs=1)
+    mark = OnlineCheckpoint("token", begun=True, full_syncs=1)
     claimed.save_checkpoint(Checkpoint(mark, "target"))
     claimed.finish(TransferStatus.STOPPED, Report("stopped"), Progress(), "stopped")
     before = migrating.settings

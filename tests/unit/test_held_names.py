@@ -8,7 +8,7 @@ import time
 import pytest
 
 from engine._native import HeldNames, StreamReader, encode_command
-from engine.transfer.deadlines import LIFT_MS
+from engine.transfer.extended_ttls import LIFT_MS
 
 YEAR_MS = 365 * 86_400_000
 

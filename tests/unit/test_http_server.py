@@ -18,10 +18,10 @@ import pytest
 
 from benches.support.servers import TlsFiles
 from engine.front.engine import Engine
-from engine.front.http import feed, limits, quiet, server
+from engine.front.http import client_limits, feed, log_throttle, server
 from engine.front.http.app import Api
-from engine.front.http.door import Door
-from engine.front.http.gate import Gate
+from engine.front.http.authentication import Authenticator
+from engine.front.http.tls_listener import TlsListener
 from engine.model.credentials import Credentials
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
@@ -33,13 +33,13 @@ async def port(state_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     """A server that has little patience."""
     monkeypatch.setattr(server, "HEAD_SECONDS", 1.0)
     monkeypatch.setattr(server, "STALL_SECONDS", 0.3)
-    monkeypatch.setattr(limits, "CONNECTIONS_MOST", 3)
+    monkeypatch.setattr(client_limits, "CONNECTIONS_MOST", 3)
     monkeypatch.setattr(server, "GRACE_SECONDS", 0.5)
-    monkeypatch.setattr(limits, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(client_limits, "BODY_SECONDS", 0.3)
     monkeypatch.setattr(feed, "CLIENTS_MOST", 1)
     monkeypatch.setattr(feed, "KEEP_ALIVE_SECONDS", 0.1)
     engine = Engine(state_url, credentials=Credentials())
-    api = Api(engine, Gate(None))
+    api = Api(engine, Authenticator(None))
     sockets = server._bind([("127.0.0.1", 0)])
     number: int = sockets[0].getsockname()[1]
     served = server._Server(server._config(api, None), api)
@@ -125,7 +125,7 @@ async def test_more_connections_than_there_may_be(port: int) -> None:
 async def test_one_client_does_not_shut_the_others_out(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "CONNECTIONS_OF_ONE", 2)
+    monkeypatch.setattr(client_limits, "CONNECTIONS_OF_ONE", 2)
     async with link(port), link(port), link(port) as (refused, _):
         assert await ended(refused) == (b"", pytest.approx(0, abs=0.8))
         async with link(port, "127.0.0.2") as (reader, writer):
@@ -138,10 +138,10 @@ async def test_several_clients_do_not_shut_the_others_out(
     port: int, monkeypatch: pytest.MonkeyPatch, part: bytes
 ) -> None:
     """Who has not sent a whole request gives way: of the address that has most, the first."""
-    for module, name in ((server, "HEAD_SECONDS"), (limits, "BODY_SECONDS")):
+    for module, name in ((server, "HEAD_SECONDS"), (client_limits, "BODY_SECONDS")):
         monkeypatch.setattr(module, name, 600.0)
-    monkeypatch.setattr(limits, "CONNECTIONS_MOST", 5)
-    monkeypatch.setattr(limits, "CONNECTIONS_OF_ONE", 3)
+    monkeypatch.setattr(client_limits, "CONNECTIONS_MOST", 5)
+    monkeypatch.setattr(client_limits, "CONNECTIONS_OF_ONE", 3)
     async with contextlib.AsyncExitStack() as stack:
 
         async def opened(own: str) -> asyncio.StreamReader:
@@ -183,7 +183,7 @@ async def test_who_is_being_answered_does_not_give_way(
 async def test_who_does_not_shake_hands_gives_way(
     monkeypatch: pytest.MonkeyPatch, tls_files: TlsFiles
 ) -> None:
-    monkeypatch.setattr(limits, "CONNECTIONS_MOST", 3)
+    monkeypatch.setattr(client_limits, "CONNECTIONS_MOST", 3)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(tls_files.cert, tls_files.key)
     trusted = ssl.create_default_context(cafile=str(tls_files.ca))
@@ -197,7 +197,7 @@ async def test_who_does_not_shake_hands_gives_way(
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        door = Door(listening, context, make, list)
+        door = TlsListener(listening, context, make, list)
         async with contextlib.AsyncExitStack() as stack:
             own = ("127.0.0.1", "127.0.0.2", "127.0.0.2")
             links = [await stack.enter_async_context(link(port, each)) for each in own]
@@ -234,12 +234,12 @@ class Waiting:
 
 
 def test_which_connection_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "CONNECTIONS_MOST", 5)
-    monkeypatch.setattr(limits, "CONNECTIONS_OF_ONE", 3)
+    monkeypatch.setattr(client_limits, "CONNECTIONS_MOST", 5)
+    monkeypatch.setattr(client_limits, "CONNECTIONS_OF_ONE", 3)
 
     def gone(client: str, *guests: Waiting) -> list[int] | None:
         """Which gave way; None: the client was not let in."""
-        if not limits.admit(client, guests):
+        if not client_limits.admit(client, guests):
             assert not any(each.leaving for each in guests)
             return None
         return [n for n, each in enumerate(guests) if each.leaving]
@@ -263,15 +263,15 @@ def test_which_connection_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
     # 5. Who has given way already counts no more, and gives way once.
     left = Waiting(a)
     left.give_way()
-    assert limits.admit(c, [left, *(Waiting(b) for _ in range(4))])
+    assert client_limits.admit(c, [left, *(Waiting(b) for _ in range(4))])
 
 
 def test_which_connections_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "CONNECTIONS_OF_ONE", 1)
-    assert limits.room_for("192.0.2.1", ["192.0.2.2", "2001:db8::1"])
-    assert not limits.room_for("192.0.2.1", ["::ffff:192.0.2.1"])
-    assert not limits.room_for("2001:db8::1", ["2001:db8::ffff:2"])
-    assert limits.room_for("2001:db8::1", ["2001:db8:0:1::1"])
+    monkeypatch.setattr(client_limits, "CONNECTIONS_OF_ONE", 1)
+    assert client_limits.room_for("192.0.2.1", ["192.0.2.2", "2001:db8::1"])
+    assert not client_limits.room_for("192.0.2.1", ["::ffff:192.0.2.1"])
+    assert not client_limits.room_for("2001:db8::1", ["2001:db8::ffff:2"])
+    assert client_limits.room_for("2001:db8::1", ["2001:db8:0:1::1"])
 
 
 @pytest.mark.parametrize("last", [b"", b"nonsense\r\n\r\n"])
@@ -320,7 +320,7 @@ async def test_what_follows_an_answer_given_early(
 async def test_a_request_that_is_not_complete_at_the_end(
     port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "BODY_SECONDS", 30)
+    monkeypatch.setattr(client_limits, "BODY_SECONDS", 30)
     with caplog.at_level(logging.INFO):
         async with link(port) as (reader, writer):
             writer.write(POST + b"Action=")
@@ -368,14 +368,14 @@ async def test_the_log_of_refusals_that_anybody_can_cause_is_bounded(
                 await reader.readuntil(b"</ErrorResponse>")
 
     now = time.monotonic()
-    monkeypatch.setattr(quiet, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(log_throttle, "time", SimpleNamespace(monotonic=lambda: now))
     with caplog.at_level(logging.INFO, "engine.front.http.app"):
         await ask(100)
-        assert len(caplog.records) == quiet.LINES
+        assert len(caplog.records) == log_throttle.LINES
         assert {code_of(each) for each in caplog.records} == {"MalformedQueryString"}
-        now += quiet.SECONDS
+        now += log_throttle.SECONDS
         caplog.clear()
         await ask(1)
     first, second = caplog.records
-    assert first.message.startswith(f"{100 - quiet.LINES} refusals")
+    assert first.message.startswith(f"{100 - log_throttle.LINES} refusals")
     assert code_of(second) == "MalformedQueryString"

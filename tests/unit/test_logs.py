@@ -421,9 +421,9 @@ _WRITER = """
 import os, sys
 from pathlib import Path
 from engine import logs
-from engine.fleet import log_file
-log_file.FILE_BYTES = 2000
-log_file.begin(Path(sys.argv[1]))
+from engine.fleet import worker_log_file
+worker_log_file.FILE_BYTES = 2000
+worker_log_file.begin(Path(sys.argv[1]))
 log = logs.logger("engine.x")
 for n in range(int(sys.argv[2])):
     log.info("line %d", n)
@@ -457,9 +457,9 @@ def test_a_log_that_another_process_has_put_aside_is_followed(tmp_path: Path) ->
 import os, sys
 from pathlib import Path
 from engine import logs
-from engine.fleet import log_file
+from engine.fleet import worker_log_file
 path = Path(sys.argv[1])
-log_file.begin(path)
+worker_log_file.begin(path)
 log = logs.logger("engine.x")
 log.info("before")
 path.rename(path.with_suffix(".1"))
@@ -478,9 +478,9 @@ def test_a_log_that_cannot_be_opened_again_raises_nothing(tmp_path: Path) -> Non
 import sys
 from pathlib import Path
 from engine import logs
-from engine.fleet import log_file
+from engine.fleet import worker_log_file
 path = Path(sys.argv[1])
-log_file.begin(path)
+worker_log_file.begin(path)
 log = logs.logger("engine.x")
 path.rename(path.with_suffix(".1"))
 path.mkdir()

@@ -13,12 +13,12 @@ from engine.errors import UsageError
 from engine.model.backoff import Backoff
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint, Tls
+from engine.model.message_text import tidied
 from engine.model.position import ScanPosition, StreamPosition
 from engine.model.progress import Phase, Progress
 from engine.model.report import EngineUse, NotCarried, Report, Step, printable_key
 from engine.model.settings import TransferSettings
-from engine.model.wording import tidied
-from engine.wire import renamed
+from engine.wire import command_renames
 
 
 @pytest.mark.parametrize(
@@ -339,13 +339,13 @@ def test_names_that_make_no_sense(entries: tuple[str, ...]) -> None:
 
 
 def test_commands_as_a_server_knows_them() -> None:
-    names = renamed.table((("CONFIG", "XYZ"),))
-    assert renamed.sent(("config", "GET", "a"), names) == (b"XYZ", "GET", "a")
-    assert renamed.sent((b"CONFIG",), names) == (b"XYZ",)
-    assert renamed.sent(("GET", "config"), names) == ("GET", "config")
+    names = command_renames.table((("CONFIG", "XYZ"),))
+    assert command_renames.sent(("config", "GET", "a"), names) == (b"XYZ", "GET", "a")
+    assert command_renames.sent((b"CONFIG",), names) == (b"XYZ",)
+    assert command_renames.sent(("GET", "config"), names) == ("GET", "config")
     asked = ("ACL", "DRYRUN", b"joe", "CONFIG", "GET", "a")
-    assert renamed.sent(asked, names) == ("ACL", "DRYRUN", b"joe", b"XYZ", "GET", "a")
-    assert renamed.sent(("CONFIG",), {}) == ("CONFIG",)
+    assert command_renames.sent(asked, names) == ("ACL", "DRYRUN", b"joe", b"XYZ", "GET", "a")
+    assert command_renames.sent(("CONFIG",), {}) == ("CONFIG",)
 
 
 @pytest.mark.parametrize(

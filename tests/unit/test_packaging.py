@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.cli import app, manual
+from engine.cli import app, manual_page
 from engine.front.http.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,10 +39,10 @@ def test_the_sdist_has_every_file(tmp_path: Path) -> None:
 
 
 def test_the_manual_page_is_that_of_the_verbs() -> None:
-    """Else: python -m engine.cli.manual > docs/startmigration.1"""
-    assert (ROOT / "docs" / "startmigration.1").read_text() == manual.page()
+    """Else: python -m engine.cli.manual_page > docs/startmigration.1"""
+    assert (ROOT / "docs" / "startmigration.1").read_text() == manual_page.page()
     for verb in app.VERBS:
-        assert f".SS {verb}".replace("-", "\\-") in manual.page()
+        assert f".SS {verb}".replace("-", "\\-") in manual_page.page()
 
 
 def test_the_dashboard_asks_for_metrics_that_are_there() -> None:

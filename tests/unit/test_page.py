@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from benches.support.api import Answer, ask
-from engine.front import clients, shapes
+from engine.front import client_disconnection, response_shapes
 from engine.front.engine import Engine
 from engine.front.http.app import Api
-from engine.front.http.gate import Gate
-from engine.front.http.history import GROUPS_MOST, ROWS_MOST, SAMPLE_SECONDS, History
+from engine.front.http.authentication import Authenticator
 from engine.front.http.metrics import Metrics
-from engine.front.watched import details, gates
+from engine.front.http.metrics_history import GROUPS_MOST, ROWS_MOST, SAMPLE_SECONDS, History
+from engine.front.migration_details import details, gates
 from engine.groups.process import ProcessId
 from engine.groups.records import GroupRecord, TransferRecord
 from engine.groups.states import Request, TransferStatus
@@ -38,7 +38,7 @@ FILES = {each.name: each for each in (resources.files("engine.front") / "page").
 def api(state_url: str) -> Iterator[Api]:
     """The application, on a state of its own, without authentication."""
     engine = Engine(state_url, credentials=Credentials())
-    yield Api(engine, Gate(None))
+    yield Api(engine, Authenticator(None))
     engine.close()
 
 
@@ -206,11 +206,11 @@ def test_gates(phase: Phase, progress: dict[str, Any], expected: list[bool | Non
 
 def test_what_is_known_while_no_process_works_on_it() -> None:
     stopped = transfer(Phase.STOPPED, held=False, **HEARD, lag_bytes=0, lag_seconds=0.0, keys=9)
-    shape = shapes.migration(stopped)
+    shape = response_shapes.migration(stopped)
     unknown = "LagBytes", "LagSeconds", "SourceLink", "SourceHeardSeconds", "TargetHeardSeconds"
     assert [shape[name] for name in unknown] == [None] * 5
     assert shape["Keys"] == 9
-    done = shapes.migration(replace(stopped, status=TransferStatus.DONE))
+    done = response_shapes.migration(replace(stopped, status=TransferStatus.DONE))
     assert [done[name] for name in unknown] == [0, 0.0, None, None, None]
 
 
@@ -228,7 +228,7 @@ def test_clients_of_a_source_that_is_not_looked_at(
         now + 60, connected=1, looked_at=now - age, lets_scripts=True, scripts=3, ended=ended
     )
     found = replace(found, writes=3)
-    told = clients.shape(found, "g")
+    told = client_disconnection.shape(found, "g")
     assert told["Scripts"] == told["Writes"] == scripts
     assert told["Connected"] == connected
     page = Metrics().page([], {}, {"g": found}, {}).decode()

@@ -12,7 +12,7 @@ from engine._native import NEED_DATA, ProtocolError
 from engine.errors import ProtocolFault
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.server import ServerInfo
-from engine.wire.lines import LINE_BYTES, LineReader
+from engine.wire.line_mode import LINE_BYTES, LineReader
 from engine.wire.psync import SENT, TABLE, Line, State, classify
 
 MARK = b"0123456789abcdef0123456789abcdef01234567"

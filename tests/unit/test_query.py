@@ -27,12 +27,12 @@ from engine import errors, fleet
 from engine.errors import ApiFault
 from engine.fleet import local
 from engine.front.engine import Engine
-from engine.front.http import actions, common_errors, limits, query, recent, xml
+from engine.front.http import actions, answer_cache, client_limits, common_errors, query, xml
 from engine.front.http.app import Api
-from engine.front.http.gate import Gate
-from engine.front.http.model import API_VERSION, model
+from engine.front.http.authentication import Authenticator
+from engine.front.http.service_model import API_VERSION, model
 from engine.model.credentials import Credentials
-from engine.transfer.checks.result import Preflight
+from engine.transfer.checks.check_result import Preflight
 
 SERVICE = ServiceModel(Loader().load_service_model("elasticache", "service-2"))
 FORM = ("content-type", "application/x-www-form-urlencoded; charset=utf-8")
@@ -50,7 +50,7 @@ DOCUMENTED = {
 def api(state_url: str) -> Iterator[Api]:
     """The application, on a state of its own, without authentication."""
     engine = Engine(state_url, credentials=Credentials())
-    yield Api(engine, Gate(None))
+    yield Api(engine, Authenticator(None))
     engine.close()
 
 
@@ -328,7 +328,7 @@ async def test_what_is_too_long_is_refused_before_it_is_read(api: Api) -> None:
     for length in (f"{10 << 20}", f"{1 << 70}"):
         answer = await ask(api.app, b"", headers=[*HERE, ("content-length", length)])
         assert answer.code == "ValidationError"
-    body = b"a=" + b"b" * limits.BODY_MOST
+    body = b"a=" + b"b" * client_limits.BODY_MOST
     answer = await ask(api.app, body, headers=HERE, pieces=64)
     assert answer.code == "ValidationError"
     answer = await ask(api.app, b"", method="GET", query=body, headers=HERE)
@@ -336,14 +336,14 @@ async def test_what_is_too_long_is_refused_before_it_is_read(api: Api) -> None:
 
 
 async def test_a_body_that_does_not_come(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(client_limits, "BODY_SECONDS", 0.05)
 
     async def never() -> dict[str, Any]:
         await asyncio.sleep(10)
         raise AssertionError
 
     with pytest.raises(common_errors.ValidationError, match="was not there after"):
-        await limits.read_body(never, HERE)
+        await client_limits.read_body(never, HERE)
 
 
 async def test_a_description_goes_round(api: Api) -> None:
@@ -523,7 +523,7 @@ async def test_what_happened_inside_is_not_told(
 
 async def test_a_state_that_is_gone(tmp_path: Path) -> None:
     engine = Engine(f"sqlite:///{tmp_path}", credentials=Credentials())
-    api = Api(engine, Gate(None))
+    api = Api(engine, Authenticator(None))
     answer = await call(api, "DescribeEvents")
     assert (answer.status, answer.code) == (503, "ServiceUnavailable")
     assert str(tmp_path).encode() not in answer.body
@@ -532,7 +532,7 @@ async def test_a_state_that_is_gone(tmp_path: Path) -> None:
 
 async def test_what_many_ask_at_once_is_looked_up_once() -> None:
     looked: list[int] = []
-    known = recent.Recent()
+    known = answer_cache.AnswerCache()
 
     async def look() -> dict[str, Any]:
         looked.append(1)
@@ -552,15 +552,15 @@ async def test_what_many_ask_at_once_is_looked_up_once() -> None:
     for _ in range(2):
         with pytest.raises(errors.StateError):
             await known.get("a", look)
-    await asyncio.sleep(recent.AGE_SECONDS)
+    await asyncio.sleep(answer_cache.AGE_SECONDS)
     assert await known.get("a", look) == {"n": 4}
 
 
 async def test_answers_that_nobody_asks_for_again_are_not_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recent, "AGE_SECONDS", 0.01)
-    known = recent.Recent()
+    monkeypatch.setattr(answer_cache, "AGE_SECONDS", 0.01)
+    known = answer_cache.AnswerCache()
 
     async def look() -> dict[str, Any]:
         answer.append(Answered())
@@ -626,7 +626,7 @@ async def test_a_start_that_takes_long_stands_in_nobodys_way(
     monkeypatch.setattr(fleet, "preflight", preflight)
     monkeypatch.setattr(local, "launch", lambda *_, **__: os.getpid())
     created = {"ReplicationGroupDescription": "d", "PrimaryClusterId": "a.invalid"}
-    names = [f"g{n}" for n in range(limits.CHANGES_AT_ONCE + limits.SLOW_AT_ONCE)]
+    names = [f"g{n}" for n in range(client_limits.CHANGES_AT_ONCE + client_limits.SLOW_AT_ONCE)]
     for name in names:
         assert (
             await call(api, "CreateReplicationGroup", ReplicationGroupId=name, **created)
@@ -709,5 +709,5 @@ def fuzzed(state_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
         quiet = actions.Action(action.role, nothing, action.honoured, action.only)
         monkeypatch.setitem(actions.ACTIONS, name, quiet)
     engine = Engine(state_url, credentials=Credentials())
-    yield Api(engine, Gate(None))
+    yield Api(engine, Authenticator(None))
     engine.close()

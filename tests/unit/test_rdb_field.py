@@ -22,7 +22,7 @@ from engine.model.server import Flavour, known_types
 from engine.model.settings import TransferSettings
 from engine.sources import rdb_file
 from engine.sources.rdb_file import RdbFileSource, Survey, survey
-from engine.transfer.checks.types import type_name
+from engine.transfer.checks.value_encodings import type_name
 from tests.conftest import ServerFactory
 from tests.reference.crc import key_slot
 from tests.snapshots import feed, records

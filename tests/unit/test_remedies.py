@@ -13,15 +13,15 @@ import pytest
 import typer
 
 from engine.cli.app import app
-from engine.model.command_names import read
 from engine.model.endpoint import Endpoint
+from engine.model.renamed_commands import read
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.targets.retry import refused_all
-from engine.transfer.checks import needs
-from engine.transfer.checks.needs import Needed, Way
-from engine.transfer.checks.result import Side
-from engine.transfer.checks.rights import Denial, Rights, Why
+from engine.targets.retryable_errors import refused_all
+from engine.transfer.checks import required_commands
+from engine.transfer.checks.check_result import Side
+from engine.transfer.checks.permissions import Denial, Rights, Why
+from engine.transfer.checks.required_commands import Needed, Way
 
 ROOT = Path(__file__).parents[2]
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
@@ -86,12 +86,19 @@ def needed(side: Side) -> Iterator[Needed]:
     for info in SERVERS:
         for way in WAYS:
             if side == "source":
-                yield from needs.of_source(info, TransferSettings(), way)
+                yield from required_commands.of_source(info, TransferSettings(), way)
             else:
-                yield from needs.of_target(info, way)
-                yield from (*needs.import_mode(info), *needs.lifted_deadlines(info))
-            yield from needs.whole_comparison(info, way)
-    yield from needs.WRITES if side == "target" else (*needs.PAUSE, *needs.SEAL, *needs.TUNING)
+                yield from required_commands.of_target(info, way)
+                yield from (
+                    *required_commands.import_mode(info),
+                    *required_commands.lifted_deadlines(info),
+                )
+            yield from required_commands.whole_comparison(info, way)
+    yield from (
+        required_commands.WRITES
+        if side == "target"
+        else (*required_commands.PAUSE, *required_commands.SEAL, *required_commands.TUNING)
+    )
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
@@ -115,7 +122,7 @@ def test_another_name_is_given_for_the_end_that_is_meant(side: Side) -> None:
 
 
 def test_several_that_are_missing_are_all_named() -> None:
-    several = (*needs.SEAL, *needs.PAUSE, Needed(("DUMP", "k")))
+    several = (*required_commands.SEAL, *required_commands.PAUSE, Needed(("DUMP", "k")))
     denied = tuple(Denial(each, Why.MISSING) for each in several)
     assert Rights("default", 1, denied, "").remedy("source") == (
         "Where rename-command gave them other names: --command-name source:CONFIG=NAME "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.transfer.replay import lacking_fields
+from engine.transfer.aof_replay import lacking_fields
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from engine.errors import ProtocolFault, UsageError
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint, Tls
 from engine.model.replication import Replication, parse_replication
-from engine.transfer import seal
-from engine.wire import detours
+from engine.transfer import write_block
+from engine.wire import failover_addresses
 from engine.wire.admin import Admin, Arg
 
 PRIMARY = b"""# Replication\r
@@ -83,18 +83,18 @@ async def test_a_detour_holds_for_one_transfer_alone() -> None:
     named, there = Endpoint.parse("10.0.0.1"), Endpoint.parse("10.0.0.2")
 
     async def one_transfer() -> Endpoint:
-        detours.begin()
+        failover_addresses.begin()
 
         async def find_out() -> None:
-            detours.lead(named, there)
+            failover_addresses.lead(named, there)
 
         # In one task, for the others as well.
         await asyncio.create_task(find_out())
-        return detours.leading(named)
+        return failover_addresses.leading(named)
 
-    detours.lead(named, there)
+    failover_addresses.lead(named, there)
     assert await asyncio.create_task(one_transfer()) == there
-    assert detours.leading(named) == named
+    assert failover_addresses.leading(named) == named
 
 
 # --- A server beside another ---
@@ -153,10 +153,10 @@ class _Told:
 
 async def _sealed(told: _Told) -> str | None:
     end = cast(Admin, told)
-    before = await seal.ask(end)
+    before = await write_block.ask(end)
     if before is not None:
-        await end.pipeline(seal.commands(before))
-        assert await seal.stands(end)
+        await end.pipeline(write_block.commands(before))
+        assert await write_block.stands(end)
     return before
 
 
@@ -166,10 +166,10 @@ async def test_the_names_before_5_0(lag: str) -> None:
     before = await _sealed(told)
     assert before == f"min-slaves-to-write 1 min-slaves-max-lag {lag}"
     assert told.settings["min-slaves-to-write"] == "65535"
-    assert "CONFIG SET min-slaves-to-write 1" in seal.remedy(before)
-    assert await seal.put_back(cast(Admin, told), before)
+    assert "CONFIG SET min-slaves-to-write 1" in write_block.remedy(before)
+    assert await write_block.put_back(cast(Admin, told), before)
     assert told.settings == {"min-slaves-to-write": "1", "min-slaves-max-lag": lag}
-    assert not await seal.put_back(cast(Admin, told), before)
+    assert not await write_block.put_back(cast(Admin, told), before)
 
 
 async def test_the_names_since_5_0() -> None:
@@ -178,9 +178,9 @@ async def test_the_names_since_5_0() -> None:
     assert await _sealed(told) == "0 10"
     assert told.settings["min-replicas-to-write"] == "65535"
     assert await _sealed(told) is None
-    assert await seal.put_back(cast(Admin, told), "0 10")
+    assert await write_block.put_back(cast(Admin, told), "0 10")
 
 
 async def test_a_server_that_tells_neither() -> None:
     with pytest.raises(ProtocolFault, match="does not tell its min-replicas-to-write"):
-        await seal.ask(cast(Admin, _Told()))
+        await write_block.ask(cast(Admin, _Told()))

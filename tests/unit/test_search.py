@@ -8,7 +8,7 @@ import pytest
 
 from engine._native import SnapshotReader, module_items
 from engine.errors import ServerError
-from engine.wire.search import Index, InSnapshot, differing, in_snapshot, index_of
+from engine.wire.search_indexes import Index, InSnapshot, differing, in_snapshot, index_of
 
 FIELD: list[Any] = [b"identifier", b"f", b"attribute", b"f", b"type", b"TEXT", b"WEIGHT", b"1"]
 

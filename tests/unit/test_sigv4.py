@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from engine.errors import ApiFault
 from engine.front.access_keys import AccessKey, Role
-from engine.front.http import replay, sigv4
+from engine.front.http import access_key_limits, sigv4
 from engine.front.http.common_errors import (
     IncompleteSignature,
     InvalidClientTokenId,
@@ -337,7 +337,7 @@ def test_an_unknown_key_costs_the_same_work(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_signature_is_used_up_by_a_change_that_was_done() -> None:
-    used = replay.Used()
+    used = access_key_limits.Used()
     until = now().timestamp() + 60
     with pytest.raises(ZeroDivisionError), used.once("a", until):
         raise ZeroDivisionError
@@ -350,8 +350,8 @@ def test_a_signature_is_used_up_by_a_change_that_was_done() -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "REMEMBERED_MOST", 3)
-    used = replay.Used()
+    monkeypatch.setattr(access_key_limits, "REMEMBERED_MOST", 3)
+    used = access_key_limits.Used()
     for n in range(5):
         with used.once(str(n), now().timestamp() + 60):
             pass
@@ -364,8 +364,8 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_with_a_long_life_is_not_forgotten_for_those_that_have_expired(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replay, "REMEMBERED_MOST", 3)
-    used = replay.Used()
+    monkeypatch.setattr(access_key_limits, "REMEMBERED_MOST", 3)
+    used = access_key_limits.Used()
     with used.once("a week", now().timestamp() + 604_800):
         pass
     for n in range(5):
@@ -376,8 +376,8 @@ def test_one_with_a_long_life_is_not_forgotten_for_those_that_have_expired(
 
 
 def test_a_key_has_a_rate() -> None:
-    throttle = replay.Throttle(rate=1000.0, burst=3.0)
-    slow = replay.Throttle(rate=0.001, burst=3.0)
+    throttle = access_key_limits.Throttle(rate=1000.0, burst=3.0)
+    slow = access_key_limits.Throttle(rate=0.001, burst=3.0)
     for _ in range(3):
         slow.take("a")
     with pytest.raises(Throttling):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import SpoolFull, UsageError
-from engine.sources.receipts import Receipts
+from engine.sources.receive_times import ReceiveTimes
 from engine.sources.spool import CHUNK_BYTES, SEGMENT_BYTES, Spool, spool_directory
 
 MIB = 1 << 20
@@ -266,7 +266,7 @@ def test_the_directory_is_the_one_that_was_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_receipts_say_when_a_byte_came() -> None:
-    receipts = Receipts()
+    receipts = ReceiveTimes()
     assert receipts.at(1) is None
     receipts.add(100, 1.0)
     receipts.add(150, 1.0005)
@@ -283,7 +283,7 @@ def test_receipts_say_when_a_byte_came() -> None:
     st.integers(1, 40),
 )
 def test_receipts_are_never_late(steps: list[tuple[int, float]], repeat: int) -> None:
-    receipts = Receipts()
+    receipts = ReceiveTimes()
     truth: list[tuple[int, float]] = []
     end, at = 0, 0.0
     for n, gap in steps * repeat:

@@ -14,8 +14,8 @@ from engine._native import crc64
 from engine.model.settings import TransferSettings
 from engine.sources.aof_files import AofFiles
 from engine.sources.aof_survey import survey_aof
-from engine.verify import aof as verifier
-from engine.verify.compare import Look
+from engine.verify import aof_comparison as verifier
+from engine.verify.key_comparison import Look
 from tests.reference.stream import command
 from tests.unit.test_rdb import key, text, whole
 

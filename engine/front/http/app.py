@@ -28,6 +28,16 @@ from engine.front import operations
 from engine.front.access_keys import Role
 from engine.front.engine import Engine
 from engine.front.http import actions, query, xml
+from engine.front.http.answer_cache import AnswerCache
+from engine.front.http.authentication import Authenticator, Caller, bearer_fits, sha256
+from engine.front.http.client_limits import (
+    AT_ONCE,
+    BODY_MOST,
+    CHANGES_AT_ONCE,
+    OPERATION_SECONDS,
+    SLOW_AT_ONCE,
+    read_body,
+)
 from engine.front.http.common_errors import (
     InternalFailure,
     InvalidAction,
@@ -38,25 +48,15 @@ from engine.front.http.common_errors import (
     Throttling,
 )
 from engine.front.http.feed import EVENTS, Feed
-from engine.front.http.gate import Caller, Gate, bearer_fits, sha256
-from engine.front.http.history import History
-from engine.front.http.limits import (
-    AT_ONCE,
-    BODY_MOST,
-    CHANGES_AT_ONCE,
-    OPERATION_SECONDS,
-    SLOW_AT_ONCE,
-    read_body,
-)
+from engine.front.http.log_throttle import LogThrottle
 from engine.front.http.metrics import MEDIA_TYPE as METRICS_TYPE
 from engine.front.http.metrics import Metrics
-from engine.front.http.model import API_VERSION, Model, Operation, model
+from engine.front.http.metrics_history import History
 from engine.front.http.page import Page, asked_for
-from engine.front.http.quiet import Quiet
-from engine.front.http.recent import Recent
+from engine.front.http.service_model import API_VERSION, Model, Operation, model
 from engine.front.http.sigv4 import QUERY_MEMBERS, Signed
 from engine.groups.states import GroupStatus
-from engine.model.allowed import told_all
+from engine.model.allowed_endpoints import told_all
 
 _FORM = "application/x-www-form-urlencoded"
 _HEALTH_SECONDS = 1.0
@@ -87,7 +87,9 @@ class Api:
     """The routes, and what they share. `metrics_token` is what Prometheus may show instead of a
     signature."""
 
-    def __init__(self, engine: Engine, gate: Gate, *, metrics_token: bytes | None = None) -> None:
+    def __init__(
+        self, engine: Engine, gate: Authenticator, *, metrics_token: bytes | None = None
+    ) -> None:
         self._engine = engine
         self._gate = gate
         self._metrics_token = metrics_token
@@ -96,10 +98,10 @@ class Api:
         self._changes = asyncio.Semaphore(CHANGES_AT_ONCE)
         self._slow_changes = asyncio.Semaphore(SLOW_AT_ONCE)
         self._slow = 0
-        self._recent = Recent()
+        self._recent = AnswerCache()
         self._healthy = (0.0, False)
         self._page = Page()
-        self._quiet = Quiet()
+        self._quiet = LogThrottle()
         self.metrics = Metrics()
         self.history = History()
         self.feed = Feed(lambda: operations.overview(engine.house, EVENTS))

@@ -20,7 +20,7 @@ from engine.front.http.common_errors import (
     MissingParameter,
     ValidationError,
 )
-from engine.front.http.model import Model, Shape
+from engine.front.http.service_model import Model, Shape
 
 PARAMETERS_MOST = 500
 """So many parameters a request may have."""

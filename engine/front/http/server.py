@@ -26,11 +26,11 @@ from engine.errors import UsageError
 from engine.front.access_keys import AccessKeys
 from engine.front.engine import Engine
 from engine.front.http.app import Api
-from engine.front.http.door import Door
-from engine.front.http.gate import Gate, is_loopback
-from engine.front.http.limits import HEAD_SECONDS, Guest, admit
-from engine.front.watchman import Watchman
-from engine.model.allowed import limited
+from engine.front.http.authentication import Authenticator, is_loopback
+from engine.front.http.client_limits import HEAD_SECONDS, Guest, admit
+from engine.front.http.tls_listener import TlsListener
+from engine.front.migration_watcher import MigrationWatcher
+from engine.model.allowed_endpoints import limited
 
 GRACE_SECONDS = 10
 """For how long requests under way are waited for at the end."""
@@ -56,7 +56,8 @@ class Settings:
     tls_key: Path | None = None
     metrics_token_file: Path | None = None
     allowed: Sequence[str] = ()
-    """Sources and targets that may be meant (`model.allowed`); none: all but link-local ones."""
+    """Sources and targets that may be meant (`model.allowed_endpoints`); none: all but link-local
+    ones."""
 
 
 async def serve(state: str | None, settings: Settings) -> None:
@@ -80,14 +81,14 @@ async def serve(state: str | None, settings: Settings) -> None:
 
 async def _serve(
     engine: Engine,
-    gate: Gate,
+    gate: Authenticator,
     token: bytes | None,
     context: ssl.SSLContext | None,
     sockets: list[socket.socket],
 ) -> None:
     # 2. The migrations that are there, and the door.
     api = Api(engine, gate, metrics_token=token)
-    watchman = Watchman(
+    watchman = MigrationWatcher(
         engine.house,
         on_replaced=api.metrics.replaced.inc,
         on_look=lambda migrations: api.history.note(migrations, time.time()),
@@ -270,7 +271,7 @@ class _Server(uvicorn.Server):
 
         inside = self.server_state.connections
         self.servers: list[Any] = [
-            Door(each, context, protocol, lambda: guests(inside)) for each in sockets or []
+            TlsListener(each, context, protocol, lambda: guests(inside)) for each in sockets or []
         ]
         self.started = True
 
@@ -314,16 +315,16 @@ def _config(api: Api, context: ssl.SSLContext | None) -> uvicorn.Config:
     )
 
 
-def _gate(settings: Settings) -> Gate:
+def _gate(settings: Settings) -> Authenticator:
     if settings.access_keys is not None:
-        return Gate(AccessKeys(settings.access_keys))
+        return Authenticator(AccessKeys(settings.access_keys))
     for host, _ in settings.listen:
         if not is_loopback(host):
             raise UsageError(
                 f"without authentication only the loopback is served, not {host}",
                 remedy="Give a file of access keys with --credentials.",
             )
-    return Gate(None)
+    return Authenticator(None)
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

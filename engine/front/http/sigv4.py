@@ -28,7 +28,7 @@ from engine.front.http.common_errors import (
     RequestExpired,
     SignatureDoesNotMatch,
 )
-from engine.front.http.model import SERVICE
+from engine.front.http.service_model import SERVICE
 
 SKEW = timedelta(minutes=15)
 """How far a request's date may be from ours, as at the service."""

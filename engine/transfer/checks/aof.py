@@ -17,12 +17,12 @@ from engine.sources.aof_files import AofFiles
 from engine.sources.aof_survey import survey_aof
 from engine.transfer.aof_tail import check_tail
 from engine.transfer.append_only import NOT_EMPTY, not_empty
-from engine.transfer.checks import needs
-from engine.transfer.checks.carried import check_carried, writer_of
-from engine.transfer.checks.result import Check, failed, listed, passed, size, warned
-from engine.transfer.checks.rights import ask_rights
+from engine.transfer.checks import required_commands
+from engine.transfer.checks.check_result import Check, failed, listed, passed, size, warned
+from engine.transfer.checks.file_values import check_carried, writer_of
+from engine.transfer.checks.permissions import ask_rights
 from engine.wire.admin import Admin
-from engine.wire.own_keys import count_own
+from engine.wire.engine_keys import count_own
 
 
 async def check_aof(
@@ -96,7 +96,11 @@ async def check_scripts_allowed(
 ) -> list[Check]:
     """Whether deadlines can be set back on the target, which a script does; empty: they can.
     `fields`: those of hash fields."""
-    needed = needs.lifted_fields(info) if fields else needs.lifted_deadlines(info)
+    needed = (
+        required_commands.lifted_fields(info)
+        if fields
+        else required_commands.lifted_deadlines(info)
+    )
     rights = await ask_rights(target, needed)
     if not rights.denied:
         return []

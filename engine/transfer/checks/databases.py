@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine.errors import AuthError, EngineError, ServerError
-from engine.model.online import LEFT_KEY, POSITION_DB, POSITION_KEY
+from engine.model.online_checkpoint import LEFT_KEY, POSITION_DB, POSITION_KEY
 from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.transfer.checks.result import Check, failed, listed, own_keys, passed, warned
-from engine.transfer.claim import foreign
+from engine.transfer.checks.check_result import Check, failed, listed, own_keys, passed, warned
+from engine.transfer.target_claim import foreign
 from engine.wire.admin import Admin
-from engine.wire.own_keys import OWN_DB, count_own
+from engine.wire.engine_keys import OWN_DB, count_own
 
 
 def moved_databases(source: ServerInfo, settings: TransferSettings) -> list[int]:

@@ -13,8 +13,8 @@ from engine.model.modules import ModuleTypes
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.sources.rdb_file import Survey, survey
-from engine.transfer.checks.carried import check_carried, writer_of
-from engine.transfer.checks.result import Check, failed, listed, passed, size, warned
+from engine.transfer.checks.check_result import Check, failed, listed, passed, size, warned
+from engine.transfer.checks.file_values import check_carried, writer_of
 
 
 async def check_file(source: Endpoint, *, value_limit: int) -> tuple[list[Check], Survey | None]:

@@ -14,8 +14,8 @@ from engine.model.modules import (
     commands_known,
 )
 from engine.model.server import ServerInfo
+from engine.transfer.checks.check_result import Check, passed, warned
 from engine.transfer.checks.keys import some_of_each
-from engine.transfer.checks.result import Check, passed, warned
 from engine.wire.admin import Admin
 
 _NAME = "modules"

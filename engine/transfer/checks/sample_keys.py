@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import EngineError
 from engine.model.settings import TransferSettings
-from engine.transfer.checks.needs import ABSENT_KEY
+from engine.transfer.checks.required_commands import ABSENT_KEY
 from engine.wire.admin import Admin
 
 _NAMES = 16

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from engine.errors import EngineError
-from engine.model.calls import Calls
+from engine.model.command_calls import Calls
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.transfer import hold, scripts
-from engine.transfer.checks.lineage import Member
-from engine.transfer.checks.result import Check, passed, warned
+from engine.transfer import script_calls, script_pause
+from engine.transfer.checks.check_result import Check, passed, warned
+from engine.transfer.checks.replication_chain import Member
 from engine.wire.admin import Admin, admin
 
 _STOP_THEM = (
@@ -40,13 +40,13 @@ async def check_scripts(
     if settings.source_after != "refuse":
         return None
     known = [member.info for member in line if member.info is not None]
-    if not known or scripts.refused(known[-1]):
+    if not known or script_calls.refused(known[-1]):
         return None
     if len(line) == 1 and not known[-1].primary:
-        run, why = await scripts.ask(source), await hold.objection(source)
+        run, why = await script_calls.ask(source), await script_pause.objection(source)
     else:
         run, why = await _asked(line[-1], settings.connect_timeout)
-    if not hold.needed(known[-1]):
+    if not script_pause.needed(known[-1]):
         why = "it has no CLIENT PAUSE"
     elif not why and not settings.disconnects_clients:
         why = _ONCE
@@ -57,7 +57,7 @@ def _judged(name: str, head: ServerInfo, run: Calls | None, why: str) -> Check:
     """`why` it cannot be held; empty: it can."""
     what = f"{head.name} goes on running scripts (EVAL) that write once it is cut over"
     # Within a hold, however short, their clients are disconnected.
-    transactions = not scripts.transactions_refused(head) and why not in ("", _ONCE)
+    transactions = not script_calls.transactions_refused(head) and why not in ("", _ONCE)
     figure = "how many it has run is not known (INFO commandstats)"
     if run is not None:
         many = "1 script" if run.scripts == 1 else f"{run.scripts:,} scripts"
@@ -86,5 +86,5 @@ async def _asked(head: Member, timeout: float) -> tuple[Calls | None, str]:
         return None, "its primary cannot be asked"
     with suppress(EngineError, TimeoutError):
         async with asyncio.timeout(timeout), admin(head.endpoint, timeout=timeout) as end:
-            return await scripts.ask(end), await hold.objection(end)
+            return await script_calls.ask(end), await script_pause.objection(end)
     return None, "its primary cannot be asked"

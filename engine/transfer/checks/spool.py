@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.errors import SpoolFull, UsageError
 from engine.model.settings import TransferSettings
 from engine.sources.spool import Spool
-from engine.transfer.checks.result import Check, failed, passed, size
+from engine.transfer.checks.check_result import Check, failed, passed, size
 
 
 def check_spool(settings: TransferSettings) -> Check:

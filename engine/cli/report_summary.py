@@ -1,0 +1,98 @@
+"""What a finished transfer is told as: the table of its steps, rates, and what did not arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from engine.cli.output_format import clean, duration, table, volume
+from engine.model.report import Report, Step
+
+NAMED_KEYS = 20
+"""How many of the keys that were not carried are named; JSON names more (see `Report`)."""
+
+
+def steps_table(steps: tuple[Step, ...]) -> str:
+    """Each step with its duration and what went through it."""
+    rows = (
+        (
+            step.name,
+            duration(step.seconds),
+            f"{step.keys:,}" if step.keys else "",
+            volume(step.bytes) if step.bytes else "",
+            step.note,
+        )
+        for step in steps
+    )
+    return table(("Step", "Time", "Keys", "Volume", "Note"), rows, right=(1, 2, 3))
+
+
+def as_text(report: Report) -> str:
+    """The whole report for reading."""
+    return "\n".join(_lines(report))
+
+
+def _lines(report: Report) -> Iterator[str]:
+    if report.steps:
+        yield steps_table(report.steps)
+        yield ""
+    # An append-only file that was gone on with: the keys are all that the target holds.
+    resumed = report.source_type == "file" and report.commands and not report.keys_per_second
+    rate = "" if resumed else f": {report.keys_per_second:,.0f} keys/s"
+    yield (
+        f"{report.status.capitalize()}: {report.keys:,} keys, {volume(report.bytes)} in "
+        f"{duration(report.seconds)}{rate}."
+    )
+    counters = (
+        (report.skipped, "skipped (the target had them)"),
+        (report.vanished, "vanished at the source meanwhile"),
+        (report.expired, "expired in the file, and left out"),
+        (report.retries, "retries"),
+        (report.reconnects, "reconnects"),
+    )
+    counted = [f"{count:,} {name}" for count, name in counters if count]
+    if counted:
+        yield f"{'; '.join(counted)}."
+    if report.source_type == "replica":
+        yield _followed(report)
+    if report.verification is not None:
+        yield f"Compared: {clean(report.verification.reason)}"
+    if report.engine.cpu_seconds:
+        yield (
+            f"The engine used {report.engine.cpu_seconds:.2f} s of CPU and at most "
+            f"{volume(report.engine.peak_rss_bytes)} of memory."
+        )
+    total = max(report.not_carried_total, len(report.not_carried))
+    if total:
+        named = report.not_carried[:NAMED_KEYS]
+        yield f"Not carried: {total:,} keys."
+        yield from (f'  db{each.db} "{clean(each.key)}": {clean(each.reason)}' for each in named)
+        if total > len(named):
+            yield f"  … and {total - len(named):,} more (--output json names them)"
+    if report.left_out:
+        yield "Left out:"
+        yield from (f"  {clean(each)}" for each in report.left_out)
+    if report.doubts:
+        yield "May be otherwise than on the server that wrote the file:"
+        yield from (f"  {clean(each)}" for each in report.doubts)
+    if report.lost_writes:
+        yield f"Not on the target: {clean(report.lost_writes)}."
+    yield from (f"Error: {clean(error)}" for error in report.errors)
+
+
+def _followed(report: Report) -> str:
+    """In one line, what following the source took."""
+    counters = (
+        (report.full_syncs, "full syncs"),
+        (report.partial_syncs, "partial syncs"),
+        (report.repaired_keys, "keys repaired"),
+        (report.held_keys, "keys waiting to be copied again"),
+    )
+    parts = [f"{report.commands:,} commands applied"]
+    if report.applied_offset is not None:
+        parts[0] += f", up to offset {report.applied_offset}"
+    parts += [f"{count:,} {name}" for count, name in counters if count]
+    if report.spool_bytes:
+        parts.append(f"at most {volume(report.spool_bytes)} spooled")
+    if report.fence_seconds is not None:
+        parts.append(f"writes held back for {duration(report.fence_seconds)}")
+    return f"Read as a replica: {'; '.join(parts)}."

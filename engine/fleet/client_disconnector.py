@@ -1,0 +1,330 @@
+"""Disconnects the clients that come back to a source behind its cut-over, a process of its own:
+
+    python -m engine.fleet.client_disconnector GROUP [FD [MIGRATION]]
+
+with the state's URL in the environment. FD: a connection to the source (of that migration, by its
+number in the state) that was handed over, which its pause does not hold. Where the source runs
+scripts whose writes it does not refuse, it is held as well (`transfer.script_pause`).
+
+It looks each second, and writes what it found into the state. It ends when its time is over, when
+the state says so (a verb, `release-source`, another process that has taken over), when the source
+no longer blocks writes (then somebody wants clients there, or it was restarted), where it may not
+close connections, or when no server answers at the source's address any more. If it is killed, its
+guard starts another one (`fleet.disconnector_guard`); if both are, whoever watches the state
+(`serve`) does. The state says since when there is none.
+
+Exit codes: 0 it ended as it should, or there was nothing to do; 1 the state failed. stderr is a
+log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from engine import logs
+from engine.errors import (
+    AuthError,
+    EngineError,
+    LinkError,
+    ProtocolFault,
+    ServerError,
+    UsageError,
+)
+from engine.fleet import local, run, worker_log_file
+from engine.fleet.disconnector_guard import DisconnectorGuard
+from engine.fleet.state_thread import persist
+from engine.groups import disconnections
+from engine.groups.process import ProcessId
+from engine.groups.registry import Registry
+from engine.logs import output as log_output
+from engine.model.command_calls import Calls, since, told, total
+from engine.model.credentials import Credentials
+from engine.model.endpoint import Endpoint
+from engine.model.source_clients import moment
+from engine.transfer import script_calls, script_pause, write_block
+from engine.transfer.source_clients import ClientTally, disconnect
+from engine.wire.admin import Admin, admin, adopted
+
+_log = logs.logger("engine.fleet.client_disconnector")
+LOOK_SECONDS = 1.0
+ABSENT_SECONDS = 30.0
+"""For so long the source's address may refuse every connection: a server that is gone has no
+clients, and another one that is started there is none of ours."""
+_TIMEOUT = 10.0
+# A pause of the last look has run out by then.
+_GAP_SECONDS = script_pause.KEPT_SECONDS + LOOK_SECONDS
+
+
+class ClientDisconnector:
+    """Looks at one source until its time is over. `endpoint` has its credentials."""
+
+    def __init__(
+        self,
+        claimed: disconnections.Claimed,
+        endpoint: Endpoint,
+        guard: DisconnectorGuard,
+        handed: int | None = None,
+    ) -> None:
+        self._claimed = claimed
+        # A connection that was handed over, until it is used.
+        self._handed = handed
+        self._endpoint = endpoint
+        self._guard = guard
+        self._keep = frozenset(claimed.transfer.settings.keep_users)
+        self._tally = ClientTally(claimed.found)
+        self._refused_since: float | None = None
+        # Whether the source blocks writes since the cut-over, as far as we know.
+        report = claimed.transfer.report
+        self._blocked = report is not None and bool(report.sealed)
+        # It takes writes again.
+        self._open = False
+        # What was run behind the cut-over: whether that is looked at, what the source told of at
+        # the last look (None: it is not known), and how much that is since.
+        self._counts = report is not None and report.lets_scripts
+        self._calls: Calls | None = None
+        self._run = Calls(0)
+        self._told = False
+        if report is not None and report.scripts_before is not None:
+            in_cut_over = Calls(report.scripts_run or 0, report.writes_run)
+            self._run = claimed.found.calls or in_cut_over
+            self._calls = total(Calls(report.scripts_before, report.writes_before), self._run)
+            self._told = bool(self._run.any or report.lost_writes)
+            self._tally.count_calls(self._run)
+        # When clients were last disconnected; none were by this process yet.
+        self._looked_at, self._first_look = claimed.found.looked_at, True
+        # Whether the source is to be held where it runs scripts, and whether it is.
+        self._may_hold = report is not None and report.held
+        self._holds = False
+        self._stack = contextlib.AsyncExitStack()
+        self._end: Admin | None = None
+
+    async def run(self) -> str:
+        """Look each second; why it ended, empty if it is another's now. Raises `StateError`."""
+        async with self._stack:
+            self._guard.watch(None, b"")
+            ended = await self._work()
+            self._guard.leave()
+            return ended
+
+    async def _work(self) -> str:
+        until: float | None = self._claimed.found.until
+        if self._claimed.first:
+            await self._tell(self._begun())
+        while True:
+            why = "its time is over" if until is None or time.time() >= until else ""
+            if not why:
+                why = await self._look()
+            elif self._counts:
+                await self._count_last()
+            found = self._tally.found
+            if why:
+                found = found.end(why, refuses=not self._open)
+                await asyncio.to_thread(persist, lambda: self._claimed.end(found))  # noqa: B023
+                return found.ended
+            until = await asyncio.to_thread(persist, lambda: self._claimed.write(found))  # noqa: B023
+            if until is None:
+                return ""
+            self._tally.extend(until)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _begun(self) -> str:
+        end = moment(self._claimed.found.until)
+        text = f"clients that connect to the source are disconnected until {end}"
+        if self._handed is not None:
+            text += ", and it answers none of them"
+        elif self._may_hold:
+            text += (
+                "; what scripts write there is counted, until this process is let in and the "
+                "source answers none of them"
+            )
+        return text
+
+    async def _tell(self, text: str) -> None:
+        await asyncio.to_thread(persist, lambda: self._claimed.tell(text))
+
+    async def _look(self) -> str:
+        """Look once; why there is nothing more to do, empty: look again."""
+        try:
+            if self._end is None:
+                self._end = await self._stack.enter_async_context(self._dialling())
+            self._refused_since = None
+            await self._hold(self._end)
+            # Before the state has it that the source is looked at.
+            held = self._end if self._holds else None
+            self._guard.watch(held, b"" if held is None else script_pause.longer(held))
+            return await self._disconnect(self._end)
+        except LinkError as error:
+            self._tally.failed(error)
+            self._end, self._holds = None, False
+            self._guard.watch(None, b"")
+            await self._stack.aclose()
+            return self._unreachable(error)
+        except AuthError as error:
+            self._tally.failed(error)
+            return f"the source does not allow it: {error.message}"
+        except (ServerError, ProtocolFault) as error:
+            self._tally.failed(error)
+            return ""
+
+    def _dialling(self) -> contextlib.AbstractAsyncContextManager[Admin]:
+        number, self._handed = self._handed, None
+        if number is not None:
+            self._holds = True
+            return adopted(number, self._endpoint, timeout=_TIMEOUT, fault="source")
+        # One that was held until now answers when its pause has run out.
+        timeout = _TIMEOUT + (script_pause.SECONDS if self._may_hold else 0.0)
+        return admin(self._endpoint, timeout=timeout, fault="source")
+
+    async def _hold(self, end: Admin) -> None:
+        """Have everybody wait, where scripts were seen or it is not known whether there are any."""
+        seen = self._calls is None or self._calls.scripts > 0
+        if not (self._may_hold and seen):
+            return
+        if self._holds:
+            await script_pause.lengthen(end, script_pause.KEPT_SECONDS)
+            return
+        try:
+            await script_pause.attach(end)
+            await script_pause.lengthen(end, script_pause.KEPT_SECONDS)
+            self._holds = True
+        except (AuthError, ServerError, ProtocolFault) as error:
+            self._may_hold = False
+            text = f"the source's clients cannot be held, whose scripts go on: {error.message}"
+        else:
+            text = "the source runs scripts (EVAL): it answers none of its clients from now on"
+        await self._tell(text)
+
+    async def _disconnect(self, end: Admin) -> str:
+        blocks = await write_block.blocks(end)
+        if blocks is False and self._blocked:
+            self._open = True
+            await self._count(end)
+            return "the source accepts writes again (it was released, or restarted)"
+        self._blocked = self._blocked or blocks is True
+        look = await disconnect(end, self._keep)
+        await self._count(end)
+        self._tally.add(look)
+        self._looked_at, self._first_look = self._tally.found.looked_at, False
+        return ""
+
+    async def _count(self, end: Admin) -> None:
+        """Where the source does not refuse what scripts write. The first ones are an event, and so
+        are those of a time in which clients were not disconnected; the event of the end has the
+        whole figure."""
+        if not self._counts:
+            return
+        calls = await script_calls.ask(end)
+        more = since(calls, self._calls)
+        if more is None:
+            # Nor is the sum known, until it is told again.
+            self._tally.count_calls(None)
+        else:
+            self._calls, self._run = calls, total(self._run, more)
+            self._tally.count_calls(self._run)
+        if gap := self._gap():
+            if more is None:
+                text = f"what the source has run of scripts (EVAL) {gap} is not known"
+            elif more.any:
+                text = told("the source", more, gap)
+            else:
+                text = f"the source has run no script (EVAL) {gap}"
+        elif more is not None and more.any and (self._first_look or not self._told):
+            text = told("the source", self._run)
+        else:
+            return
+        self._told = self._told or self._run.any
+        await self._tell(text)
+
+    async def _count_last(self) -> None:
+        """Once more, at the end; what is not told then is not known."""
+        with contextlib.suppress(EngineError):
+            if self._end is not None:
+                await self._count(self._end)
+                return
+        self._tally.count_calls(None)
+
+    def _gap(self) -> str:
+        """Since when until now clients were not disconnected; empty: they were."""
+        now = time.time()
+        if self._looked_at is None or now - self._looked_at < _GAP_SECONDS:
+            return ""
+        began = moment(self._looked_at)
+        return f"from {began} to {moment(now)}, while its clients were not disconnected"
+
+    def _unreachable(self, error: LinkError) -> str:
+        now = time.monotonic()
+        if "refused" not in error.message:
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = now
+        elif now - self._refused_since >= ABSENT_SECONDS:
+            self._open = True
+            return f"no server answers at {self._endpoint.address}"
+        return ""
+
+
+async def work(group_id: str, handed: int | None = None, of: int | None = None) -> int:
+    """Do it for the group's last migration; `handed` as for `ClientDisconnector`, of the migration
+    `of` alone if that is given."""
+    registry = Registry()
+    worker_log_file.begin(local.worker_log(registry, group_id))
+    claimed = disconnections.claim(registry.store, group_id, ProcessId.here())
+    if claimed is None:
+        _log.info("No clients are to be disconnected, or another process disconnects them")
+        return 0
+    try:
+        endpoint = _closed_server(claimed)
+    except UsageError as error:
+        claimed.tell(f"clients of the source are not disconnected: {error.message}")
+        return 1
+    _log.info("Clients are disconnected from now on", extra=_at(endpoint))
+    if handed is not None and of not in (None, claimed.transfer.id):
+        os.close(handed)
+        handed = None
+    guard = DisconnectorGuard(registry, claimed.transfer)
+    ended = await ClientDisconnector(claimed, endpoint, guard, handed).run()
+    _log.info(
+        "Clients are no longer disconnected by this process: %s",
+        ended or "another process disconnects them",
+        extra=_at(endpoint),
+    )
+    await asyncio.to_thread(registry.store.close)
+    return 0
+
+
+def _closed_server(claimed: disconnections.Claimed) -> Endpoint:
+    """The server that the cut-over closed, with credentials: the source, or the primary that it
+    replicates from. Raises `UsageError`."""
+    credentials, report = Credentials.load(), claimed.transfer.report
+    settings = claimed.transfer.settings
+    source = settings.named("source", credentials.apply(claimed.transfer.source))
+    return credentials.beside(source, report.sealed_at) if report and report.sealed_at else source
+
+
+def _at(endpoint: Endpoint) -> dict[str, str]:
+    return {"end": "source", "endpoint": endpoint.address}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Disconnect the clients of the source of the group named in `arguments`."""
+    log_output.to_stderr(*log_output.from_environment())
+    if len(arguments) not in (1, 2, 3) or not all(each.isdigit() for each in arguments[1:]):
+        _log.error("usage: python -m engine.fleet.client_disconnector GROUP [FD [MIGRATION]]")
+        return 2
+    with logs.migration(arguments[0]):
+        try:
+            return run(work(arguments[0], *map(int, arguments[1:])))
+        except EngineError as error:
+            _log.error("%s: %s", type(error).__name__, error)
+        except Exception:
+            _log.exception("The process that disconnects clients has a bug")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,37 @@
+"""The end of a claimed transfer that could not even run, or broke off with an error of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+from engine import logs
+from engine.errors import EngineError
+from engine.fleet.resource_usage import engine_use
+from engine.fleet.state_thread import persist
+from engine.groups.claimed import ClaimedTransfer
+from engine.groups.states import TransferStatus
+from engine.model.progress import Phase, Progress
+from engine.model.report import Report
+
+_log = logs.logger(__name__)
+
+
+async def fail(claimed: ClaimedTransfer, error: Exception, progress: Progress) -> None:
+    """Write down that a claimed transfer ended with `error`, foreseen or not.
+
+    Never raises: whoever calls has an error to tell already.
+    """
+    # The text of an unforeseen error may hold anything, a password included.
+    told = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}, a bug"
+    _log.error("migration failed: %s", told, extra={"event": True})
+    report = Report(status="failed", errors=(told,), engine=engine_use())
+    ended = replace(progress, phase=Phase.FAILED, can_complete=False, reason=told)
+    with contextlib.suppress(EngineError):
+        await asyncio.to_thread(
+            persist,
+            lambda: claimed.finish(
+                TransferStatus.FAILED, report, ended, f"migration failed: {told}"
+            ),
+        )

@@ -1,0 +1,112 @@
+"""What a transfer is handed to look at both ends with: the verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from engine.errors import EngineError
+from engine.model.endpoint import Endpoint
+from engine.model.settings import TransferSettings
+from engine.sources.aof import AofSurvey
+from engine.sources.aof_files import AofFiles
+from engine.transfer.cut_over_check import Comparison, CutOverCheckResult
+
+if TYPE_CHECKING:
+    from engine.verify.aof_comparison import Told
+
+# redis-py, which the verifier asks with, costs CPU to import: only where there is something to ask.
+
+
+async def holds_keys(target: Endpoint, settings: TransferSettings) -> bool:
+    """Whether the target has any key but the engine's own. Raises `LinkError`, `AuthError`,
+    `ServerError`."""
+    from engine.wire.admin import admin
+    from engine.wire.engine_keys import count_own
+
+    async with admin(target, timeout=settings.connect_timeout, fault="target") as server:
+        keys = (await server.info()).keys
+        return keys > 0 and keys > await count_own(server)
+
+
+def verification_gate_of(
+    source: Endpoint, target: Endpoint, settings: TransferSettings, held_before: Callable[[], bool]
+) -> Callable[[], Awaitable[CutOverCheckResult]]:
+    """The gate of a cut-over: open if the verifier finds both ends equal.
+
+    `held_before` tells, when it is asked, whether the target had keys of its own.
+    """
+
+    async def gate() -> CutOverCheckResult:
+        from engine.verify import verify, verify_file
+
+        try:
+            held, path = held_before(), source.rdb_path
+            if path is None:
+                found = await verify(source, target, settings, held_before=held)
+            else:
+                found = await verify_file(path, target, settings, held_before=held)
+        except EngineError as error:
+            return CutOverCheckResult(False, f"both ends could not be compared: {error}")
+        return CutOverCheckResult(found.ok, found.reason, found)
+
+    return gate
+
+
+class FilesVerificationGate:
+    """`FilesCutOverCheck`: open if the target has what the files of an append-only file say."""
+
+    def __init__(self, target: Endpoint, settings: TransferSettings) -> None:
+        self._target = target
+        self._settings = settings
+        self._told: dict[tuple[int, bytes], Told] | None = None
+        self._error = ""
+
+    async def read(self, files: AofFiles, survey: AofSurvey) -> None:
+        """Read them once more, while they are applied; a failure is told by the gate."""
+        from engine.verify import told_by_files
+
+        self._error = ""
+        try:
+            self._told = await told_by_files(files, survey, self._settings)
+        except EngineError as error:
+            self._error = str(error)
+
+    async def __call__(self, files: AofFiles, survey: AofSurvey) -> CutOverCheckResult:
+        """Ask the target."""
+        from engine.verify import verify_aof
+
+        if self._told is None:
+            await self.read(files, survey)
+        if self._told is None:
+            return CutOverCheckResult(False, f"both ends could not be compared: {self._error}")
+        try:
+            found = await verify_aof(self._told, self._target, self._settings)
+        except EngineError as error:
+            return CutOverCheckResult(False, f"both ends could not be compared: {error}")
+        return CutOverCheckResult(found.ok, found.reason, found)
+
+
+def comparison_of(
+    source: Endpoint, target: Endpoint, settings: TransferSettings, held_before: Callable[[], bool]
+) -> Comparison | None:
+    """What compares both ends of a source that is followed; None for a file."""
+    if source.file_path is not None:
+        return None
+    from engine.verify import LiveComparison
+
+    return LiveComparison(source, target, settings, held_before)
+
+
+def compare_of(
+    source: Endpoint, target: Endpoint
+) -> Callable[[int, list[bytes]], Awaitable[list[bytes]]]:
+    """Which of these keys of a database differ between the ends."""
+
+    async def compare(db: int, keys: list[bytes]) -> list[bytes]:
+        assert source.file_path is None, "settings that compare are refused for a file"
+        from engine.verify import differing
+
+        return await differing(source, target, db, keys)
+
+    return compare

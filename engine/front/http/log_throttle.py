@@ -1,0 +1,36 @@
+"""How often the log tells of refusals that anybody can cause.
+
+A caller who has no key may ask as often as the server answers; a line for each would let anybody
+fill the disk. The counters of `/metrics` have them all.
+"""
+
+from __future__ import annotations
+
+import time
+
+LINES = 20
+"""Lines in a row …"""
+SECONDS = 10.0
+"""… and then none until so many seconds have passed since the first of them."""
+
+
+class LogThrottle:
+    """Counts what is told, and what is not."""
+
+    def __init__(self, lines: int = LINES, seconds: float = SECONDS) -> None:
+        self._lines, self._seconds = lines, seconds
+        self._began = 0.0
+        self._told = 0
+        self._untold = 0
+
+    def take(self) -> int | None:
+        """For one more: how many were not told before it, or None: this one is not to be either."""
+        now = time.monotonic()
+        if now - self._began >= self._seconds:
+            self._began, self._told = now, 0
+        if self._told >= self._lines:
+            self._untold += 1
+            return None
+        self._told += 1
+        untold, self._untold = self._untold, 0
+        return untold

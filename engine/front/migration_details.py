@@ -1,0 +1,135 @@
+"""What a person who watches a migration wants to know beyond the API's shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.front import client_disconnection, response_shapes
+from engine.groups.records import TransferRecord
+from engine.groups.states import GroupStatus
+from engine.model.progress import Phase, Progress
+from engine.model.report import Report
+from engine.model.settings import TransferSettings
+
+_BEHIND_SNAPSHOT = (Phase.CATCH_UP, Phase.FOLLOW, Phase.COPIED, Phase.CUT_OVER, Phase.DONE)
+# It is asked each second, and an answer may take one.
+_TARGET_SILENT_SECONDS = 2.0
+
+
+def details(status: str, transfer: TransferRecord | None) -> dict[str, Any] | None:
+    """Where a group's migration comes from, since when, and its gates; or what the last one came
+    to. None for a group that never had one."""
+    if transfer is None:
+        return None
+    told: dict[str, Any] = {
+        "Source": response_shapes.endpoint(transfer.source),
+        "StartTime": response_shapes.timestamp(transfer.created_at),
+    }
+    if status == GroupStatus.MIGRATING:
+        by_itself = bool(transfer.settings_data.get("auto_cut_over"))
+        return {**told, "AutoCutOver": by_itself, "Gates": gates(transfer)}
+    ended = {
+        "Status": str(transfer.status),
+        "EndTime": response_shapes.timestamp(transfer.changed_at),
+    }
+    found = transfer.source_clients
+    seen = (
+        {}
+        if found is None
+        else {"SourceClients": client_disconnection.shape(found, transfer.group_id)}
+    )
+    blocked = {"SourceBlocked": transfer.report is not None and bool(transfer.report.sealed)}
+    return {
+        **told,
+        **ended,
+        "Phase": transfer.progress.phase,
+        **_outcome(transfer.report),
+        **blocked,
+        **seen,
+    }
+
+
+def gates(transfer: TransferRecord) -> list[dict[str, Any]]:
+    """What must be so before a cut-over may begin, in the order in which it comes to be so.
+
+    `Open` is None for what takes its time, False for what is in the way. The last
+    word is `Migration.CanComplete`: the engine also looks at what no figure shows.
+    """
+    progress = transfer.known
+    held = transfer.held()
+    behind = progress.phase in _BEHIND_SNAPSHOT
+    found = [
+        _gate("worker", held, "a worker process has it" if held else "no process works on it"),
+        _gate("snapshot", True if behind else None, progress.keys_words),
+    ]
+    if response_shapes.source_type(transfer) != "scan":
+        found += [_heard(progress, held), _target_heard(progress, held)]
+        found += [_caught_up(progress), _lag(progress, _most(transfer), held)]
+    lost = progress.not_carried
+    found.append(
+        _gate("everything carried", lost == 0, f"{lost:,} keys not carried" if lost else "so far")
+    )
+    found.append(_kept(progress))
+    return found
+
+
+def _kept(progress: Progress) -> dict[str, Any]:
+    evicted = progress.evicted_keys
+    if evicted is None:
+        return _gate("nothing evicted", None, "not known")
+    return _gate("nothing evicted", not evicted, f"{evicted:,} keys by the target's memory limit")
+
+
+def _caught_up(progress: Progress) -> dict[str, Any]:
+    if progress.phase not in _BEHIND_SNAPSHOT:
+        return _gate("caught up", None, "after the snapshot")
+    if progress.phase is Phase.CATCH_UP:
+        return _gate("caught up", None, "what was written meanwhile is being applied")
+    return _gate("caught up", True, "every write is followed")
+
+
+def _heard(progress: Progress, held: bool) -> dict[str, Any]:
+    seconds = progress.source_heard_seconds
+    if not progress.link or seconds is None:
+        return _gate("source heard", None, "not yet" if held and seconds is None else "not known")
+    return _gate(
+        "source heard", progress.link == "up", f"link {progress.link}, {seconds:.0f} s ago"
+    )
+
+
+def _target_heard(progress: Progress, held: bool) -> dict[str, Any]:
+    seconds = progress.target_heard_seconds
+    if seconds is None:
+        return _gate("target heard", None, "not yet" if held else "not known")
+    return _gate("target heard", seconds <= _TARGET_SILENT_SECONDS, f"{seconds:.0f} s ago")
+
+
+def _lag(progress: Progress, most: tuple[int, float], held: bool) -> dict[str, Any]:
+    if not held:
+        return _gate("lag", None, "not known")
+    if progress.lag_unknown:
+        return _gate("lag", False, "unknown while the source is not heard")
+    if progress.lag_bytes is None or progress.phase not in _BEHIND_SNAPSHOT:
+        return _gate("lag", None, "after the snapshot")
+    seconds = progress.lag_seconds or 0.0
+    within = progress.lag_bytes <= most[0] and seconds <= most[1]
+    figure = f"{progress.lag_bytes:,} bytes, at most {most[0]:,}"
+    return _gate("lag", within, f"{figure}; {seconds:.1f} s, at most {most[1]:g}")
+
+
+def _most(transfer: TransferRecord) -> tuple[int, float]:
+    """Bytes and seconds by which the target may be behind."""
+    data, known = transfer.settings_data, TransferSettings()
+    settings = TransferSettings(
+        max_lag_bytes=data.get("max_lag_bytes", known.max_lag_bytes),
+        cut_over_timeout=data.get("cut_over_timeout", known.cut_over_timeout),
+    )
+    return settings.max_lag_bytes, settings.max_lag_seconds
+
+
+def _gate(name: str, is_open: bool | None, figure: str) -> dict[str, Any]:
+    return {"Name": name, "Open": is_open, "Figure": figure}
+
+
+def _outcome(report: Report | None) -> dict[str, Any]:
+    return {} if report is None else response_shapes.outcome(report)

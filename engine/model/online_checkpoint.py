@@ -1,0 +1,146 @@
+"""What an online migration leaves while it runs: a mark in the state, keys on the target."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+OWN_PREFIX = b"startmigration:"
+"""Keys of this name on a target are the engine's own."""
+POSITION_KEY = OWN_PREFIX + b"position"
+POSITION_DB = 0
+"""The target's database that holds the engine's own keys."""
+LEFT_KEY = OWN_PREFIX + b"left"
+"""What the position key becomes where a migration ends without a cut-over, and leaves keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineCheckpoint:
+    """How far an online migration has gone, for the next process that takes it up.
+
+    `token` names the migration on the target. `begun`: something may have been written there;
+    `held_before`: it had keys of its own before that. `promoting`: the position at which the target
+    is being promoted, as the position key holds it, and `process` the target's process then
+    (`ServerInfo.identity`); the target alone tells whether it was promoted (`transfer.promotion`).
+    `timed`: the fence before that promotion ends by itself; the promotion counts only once `opened`
+    says that its answer came in time. `opened`: it was, so that the target is its users', and
+    nothing may be written to it any more; `tidied`: nothing of ours is left there. `tuned`: the
+    source's own `rdbcompression`, to be put back; empty if it was not touched. `fenced`: a fence
+    may stand at the source, or writers wait to be let go after the opening; `sealed`: the settings
+    that the seal changes there, as they were (`transfer.write_block`); `fenced_at`: the `host:port`
+    of the primary where that is, empty for the source itself; `closed_before`: the setting by which
+    it refused writes before the fence, empty: it accepted them; `lets_scripts`: it refuses writes
+    then, but not what scripts write (before 6.2); `scripts` and `writes`: how many scripts and
+    commands that write it had run when that fence was put up, and `scripts_run` and `writes_run`
+    how many it ran until those who waited were let go (`transfer.script_calls`; None: it refuses
+    their writes, or does not tell), `lost_writes`: what was lost of them, or may be, a sentence;
+    `held`: where it runs any, its clients are held behind the cut-over (`transfer.script_pause`).
+    `head`: the address of the primary that took the writes last, where the source was its replica.
+    `followed`: the address of the server that is followed in the source's place, after a failover;
+    empty: the source itself. `siblings`: the address of every other server of its replication that
+    was heard of. `claimed_at`: the target's process (its run id) in which our claim stood last.
+    `handed_over`: behind `opened`, clients may have been led to the target; `came_back`: why it was
+    found older then, so that nothing goes on before the operator resumes it; empty: it was not.
+    `switched`: what points the applications' name to the target was run. `released`: the target may
+    have deadlines of its own, which a link that breaks can let pass too early. `lifted`: deadlines
+    on the target may be lifted. `loss_accepted`: the next full sync may empty the target although
+    the source has lost data. `taken_over`: the token of another migration that had the target.
+    `compare_all`: why every key is to be compared before the cut-over; empty: not so. `answered`:
+    of an append-only file, up to this byte the target's answers were read. `begun_at`: when the
+    last full sync did, or when all near deadlines of the target were lifted since, in seconds since
+    the epoch. `search_names`: those of the source's search aliases and dictionaries, printable
+    (`model.report`). `lost`: what the target lacks that is no key (`MigrationContext.lost`). The
+    counters are those of all its engines. The exact position is on the target itself."""
+
+    token: str
+    begun: bool = False
+    held_before: bool = False
+    promoting: str = ""
+    process: str = ""
+    timed: bool = False
+    opened: bool = False
+    handed_over: bool = False
+    came_back: str = ""
+    tidied: bool = False
+    released: bool = False
+    lifted: bool = False
+    begun_at: float = 0.0
+    loss_accepted: bool = False
+    taken_over: str = ""
+    tuned: str = ""
+    fenced: bool = False
+    sealed: str = ""
+    switched: bool = False
+    compare_all: str = ""
+    fenced_at: str = ""
+    closed_before: str = ""
+    lets_scripts: bool = False
+    scripts: int | None = None
+    writes: int | None = None
+    scripts_run: int | None = None
+    writes_run: int | None = None
+    lost_writes: str = ""
+    held: bool = False
+    head: str = ""
+    followed: str = ""
+    siblings: tuple[str, ...] = ()
+    claimed_at: str = ""
+    partial_syncs: int = 0
+    full_syncs: int = 0
+    repaired_keys: int = 0
+    answered: int = 0
+    search_names: tuple[str, ...] = ()
+    lost: tuple[tuple[str, str], ...] = ()
+
+    def accepted(self) -> OnlineCheckpoint:
+        """The same once the operator wants a target that came back older to be brought up to date:
+        what was done at the source behind its opening is undone."""
+        return replace(self, came_back="", handed_over=False, fenced=True)
+
+    def at_source(self) -> dict[str, Any]:
+        """The members of a `Report` that tell what the cut-over has left at the source."""
+        return {
+            "sealed": self.sealed,
+            "sealed_at": self.fenced_at if self.sealed else "",
+            "closed_before": self.closed_before,
+            "closed_at": self.fenced_at if self.closed_before else "",
+            "lets_scripts": self.lets_scripts,
+            "scripts_before": self.scripts,
+            "scripts_run": self.scripts_run,
+            "writes_before": self.writes,
+            "writes_run": self.writes_run,
+            "lost_writes": self.lost_writes,
+            "held": self.held,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `from_dict` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> OnlineCheckpoint:
+        """Inverse of `to_dict`."""
+        names, lost = data.get("search_names", ()), data.get("lost", ())
+        pairs = tuple((what, why) for what, why in lost)
+        siblings = tuple(data.get("siblings", ()))
+        return cls(**{**data, "search_names": tuple(names), "lost": pairs, "siblings": siblings})
+
+
+def dirty_key(token: str) -> bytes:
+    """The key on the target that holds the names of keys which are to be read again."""
+    return OWN_PREFIX + b"dirty:" + token.encode()
+
+
+def own_keys(token: str) -> tuple[bytes, ...]:
+    """The keys that the migration called `token` may have in the target's database 0."""
+    return position_key(token), dirty_key(token)
+
+
+def position_key(token: str) -> bytes:
+    """The key on the target that holds the position of the migration called `token`.
+
+    All migrations have the same: a target has one at a time, and one look at the key tells whose
+    it is. A second engine, of whichever state, is refused by the WATCH on it.
+    """
+    del token
+    return POSITION_KEY

@@ -1,0 +1,45 @@
+"""What waits in the source behind a snapshot, while the target's pace holds the snapshot back.
+
+A source keeps what clients write meanwhile in its own memory, and cuts a replica off when that is
+too much. So it is asked once a second how much that is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from engine.errors import EngineError
+from engine.model.settings import MIB
+from engine.wire.connection import Connection
+from engine.wire.info_command import ask_offset
+
+# Above it the snapshot is drained. Far below the usual limit of a replica's output buffer (256 MiB,
+# or 64 MiB for a minute).
+_PENDING_BYTES = 8 * MIB
+_ASK_SECONDS = 1.0
+
+
+async def too_much_behind(
+    offset: int, dial: Callable[[], Awaitable[Connection]], whole: asyncio.Event
+) -> str | None:
+    """Return as soon as the source holds too much behind `offset`, where its snapshot was taken, or
+    does not tell: the reason, in words. None: `whole` was set first.
+    """
+    connection: Connection | None = None
+    try:
+        connection = await dial()
+        while not whole.is_set():
+            pending = await ask_offset(connection) - offset
+            if pending > _PENDING_BYTES:
+                return f"{pending // MIB} MiB wait behind the snapshot"
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ASK_SECONDS):
+                    await whole.wait()
+    except EngineError as exc:
+        return f"it does not tell what waits behind the snapshot ({exc})"
+    finally:
+        if connection is not None:
+            connection.close()
+    return None

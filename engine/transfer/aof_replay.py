@@ -1,0 +1,547 @@
+"""The commands of an append-only file, from the file to the target: each exactly once.
+
+    file ──CommandBatch──▶ transaction with the position ──▶ target
+
+While the target works on one batch, the next one is read, and sent up to its EXEC: so the target
+has something to do while its answer is read. A batch of which nothing has to be known goes from
+reader to socket; the others take the main flow (`_transact`), which leaves out what the target will
+not take, and what its process ends at (`transfer.crashing_commands`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import islice
+
+from engine._native import (
+    CMD_MEMBER_TTL,
+    CMD_MODULE,
+    CMD_MOVES,
+    CMD_PAYLOAD,
+    CMD_SCRIPT,
+    CMD_SWAPS,
+    CMD_UNKNOWN,
+    CommandBatch,
+    HeldNames,
+    early_member_deadlines,
+    encode_command,
+    stuck_hashes,
+)
+from engine.errors import TransferFailed
+from engine.model.modules import TELEMETRY, TELEMETRY_WORDS
+from engine.model.online_checkpoint import POSITION_DB
+from engine.model.position import StreamPosition, TargetPosition
+from engine.model.report import NAMED_KEYS_LIMIT, printable_key
+from engine.sources.aof import AofSurvey
+from engine.sources.aof_files import AofFiles
+from engine.sources.aof_read import AofCommands
+from engine.targets.applier import Applier, PositionMoved, Sent
+from engine.targets.crash_suspects import REASON
+from engine.targets.writer import RestoreWriter
+from engine.transfer.crashing_commands import CrashingCommands
+from engine.transfer.extended_ttls import LIFT_MS, DbKey
+from engine.transfer.graph_telemetry import GraphTelemetry
+from engine.transfer.key_resync import placed
+from engine.transfer.migration_context import MigrationContext
+from engine.transfer.unfaithful_commands import UnfaithfulCommands
+
+# Commands that leave nothing of a key that could not be carried.
+_DELETES = frozenset({b"DEL", b"UNLINK"})
+_TRIMMING = frozenset({b"XADD", b"XTRIM"})
+_LIMIT = frozenset({b"LIMIT", b"limit", b"Limit"})
+# So many keys are named in a line.
+_NAMED_IN_A_LINE = 3
+# So many hashes that may lack fields have a line of the report, and an event, each.
+_DOUBTED_MOST = 100
+_LACKING = "may lack fields whose TTL had passed, and was put off in time"
+# Beside a key's name in the notes on the target: it is not left out, but may lack fields.
+_FIELDS = "?fields"
+
+
+# (Database, encoded command) that is sent in the place of another one.
+Instead = tuple[int, bytes]
+
+
+def lacking_fields(hashes: Collection[DbKey]) -> Iterator[str]:
+    """A line for each of the first hashes that may lack fields, and one for all others."""
+    for db, key in islice(hashes, _DOUBTED_MOST):
+        yield f"'{printable_key(key)[:80]}' (database {db}) {_LACKING}"
+    further = len(hashes) - _DOUBTED_MOST
+    if further > 0:
+        yield f"{further:,} further {'hash' if further == 1 else 'hashes'} {_LACKING}"
+
+
+class Counts:
+    """What was applied, over all dials. `offset`: up to there the target has `commands` of the
+    files' commands at the start."""
+
+    def __init__(self, offset: int, commands: int) -> None:
+        self.unseen = 0
+        # Behind each batch that was applied: the offset, and how many commands come before it.
+        self._offsets = array("Q", [offset])
+        self._commands = array("Q", [commands])
+        # Commands that may lead elsewhere, by why; and some of the keys that they change.
+        self.again: Counter[str] = Counter()
+        self.keys: dict[str, dict[DbKey, None]] = {}
+
+    @property
+    def commands(self) -> int:
+        """How many of the files' commands the target has."""
+        return self._commands[-1]
+
+    def go_back(self, offset: int) -> None:
+        """The target has them up to there alone."""
+        kept = max(bisect_right(self._offsets, offset), 1)
+        del self._offsets[kept:], self._commands[kept:]
+
+    def passed(self, batch: CommandBatch) -> None:
+        """The batch is on the target."""
+        self._offsets.append(batch.end_offset)
+        self._commands.append(self.commands + batch.stream_commands)
+
+
+class Replay:
+    """Applies the commands from `held` on, over one connection. `commands`: how many of the files'
+    commands the target has then; `before`: the counts of the dial before, which know that too.
+
+    `lost`: keys that could not be carried so far, with the reasons; `noted`: the target has them
+    in its notes. `deadly`: what its process has ended at. `lose(what, why)`
+    is told of commands without keys that the target refuses. `names` get the keys whose deadlines
+    are lifted, `fields` the hashes whose fields' are; None: those run. `stuck`: hashes whose
+    fields' deadlines could not be lifted so far. `graphs`: tells what FalkorDB notes for itself;
+    None: there is none.
+    """
+
+    def __init__(
+        self,
+        stage: MigrationContext,
+        applier: Applier,
+        writer: RestoreWriter,
+        held: TargetPosition,
+        faith: UnfaithfulCommands,
+        deadly: CrashingCommands,
+        graphs: GraphTelemetry | None,
+        *,
+        lose: Callable[[str, str], None],
+        note_key: bytes,
+        lost: dict[DbKey, str],
+        noted: bool,
+        names: HeldNames,
+        fields: HeldNames | None,
+        stuck: Iterable[DbKey],
+        commands: int,
+        before: Counts | None,
+    ) -> None:
+        assert held.position is not None
+        self._stage = stage
+        self._applier = applier
+        self._writer = writer
+        self._held = held
+        self._deadly = deadly
+        self._graphs = graphs
+        self._lose = lose
+        self._names = names
+        self._fields = fields
+        self._note_key = note_key
+        self.token = held.transfer
+        self.counts = before or Counts(held.position.offset, commands)
+        self.counts.go_back(held.position.offset)
+        self.position = held.position
+        """Everything up to here is on the target."""
+        self.lost: set[DbKey] = set()
+        """Keys that were left out: no command that names one is applied."""
+        self.fieldless: dict[DbKey, None] = {}
+        """Hashes that may lack fields whose TTLs were put off in time."""
+        # Both, as they stand on the target behind the next transaction.
+        self._notes: list[tuple[int, bytes]] = []
+        # A server that loads the file loses the TTLs that the writing server has kept.
+        self._kinds = tuple(kind for kind in faith.kinds if not kind.timed)
+        self._flags = CMD_MEMBER_TTL
+        for kind in self._kinds:
+            self._flags |= kind.flag
+        for (db, key), why in lost.items():
+            if why == _FIELDS:
+                self.fieldless[(db, key)] = None
+            else:
+                self.lost.add((db, key))
+                self._stage.tally.refuse(db, key, why)
+                if not noted:
+                    self._note("HSET", db, key, why)
+        for db, key in stuck:
+            self._name_fieldless(db, key)
+
+    async def run(self, files: AofFiles, survey: AofSurvey) -> None:
+        """Apply everything. Raises `PositionMoved`, `TransferFailed`, `AuthError`, `LinkError`."""
+        at = self.position
+        reader = AofCommands(
+            files,
+            survey,
+            at.offset,
+            at.db,
+            at.in_multi,
+            hold_shift=LIFT_MS,
+            names=self._stage.settings.stream_names,
+            lift_fields=self._fields is not None,
+        )
+        batch, plain = await asyncio.to_thread(self._next, reader)
+        while batch is not None:
+            # While the target works on one batch, the next one is read.
+            answer = self._start(batch) if plain else None
+            ahead = asyncio.create_task(self._read_ahead(reader))
+            try:
+                sent = await answer if answer is not None else None
+                if sent is None:
+                    await self._apply(batch)
+                elif sent.applied:
+                    self._pass(batch)
+                else:
+                    await self._transact(batch, sent)
+            finally:
+                # The thread uses files that are closed behind us.
+                await asyncio.wait({ahead})
+                if not ahead.cancelled():
+                    ahead.exception()
+            batch, plain = ahead.result()
+        await self.confirm()
+
+    async def confirm(self) -> None:
+        """Have the target show that it holds everything up to `position`. Raises as `run`."""
+        at = self.position
+        await self._transact(CommandBatch.empty(at.offset, at.db, at.in_multi), None)
+
+    @property
+    def fieldless_words(self) -> str:
+        """Which hashes may lack fields, in one line with the first names; empty: none."""
+        total = len(self.fieldless)
+        if not total:
+            return ""
+        some = list(self.fieldless)[:_NAMED_IN_A_LINE]
+        names = ", ".join(f"'{printable_key(key)[:80]}' (database {db})" for db, key in some)
+        words = "1 hash has" if total == 1 else f"{total:,} hashes have"
+        return (
+            f"{words} or had fields whose TTL could not be held back, such as {names}: a field "
+            "whose TTL had passed, and which the file puts off later, is missing there"
+        )
+
+    def doubts(self, *, fields: bool) -> Iterable[str]:
+        """What may be otherwise than on the server that wrote the file, a line each; `fields`:
+        those of hashes may be gone."""
+        counts = self.counts
+        for why, number in counts.again.items():
+            names = ", ".join(
+                f"'{printable_key(key)[:80]}' (database {db})" for db, key in counts.keys[why]
+            )
+            such = f", such as of {names}" if names else ""
+            yield f"{number:,} commands{such} may lead elsewhere when they run again: {why}"
+        if fields:
+            yield from lacking_fields(self.fieldless)
+        if counts.unseen:
+            yield (
+                f"the target's answer to {counts.unseen:,} transactions was lost with the link: "
+                "whether each of their commands succeeded is not known"
+            )
+
+    # --- One batch ---
+
+    def _next(self, reader: AofCommands) -> tuple[CommandBatch | None, bool]:
+        """The next batch, and whether nothing of its commands is to be looked at; on a thread,
+        while the target works on the one before."""
+        batch = reader.next()
+        if batch is None:
+            return None, False
+        self._note_held(batch)
+        self._note_fields(batch)
+        special = (
+            batch.nbytes > self._writer.bulk_limit
+            or batch.holds(CMD_SWAPS)
+            or batch.doubtful(CMD_PAYLOAD)
+            or (self._graphs is not None and batch.naming(TELEMETRY))
+            or self._trims(batch)
+        )
+        return batch, not special
+
+    async def _read_ahead(self, reader: AofCommands) -> tuple[CommandBatch | None, bool]:
+        """As `_next`; the batch is sent up to its EXEC, if the one before it is under way."""
+        batch, plain = await asyncio.to_thread(self._next, reader)
+        if batch is not None and plain and self._is_simple(batch):
+            self._applier.send_ahead(batch, self._value(batch))
+        return batch, plain
+
+    def _is_simple(self, batch: CommandBatch) -> bool:
+        """Whether a batch that is plain can be sent without a look at its commands."""
+        return not (self.lost or self._notes or self._deadly.suspect(batch, ()))
+
+    def _start(self, batch: CommandBatch) -> asyncio.Future[Sent] | None:
+        """Send it at once, if nothing has to be known of it; None: it is for `_apply`."""
+        if not self._is_simple(batch):
+            return None
+        answer: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
+
+        def answered(sent: Sent) -> None:
+            if not answer.done():
+                answer.set_result(sent)
+
+        value = self._value(batch)
+        return answer if self._applier.start(batch, value, answered, patient=False) else None
+
+    async def _apply(self, batch: CommandBatch) -> None:
+        """Apply it in parts, each of which ends behind a command that is rewritten."""
+        for offset, instead in self._trims(batch):
+            part, batch = batch.split(offset)
+            await self._transact(part, None, (part.db(len(part) - 1), instead))
+        await self._transact(batch, None)
+
+    def _trims(self, batch: CommandBatch) -> list[tuple[int, bytes]]:
+        """XADD and XTRIM as only a server that loads its file takes them: (where the command ends,
+        what means the same to everybody).
+
+        A server writes `MAXLEN ~ 9 LIMIT 5` as `MAXLEN = 7 LIMIT 5`, which trims to 7 where it
+        loads it, and is a syntax error of a client (streamParseAddOrTrimArgsOrReply, t_stream.c).
+        """
+        found = []
+        for index in batch.mentioning(_LIMIT):
+            words = batch.command(index)
+            if words[0].upper() in _TRIMMING and b"=" in words:
+                at = next(n for n, word in enumerate(words) if word in _LIMIT)
+                exact = encode_command(*words[:at], *words[at + 2 :])
+                if words.index(b"=") < at:
+                    found.append((batch.offset(index), exact))
+        return found
+
+    def _note_fields(self, batch: CommandBatch) -> None:
+        """Hashes of which a field's TTL has passed, or may pass, and is not lifted: the field is
+        gone then. Where the file puts it off in time, the target lacks it from then on."""
+        found: list[int] = []
+        if batch.holds(CMD_MEMBER_TTL):
+            found += early_member_deadlines(batch, time.time_ns() // 1_000_000)
+        if self._fields is not None and batch.holds(CMD_PAYLOAD):
+            found += stuck_hashes(batch)
+        for index in found:
+            for db, key in batch.changes(index) or ():
+                self._name_fieldless(db, key)
+
+    def _name_fieldless(self, db: int, key: bytes) -> None:
+        if (db, key) in self.fieldless:
+            return
+        self.fieldless[(db, key)] = None
+        if len(self.fieldless) <= NAMED_KEYS_LIMIT:
+            self._note("HSET", db, key, _FIELDS)
+
+    def _note_held(self, batch: CommandBatch) -> None:
+        """Note the keys whose deadlines may be lifted behind this batch, and the hashes."""
+        self._note_lifted(batch, self._names, members=False)
+        if self._fields is not None:
+            self._note_lifted(batch, self._fields, members=True)
+
+    @staticmethod
+    def _note_lifted(batch: CommandBatch, names: HeldNames, *, members: bool) -> None:
+        if not names.known:
+            return
+        names.add_commands(batch, members=members)
+        if batch.holds(CMD_SWAPS | CMD_UNKNOWN | CMD_SCRIPT):
+            # The numbers of databases in the names are no longer right; or what moved is not known.
+            names.give_up()
+        elif batch.holds(CMD_MOVES):
+            for index in batch.indices(CMD_MOVES):
+                for db, key in batch.changes(index) or ():
+                    names.add(db, key)
+
+    async def _transact(
+        self, batch: CommandBatch, sent: Sent | None, instead: Instead | None = None
+    ) -> None:
+        """`instead`: what is sent in the last command's place."""
+        suspect = sent is None and self._deadly.suspect(batch, ())
+        if suspect or not await self._transact_piece(batch, sent, instead):
+            await self._transact_in_pieces(batch, instead)
+
+    async def _transact_in_pieces(self, batch: CommandBatch, instead: Instead | None) -> None:
+        """Apply it in pieces, for the target's process has ended at it."""
+        for piece, _ in self._deadly.pieces(batch, ()):
+            last = instead if piece.end_offset == batch.end_offset else None
+            if not await self._transact_piece(piece, None, last):
+                await self._transact_in_pieces(piece, last)
+
+    async def _transact_piece(
+        self, batch: CommandBatch, sent: Sent | None, instead: Instead | None
+    ) -> bool:
+        """Apply it; False: the target's process ends at it, and it is to be parted."""
+        skip = (
+            set() if sent is not None else self._unfit(batch) | await self._notes_of_graphs(batch)
+        )
+        last = len(batch) - 1
+        while True:
+            if sent is None:
+                skip |= self._left_out(batch, skip) | self._left_out_deadly(batch, skip)
+            notes = self._noted()
+            rewritten = [instead] if instead is not None and last not in skip else []
+            replaced = last if rewritten else None
+            try:
+                result = await self._applier.apply(
+                    batch,
+                    sent.position if sent is not None else self._value(batch),
+                    skip=skip | {last} if rewritten else skip,
+                    extras=[*rewritten, *notes],
+                    sent=sent,
+                )
+            except PositionMoved:
+                if self._applier.ended:
+                    self._deadly.ended(batch, ())
+                raise
+            sent = None
+            if result.ended:
+                # Nothing was applied.
+                if not self._deadly.ended(batch, ()) and self._deadly.parted(batch, ()):
+                    return False
+                continue
+            if not result.refused:
+                break
+            # Nothing was applied: again, without what the target would not even queue.
+            for index, message in sorted(result.refused):
+                at = self._meant(index, replaced, message)
+                skip.add(at)
+                self._leave(batch, at, _refusal(batch, at, message))
+        del self._notes[: len(notes)]
+        for index, message in result.failed:
+            self._leave(batch, self._meant(index, replaced, message), message)
+        self.counts.unseen += result.unseen
+        self._pass(batch)
+        return True
+
+    def _meant(self, index: int, replaced: int | None, message: str) -> int:
+        """Which command of the batch was refused: an extra stands for the one that is `replaced`,
+        or is the engine's."""
+        if index == -1 and replaced is not None:
+            return replaced
+        if index < 0:
+            raise TransferFailed(f"the target refuses the engine's own command: {message}")
+        return index
+
+    def _pass(self, batch: CommandBatch) -> None:
+        if batch.end_offset > self.position.offset:
+            self.counts.passed(batch)
+        if batch.holds(self._flags):
+            self._look(batch)
+        self.position = StreamPosition(
+            self.position.replid, batch.end_offset, batch.db_after, batch.in_multi_after
+        )
+
+    def _look(self, batch: CommandBatch) -> None:
+        for kind in self._kinds:
+            if batch.holds(kind.flag):
+                found = batch.doubtful(kind.flag)
+                found = [at for at in found if not batch.flags(at) & kind.unless]
+                self._note_again(batch, found, kind.why)
+
+    def _note_again(self, batch: CommandBatch, indices: Sequence[int], why: str) -> None:
+        if not indices:
+            return
+        counts = self.counts
+        counts.again[why] += len(indices)
+        some = counts.keys.setdefault(why, {})
+        for index in indices[:_NAMED_IN_A_LINE]:
+            for key in batch.changes(index) or ():
+                if len(some) < _NAMED_IN_A_LINE:
+                    some[key] = None
+
+    def _value(self, batch: CommandBatch) -> bytes:
+        return self._held.encode_span(
+            self.position.replid,
+            (batch.end_offset, batch.db_after, batch.in_multi_after),
+            (batch.start_offset, batch.db_before, batch.in_multi_before),
+        )
+
+    # --- What is left out ---
+
+    def _unfit(self, batch: CommandBatch) -> set[int]:
+        """Values of modules that the target must not get, and arguments that it does not take."""
+        found: set[int] = set()
+        guard = self._writer.encoder.guard
+        for index in batch.doubtful(CMD_PAYLOAD):
+            if guard is not None and (why := guard.refusal(batch.command(index)[3])):
+                found.add(index)
+                self._leave(batch, index, why)
+        limit = self._writer.bulk_limit
+        for index in batch.longer(limit):
+            found.add(index)
+            self._leave(batch, index, f"it is longer than the target takes ({limit:,} bytes)")
+        return found
+
+    def _left_out(self, batch: CommandBatch, skip: set[int]) -> set[int]:
+        """Commands that name a key which was left out; one that deletes it makes it whole."""
+        found: set[int] = set()
+        if not self.lost:
+            return found
+        swaps = batch.swaps
+        for index in batch.mentioning({key for _, key in self.lost}):
+            if index in skip:
+                continue
+            named = placed(batch.db(index), batch.keys(index) or (), swaps)
+            lost = self.lost.intersection(named)
+            if not lost:
+                continue
+            if batch.command(index)[0].upper() in _DELETES:
+                for db, key in lost:
+                    self.lost.discard((db, key))
+                    self._stage.tally.carried(db, key)
+                    self._note("HDEL", db, key)
+                continue
+            found.add(index)
+            self._leave(batch, index, "it is derived from a key that was not carried")
+        return found
+
+    def _left_out_deadly(self, batch: CommandBatch, skip: set[int]) -> set[int]:
+        """A command that the target's process ended at."""
+        if self._deadly.idle or skip or len(batch) != 1 or not self._deadly.deadly(batch):
+            return set()
+        self._deadly.leave_out(*(batch.changes(0) or ()))
+        self._leave(batch, 0, REASON)
+        return {0}
+
+    async def _notes_of_graphs(self, batch: CommandBatch) -> set[int]:
+        """Commands of what FalkorDB notes for itself; what they make of it is not carried."""
+        if self._graphs is None:
+            return set()
+        found = await self._graphs.left_out(batch)
+        for own, beside in found.values():
+            for key in own:
+                self._stage.tally.leave(*key)
+            self._lose_keys(beside, f"it is derived from {TELEMETRY_WORDS}")
+        return set(found)
+
+    def _leave(self, batch: CommandBatch, index: int, message: str) -> None:
+        """A command that does not run on the target: its keys are named."""
+        keys = batch.changes(index)
+        if not keys:
+            name = batch.command(index)[0][:64].decode("ascii", "backslashreplace")
+            self._lose(f"the command {name.upper()}", message)
+            return
+        self._lose_keys(keys, message)
+
+    def _lose_keys(self, keys: Iterable[DbKey], message: str) -> None:
+        for db, key in keys:
+            if (db, key) in self.lost:
+                continue
+            self._stage.tally.refuse(db, key, message)
+            if len(self.lost) < NAMED_KEYS_LIMIT:
+                self.lost.add((db, key))
+                self._note("HSET", db, key, message)
+
+    def _note(self, verb: str, db: int, key: bytes, *more: str) -> None:
+        name = b"%d %b" % (db, key)
+        self._notes.append((POSITION_DB, encode_command(verb, self._note_key, name, *more)))
+
+    def _noted(self) -> list[tuple[int, bytes]]:
+        return list(self._notes)
+
+
+def _refusal(batch: CommandBatch, index: int, message: str) -> str:
+    """Why the target would not even queue a command: of a module's that it does not know, that."""
+    if batch.flags(index) & CMD_MODULE and "unknown command" in message:
+        name = batch.command(index)[0][:64].decode("ascii", "backslashreplace")
+        return f"{name.upper()} is a command of a module, which the target does not have"
+    return message

@@ -1,0 +1,185 @@
+"""What one server says of itself: link, credentials, version, role."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Iterator
+
+from engine.errors import AuthError, EngineError, LinkError, UsageError
+from engine.model.endpoint import Endpoint
+from engine.model.server import ServerInfo
+from engine.model.settings import TransferSettings
+from engine.transfer.checks.check_result import Check, Side, failed, passed, warned
+from engine.wire.admin import Admin
+
+_PINGS = 3
+# SCAN, DUMP with a CRC64, OBJECT FREQ; below it nothing was tried.
+_OLDEST_SOURCE = (4, 0, 0)
+# RESTORE … ABSTTL, IDLETIME, FREQ.
+OLDEST_TARGET = (5, 0, 0)
+# ACL users.
+_USERS_SINCE = (6, 0, 0)
+# SCAN … TYPE.
+_TYPE_FILTER_SINCE = (6, 0, 0)
+
+
+async def greet(side: Side, end: Admin) -> list[Check]:
+    """Round trip and credentials over a connection that stands.
+
+    Raises what `Admin.call` raises: `unreachable` makes a check of it.
+    """
+    best = float("inf")
+    for _ in range(_PINGS):
+        began = time.perf_counter()
+        # An error (LOADING, no right to PING) is an answer too: the link is what is timed.
+        (reply,) = await end.pipeline([("PING",)])
+        best = min(best, time.perf_counter() - began)
+        if isinstance(reply, AuthError) and end.endpoint.password is None:
+            raise reply
+    endpoint = end.endpoint
+    user = f"user {endpoint.username or 'default'!r}"
+    secret = "with password" if endpoint.password is not None else "no password needed"
+    return [
+        passed(f"{side}-reachable", f"{endpoint.address}, round trip {best * 1000:.2f} ms"),
+        passed(f"{side}-auth", f"{user}, {secret}"),
+        check_tls(side, endpoint),
+    ]
+
+
+def check_users(side: Side, endpoint: Endpoint, info: ServerInfo) -> Check | None:
+    """Whether the server knows users at all, where one was named; None if nothing is to be said."""
+    named = endpoint.username not in (None, "", "default") and endpoint.password is not None
+    if not named or info.flavour != "redis" or info.version >= _USERS_SINCE:
+        return None
+    return failed(
+        f"{side}-auth",
+        f"{info.name} has no users, and the user {endpoint.username!r} was given",
+        "Leave the user's name away: redis://:PASSWORD@HOST.",
+    )
+
+
+def unreachable(side: Side, endpoint: Endpoint, error: EngineError) -> list[Check]:
+    """The checks for a server that could not be talked to, and why."""
+    if isinstance(error, UsageError):
+        return [failed(f"{side}-tls", error.message, error.remedy)]
+    if isinstance(error, LinkError):
+        return [failed(f"{side}-reachable", error.message, error.remedy)]
+    name = "auth" if isinstance(error, AuthError) else "answer"
+    return [
+        passed(f"{side}-reachable", endpoint.address),
+        failed(f"{side}-{name}", error.message, error.remedy),
+        check_tls(side, endpoint),
+    ]
+
+
+def check_tls(side: Side, endpoint: Endpoint) -> Check:
+    """Whether the link is encrypted, and the server's certificate verified."""
+    name = f"{side}-tls"
+    if endpoint.tls is None:
+        if endpoint.unix_path is not None or _loopback(endpoint.host):
+            return passed(name, "off, on this machine")
+        if endpoint.password is None:
+            return passed(name, "off")
+        return warned(
+            name,
+            "off: the password and every value cross the network in the clear",
+            "Use rediss:// if the server has a TLS port.",
+        )
+    if not endpoint.tls.verify:
+        return warned(
+            name,
+            "on, but the certificate is not verified: anyone in between can read along",
+            "Give the authority's certificate with ca_file=… instead of verify=no.",
+        )
+    mutual = ", client certificate shown" if endpoint.tls.cert_file is not None else ""
+    return passed(name, f"on, certificate verified{mutual}")
+
+
+def check_server(side: Side, info: ServerInfo, settings: TransferSettings) -> Iterator[Check]:
+    """Version, loading, role and mode of one end."""
+    yield _version(side, info, settings)
+    if info.loading:
+        yield failed(
+            f"{side}-loading",
+            "the server is still loading its data",
+            "Wait until INFO persistence says loading:0, then try again.",
+        )
+    yield _source_role(info) if side == "source" else _target_role(info)
+    yield _mode(side, info)
+
+
+def _version(side: Side, info: ServerInfo, settings: TransferSettings) -> Check:
+    name = f"{side}-version"
+    if side == "target" and info.version < OLDEST_TARGET and info.flavour == "redis":
+        return failed(
+            name,
+            f"{info.name}: its RESTORE knows no ABSTTL",
+            "The target must be Redis 5.0 or later, or Valkey.",
+        )
+    if side == "source" and info.flavour == "redis":
+        if settings.key_type is not None and info.version < _TYPE_FILTER_SINCE:
+            return failed(
+                name,
+                f"{info.name}: its SCAN knows no TYPE",
+                "Leave --type away (or use --match); TYPE needs Redis 6.0 or later.",
+            )
+        if info.version < _OLDEST_SOURCE:
+            return warned(
+                name,
+                f"{info.name}: from a time before replication histories had names (Redis 4.0)",
+                "After a failover, or a lost link that lasts, it can only be copied anew.",
+            )
+    if info.fork:
+        return warned(
+            name,
+            f"{info.name}: not Redis or Valkey, but compatible with it",
+            "Try with a copy of the data first, and compare afterwards.",
+        )
+    return passed(name, info.name)
+
+
+def _source_role(info: ServerInfo) -> Check:
+    name = "source-role"
+    if not info.is_replica:
+        return passed(name, "primary")
+    link = "" if info.primary_link_up else ", and its link to the primary is down"
+    return warned(
+        name,
+        f"a replica of {info.primary}{link}: what it has may be older than its primary's data,"
+        " and keys past their time stay until the primary deletes them",
+        "Fine to spare the primary; for the last state use the primary itself.",
+    )
+
+
+def _target_role(info: ServerInfo) -> Check:
+    name = "target-role"
+    if not info.is_replica:
+        return passed(name, "primary")
+    return failed(
+        name,
+        f"a replica of {info.primary}: it takes writes from its primary alone",
+        "Name the primary as the target, or promote this server (REPLICAOF NO ONE).",
+    )
+
+
+def _mode(side: Side, info: ServerInfo) -> Check:
+    name = f"{side}-mode"
+    if info.mode == "sentinel":
+        return failed(
+            name, "a Sentinel: it holds no data", "Name the server that the Sentinel watches."
+        )
+    if info.mode == "cluster":
+        return failed(
+            name,
+            "cluster mode is enabled",
+            "Only servers with cluster mode disabled can be moved for now.",
+        )
+    return passed(name, info.mode)
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.split("%", 1)[0]).is_loopback
+    except ValueError:
+        return host == "localhost"

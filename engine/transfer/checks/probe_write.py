@@ -1,0 +1,185 @@
+"""The one write of a preflight: a tiny string goes over as the transfer's keys would.
+
+It has a random name of ours and a time to live, is read back, and deleted again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+import time
+
+from engine._native import crc64
+from engine.errors import AuthError, EngineError, ServerError
+from engine.model.server import ServerInfo, accepts_footer, rdb_version
+from engine.transfer.checks.check_result import Check, failed, passed, size, warned
+from engine.transfer.checks.sample_keys import UNKNOWN, SampleKeys
+from engine.wire.admin import Admin
+
+PREFIX = "startmigration:probe:"
+# If our DEL is lost with the link, the key goes by itself.
+_PROBE_SECONDS = 60
+_VALUE = b"probe"
+# RDB_TYPE_STRING, its length in six bits, its bytes (rdbSaveRawString).
+_STRING = bytes([0, len(_VALUE)]) + _VALUE
+# A string has looked like this since the first RDB version.
+_LOWEST = 1
+_SKEW_SECONDS = 1.0
+
+_REMEDIES = {
+    "NOREPLICAS": "min-replicas-to-write is not met: attach the target's replicas, or lower it.",
+    "OOM": "The target is at its maxmemory: raise it, or free memory.",
+    "MISCONF": "The target's last snapshot failed: free its disk, or see its log.",
+    "READONLY": "The target is a replica: name its primary, or promote it.",
+    "LOADING": "The target is loading its data: wait and try again.",
+    "MASTERDOWN": "The target is a replica without its primary: name the primary.",
+    "CLUSTERDOWN": "The target is a cluster that is down.",
+}
+
+
+async def check_probe(
+    target: Admin,
+    source_info: ServerInfo,
+    target_info: ServerInfo,
+    keys: SampleKeys = UNKNOWN,
+) -> Check:
+    """RESTORE a probe as the transfer would, read it back, delete it.
+
+    A user of some keys alone may touch no name of ours: the probe's is then put behind one of
+    `keys`.
+    """
+    name = "probe"
+    own = f"{PREFIX}{secrets.token_hex(8)}".encode()
+    key = own
+    version = _LOWEST
+    if accepts_footer(source_info, target_info):
+        version = rdb_version(source_info.flavour, source_info.version)
+    deadline = round((time.time() + _PROBE_SECONDS) * 1000)
+    began = time.perf_counter()
+    try:
+        try:
+            await target.call("RESTORE", key, deadline, dump(version), "ABSTTL")
+        except AuthError as refusal:
+            if not refusal.of_key:
+                raise
+            key = keys.beside(own)
+            await target.call("RESTORE", key, deadline, dump(version), "ABSTTL")
+        seconds = time.perf_counter() - began
+    except AuthError as error:
+        if error.of_key and not keys.sure:
+            return warned(
+                name,
+                f"not tried: {error.message}",
+                f"ACL SETUSER {target.endpoint.username or 'default'} ~{PREFIX}*, to have it "
+                "tried.",
+            )
+        user = target.endpoint.username or "default"
+        rule = f"~{PREFIX}*" if error.of_key else "+restore"
+        return failed(name, error.message, f"ACL SETUSER {user} {rule}, or give another user.")
+    except ServerError as error:
+        remedy = _REMEDIES.get(error.code, "The target must take RESTORE; see its documentation.")
+        return failed(name, error.message, remedy)
+    value, left, deleted = await target.pipeline([("GET", key), ("PTTL", key), ("DEL", key)])
+    return _read_back(f"RESTORE with RDB version {version}", seconds, value, left, deleted)
+
+
+def dump(version: int) -> bytes:
+    """The probe's payload as DUMP would give it (createDumpPayload, cluster.c)."""
+    body = _STRING + struct.pack("<H", version)
+    return body + struct.pack("<Q", crc64(body))
+
+
+def _read_back(what: str, seconds: float, value: object, left: object, deleted: object) -> Check:
+    name = "probe"
+    if isinstance(deleted, EngineError):
+        return warned(
+            name,
+            f"{what} was taken, but the probe could not be deleted again",
+            f"It goes by itself within {_PROBE_SECONDS} s.",
+        )
+    if isinstance(value, EngineError):  # write-only users are rare, and enough for a transfer
+        return passed(name, f"{what} was taken in {seconds * 1000:.1f} ms (reading it is denied)")
+    if value is None:
+        return failed(
+            name,
+            f"{what} was answered OK, but the key was not there",
+            "Is the target's clock ahead, or does something delete or evict keys there?",
+        )
+    if value != _VALUE:
+        return failed(name, f"{what} came back with another value", "Is the target a proxy?")
+    if isinstance(left, int) and left < 0:
+        return failed(name, f"{what} came back without its deadline", "Is the target a proxy?")
+    return passed(name, f"{what}, read back and deleted in {seconds * 1000:.1f} ms")
+
+
+async def check_clocks(source: Admin, target: Admin) -> Check:
+    """Deadlines are absolute, so a clock that is ahead lets keys expire early."""
+    skews = []
+    for end in (source, target):
+        before = time.time()
+        (reply,) = await end.pipeline([("TIME",)])
+        after = time.time()
+        if not isinstance(reply, list):
+            return warned(
+                "clocks",
+                f"{end.name} does not tell its time (TIME denied)",
+                "Make sure that both clocks are set (NTP): deadlines are absolute.",
+            )
+        skews.append(skew(int(reply[0]) + int(reply[1]) / 1e6, before, after))
+    return judge_clocks(skews[1] - skews[0])
+
+
+async def check_clock(target: Admin) -> Check:
+    """The same where the source is a file: by this machine's clock its keys are over or not."""
+    before = time.time()
+    (reply,) = await target.pipeline([("TIME",)])
+    after = time.time()
+    if not isinstance(reply, list):
+        return passed("clocks", "the target does not tell its time (TIME denied)")
+    return judge_clocks(
+        skew(int(reply[0]) + int(reply[1]) / 1e6, before, after), other="this machine"
+    )
+
+
+def skew(there: float, before: float, after: float) -> float:
+    """How far a server's clock is ahead of ours, in seconds, asked between `before` and `after`."""
+    return there - (before + after) / 2
+
+
+def judge_clocks(ahead: float, *, other: str = "the source") -> Check:
+    """`ahead` is how many seconds the target's clock is ahead of the other one's."""
+    name = "clocks"
+    if abs(ahead) <= _SKEW_SECONDS:
+        return passed(name, f"{abs(ahead) * 1000:.0f} ms apart")
+    effect = "expire early" if ahead > 0 else "live longer"
+    way = "ahead of" if ahead > 0 else "behind"
+    return warned(
+        name,
+        f"the target is {abs(ahead):.1f} s {way} {other}: keys with a deadline {effect}",
+        "Set both clocks (NTP) before starting.",
+    )
+
+
+async def check_bulk_limit(source: Admin, target: Admin) -> Check:
+    """A value that the source could hold, and the target would not take (proto-max-bulk-len)."""
+    name = "value-limit"
+    ours, theirs = await ask_bulk_limit(source), await ask_bulk_limit(target)
+    if ours is None or theirs is None:
+        return passed(
+            name, "not told (CONFIG GET denied, or not known); 512 MiB unless it was changed"
+        )
+    if theirs < ours:
+        return warned(
+            name,
+            f"the target takes values up to {size(theirs)}, the source up to {size(ours)}",
+            f"CONFIG SET proto-max-bulk-len {ours} on the target.",
+        )
+    return passed(name, f"the target takes values up to {size(theirs)}")
+
+
+async def ask_bulk_limit(end: Admin) -> int | None:
+    """Bytes of the longest bulk that a server takes; None where it does not tell."""
+    (reply,) = await end.pipeline([("CONFIG", "GET", "proto-max-bulk-len")])
+    if not isinstance(reply, list) or len(reply) != 2:
+        return None
+    return int(reply[1])

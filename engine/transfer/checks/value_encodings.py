@@ -1,0 +1,102 @@
+"""Whether the target can load the encodings of the values that the source has.
+
+The version table says what could be refused; a look at some keys says what is there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from engine.model.server import Flavour, ServerInfo
+from engine.transfer.checks.check_result import Check, passed, warned
+from engine.transfer.checks.keys import some_of_each
+from engine.transfer.checks.server_pair import unloadable_types
+from engine.wire.admin import Admin
+
+_TYPE_NAMES: dict[int, str] = {
+    15: "streams",
+    16: "small hashes",
+    17: "small sorted sets",
+    18: "lists",
+    19: "streams",
+    20: "small sets",
+    21: "streams",
+    26: "streams",
+    27: "streams",
+    28: "arrays",
+    29: "hashes of a template",
+    30: "hashes of a template",
+    31: "hashes of a template",
+    32: "hashes of a template",
+    33: "rate limiters",
+}
+# 22 and up mean different things to the two flavours.
+_FIELD_TTL_TYPES: dict[Flavour, frozenset[int]] = {
+    "redis": frozenset({24, 25}),
+    "valkey": frozenset({22}),
+}
+_PATH_HASH = 23
+FIELD_TTLS = "hashes with field TTLs"
+
+
+async def check_types(
+    source: Admin, source_info: ServerInfo, target_info: ServerInfo, databases: list[int]
+) -> Check:
+    """Which kinds of value may be refused, and how many of them were among some keys."""
+    name = "value-types"
+    types = unloadable_types(source_info, target_info)
+    if not types:
+        return passed(name, "the target loads every encoding of the source")
+    kinds = {type_name(number, source_info.flavour) for number in types}
+    seen, looked = await _look(source, databases)
+    found = {kind: seen[kind] for kind in sorted(kinds) if seen[kind]}
+    what = f"{target_info.name} does not load some encodings of {source_info.name}: "
+    what += ", ".join(sorted(kinds))
+    remedy = (
+        "Choose a target at least as new as the source and of its flavour; keys that cannot be"
+        " loaded are named in the report."
+    )
+    if found:
+        among = ", ".join(f"{count} {kind}" for kind, count in found.items())
+        return warned(name, f"{what}; among {looked} keys looked at: {among}", remedy)
+    return warned(name, f"{what}; none was seen among {looked} keys", remedy)
+
+
+def type_name(number: int, flavour: Flavour) -> str:
+    """The kind of value behind an RDB_TYPE_* byte, for people."""
+    if number in _FIELD_TTL_TYPES[flavour]:
+        return FIELD_TTLS
+    if number == _PATH_HASH and flavour == "valkey":
+        return "path hashes"
+    return _TYPE_NAMES.get(number, f"type {number}")
+
+
+async def _look(source: Admin, databases: list[int]) -> tuple[Counter[str], int]:
+    """Count kinds among some keys of each database."""
+    seen: Counter[str] = Counter()
+    looked = 0
+    async for keys in some_of_each(source, databases):
+        commands: list[tuple[bytes | str, ...]] = []
+        for key in keys:
+            commands += [("TYPE", key), ("OBJECT", "ENCODING", key)]
+        replies = await source.pipeline(commands)
+        for kind, encoding in zip(replies[::2], replies[1::2], strict=True):
+            if isinstance(kind, bytes) and isinstance(encoding, bytes):
+                looked += 1
+                seen[_kind(kind, encoding)] += 1
+    return seen, looked
+
+
+def _kind(kind: bytes, encoding: bytes) -> str:
+    if kind == b"stream":
+        return "streams"
+    if kind == b"list":
+        # Since 7.0 every list is saved as type 18, whatever OBJECT ENCODING says.
+        return "lists"
+    if encoding == b"listpackex":
+        return FIELD_TTLS
+    if encoding == b"listpack":
+        return {b"hash": "small hashes", b"zset": "small sorted sets", b"set": "small sets"}.get(
+            kind, "others"
+        )
+    return "others"

@@ -1,0 +1,47 @@
+"""The two ends of an online migration, for what is asked of them beside the data."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from engine.model.credentials import Credentials
+from engine.model.endpoint import Endpoint
+from engine.model.settings import TransferSettings
+from engine.wire.admin import Admin, admin
+from engine.wire.connection import Connection
+from engine.wire.dial import dial
+
+Side = Literal["source", "target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where they are, and how long to wait for them."""
+
+    source: Endpoint
+    target: Endpoint
+    settings: TransferSettings
+    credentials: Credentials = field(default_factory=Credentials)
+    """By host: for servers of the source's replication that are found on the way."""
+
+    def beside_source(self, address: str) -> Endpoint:
+        """The server at `address` (`host:port`) of the source's replication; the source itself
+        where it is empty. Raises `UsageError`."""
+        return self.credentials.beside(self.source, address) if address else self.source
+
+    def admin(self, side: Side) -> contextlib.AbstractAsyncContextManager[Admin]:
+        """A connection of the control plane. Raises `LinkError`, `AuthError`, `ServerError`."""
+        endpoint = self.source if side == "source" else self.target
+        return admin(endpoint, timeout=self.settings.io_timeout, fault=side)
+
+    @contextlib.asynccontextmanager
+    async def dialled(self) -> AsyncIterator[Connection]:
+        """A plain connection to the target, closed behind its user. Raises as `admin`."""
+        connection = await dial(self.target, fault="target", timeout=self.settings.connect_timeout)
+        try:
+            yield connection
+        finally:
+            connection.close()

@@ -1,0 +1,271 @@
+"""Near deadlines, lifted until the cut-over.
+
+A key that goes over with its deadline can expire on the target before the stream's command that
+extends it arrives: gone on the target, alive on the source, and nobody has said a word. It takes no
+more than a link that is down for a second. So where the target has no import mode, near deadlines
+(`hold_horizon`) are lifted by `LIFT_MS`, in the snapshot and in the stream, and the source's own
+DELs remove what really expires, as on a replica.
+
+Before the cut-over the lifted deadlines are set back. A lifted deadline says of itself that it is
+one, and what it was, whatever key it was renamed or copied to and whichever engine lifted it; so a
+script on the target does it, a page of keys at a time, each atomically. The engine that lifts them
+keeps their names, up to a bound (`HeldNames`), so that it takes as long as their number asks for.
+Where the names are not known (there were too many, another engine has lifted them, two databases
+were swapped, or an old source sends scripts that may move a key), all keys are walked through.
+
+Invariant. No deadline on the target that is not lifted is due, and so nothing can expire there
+before its time, however far the target is behind:
+
+- The snapshot and the stream lift what is nearer than the horizon: what is left is due later than
+  that. Long before the horizon is over everything that has become near is lifted (`lift_all`).
+- What is set back before the cut-over is due later than the cut-over can end (`release_all` is told
+  when that is); the rest stays lifted, and is set back behind the fence, with everything applied.
+- A cut-over that did not come off lifts everything again.
+
+Where it takes too long to lift them, because the target is stalled, say, or the engine was killed
+in between, the target is *exposed* (`TtlGuard.exposed`). Whatever the stream names from then
+on is read again from the source (`Follower.suspect`), until the stream has passed the moment when
+the invariant holds again.
+
+A script is told until when it is valid, on the target's clock: one that was under way when its link
+was lost must not set back what has been lifted since, nor the other way round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from engine._native import HeldNames
+from engine.errors import AuthError, ServerError
+from engine.wire.admin import Admin, Arg
+
+LIFT_MS = 100 * 365 * 86_400_000
+"""A hundred years: nobody's own deadline is so far off."""
+_FAR_MS = LIFT_MS // 2
+_EVERY_MS = 2 * LIFT_MS
+_PAGE = 1000
+_PAGES = 16
+# What setting deadlines back may take, in seconds: this, and so long for each key that has one.
+_RELEASE_SECONDS = 5.0
+_RELEASE_SECONDS_A_KEY = 1e-5
+VALID_SECONDS = 3.0
+"""How long a script may be under way."""
+# Both scripts: keys; what counts as lifted, by how much it is (ms), whether the server knows
+# PEXPIRETIME (7.0), a bound (ms), until when it is valid (s). A script sees one moment's clock
+# throughout.
+_PROLOGUE = """
+local time = redis.call('TIME')
+if tonumber(time[1]) > tonumber(ARGV[5]) then
+  return redis.error_reply('ERR this script comes too late')
+end
+local far, lift, exact = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] == '1'
+local bound = tonumber(ARGV[4])
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function left(key)
+  local at
+  if exact then
+    at = redis.call('PEXPIRETIME', key)
+    -- The server's own moment decides what has passed; it may be a little before TIME's.
+    if at < 0 then return at end
+    if at - now > 1000 and math.abs(at - now - lift) > 1000 then return at - now, at end
+  end
+  return redis.call('PTTL', key), at
+end
+local function move(key, ttl, at, by)
+  if exact then
+    redis.call('PEXPIREAT', key, string.format('%.0f', at + by))
+  else
+    redis.call('PEXPIRE', key, string.format('%.0f', ttl + by))
+  end
+end
+"""
+# Returns how many keys ended, and those that stay lifted: they are due within the bound. A deadline
+# that has passed deletes its key at once, which not every server counts as expired
+# (`ServerInfo.counts_past_ttls`).
+_RELEASE = (
+    _PROLOGUE
+    + """
+local lifted, ended = {}, 0
+for _, key in ipairs(KEYS) do
+  local ttl, at = left(key)
+  if ttl > far then
+    if ttl - lift < bound then
+      lifted[#lifted + 1] = key
+    else
+      move(key, ttl, at, -lift)
+      if ttl <= lift then ended = ended + 1 end
+    end
+  end
+end
+return {ended, lifted}
+"""
+)
+# Lifts what is due within the bound, and returns the keys; none of them ends.
+_LIFT = (
+    _PROLOGUE
+    + """
+local lifted = {}
+for _, key in ipairs(KEYS) do
+  local ttl, at = left(key)
+  if ttl >= 0 and ttl < bound then
+    move(key, ttl, at, lift)
+    lifted[#lifted + 1] = key
+  end
+end
+return {0, lifted}
+"""
+)
+
+DbKey = tuple[int, bytes]
+
+
+class ExtendedTtls:
+    """The lifted deadlines of one target, over one connection of the control plane.
+
+    Raises `LinkError`, `ServerError`, and `AuthError` where the user may not run scripts. Keys that
+    are renamed, copied or moved while all are gone through may be missed: whoever applies the
+    stream knows of them.
+    """
+
+    def __init__(self, target: Admin) -> None:
+        self._target = target
+        self.ended = 0
+        """So many keys ended when their deadlines were set back, which had passed."""
+        self._exact: bool | None = None
+        # The target's clock less the loop's, in seconds.
+        self._skew: float | None = None
+
+    async def prepare(self) -> None:
+        """Learn what every script is told, so that a script costs one round trip from here on."""
+        await self.now_ms()
+        if self._exact is None:
+            self._exact = await self._knows_pexpiretime()
+
+    async def seconds(self, names: HeldNames) -> float:
+        """What `release_held` may take."""
+        keys = len(names)
+        if not names.known:
+            keyspace = (await self._target.info()).keyspace
+            keys = sum(each.keys for each in keyspace if each.expires)
+        return _RELEASE_SECONDS + _RELEASE_SECONDS_A_KEY * keys
+
+    async def now_ms(self) -> int:
+        """What the target's clock shows, in ms since the epoch."""
+        if self._skew is None:
+            seconds, micros = await self._target.call("TIME")
+            self._skew = int(seconds) + int(micros) / 1e6 - asyncio.get_running_loop().time()
+        return int((asyncio.get_running_loop().time() + self._skew) * 1000)
+
+    async def release_held(self, names: HeldNames, due_by: float | None = None) -> list[DbKey]:
+        """As `release_all`, by the names of what is lifted, if they are known."""
+        found: list[DbKey] = []
+        if names.known:
+            for portion in names.pages(_PAGE * _PAGES):
+                found += await self._some(_RELEASE, portion, _until(due_by))
+        # They may have become too many meanwhile.
+        return found if names.known else await self.release_all(due_by)
+
+    async def release_all(self, due_by: float | None = None) -> list[DbKey]:
+        """Set every deadline back but those that are due before `due_by` (the loop's clock).
+
+        None: however near, and what is due by now goes. Returns the keys that stay lifted.
+        """
+        found: list[DbKey] = []
+        await self._all(
+            _RELEASE,
+            lambda: _until(due_by),
+            lambda db, keys: found.extend((db, key) for key in keys),
+        )
+        return found
+
+    async def release(self, keys: Iterable[DbKey], due_by: float | None = None) -> list[DbKey]:
+        """The same of these keys."""
+        return await self._some(_RELEASE, keys, _until(due_by))
+
+    async def lift_all(self, horizon: float, names: HeldNames | None = None) -> None:
+        """Lift every deadline that is nearer than `horizon` seconds; their keys go to `names`."""
+
+        def note(db: int, keys: list[bytes]) -> None:
+            if names is not None:
+                for key in keys:
+                    names.add(db, key)
+
+        await self._all(_LIFT, lambda: int(horizon * 1000), note)
+
+    async def lift(self, keys: Iterable[DbKey], horizon: float) -> None:
+        """Lift those of these keys."""
+        await self._some(_LIFT, keys, int(horizon * 1000))
+
+    async def _all(
+        self,
+        script: str,
+        bound: Callable[[], int],
+        take: Callable[[int, list[bytes]], None],
+    ) -> None:
+        """Walk through the databases that have deadlines; `take` is given what a page returns."""
+        for entry in (await self._target.info()).keyspace:
+            if not entry.expires:
+                continue
+            await self._target.select(entry.db)
+            cursor, keys = await self._target.call("SCAN", 0, "COUNT", _PAGE)
+            while keys or cursor != b"0":
+                # The next page comes with the answer about this one.
+                commands: list[tuple[Arg, ...]] = []
+                if keys:
+                    commands.append(await self._command(script, keys, bound()))
+                if cursor != b"0":
+                    commands.append(("SCAN", cursor, "COUNT", _PAGE))
+                replies = await self._target.pipeline(commands, raise_on_error=True)
+                if keys:
+                    take(entry.db, self._touched(replies[0]))
+                cursor, keys = replies[-1] if cursor != b"0" else (b"0", [])
+
+    async def _some(self, script: str, keys: Iterable[DbKey], bound: int) -> list[DbKey]:
+        """Up to `_PAGES` pages of keys in a round trip, of whichever databases."""
+        by_db: dict[int, list[bytes]] = {}
+        for db, key in keys:
+            by_db.setdefault(db, []).append(key)
+        pages = [
+            (db, names[at : at + _PAGE])
+            for db, names in by_db.items()
+            for at in range(0, len(names), _PAGE)
+        ]
+        found: list[DbKey] = []
+        for first in range(0, len(pages), _PAGES):
+            portion = pages[first : first + _PAGES]
+            commands: list[tuple[Arg, ...]] = []
+            for db, page in portion:
+                commands += [("SELECT", db), await self._command(script, page, bound)]
+            replies = await self._target.pipeline(commands, raise_on_error=True)
+            for (db, _), left in zip(portion, replies[1::2], strict=True):
+                found += [(db, key) for key in self._touched(left)]
+        return found
+
+    def _touched(self, reply: tuple[int, list[bytes]]) -> list[bytes]:
+        """The keys that a script names; those that it ended are counted."""
+        ended, keys = reply
+        self.ended += ended
+        return keys
+
+    async def _command(self, script: str, keys: list[bytes], bound: int) -> tuple[Arg, ...]:
+        if self._exact is None:
+            self._exact = await self._knows_pexpiretime()
+        exact = "1" if self._exact else "0"
+        valid = await self.now_ms() // 1000 + int(VALID_SECONDS) - 1
+        return ("EVAL", script, len(keys), *keys, _FAR_MS, LIFT_MS, exact, bound, valid)
+
+    async def _knows_pexpiretime(self) -> bool:
+        try:
+            await self._target.call("PEXPIRETIME", "startmigration:no-such-key")
+        except AuthError:
+            raise
+        except ServerError:
+            return False
+        return True
+
+
+def _until(moment: float | None) -> int:
+    if moment is None:
+        return -_EVERY_MS
+    return max(int((moment - asyncio.get_running_loop().time()) * 1000), 0)

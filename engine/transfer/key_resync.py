@@ -1,0 +1,678 @@
+"""Keys that the stream's own commands cannot bring over: read again from the source, and stored.
+
+Invariant. A key is *dirty* from the moment when the target's copy may differ from what the stream
+says, until a *reading* of it is stored. A reading is taken from the source in one MULTI, with the
+source's offset O: value and deadline are those that the stream's commands up to O lead to. It is
+stored on the target behind exactly the commands up to O, in the same transaction as the position O;
+what comes behind O applies to it as it does on the source.
+
+Between its becoming dirty and O a dirty key may be read by a command that writes another one
+(RENAME, SUNIONSTORE, COPY, a script's effect): what such a command may change becomes dirty in
+turn, and is read again. Which keys a command reads and which it changes the core's table says
+(`ext/command_table.pxi`); where a dirty key is only written, the others stay clean. It converges,
+because a reading ends its key's dirtiness for good unless a command between (the moment of
+reading, O] derives it from another dirty key.
+
+Dirtiness outlives us. Invariant: a key whose copy may differ from what the stream says at the
+target's position is named in a set on the target (`dirty_key`), or by one of the last transaction's
+commands, which the position knows where to find (`TargetPosition.since`). So names are added in the
+transaction that makes keys dirty where that is known before, else in the next one, once the answer
+was read; and a name is taken out behind the transaction that stored the key, once its answer said
+that it did.
+
+A key that the target *refused* (of a type that it does not know, say) stays dirty, but is read
+again only when a command names it, and not more often than once in `_AGAIN_SECONDS`: reading it
+costs the source as much as ever, and may be in vain as ever. What reads it is spoilt, as by any
+dirty key. It is off the list when a reading is stored, be it that the source has it no more. Until
+then no command that names it is applied (`left_out_of`), for it would write a fragment: SADD of one
+member makes a set of one where the source has a thousand. The list is bounded; what does not fit is
+not watched, and stays refused until the next full sync, so that the target is not opened.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from engine._native import CommandBatch, HeldNames, RestoreEncoder, encode_command, is_telemetry
+from engine.errors import EngineError, ProtocolFault, ServerError
+from engine.model.modules import HEAD_BYTES
+from engine.model.online_checkpoint import POSITION_DB
+from engine.model.report import NAMED_KEYS_LIMIT
+from engine.model.server import ServerInfo
+from engine.targets.crash_suspects import CrashSuspects
+from engine.transfer.former_field_ttls import fields_of
+from engine.transfer.timeseries_rules import is_series, latest, related, rules_again
+from engine.transfer.unknown_commands import UnknownCommands
+from engine.wire.admin import Admin, Arg
+from engine.wire.info_command import replication_in
+
+# Keys and bytes in one reading, whose MULTI holds the source's other clients up. What a round trip
+# brings decides whether dirty keys become fewer while others are derived from them: so the number
+# of keys goes by the size of those before.
+_FIRST_AT_ONCE = 50
+_MOST_AT_ONCE = 500
+_BYTES_AT_ONCE = 1 << 20
+_DEADLINES_AT_ONCE = 500
+_HURRIED_AT_ONCE = 500
+# Names in one command that keeps the set on the target.
+_NAMES_AT_ONCE = 1000
+# A refused key that is written to all the time is read again at most so often.
+_AGAIN_SECONDS = 1.0
+# Commands that leave nothing of a key.
+_DELETES = frozenset({b"DEL", b"UNLINK"})
+# What a name in the set says is to be read: the value, the deadline; nothing, before it is named.
+_VALUE, _DEADLINE, _REFUSED = b"v", b"d", b"n"
+
+DbKey = tuple[int, bytes]
+Extra = tuple[int, bytes]
+Store = tuple[int, bytes, bytes, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the source held at `offset`.
+
+    Of each key: (db, key, the command that stores it, its value's RDB type or None).
+    `values`: the keys' values, not their deadlines alone. `unfit`: keys whose values the target
+    must not get: (db, key, why, bytes). `left`: keys that every server makes for itself.
+    """
+
+    offset: int
+    stores: tuple[Store, ...]
+    values: bool
+    unfit: tuple[tuple[int, bytes, str, int], ...] = ()
+    left: tuple[DbKey, ...] = ()
+
+    @property
+    def keys(self) -> list[DbKey]:
+        """Every key that was read."""
+        named = [(db, key) for db, key, *_ in (*self.stores, *self.unfit)]
+        return list(dict.fromkeys((*named, *self.left)))
+
+
+class KeyResync:
+    """The dirty keys, and the readings that wait for their offset.
+
+    `source` is a connection of the control plane; `encoder` stamps payloads for the target, which
+    takes values of `bulk_limit` bytes at the most; `names_key` holds the dirty keys' names there;
+    `suspects` knows the keys whose values must not be sent, as its process ended at them.
+    """
+
+    def __init__(
+        self,
+        source: Admin,
+        info: ServerInfo,
+        encoder: RestoreEncoder,
+        names_key: bytes,
+        bulk_limit: int = 512 << 20,
+        suspects: CrashSuspects | None = None,
+    ) -> None:
+        self._source = source
+        self._strange = UnknownCommands(source)
+        self._encoder = encoder
+        self._names_key = names_key
+        self._suspects = suspects or CrashSuspects(lambda _: None)
+        self._absolute = info.version >= (7, 0, 0) and not info.fork
+        self._values: dict[DbKey, None] = {}
+        self._deadlines: dict[DbKey, None] = {}
+        # Refused by the target; and those of them that a command has named since.
+        self._refused: dict[DbKey, None] = {}
+        self._named_again: dict[DbKey, None] = {}
+        # Refused, and no reading stored since: what `_refused` holds, those named since included.
+        self._absent: dict[DbKey, None] = {}
+        self._again_at = 0.0
+        self.bulk_limit = bulk_limit
+        """Bytes of the longest argument that the target takes."""
+        self._readings: list[Reading] = []
+        self._at_once = _FIRST_AT_ONCE
+        self._unnoted: list[bytes] = []
+        self._settled: list[tuple[DbKey, bytes]] = []
+        self._strays: list[Extra] = []
+        self.hurried = False
+        """The source's writers are held off anyway: a reading may be larger, for each costs them a
+        round trip."""
+        self.lift_ms = self.lift_before = 0
+        """By how much deadlines before which moment are lifted now (`transfer.extended_ttls`)."""
+        self.lifted = 0
+        """How many were."""
+        self.held: HeldNames | None = None
+        """Where their names are kept."""
+        self.lifted_keys: dict[DbKey, None] | None = None
+        """While a dict: the keys of those are added to it."""
+        self.on_left: Callable[[int, bytes], None] = lambda db, key: None
+        """Told of keys that every server makes for itself, which are not stored."""
+        self.repaired = 0
+        """Keys whose value was read again and stored."""
+        self.mended_keys = 0
+        """The same, and those of which the deadline alone was."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether the target holds nothing that differs from the stream, refused keys aside, and
+        the set says so."""
+        return self._mended and not self._settled
+
+    @property
+    def mended(self) -> bool:
+        """As `clean`, but for the set, which may still name keys that are mended."""
+        return self._mended
+
+    @property
+    def _mended(self) -> bool:
+        return not (self._values or self._deadlines or self._readings)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the stream can pass by without a look: nothing is dirty, or refused, or to be
+        noted."""
+        return self.clean and not (self._unnoted or self._refused or self._named_again)
+
+    @property
+    def waiting(self) -> int:
+        """Keys that are not mended yet."""
+        reading = sum(len(reading.stores) for reading in self._readings)
+        return len(self._values) + len(self._deadlines) + reading
+
+    @property
+    def to_read(self) -> bool:
+        """Whether a reading could be taken: one at a time is under way."""
+        if self._named_again and time.monotonic() >= self._again_at:
+            self._again_at = time.monotonic() + _AGAIN_SECONDS
+            self._values.update(self._named_again)
+            self._named_again.clear()
+        return not self._readings and bool(self._values or self._deadlines)
+
+    @property
+    def again_in(self) -> float | None:
+        """Seconds until refused keys that were named since may be read again; None: there are
+        none."""
+        if not self._named_again:
+            return None
+        return max(self._again_at - time.monotonic(), 0.0)
+
+    def spoil(self, keys: Iterable[DbKey]) -> None:
+        """These keys may differ: they are to be read again."""
+        for key in keys:
+            if key in self._refused:
+                del self._refused[key]
+                self._named_again[key] = None
+                self._unnoted.append(_name(key, _VALUE))
+            elif key not in self._named_again:
+                self._add(self._values, key, _VALUE)
+
+    def spoil_deadlines(self, keys: Iterable[DbKey]) -> None:
+        """Of these keys the deadline alone may differ."""
+        for key in keys:
+            self._add(self._deadlines, key, _DEADLINE)
+
+    def refuse(self, key: DbKey) -> None:
+        """The target does not take this key's value: it stays as it is until a command names it."""
+        if len(self._refused) + len(self._named_again) < NAMED_KEYS_LIMIT:
+            self._refused[key] = self._absent[key] = None
+            self._unnoted.append(_name(key, _REFUSED))
+
+    def allow(self, bulk_limit: int) -> None:
+        """The target takes arguments of so many bytes from now on. What it has refused is read
+        again if it takes longer ones than before."""
+        raised, self.bulk_limit = bulk_limit > self.bulk_limit, bulk_limit
+        if raised:
+            self.read_refused()
+
+    def read_refused(self) -> None:
+        """The target may take by now what it has refused: all of that is read again."""
+        self.spoil(tuple(self._refused))
+
+    @property
+    def refused(self) -> frozenset[DbKey]:
+        """The keys that the target refused and nothing has named since."""
+        return frozenset(self._refused)
+
+    def knows(self, key: DbKey) -> bool:
+        """Whether this key is dirty or refused."""
+        return key in self._values or key in self._refused or key in self._named_again
+
+    def awaited(self, keys: Iterable[DbKey]) -> set[DbKey]:
+        """Those of which the value, or the deadline, on the target is going to be another one."""
+        read = {key for reading in self._readings for key in reading.keys}
+        return {key for key in keys if key in read or key in self._deadlines or self.knows(key)}
+
+    def take_up(self, names: Iterable[bytes]) -> None:
+        """The names that an engine before us left in the set."""
+        for name in names:
+            db, kind, rest = name.split(b" ", 2)
+            key = int(db), rest
+            if kind == _REFUSED:
+                self._absent[key] = None
+            if kind == _VALUE:
+                self._values[key] = None
+                self._refused.pop(key, None)
+            elif kind == _DEADLINE:
+                self._deadlines[key] = None
+            elif key not in self._values:
+                self._refused[key] = None
+
+    # --- The set of names ---
+
+    @staticmethod
+    def names_of(keys: Iterable[DbKey], *, refused: bool = False) -> list[bytes]:
+        """How keys whose values are to be read again are named in the set; `refused`: keys that
+        the target has refused."""
+        return [_name(key, _REFUSED if refused else _VALUE) for key in keys]
+
+    @property
+    def unnoted(self) -> bool:
+        """Whether the set is to be brought up to date: with new names soon, with those that are
+        over when there is nothing else to do."""
+        return bool(self._unnoted or (self._mended and self._settled))
+
+    def notes(self) -> list[Extra]:
+        """Commands that bring the set up to what has changed since `noted`."""
+        gone = [_name(key, kind) for key, kind in self._settled if not self._is_named(key, kind)]
+        return [
+            *self._strays,
+            *self._commands(b"SREM", gone),
+            *self._commands(b"SADD", self._unnoted),
+        ]
+
+    def noted(self) -> None:
+        """The commands of `notes` were applied."""
+        self._unnoted.clear()
+        self._settled.clear()
+        self._strays.clear()
+
+    def note_again(self) -> None:
+        """The set may be gone (FLUSHALL, SWAPDB): all of it is to be written anew."""
+        names = [_name(key, _VALUE) for key in (*self._values, *self._named_again)]
+        names += [_name(key, _DEADLINE) for key in self._deadlines]
+        names += [_name(key, _REFUSED) for key in self._absent]
+        for reading in self._readings:
+            kind = _VALUE if reading.values else _DEADLINE
+            names += [_name(key, kind) for key in reading.keys]
+        self._unnoted = names
+
+    def _is_named(self, key: DbKey, kind: bytes) -> bool:
+        """Whether the set has to hold this name."""
+        if kind == _REFUSED:
+            return key in self._absent
+        values = kind == _VALUE
+        if values and (key in self._values or key in self._named_again):
+            return True
+        if not values and key in self._deadlines:
+            return True
+        return any(reading.values == values and key in reading.keys for reading in self._readings)
+
+    def _add(self, where: dict[DbKey, None], key: DbKey, kind: bytes) -> None:
+        if key not in where:
+            where[key] = None
+            self._unnoted.append(_name(key, kind))
+
+    def _commands(self, command: bytes, names: Sequence[bytes]) -> list[Extra]:
+        return [
+            (
+                POSITION_DB,
+                encode_command(command, self._names_key, *names[at : at + _NAMES_AT_ONCE]),
+            )
+            for at in range(0, len(names), _NAMES_AT_ONCE)
+        ]
+
+    # --- The stream passes by ---
+
+    async def taint(self, batch: CommandBatch) -> None:
+        """Before a batch is applied: what is swapped moves, what reads a dirty key becomes dirty.
+
+        Raises as `spread`.
+        """
+        self.move(batch)
+        await self.spread(batch)
+
+    def move(self, batch: CommandBatch) -> None:
+        """From now on keys are named by the databases that they are in behind this batch."""
+        swaps = batch.swaps
+        for one, other in swaps:
+            if POSITION_DB in (one, other) and one != other:
+                # The set went to the other database, and is written anew in ours. It may hold names
+                # although nothing is dirty any more: those are taken out with the next transaction.
+                stray = other if one == POSITION_DB else one
+                self._strays.append((stray, encode_command(b"DEL", self._names_key)))
+            self._suspects.swap(one, other)
+        if self._mended and not self._refused and not self._named_again:
+            return
+        for one, other in swaps:
+            self._swap(one, other)
+        self._swap_readings(swaps)
+        if batch.flushes:
+            # Which of the refused keys are gone by that, the source knows.
+            self.spoil(tuple(self._refused))
+        if swaps or batch.flushes:
+            self.note_again()
+
+    async def spread(self, batch: CommandBatch) -> None:
+        """Spread dirtiness from keys to those that the batch's commands derive from them.
+
+        A key that a command only writes does not make the others dirty that it names; a refused
+        key that is named is to be read again. Raises `LinkError`, `AuthError` where the source has
+        to be asked for keys.
+        """
+        if self._mended and not self._refused and not self._named_again:
+            return
+        # A deadline goes along where its key goes, and nowhere else.
+        self.spoil_deadlines(batch.derived(self._dirty_deadlines(batch), True)[0])
+        keys, strange = batch.derived(self._dirty(batch))
+        self.spoil(keys)
+        if strange:
+            # Whatever these read: what they may have changed is dirty, and what is derived of it.
+            self.spoil(await self._strange_keys(batch, strange))
+            self.spoil(batch.derived(self._dirty(batch))[0])
+        if self._refused:
+            for index in batch.mentioning({key for _, key in self._refused}):
+                named = placed(batch.db(index), batch.keys(index) or (), batch.swaps)
+                self.spoil(self._refused.keys() & named)
+
+    async def left_out_of(self, batch: CommandBatch) -> dict[int, list[DbKey]]:
+        """The commands that must not be applied because they name a key that the target refused:
+        their indices, with the keys that they change.
+
+        Commands that only delete are applied: they leave no fragment.
+        """
+        if not self._absent:
+            return {}
+        swaps, found = batch.swaps, {}
+        hits = [
+            index
+            for index in batch.mentioning({key for _, key in self._absent})
+            if batch.command(index)[0].upper() not in _DELETES
+        ]
+        for index in hits:
+            named = placed(batch.db(index), batch.keys(index) or (), swaps)
+            changed = await self.keys_of(batch, index) or []
+            if not self._absent.keys().isdisjoint([*named, *changed]):
+                found[index] = changed
+        return found
+
+    def _dirty(self, batch: CommandBatch) -> list[DbKey]:
+        """The keys that differ, or may, with the databases that they are in behind the batch."""
+        return [*self._values, *self._named_again, *self._refused, *self._under_way(batch, True)]
+
+    def _dirty_deadlines(self, batch: CommandBatch) -> list[DbKey]:
+        """The same of keys whose deadlines alone differ, or may."""
+        return [*self._deadlines, *self._under_way(batch, False)]
+
+    def _under_way(self, batch: CommandBatch, values: bool) -> list[DbKey]:
+        """The keys in readings that are not stored yet."""
+        found: list[DbKey] = []
+        for reading in self._readings:
+            if reading.values is values:
+                for db, key in reading.keys:
+                    # Its databases are those at its offset, before some of the swaps or behind all.
+                    found += placed(db, (key,), batch.swaps)
+        return found
+
+    async def keys_of(self, batch: CommandBatch, index: int) -> list[DbKey] | None:
+        """The keys that this command of the batch may change; None: not even the source can tell.
+
+        Raises as `spread`.
+        """
+        keys = batch.changes(index)
+        if keys is not None:
+            return keys
+        (named,) = await self._strange.keys([batch.command(index)])
+        return None if named is None else placed(batch.db(index), named, batch.swaps)
+
+    async def keys_in(self, batch: CommandBatch) -> list[DbKey]:
+        """Every key that the batch may change. Raises as `spread`."""
+        keys, strange = batch.changed()
+        return keys + await self._strange_keys(batch, strange)
+
+    async def _strange_keys(self, batch: CommandBatch, indices: Sequence[int]) -> list[DbKey]:
+        """The keys of commands that the table does not have."""
+        if not indices:
+            return []
+        found: list[DbKey] = []
+        asked = await self._strange.keys([batch.command(index) for index in indices])
+        for index, keys in zip(indices, asked, strict=True):
+            found += placed(batch.db(index), keys or (), batch.swaps)
+        return found
+
+    def _swap_readings(self, swaps: Sequence[tuple[int, int]]) -> None:
+        """A reading that is not stored yet was taken by numbers of databases which may be those
+        behind the swap: then its keys' old copies are in the other database, and not read."""
+        for reading in self._readings:
+            moved = [
+                place
+                for db, key in reading.keys
+                for place in placed(db, (key,), swaps)
+                if place[0] != db
+            ]
+            if reading.values:
+                self.spoil(moved)
+            else:
+                self.spoil_deadlines(moved)
+
+    def _swap(self, one: int, other: int) -> None:
+        swap = {one: other, other: one}
+        lists = self._values, self._deadlines, self._refused, self._named_again, self._absent
+        for where in lists:
+            moved = [(swap.get(db, db), key) for db, key in where]
+            where.clear()
+            where.update(dict.fromkeys(moved))
+        # The numbers in a reading are those at its offset, which is where it is stored.
+
+    # --- Readings ---
+
+    async def read(self) -> None:
+        """Take a reading of some dirty keys. Raises `LinkError`, `ServerError`, `AuthError`."""
+        if self.hurried:
+            # A value's reading brings its deadline as well.
+            for key in self._deadlines:
+                self._values.setdefault(key)
+            self._deadlines.clear()
+            await self._take(self._values, _HURRIED_AT_ONCE, values=True)
+        elif self._values:
+            await self._take(self._values, self._at_once, values=True)
+        elif self._deadlines:
+            await self._take(self._deadlines, _DEADLINES_AT_ONCE, values=False)
+
+    def due(self, offset: int) -> list[Reading]:
+        """The readings that belong behind `offset` or before it."""
+        return [reading for reading in self._readings if reading.offset <= offset]
+
+    @property
+    def next_offset(self) -> int | None:
+        """Where the next reading belongs."""
+        return min((reading.offset for reading in self._readings), default=None)
+
+    def stored(self, readings: Iterable[Reading], *, seen: bool = True) -> None:
+        """These readings are on the target, but for the keys that it has refused by now.
+
+        `seen`: the target has answered, so that all those are known.
+        """
+        for reading in readings:
+            self._readings.remove(reading)
+            self.mended_keys += len(reading.keys)
+            if reading.values and seen:
+                for key in reading.keys:
+                    if key not in self._refused:
+                        self._absent.pop(key, None)
+            # A value came with its deadline.
+            kinds = (_VALUE, _REFUSED, _DEADLINE) if reading.values else (_DEADLINE,)
+            self._settled += [(key, kind) for key in reading.keys for kind in kinds]
+            if reading.values:
+                self.repaired += sum(key not in self._refused for key in set(reading.keys))
+
+    async def _take(self, where: dict[DbKey, None], most: int, *, values: bool) -> None:
+        keys = (
+            sorted(where)[:most]
+            if len(where) <= most
+            else [key for key, _ in zip(where, range(most), strict=False)]
+        )
+        reading = await self._read(keys, values=values)
+        for key in keys:
+            where.pop(key, None)
+        self._readings.append(reading)
+        if values and keys:
+            nbytes = sum(len(raw) for _, _, raw, _ in reading.stores)
+            nbytes += sum(size for *_, size in reading.unfit)
+            fitting = _BYTES_AT_ONCE * len(keys) // max(nbytes, 1)
+            self._at_once = min(max(fitting, 1), max(self._at_once, 2 * len(keys)), _MOST_AT_ONCE)
+
+    async def _read(self, keys: Sequence[DbKey], *, values: bool) -> Reading:
+        """Time series are read together with those that their rules tie to them: the value that
+        DUMP gives lacks the rules, so they are made again."""
+        keys, series = list(keys), set[DbKey]()
+        while True:
+            try:
+                reading, found, tied = await self._read_once(keys, series, values=values)
+            except ServerError as exc:
+                if not series or exc.code != "EXECABORT":
+                    raise
+                # The source's user may not ask for rules: without them no series is whole.
+                reading, *_ = await self._read_once(keys, (), values=values, rules=False)
+                return reading
+            if found <= series and tied <= set(keys):
+                return reading
+            series |= found
+            keys += sorted(tied - set(keys))
+
+    async def _read_once(
+        self,
+        keys: Sequence[DbKey],
+        series: Collection[DbKey],
+        *,
+        values: bool,
+        rules: bool = True,
+    ) -> tuple[Reading, set[DbKey], set[DbKey]]:
+        """The reading; which keys are time series; and which keys belong to those in `series`."""
+        ttl = "PEXPIRETIME" if self._absolute else "PTTL"
+        asked: list[tuple[Arg, ...]] = [("TIME",), ("INFO", "replication")]
+        places: list[int] = []
+        db_now: int | None = None
+        for db, key in keys:
+            if db != db_now:
+                asked.append(("SELECT", db))
+                db_now = db
+            places.append(len(asked))
+            asked.append((ttl, key))
+            if values:
+                asked.append(("DUMP", key))
+            if (db, key) in series:
+                asked += [("TS.INFO", key), latest(key)]
+        *_, replies = await self._source.pipeline([("MULTI",), *asked, ("EXEC",)])
+        if isinstance(replies, EngineError):
+            raise replies
+        if not isinstance(replies, list) or len(replies) != len(asked):
+            raise ProtocolFault(
+                f"{self._source.name}: EXEC answered with something else than {len(asked)} replies",
+                fault="source",
+            )
+        seconds, micros = (int(part) for part in replies[0])
+        now = seconds * 1000 + micros // 1000
+        offset = replication_in(self._source, replies[1]).offset
+        stores: list[Store] = []
+        unfit: list[tuple[int, bytes, str, int]] = []
+        left: list[DbKey] = []
+        found, tied = set[DbKey](), set[DbKey]()
+        again: list[Store] = []
+        for (db, key), place in zip(keys, places, strict=True):
+            deadline = replies[place]
+            if not isinstance(deadline, int):
+                raise ProtocolFault(f"{self._source.name}: no integer for {ttl}", fault="source")
+            if deadline >= 0:
+                deadline += 0 if self._absolute else now
+                if deadline < self.lift_before:
+                    deadline += self.lift_ms
+                    self.lifted += 1
+                    if self.held is not None:
+                        self.held.add(db, key)
+                    if self.lifted_keys is not None:
+                        self.lifted_keys[db, key] = None
+            payload = replies[place + 1] if values else b""
+            if isinstance(payload, Exception):
+                raise ServerError(f"{self._source.name} answered DUMP with: {payload}")
+            if isinstance(payload, bytes) and self._is_telemetry(key, payload):
+                left.append((db, key))
+                self.on_left(db, key)
+                continue
+            left_out = self._suspects.left_out.get((db, key), "")
+            if isinstance(payload, bytes) and (why := left_out or self._unfit(payload, rules)):
+                unfit.append((db, key, why, len(payload)))
+                continue
+            if values and (db, key) in self._absent:
+                fields = fields_of(payload)
+                if fields is not None:
+                    stores += _hash_anew(db, key, fields, deadline)
+                    continue
+            if values and isinstance(payload, bytes) and self._adds(payload):
+                stores.append((db, key, encode_command("DEL", key), None))
+            value_type = payload[0] if isinstance(payload, bytes) and payload else None
+            stores.append((db, key, self._storing(key, deadline, payload, values), value_type))
+            if values and isinstance(payload, bytes) and is_series(payload):
+                found.add((db, key))
+                if (db, key) in series:
+                    told = replies[place + 2 : place + 4]
+                    tied |= {(db, each) for each in related(told[0])}
+                    again += [(db, key, raw, None) for raw in rules_again(key, *told)]
+        reading = Reading(offset, (*stores, *again), values, tuple(unfit), tuple(left))
+        return reading, found, tied
+
+    def _unfit(self, payload: bytes, rules: bool) -> str:
+        """Why the target must not get this value; empty: it may. `rules`: those of time series can
+        be made again."""
+        if not rules and is_series(payload):
+            return (
+                "a time series whose compaction rules cannot be read: the source's user may not "
+                "run TS.INFO and TS.REVRANGE"
+            )
+        if len(payload) > self.bulk_limit:
+            # The target would not answer with an error, but end the connection.
+            return (
+                f"the value has {len(payload):,} bytes, and the target takes no more than "
+                f"{self.bulk_limit:,} (proto-max-bulk-len)"
+            )
+        return self.refusal(payload)
+
+    def refusal(self, payload: bytes) -> str:
+        """Why the target must not get this module's value (a DUMP payload); empty: it may."""
+        guard = self._encoder.guard
+        return guard.refusal(payload) if guard is not None else ""
+
+    def _is_telemetry(self, key: bytes, payload: bytes) -> bool:
+        guard = self._encoder.guard
+        return guard is not None and guard.telemetry and is_telemetry(key, payload[:HEAD_BYTES])
+
+    def _adds(self, payload: bytes) -> bool:
+        guard = self._encoder.guard
+        return guard is not None and guard.adds(payload)
+
+    def _storing(self, key: bytes, deadline: int, payload: object, values: bool) -> bytes:
+        if deadline == -2 or (values and not isinstance(payload, bytes)):
+            return encode_command("DEL", key)
+        if values:
+            assert isinstance(payload, bytes)
+            return self._encoder.command(key, deadline, payload)
+        if deadline == -1:
+            return encode_command("PERSIST", key)
+        return encode_command("PEXPIREAT", key, deadline)
+
+
+def _hash_anew(db: int, key: bytes, fields: Sequence[bytes], deadline: int) -> list[Store]:
+    """What makes a hash of these fields and values."""
+    commands = [encode_command("DEL", key), encode_command("HSET", key, *fields)]
+    if deadline >= 0:
+        commands.append(encode_command("PEXPIREAT", key, deadline))
+    return [(db, key, raw, None) for raw in commands]
+
+
+def _name(key: DbKey, kind: bytes) -> bytes:
+    return b"%d %s %s" % (key[0], kind, key[1])
+
+
+def placed(db: int, keys: Iterable[bytes], swaps: Iterable[tuple[int, int]]) -> list[DbKey]:
+    """Keys that a command in database `db` names, with the database that they are in behind its
+    batch: with every one that it may be by the batch's SWAPDBs, for too many do no harm."""
+    places = {db}
+    for pair in swaps:
+        if not places.isdisjoint(pair):
+            places.update(pair)
+    return [(place, key) for key in keys for place in places]

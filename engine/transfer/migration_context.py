@@ -1,0 +1,255 @@
+"""What the ways of moving data share: the phase, the steps, the counters, the operator's word."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+from engine import logs
+from engine.errors import FaultOf, LinkError, ServerError
+from engine.model.backoff import Patience
+from engine.model.progress import ENDS, Phase, Progress
+from engine.model.report import Step
+from engine.model.settings import TransferSettings
+from engine.model.verification import Verification
+from engine.transfer.phases import move
+from engine.transfer.stats import TransferStats
+from engine.transfer.switch_hook import OnSwitch
+from engine.wire.dial import Untrusted
+
+_log = logs.logger(__name__)
+_WAIT_WORTH_TELLING = 0.05
+_NOT_NOW = frozenset({"LOADING", "BUSY", "MASTERDOWN", "NOMASTERLINK", "READONLY", "TRYAGAIN"})
+_COMPLETABLE = frozenset({Phase.FOLLOW, Phase.COPIED})
+_IN_SYNC = frozenset({Phase.COPIED, Phase.CATCH_UP, Phase.FOLLOW, Phase.CUT_OVER, Phase.DONE})
+
+
+class MigrationContext:
+    """Where a transfer stands, and what is told of it."""
+
+    def __init__(
+        self,
+        settings: TransferSettings,
+        *,
+        on_progress: Callable[[Progress], None],
+        on_event: Callable[[str], None],
+        one_go: bool,
+        on_switch: OnSwitch | None = None,
+    ) -> None:
+        self.settings = settings
+        self.on_switch = on_switch
+        self.one_go = one_go
+        self.on_event = on_event
+        self._on_progress = on_progress
+        self.phase = Phase.CONNECT
+        self.source_type: str = settings.source_type
+        self.reason = ""
+        self.can_complete = False
+        self.only_uncomparable = False
+        """Nothing but `uncomparable` closes the gate."""
+        self.passing = False
+        """What closes the gate may pass in a moment, by itself: an order waits for it."""
+        self.advice = ""
+        """What a refusal adds to the reason where that does not pass."""
+        self.trying_again = self.lets_scripts = False
+        """A cut-over that came to nothing is tried again by itself: it is not refused yet."""
+        # What is waited for just now, by who waits.
+        self._troubles: dict[str, str] = {}
+        self.tally: TransferStats
+        self.count_with(TransferStats())
+        self.total_keys: int | None = None
+        """The source's own count; None: it was not asked yet."""
+        self.failed_dials = 0
+        """How many times an end could not be opened at the start."""
+        self.steps: list[Step] = []
+        self.copy_seconds = 0.0
+        self.began = 0.0
+        self.figures: Callable[[], dict[str, Any]] = dict
+        """Members of `Progress` that only the way of moving knows."""
+        self.word = asyncio.Event()
+        """Set when the operator wants the cut-over."""
+        self.verification: Verification | None = None
+        """What the last comparison of both ends has shown."""
+        self.lost: dict[str, str] = {}
+        """Libraries and the like that the target does not have as the source: {name: why}."""
+        self.uncomparable: str | None = ""
+        """Why both ends cannot be compared with the users that there are; empty: nothing is known
+        against it. None: that is still to be asked."""
+        self.skip_verification = False
+        """Whether the operator wants that cut-over without the comparison of both ends."""
+        if one_go:
+            self.word.set()
+
+    def event_of(self, end: Literal["source", "target"]) -> Callable[[str], None]:
+        """`on_event`, for what happens at one end: the log names that server."""
+
+        def tell(text: str) -> None:
+            with logs.about(end):
+                self.on_event(text)
+
+        return tell
+
+    def count_with(self, tally: TransferStats) -> None:
+        """From now on this one counts what arrives."""
+        self.tally = tally
+        tally.on_telemetry = self.on_event
+
+    @property
+    def lost_words(self) -> str:
+        """What of `lost` keeps a gate closed; empty if nothing."""
+        return "; ".join(f"{what}: {why}" for what, why in self.lost.items())
+
+    def tell_refused(self, why: str, *, repeated: bool = False) -> None:
+        """Tell that a cut-over was refused, and who asks for the next one: we ourselves, if it is
+        `repeated`, where nobody else can."""
+        if self.one_go:
+            follows = "it is tried again by itself" if repeated else "it is not tried again"
+        elif self.settings.auto_cut_over:
+            follows = "the server asks for it again within a minute or so"
+        else:
+            follows = "complete-migration asks for it again"
+        self.on_event(f"cut-over refused: {why.removesuffix('.')}; {follows}")
+
+    def enter(self, phase: Phase, *, tell: bool = True) -> None:
+        """Move to `phase`, and tell, unless whoever calls is going to: a phase that can be
+        completed is published together with its gate.
+        """
+        self.phase = move(self.phase, phase)
+        if phase not in _COMPLETABLE:
+            self.can_complete = self.only_uncomparable = False
+        if phase in ENDS:
+            # Nothing is waited for any more.
+            self._troubles.clear()
+        if tell:
+            self.tell()
+
+    def lead_back(self, phase: Phase, reason: str) -> None:
+        """A cut-over came to nothing, for `reason`: back to `phase`. That is told whatever is
+        waited for just now: it is the reason of the refusal."""
+        self.reason = reason
+        self.enter(phase, tell=False)
+        self._on_progress(replace(self.progress, reason=reason))
+
+    def tell(self) -> None:
+        """Tell how things stand now."""
+        self._on_progress(self.progress)
+
+    @property
+    def progress(self) -> Progress:
+        """How things stand now."""
+        tally, now = self.tally, asyncio.get_running_loop().time()
+        rate = tally.rate(now) if self.phase is Phase.SNAPSHOT else 0.0
+        left = max((self.total_keys or 0) - tally.keys - tally.skipped, 0)
+        members: dict[str, Any] = {
+            "phase": self.phase,
+            "source_type": self.source_type,
+            "keys": tally.keys,
+            "bytes": tally.bytes,
+            "total_keys": self.total_keys,
+            "skipped": tally.skipped,
+            "vanished": tally.vanished,
+            "not_carried": tally.not_carried_total,
+            "evicted_keys": tally.evictions.known,
+            "keys_per_second": rate,
+            "seconds": now - self.began if self.began else 0.0,
+            "eta_seconds": left / rate if rate else (0.0 if self.phase in _IN_SYNC else None),
+            "trying_again": self.trying_again,
+            "lets_scripts": self.lets_scripts,
+            "can_complete": self.can_complete and not self._troubles,
+            "uncomparable": self.only_uncomparable and not self._troubles,
+            "reason": self.trouble or self.reason,
+        }
+        return Progress(**members | self.figures())
+
+    # --- What is waited for ---
+
+    @property
+    def trouble(self) -> str:
+        """What is waited for just now, and what is tried next; empty: nothing."""
+        return "; ".join(self._troubles.values())
+
+    def trouble_of(self, whose: str) -> Callable[[str], None]:
+        """What tells us of the trouble that `whose` has; with an empty text, that it has none."""
+
+        def tell(text: str) -> None:
+            if text:
+                self._troubles[whose] = text
+            elif self._troubles.pop(whose, None) is None:
+                return
+            self.tell()
+
+        return tell
+
+    def end(self, phase: Phase, reason: str) -> None:
+        """The transfer is over, for `reason`."""
+        self.reason = reason
+        self.can_complete = self.only_uncomparable = False
+        self.enter(phase)
+
+    def patience(
+        self, whose: str, *, ended: str, next_step: str, fault: FaultOf, limit: float = math.inf
+    ) -> Patience:
+        """Waits for what passes by itself, for as long as the operator wants, and tells us.
+
+        `limit`: seconds that are enough, whatever the operator wants.
+        """
+        return Patience(
+            min(self.settings.retry_for, limit),
+            ended=ended,
+            next_step=next_step,
+            fault=fault,
+            tell=self.trouble_of(whose),
+            event=self.on_event,
+        )
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a step; a wait that takes no time worth telling is left out."""
+        loop = asyncio.get_running_loop()
+        began, keys, moved = loop.time(), self.tally.keys, self.tally.bytes
+        try:
+            yield
+        finally:
+            seconds = loop.time() - began
+            tally = self.tally
+            if name == "snapshot":
+                self.copy_seconds += seconds
+            if name not in ("wait", "follow") or seconds >= _WAIT_WORTH_TELLING:
+                done = Step(name, seconds, tally.keys - keys, tally.bytes - moved)
+                self.steps.append(done)
+                _log.info(
+                    "Step %s ends",
+                    name,
+                    extra={"seconds": round(seconds, 3), "keys": done.keys, "bytes": done.bytes},
+                )
+
+    async def insist(
+        self, open_end: Callable[[], Awaitable[object]], side: Literal["source", "target"]
+    ) -> None:
+        """Open an end. One that is not there, or there and says "not now", is waited for.
+
+        Raises what `open_end` raises of another kind; `TransferStopped`.
+        """
+        patience = self.patience(
+            f"the {side} at the start",
+            ended=f"the {side} could not be reached",
+            next_step=f"the {side} is dialled again",
+            fault=side,
+        )
+        while True:
+            try:
+                await open_end()
+                patience.progress()
+                return
+            except Untrusted:
+                raise
+            except (LinkError, ServerError) as exc:
+                if isinstance(exc, ServerError) and exc.code not in _NOT_NOW:
+                    raise
+                self.failed_dials += 1
+                delay = patience.failed(exc.message, remedy=exc.remedy)
+            await asyncio.sleep(delay)

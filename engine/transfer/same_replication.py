@@ -1,0 +1,28 @@
+"""Whether both ends belong to one replication: a migration would feed on what it writes."""
+
+from __future__ import annotations
+
+from engine.model.server import ServerInfo
+from engine.transfer.endpoints import Endpoints
+from engine.transfer.source_primary import Heads
+
+FEEDS_ITSELF = "the migration would feed on what it writes, and nothing is written"
+APART = "Give each end its own server; then start, or resume."
+"""What to do about it."""
+
+
+async def relation(ends: Endpoints, target: ServerInfo) -> str:
+    """How the source hangs on the target, in words; empty: not at all, as far as it is told.
+
+    By the run ids of the source and of the servers above it, as far up as they can be asked.
+    """
+    heads = Heads(ends)
+    try:
+        chain = await heads.chain()
+    finally:
+        await heads.close()
+    if not target.run_id or target.run_id not in chain:
+        return ""
+    if target.run_id == chain[0]:
+        return "the source is its own target"
+    return "the source is a replica of the target"

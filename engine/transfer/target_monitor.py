@@ -1,0 +1,150 @@
+"""What the target says of itself while it is filled: it is asked each second.
+
+Keys that it evicts are missing there, and no reply to a write tells of it: INFO does. And a target
+that is stopped or cut off while nothing is written to it would be shown as in sync: it is heard
+while INFO is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from engine.errors import EngineError, LinkError
+from engine.model.endpoint import Endpoint
+from engine.model.evictions import Evictions
+from engine.model.server import ServerInfo
+from engine.transfer.async_helpers import cancelled
+from engine.transfer.migration_context import MigrationContext
+from engine.wire.admin import Admin, admin
+
+LOOK_SECONDS = 1.0
+"""From the end of one look to the next."""
+SILENT_SECONDS = 2.0
+"""A target that answers nothing for so long is silent."""
+_HERE_SECONDS = 0.05
+
+
+class TargetMonitor:
+    """Looks at the target, and keeps in the tally what it has evicted.
+
+    `on_change`: called when that is another number than before, to be written down.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, stage: MigrationContext, on_change: Callable[[], None]
+    ) -> None:
+        self._endpoint = endpoint
+        self._stage = stage
+        self._on_change = on_change
+        self._stack = AsyncExitStack()
+        self._end: Admin | None = None
+        self._line = asyncio.Lock()
+        self._tell = stage.trouble_of("the target's answers")
+        # By the loop's clock: when it answered last, and since when it is asked in vain.
+        self._heard_at: float | None = None
+        self._asked_at: float | None = None
+        self._silent = False
+
+    @property
+    def heard_seconds(self) -> float | None:
+        """Whole seconds since the target answered; None: it was not asked yet."""
+        if self._heard_at is None:
+            return None
+        return float(int(asyncio.get_running_loop().time() - self._heard_at))
+
+    @property
+    def _answered(self) -> bool:
+        return self._asked_at is None
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Look again and again meanwhile. What cannot be asked is asked the next time."""
+        task = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            await cancelled(task)
+            self._end = None
+            await self._stack.aclose()
+
+    async def look(self) -> None:
+        """Look now. Raises `LinkError`, `AuthError`, `ServerError`, `ProtocolFault`."""
+        # One after the other: a figure that is older than the last one looks like a new counter's.
+        async with self._line:
+            info = await self._ask()
+            before = self._stage.tally.evictions
+            if before.base is None:
+                return  # nothing was written yet
+            found = self._stage.tally.evictions = before.after(info)
+        if found != before:
+            self._on_change()
+        if found.count and not before.count:
+            self._stage.on_event(found.words)
+
+    async def begin(self) -> None:
+        """Count from here on: the first write comes next. Raises as `look`."""
+        async with self._line:
+            self._stage.tally.evictions = Evictions().after(await self._ask())
+
+    async def _ask(self) -> ServerInfo:
+        info = await self._info()
+        self._heard_at, self._asked_at = asyncio.get_running_loop().time(), None
+        return info
+
+    async def _info(self) -> ServerInfo:
+        if self._end is not None:
+            # A target that was restarted meanwhile has closed it: the next call dials again.
+            with contextlib.suppress(LinkError):
+                return await self._end.info()
+        else:
+            limit = self._stage.settings.connect_timeout
+            self._end = await self._stack.enter_async_context(
+                admin(self._endpoint, timeout=limit, fault="target")
+            )
+        try:
+            return await self._end.info()
+        except LinkError:
+            # The target may have been restarted since: then this dials anew.
+            return await self._end.info()
+
+    async def _watch(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(LOOK_SECONDS)
+                if self._stage.tally.evictions.base is not None:
+                    await self._look_or_say()
+        finally:
+            self._tell("")
+
+    async def _look_or_say(self) -> None:
+        """Look, and say so while no answer comes. Where the target cannot be dialled, the data's
+        own connection has that trouble as well, and says which."""
+        loop = asyncio.get_running_loop()
+        since = self._asked_at = loop.time() if self._asked_at is None else self._asked_at
+        look = asyncio.create_task(self.look())
+        try:
+            while not look.done():
+                await asyncio.wait({look}, timeout=LOOK_SECONDS if self._silent else SILENT_SECONDS)
+                # An engine that got no CPU may find the answer here.
+                await asyncio.wait({look}, timeout=_HERE_SECONDS)
+                if not look.done() and not self._answered:
+                    self._say_silent(loop.time() - since)
+            with contextlib.suppress(EngineError):
+                look.result()
+        finally:
+            await cancelled(look)
+        if self._answered:
+            self._tell("")
+            if self._silent:
+                self._silent = False
+                self._stage.on_event("the target answers again")
+
+    def _say_silent(self, seconds: float) -> None:
+        words = f"the target has not answered for {seconds:.0f} s"
+        if not self._silent:
+            self._silent = True
+            self._stage.on_event(words)
+        self._tell(words)

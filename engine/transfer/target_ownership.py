@@ -1,0 +1,124 @@
+"""Whose the migration is: this engine's, or one's that has taken it over.
+
+The claim on the target and the look at the state (`transfer.target_claim`) as what the migration
+does with them, and what to say when the target has another position than the one that was left
+there."""
+
+from __future__ import annotations
+
+import secrets
+
+from engine.errors import TransferFailed
+from engine.model.online_checkpoint import position_key
+from engine.model.position import TargetPosition
+from engine.targets.applier import PositionMoved
+from engine.transfer.checkpoint_writer import CheckpointWriter
+from engine.transfer.endpoints import Endpoints
+from engine.transfer.target_claim import Foreign, TargetClaim, beaten, not_ours
+from engine.wire.admin import Admin
+
+# How often the position may be found under another engine's name while the state has ours.
+_OVERTAKEN_MOST = 3
+
+
+class TargetOwnership:
+    """This engine's hold on one migration, from when it takes it up."""
+
+    def __init__(self, ends: Endpoints, books: CheckpointWriter) -> None:
+        self._ends = ends
+        self._books = books
+        self.engine = secrets.token_hex(4)
+        """How the target tells this engine from those before it and behind it."""
+        self.replaced = False
+        """Another engine has the migration: what is on the target is that one's."""
+        self._overtaken = 0
+
+    @property
+    def claim(self) -> TargetClaim:
+        """For the migration as the books have it now."""
+        mark = self._books.mark
+        return TargetClaim(
+            position_key(mark.token),
+            mark.token,
+            self.engine,
+            self._still_ours,
+            held_before=mark.held_before,
+            # Who finds another migration there later was taken over from.
+            first=not mark.full_syncs,
+            lost=self._lost,
+            take_over=self._ends.settings.take_over,
+        )
+
+    async def take(self) -> TargetPosition:
+        """Claim the target; what it holds of us. Raises as `TargetClaim.take` does."""
+        claim = self.claim
+        async with self._ends.admin("target") as end:
+            try:
+                held = await claim.take(end)
+            except Foreign:
+                self.replaced = self.replaced or not claim.first
+                raise
+            process = (await end.info()).run_id
+        if process != self._books.mark.claimed_at:
+            self._books.note(claimed_at=process)
+        return held
+
+    async def _lost(self, target: Admin) -> None:
+        """Our claim is gone from a target that had it. It may be in use by now: then another
+        migration was completed there, or somebody has emptied it and goes on with it.
+
+        Raises `TransferStopped` unless it is the target that came back from before: as empty as it
+        was, or, where it had keys of its own, in another process.
+        """
+        info, mark = await target.info(), self._books.mark
+        if not mark.held_before and not info.keys:
+            return
+        if mark.held_before and mark.claimed_at and info.run_id != mark.claimed_at:
+            return
+        raise not_ours(target.name, info.keys)
+
+    async def revoke(self) -> TargetPosition:
+        """The target was promoted, and that does not count: it is ours again. What it holds."""
+        async with self._ends.admin("target") as end:
+            return await self.claim.revoke(end)
+
+    async def confirm(self) -> None:
+        """Before values go over a new connection: nobody has taken over meanwhile."""
+        await self.take()
+
+    async def judge(self, moved: PositionMoved) -> str:
+        """What to say of a position that is not where we left it; raises if it is not for us to go
+        on from where it is."""
+        claim = self.claim
+        if (other := claim.another(moved.found)) is not None:
+            self.replaced = True
+            raise beaten(other)
+        found = claim.ours(moved.found)
+        if found is None:
+            return "the target lost this migration's data"
+        if found.engine != self.engine:
+            # An engine after us: then this raises. Or one before us, of which something arrived
+            # late, or whose position came back with an older copy of the target.
+            await self._still_ours()
+            self._overtaken += 1
+            if self._overtaken > _OVERTAKEN_MOST:
+                self.replaced = True
+                raise TransferFailed(
+                    "another engine moves the same migration on",
+                    remedy="Let that one go on, or end it first.",
+                    fault="user",
+                )
+        return "the target holds another position than the one we left"
+
+    async def _still_ours(self) -> None:
+        """Raise unless the migration is ours, and not over: a position that is gone may have been
+        removed by an engine that opened the target."""
+        latest = await self._books.latest()
+        if latest is not None and latest.opened:
+            self.replaced = True
+            raise TransferFailed(
+                "another engine has opened the target",
+                remedy="Nothing is left to do.",
+                fault="user",
+            )
+        await self._books.save()

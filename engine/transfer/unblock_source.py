@@ -1,0 +1,60 @@
+"""The seal's end, on the operator's word: the source accepts writes, which go nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+
+from engine.errors import LinkError
+from engine.model.credentials import Credentials
+from engine.model.endpoint import Endpoint
+from engine.model.settings import TransferSettings
+from engine.transfer import script_pause, write_block
+from engine.wire.admin import admin
+
+_AGAIN_SECONDS = 0.5
+
+
+async def release(
+    source: Endpoint,
+    sealed_at: str,
+    before: str,
+    settings: TransferSettings,
+    credentials: Credentials,
+    *,
+    held: bool = False,
+) -> str:
+    """Put back what the seal has changed, where the settings were `before`.
+
+    That is at the server `sealed_at` (`host:port`, the primary of a source that is a replica), or
+    at the source where it is empty. `held`: its clients may be held (`transfer.script_pause`), and
+    we with them, until the last pause has run out. Returns what was done, a sentence: nothing, if
+    the settings are no longer the seal's. Raises `LinkError`, `ServerError`, `AuthError`,
+    `ProtocolFault`, `UsageError`."""
+    at = credentials.beside(source, sealed_at) if sealed_at else source
+    done = await _put_back(at, before, settings.connect_timeout, held)
+    name = f"the source's primary {at.address}" if sealed_at else f"the source {at.address}"
+    if done:
+        return (
+            f"{name} accepts writes again; they are no longer replicated to the target: "
+            f"{write_block.remedy(before)}"
+        )
+    return (
+        f"nothing was to be done: {name} does not refuse writes any more as the cut-over left it "
+        "(it was released before, or restarted, or set by another client)"
+    )
+
+
+async def _put_back(at: Endpoint, before: str, timeout: float, held: bool) -> bool:
+    """As `write_block.put_back`, over a connection of its own."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + (2 * script_pause.SECONDS if held else 0.0)
+    while True:
+        limit = timeout + max(until - loop.time(), 0.0)
+        try:
+            async with admin(at, timeout=limit, fault="source") as end:
+                return await write_block.put_back(end, before)
+        except LinkError:
+            # Whoever holds the clients has not heard yet that it is over, and takes us for one.
+            if loop.time() >= until:
+                raise
+        await asyncio.sleep(_AGAIN_SECONDS)

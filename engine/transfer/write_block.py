@@ -1,0 +1,165 @@
+"""The seal: what the source is told, so that it takes no more writes once they have gone over.
+
+Behind the cut-over nobody follows the source any more. A write that it acknowledges then is lost,
+and its client is told that all is well. So, while the writers are still held off and before the
+target is open, `min-replicas-to-write` is set above any number of replicas: every write then fails
+at once with NOREPLICAS (a command, a transaction, a script), and reads go on. Before 6.2 scripts
+are let through (`transfer.script_calls`), before 6.0 transactions whose writes were queued before:
+for these the source is held (`transfer.script_pause`). It is a setting alone: no data, no role and
+no replica of the source is touched, and what was set before is put back by setting it.
+
+Before Redis 5.0 the two settings are called `min-slaves-to-write` and `min-slaves-max-lag`, and 5.0
+knows both names: the source is asked for either.
+
+What was set before is in the checkpoint (`OnlineCheckpoint.sealed`) before the fence is put up. An
+engine that comes back takes the seal away if the target is not open, and puts it on if it is.
+
+The setting is not written to the source's configuration file: a source that is restarted takes
+writes again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.errors import AuthError, ProtocolFault, ServerError
+from engine.model.server import ServerInfo
+from engine.wire.admin import Admin, Arg
+
+# More replicas than any primary has.
+_NEVER = b"65535"
+# What they are called, the present names first: to write, the lag of a replica that counts.
+_NAMES = (
+    ("min-replicas-to-write", "min-replicas-max-lag"),
+    ("min-slaves-to-write", "min-slaves-max-lag"),
+)
+# The server's own default. With 0 the other setting has no effect (replication.c).
+_ANY_LAG = b"10"
+
+
+ASK = ("CONFIG", "GET", "min-*")
+"""What asks for the settings, for `refused`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """The two settings as they are at a server, and what they are called there."""
+
+    names: tuple[str, str]
+    write: bytes
+    lag: bytes
+
+    @property
+    def refuse(self) -> bool:
+        """Whether a source with them takes no writes: with a lag of 0 it takes them all."""
+        return self.write == _NEVER and self.lag != b"0"
+
+    @classmethod
+    def read(cls, before: str) -> _Settings:
+        """What `ask` returned."""
+        words = before.split()
+        if len(words) == 2:
+            return cls(_NAMES[0], words[0].encode(), words[1].encode())
+        return cls((words[0], words[2]), words[1].encode(), words[3].encode())
+
+
+async def ask(end: Admin) -> str | None:
+    """What is set now, for `put_back`: "0 10", with the names before the values where they are
+    those of before 5.0; None where the source refuses writes already.
+
+    Then the seal is somebody else's (a cut-over's before this one), and it is theirs to take away:
+    what they found is not to be known here.
+
+    Raises `ServerError` and `AuthError` where the user may not ask or set it, `LinkError`.
+    """
+    before = await _settings(end)
+    if before.refuse:
+        return None
+    # As it is: behind the fence is too late to learn that the user may not.
+    await end.call("CONFIG", "SET", before.names[0], before.write)
+    values = before.write.decode(), before.lag.decode()
+    if before.names == _NAMES[0]:
+        return " ".join(values)
+    return " ".join(f"{name} {value}" for name, value in zip(before.names, values, strict=True))
+
+
+def refused(reply: object) -> bool:
+    """Whether a reply to `ASK` says that the source refuses writes as by a seal."""
+    found = _read(reply)
+    return found is not None and found.refuse
+
+
+async def blocks(end: Admin) -> bool | None:
+    """Whether the source refuses writes as by a seal. None where it does not say; `LinkError`."""
+    try:
+        return (await _settings(end)).refuse
+    except (AuthError, ServerError, ProtocolFault):
+        return None
+
+
+async def stands(end: Admin) -> bool:
+    """Whether the source refuses writes as by a seal. False where it does not say; `LinkError`."""
+    return await blocks(end) is True
+
+
+def commands(before: str) -> list[tuple[Arg, ...]]:
+    """What has the source refuse writes, whose settings `ask` found to be `before`."""
+    found = _Settings.read(before)
+    listed: list[tuple[Arg, ...]] = [("CONFIG", "SET", found.names[0], _NEVER)]
+    if found.lag == b"0":
+        listed.append(("CONFIG", "SET", found.names[1], _ANY_LAG))
+    return listed
+
+
+async def put_back(end: Admin, before: str) -> bool:
+    """Let the source take writes as before; False if somebody else has changed it since.
+
+    Raises `LinkError`, `ServerError`, `AuthError`.
+    """
+    found, now = _Settings.read(before), await _settings(end)
+    if now.write != _NEVER:
+        return False
+    # By the names that it has now: it may have been replaced by a newer version meanwhile.
+    write, lag = now.names
+    await end.pipeline(
+        [("CONFIG", "SET", lag, found.lag), ("CONFIG", "SET", write, found.write)],
+        raise_on_error=True,
+    )
+    return True
+
+
+def remedy(before: str) -> str:
+    """How an operator puts it back by hand."""
+    found = _Settings.read(before)
+    words = f"CONFIG SET {found.names[0]} {found.write.decode()}"
+    if found.lag != b"0":
+        return words
+    return f"{words} and CONFIG SET {found.names[1]} {found.lag.decode()}"
+
+
+def setting(before: str) -> str:
+    """The name of the setting that has the source refuse writes."""
+    return _Settings.read(before).names[0]
+
+
+def setting_of(info: ServerInfo) -> str:
+    """What the setting is called at this server."""
+    return _NAMES[info.version < (5, 0, 0)][0]
+
+
+async def _settings(end: Admin) -> _Settings:
+    found = _read(await end.call(*ASK))
+    if found is None:
+        raise ProtocolFault(f"{end.name} does not tell its {_NAMES[0][0]}", fault=end.fault)
+    return found
+
+
+def _read(reply: object) -> _Settings | None:
+    told: dict[object, object] = {}
+    if isinstance(reply, list):
+        told = dict(zip(reply[::2], reply[1::2], strict=False))
+    for names in _NAMES:
+        write, lag = (told.get(name.encode()) for name in names)
+        if isinstance(write, bytes) and isinstance(lag, bytes):
+            return _Settings(names, write, lag)
+    return None

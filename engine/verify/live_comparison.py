@@ -1,0 +1,668 @@
+"""Both ends of a migration that goes on, compared: before the fence, and behind it.
+
+Before the fence the source is written to, and the target is a moment behind. A comparison is exact
+all the same where it can be: the source watches the keys (WATCH) and tells its offset, the target
+is waited for up to that offset, both are read, and an empty EXEC tells whether a key was written to
+meanwhile. What differs then, differs (`Compared.differ`); where one was, it is read again, and in
+the end it is not known (`Compared.unsure`).
+
+Behind the fence nothing changes, and every moment is one in which writers wait: so what is read
+there is chosen before, within a budget of bytes, and one pipeline an end asks for all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine.errors import AuthError, EngineError, ProtocolFault, ServerError
+from engine.model import silent_commands
+from engine.model.command_calls import ASK_COUNTS
+from engine.model.endpoint import Endpoint
+from engine.model.modules import GRAPH_MODULE
+from engine.model.server import ServerInfo, parse_info
+from engine.model.settings import TransferSettings
+from engine.model.verification import LENGTH_UNKNOWN, AtFence, Besides, Compared, Counts, DbKey
+from engine.verify.graph_telemetry import Telemetry, telemetry_among
+from engine.verify.key_comparison import (
+    EXTRA,
+    MISSING,
+    Look,
+    Side,
+    compare_once,
+    judge_looks,
+    judge_values,
+    portions,
+)
+from engine.verify.key_counts import judge
+from engine.verify.key_sampling import every_key, some_keys
+from engine.verify.name_lookup import absent_names
+from engine.verify.value_readers import WHOLE_BYTES, Changed, Command, Parts, Reading, reading
+from engine.wire import functions_and_indexes
+from engine.wire.admin import Admin, admin
+from engine.wire.functions_and_indexes import Held
+from engine.wire.info_command import replication_in
+
+Reach = Callable[[int], Awaitable[None]]
+
+# Keys of each database that are compared before the fence, and of all together behind it.
+_SAMPLE = 200
+_AT_FENCE = 400
+# A key that is written to is compared so often, before it is left to the comparison at the fence.
+_TRIES = 3
+# Hashes with field TTLs that are kept by name, to be looked at where the counts differ.
+_NAMED_MOST = 10_000
+_SCAN_COUNT = 2000
+_EVERYTHING = TransferSettings(source_type="scan")
+# Encodings of hashes that cannot hold a field's TTL.
+_NO_FIELD_TTLS = frozenset({b"listpack", b"ziplist", b"zipmap"})
+
+
+@dataclass(slots=True)
+class _Answers:
+    """What one end has answered behind the fence."""
+
+    info: ServerInfo
+    own: int
+    held: Held | None
+    looks: list[Look]
+    values: list[Parts | None]
+    calls: silent_commands.Calls | None
+
+
+class LiveComparison:
+    """Compares both ends of one migration. Not for two tasks at once.
+
+    `held_before` tells whether the target had keys of its own: then counts say nothing, and neither
+    do names that it alone has.
+    """
+
+    def __init__(
+        self,
+        source: Endpoint,
+        target: Endpoint,
+        settings: TransferSettings,
+        held_before: Callable[[], bool],
+    ) -> None:
+        self._endpoints = source, target
+        self._settings = settings
+        self._held_before = held_before
+        self._stack = contextlib.AsyncExitStack()
+        self._pair: tuple[Side, Side] | None = None
+        self._infos: tuple[ServerInfo, ServerInfo]
+        # What they told before every name was looked up; what had expired by then is gone.
+        self._since: tuple[ServerInfo, ServerInfo] | None = None
+        self._db: int | None = None
+        self._lift_ms = 0
+        self._watching = True
+        self._own_keys: tuple[bytes, ...] = ()
+        # Hashes with field TTLs, None: too many to be named.
+        self._timed: list[DbKey] | None = []
+        self._walked = False
+        self._ended = 0
+        self._plan: list[tuple[int, bytes, Look]] = []
+        self._code_at_fence = True
+        # Of the source and of the target, where the source has FalkorDB.
+        self._telemetry: tuple[Telemetry, ...] = ()
+        self.search_names: Sequence[bytes] = ()
+        """Names of the source's search aliases and dictionaries, which are compared by name."""
+        self.over_budget: dict[DbKey, str] = {}
+        """Keys that were to be compared behind the fence, and are too long for it."""
+
+    async def open(
+        self, own_keys: Sequence[bytes] = (), *, lift_ms: int = 0, primary: Endpoint | None = None
+    ) -> None:
+        """Dial both ends. `own_keys` are the engine's, in the target's database 0; `lift_ms`: by so
+        much the target's deadlines may be later for now. `primary`: the server that takes the
+        writes, where the source is a replica of it: it is compared then, and not the replica.
+
+        Raises `LinkError`, `AuthError`, `ServerError`.
+        """
+        await self.close()
+        # A server that stands still refuses a cut-over no later than it would behind the fence.
+        limit = min(self._settings.io_timeout, self._settings.cut_over_timeout)
+        one, other = self._endpoints
+        straight = primary is not None
+        ends = [
+            await self._stack.enter_async_context(
+                admin(primary or one, timeout=limit, fault="source", straight=straight)
+            ),
+            await self._stack.enter_async_context(admin(other, timeout=limit, fault="target")),
+        ]
+        self._infos = await ends[0].info(), await ends[1].info()
+        sides = [await Side.open(end, followed=True) for end in ends]
+        self._pair = sides[0], sides[1]
+        self._db, self._lift_ms, self._watching = None, lift_ms, True
+        self._own_keys = tuple(own_keys)
+        self._timed, self._plan, self._code_at_fence = [], [], True
+        self._walked, self._since = False, None
+        self._telemetry = tuple(map(Telemetry, ends)) if self._has_graphs else ()
+        self.over_budget = {}
+
+    async def read_replica(self) -> None:
+        """See `Comparison.read_replica`."""
+        # A server that stands still refuses a cut-over no later than it would behind the fence.
+        limit = min(self._settings.io_timeout, self._settings.cut_over_timeout)
+        end = await self._stack.enter_async_context(
+            admin(self._endpoints[0], timeout=limit, fault="source")
+        )
+        self._infos, self._since = (await end.info(), self._infos[1]), None
+        self._pair = await Side.open(end, followed=True), self._theirs
+        self._db = None
+        if self._telemetry:
+            self._telemetry = Telemetry(end), self._telemetry[1]
+            await self._telemetry[0].find()
+
+    async def close(self) -> None:
+        """Hang up. A second call does nothing."""
+        self._pair = None
+        await self._stack.aclose()
+
+    @property
+    def counts_tell(self) -> bool:
+        """Whether counts, and names that the target alone has, mean anything."""
+        return not self._held_before()
+
+    # --- Which keys ---
+
+    @property
+    def _has_graphs(self) -> bool:
+        return GRAPH_MODULE in self._infos[0].modules
+
+    async def _shared(self, end: Admin, keys: list[bytes]) -> list[bytes]:
+        """Those of the keys, in the database that is chosen, that no server makes for itself."""
+        if not self._telemetry:
+            return keys
+        left = await telemetry_among(end, keys)
+        return [key for key in keys if key not in left] if left else keys
+
+    async def doubtful(self, kinds: Iterable[str]) -> AsyncIterator[tuple[int, list[bytes]]]:
+        """(database, keys): all the source's keys of these kinds, in portions.
+
+        "groups": streams with consumer groups; "fields": hashes with field TTLs; "strings": those
+        whose length is another one at the target; "all": every key.
+        """
+        asked = set(kinds)
+        for entry in self._infos[0].keyspace:
+            if "all" in asked:
+                async for keys in self._pages(entry.db, None):
+                    yield entry.db, keys
+                continue
+            if "groups" in asked:
+                async for keys in self._pages(entry.db, b"stream"):
+                    replies = await self._source.pipeline(("XINFO", "GROUPS", key) for key in keys)
+                    grouped = [key for key, reply in zip(keys, replies, strict=True) if reply]
+                    if grouped:
+                        yield entry.db, grouped
+            if "strings" in asked and self.lengthens:
+                async for keys in self._pages(entry.db, b"string"):
+                    if others := await self._of_other_length(keys):
+                        yield entry.db, others
+            if "fields" in asked and self._ours.able.field_ttls:
+                async for keys in self._pages(entry.db, b"hash"):
+                    timed = await self._with_field_ttls(keys)
+                    self._name(entry.db, timed)
+                    if timed:
+                        yield entry.db, timed
+
+    async def _pages(self, db: int, kind: bytes | None) -> AsyncIterator[list[bytes]]:
+        """The source's keys of one TYPE, in portions; of every one where it is None."""
+        await self._select(db)
+        if kind is None:
+            async for page in every_key(self._source, _EVERYTHING):
+                for portion in portions(await self._shared(self._source, page)):
+                    yield portion
+            return
+        served = self._infos[0].version >= (6, 0, 0) and not self._infos[0].fork
+        cursor: Any = 0
+        while True:
+            filters = ("TYPE", kind) if served else ()
+            cursor, keys = await self._source.call("SCAN", cursor, "COUNT", _SCAN_COUNT, *filters)
+            if not served:
+                kinds = await self._source.pipeline([("TYPE", key) for key in keys])
+                keys = [key for key, found in zip(keys, kinds, strict=True) if found == kind]
+            if kind == b"stream":
+                keys = await self._shared(self._source, keys)
+            for portion in portions(keys):
+                yield portion
+            if cursor == b"0":
+                return
+
+    async def _with_field_ttls(self, keys: list[bytes]) -> list[bytes]:
+        replies = await self._source.pipeline([("OBJECT", "ENCODING", key) for key in keys])
+        return [
+            key for key, reply in zip(keys, replies, strict=True) if reply not in _NO_FIELD_TTLS
+        ]
+
+    @property
+    def lengthens(self) -> bool:
+        """See `Comparison.lengthens`."""
+        return self._infos[0].version >= silent_commands.LENGTHENS_FROM
+
+    async def _of_other_length(self, keys: list[bytes]) -> list[bytes]:
+        asked = [("STRLEN", key) for key in keys]
+        ours, theirs = await asyncio.gather(
+            self._source.pipeline(asked), self._target.pipeline(asked)
+        )
+        return [key for key, one, two in zip(keys, ours, theirs, strict=True) if one != two]
+
+    def _name(self, db: int, keys: list[bytes]) -> None:
+        if self._timed is not None:
+            self._timed += [(db, key) for key in keys]
+            if len(self._timed) > _NAMED_MOST:
+                self._timed = None
+
+    async def sample(self, seed: int = 0) -> AsyncIterator[tuple[int, list[bytes]]]:
+        """(database, some of the source's keys), database by database."""
+        spread = not self._infos[0].fork
+        for entry in self._infos[0].keyspace:
+            await self._select(entry.db)
+            keys = await some_keys(self._source, _EVERYTHING, _SAMPLE, seed + entry.db, spread)
+            keys = await self._shared(self._source, keys)
+            if keys:
+                yield entry.db, keys
+
+    async def astray(self) -> AsyncGenerator[tuple[int, list[bytes], int], None]:
+        """(database, names that one end alone has, how many were looked up), a page at a time.
+
+        That is every name of either end, the engine's own left out; those of the target are not
+        looked up where they say nothing.
+        """
+        ends = self._source, self._target
+        infos = await ends[0].info(), await ends[1].info()
+        databases = {entry.db for info in infos for entry in info.keyspace}
+        for db in sorted(databases):
+            await self._select(db)
+            names = absent_names(ends, infos, _EVERYTHING, extra=self.counts_tell)
+            async for here, absent, count in names:
+                yield db, await self._shared(ends[here], absent), count
+        self._walked = True
+        if not infos[0].is_replica:
+            # Both were purged of what had expired: a primary deletes what SCAN comes upon.
+            self._since = infos
+
+    # --- Before the fence ---
+
+    async def compare(self, db: int, keys: Sequence[bytes], reach: Reach) -> Compared:
+        """Compare some keys of a source that is written to; `reach(offset)` waits for the target.
+
+        Raises `LinkError`, `AuthError`, `ServerError`, and what `reach` raises.
+        """
+        await self._select(db)
+        unknown: Counter[str] = Counter()
+        left, wrong = list(dict.fromkeys(keys)), dict[DbKey, str]()
+        count = len(left)
+        for _ in range(_TRIES):
+            _, watched, told = await self._source.pipeline(
+                [
+                    # What was watched before, if nothing differed then.
+                    ("UNWATCH",) if self._watching else ("PING",),
+                    ("WATCH", *left) if self._watching else ("PING",),
+                    ("INFO", "replication"),
+                ]
+            )
+            self._watching = self._watching and not isinstance(watched, EngineError)
+            await reach(self._offset_in(told))
+            findings = await compare_once(self._both, left, self._lift_ms)
+            unknown.update(each.kind for each in findings if each.unknown)
+            wrong = {(db, each.key): each.what for each in findings if not each.unknown}
+            if not wrong or await self._untouched():
+                return Compared(count, wrong, {}, unknown)
+            left = [key for _, key in wrong]
+        return Compared(count, {}, wrong, unknown)
+
+    async def _untouched(self) -> bool:
+        """Whether no key that is watched was written to; it ends the watch."""
+        if not self._watching:
+            return False
+        began, ended = await self._source.pipeline([("MULTI",), ("EXEC",)])
+        if isinstance(began, EngineError) or isinstance(ended, EngineError):
+            await self._source.pipeline([("UNWATCH",)])
+            return False
+        return isinstance(ended, list)
+
+    async def counts(self, reach: Reach) -> Counts | None:
+        """Both ends' counts, if the source is still for as long as it takes to ask; else None."""
+        first = await self._source.pipeline([("INFO",), ("INFO", "replication")])
+        offset = self._offset_in(first[1])
+        await reach(offset)
+        for each in self._telemetry:
+            await each.find()
+        source = await self._told(self._source, first[0])
+        other, own = await self._counted()
+        again = await self._told(self._source, first[0]) if self._telemetry else None
+        last = await self._source.pipeline([("INFO",), ("INFO", "replication")])
+        again = again or self._parsed(self._source, last[0])
+        # What expires at the source meanwhile comes with an offset of its own.
+        if self._offset_in(last[1]) != offset or source.keyspace != again.keyspace:
+            return None
+        return judge(source, other, own=own, expired=self._expired(source, other))
+
+    async def silent_calls(self) -> silent_commands.Calls | None:
+        """See `Comparison.silent_calls`."""
+        try:
+            return silent_commands.calls_in(await self._source.call(*ASK_COUNTS))
+        except (AuthError, ServerError):
+            return None
+
+    async def counts_of(
+        self, source: ServerInfo, settle: Callable[[], Awaitable[int]]
+    ) -> Counts | None:
+        """See `Comparison.counts_of`."""
+        if not self.counts_tell:
+            return None
+        target, own = await self._counted()
+        counts = judge(source, target, own=own, expired=self._expired(source, target))
+        if counts.wrong:
+            self._ended = await settle()
+            target, own = await self._counted()
+            counts = judge(source, target, own=own, expired=self._expired(source, target))
+        return counts
+
+    async def _counted(self) -> tuple[ServerInfo, int]:
+        """What the target tells, and how many of its keys are the engine's."""
+        target = await self._told(self._target, await self._target.call("INFO"))
+        await self._target.select(0)
+        self._db = None
+        own = await self._target.call("EXISTS", *self._own_keys) if self._own_keys else 0
+        return target, own
+
+    async def _told(self, end: Admin, reply: Any) -> ServerInfo:
+        """What an end has told by its reply to INFO; asked again where there may be streams that
+        each server makes for itself, which do not count then."""
+        if not self._telemetry:
+            return self._parsed(end, reply)
+        self._db = None
+        return await self._telemetry[end is self._target].info()
+
+    def _expired(self, source: ServerInfo, target: ServerInfo) -> tuple[int, int]:
+        """Keys that each end has let expire since every name was looked up, or since `open`; with
+        those that the target ended when their deadlines were set back, in each cut-over that was
+        tried."""
+        now, before = (source, target), self._since or self._infos
+        one, other = (
+            max(late.expired_keys - early.expired_keys, 0)
+            for late, early in zip(now, before, strict=True)
+        )
+        return one, other if target.counts_past_ttls else other + self._ended
+
+    def _expired_fields(self, source: ServerInfo, target: ServerInfo) -> tuple[int, int]:
+        """The same of fields of hashes."""
+        now, before = (source, target), self._infos
+        one, other = (
+            max(late.expired_fields - early.expired_fields, 0)
+            for late, early in zip(now, before, strict=True)
+        )
+        return one, other
+
+    async def besides(self) -> Besides:
+        """What the source holds beside keys, and what of that the target lacks."""
+        names = self.search_names
+        ours, theirs = await asyncio.gather(
+            functions_and_indexes.ask(self._source, names),
+            functions_and_indexes.ask(self._target, names),
+        )
+        self._code_at_fence = ours.nbytes + theirs.nbytes <= self._settings.check_bytes
+        lost = functions_and_indexes.lacking(ours, theirs, extra=self.counts_tell)
+        denied = [f"{name} on the source" for name in ours.denied]
+        denied += [f"{name} on the target" for name in theirs.denied]
+        return Besides(ours.count, dict(ours.libraries or {}), lost, tuple(denied))
+
+    # --- The fence ---
+
+    async def choose(self, first: Iterable[DbKey], then: Iterable[DbKey]) -> None:
+        """What is compared behind the fence: `first`, then some of `then`, within the budget.
+
+        Keys that are too long for it are in `over_budget`.
+        """
+        chosen = list(dict.fromkeys(first))
+        places = set(chosen)
+        chosen += [key for key in then if key not in places][: max(_AT_FENCE - len(chosen), 0)]
+        by_db: dict[int, list[bytes]] = {}
+        for db, key in chosen:
+            by_db.setdefault(db, []).append(key)
+        left = self._settings.check_bytes
+        self._plan.clear()
+        for db, keys in by_db.items():
+            await self._select(db)
+            for portion in portions(keys):
+                looks = await asyncio.gather(self._ours.look(portion), self._theirs.look(portion))
+                for key, one, two in zip(portion, *looks, strict=True):
+                    there = [each for each in (one, two) if each.kind != b"none"]
+                    # Before 4.0 there is no MEMORY USAGE. Both were equal a moment ago: the other
+                    # end's figure does as well.
+                    sizes = [each.size for each in there if each.size is not None]
+                    cost = sum(max(size, 64) for size in sizes) // max(len(sizes), 1) + len(key)
+                    unknown = bool(there) and not sizes
+                    if unknown or cost > min(left, WHOLE_BYTES):
+                        told = LENGTH_UNKNOWN if unknown else f"{cost:,} bytes"
+                        self.over_budget[db, key] = f"{told} ({one.kind.decode()})"
+                        continue
+                    left -= cost
+                    self._plan.append((db, key, one))
+
+    async def at_fence(self, settle: Callable[[], Awaitable[int]]) -> AtFence:
+        """The look behind the fence, by one pipeline an end and a second one for field TTLs.
+
+        `settle` waits until the target's deadlines are the source's, which may be under way. It is
+        awaited before a second look at keys that seem to differ. It returns how many keys of the
+        target ended by it: counts that differ are judged again with that number.
+        """
+        answers = await asyncio.gather(
+            self._answers(self._ours, ()), self._answers(self._theirs, self._own_keys)
+        )
+        self._db = None
+        ours, theirs = answers
+        counts = None
+        if self.counts_tell:
+            expired = self._expired(ours.info, theirs.info)
+            counts = judge(ours.info, theirs.info, own=theirs.own, expired=expired)
+            if counts.wrong:
+                self._ended = await settle()
+                expired = self._expired(ours.info, theirs.info)
+                counts = judge(ours.info, theirs.info, own=theirs.own, expired=expired)
+            if counts.fields:
+                fields = self._expired_fields(ours.info, theirs.info)
+                counts = await self._explained(counts, fields)
+        lost: dict[str, str] = {}
+        if ours.held is not None and theirs.held is not None:
+            lost = functions_and_indexes.lacking(ours.held, theirs.held, extra=self.counts_tell)
+        unknown: Counter[str] = Counter()
+        doubtful: list[DbKey] = []
+        lifted: list[tuple[int, bytes, Look]] = []
+        for (db, key, planned), one, two, value, other in zip(
+            self._plan, ours.looks, theirs.looks, ours.values, theirs.values, strict=True
+        ):
+            if judge_looks(one, two, self._lift_ms) or planned.kind != one.kind:
+                doubtful.append((db, key))
+                continue
+            if judge_looks(one, two):
+                lifted.append((db, key, one))
+            if one.kind != b"none":
+                finding = judge_values(key, one.kind, value, other)
+                if finding is not None and finding.unknown:
+                    unknown[finding.kind] += 1
+                elif finding is not None:
+                    doubtful.append((db, key))
+        if doubtful or lifted:
+            await settle()
+        differ = await self._differing(doubtful) | await self._still_lifted(lifted)
+        return AtFence(counts, differ, lost, len(self._plan), unknown, ours.calls)
+
+    async def _still_lifted(self, keys: Iterable[tuple[int, bytes, Look]]) -> dict[DbKey, str]:
+        """Those of which the target's deadline is not the source's yet."""
+        by_db: dict[int, list[tuple[bytes, Look]]] = {}
+        for db, key, ours in keys:
+            by_db.setdefault(db, []).append((key, ours))
+        found: dict[DbKey, str] = {}
+        for db, looked in by_db.items():
+            await self._select(db)
+            looks = await self._theirs.look([key for key, _ in looked])
+            for (key, ours), theirs in zip(looked, looks, strict=True):
+                if what := judge_looks(ours, theirs):
+                    found[db, key] = what
+        return found
+
+    async def _differing(self, keys: Iterable[DbKey]) -> dict[DbKey, str]:
+        """What differs among these, while nothing changes."""
+        by_db: dict[int, list[bytes]] = {}
+        for db, key in keys:
+            by_db.setdefault(db, []).append(key)
+        found: dict[DbKey, str] = {}
+        for db, names in by_db.items():
+            await self._select(db)
+            for portion in portions(names):
+                findings = await compare_once(self._both, portion)
+                found |= {(db, each.key): each.what for each in findings if not each.unknown}
+        return found
+
+    async def _explained(self, counts: Counts, expired: tuple[int, int]) -> Counts:
+        """Whether hashes of which every field has expired are all that the counts differ by.
+
+        `expired`: so many fields each end has let expire since `open`. Their number alone says
+        enough where every name was looked up meanwhile, and found at both ends.
+        """
+        missing: Counter[int] = Counter()
+        if self._timed is not None:
+            by_db: dict[int, list[bytes]] = {}
+            for db, key in dict.fromkeys(self._timed):
+                by_db.setdefault(db, []).append(key)
+            for db in counts.fields:
+                await self._select(db)
+                for portion in portions(by_db.get(db, [])):
+                    looks = await asyncio.gather(
+                        self._ours.look(portion), self._theirs.look(portion)
+                    )
+                    for key, one, two in zip(portion, *looks, strict=True):
+                        what = judge_looks(one, two)
+                        if what == MISSING and await self._ours.is_over(key, one):
+                            missing[db] += 1
+                        elif what == EXTRA and await self._theirs.is_over(key, two):
+                            missing[db] -= 1
+        for db, more in counts.fields.items():
+            left = more - missing[db]
+            by_number = self._walked and -expired[0] <= left <= expired[1]
+            if left and not by_number:
+                what = f"{abs(more):,} keys {'more' if more > 0 else 'less'} on the source"
+                return replace(counts, wrong=f"database {db} has {what} than on the target")
+        return counts
+
+    async def _answers(self, side: Side, own_keys: Sequence[bytes]) -> _Answers:
+        ttl = "PEXPIRETIME" if side.able.deadlines else "PTTL"
+        # 1. All that is known to be asked.
+        commands: list[Command] = [("TIME",), ("INFO",), ASK_COUNTS]
+        if own_keys:
+            commands += [("SELECT", 0), ("EXISTS", *own_keys)]
+        if self._code_at_fence:
+            commands += functions_and_indexes.COMMANDS
+        head = len(commands)
+        waiting: list[tuple[int, int, Reading, list[Command]]] = []
+        places: list[tuple[int, list[Command]]] = []
+        values: list[Parts | None] = [None] * len(self._plan)
+        steps: list[tuple[int, int, Reading, int]] = []
+        now = None
+        for index, (db, key, look) in enumerate(self._plan):
+            if db != now:
+                commands.append(("SELECT", db))
+                now = db
+            places.append((len(commands), []))
+            commands += [("TYPE", key), (ttl, key)]
+            if look.kind == b"none":
+                continue
+            read = reading(look.kind, key, 0 if look.size is None else look.size, side.able)
+            first = next(read)
+            steps.append((index, len(commands), read, len(first)))
+            commands += first
+        replies = await side.end.pipeline(commands)
+        looks = []
+        clock = replies[0]
+        for at, _ in places:
+            looks.append(side.look_of(replies[at], replies[at + 1], clock))
+        # 2. What follows from the answers.
+        for index, at, read, count in steps:
+            try:
+                waiting.append(
+                    (index, self._plan[index][0], read, read.send(replies[at : at + count]))
+                )
+            except StopIteration as stop:
+                values[index] = stop.value
+            except Changed:
+                pass
+        while waiting:
+            waiting = await self._next_step(side, waiting, values)
+        info = await self._told(side.end, replies[1])
+        own = replies[4] if own_keys else 0
+        code = None
+        if self._code_at_fence:
+            code = functions_and_indexes.read(
+                replies[head - len(functions_and_indexes.COMMANDS) : head]
+            )
+        calls = silent_commands.calls_in(replies[2])
+        return _Answers(info, own if isinstance(own, int) else 0, code, looks, values, calls)
+
+    async def _next_step(
+        self,
+        side: Side,
+        waiting: list[tuple[int, int, Reading, list[Command]]],
+        values: list[Parts | None],
+    ) -> list[tuple[int, int, Reading, list[Command]]]:
+        asked: list[Command] = []
+        for _, db, _, commands in waiting:
+            asked += [("SELECT", db), *commands]
+        replies = await side.end.pipeline(asked)
+        at = 0
+        going_on = []
+        for index, db, read, commands in waiting:
+            answers = replies[at + 1 : at + 1 + len(commands)]
+            at += 1 + len(commands)
+            try:
+                going_on.append((index, db, read, read.send(answers)))
+            except StopIteration as stop:
+                values[index] = stop.value
+            except Changed:
+                pass
+        return going_on
+
+    # --- The ends ---
+
+    @property
+    def _both(self) -> tuple[Side, Side]:
+        assert self._pair is not None, "open it first"
+        return self._pair
+
+    @property
+    def _ours(self) -> Side:
+        return self._both[0]
+
+    @property
+    def _theirs(self) -> Side:
+        return self._both[1]
+
+    @property
+    def _source(self) -> Admin:
+        return self._ours.end
+
+    @property
+    def _target(self) -> Admin:
+        return self._theirs.end
+
+    async def _select(self, db: int) -> None:
+        if self._db != db:
+            await asyncio.gather(self._source.select(db), self._target.select(db))
+            self._db = db
+
+    def _parsed(self, end: Admin, reply: Any) -> ServerInfo:
+        if isinstance(reply, EngineError):
+            raise reply
+        if not isinstance(reply, bytes):
+            raise ProtocolFault(f"{end.name} answered INFO with no text", fault=end.fault)
+        return parse_info(reply.decode("utf-8", "replace"))
+
+    def _offset_in(self, reply: Any) -> int:
+        if isinstance(reply, EngineError):
+            raise reply
+        return replication_in(self._source, reply).offset

@@ -1,0 +1,181 @@
+# Commands of a replication stream as memory: their bytes, and an index into them.
+#
+# The bytes stay as they came, holes included: where a PING or a SELECT stood the index has no
+# command, and what is sent on are the runs between the holes. Only commands that are rewritten
+# (absolute_ttls.pxi, or for their names' sake) lie elsewhere, in a second arena. What was taken out leaves a mark: its end offset,
+# and the state behind it, so that a batch can be cut at any boundary of the stream.
+
+cdef struct StreamCommand:
+    # Where its bytes are: in `raw`, or in `rewritten`.
+    size_t start
+    size_t size
+    # Of the stream, behind it.
+    uint64_t end_offset
+    int32_t db
+    # Of its name, in COMMAND_ROWS.
+    uint16_t row
+    bint rewritten
+    # Rewritten for its name alone.
+    bint renamed
+    # It sets a deadline that would have had to be rewritten, and was not.
+    bint unheld
+    # Deadlines of fields of the hash that it names were lifted; or were to be, and could not.
+    bint lifted_fields
+    bint stuck_fields
+    bint in_multi
+
+
+cdef struct StreamMark:
+    # Of the stream, behind something that was taken out; the state is that behind it, too.
+    uint64_t end_offset
+    int32_t db
+    bint in_multi
+
+
+cdef struct RawBytes:
+    uint8_t *data
+    size_t size
+    size_t capacity
+
+
+cdef struct Packed:
+    RawBytes raw
+    RawBytes rewritten
+    StreamCommand *commands
+    size_t count
+    size_t capacity
+    StreamMark *marks
+    size_t mark_count
+    size_t mark_capacity
+
+
+cdef enum:
+    FIRST_BYTES = 64 * 1024
+    FIRST_COMMANDS = 256
+
+
+cdef inline bint raw_reserve(RawBytes *bytes, size_t n) noexcept nogil:
+    """Room for `n` more bytes; False: no memory, or sizes overflow."""
+    cdef size_t capacity
+    cdef uint8_t *data
+    if bytes.capacity - bytes.size >= n:
+        return True
+    if n > (SIZE_MAX >> 2) - bytes.size:
+        return False
+    capacity = bytes.capacity * 2 if bytes.capacity else FIRST_BYTES
+    if capacity < bytes.size + n:
+        capacity = bytes.size + n
+    data = <uint8_t *>PyMem_RawRealloc(bytes.data, capacity)
+    if data == NULL:
+        return False
+    bytes.data = data
+    bytes.capacity = capacity
+    return True
+
+
+cdef bint bytes_append(RawBytes *bytes, const uint8_t *p, size_t n) noexcept nogil:
+    if not raw_reserve(bytes, n):
+        return False
+    if n:
+        memcpy(bytes.data + bytes.size, p, n)
+    bytes.size += n
+    return True
+
+
+cdef bint reserve_commands(Packed *packed, size_t n) noexcept nogil:
+    cdef size_t capacity
+    cdef StreamCommand *grown
+    if packed.capacity - packed.count >= n:
+        return True
+    capacity = packed.capacity * 2 if packed.capacity else FIRST_COMMANDS
+    if capacity < packed.count + n:
+        capacity = packed.count + n
+    grown = <StreamCommand *>PyMem_RawRealloc(
+        packed.commands, capacity * sizeof(StreamCommand))
+    if grown == NULL:
+        return False
+    packed.commands = grown
+    packed.capacity = capacity
+    return True
+
+
+cdef bint reserve_marks(Packed *packed, size_t n) noexcept nogil:
+    cdef size_t capacity
+    cdef StreamMark *grown
+    if packed.mark_capacity - packed.mark_count >= n:
+        return True
+    capacity = packed.mark_capacity * 2 if packed.mark_capacity else FIRST_COMMANDS
+    if capacity < packed.mark_count + n:
+        capacity = packed.mark_count + n
+    grown = <StreamMark *>PyMem_RawRealloc(packed.marks, capacity * sizeof(StreamMark))
+    if grown == NULL:
+        return False
+    packed.marks = grown
+    packed.mark_capacity = capacity
+    return True
+
+
+cdef void packed_free(Packed *packed) noexcept nogil:
+    PyMem_RawFree(packed.raw.data)
+    PyMem_RawFree(packed.rewritten.data)
+    PyMem_RawFree(packed.commands)
+    PyMem_RawFree(packed.marks)
+    memset(packed, 0, sizeof(Packed))
+
+
+cdef inline const uint8_t *command_bytes(
+    const Packed *packed, const StreamCommand *command
+) noexcept nogil:
+    return (packed.rewritten.data if command.rewritten else packed.raw.data) + command.start
+
+
+cdef inline StreamName stream_name(const StreamCommand *command) noexcept nogil:
+    return <StreamName>COMMAND_ROWS[command.row].stream_name
+
+
+cdef bint packed_slice(
+    const Packed *source, size_t first, size_t last, size_t first_mark, size_t last_mark,
+    Packed *out,
+) noexcept nogil:
+    """Copy the commands [first, last) and the marks [first_mark, last_mark) into empty `out`."""
+    cdef size_t i
+    cdef StreamCommand *command
+    if not reserve_commands(out, last - first) or not reserve_marks(out, last_mark - first_mark):
+        return False
+    for i in range(first, last):
+        command = &out.commands[out.count]
+        command[0] = source.commands[i]
+        if command.rewritten:
+            command.start = out.rewritten.size
+            if not bytes_append(
+                    &out.rewritten, command_bytes(source, &source.commands[i]), command.size):
+                return False
+        else:
+            command.start = out.raw.size
+            if not bytes_append(
+                    &out.raw, command_bytes(source, &source.commands[i]), command.size):
+                return False
+        out.count += 1
+    if last_mark > first_mark:
+        memcpy(out.marks, source.marks + first_mark, (last_mark - first_mark) * sizeof(StreamMark))
+    out.mark_count = last_mark - first_mark
+    return True
+
+
+cdef inline const uint8_t *first_argument(const uint8_t *p, uint64_t *count) noexcept nogil:
+    """Of a command that was checked when it was read: its first bulk header; how many there are."""
+    cdef uint64_t n = 0
+    p += 1
+    while p[0] != 13:
+        n = n * 10 + (p[0] - 48)
+        p += 1
+    count[0] = n
+    return p + 2
+
+
+cdef inline const uint8_t *argument_body(const uint8_t *p, size_t *size) noexcept nogil:
+    """From a bulk header to its body; the next header is at body + size + 2."""
+    cdef uint64_t n
+    p = first_argument(p, &n)
+    size[0] = <size_t>n
+    return p

@@ -1,0 +1,288 @@
+"""What a cut-over has left at the source is not forgotten: it is tried again, and shown, until it
+is taken away, by this engine or by the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from benches.support.servers import Server
+from engine.model.checkpoint import Checkpoint
+from engine.model.credentials import Credentials
+from engine.model.endpoint import Endpoint
+from engine.model.online_checkpoint import OnlineCheckpoint
+from engine.model.progress import Phase
+from engine.model.settings import TransferSettings
+from engine.transfer.checkpoint_store import MemoryCheckpoint
+from engine.transfer.cut_over_check import CutOverCheckResult
+from engine.transfer.fence import PauseFence
+from engine.transfer.transfer import Transfer
+from engine.transfer.unblock_source import release
+from tests.conftest import ServerFactory, known
+from tests.online import assert_tidy, cut_over, following, in_sync, online, refused, soon
+from tests.transfers import Run
+
+LEFT = "may still refuse writes, for its fence could not be taken away"
+
+
+@pytest.fixture
+def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
+    """A source with a user of ours that has all rights, and a target that keeps its data."""
+    source = server_factory(known("redis-7.0"))
+    source.client().acl_setuser(
+        "mover", enabled=True, passwords=["+pw"], keys=["*"], channels=["*"], commands=["+@all"]
+    )
+    source.client().mset({f"key:{n}": n for n in range(100)})
+    target = server_factory(known("redis-7.0"), "--appendonly", "yes", "--appendfsync", "always")
+    return source, target
+
+
+def by_mover(source: Server) -> str:
+    return f"redis://mover:pw@{source.host}:{source.port}"
+
+
+def right(source: Server, rule: str) -> None:
+    source.client().execute_command("ACL", "SETUSER", "mover", rule)
+
+
+def refuses(source: Server) -> bool:
+    """Whether writes are refused; they may have to wait first."""
+    try:
+        source.client(socket_timeout=20).set("probe", "1")
+    except redis.ResponseError as error:
+        return str(error).startswith("NOREPLICAS")
+    return False
+
+
+def rejected(source: Server, command: str) -> int:
+    """How often the server refused it for want of a right."""
+    found = source.client().info("commandstats").get(f"cmdstat_{command}", {})
+    return int(found.get("rejected_calls", 0))
+
+
+def mark_of(store: MemoryCheckpoint) -> OnlineCheckpoint:
+    found = store.load()
+    assert isinstance(found, Checkpoint)
+    assert isinstance(found.position, OnlineCheckpoint)
+    return found.position
+
+
+@pytest.fixture
+def behind_the_seal(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Has something happen once, right behind the first seal."""
+    seal = PauseFence.seal
+
+    def arrange(act: Callable[[], None]) -> None:
+        acted: list[bool] = []
+
+        async def sealed(self: PauseFence) -> None:
+            await seal(self)
+            if not acted:
+                acted.append(True)
+                await asyncio.to_thread(act)
+
+        monkeypatch.setattr(PauseFence, "seal", sealed)
+
+    return arrange
+
+
+Arrange = Callable[[Callable[[], None]], None]
+
+
+@pytest.fixture
+def loses_a_right(ends: tuple[Server, Server], behind_the_seal: Arrange) -> tuple[Server, Server]:
+    """Behind the seal the target dies, and our user may not set the source's setting any more."""
+    source, target = ends
+
+    def act() -> None:
+        right(source, "-config|set")
+        target.kill()
+        target.restart()
+
+    behind_the_seal(act)
+    return ends
+
+
+def test_a_fence_is_taken_away_once_that_is_allowed(loses_a_right: tuple[Server, Server]) -> None:
+    """The cut-over is refused, and the source cannot be told: it is shown, told once, tried again,
+    and the gate is closed meanwhile. The next engine goes on with it."""
+    source, target = loses_a_right
+    store = MemoryCheckpoint()
+
+    async def fails(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        await refused(work, run)
+        await soon(lambda: LEFT in work.progress.reason, "the reason")
+        await soon(lambda: rejected(source, "config|set") >= 3, "further tries")
+        await soon(lambda: work.progress.phase is Phase.FOLLOW, "following")
+        assert not work.progress.can_complete
+        assert "CONFIG SET min-replicas-to-write 0" in work.progress.reason
+        assert sum(LEFT in each for each in run.events) == 1
+        assert await asyncio.to_thread(refuses, source)
+        work.stop()
+
+    run = online(by_mover(source), target, fails, checkpoints=store)
+    assert run.report.status == "stopped", (run.report.errors, run.events)
+    assert run.report.sealed == "0 10"
+    assert (mark_of(store).fenced, mark_of(store).sealed) == (True, "0 10")
+    assert refuses(source)
+
+    async def goes_on(work: Transfer, run: Run) -> None:
+        await soon(lambda: any(LEFT in each for each in run.events), "a try")
+        await following(work)
+        assert await asyncio.to_thread(refuses, source)
+        right(source, "+config|set")
+        await soon(lambda: any("the fence is away" in each for each in run.events), "its end")
+        assert not await asyncio.to_thread(refuses, source)
+        await cut_over(work, run, source)
+
+    run = online(by_mover(source), target, goes_on, checkpoints=store)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert refuses(source)
+    assert target.client().get("probe") == b"1"
+    assert_tidy(target)
+
+
+def test_a_fence_that_is_still_there_at_the_end(loses_a_right: tuple[Server, Server]) -> None:
+    """The migration is aborted: its report says what `release-source` has to put back."""
+    source, target = loses_a_right
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        await refused(work, run)
+        await soon(lambda: LEFT in work.progress.reason, "the reason")
+        work.complete(force=True)
+
+    run = online(by_mover(source), target, steer, cut_over_timeout=5.0)
+    assert run.report.status == "stopped", (run.report.errors, run.events)
+    assert refuses(source)
+    at = Endpoint.parse(source.url)
+    ours = run.report.sealed_at, run.report.sealed
+    told = asyncio.run(release(at, *ours, TransferSettings(), Credentials()))
+    assert "accepts writes again" in told
+    assert not refuses(source)
+
+
+def test_a_fence_behind_a_script_that_runs(
+    ends: tuple[Server, Server], behind_the_seal: Arrange
+) -> None:
+    """The source answers BUSY for longer than two questions wait: that for its role, and that which
+    takes the fence away. Then it is taken away."""
+    source, target = ends
+    # (It goes on when it has read: no write holds it up, and SCRIPT KILL could end it.)
+    loop = "local t = redis.call('TIME')[1]; while redis.call('TIME')[1] - t < 12 do end; return 1"
+    client = source.client()
+    client.config_set("busy-reply-threshold", 50)
+
+    def act() -> None:
+        sender = source.client(retry=None, socket_timeout=30).connection_pool.get_connection()
+        sender.send_command("EVAL_RO", loop, 0)
+        target.kill()
+        target.restart()
+
+    behind_the_seal(act)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        await refused(work, run)
+        await soon(lambda: any(LEFT in each and "BUSY" in each for each in run.events), "a try")
+        await soon(lambda: any("the fence is away" in each for each in run.events), "its end")
+        assert not await asyncio.to_thread(refuses, source)
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert refuses(source)
+    assert_tidy(target)
+
+
+def test_a_hook_that_does_not_take_its_fence_away(
+    ends: tuple[Server, Server], tmp_path: Path
+) -> None:
+    """It is run again until it succeeds, and no cut-over begins before."""
+    source, target = ends
+    noted, allowed, hook = tmp_path / "noted", tmp_path / "allowed", tmp_path / "hook.py"
+    hook.write_text(
+        "import json, os, sys\n"
+        f"open({str(noted)!r}, 'a').write(json.dumps(sys.argv[1]) + '\\n')\n"
+        f"sys.exit(sys.argv[1] == 'unfence' and not os.path.exists({str(allowed)!r}))\n"
+    )
+
+    def words() -> list[str]:
+        return [json.loads(line) for line in noted.read_text().splitlines()]
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        assert "not yet" in await refused(work, run)
+        await soon(lambda: words().count("unfence") >= 3, "further tries")
+        assert not work.progress.can_complete
+        assert "may still be held off" in work.progress.reason
+        assert "ended with 1 for 'unfence'" in work.progress.reason
+        allowed.touch()
+        await soon(lambda: any("the fence is away" in each for each in run.events), "its end")
+        await cut_over(work, run, source)
+
+    looks = iter((CutOverCheckResult(False, "not yet"), CutOverCheckResult(True, "now")))
+
+    async def gate(own_key: bytes) -> CutOverCheckResult:
+        return next(looks)
+
+    command = f"{sys.executable} -I {hook}"
+    run = online(source, target, steer, fence="hook", fence_hook=command, gate_in_sync=gate)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    said = words()
+    assert said[0] == "fence"
+    assert set(said[1:-2]) == {"unfence"}
+    assert said[-2:] == ["fence", "done"]
+    assert sum("its fence could not be taken away" in each for each in run.events) == 1
+    assert_tidy(target)
+
+
+# --- Behind the opening ---
+
+
+@pytest.mark.parametrize("again", ["by itself", "resumed"])
+def test_clients_of_an_open_target_that_cannot_be_let_go(
+    ends: tuple[Server, Server], behind_the_seal: Arrange, again: str
+) -> None:
+    """The target is open, and the source refuses UNPAUSE: it is tried again for a while; then the
+    migration is stopped, and whoever resumes it has it done."""
+    source, target = ends
+    behind_the_seal(lambda: right(source, "-client|unpause"))
+    store = MemoryCheckpoint()
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        work.complete()
+        await soon(lambda: any("was not told" in each for each in run.events), "a failure")
+        assert "it is told again in" in work.progress.reason
+        if again == "by itself":
+            right(source, "+client|unpause")
+
+    limit = 30.0 if again == "by itself" else 0.5
+    run = online(by_mover(source), target, steer, checkpoints=store, retry_for=limit)
+    if again == "resumed":
+        assert (run.report.status, run.report.needs_hand) == ("stopped", True), run.report
+        assert "the target is open, but the source could not be told so" in run.report.errors[0]
+        assert (mark_of(store).opened, mark_of(store).fenced) == (True, True)
+        assert run.report.sealed == "0 10"
+        target.client().set("key:0", "the user's")
+        right(source, "+client|unpause")
+        run = online(by_mover(source), target, checkpoints=store)
+        assert target.client().get("key:0") == b"the user's"
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert any("the source refuses writes from now on" in each for each in run.events)
+    assert not mark_of(store).fenced
+    assert refuses(source)
+    assert_tidy(target)

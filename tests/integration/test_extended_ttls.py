@@ -1,0 +1,394 @@
+"""Deadlines on a target without import mode: lifted, set back, lifted again; never too early."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+import redis
+
+from benches.support.engines import Cli, Migration
+from benches.support.proxy import Proxy
+from benches.support.servers import Binary, Server
+from engine.errors import ServerError
+from engine.model.endpoint import Endpoint
+from engine.model.progress import Phase
+from engine.transfer import extended_ttls
+from engine.transfer.cut_over_check import CutOverCheckResult
+from engine.transfer.extended_ttls import LIFT_MS, ExtendedTtls
+from engine.transfer.transfer import Transfer
+from engine.wire.admin import admin
+from engine.wire.event_loop import run as run_loop
+from tests.conftest import ServerFactory, known
+from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, refused, soon
+from tests.transfers import Run
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture(params=["redis-6.0", "redis-7.0"])
+def ends(request: pytest.FixtureRequest, server_factory: ServerFactory) -> tuple[Server, Server]:
+    """A source, and a target that has no import mode."""
+    return server_factory(known("redis-7.0")), server_factory(known(request.param))
+
+
+class Brief:
+    """Sets keys that live for 3 s, again and again, until the source refuses."""
+
+    def __init__(self, server: Server) -> None:
+        self._client = server.client(socket_timeout=20)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        n = 0
+        while not self._over.wait(0.01):
+            try:
+                self._client.set(f"brief:{n % 500}", n, px=3000)
+                self._client.rename(f"brief:{n % 500}", f"renamed:{n % 7}")
+            except redis.RedisError:
+                return
+            n += 1
+
+    def __enter__(self) -> Brief:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join(60)
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "later"])
+def test_a_stall_behind_a_refused_cut_over(ends: tuple[Server, Server], at_once: bool) -> None:
+    """Deadlines had been set back by then; a key that is extended meanwhile must not be lost."""
+    source, target = ends
+    client = source.client()
+    client.set("key", "1")
+    # One that is set back behind the fence, and one before it.
+    client.set("near", "x", px=3_000)
+    client.set("nearer", "x", px=2_000)
+    client.set("far", "x", px=9_000)
+
+    looks = iter((CutOverCheckResult(False, "not yet"), CutOverCheckResult(True, "now")))
+
+    async def gate(own_key: bytes) -> CutOverCheckResult:
+        return next(looks)
+
+    with Proxy(target.host, target.port) as proxy, Brief(source):
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            await in_sync(work, source)
+            assert "refused: not yet" in await refused(work, run)
+            if not at_once:
+                await in_sync(work, source)
+                assert target.client().pttl("far") > LIFT_MS // 2
+                assert target.client().pttl("near") > LIFT_MS // 2
+            proxy.stall()
+            client.persist("near")
+            client.pexpire("nearer", HOUR_MS)
+            client.persist("far")
+            await asyncio.sleep(max(began + 10 - time.monotonic(), 0))
+            proxy.stall(False)
+            client.set("key", "1")
+            await cut_over(work, run, source)
+
+        began = time.monotonic()
+        # The target's own deadlines are 10 s away at the most when the stall ends.
+        run = online(source, proxy, steer, cut_over_timeout=3.0, gate_in_sync=gate)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().mget("near", "nearer", "far") == [b"x"] * 3
+    assert target.client().pttl("near") == -1
+    assert 0 < target.client().pttl("nearer") <= HOUR_MS
+    assert_tidy(target)
+
+
+def test_a_target_that_stalls_while_deadlines_are_set_back(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+    client = source.client()
+    client.set("key", "1", ex=600)
+
+    with Proxy(target.host, target.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            await in_sync(work, source)
+            proxy.stall()
+            began = time.monotonic()
+            reason = await refused(work, run)
+            assert (
+                "TTLs that were extended on the target could not be restored within 1.5 s" in reason
+            )
+            assert time.monotonic() - began < 5
+            # Nobody was held up meanwhile.
+            assert source.client(socket_timeout=1).set("key", "2", ex=500)
+            proxy.stall(False)
+            await cut_over(work, run, source)
+
+        # Without the comparison before it, which would be refused for the stall first.
+        run = online(source, proxy, steer, cut_over_timeout=1.5, comparison=None)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().get("key") == b"2"
+    assert 0 < target.client().ttl("key") <= 500
+    assert_tidy(target)
+
+
+def test_what_was_far_becomes_near(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+    client = source.client()
+    client.set("far", "x", px=61_000)
+    client.set("farther", "x", px=HOUR_MS)
+
+    async def steer(work: Transfer, run: Run) -> None:
+        await following(work)
+        await in_sync(work, source)
+        there = target.client()
+        assert 0 < there.pttl("far") <= 61_000
+        await asyncio.sleep(2)
+        # As if it had gone on for so long: a quarter of the horizon is over.
+        books = work._way._books  # type: ignore[union-attr]
+        books.note(begun_at=time.time() - 20)
+        await soon(lambda: there.pttl("far") > LIFT_MS // 2, "lifted")
+        assert 0 < there.pttl("farther") <= HOUR_MS
+        await soon(lambda: books.mark.begun_at > time.time() - 20, "noted")
+        # And once more, too late: what is named meanwhile is read again.
+        await in_sync(work, source)
+        books.note(begun_at=time.time() - 50)
+        await phase(work, Phase.CATCH_UP)
+        await in_sync(work, source)
+        assert not books.mark.released
+        assert books.mark.begun_at > time.time() - 20
+        await cut_over(work, run, source)
+
+    run = online(source, target, steer, hold_horizon=60.0)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert 0 < target.client().pttl("far") <= 60_000
+    assert_tidy(target)
+
+
+def test_there_and_back(binary: Binary, server_factory: ServerFactory) -> None:
+    """On every server: exactly, page by page, in every database."""
+    server = server_factory(binary)
+    ttls = {}
+    for db in (0, 3):
+        pipe = server.client(db).pipeline(transaction=False)
+        for n in range(2500):
+            ttls[db, n] = 0 if n % 3 == 0 else 20_000 + n * 1000
+            pipe.set(f"key:{n}", n, px=ttls[db, n] or None)
+        pipe.execute()
+    began = time.monotonic()
+
+    def left(db: int) -> list[int]:
+        pipe = server.client(db).pipeline(transaction=False)
+        for n in range(2500):
+            pipe.pttl(f"key:{n}")
+        return pipe.execute()
+
+    def about(there: int, wanted: int) -> bool:
+        passed = (time.monotonic() - began) * 1000
+        return wanted - passed - 5000 <= there <= wanted
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with admin(Endpoint.parse(server.url), fault="target") as end:
+            lifted = ExtendedTtls(end)
+            await lifted.lift_all(1000.0)
+            for db in (0, 3):
+                for n, ttl in enumerate(left(db)):
+                    if 1_000_000 <= ttls[db, n] < 1_060_000:
+                        # It may have become near meanwhile.
+                        continue
+                    by = LIFT_MS if 0 < ttls[db, n] < 1_000_000 else 0
+                    assert about(ttl, ttls[db, n] + by) if ttls[db, n] else ttl == -1
+            # Twice is once.
+            await lifted.lift_all(1000.0)
+            near = await lifted.release_all(loop.time() + 60)
+            assert {db for db, _ in near} == {0, 3}
+            assert all(int(key[4:]) < 45 for _, key in near)
+            assert 40 < len(near) < 60
+            near += await lifted.release(near, loop.time() + 60)
+            assert await lifted.release(near) == []
+            for db in (0, 3):
+                assert all(
+                    about(ttl, ttls[db, n]) if ttls[db, n] else ttl == -1
+                    for n, ttl in enumerate(left(db))
+                )
+            # A script that was under way for too long does nothing.
+            lifted._skew -= 10  # type: ignore[operator]
+            with pytest.raises(ServerError, match="too late"):
+                await lifted.lift_all(1000.0)
+            assert max(left(0)) < extended_ttls.LIFT_MS // 2
+
+    run_loop(main())
+
+
+@pytest.mark.parametrize("target_name", ["redis-7.0", "valkey-8.1"])
+def test_ttls_that_count_from_a_time_that_is_gone(
+    target_name: str, server_factory: ServerFactory
+) -> None:
+    """An old source's EXPIRE comes when the link is back, seconds after it was run."""
+    source, target = server_factory(known("redis-6.0")), server_factory(known(target_name))
+    client = source.client()
+    client.mset({"expire": 1, "persisted": 1, "renamed": 1})
+
+    with Proxy(source.host, source.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            proxy.refuse()
+            proxy.cut_now()
+            client.expire("expire", 600)
+            client.execute_command("SETEX", "setex", 600, 1)
+            client.set("set", 1, px=600_000)
+            client.expire("renamed", 600)
+            client.rename("renamed", "new")
+            client.expire("persisted", 600)
+            client.persist("persisted")
+            await asyncio.sleep(4)
+            proxy.refuse(False)
+            await soon(lambda: target.client().exists("setex"), "the stream goes on")
+            await following(work)
+            await cut_over(work, run, source)
+
+        run = online(proxy, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    for key in ("expire", "setex", "set", "new"):
+        assert abs(client.pttl(key) - target.client().pttl(key)) < 1000, key
+    assert target.client().pttl("persisted") == -1
+    assert_tidy(target)
+
+
+@pytest.mark.parametrize("older", ["redis-6.0", "redis-6.2"])
+@pytest.mark.parametrize("alone", [False, True], ids=["all-links", "replication-alone"])
+def test_relative_deadlines_behind_a_link_that_stood_still(
+    older: str, alone: bool, server_factory: ServerFactory
+) -> None:
+    """It is not lost, and what it holds back comes as if it had been sent just now."""
+    source, target = server_factory(known(older)), server_factory(known("redis-7.0"))
+    client = source.client()
+    client.mset({f"filler:{n}": "x" * 1000 for n in range(1000)})
+
+    with Proxy(source.host, source.port) as proxy:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            for n in range(2):
+                client.execute_command("SETEX", f"before:{n}", 1000, "x")
+                await asyncio.sleep(0.5)
+                (proxy.stall_busiest if alone else proxy.stall)(True)
+                for part in range(6):
+                    name = f"{n}:{part}"
+                    client.execute_command("SETEX", f"setex:{name}", 1000, "x")
+                    client.set(f"set:{name}", "x", px=900_000)
+                    client.rename(f"set:{name}", f"renamed:{name}")
+                    client.set(f"expire:{name}", "x")
+                    client.expire(f"expire:{name}", 2000)
+                    client.expire(f"before:{n}", 500)
+                    # Up to a second before it flows again: what is later than that is seen.
+                    await asyncio.sleep(0.5 if part < 5 else 1.25)
+                (proxy.stall_busiest if alone else proxy.stall)(False)
+                await soon(lambda n=n: target.client().exists(f"expire:{n}:5"), "it flows again")
+                await following(work)
+            await cut_over(work, run, source)
+
+        run = online(proxy, target, steer)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert any("comes late" in event for event in run.events), run.events
+    assert_same_ends(source, target)
+    assert_tidy(target)
+
+
+@contextlib.contextmanager
+def worker_to_stop(
+    source: Server, target: Server, state_url: str, folder: Path
+) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """A migration that follows in a worker, whose process is stopped while what is yielded is
+    entered; it is completed at the end."""
+    migration = Migration(Cli(state_url, folder), seed=1)
+    try:
+        migration.register(target)
+        migration.start(source, "--source-type", "replica")
+        migration.wait_for(lambda found: found["CanComplete"])
+        (pid,) = migration.workers()
+
+        @contextlib.contextmanager
+        def stopped() -> Iterator[None]:
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                yield
+            finally:
+                os.kill(pid, signal.SIGCONT)
+
+        yield stopped
+        # What the state says just now may be from before the stop.
+        time.sleep(1)
+        migration.wait_for(lambda found: found["CanComplete"])
+        migration.complete()
+    finally:
+        migration.close()
+
+
+@pytest.mark.parametrize("older", ["redis-6.0", "redis-6.2"])
+@pytest.mark.parametrize("newer", ["redis-7.0", "valkey-8.1"])
+def test_relative_deadlines_behind_an_engine_that_was_stopped(
+    older: str, newer: str, server_factory: ServerFactory, state_url: str, tmp_path: Path
+) -> None:
+    """Its link stays up, and what it reads when it goes on is 3 s old: nothing tells it so."""
+    source, target = server_factory(known(older)), server_factory(known(newer))
+    client = source.client()
+    with worker_to_stop(source, target, state_url, tmp_path) as stopped:
+        # In the middle of a stream, and out of the blue.
+        for n in range(2):
+            client.execute_command("SETEX", f"before:{n}", 1000, "x")
+            with stopped():
+                client.execute_command("SETEX", f"setex:{n}", 1000, "x")
+                client.set(f"set:{n}", "x", px=900_000)
+                client.rename(f"set:{n}", f"renamed:{n}")
+                client.set(f"expire:{n}", "x")
+                client.expire(f"expire:{n}", 2000)
+                client.expire(f"before:{n}", 500)
+                time.sleep(3)
+            time.sleep(1 - n)
+            client.execute_command("SETEX", f"behind:{n}", 1000, "x")
+    assert_same_ends(source, target)
+
+
+def test_relative_deadlines_behind_a_window_that_was_full(
+    server_factory: ServerFactory, state_url: str, tmp_path: Path
+) -> None:
+    """The engine is stopped, and more comes than its socket takes: the rest waits at the source,
+    and is read at once when it comes."""
+    source, target = server_factory(known("redis-6.2")), server_factory(known("valkey-8.1"))
+    client = source.client()
+    with worker_to_stop(source, target, state_url, tmp_path) as stopped, stopped():
+        with client.pipeline(transaction=False) as pipe:
+            for n in range(20_000):
+                pipe.execute_command("SETEX", f"key:{n}", 1000, "x" * 1000)
+            pipe.execute()
+        time.sleep(3)
+    assert client.dbsize() == 20_000
+    assert_same_ends(source, target)
+
+
+def assert_same_ends(source: Server, target: Server) -> None:
+    """Each key of the source ends at the same time on both."""
+    keys = sorted(source.client().keys())
+    ends = []
+    for server in (source, target):
+        with server.client().pipeline() as pipe:
+            pipe.time()
+            for key in keys:
+                pipe.pttl(key)
+            (seconds, micros), *left = pipe.execute()
+        ends.append([seconds * 1000 + micros // 1000 + each for each in left])
+    for key, there, here in zip(keys, *ends, strict=True):
+        assert abs(here - there) < 500, (key, here - there)

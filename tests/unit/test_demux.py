@@ -1,0 +1,82 @@
+"""What lies between a snapshot's last byte and the stream's first one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine._native import SnapshotReader, StreamReader
+from engine.errors import ProtocolFault
+from engine.sources.demux import Demux
+from engine.sources.spool import Spool
+from engine.wire.psync import FullSync
+
+# No keys; a checksum of zeros is none.
+SNAPSHOT = b"REDIS0009\xff" + bytes(8)
+MARK = b"m" * 40
+PING = b"*1\r\n$4\r\nPING\r\n"
+SET = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n"
+
+
+def intake_of(sync: FullSync, folder: Path) -> Demux:
+    return Demux(
+        sync,
+        Spool(str(folder), 1 << 30, lambda: None),
+        SnapshotReader(length=sync.length, mark=sync.mark),
+        lambda db: StreamReader(sync.offset, db, False),
+        None,
+    )
+
+
+def give(intake: Demux, data: bytes) -> None:
+    while data:
+        room = memoryview(intake.input)
+        n = min(len(room), len(data))
+        room[:n] = data[:n]
+        del room
+        intake.received(n)
+        data = data[n:]
+
+
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b"", b"\n", PING + SET),
+        (b"", b"\n\n", b"\n" + PING, SET),
+        (b"", b"\n" + PING[:1], PING[1:] + SET),
+        (b"\n", PING + SET),
+        (b"\n", b"\n", PING + SET),
+        (b"", PING, b"\n" + SET),
+    ],
+)
+async def test_newlines_behind_a_snapshot_have_no_offset(
+    marked: bool, pieces: tuple[bytes, ...], tmp_path: Path
+) -> None:
+    """The last row's stands in the stream, and has one: what is counted is what the source sent."""
+    sync = FullSync("r" * 40, 100, None if marked else len(SNAPSHOT), MARK if marked else None)
+    intake = intake_of(sync, tmp_path)
+    first, *rest = pieces
+    give(intake, SNAPSHOT + (MARK if marked else b"") + first)
+    assert intake.received_offset == 100
+    for piece in rest:
+        give(intake, piece)
+    inside = pieces[-1].startswith(b"\n")
+    end = 100 + len(PING + SET) + inside
+    assert intake.received_offset == end
+    assert intake.stream is not None
+    assert intake.stream.parsed_offset == end
+    assert intake.position_of(end) == intake.total
+
+
+async def test_a_snapshot_that_holds_what_came_later_names_it(tmp_path: Path) -> None:
+    """And says what works: such a key can be read by itself."""
+    intake = intake_of(FullSync("a" * 40, 0, None, b"m" * 40), tmp_path)
+    snapshot = b"VALKEY081" + b"\x17\x01k" + bytes(30)
+    with pytest.raises(ProtocolFault) as caught:
+        give(intake, snapshot)
+    assert "at byte 9: it holds path hashes (type of value 23), which Valkey 9.2" in str(
+        caught.value
+    )
+    assert "--source-type scan" in str(caught.value)

@@ -1,0 +1,281 @@
+"""Workers that are killed, and who replaces them (on real workers: test_cli_real)."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from engine.errors import EngineError, Interrupted, TransferFailed
+from engine.fleet import local
+from engine.front import worker_supervisor
+from engine.front.engine import Engine
+from engine.front.faults import MigrationFailed
+from engine.front.worker_supervisor import Supervisor
+from engine.groups import records
+from engine.groups.process import HEARTBEAT_LOST, ProcessId
+from engine.groups.registry import Registry
+from engine.groups.states import TransferStatus
+from engine.model.credentials import Credentials
+from engine.model.progress import Phase, Progress
+from engine.model.report import Report
+from tests.preflight import without_checks
+
+TARGET = "redis://target.invalid:6379"
+NODES = [{"Address": "192.0.2.1", "Port": 6379}]
+IN_SYNC = Progress(phase=Phase.FOLLOW, source_type="replica", can_complete=True)
+
+
+def killed() -> int:
+    """The pid of a process that has ended without a word."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    child.kill()
+    child.communicate()
+    return child.pid
+
+
+@dataclass
+class ServiceContext:
+    """A group "g" under migration; what `launch` does decides which process its worker is."""
+
+    face: Engine
+    registry: Registry
+    launch: Callable[[], int] = killed
+    launches: int = 0
+    heard: list[str] = field(default_factory=list)
+
+    def events(self) -> list[str]:
+        return [each.message for each in self.registry.list_events("g")]
+
+    def age(self, seconds: float) -> None:
+        with self.registry.store.write() as connection:
+            connection.exec_driver_sql(
+                "UPDATE transfers SET changed_at = changed_at - ?, heartbeat_at = heartbeat_at - ?",
+                (seconds, seconds),
+            )
+
+    def wait(self, until: str = "in-sync") -> asyncio.Task[Progress | Report]:
+        return asyncio.create_task(
+            self.face.wait(
+                "g",
+                until=until,  # type: ignore[arg-type]
+                poll=0.01,
+                timeout=20,
+                supervise=True,
+                on_event=self.heard.append,
+            )
+        )
+
+
+@pytest.fixture
+async def house(state_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ServiceContext]:
+    """Its first worker is one that was killed before it could claim anything."""
+    house = ServiceContext(Engine(state_url, credentials=Credentials()), Registry(state_url))
+
+    def launch(*_: object, **__: object) -> int:
+        house.launches += 1
+        return house.launch()
+
+    monkeypatch.setattr(local, "launch", launch)
+    without_checks(monkeypatch)
+    await house.face.register_replication_group("g", TARGET)
+    await house.face.start_migration("g", NODES)
+    yield house
+    house.face.close()
+    house.registry.store.close()
+
+
+async def test_a_killed_worker_is_replaced(house: ServiceContext) -> None:
+    dead = house.registry.get("g")[1]
+    assert dead is not None
+    assert dead.process is not None
+    house.launch = os.getpid
+    waiting = house.wait()
+    while house.launches < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    assert house.launches == 2
+    house.registry.claim_transfer("g", ProcessId.here()).beat(IN_SYNC)
+    assert await waiting == IN_SYNC
+    told = f"the worker process (pid {dead.process.pid}) was killed: replaced, 1 of 20"
+    assert house.events()[-1] == told
+    assert house.heard == [told]
+
+
+async def test_workers_that_are_killed_again_and_again(
+    house: ServiceContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_supervisor, "LIMIT", 3)
+    with pytest.raises(TransferFailed, match=r"3 workers in a row were killed .* is gone: resume"):
+        await house.wait()
+    assert house.launches == 4
+    # They came and went at a growing pace; the group is as it was, and can be resumed.
+    assert [event.rpartition(", ")[2] for event in house.events()[-3:]] == [
+        "1 of 3",
+        "2 of 3",
+        "3 of 3",
+    ]
+    assert house.registry.get("g")[0].status == "migrating"
+    house.launch = os.getpid
+    await house.face.resume_migration("g")
+
+
+async def test_without_supervision(house: ServiceContext) -> None:
+    with pytest.raises(TransferFailed, match="is gone"):
+        await house.face.wait("g", until="in-sync")
+    assert house.launches == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(TransferStatus.STOPPED, Interrupted), (TransferStatus.FAILED, MigrationFailed)],
+)
+async def test_who_has_the_last_word_is_left_alone(
+    house: ServiceContext, status: TransferStatus, error: type[EngineError]
+) -> None:
+    dead = house.registry.get("g")[1]
+    assert dead is not None
+    assert dead.process is not None
+    claimed = house.registry.claim_transfer("g", dead.process)
+    report = Report("stopped" if status is TransferStatus.STOPPED else "failed", errors=("why",))
+    claimed.finish(status, report, Progress(), "the last word")
+    with pytest.raises(error):
+        await house.wait()
+    assert house.launches == 1
+    assert house.events()[-1] == "the last word"
+
+
+async def test_a_silent_worker_is_left_alone(house: ServiceContext) -> None:
+    """It may wake up, and then there would be two."""
+    house.registry.claim_transfer("g", ProcessId.here())
+    house.age(HEARTBEAT_LOST + 1)
+    with pytest.raises(TransferFailed, match="is gone"):
+        await house.wait()
+    assert house.launches == 1
+
+
+async def test_a_worker_that_cannot_be_started_just_now(house: ServiceContext) -> None:
+    def no_memory() -> int:
+        raise EngineError("no worker process could be started: Cannot allocate memory")
+
+    house.launch = no_memory
+    waiting = house.wait()
+    while not house.heard:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    assert house.events()[-1] == "no worker process could be started: Cannot allocate memory"
+    assert house.registry.get("g")[0].status == "migrating"
+    house.launch = os.getpid
+    await asyncio.sleep(0.1)
+    assert house.launches == 2  # the transfer's time to be claimed is not over
+    house.age(records.START_GRACE)
+    while house.launches < 3:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    house.registry.claim_transfer("g", ProcessId.here()).beat(IN_SYNC)
+    assert await waiting == IN_SYNC
+
+
+async def test_a_cut_over_that_was_killed(house: ServiceContext) -> None:
+    """Whoever waits for the end is told that it did not come when that is known, and may ask
+    again."""
+    dead = house.registry.get("g")[1]
+    assert dead is not None
+    assert dead.process is not None
+    claimed = house.registry.claim_transfer("g", dead.process)
+    claimed.beat(Progress(phase=Phase.CUT_OVER))
+    with house.registry.store.write() as connection:
+        connection.exec_driver_sql("UPDATE transfers SET request = 'complete'")
+    house.launch = os.getpid
+    waiting = asyncio.ensure_future(house.wait("available"))
+    while house.launches < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    claimed = house.registry.claim_transfer("g", ProcessId.here())
+    claimed.beat(Progress())
+    await asyncio.sleep(0.1)
+    assert not waiting.done(), waiting
+    claimed.beat(Progress(phase=Phase.FOLLOW))
+    with pytest.raises(TransferFailed, match="killed during the cut-over, which came to nothing"):
+        await waiting
+    assert house.launches == 2
+    assert house.registry.get("g")[0].status == "migrating"
+
+
+class Clock:
+    """The time as the supervisor sees it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+async def die(
+    house: ServiceContext, supervisor: Supervisor, clock: Clock, lived: float, reached: Progress
+) -> None:
+    """A worker comes, lives for some seconds, reaches something, and is killed."""
+    transfer = house.registry.get("g")[1]
+    assert transfer is not None
+    assert transfer.orphaned()
+    await supervisor.replace(transfer)
+    supervisor.watch(Progress())  # a new worker begins with nothing
+    clock.now += lived
+    supervisor.watch(reached)
+
+
+LIVES: dict[str, tuple[Callable[[int], Progress], float, bool]] = {
+    "keys grow": (lambda n: Progress(keys=n), 7.0, True),
+    "the offset grows": (lambda n: Progress(keys=5, applied_offset=n), 7.0, True),
+    "the same again": (lambda _: Progress(keys=5, applied_offset=5), 7.0, False),
+    "less and less": (lambda n: Progress(keys=99 - n), 7.0, False),
+    "idle for long": (lambda _: Progress(keys=5), 61.0, True),
+}
+
+
+@pytest.mark.parametrize("life", LIVES)
+async def test_what_begins_a_new_row(
+    house: ServiceContext, monkeypatch: pytest.MonkeyPatch, life: str
+) -> None:
+    reach, lived, endless = LIVES[life]
+    clock = Clock()
+    monkeypatch.setattr(worker_supervisor, "time", clock)
+    monkeypatch.setattr(worker_supervisor, "LIMIT", 3)
+    supervisor = Supervisor(house.face._house, "g", None)
+    deaths = 0
+    try:
+        for number in range(10):
+            await die(house, supervisor, clock, lived, reach(number + 1))
+            deaths += 1
+    except TransferFailed:
+        assert not endless
+        # The first one may have been the one that got so far.
+        assert deaths == 4
+    else:
+        assert endless
+
+
+async def test_the_pauses_grow(house: ServiceContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(worker_supervisor, "time", clock)
+    supervisor = Supervisor(house.face._house, "g", None)
+    began: list[float] = []
+    for _ in range(2000):
+        transfer = house.registry.get("g")[1]
+        assert transfer is not None
+        before = house.launches
+        await supervisor.replace(transfer)
+        if house.launches > before:
+            began.append(clock.now)
+        if len(began) == 12:
+            break
+        clock.now += 0.02
+    pauses = [after - before for before, after in itertools.pairwise(began)]
+    assert len(pauses) == 11
+    assert pauses[0] < 0.1
+    assert 3.0 < pauses[-1] < 7.0
