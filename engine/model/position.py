@@ -74,9 +74,9 @@ class TargetPosition:
     refused by the target from then on (`transfer.target_claim`). `position` None: there is part of
     a snapshot at the most.
 
-    `since` is where the last transaction began. The engine that sent it may have died before it
-    read the answer, so that nobody knows which of its commands failed: the keys of the commands
-    from `since` to `position` are in doubt. None: nothing is.
+    `since` is the place up to which the engine had seen the target's answers when it sent this. It
+    may have died before it read the next ones, so that it is not known which of the commands behind
+    `since` failed: their keys are in doubt up to `position`. None: nothing is.
 
     `opened`: the target was promoted at `position` (`transfer.promotion`): it belongs to its users,
     and no engine writes to it.

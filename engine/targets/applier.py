@@ -9,20 +9,33 @@ of this engine, a cut link, a target that comes back from its append-only file o
 replica that takes over. Whatever happens, the position found there says exactly which bytes of the
 stream the target's data contains.
 
-One EXEC is unanswered at a time. Were two under way and the first refused (out of memory, say), the
-second would move the position past commands that were never applied. What comes before the next
-EXEC may be under way (`send_ahead`): the target reads it while the answer is on its way to us, and
-drops it with the connection where the answer is not that all went well.
-
 The WATCH behind each EXEC, and the GET that must show what we have just written, guard the next
 transaction: if anybody else moved the position (a second engine that took this one for dead, or
 this one waking up after it was replaced), EXEC answers nil and applies nothing.
+
+To a target that is near one EXEC is unanswered at a time. What comes before the next EXEC may be
+under way (`send_ahead`): the target reads it while the answer is on its way to us, and drops it
+with the connection where the answer is not that all went well.
+
+To a target that is far several are under way at once, or each would cost a round trip. Two things
+hold then:
+
+- Where one is refused (out of memory, say) and one behind it applied, the position has moved past
+  commands that were never applied. So each position names the place up to which every answer was
+  seen (`TargetPosition.since`); what lies between is in doubt, and `settle` tells which of it the
+  target lacks. Its keys are read from the source again, by us or by the engine after us.
+- The guard covers the first of them alone: between the EXEC of one and the WATCH of the next
+  another engine may write. So an engine that claims the target closes the connections of those
+  before it by their names (`Claim.take`), and this one that of its own that it has lost, before it
+  looks at the position. Where the target's user may not do that, one is under way at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import secrets
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -54,6 +67,14 @@ from engine.wire.info_command import ask_info
 _ANSWER_SECONDS = 0.006
 # A longer batch is not sent ahead: the connection keeps what the kernel does not take.
 _AHEAD_BYTES_MOST = 8 << 20
+# A target with a longer round trip, in seconds, is far. So many transactions, and bytes of their
+# batches, are under way to it: 100 MB a second over a line of 150 ms. All of that is read from the
+# source again where the link is lost.
+_FAR_SECONDS = 0.004
+_UNDER_WAY_MOST = 512
+_UNDER_WAY_BYTES = 16 << 20
+# No server has given so many.
+_NO_CLIENT = (1 << 63) - 1
 _log = logs.logger(__name__)
 
 
@@ -108,12 +129,15 @@ class Sent:
     and the target's position is `position`.
     """
 
-    __slots__ = ("applied", "before", "outcome", "position", "transaction")
+    __slots__ = ("applied", "before", "nbytes", "outcome", "position", "transaction")
 
-    def __init__(self, transaction: Transaction, position: bytes, before: bytes | None) -> None:
+    def __init__(
+        self, transaction: Transaction, position: bytes, before: bytes | None, nbytes: int
+    ) -> None:
         self.transaction = transaction
         self.position = position
         self.before = before
+        self.nbytes = nbytes
         self.outcome: TransactionResult | EngineError | None = None
         self.applied = False
 
@@ -132,10 +156,14 @@ class Applier:
         on_woke: Callable[[], None] = lambda: None,
         on_trouble: Callable[[str], None] = lambda _: None,
         full: bool = False,
+        name: str = "",
     ) -> None:
         """`full`: the connection will be full of commands all the time. Then SETs that follow each
-        other go as MSET, unless the target refuses that, or is a cluster."""
+        other go as MSET, unless the target refuses that, or is a cluster. `name`: how the names of
+        connections begin that are to end when another engine has the target; empty: one transaction
+        is under way at a time."""
         self._endpoint = endpoint
+        self._name = name
         self._full = full
         self._merges = full
         self._settings = settings
@@ -155,8 +183,12 @@ class Applier:
             event=on_event,
         )
         self._answer: asyncio.Future[TransactionResult] | None = None
-        self._sent: Sent | None = None
+        # What `start` has sent, and its bytes.
+        self._under_way: deque[Sent] = deque()
+        self._bytes = 0
         self._ahead: _Ahead | None = None
+        # The connection's own number at the target, where several were under way over it.
+        self._client: int | None = None
         self._on_answer: Callable[[Sent], None] = lambda _: None
         self._databases = {POSITION_DB}
         self._position: bytes | None = None
@@ -169,6 +201,8 @@ class Applier:
         """How often the target was found to have left import mode."""
         self.ended = False
         """Whether the target's process ended while what `apply` was given last was under way."""
+        self.several = False
+        """Whether several transactions may be under way at once."""
 
     async def open(self) -> bytes | None:
         """Dial; return the position found on the target. Raises `LinkError`, `AuthError`."""
@@ -259,14 +293,8 @@ class Applier:
                 await self._pause(exc)
                 continue
             if result.status in ("not_begun", "partial"):
-                # What ran, ran without the transaction: the probe at dialling is there to make
-                # this impossible, and nothing but a full sync would mend it.
                 await self.close()
-                raise TransferFailed(
-                    f"the target ran commands outside of their transaction: {result.error}",
-                    remedy="Grant +multi +exec +watch to the target's user, and start anew.",
-                    fault="target",
-                )
+                raise _outside(result)
             if result.guard_error is not None:
                 # Applied or not: the position says so once the target answers again.
                 await self._unguarded(result.guard_error)
@@ -294,7 +322,7 @@ class Applier:
         """Send `batch` at once, if nothing stands in the way; False: it is for `apply`.
 
         `patient`: there is nothing to send behind it for the moment, so that the answer may lie a
-        while; `look` reads it.
+        while; `look` reads it. Behind others it may be sent while there is `room`.
 
         `on_answer` is called once it is known what became of it, unless `abandon` comes first. If
         it was not simply applied, `apply` is to deal with that.
@@ -313,7 +341,9 @@ class Applier:
         else:
             connection.close()
             return False
-        self._sent = Sent(transaction, position, self._position)
+        before = self._under_way[-1].position if self._under_way else self._position
+        self._under_way.append(Sent(transaction, position, before, batch.nbytes))
+        self._bytes += batch.nbytes
         self._on_answer = on_answer
         if patient:
             connection.rest(_ANSWER_SECONDS)
@@ -325,7 +355,7 @@ class Applier:
         and that transaction was applied; else the connection is given up, and with it what the
         target has queued."""
         connection = self._ready_for(batch)
-        if connection is None or self._sent is None or self._ahead is not None:
+        if connection is None or not self._under_way or self._ahead is not None:
             return
         if batch.nbytes > _AHEAD_BYTES_MOST:
             return
@@ -357,6 +387,80 @@ class Applier:
             return None
         return connection
 
+    @property
+    def room(self) -> bool:
+        """Whether another transaction may be sent behind those that are under way."""
+        under_way = len(self._under_way)
+        return not under_way or (
+            self.several and under_way < _UNDER_WAY_MOST and self._bytes < _UNDER_WAY_BYTES
+        )
+
+    async def settle(self, sent: Sequence[Sent]) -> list[Applied | None]:
+        """What became of transactions that were under way at once, in the order of their sending:
+        all of those that were, from the first on that was not simply applied.
+
+        `Applied` with `failed`: it was applied. With `unseen`: it may not have been, or not whole,
+        and one behind it was. None: it was not, and none behind it was: to be applied, in their
+        order. The target's position is that of the last one that was applied.
+
+        Raises `PositionMoved`, `AuthError`, `TransferFailed`.
+        """
+        before, problem = sent[0].before, await self._unanswered(sent)
+        while problem is not None:
+            try:
+                await self._pause(problem)
+                await self._dial()
+                problem = None
+            except (LinkError, ServerError) as exc:
+                problem = exc
+        found = self._position
+        last = next((n for n, each in enumerate(sent) if each.position == found), -1)
+        if last < 0 and found != before:
+            raise PositionMoved(found)
+        if last >= 0:
+            self._patience.progress()
+        settled: list[Applied | None] = []
+        for n, each in enumerate(sent):
+            result = each.outcome if isinstance(each.outcome, TransactionResult) else None
+            status = result.status if result is not None else ""
+            # Somebody else has written the position; or the target holds less than it did.
+            if status == "raced" or (status == "applied" and n > last):
+                raise PositionMoved(found)
+            if n > last:
+                settled.append(None)
+            elif result is not None and status == "applied":
+                settled.append(Applied(failed=_indices(each.transaction, result.failed)))
+            else:
+                if result is not None:
+                    text = result.refused[0][1] if result.refused else result.error
+                    _log.warning(
+                        "The target refused a transaction, and applied one behind it: its keys are "
+                        "read again: %s",
+                        text,
+                        extra={"end": "target"},
+                    )
+                settled.append(Applied(unseen=True))
+        return settled
+
+    async def _unanswered(self, sent: Sequence[Sent]) -> LinkError | ServerError | None:
+        """Why the target has to be asked where it stands, or None: the last answer tells, and its
+        WATCH stands. Raises `AuthError`, `TransferFailed`, `ProtocolFault`."""
+        for each in sent:
+            result = each.outcome
+            if not isinstance(result, TransactionResult):
+                if isinstance(result, LinkError | ServerError):
+                    return result
+                assert result is not None
+                raise result
+            if result.status in ("not_begun", "partial"):
+                await self.close()
+                raise _outside(result)
+            if result.guard_error is not None:
+                return self._guard_refused(result.guard_error)
+        assert isinstance(result, TransactionResult)
+        self._position = result.position
+        return None
+
     def _drop_ahead(self) -> None:
         """No EXEC follows what was sent ahead: the target drops it with the connection."""
         ahead, self._ahead = self._ahead, None
@@ -369,8 +473,8 @@ class Applier:
             self._connection.look()
 
     def abandon(self) -> None:
-        """Call nobody back: whoever waited for the transaction under way is gone."""
-        self._sent = None
+        """Call nobody back: whoever waited for the transactions under way is gone."""
+        self._forget()
         self._drop_ahead()
         if self._connection is not None:
             self._connection.stop_resting()
@@ -448,8 +552,9 @@ class Applier:
         if not ready:
             return
         for result in self._reader.take():
-            sent, self._sent = self._sent, None
-            if sent is not None:
+            if self._under_way:
+                sent = self._under_way.popleft()
+                self._bytes -= sent.nbytes
                 sent.outcome = result
                 if result.stands(sent.position):
                     sent.applied = True
@@ -463,26 +568,34 @@ class Applier:
 
     def _on_lost(self, error: EngineError) -> None:
         _log.info("The link to the target is lost: %s", error.message, extra={"end": "target"})
-        sent, self._sent, self._ahead = self._sent, None, None
-        if sent is not None:
+        under_way, self._ahead = tuple(self._under_way), None
+        self._forget()
+        for sent in under_way:
             sent.outcome = error
             self._on_answer(sent)
-        elif self._answer is not None and not self._answer.done():
+        if not under_way and self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
 
+    def _forget(self) -> None:
+        self._under_way.clear()
+        self._bytes = 0
+
     def _owed(self) -> bool:
-        if self._sent is not None:
+        if self._under_way:
             return True
         return self._answer is not None and not self._answer.done()
 
     async def _unguarded(self, message: str) -> None:
         """WATCH or GET was refused: dial again, and look."""
-        code = message.partition(" ")[0]
+        await self._pause(self._guard_refused(message))
+
+    def _guard_refused(self, message: str) -> ServerError:
+        """The same as an error; the connection is given up. Raises `AuthError`."""
         if (refusal := refused_all(message, self._endpoint)) is not None:
             raise refusal
         assert self._connection is not None
         self._connection.close()
-        await self._pause(ServerError(message, code=code, fault="target"))
+        return ServerError(message, code=message.partition(" ")[0], fault="target")
 
     async def _not_applied(
         self, transaction: Transaction, result: TransactionResult
@@ -524,6 +637,7 @@ class Applier:
             info = await ask_info(connection)
             refuse_replica(connection.name, info)
             identity = info.identity
+            client, several = await self._claim_several(connection, identity)
             if self._full:
                 await widen_reads(connection)
             if info.mode == "cluster":
@@ -543,7 +657,32 @@ class Applier:
         extra = {"end": "target", "server": info.name, "run_id": info.run_id}
         _log.info("Connected to the target, for the stream", extra=extra)
         self._connection, self.identity = connection, identity
+        self._client, self.several = client, several
         self._take_over()
+
+    async def _claim_several(
+        self, connection: Connection, identity: str
+    ) -> tuple[int | None, bool]:
+        """See to it that nothing of ours arrives over the connection before this one any more, and
+        that this one can be ended by others; its number, and whether several may be under way."""
+        if self._client is not None and same_process(identity, self.identity):
+            await connection.call("CLIENT", "KILL", "ID", self._client)
+        if not self._name or self._full or connection.round_trip < _FAR_SECONDS:
+            return None, False
+        client, listed, ended = await asyncio.gather(
+            connection.try_call("CLIENT", "ID"),
+            connection.try_call("CLIENT", "LIST", "TYPE", "master"),
+            connection.try_call("CLIENT", "KILL", "ID", _NO_CLIENT),
+        )
+        if client is None or listed is None or ended is None:
+            _log.info(
+                "One transaction at a time is under way: the user may not end connections",
+                extra={"end": "target"},
+            )
+            return None, False
+        # A name of its own, by which the next claim, be it ours, ends it.
+        await connection.call("CLIENT", "SETNAME", f"{self._name}:{secrets.token_hex(4)}")
+        return int(client), True
 
     async def _watch(self, connection: Connection) -> bytes | None:
         # A change since an earlier WATCH, our own too, would have EXEC refuse whatever comes.
@@ -622,3 +761,13 @@ def _indices(
             raise TransferFailed(f"the target refused the engine's own command: {message}")
         found += [(each, message) for each in range(index, index + transaction.merged_at(slot))]
     return tuple(found)
+
+
+def _outside(result: TransactionResult) -> TransferFailed:
+    """What ran, ran without the transaction: the probe at dialling is there to make this
+    impossible, and nothing but a full sync would mend it."""
+    return TransferFailed(
+        f"the target ran commands outside of their transaction: {result.error}",
+        remedy="Grant +multi +exec +watch to the target's user, and start anew.",
+        fault="target",
+    )

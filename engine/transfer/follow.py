@@ -11,24 +11,35 @@ its answer to the next one, everything happens in the callbacks of the two socke
 would cost more than all else about a small batch. It comes to the same, and whatever is out of the
 ordinary (another kind of command, an answer that is not plain success, a lost link) is handed to
 the main flow where it stands.
+
+To a target that is far the quick way has several batches under way (`Applier.room`). What one of
+them does not bring there is dirty, and so is what those behind it derive of that (`_settle`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from dataclasses import field as of
+from typing import NamedTuple
 
 from engine._native import (
+    CMD_FLUSHES,
+    CMD_KEYLESS,
     CMD_MEMBER_COUNT,
     CMD_MEMBER_TTL,
+    CMD_MODULE,
     CMD_MOVES,
     CMD_PAYLOAD,
+    CMD_READS_UNNAMED,
+    CMD_SCRIPT,
     CMD_SWAPS,
     CMD_TTL,
     CMD_UNKNOWN,
+    CMD_WRITES_UNNAMED,
     CommandBatch,
     HeldNames,
 )
@@ -39,6 +50,7 @@ from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved, Sent
 from engine.targets.base import ReadAgain
 from engine.targets.crash_suspects import REASON
+from engine.transfer.async_helpers import cancelled
 from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.key_resync import DbKey, KeyResync, Store
 from engine.transfer.target_ttls import TargetTtls, Timed
@@ -54,6 +66,19 @@ _FIELDS_SECONDS = 0.05
 _OF_SEARCH = (b"FT.ALIAS", b"FT.DICT")
 # Names of commands without a row in the core's table: so many are told of.
 _STRANGE_NAMES_MOST = 100
+# A command of these kinds may change what reading its keys again would not bring: it has to be on
+# the target before what is behind it.
+_IN_ORDER = (
+    CMD_FLUSHES
+    | CMD_KEYLESS
+    | CMD_MODULE
+    | CMD_PAYLOAD
+    | CMD_READS_UNNAMED
+    | CMD_SCRIPT
+    | CMD_SWAPS
+    | CMD_UNKNOWN
+    | CMD_WRITES_UNNAMED
+)
 
 
 @dataclass(slots=True)
@@ -65,6 +90,22 @@ class _Piece:
     unfit: list[tuple[int, bytes, str, int]]
     refused: set[DbKey] = of(default_factory=set)
     unseen: bool = False
+
+
+class _UnderWay(NamedTuple):
+    """A batch that was sent, and the position behind it."""
+
+    batch: CommandBatch
+    behind: StreamPosition
+
+
+@dataclass(slots=True)
+class _Left:
+    """What the quick way leaves to the main flow: batches that were sent and not simply applied,
+    all that were under way then, and one that is to be applied behind them."""
+
+    unsettled: list[tuple[_UnderWay, Sent]] = of(default_factory=list)
+    batch: CommandBatch | None = None
 
 
 class Follower:
@@ -148,9 +189,13 @@ class Follower:
         self._lapses = applier.lapses
         self._suspected = False
         self._moved = asyncio.Event()
-        # The quick way: where its end is told, and the batch that is unanswered.
-        self._left: asyncio.Future[tuple[CommandBatch | None, Sent | None]] | None = None
-        self._under_way: tuple[CommandBatch, StreamPosition] | None = None
+        # The quick way: where its end is told, what it is going to leave once nothing is under way
+        # any more, what is, whether more may be sent behind that, and who asks the spool for more.
+        self._left: asyncio.Future[_Left] | None = None
+        self._leaving: _Left | None = None
+        self._under_way: deque[_UnderWay] = deque()
+        self._in_order = False
+        self._fetching: asyncio.Task[None] | None = None
         self._stopping = self._confirming = False
 
     async def run(self) -> None:
@@ -170,7 +215,12 @@ class Follower:
                     self._moved.set()
             if self._stopping and self.settled:
                 return
-            batch, sent = await self._quickly() if self._plain else (None, None)
+            batch = None
+            if self._plain:
+                left = await self._quickly()
+                batch = left.batch
+                if left.unsettled:
+                    await self._settle(left.unsettled)
             if batch is None:
                 if self._confirming or (self._stopping and self.settled):
                     continue
@@ -182,10 +232,8 @@ class Follower:
                     continue
             if batch is None:
                 await self._more()
-            elif sent is None:
-                await self._apply(batch)
             else:
-                await self._transact(batch, sent)
+                await self._apply(batch)
 
     async def _more(self) -> None:
         """Wait until the source has brought more, or there is something to read again."""
@@ -286,76 +334,149 @@ class Follower:
         source = self._source
         return self.late or (source.relative_deadlines and offset < source.late_offset)
 
-    async def _quickly(self) -> tuple[CommandBatch | None, Sent | None]:
-        """Apply batches as long as each is plain; gives what is for the main flow.
-
-        That is a batch that is to be applied; or one that was sent, and what became of it; or
-        (None, None): look around.
-        """
+    async def _quickly(self) -> _Left:
+        """Apply batches as long as each is plain; gives what is for the main flow, which may be
+        nothing: look around."""
         self._lapses, self._suspected = self._applier.lapses, self.suspect
         self._left = left = asyncio.get_running_loop().create_future()
         self._source.on_more = self._turn
         try:
             self._turn()
-            found: tuple[CommandBatch | None, Sent | None] = await left
+            found: _Left = await left
         finally:
-            self._left = None
+            self._left = self._leaving = None
             self._source.on_more = None
             self._applier.abandon()
-            self._under_way = None
+            self._under_way.clear()
+            if self._fetching is not None:
+                # To its end: it must not take a later waiter's place.
+                await cancelled(self._fetching)
         return found
 
     def _turn(self) -> None:
-        """Send the next batch, if none is under way. Never raises."""
+        """Send what may be sent now. Never raises."""
         left = self._left
         if left is None or left.done():
             return
-        if self._under_way is not None:
+        if self._under_way:
             # If it is answered, `_answered` comes back here.
             self._applier.look()
-            return
         try:
-            if self._stopping or self._confirming or self._found or not self._plain:
-                left.set_result((None, None))
-                return
-            batch = self._source.next_commands()
-            if batch is None:
-                if not self._source.at_rest:
-                    left.set_result((None, None))
-                return
-            self._note_held(batch)
-            behind = self._behind(batch)
-            wanted = (
-                batch.holds(self._kinds_to_look_at)
-                or batch.doubtful(self._faith.flags | CMD_PAYLOAD)
-                or batch.nbytes > self._mender.bulk_limit
-                or (self.telemetry and batch.naming(TELEMETRY))
-            )
-            if wanted or not self._applier.start(
-                batch,
-                self._position_value(batch),
-                self._answered,
-                patient=self._source.resting,
-            ):
-                left.set_result((batch, None))
-                return
-            self._under_way = batch, behind
+            while self._send_next(left):
+                pass
         except Exception as exc:
-            left.set_exception(exc)
+            if not left.done():
+                left.set_exception(exc)
+            return
+        if self._leaving is not None and not self._under_way and not left.done():
+            left.set_result(self._leaving)
+
+    def _send_next(self, left: asyncio.Future[_Left]) -> bool:
+        """Send the next batch; whether another one may be sent behind it. What is not for the quick
+        way ends it."""
+        if left.done() or self._leaving is not None:
+            return False
+        if self._under_way and (self._in_order or not self._applier.room):
+            return False
+        if self._stopping or self._confirming or self._found or not self._plain:
+            self._leaving = _Left()
+            return False
+        batch = self._source.next_commands()
+        if batch is None:
+            if self._source.at_rest:
+                return False
+            if self._under_way:
+                self._fetch()
+            else:
+                self._leaving = _Left()
+            return False
+        self._note_held(batch)
+        behind = self._behind(batch)
+        in_order = self._applier.several and batch.holds(_IN_ORDER)
+        wanted = (
+            batch.holds(self._kinds_to_look_at)
+            or batch.doubtful(self._faith.flags | CMD_PAYLOAD)
+            or batch.nbytes > self._mender.bulk_limit
+            or (self.telemetry and batch.naming(TELEMETRY))
+            or (in_order and self._under_way)
+        )
+        if wanted or not self._applier.start(
+            batch,
+            self._position_value(batch),
+            self._answered,
+            patient=self._source.resting,
+        ):
+            self._leaving = _Left(batch=batch)
+            return False
+        self._under_way.append(_UnderWay(batch, behind))
+        self._in_order = in_order
+        return self._applier.several
 
     def _answered(self, sent: Sent) -> None:
-        """What became of the batch under way. Never raises."""
-        under_way, left = self._under_way, self._left
-        if under_way is None or left is None or left.done():
+        """What became of the first batch under way. Never raises."""
+        left = self._left
+        if not self._under_way or left is None or left.done():
             return
-        self._under_way = None
-        batch, behind = under_way
-        if not sent.applied or self.suspect or self._counted_late(batch):
-            left.set_result((batch, sent))
-            return
-        self.commands += batch.stream_commands
-        self._pass(behind)
+        first = self._under_way.popleft()
+        unsettled = self._leaving is not None and self._leaving.unsettled
+        plain = sent.applied and not self.suspect and not self._counted_late(first.batch)
+        if plain and not unsettled:
+            self.commands += first.batch.stream_commands
+            self._pass(first.behind)
+        else:
+            if self._leaving is None:
+                self._leaving = _Left()
+            self._leaving.unsettled.append((first, sent))
         self._turn()
+
+    def _fetch(self) -> None:
+        """Have what waits in the spool read meanwhile."""
+        if self._fetching is not None:
+            return
+
+        def fetched(task: asyncio.Task[None]) -> None:
+            self._fetching = None
+            if not task.cancelled() and task.exception() is not None and self._leaving is None:
+                # Raised again where nothing is under way.
+                self._leaving = _Left()
+            self._turn()
+
+        self._fetching = asyncio.get_running_loop().create_task(self._source.more())
+        self._fetching.add_done_callback(fetched)
+
+    async def _settle(self, unsettled: Sequence[tuple[_UnderWay, Sent]]) -> None:
+        """Deal with batches that were under way at once and not simply applied."""
+        if len(unsettled) == 1:
+            ((only, sent),) = unsettled
+            await self._transact(only.batch, sent)
+            return
+        links, mender = self._applier.reconnects, self._mender
+        settled = await self._applier.settle([sent for _, sent in unsettled])
+        away = self._applier.reconnects != links
+        if away:
+            self.on_outage()
+        again: list[CommandBatch] = []
+        for ((batch, behind), _), result in zip(unsettled, settled, strict=True):
+            if result is None:
+                again.append(batch)
+                continue
+            # What those before it lack, its commands may have read.
+            await mender.spread(batch)
+            for index, message in result.failed:
+                await self._leave(batch, index, message)
+            lapsed = self._applier.lapses != self._lapses
+            if result.unseen or lapsed or self.suspect:
+                self.unseen += result.unseen
+                mender.spoil(await mender.keys_in(batch))
+            if self._counted_late(batch):
+                mender.spoil(_changed(batch, CMD_MEMBER_COUNT))
+            if away and self.has_fields:
+                self._spoil_fields(batch)
+            await mender.spread(batch)
+            self.commands += batch.stream_commands
+            self._pass(behind)
+        for batch in again:
+            await self._apply(batch)
 
     @property
     def _kinds_to_look_at(self) -> int:
@@ -499,10 +620,13 @@ class Follower:
         )
 
     def _position_value(self, batch: CommandBatch) -> bytes:
+        # Every answer up to `position` was seen, and what failed is dirty, and named by now, or in
+        # this transaction.
+        seen = self.position
         return self._held.encode_span(
             self._source.replid,
             (batch.end_offset, batch.db_after, batch.in_multi_after),
-            (batch.start_offset, batch.db_before, batch.in_multi_before),
+            (seen.offset, seen.db, seen.in_multi),
         )
 
     async def _transact(self, batch: CommandBatch, sent: Sent | None = None) -> None:

@@ -1017,6 +1017,7 @@ class Online:
             importing=importing,
             on_woke=self._standing.woke,
             on_trouble=self._stage.trouble_of("the target"),
+            name=self._tenure.claim.client_name,
         )
 
 

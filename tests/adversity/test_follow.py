@@ -262,6 +262,36 @@ def test_links_cut_at_seeded_bytes(
 
 
 @pytest.mark.parametrize("pair", PAIRS[: None if SOAK else 1], ids=pair_id)
+def test_a_far_target_with_much_under_way(
+    run: Callable[..., Run], pair: tuple[Binary, Binary]
+) -> None:
+    """Links are cut, and workers killed, while several transactions are under way at once."""
+    work = run(pair, proxies=("target",))
+    far = work.proxies["target"]
+    work.begin(rate=1000.0)
+    work.following()
+    far.delay(0.02)
+    far.cut_now()
+    for turn in range(TROUBLES):
+        connections = far.connections
+        time.sleep(0.3 + work.rng.random() * 0.5)
+        if turn % 2:
+            work.migration.kill(within=0.3)
+            work.migration.resume(verb=False)
+        elif work.rng.random() < 0.5:
+            far.cut_after(work.rng.randrange(100_000), work.rng.choice(["up", "down"]))
+        else:
+            far.cut_now()
+        deadline = time.monotonic() + 60
+        while far.connections == connections:
+            assert time.monotonic() < deadline, f"no new link\n{work.migration.story()}"
+            time.sleep(0.01)
+    work.following()
+    work.finish()
+    assert work.served("sync_full") == 1
+
+
+@pytest.mark.parametrize("pair", PAIRS[: None if SOAK else 1], ids=pair_id)
 def test_links_cut_during_the_snapshot(
     run: Callable[..., Run], pair: tuple[Binary, Binary]
 ) -> None:

@@ -1,0 +1,262 @@
+"""A target that is far: several transactions of the stream are under way at once.
+
+What one of them does not bring there, though those behind it are applied, is read from the source
+again, with all that was derived of it meanwhile. Each test holds the link long enough for a handful
+of transactions to be under way, has one of them fail in its way, and compares both ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
+from engine.errors import LinkError
+from engine.transfer.transfer import Transfer
+from tests.conftest import ServerFactory, known
+from tests.converge import assert_settled
+from tests.online import assert_tidy, cut_over, following, online, soon
+from tests.transfers import Run, transfer
+
+# One way. A portion of the stream is read after some milliseconds: dozens go within a round trip.
+DELAY = 0.1
+_PAUSE = 0.012
+
+Write = Callable[[redis.Redis], Any]
+
+
+@pytest.fixture
+def ends(server_factory: ServerFactory) -> Iterator[tuple[Server, Server, Proxy]]:
+    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    with Proxy(target.host, target.port) as far:
+        yield source, target, far
+
+
+def under_way(work: Transfer) -> int:
+    """How many transactions are under way just now."""
+    follower = work._way._follower  # type: ignore[union-attr]
+    return len(follower.applier._under_way) if follower is not None else 0
+
+
+def quick(work: Transfer) -> bool:
+    """Whether the next batch goes at once."""
+    follower = work._way._follower  # type: ignore[union-attr]
+    return follower is not None and follower._left is not None and follower.applier.several
+
+
+async def sent(work: Transfer, source: Server, *writes: Write) -> int:
+    """Run `writes` on the source one after the other, each in a portion of its own; how many
+    transactions were under way at the most."""
+    await soon(lambda: quick(work) and not under_way(work), "nothing is under way")
+    client, most = source.client(), 0
+    for write in writes:
+        await asyncio.to_thread(write, client)
+        await asyncio.sleep(_PAUSE)
+        most = max(most, under_way(work))
+    return most
+
+
+async def far_away(work: Transfer, far: Proxy, source: Server) -> None:
+    """Follow, with the target far away from then on: the link is made anew to find out."""
+    await following(work)
+    far.delay(DELAY)
+    far.cut_now()
+    source.client().set("far", 1)
+    await soon(lambda: quick(work), "the target is known to be far")
+    await following(work)
+
+
+def moved(
+    ends: tuple[Server, Server, Proxy],
+    steer: Callable[[Transfer, Server, Server, Proxy], Awaitable[None]],
+) -> Run:
+    """A migration that `steer` does something to while the target is far; compared at its end."""
+    source, target, far = ends
+
+    async def main(work: Transfer, run: Run) -> None:
+        await far_away(work, far, source)
+        await steer(work, source, target, far)
+        far.delay(0.0)
+        await cut_over(work, run, source)
+
+    run = online(source, far, main, retry_for=60.0)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_tidy(target)
+    assert_settled(source, target, 5)
+    return run
+
+
+def test_several_are_under_way(ends: tuple[Server, Server, Proxy]) -> None:
+    async def steer(work: Transfer, source: Server, target: Server, far: Proxy) -> None:
+        incr: Write = lambda client: client.incr("count")  # noqa: E731
+        assert await sent(work, source, *[incr] * 40) > 3
+
+    moved(ends, steer)
+    assert ends[1].client().get("count") == b"40"
+
+
+def test_a_command_that_fails_with_others_behind_it(ends: tuple[Server, Server, Proxy]) -> None:
+    """What is derived of a key that the target has otherwise, while the failure is on its way."""
+
+    async def steer(work: Transfer, source: Server, target: Server, far: Proxy) -> None:
+        await sent(work, source, lambda client: client.rpush("list", "a", "b", "c"))
+        await soon(lambda: target.client().llen("list") == 3, "the list is there")
+        target.client().delete("list")
+        target.client().set("list", "not a list")
+        most = await sent(
+            work,
+            source,
+            lambda client: client.rpush("list", "d"),
+            lambda client: client.incr("count"),
+            lambda client: client.copy("list", "copy"),
+            lambda client: client.rename("copy", "renamed"),
+            lambda client: client.lmove("list", "other"),
+            lambda client: client.sort("list", store="sorted", alpha=True),
+            lambda client: client.incr("count"),
+            lambda client: client.rename("other", "another"),
+        )
+        assert most > 3
+
+    moved(ends, steer)
+    assert ends[1].client().get("count") == b"2"
+    assert ends[1].client().lrange("renamed", 0, -1) == [b"a", b"b", b"c", b"d"]
+
+
+def test_one_is_refused_and_those_behind_it_applied(ends: tuple[Server, Server, Proxy]) -> None:
+    """A target that is out of memory for a moment: the position moves past what it refused."""
+    target = ends[1]
+    memory = target.client()
+
+    async def steer(work: Transfer, source: Server, target: Server, far: Proxy) -> None:
+        for turn in range(20):
+            a, b, c = f"a:{turn}", f"b:{turn}", f"c:{turn}"
+            writes: list[Write] = [
+                lambda client, a=a: client.set(a, 1),
+                lambda client, b=b: client.rpush(b, "x"),
+                lambda client, a=a: client.incr(a),
+                lambda client, a=a, c=c: client.copy(a, c),
+                lambda client, b=b: client.rpush(b, "y"),
+                lambda client, a=a: client.incr(a),
+                lambda client, b=b, c=c: client.rename(b, c),
+                lambda client: memory.config_set("maxmemory", 1),
+                lambda client, c=c: client.rpush(c, "z"),
+                lambda client, a=a: client.incr(a),
+                lambda client: memory.config_set("maxmemory", 0),
+                lambda client, a=a: client.incr(a),
+                lambda client, c=c: client.rpush(c, "z"),
+            ]
+            assert await sent(work, source, *writes) > 3
+            if work.progress.repaired_keys:
+                return
+
+    run = moved(ends, steer)
+    assert run.report.repaired_keys, "no transaction was refused with one behind it applied"
+    assert target.client().get("a:0") == b"5"
+    assert target.client().lrange("c:0", 0, -1) == [b"x", b"y", b"z", b"z"]
+
+
+def test_all_are_refused_for_a_while(ends: tuple[Server, Server, Proxy]) -> None:
+    """Then each is applied once, in its order, when the target takes it."""
+
+    async def steer(work: Transfer, source: Server, target: Server, far: Proxy) -> None:
+        await sent(work, source, lambda client: client.ping())
+        target.client().config_set("maxmemory", 1)
+        incr: Write = lambda client: client.incr("count")  # noqa: E731
+        push: Write = lambda client: client.rpush("list", client.incr("count"))  # noqa: E731
+        assert await sent(work, source, *[incr, push] * 10) > 3
+        # The first of them was refused by then.
+        await soon(lambda: "out of memory" in work.progress.reason, "the refusal")
+        target.client().config_set("maxmemory", 0)
+
+    run = moved(ends, steer)
+    assert ends[1].client().get("count") == b"20"
+    assert ends[1].client().llen("list") == 10
+    assert run.report.repaired_keys == 0
+
+
+def counts(turn: int, n: int) -> Write:
+    return lambda client: client.incr(f"count:{n % 5}")
+
+
+def pushes(turn: int, n: int) -> Write:
+    return lambda client: client.rpush(f"list:{n % 3}", f"{turn}:{n}")
+
+
+async def cut_after(far: Proxy, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    await asyncio.to_thread(far.cut_now)
+
+
+def test_links_cut_with_several_under_way(ends: tuple[Server, Server, Proxy]) -> None:
+    chance = random.Random(11)
+
+    async def steer(work: Transfer, source: Server, target: Server, far: Proxy) -> None:
+        most = 0
+        loop = asyncio.get_running_loop()
+        for turn in range(8):
+            writes: list[Write] = [
+                chance.choice([counts(turn, n), pushes(turn, n)]) for n in range(12)
+            ]
+            cut = loop.create_task(cut_after(far, chance.uniform(0.02, 0.3)))
+            most = max(most, await sent(work, source, *writes))
+            await cut
+        assert most > 3
+
+    moved(ends, steer)
+
+
+def test_a_user_who_may_not_end_connections_has_one_under_way(
+    ends: tuple[Server, Server, Proxy],
+) -> None:
+    source, target, far = ends
+    rules = "on", ">secret", "~*", "&*", "+@all", "-client|kill"
+    target.client().execute_command("ACL", "SETUSER", "mover", *rules)  # type: ignore[no-untyped-call]
+    far.delay(0.02)
+    seen: list[int] = []
+
+    async def main(work: Transfer, run: Run) -> None:
+        await following(work)
+        incr: Write = lambda client: client.incr("count")  # noqa: E731
+        for _ in range(10):
+            await asyncio.to_thread(incr, source.client())
+            await asyncio.sleep(_PAUSE)
+            seen.append(under_way(work))
+        assert not work._way._follower.applier.several  # type: ignore[union-attr]
+        await cut_over(work, run, source)
+
+    user = f"redis://mover:secret@{far.host}:{far.port}"
+    run = transfer(source, user, meanwhile=main, one_go=False, source_type="replica")
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert max(seen) == 1
+    assert_settled(source, target, 5)
+
+
+def test_an_engine_that_lost_its_link_ends_what_was_under_way(
+    ends: tuple[Server, Server, Proxy],
+) -> None:
+    """What is still on its way over the lost link does not arrive behind what the next one sends:
+    the first link is held up, and let go once the next one has gone on."""
+    target = ends[1]
+
+    async def steer(work: Transfer, source: Server, target: Server, far: Proxy) -> None:
+        incr: Write = lambda client: client.incr("count")  # noqa: E731
+        await sent(work, source, *[incr] * 20)
+        applier = work._way._follower.applier  # type: ignore[union-attr]
+        first = applier._client
+        assert first is not None
+        # To the engine the link is lost; to the target it is not.
+        assert applier._connection is not None
+        applier._connection.fail(LinkError("lost", fault="target"))
+        await soon(lambda: applier._client not in (None, first), "a new link")
+        ids = [int(each["id"]) for each in target.client().client_list()]
+        assert first not in ids
+        await sent(work, source, *[incr] * 20)
+
+    moved(ends, steer)
+    assert target.client().get("count") == b"40"
