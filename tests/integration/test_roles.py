@@ -24,8 +24,7 @@ from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
 from engine.model.verification import DbKey
-from engine.transfer import cut_over as cut_over_module
-from engine.transfer import role_monitor
+from engine.transfer import fence_upkeep, role_monitor
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.fence import PauseFence, fence_of
 from engine.transfer.fence_upkeep import FenceUpkeep
@@ -305,7 +304,7 @@ def test_a_source_that_dies_at_the_opening_and_the_next_engine(
     with Proxy(source.host, source.port) as name:
         with monkeypatch.context() as patch:
             patch.setattr(Promotion, "promote", promoting)
-            patch.setattr(cut_over_module, "_FINISH_SECONDS", 0.1)
+            patch.setattr(fence_upkeep, "_FINISH_SECONDS", 0.1)
             run = online(name, target, steer, checkpoints=store, timeout=60)
         assert run.report.status == "stopped", (run.report.errors, run.events)
         if then == "back":
