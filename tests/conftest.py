@@ -89,6 +89,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="leave out what starts a server: for a run of the unit tests in less than a minute",
     )
+    parser.addoption(
+        "--few",
+        type=int,
+        metavar="N",
+        help="of what is left in each file keep the first N tests, each with its first parameters",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -99,15 +105,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     adversity one will do: it goes through all that can befall a migration.
 
     With `--no-server` keep those that start no server, neither for themselves nor by a fixture.
+
+    With `--few` keep of those the first ones of each file: enough to tell whether the file runs.
     """
+    kept = list(items)
     if config.getoption("--no-server"):
-        kept = [item for item in items if not _starts_a_server(item)]
+        kept = [item for item in kept if not _starts_a_server(item)]
     elif config.getoption("--short"):
-        kept = [item for item in items if _takes_any_server(item)]
-    else:
-        return
+        kept = [item for item in kept if _takes_any_server(item)]
+    if (most := config.getoption("--few")) is not None:
+        kept = _first_of_each_file(kept, most)
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
+
+
+def _first_of_each_file(items: list[pytest.Item], most: int) -> list[pytest.Item]:
+    first: dict[Path, dict[str, pytest.Item]] = {}
+    for item in items:
+        of_file = first.setdefault(item.path, {})
+        function = item.nodeid.partition("[")[0]
+        if len(of_file) < most:
+            of_file.setdefault(function, item)
+    return [item for of_file in first.values() for item in of_file.values()]
 
 
 def _no_server(*_: object, **__: object) -> Server:
