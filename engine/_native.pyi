@@ -1,6 +1,6 @@
 """The typed face of the native core; `tests/unit/test_lint.py` checks it against the module."""
 
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, Final, Literal, NoReturn, Self, TypeAlias, final
 
 from typing_extensions import Buffer
@@ -85,6 +85,8 @@ class RecordBatch:
     @property
     def cursor(self) -> int | None: ...
     @property
+    def ranges(self) -> tuple[tuple[int, int], ...] | None: ...
+    @property
     def last(self) -> bool: ...
     @property
     def vanished(self) -> int: ...
@@ -147,11 +149,11 @@ class ScanPipeline:
     @property
     def others(self) -> int: ...
     @property
-    def scanning(self) -> bool: ...
+    def scanning(self) -> int: ...
     @property
     def scanned(self) -> bool: ...
     @property
-    def next_cursor(self) -> int: ...
+    def disordered(self) -> bool: ...
     @property
     def value_bytes_total(self) -> int: ...
     def __new__(
@@ -159,6 +161,8 @@ class ScanPipeline:
         db: int = 0,
         cursor: int = 0,
         *,
+        ranges: Sequence[tuple[int, int]] = (),
+        keys: int = 0,
         ttl: str = "pexpiretime",
         access: str | None = None,
         batch_bytes: int = ...,

@@ -134,7 +134,9 @@ cdef class RecordBatch:
         nbytes: bytes of keys and values held here.
         value_bytes: bytes of values, those of a streamed value included.
         cursor: SCAN's cursor before which every key has been answered for by this batch and those
-            before it; None where no whole page has been.
+            before it; None where no whole page has been, and where there are ranges.
+        ranges: the same of a table that is scanned in ranges: (cursor, where it ends) of each that
+            is not over; None where no whole page has been.
         last: nothing of this database comes after this batch.
         vanished: keys that SCAN named and that were gone when they were asked for.
         errors: (key, reason) of keys that the source refused to hand out.
@@ -152,6 +154,7 @@ cdef class RecordBatch:
     cdef readonly int db
     cdef readonly size_t value_bytes
     cdef readonly object cursor
+    cdef readonly object ranges
     cdef readonly bint last
     cdef readonly size_t vanished
     cdef readonly list errors

@@ -95,10 +95,46 @@ cdef inline bint queue_copy(KeyQueue *queue, const KeyQueue *other, size_t at) n
 cdef enum:
     # Pages of SCAN whose keys are not all answered for.
     PAGES_MOST = 4096
+    # Ranges of one table that are scanned beside each other.
+    RANGES_MOST = 64
+
+
+# A table's buckets are passed in the order of their numbers' bits, the lowest first, so that a
+# table which grows or shrinks meanwhile is passed all the same (dict.c, hashtable.c: `scan`).
+# Cursors are compared by their bits turned round.
+cdef inline uint64_t turned(uint64_t v) noexcept nogil:
+    v = ((v >> 1) & 0x5555555555555555ULL) | ((v & 0x5555555555555555ULL) << 1)
+    v = ((v >> 2) & 0x3333333333333333ULL) | ((v & 0x3333333333333333ULL) << 2)
+    v = ((v >> 4) & 0x0F0F0F0F0F0F0F0FULL) | ((v & 0x0F0F0F0F0F0F0F0FULL) << 4)
+    v = ((v >> 8) & 0x00FF00FF00FF00FFULL) | ((v & 0x00FF00FF00FF00FFULL) << 8)
+    v = ((v >> 16) & 0x0000FFFF0000FFFFULL) | ((v & 0x0000FFFF0000FFFFULL) << 16)
+    return (v >> 32) | (v << 32)
+
+
+cdef struct TableRange:
+    uint64_t next         # cursor for its next SCAN
+    uint64_t stop         # where it ends; 0: at the end of the table
+    uint64_t passed       # every key of the range before this cursor is answered for
+    bint scanning         # a SCAN of it is under way
+    bint scanned          # SCAN has come to its end
+    bint over             # every key of it is answered for
+
+
+cdef inline bint range_ends(const TableRange *part, uint64_t cursor) noexcept nogil:
+    """Whether nothing of the range lies behind `cursor`."""
+    if cursor == 0:
+        return True
+    return part.stop != 0 and turned(cursor) >= turned(part.stop)
+
+
+cdef inline bint range_advances(const TableRange *part, uint64_t cursor) noexcept nogil:
+    """Whether `cursor` may follow the range's last one in such a table."""
+    return cursor == 0 or turned(cursor) > turned(part.next)
 
 
 cdef struct Page:
     uint64_t cursor       # of the page behind it
+    uint32_t part         # which range it is of
     uint64_t open         # its keys that are not answered for
     bint complete         # all of its keys are named
 
@@ -107,9 +143,9 @@ cdef struct Pages:
     Page ring[PAGES_MOST]
     uint32_t first        # number of the oldest
     uint32_t count
-    bint moved            # `cursor` has changed and nobody has taken note
+    bint moved            # a range's `passed` has changed, and no batch says so yet
     bint any
-    uint64_t cursor       # every key before this cursor is answered for
+    TableRange ranges[RANGES_MOST]
 
 
 cdef inline uint32_t pages_last(const Pages *pages) noexcept nogil:
@@ -120,19 +156,22 @@ cdef inline Page *page_of(Pages *pages, uint32_t number) noexcept nogil:
     return &pages.ring[number % PAGES_MOST]
 
 
-cdef inline void pages_begin(Pages *pages, uint64_t cursor) noexcept nogil:
+cdef inline void pages_begin(Pages *pages, uint64_t cursor, uint32_t part) noexcept nogil:
     pages.count += 1
-    page_of(pages, pages_last(pages))[0] = Page(cursor, 0, False)
+    page_of(pages, pages_last(pages))[0] = Page(cursor, part, 0, False)
 
 
 cdef inline void pages_pass(Pages *pages) noexcept nogil:
     """Move the position over the pages at the front that have no open key."""
     cdef Page *page
+    cdef TableRange *part
     while pages.count:
         page = page_of(pages, pages.first)
         if page.open or not page.complete:
             return
-        pages.cursor = page.cursor
+        part = &pages.ranges[page.part]
+        part.passed = page.cursor
+        part.over = range_ends(part, page.cursor)
         pages.any = True
         pages.moved = True
         pages.first += 1

@@ -1,13 +1,18 @@
 # The scan path's side of the source: SCAN's keys in, requests for TTLs and values out, records in.
 #
 # Replies come in the order of the requests, so what the next bytes must be is known from a short
-# queue of what was asked: one SCAN at the most, runs of keys in groups (scan_requests.pxi), and
-# proofs (scan_proof.pxi). The parser below is a table of states, one branch each; it runs without
+# queue of what was asked: SCANs, runs of keys in groups (scan_requests.pxi), and proofs
+# (scan_proof.pxi). The parser below is a table of states, one branch each; it runs without
 # the GIL and stops only to hand out a full batch, a piece of a long value, or an error.
 #
 # MGET says nil for what is no string, and for what is gone: such keys are asked for again, by DUMP.
 # So are those that came into being between their TTL and their value, and those whose TTL was not
 # asked for and whose values were not proven. They wait in a queue of their own, and go first.
+#
+# The next cursor is known from a SCAN's reply alone, so that one page comes in a round trip. Where
+# that is long a table is scanned in several ranges beside each other: a cursor says all that SCAN
+# remembers, and stands for a place in the table's order (keys.pxi). A range ends at the page whose
+# cursor reaches the beginning of the next one; the keys of that page beyond it come twice.
 
 cdef enum ScanState:
     REPLY_START
@@ -38,6 +43,7 @@ cdef enum ParseStop:
     STOP_KEY_ERROR
     STOP_RESTLESS
     STOP_SCAN_ERROR
+    STOP_SCAN_ORDER
     STOP_TOO_LONG
     STOP_PROOF_PART
     STOP_PROTOCOL
@@ -84,6 +90,10 @@ cdef class ScanPipeline:
     Args:
         db: number stamped on the batches, and looked up in proofs; SELECT is the caller's business.
         cursor: where SCAN begins.
+        ranges: instead of `cursor`, up to 64 pairs of where a range's SCAN begins and where it
+            ends (0: at the end of the table). The server has to be one whose cursors are turned
+            numbers of buckets.
+        keys: how many keys the table has, about: SCAN is asked for fewer at the end of a range.
         ttl: "pexpiretime" (Redis 7.0, Valkey) or "pttl", which is anchored to the source's own
             clock by a TIME before the PTTLs of a group of keys: our clock when the reply is read
             would be off by as long as the reply was under way. It is what counts where the source
@@ -98,6 +108,9 @@ cdef class ScanPipeline:
             values of other types (LZF-compressed strings count as strings).
         proven, unproven: proofs that held, and that did not.
         mget_refused: the source answered MGET with an error.
+        disordered: the cursors of this server are not those of a table that ranges could be scanned
+            of: it has to be scanned in one range, from the beginning. `received` has raised
+            `ReplyError`.
     """
     cdef readonly InputBuffer input
     cdef Input *bytes_in               # the inside of `input`, for loops without the GIL
@@ -134,14 +147,18 @@ cdef class ScanPipeline:
     cdef readonly uint64_t proven
     cdef readonly uint64_t unproven
     cdef readonly bint mget_refused
+    cdef readonly bint disordered
     cdef readonly uint64_t strings
     cdef readonly uint64_t string_bytes
     cdef readonly uint64_t others
 
-    # SCAN's own state.
-    cdef readonly bint scanning        # a SCAN is under way
-    cdef readonly bint scanned         # SCAN has come back to cursor 0
-    cdef readonly uint64_t next_cursor  # for the next SCAN
+    # SCAN's own state; the ranges are in `pages`.
+    cdef readonly uint32_t scanning    # SCANs that are under way
+    cdef uint32_t scanned_ranges
+    cdef uint32_t ranges_count
+    cdef int runs_most
+    cdef uint32_t range_turn           # the range that is asked for first
+    cdef uint64_t keys_expected
     cdef uint64_t page_cursor
     cdef uint64_t page_keys_left
 
@@ -168,13 +185,20 @@ cdef class ScanPipeline:
     cdef list errors
 
     def __cinit__(
-        self, int db=0, uint64_t cursor=0, *, str ttl="pexpiretime", access=None,
+        self, int db=0, uint64_t cursor=0, *, ranges=(), uint64_t keys=0,
+        str ttl="pexpiretime", access=None,
         size_t batch_bytes=1 << 20, size_t stream_above=4 << 20, size_t value_limit=512 << 20,
     ):
         self.input = InputBuffer()
         self.bytes_in = &self.input.state
         self.db = db
-        self.next_cursor = cursor
+        self.keys_expected = keys
+        if len(ranges) > RANGES_MOST:
+            raise ValueError(f"{len(ranges)} ranges; at most {RANGES_MOST}")
+        for begin, stop in ranges or ((cursor, 0),):
+            self.pages.ranges[self.ranges_count] = TableRange(begin, stop, begin, False, False, False)
+            self.ranges_count += 1
+        self.runs_most = RUNS_MOST if self.ranges_count > 1 else RUNS_MOST_OF_ONE
         self.ttl_command = {"pttl": TTL_PTTL, "pexpiretime": TTL_PEXPIRETIME}[ttl]
         self.access_command = {
             None: ACCESS_NONE, "idletime": ACCESS_IDLETIME, "freq": ACCESS_FREQ}[access]
@@ -193,24 +217,51 @@ cdef class ScanPipeline:
     # --- What to send ---
 
     def request_scan(self, uint64_t count, match=None, key_type=None):
-        """SCAN for the next page, encoded. ValueError unless `may_scan`."""
-        if self.scanning or self.scanned:
-            raise ValueError("a SCAN is under way, or has ended")
-        if self.pages.count == PAGES_MOST:
+        """SCAN for the next page of the next range, encoded. ValueError unless `may_scan`."""
+        cdef uint32_t i, n = RANGES_MOST
+        cdef TableRange *part
+        for i in range(self.ranges_count):
+            n = (self.range_turn + i) % self.ranges_count
+            if not (self.pages.ranges[n].scanning or self.pages.ranges[n].scanned):
+                break
+        else:
+            raise ValueError("SCANs are under way, or have ended")
+        if self.pages.count + self.scanning >= PAGES_MOST:
             raise ValueError("too many pages are not answered for")
-        cdef list command = [b"SCAN", b"%d" % self.next_cursor, b"COUNT", count]
+        self.range_turn = n + 1
+        part = &self.pages.ranges[n]
+        count = self.count_to_end(part, count)
+        cdef list command = [b"SCAN", b"%d" % part.next, b"COUNT", count]
         if match is not None:
             command += [b"MATCH", match]
         if key_type is not None:
             command += [b"TYPE", key_type]
-        self.ask(Run(RUN_SCAN, False, False, TTL_NONE, 1, 1, 1))
-        self.scanning = True
+        self.ask(Run(RUN_SCAN, False, False, TTL_NONE, 1, 1, 1, n))
+        part.scanning = True
+        self.scanning += 1
         return encode_command(*command)
+
+    cdef uint64_t count_to_end(self, const TableRange *part, uint64_t count) noexcept nogil:
+        """`count`, or what the range still has, so that few keys behind its end come twice."""
+        cdef uint64_t left
+        if part.stop == 0 or self.keys_expected == 0:
+            return count
+        left = <uint64_t>(
+            <double>(turned(part.stop) - turned(part.next)) / 18446744073709551616.0
+            * <double>self.keys_expected)
+        # Some more, for hashes do not fall evenly, and one page more takes a round trip.
+        return min(count, left + left // 16 + 16)
 
     @property
     def may_scan(self):
         """Whether `request_scan` would be taken now."""
-        return not self.scanning and not self.scanned and self.pages.count < PAGES_MOST
+        return (self.scanning + self.scanned_ranges < self.ranges_count
+                and self.pages.count + self.scanning < PAGES_MOST)
+
+    @property
+    def scanned(self):
+        """Whether SCAN has come to the end of every range."""
+        return self.scanned_ranges == self.ranges_count
 
     def request_values(self, uint64_t most, *, uint64_t mget=0, bint without_ttl=False):
         """Requests for up to `most` of the queued keys, encoded; those asked again go first.
@@ -226,22 +277,22 @@ cdef class ScanPipeline:
         cdef Run run
         if mget > MGET_KEYS_MOST:
             raise ValueError(f"MGET of {mget} keys; at most {MGET_KEYS_MOST}")
-        # A proof on either side; and SCAN's own place.
-        if self.runs_count + (2 if without_ttl else 0) + 1 >= RUNS_MOST:
+        # A proof on either side; and SCAN's own places.
+        if self.runs_count + (2 if without_ttl else 0) + self.ranges_count >= self.runs_most:
             return b""
         if count:
-            run = Run(RUN_VALUES, True, False, ttl, TIME_EVERY if ttl == TTL_PTTL else 1, count, 0)
+            run = Run(RUN_VALUES, True, False, ttl, TIME_EVERY if ttl == TTL_PTTL else 1, count, 0, 0)
             result = encode_run(&self.again, &run, self.access_command)
             self.ask(run)
             most -= count
         count = min(most, self.first.queued)
-        if count == 0 or self.runs_count + (2 if without_ttl else 0) + 1 >= RUNS_MOST:
+        if count == 0 or self.runs_count + (2 if without_ttl else 0) + self.ranges_count >= self.runs_most:
             return result
         if without_ttl:
             ttl = TTL_NONE
             if not self.linked:
                 result += self.ask_proof()
-        run = Run(RUN_VALUES, False, mget > 0, ttl, 1, count, 0)
+        run = Run(RUN_VALUES, False, mget > 0, ttl, 1, count, 0, 0)
         if mget:
             run.group = mget
         elif ttl == TTL_PTTL:
@@ -254,7 +305,7 @@ cdef class ScanPipeline:
         return result
 
     cdef bytes ask_proof(self):
-        self.ask(Run(RUN_PROOF, False, False, TTL_NONE, 1, 1, 1))
+        self.ask(Run(RUN_PROOF, False, False, TTL_NONE, 1, 1, 1, 0))
         return PROOF_COMMANDS
 
     cdef int ask(self, Run run) except -1:
@@ -304,8 +355,16 @@ cdef class ScanPipeline:
 
     @property
     def safe_cursor(self):
-        """Cursor before which every key has been answered for; None before the first page."""
-        return self.pages.cursor if self.pages.any else None
+        """Cursor of the first range before which every key has been answered for; None before the
+        first page."""
+        return self.pages.ranges[0].passed if self.pages.any else None
+
+    cdef tuple open_ranges(self):
+        """(cursor before which every key of it is answered for, end) of each unfinished range."""
+        return tuple([
+            (self.pages.ranges[i].passed, self.pages.ranges[i].stop)
+            for i in range(self.ranges_count) if not self.pages.ranges[i].over
+        ])
 
     def take(self):
         """The finished batches and pieces of streamed values (bytes), in order; empties the list.
@@ -382,6 +441,9 @@ cdef class ScanPipeline:
                     f"takes in one bulk, its proto-max-bulk-len ({self.value_limit:,} bytes)"))
             elif stop == STOP_SCAN_ERROR:
                 raise ReplyError(self.line_text())
+            elif stop == STOP_SCAN_ORDER:
+                self.disordered = True
+                raise ReplyError("SCAN's cursors are not in the order of a table's buckets")
             elif stop == STOP_NO_MEMORY:
                 raise MemoryError()
             else:
@@ -422,7 +484,10 @@ cdef class ScanPipeline:
         batch.value_bytes = self.value_bytes_total - tail_bytes
         self.value_bytes_total = tail_bytes
         if self.pages.moved:
-            batch.cursor = self.pages.cursor
+            if self.ranges_count == 1 and self.pages.ranges[0].stop == 0:
+                batch.cursor = self.pages.ranges[0].passed
+            else:
+                batch.ranges = self.open_ranges()
             self.pages.moved = False
         batch.last = last
         batch.vanished = self.vanished
@@ -527,11 +592,14 @@ cdef class ScanPipeline:
 
     cdef void page_ended(self) noexcept nogil:
         """A reply to SCAN is complete."""
+        cdef TableRange *part = &self.pages.ranges[self.runs[self.runs_head].part]
         page_of(&self.pages, pages_last(&self.pages)).complete = True
-        self.scanning = False
-        self.next_cursor = self.page_cursor
-        if self.page_cursor == 0:
-            self.scanned = True
+        self.scanning -= 1
+        part.scanning = False
+        part.next = self.page_cursor
+        if range_ends(part, self.page_cursor):
+            part.scanned = True
+            self.scanned_ranges += 1
         pages_pass(&self.pages)
         self.run_answered()
 
@@ -763,6 +831,9 @@ cdef class ScanPipeline:
                     return STOP_NEED_DATA
                 if not self.read_cursor(data + at + 2, n):
                     return self.wrong("a cursor in the reply to SCAN")
+                if self.ranges_count > 1 and not range_advances(
+                        &self.pages.ranges[self.runs[self.runs_head].part], self.page_cursor):
+                    return STOP_SCAN_ORDER
                 at += n + 2
                 self.state = SCAN_KEY_COUNT
             elif self.state == SCAN_KEY_COUNT:
@@ -770,7 +841,8 @@ cdef class ScanPipeline:
                     return self.wrong("an array, the keys in the reply to SCAN")
                 self.page_keys_left = number
                 input.start = at + 2
-                pages_begin(&self.pages, self.page_cursor)
+                pages_begin(
+                    &self.pages, self.page_cursor, self.runs[self.runs_head].part)
                 if number:
                     self.state = SCAN_KEY
                 else:

@@ -22,8 +22,9 @@ cdef enum AccessCommand:
     ACCESS_FREQ
 
 cdef enum:
-    # Requests under way: runs and proofs, and one SCAN at the most, which always finds a place.
-    RUNS_MOST = 64
+    # Requests under way: runs and proofs, and a SCAN of each range, which always finds a place.
+    RUNS_MOST = 512
+    RUNS_MOST_OF_ONE = 64
     # Keys that share a TIME, where they share nothing else.
     TIME_EVERY = 16
     # Keys of one MGET at the most: the source's other clients wait for it.
@@ -42,6 +43,8 @@ cdef struct Run:
     uint64_t group
     uint64_t count
     uint64_t left
+    # Of a SCAN alone: the range that it is of.
+    uint32_t part
 
 
 cdef const char *PTTL_HEAD = "*2\r\n$4\r\nPTTL\r\n"

@@ -13,6 +13,9 @@ from engine.errors import ProtocolFault
 class ScanPosition:
     """Every key that SCAN named before `cursor` in database `db` has been acknowledged.
 
+    A table that is scanned in ranges has a pair for each that is not over, in `ranges`: its cursor,
+    and the cursor at which it ends (0: at the end of the table). `cursor` is 0 then.
+
     A cursor means something only to the process that gave it (the server's hash seed changes with
     a restart), so the position is void when the source's `run_id` is another one. Databases in
     `done` are finished; `cursor` 0 is the start of `db`.
@@ -22,6 +25,7 @@ class ScanPosition:
     db: int
     cursor: int
     done: tuple[int, ...] = ()
+    ranges: tuple[tuple[int, int], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
@@ -30,7 +34,9 @@ class ScanPosition:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ScanPosition:
         """Inverse of `to_dict`."""
-        return cls(data["run_id"], int(data["db"]), int(data["cursor"]), tuple(data["done"]))
+        ranges = tuple((int(at), int(end)) for at, end in data.get("ranges", ()))
+        done = tuple(data["done"])
+        return cls(data["run_id"], int(data["db"]), int(data["cursor"]), done, ranges)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from engine.model.settings import TransferSettings
 from engine.sources.base import Item
 from engine.sources.fetch_policy import FetchPolicy
 from engine.sources.scan_pace import Pace
+from engine.sources.scan_ranges import in_table_order, ranges
 from engine.wire.connection import Connection
 from engine.wire.dial import dial
 from engine.wire.info_command import ask_info
@@ -33,7 +34,9 @@ _log = logs.logger(__name__)
 _REST_BELOW = 64 << 10
 _REST_SECONDS = 0.002
 # Bytes of names that wait for their values; above it no further page is asked for.
-_QUEUED_BYTES = 4 << 20
+_QUEUED_BYTES = 8 << 20
+# Between two SCANs, where several are under way: the source's other clients are served meanwhile.
+_SCAN_SECONDS = 0.0015
 # A batch that fills slowly (a distant source, few keys that match) is handed on after so long.
 _LINGER_SECONDS = 0.5
 # Finished batches that wait to be taken; above it nothing more is read from the source.
@@ -55,6 +58,7 @@ class ScanSource:
         self._ttl = "pexpiretime"
         self._access: str | None = None
         self._mget = False
+        self._in_order = True
         self.info: ServerInfo = cast(ServerInfo, None)
 
     @property
@@ -106,7 +110,8 @@ class ScanSource:
 
     def continues(self, position: ScanPosition) -> bool:
         """Whether the position's cursor means anything to the process that answers now."""
-        return bool(position.run_id) and position.run_id == self.info.run_id
+        ordered = self._in_order or not position.ranges
+        return ordered and bool(position.run_id) and position.run_id == self.info.run_id
 
     async def _choose_ttl_command(self, connection: Connection) -> None:
         """PEXPIRETIME (7.0) gives the deadline itself; PTTL is anchored to TIME."""
@@ -123,15 +128,18 @@ class ScanSource:
         """Every database in turn; each ends with a batch whose `last` is set."""
         assert self._connection is not None
         for db in self._databases:
-            start = self._start
-            cursor = start.cursor if start is not None and start.db == db else 0
             await self._connection.call("SELECT", db)
+            parts = self._ranges(db)
             scan = _DatabaseScan(
-                self._connection, self._pipeline(db, cursor), self._settings, self._asking(db)
+                self._connection,
+                self._pipeline(db, parts),
+                self._settings,
+                self._asking(db),
+                ranged=len(parts) > 1,
             )
             try:
                 while True:
-                    items = await scan.next_items()
+                    items = await self._next(scan)
                     if not items:
                         break
                     for item in items:
@@ -141,10 +149,40 @@ class ScanSource:
             if self._connection.lost is not None:
                 raise self._connection.lost
 
-    def _pipeline(self, db: int, cursor: int) -> ScanPipeline:
+    async def _next(self, scan: _DatabaseScan) -> list[Item]:
+        """The scan's next items. Raises `LinkError` where it has to begin anew, in one range."""
+        try:
+            return await scan.next_items()
+        except ServerError:
+            if not scan.disordered:
+                raise
+        self._in_order = False
+        assert self._connection is not None
+        raise LinkError(
+            f"{self._connection.name}: the cursors of SCAN are not those of one table. The scan "
+            "begins anew, with one page at a time.",
+            fault="source",
+        )
+
+    def _ranges(self, db: int) -> list[tuple[int, int]]:
+        """What of the database is to be scanned: from where to where (0: its end)."""
+        start = self._start if self._start is not None and self._start.db == db else None
+        if start is not None and start.ranges:
+            return list(start.ranges)
+        cursor = start.cursor if start is not None else 0
+        if not (self._in_order and in_table_order(self.info)):
+            return [(cursor, 0)]
+        assert self._connection is not None
+        return ranges(cursor, self._keys(db), self._connection.round_trip)
+
+    def _keys(self, db: int) -> int:
+        return sum(entry.keys for entry in self.info.keyspace if entry.db == db)
+
+    def _pipeline(self, db: int, parts: list[tuple[int, int]]) -> ScanPipeline:
         return ScanPipeline(
             db,
-            cursor,
+            ranges=parts,
+            keys=self._keys(db),
             ttl=self._ttl,
             access=self._access,
             batch_bytes=self._settings.batch_bytes,
@@ -167,6 +205,8 @@ class ScanSource:
         if batch.last:
             self._done.append(batch.db)
             return ScanPosition(self.info.run_id, batch.db, 0, tuple(self._done))
+        if batch.ranges:
+            return ScanPosition(self.info.run_id, batch.db, 0, tuple(self._done), batch.ranges)
         if not batch.cursor:
             return None
         return ScanPosition(self.info.run_id, batch.db, batch.cursor, tuple(self._done))
@@ -186,6 +226,8 @@ class _DatabaseScan:
         pipeline: ScanPipeline,
         settings: TransferSettings,
         asking: FetchPolicy,
+        *,
+        ranged: bool,
     ) -> None:
         self._connection = connection
         self._pipeline = pipeline
@@ -193,7 +235,9 @@ class _DatabaseScan:
         self._match = settings.match
         self._key_type = settings.key_type
         self._clock = asyncio.get_running_loop().time
-        self._pace = Pace(connection.round_trip)
+        self._pace = Pace(connection.round_trip, ranged)
+        self._ranged = ranged
+        self._scan_timer: asyncio.TimerHandle | None = None
         self._ready: deque[Item] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._flushed = False
@@ -232,8 +276,15 @@ class _DatabaseScan:
             await self._waiter
             timer.cancel()
 
+    @property
+    def disordered(self) -> bool:
+        """Whether the source's cursors are not in the order that ranges need."""
+        return self._pipeline.disordered
+
     def end(self) -> None:
         """Give the connection back; unless the database was read to its end, it is closed."""
+        if self._scan_timer is not None:
+            self._scan_timer.cancel()
         if self._flushed:
             self._connection.release()
         else:
@@ -267,16 +318,44 @@ class _DatabaseScan:
         pipeline, pace = self._pipeline, self._pace
         if pipeline.answered >= self._sample_at > 0:
             self._end_sample()
-        roomy = pipeline.queued < pace.depth and pipeline.queued_bytes < _QUEUED_BYTES
-        if roomy and pipeline.may_scan:
-            count = pace.count(dry=not pipeline.outstanding and not pipeline.queued)
-            self._connection.write(pipeline.request_scan(count, self._match, self._key_type))
+        if self._ranged:
+            self._scan_ranges()
+        elif self._roomy() and pipeline.may_scan:
+            self._scan(dry=not pipeline.outstanding and not pipeline.queued)
         if pipeline.queued and pipeline.outstanding <= pace.low:
             self._asking.look(pipeline)
             while pipeline.queued and self._ask(pace.depth - pipeline.outstanding):
                 pass
             if not self._sample_at:
                 self._begin_sample()
+
+    def _roomy(self) -> bool:
+        pipeline = self._pipeline
+        few = self._pace.roomy(pipeline.queued, pipeline.scanning)
+        return few and pipeline.queued_bytes < _QUEUED_BYTES
+
+    def _scan(self, dry: bool = False) -> None:
+        request = self._pipeline.request_scan(self._pace.count(dry), self._match, self._key_type)
+        self._connection.write(request)
+
+    def _scan_ranges(self) -> None:
+        """Ask for a page of the next range, if it is time, and see to it that the next is asked
+        for in time."""
+        pipeline, pace = self._pipeline, self._pace
+        if self._scan_timer is not None or not pipeline.may_scan:
+            return
+        # How long names are is known from the first page, which is small.
+        if pipeline.scanning and not pipeline.named:
+            return
+        pace.page(pipeline.waiting, pipeline.queued_bytes)
+        if not self._roomy() or self._connection.lost:
+            return
+        self._scan()
+        self._scan_timer = asyncio.get_running_loop().call_later(_SCAN_SECONDS, self._scan_again)
+
+    def _scan_again(self) -> None:
+        self._scan_timer = None
+        self._top_up()
 
     def _ask(self, most: int) -> bool:
         """Ask for the next run of values, at the most so many; False: no more for now."""

@@ -4,55 +4,79 @@ Too few under way and the source waits for us; too many and its replies pile up 
 a run of long values after short ones comes as a flood. The depth is steered as TCP Vegas steers
 its window, by the round trip without load and the time that a full depth takes now. Keys are asked
 for again when half of them are answered, so the source never waits if it works on that half for
-longer than the round trip: a full depth then takes three times the round trip. Less, and the depth
-doubles; far more, and it halves. A budget of bytes caps it.
+longer than the round trip: a full depth then takes three times the round trip. Far away they are
+asked for again by quarters, and a full depth takes half a round trip more than one. Less, and the
+depth doubles; far more, and it halves. A budget of bytes caps it.
 """
 
 from __future__ import annotations
 
-# What a full depth should take, in round trips without load.
-_FULL_LEAST = 3.0
-_FULL_MOST = 8.0
+# What a full depth should take, in round trips without load: from and to, near and far away.
+_FULL = (3.0, 8.0)
+_FULL_FAR = (1.5, 4.0)
+# The source had nothing to do for most of the round trip: far away doubling would take seconds.
+_IDLE = 1.25
+_IDLE_GROWTH = 8
 # The first depth is small: how long the values are is not known yet. The usual one holds some 15 ms
 # of work, so that a source does not wait while the scheduler has us wait.
 _DEPTH_FIRST = 512
 _DEPTH_USUAL = 4096
 _DEPTH_LEAST = 4
 _DEPTH_MOST = 32_768
+_DEPTH_MOST_FAR = 131_072
 # Bytes of replies that may be under way.
 _REPLY_BUDGET = 8 << 20
-# Keys named by one SCAN: the source serves nobody else meanwhile (about 1 µs a key).
+# Keys named by one SCAN: the source serves nothing else meanwhile (about 1 µs a key).
 _COUNT_FIRST = 8
 _COUNT_USUAL = 1024
 _COUNT_MOST = 10_240
 # Bytes of keys (names alone) in one reply to SCAN.
 _PAGE_BUDGET = 4 << 20
+# Keys that are named ahead of the values at the least, where pages come beside each other.
+_AHEAD_LEAST = 65_536
 
 
 class Pace:
-    """The depth of the pipeline and SCAN's COUNT. `round_trip` is in seconds, without load."""
+    """The depth of the pipeline and SCAN's COUNT. `round_trip` is in seconds, without load.
 
-    def __init__(self, round_trip: float) -> None:
+    `ranged`: several pages of SCAN are under way at once.
+    """
+
+    def __init__(self, round_trip: float, ranged: bool = False) -> None:
         self._round_trip = round_trip
+        self._ranged = ranged
+        self._full_least, self._full_most = _FULL_FAR if ranged else _FULL
+        self._depth_most = _DEPTH_MOST_FAR if ranged else _DEPTH_MOST
         self._wanted = _DEPTH_FIRST
-        self._most = _DEPTH_MOST
+        self._most = self._depth_most
         self._page_most = _COUNT_MOST
         self._count = _COUNT_FIRST
+        self._sampled = False
         self.depth = _DEPTH_FIRST
         """Keys asked for and not answered."""
 
     @property
     def low(self) -> int:
         """Ask again when no more than this many keys are under way."""
-        return self.depth // 2
+        return self.depth - self.depth // 4 if self._ranged else self.depth // 2
+
+    def roomy(self, queued: int, pages: int) -> bool:
+        """Whether SCAN is to name more keys: `queued` are named and not asked for, and `pages` of
+        SCAN are under way."""
+        if not self._ranged:
+            return queued < self.depth
+        return queued + pages * _COUNT_USUAL < max(self.depth, _AHEAD_LEAST)
 
     def count(self, dry: bool) -> int:
         """SCAN's COUNT now; grows from page to page to its usual value.
 
         `dry`: nothing is under way, so the source waits for this page. A page has to last for the
-        round trip of the next SCAN; with MATCH or TYPE few of its keys are named at all.
+        round trip of the next SCAN, unless there are others; with MATCH or TYPE few of its keys are
+        named at all.
         """
         usual = _COUNT_MOST if dry else max(_COUNT_USUAL, min(self.depth, _COUNT_MOST))
+        if self._ranged:
+            usual = _COUNT_USUAL
         self._count = max(min(self._count * 2, usual, self._page_most), 1)
         return self._count
 
@@ -62,10 +86,12 @@ class Pace:
         `keys` were answered and `received` bytes came meanwhile.
         """
         self._round_trip = min(self._round_trip, seconds)
-        full = seconds >= _FULL_LEAST * self._round_trip and self._wanted >= _DEPTH_USUAL
-        if not full and depth >= self.depth // 2:
-            self._wanted = min(self._wanted * 2, _DEPTH_MOST)
-        elif seconds > _FULL_MOST * self._round_trip:
+        full = seconds >= self._full_least * self._round_trip and self._wanted >= _DEPTH_USUAL
+        first, self._sampled = not self._sampled, True
+        if not full and (depth >= self.depth // 2 or (first and self._ranged)):
+            idle = self._ranged and seconds < _IDLE * self._round_trip
+            self._wanted = min(self._wanted * (_IDLE_GROWTH if idle else 2), self._depth_most)
+        elif seconds > self._full_most * self._round_trip:
             self._wanted = max(self._wanted // 2, _DEPTH_USUAL)
         if keys:
             each = max(received // keys, 1)

@@ -131,13 +131,15 @@ class Copy:
         await self._source.open(position)
         if position is None or self._source.continues(position):
             return
-        if self._source.total_keys < self._tally.keys // 2:
+        restarted = position.run_id != self._source.info.run_id
+        if restarted and self._source.total_keys < self._tally.keys // 2:
             raise SourceLost(
                 f"the source was restarted and has {self._source.total_keys:,} keys left; "
                 f"{self._tally.keys:,} of those before are on the target",
                 remedy=LOSS_REMEDY,
             )
-        self._on_event("the source was restarted: its keys are read again from the first")
+        if restarted:
+            self._on_event("the source was restarted: its keys are read again from the first")
         self.position = None
         evictions = self._tally.evictions
         self._tally.start_anew()
