@@ -101,7 +101,7 @@ def one(api: Serving, source: Server, target: Server, pause: float | None) -> di
     quiet.complete_migration(**name)
     until(lambda: group()["Status"] == "available", "available", SECONDS)
     engine = Engine(api.state)
-    _, transfer = engine.house.registry.get("bench")
+    _, transfer = engine.services.registry.get("bench")
     engine.close()
     assert transfer is not None
     assert transfer.report is not None

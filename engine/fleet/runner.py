@@ -81,7 +81,7 @@ class Runner:
         self._inherited = claimed.record.request in CUT_OVERS
         self._waiting: Request | None = None
         self._checkpoint = StateCheckpointStore(claimed)
-        self._book = StateThread(claimed, on_request=self._asked, on_failure=self._state_failed)
+        self._state = StateThread(claimed, on_request=self._asked, on_failure=self._state_failed)
         self._transfer = Transfer(
             source,
             target,
@@ -115,7 +115,7 @@ class Runner:
 
     async def _run(self) -> Report:
         # 1. Run, with the books kept; a cancellation of ours is a stop.
-        self._book.start()
+        self._state.start()
         try:
             try:
                 await self._look_at_target()
@@ -125,10 +125,10 @@ class Runner:
             with holding(self._source.rdb_path, self._claimed.record.settings, self._happened):
                 report = await self._until_ended()
         except Exception as error:
-            await to_the_end(self._book.close())
+            await to_the_end(self._state.close())
             await fail(self._claimed, error, self._progress)
             raise
-        await to_the_end(self._book.close())
+        await to_the_end(self._state.close())
         report = replace(
             report,
             source_type=self._progress.source_type,
@@ -136,7 +136,7 @@ class Runner:
             errors=tuple(map(tidied, report.errors)),
         )
         # 2. What the end means for the state.
-        failure = self._checkpoint.failure or self._book.failure
+        failure = self._checkpoint.failure or self._state.failure
         if isinstance(failure, ClaimLost):
             raise failure
         if failure is not None and report.status != "done":
@@ -244,7 +244,7 @@ class Runner:
         if (reason := tidied(progress.reason)) != progress.reason:
             progress = replace(progress, reason=reason)
         self._progress = progress
-        self._book.progress(progress)
+        self._state.progress(progress)
         self._progress_log.note(progress)
         if self._show_progress is not None:
             self._show_progress(progress)
@@ -254,7 +254,7 @@ class Runner:
     def _happened(self, message: str) -> None:
         message = tidied(message)
         _log.info(message, extra={"event": True})
-        self._book.event(message)
+        self._state.event(message)
         if self._show_event is not None:
             self._show_event(message)
 

@@ -42,7 +42,7 @@ def default_id(target: Endpoint) -> str:
 
 
 async def migrate(
-    house: ServiceContext,
+    services: ServiceContext,
     source: Endpoint,
     target: Endpoint,
     settings: TransferSettings,
@@ -66,12 +66,12 @@ async def migrate(
     with fleet.holding(source.rdb_path, settings, told):
         # 1. The target's group, if it is registered.
         name = default_id(target) if group_id is None else validate.identifier(group_id)
-        found = await house.state(lambda registry: _group(registry, name, target))
+        found = await services.state(lambda registry: _group(registry, name, target))
         await operations.distinct([source], target)
         # 2. A new migration, after a test; or the one that an earlier run left.
         from engine.fleet.inline import Inline
 
-        apply = house.credentials.apply
+        apply = services.credentials.apply
         inline = Inline(
             apply(source),
             apply(target),
@@ -80,10 +80,12 @@ async def migrate(
             on_switch=on_switch,
         )
         if found is not None and found[0].status == GroupStatus.MIGRATING and found[1] is not None:
-            transfer = await _take_up(house, inline, found[1], source, settings, accept_source_loss)
+            transfer = await _take_up(
+                services, inline, found[1], source, settings, accept_source_loss
+            )
         else:
             try:
-                checks, runs = await operations.preflight(house, source, target, settings)
+                checks, runs = await operations.preflight(services, source, target, settings)
             except PreflightFault as fault:
                 if on_checks is not None:
                     on_checks(fault.checks)
@@ -100,23 +102,25 @@ async def migrate(
                 operations.note_found(registry, name, checks, runs)
                 return begun
 
-            transfer = await house.state(begin, make=True)
+            transfer = await services.state(begin, make=True)
         # 3. Run it here, cut-over included.
-        inline.launch(house.registry, transfer, credentials=house.credentials)
+        inline.launch(services.registry, transfer, credentials=services.credentials)
         report = await inline.report()
         # 4. Clients that come back to the source are disconnected by a process that outlives us.
         if report.status == "done":
-            await house.state(lambda registry: _disconnect_clients(house, registry, name, source))
+            await services.state(
+                lambda registry: _disconnect_clients(services, registry, name, source)
+            )
         return report
 
 
 def _disconnect_clients(
-    house: ServiceContext, registry: Registry, group_id: str, source: Endpoint
+    services: ServiceContext, registry: Registry, group_id: str, source: Endpoint
 ) -> None:
     from engine.fleet.launcher import launcher
 
     # What the source's URL said: the state does not have it.
-    given = house.credentials.and_of(source)
+    given = services.credentials.and_of(source)
     launcher().disconnect_clients(registry, group_id, credentials=given)
 
 
@@ -145,7 +149,7 @@ def _register(registry: Registry, name: str, target: Endpoint) -> None:
 
 
 async def _take_up(
-    house: ServiceContext,
+    services: ServiceContext,
     inline: Inline,
     transfer: TransferRecord,
     source: Endpoint,
@@ -171,7 +175,7 @@ async def _take_up(
             f"with complete-migration --force --replication-group-id {name} (no cut-over: the "
             "source stays open, the target as it is).",
         )
-    return await house.state(
+    return await services.state(
         lambda registry: registry.resume_migration(
             name,
             process=inline.worker,

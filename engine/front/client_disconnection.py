@@ -20,18 +20,20 @@ SECONDS_MOST = 7 * 86400.0
 """The longest time that can be asked for."""
 
 
-async def disconnect(house: ServiceContext, group_id: str, seconds: float | None) -> dict[str, Any]:
+async def disconnect(
+    services: ServiceContext, group_id: str, seconds: float | None
+) -> dict[str, Any]:
     """DisconnectClients (ours): go on with it, begin it again, or stop. See `Engine`."""
     group_id = validate.identifier(group_id)
     if seconds is not None and not 0 <= seconds <= SECONDS_MOST:
         raise InvalidParameterValueException(
             f"Invalid value for Seconds: must be between 0 and {SECONDS_MOST:.0f}."
         )
-    told = await house.state(lambda registry: _ask(house, registry, group_id, seconds))
-    return {**await house.answer(group_id), "Message": told}
+    told = await services.state(lambda registry: _ask(services, registry, group_id, seconds))
+    return {**await services.answer(group_id), "Message": told}
 
 
-def _ask(house: ServiceContext, registry: Registry, group_id: str, seconds: float | None) -> str:
+def _ask(services: ServiceContext, registry: Registry, group_id: str, seconds: float | None) -> str:
     from engine.fleet.launcher import launcher
     from engine.groups import disconnections
 
@@ -51,12 +53,12 @@ def _ask(house: ServiceContext, registry: Registry, group_id: str, seconds: floa
         found = SourceClients(0.0, lets_scripts=_lets_scripts(transfer)).end(why)
         return f"clients of the source are no longer disconnected: {found.ended}"
     disconnections.extend(registry.store, transfer.id, seconds)
-    launcher().disconnect_clients(registry, group_id, credentials=house.given_credentials)
+    launcher().disconnect_clients(registry, group_id, credentials=services.given_credentials)
     until = source_clients.moment(time.time() + seconds)
     return f"clients that connect to the source are disconnected until {until}"
 
 
-def begin(house: ServiceContext, registry: Registry, transfer: TransferRecord) -> None:
+def begin(services: ServiceContext, registry: Registry, transfer: TransferRecord) -> None:
     """Have the clients of this migration's source disconnected for as long as it was to be."""
     from engine.fleet.launcher import launcher
     from engine.groups import disconnections
@@ -65,7 +67,9 @@ def begin(house: ServiceContext, registry: Registry, transfer: TransferRecord) -
         disconnections.note_once(registry.store, transfer.id)
         return
     disconnections.extend(registry.store, transfer.id, transfer.settings.disconnect_for)
-    launcher().disconnect_clients(registry, transfer.group_id, credentials=house.given_credentials)
+    launcher().disconnect_clients(
+        registry, transfer.group_id, credentials=services.given_credentials
+    )
 
 
 NOTHING = "nothing was to be done: clients of the source were not being disconnected"

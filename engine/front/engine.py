@@ -34,7 +34,7 @@ class Engine:
         STARTMIGRATION_STATE or the user's folder for state. `credentials` replace those of the
         environment and the configuration. Nothing is opened yet.
         """
-        self._house = ServiceContext(state, credentials)
+        self._services = ServiceContext(state, credentials)
 
     @property
     def sync(self) -> BlockingEngine:
@@ -44,13 +44,13 @@ class Engine:
         return BlockingEngine(self)
 
     @property
-    def house(self) -> ServiceContext:
+    def services(self) -> ServiceContext:
         """The state and the credentials behind the operations: for the other faces."""
-        return self._house
+        return self._services
 
     def close(self) -> None:
         """Close the state's connections (it is opened again when needed)."""
-        self._house.close()
+        self._services.close()
 
     async def register_replication_group(
         self,
@@ -68,7 +68,7 @@ class Engine:
         `ReplicationGroupAlreadyExistsFault`.
         """
         return await operations.register(
-            self._house,
+            self._services,
             replication_group_id,
             primary_endpoint,
             description,
@@ -90,7 +90,7 @@ class Engine:
         the faults of `start_migration`.
         """
         return await operations.test(
-            self._house, replication_group_id, customer_node_endpoint_list, settings
+            self._services, replication_group_id, customer_node_endpoint_list, settings
         )
 
     async def start_migration(
@@ -111,7 +111,7 @@ class Engine:
         `InvalidParameterCombinationException`.
         """
         return await operations.start(
-            self._house, replication_group_id, customer_node_endpoint_list, settings
+            self._services, replication_group_id, customer_node_endpoint_list, settings
         )
 
     async def complete_migration(
@@ -129,7 +129,7 @@ class Engine:
         both words at once, too.
         """
         return await operations.complete(
-            self._house, replication_group_id, force, skip_verification
+            self._services, replication_group_id, force, skip_verification
         )
 
     async def release_source(self, replication_group_id: str) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class Engine:
         the group is under migration or where no migration has sealed its source; `LinkError`,
         `ServerError` or `AuthError` of the source.
         """
-        return await operations.release_source(self._house, replication_group_id)
+        return await operations.release_source(self._services, replication_group_id)
 
     async def disconnect_clients(
         self, replication_group_id: str, *, seconds: float | None = None
@@ -156,7 +156,7 @@ class Engine:
         under migration or where its last one did not close its source,
         `InvalidParameterValueException`.
         """
-        return await client_disconnection.disconnect(self._house, replication_group_id, seconds)
+        return await client_disconnection.disconnect(self._services, replication_group_id, seconds)
 
     async def resume_migration(
         self,
@@ -186,7 +186,7 @@ class Engine:
             "source_nodes": None if source_nodes is None else tuple(dict.fromkeys(source_nodes)),
         }
         return await operations.resume(
-            self._house,
+            self._services,
             replication_group_id,
             {name: value for name, value in changes.items() if value is not None},
             accept_source_loss,
@@ -204,7 +204,7 @@ class Engine:
         Returns {"ReplicationGroups": […]}, with a "Marker" for the next page if there is one.
         Raises `ReplicationGroupNotFoundFault`, `InvalidParameterValueException`.
         """
-        return await operations.describe(self._house, replication_group_id, max_records, marker)
+        return await operations.describe(self._services, replication_group_id, max_records, marker)
 
     async def describe_events(self, replication_group_id: str | None = None) -> dict[str, Any]:
         """What happened in the last 14 days to one group, or to all of them, oldest first (the
@@ -212,7 +212,7 @@ class Engine:
 
         Returns {"Events": [{SourceIdentifier, SourceType, Message, Date}]}.
         """
-        return await operations.describe_events(self._house, replication_group_id)
+        return await operations.describe_events(self._services, replication_group_id)
 
     async def page_events(
         self,
@@ -230,7 +230,7 @@ class Engine:
         `InvalidParameterValueException`.
         """
         return await operations.page_events(
-            self._house, replication_group_id, since, until, max_records, marker
+            self._services, replication_group_id, since, until, max_records, marker
         )
 
     async def delete_replication_group(self, replication_group_id: str) -> dict[str, Any]:
@@ -239,7 +239,7 @@ class Engine:
         Returns {"ReplicationGroup"}, as it was. Raises `ReplicationGroupNotFoundFault`,
         `InvalidReplicationGroupStateFault` while it is under migration.
         """
-        return await operations.delete(self._house, replication_group_id)
+        return await operations.delete(self._services, replication_group_id)
 
     async def wait(
         self,
@@ -267,7 +267,7 @@ class Engine:
         `ReplicationGroupNotUnderMigrationFault` if there never was one.
         """
         return await migration_wait.wait(
-            self._house,
+            self._services,
             replication_group_id,
             until,
             on_progress,
@@ -306,7 +306,7 @@ class Engine:
         `InvalidReplicationGroupStateFault` if one from elsewhere was left unfinished.
         """
         return await auto_cut_over.migrate(
-            self._house,
+            self._services,
             source,
             target,
             settings or TransferSettings(),

@@ -31,7 +31,7 @@ Until = Literal["in-sync", "copied", "available"]
 
 
 async def wait(
-    house: ServiceContext,
+    services: ServiceContext,
     group_id: str,
     until: Until,
     on_progress: Callable[[Progress], None] | None,
@@ -42,11 +42,11 @@ async def wait(
 ) -> Progress | Report:
     """Wait until a migration is in sync (its progress) or the group `available` (the report)."""
     group_id = validate.identifier(group_id)
-    supervisor = Supervisor(house, group_id, on_event) if supervise else None
+    supervisor = Supervisor(services, group_id, on_event) if supervise else None
     deadline = None if timeout is None else time.monotonic() + timeout
     shown: Progress | None = None
     while True:
-        group, transfer = await house.state(lambda registry: registry.get(group_id))
+        group, transfer = await services.state(lambda registry: registry.get(group_id))
         if transfer is None:
             raise ReplicationGroupNotUnderMigrationFault(
                 f"replication group {group_id} has never been under migration."

@@ -37,17 +37,17 @@ _log = logs.logger(__name__)
 
 
 class MigrationWatcher:
-    """Looks after every migration of `house`; `on_replaced` is called for each worker
+    """Looks after every migration of `services`; `on_replaced` is called for each worker
     replaced, `on_look` with what each look found."""
 
     def __init__(
         self,
-        house: ServiceContext,
+        services: ServiceContext,
         *,
         on_replaced: Callable[[], None],
         on_look: Callable[[Sequence[tuple[GroupRecord, TransferRecord]]], None],
     ) -> None:
-        self._house = house
+        self._services = services
         self._on_replaced = on_replaced
         self._on_look = on_look
         self._found: dict[int, float] | None = None
@@ -73,9 +73,9 @@ class MigrationWatcher:
 
     async def look(self) -> None:
         """Look once at every migration. Raises `StateError`."""
-        migrations = await self._house.state(lambda registry: registry.under_migration())
+        migrations = await self._services.state(lambda registry: registry.under_migration())
         self._on_look(migrations)
-        await self._house.state(self._disconnect_clients)
+        await self._services.state(self._disconnect_clients)
         going_on = {transfer.id for _, transfer in migrations}
         if self._found is None:
             self._found = {transfer.id: transfer.heartbeat_at for _, transfer in migrations}
@@ -112,7 +112,7 @@ class MigrationWatcher:
                 # It needs a hand, and would stop again.
                 return
             _log.info("The migration is resumed")
-            await operations.resume(self._house, group.id)
+            await operations.resume(self._services, group.id)
 
     def _disconnect_clients(self, registry: Registry) -> None:
         """Start another process where the one that disconnects a source's clients was killed, or
@@ -123,7 +123,7 @@ class MigrationWatcher:
 
         # The process's own guard is faster, and has its connection to the source.
         for group_id in disconnections.unattended(registry.store, patience=GUARD_SECONDS):
-            given = self._house.given_credentials
+            given = self._services.given_credentials
             if launcher().disconnect_clients(
                 registry, group_id, credentials=given, grace=START_GRACE
             ):
@@ -134,7 +134,7 @@ class MigrationWatcher:
         found = self._supervisors.get(transfer.id)
         if found is None:
             told = functools.partial(self._told, transfer.group_id)
-            found = Supervisor(self._house, transfer.group_id, told)
+            found = Supervisor(self._services, transfer.group_id, told)
             self._supervisors[transfer.id] = found
         return found
 
@@ -150,7 +150,7 @@ class MigrationWatcher:
             # It stays under migration, to be resumed or ended by the operator.
             self._given_up.add(transfer.id)
             message = failure.message
-            await self._house.state(
+            await self._services.state(
                 lambda registry: registry.add_event(transfer.group_id, message, level=logging.ERROR)
             )
 
@@ -165,7 +165,7 @@ class MigrationWatcher:
             return
         self._asked[transfer.id] = now
         _log.info("The migration is in sync: the cut-over is asked for")
-        await self._house.state(
+        await self._services.state(
             lambda registry: registry.request(transfer.group_id, Request.COMPLETE)
         )
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 async def register(
-    house: ServiceContext,
+    services: ServiceContext,
     group_id: str,
     primary: object,
     description: str,
@@ -47,8 +47,8 @@ async def register(
             "Invalid value for Engine: must be redis or valkey.",
         )
     # The answer needs them: where they cannot be read no group is left behind.
-    house.credentials  # noqa: B018
-    group = await house.state(
+    services.credentials  # noqa: B018
+    group = await services.state(
         lambda registry: registry.register(
             group_id,
             target,
@@ -58,33 +58,33 @@ async def register(
         ),
         make=True,
     )
-    return {"ReplicationGroup": house.shape(group, None)}
+    return {"ReplicationGroup": services.shape(group, None)}
 
 
 async def test(
-    house: ServiceContext, group_id: str, endpoints: object, settings: TransferSettings | None
+    services: ServiceContext, group_id: str, endpoints: object, settings: TransferSettings | None
 ) -> dict[str, Any]:
     """TestMigration."""
     settings = settings or TransferSettings()
-    group, sources = await _asked(house, Operation.TEST, group_id, endpoints, settings)
-    checks, runs = await preflight(house, sources[0], group.primary, settings)
+    group, sources = await _asked(services, Operation.TEST, group_id, endpoints, settings)
+    checks, runs = await preflight(services, sources[0], group.primary, settings)
     if runs:
-        await house.state(lambda registry: registry.note_engine(group.id, runs))
-    return {**await house.answer(group.id), "Checks": checks}
+        await services.state(lambda registry: registry.note_engine(group.id, runs))
+    return {**await services.answer(group.id), "Checks": checks}
 
 
 async def start(
-    house: ServiceContext, group_id: str, endpoints: object, settings: TransferSettings | None
+    services: ServiceContext, group_id: str, endpoints: object, settings: TransferSettings | None
 ) -> dict[str, Any]:
     """StartMigration."""
     wanted = settings or TransferSettings()
     # 1. What can be known before is looked at before anything is written.
-    group, sources = await _asked(house, Operation.START, group_id, endpoints, wanted)
+    group, sources = await _asked(services, Operation.START, group_id, endpoints, wanted)
     try:
-        checks, runs = await preflight(house, sources[0], group.primary, wanted)
+        checks, runs = await preflight(services, sources[0], group.primary, wanted)
     except PreflightFault as fault:
         refusal = f"start refused: {fault.message}"
-        await house.state(lambda registry: registry.add_event(group.id, refusal))
+        await services.state(lambda registry: registry.add_event(group.id, refusal))
         raise
 
     # 2. It begins.
@@ -93,30 +93,30 @@ async def start(
         note_found(registry, group.id, checks, runs)
         return begun
 
-    transfer = await house.state(begin)
-    await house.state(lambda registry: _launch(house, registry, transfer))
-    return {**await house.answer(group.id), "Checks": checks}
+    transfer = await services.state(begin)
+    await services.state(lambda registry: _launch(services, registry, transfer))
+    return {**await services.answer(group.id), "Checks": checks}
 
 
 async def resume(
-    house: ServiceContext,
+    services: ServiceContext,
     group_id: str,
     changes: Mapping[str, Any] | None = None,
     accept_source_loss: bool = False,
 ) -> dict[str, Any]:
     """ResumeMigration (ours): a new worker goes on from the checkpoint."""
     group_id = validate.identifier(group_id)
-    transfer = await house.state(
+    transfer = await services.state(
         lambda registry: registry.resume_migration(
             group_id, changes=changes, accept_source_loss=accept_source_loss
         )
     )
-    await house.state(lambda registry: _launch(house, registry, transfer))
-    return await house.answer(group_id)
+    await services.state(lambda registry: _launch(services, registry, transfer))
+    return await services.answer(group_id)
 
 
 async def complete(
-    house: ServiceContext, group_id: str, force: bool, skip_verification: bool
+    services: ServiceContext, group_id: str, force: bool, skip_verification: bool
 ) -> dict[str, Any]:
     """CompleteMigration. `skip_verification` (ours): cut over without the comparison."""
     group_id = validate.identifier(group_id)
@@ -127,51 +127,51 @@ async def complete(
             remedy="Give one of them.",
         )
     _tidy()
-    group, transfer = await house.state(lambda registry: registry.get(group_id))
+    group, transfer = await services.state(lambda registry: registry.get(group_id))
     check(Operation.COMPLETE, group_id, group.status)
     assert transfer is not None
     if force:
-        await _force(house, transfer)
+        await _force(services, transfer)
     elif (refusal := _not_ready(transfer, skip_verification)) is not None:
-        await house.state(
+        await services.state(
             lambda registry: registry.add_event(group_id, f"completion refused: {refusal}")
         )
         raise CompletionRefused(f"cannot complete the migration of {group_id}: {refusal}", refusal)
     else:
         wanted = Request.COMPLETE_UNVERIFIED if skip_verification else Request.COMPLETE
-        await house.state(lambda registry: registry.request(group_id, wanted))
-    return await house.answer(group_id)
+        await services.state(lambda registry: registry.request(group_id, wanted))
+    return await services.answer(group_id)
 
 
-async def release_source(house: ServiceContext, group_id: str) -> dict[str, Any]:
+async def release_source(services: ServiceContext, group_id: str) -> dict[str, Any]:
     """ReleaseSource (ours): the source of a completed migration takes writes again."""
     group_id = validate.identifier(group_id)
-    transfer = await house.state(lambda registry: registry.sealed_by(group_id))
+    transfer = await services.state(lambda registry: registry.sealed_by(group_id))
     if transfer is None or transfer.report is None:
-        raise await _nothing_to_release(house, group_id)
+        raise await _nothing_to_release(services, group_id)
     held = transfer.report.held
     if held:
         # As long as clients are held there we are not heard either.
-        await house.state(lambda registry: _let_clients(registry, transfer))
+        await services.state(lambda registry: _let_clients(registry, transfer))
     told = await fleet.release(
-        house.credentials.apply(transfer.source),
+        services.credentials.apply(transfer.source),
         transfer.report.sealed_at,
         transfer.report.sealed,
         transfer.settings,
-        house.credentials,
+        services.credentials,
         held=held,
     )
-    await house.state(lambda registry: registry.add_event(group_id, told))
+    await services.state(lambda registry: registry.add_event(group_id, told))
     # Whoever wants writes there wants clients there.
-    await house.state(lambda registry: _let_clients(registry, transfer))
-    return {**await house.answer(group_id), "Message": told}
+    await services.state(lambda registry: _let_clients(registry, transfer))
+    return {**await services.answer(group_id), "Message": told}
 
 
 async def _nothing_to_release(
-    house: ServiceContext, group_id: str
+    services: ServiceContext, group_id: str
 ) -> InvalidReplicationGroupStateFault:
     cannot = f"cannot {Operation.RELEASE} replication group {group_id}"
-    transfer = await house.state(lambda registry: registry.found_closed_by(group_id))
+    transfer = await services.state(lambda registry: registry.found_closed_by(group_id))
     if transfer is None or transfer.report is None:
         return InvalidReplicationGroupStateFault(
             f"{cannot}: no migration of it has left its source refusing writes."
@@ -192,43 +192,45 @@ def _let_clients(registry: Registry, transfer: TransferRecord) -> None:
 
 
 async def describe(
-    house: ServiceContext, group_id: str | None, max_records: int, marker: str | None
+    services: ServiceContext, group_id: str | None, max_records: int, marker: str | None
 ) -> dict[str, Any]:
     """DescribeReplicationGroups."""
     limit, after = validate.page(max_records, marker)
     _tidy()
-    await _tell_unattended(house)
+    await _tell_unattended(services)
     if group_id is not None:
         name = validate.identifier(group_id)
-        answer = await house.answer(name)
+        answer = await services.answer(name)
         return {"ReplicationGroups": [answer["ReplicationGroup"]]}
-    found, more = await house.state(lambda registry: registry.list(after=after or "", limit=limit))
+    found, more = await services.state(
+        lambda registry: registry.list(after=after or "", limit=limit)
+    )
     response: dict[str, Any] = {
-        "ReplicationGroups": [house.shape(group, transfer) for group, transfer in found]
+        "ReplicationGroups": [services.shape(group, transfer) for group, transfer in found]
     }
     if more is not None:
         response["Marker"] = more
     return response
 
 
-async def describe_events(house: ServiceContext, group_id: str | None) -> dict[str, Any]:
+async def describe_events(services: ServiceContext, group_id: str | None) -> dict[str, Any]:
     """DescribeEvents, all at once."""
     name = None if group_id is None else validate.identifier(group_id)
-    await _tell_unattended(house)
-    return response_shapes.events(await house.state(lambda registry: registry.list_events(name)))
+    await _tell_unattended(services)
+    return response_shapes.events(await services.state(lambda registry: registry.list_events(name)))
 
 
-async def _tell_unattended(house: ServiceContext) -> None:
+async def _tell_unattended(services: ServiceContext) -> None:
     """Whoever looks at the state is the first who can tell of what no process does any more."""
     from engine.groups import disconnections
 
     # A state that cannot be written is still told.
     with contextlib.suppress(StateError):
-        await house.state(lambda registry: disconnections.tell_unattended(registry.store))
+        await services.state(lambda registry: disconnections.tell_unattended(registry.store))
 
 
 async def page_events(
-    house: ServiceContext,
+    services: ServiceContext,
     group_id: str | None,
     since: float | None,
     until: float | None,
@@ -238,8 +240,8 @@ async def page_events(
     """DescribeEvents, in pages. Times are seconds since the epoch."""
     name = None if group_id is None else validate.identifier(group_id, "SourceIdentifier")
     limit, after = validate.events_page(max_records, marker)
-    await _tell_unattended(house)
-    found, more = await house.state(
+    await _tell_unattended(services)
+    found, more = await services.state(
         lambda registry: registry.page_events(
             name, since=since, until=until, after=after, limit=limit
         )
@@ -250,17 +252,17 @@ async def page_events(
     return response
 
 
-async def overview(house: ServiceContext, events: int) -> dict[str, Any]:
+async def overview(services: ServiceContext, events: int) -> dict[str, Any]:
     """All groups, with what `watched` adds, and the newest `events`."""
     _tidy()
 
     def look(registry: Registry) -> Any:
         return registry.list(limit=None)[0], registry.list_events(limit=events)
 
-    groups, newest = await house.state(look)
+    groups, newest = await services.state(look)
     shown = [
         {
-            **house.shape(group, transfer),
+            **services.shape(group, transfer),
             "Details": migration_details.details(group.status, transfer),
         }
         for group, transfer in groups
@@ -268,23 +270,23 @@ async def overview(house: ServiceContext, events: int) -> dict[str, Any]:
     return {"ReplicationGroups": shown, **response_shapes.events(newest)}
 
 
-async def delete(house: ServiceContext, group_id: str) -> dict[str, Any]:
+async def delete(services: ServiceContext, group_id: str) -> dict[str, Any]:
     """DeleteReplicationGroup. Our record of it: the servers stay."""
     group_id = validate.identifier(group_id)
-    group = await house.state(lambda registry: registry.delete(group_id))
-    return {"ReplicationGroup": house.shape(group, None)}
+    group = await services.state(lambda registry: registry.delete(group_id))
+    return {"ReplicationGroup": services.shape(group, None)}
 
 
 async def preflight(
-    house: ServiceContext, source: Endpoint, target: Endpoint, settings: TransferSettings
+    services: ServiceContext, source: Endpoint, target: Endpoint, settings: TransferSettings
 ) -> tuple[list[dict[str, Any]], str]:
     """The preflight's checks as dicts, and what the target runs; raises `PreflightFault` if one
     failed."""
-    apply = house.credentials.apply
+    apply = services.credentials.apply
     found = await fleet.preflight(apply(source), apply(target), settings)
     checks = [asdict(check) for check in found.checks]
     for side, endpoint in (("source", source), ("target", target)):
-        _name_other_port(checks, f"{side}-auth", house.credentials.other_port(endpoint))
+        _name_other_port(checks, f"{side}-auth", services.credentials.other_port(endpoint))
     failed = [listed(check) for check in checks if check["outcome"] == "fail"]
     if failed:
         raise PreflightFault(f"the migration cannot start: {'; '.join(failed)}", checks)
@@ -328,7 +330,7 @@ async def distinct(sources: Sequence[Endpoint], target: Endpoint) -> None:
 
 
 async def _asked(
-    house: ServiceContext,
+    services: ServiceContext,
     operation: Operation,
     group_id: str,
     endpoints: object,
@@ -336,7 +338,7 @@ async def _asked(
 ) -> tuple[GroupRecord, tuple[Endpoint, ...]]:
     """What Test and Start have in common: the group, in a fitting state, and valid sources."""
     group_id = validate.identifier(group_id)
-    group, _ = await house.state(lambda registry: registry.get(group_id))
+    group, _ = await services.state(lambda registry: registry.get(group_id))
     sources = validate.node_endpoints(endpoints, cluster_enabled=group.cluster_enabled)
     validate.possible_from(sources, settings)
     await distinct(sources, group.primary)
@@ -344,11 +346,11 @@ async def _asked(
     return group, sources
 
 
-def _launch(house: ServiceContext, registry: Registry, transfer: TransferRecord) -> None:
+def _launch(services: ServiceContext, registry: Registry, transfer: TransferRecord) -> None:
     from engine.fleet.launcher import launcher
 
     try:
-        launcher().launch(registry, transfer, credentials=house.given_credentials)
+        launcher().launch(registry, transfer, credentials=services.given_credentials)
     except StateError:
         # The worker runs, and claims the migration by itself.
         raise
@@ -373,10 +375,10 @@ def _not_ready(transfer: TransferRecord, skip_verification: bool) -> str | None:
     )
 
 
-async def _force(house: ServiceContext, transfer: TransferRecord) -> None:
+async def _force(services: ServiceContext, transfer: TransferRecord) -> None:
     group_id, progress = transfer.group_id, transfer.progress
     # 1. Without a worker we end it ourselves. What the last worker wrote last is what we know.
-    checkpoint = await house.state(lambda registry: registry.checkpoint(transfer))
+    checkpoint = await services.state(lambda registry: registry.checkpoint(transfer))
     mark = checkpoint.position if checkpoint is not None else None
     opened = isinstance(mark, OnlineCheckpoint) and mark.opened
     if opened:
@@ -408,21 +410,21 @@ async def _force(house: ServiceContext, transfer: TransferRecord) -> None:
     if opened and isinstance(mark, OnlineCheckpoint) and not mark.came_back:
         # The abort lets the cut-over's end come, and the seal with it.
         report = replace(report, **mark.at_source())
-    ended = await house.state(
+    ended = await services.state(
         lambda registry: registry.end_without_worker(group_id, report, f"migration {message}")
     )
     # 2. Else the worker does.
     if not ended:
-        await house.state(lambda registry: registry.request(group_id, Request.FORCE))
+        await services.state(lambda registry: registry.request(group_id, Request.FORCE))
         return
     # 3. What it left at both ends; the group is available, whatever becomes of that.
-    apply = house.credentials.apply
+    apply = services.credentials.apply
     left = await fleet.abandon(
         apply(transfer.source),
         apply(transfer.target),
         transfer.settings,
         checkpoint,
-        house.credentials,
+        services.credentials,
     )
 
     def note(registry: Registry) -> None:
@@ -430,11 +432,11 @@ async def _force(house: ServiceContext, transfer: TransferRecord) -> None:
             registry.add_event(group_id, each)
         # What still refuses writes is kept for release-source.
         if (mark := left.mark) is not None:
-            registry.note_seal(transfer.id, replace(report, **mark.at_source()))
+            registry.note_write_block(transfer.id, replace(report, **mark.at_source()))
         if left.cut_over and transfer.settings.closes_source:
-            client_disconnection.begin(house, registry, transfer)
+            client_disconnection.begin(services, registry, transfer)
 
-    await house.state(note)
+    await services.state(note)
 
 
 def _tidy() -> None:

@@ -39,9 +39,9 @@ class Supervisor:
     """
 
     def __init__(
-        self, house: ServiceContext, group_id: str, on_event: Callable[[str], None] | None
+        self, services: ServiceContext, group_id: str, on_event: Callable[[str], None] | None
     ) -> None:
-        self._house = house
+        self._services = services
         self._group_id = group_id
         self._on_event = on_event
         self._pause = Backoff(0.0)
@@ -78,7 +78,7 @@ class Supervisor:
         self._due, self._replaced_at = now + self._pause.delay(), now
         named = f" (pid {transfer.process.pid})" if transfer.process is not None else ""
         message = f"the worker process{named} was killed: replaced, {self._in_a_row} of {LIMIT}"
-        told = await self._house.state(lambda registry: self._replace(registry, message))
+        told = await self._services.state(lambda registry: self._replace(registry, message))
         if told is not None and self._on_event is not None:
             self._on_event(told)
 
@@ -93,7 +93,7 @@ class Supervisor:
         if transfer is None:
             return None  # it ended after all, or another one watches as well and was faster
         try:
-            given = self._house.given_credentials
+            given = self._services.given_credentials
             launcher().launch(registry, transfer, credentials=given)
         except StateError:
             raise

@@ -395,7 +395,7 @@ class Registry:
             _set_status(connection, group, status)
         return True
 
-    def note_seal(self, transfer_id: int, report: Report) -> None:
+    def note_write_block(self, transfer_id: int, report: Report) -> None:
         """A transfer that ended without a worker: what its abort has left at the source."""
         table = schema.transfers
         with self.store.write() as connection:

@@ -69,9 +69,9 @@ class Demux:
         self._first: bytearray | None = None
         self._direct = False
         self._items: list[RecordBatch | bytes] = []
-        self.receipts = ReceiveTimes()
+        self.receive_times = ReceiveTimes()
         self._watched = watched
-        self._punctuality = ReadDelay(self._clock())
+        self._read_delay = ReadDelay(self._clock())
         # Up to here (`total`) some bytes may have lain in the kernel for long.
         self._late = 0
         self.was_late = False
@@ -100,7 +100,7 @@ class Demux:
         """Where the next bytes of the socket go: a `BulkReader`'s."""
         room = self._next_room()
         if self._watched:
-            self._punctuality.reads(len(room), self._clock())
+            self._read_delay.reads(len(room), self._clock())
         return room
 
     def _next_room(self) -> Any:
@@ -128,13 +128,13 @@ class Demux:
         Raises `ProtocolFault` and `SpoolFull`.
         """
         now = self._clock()
-        self.was_late = self._watched and self._punctuality.was_late(n, now)
+        self.was_late = self._watched and self._read_delay.was_late(n, now)
         if self.was_late:
             self._late = self.total + n
         if self._first is not None:
             return self._received_first(now, n)
         self.total += n
-        self.receipts.add(self.total, now)
+        self.receive_times.add(self.total, now)
         if self.snapshot_bytes is None:
             self._look_for_the_end(n)
             self._room = None
@@ -162,7 +162,7 @@ class Demux:
         if not portion:
             return self.ready
         self.total += len(portion)
-        self.receipts.add(self.total, now)
+        self.receive_times.add(self.total, now)
         if not self._spool.size and self.ready < READY_LIMIT:
             self._parse(now, portion, len(portion))
             return self.ready
@@ -200,13 +200,13 @@ class Demux:
             return
         while portion:
             first = self.parsed + 1
-            n = max(self.receipts.together(first, _SAME_TIME) - self.parsed, 1)
+            n = max(self.receive_times.together(first, _SAME_TIME) - self.parsed, 1)
             piece, portion = portion[:n], portion[n:]
-            self._parse(self.receipts.at(first) or self._clock(), piece, len(piece))
+            self._parse(self.receive_times.at(first) or self._clock(), piece, len(piece))
 
     def quiet(self, listening: bool) -> None:
         """A turn of the loop, of those that come now and then: see `ReadDelay`."""
-        self._punctuality.turn(self._clock() if listening else None)
+        self._read_delay.turn(self._clock() if listening else None)
 
     def take_records(self) -> list[RecordBatch | bytes]:
         """What the snapshot's reader has finished, in order."""
@@ -310,7 +310,7 @@ class Demux:
         stream = self.stream = self._stream_from(db)
         self.stream_db = stream.db
         if self._source_ms is not None:
-            first = self.receipts.at((self.snapshot_bytes or 0) + 1)
+            first = self.receive_times.at((self.snapshot_bytes or 0) + 1)
             stream.now_ms = self._source_ms(self._clock() if first is None else first)
         return stream
 

@@ -89,7 +89,7 @@ class ReplicaSource:
     """
 
     def __init__(self, endpoint: Endpoint, settings: TransferSettings) -> None:
-        self._contact = ReplicaHandshake(endpoint, settings)
+        self._handshake = ReplicaHandshake(endpoint, settings)
         self._settings = settings
         self.bulk_limit = 512 << 20
         """Bytes of the longest value that the target takes; longer ones are read to nothing."""
@@ -112,11 +112,11 @@ class ReplicaSource:
         """The stream's name now; it changes with a failover of the source."""
         self.reconnects = 0
         self._connection: Connection = cast(Connection, None)
-        self._hearing = SourceLiveness(
-            lambda: self._connection, lambda: self._contact.ping_period, settings.retry_for
+        self._liveness = SourceLiveness(
+            lambda: self._connection, lambda: self._handshake.ping_period, settings.retry_for
         )
         self._watch: SourceMonitor | None = None
-        self._intake: Demux = cast(Demux, None)
+        self._demux: Demux = cast(Demux, None)
         self._spool: Spool = cast(Spool, None)
         self._spooled_most = 0
         self._spill: Spill | None = None
@@ -159,11 +159,11 @@ class ReplicaSource:
         self._spool = Spool(settings.spool_directory, settings.spool_bytes, self._on_spool)
         await asyncio.to_thread(self._spool.check)
         # 2. The handshake.
-        connection, sync = await self._contact.open(position, since)
+        connection, sync = await self._handshake.open(position, since)
         self._known = position.offset if position is not None and since is not None else 0
         # 3. From here on bytes come.
         self.replid = sync.replid
-        self._hearing.begin()
+        self._liveness.begin()
         self._watch = None
         self._lost, self._waiter = None, None
         self._whole = asyncio.Event()
@@ -171,7 +171,7 @@ class ReplicaSource:
         self._interrupted = False
         self._acks_seen, self._ack_wanted = 0, None
         self._applied = sync.offset if isinstance(sync, PartialSync) else 0
-        self._intake = self._make_intake(sync, since or position)
+        self._demux = self._make_demux(sync, since or position)
         self._take_over(connection)
         self._start(self._beat())
         if self._watched:
@@ -208,28 +208,28 @@ class ReplicaSource:
         Nothing after a partial sync. Raises `LinkError` when the link goes before the whole
         snapshot is here (open it again: it begins anew), `ProtocolFault`, `SpoolFull`.
         """
-        intake = self._intake
+        demux = self._demux
         spill = self._spill = Spill(self.bulk_limit, self._spool.directory, keep=_KEPT_BYTES)
         loop = asyncio.get_running_loop()
         handed_on = loop.time()
         while True:
-            items = intake.take_records()
+            items = demux.take_records()
             if items:
                 self._steer()
                 async for item in spill.arrange(items):
                     yield item
                 handed_on = loop.time()
                 continue
-            if intake.stream is not None:
+            if demux.stream is not None:
                 return
             if self._lost is not None and not self._whole.is_set():
                 raise self._lost
             self._raise_if_broken()
             if await self._parse_spooled():
                 continue
-            assert intake.snapshot is not None
-            if intake.snapshot.may_flush and loop.time() - handed_on > _LINGER_SECONDS:
-                intake.snapshot.flush()
+            assert demux.snapshot is not None
+            if demux.snapshot.may_flush and loop.time() - handed_on > _LINGER_SECONDS:
+                demux.snapshot.flush()
                 continue
             self._raise_if_over()
             await self._wait(_LINGER_SECONDS)
@@ -252,7 +252,7 @@ class ReplicaSource:
         """
         if self._lost is not None:
             self._raise_if_broken()
-        batch = self._intake.next_commands()
+        batch = self._demux.next_commands()
         if batch is not None and not self._whole.is_set():
             self._steer()
         return batch
@@ -305,57 +305,57 @@ class ReplicaSource:
         if self._ack_wanted is not None and offset >= self._ack_wanted:
             self._acknowledge_now()
             self._ack_wanted = None
-        if self._intake.receipts.crowded:
-            self._intake.receipts.forget(self._intake.position_of(offset))
+        if self._demux.receive_times.crowded:
+            self._demux.receive_times.forget(self._demux.position_of(offset))
 
     def hold(self, before: int, shift: int) -> None:
         """Lift deadlines before `before` (ms since the epoch, the source's clock) by `shift` ms."""
         self.hold_before, self.hold_shift = before, shift
-        if self._intake is not None:
-            self._intake.hold(before, shift)
+        if self._demux is not None:
+            self._demux.hold(before, shift)
 
     # --- What is known ---
 
     @property
     def info(self) -> ServerInfo:
         """What the server said of itself when it was opened."""
-        return self._contact.info
+        return self._handshake.info
 
     @property
-    def relative_deadlines(self) -> bool:
+    def relative_ttls(self) -> bool:
         """Whether the source sends TTLs that count from when it ran the command."""
         return self.info.flavour == "redis" and self.info.version < _ABSOLUTE_TTLS
 
     @property
-    def field_deadlines(self) -> bool:
+    def field_ttls(self) -> bool:
         """Whether fields of the source's hashes may have deadlines."""
         since = (9, 0, 0) if self.info.flavour == "valkey" else (7, 4, 0)
         return self.info.version >= since
 
     @property
     def _watched(self) -> bool:
-        return self.relative_deadlines or self.field_deadlines
+        return self.relative_ttls or self.field_ttls
 
     @property
     def late_offset(self) -> int:
         """Up to here the stream may have been received late, for want of CPU. It is known of
         sources that have relative TTLs, or deadlines of fields."""
-        return self._intake.late_offset
+        return self._demux.late_offset
 
     @property
     def link(self) -> Link:
         """Whether the source is heard, see `sources/source_liveness`."""
-        return self._hearing.link
+        return self._liveness.link
 
     @property
     def trouble(self) -> str:
         """Why it is not known what the source has sent by now, in one line; empty while it is."""
-        return self._hearing.trouble
+        return self._liveness.trouble
 
     @property
     def heard_seconds(self) -> float | None:
         """Whole seconds since anything came from the source; None: nothing ever came."""
-        return self._hearing.seconds
+        return self._liveness.seconds
 
     @property
     def told(self) -> Replication | None:
@@ -365,7 +365,7 @@ class ReplicaSource:
     @property
     def failed_dials(self) -> int:
         """How many times a lost link could not be made anew."""
-        return self._hearing.failed_dials
+        return self._liveness.failed_dials
 
     @property
     def sent_offset(self) -> int:
@@ -394,18 +394,18 @@ class ReplicaSource:
     @property
     def held(self) -> int:
         """How many deadlines were lifted since `open`."""
-        return self._intake.held
+        return self._demux.held
 
     @property
     def parsed_offset(self) -> int:
         """Offset up to which the stream has been parsed: what `hold` says holds behind it."""
-        assert self._intake.stream is not None
-        return self._intake.stream.parsed_offset
+        assert self._demux.stream is not None
+        return self._demux.stream.parsed_offset
 
     @property
     def stream_db(self) -> int:
         """The database in which the stream behind the snapshot begins."""
-        return self._intake.stream_db
+        return self._demux.stream_db
 
     @property
     def now_ms(self) -> int:
@@ -423,12 +423,12 @@ class ReplicaSource:
     @property
     def snapshot_received(self) -> bool:
         """Whether the whole snapshot is here, parsed or not."""
-        return self._intake.snapshot_bytes is not None
+        return self._demux.snapshot_bytes is not None
 
     @property
     def received_offset(self) -> int:
         """Offset of the last byte of the stream that was received."""
-        return self._intake.received_offset
+        return self._demux.received_offset
 
     @property
     def spooled(self) -> int:
@@ -445,55 +445,55 @@ class ReplicaSource:
         if self._spool is not None and self._spool.failed is not None:
             raise self._spool.failed
 
-    def receipt_of(self, offset: int) -> float | None:
+    def receive_time_of(self, offset: int) -> float | None:
         """When the byte at `offset` came, by `time.monotonic`; None: not yet, or long applied."""
-        return self._intake.receipts.at(self._intake.position_of(offset))
+        return self._demux.receive_times.at(self._demux.position_of(offset))
 
     def lag(self, offset: int) -> tuple[int, float]:
         """(bytes, seconds) by which something that is at `offset` is behind what was received."""
         behind = self.received_offset - offset
         if behind <= 0:
             return 0, 0.0
-        came = self.receipt_of(offset + 1)
+        came = self.receive_time_of(offset + 1)
         return behind, time.monotonic() - came if came is not None else 0.0
 
     def source_ms(self, at: float) -> int:
         """What the source's clock shows at `at` of `time.monotonic`, in ms since the epoch."""
-        return int((at + self._contact.skew) * 1000)
+        return int((at + self._handshake.skew) * 1000)
 
     @property
     def aux(self) -> dict[str, bytes]:
         """The snapshot's AUX fields that have been read so far."""
-        return self._intake.snapshot.aux if self._intake.snapshot is not None else {}
+        return self._demux.snapshot.aux if self._demux.snapshot is not None else {}
 
     @property
     def functions(self) -> list[bytes]:
         """Code of the libraries in the snapshot."""
-        return self._intake.snapshot.functions if self._intake.snapshot is not None else []
+        return self._demux.snapshot.functions if self._demux.snapshot is not None else []
 
     @property
     def scripts(self) -> list[bytes]:
         """Bodies of EVAL scripts in the snapshot (old sources keep them there)."""
-        return self._intake.snapshot.scripts if self._intake.snapshot is not None else []
+        return self._demux.snapshot.scripts if self._demux.snapshot is not None else []
 
     @property
     def module_data(self) -> list[tuple[str, bytes | None]]:
         """What modules keep beside the keys, as `SnapshotReader` gives it."""
-        return self._intake.snapshot.module_data if self._intake.snapshot is not None else []
+        return self._demux.snapshot.module_data if self._demux.snapshot is not None else []
 
     @property
     def left_out(self) -> list[str]:
         """What the snapshot holds and cannot be carried, a line each."""
-        return self._intake.snapshot.left_out if self._intake.snapshot is not None else []
+        return self._demux.snapshot.left_out if self._demux.snapshot is not None else []
 
     @property
     def keys_hint(self) -> int:
         """Keys of the databases of the snapshot that have begun."""
-        return self._intake.snapshot.keys_hint if self._intake.snapshot is not None else 0
+        return self._demux.snapshot.keys_hint if self._demux.snapshot is not None else 0
 
     # --- Opening ---
 
-    def _make_intake(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> Demux:
+    def _make_demux(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> Demux:
         settings = self._settings
         snapshot = None
         if isinstance(sync, FullSync):
@@ -506,7 +506,7 @@ class ReplicaSource:
                 hold_before=self.hold_before,
                 hold_shift=self.hold_shift,
             )
-        relative = self.relative_deadlines
+        relative = self.relative_ttls
 
         def stream_from(db: int) -> StreamReader:
             in_multi = False
@@ -530,8 +530,8 @@ class ReplicaSource:
 
     def _take_over(self, connection: Connection) -> None:
         self._connection = connection
-        connection.take_over(self._intake, self._on_ready, self._on_lost)
-        connection.watch(lambda: True, self._contact.silence)
+        connection.take_over(self._demux, self._on_ready, self._on_lost)
+        connection.watch(lambda: True, self._handshake.silence)
         connection.resume_reading()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -542,11 +542,11 @@ class ReplicaSource:
     # --- The socket ---
 
     def _on_ready(self, _: int) -> None:
-        if self._intake.was_late:
+        if self._demux.was_late:
             self.on_late()
         if self._sip:
             self._sip = max(self._sip - self._connection.last_read, 0)
-        stream = self._intake.stream
+        stream = self._demux.stream
         if stream is not None and stream.acks_wanted != self._acks_seen:
             # A client of the source WAITs: told now, and again when the target has got there.
             self._acks_seen = stream.acks_wanted
@@ -575,18 +575,18 @@ class ReplicaSource:
 
     def _steer(self) -> None:
         """Read from the socket, or leave it to the source to hold what it has."""
-        intake, spool = self._intake, self._spool
-        if intake.snapshot_bytes is not None and not self._whole.is_set():
+        demux, spool = self._demux, self._spool
+        if demux.snapshot_bytes is not None and not self._whole.is_set():
             self._whole.set()
-            if intake.snapshot_bytes:
-                extra = {"end": "source", "bytes": intake.snapshot_bytes}
+            if demux.snapshot_bytes:
+                extra = {"end": "source", "bytes": demux.snapshot_bytes}
                 _log.info("The whole snapshot is received", extra=extra)
         if spool.behind:
             read = False
         elif self._whole.is_set() or self._drain or self._sip:
             read = True
         else:
-            read = not spool.size and intake.ready < READY_LIMIT
+            read = not spool.size and demux.ready < READY_LIMIT
         if read:
             self._connection.resume_reading()
         else:
@@ -595,14 +595,14 @@ class ReplicaSource:
     async def _parse_spooled(self) -> bool:
         if not self._spool.size:
             return False
-        await self._intake.parse_spooled()
+        await self._demux.parse_spooled()
         self._steer()
         return True
 
     def _on_lost(self, error: EngineError) -> None:
-        if self._intake.snapshot_bytes is not None:
+        if self._demux.snapshot_bytes is not None:
             self._whole.set()
-        known = self._intake.received_offset >= self._known
+        known = self._demux.received_offset >= self._known
         if self._whole.is_set() and isinstance(error, LinkError) and known:
             self._start(self._relink(error))
         else:
@@ -659,20 +659,20 @@ class ReplicaSource:
     async def _watch_turns(self) -> None:
         """See `sources/read_delay`."""
         while True:
-            self._intake.quiet(self._connection.listening)
+            self._demux.quiet(self._connection.listening)
             await asyncio.sleep(TURN_SECONDS)
 
     async def _ask_on(self) -> None:
         """See `sources/source_monitor`. What comes behind a snapshot is late in any case."""
-        if self._intake.snapshot_bytes is None:
+        if self._demux.snapshot_bytes is None:
             await self._whole.wait()
         watch = self._watch = SourceMonitor(
-            self._contact.dial,
-            lambda: self._intake.received_offset,
+            self._handshake.dial,
+            lambda: self._demux.received_offset,
             (lambda: self.on_stalled()) if self._watched else None,
             lambda text: self.on_event(text),
         )
-        self._hearing.attend(watch)
+        self._liveness.attend(watch)
         await watch.run()
 
     def _acknowledge_now(self) -> None:
@@ -680,7 +680,7 @@ class ReplicaSource:
 
     async def _watch_pending(self, offset: int) -> None:
         """See `sources/snapshot_backpressure`: from then on the target's pace no longer matters."""
-        reason = await too_much_behind(offset, self._contact.dial, self._whole)
+        reason = await too_much_behind(offset, self._handshake.dial, self._whole)
         if reason is not None and not self._whole.is_set():
             self._drain = True
             self.on_event(f"the source's socket is drained, whatever the target's pace: {reason}")
@@ -691,16 +691,16 @@ class ReplicaSource:
         loop = asyncio.get_running_loop()
         backoff = Backoff(self._settings.retry_for)
         self.on_event(f"{error.message}: dialling again")
-        self._hearing.lost(error)
+        self._liveness.lost(error)
         backoff.failed(loop.time())
         seldom, tries = logs.Seldom(_LOG_SECONDS), 0
         while True:
             try:
                 behind = StreamPosition(self.replid, self.received_offset)
-                connection, sync = await self._contact.behind(behind)
+                connection, sync = await self._handshake.behind(behind)
                 self.replid = sync.replid
                 self.reconnects += 1
-                seconds, tries = self._hearing.linked()
+                seconds, tries = self._liveness.linked()
                 self.on_event(
                     f"the link to the source stands again, after {seconds:.1f} s and {tries} tries"
                 )
@@ -710,7 +710,7 @@ class ReplicaSource:
             except (LinkError, ServerError) as exc:
                 error = exc
                 tries += 1
-                self._hearing.lost(exc)
+                self._liveness.lost(exc)
                 if seldom.due():
                     extra = {"end": "source", "tries": tries, "offset": self.received_offset}
                     _log.info("Could not connect to the source: %s", exc.message, extra=extra)
@@ -732,7 +732,7 @@ class ReplicaSource:
                 error = exc
                 break
             delay = backoff.delay()
-            self._hearing.rests(delay)
+            self._liveness.rests(delay)
             await asyncio.sleep(delay)
         self._lost = error
         self._wake()

@@ -73,12 +73,12 @@ async def abandon(
     events: list[str] = []
     store = MemoryCheckpoint()
     store.save(checkpoint)
-    stage = MigrationContext(
+    context = MigrationContext(
         settings, on_progress=lambda _: None, on_event=events.append, one_go=False
     )
     way = None
     try:
-        way = Online(source, target, stage, checkpoints=store, gate=gate, credentials=credentials)
+        way = Online(source, target, context, checkpoints=store, gate=gate, credentials=credentials)
         await way.abandon()
     except EngineError as error:
         events.append(f"what the migration left at both ends may still be there: {error}")

@@ -44,7 +44,7 @@ from engine.targets.applier import Applier, PositionMoved, Sent
 from engine.targets.crash_suspects import REASON
 from engine.targets.writer import RestoreWriter
 from engine.transfer.crashing_commands import CrashingCommands
-from engine.transfer.extended_ttls import LIFT_MS, DbKey
+from engine.transfer.extended_ttls import EXTEND_MS, DbKey
 from engine.transfer.graph_telemetry import GraphTelemetry
 from engine.transfer.key_resync import placed
 from engine.transfer.migration_context import MigrationContext
@@ -110,7 +110,7 @@ class Replay:
     commands the target has then; `before`: the counts of the dial before, which know that too.
 
     `lost`: keys that could not be carried so far, with the reasons; `noted`: the target has them
-    in its notes. `deadly`: what its process has ended at. `lose(what, why)`
+    in its notes. `crashing`: what its process has ended at. `lose(what, why)`
     is told of commands without keys that the target refuses. `names` get the keys whose deadlines
     are lifted, `fields` the hashes whose fields' are; None: those run. `stuck`: hashes whose
     fields' deadlines could not be lifted so far. `graphs`: tells what FalkorDB notes for itself;
@@ -119,12 +119,12 @@ class Replay:
 
     def __init__(
         self,
-        stage: MigrationContext,
+        context: MigrationContext,
         applier: Applier,
         writer: RestoreWriter,
         held: TargetPosition,
         faith: UnfaithfulCommands,
-        deadly: CrashingCommands,
+        crashing: CrashingCommands,
         graphs: GraphTelemetry | None,
         *,
         lose: Callable[[str, str], None],
@@ -138,11 +138,11 @@ class Replay:
         before: Counts | None,
     ) -> None:
         assert held.position is not None
-        self._stage = stage
+        self._context = context
         self._applier = applier
         self._writer = writer
         self._held = held
-        self._deadly = deadly
+        self._crashing = crashing
         self._graphs = graphs
         self._lose = lose
         self._names = names
@@ -169,7 +169,7 @@ class Replay:
                 self.fieldless[(db, key)] = None
             else:
                 self.lost.add((db, key))
-                self._stage.tally.refuse(db, key, why)
+                self._context.stats.refuse(db, key, why)
                 if not noted:
                     self._note("HSET", db, key, why)
         for db, key in stuck:
@@ -184,8 +184,8 @@ class Replay:
             at.offset,
             at.db,
             at.in_multi,
-            hold_shift=LIFT_MS,
-            names=self._stage.settings.stream_names,
+            hold_shift=EXTEND_MS,
+            names=self._context.settings.stream_names,
             lift_fields=self._fields is not None,
         )
         batch, plain = await asyncio.to_thread(self._next, reader)
@@ -274,7 +274,7 @@ class Replay:
 
     def _is_simple(self, batch: CommandBatch) -> bool:
         """Whether a batch that is plain can be sent without a look at its commands."""
-        return not (self.lost or self._notes or self._deadly.suspect(batch, ()))
+        return not (self.lost or self._notes or self._crashing.suspect(batch, ()))
 
     def _start(self, batch: CommandBatch) -> asyncio.Future[Sent] | None:
         """Send it at once, if nothing has to be known of it; None: it is for `_apply`."""
@@ -334,12 +334,12 @@ class Replay:
 
     def _note_held(self, batch: CommandBatch) -> None:
         """Note the keys whose deadlines may be lifted behind this batch, and the hashes."""
-        self._note_lifted(batch, self._names, members=False)
+        self._note_extended(batch, self._names, members=False)
         if self._fields is not None:
-            self._note_lifted(batch, self._fields, members=True)
+            self._note_extended(batch, self._fields, members=True)
 
     @staticmethod
-    def _note_lifted(batch: CommandBatch, names: HeldNames, *, members: bool) -> None:
+    def _note_extended(batch: CommandBatch, names: HeldNames, *, members: bool) -> None:
         if not names.known:
             return
         names.add_commands(batch, members=members)
@@ -355,13 +355,13 @@ class Replay:
         self, batch: CommandBatch, sent: Sent | None, instead: Instead | None = None
     ) -> None:
         """`instead`: what is sent in the last command's place."""
-        suspect = sent is None and self._deadly.suspect(batch, ())
+        suspect = sent is None and self._crashing.suspect(batch, ())
         if suspect or not await self._transact_piece(batch, sent, instead):
             await self._transact_in_pieces(batch, instead)
 
     async def _transact_in_pieces(self, batch: CommandBatch, instead: Instead | None) -> None:
         """Apply it in pieces, for the target's process has ended at it."""
-        for piece, _ in self._deadly.pieces(batch, ()):
+        for piece, _ in self._crashing.pieces(batch, ()):
             last = instead if piece.end_offset == batch.end_offset else None
             if not await self._transact_piece(piece, None, last):
                 await self._transact_in_pieces(piece, last)
@@ -376,7 +376,7 @@ class Replay:
         last = len(batch) - 1
         while True:
             if sent is None:
-                skip |= self._left_out(batch, skip) | self._left_out_deadly(batch, skip)
+                skip |= self._left_out(batch, skip) | self._left_out_crashing(batch, skip)
             notes = self._noted()
             rewritten = [instead] if instead is not None and last not in skip else []
             replaced = last if rewritten else None
@@ -390,12 +390,12 @@ class Replay:
                 )
             except PositionMoved:
                 if self._applier.ended:
-                    self._deadly.ended(batch, ())
+                    self._crashing.ended(batch, ())
                 raise
             sent = None
             if result.ended:
                 # Nothing was applied.
-                if not self._deadly.ended(batch, ()) and self._deadly.parted(batch, ()):
+                if not self._crashing.ended(batch, ()) and self._crashing.parted(batch, ()):
                     return False
                 continue
             if not result.refused:
@@ -487,18 +487,18 @@ class Replay:
             if batch.command(index)[0].upper() in _DELETES:
                 for db, key in lost:
                     self.lost.discard((db, key))
-                    self._stage.tally.carried(db, key)
+                    self._context.stats.carried(db, key)
                     self._note("HDEL", db, key)
                 continue
             found.add(index)
             self._leave(batch, index, "it is derived from a key that was not carried")
         return found
 
-    def _left_out_deadly(self, batch: CommandBatch, skip: set[int]) -> set[int]:
+    def _left_out_crashing(self, batch: CommandBatch, skip: set[int]) -> set[int]:
         """A command that the target's process ended at."""
-        if self._deadly.idle or skip or len(batch) != 1 or not self._deadly.deadly(batch):
+        if self._crashing.idle or skip or len(batch) != 1 or not self._crashing.crashing(batch):
             return set()
-        self._deadly.leave_out(*(batch.changes(0) or ()))
+        self._crashing.leave_out(*(batch.changes(0) or ()))
         self._leave(batch, 0, REASON)
         return {0}
 
@@ -509,7 +509,7 @@ class Replay:
         found = await self._graphs.left_out(batch)
         for own, beside in found.values():
             for key in own:
-                self._stage.tally.leave(*key)
+                self._context.stats.leave(*key)
             self._lose_keys(beside, f"it is derived from {TELEMETRY_WORDS}")
         return set(found)
 
@@ -526,7 +526,7 @@ class Replay:
         for db, key in keys:
             if (db, key) in self.lost:
                 continue
-            self._stage.tally.refuse(db, key, message)
+            self._context.stats.refuse(db, key, message)
             if len(self.lost) < NAMED_KEYS_LIMIT:
                 self.lost.add((db, key))
                 self._note("HSET", db, key, message)

@@ -78,8 +78,8 @@ from engine.transfer.copy import Copy
 from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.cut_over_check import CutOverCheckResult, FilesCutOverCheck, compared
 from engine.transfer.endpoints import Endpoints
-from engine.transfer.extended_field_ttls import release_fields
-from engine.transfer.extended_ttls import LIFT_MS, ExtendedTtls
+from engine.transfer.extended_field_ttls import restore_fields
+from engine.transfer.extended_ttls import EXTEND_MS, ExtendedTtls
 from engine.transfer.functions_and_scripts import carry_code, is_library
 from engine.transfer.graph_telemetry import GraphTelemetry, look_at
 from engine.transfer.graphs import FILE_REMEDY, IN_FILE_PARTS
@@ -122,7 +122,7 @@ class AppendOnly:
         self,
         source: Endpoint,
         target: Endpoint,
-        stage: MigrationContext,
+        context: MigrationContext,
         *,
         checkpoints: CheckpointStore,
         gate: FilesCutOverCheck,
@@ -131,21 +131,21 @@ class AppendOnly:
         self._path = source.aof_path
         self._source_endpoint = source
         self._target_endpoint = target
-        self._stage = stage
-        self._settings = stage.settings
-        self._ends = Endpoints(source, target, stage.settings)
+        self._context = context
+        self._settings = context.settings
+        self._ends = Endpoints(source, target, context.settings)
         self._checkpoints = checkpoints
         self._gate = gate
         self._reading: asyncio.Task[None] | None = None
-        self._writer = RestoreWriter(target, stage.settings)
-        self._writer.on_event = stage.event_of("target")
-        self._writer.on_trouble = stage.trouble_of("the target")
-        self._deadly = CrashingCommands(self._writer.suspects)
+        self._writer = RestoreWriter(target, context.settings)
+        self._writer.on_event = context.event_of("target")
+        self._writer.on_trouble = context.trouble_of("the target")
+        self._crashing = CrashingCommands(self._writer.suspects)
         token = f"aof-{secrets.token_hex(8)}"
-        self._books = CheckpointWriter(
+        self._checkpoint = CheckpointWriter(
             OnlineCheckpoint(token),
             checkpoints,
-            stage,
+            context,
             lambda: self._identity if self._opened else "",
         )
         self._opened = False
@@ -172,13 +172,13 @@ class AppendOnly:
         self._importing = False
         # Keys that the target holds, once everything is applied.
         self._keys_held: int | None = None
-        self._target_watch = TargetMonitor(target, stage, lambda: None)
+        self._target_watch = TargetMonitor(target, context, lambda: None)
         self.left_out: list[str] = []
         """What the files hold and the target did not get."""
         self.doubts: list[str] = []
         """What may be otherwise there than on the server that wrote the files."""
-        stage.source_type = "file"
-        stage.figures = self._figures
+        context.source_type = "file"
+        context.figures = self._figures
 
     def watching(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Look at the target again and again meanwhile."""
@@ -187,7 +187,7 @@ class AppendOnly:
     @property
     def begun(self) -> bool:
         """Whether the target has something of this transfer, so that it can be gone on with."""
-        return self._books.mark.begun and not self._books.mark.opened
+        return self._checkpoint.mark.begun and not self._checkpoint.mark.opened
 
     @property
     def held_before(self) -> bool | None:
@@ -197,26 +197,26 @@ class AppendOnly:
     @property
     def standing(self) -> str:
         """For a migration that is aborted: how far it has come."""
-        if self._stage.phase in (Phase.COPIED, Phase.CUT_OVER):
+        if self._context.phase in (Phase.COPIED, Phase.CUT_OVER):
             return "everything the files hold is applied"
         survey, commands = self._survey, self._commands
         if survey is None or commands is None:
-            return f"in {self._stage.phase}, before a command was applied"
+            return f"in {self._context.phase}, before a command was applied"
         at = commands.position.offset
-        return f"in {self._stage.phase}, at byte {at:,} of {survey.end:,}"
+        return f"in {self._context.phase}, at byte {at:,} of {survey.end:,}"
 
     # --- The main flow ---
 
     async def run(self) -> None:
         """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure."""
-        stage = self._stage
+        context = self._context
         # 1. Both ends are there; the files are sound; the target is ours.
-        with stage.step("connect"):
-            self._books.take_up()
-            if self._books.mark.opened:
+        with context.step("connect"):
+            self._checkpoint.take_up()
+            if self._checkpoint.mark.opened:
                 await self._tidy()
-                stage.reason = "the target was opened before"
-                stage.enter(Phase.DONE)
+                context.reason = "the target was opened before"
+                context.enter(Phase.DONE)
                 return
             await self._open()
         assert self._files is not None
@@ -225,12 +225,12 @@ class AppendOnly:
         self._reading = asyncio.create_task(self._gate.read(self._files, self._survey))
         while True:
             # 2. Everything in the files is on the target.
-            stage.enter(Phase.SNAPSHOT)
-            with stage.step("snapshot"):
+            context.enter(Phase.SNAPSHOT)
+            with context.step("snapshot"):
                 await self._ticking(self._move())
-                await stage.insist(self._count_keys, "target")
+                await context.insist(self._count_keys, "target")
                 self._tell_keys()
-            stage.reason = (
+            context.reason = (
                 f"applied: what the files held at first, without {self._beyond_words}"
                 if self._beyond
                 else "applied: all that the files hold"
@@ -239,16 +239,16 @@ class AppendOnly:
                 # 3. The operator's word, and the cut-over.
                 await self._cut_over()
             except PositionMoved:
-                stage.on_event("the target came back with older data: going on from what it has")
-                stage.word.set()
+                context.on_event("the target came back with older data: going on from what it has")
+                context.word.set()
             else:
                 return
 
     async def _cut_over(self) -> None:
         """Raises `PositionMoved` where the target has lost some of it again."""
-        stage = self._stage
-        if self._settings.until != "cut-over" and stage.one_go:
-            await self._settle_deadlines()
+        context = self._context
+        if self._settings.until != "cut-over" and context.one_go:
+            await self._settle_ttls()
             result = await self._pass_gate()
             self._tell_keys()
             if not result.ok:
@@ -257,43 +257,43 @@ class AppendOnly:
             return
         while True:
             # A gate that refuses leads back here.
-            stage.can_complete = True
-            stage.enter(Phase.COPIED)
-            with stage.step("wait"):
-                await stage.word.wait()
-            stage.word.clear()
+            context.can_complete = True
+            context.enter(Phase.COPIED)
+            with context.step("wait"):
+                await context.word.wait()
+            context.word.clear()
             # Deadlines run again, and the target is the users'.
-            stage.can_complete = False
-            stage.enter(Phase.CUT_OVER)
-            with stage.step("verify"):
-                await self._settle_deadlines()
+            context.can_complete = False
+            context.enter(Phase.CUT_OVER)
+            with context.step("verify"):
+                await self._settle_ttls()
                 result = await self._pass_gate()
             # (Behind the step: none of them has gone through it.)
             self._tell_keys()
-            stage.reason = result.reason
+            context.reason = result.reason
             if result.ok:
                 break
-            stage.tell_refused(result.reason)
-            if stage.one_go:
+            context.tell_refused(result.reason)
+            if context.one_go:
                 raise TransferStopped(result.reason)
         await SwitchHook(
             self._source_endpoint,
             self._target_endpoint,
             self._settings,
-            stage.on_switch,
-            stage.on_event,
+            context.on_switch,
+            context.on_event,
         ).run()
         await self._end()
 
     async def _open(self) -> None:
-        stage = self._stage
+        context = self._context
         # The files first: what is wrong with them is wrong before anything is written.
-        await stage.insist(self._writer.open, "target")
+        await context.insist(self._writer.open, "target")
         await self._writer.close()
         self._opened = True
         self._identity = self._writer.info.identity
         before: StreamPosition | None = None
-        if self._books.mark.begun:
+        if self._checkpoint.mark.begun:
             found: TargetPosition | None = None
 
             async def look() -> None:
@@ -301,20 +301,20 @@ class AppendOnly:
                 async with self._ends.admin("target") as end:
                     found = await _position_on(end)
 
-            await stage.insist(look, "target")
+            await context.insist(look, "target")
             before = found.position if found is not None else None
         await self._read_files(before)
         assert self._survey is not None
         if GRAPH_PART_TYPE in self._survey.modules and GRAPH_MODULE in self._writer.info.modules:
             raise TransferFailed(IN_FILE_PARTS, remedy=FILE_REMEDY, fault="source")
-        await stage.insist(self._look_at_tail, "target")
+        await context.insist(self._look_at_tail, "target")
         if self._survey.cut:
             self._leave_out(f"{_CUT}{self._survey.cut}")
-        stage.total_keys = sum(self._survey.keys.values())
-        if stage.tally.evictions.base is None:
-            stage.tally.evictions = Evictions().after(self._writer.info)
+        context.total_keys = sum(self._survey.keys.values())
+        if context.stats.evictions.base is None:
+            context.stats.evictions = Evictions().after(self._writer.info)
         else:
-            await stage.insist(self._target_watch.look, "target")
+            await context.insist(self._target_watch.look, "target")
 
     async def _read_files(self, before: StreamPosition | None) -> None:
         """Open the files, and survey them. `before`: how far the target has come with those of an
@@ -350,8 +350,8 @@ class AppendOnly:
     async def _move(self) -> None:
         """Everything, whatever the target does meanwhile."""
         applier: Applier | None
-        stage = self._stage
-        patience = stage.patience(
+        context = self._context
+        patience = context.patience(
             "the files",
             ended="no progress",
             next_step="they are read on from what the target has",
@@ -368,7 +368,7 @@ class AppendOnly:
                 return
             except PositionMoved as moved:
                 found = None if moved.found is None else TargetPosition.decode(moved.found)
-                if found is not None and found.transfer != self._books.mark.token:
+                if found is not None and found.transfer != self._checkpoint.mark.token:
                     raise beaten(found) from None
                 reason = "the target came back with older data, or with none"
             except LinkError as exc:
@@ -393,12 +393,12 @@ class AppendOnly:
             async with self._ends.admin("target") as end:
                 held = await self._settle(end)
 
-        await self._stage.insist(settle, "target")
+        await self._context.insist(settle, "target")
         assert held is not None
         return held
 
     async def _settle(self, end: Admin) -> TargetPosition:
-        mark, survey = self._books.mark, self._survey
+        mark, survey = self._checkpoint.mark, self._survey
         assert survey is not None
         # Our claim is older than all that we have brought: without it nothing there is ours.
         if not mark.begun or await _position_on(end) is None:
@@ -410,20 +410,20 @@ class AppendOnly:
                 f"{end.name} was opened at the end of this migration", fault="target"
             )
         position = held.position
-        if self._stage.tally.evictions.known:
-            self._stage.on_event("the target has evicted keys: it is emptied, and begins again")
+        if self._context.stats.evictions.known:
+            self._context.on_event("the target has evicted keys: it is emptied, and begins again")
         elif position is not None and position.replid == survey.identity:
             if self._commands is None:
                 # Another engine has lifted some.
                 self._names.give_up()
                 self._fields.give_up()
             await self._recall(end)
-            for what, why in self._books.mark.lost:
+            for what, why in self._checkpoint.mark.lost:
                 self._lose(what, why)
             self._doubt_unanswered(held)
             return held
         elif position is not None:
-            self._stage.on_event(
+            self._context.on_event(
                 "the files are others than before: the target is emptied, and begins again"
             )
         return await self._empty(end)
@@ -445,11 +445,11 @@ class AppendOnly:
             raise TransferFailed(not_empty(keys), remedy=NOT_EMPTY, fault="user")
         self._claim = self._new_claim(first=True)
         self._forget()
-        await self._books.save(begun=True)
+        await self._checkpoint.save(begun=True)
         held = await self._claim.take(end)
         self._claim.first = False
         if keys > 0:
-            self._stage.on_event(
+            self._context.on_event(
                 "the target is taken over from a migration that was not completed: it was empty "
                 "before that, and is emptied"
             )
@@ -460,23 +460,23 @@ class AppendOnly:
         assert self._claim is not None
         await self._claim.clear(end, ("FLUSHALL",))
         self._forget()
-        self._stage.tally.evictions = Evictions().after(await end.info())
+        self._context.stats.evictions = Evictions().after(await end.info())
         return self._claim.bare
 
     def _forget(self) -> None:
         """Nothing of what was brought is there any more."""
         self._resumed = False
-        evictions = self._stage.tally.evictions
-        self._stage.tally.start_anew()
-        self._stage.tally.evictions = evictions
+        evictions = self._context.stats.evictions
+        self._context.stats.start_anew()
+        self._context.stats.evictions = evictions
         self._names.clear()
         self._fields.clear()
         self._stuck.clear()
         self._recalled.clear()
         self.left_out = [what for what in self.left_out if what.startswith(_CUT)]
         self.doubts.clear()
-        self._books.note(answered=0, released=False, lost=())
-        self._stage.lost.clear()
+        self._checkpoint.note(answered=0, released=False, lost=())
+        self._context.lost.clear()
         self._commands = None
 
     def _new_claim(self, *, first: bool) -> TargetClaim:
@@ -486,7 +486,7 @@ class AppendOnly:
 
         return TargetClaim(
             POSITION_KEY,
-            self._books.mark.token,
+            self._checkpoint.mark.token,
             secrets.token_hex(4),
             ours,
             first=first,
@@ -511,7 +511,7 @@ class AppendOnly:
         """What was left out on the way to where the target stands, by the notes on it."""
         self._recalled.clear()
         await end.select(POSITION_DB)
-        notes = await end.call("HGETALL", dirty_key(self._books.mark.token))
+        notes = await end.call("HGETALL", dirty_key(self._checkpoint.mark.token))
         pairs = (
             notes.items() if isinstance(notes, dict) else zip(notes[::2], notes[1::2], strict=True)
         )
@@ -525,7 +525,7 @@ class AppendOnly:
         since, at = held.doubtful, held.position
         if since is None or at is None:
             return
-        begin = max(since.offset, self._books.mark.answered)
+        begin = max(since.offset, self._checkpoint.mark.answered)
         if begin < at.offset:
             self._doubt(
                 f"whether each command succeeded between byte {begin:,} and {at.offset:,} is not "
@@ -536,7 +536,7 @@ class AppendOnly:
 
     async def _restore(self, held: TargetPosition) -> tuple[TargetPosition, Applier]:
         """The snapshot that the files begin with, and the first position behind it."""
-        stage, survey, files, claim = self._stage, self._survey, self._files, self._claim
+        context, survey, files, claim = self._context, self._survey, self._files, self._claim
         assert survey is not None
         assert files is not None
         assert claim is not None
@@ -544,10 +544,10 @@ class AppendOnly:
             writer = self._writer
             writer.name = claim.client_name
             writer.on_dialled = self._confirm
-            await stage.insist(writer.open, "target")
+            await context.insist(writer.open, "target")
             self._identity = writer.info.identity
             source = AofSnapshot(
-                files, survey, self._settings, LIFT_MS, self._names, self._lifting_fields
+                files, survey, self._settings, EXTEND_MS, self._names, self._extending_fields
             )
             source.bulk_limit = writer.bulk_limit
             await source.open(None)
@@ -555,11 +555,11 @@ class AppendOnly:
                 source,
                 writer,
                 self._settings,
-                stage.tally,
+                context.stats,
                 position=None,
-                on_event=stage.on_event,
+                on_event=context.on_event,
                 compare=_nothing_to_compare,
-                patience=stage.patience(
+                patience=context.patience(
                     "the copy",
                     ended="no progress",
                     next_step="reading starts again",
@@ -586,14 +586,14 @@ class AppendOnly:
                             self._lose(what, why)
 
             if functions or scripts or search.there:
-                await stage.insist(carry, "target")
+                await context.insist(carry, "target")
         # With the position on the target whoever goes on does not look at the snapshot again.
-        await self._books.save()
+        await self._checkpoint.save()
         begin = survey.begins[0].offset
         first = TargetPosition(held.transfer, StreamPosition(survey.identity, begin), held.engine)
         applier = await self._dialled(held)
         await applier.begin(first.encode(), over=held.encode())
-        await self._books.save()
+        await self._checkpoint.save()
         return first, applier
 
     # --- The commands ---
@@ -608,22 +608,22 @@ class AppendOnly:
         begun = held.position.offset > survey.begins[0].offset
         if not begun:
             # Of the snapshot: what names them behind it is left out too.
-            for each in self._stage.tally.not_carried:
+            for each in self._context.stats.not_carried:
                 self._recalled[(each.db, key_of(each.key))] = each.reason
         self._commands = commands = Replay(
-            self._stage,
+            self._context,
             applier,
             self._writer,
             held,
             UnfaithfulCommands(survey.info, self._writer.info),
-            self._deadly,
+            self._crashing,
             self._notes_of_graphs(survey),
             lose=self._lose,
-            note_key=dirty_key(self._books.mark.token),
+            note_key=dirty_key(self._checkpoint.mark.token),
             lost=self._recalled,
             noted=begun,
             names=self._names,
-            fields=self._lifting_fields,
+            fields=self._extending_fields,
             stuck=self._stuck,
             commands=survey.held if begun else 0,
             before=self._commands.counts if self._commands is not None else None,
@@ -634,7 +634,7 @@ class AppendOnly:
             applier.abandon()
         for what in commands.doubts(fields=self._fields_passed):
             self._doubt(what)
-        await self._books.save()
+        await self._checkpoint.save()
 
     def _notes_of_graphs(self, survey: AofSurvey) -> GraphTelemetry | None:
         """What tells the keys that FalkorDB writes for itself; None: none of the ends has it."""
@@ -659,14 +659,14 @@ class AppendOnly:
                     self._woke()
                 self._importing = await import_source(connection)
 
-        await self._stage.insist(enter, "target")
+        await self._context.insist(enter, "target")
         self._writer.import_source = self._importing
 
     def _woke(self) -> None:
         """TTLs of fields may have passed on the target before all commands were applied."""
         commands, survey = self._commands, self._survey
         if survey is None or commands is None or commands.position.offset < survey.end:
-            self._books.note(released=True)
+            self._checkpoint.note(released=True)
 
     async def _dialled(self, held: TargetPosition) -> Applier:
         """Raises `PositionMoved` where the target does not hold what it did."""
@@ -675,58 +675,58 @@ class AppendOnly:
                 self._target_endpoint,
                 self._settings,
                 POSITION_KEY,
-                on_event=self._stage.event_of("target"),
-                on_trouble=self._stage.trouble_of("the target"),
+                on_event=self._context.event_of("target"),
+                on_trouble=self._context.trouble_of("the target"),
                 importing=self._importing,
                 on_woke=self._woke,
                 full=True,
             )
         applier = self._applier
         await applier.close()
-        await self._stage.insist(applier.open, "target")
+        await self._context.insist(applier.open, "target")
         if applier.found != held.encode():
             raise PositionMoved(applier.found)
         return applier
 
     # --- The end ---
 
-    async def _settle_deadlines(self) -> None:
+    async def _settle_ttls(self) -> None:
         """Deadlines run from now on; what is over goes."""
-        stage = self._stage
+        context = self._context
         ended = 0
 
         async def release() -> None:
             nonlocal ended
             async with self._ends.admin("target") as end:
-                lifted = ExtendedTtls(end)
+                extended = ExtendedTtls(end)
                 try:
-                    await lifted.release_held(self._names)
+                    await extended.restore_known(self._names)
                 finally:
-                    ended += lifted.ended
+                    ended += extended.ended
 
-        await stage.insist(release, "target")
-        stage.tally.expired += ended
+        await context.insist(release, "target")
+        context.stats.expired += ended
         if self._survey is not None and self._survey.fields:
-            await stage.insist(self._release_fields, "target")
+            await context.insist(self._restore_fields, "target")
 
         async def leave_mode() -> None:
             async with self._ends.dialled() as connection:
                 await leave_import_mode(connection)
 
         if self._importing:
-            await stage.insist(leave_mode, "target")
+            await context.insist(leave_mode, "target")
 
-    async def _release_fields(self) -> None:
+    async def _restore_fields(self) -> None:
         async with self._ends.admin("target") as end:
-            await release_fields(end, self._fields)
+            await restore_fields(end, self._fields)
 
     async def _pass_gate(self) -> CutOverCheckResult:
-        stage, commands, survey = self._stage, self._commands, self._survey
+        context, commands, survey = self._context, self._commands, self._survey
         assert commands is not None
         assert survey is not None
         try:
             await self._look_at_lost(survey)
-            if lost := (stage.tally.lost_words() or stage.lost_words):
+            if lost := (context.stats.lost_words() or context.lost_words):
                 return CutOverCheckResult(False, lost)
             await self._target_watch.look()
             # The target still holds all of it.
@@ -736,11 +736,11 @@ class AppendOnly:
             return CutOverCheckResult(
                 False, f"the target could not be looked at: {exc.in_one_line}"
             )
-        evictions = stage.tally.evictions
-        if evicted := evictions.words_in_one_go if stage.one_go else evictions.words:
+        evictions = context.stats.evictions
+        if evicted := evictions.words_in_one_go if context.one_go else evictions.words:
             return CutOverCheckResult(False, evicted)
         keys = self._keys_held
-        if self._fields_passed and not stage.skip_verification and commands.fieldless:
+        if self._fields_passed and not context.skip_verification and commands.fieldless:
             return CutOverCheckResult(False, f"{commands.fieldless_words}; {_ALL_THE_SAME}")
 
         async def compare() -> CutOverCheckResult:
@@ -750,8 +750,8 @@ class AppendOnly:
                 await reading
             return await self._gate(self._files, survey)
 
-        found = await compared(stage, compare)
-        stage.verification = found.verification
+        found = await compared(context, compare)
+        context.verification = found.verification
         if not found.ok:
             return found
         counted = f"{commands.counts.commands:,} commands"
@@ -771,28 +771,28 @@ class AppendOnly:
     def _tell_keys(self) -> None:
         """No command says how many keys there are: the target does."""
         if self._keys_held is not None:
-            tally = self._stage.tally
-            tally.keys = self._stage.total_keys = self._keys_held
+            stats = self._context.stats
+            stats.keys = self._context.total_keys = self._keys_held
             if self._resumed:
                 # How many of them came in this run is not known, and no rate is made of them.
-                tally.keys_before = tally.keys
+                stats.keys_before = stats.keys
 
     async def _end(self) -> None:
         """The target is its users' from here on: nothing is written to it any more but to remove
         what is ours."""
-        await self._books.save(opened=True)
+        await self._checkpoint.save(opened=True)
         await self._tidy()
-        self._stage.enter(Phase.DONE)
+        self._context.enter(Phase.DONE)
 
     async def _tidy(self) -> None:
         async def tidy() -> None:
             async with self._ends.admin("target") as end:
                 found = await _position_on(end)
-                if found is not None and found.transfer == self._books.mark.token:
-                    await end.call("DEL", POSITION_KEY, dirty_key(self._books.mark.token))
+                if found is not None and found.transfer == self._checkpoint.mark.token:
+                    await end.call("DEL", POSITION_KEY, dirty_key(self._checkpoint.mark.token))
 
-        await self._stage.insist(tidy, "target")
-        await self._books.save(tidied=True)
+        await self._context.insist(tidy, "target")
+        await self._checkpoint.save(tidied=True)
 
     async def close(self, *, resumable: bool, forced: bool = False) -> None:
         """Let go of both ends; unless it can be resumed, say on the target what is left there."""
@@ -805,19 +805,19 @@ class AppendOnly:
         if self._files is not None:
             self._files.close()
             self._files = None
-        mark = self._books.mark
+        mark = self._checkpoint.mark
         if resumable or not mark.begun or mark.opened:
             return
         for told in await leave(self._target_endpoint, mark.token, self._settings.connect_timeout):
-            self._stage.on_event(told)
+            self._context.on_event(told)
 
     async def save_last(self, errors: list[str]) -> None:
         """Write the last checkpoint; a failure joins `errors` if there is none yet."""
-        if not self._books.mark.begun:
+        if not self._checkpoint.mark.begun:
             return
         self._note_answered()
         try:
-            await self._books.save()
+            await self._checkpoint.save()
         except StateError as exc:
             if not errors:
                 errors.append(exc.in_one_line)
@@ -825,38 +825,38 @@ class AppendOnly:
     # --- What is told ---
 
     def _lose(self, what: str, why: str) -> None:
-        self._stage.lost[what] = why
-        self._books.note(lost=tuple(self._stage.lost.items()))
+        self._context.lost[what] = why
+        self._checkpoint.note(lost=tuple(self._context.lost.items()))
         self._leave_out(f"not carried: {what}: {why}")
 
     async def _look_at_lost(self, survey: AofSurvey) -> None:
         """What is named as lost may have been made by hand. Raises `LinkError`."""
-        stage = self._stage
-        if not stage.lost:
+        context = self._context
+        if not context.lost:
             return
         async with self._ends.admin("target") as end:
             held = await functions_and_indexes.ask(end, map(raw_name, survey.search.dictionaries))
-        for what in functions_and_indexes.made_by_hand(stage.lost, held, survey.search):
-            del stage.lost[what]
+        for what in functions_and_indexes.made_by_hand(context.lost, held, survey.search):
+            del context.lost[what]
             line = f"not carried: {what}: "
             self.left_out = [each for each in self.left_out if not each.startswith(line)]
-            stage.on_event(f"{what}: the target has it by now")
-        self._books.note(lost=tuple(stage.lost.items()))
+            context.on_event(f"{what}: the target has it by now")
+        self._checkpoint.note(lost=tuple(context.lost.items()))
 
     def _doubt(self, what: str) -> None:
         if what not in self.doubts:
             self.doubts.append(what)
-            self._stage.on_event(what)
+            self._context.on_event(what)
 
     def _leave_out(self, what: str) -> None:
         if what not in self.left_out:
             self.left_out.append(what)
-            self._stage.on_event(what)
+            self._context.on_event(what)
 
     def _figures(self) -> dict[str, Any]:
         applier, commands, survey = self._applier, self._commands, self._survey
         figures: dict[str, Any] = {
-            "retries": self._stage.failed_dials
+            "retries": self._context.failed_dials
             + self._writer.retries
             + (applier.retries if applier else 0),
             "reconnects": self._writer.reconnects + (applier.reconnects if applier else 0),
@@ -868,7 +868,7 @@ class AppendOnly:
         return figures
 
     @property
-    def _lifting_fields(self) -> HeldNames | None:
+    def _extending_fields(self) -> HeldNames | None:
         """Where the hashes are noted whose fields' deadlines are lifted; None: none are."""
         if self._importing or self._survey is None or not self._survey.fields:
             return None
@@ -876,11 +876,11 @@ class AppendOnly:
 
     @property
     def _fields_passed(self) -> bool:
-        return not self._importing or self._books.mark.released
+        return not self._importing or self._checkpoint.mark.released
 
     def _note_answered(self) -> None:
         if self._commands is not None:
-            self._books.note(answered=self._commands.position.offset)
+            self._checkpoint.note(answered=self._commands.position.offset)
 
     async def _ticking(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work`; meanwhile tell the progress, and write the books now and then."""
@@ -889,9 +889,9 @@ class AppendOnly:
             while not task.done():
                 await asyncio.wait({task}, timeout=_TICK_SECONDS)
                 self._note_answered()
-                self._books.dirty = True
-                await self._books.save_now_and_then()
-                self._stage.tell()
+                self._checkpoint.dirty = True
+                await self._checkpoint.save_now_and_then()
+                self._context.tell()
             await task
         finally:
             if not task.done():

@@ -35,7 +35,7 @@ class CheckpointWriter:
         self,
         mark: OnlineCheckpoint,
         checkpoints: CheckpointStore,
-        stage: MigrationContext,
+        context: MigrationContext,
         identity: Callable[[], str],
     ) -> None:
         self.mark = mark
@@ -46,7 +46,7 @@ class CheckpointWriter:
         self.taken_up = False
         """Whether `take_up` was called."""
         self._checkpoints = checkpoints
-        self._stage = stage
+        self._context = context
         self._identity = identity
         self._saved_at = 0.0
 
@@ -58,7 +58,7 @@ class CheckpointWriter:
             return False
         if isinstance(before.position, OnlineCheckpoint):
             self.mark = before.position
-            self._stage.count_with(TransferStats(before))
+            self._context.count_with(TransferStats(before))
         return True
 
     async def latest(self) -> OnlineCheckpoint | None:
@@ -69,7 +69,7 @@ class CheckpointWriter:
     @property
     def search_names(self) -> list[bytes]:
         """What is known of the names of the source's search aliases and dictionaries."""
-        names = [raw_name(name) for name in self._stage.settings.search_names]
+        names = [raw_name(name) for name in self._context.settings.search_names]
         return names + [key_of(name) for name in self.mark.search_names]
 
     def note_search_names(self, names: Iterable[bytes]) -> None:
@@ -88,7 +88,7 @@ class CheckpointWriter:
         self.count_repairs()
         self._saved_at, self.dirty = asyncio.get_running_loop().time(), False
         self.mark = replace(self.mark, **members)
-        checkpoint = self._stage.tally.checkpoint_at(self.mark, self._identity())
+        checkpoint = self._context.stats.checkpoint_at(self.mark, self._identity())
         level = logging.INFO if members else logging.DEBUG
         shown = {name: value for name, value in members.items() if value not in ("", None)}
         try:

@@ -50,7 +50,7 @@ class Copy:
         source: Source,
         target: Target,
         settings: TransferSettings,
-        tally: TransferStats,
+        stats: TransferStats,
         *,
         position: ScanPosition | None,
         on_event: Callable[[str], None],
@@ -61,7 +61,7 @@ class Copy:
         self._source = source
         self._target = target
         self._settings = settings
-        self._tally = tally
+        self._stats = stats
         self._on_event = on_event
         self._compare = compare
         # Keys that the target had, until they are compared; and the position behind them.
@@ -114,7 +114,7 @@ class Copy:
             # What is counted beyond the position is counted again.
             self._conflicts.clear()
             self._held_back = None
-            self._tally.rewind()
+            self._stats.rewind()
             if self.position != position or self._target.learned > learned:
                 position, learned = self.position, self._target.learned
                 patience.progress()
@@ -132,19 +132,19 @@ class Copy:
         if position is None or self._source.continues(position):
             return
         restarted = position.run_id != self._source.info.run_id
-        if restarted and self._source.total_keys < self._tally.keys // 2:
+        if restarted and self._source.total_keys < self._stats.keys // 2:
             raise SourceLost(
                 f"the source was restarted and has {self._source.total_keys:,} keys left; "
-                f"{self._tally.keys:,} of those before are on the target",
+                f"{self._stats.keys:,} of those before are on the target",
                 remedy=LOSS_REMEDY,
             )
         if restarted:
             self._on_event("the source was restarted: its keys are read again from the first")
         self.position = None
-        evictions = self._tally.evictions
-        self._tally.start_anew()
+        evictions = self._stats.evictions
+        self._stats.start_anew()
         # Counted on: the target was not asked since.
-        self._tally.evictions = evictions
+        self._stats.evictions = evictions
 
     async def _settle(self) -> None:
         """Have the target acknowledge what is whole, and forget the rest."""
@@ -161,13 +161,13 @@ class Copy:
         """What was acknowledged may be gone. The target has just been dialled anew."""
         self._on_event("the target was restarted or replaced: everything is copied anew")
         self.position = None
-        self._tally.start_anew()
-        self._tally.evictions = Evictions().after(self._target.info)
+        self._stats.start_anew()
+        self._stats.evictions = Evictions().after(self._target.info)
 
     def _acknowledged(self, acknowledged: Acknowledged) -> None:
         if self._settings.if_exists == "fail" and acknowledged.errors:
             acknowledged = self._keep_conflicts(acknowledged)
-        self._tally.count(acknowledged, self._target.info)
+        self._stats.count(acknowledged, self._target.info)
         position = self._source.position_after(acknowledged.batch)
         if position is None:
             return
@@ -179,7 +179,7 @@ class Copy:
 
     def _pass(self, position: ScanPosition) -> None:
         self.position = position
-        self._tally.mark(position)
+        self._stats.mark(position)
 
     def _keep_conflicts(self, acknowledged: Acknowledged) -> Acknowledged:
         batch = acknowledged.batch
@@ -201,9 +201,9 @@ class Copy:
                 portion = keys[begin : begin + _CONFLICTS_AT_ONCE]
                 differing = await self._compare(db, portion)
                 found += len(differing)
-                self._tally.keys += len(portion) - len(differing)
+                self._stats.keys += len(portion) - len(differing)
                 for key in differing:
-                    self._tally.refuse(db, key, "BUSYKEY: the target has it with another value")
+                    self._stats.refuse(db, key, "BUSYKEY: the target has it with another value")
             del self._conflicts[db][: len(keys)]
             if not self._conflicts[db]:
                 del self._conflicts[db]

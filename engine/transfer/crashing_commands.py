@@ -28,12 +28,12 @@ _SPANS_MOST = 32
 
 @dataclass(slots=True)
 class _Span:
-    """Offsets of the stream under way when the process ended, `ends` times; `deadly`: alone."""
+    """Offsets of the stream under way when the process ended, `ends` times; `crashing`: alone."""
 
     start: int
     end: int
     ends: int = 1
-    deadly: bool = False
+    crashing: bool = False
 
 
 class CrashingCommands:
@@ -55,9 +55,9 @@ class CrashingCommands:
             self._stores[store[:2]] > 1 for store in stores
         )
 
-    def deadly(self, batch: CommandBatch) -> bool:
+    def crashing(self, batch: CommandBatch) -> bool:
         """Whether this batch, of one command, is to be left out."""
-        return any(each.deadly for each in self._overlapping(batch))
+        return any(each.crashing for each in self._overlapping(batch))
 
     def ended(self, batch: CommandBatch, stores: Sequence[Store]) -> bool:
         """The process ended while this transaction was under way; whether it is known by now what
@@ -80,7 +80,7 @@ class CrashingCommands:
             self._spans = [*self._spans[1 - _SPANS_MOST :], span]
         alone = bool(known) and len(batch) == 1 and not stores
         if alone:
-            known[0].deadly = True
+            known[0].crashing = True
         return alone
 
     def parted(self, batch: CommandBatch, stores: Sequence[Store]) -> bool:

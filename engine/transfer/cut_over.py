@@ -44,10 +44,10 @@ class CutOver:
     def __init__(
         self,
         ends: Endpoints,
-        books: CheckpointWriter,
-        stage: MigrationContext,
-        deadlines: TtlGuard,
-        opening: Promotion,
+        checkpoint: CheckpointWriter,
+        context: MigrationContext,
+        ttl_guard: TtlGuard,
+        promotion: Promotion,
         check: CutOverComparison,
         source: ReplicaSource,
         target_watch: TargetMonitor,
@@ -55,10 +55,10 @@ class CutOver:
         upkeep: FenceUpkeep,
     ) -> None:
         self._ends = ends
-        self._books = books
-        self._stage = stage
-        self._deadlines = deadlines
-        self._opening = opening
+        self._checkpoint = checkpoint
+        self._context = context
+        self._ttl_guard = ttl_guard
+        self._promotion = promotion
         self._check = check
         self._source = source
         self._target_watch = target_watch
@@ -77,31 +77,31 @@ class CutOver:
             refused = await self._check.prepare(follower, pump, await self._origin())
             if refused is not None:
                 return self._refuse(refused.reason)
-            near = await self._deadlines.release(follower, pump)
+            near = await self._ttl_guard.restore(follower, pump)
             async with asyncio.timeout(limit):
                 await beside(follower.settle(), pump)
                 await beside(follower.confirm(), pump)
             await _stop(follower, pump)
-            if self._stage.tally.not_carried_total:
-                raise TransferStopped(self._stage.tally.not_carried_words)
+            if self._context.stats.not_carried_total:
+                raise TransferStopped(self._context.stats.not_carried_words)
             await self._target_watch.look()
-            if evicted := self._stage.tally.evictions.words_in_one_go:
+            if evicted := self._context.stats.evictions.words_in_one_go:
                 raise TransferStopped(evicted)
-            await self._deadlines.settle(follower, near)
-            await self._opening.promote(follower.applier, process)
-            await self._opening.tidy_up()
+            await self._ttl_guard.settle(follower, near)
+            await self._promotion.promote(follower.applier, process)
+            await self._promotion.tidy_up()
         except TimeoutError:
             reason = f"keys were still being read again from the source after {limit:g} s"
             return self._refuse(reason, follower)
         except EngineError as exc:
-            if self._books.mark.opened or pump.done() or isinstance(exc, StateError):
+            if self._checkpoint.mark.opened or pump.done() or isinstance(exc, StateError):
                 raise
             return self._refuse(exc.in_one_line, follower)
         finally:
             await self._check.close()
         compared = self._check.before().reason
-        self._stage.reason = f"in sync at offset {follower.position.offset:,}; {compared}"
-        return CutOverCheckResult(True, self._stage.reason)
+        self._context.reason = f"in sync at offset {follower.position.offset:,}; {compared}"
+        return CutOverCheckResult(True, self._context.reason)
 
     async def run(self, follower: Follower, pump: asyncio.Task[None]) -> CutOverCheckResult:
         """Either the target is open, or everything is as it was before.
@@ -121,7 +121,7 @@ class CutOver:
         try:
             head = await self._head()
             # Whoever takes it away dials that server, and not what the source's address leads to.
-            address = head.address or self._books.mark.followed
+            address = head.address or self._checkpoint.mark.followed
             at = self._ends.beside_source(address) if address else head.endpoint
         except (TransferFailed, UsageError) as exc:
             return self._refuse(exc.in_one_line)
@@ -141,7 +141,7 @@ class CutOver:
                     extra={"end": "source", "endpoint": at.address},
                 ):
                     await fence.prepare()
-                near = await self._deadlines.release(follower, pump)
+                near = await self._ttl_guard.restore(follower, pump)
                 # So that its connection is there: behind the fence there is no time to dial. Behind
                 # the deadlines, which tell sooner of a target that stands still.
                 await self._target_watch.look()
@@ -149,7 +149,7 @@ class CutOver:
                 if pump.done() or isinstance(exc, StateError):
                     raise
                 return self._refuse(exc.in_one_line, follower)
-            await self._books.save(
+            await self._checkpoint.save(
                 fenced=True,
                 sealed=fence.before,
                 fenced_at=address,
@@ -162,21 +162,21 @@ class CutOver:
             return await self._behind(fence, follower, pump, near)
         finally:
             await self._check.close()
-            await fence.release()
+            await fence.remove()
 
     async def _behind(
         self, fence: Fence, follower: Follower, pump: asyncio.Task[None], near: list[DbKey]
     ) -> CutOverCheckResult:
-        stage, loop = self._stage, asyncio.get_running_loop()
+        context, loop = self._context, asyncio.get_running_loop()
         began = loop.time()
         # The process of the target that is drained, compared and opened: one and the same.
         process = follower.applier.identity
-        stage.can_complete = stage.trying_again = False
-        stage.lets_scripts = fence.lets_scripts
-        stage.enter(Phase.CUT_OVER)
+        context.can_complete = context.trying_again = False
+        context.lets_scripts = fence.lets_scripts
+        context.enter(Phase.CUT_OVER)
         result, doing = CutOverCheckResult(False, ""), "writers were paused"
         try:
-            with stage.step("cut-over"):
+            with context.step("cut-over"):
                 async with asyncio.timeout(fence.seconds):
                     # 1. No more writes; the last byte that counts.
                     with self._upkeep.step("pause writers"):
@@ -195,7 +195,7 @@ class CutOver:
                     # 3. Both ends agree. Meanwhile the last deadlines are set back: a key whose
                     # deadline seems to differ is looked at again.
                     doing = _COMPARED
-                    settling = asyncio.ensure_future(self._deadlines.settle(follower, near))
+                    settling = asyncio.ensure_future(self._ttl_guard.settle(follower, near))
                     looking = asyncio.gather(
                         self._target_watch.look(), self._roles.no_second_primary(told)
                     )
@@ -204,7 +204,7 @@ class CutOver:
                             result = await self._check.run(
                                 follower,
                                 pump,
-                                fence.readable or bool(self._books.mark.fenced_at),
+                                fence.readable or bool(self._checkpoint.mark.fenced_at),
                                 lambda: self._settled(follower, settling),
                                 fence,
                             )
@@ -214,16 +214,16 @@ class CutOver:
                         await cancelled(settling)
                         await cancelled(looking)
                     # What was read again for the gate.
-                    await self._deadlines.settle(follower, [])
-                    if evicted := stage.tally.evictions.words:
+                    await self._ttl_guard.settle(follower, [])
+                    if evicted := context.stats.evictions.words:
                         result = CutOverCheckResult(False, evicted)
-                    if result.ok and stage.tally.not_carried_total:
-                        result = CutOverCheckResult(False, stage.tally.not_carried_words)
+                    if result.ok and context.stats.not_carried_total:
+                        result = CutOverCheckResult(False, context.stats.not_carried_words)
                     # 4. Writes are refused, however long what comes now may take.
                     doing = "the source was told to refuse writes"
                     if result.ok:
                         with self._upkeep.step("block writes", write_block=bool(fence.before)):
-                            await fence.seal()
+                            await fence.block_writes()
                         doing = "the source was asked for its role once more"
                         await self._upkeep.not_moved(fence)
                 # 5. The target is opened, if it still is what was compared. Once it was asked there
@@ -232,7 +232,7 @@ class CutOver:
                 if result.ok:
                     await _stop(follower, pump)
                     by = None if fence.lasts else began + fence.seconds
-                    await self._opening.promote(follower.applier, process, by=by, hand_over=True)
+                    await self._promotion.promote(follower.applier, process, by=by, hand_over=True)
                     fence.opened()
                     self.fence_seconds = loop.time() - began
                     # What the source sends from here on is nobody's: keys that expire there.
@@ -241,7 +241,7 @@ class CutOver:
                     await self._upkeep.switch_once()
                     # 7. Those who wait may learn of it.
                     await self._upkeep.let_clients_go(fence)
-                    await self._opening.tidy_up()
+                    await self._promotion.tidy_up()
                     await self._upkeep.finish()
         except PositionMoved as moved:
             await self._upkeep.note_lost(moved.found)
@@ -251,34 +251,34 @@ class CutOver:
             words = f"the deadline of {fence.seconds:g} s passed while {doing}, {lag} behind"
             # Without the comparison there would have been time.
             result = CutOverCheckResult(
-                False, offering(stage, words) if doing == _COMPARED else words
+                False, offering(context, words) if doing == _COMPARED else words
             )
         except EngineError as exc:
-            if self._books.mark.opened or pump.done() or isinstance(exc, StateError):
+            if self._checkpoint.mark.opened or pump.done() or isinstance(exc, StateError):
                 raise
             result = CutOverCheckResult(False, exc.in_one_line)
         finally:
-            if not (self._books.mark.opened or self._opening.in_doubt):
+            if not (self._checkpoint.mark.opened or self._promotion.in_doubt):
                 follower.hurry(False)
-                self._deadlines.lift_again()
+                self._ttl_guard.extend_again()
                 await self._upkeep.call_off(fence)
-        stage.reason = result.reason
+        context.reason = result.reason
         if result.ok:
-            stage.on_event(
+            context.on_event(
                 f"cut over at offset {follower.position.offset:,}, {self.fence_seconds:.3f} s "
                 "after the fence was put up"
             )
         else:
-            stage.trying_again = self._check.again
-            stage.lead_back(Phase.FOLLOW, result.reason)
+            context.trying_again = self._check.again
+            context.lead_back(Phase.FOLLOW, result.reason)
         return result
 
     async def _settled(self, follower: Follower, settling: asyncio.Future[None]) -> int:
         """The last deadlines are set back, also those of keys that were read again since. Returns
         how many keys have ended by it."""
         await asyncio.shield(settling)
-        await self._deadlines.settle(follower, [])
-        return self._deadlines.ended
+        await self._ttl_guard.settle(follower, [])
+        return self._ttl_guard.ended
 
     async def _head(self) -> Head:
         """The server that takes the writes. Raises `TransferFailed`."""
@@ -290,7 +290,7 @@ class CutOver:
             if self._ends.settings.fence == "pause":
                 raise
             # Writers are the operator's, wherever they write.
-            self._stage.on_event(f"the source's own offset is taken for the last: {exc.message}")
+            self._context.on_event(f"the source's own offset is taken for the last: {exc.message}")
             self._unasked = exc.message
             return Head(self._ends.source, self._source.info, "", ())
         finally:
@@ -319,7 +319,7 @@ class CutOver:
     def broken_off(self, reason: str) -> None:
         """What the cut-over needs was lost: whoever waits is told, and the next order is a new
         one."""
-        if self._stage.phase is not Phase.CUT_OVER:
+        if self._context.phase is not Phase.CUT_OVER:
             self._refuse(reason)
         else:
             self.led_back(reason)
@@ -327,10 +327,10 @@ class CutOver:
     def led_back(self, reason: str) -> None:
         """It is known by now that the target is not open, because of `reason`: a cut-over that went
         on until then was refused."""
-        stage = self._stage
-        if stage.phase is Phase.CUT_OVER:
-            stage.trying_again = stage.can_complete = False
-            stage.lead_back(Phase.FOLLOW, reason)
+        context = self._context
+        if context.phase is Phase.CUT_OVER:
+            context.trying_again = context.can_complete = False
+            context.lead_back(Phase.FOLLOW, reason)
 
     def _refuse(self, reason: str, follower: Follower | None = None) -> CutOverCheckResult:
         """Before a fence was put up; shown as a phase to whoever waits for an answer.
@@ -338,11 +338,11 @@ class CutOver:
         `follower`: deadlines may have been set back.
         """
         if follower is not None:
-            self._deadlines.lift_again()
-        before = self._stage.phase
-        self._stage.trying_again = False
-        self._stage.enter(Phase.CUT_OVER)
-        self._stage.lead_back(before, reason)
+            self._ttl_guard.extend_again()
+        before = self._context.phase
+        self._context.trying_again = False
+        self._context.enter(Phase.CUT_OVER)
+        self._context.lead_back(before, reason)
         return CutOverCheckResult(False, reason)
 
 

@@ -46,19 +46,19 @@ WITHOUT_COMPARISON = (
 """What a refusal by the comparison offers."""
 
 
-async def compared(stage: MigrationContext, compare: CutOverCheck) -> CutOverCheckResult:
+async def compared(context: MigrationContext, compare: CutOverCheck) -> CutOverCheckResult:
     """What `compare` finds, unless the operator's word leaves the comparison out. A refusal says
     how it can be left out, where there is somebody to say that word.
     """
-    if stage.skip_verification:
+    if context.skip_verification:
         return CutOverCheckResult(True, NOT_COMPARED)
     found = await compare()
-    return found if found.ok else replace(found, reason=offering(stage, found.reason))
+    return found if found.ok else replace(found, reason=offering(context, found.reason))
 
 
-def offering(stage: MigrationContext, reason: str) -> str:
+def offering(context: MigrationContext, reason: str) -> str:
     """The reason of a refusal by the comparison, with the word that leaves the comparison out."""
-    if stage.one_go or stage.skip_verification:
+    if context.one_go or context.skip_verification:
         return reason
     return f"{reason.rstrip('.')}; {WITHOUT_COMPARISON}"
 
@@ -109,7 +109,7 @@ class Comparison(Protocol):
         ...
 
     async def open(
-        self, own_keys: Sequence[bytes] = (), *, lift_ms: int = 0, primary: Endpoint | None = None
+        self, own_keys: Sequence[bytes] = (), *, extend_ms: int = 0, primary: Endpoint | None = None
     ) -> None:
         """Dial both ends: of the source the `primary` that takes its writes, where that is another
         server."""
@@ -131,7 +131,7 @@ class Comparison(Protocol):
         """Some of the source's keys, of each database."""
         ...
 
-    def astray(self) -> AsyncGenerator[tuple[int, list[bytes], int], None]:
+    def one_sided_names(self) -> AsyncGenerator[tuple[int, list[bytes], int], None]:
         """Names that are at one end alone, mostly none, and how many were looked up for that."""
         ...
 

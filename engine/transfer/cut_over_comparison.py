@@ -48,7 +48,7 @@ from engine.transfer.cut_over_check import (
     offering,
 )
 from engine.transfer.endpoints import Endpoints
-from engine.transfer.extended_ttls import LIFT_MS
+from engine.transfer.extended_ttls import EXTEND_MS
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import size_words
 from engine.transfer.functions_and_scripts import carry_code, of_libraries
@@ -61,7 +61,7 @@ _log = logs.logger(__name__)
 _AGAIN_AT_FENCE = 2000
 _SILENT = "its kind changes without a word in the stream"
 # So many keys are read again behind the fence at the most.
-_MENDED_AT_FENCE = 200
+_RESYNCED_AT_FENCE = 200
 # Between two looks at the other gates, in seconds.
 _LOOK_SECONDS = 0.05
 # Before what the target lacks beside keys is looked for again, in seconds.
@@ -110,22 +110,22 @@ class CutOverComparison:
     def __init__(
         self,
         ends: Endpoints,
-        books: CheckpointWriter,
-        stage: MigrationContext,
+        checkpoint: CheckpointWriter,
+        context: MigrationContext,
         gate: CutOverCheckInSync,
         comparison: Comparison | None,
         beat: Callable[[str], Awaitable[None]],
     ) -> None:
         self._ends = ends
-        self._books = books
-        self._stage = stage
+        self._checkpoint = checkpoint
+        self._context = context
         self._gate = gate
         self._comparison = comparison
         self._beat = beat
         self._sweep: PreFenceComparison | None = None
         if comparison is not None:
             self._sweep = PreFenceComparison(
-                comparison, stage, beat, lambda: books.mark.partial_syncs > 0
+                comparison, context, beat, lambda: checkpoint.mark.partial_syncs > 0
             )
         self._besides = Besides(0, {}, {})
         # Of a fence that came to nothing: keys that differed, and whether names are looked up.
@@ -141,7 +141,7 @@ class CutOverComparison:
         self._busy = False
         self._look_at = 0.0
         if comparison is not None:
-            stage.uncomparable = None
+            context.uncomparable = None
         # By the loop's clock: when it is asked again whether both ends can be compared.
         self._ask_at = 0.0
         self.looked = False
@@ -154,8 +154,8 @@ class CutOverComparison:
 
         It is kept in the state, for an engine that comes after this one. `reason` is told.
         """
-        if kind == "all" and not self._books.mark.compare_all:
-            self._books.note(compare_all=reason)
+        if kind == "all" and not self._checkpoint.mark.compare_all:
+            self._checkpoint.note(compare_all=reason)
         if self._sweep is not None:
             self._sweep.require(kind, reason)
 
@@ -171,16 +171,16 @@ class CutOverComparison:
         """
         self.again = False
         comparison, sweep = self._comparison, self._sweep
-        if comparison is None or sweep is None or self._stage.skip_verification:
+        if comparison is None or sweep is None or self._context.skip_verification:
             return None
-        if self._books.mark.compare_all:
-            sweep.require("all", self._books.mark.compare_all)
+        if self._checkpoint.mark.compare_all:
+            sweep.require("all", self._checkpoint.mark.compare_all)
         self._busy, self._origin = True, origin
         try:
             await self._beat("comparing both ends before the cut-over")
-            comparison.search_names = self._books.search_names
-            own = own_keys(self._books.mark.token)
-            await comparison.open(own, lift_ms=LIFT_MS, primary=origin.primary)
+            comparison.search_names = self._checkpoint.search_names
+            own = own_keys(self._checkpoint.mark.token)
+            await comparison.open(own, extend_ms=EXTEND_MS, primary=origin.primary)
             self._besides = await self._carry_code(await comparison.besides())
             found, walk = self._found, self._walk
             cures = origin.primary is None
@@ -188,7 +188,7 @@ class CutOverComparison:
                 differ = await sweep.run(follower, pump, first=found, walk=walk, cures=cures)
             self._found, self._walk = {}, False
             # First what is not proven, or may differ again by now.
-            again = list((_mended(sweep) | dict.fromkeys(sweep.silent, _SILENT)).items())
+            again = list((_resynced(sweep) | dict.fromkeys(sweep.silent, _SILENT)).items())
             self._unlooked = dict(again[_AGAIN_AT_FENCE:])
             first = [*sweep.unsure, *dict(again[:_AGAIN_AT_FENCE])]
             await comparison.choose(first, sweep.sampled)
@@ -203,14 +203,14 @@ class CutOverComparison:
                 raise
             if isinstance(error, AuthError):
                 # The rights were taken away since, or are for other keys.
-                self._stage.uncomparable = None
+                self._context.uncomparable = None
             return self._refuse(f"both ends could not be compared: {error}")
         if differ:
             why = f"{len(differ):,} keys differ, though they were read again: {some_words(differ)}"
             return self._refuse(why, differ)
         if self._besides.lost:
-            self._stage.lost = dict(self._besides.lost)
-            return self._refuse(self._stage.lost_words)
+            self._context.lost = dict(self._besides.lost)
+            return self._refuse(self._context.lost_words)
         if sweep.walked and sweep.counts is not None and sweep.counts.wrong:
             return self._refuse_counts(sweep.counts)
         # A comparison takes its time, and whatever closed another gate meanwhile (the engine got no
@@ -222,8 +222,8 @@ class CutOverComparison:
 
         None: all are open; else why one is not. Raises what `pump` raises.
         """
-        stage = self._stage
-        return await self._gates(pump, stage.reason, lambda: stage.passing)
+        context = self._context
+        return await self._gates(pump, context.reason, lambda: context.passing)
 
     async def _gates(
         self, pump: asyncio.Task[None], doing: str, worth: Callable[[], bool]
@@ -231,15 +231,15 @@ class CutOverComparison:
         """Wait for the other gates as long as it is `worth` it, and no longer than a cut-over may
         take."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._stage.settings.cut_over_timeout
+        until = loop.time() + self._context.settings.cut_over_timeout
         while True:
             await self._beat(doing)
             if pump.done():
                 pump.result()
-            if self._stage.can_complete:
+            if self._context.can_complete:
                 return None
             if loop.time() >= until or not worth():
-                return CutOverCheckResult(False, self._stage.reason + self._stage.advice)
+                return CutOverCheckResult(False, self._context.reason + self._context.advice)
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _carry_code(self, besides: Besides) -> Besides:
@@ -255,7 +255,7 @@ class CutOverComparison:
             refused = await carry_code(end, code, ())
             if search:
                 async with self._ends.admin("source") as source:
-                    refused |= await carry_absent(source, end, self._books.search_names)
+                    refused |= await carry_absent(source, end, self._checkpoint.search_names)
         again = await self._comparison.besides()
         # What was taken now, and cannot be listed, is there.
         taken = {f"library {name}" for name in besides.code} & lost.keys() - refused.keys()
@@ -271,7 +271,7 @@ class CutOverComparison:
         refused are among them: nothing else would tell."""
         if not any(each.startswith(LIST_LIBRARIES) for each in besides.denied):
             return dict(besides.lost)
-        refused = {what: why for what, why in self._stage.lost.items() if of_libraries(what)}
+        refused = {what: why for what, why in self._context.lost.items() if of_libraries(what)}
         return refused | dict(besides.lost)
 
     async def look(self) -> None:
@@ -279,16 +279,16 @@ class CutOverComparison:
         the users may have been granted what a comparison takes."""
         await self._look_at_rights()
         now = asyncio.get_running_loop().time()
-        if self._busy or not self._stage.lost or self._comparison is None or now < self._look_at:
+        if self._busy or not self._context.lost or self._comparison is None or now < self._look_at:
             return
         self._look_at = now + _LOST_SECONDS
         try:
             # What else is to be done now and then must not wait for it.
             async with asyncio.timeout(_LOST_LIMIT):
-                self._comparison.search_names = self._books.search_names
+                self._comparison.search_names = self._checkpoint.search_names
                 await self._comparison.open()
                 found = await self._carry_code(await self._comparison.besides())
-                self._stage.lost, self.looked = dict(found.lost), True
+                self._context.lost, self.looked = dict(found.lost), True
         except (EngineError, TimeoutError):
             # It is looked for again.
             return
@@ -296,8 +296,8 @@ class CutOverComparison:
             await self._comparison.close()
 
     async def _look_at_rights(self) -> None:
-        stage, now = self._stage, asyncio.get_running_loop().time()
-        if stage.uncomparable == "" or self._busy or stage.phase not in _FOLLOWING:
+        context, now = self._context, asyncio.get_running_loop().time()
+        if context.uncomparable == "" or self._busy or context.phase not in _FOLLOWING:
             return
         if now < self._ask_at:
             return
@@ -309,9 +309,9 @@ class CutOverComparison:
         except (EngineError, TimeoutError):
             # What it takes is found out by the comparison itself then.
             told = ""
-        if told and stage.uncomparable is None:
-            stage.on_event(told)
-        stage.uncomparable = told
+        if told and context.uncomparable is None:
+            context.on_event(told)
+        context.uncomparable = told
 
     @property
     def _reads_replica(self) -> bool:
@@ -321,12 +321,12 @@ class CutOverComparison:
     def before(self, calls: silent_commands.Calls | None = None) -> CutOverCheckResult:
         """What `prepare` has shown, where nothing is compared behind a fence. `calls`: as
         `PreFenceComparison.calls`, when writers were stopped; None: not known."""
-        if self._sweep is None or self._stage.skip_verification:
+        if self._sweep is None or self._context.skip_verification:
             return CutOverCheckResult(True, NOT_COMPARED)
         sweep = self._sweep
         restless = self._restless(calls)
         left = {key: _SILENT for key, kind in sweep.silent.items() if kind in restless}
-        left |= _mended(sweep) | sweep.unsure
+        left |= _resynced(sweep) | sweep.unsure
         return self._passed(None, left, "and may differ by now", dict(sweep.unknown), restless)
 
     def _restless(self, calls: silent_commands.Calls | None) -> frozenset[str]:
@@ -355,15 +355,15 @@ class CutOverComparison:
         """
         self.again = False
         if self._comparison is None:
-            own_key = position_key(self._books.mark.token)
+            own_key = position_key(self._checkpoint.mark.token)
             if not readable:
                 return CutOverCheckResult(
                     True, "the source cannot be read while it is paused: not compared"
                 )
-            return await compared(self._stage, lambda: self._gate(own_key))
-        if self._stage.skip_verification:
+            return await compared(self._context, lambda: self._gate(own_key))
+        if self._context.skip_verification:
             # What an earlier one has found says nothing of what is opened now.
-            self._stage.verification = None
+            self._context.verification = None
             return CutOverCheckResult(True, NOT_COMPARED)
         if not readable:
             return await self._count(pump, settle, fence)
@@ -398,12 +398,12 @@ class CutOverComparison:
         comparison, sweep = self._comparison, self._sweep
         assert comparison is not None
         assert sweep is not None
-        limit = self._stage.settings.check_seconds
+        limit = self._context.settings.check_seconds
         try:
             async with asyncio.timeout(limit) as clock:
                 found = await comparison.at_fence(settle)
                 wrong = found.differ
-                if wrong and len(wrong) <= _MENDED_AT_FENCE:
+                if wrong and len(wrong) <= _RESYNCED_AT_FENCE:
                     follower.read_again(wrong)
                     await beside(follower.settle(), pump)
                     await settle()
@@ -425,9 +425,9 @@ class CutOverComparison:
             self.again = self._worth_another
             return self._refuse(f"{len(differ):,} keys differ: {some_words(differ)}", differ)
         if found.lost:
-            self._stage.lost = dict(found.lost)
+            self._context.lost = dict(found.lost)
             self.again = self._worth_another
-            return self._refuse(self._stage.lost_words)
+            return self._refuse(self._context.lost_words)
         counts = found.counts
         if counts is not None and counts.wrong:
             return self._refuse_counts(counts)
@@ -439,7 +439,9 @@ class CutOverComparison:
                 self.again = True
                 return self._refuse("BITFIELD was called since the strings were compared")
             self._lengthened = more
-        why = f"over the budget of {size_words(self._stage.settings.check_bytes)} behind the fence"
+        why = (
+            f"over the budget of {size_words(self._context.settings.check_bytes)} behind the fence"
+        )
         if any(what.startswith(LENGTH_UNKNOWN) for what in comparison.over_budget.values()):
             why += ", or of an unknown length"
         restless = self._restless(calls)
@@ -450,7 +452,7 @@ class CutOverComparison:
         left = {
             key: what
             for key, what in doubted.items()
-            if key in sweep.mended
+            if key in sweep.resynced
             or key in sweep.unsure
             or sweep.silent.get(key) in (None, *restless)
         }
@@ -498,10 +500,10 @@ class CutOverComparison:
                 "its replica, which may have them otherwise: name the primary as the source of "
                 "another migration"
             )
-        reason = offering(self._stage, reason)
+        reason = offering(self._context, reason)
         unknown = dict(self._sweep.unknown) if self._sweep is not None else {}
         result = self._verification(False, reason, differ or {}, None, {}, unknown)
-        self._stage.verification = result
+        self._context.verification = result
         return CutOverCheckResult(False, reason, result)
 
     def _passed(
@@ -553,7 +555,7 @@ class CutOverComparison:
             words.append(f"not compared, as the user may not run it: {told}")
         reason = "; ".join(words) + "."
         result = self._verification(True, reason, {}, found, left, unknown)
-        self._stage.verification = result
+        self._context.verification = result
         return CutOverCheckResult(True, reason, result)
 
     def _verification(
@@ -594,8 +596,8 @@ class CutOverComparison:
         )
 
 
-def _mended(sweep: PreFenceComparison) -> dict[DbKey, str]:
-    return {key: f"{what}; read again since" for key, what in sweep.mended.items()}
+def _resynced(sweep: PreFenceComparison) -> dict[DbKey, str]:
+    return {key: f"{what}; read again since" for key, what in sweep.resynced.items()}
 
 
 def _named(differ: Mapping[DbKey, str]) -> tuple[Difference, ...]:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 from engine._native import HeldNames
 from engine.errors import AuthError, ServerError
-from engine.transfer.extended_ttls import LIFT_MS, VALID_SECONDS, ExtendedTtls
+from engine.transfer.extended_ttls import EXTEND_MS, VALID_SECONDS, ExtendedTtls
 from engine.wire.admin import Admin, Arg
 
 _HASHES = 500
 _ROUNDS = 16
-_FAR_MS = LIFT_MS // 2
+_FAR_MS = EXTEND_MS // 2
 # KEYS: hashes; what counts as lifted (ms since the epoch), by how much it is, until when the script
 # is valid (s, on the target's clock), and HSCAN's cursor for each hash. Returns what is not done:
 # hashes and cursors, in turn. A field whose deadline has passed goes with this.
@@ -53,14 +53,14 @@ return left
 """
 
 
-async def release_fields(target: Admin, names: HeldNames) -> None:
+async def restore_fields(target: Admin, names: HeldNames) -> None:
     """Set the deadlines back of the fields of these hashes; of all if the names are not known.
 
     Raises `LinkError`, `ServerError`, and `AuthError` where the user may not run it.
     """
-    if not await _knows_field_deadlines(target):
+    if not await _knows_field_ttls(target):
         return
-    released = _Released(target)
+    restored = _Restored(target)
     if names.known:
         for portion in names.pages(_HASHES * _ROUNDS):
             by_db: dict[int, list[bytes]] = {}
@@ -68,19 +68,19 @@ async def release_fields(target: Admin, names: HeldNames) -> None:
                 by_db.setdefault(db, []).append(key)
             for db, keys in by_db.items():
                 await target.select(db)
-                await released.all(keys)
+                await restored.all(keys)
         return
     for entry in (await target.info()).keyspace:
         await target.select(entry.db)
         cursor: Arg = 0
         while True:
             cursor, keys = await target.call("SCAN", cursor, "COUNT", 1000, "TYPE", "hash")
-            await released.all(keys)
+            await restored.all(keys)
             if cursor == b"0":
                 break
 
 
-class _Released:
+class _Restored:
     def __init__(self, target: Admin) -> None:
         self._target = target
         self._clock = ExtendedTtls(target)
@@ -101,10 +101,10 @@ class _Released:
         now = await self._clock.now_ms()
         valid = now // 1000 + int(VALID_SECONDS) - 1
         keys, cursors = [key for key, _ in hashes], [cursor for _, cursor in hashes]
-        return ("EVAL", _RELEASE, len(keys), *keys, now + _FAR_MS, LIFT_MS, valid, *cursors)
+        return ("EVAL", _RELEASE, len(keys), *keys, now + _FAR_MS, EXTEND_MS, valid, *cursors)
 
 
-async def _knows_field_deadlines(target: Admin) -> bool:
+async def _knows_field_ttls(target: Admin) -> bool:
     try:
         await target.call("HPEXPIRETIME", "startmigration:no-such-key", "FIELDS", 1, "f")
     except AuthError:

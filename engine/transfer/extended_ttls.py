@@ -3,7 +3,7 @@
 A key that goes over with its deadline can expire on the target before the stream's command that
 extends it arrives: gone on the target, alive on the source, and nobody has said a word. It takes no
 more than a link that is down for a second. So where the target has no import mode, near deadlines
-(`hold_horizon`) are lifted by `LIFT_MS`, in the snapshot and in the stream, and the source's own
+(`hold_horizon`) are lifted by `EXTEND_MS`, in the snapshot and in the stream, and the source's own
 DELs remove what really expires, as on a replica.
 
 Before the cut-over the lifted deadlines are set back. A lifted deadline says of itself that it is
@@ -17,8 +17,8 @@ Invariant. No deadline on the target that is not lifted is due, and so nothing c
 before its time, however far the target is behind:
 
 - The snapshot and the stream lift what is nearer than the horizon: what is left is due later than
-  that. Long before the horizon is over everything that has become near is lifted (`lift_all`).
-- What is set back before the cut-over is due later than the cut-over can end (`release_all` is told
+  that. Long before the horizon is over everything that has become near is lifted (`extend_all`).
+- What is set back before the cut-over is due later than the cut-over can end (`restore_all` is told
   when that is); the rest stays lifted, and is set back behind the fence, with everything applied.
 - A cut-over that did not come off lifts everything again.
 
@@ -40,15 +40,15 @@ from engine._native import HeldNames
 from engine.errors import AuthError, ServerError
 from engine.wire.admin import Admin, Arg
 
-LIFT_MS = 100 * 365 * 86_400_000
+EXTEND_MS = 100 * 365 * 86_400_000
 """A hundred years: nobody's own deadline is so far off."""
-_FAR_MS = LIFT_MS // 2
-_EVERY_MS = 2 * LIFT_MS
+_FAR_MS = EXTEND_MS // 2
+_EVERY_MS = 2 * EXTEND_MS
 _PAGE = 1000
 _PAGES = 16
 # What setting deadlines back may take, in seconds: this, and so long for each key that has one.
-_RELEASE_SECONDS = 5.0
-_RELEASE_SECONDS_A_KEY = 1e-5
+_RESTORE_SECONDS = 5.0
+_RESTORE_SECONDS_A_KEY = 1e-5
 VALID_SECONDS = 3.0
 """How long a script may be under way."""
 # Both scripts: keys; what counts as lifted, by how much it is (ms), whether the server knows
@@ -102,7 +102,7 @@ return {ended, lifted}
 """
 )
 # Lifts what is due within the bound, and returns the keys; none of them ends.
-_LIFT = (
+_EXTEND = (
     _PROLOGUE
     + """
 local lifted = {}
@@ -143,12 +143,12 @@ class ExtendedTtls:
             self._exact = await self._knows_pexpiretime()
 
     async def seconds(self, names: HeldNames) -> float:
-        """What `release_held` may take."""
+        """What `restore_known` may take."""
         keys = len(names)
         if not names.known:
             keyspace = (await self._target.info()).keyspace
             keys = sum(each.keys for each in keyspace if each.expires)
-        return _RELEASE_SECONDS + _RELEASE_SECONDS_A_KEY * keys
+        return _RESTORE_SECONDS + _RESTORE_SECONDS_A_KEY * keys
 
     async def now_ms(self) -> int:
         """What the target's clock shows, in ms since the epoch."""
@@ -157,16 +157,16 @@ class ExtendedTtls:
             self._skew = int(seconds) + int(micros) / 1e6 - asyncio.get_running_loop().time()
         return int((asyncio.get_running_loop().time() + self._skew) * 1000)
 
-    async def release_held(self, names: HeldNames, due_by: float | None = None) -> list[DbKey]:
-        """As `release_all`, by the names of what is lifted, if they are known."""
+    async def restore_known(self, names: HeldNames, due_by: float | None = None) -> list[DbKey]:
+        """As `restore_all`, by the names of what is lifted, if they are known."""
         found: list[DbKey] = []
         if names.known:
             for portion in names.pages(_PAGE * _PAGES):
                 found += await self._some(_RELEASE, portion, _until(due_by))
         # They may have become too many meanwhile.
-        return found if names.known else await self.release_all(due_by)
+        return found if names.known else await self.restore_all(due_by)
 
-    async def release_all(self, due_by: float | None = None) -> list[DbKey]:
+    async def restore_all(self, due_by: float | None = None) -> list[DbKey]:
         """Set every deadline back but those that are due before `due_by` (the loop's clock).
 
         None: however near, and what is due by now goes. Returns the keys that stay lifted.
@@ -179,11 +179,11 @@ class ExtendedTtls:
         )
         return found
 
-    async def release(self, keys: Iterable[DbKey], due_by: float | None = None) -> list[DbKey]:
+    async def restore(self, keys: Iterable[DbKey], due_by: float | None = None) -> list[DbKey]:
         """The same of these keys."""
         return await self._some(_RELEASE, keys, _until(due_by))
 
-    async def lift_all(self, horizon: float, names: HeldNames | None = None) -> None:
+    async def extend_all(self, horizon: float, names: HeldNames | None = None) -> None:
         """Lift every deadline that is nearer than `horizon` seconds; their keys go to `names`."""
 
         def note(db: int, keys: list[bytes]) -> None:
@@ -191,11 +191,11 @@ class ExtendedTtls:
                 for key in keys:
                     names.add(db, key)
 
-        await self._all(_LIFT, lambda: int(horizon * 1000), note)
+        await self._all(_EXTEND, lambda: int(horizon * 1000), note)
 
-    async def lift(self, keys: Iterable[DbKey], horizon: float) -> None:
+    async def extend(self, keys: Iterable[DbKey], horizon: float) -> None:
         """Lift those of these keys."""
-        await self._some(_LIFT, keys, int(horizon * 1000))
+        await self._some(_EXTEND, keys, int(horizon * 1000))
 
     async def _all(
         self,
@@ -253,7 +253,7 @@ class ExtendedTtls:
             self._exact = await self._knows_pexpiretime()
         exact = "1" if self._exact else "0"
         valid = await self.now_ms() // 1000 + int(VALID_SECONDS) - 1
-        return ("EVAL", script, len(keys), *keys, _FAR_MS, LIFT_MS, exact, bound, valid)
+        return ("EVAL", script, len(keys), *keys, _FAR_MS, EXTEND_MS, exact, bound, valid)
 
     async def _knows_pexpiretime(self) -> bool:
         try:

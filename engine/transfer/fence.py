@@ -48,10 +48,11 @@ class Fence(Protocol):
     seconds: float
     """How long it may stand."""
     before: str
-    """What `prepare` found in the source's settings and `seal` changes; empty: it changes none."""
+    """What `prepare` found in the source's settings and `block_writes` changes; empty: it changes
+    none."""
     closed_before: str
-    """The setting by which the source refused writes already when `prepare` asked, so that `seal`
-    does not change it; empty: it accepted them, or does not tell."""
+    """The setting by which the source refused writes already when `prepare` asked, so that
+    `block_writes` does not change it; empty: it accepted them, or does not tell."""
     info: ServerInfo | None
     """Of a source that cannot be read meanwhile: what INFO told when the fence was put up."""
     silent_calls: silent_commands.Calls | None
@@ -79,15 +80,15 @@ class Fence(Protocol):
         ...
 
     async def approach(self) -> None:
-        """What is to be done right before `close`, or before `seal` after a crash. Never raises
-        `EngineError`."""
+        """What is to be done right before `close`, or before `block_writes` after a crash. Never
+        raises `EngineError`."""
         ...
 
     async def close(self) -> Replication:
         """Put it up; the server's role and offset then. Raises `EngineError`."""
         ...
 
-    async def seal(self) -> None:
+    async def block_writes(self) -> None:
         """From here on writes are refused, however long the fence stands. Raises `EngineError`."""
         ...
 
@@ -111,7 +112,7 @@ class Fence(Protocol):
         """
         ...
 
-    async def release(self) -> None:
+    async def remove(self) -> None:
         """Let go of its connection."""
         ...
 
@@ -190,7 +191,7 @@ class NoFence:
         ) as end:
             return replication_in(end, await end.call("INFO", "replication"))
 
-    async def seal(self) -> None:
+    async def block_writes(self) -> None:
         """The source is not ours to close."""
 
     async def look(self) -> Replication | None:
@@ -207,7 +208,7 @@ class NoFence:
         """Nobody waits."""
         return []
 
-    async def release(self) -> None:
+    async def remove(self) -> None:
         """There is no connection."""
 
 
@@ -256,7 +257,7 @@ class PauseFence:
 
     Redis 6.0 knows neither WRITE nor UNPAUSE. Everybody is paused, and nothing can be asked of the
     source meanwhile; so the pause is short, and the seal is put on in the same MULTI. It does not
-    hold for scripts: where they are seen the pause is made longer from `seal` on
+    hold for scripts: where they are seen the pause is made longer from `block_writes` on
     (`transfer.script_pause`), and clients are disconnected within it. Redis 2.8 has no CLIENT
     PAUSE: the seal is all there is of a fence, and writers are refused."""
 
@@ -419,10 +420,10 @@ class PauseFence:
                 )
         return replication_in(end, replies[-1])
 
-    async def seal(self) -> None:
+    async def block_writes(self) -> None:
         """Have writes refused; where the user may not, `finish` says so."""
         if self.before and not self._sealed:
-            await self._seal()
+            await self._block_writes()
         if self._hold is not None:
             await self._hold.begin()
             if self._hold.lost:
@@ -432,7 +433,7 @@ class PauseFence:
                     fault="source",
                 )
 
-    async def _seal(self) -> None:
+    async def _block_writes(self) -> None:
         end = await self._dialled()
         found, *_, told = await end.pipeline(
             [write_block.ASK, *write_block.commands(self.before), ("INFO", "replication")],
@@ -594,7 +595,7 @@ class PauseFence:
             why = f" (it answers no client for the next {script_pause.PENDING_SECONDS:g} s)"
         return f", but for {of}, whose writes this version does not refuse{why}"
 
-    async def release(self) -> None:
+    async def remove(self) -> None:
         """Hang up; a hold goes on in the process that disconnects clients."""
         held, self._hold = self._hold, None
         if held is not None:

@@ -25,11 +25,11 @@ HOOK_TRIES = 10
 class FenceRemoval:
     """Tries again, and tells of it. `hook`: the fence is the operator's command."""
 
-    def __init__(self, stage: MigrationContext, *, hook: bool) -> None:
-        self._stage = stage
+    def __init__(self, context: MigrationContext, *, hook: bool) -> None:
+        self._context = context
         self._hook = hook
         self._most = _HOOK_MOST_SECONDS if hook else _MOST_SECONDS
-        self._show = stage.trouble_of("the fence")
+        self._show = context.trouble_of("the fence")
         self._told: set[str] = set()
         self._text = ""
         self._tries = 0
@@ -43,10 +43,10 @@ class FenceRemoval:
         self._text = f"{where}, for its fence could not be taken away: {reason.rstrip('.')}"
         if reason not in self._told:
             self._told.add(reason)
-            self._stage.on_event(f"{self._text}. {remedy}")
+            self._context.on_event(f"{self._text}. {remedy}")
         if self._hook and self._tries >= HOOK_TRIES and not self.given_up:
             self.given_up = True
-            self._stage.on_event(
+            self._context.on_event(
                 f"the fence's hook has failed {self._tries} times: it is run again at the next "
                 "cut-over, and at the end of the migration"
             )
@@ -55,7 +55,7 @@ class FenceRemoval:
     def gone(self) -> None:
         """It is away."""
         if self._told:
-            self._stage.on_event("the fence is away: writes to the source are not held off by it")
+            self._context.on_event("the fence is away: writes to the source are not held off by it")
         self._told.clear()
         self._text, self._tries, self.given_up = "", 0, False
         self._show("")

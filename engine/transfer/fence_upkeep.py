@@ -45,9 +45,9 @@ class FenceUpkeep:
     def __init__(
         self,
         ends: Endpoints,
-        books: CheckpointWriter,
-        stage: MigrationContext,
-        opening: Promotion,
+        checkpoint: CheckpointWriter,
+        context: MigrationContext,
+        promotion: Promotion,
         source: ReplicaSource,
         roles: RoleMonitor,
         switch: SwitchHook,
@@ -55,16 +55,16 @@ class FenceUpkeep:
     ) -> None:
         """`is_anothers`: whether a position that was found on the target is another migration's."""
         self._ends = ends
-        self._books = books
-        self._stage = stage
-        self._opening = opening
+        self._checkpoint = checkpoint
+        self._context = context
+        self._promotion = promotion
         self._source = source
         self._roles = roles
         self._switch = switch
         self._is_anothers = is_anothers
         # Another migration may have cut over from the source since our fence was put up.
         self._lost = False
-        self._left = FenceRemoval(stage, hook=ends.settings.fence == "hook")
+        self._left = FenceRemoval(context, hook=ends.settings.fence == "hook")
         # Why those who wait at the source could not be let go.
         self._not_let_go: EngineError | None = None
         # How many cut-overs came to nothing behind a fence.
@@ -100,21 +100,21 @@ class FenceUpkeep:
             info,
             self._ends.settings,
             name=f"the source's primary {address}" if address else "the source",
-            before=self._books.mark.sealed,
+            before=self._checkpoint.mark.sealed,
             calls_before=self._calls_before(),
-            held=self._books.mark.held,
+            held=self._checkpoint.mark.held,
             refused=self._refused,
             straight=bool(address),
         )
 
     def _calls_before(self) -> Calls | None:
-        mark = self._books.mark
+        mark = self._checkpoint.mark
         return None if mark.scripts is None else Calls(mark.scripts, mark.writes)
 
     def note_before(self, fence: Fence) -> None:
         """What the source had run when this fence was put up."""
         calls = fence.calls
-        self._books.note(
+        self._checkpoint.note(
             scripts=None if calls is None else calls.scripts,
             writes=None if calls is None else calls.writes,
             scripts_run=None,
@@ -124,7 +124,7 @@ class FenceUpkeep:
 
     def step(self, what: str, **figures: object) -> AbstractContextManager[None]:
         """Log a step at the server that takes the source's writes."""
-        at = self._books.mark.fenced_at
+        at = self._checkpoint.mark.fenced_at
         of: dict[str, object] = {"end": "source", "fence": self._ends.settings.fence}
         if at:
             of["endpoint"] = at
@@ -149,7 +149,7 @@ class FenceUpkeep:
         told = await fence.look()
         if told is None:
             return
-        history = self._source.replid or self._opening.history
+        history = self._source.replid or self._promotion.history
         if history or told.is_replica:
             self.of_history(told, history)
         await self._roles.no_second_primary(told, history)
@@ -173,10 +173,10 @@ class FenceUpkeep:
 
     def _stands(self, in_doubt: bool = False) -> bool:
         """Whether a fence may stand that is to be taken away."""
-        mark = self._books.mark
+        mark = self._checkpoint.mark
         if self._lost and not in_doubt:
             return False
-        return mark.fenced and not mark.opened and (in_doubt or not self._opening.in_doubt)
+        return mark.fenced and not mark.opened and (in_doubt or not self._promotion.in_doubt)
 
     async def _take_away_once(self, in_doubt: bool = False) -> bool:
         """One try; whether there is nothing more to do."""
@@ -195,8 +195,8 @@ class FenceUpkeep:
         try:
             await self.remove(fence)
         finally:
-            await fence.release()
-        return not self._books.mark.fenced
+            await fence.remove()
+        return not self._checkpoint.mark.fenced
 
     async def remove(self, fence: Fence) -> None:
         try:
@@ -205,7 +205,7 @@ class FenceUpkeep:
         except EngineError as exc:
             self._not_taken_away(exc)
             return
-        self._books.note(
+        self._checkpoint.note(
             fenced=False,
             sealed="",
             fenced_at="",
@@ -219,7 +219,7 @@ class FenceUpkeep:
 
     def _not_taken_away(self, exc: EngineError) -> None:
         """It stays in the books: it is tried again, by whoever has them."""
-        mark = self._books.mark
+        mark = self._checkpoint.mark
         name = f"the source's primary {mark.fenced_at}" if mark.fenced_at else "the source"
         if self._ends.settings.fence == "hook":
             self._left.failed(f"writes to {name} may still be held off", exc.message, exc.remedy)
@@ -229,11 +229,11 @@ class FenceUpkeep:
 
     async def in_the_way(self, address: str) -> str:
         """Take away a fence that still stands; why not, if that cannot be done."""
-        mark = self._books.mark
+        mark = self._checkpoint.mark
         if not mark.fenced:
             return ""
         await self.take_away(at_once=True)
-        if not self._books.mark.fenced or (self._left.given_up and mark.fenced_at == address):
+        if not self._checkpoint.mark.fenced or (self._left.given_up and mark.fenced_at == address):
             return ""
         return f"the fence at {mark.fenced_at or 'the source'} is still to be taken away"
 
@@ -254,9 +254,9 @@ class FenceUpkeep:
             return True
 
     def _tell_left_closed(self) -> None:
-        sealed = self._books.mark.sealed
+        sealed = self._checkpoint.mark.sealed
         by_hand = f". If none has: {write_block.remedy(sealed)}" if sealed else ""
-        self._stage.on_event(
+        self._context.on_event(
             "the source goes on refusing writes, for another migration may have cut over from it "
             f"since{by_hand}"
         )
@@ -264,7 +264,7 @@ class FenceUpkeep:
     async def _is_lost(self) -> bool:
         """As `_lost_to_another`, of the position that is on the target now. A target that does not
         answer says nothing."""
-        key = position_key(self._books.mark.token)
+        key = position_key(self._checkpoint.mark.token)
         try:
             async with asyncio.timeout(_ASK_SECONDS), self._ends.admin("target") as end:
                 found = await end.call("GET", key)
@@ -281,11 +281,11 @@ class FenceUpkeep:
         Tried again for a minute, unless not `patient`. Raises `TransferStopped` then: the books
         still have it, and whoever resumes goes on.
         """
-        if not self._books.mark.fenced:
+        if not self._checkpoint.mark.fenced:
             return
-        await self._opening.hand_over()
+        await self._promotion.hand_over()
         await self.switch_once()
-        patience = self._stage.patience(
+        patience = self._context.patience(
             "the source's clients",
             ended="the target is open, but the source could not be told so",
             next_step="it is told again",
@@ -314,21 +314,21 @@ class FenceUpkeep:
             await fence.approach()
             fence.opened()
             try:
-                await fence.seal()
+                await fence.block_writes()
             except TransferFailed as exc:
                 # Its role has changed since, or its clients cannot be held: there is no way back.
-                self._stage.on_event(exc.message)
+                self._context.on_event(exc.message)
             await self.let_clients_go(fence)
             if self._not_let_go is not None:
                 raise self._not_let_go
         finally:
-            await fence.release()
+            await fence.remove()
 
     async def switch_once(self) -> None:
-        if self._switch.wanted and not self._books.mark.switched:
+        if self._switch.wanted and not self._checkpoint.mark.switched:
             with logs.timed(_log, "Cut-over: run the switch"):
                 await self._switch.run()
-            self._books.note(switched=True)
+            self._checkpoint.note(switched=True)
 
     async def let_clients_go(self, fence: Fence) -> None:
         """Those who wait; where that fails the books keep it for `finish`."""
@@ -344,9 +344,9 @@ class FenceUpkeep:
             told.append(moved)
             lost.append(moved)
         for each in told:
-            self._stage.on_event(each)
+            self._context.on_event(each)
         run = fence.calls_since
-        self._books.note(
+        self._checkpoint.note(
             fenced=False,
             scripts_run=None if run is None else run.scripts,
             writes_run=None if run is None else run.writes,
@@ -374,7 +374,7 @@ class FenceUpkeep:
 
     async def _fence_left(self) -> Fence:
         """The fence that stands by the books. Raises `EngineError`."""
-        address, limit = self._books.mark.fenced_at, self._ends.settings.io_timeout
+        address, limit = self._checkpoint.mark.fenced_at, self._ends.settings.io_timeout
         at = self._ends.beside_source(address)
         async with admin(at, timeout=limit, fault="source", straight=bool(address)) as end:
             return self.fence_at(at, await end.info(), address)

@@ -65,7 +65,7 @@ _FIELDS_SECONDS = 0.05
 # Commands whose first argument is the name of a search alias or dictionary.
 _OF_SEARCH = (b"FT.ALIAS", b"FT.DICT")
 # Names of commands without a row in the core's table: so many are told of.
-_STRANGE_NAMES_MOST = 100
+_UNKNOWN_NAMES_MOST = 100
 # A command of these kinds may change what reading its keys again would not bring: it has to be on
 # the target before what is behind it.
 _IN_ORDER = (
@@ -124,11 +124,11 @@ class Follower:
         self,
         source: ReplicaSource,
         applier: Applier,
-        mender: KeyResync,
+        resync: KeyResync,
         held: TargetPosition,
         faith: UnfaithfulCommands,
         target_ttls: TargetTtls,
-        deadly: CrashingCommands,
+        crashing: CrashingCommands,
         *,
         not_carried: Callable[[int, bytes, str, int | None], None],
         carried: Callable[[int, bytes], None],
@@ -137,14 +137,14 @@ class Follower:
     ) -> None:
         self._source = source
         self._applier = applier
-        self._mender = mender
+        self._resync = resync
         self._not_carried = not_carried
         self._carried = carried
         self._left_out = left_out
         self._unnamed = unnamed
         self._faith = faith
         self._target_ttls = target_ttls
-        self._deadly = deadly
+        self._crashing = crashing
         assert held.position is not None
         self._held = held
         self.position = held.position
@@ -155,7 +155,7 @@ class Follower:
         """Batches that were applied without their answer being seen."""
         self.moved: dict[DbKey, None] | None = None
         """While a dict: keys that took another key's deadline along are added to it."""
-        self.lifted: dict[DbKey, None] | None = None
+        self.extended: dict[DbKey, None] | None = None
         """While a dict: keys whose deadlines came lifted, or may have, are added to it."""
         self.held: HeldNames | None = None
         """Where the keys are noted whose deadlines come lifted, or are taken along by another."""
@@ -175,13 +175,13 @@ class Follower:
         """Deadlines of keys may have passed before their time: every key that is named is read."""
         self.on_outage: Callable[[], None] = lambda: None
         """Called when the target could not be reached for a while."""
-        self.on_strange: Callable[[bytes, bool], None] = lambda name, known: None
+        self.on_unknown_command: Callable[[bytes, bool], None] = lambda name, known: None
         """Called once for each name of a command that the core's table does not have: the name,
         whether the source could tell which keys it names."""
         self.on_search: Callable[[bytes, str], None] = lambda name, why: None
         """Called with the name of a search alias or dictionary that a command did not change on the
         target, and why."""
-        self._strange: set[bytes] = set()
+        self._unknown_commands: set[bytes] = set()
         # Keys that were found to differ, until the mender has them.
         self._found: dict[DbKey, None] = {}
         self._read_again = 0.0
@@ -201,14 +201,14 @@ class Follower:
     async def run(self) -> None:
         """Follow until `stop`. Raises `LinkError` (the source's), `PositionMoved`, `AuthError`,
         `TransferFailed`."""
-        source, mender = self._source, self._mender
+        source, resync = self._source, self._resync
         while True:
             if not self._in_doubt:
                 if self._found:
-                    mender.spoil(self._found)
+                    resync.mark_dirty(self._found)
                     self._found.clear()
-                if not mender.at_rest:
-                    await self._mend()
+                if not resync.at_rest:
+                    await self._resync_idle()
                 if self._confirming:
                     await self._transact_nothing()
                     self._confirming = False
@@ -237,7 +237,7 @@ class Follower:
 
     async def _more(self) -> None:
         """Wait until the source has brought more, or there is something to read again."""
-        again = self._mender.again_in
+        again = self._resync.again_in
         if again is None:
             await self._source.more()
             return
@@ -293,7 +293,7 @@ class Follower:
 
     def hurry(self, on: bool) -> None:
         """Whether the source's writers are held off, and each round trip costs them time."""
-        self._mender.hurried = on
+        self._resync.hurried = on
 
     @property
     def in_doubt(self) -> bool:
@@ -307,7 +307,7 @@ class Follower:
         The set on the target may still name keys that are mended: whoever takes over reads them
         once more, and the opening removes it.
         """
-        return self._mender.mended and not (self._in_doubt or self._found)
+        return self._resync.nothing_dirty and not (self._in_doubt or self._found)
 
     @property
     def stopping(self) -> bool:
@@ -324,15 +324,15 @@ class Follower:
     @property
     def _plain(self) -> bool:
         """Whether a batch may go the quick way, if its commands allow it."""
-        noting = self.moved is not None or self.lifted is not None
+        noting = self.moved is not None or self.extended is not None
         late = self._late_from(self.position.offset)
-        quiet = self._mender.at_rest and self._deadly.idle
+        quiet = self._resync.at_rest and self._crashing.idle
         return quiet and not (self._in_doubt or late or self.suspect or noting)
 
     def _late_from(self, offset: int) -> bool:
         """Whether relative TTLs behind this offset are not to be relied on."""
         source = self._source
-        return self.late or (source.relative_deadlines and offset < source.late_offset)
+        return self.late or (source.relative_ttls and offset < source.late_offset)
 
     async def _quickly(self) -> _Left:
         """Apply batches as long as each is plain; gives what is for the main flow, which may be
@@ -396,7 +396,7 @@ class Follower:
         wanted = (
             batch.holds(self._kinds_to_look_at)
             or batch.doubtful(self._faith.flags | CMD_PAYLOAD)
-            or batch.nbytes > self._mender.bulk_limit
+            or batch.nbytes > self._resync.bulk_limit
             or (self.telemetry and batch.naming(TELEMETRY))
             or (in_order and self._under_way)
         )
@@ -450,7 +450,7 @@ class Follower:
             ((only, sent),) = unsettled
             await self._transact(only.batch, sent)
             return
-        links, mender = self._applier.reconnects, self._mender
+        links, resync = self._applier.reconnects, self._resync
         settled = await self._applier.settle([sent for _, sent in unsettled])
         away = self._applier.reconnects != links
         if away:
@@ -461,18 +461,18 @@ class Follower:
                 again.append(batch)
                 continue
             # What those before it lack, its commands may have read.
-            await mender.spread(batch)
+            await resync.spread(batch)
             for index, message in result.failed:
                 await self._leave(batch, index, message)
             lapsed = self._applier.lapses != self._lapses
             if result.unseen or lapsed or self.suspect:
                 self.unseen += result.unseen
-                mender.spoil(await mender.keys_in(batch))
+                resync.mark_dirty(await resync.keys_in(batch))
             if self._counted_late(batch):
-                mender.spoil(_changed(batch, CMD_MEMBER_COUNT))
+                resync.mark_dirty(_changed(batch, CMD_MEMBER_COUNT))
             if away and self.has_fields:
-                self._spoil_fields(batch)
-            await mender.spread(batch)
+                self._mark_fields_dirty(batch)
+            await resync.spread(batch)
             self.commands += batch.stream_commands
             self._pass(behind)
         for batch in again:
@@ -496,7 +496,7 @@ class Follower:
             applied, rest = batch.split(cut)
         except ValueError:
             raise ReadAgain("the source's stream is another one than the target has") from None
-        self._mender.spoil(await self._mender.keys_in(applied))
+        self._resync.mark_dirty(await self._resync.keys_in(applied))
         self._in_doubt = cut < self.position.offset
         return rest
 
@@ -517,42 +517,42 @@ class Follower:
         self._lapses, self._suspected = self._applier.lapses, self.suspect
         self._note_held(batch)
         # 1. What the batch makes dirty by itself, and what reads a dirty key.
-        mender, moved = self._mender, self._taken_along(batch)
+        resync, moved = self._resync, self._taken_along(batch)
         # A part of it was read late, or all.
         late = self._late_from(batch.start_offset)
         doubts = self._faith.doubts(batch)
         if doubts.unnamed:
             # Before they are applied: whoever goes on from behind them must know.
             await self._unnamed(doubts.unnamed)
-        mender.move(batch)
-        mender.spoil(doubts.values)
-        mender.spoil_deadlines(doubts.deadlines)
-        await self._spoil_timed(doubts.if_timed)
+        resync.move(batch)
+        resync.mark_dirty(doubts.values)
+        resync.mark_ttls_dirty(doubts.ttls)
+        await self._mark_timed_dirty(doubts.if_timed)
         for index in batch.naming(TELEMETRY) if self.telemetry else ():
-            mender.spoil(await mender.keys_of(batch, index) or ())
+            resync.mark_dirty(await resync.keys_of(batch, index) or ())
         if batch.holds(CMD_UNKNOWN):
             await self._distrust(batch)
         if self.suspect:
-            mender.spoil(await mender.keys_in(batch))
+            resync.mark_dirty(await resync.keys_in(batch))
         if self.has_fields:
-            self._spoil_fields(batch)
-        await mender.spread(batch)
+            self._mark_fields_dirty(batch)
+        await resync.spread(batch)
         if self.moved is not None:
             self.moved.update(dict.fromkeys(moved))
             self.swapped = self.swapped or bool(batch.swaps)
-        if self.lifted is not None:
+        if self.extended is not None:
             for index in batch.rewritten:
-                self.lifted.update(dict.fromkeys(batch.changes(index) or ()))
+                self.extended.update(dict.fromkeys(batch.changes(index) or ()))
         if late:
-            mender.spoil_deadlines(moved)
-            mender.spoil_deadlines(_changed(batch, CMD_TTL))
+            resync.mark_ttls_dirty(moved)
+            resync.mark_ttls_dirty(_changed(batch, CMD_TTL))
         # 2. A reading is stored at exactly its offset.
-        while (cut := self._mender.next_offset) is not None:
+        while (cut := self._resync.next_offset) is not None:
             if not batch.start_offset < cut < batch.end_offset:
                 break
             head, batch = batch.split(cut)
             await self._transact(head)
-            await mender.spread(batch)
+            await resync.spread(batch)
         # 3. The rest.
         await self._transact(batch)
 
@@ -569,37 +569,40 @@ class Follower:
             for db, key in self._taken_along(batch):
                 held.add(db, key)
 
-    async def _spoil_timed(self, doubtful: Sequence[Timed]) -> None:
+    async def _mark_timed_dirty(self, doubtful: Sequence[Timed]) -> None:
         """Spoil those of them that have a TTL on the target: one that is lost by the batch."""
-        mender = self._mender
+        resync = self._resync
         # A reading that is stored before the command may bring one.
-        awaited = mender.awaited((each.db, each.key) for each in doubtful)
+        awaited = resync.awaited((each.db, each.key) for each in doubtful)
         found = [each for each in doubtful if (each.db, each.key) in awaited]
         found += await self._target_ttls.of(
             [each for each in doubtful if (each.db, each.key) not in awaited]
         )
         for db, key, field in found:
-            spoil = mender.spoil_deadlines if field is None else mender.spoil
-            spoil([(db, key)])
+            mark_dirty = resync.mark_ttls_dirty if field is None else resync.mark_dirty
+            mark_dirty([(db, key)])
 
-    def _spoil_fields(self, batch: CommandBatch) -> None:
+    def _mark_fields_dirty(self, batch: CommandBatch) -> None:
         kinds = CMD_MEMBER_TTL | (CMD_MEMBER_COUNT if self.fields else 0)
         for index in batch.doubtful(kinds):
-            self._mender.spoil(batch.changes(index) or ())
+            self._resync.mark_dirty(batch.changes(index) or ())
 
     async def _distrust(self, batch: CommandBatch) -> None:
         """What a command of an unknown name does to its keys on the target is not known: they are
         read again."""
         for index in batch.indices(CMD_UNKNOWN):
             name = batch.command(index)[0].upper()
-            keys = await self._mender.keys_of(batch, index)
-            self._mender.spoil(keys or ())
+            keys = await self._resync.keys_of(batch, index)
+            self._resync.mark_dirty(keys or ())
             shown = name[:64].decode("ascii", "backslashreplace")
             if not keys:
                 await self._unnamed(f"what the command {shown} changes is not known")
-            if name not in self._strange and len(self._strange) < _STRANGE_NAMES_MOST:
-                self._strange.add(name)
-                self.on_strange(name, bool(keys))
+            if (
+                name not in self._unknown_commands
+                and len(self._unknown_commands) < _UNKNOWN_NAMES_MOST
+            ):
+                self._unknown_commands.add(name)
+                self.on_unknown_command(name, bool(keys))
 
     def _counted_late(self, batch: CommandBatch) -> bool:
         """Whether a batch that is on the target now has counted up fields that may have expired
@@ -611,7 +614,7 @@ class Follower:
             return False
         if batch.start_offset < self._source.late_offset:
             return True
-        came = self._source.receipt_of(batch.start_offset + 1)
+        came = self._source.receive_time_of(batch.start_offset + 1)
         return came is None or time.monotonic() - came > _FIELDS_SECONDS
 
     def _behind(self, batch: CommandBatch) -> StreamPosition:
@@ -631,20 +634,20 @@ class Follower:
 
     async def _transact(self, batch: CommandBatch, sent: Sent | None = None) -> None:
         """`sent`: the batch was sent, and this is what became of it."""
-        readings = self._mender.due(batch.end_offset)
+        readings = self._resync.due(batch.end_offset)
         stores = [store for reading in readings for store in reading.stores]
         unfit = [each for reading in readings for each in reading.unfit]
         whole = _Piece(batch, stores, unfit)
-        suspect = sent is None and self._deadly.suspect(batch, stores)
+        suspect = sent is None and self._crashing.suspect(batch, stores)
         if suspect or not await self._transact_piece(whole, sent):
             await self._transact_in_pieces(whole)
             for db, key, why, _ in unfit:
                 whole.refused.add((db, key))
                 self._refused(db, key, why)
             if unfit:
-                await self._mender.spread(batch)
-        mender = self._mender
-        mender.stored(readings, seen=not whole.unseen)
+                await self._resync.spread(batch)
+        resync = self._resync
+        resync.stored(readings, seen=not whole.unseen)
         if not whole.unseen:
             for db, key in (key for each in readings if each.values for key in each.keys):
                 if (db, key) not in whole.refused:
@@ -652,7 +655,7 @@ class Follower:
 
     async def _transact_in_pieces(self, whole: _Piece) -> None:
         """Apply it in pieces, for the target's process has ended at it."""
-        for part, some in self._deadly.pieces(whole.batch, whole.stores):
+        for part, some in self._crashing.pieces(whole.batch, whole.stores):
             piece = _Piece(part, some, [])
             if not await self._transact_piece(piece):
                 await self._transact_in_pieces(piece)
@@ -663,11 +666,11 @@ class Follower:
         """Apply it; False: the target's process ends at it, and it is to be parted."""
         batch, stores, refused = piece.batch, piece.stores, piece.refused
         behind = self._behind(batch)
-        mender, links = self._mender, self._applier.reconnects
+        resync, links = self._resync, self._applier.reconnects
         skip: set[int] = set()
         if sent is None:
             skip = await self._leave_out_refused(batch) | await self._leave_out_long(batch)
-            skip |= await self._leave_out_unfit(batch) | await self._leave_out_deadly(batch)
+            skip |= await self._leave_out_unfit(batch) | await self._leave_out_crashing(batch)
         while True:
             try:
                 result = await self._applier.apply(
@@ -677,21 +680,21 @@ class Follower:
                     extras=[
                         *((db, raw) for db, _, raw, _ in stores),
                         # In this order: what became dirty just now may be stored by it.
-                        *mender.notes(),
+                        *resync.notes(),
                     ],
                     sent=sent,
                 )
             except PositionMoved:
-                if self._applier.ended and self._deadly.ended(batch, stores):
+                if self._applier.ended and self._crashing.ended(batch, stores):
                     self._leave_out_stores(stores)
                 raise
             sent = None
             if result.ended:
-                if self._deadly.ended(batch, stores):
+                if self._crashing.ended(batch, stores):
                     refused |= self._leave_out_stores(stores)
-                    skip |= await self._leave_out_deadly(batch)
+                    skip |= await self._leave_out_crashing(batch)
                     continue
-                if self._deadly.parted(batch, stores):
+                if self._crashing.parted(batch, stores):
                     return False
                 continue
             if not result.refused:
@@ -705,8 +708,8 @@ class Follower:
                     refused.add(self._store_failed(stores, -1 - index, message))
                     del stores[-1 - index]
             # What comes behind them in the batch reads their keys as they are.
-            await mender.spread(batch)
-        mender.noted()
+            await resync.spread(batch)
+        resync.noted()
         for index, message in result.failed:
             if index >= 0:
                 await self._leave(batch, index, message)
@@ -716,79 +719,79 @@ class Follower:
             refused.add((db, key))
             self._refused(db, key, why)
         if result.failed or piece.unfit:
-            await mender.spread(batch)
+            await resync.spread(batch)
         if result.unseen:
             # Which of its commands failed, nobody knows.
             self.unseen += 1
             piece.unseen = True
         else:
-            self._deadly.passed(stores)
+            self._crashing.passed(stores)
         lapsed = self._applier.lapses != self._lapses or (self.suspect and not self._suspected)
         if result.unseen or lapsed:
             # Some of it may have failed, or found its key expired.
-            mender.spoil(await mender.keys_in(batch))
-            mender.spoil((store[0], store[1]) for store in stores)
+            resync.mark_dirty(await resync.keys_in(batch))
+            resync.mark_dirty((store[0], store[1]) for store in stores)
         if self._applier.reconnects != links:
             # The target was away: what had a deadline there may have passed before this batch came.
             self.on_outage()
             if self.suspect:
-                mender.spoil(await mender.keys_in(batch))
+                resync.mark_dirty(await resync.keys_in(batch))
             if self.has_fields:
-                self._spoil_fields(batch)
+                self._mark_fields_dirty(batch)
         if self._counted_late(batch):
-            mender.spoil(_changed(batch, CMD_MEMBER_COUNT))
+            resync.mark_dirty(_changed(batch, CMD_MEMBER_COUNT))
         self.commands += batch.stream_commands
         self._pass(behind)
         return True
 
     async def _leave_out_refused(self, batch: CommandBatch) -> set[int]:
         """Commands that name a key which the target refused: their other keys are read instead."""
-        mender = self._mender
-        left_out = await mender.left_out_of(batch)
+        resync = self._resync
+        left_out = await resync.left_out_of(batch)
         if left_out:
             for keys in left_out.values():
-                mender.spoil(keys)
+                resync.mark_dirty(keys)
             # What they were to write, the commands behind them may read.
-            await mender.spread(batch)
+            await resync.spread(batch)
         return set(left_out)
 
     async def _leave_out_long(self, batch: CommandBatch) -> set[int]:
         """Commands with an argument that is longer than the target takes: it would not answer with
         an error, but end the connection. Their keys are read instead, for a value that is long as
         an argument may be short as a payload."""
-        limit = self._mender.bulk_limit
+        limit = self._resync.bulk_limit
         found = batch.longer(limit)
         for index in found:
             await self._leave(batch, index, f"it is longer than the target takes ({limit:,} bytes)")
         if found:
-            await self._mender.spread(batch)
+            await self._resync.spread(batch)
         return set(found)
 
     async def _leave_out_unfit(self, batch: CommandBatch) -> set[int]:
         """RESTORE of a value that the target must not get, as it lacks the module."""
         found = set()
         for index in batch.doubtful(CMD_PAYLOAD):
-            if why := self._mender.refusal(batch.command(index)[3]):
+            if why := self._resync.refusal(batch.command(index)[3]):
                 found.add(index)
                 await self._leave(batch, index, why)
         if found:
-            await self._mender.spread(batch)
+            await self._resync.spread(batch)
         return found
 
-    async def _leave_out_deadly(self, batch: CommandBatch) -> set[int]:
+    async def _leave_out_crashing(self, batch: CommandBatch) -> set[int]:
         """A command that the target's process ended at: its keys are not sent any more."""
-        if self._deadly.idle or len(batch) != 1 or not self._deadly.deadly(batch):
+        if self._crashing.idle or len(batch) != 1 or not self._crashing.crashing(batch):
             return set()
-        self._deadly.leave_out(*(await self._mender.keys_of(batch, 0) or ()))
+        self._crashing.leave_out(*(await self._resync.keys_of(batch, 0) or ()))
         await self._leave(batch, 0, REASON)
-        await self._mender.spread(batch)
+        await self._resync.spread(batch)
         return {0}
 
     def _leave_out_stores(self, stores: list[Store]) -> set[DbKey]:
         """The value of one key, which the target's process ended at: it is not sent any more."""
         keys = {store[:2] for store in stores}
         for db, key in keys:
-            self._deadly.leave_out((db, key))
+            self._crashing.leave_out((db, key))
             self._refused(db, key, REASON)
         stores.clear()
         return keys
@@ -806,14 +809,14 @@ class Follower:
         return db, key
 
     def _refused(self, db: int, key: bytes, message: str, value_type: int | None = None) -> None:
-        self._mender.refuse((db, key))
+        self._resync.refuse((db, key))
         self._not_carried(db, key, message, value_type)
 
     async def _leave(self, batch: CommandBatch, index: int, message: str) -> None:
         """A command that did not run on the target: its keys are read from the source instead."""
-        keys = await self._mender.keys_of(batch, index)
+        keys = await self._resync.keys_of(batch, index)
         if keys:
-            self._mender.spoil(keys)
+            self._resync.mark_dirty(keys)
         else:
             command = batch.command(index)
             name = command[0].decode("ascii", "backslashreplace")
@@ -834,19 +837,19 @@ class Follower:
         if now < self._read_again:
             return
         try:
-            await self._mender.read()
+            await self._resync.read()
         except (LinkError, ServerError):
             # The link that matters is another one, and mends itself or says why not.
             self._read_again = now + _READ_AGAIN_SECONDS
 
-    async def _mend(self) -> None:
+    async def _resync_idle(self) -> None:
         """Take readings while the target is close behind; store those that belong right here."""
-        mender = self._mender
+        resync = self._resync
         while self.lag_bytes <= _READ_WITHIN:
             self._lapses, self._suspected = self._applier.lapses, self.suspect
-            if mender.to_read:
+            if resync.to_read:
                 await self._read()
-            if not mender.due(self.position.offset) and not mender.unnoted:
+            if not resync.due(self.position.offset) and not resync.unnoted:
                 return
             await self._transact_nothing()
 

@@ -54,7 +54,7 @@ from engine.wire.info_command import replication_in
 _FIRST_AT_ONCE = 50
 _MOST_AT_ONCE = 500
 _BYTES_AT_ONCE = 1 << 20
-_DEADLINES_AT_ONCE = 500
+_TTLS_AT_ONCE = 500
 _HURRIED_AT_ONCE = 500
 # Names in one command that keeps the set on the target.
 _NAMES_AT_ONCE = 1000
@@ -63,7 +63,7 @@ _AGAIN_SECONDS = 1.0
 # Commands that leave nothing of a key.
 _DELETES = frozenset({b"DEL", b"UNLINK"})
 # What a name in the set says is to be read: the value, the deadline; nothing, before it is named.
-_VALUE, _DEADLINE, _REFUSED = b"v", b"d", b"n"
+_VALUE, _TTL, _REFUSED = b"v", b"d", b"n"
 
 DbKey = tuple[int, bytes]
 Extra = tuple[int, bytes]
@@ -110,13 +110,13 @@ class KeyResync:
         suspects: CrashSuspects | None = None,
     ) -> None:
         self._source = source
-        self._strange = UnknownCommands(source)
+        self._unknown = UnknownCommands(source)
         self._encoder = encoder
         self._names_key = names_key
         self._suspects = suspects or CrashSuspects(lambda _: None)
         self._absolute = info.version >= (7, 0, 0) and not info.fork
         self._values: dict[DbKey, None] = {}
-        self._deadlines: dict[DbKey, None] = {}
+        self._ttl_guard: dict[DbKey, None] = {}
         # Refused by the target; and those of them that a command has named since.
         self._refused: dict[DbKey, None] = {}
         self._named_again: dict[DbKey, None] = {}
@@ -133,35 +133,35 @@ class KeyResync:
         self.hurried = False
         """The source's writers are held off anyway: a reading may be larger, for each costs them a
         round trip."""
-        self.lift_ms = self.lift_before = 0
+        self.extend_ms = self.extend_before = 0
         """By how much deadlines before which moment are lifted now (`transfer.extended_ttls`)."""
-        self.lifted = 0
+        self.extended = 0
         """How many were."""
         self.held: HeldNames | None = None
         """Where their names are kept."""
-        self.lifted_keys: dict[DbKey, None] | None = None
+        self.extended_keys: dict[DbKey, None] | None = None
         """While a dict: the keys of those are added to it."""
         self.on_left: Callable[[int, bytes], None] = lambda db, key: None
         """Told of keys that every server makes for itself, which are not stored."""
         self.repaired = 0
         """Keys whose value was read again and stored."""
-        self.mended_keys = 0
+        self.resynced_keys = 0
         """The same, and those of which the deadline alone was."""
 
     @property
     def clean(self) -> bool:
         """Whether the target holds nothing that differs from the stream, refused keys aside, and
         the set says so."""
-        return self._mended and not self._settled
+        return self._resynced and not self._settled
 
     @property
-    def mended(self) -> bool:
+    def nothing_dirty(self) -> bool:
         """As `clean`, but for the set, which may still name keys that are mended."""
-        return self._mended
+        return self._resynced
 
     @property
-    def _mended(self) -> bool:
-        return not (self._values or self._deadlines or self._readings)
+    def _resynced(self) -> bool:
+        return not (self._values or self._ttl_guard or self._readings)
 
     @property
     def at_rest(self) -> bool:
@@ -173,7 +173,7 @@ class KeyResync:
     def waiting(self) -> int:
         """Keys that are not mended yet."""
         reading = sum(len(reading.stores) for reading in self._readings)
-        return len(self._values) + len(self._deadlines) + reading
+        return len(self._values) + len(self._ttl_guard) + reading
 
     @property
     def to_read(self) -> bool:
@@ -182,7 +182,7 @@ class KeyResync:
             self._again_at = time.monotonic() + _AGAIN_SECONDS
             self._values.update(self._named_again)
             self._named_again.clear()
-        return not self._readings and bool(self._values or self._deadlines)
+        return not self._readings and bool(self._values or self._ttl_guard)
 
     @property
     def again_in(self) -> float | None:
@@ -192,7 +192,7 @@ class KeyResync:
             return None
         return max(self._again_at - time.monotonic(), 0.0)
 
-    def spoil(self, keys: Iterable[DbKey]) -> None:
+    def mark_dirty(self, keys: Iterable[DbKey]) -> None:
         """These keys may differ: they are to be read again."""
         for key in keys:
             if key in self._refused:
@@ -202,10 +202,10 @@ class KeyResync:
             elif key not in self._named_again:
                 self._add(self._values, key, _VALUE)
 
-    def spoil_deadlines(self, keys: Iterable[DbKey]) -> None:
+    def mark_ttls_dirty(self, keys: Iterable[DbKey]) -> None:
         """Of these keys the deadline alone may differ."""
         for key in keys:
-            self._add(self._deadlines, key, _DEADLINE)
+            self._add(self._ttl_guard, key, _TTL)
 
     def refuse(self, key: DbKey) -> None:
         """The target does not take this key's value: it stays as it is until a command names it."""
@@ -222,7 +222,7 @@ class KeyResync:
 
     def read_refused(self) -> None:
         """The target may take by now what it has refused: all of that is read again."""
-        self.spoil(tuple(self._refused))
+        self.mark_dirty(tuple(self._refused))
 
     @property
     def refused(self) -> frozenset[DbKey]:
@@ -236,7 +236,7 @@ class KeyResync:
     def awaited(self, keys: Iterable[DbKey]) -> set[DbKey]:
         """Those of which the value, or the deadline, on the target is going to be another one."""
         read = {key for reading in self._readings for key in reading.keys}
-        return {key for key in keys if key in read or key in self._deadlines or self.knows(key)}
+        return {key for key in keys if key in read or key in self._ttl_guard or self.knows(key)}
 
     def take_up(self, names: Iterable[bytes]) -> None:
         """The names that an engine before us left in the set."""
@@ -248,8 +248,8 @@ class KeyResync:
             if kind == _VALUE:
                 self._values[key] = None
                 self._refused.pop(key, None)
-            elif kind == _DEADLINE:
-                self._deadlines[key] = None
+            elif kind == _TTL:
+                self._ttl_guard[key] = None
             elif key not in self._values:
                 self._refused[key] = None
 
@@ -265,7 +265,7 @@ class KeyResync:
     def unnoted(self) -> bool:
         """Whether the set is to be brought up to date: with new names soon, with those that are
         over when there is nothing else to do."""
-        return bool(self._unnoted or (self._mended and self._settled))
+        return bool(self._unnoted or (self._resynced and self._settled))
 
     def notes(self) -> list[Extra]:
         """Commands that bring the set up to what has changed since `noted`."""
@@ -285,10 +285,10 @@ class KeyResync:
     def note_again(self) -> None:
         """The set may be gone (FLUSHALL, SWAPDB): all of it is to be written anew."""
         names = [_name(key, _VALUE) for key in (*self._values, *self._named_again)]
-        names += [_name(key, _DEADLINE) for key in self._deadlines]
+        names += [_name(key, _TTL) for key in self._ttl_guard]
         names += [_name(key, _REFUSED) for key in self._absent]
         for reading in self._readings:
-            kind = _VALUE if reading.values else _DEADLINE
+            kind = _VALUE if reading.values else _TTL
             names += [_name(key, kind) for key in reading.keys]
         self._unnoted = names
 
@@ -299,7 +299,7 @@ class KeyResync:
         values = kind == _VALUE
         if values and (key in self._values or key in self._named_again):
             return True
-        if not values and key in self._deadlines:
+        if not values and key in self._ttl_guard:
             return True
         return any(reading.values == values and key in reading.keys for reading in self._readings)
 
@@ -319,7 +319,7 @@ class KeyResync:
 
     # --- The stream passes by ---
 
-    async def taint(self, batch: CommandBatch) -> None:
+    async def propagate(self, batch: CommandBatch) -> None:
         """Before a batch is applied: what is swapped moves, what reads a dirty key becomes dirty.
 
         Raises as `spread`.
@@ -337,14 +337,14 @@ class KeyResync:
                 stray = other if one == POSITION_DB else one
                 self._strays.append((stray, encode_command(b"DEL", self._names_key)))
             self._suspects.swap(one, other)
-        if self._mended and not self._refused and not self._named_again:
+        if self._resynced and not self._refused and not self._named_again:
             return
         for one, other in swaps:
             self._swap(one, other)
         self._swap_readings(swaps)
         if batch.flushes:
             # Which of the refused keys are gone by that, the source knows.
-            self.spoil(tuple(self._refused))
+            self.mark_dirty(tuple(self._refused))
         if swaps or batch.flushes:
             self.note_again()
 
@@ -355,20 +355,20 @@ class KeyResync:
         key that is named is to be read again. Raises `LinkError`, `AuthError` where the source has
         to be asked for keys.
         """
-        if self._mended and not self._refused and not self._named_again:
+        if self._resynced and not self._refused and not self._named_again:
             return
         # A deadline goes along where its key goes, and nowhere else.
-        self.spoil_deadlines(batch.derived(self._dirty_deadlines(batch), True)[0])
-        keys, strange = batch.derived(self._dirty(batch))
-        self.spoil(keys)
-        if strange:
+        self.mark_ttls_dirty(batch.derived(self._dirty_ttls(batch), True)[0])
+        keys, unknown = batch.derived(self._dirty(batch))
+        self.mark_dirty(keys)
+        if unknown:
             # Whatever these read: what they may have changed is dirty, and what is derived of it.
-            self.spoil(await self._strange_keys(batch, strange))
-            self.spoil(batch.derived(self._dirty(batch))[0])
+            self.mark_dirty(await self._unknown_keys(batch, unknown))
+            self.mark_dirty(batch.derived(self._dirty(batch))[0])
         if self._refused:
             for index in batch.mentioning({key for _, key in self._refused}):
                 named = placed(batch.db(index), batch.keys(index) or (), batch.swaps)
-                self.spoil(self._refused.keys() & named)
+                self.mark_dirty(self._refused.keys() & named)
 
     async def left_out_of(self, batch: CommandBatch) -> dict[int, list[DbKey]]:
         """The commands that must not be applied because they name a key that the target refused:
@@ -395,9 +395,9 @@ class KeyResync:
         """The keys that differ, or may, with the databases that they are in behind the batch."""
         return [*self._values, *self._named_again, *self._refused, *self._under_way(batch, True)]
 
-    def _dirty_deadlines(self, batch: CommandBatch) -> list[DbKey]:
+    def _dirty_ttls(self, batch: CommandBatch) -> list[DbKey]:
         """The same of keys whose deadlines alone differ, or may."""
-        return [*self._deadlines, *self._under_way(batch, False)]
+        return [*self._ttl_guard, *self._under_way(batch, False)]
 
     def _under_way(self, batch: CommandBatch, values: bool) -> list[DbKey]:
         """The keys in readings that are not stored yet."""
@@ -417,20 +417,20 @@ class KeyResync:
         keys = batch.changes(index)
         if keys is not None:
             return keys
-        (named,) = await self._strange.keys([batch.command(index)])
+        (named,) = await self._unknown.keys([batch.command(index)])
         return None if named is None else placed(batch.db(index), named, batch.swaps)
 
     async def keys_in(self, batch: CommandBatch) -> list[DbKey]:
         """Every key that the batch may change. Raises as `spread`."""
-        keys, strange = batch.changed()
-        return keys + await self._strange_keys(batch, strange)
+        keys, unknown = batch.changed()
+        return keys + await self._unknown_keys(batch, unknown)
 
-    async def _strange_keys(self, batch: CommandBatch, indices: Sequence[int]) -> list[DbKey]:
+    async def _unknown_keys(self, batch: CommandBatch, indices: Sequence[int]) -> list[DbKey]:
         """The keys of commands that the table does not have."""
         if not indices:
             return []
         found: list[DbKey] = []
-        asked = await self._strange.keys([batch.command(index) for index in indices])
+        asked = await self._unknown.keys([batch.command(index) for index in indices])
         for index, keys in zip(indices, asked, strict=True):
             found += placed(batch.db(index), keys or (), batch.swaps)
         return found
@@ -446,13 +446,13 @@ class KeyResync:
                 if place[0] != db
             ]
             if reading.values:
-                self.spoil(moved)
+                self.mark_dirty(moved)
             else:
-                self.spoil_deadlines(moved)
+                self.mark_ttls_dirty(moved)
 
     def _swap(self, one: int, other: int) -> None:
         swap = {one: other, other: one}
-        lists = self._values, self._deadlines, self._refused, self._named_again, self._absent
+        lists = self._values, self._ttl_guard, self._refused, self._named_again, self._absent
         for where in lists:
             moved = [(swap.get(db, db), key) for db, key in where]
             where.clear()
@@ -465,14 +465,14 @@ class KeyResync:
         """Take a reading of some dirty keys. Raises `LinkError`, `ServerError`, `AuthError`."""
         if self.hurried:
             # A value's reading brings its deadline as well.
-            for key in self._deadlines:
+            for key in self._ttl_guard:
                 self._values.setdefault(key)
-            self._deadlines.clear()
+            self._ttl_guard.clear()
             await self._take(self._values, _HURRIED_AT_ONCE, values=True)
         elif self._values:
             await self._take(self._values, self._at_once, values=True)
-        elif self._deadlines:
-            await self._take(self._deadlines, _DEADLINES_AT_ONCE, values=False)
+        elif self._ttl_guard:
+            await self._take(self._ttl_guard, _TTLS_AT_ONCE, values=False)
 
     def due(self, offset: int) -> list[Reading]:
         """The readings that belong behind `offset` or before it."""
@@ -490,13 +490,13 @@ class KeyResync:
         """
         for reading in readings:
             self._readings.remove(reading)
-            self.mended_keys += len(reading.keys)
+            self.resynced_keys += len(reading.keys)
             if reading.values and seen:
                 for key in reading.keys:
                     if key not in self._refused:
                         self._absent.pop(key, None)
             # A value came with its deadline.
-            kinds = (_VALUE, _REFUSED, _DEADLINE) if reading.values else (_DEADLINE,)
+            kinds = (_VALUE, _REFUSED, _TTL) if reading.values else (_TTL,)
             self._settled += [(key, kind) for key in reading.keys for kind in kinds]
             if reading.values:
                 self.repaired += sum(key not in self._refused for key in set(reading.keys))
@@ -575,18 +575,18 @@ class KeyResync:
         found, tied = set[DbKey](), set[DbKey]()
         again: list[Store] = []
         for (db, key), place in zip(keys, places, strict=True):
-            deadline = replies[place]
-            if not isinstance(deadline, int):
+            expire_at = replies[place]
+            if not isinstance(expire_at, int):
                 raise ProtocolFault(f"{self._source.name}: no integer for {ttl}", fault="source")
-            if deadline >= 0:
-                deadline += 0 if self._absolute else now
-                if deadline < self.lift_before:
-                    deadline += self.lift_ms
-                    self.lifted += 1
+            if expire_at >= 0:
+                expire_at += 0 if self._absolute else now
+                if expire_at < self.extend_before:
+                    expire_at += self.extend_ms
+                    self.extended += 1
                     if self.held is not None:
                         self.held.add(db, key)
-                    if self.lifted_keys is not None:
-                        self.lifted_keys[db, key] = None
+                    if self.extended_keys is not None:
+                        self.extended_keys[db, key] = None
             payload = replies[place + 1] if values else b""
             if isinstance(payload, Exception):
                 raise ServerError(f"{self._source.name} answered DUMP with: {payload}")
@@ -601,12 +601,12 @@ class KeyResync:
             if values and (db, key) in self._absent:
                 fields = fields_of(payload)
                 if fields is not None:
-                    stores += _hash_anew(db, key, fields, deadline)
+                    stores += _hash_anew(db, key, fields, expire_at)
                     continue
             if values and isinstance(payload, bytes) and self._adds(payload):
                 stores.append((db, key, encode_command("DEL", key), None))
             value_type = payload[0] if isinstance(payload, bytes) and payload else None
-            stores.append((db, key, self._storing(key, deadline, payload, values), value_type))
+            stores.append((db, key, self._storing(key, expire_at, payload, values), value_type))
             if values and isinstance(payload, bytes) and is_series(payload):
                 found.add((db, key))
                 if (db, key) in series:
@@ -645,22 +645,22 @@ class KeyResync:
         guard = self._encoder.guard
         return guard is not None and guard.adds(payload)
 
-    def _storing(self, key: bytes, deadline: int, payload: object, values: bool) -> bytes:
-        if deadline == -2 or (values and not isinstance(payload, bytes)):
+    def _storing(self, key: bytes, expire_at: int, payload: object, values: bool) -> bytes:
+        if expire_at == -2 or (values and not isinstance(payload, bytes)):
             return encode_command("DEL", key)
         if values:
             assert isinstance(payload, bytes)
-            return self._encoder.command(key, deadline, payload)
-        if deadline == -1:
+            return self._encoder.command(key, expire_at, payload)
+        if expire_at == -1:
             return encode_command("PERSIST", key)
-        return encode_command("PEXPIREAT", key, deadline)
+        return encode_command("PEXPIREAT", key, expire_at)
 
 
-def _hash_anew(db: int, key: bytes, fields: Sequence[bytes], deadline: int) -> list[Store]:
+def _hash_anew(db: int, key: bytes, fields: Sequence[bytes], expire_at: int) -> list[Store]:
     """What makes a hash of these fields and values."""
     commands = [encode_command("DEL", key), encode_command("HSET", key, *fields)]
-    if deadline >= 0:
-        commands.append(encode_command("PEXPIREAT", key, deadline))
+    if expire_at >= 0:
+        commands.append(encode_command("PEXPIREAT", key, expire_at))
     return [(db, key, raw, None) for raw in commands]
 
 

@@ -59,7 +59,7 @@ class MigrationContext:
         """A cut-over that came to nothing is tried again by itself: it is not refused yet."""
         # What is waited for just now, by who waits.
         self._troubles: dict[str, str] = {}
-        self.tally: TransferStats
+        self.stats: TransferStats
         self.count_with(TransferStats())
         self.total_keys: int | None = None
         """The source's own count; None: it was not asked yet."""
@@ -93,10 +93,10 @@ class MigrationContext:
 
         return tell
 
-    def count_with(self, tally: TransferStats) -> None:
+    def count_with(self, stats: TransferStats) -> None:
         """From now on this one counts what arrives."""
-        self.tally = tally
-        tally.on_telemetry = self.on_event
+        self.stats = stats
+        stats.on_telemetry = self.on_event
 
     @property
     def lost_words(self) -> str:
@@ -141,19 +141,19 @@ class MigrationContext:
     @property
     def progress(self) -> Progress:
         """How things stand now."""
-        tally, now = self.tally, asyncio.get_running_loop().time()
-        rate = tally.rate(now) if self.phase is Phase.SNAPSHOT else 0.0
-        left = max((self.total_keys or 0) - tally.keys - tally.skipped, 0)
+        stats, now = self.stats, asyncio.get_running_loop().time()
+        rate = stats.rate(now) if self.phase is Phase.SNAPSHOT else 0.0
+        left = max((self.total_keys or 0) - stats.keys - stats.skipped, 0)
         members: dict[str, Any] = {
             "phase": self.phase,
             "source_type": self.source_type,
-            "keys": tally.keys,
-            "bytes": tally.bytes,
+            "keys": stats.keys,
+            "bytes": stats.bytes,
             "total_keys": self.total_keys,
-            "skipped": tally.skipped,
-            "vanished": tally.vanished,
-            "not_carried": tally.not_carried_total,
-            "evicted_keys": tally.evictions.known,
+            "skipped": stats.skipped,
+            "vanished": stats.vanished,
+            "not_carried": stats.not_carried_total,
+            "evicted_keys": stats.evictions.known,
             "keys_per_second": rate,
             "seconds": now - self.began if self.began else 0.0,
             "eta_seconds": left / rate if rate else (0.0 if self.phase in _IN_SYNC else None),
@@ -210,16 +210,16 @@ class MigrationContext:
     def step(self, name: str) -> Iterator[None]:
         """Time a step; a wait that takes no time worth telling is left out."""
         loop = asyncio.get_running_loop()
-        began, keys, moved = loop.time(), self.tally.keys, self.tally.bytes
+        began, keys, moved = loop.time(), self.stats.keys, self.stats.bytes
         try:
             yield
         finally:
             seconds = loop.time() - began
-            tally = self.tally
+            stats = self.stats
             if name == "snapshot":
                 self.copy_seconds += seconds
             if name not in ("wait", "follow") or seconds >= _WAIT_WORTH_TELLING:
-                done = Step(name, seconds, tally.keys - keys, tally.bytes - moved)
+                done = Step(name, seconds, stats.keys - keys, stats.bytes - moved)
                 self.steps.append(done)
                 _log.info(
                     "Step %s ends",

@@ -60,7 +60,7 @@ class Offline:
         self,
         source: Endpoint,
         target: Endpoint,
-        stage: MigrationContext,
+        context: MigrationContext,
         *,
         checkpoints: CheckpointStore,
         gate: CutOverCheck,
@@ -74,24 +74,26 @@ class Offline:
         self._room_of = ""
         self.held_before: bool | None = None
         """Whether the target had keys of its own, where another migration's mark told it."""
-        self._stage = stage
-        self._settings = stage.settings
+        self._context = context
+        self._settings = context.settings
         self._checkpoints = checkpoints
         self._gate = gate
         self._compare = compare
-        self._ends = Endpoints(source, target, stage.settings)
+        self._ends = Endpoints(source, target, context.settings)
         self._source_endpoint = source
         self._target_endpoint = target
         # The same object twice: what a file holds beside its keys is asked of no other source.
         self._file = (
-            RdbFileSource(source.rdb_path, stage.settings) if source.rdb_path is not None else None
+            RdbFileSource(source.rdb_path, context.settings)
+            if source.rdb_path is not None
+            else None
         )
-        self._source: Source = self._file or ScanSource(source, stage.settings)
-        self._target = RestoreWriter(target, stage.settings)
-        self._target.on_event = stage.event_of("target")
-        self._target.on_trouble = stage.trouble_of("the target")
+        self._source: Source = self._file or ScanSource(source, context.settings)
+        self._target = RestoreWriter(target, context.settings)
+        self._target.on_event = context.event_of("target")
+        self._target.on_trouble = context.trouble_of("the target")
         # What it finds is found again by whoever comes back: the base is in the checkpoint.
-        self._target_watch = TargetMonitor(target, stage, lambda: None)
+        self._target_watch = TargetMonitor(target, context, lambda: None)
         self._copy: Copy | None = None
         # The next engine begins at the start.
         self._copied_again = False
@@ -100,8 +102,8 @@ class Offline:
         self._file_begun = False
         self.left_out: list[str] = []
         """What the source holds beside keys and the target did not get."""
-        stage.source_type = "scan" if self._file is None else "file"
-        stage.figures = self._figures
+        context.source_type = "scan" if self._file is None else "file"
+        context.figures = self._figures
 
     def watching(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Look at the target again and again meanwhile."""
@@ -109,23 +111,23 @@ class Offline:
 
     async def run(self) -> None:
         """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure."""
-        stage = self._stage
+        context = self._context
         # 1. Both ends are there, and what was acknowledged before is known.
-        with stage.step("connect"):
+        with context.step("connect"):
             position = await self._open()
             await self._check_comparable()
         # 2. Every key that SCAN names, or the file holds, is acknowledged.
-        stage.enter(Phase.SNAPSHOT)
-        with stage.step("snapshot"):
+        context.enter(Phase.SNAPSHOT)
+        with context.step("snapshot"):
             self._copy = Copy(
                 self._source,
                 self._target,
                 self._settings,
-                stage.tally,
+                context.stats,
                 position=position,
-                on_event=stage.on_event,
+                on_event=context.on_event,
                 compare=self._compare,
-                patience=stage.patience(
+                patience=context.patience(
                     "the copy",
                     ended="no progress",
                     next_step="reading starts again from what is acknowledged",
@@ -136,66 +138,66 @@ class Offline:
             await self._finish_file()
             await self._finish_scan()
         # 3. The operator's word; a gate that refuses leads back here.
-        stage.reason = (
+        context.reason = (
             "copied; later writes to the source are not followed"
             if self._file is None
             else "copied: all that the file holds"
         )
-        if self._settings.until != "cut-over" and stage.one_go:
+        if self._settings.until != "cut-over" and context.one_go:
             if lost := self._lost():
                 raise self._refused(lost)
             await self._target_watch.look()
-            if evicted := stage.tally.evictions.words_in_one_go:
+            if evicted := context.stats.evictions.words_in_one_go:
                 raise self._refused(evicted)
-            stage.enter(Phase.DONE)
+            context.enter(Phase.DONE)
             return
         while True:
             await self._wait_for_word()
             # 4. Cut-over: the target may be opened if both ends agree.
-            stage.can_complete = False
-            stage.enter(Phase.CUT_OVER)
-            with stage.step("verify"):
+            context.can_complete = False
+            context.enter(Phase.CUT_OVER)
+            with context.step("verify"):
                 result = await self._pass_gate()
-            stage.reason = result.reason
+            context.reason = result.reason
             if result.ok:
                 break
-            stage.tell_refused(result.reason)
-            if stage.one_go:
+            context.tell_refused(result.reason)
+            if context.one_go:
                 raise self._refused(result.reason)
         await SwitchHook(
             self._source_endpoint,
             self._target_endpoint,
             self._settings,
-            stage.on_switch,
-            stage.on_event,
+            context.on_switch,
+            context.on_event,
         ).run()
-        stage.enter(Phase.DONE)
+        context.enter(Phase.DONE)
 
     async def _wait_for_word(self) -> None:
         """In COPIED, with the gate as it is."""
-        stage, copied = self._stage, self._stage.reason
-        with stage.step("wait"):
+        context, copied = self._context, self._context.reason
+        with context.step("wait"):
             while True:
                 told = await self._uncomparable()
-                if stage.one_go and told:
+                if context.one_go and told:
                     raise self._refused(told)
-                stage.can_complete, stage.only_uncomparable = not told, bool(told)
-                stage.reason = offering(stage, told) if told else copied
-                if stage.phase is Phase.COPIED:
-                    stage.tell()
+                context.can_complete, context.only_uncomparable = not told, bool(told)
+                context.reason = offering(context, told) if told else copied
+                if context.phase is Phase.COPIED:
+                    context.tell()
                 else:
-                    stage.enter(Phase.COPIED)
+                    context.enter(Phase.COPIED)
                 try:
                     async with asyncio.timeout(AGAIN_SECONDS if told else None):
-                        await stage.word.wait()
+                        await context.word.wait()
                 except TimeoutError:
                     continue
-                stage.word.clear()
+                context.word.clear()
                 return
 
     async def _check_comparable(self) -> None:
         """A cut-over in one go that will be refused is refused before anything is copied."""
-        if not self._stage.one_go or self._settings.until != "cut-over":
+        if not self._context.one_go or self._settings.until != "cut-over":
             return
         if told := await self._uncomparable():
             kind = TransferStopped if self._checkpoints.load() is not None else TransferFailed
@@ -203,7 +205,7 @@ class Offline:
 
     async def _uncomparable(self) -> str:
         """Why both ends cannot be compared with these users; empty: nothing is known against it."""
-        if self._stage.skip_verification:
+        if self._context.skip_verification:
             return ""
         try:
             return await objection(self._source_endpoint, self._target_endpoint, self._settings)
@@ -214,16 +216,16 @@ class Offline:
     @property
     def begun(self) -> bool:
         """Whether the target has something of this transfer, so that it can be gone on with."""
-        return self._stage.tally.keys > 0 or self._file_begun
+        return self._context.stats.keys > 0 or self._file_begun
 
     @property
     def standing(self) -> str:
         """For a migration that is aborted: what was in sync and what was not."""
-        stage = self._stage
-        if stage.phase in (Phase.COPIED, Phase.CUT_OVER):
+        context = self._context
+        if context.phase in (Phase.COPIED, Phase.CUT_OVER):
             named = "SCAN named" if self._file is None else "the file holds"
             return f"everything {named} is copied, and was not verified"
-        return f"in {stage.phase}, with {stage.progress.keys_words} acknowledged"
+        return f"in {context.phase}, with {context.progress.keys_words} acknowledged"
 
     async def close(self, *, resumable: bool, forced: bool = False) -> None:
         """Let go of both ends; unless it can be resumed, say on the target what is left there."""
@@ -241,7 +243,7 @@ class Offline:
     async def save_last(self, errors: list[str]) -> None:
         """Write the last checkpoint; a failure joins `errors` if there is none yet."""
         checkpoint = (
-            self._stage.tally.checkpoint(self._target.info.identity) if self._copy else None
+            self._context.stats.checkpoint(self._target.info.identity) if self._copy else None
         )
         if checkpoint is not None and self._copied_again:
             checkpoint = Checkpoint(ScanPosition("", 0, 0), self._target.info.identity)
@@ -257,22 +259,24 @@ class Offline:
         """What a file holds beside its keys; a server that is scanned does not show it."""
         if self._file is None:
             return
-        stage, reader = self._stage, self._file.reader
-        stage.tally.expired = reader.expired
-        stage.total_keys = stage.tally.keys + stage.tally.skipped + stage.tally.not_carried_total
+        context, reader = self._context, self._file.reader
+        context.stats.expired = reader.expired
+        context.total_keys = (
+            context.stats.keys + context.stats.skipped + context.stats.not_carried_total
+        )
         for remark in self._file.remarks:
-            stage.on_event(remark)
+            context.on_event(remark)
         self.left_out.extend(reader.left_out)
         for what in self.left_out:
-            stage.on_event(f"not carried: {what}")
+            context.on_event(f"not carried: {what}")
         if reader.functions or reader.scripts or reader.module_data:
-            await stage.insist(self._carry_code, "target")
+            await context.insist(self._carry_code, "target")
 
     async def _finish_scan(self) -> None:
         """Libraries of functions, which SCAN does not name."""
         if self._file is not None:
             return
-        stage, settings = self._stage, self._settings
+        context, settings = self._context, self._settings
         held: Held | None = None
 
         async def ask() -> None:
@@ -281,7 +285,7 @@ class Offline:
             async with admin(self._source_endpoint, timeout=limit, fault="source") as end:
                 held = await functions_and_indexes.ask(end, self._search_names)
 
-        await stage.insist(ask, "source")
+        await context.insist(ask, "source")
         assert held is not None
         what: list[str] = []
         unlisted = functions_and_indexes.unlisted(held)
@@ -294,7 +298,7 @@ class Offline:
             what.append(f"libraries of functions, as keys are chosen: {names}")
         elif held.libraries:
             code = list(held.libraries.values())
-            await stage.insist(lambda: self._load(code, ()), "target")
+            await context.insist(lambda: self._load(code, ()), "target")
         if held.indexes:
             what += [UNTOLD, UNNAMED]
         named = [*held.named.aliases, *held.named.dictionaries]
@@ -307,12 +311,12 @@ class Offline:
             names = ", ".join(map(shown, sorted([*(held.indexes or ()), *named])))
             what.append(f"search indexes and the like, as keys are chosen: {names}")
         elif held.indexes or named:
-            await stage.insist(self._carry_indexes, "target")
-        await stage.insist(self._carry_rules, "target")
+            await context.insist(self._carry_indexes, "target")
+        await context.insist(self._carry_rules, "target")
         for each in what:
             if each not in self.left_out:
                 self.left_out.append(each)
-                stage.on_event(f"not carried: {each}")
+                context.on_event(f"not carried: {each}")
 
     async def _carry_indexes(self) -> None:
         async with self._ends.admin("source") as source, self._ends.admin("target") as target:
@@ -334,10 +338,10 @@ class Offline:
                 self._lose(await timeseries_rules.carry_rules(source, target, databases))
 
     def _lose(self, lost: Mapping[str, str]) -> None:
-        self._stage.lost |= lost
+        self._context.lost |= lost
         for what, why in lost.items():
             self.left_out.append(f"{what}: {why}")
-            self._stage.on_event(f"not carried: {what}: {why}")
+            self._context.on_event(f"not carried: {what}: {why}")
 
     async def _carry_code(self) -> None:
         assert self._file is not None
@@ -357,21 +361,21 @@ class Offline:
             )
         for what, why in refused.items():
             self.left_out.append(f"{what}: {why}")
-            self._stage.on_event(f"not carried: {what}: {why}")
+            self._context.on_event(f"not carried: {what}: {why}")
             # With "skip" the target's own stay as they are.
             if is_library(what) and not (settings.if_exists == "skip" and "already exists" in why):
-                self._stage.lost[what] = why
+                self._context.lost[what] = why
 
     def _figures(self) -> dict[str, Any]:
         return {
-            "retries": self._stage.failed_dials
+            "retries": self._context.failed_dials
             + self._target.retries
             + (self._copy.restarts if self._copy else 0),
             "reconnects": self._target.reconnects,
         }
 
     async def _open(self) -> ScanPosition | None:
-        stage = self._stage
+        context = self._context
         before = self._checkpoints.load()
         position: ScanPosition | None = None
         if self._file is not None and before is not None:
@@ -381,30 +385,30 @@ class Offline:
         if before is not None:
             assert isinstance(before.position, ScanPosition)
             position = before.position
-        await stage.insist(self._target.open, "target")
-        await stage.insist(self._settle_target, "target")
+        await context.insist(self._target.open, "target")
+        await context.insist(self._settle_target, "target")
         await self._settle_file()
         self._source.bulk_limit = self._target.bulk_limit
-        await stage.insist(lambda: self._source.open(position), "source")
+        await context.insist(lambda: self._source.open(position), "source")
         await self._check_apart()
         if position is not None and not position.run_id:
-            stage.on_event("the cut-over was refused before: everything is copied again")
+            context.on_event("the cut-over was refused before: everything is copied again")
             before = position = None
         elif position is not None and not self._source.continues(position):
-            stage.on_event("the source was restarted: the checkpoint is void")
+            context.on_event("the source was restarted: the checkpoint is void")
             before = position = None
         if before is not None and not self._target.info.same_data_as(before.target_identity):
-            stage.on_event("the target was restarted or replaced: the checkpoint is void")
+            context.on_event("the target was restarted or replaced: the checkpoint is void")
             before = position = None
             await self._source.close()
             await self._source.open(None)
-        stage.count_with(TransferStats(before))
-        if stage.tally.evictions.base is None:
-            stage.tally.evictions = Evictions().after(self._target.info)
+        context.count_with(TransferStats(before))
+        if context.stats.evictions.base is None:
+            context.stats.evictions = Evictions().after(self._target.info)
         else:
             # What was evicted since the checkpoint; before anything can be completed.
-            await stage.insist(self._target_watch.look, "target")
-        stage.total_keys = self._source.total_keys
+            await context.insist(self._target_watch.look, "target")
+        context.total_keys = self._source.total_keys
         return position
 
     async def _settle_file(self) -> None:
@@ -424,11 +428,11 @@ class Offline:
                     async with self._ends.admin("target") as end:
                         keys = (await end.info()).keys - await count_own(end)
 
-                await self._stage.insist(count, "target")
+                await self._context.insist(count, "target")
                 if keys > 0:
                     raise self._other_file(keys, held)
                 held = False
-                self._stage.on_event("the file is another one than before; the target is empty")
+                self._context.on_event("the file is another one than before; the target is empty")
         self.held_before = held if self.held_before is None else self.held_before
         self._mark = FileMark(identity, bool(self.held_before))
         checkpoint = Checkpoint(ScanPosition("", 0, 0), self._target.info.identity, file=self._mark)
@@ -495,14 +499,14 @@ class Offline:
 
     async def _recognise(self, end: Admin, left: Leftovers) -> None:
         """As the way that follows does (`Online`)."""
-        settings, stage = self._settings, self._stage
+        settings, context = self._settings, self._context
         if left.held_before:
             await end.call("DEL", LEFT_KEY)
         elif settings.take_over:
             self._room_of = left.transfer
             await self._take(end, False, first=True)
         elif LEFTOVERS in settings.skip_checks:
-            stage.on_event(f"{left.words}: they count as the target's own, as asked")
+            context.on_event(f"{left.words}: they count as the target's own, as asked")
             await end.call("DEL", LEFT_KEY)
         elif why := left.in_the_way:
             raise TransferFailed(why, remedy=LEFTOVERS_REMEDY, fault="user")
@@ -540,7 +544,7 @@ class Offline:
         if self._claim is None or not self._room_of:
             return
         if not self.held_before:
-            self._stage.on_event(
+            self._context.on_event(
                 f"the target is taken over from the migration {self._room_of}: it was empty before "
                 "that, and is emptied"
             )
@@ -553,7 +557,7 @@ class Offline:
 
     async def _let_go_of_target(self, resumable: bool) -> None:
         """Our mark goes with us, or becomes that of a migration that was not completed."""
-        done = self._stage.phase is Phase.DONE
+        done = self._context.phase is Phase.DONE
         if self._file is not None and self._mark is None:
             with contextlib.suppress(StateError):
                 before = self._checkpoints.load()
@@ -580,13 +584,13 @@ class Offline:
                 elif not done and found is None and held is not None:
                     await end.call("SET", LEFT_KEY, mark)
         except EngineError as exc:
-            self._stage.on_event(f"what this migration leaves on the target is not marked: {exc}")
+            self._context.on_event(f"what this migration leaves on the target is not marked: {exc}")
 
     async def _pass_gate(self) -> CutOverCheckResult:
-        if self._stage.lost:
+        if self._context.lost:
             # What refused them may be mended.
-            names = tuple(f"{what}: " for what in self._stage.lost)
-            self._stage.lost.clear()
+            names = tuple(f"{what}: " for what in self._context.lost)
+            self._context.lost.clear()
             self.left_out = [
                 what
                 for what in self.left_out
@@ -608,35 +612,37 @@ class Offline:
             return CutOverCheckResult(
                 False, f"the target could not be looked at: {exc.in_one_line}"
             )
-        evictions = self._stage.tally.evictions
-        evicted = evictions.words_in_one_go if self._stage.one_go else evictions.words
+        evictions = self._context.stats.evictions
+        evicted = evictions.words_in_one_go if self._context.one_go else evictions.words
         if evicted:
             return CutOverCheckResult(False, evicted)
-        found = await compared(self._stage, self._gate)
-        self._stage.verification = found.verification
+        found = await compared(self._context, self._gate)
+        self._context.verification = found.verification
         return found
 
     def _lost(self) -> str:
         """What was not carried, in words; empty if everything was."""
-        return self._stage.tally.lost_words() or self._stage.lost_words
+        return self._context.stats.lost_words() or self._context.lost_words
 
     async def _ticking(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work`; meanwhile tell the progress and write the checkpoint."""
         task = asyncio.create_task(work)
         saved: ScanPosition | None = None
-        tally = self._stage.tally
+        stats = self._context.stats
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=_TICK_SECONDS)
-                checkpoint = tally.checkpoint(self._target.info.identity)
+                checkpoint = stats.checkpoint(self._target.info.identity)
                 if checkpoint is not None and checkpoint.position != saved:
                     # It was acknowledged before this line; the write may take its time.
                     await asyncio.to_thread(self._checkpoints.save, checkpoint)
                     assert isinstance(checkpoint.position, ScanPosition)
                     saved = checkpoint.position
                 # A file announces its keys database by database.
-                self._stage.total_keys = max(self._stage.total_keys or 0, self._source.total_keys)
-                self._stage.tell()
+                self._context.total_keys = max(
+                    self._context.total_keys or 0, self._source.total_keys
+                )
+                self._context.tell()
             await task
         finally:
             if not task.done():

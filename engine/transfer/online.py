@@ -112,77 +112,79 @@ class Online:
         self,
         source: Endpoint,
         target: Endpoint,
-        stage: MigrationContext,
+        context: MigrationContext,
         *,
         checkpoints: CheckpointStore,
         gate: CutOverCheckInSync,
         comparison: Comparison | None = None,
         credentials: Credentials = Credentials(),  # noqa: B008
     ) -> None:
-        self._stage = stage
-        self._settings = stage.settings
-        self._source = ReplicaSource(source, stage.settings)
-        self._source.on_event = stage.event_of("source")
-        self._writer = RestoreWriter(target, stage.settings)
-        self._writer.on_event = stage.event_of("target")
-        self._deadly = CrashingCommands(self._writer.suspects)
-        self._writer.on_trouble = stage.trouble_of("the snapshot's target")
-        ends = self._ends = Endpoints(source, target, stage.settings, credentials)
-        books = self._books = CheckpointWriter(
+        self._context = context
+        self._settings = context.settings
+        self._source = ReplicaSource(source, context.settings)
+        self._source.on_event = context.event_of("source")
+        self._writer = RestoreWriter(target, context.settings)
+        self._writer.on_event = context.event_of("target")
+        self._crashing = CrashingCommands(self._writer.suspects)
+        self._writer.on_trouble = context.trouble_of("the snapshot's target")
+        ends = self._ends = Endpoints(source, target, context.settings, credentials)
+        checkpoint = self._checkpoint = CheckpointWriter(
             OnlineCheckpoint(token=secrets.token_hex(8)),
             checkpoints,
-            stage,
+            context,
             lambda: self._writer.info.identity if self._writer.opened else "",
         )
-        books.take_repaired = self._take_repaired
-        self._tenure = TargetOwnership(ends, books)
-        self._target_watch = TargetMonitor(target, stage, self._to_be_written)
-        self._tuning = SourceTuning(ends, books, stage)
-        self._deadlines = TtlGuard(
+        checkpoint.take_repaired = self._take_repaired
+        self._ownership = TargetOwnership(ends, checkpoint)
+        self._target_watch = TargetMonitor(target, context, self._to_be_written)
+        self._tuning = SourceTuning(ends, checkpoint, context)
+        self._ttl_guard = TtlGuard(
             ends,
-            books,
-            stage,
+            checkpoint,
+            context,
             self._source,
             lambda: self._writer.info,
             lambda: self._standing.woke(),
         )
-        self._roles = RoleMonitor(ends, self._source, books, stage)
+        self._roles = RoleMonitor(ends, self._source, checkpoint, context)
         self._source.elsewhere = self._roles.goes_on_elsewhere
         self._standing = SyncMonitor(
-            self._source, self._deadlines, books, stage, stage.settings, self._roles
+            self._source, self._ttl_guard, checkpoint, context, context.settings, self._roles
         )
         self._source.on_relinked = self._standing.relinked
         self._source.on_late = self._standing.read_late
         self._source.on_stalled = self._standing.stalled
         self._snapshot = Snapshot(
             ends,
-            books,
-            stage,
+            checkpoint,
+            context,
             self._source,
             self._writer,
-            self._tenure,
+            self._ownership,
             self._leave_out,
             self._target_watch,
         )
-        self._snapshot.on_records = self._deadlines.note_records
-        self._opening = Promotion(ends, books, stage, lambda: self._writer.info)
-        self._check = CutOverComparison(ends, books, stage, gate, comparison, self._compare_on)
+        self._snapshot.on_records = self._ttl_guard.note_records
+        self._promotion = Promotion(ends, checkpoint, context, lambda: self._writer.info)
+        self._check = CutOverComparison(
+            ends, checkpoint, context, gate, comparison, self._compare_on
+        )
         self._upkeep = FenceUpkeep(
             ends,
-            books,
-            stage,
-            self._opening,
+            checkpoint,
+            context,
+            self._promotion,
             self._source,
             self._roles,
-            SwitchHook(source, target, stage.settings, stage.on_switch, stage.on_event),
-            lambda found: self._tenure.claim.another(found) is not None,
+            SwitchHook(source, target, context.settings, context.on_switch, context.on_event),
+            lambda found: self._ownership.claim.another(found) is not None,
         )
         self._cut_over = CutOver(
             ends,
-            books,
-            stage,
-            self._deadlines,
-            self._opening,
+            checkpoint,
+            context,
+            self._ttl_guard,
+            self._promotion,
             self._check,
             self._source,
             self._target_watch,
@@ -191,7 +193,7 @@ class Online:
         )
         self._applier: Applier | None = None
         self._follower: Follower | None = None
-        self._mender: KeyResync | None = None
+        self._resync: KeyResync | None = None
         self._restarts = 0
         # Keys that the target refused to an engine before us are to be read once more.
         self._ask_again = False
@@ -211,8 +213,8 @@ class Online:
         # Why the last cut-over did not open the target, as far as that is known.
         self._not_opened = ""
         self.left_out: list[str] = []
-        stage.source_type = "replica"
-        stage.figures = self._figures
+        context.source_type = "replica"
+        context.figures = self._figures
 
     def watching(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Look at the target again and again meanwhile."""
@@ -220,14 +222,14 @@ class Online:
 
     async def run(self) -> None:
         """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure."""
-        stage = self._stage
+        context = self._context
         # 1. Both ends are there; what the target holds of us says where to begin.
-        with stage.step("connect"):
+        with context.step("connect"):
             await self._connect()
             if self._mark.opened and await self._finished():
-                stage.enter(Phase.DONE)
+                context.enter(Phase.DONE)
                 return
-        patience = stage.patience(
+        patience = context.patience(
             "the migration",
             ended="no progress",
             next_step="both ends are dialled again",
@@ -238,7 +240,7 @@ class Online:
         # Whether the target is to be asked for the position: somebody else may have moved it.
         ask = resumed = self._mark.begun
         # What an engine before this one could not bring.
-        stage.lost |= dict(self._mark.lost)
+        context.lost |= dict(self._mark.lost)
         while True:
             try:
                 self._source_lost = False
@@ -252,14 +254,14 @@ class Online:
                         break
                     self._cut_over.led_back(self._not_opened or "the target was not opened")
                     if resumed and reached is not None and (why := self._copied_again()):
-                        stage.on_event(why)
+                        context.on_event(why)
                         held = reached = None
                     resumed = False
                 position = held.position if held is not None else None
                 # 2. The source goes on from there, or sends everything.
                 if position is None and self._settings.tune_source:
                     await self._tuning.tune()
-                await self._deadlines.prepare(resumed=position is not None)
+                await self._ttl_guard.prepare(resumed=position is not None)
                 doubtful = held.doubtful if held is not None else None
                 sync = await self._open_source(position, doubtful)
                 self._writer.leave_telemetry(GRAPH_MODULE in self._source.info.modules)
@@ -268,7 +270,7 @@ class Online:
                     # Whatever breaks from here on, what was there before is no place to go on from.
                     held = reached = None
                     if position is not None:
-                        stage.on_event(
+                        context.on_event(
                             f"the source does not have {stream_words(position)}: it answers with "
                             "a full sync"
                         )
@@ -279,18 +281,18 @@ class Online:
                 else:
                     assert held is not None
                     held = held.renamed(sync.replid)
-                if stage.one_go and self._settings.until == "snapshot":
-                    if stage.tally.not_carried_total:
-                        raise TransferStopped(stage.tally.not_carried_words)
-                    if stage.lost:
-                        raise TransferStopped(stage.lost_words)
+                if context.one_go and self._settings.until == "snapshot":
+                    if context.stats.not_carried_total:
+                        raise TransferStopped(context.stats.not_carried_words)
+                    if context.lost:
+                        raise TransferStopped(context.lost_words)
                     await self._target_watch.look()
-                    if evicted := stage.tally.evictions.words_in_one_go:
+                    if evicted := context.stats.evictions.words_in_one_go:
                         raise TransferStopped(evicted)
                     applier = await self._ready(held)
-                    await self._opening.promote(applier, applier.identity)
-                    await self._opening.tidy_up()
-                    stage.reason = "the snapshot is on the target; later writes are not"
+                    await self._promotion.promote(applier, applier.identity)
+                    await self._promotion.tidy_up()
+                    context.reason = "the snapshot is on the target; later writes are not"
                     break
                 # 3. The stream, until the target is opened or something breaks.
                 await self._follow(held)
@@ -298,8 +300,8 @@ class Online:
             except PositionMoved as exc:
                 reached = self._reached(reached)
                 await self._came_back()
-                reason, ask, remedy = await self._tenure.judge(exc), True, ""
-                found = self._tenure.claim.ours(exc.found)
+                reason, ask, remedy = await self._ownership.judge(exc), True, ""
+                found = self._ownership.claim.ours(exc.found)
                 wants = stream_words(found.position if found is not None else None)
             except ReadAgain as exc:
                 reason, remedy, held, reached = exc.reason, exc.remedy, None, None
@@ -324,14 +326,14 @@ class Online:
             )
             self._restarts += 1
             await asyncio.sleep(delay)
-        stage.enter(Phase.DONE)
+        context.enter(Phase.DONE)
 
     def _copied_again(self) -> str:
         """Why a run in one go that is resumed does not go on from the position on the target: what
         it was stopped for is not in the stream. Empty: it does."""
-        if not self._stage.one_go:
+        if not self._context.one_go:
             return ""
-        if self._stage.tally.evictions.count:
+        if self._context.stats.evictions.count:
             return "the target has evicted keys: everything is copied again"
         if self._settings.until == "snapshot":
             return "the snapshot is copied again, as some of it was not carried"
@@ -343,41 +345,41 @@ class Online:
         """The checkpoint says that the target is open: do what is left to do. False: the target
         says otherwise. Raises as `Promotion.tidy_up` and `FenceUpkeep.finish`."""
         try:
-            await self._opening.tidy_up()
+            await self._promotion.tidy_up()
         except PositionMoved:
             await self._came_back()
             return False
         await self._upkeep.finish(patient=patient)
-        self._stage.reason = "the target was open already"
+        self._context.reason = "the target was open already"
         return True
 
     async def _taken(self) -> TargetPosition:
         """The target's position, claimed for us. A promotion that does not count is taken back.
         Raises as `TargetOwnership.take`."""
-        held = await self._tenure.take()
-        if held.opened and self._opening.asked and self._mark.timed:
-            held = await self._tenure.revoke()
+        held = await self._ownership.take()
+        if held.opened and self._promotion.asked and self._mark.timed:
+            held = await self._ownership.revoke()
             self._not_opened = (
                 "the target was opened, and it is not known that the source's writes were still "
                 "held off then: this was taken back, and the source is followed again"
             )
-            self._stage.on_event(self._not_opened)
-            await self._opening.deny()
+            self._context.on_event(self._not_opened)
+            await self._promotion.deny()
         return held
 
     async def _promoted(self, held: TargetPosition) -> bool:
         """What the target says of a promotion whose answer was not seen. True: it is open, and
         there is nothing left to do. Raises `PositionMoved`, and as `Promotion.tidy_up`."""
         if held.opened:
-            await self._opening.confirm()
-            await self._opening.tidy_up()
+            await self._promotion.confirm()
+            await self._promotion.tidy_up()
             await self._upkeep.finish()
-            self._stage.reason = "the target was opened; the answer was lost on its way"
+            self._context.reason = "the target was opened; the answer was lost on its way"
             return True
-        if self._opening.asked:
-            await self._opening.deny()
+        if self._promotion.asked:
+            await self._promotion.deny()
             found = f"the target was not opened: it has {place_words(held.position)}"
-            self._stage.on_event(found)
+            self._context.on_event(found)
             self._not_opened = f"{self._not_opened}; {found}" if self._not_opened else found
             await self._upkeep.take_away(at_once=True)
         return False
@@ -385,12 +387,12 @@ class Online:
     async def _came_back(self) -> None:
         """The target was opened, and has come back from before that."""
         if self._mark.opened:
-            await self._opening.deny()
+            await self._promotion.deny()
             self._not_opened = (
                 "the target lost data after it was opened: it was restarted or replaced, and is "
                 "brought up to date again"
             )
-            self._stage.on_event(self._not_opened)
+            self._context.on_event(self._not_opened)
 
     @property
     def held_before(self) -> bool | None:
@@ -410,7 +412,7 @@ class Online:
     @property
     def in_doubt(self) -> bool:
         """Whether it is not known if the target is open: it has not answered since."""
-        return self._opening.in_doubt
+        return self._promotion.in_doubt
 
     @property
     def fence_seconds(self) -> float | None:
@@ -424,21 +426,20 @@ class Online:
 
     @property
     def _mark(self) -> OnlineCheckpoint:
-        return self._books.mark
+        return self._checkpoint.mark
 
     @property
     def begun(self) -> bool:
         """Whether the target has something of this migration, so that it can be gone on with."""
-        return self._mark.begun and (self._has_position or self._stage.tally.keys > 0)
+        return self._mark.begun and (self._has_position or self._context.stats.keys > 0)
 
     @property
     def standing(self) -> str:
         """For a migration that is aborted: what was in sync and what was not."""
-        stage, stood = self._stage, self._let_go_at or self._figures()
+        context, stood = self._context, self._let_go_at or self._figures()
         if "applied_offset" not in stood:
-            return (
-                f"in {stage.phase}, with {stage.progress.keys_words} of the snapshot acknowledged"
-            )
+            copied = context.progress.keys_words
+            return f"in {context.phase}, with {copied} of the snapshot acknowledged"
         lag = stood["lag_bytes"]
         if lag is None:
             return "behind the source by an unknown number of bytes, and not verified"
@@ -450,16 +451,16 @@ class Online:
         `forced`: the operator has aborted it, and may use the target from now on.
         """
         await self._let_go()
-        if forced and not self._books.taken_up:
+        if forced and not self._checkpoint.taken_up:
             # Ended before it began to look.
-            self._deadlines.taken_up = self._books.take_up()
+            self._ttl_guard.taken_up = self._checkpoint.take_up()
         await self._upkeep.take_away(at_once=True)
         with contextlib.suppress(EngineError):
             await self._tuning.untune()
         # What has not begun leaves no checkpoint behind: nobody would come back for it.
         begun = self._mark.begun
-        over = self._mark.opened or self._tenure.replaced
-        if not over and not (resumable and begun) and (begun or self._deadlines.importing):
+        over = self._mark.opened or self._ownership.replaced
+        if not over and not (resumable and begun) and (begun or self._ttl_guard.importing):
             await self._take_back(forced)
         await self._source.close()
         await self._writer.close()
@@ -470,13 +471,13 @@ class Online:
         Raises `LinkError`, `ServerError`, `AuthError` of a target that was open already, and
         `TransferStopped` where the source could not be told so.
         """
-        self._deadlines.taken_up = self._books.take_up()
+        self._ttl_guard.taken_up = self._checkpoint.take_up()
         self._roles.take_up()
         try:
             if self._mark.came_back:
                 # The target is given up: the source is let on, and ours is taken away there.
-                self._books.mark = self._mark.accepted()
-                await self._books.save(promoting="", process="", opened=False)
+                self._checkpoint.mark = self._mark.accepted()
+                await self._checkpoint.save(promoting="", process="", opened=False)
             elif self._mark.opened:
                 await self._writer.open()
                 await self._finished(patient=False)
@@ -490,20 +491,20 @@ class Online:
         Never raises `EngineError`: what cannot be done is an event.
         """
         try:
-            if not self._books.taken_up:
-                self._deadlines.taken_up = self._books.take_up()
+            if not self._checkpoint.taken_up:
+                self._ttl_guard.taken_up = self._checkpoint.take_up()
             # Our own cut-over has got further than that, and was told.
             if not self._mark.opened or self._mark.came_back or self.fence_seconds is not None:
                 return False
             if not self._writer.opened:
                 await self._writer.open()
-            await self._opening.tidy_up_once()
+            await self._promotion.tidy_up_once()
             await self._upkeep.finish(patient=False)
             return True
         except PositionMoved:
             await self._came_back()
         except EngineError as exc:
-            self._stage.on_event(f"what is left to do behind the opening is not done: {exc}")
+            self._context.on_event(f"what is left to do behind the opening is not done: {exc}")
         return False
 
     async def _take_back(self, forced: bool) -> None:
@@ -521,9 +522,9 @@ class Online:
         except (EngineError, PositionMoved, TimeoutError) as exc:
             if isinstance(exc, StateError | TransferFailed):
                 return
-            self._stage.on_event(f"what we left on the target is still there: {exc}")
-            if forced and self._opening.in_doubt:
-                self._stage.on_event(
+            self._context.on_event(f"what we left on the target is still there: {exc}")
+            if forced and self._promotion.in_doubt:
+                self._context.on_event(
                     "whether the target was opened is not known, for it does not answer; the "
                     "source takes writes again"
                 )
@@ -532,28 +533,28 @@ class Online:
             # Before anything is removed: whoever comes after a crash must not sync into a target
             # that is in use.
             try:
-                await self._books.save(opened=True)
+                await self._checkpoint.save(opened=True)
             except StateError:
                 return
         if not ours:
             return
         try:
             async with asyncio.timeout(_GIVE_BACK_SECONDS):
-                await self._deadlines.give_back()
+                await self._ttl_guard.give_back()
         except (EngineError, TimeoutError) as exc:
-            self._stage.on_event(
+            self._context.on_event(
                 f"could not restore TTLs on the target; they are still extended by 100 years: {exc}"
             )
         with contextlib.suppress(EngineError, TimeoutError):
             async with asyncio.timeout(self._settings.connect_timeout):
-                await self._opening.tidy_up()
+                await self._promotion.tidy_up()
 
     async def save_last(self, errors: list[str]) -> None:
         """Write the last checkpoint; a failure joins `errors` if there is none yet."""
         if not self._mark.begun:
             return
         try:
-            await self._books.save()
+            await self._checkpoint.save()
         except StateError as exc:
             if not errors:
                 errors.append(exc.in_one_line)
@@ -561,30 +562,30 @@ class Online:
     # --- 1. Connecting ---
 
     async def _connect(self) -> None:
-        stage = self._stage
-        self._deadlines.taken_up = self._books.take_up()
+        context = self._context
+        self._ttl_guard.taken_up = self._checkpoint.take_up()
         self._roles.take_up()
-        self._writer.name = self._tenure.claim.client_name
-        await stage.insist(self._writer.open, "target")
+        self._writer.name = self._ownership.claim.client_name
+        await context.insist(self._writer.open, "target")
         self._source.bulk_limit = self._writer.bulk_limit
         self._ask_again = self._mark.begun
         if not self._mark.begun:
-            self._books.note(held_before=self._writer.info.keys > 0)
+            self._checkpoint.note(held_before=self._writer.info.keys > 0)
         await self._tuning.untune()
         if self._mark.opened:
             return
         if self._mark.begun:
             # What was evicted since the books were written; before anything can be completed.
-            await stage.insist(self._target_watch.look, "target")
+            await context.insist(self._target_watch.look, "target")
         await self._upkeep.take_away()
         if not self._mark.begun:
             # Whether the target lets us do what will be needed.
             applier = self._applier = self._new_applier(importing=False)
-            await stage.insist(applier.open, "target")
+            await context.insist(applier.open, "target")
             await applier.close()
             self._inherit(applier.found)
             if not self._mark.taken_over:
-                await stage.insist(self._recognise, "target")
+                await context.insist(self._recognise, "target")
 
     async def _open_source(
         self, position: StreamPosition | None, doubtful: StreamPosition | None
@@ -601,13 +602,13 @@ class Online:
     def _inherit(self, found: bytes | None) -> None:
         """Another migration's position on the target: raises `Foreign`, unless it is to be taken
         over. What that one found there before counts then, not what it has brought."""
-        claim = self._tenure.claim
+        claim = self._ownership.claim
         other = claim.another(found)
         if other is None or other.opened:
             return
         if not self._settings.take_over:
             raise foreign(other, self._ends.target.address)
-        self._books.note(held_before=other.held_before, taken_over=other.transfer)
+        self._checkpoint.note(held_before=other.held_before, taken_over=other.transfer)
 
     async def _recognise(self) -> None:
         """Keys of a migration that ended without a cut-over: raises `TransferFailed` where they
@@ -621,57 +622,59 @@ class Online:
         if left is None or left.held_before:
             return
         if not left.keys:
-            self._books.note(held_before=False)
+            self._checkpoint.note(held_before=False)
         elif settings.take_over:
-            self._books.note(held_before=False, taken_over=left.transfer)
+            self._checkpoint.note(held_before=False, taken_over=left.transfer)
         elif LEFTOVERS in settings.skip_checks:
-            self._stage.on_event(f"{left.words}: they count as the target's own, as asked")
+            self._context.on_event(f"{left.words}: they count as the target's own, as asked")
         elif why := left.in_the_way:
             raise TransferFailed(why, remedy=LEFTOVERS_REMEDY, fault="user")
         else:
-            self._stage.on_event(f"{left.words}: the source has each of them, they are overwritten")
-            self._books.note(held_before=False)
+            self._context.on_event(
+                f"{left.words}: the source has each of them, they are overwritten"
+            )
+            self._checkpoint.note(held_before=False)
 
     async def _begin(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> None:
         """What has to be there before the first byte is taken in."""
-        stage = self._stage
-        stage.total_keys = self._source.total_keys
+        context = self._context
+        context.total_keys = self._source.total_keys
         if isinstance(sync, PartialSync):
-            await self._books.save(partial_syncs=self._mark.partial_syncs + 1)
+            await self._checkpoint.save(partial_syncs=self._mark.partial_syncs + 1)
             return
         await self._snapshot.prepare(sync, position)
 
     # --- 2. The snapshot ---
 
     async def _full_sync(self, sync: FullSync) -> TargetPosition:
-        stage = self._stage
+        context = self._context
         # Offsets behind another snapshot have nothing to do with those before it.
         self._stood = {"commands": self._commands}
-        stage.enter(Phase.SNAPSHOT)
-        with stage.step("snapshot"):
-            await self._ticking(self._snapshot.copy(importing=self._deadlines.importing))
+        context.enter(Phase.SNAPSHOT)
+        with context.step("snapshot"):
+            await self._ticking(self._snapshot.copy(importing=self._ttl_guard.importing))
             await self._tuning.untune()
             await self._snapshot.carry_code()
             # Before the position: whoever goes on from that must know.
-            await self._books.save(lost=tuple(stage.lost.items()))
+            await self._checkpoint.save(lost=tuple(context.lost.items()))
         position = StreamPosition(sync.replid, sync.offset, self._source.stream_db, False)
         await self._snapshot.note_names()
-        self._applier = self._new_applier(importing=self._deadlines.importing)
+        self._applier = self._new_applier(importing=self._ttl_guard.importing)
         await self._applier.open()
-        held = replace(self._tenure.claim.bare, position=position)
-        await self._applier.begin(held.encode(), over=self._tenure.claim.bare.encode())
+        held = replace(self._ownership.claim.bare, position=position)
+        await self._applier.begin(held.encode(), over=self._ownership.claim.bare.encode())
         return held
 
     # --- 3. The stream ---
 
     async def _follow(self, held: TargetPosition) -> None:
         """Follow until the target is open, or until something that `run` knows is raised."""
-        stage = self._stage
+        context = self._context
         async with (
             self._ends.admin("source") as control,
             self._ends.admin("target") as there,
         ):
-            self._mender = KeyResync(
+            self._resync = KeyResync(
                 control,
                 self._source.info,
                 self._writer.encoder,
@@ -683,26 +686,26 @@ class Online:
             follower = self._follower = Follower(
                 self._source,
                 applier,
-                self._mender,
+                self._resync,
                 held,
                 UnfaithfulCommands(self._source.info, self._writer.info),
                 TargetTtls(there),
-                self._deadly,
+                self._crashing,
                 not_carried=self._not_carried,
                 carried=self._carried,
                 left_out=self._leave_out,
                 unnamed=self._compare_all,
             )
             follower.telemetry = GRAPH_MODULE in self._source.info.modules
-            self._mender.on_left = stage.tally.leave
+            self._resync.on_left = context.stats.leave
             follower.on_outage = self._standing.outage
             follower.on_search = self._search_refused
-            follower.on_strange = self._strange
-            self._standing.attend(follower, self._mender)
-            self._deadlines.attend(follower, self._mender)
+            follower.on_unknown_command = self._on_unknown_command
+            self._standing.attend(follower, self._resync)
+            self._ttl_guard.attend(follower, self._resync)
             await self._take_up_dirty()
             self._standing.catch_up(follower)
-            with stage.step("follow"):
+            with context.step("follow"):
                 await self._steer(follower)
 
     async def _ready(self, held: TargetPosition) -> Applier:
@@ -711,36 +714,36 @@ class Online:
         if applier is None or applier.closed:
             if applier is not None:
                 await applier.close()
-            applier = self._applier = self._new_applier(importing=self._deadlines.importing)
+            applier = self._applier = self._new_applier(importing=self._ttl_guard.importing)
             found = await applier.open()
             # A target that came back older meanwhile, or was moved on by another engine: what
             # lies between the two positions would be left out, or applied twice.
-            if not held.same_place(self._tenure.claim.ours(found)):
+            if not held.same_place(self._ownership.claim.ours(found)):
                 raise PositionMoved(found)
         return applier
 
     async def _take_up_dirty(self) -> None:
         """What an engine before us, or this one before a lost link, had still to mend."""
-        mender, tally = self._mender, self._stage.tally
-        assert mender is not None
+        resync, stats = self._resync, self._context.stats
+        assert resync is not None
         async with self._ends.admin("target") as end:
-            mender.take_up(await end.call("SMEMBERS", dirty_key(self._mark.token)))
+            resync.take_up(await end.call("SMEMBERS", dirty_key(self._mark.token)))
         # The books were written a moment before, or behind it.
-        for db, key in mender.refused:
-            tally.refuse(db, key, "the target refused it before")
-        mender.spoil([key for key in tally.named_keys() if not mender.knows(key)])
-        if self._ask_again or self._source.field_deadlines:
+        for db, key in resync.refused:
+            stats.refuse(db, key, "the target refused it before")
+        resync.mark_dirty([key for key in stats.named_keys() if not resync.knows(key)])
+        if self._ask_again or self._source.field_ttls:
             # The operator may have mended what they were refused for, and then resumed; or they are
             # hashes in a form that the target does not know, and could have otherwise (`freed`).
             self._ask_again = False
-            mender.spoil(mender.refused)
+            resync.mark_dirty(resync.refused)
 
     async def _steer(self, follower: Follower) -> None:
         """Run the follower beside the looks at where it stands and at what the operator wants."""
-        stage = self._stage
+        context = self._context
         pump = asyncio.create_task(follower.run())
         roles = asyncio.create_task(self._roles.run())
-        word = asyncio.create_task(stage.word.wait())
+        word = asyncio.create_task(context.word.wait())
         refused = 0
         # The cut-over is tried again by itself, for what its comparison has found.
         again, again_until = False, 0.0
@@ -760,27 +763,27 @@ class Online:
                 if loop.time() - told >= _TICK_SECONDS:
                     told = loop.time()
                     await self._tick()
-                if again and not stage.can_complete and loop.time() < again_until:
+                if again and not context.can_complete and loop.time() < again_until:
                     continue
-                if stage.one_go and not stage.can_complete:
+                if context.one_go and not context.can_complete:
                     settled = self._standing.near(follower) and follower.settled
-                    if stage.tally.not_carried_total and settled:
+                    if context.stats.not_carried_total and settled:
                         # (The gate may name another reason first.)
-                        raise TransferStopped(stage.tally.not_carried_words)
-                    if stage.lost and settled and self._check.looked:
-                        raise TransferStopped(stage.lost_words)
-                    if evicted := stage.tally.evictions.words_in_one_go:
+                        raise TransferStopped(context.stats.not_carried_words)
+                    if context.lost and settled and self._check.looked:
+                        raise TransferStopped(context.lost_words)
+                    if evicted := context.stats.evictions.words_in_one_go:
                         raise TransferStopped(evicted)
-                    if stage.only_uncomparable and stage.uncomparable:
-                        raise TransferStopped(stage.uncomparable)
+                    if context.only_uncomparable and context.uncomparable:
+                        raise TransferStopped(context.uncomparable)
                     continue
-                if not stage.word.is_set():
+                if not context.word.is_set():
                     continue
                 # The operator's word.
-                stage.word.clear()
-                word = asyncio.create_task(stage.word.wait())
+                context.word.clear()
+                word = asyncio.create_task(context.word.wait())
                 try:
-                    if stage.one_go and self._settings.until == "in-sync":
+                    if context.one_go and self._settings.until == "in-sync":
                         result = await self._cut_over.in_sync(follower, pump)
                     else:
                         result = await self._cut_over.run(follower, pump)
@@ -789,32 +792,32 @@ class Online:
                         why = self._moved_words(exc)
                     else:
                         why = exc.in_one_line if isinstance(exc, EngineError) else exc.reason
-                    if self._opening.asked:
+                    if self._promotion.asked:
                         why = f"the target was asked to open, and did not answer: {why}"
                         self._not_opened = why.removesuffix(".")
-                        stage.on_event(why)
+                        context.on_event(why)
                     elif not self._mark.opened:
-                        stage.tell_refused(why, repeated=True)
+                        context.tell_refused(why, repeated=True)
                         self._cut_over.broken_off(why)
-                    if stage.one_go:
+                    if context.one_go:
                         # Nobody can repeat it by hand.
-                        stage.word.set()
+                        context.word.set()
                     raise
                 if result.ok:
                     return
                 if self._check.again:
-                    stage.on_event(f"the cut-over is tried again: {result.reason}")
+                    context.on_event(f"the cut-over is tried again: {result.reason}")
                     again = True
                     again_until = loop.time() + self._settings.cut_over_timeout
-                    stage.word.set()
+                    context.word.set()
                     continue
                 again = False
                 refused += 1
-                stage.tell_refused(result.reason, repeated=refused < _CUT_OVERS_MOST)
-                if stage.one_go:
+                context.tell_refused(result.reason, repeated=refused < _CUT_OVERS_MOST)
+                if context.one_go:
                     if refused >= _CUT_OVERS_MOST:
                         raise TransferStopped(result.reason)
-                    stage.word.set()
+                    context.word.set()
         finally:
             word.cancel()
             for task in (pump, roles):
@@ -825,7 +828,7 @@ class Online:
 
     def _moved_words(self, moved: PositionMoved) -> str:
         """Why a cut-over was refused whose target is not what it was when it began."""
-        claim = self._tenure.claim
+        claim = self._ownership.claim
         if claim.another(moved.found) is not None:
             return "another migration has the target by now"
         found = claim.ours(moved.found)
@@ -840,10 +843,10 @@ class Online:
         return self._follower.position if self._follower is not None else position
 
     async def _let_go(self) -> None:
-        self._stage.can_complete = False
-        self._books.count_repairs()
-        self._mender = None
-        await self._deadlines.let_go()
+        self._context.can_complete = False
+        self._checkpoint.count_repairs()
+        self._resync = None
+        await self._ttl_guard.let_go()
         if self._follower is not None:
             self._let_go_at = self._where(self._follower)
             # Nobody listens now: what the source has sent is not known, unless nothing more counts.
@@ -856,7 +859,7 @@ class Online:
             self._standing.let_go()
         if self._applier is not None:
             await self._applier.close()
-        self._deadlines.taken_up = self._deadlines.taken_up or self._mark.begun
+        self._ttl_guard.taken_up = self._ttl_guard.taken_up or self._mark.begun
         await self._source.close()
 
     # --- Telling and keeping ---
@@ -873,35 +876,35 @@ class Online:
                 await cancelled(task)
 
     async def _tick(self) -> None:
-        self._stage.tell()
+        self._context.tell()
         self._source.check()
         await self._check.look()
-        self._forget_mended()
-        if (lost := tuple(self._stage.lost.items())) != self._mark.lost:
-            await self._books.save(lost=lost)
+        self._forget_resynced()
+        if (lost := tuple(self._context.lost.items())) != self._mark.lost:
+            await self._checkpoint.save(lost=lost)
         await self._look_at_limit()
-        await self._deadlines.keep_up()
+        await self._ttl_guard.keep_up()
         await self._upkeep.take_away()
-        await self._books.save_now_and_then()
+        await self._checkpoint.save_now_and_then()
 
     async def _look_at_limit(self) -> None:
         """While the target has refused keys: whether it takes longer values, or those of more
         modules, by now."""
-        mender, now = self._mender, asyncio.get_running_loop().time()
-        if mender is None or not mender.refused or now < self._limit_at:
+        resync, now = self._resync, asyncio.get_running_loop().time()
+        if resync is None or not resync.refused or now < self._limit_at:
             return
         self._limit_at = now + _LIMIT_SECONDS
         with contextlib.suppress(EngineError):
             async with self._ends.admin("target") as end:
                 limit = await ask_bulk_limit(end)
                 types = await ask_module_types(end, await end.info())
-            if mender is not self._mender:
+            if resync is not self._resync:
                 return
             if limit is not None:
                 self._writer.bulk_limit = limit
-                mender.allow(limit)
+                resync.allow(limit)
             if self._writer.allow(types):
-                mender.read_refused()
+                resync.read_refused()
             # A source that is not written to wakes nobody for seconds.
             self._source.interrupt()
 
@@ -909,66 +912,66 @@ class Online:
         """Now and then while both ends are compared before a cut-over: all else goes on."""
         if self._follower is not None:
             self._standing.look(self._follower)
-        self._stage.reason = reason if self._stage.can_complete else self._stage.reason
+        self._context.reason = reason if self._context.can_complete else self._context.reason
         await self._tick()
 
     def _take_repaired(self) -> int:
-        if self._mender is None:
+        if self._resync is None:
             return 0
-        repaired, self._mender.repaired = self._mender.repaired, 0
+        repaired, self._resync.repaired = self._resync.repaired, 0
         return repaired
 
     def _not_carried(self, db: int, key: bytes, message: str, value_type: int | None) -> None:
         reason = explain_refusal(message, value_type, self._writer.info)
-        self._stage.tally.refuse(db, key, reason)
-        self._books.dirty = True
+        self._context.stats.refuse(db, key, reason)
+        self._checkpoint.dirty = True
 
     def _carried(self, db: int, key: bytes) -> None:
-        self._stage.tally.carried(db, key)
-        self._books.dirty = True
+        self._context.stats.carried(db, key)
+        self._checkpoint.dirty = True
 
-    def _strange(self, name: bytes, known: bool) -> None:
+    def _on_unknown_command(self, name: bytes, known: bool) -> None:
         shown = name[:64].decode("ascii", "backslashreplace")
         if known:
             done = "each key that it names is read again from the source"
         else:
             done = "the source does not say which keys it changes"
         said = f"the stream has the command {shown}, which is not known here: {done}"
-        self._stage.on_event(said)
+        self._context.on_event(said)
         if not known:
             self._check.require("all", said)
 
     def _to_be_written(self) -> None:
-        self._books.dirty = True
+        self._checkpoint.dirty = True
 
     def _search_refused(self, name: bytes, why: str) -> None:
         """A search alias or dictionary that may be otherwise on the target: it is compared."""
-        self._books.note_search_names([name])
-        self._stage.lost.setdefault(f"search alias or dictionary {shown(name)}", why)
+        self._checkpoint.note_search_names([name])
+        self._context.lost.setdefault(f"search alias or dictionary {shown(name)}", why)
 
     def _leave_out(self, what: str) -> None:
         if what not in self.left_out:
             self.left_out.append(what)
-            self._stage.on_event(f"not carried: {what}")
+            self._context.on_event(f"not carried: {what}")
         if what.startswith(_FUNCTION_COMMAND):
             # Which library it was, a look at both ends tells.
-            self._stage.lost.setdefault(LIBRARIES, what)
+            self._context.lost.setdefault(LIBRARIES, what)
 
-    def _forget_mended(self) -> None:
+    def _forget_resynced(self) -> None:
         """Libraries that the target has by now are not left out any more."""
-        if self.left_out and not self._stage.lost:
+        if self.left_out and not self._context.lost:
             self.left_out = [each for each in self.left_out if not _is_of_library(each)]
 
     async def _compare_all(self, why: str) -> None:
         """Keys that nothing names may differ. Raises `StateError`."""
         if not self._mark.compare_all:
-            self._stage.on_event(f"{why}: every key is compared before the cut-over")
-            await self._books.save(compare_all=why)
+            self._context.on_event(f"{why}: every key is compared before the cut-over")
+            await self._checkpoint.save(compare_all=why)
 
     def _figures(self) -> dict[str, Any]:
-        follower, mender, applier = self._follower, self._mender, self._applier
+        follower, resync, applier = self._follower, self._resync, self._applier
         figures: dict[str, Any] = {
-            "retries": self._stage.failed_dials
+            "retries": self._context.failed_dials
             + self._source.failed_dials
             + self._writer.retries
             + self._restarts
@@ -976,12 +979,12 @@ class Online:
             "reconnects": self._writer.reconnects + (applier.reconnects if applier else 0),
             "spool_bytes": self._source.spooled,
             "target_heard_seconds": self._target_watch.heard_seconds,
-            "repaired_keys": self._mark.repaired_keys + (mender.repaired if mender else 0),
-            "held_keys": mender.waiting if mender else 0,
+            "repaired_keys": self._mark.repaired_keys + (resync.repaired if resync else 0),
+            "held_keys": resync.waiting if resync else 0,
             "partial_syncs": self._mark.partial_syncs,
             "full_syncs": self._mark.full_syncs,
         }
-        if self._stage.phase is Phase.SNAPSHOT:
+        if self._context.phase is Phase.SNAPSHOT:
             figures |= {
                 "link": self._source.link,
                 "source_heard_seconds": self._source.heard_seconds,
@@ -1013,11 +1016,11 @@ class Online:
             self._ends.target,
             self._settings,
             position_key(self._mark.token),
-            on_event=self._stage.event_of("target"),
+            on_event=self._context.event_of("target"),
             importing=importing,
             on_woke=self._standing.woke,
-            on_trouble=self._stage.trouble_of("the target"),
-            name=self._tenure.claim.client_name,
+            on_trouble=self._context.trouble_of("the target"),
+            name=self._ownership.claim.client_name,
         )
 
 

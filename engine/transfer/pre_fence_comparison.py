@@ -49,12 +49,12 @@ class PreFenceComparison:
     def __init__(
         self,
         comparison: Comparison,
-        stage: MigrationContext,
+        context: MigrationContext,
         beat: Callable[[str], Awaitable[None]],
         relinked: Callable[[], bool],
     ) -> None:
         self._comparison = comparison
-        self._stage = stage
+        self._context = context
         self._beat = beat
         self._relinked = relinked
         self._required: dict[str, str] = {}
@@ -72,7 +72,7 @@ class PreFenceComparison:
         """How many keys of each type could not be compared."""
         self.unsure: dict[DbKey, str] = {}
         """Keys that were written to all the time."""
-        self.mended: dict[DbKey, str] = {}
+        self.resynced: dict[DbKey, str] = {}
         """Keys that differed and were read again; in all sweeps. They may differ again by now."""
         self.silent: dict[DbKey, str] = {}
         """Keys of the kinds that are always compared, with the kind; `SILENT_MOST` at the most."""
@@ -119,12 +119,12 @@ class PreFenceComparison:
         self.silent, self.silent_more = {}, Counter()
         self._read_again = set()
         self.walked, self.names, self.counts = False, 0, None
-        limit = self._stage.settings.sweep_seconds
+        limit = self._context.settings.sweep_seconds
         try:
             async with asyncio.timeout(limit):
                 # 1. What was found behind a fence that came to nothing.
                 if first := dict.fromkeys(first, "it differed behind the fence"):
-                    self.mended |= first
+                    self.resynced |= first
                     self._follower.read_again(first)
                     await self._stored()
                 # 2. What the stream does not tell all of.
@@ -135,21 +135,21 @@ class PreFenceComparison:
                 gone = calls is None or silent_commands.was_reset(calls) or self._relinked()
                 lengthened = gone or calls is None or calls[silent_commands.LENGTHEN] > 0
                 if why := self._required.get("all"):
-                    self._stage.on_event(f"every key is compared before the cut-over: {why}")
+                    self._context.on_event(f"every key is compared before the cut-over: {why}")
                 if "all" not in self._required:
                     for kind in ALWAYS:
                         await self._compare_all(self._comparison.doubtful({kind}), silent=kind)
                 kinds = {*(("strings",) if lengthened else ()), *self._required}
                 await self._compare_all(self._comparison.doubtful(kinds))
-                await self._mend()
+                await self._resync_differing()
                 # 3. Some of all the others; all, if the sample is not equal.
                 await self._compare_all(self._comparison.sample(), sample=True)
                 if self._differ and "all" not in self._required:
-                    self._stage.on_event(
+                    self._context.on_event(
                         f"every key is compared before the cut-over: {some_words(self._differ)}"
                     )
                     await self._compare_anew()
-                await self._mend()
+                await self._resync_differing()
                 if "all" in self._required:
                     for kind in ALWAYS:
                         async for db, keys in self._comparison.doubtful({kind}):
@@ -221,9 +221,9 @@ class PreFenceComparison:
 
         Unless it `must` be, it is left where it is once it has taken half of the time."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._stage.settings.sweep_seconds / 2
+        until = loop.time() + self._context.settings.sweep_seconds / 2
         self.walked, self.names = False, 0
-        async with contextlib.aclosing(self._comparison.astray()) as pages:
+        async with contextlib.aclosing(self._comparison.one_sided_names()) as pages:
             async for db, absent, count in pages:
                 self.names += count
                 if absent:
@@ -235,9 +235,9 @@ class PreFenceComparison:
                     break
             else:
                 self.walked = True
-        await self._mend()
+        await self._resync_differing()
 
-    async def _mend(self) -> None:
+    async def _resync_differing(self) -> None:
         """Have what differs read again, and compare it again; what still differs stays named.
 
         A key that was written to while it was compared may be one of them: it is read again once.
@@ -261,11 +261,11 @@ class PreFenceComparison:
                 self._differ.update(found.differ)
                 self.unsure.update(found.unsure)
             equal = {key: what for key, what in wrong.items() if key not in self._differ}
-            self.mended |= equal
+            self.resynced |= equal
             self.repaired += len(equal)
-            self.mended |= {key: what for key, what in hot.items() if key not in self._differ}
+            self.resynced |= {key: what for key, what in hot.items() if key not in self._differ}
             if equal:
-                self._stage.on_event(
+                self._context.on_event(
                     f"{len(equal):,} keys of the target differed from the source, and were read "
                     f"again: {some_words(equal)}"
                 )
@@ -279,7 +279,7 @@ class PreFenceComparison:
             pass
 
     async def _reach(self, offset: int) -> None:
-        limit = self._stage.settings.cut_over_timeout
+        limit = self._context.settings.cut_over_timeout
         try:
             async with asyncio.timeout(limit) as clock:
                 await beside(self._follower.reach(offset), self._pump)

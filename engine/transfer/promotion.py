@@ -62,20 +62,20 @@ class Promotion:
     def __init__(
         self,
         ends: Endpoints,
-        books: CheckpointWriter,
-        stage: MigrationContext,
+        checkpoint: CheckpointWriter,
+        context: MigrationContext,
         target: Callable[[], ServerInfo],
     ) -> None:
         self._ends = ends
-        self._books = books
-        self._stage = stage
+        self._checkpoint = checkpoint
+        self._context = context
         self._target = target
 
     @property
     def history(self) -> str:
         """The replication history of the source whose last position the target was opened at, by
         the books; empty: it was not."""
-        promoting = self._books.mark.promoting
+        promoting = self._checkpoint.mark.promoting
         if not promoting:
             return ""
         final = TargetPosition.decode(promoting.encode()).position
@@ -84,12 +84,12 @@ class Promotion:
     @property
     def in_doubt(self) -> bool:
         """Whether the target may have been promoted for good, which it alone can tell."""
-        return self.asked and not self._books.mark.timed
+        return self.asked and not self._checkpoint.mark.timed
 
     @property
     def asked(self) -> bool:
         """Whether the target was asked to open, and nothing is known of its answer."""
-        mark = self._books.mark
+        mark = self._checkpoint.mark
         return bool(mark.promoting) and not mark.opened
 
     async def promote(
@@ -115,11 +115,11 @@ class Promotion:
     async def _promote(
         self, applier: Applier, process: str, by: float | None, hand_over: bool
     ) -> None:
-        final, token = applier.found, self._books.mark.token
+        final, token = applier.found, self._checkpoint.mark.token
         if final is None:
             raise PositionMoved(None)
         opened = TargetPosition.decode(final).promoted()
-        await self._books.save(
+        await self._checkpoint.save(
             promoting=final.decode(), process=process, timed=by is not None, opened=False
         )
         now = asyncio.get_running_loop().time
@@ -148,25 +148,25 @@ class Promotion:
             raise
         if by is not None and now() >= by:
             raise Unanswered(late, fault="target")
-        await self._books.save(opened=True, handed_over=hand_over)
+        await self._checkpoint.save(opened=True, handed_over=hand_over)
 
     async def deny(self) -> None:
         """The target was not promoted, or came back from before it: it has said so itself.
 
         Raises `StateError`: it is `asked` still.
         """
-        await self._books.save(
+        await self._checkpoint.save(
             promoting="", process="", timed=False, opened=False, tidied=False, switched=False
         )
 
     async def hand_over(self) -> None:
         """Clients are led to the open target next. Raises `StateError`."""
-        if not self._books.mark.handed_over:
-            await self._books.save(handed_over=True)
+        if not self._checkpoint.mark.handed_over:
+            await self._checkpoint.save(handed_over=True)
 
     async def confirm(self) -> None:
         """The target was promoted: its mark was found. Raises `StateError`."""
-        await self._books.save(opened=True)
+        await self._checkpoint.save(opened=True)
 
     async def tidy_up(self) -> None:
         """Remove the mark, and let deadlines pass again; all of it, even if cancelled meanwhile,
@@ -180,7 +180,7 @@ class Promotion:
             await to_the_end(self._tidy_up())
 
     async def _tidy_up(self) -> None:
-        patience = self._stage.patience(
+        patience = self._context.patience(
             "the opening",
             ended="the target could not be tidied up",
             next_step="it is tidied up again",
@@ -201,14 +201,14 @@ class Promotion:
         """One try. Raises `PositionMoved` where the target came back older since it was promoted,
         `TransferStopped` if it was handed over before that; `TransferFailed` where that cannot be
         known; `LinkError`, `ServerError`, `StateError`."""
-        mark = self._books.mark
+        mark = self._checkpoint.mark
         key = position_key(mark.token)
         async with self._ends.dialled() as connection:
             await connection.call("WATCH", key)
             found = await connection.call("GET", key)
             if isinstance(found, bytes) and TargetPosition.decode(found).transfer != mark.token:
                 # Another migration has the target by now: nothing there is ours.
-                self._books.note(tidied=True)
+                self._checkpoint.note(tidied=True)
                 return
             if mark.promoting and not mark.tidied:
                 try:
@@ -240,7 +240,7 @@ class Promotion:
             if has_import_mode(self._target()):
                 with contextlib.suppress(AuthError, ServerError):
                     await leave_import_mode(connection)
-        self._books.note(tidied=True)
+        self._checkpoint.note(tidied=True)
 
     async def _stand_back(self, found: bytes | None) -> None:
         """The target is older than when clients were led to it: what they wrote there since is on
@@ -248,7 +248,7 @@ class Promotion:
 
         Raises `TransferStopped`, `StateError`.
         """
-        final = TargetPosition.decode(self._books.mark.promoting.encode()).position
+        final = TargetPosition.decode(self._checkpoint.mark.promoting.encode()).position
         held = TargetPosition.decode(found).position if found is not None else None
         has = (
             "none of this migration's data"
@@ -260,7 +260,7 @@ class Promotion:
             f"the target lost data after it was opened: it was restarted or replaced, has {has}{at}"
             ". Clients may have been led to it since, so that it is not followed again by itself"
         )
-        await self._books.save(came_back=words)
+        await self._checkpoint.save(came_back=words)
         raise TransferStopped(
             words,
             remedy="The source has everything up to the cut-over. To go back to it: release-source "
@@ -275,7 +275,7 @@ class Promotion:
             if not TargetPosition.decode(found).opened:
                 raise PositionMoved(found)
         # Its process alone: a target gets another replication id with its first replica.
-        elif info.run_id != self._books.mark.process.partition(":")[0]:
+        elif info.run_id != self._checkpoint.mark.process.partition(":")[0]:
             if not info.keys:
                 raise PositionMoved(None)
             raise TransferFailed(

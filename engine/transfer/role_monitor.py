@@ -54,13 +54,13 @@ class RoleMonitor:
         self,
         ends: Endpoints,
         source: ReplicaSource,
-        books: CheckpointWriter,
-        stage: MigrationContext,
+        checkpoint: CheckpointWriter,
+        context: MigrationContext,
     ) -> None:
         self._ends = ends
         self._source = source
-        self._books = books
-        self._stage = stage
+        self._checkpoint = checkpoint
+        self._context = context
         # The source's role as it was told last, in words.
         self._place = ""
         # The role for which it was found where the writes go, and what is in the way of it.
@@ -74,14 +74,14 @@ class RoleMonitor:
         # Those that could succeed it, more than one.
         self._several: set[str] = set()
         self._changed = asyncio.Event()
-        self.siblings = SiblingServers(ends, books, stage)
+        self.siblings = SiblingServers(ends, checkpoint, context)
         """The other servers of the source's replication."""
 
     # --- Where it is followed ---
 
     def take_up(self) -> None:
         """An engine before us may have followed another server in the source's place."""
-        if followed := self._books.mark.followed:
+        if followed := self._checkpoint.mark.followed:
             failover_addresses.lead(self._ends.source, self._ends.beside_source(followed))
 
     async def goes_on_elsewhere(self, position: StreamPosition) -> bool:
@@ -107,7 +107,7 @@ class RoleMonitor:
             return self._lead_to(*next(iter(there.items())))
         if there and self._several != set(there):
             self._several = set(there)
-            self._stage.on_event(
+            self._context.on_event(
                 f"the source {self._ends.source.address} cannot be reached, and more than one of "
                 f"the servers of its replication could go on with its stream: {', '.join(there)}; "
                 "none is followed while all of them are primaries"
@@ -116,8 +116,8 @@ class RoleMonitor:
 
     def _lead_to(self, address: str, there: Endpoint) -> bool:
         failover_addresses.lead(self._ends.source, there)
-        self._books.note(followed=address, head="")
-        self._stage.on_event(
+        self._checkpoint.note(followed=address, head="")
+        self._context.on_event(
             f"the source {self._ends.source.address} cannot be reached: {there.address} is a "
             "primary now, and goes on with its stream; it is followed"
         )
@@ -135,7 +135,7 @@ class RoleMonitor:
             return there
         if found.replid2 == position.replid and address not in self._short:
             self._short.add(address)
-            self._stage.on_event(
+            self._context.on_event(
                 f"{there.address} was promoted, and lacks what the target has already: it is not "
                 "followed. Name it as the source of another migration"
             )
@@ -165,9 +165,9 @@ class RoleMonitor:
         before, self._place = self._place, told.place
         at = failover_addresses.leading(self._ends.source).address
         if before:
-            self._stage.on_event(f"the source {at} is {told.place} now; it was {before}")
+            self._context.on_event(f"the source {at} is {told.place} now; it was {before}")
         elif told.is_replica:
-            self._stage.on_event(
+            self._context.on_event(
                 f"the source {at} is {told.place}: it is followed, and "
                 "writes are held off at the primary at the head of its chain"
             )
@@ -179,7 +179,7 @@ class RoleMonitor:
         told = self._source.told
         if told is None:
             return "the source's role is not known yet"
-        if self._stage.settings.fence != "pause":
+        if self._context.settings.fence != "pause":
             return ""  # writers are the operator's, wherever they write
         if told.is_replica and not told.primary_link_up:
             return f"the source is {told.place}, and has lost its link to it"
@@ -252,9 +252,9 @@ class RoleMonitor:
         else:
             if self._target_id and self._target_id in head.chain:
                 raise self._one_replication("the source became a replica of the target")
-            if head.address != self._books.mark.head:
-                self._books.note(head=head.address)
-                self._stage.on_event(f"writes are taken by {head.endpoint.address}")
+            if head.address != self._checkpoint.mark.head:
+                self._checkpoint.note(head=head.address)
+                self._context.on_event(f"writes are taken by {head.endpoint.address}")
             if beside is None:
                 self._problem = f"{head.endpoint.address} does not tell of its replicas"
             else:
@@ -264,13 +264,13 @@ class RoleMonitor:
     @property
     def _known(self) -> tuple[str, ...]:
         """The addresses of servers whose roles are looked at otherwise."""
-        mark = self._books.mark
+        mark = self._checkpoint.mark
         return (mark.followed, mark.head, self._ends.source.address)
 
     async def _named_one(self, replid: str) -> str:
         """Whether the source that was named takes writes again, while another one is followed, a
         primary whose history is `replid`."""
-        followed = self._books.mark.followed
+        followed = self._checkpoint.mark.followed
         if not followed:
             return ""
         found = await self._ask(self._ends.source)
@@ -286,7 +286,7 @@ class RoleMonitor:
 
     async def _former_head(self, heads: Heads) -> str:
         """Whether the primary of which the source was a replica takes writes beside it."""
-        former = self._books.mark.head
+        former = self._checkpoint.mark.head
         if not former:
             return ""
         try:
@@ -295,7 +295,7 @@ class RoleMonitor:
             # It is gone, as far as can be seen from here: that is why the source was promoted.
             return ""
         if info.is_replica:
-            self._books.note(head="")
+            self._checkpoint.note(head="")
             return ""
         return (
             f"the source was a replica of {former} and is a primary now, while {former} is still "
@@ -305,7 +305,7 @@ class RoleMonitor:
     async def no_second_primary(self, told: Replication, history: str = "") -> None:
         """Behind the fence: `told` by the server that it stands at. Raises `TransferFailed` where
         another one of the source's replication, of this `history` too, was promoted by now."""
-        if self._stage.settings.fence == "pause":
+        if self._context.settings.fence == "pause":
             await self.siblings.at_fence(told, self._known, history)
 
     # --- Before it ---
@@ -325,7 +325,7 @@ class RoleMonitor:
         self._target_id = target.run_id
         if not target.is_replica:
             return
-        if not self._books.mark.begun:
+        if not self._checkpoint.mark.begun:
             raise TransferFailed(
                 f"{name} is a replica of {target.primary}: nothing is written to it",
                 remedy="Name a primary as the target.",
@@ -334,5 +334,5 @@ class RoleMonitor:
         refuse_replica(name, target)
 
     def _one_replication(self, what: str) -> TransferFailed:
-        kind = TransferStopped if self._books.mark.begun else TransferFailed
+        kind = TransferStopped if self._checkpoint.mark.begun else TransferFailed
         return kind(f"{what}: {FEEDS_ITSELF}", remedy=APART, fault="user")

@@ -40,10 +40,12 @@ _MOST = 64
 class SiblingServers:
     """The other servers of the replication of one migration's source."""
 
-    def __init__(self, ends: Endpoints, books: CheckpointWriter, stage: MigrationContext) -> None:
+    def __init__(
+        self, ends: Endpoints, checkpoint: CheckpointWriter, context: MigrationContext
+    ) -> None:
         self._ends = ends
-        self._books = books
-        self._stage = stage
+        self._checkpoint = checkpoint
+        self._context = context
         self._dialled: dict[str, tuple[contextlib.AsyncExitStack, Admin]] = {}
         # One question at a time goes over a connection.
         self._lines: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -58,7 +60,7 @@ class SiblingServers:
     def addresses(self) -> tuple[str, ...]:
         """The `host:port` of every server that is known, those that the operator named last."""
         settings = self._ends.settings
-        known = dict.fromkeys((*self._books.mark.siblings, *settings.named_nodes))
+        known = dict.fromkeys((*self._checkpoint.mark.siblings, *settings.named_nodes))
         return tuple(each for each in known if each not in settings.detached_nodes)
 
     def note(self, told: Replication) -> None:
@@ -90,10 +92,10 @@ class SiblingServers:
             await self._hang_up(address)
 
     def _keep(self, addresses: Iterable[str]) -> None:
-        known = self._books.mark.siblings
+        known = self._checkpoint.mark.siblings
         new = [each for each in dict.fromkeys(addresses) if each and each not in known]
         if new:
-            self._books.note(siblings=(*known, *new)[-_MOST:])
+            self._checkpoint.note(siblings=(*known, *new)[-_MOST:])
 
     def _asked(self, told: Replication, followed: Iterable[str]) -> list[str]:
         """Those of which it is to be asked: a server's replica is attached to it."""
@@ -142,12 +144,12 @@ class SiblingServers:
                 second.append(address)
         now, before = frozenset(second), self._second
         for address in sorted(now - before):
-            self._stage.on_event(
+            self._context.on_event(
                 f"{address}, a server of the source's replication, is a primary now: what is "
                 "written there does not arrive"
             )
         for address in sorted(before - now):
-            self._stage.on_event(f"{address} is no second primary any more")
+            self._context.on_event(f"{address} is no second primary any more")
         self._second = now
         if not second:
             return ""

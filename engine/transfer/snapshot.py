@@ -40,20 +40,20 @@ class Snapshot:
     def __init__(
         self,
         ends: Endpoints,
-        books: CheckpointWriter,
-        stage: MigrationContext,
+        checkpoint: CheckpointWriter,
+        context: MigrationContext,
         source: ReplicaSource,
         writer: RestoreWriter,
-        tenure: TargetOwnership,
+        ownership: TargetOwnership,
         left_out: Callable[[str], None],
         target_watch: TargetMonitor,
     ) -> None:
         self._ends = ends
-        self._books = books
-        self._stage = stage
+        self._checkpoint = checkpoint
+        self._context = context
         self._source = source
         self._writer = writer
-        self._tenure = tenure
+        self._ownership = ownership
         self._left_out = left_out
         self._target_watch = target_watch
         self.on_records: Callable[[RecordBatch], None] = lambda _: None
@@ -72,43 +72,43 @@ class Snapshot:
 
         `position` is what the source was asked for. Raises `SourceLost`, and as `refuse_parts`.
         """
-        books, stage = self._books, self._stage
+        checkpoint, context = self._checkpoint, self._context
         if GRAPH_MODULE in self._source.info.modules:
             async with self._ends.admin("source") as end:
                 await refuse_parts(end, await end.info())
         # A source of the same history has all that we have; what it deleted since it meant to.
         if position is None or position.replid != sync.replid:
             await self._check_source()
-        if books.mark.begun:
+        if checkpoint.mark.begun:
             await self._make_room()
         else:
-            await books.save(begun=True)
+            await checkpoint.save(begun=True)
             # Ends the connections of the one that it is taken over from, if it is.
-            await self._tenure.take()
-            if books.mark.taken_over:
+            await self._ownership.take()
+            if checkpoint.mark.taken_over:
                 await self._make_room()
         self._refused.clear()
         self._parts.clear()
-        stage.tally.start_anew()
+        context.stats.start_anew()
         await self._target_watch.begin()
-        await books.save(
+        await checkpoint.save(
             released=False,
             loss_accepted=False,
             compare_all="",
-            full_syncs=books.mark.full_syncs + 1,
+            full_syncs=checkpoint.mark.full_syncs + 1,
             begun_at=time.time(),
         )
 
     async def copy(self, *, importing: bool) -> None:
         """Every value, acknowledged by the target. Raises as the source and the writer do."""
         writer = self._writer
-        if self._books.mark.full_syncs > 1:
+        if self._checkpoint.mark.full_syncs > 1:
             # Whatever the last attempt left half-way.
             writer.reset()
         if writer.closed:
             await writer.open()
         writer.import_source = importing
-        writer.on_dialled = self._tenure.confirm
+        writer.on_dialled = self._ownership.confirm
         async with contextlib.aclosing(self._source.snapshot()) as items:
             async for item in items:
                 if isinstance(item, RecordBatch) and item.timed:
@@ -127,7 +127,7 @@ class Snapshot:
         found = in_snapshot(source.module_data)
         for what in (*source.left_out, *found.unread, *([UNTOLD] if found.indexes else ())):
             self._left_out(what)
-        self._stage.lost = {}
+        self._context.lost = {}
         async with self._ends.admin("target") as end:
             if source.info.modules:
                 async with self._ends.admin("source") as there:
@@ -135,16 +135,16 @@ class Snapshot:
                     # Its user may not ask for them, or they are gone, as the stream will say.
                     asked = named.dictionaries.keys()
                     others = {n: t for n, t in found.dictionaries.items() if n not in asked}
-                    self._stage.lost |= await carry_named(end, Named({}, others))
-                    self._books.note_search_names(named.names)
-                    names = self._books.search_names
-                    self._stage.lost |= await carry_absent(there, end, names)
+                    self._context.lost |= await carry_named(end, Named({}, others))
+                    self._checkpoint.note_search_names(named.names)
+                    names = self._checkpoint.search_names
+                    self._context.lost |= await carry_absent(there, end, names)
             if not source.functions and not source.scripts:
                 return
             refused = await carry_code(end, source.functions, source.scripts)
         for what, why in refused.items():
             self._left_out(f"{what}: {why}")
-        self._stage.lost |= {what: why for what, why in refused.items() if is_library(what)}
+        self._context.lost |= {what: why for what, why in refused.items() if is_library(what)}
 
     async def note_names(self) -> None:
         """The names of what has to be read again. Before the position: with it they must be there,
@@ -154,12 +154,12 @@ class Snapshot:
         self._refused.clear()
         async with self._ends.admin("target") as end:
             for at in range(0, len(names), 1000):
-                name = dirty_key(self._books.mark.token)
+                name = dirty_key(self._checkpoint.mark.token)
                 await end.call("SADD", name, *names[at : at + 1000])
 
     def _acknowledged(self, acknowledged: Acknowledged) -> None:
-        self._stage.tally.count(acknowledged, self._writer.info)
-        self._books.dirty = True
+        self._context.stats.count(acknowledged, self._writer.info)
+        self._checkpoint.dirty = True
         batch = acknowledged.batch
         if batch.streamed and len(batch):
             # The pieces of one that was left out are still passing by.
@@ -184,10 +184,10 @@ class Snapshot:
 
     async def _check_source(self) -> None:
         """A source that lost its data must not have its last copy emptied for its sake."""
-        mark = self._books.mark
+        mark = self._checkpoint.mark
         if not mark.begun:
             return
-        held = self._stage.tally.keys
+        held = self._context.stats.keys
         if not mark.held_before:
             async with self._ends.admin("target") as end:
                 held = max(held, (await end.info()).keys)
@@ -199,25 +199,25 @@ class Snapshot:
         )
         if not mark.loss_accepted:
             raise SourceLost(words, remedy=LOSS_REMEDY)
-        self._stage.on_event(f"{words}: this was accepted, and the target becomes what it is now")
+        self._context.on_event(f"{words}: this was accepted, and the target becomes what it is now")
 
     async def _make_room(self) -> None:
         """Before another full sync: what an earlier one left, and the source has deleted since,
         must not stay. If another engine has taken over, this raises, and the target is as it was:
         it may be in use by now."""
-        mark = self._books.mark
+        mark = self._checkpoint.mark
         why = "full sync again"
         if mark.taken_over and not mark.full_syncs:
             why = f"the target is taken over from the migration {mark.taken_over}"
         if mark.held_before:
-            self._stage.on_event(
+            self._context.on_event(
                 f"{why}: keys that the source deleted meanwhile may stay on the target, "
                 "which had keys of its own before"
             )
             # An old position beside a new snapshot would be taken for the snapshot's.
             command: tuple[str | bytes, ...] = ("DEL", dirty_key(mark.token))
         else:
-            self._stage.on_event(f"{why}: the target, empty before that, is emptied")
+            self._context.on_event(f"{why}: the target, empty before that, is emptied")
             command = ("FLUSHALL",)
         async with self._ends.admin("target") as end:
-            await self._tenure.claim.clear(end, command)
+            await self._ownership.claim.clear(end, command)

@@ -12,10 +12,12 @@ _NAME = "rdbcompression"
 class SourceTuning:
     """Has the source send its snapshot uncompressed: compressing is most of its work."""
 
-    def __init__(self, ends: Endpoints, books: CheckpointWriter, stage: MigrationContext) -> None:
+    def __init__(
+        self, ends: Endpoints, checkpoint: CheckpointWriter, context: MigrationContext
+    ) -> None:
         self._ends = ends
-        self._books = books
-        self._stage = stage
+        self._checkpoint = checkpoint
+        self._context = context
 
     async def tune(self) -> None:
         """What was set before is written down first, so that whoever comes after a crash can put it
@@ -25,16 +27,16 @@ class SourceTuning:
             was = reply[1].decode() if isinstance(reply, list) and len(reply) == 2 else ""
             if was != "yes":
                 return
-            await self._books.save(tuned=was)
+            await self._checkpoint.save(tuned=was)
             await end.call("CONFIG", "SET", _NAME, "no")
-        self._stage.on_event(f"the source's {_NAME} is off for the time of the snapshot")
+        self._context.on_event(f"the source's {_NAME} is off for the time of the snapshot")
 
     async def untune(self) -> None:
         """Put back what `tune` has changed, or an engine before us."""
-        was = self._books.mark.tuned
+        was = self._checkpoint.mark.tuned
         if not was:
             return
         async with self._ends.admin("source") as end:
             await end.call("CONFIG", "SET", _NAME, was)
-        self._books.note(tuned="")
-        self._stage.on_event(f"the source's {_NAME} is as it was")
+        self._checkpoint.note(tuned="")
+        self._context.on_event(f"the source's {_NAME} is as it was")

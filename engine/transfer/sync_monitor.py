@@ -28,7 +28,7 @@ from engine.transfer.role_monitor import RoleMonitor
 from engine.transfer.ttl_guard import TtlGuard
 
 # Keys that may still have to be read again when the fence goes up: it is done behind it, if it can.
-_MENDED_BEHIND_FENCE = 1000
+_RESYNCED_BEHIND_FENCE = 1000
 # For so long a link that stood still is the reason of a catch-up; it is told more often.
 _STALL_SECONDS = 1.0
 # A shorter lag is `0.0 s` in words.
@@ -49,20 +49,20 @@ class SyncMonitor:
     def __init__(
         self,
         source: ReplicaSource,
-        deadlines: TtlGuard,
-        books: CheckpointWriter,
-        stage: MigrationContext,
+        ttl_guard: TtlGuard,
+        checkpoint: CheckpointWriter,
+        context: MigrationContext,
         settings: TransferSettings,
         roles: RoleMonitor,
     ) -> None:
         self._roles = roles
         self._source = source
-        self._deadlines = deadlines
-        self._books = books
-        self._stage = stage
+        self._ttl_guard = ttl_guard
+        self._checkpoint = checkpoint
+        self._context = context
         self._settings = settings
         self._follower: Follower | None = None
-        self._mender: KeyResync
+        self._resync: KeyResync
         # What the source has sent up to here was written before we caught up; None: not yet.
         self._behind_until: int | None = None
         # By the loop's clock: when we began to catch up.
@@ -74,9 +74,9 @@ class SyncMonitor:
         # By the loop's clock: when the source's link stood still last, as far as we know.
         self._stalled_at = -math.inf
 
-    def attend(self, follower: Follower, mender: KeyResync) -> None:
+    def attend(self, follower: Follower, resync: KeyResync) -> None:
         """`follower` is going to run."""
-        self._follower, self._mender = follower, mender
+        self._follower, self._resync = follower, resync
         self._bytes, self._keys = DrainEstimate(), DrainEstimate()
         self._heard = True
 
@@ -88,12 +88,12 @@ class SyncMonitor:
 
     def look(self, follower: Follower) -> None:
         """Where the follower stands, as phase, gate and reason."""
-        stage, exposed = self._stage, self._deadlines.exposed
+        context, exposed = self._context, self._ttl_guard.exposed
         entered = False
         unread = follower.suspect or follower.late or follower.fields
-        if (unread and stage.phase is Phase.FOLLOW) or (exposed and not follower.suspect):
+        if (unread and context.phase is Phase.FOLLOW) or (exposed and not follower.suspect):
             self.catch_up(follower)
-        if stage.phase is Phase.CATCH_UP:
+        if context.phase is Phase.CATCH_UP:
             if self._behind_until is None and exposed:
                 # What is written by the time when it no longer is has to be passed.
                 pass
@@ -107,29 +107,29 @@ class SyncMonitor:
                     self._source.ask_now()
             elif follower.position.offset >= self._behind_until:
                 # However much is being written: see `TtlGuard.exposed`.
-                if follower.suspect and self._deadlines.importing:
-                    self._books.note(released=False)
+                if follower.suspect and self._ttl_guard.importing:
+                    self._checkpoint.note(released=False)
                 follower.suspect = False
                 if self.near(follower):
                     follower.late = follower.fields = False
-                    stage.enter(Phase.FOLLOW, tell=False)
+                    context.enter(Phase.FOLLOW, tell=False)
                     entered = True
         self._tell_whether_heard()
         self._roles.look()
         now = asyncio.get_running_loop().time()
         self._bytes.look(now, follower.position.offset, self._lag(follower))
-        self._keys.look(now, self._mender.mended_keys, self._mender.waiting)
-        stage.passing, stage.only_uncomparable, stage.advice = False, False, ""
-        stage.can_complete, stage.reason = self._gates(follower)
+        self._keys.look(now, self._resync.resynced_keys, self._resync.waiting)
+        context.passing, context.only_uncomparable, context.advice = False, False, ""
+        context.can_complete, context.reason = self._gates(follower)
         if entered:
             # Phase, gate and reason are published together.
-            stage.tell()
+            context.tell()
 
     @property
     def calm(self) -> bool:
         """Whether nothing is awaited but the operator's word."""
-        stage = self._stage
-        return stage.can_complete and stage.phase is Phase.FOLLOW and not stage.one_go
+        context = self._context
+        return context.can_complete and context.phase is Phase.FOLLOW and not context.one_go
 
     def near(self, follower: Follower) -> bool:
         """Whether the target is as close behind as a cut-over wants it."""
@@ -144,7 +144,7 @@ class SyncMonitor:
         # Published together, though the gate is looked at less often.
         shut = {"can_complete": False, "uncomparable": False, "reason": trouble}
         return {
-            **(shut if trouble and self._stage.phase in _FOLLOWING else {}),
+            **(shut if trouble and self._context.phase in _FOLLOWING else {}),
             "link": source.link,
             "source_heard_seconds": source.heard_seconds,
             "source_offset": source.sent_offset,
@@ -163,64 +163,64 @@ class SyncMonitor:
         self._heard = not trouble
         # A link that is lost, and one that is made anew, are told of where that happens.
         if self._source.link == "silent":
-            self._stage.on_event(f"{trouble}: how far the target is behind is not known")
+            self._context.on_event(f"{trouble}: how far the target is behind is not known")
         elif self._heard:
-            self._stage.on_event("the source is heard again")
+            self._context.on_event("the source is heard again")
 
     def _gates(self, follower: Follower) -> tuple[bool, str]:
         """Whether a cut-over could begin now, and why not."""
-        settings, tally = self._settings, self._stage.tally
+        settings, stats = self._settings, self._context.stats
         most = settings.max_lag_bytes
-        if trouble := self._source.trouble or self._stage.trouble:
-            self._stage.passing = True
+        if trouble := self._source.trouble or self._context.trouble:
+            self._context.passing = True
             return False, trouble
         if objection := self._roles.objection:
             return False, objection
         lag = self._lag(follower)
         if lag > most:
-            self._stage.passing = True
+            self._context.passing = True
             return False, f"lag {above_words(lag, most)}"
         age, longest = self._source.lag(follower.position.offset)[1], settings.max_lag_seconds
         if age > longest:
-            self._stage.passing = True
+            self._context.passing = True
             return False, f"lag {size_words(lag)}, {seconds_words(age)} > {longest:g} s"
         if (takes := self._bytes.seconds or 0.0) > longest:
-            self._stage.passing = True
+            self._context.passing = True
             return False, f"lag {size_words(lag)}, which takes {_longer(takes, longest)} to apply"
-        if tally.not_carried_total:
-            return False, self._stage.tally.not_carried_words
-        if lost := self._stage.lost_words:
+        if stats.not_carried_total:
+            return False, self._context.stats.not_carried_words
+        if lost := self._context.lost_words:
             return False, lost
-        if evicted := tally.evictions.words:
+        if evicted := stats.evictions.words:
             return False, evicted
-        if self._deadlines.trouble:
-            return False, f"near deadlines cannot be lifted: {self._deadlines.trouble}"
-        if self._deadlines.lifting_again:
-            self._stage.passing = True
+        if self._ttl_guard.trouble:
+            return False, f"near deadlines cannot be lifted: {self._ttl_guard.trouble}"
+        if self._ttl_guard.extending_again:
+            self._context.passing = True
             return False, "near deadlines are being lifted"
-        if self._stage.phase is Phase.CATCH_UP:
-            self._stage.passing = True
+        if self._context.phase is Phase.CATCH_UP:
+            self._context.passing = True
             if asyncio.get_running_loop().time() - self._stalled_at < _STALL_SECONDS:
                 return False, "what the source sends comes late"
             return False, _CATCHING_UP
         if follower.in_doubt:
-            self._stage.passing = True
+            self._context.passing = True
             return False, "looking through the last commands of the engine before this one"
         readable = readable_behind(self._source.info, self._settings)
         takes = self._keys.seconds or 0.0
-        if self._mender.waiting > (_MENDED_BEHIND_FENCE if readable else 0) or takes > longest:
-            self._stage.passing = True
-            self._stage.advice = "" if readable else _STOP_WRITERS
-            waiting = self._mender.waiting
+        if self._resync.waiting > (_RESYNCED_BEHIND_FENCE if readable else 0) or takes > longest:
+            self._context.passing = True
+            self._context.advice = "" if readable else _STOP_WRITERS
+            waiting = self._resync.waiting
             words = "1 key is" if waiting == 1 else f"{waiting:,} keys are"
             words += " being read again from the source"
             if takes > longest:
                 words += f", which takes {_longer(takes, longest)}"
             return False, words
-        if not self._stage.skip_verification and (told := self._stage.uncomparable) != "":
-            self._stage.passing, self._stage.only_uncomparable = told is None, bool(told)
+        if not self._context.skip_verification and (told := self._context.uncomparable) != "":
+            self._context.passing, self._context.only_uncomparable = told is None, bool(told)
             asking = "it is being asked whether both ends can be compared"
-            return False, asking if told is None else offering(self._stage, told)
+            return False, asking if told is None else offering(self._context, told)
         in_sync = f"in sync: lag {size_words(lag)}"
         return True, in_sync if age < _AGE_WORTH_TELLING else f"{in_sync}, {seconds_words(age)}"
 
@@ -228,22 +228,22 @@ class SyncMonitor:
 
     def catch_up(self, follower: Follower) -> None:
         """What comes now was written some time ago: deadlines in it are not what they seem."""
-        has_fields = self._source.field_deadlines
+        has_fields = self._source.field_ttls
         self._behind_until = None
         self._caught_at = asyncio.get_running_loop().time()
-        follower.late = self._source.relative_deadlines
-        follower.has_fields = follower.fields = has_fields and not self._deadlines.importing
-        follower.suspect = follower.suspect or self._deadlines.doubtful
-        self._stage.reason = _CATCHING_UP
-        self._stage.enter(Phase.CATCH_UP)
+        follower.late = self._source.relative_ttls
+        follower.has_fields = follower.fields = has_fields and not self._ttl_guard.importing
+        follower.suspect = follower.suspect or self._ttl_guard.doubtful
+        self._context.reason = _CATCHING_UP
+        self._context.enter(Phase.CATCH_UP)
 
     def relinked(self) -> None:
         """A lost link to the source was made anew."""
-        self._books.note(partial_syncs=self._books.mark.partial_syncs + 1)
+        self._checkpoint.note(partial_syncs=self._checkpoint.mark.partial_syncs + 1)
         if self._follower is not None:
-            if self._stage.phase in _FOLLOWING:
+            if self._context.phase in _FOLLOWING:
                 self.catch_up(self._follower)
-            self._follower.suspect = self._follower.suspect or self._deadlines.doubtful
+            self._follower.suspect = self._follower.suspect or self._ttl_guard.doubtful
 
     def read_late(self) -> None:
         """The engine got no CPU for a while. What did not fit into the window has waited at the
@@ -251,17 +251,17 @@ class SyncMonitor:
         follower = self._follower
         if follower is None:
             return
-        if self._stage.phase in _FOLLOWING:
+        if self._context.phase in _FOLLOWING:
             self.catch_up(follower)
         else:
             # Behind the fence; a cut-over that is refused looks at it, see `look`.
-            follower.late = self._source.relative_deadlines
+            follower.late = self._source.relative_ttls
             follower.fields = follower.has_fields
 
     def stalled(self) -> None:
         """The source's link may stand still."""
         self._stalled_at = asyncio.get_running_loop().time()
-        fenced = self._stage.phase is Phase.CUT_OVER
+        fenced = self._context.phase is Phase.CUT_OVER
         if not fenced or readable_behind(self._source.info, self._settings):
             self.read_late()
         # Else the source answers nobody, and sends nothing, for as long as our own fence stands.
@@ -270,18 +270,18 @@ class SyncMonitor:
         """The target could not be reached for a while: what it holds has aged meanwhile."""
         if self._follower is None:
             return
-        if self._stage.phase in _FOLLOWING:
+        if self._context.phase in _FOLLOWING:
             self.catch_up(self._follower)
         else:
-            self._follower.suspect = self._follower.suspect or self._deadlines.doubtful
+            self._follower.suspect = self._follower.suspect or self._ttl_guard.doubtful
 
     def woke(self) -> None:
         """The target was restarted, and let keys expire until we were back: what is named from here
         on may be gone there."""
-        self._books.note(released=True)
+        self._checkpoint.note(released=True)
         if self._follower is not None:
             self._follower.suspect = True
-            if self._stage.phase in _FOLLOWING:
+            if self._context.phase in _FOLLOWING:
                 self.catch_up(self._follower)
 
 

@@ -34,15 +34,15 @@ class TargetMonitor:
     """
 
     def __init__(
-        self, endpoint: Endpoint, stage: MigrationContext, on_change: Callable[[], None]
+        self, endpoint: Endpoint, context: MigrationContext, on_change: Callable[[], None]
     ) -> None:
         self._endpoint = endpoint
-        self._stage = stage
+        self._context = context
         self._on_change = on_change
         self._stack = AsyncExitStack()
         self._end: Admin | None = None
         self._line = asyncio.Lock()
-        self._tell = stage.trouble_of("the target's answers")
+        self._tell = context.trouble_of("the target's answers")
         # By the loop's clock: when it answered last, and since when it is asked in vain.
         self._heard_at: float | None = None
         self._asked_at: float | None = None
@@ -75,19 +75,19 @@ class TargetMonitor:
         # One after the other: a figure that is older than the last one looks like a new counter's.
         async with self._line:
             info = await self._ask()
-            before = self._stage.tally.evictions
+            before = self._context.stats.evictions
             if before.base is None:
                 return  # nothing was written yet
-            found = self._stage.tally.evictions = before.after(info)
+            found = self._context.stats.evictions = before.after(info)
         if found != before:
             self._on_change()
         if found.count and not before.count:
-            self._stage.on_event(found.words)
+            self._context.on_event(found.words)
 
     async def begin(self) -> None:
         """Count from here on: the first write comes next. Raises as `look`."""
         async with self._line:
-            self._stage.tally.evictions = Evictions().after(await self._ask())
+            self._context.stats.evictions = Evictions().after(await self._ask())
 
     async def _ask(self) -> ServerInfo:
         info = await self._info()
@@ -100,7 +100,7 @@ class TargetMonitor:
             with contextlib.suppress(LinkError):
                 return await self._end.info()
         else:
-            limit = self._stage.settings.connect_timeout
+            limit = self._context.settings.connect_timeout
             self._end = await self._stack.enter_async_context(
                 admin(self._endpoint, timeout=limit, fault="target")
             )
@@ -114,7 +114,7 @@ class TargetMonitor:
         try:
             while True:
                 await asyncio.sleep(LOOK_SECONDS)
-                if self._stage.tally.evictions.base is not None:
+                if self._context.stats.evictions.base is not None:
                     await self._look_or_say()
         finally:
             self._tell("")
@@ -140,11 +140,11 @@ class TargetMonitor:
             self._tell("")
             if self._silent:
                 self._silent = False
-                self._stage.on_event("the target answers again")
+                self._context.on_event("the target answers again")
 
     def _say_silent(self, seconds: float) -> None:
         words = f"the target has not answered for {seconds:.0f} s"
         if not self._silent:
             self._silent = True
-            self._stage.on_event(words)
+            self._context.on_event(words)
         self._tell(words)

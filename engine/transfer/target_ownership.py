@@ -24,9 +24,9 @@ _OVERTAKEN_MOST = 3
 class TargetOwnership:
     """This engine's hold on one migration, from when it takes it up."""
 
-    def __init__(self, ends: Endpoints, books: CheckpointWriter) -> None:
+    def __init__(self, ends: Endpoints, checkpoint: CheckpointWriter) -> None:
         self._ends = ends
-        self._books = books
+        self._checkpoint = checkpoint
         self.engine = secrets.token_hex(4)
         """How the target tells this engine from those before it and behind it."""
         self.replaced = False
@@ -36,7 +36,7 @@ class TargetOwnership:
     @property
     def claim(self) -> TargetClaim:
         """For the migration as the books have it now."""
-        mark = self._books.mark
+        mark = self._checkpoint.mark
         return TargetClaim(
             position_key(mark.token),
             mark.token,
@@ -59,8 +59,8 @@ class TargetOwnership:
                 self.replaced = self.replaced or not claim.first
                 raise
             process = (await end.info()).run_id
-        if process != self._books.mark.claimed_at:
-            self._books.note(claimed_at=process)
+        if process != self._checkpoint.mark.claimed_at:
+            self._checkpoint.note(claimed_at=process)
         return held
 
     async def _lost(self, target: Admin) -> None:
@@ -70,7 +70,7 @@ class TargetOwnership:
         Raises `TransferStopped` unless it is the target that came back from before: as empty as it
         was, or, where it had keys of its own, in another process.
         """
-        info, mark = await target.info(), self._books.mark
+        info, mark = await target.info(), self._checkpoint.mark
         if not mark.held_before and not info.keys:
             return
         if mark.held_before and mark.claimed_at and info.run_id != mark.claimed_at:
@@ -113,7 +113,7 @@ class TargetOwnership:
     async def _still_ours(self) -> None:
         """Raise unless the migration is ours, and not over: a position that is gone may have been
         removed by an engine that opened the target."""
-        latest = await self._books.latest()
+        latest = await self._checkpoint.latest()
         if latest is not None and latest.opened:
             self.replaced = True
             raise TransferFailed(
@@ -121,4 +121,4 @@ class TargetOwnership:
                 remedy="Nothing is left to do.",
                 fault="user",
             )
-        await self._books.save()
+        await self._checkpoint.save()

@@ -123,7 +123,7 @@ class Transfer:
         self._gate_in_sync = gate_in_sync or self._by_gate
         self._comparison = comparison
         self._compare = compare
-        self._stage = MigrationContext(
+        self._context = MigrationContext(
             settings,
             on_progress=on_progress,
             on_event=on_event,
@@ -145,8 +145,8 @@ class Transfer:
         `force`: abort at once. Nothing is cut over: the source stays open, the target as it is.
         """
         self._forced = self._forced or force
-        self._stage.skip_verification = skip_verification
-        self._stage.word.set()
+        self._context.skip_verification = skip_verification
+        self._context.word.set()
         if force and self._task is not None:
             self._task.cancel()
 
@@ -169,14 +169,14 @@ class Transfer:
     @property
     def progress(self) -> Progress:
         """How things stand now."""
-        return self._stage.progress
+        return self._context.progress
 
     # --- The run ---
 
     async def run(self) -> Report:
         """Run to the end and report; a failure of the transfer is in the report, not raised."""
-        loop, stage = asyncio.get_running_loop(), self._stage
-        stage.began = loop.time()
+        loop, context = asyncio.get_running_loop(), self._context
+        context.began = loop.time()
         failover_addresses.begin()
         self._task = asyncio.create_task(self._go())
         if self._stopping or self._forced:
@@ -199,13 +199,13 @@ class Transfer:
                     self._cut_over = await self._way.end_opened()
                 left = _left_open(self._source_endpoint, self._way)
                 errors.append(f"{_aborted(self._way)}: {standing}{left}")
-                stage.on_event(errors[-1])
+                context.on_event(errors[-1])
             else:
                 # By `stop`, or because whoever awaits us was cancelled: that comes to the same.
                 current = asyncio.current_task()
                 if current is not None and not self._stopping:
                     current.uncancel()
-            self._stage.end(
+            self._context.end(
                 Phase.STOPPED, errors[-1] if errors else "stopped; what is acknowledged stays"
             )
         except EngineError as exc:
@@ -213,18 +213,18 @@ class Transfer:
             if self._can_go_on(exc):
                 # What is on the target stays, its position too.
                 status, kept, needs_hand = "stopped", True, True
-                self._stage.end(Phase.STOPPED, errors[-1])
+                self._context.end(Phase.STOPPED, errors[-1])
             else:
                 # The state failed, or the claim is another's: the target is as it has to be.
                 status, kept = "failed", isinstance(exc, StateError)
-                self._stage.end(Phase.FAILED, errors[-1])
+                self._context.end(Phase.FAILED, errors[-1])
         finally:
             if self._way is not None:
                 resumable = kept or (status == "stopped" and not forced)
                 await self._way.close(resumable=resumable, forced=forced)
         if self._way is not None:
             await self._way.save_last(errors)
-        report = self._report(status, errors, loop.time() - stage.began)
+        report = self._report(status, errors, loop.time() - context.began)
         return replace(report, needs_hand=needs_hand)
 
     async def _go(self) -> None:
@@ -234,11 +234,11 @@ class Transfer:
             async with way.watching():
                 await way.run()
         except PsyncRefused as refused:
-            if self._settings.source_type != "auto" or self._stage.phase is not Phase.CONNECT:
+            if self._settings.source_type != "auto" or self._context.phase is not Phase.CONNECT:
                 raise
-            self._stage.on_event(f"{refused.message}: the source is scanned instead")
+            self._context.on_event(f"{refused.message}: the source is scanned instead")
             await way.close(resumable=True)
-            self._stage.steps.clear()
+            self._context.steps.clear()
             way = self._way = self._offline()
             async with way.watching():
                 await way.run()
@@ -264,7 +264,7 @@ class Transfer:
             return self._offline()
         objection = self._settings.replica_objection()
         if objection is not None:
-            self._stage.on_event(f"{objection}: the source is scanned")
+            self._context.on_event(f"{objection}: the source is scanned")
             return self._offline()
         denied = await self._denied()
         if denied is None:
@@ -272,7 +272,7 @@ class Transfer:
         reason, remedy = denied
         if self._settings.source_type == "replica":
             raise AuthError(f"the source cannot be followed: {reason}", remedy=remedy)
-        self._stage.on_event(
+        self._context.on_event(
             f"{reason}: the source is scanned, and its later writes are not followed"
         )
         return self._offline()
@@ -299,7 +299,7 @@ class Transfer:
         return Offline(
             self._source_endpoint,
             self._target_endpoint,
-            self._stage,
+            self._context,
             checkpoints=self._checkpoints,
             gate=self._gate,
             compare=self._compare,
@@ -310,7 +310,7 @@ class Transfer:
         return AppendOnly(
             self._source_endpoint,
             self._target_endpoint,
-            self._stage,
+            self._context,
             checkpoints=self._checkpoints,
             gate=self._gate_of_files,
         )
@@ -319,7 +319,7 @@ class Transfer:
         return Online(
             self._source_endpoint,
             self._target_endpoint,
-            self._stage,
+            self._context,
             checkpoints=self._checkpoints,
             gate=self._gate_in_sync,
             comparison=self._comparison,
@@ -347,12 +347,12 @@ class Transfer:
         return isinstance(error, TransferStopped | LinkError | ServerError | AuthError | UsageError)
 
     def _report(self, status: Status, errors: list[str], seconds: float) -> Report:
-        stage, progress = self._stage, self._stage.progress
-        tally = stage.tally
-        moved = tally.keys - tally.keys_before
+        context, progress = self._context, self._context.progress
+        stats = context.stats
+        moved = stats.keys - stats.keys_before
         way: dict[str, Any] = {}
         if self._way is not None:
-            way["left_out"] = (*self._way.left_out, *tally.left_words())
+            way["left_out"] = (*self._way.left_out, *stats.left_words())
         if isinstance(self._way, AppendOnly):
             way["doubts"] = tuple(self._way.doubts)
         if isinstance(self._way, Online):
@@ -361,14 +361,14 @@ class Transfer:
             way["spool_bytes"] = self._way.spooled_most
         return Report(
             status=status,
-            source_type=stage.source_type,
-            keys=tally.keys,
-            bytes=tally.bytes,
+            source_type=context.source_type,
+            keys=stats.keys,
+            bytes=stats.bytes,
             seconds=seconds,
-            keys_per_second=moved / stage.copy_seconds if stage.copy_seconds else 0.0,
-            skipped=tally.skipped,
-            vanished=tally.vanished,
-            expired=tally.expired,
+            keys_per_second=moved / context.copy_seconds if context.copy_seconds else 0.0,
+            skipped=stats.skipped,
+            vanished=stats.vanished,
+            expired=stats.expired,
             retries=progress.retries,
             reconnects=progress.reconnects,
             applied_offset=progress.applied_offset,
@@ -378,10 +378,10 @@ class Transfer:
             full_syncs=progress.full_syncs,
             repaired_keys=progress.repaired_keys,
             held_keys=progress.held_keys,
-            not_carried=tuple(tally.not_carried),
-            not_carried_total=tally.not_carried_total,
-            errors=tuple(errors + tally.beyond()),
-            steps=tuple(stage.steps),
-            verification=stage.verification,
+            not_carried=tuple(stats.not_carried),
+            not_carried_total=stats.not_carried_total,
+            errors=tuple(errors + stats.beyond()),
+            steps=tuple(context.steps),
+            verification=context.verification,
             **way,
         )

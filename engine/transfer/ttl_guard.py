@@ -25,7 +25,7 @@ from engine.targets.import_mode import has_import_mode, import_source, in_import
 from engine.transfer.async_helpers import beside, cancelled
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.endpoints import Endpoints
-from engine.transfer.extended_ttls import LIFT_MS, VALID_SECONDS, DbKey, ExtendedTtls
+from engine.transfer.extended_ttls import EXTEND_MS, VALID_SECONDS, DbKey, ExtendedTtls
 from engine.transfer.follow import Follower
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.migration_context import MigrationContext
@@ -48,19 +48,19 @@ class TtlGuard:
     def __init__(
         self,
         ends: Endpoints,
-        books: CheckpointWriter,
-        stage: MigrationContext,
+        checkpoint: CheckpointWriter,
+        context: MigrationContext,
         source: ReplicaSource,
         target: Callable[[], ServerInfo],
         on_woke: Callable[[], None],
     ) -> None:
         self._ends = ends
-        self._books = books
-        self._stage = stage
+        self._checkpoint = checkpoint
+        self._context = context
         self._source = source
         self._target = target
         self._on_woke = on_woke
-        self.mender: KeyResync | None = None
+        self.resync: KeyResync | None = None
         """That of the follower that runs, whose readings bring deadlines too."""
         self.follower: Follower | None = None
         """The one that runs."""
@@ -73,55 +73,57 @@ class TtlGuard:
         self.trouble = ""
         """Why what is near could not be lifted."""
         # They are lifted until the cut-over, where the target has no import mode.
-        self._lifting = False
-        self._releasing = False
+        self._extending = False
+        self._restoring = False
         # By the loop's clock: before it no deadline that this process has set back is due.
         self._safe_until = 0.0
         # By the loop's clock: until then a script that was sent may still be run. `_UNDER_WAY` from
         # before the first one until the last one's answer; it stays so if that never comes.
         self._quiet_at = 0.0
-        self._lifter: asyncio.Task[None] | None = None
-        # The connection over which deadlines are set back, from `release` on, and what its scripts
+        self._extender: asyncio.Task[None] | None = None
+        # The connection over which deadlines are set back, from `restore` on, and what its scripts
         # are told: behind the fence there is no time to dial.
         self._end: contextlib.AsyncExitStack | None = None
-        self._lifted: ExtendedTtls | None = None
+        self._extended: ExtendedTtls | None = None
         self._ended = 0
         # Whether it has lifted any, perhaps.
         self._gone_through = False
-        self._lift_at = 0.0
+        self._extend_at = 0.0
 
     async def prepare(self, *, resumed: bool) -> None:
         """Before a byte is read: no deadline may pass on a target that is behind."""
         # Deadlines that an engine without import mode has lifted want to be set back at the end.
         self.importing = (
             has_import_mode(self._target())
-            and not (resumed and self._books.mark.lifted)
+            and not (resumed and self._checkpoint.mark.lifted)
             and await self._enter_import_mode(resumed)
         )
-        alone = self._ends.settings.until == "snapshot" and self._stage.one_go
-        self._lifting = not (self.importing or alone)
+        alone = self._ends.settings.until == "snapshot" and self._context.one_go
+        self._extending = not (self.importing or alone)
         self.hold()
-        if resumed and self._books.mark.lifted:
+        if resumed and self._checkpoint.mark.lifted:
             # The engine before us may have sent some.
             self._quiet_at = asyncio.get_running_loop().time() + VALID_SECONDS
-        if not self._lifting:
+        if not self._extending:
             self.names.give_up()
-        elif not resumed and not (self._books.mark.lifted and self._books.mark.held_before):
+        elif not resumed and not (
+            self._checkpoint.mark.lifted and self._checkpoint.mark.held_before
+        ):
             # Of what was lifted before this full sync nothing is left.
             self.names.clear()
-        self._books.note(lifted=self._lifting)
+        self._checkpoint.note(lifted=self._extending)
 
     def note_records(self, batch: RecordBatch) -> None:
         """A batch of a snapshot is sent: note whose deadlines are lifted in it."""
-        self.names.add_records(batch, int(time.time() * 1000) + LIFT_MS // 2)
+        self.names.add_records(batch, int(time.time() * 1000) + EXTEND_MS // 2)
 
-    def attend(self, follower: Follower, mender: KeyResync) -> None:
+    def attend(self, follower: Follower, resync: KeyResync) -> None:
         """`follower` is going to run."""
-        self.mender, self.follower = mender, follower
+        self.resync, self.follower = resync, follower
         if self._source.info.version < (7, 0, 0):
             # Its stream may hold scripts, which rename and copy keys without naming them there.
             self.names.give_up()
-        mender.held = follower.held = self.names
+        resync.held = follower.held = self.names
         self.hold()
 
     async def _enter_import_mode(self, resumed: bool) -> bool:
@@ -132,21 +134,21 @@ class TtlGuard:
 
     def hold(self) -> None:
         """Near is what is near now: to be called again and again."""
-        if not self._lifting or self._releasing:
+        if not self._extending or self._restoring:
             return
         self._hold(self._source.now_ms + int(self._ends.settings.hold_horizon * 1000))
 
     def _hold(self, before: int) -> None:
-        self._source.hold(before, LIFT_MS)
-        if self.mender is not None:
-            self.mender.lift_before, self.mender.lift_ms = before, LIFT_MS
+        self._source.hold(before, EXTEND_MS)
+        if self.resync is not None:
+            self.resync.extend_before, self.resync.extend_ms = before, EXTEND_MS
 
     # --- While the source is followed ---
 
     @property
     def doubtful(self) -> bool:
         """Whether what the stream names may have expired on the target before its time."""
-        return self._books.mark.released if self.importing else self.exposed
+        return self._checkpoint.mark.released if self.importing else self.exposed
 
     @property
     def exposed(self) -> bool:
@@ -160,36 +162,36 @@ class TtlGuard:
         source's DEL. So behind O nothing is suspect any more, however much is being written. The
         same holds for a target in import mode, from when it was entered.
         """
-        if not self._lifting:
+        if not self._extending:
             return False
-        if self._books.mark.released:
+        if self._checkpoint.mark.released:
             return asyncio.get_running_loop().time() >= self._safe_until
         return not 0 <= self._age < self._ends.settings.hold_horizon - self._margin
 
     @property
-    def lifting_again(self) -> bool:
+    def extending_again(self) -> bool:
         """Whether what became near is being lifted now."""
-        return self._lifter is not None
+        return self._extender is not None
 
     async def keep_up(self) -> None:
         """Now and then while the source is followed: lift what has become near.
 
         Raises `StateError`.
         """
-        if not self._lifting or self._releasing:
+        if not self._extending or self._restoring:
             return
         self.hold()
-        if self.exposed and not self._books.mark.released:
-            await self._books.save(released=True)
-        if self._lifter is not None:
-            if self._lifter.done():
-                await self._end_lifter()
-        elif self._wanting and asyncio.get_running_loop().time() >= self._lift_at:
-            self._lifter = asyncio.create_task(self._lift_all())
+        if self.exposed and not self._checkpoint.mark.released:
+            await self._checkpoint.save(released=True)
+        if self._extender is not None:
+            if self._extender.done():
+                await self._end_extender()
+        elif self._wanting and asyncio.get_running_loop().time() >= self._extend_at:
+            self._extender = asyncio.create_task(self._lift_all())
 
     @property
     def _age(self) -> float:
-        return time.time() - self._books.mark.begun_at
+        return time.time() - self._checkpoint.mark.begun_at
 
     @property
     def _margin(self) -> float:
@@ -201,7 +203,7 @@ class TtlGuard:
         if self.follower is None:
             return False
         half = (self._ends.settings.hold_horizon - self._margin) / 2
-        return self._books.mark.released or not 0 <= self._age < half
+        return self._checkpoint.mark.released or not 0 <= self._age < half
 
     async def _lift_all(self) -> None:
         """Lift what is nearer than the horizon by now, whoever has brought it."""
@@ -213,30 +215,30 @@ class TtlGuard:
         # What was parsed before `hold` was told so is there before it is looked for.
         await self._begin_watch(follower)
         async with self._ends.admin("target") as end:
-            lifted = ExtendedTtls(end)
+            extended = ExtendedTtls(end)
             self._gone_through = True
             while True:
                 self._quiet_at = _UNDER_WAY
                 with logs.timed(_log, "Extend near TTLs on the target", extra={"end": "target"}):
-                    await lifted.lift_all(horizon, self.names)
+                    await extended.extend_all(horizon, self.names)
                 await follower.reach(self._source.received_offset)
                 if not follower.swapped:
-                    await lifted.lift(follower.moved or (), horizon)
+                    await extended.extend(follower.moved or (), horizon)
                     break
                 follower.moved, follower.swapped = {}, False
         self._quiet_at = self._safe_until = 0.0
-        await self._books.save(released=False, begun_at=began)
+        await self._checkpoint.save(released=False, begun_at=began)
 
-    async def _end_lifter(self) -> None:
-        lifter, self._lifter = self._lifter, None
-        assert lifter is not None
+    async def _end_extender(self) -> None:
+        extender, self._extender = self._extender, None
+        assert extender is not None
         try:
-            await lifter
+            await extender
         except EngineError as exc:
             if exc.message != self.trouble:
-                self._stage.on_event(f"near deadlines could not be lifted: {exc.in_one_line}")
+                self._context.on_event(f"near deadlines could not be lifted: {exc.in_one_line}")
             self.trouble = exc.message
-            self._lift_at = asyncio.get_running_loop().time() + _AGAIN_SECONDS
+            self._extend_at = asyncio.get_running_loop().time() + _AGAIN_SECONDS
         else:
             self.trouble = ""
         finally:
@@ -245,27 +247,27 @@ class TtlGuard:
     async def let_go(self) -> None:
         """The follower ends. Raises nothing but the caller's own cancellation, which must not be
         lost: whoever was to stop would go on for ever. It may be called again then."""
-        if self._lifter is not None:
-            await cancelled(self._lifter)
-            self._lifter = None
+        if self._extender is not None:
+            await cancelled(self._extender)
+            self._extender = None
         if self._quiet_at == _UNDER_WAY:
             self._quiet_at = asyncio.get_running_loop().time() + VALID_SECONDS
-        self._releasing = False
+        self._restoring = False
         self._end_watch()
         await self._close_end()
-        self.mender = self.follower = None
+        self.resync = self.follower = None
 
     async def _begin_watch(self, follower: Follower) -> None:
         """Have the follower note what a walk through all keys may miss from here on."""
         follower.moved, follower.swapped = {}, False
-        reading = self.mender.next_offset if self.mender is not None else None
+        reading = self.resync.next_offset if self.resync is not None else None
         await follower.reach(max(self._source.received_offset, reading or 0))
 
     def _end_watch(self) -> None:
         if self.follower is not None:
-            self.follower.moved = self.follower.lifted = None
-        if self.mender is not None:
-            self.mender.lifted_keys = None
+            self.follower.moved = self.follower.extended = None
+        if self.resync is not None:
+            self.resync.extended_keys = None
 
     async def _quiet(self) -> None:
         """Wait until no script that was sent before can be run any more."""
@@ -276,49 +278,49 @@ class TtlGuard:
 
     # --- The way back ---
 
-    async def release(self, follower: Follower, pump: asyncio.Task[None]) -> list[DbKey]:
+    async def restore(self, follower: Follower, pump: asyncio.Task[None]) -> list[DbKey]:
         """Give the target its keys' deadlines; returns the keys that are due before the cut-over
         can end, which stay lifted. It may begin at once then, and last for `cut_over_timeout`.
 
-        Raises `TransferFailed` when it takes too long, and what `ExtendedTtls` raises; `lift_again`
-        is to be called then, as behind a cut-over that did not come off."""
-        if not self._lifting:
+        Raises `TransferFailed` when it takes too long, and what `ExtendedTtls` raises;
+        `extend_again` is to be called then, as behind a cut-over that did not come off."""
+        if not self._extending:
             return []
-        if self._lifter is not None:
+        if self._extender is not None:
             raise TransferFailed("near deadlines are being lifted")
-        self._stage.reason = "restoring TTLs that were extended on the target"
-        self._stage.tell()
+        self._context.reason = "restoring TTLs that were extended on the target"
+        self._context.tell()
         loop, last = asyncio.get_running_loop(), self._ends.settings.cut_over_timeout
-        self._releasing = True
+        self._restoring = True
         limit = last
         try:
             async with asyncio.timeout(limit) as bound:
                 await self._quiet()
-                lifted = await self._open_end()
-                await lifted.prepare()
+                extended = await self._open_end()
+                await extended.prepare()
                 # 1. Until when it may take, and so which deadlines are too near.
-                limit = max(last, await lifted.seconds(self.names))
+                limit = max(last, await extended.seconds(self.names))
                 until = loop.time() + limit
                 bound.reschedule(until)
                 due_by = until + last + _SLACK
-                before = max(self._source.now_ms, await lifted.now_ms())
+                before = max(self._source.now_ms, await extended.now_ms())
                 self._safe_until = due_by - _EARLY
-                await self._books.save(released=True)
+                await self._checkpoint.save(released=True)
                 # 2. What comes from now on is lifted only if it is as near as that.
                 self._hold(before + int((due_by - loop.time()) * 1000))
-                follower.lifted = {}
-                if self.mender is not None:
-                    self.mender.lifted_keys = follower.lifted
+                follower.extended = {}
+                if self.resync is not None:
+                    self.resync.extended_keys = follower.extended
                 await beside(self._begin_watch(follower), pump)
-                if not self._lifted_any:
+                if not self._extended_any:
                     return []
                 # 3. What is on the target.
                 self._quiet_at = _UNDER_WAY
-                near = await beside(lifted.release_held(self.names, due_by), pump)
+                near = await beside(extended.restore_known(self.names, due_by), pump)
                 # 4. It took less: what is due behind the cut-over's own time.
                 due_by = loop.time() + last + _SLACK
                 self._safe_until = min(self._safe_until, due_by - _EARLY)
-                near = await beside(lifted.release(near, due_by), pump)
+                near = await beside(extended.restore(near, due_by), pump)
                 self._quiet_at = 0.0
         except TimeoutError:
             raise TransferFailed(
@@ -329,9 +331,9 @@ class TtlGuard:
         return near
 
     @property
-    def _lifted_any(self) -> bool:
+    def _extended_any(self) -> bool:
         """Whether a deadline on the target may be lifted."""
-        read_again = self.mender is not None and self.mender.lifted
+        read_again = self.resync is not None and self.resync.extended
         return bool(self.taken_up or self._gone_through or self._source.held or read_again)
 
     async def settle(self, follower: Follower, near: list[DbKey]) -> None:
@@ -339,19 +341,19 @@ class TtlGuard:
         nothing more is written. May be called again, for what was read again meanwhile."""
         # However near they are: if the cut-over does not come off, what is named then is doubtful.
         self._safe_until = 0.0
-        keys = dict.fromkeys(near) | (follower.moved or {}) | (follower.lifted or {})
+        keys = dict.fromkeys(near) | (follower.moved or {}) | (follower.extended or {})
         if not keys and not follower.swapped:
             return
-        lifted = self._lifted or await self._open_end()
+        extended = self._extended or await self._open_end()
         self._quiet_at = _UNDER_WAY
         if follower.swapped:
             # The numbers of databases in the names are no longer right.
-            await lifted.release_all()
+            await extended.restore_all()
         else:
-            await lifted.release(keys)
+            await extended.restore(keys)
         self._quiet_at = 0.0
         # What comes into these from now on is still to be set back.
-        for seen in (follower.moved, follower.lifted):
+        for seen in (follower.moved, follower.extended):
             if seen:
                 for key in keys:
                     seen.pop(key, None)
@@ -361,35 +363,37 @@ class TtlGuard:
     def ended(self) -> int:
         """So many keys of the target have ended when their deadlines were set back: the source may
         still count them, as it lets none expire while its writers are held off."""
-        return self._ended + (self._lifted.ended if self._lifted is not None else 0)
+        return self._ended + (self._extended.ended if self._extended is not None else 0)
 
     async def _open_end(self) -> ExtendedTtls:
         await self._close_end()
         self._end = contextlib.AsyncExitStack()
-        self._lifted = ExtendedTtls(await self._end.enter_async_context(self._ends.admin("target")))
-        return self._lifted
+        self._extended = ExtendedTtls(
+            await self._end.enter_async_context(self._ends.admin("target"))
+        )
+        return self._extended
 
     async def _close_end(self) -> None:
         self._ended = self.ended
-        end, self._end, self._lifted = self._end, None, None
+        end, self._end, self._extended = self._end, None, None
         if end is not None:
             await end.aclose()
 
-    def lift_again(self) -> None:
+    def extend_again(self) -> None:
         """The cut-over did not come off: deadlines that come from now on are lifted as before, and
         those that are there as soon as may be. To be called before writers are let on."""
         self._end_watch()
-        self._releasing = False
+        self._restoring = False
         self.hold()
         if self.exposed and self.follower is not None:
             self.follower.suspect = True
-        if self._lifting and self._books.mark.released and self._lifter is None:
-            self._lifter = asyncio.create_task(self._lift_all())
+        if self._extending and self._checkpoint.mark.released and self._extender is None:
+            self._extender = asyncio.create_task(self._lift_all())
 
     async def give_back(self) -> None:
         """For a target that is left as it is: nothing on it may live for a hundred years."""
-        if self.importing or not (self._lifting or self.taken_up):
+        if self.importing or not (self._extending or self.taken_up):
             return
         await self._quiet()
         async with self._ends.admin("target") as end:
-            await ExtendedTtls(end).release_held(self.names)
+            await ExtendedTtls(end).restore_known(self.names)

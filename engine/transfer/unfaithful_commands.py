@@ -76,7 +76,7 @@ class Kind:
 
     flag: int
     where: Condition
-    again: Literal["values", "deadlines"]
+    again: Literal["values", "ttls"]
     why: str
     timed: Literal["", "key", "field"] = ""
     unnamed: str = ""
@@ -87,7 +87,7 @@ KINDS = (
     Kind(
         CMD_SETS_STRING,
         _floats_lose_ttls,
-        "deadlines",
+        "ttls",
         "Redis before 6.0 sends INCRBYFLOAT as SET, which takes the key's TTL away",
         timed="key",
     ),
@@ -142,7 +142,7 @@ class Doubts:
     have a TTL on the target; and why any key may differ, or an empty text."""
 
     values: tuple[DbKey, ...] = ()
-    deadlines: tuple[DbKey, ...] = ()
+    ttls: tuple[DbKey, ...] = ()
     if_timed: tuple[Timed, ...] = ()
     unnamed: str = ""
 
@@ -166,14 +166,14 @@ class UnfaithfulCommands:
     def doubts(self, batch: CommandBatch) -> Doubts:
         """What `batch` leaves in doubt once it is applied."""
         values: dict[DbKey, None] = {}
-        deadlines: dict[DbKey, None] = {}
+        ttls: dict[DbKey, None] = {}
         if_timed: dict[Timed, None] = {}
         unnamed = ""
         timed_here: set[DbKey] | None = None
         for kind in self.kinds:
             if not batch.holds(kind.flag):
                 continue
-            where = values if kind.again == "values" else deadlines
+            where = values if kind.again == "values" else ttls
             for index in batch.doubtful(kind.flag):
                 if batch.flags(index) & kind.unless:
                     continue
@@ -188,7 +188,7 @@ class UnfaithfulCommands:
                         if_timed[Timed(*key, field)] = None
                         continue
                 where.update(dict.fromkeys(keys))
-        return Doubts(tuple(values), tuple(deadlines), tuple(if_timed), unnamed)
+        return Doubts(tuple(values), tuple(ttls), tuple(if_timed), unnamed)
 
 
 def _timed_by(batch: CommandBatch) -> set[DbKey]:

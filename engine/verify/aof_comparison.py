@@ -72,14 +72,14 @@ class Told:
     """What the file says of a key in the end.
 
     `kind`: what TYPE says, None: not known; b"none": it is not there. `payload`: its payload
-    without the footer; `text`: a string; neither: its value is not known. `deadline`: ms since the
+    without the footer; `text`: a string; neither: its value is not known. `expire_at`: ms since the
     epoch; None: it has none; `_UNTOLD`. `why`: why the value is not known.
     """
 
     kind: bytes | None = None
     payload: bytes | None = None
     text: bytes | None = None
-    deadline: int | None = _UNTOLD
+    expire_at: int | None = _UNTOLD
     why: str = _BY_COMMANDS
 
 
@@ -178,9 +178,9 @@ class _Reading:
                     one = item.db, sampled_of(item, index), item.streamed
                     sample[place : place + 1] = [one]
         for db, each, streamed in sample:
-            told = Told(each.kind, each.value, None, each.deadline)
+            told = Told(each.kind, each.value, None, each.expire_at)
             if streamed:
-                told = Told(deadline=each.deadline, why=_TOO_LONG)
+                told = Told(expire_at=each.expire_at, why=_TOO_LONG)
             elif each.may_end:
                 # It may be gone, or have lost fields, by itself.
                 told = Told(why="its fields may have TTLs")
@@ -281,7 +281,7 @@ def told_by(words: Sequence[bytes]) -> dict[bytes, Told] | None:
     """
     name = words[0].upper()
     if name in (b"DEL", b"UNLINK"):
-        return {key: Told(b"none", deadline=None) for key in words[1:]}
+        return {key: Told(b"none", expire_at=None) for key in words[1:]}
     if name == b"SET" and len(words) >= 3:
         return _by_set(words)
     if name == b"MSET" and len(words) % 2:
@@ -291,18 +291,18 @@ def told_by(words: Sequence[bytes]) -> dict[bytes, Told] | None:
         return {words[1]: _string(words[3], _UNTOLD)}
     if name in (b"PEXPIREAT", b"EXPIREAT") and len(words) == 3 and words[2].isdigit():
         unit = 1 if name == b"PEXPIREAT" else 1000
-        return {words[1]: Told(deadline=int(words[2]) * unit, why="")}
+        return {words[1]: Told(expire_at=int(words[2]) * unit, why="")}
     if name == b"PERSIST" and len(words) == 2:
-        return {words[1]: Told(deadline=None, why="")}
+        return {words[1]: Told(expire_at=None, why="")}
     if name == b"RESTORE" and len(words) >= 4 and len(words[3]) > FOOTER_BYTES:
         return _by_restore(words)
     return None
 
 
-def _string(value: bytes, deadline: int | None) -> Told:
+def _string(value: bytes, expire_at: int | None) -> Told:
     if len(value) > VALUE_BYTES:
-        return Told(b"string", deadline=deadline, why=_TOO_LONG)
-    return Told(b"string", None, value, deadline)
+        return Told(b"string", expire_at=expire_at, why=_TOO_LONG)
+    return Told(b"string", None, value, expire_at)
 
 
 def _by_set(words: Sequence[bytes]) -> dict[bytes, Told] | None:
@@ -321,15 +321,15 @@ def _by_restore(words: Sequence[bytes]) -> dict[bytes, Told] | None:
     payload, options = words[3], {word.upper() for word in words[4:]}
     if not words[2].isdigit() or payload[0] in WITH_FIELD_TTLS:
         return None
-    deadline: int | None = _UNTOLD
+    expire_at: int | None = _UNTOLD
     if words[2] == b"0":
-        deadline = None
+        expire_at = None
     elif b"ABSTTL" in options:
-        deadline = int(words[2])
+        expire_at = int(words[2])
     kind = KINDS.get(payload[0])
     if len(payload) > VALUE_BYTES:
-        return {words[1]: Told(kind, deadline=deadline, why=_TOO_LONG)}
-    return {words[1]: Told(kind, payload[:-FOOTER_BYTES], None, deadline)}
+        return {words[1]: Told(kind, expire_at=expire_at, why=_TOO_LONG)}
+    return {words[1]: Told(kind, payload[:-FOOTER_BYTES], None, expire_at)}
 
 
 def _after(before: Told, says: Told) -> Told:
@@ -337,7 +337,7 @@ def _after(before: Told, says: Told) -> Told:
     if says.why:
         return says
     # Only its deadline; a key that is not there gets none.
-    return before if before.kind == b"none" else replace(before, deadline=says.deadline)
+    return before if before.kind == b"none" else replace(before, expire_at=says.expire_at)
 
 
 async def _compare(side: Side, told: dict[bytes, Told]) -> list[tuple[bytes, str, str, list[str]]]:
@@ -361,10 +361,10 @@ def _found(each: Told, look: Look, reply: object) -> tuple[str, str]:
         return (EXTRA, "") if look.kind != b"none" else ("", "")
     if look.kind == b"none":
         told = each.kind is not None or each.payload is not None
-        near = each.deadline is not None and each.deadline <= now + NEAR_MS
+        near = each.expire_at is not None and each.expire_at <= now + NEAR_MS
         return (MISSING, "") if told and not near else ("", "it is not there, and may have ended")
-    deadline = each.deadline if each.deadline != _UNTOLD else look.deadline
-    what = judge_look(Sampled(b"", each.kind, deadline, None), look)
+    expire_at = each.expire_at if each.expire_at != _UNTOLD else look.expire_at
+    what = judge_look(Sampled(b"", each.kind, expire_at, None), look)
     if what:
         return (what, "")
     if each.text is not None:

@@ -52,7 +52,7 @@ class Sampled:
 
     key: bytes
     kind: bytes | None
-    deadline: int | None
+    expire_at: int | None
     value: bytes | None
     may_end: bool = False
 
@@ -249,14 +249,14 @@ def kinds_words(not_compared: Sequence[tuple[str, int]]) -> str:
 def judge_look(each: Sampled, look: Look) -> str:
     """What differs; empty if nothing does, or the key's time is over."""
     if look.kind == b"none":
-        near = each.deadline is not None and each.deadline <= now_ms() + NEAR_MS
+        near = each.expire_at is not None and each.expire_at <= now_ms() + NEAR_MS
         return "" if near or each.may_end else MISSING
     if each.kind is not None and look.kind != each.kind:
         return f"type: {each.kind.decode()} in the file, {look.kind.decode()} on the target"
-    if (each.deadline is None) != (look.deadline is None):
-        return f"TTL: none {'in the file' if each.deadline is None else 'on the target'}"
-    if each.deadline is not None and look.deadline is not None:
-        apart = look.deadline - each.deadline
+    if (each.expire_at is None) != (look.expire_at is None):
+        return f"TTL: none {'in the file' if each.expire_at is None else 'on the target'}"
+    if each.expire_at is not None and look.expire_at is not None:
+        apart = look.expire_at - each.expire_at
         if abs(apart) > TTL_BOUND_MS:
             return f"TTL: {abs(apart)} ms {'longer' if apart > 0 else 'shorter'} on the target"
     return ""

@@ -101,8 +101,8 @@ class Telemetry:
             kind, first, left = replies[at : at + 3]
             if _told(kind, first):
                 lasting, timed = counts[db]
-                has_deadline = isinstance(left, int) and left >= 0
-                counts[db] = lasting + (not has_deadline), timed + has_deadline
+                has_ttl = isinstance(left, int) and left >= 0
+                counts[db] = lasting + (not has_ttl), timed + has_ttl
         return parse_info(replies[0].decode("utf-8", "replace")), counts
 
 

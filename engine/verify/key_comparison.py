@@ -53,7 +53,7 @@ class Look:
     """A key at one end: TYPE (`none` if absent), deadline in ms since 1970, MEMORY USAGE."""
 
     kind: bytes
-    deadline: int | None
+    expire_at: int | None
     size: int | None
 
 
@@ -86,7 +86,7 @@ class Side:
 
     async def look(self, keys: Sequence[bytes]) -> list[Look]:
         """Type, deadline and size of each key. Raises `AuthError` where TYPE is denied."""
-        ttl = "PEXPIRETIME" if self.able.deadlines else "PTTL"
+        ttl = "PEXPIRETIME" if self.able.expire_times else "PTTL"
         commands: list[Command] = [("TIME",)]
         for key in keys:
             commands += [("TYPE", key), (ttl, key), ("MEMORY", "USAGE", key, "SAMPLES", 64)]
@@ -103,15 +103,15 @@ class Side:
             if isinstance(reply, AuthError):
                 raise reply
         if not isinstance(kind, bytes) or not isinstance(left, int):
-            ttl = "PEXPIRETIME" if self.able.deadlines else "PTTL"
+            ttl = "PEXPIRETIME" if self.able.expire_times else "PTTL"
             raise ProtocolFault(
                 f"{self.end.name} answered TYPE or {ttl} with {kind!r}, {left!r}",
                 fault=self.end.fault,
             )
-        deadline = None
+        expire_at = None
         if left >= 0:
-            deadline = left if self.able.deadlines else _milliseconds(clock) + left
-        return Look(kind, deadline, size if isinstance(size, int) else None)
+            expire_at = left if self.able.expire_times else _milliseconds(clock) + left
+        return Look(kind, expire_at, size if isinstance(size, int) else None)
 
     async def read(self, items: Sequence[tuple[bytes, Look]]) -> list[Parts | None]:
         """The parts of each value; None for one that changed while it was read.
@@ -202,15 +202,15 @@ async def compare(pair: tuple[Side, Side], keys: Iterable[bytes]) -> list[Findin
 
 
 async def compare_once(
-    pair: tuple[Side, Side], keys: Sequence[bytes], lift_ms: int = 0
+    pair: tuple[Side, Side], keys: Sequence[bytes], extend_ms: int = 0
 ) -> list[Finding]:
-    """What differs among some keys, by one look at each; `lift_ms` as for `judge_looks`."""
+    """What differs among some keys, by one look at each; `extend_ms` as for `judge_looks`."""
     source, target = pair
     ours, theirs = await asyncio.gather(source.look(keys), target.look(keys))
     found: list[Finding] = []
     alike: list[tuple[bytes, Look, Look]] = []
     for key, one, other in zip(keys, ours, theirs, strict=True):
-        what = judge_looks(one, other, lift_ms)
+        what = judge_looks(one, other, extend_ms)
         if what == MISSING and await source.is_over(key, one):
             continue
         if what == EXTRA and await target.is_over(key, other):
@@ -231,25 +231,25 @@ async def compare_once(
     return found
 
 
-def judge_looks(one: Look, other: Look, lift_ms: int = 0) -> str:
+def judge_looks(one: Look, other: Look, extend_ms: int = 0) -> str:
     """What differs before any value was read; empty if nothing (or both are gone).
 
-    `lift_ms`: by so much a deadline on the target may be later than the source's.
+    `extend_ms`: by so much a deadline on the target may be later than the source's.
     """
     if b"none" in (one.kind, other.kind):
         present = other if one.kind == b"none" else one
-        if present.kind == b"none" or _near(present.deadline):
+        if present.kind == b"none" or _near(present.expire_at):
             return ""
         return EXTRA if one.kind == b"none" else MISSING
     if one.kind != other.kind:
         return f"type: {_text(one.kind)} on the source, {_text(other.kind)} on the target"
-    if (one.deadline is None) != (other.deadline is None):
-        bare = "target" if other.deadline is None else "source"
+    if (one.expire_at is None) != (other.expire_at is None):
+        bare = "target" if other.expire_at is None else "source"
         return f"TTL: none on the {bare}"
-    if one.deadline is not None and other.deadline is not None:
-        apart = other.deadline - one.deadline
-        if lift_ms and apart > lift_ms // 2:
-            apart -= lift_ms
+    if one.expire_at is not None and other.expire_at is not None:
+        apart = other.expire_at - one.expire_at
+        if extend_ms and apart > extend_ms // 2:
+            apart -= extend_ms
         if abs(apart) > TTL_BOUND_MS:
             return f"TTL: {abs(apart)} ms {'longer' if apart > 0 else 'shorter'} on the target"
     return ""
@@ -307,8 +307,8 @@ def _by_bytes(items: list[tuple[bytes, Look, Look]]) -> Iterator[list[tuple[byte
         yield portion
 
 
-def _near(deadline: int | None) -> bool:
-    return deadline is not None and deadline <= _milliseconds(None) + NEAR_MS
+def _near(expire_at: int | None) -> bool:
+    return expire_at is not None and expire_at <= _milliseconds(None) + NEAR_MS
 
 
 def _milliseconds(clock: Any) -> int:

@@ -97,7 +97,7 @@ class LiveComparison:
         # What they told before every name was looked up; what had expired by then is gone.
         self._since: tuple[ServerInfo, ServerInfo] | None = None
         self._db: int | None = None
-        self._lift_ms = 0
+        self._extend_ms = 0
         self._watching = True
         self._own_keys: tuple[bytes, ...] = ()
         # Hashes with field TTLs, None: too many to be named.
@@ -114,10 +114,10 @@ class LiveComparison:
         """Keys that were to be compared behind the fence, and are too long for it."""
 
     async def open(
-        self, own_keys: Sequence[bytes] = (), *, lift_ms: int = 0, primary: Endpoint | None = None
+        self, own_keys: Sequence[bytes] = (), *, extend_ms: int = 0, primary: Endpoint | None = None
     ) -> None:
-        """Dial both ends. `own_keys` are the engine's, in the target's database 0; `lift_ms`: by so
-        much the target's deadlines may be later for now. `primary`: the server that takes the
+        """Dial both ends. `own_keys` are the engine's, in the target's database 0; `extend_ms`: by
+        so much the target's deadlines may be later for now. `primary`: the server that takes the
         writes, where the source is a replica of it: it is compared then, and not the replica.
 
         Raises `LinkError`, `AuthError`, `ServerError`.
@@ -136,7 +136,7 @@ class LiveComparison:
         self._infos = await ends[0].info(), await ends[1].info()
         sides = [await Side.open(end, followed=True) for end in ends]
         self._pair = sides[0], sides[1]
-        self._db, self._lift_ms, self._watching = None, lift_ms, True
+        self._db, self._extend_ms, self._watching = None, extend_ms, True
         self._own_keys = tuple(own_keys)
         self._timed, self._plan, self._code_at_fence = [], [], True
         self._walked, self._since = False, None
@@ -266,7 +266,7 @@ class LiveComparison:
             if keys:
                 yield entry.db, keys
 
-    async def astray(self) -> AsyncGenerator[tuple[int, list[bytes], int], None]:
+    async def one_sided_names(self) -> AsyncGenerator[tuple[int, list[bytes], int], None]:
         """(database, names that one end alone has, how many were looked up), a page at a time.
 
         That is every name of either end, the engine's own left out; those of the target are not
@@ -307,7 +307,7 @@ class LiveComparison:
             )
             self._watching = self._watching and not isinstance(watched, EngineError)
             await reach(self._offset_in(told))
-            findings = await compare_once(self._both, left, self._lift_ms)
+            findings = await compare_once(self._both, left, self._extend_ms)
             unknown.update(each.kind for each in findings if each.unknown)
             wrong = {(db, each.key): each.what for each in findings if not each.unknown}
             if not wrong or await self._untouched():
@@ -477,7 +477,7 @@ class LiveComparison:
         for (db, key, planned), one, two, value, other in zip(
             self._plan, ours.looks, theirs.looks, ours.values, theirs.values, strict=True
         ):
-            if judge_looks(one, two, self._lift_ms) or planned.kind != one.kind:
+            if judge_looks(one, two, self._extend_ms) or planned.kind != one.kind:
                 doubtful.append((db, key))
                 continue
             if judge_looks(one, two):
@@ -490,10 +490,10 @@ class LiveComparison:
                     doubtful.append((db, key))
         if doubtful or lifted:
             await settle()
-        differ = await self._differing(doubtful) | await self._still_lifted(lifted)
+        differ = await self._differing(doubtful) | await self._still_extended(lifted)
         return AtFence(counts, differ, lost, len(self._plan), unknown, ours.calls)
 
-    async def _still_lifted(self, keys: Iterable[tuple[int, bytes, Look]]) -> dict[DbKey, str]:
+    async def _still_extended(self, keys: Iterable[tuple[int, bytes, Look]]) -> dict[DbKey, str]:
         """Those of which the target's deadline is not the source's yet."""
         by_db: dict[int, list[tuple[bytes, Look]]] = {}
         for db, key, ours in keys:
@@ -552,7 +552,7 @@ class LiveComparison:
         return counts
 
     async def _answers(self, side: Side, own_keys: Sequence[bytes]) -> _Answers:
-        ttl = "PEXPIRETIME" if side.able.deadlines else "PTTL"
+        ttl = "PEXPIRETIME" if side.able.expire_times else "PTTL"
         # 1. All that is known to be asked.
         commands: list[Command] = [("TIME",), ("INFO",), ASK_COUNTS]
         if own_keys:

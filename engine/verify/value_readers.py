@@ -55,7 +55,7 @@ class Abilities:
     """
 
     field_ttls: bool
-    deadlines: bool
+    expire_times: bool
     idle_consumers: bool = True
     full_streams: bool = False
     info: ServerInfo | None = None
@@ -164,7 +164,7 @@ def _sorted_set(key: bytes, whole: bool, able: Abilities) -> Reading:
 
 
 def _hash(key: bytes, whole: bool, able: Abilities) -> Reading:
-    values, deadlines = Unordered(), Unordered()
+    values, expire_times = Unordered(), Unordered()
     count = _Count()
     cursor = b"0"
     while True:
@@ -180,10 +180,10 @@ def _hash(key: bytes, whole: bool, able: Abilities) -> Reading:
             (times,) = yield [("HPEXPIRETIME", key, "FIELDS", len(fields), *fields)]
             for field, at in zip(fields, _list_of(times), strict=True):
                 if at > 0:  # -1: no deadline; -2: the field has gone since
-                    deadlines.add(field, number(at))
+                    expire_times.add(field, number(at))
         if whole or cursor == b"0":
             # A server without field TTLs has none: that is a statement, not a gap.
-            return {"value": values.digest(), "field TTLs": deadlines.digest()}
+            return {"value": values.digest(), "field TTLs": expire_times.digest()}
         count.saw(len(fields), sum(map(len, flat)))
 
 

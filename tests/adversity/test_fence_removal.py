@@ -76,18 +76,18 @@ def mark_of(store: MemoryCheckpoint) -> OnlineCheckpoint:
 @pytest.fixture
 def behind_the_seal(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
     """Has something happen once, right behind the first seal."""
-    seal = PauseFence.seal
+    block_writes = PauseFence.block_writes
 
     def arrange(act: Callable[[], None]) -> None:
         acted: list[bool] = []
 
         async def sealed(self: PauseFence) -> None:
-            await seal(self)
+            await block_writes(self)
             if not acted:
                 acted.append(True)
                 await asyncio.to_thread(act)
 
-        monkeypatch.setattr(PauseFence, "seal", sealed)
+        monkeypatch.setattr(PauseFence, "block_writes", sealed)
 
     return arrange
 

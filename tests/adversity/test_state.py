@@ -339,7 +339,7 @@ class Ears:
     def __init__(self, claimed: ClaimedTransfer) -> None:
         self.requests: list[Request] = []
         self.failures: list[StateError] = []
-        self.book = StateThread(
+        self.thread = StateThread(
             claimed, on_request=self.requests.append, on_failure=self.failures.append
         )
 
@@ -353,46 +353,46 @@ async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
 
 async def test_the_books(registry: Registry, claimed: ClaimedTransfer) -> None:
     ears = Ears(claimed)
-    ears.book.start()
-    ears.book.progress(Progress(phase=Phase.SNAPSHOT, keys=1))
-    ears.book.event("one")
+    ears.thread.start()
+    ears.thread.progress(Progress(phase=Phase.SNAPSHOT, keys=1))
+    ears.thread.event("one")
     await until(lambda: registry.list_events("g")[-1].message == "one")
     registry.request("g", Request.COMPLETE)
     await until(lambda: ears.requests == [Request.COMPLETE])
-    ears.book.progress(Progress(phase=Phase.CUT_OVER))
-    ears.book.progress(Progress(phase=Phase.COPIED, reason="two keys differ"))
+    ears.thread.progress(Progress(phase=Phase.CUT_OVER))
+    ears.thread.progress(Progress(phase=Phase.COPIED, reason="two keys differ"))
     await until(lambda: transfer_of(registry).refusal == "two keys differ")
     # The same request once more is a new one; a source that is followed goes back to that.
     registry.request("g", Request.COMPLETE)
     await until(lambda: ears.requests.count(Request.COMPLETE) == 2)
-    ears.book.progress(Progress(phase=Phase.CUT_OVER))
-    ears.book.progress(Progress(phase=Phase.FOLLOW, reason="lag 18 MB > 1 MB"))
+    ears.thread.progress(Progress(phase=Phase.CUT_OVER))
+    ears.thread.progress(Progress(phase=Phase.FOLLOW, reason="lag 18 MB > 1 MB"))
     await until(lambda: transfer_of(registry).refusal == "lag 18 MB > 1 MB")
     assert transfer_of(registry).request is Request.NONE
     registry.request("g", Request.COMPLETE)
     await until(lambda: ears.requests.count(Request.COMPLETE) == 3)
     # One that is tried again by itself, and goes through, is none.
-    ears.book.progress(Progress(phase=Phase.CUT_OVER))
-    ears.book.progress(Progress(phase=Phase.FOLLOW, reason="one key more", trying_again=True))
+    ears.thread.progress(Progress(phase=Phase.CUT_OVER))
+    ears.thread.progress(Progress(phase=Phase.FOLLOW, reason="one key more", trying_again=True))
     await until(lambda: transfer_of(registry).progress.reason == "one key more")
     found = transfer_of(registry)
     assert (found.refusal, found.request) == ("", Request.COMPLETE)
-    ears.book.progress(Progress(phase=Phase.CUT_OVER))
+    ears.thread.progress(Progress(phase=Phase.CUT_OVER))
     await until(lambda: transfer_of(registry).progress.phase is Phase.CUT_OVER)
     # An end is written together with the status, by whoever writes that.
-    ears.book.progress(Progress(phase=Phase.DONE, reason="equal"))
+    ears.thread.progress(Progress(phase=Phase.DONE, reason="equal"))
     beat = transfer_of(registry).heartbeat_at
     await until(lambda: transfer_of(registry).heartbeat_at > beat)
     assert transfer_of(registry).progress.phase is Phase.CUT_OVER
     assert transfer_of(registry).refusal == ""
     last = Progress(phase=Phase.COPIED, keys=9)
-    ears.book.progress(last)
-    ears.book.event("two")
-    await ears.book.close()
+    ears.thread.progress(last)
+    ears.thread.event("two")
+    await ears.thread.close()
     assert transfer_of(registry).progress == last
     assert registry.list_events("g")[-1].message == "two"
     assert ears.failures == []
-    assert ears.book.failure is None
+    assert ears.thread.failure is None
 
 
 def transfer_of(registry: Registry) -> Any:
@@ -402,35 +402,35 @@ def transfer_of(registry: Registry) -> Any:
 async def test_the_books_outlast_a_lock(path: Path, impatient: None) -> None:
     claimed = begin(path)
     ears = Ears(claimed)
-    ears.book.start()
+    ears.thread.start()
     with Lock(path):
-        ears.book.event("late")
+        ears.thread.event("late")
         await asyncio.sleep(0.4)
     registry = Registry(str(path))
     await until(lambda: registry.list_events("g")[-1].message == "late")
-    await ears.book.close()
+    await ears.thread.close()
     assert ears.failures == []
     registry.store.close()
 
 
 async def test_the_books_give_up(path: Path, impatient: None) -> None:
     ears = Ears(begin(path))
-    ears.book.start()
+    ears.thread.start()
     with Lock(path):
-        ears.book.event("never")
+        ears.thread.event("never")
         await until(lambda: ears.failures)
-        await ears.book.close()
+        await ears.thread.close()
     assert "locked" in str(ears.failures[0])
-    assert ears.book.failure is ears.failures[0]
+    assert ears.thread.failure is ears.failures[0]
 
 
 async def test_the_books_notice_a_lost_claim(registry: Registry, claimed: ClaimedTransfer) -> None:
     ears = Ears(claimed)
-    ears.book.start()
+    ears.thread.start()
     with registry.store.write() as connection:
         connection.exec_driver_sql("UPDATE transfers SET attempt = attempt + 1")
     await until(lambda: ears.failures)
-    await ears.book.close()
+    await ears.thread.close()
     assert isinstance(ears.failures[0], ClaimLost)
 
 

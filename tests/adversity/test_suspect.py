@@ -71,7 +71,7 @@ def test_an_outage_after_a_refused_cut_over(
     for n in range(50):
         client.set(f"session:{n}", "alive", px=9000)
     verdicts = [CutOverCheckResult(False, "not yet")]
-    lift_all, near = TtlGuard._lift_all, SyncMonitor.near
+    extend_all, near = TtlGuard._lift_all, SyncMonitor.near
     away = threading.Event()
 
     async def gate(_: bytes) -> CutOverCheckResult:
@@ -79,7 +79,7 @@ def test_an_outage_after_a_refused_cut_over(
 
     async def after_the_outage(self: TtlGuard) -> None:
         await asyncio.to_thread(away.wait)
-        await lift_all(self)
+        await extend_all(self)
 
     # The pass that would be quick enough comes too late.
     monkeypatch.setattr(TtlGuard, "_lift_all", after_the_outage)

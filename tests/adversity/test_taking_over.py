@@ -157,12 +157,12 @@ def test_the_source_goes_when_it_is_asked_for_the_keys_of_what_failed(
             raise LinkError("the source's link is gone", fault="source")
         return await keys_of(self, *args)
 
-    def spoil() -> None:
+    def mark_dirty() -> None:
         target.client().set("list", "no list")
         monkeypatch.setattr(KeyResync, "keys_of", lost_once)
         source.client().rpush("list", "a", "b")
 
-    run = online(source, target, ending(source, spoil))
+    run = online(source, target, ending(source, mark_dirty))
     assert lost
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1

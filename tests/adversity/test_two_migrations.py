@@ -276,7 +276,7 @@ def test_one_that_slept_in_its_cut_over(
     source.client().mset({f"key:{n}": n for n in range(300)})
     slept: list[Run] = []
     began: list[bool] = []
-    seal, close, promote = PauseFence.seal, PauseFence.close, Promotion.promote
+    block_writes, close, promote = PauseFence.block_writes, PauseFence.close, Promotion.promote
 
     def other() -> None:
         slept.append(
@@ -292,7 +292,7 @@ def test_one_that_slept_in_its_cut_over(
     async def sealing(self: PauseFence) -> None:
         if when != "sealed" and name == "redis-7.0":
             await sleep()
-        await seal(self)
+        await block_writes(self)
 
     async def closing(self: PauseFence) -> Replication:
         if when != "sealed" and name == "redis-6.0":  # which seals as it closes
@@ -313,7 +313,7 @@ def test_one_that_slept_in_its_cut_over(
 
     ask = Applier.promote
     monkeypatch.setattr(Applier, "promote", asking)
-    monkeypatch.setattr(PauseFence, "seal", sealing)
+    monkeypatch.setattr(PauseFence, "block_writes", sealing)
     monkeypatch.setattr(PauseFence, "close", closing)
     monkeypatch.setattr(Promotion, "promote", promoting)
 

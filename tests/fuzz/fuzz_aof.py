@@ -71,10 +71,10 @@ def once(data: bytes) -> None:
     assert contents(batches) == found.commands()
     for batch in batches:
         early_member_deadlines(batch, 100)
-    _lifted(text)
+    _extended(text)
 
 
-def _lifted(text: bytes) -> None:
+def _extended(text: bytes) -> None:
     """The same with every deadline lifted, as it is applied: nothing is lost."""
     reader = StreamReader(0, append_only=True, publish=False, anchor=True, lift_fields=True)
     reader.now_ms = 1

@@ -190,7 +190,7 @@ def test_what_fails_before_a_start(api: Serving, server_factory: ServerFactory) 
         client.start_migration(**asked)
     more["SourceNodes.member.1"] = "10.0.0.7:6379"
     assert client.start_migration(**asked)["ReplicationGroup"]["Status"] == "migrating"
-    transfer = Engine(api.state).house.registry.get("cache")[1]
+    transfer = Engine(api.state).services.registry.get("cache")[1]
     assert transfer is not None
     settings = transfer.settings
     assert (settings.retry_for, settings.take_over) == (77.0, True)

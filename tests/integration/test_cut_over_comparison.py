@@ -685,11 +685,11 @@ def test_until_in_sync_compares_as_well(server_factory: ServerFactory) -> None:
             self,
             own_keys: Sequence[bytes] = (),
             *,
-            lift_ms: int = 0,
+            extend_ms: int = 0,
             primary: Endpoint | None = None,
         ) -> None:
             await asyncio.to_thread(client.xreadgroup, "group", "reader", {"stream": "0"})
-            await super().open(own_keys, lift_ms=lift_ms, primary=primary)
+            await super().open(own_keys, extend_ms=extend_ms, primary=primary)
 
     ends = (Endpoint.parse(each.url) for each in (source, target))
     comparison = Late(*ends, TransferSettings(), lambda: False)

@@ -23,7 +23,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.transfer import extended_ttls
 from engine.transfer.cut_over_check import CutOverCheckResult
-from engine.transfer.extended_ttls import LIFT_MS, ExtendedTtls
+from engine.transfer.extended_ttls import EXTEND_MS, ExtendedTtls
 from engine.transfer.transfer import Transfer
 from engine.wire.admin import admin
 from engine.wire.event_loop import run as run_loop
@@ -91,8 +91,8 @@ def test_a_stall_behind_a_refused_cut_over(ends: tuple[Server, Server], at_once:
             assert "refused: not yet" in await refused(work, run)
             if not at_once:
                 await in_sync(work, source)
-                assert target.client().pttl("far") > LIFT_MS // 2
-                assert target.client().pttl("near") > LIFT_MS // 2
+                assert target.client().pttl("far") > EXTEND_MS // 2
+                assert target.client().pttl("near") > EXTEND_MS // 2
             proxy.stall()
             client.persist("near")
             client.pexpire("nearer", HOUR_MS)
@@ -155,18 +155,18 @@ def test_what_was_far_becomes_near(ends: tuple[Server, Server]) -> None:
         assert 0 < there.pttl("far") <= 61_000
         await asyncio.sleep(2)
         # As if it had gone on for so long: a quarter of the horizon is over.
-        books = work._way._books  # type: ignore[union-attr]
-        books.note(begun_at=time.time() - 20)
-        await soon(lambda: there.pttl("far") > LIFT_MS // 2, "lifted")
+        checkpoint = work._way._checkpoint  # type: ignore[union-attr]
+        checkpoint.note(begun_at=time.time() - 20)
+        await soon(lambda: there.pttl("far") > EXTEND_MS // 2, "lifted")
         assert 0 < there.pttl("farther") <= HOUR_MS
-        await soon(lambda: books.mark.begun_at > time.time() - 20, "noted")
+        await soon(lambda: checkpoint.mark.begun_at > time.time() - 20, "noted")
         # And once more, too late: what is named meanwhile is read again.
         await in_sync(work, source)
-        books.note(begun_at=time.time() - 50)
+        checkpoint.note(begun_at=time.time() - 50)
         await phase(work, Phase.CATCH_UP)
         await in_sync(work, source)
-        assert not books.mark.released
-        assert books.mark.begun_at > time.time() - 20
+        assert not checkpoint.mark.released
+        assert checkpoint.mark.begun_at > time.time() - 20
         await cut_over(work, run, source)
 
     run = online(source, target, steer, hold_horizon=60.0)
@@ -200,33 +200,33 @@ def test_there_and_back(binary: Binary, server_factory: ServerFactory) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         async with admin(Endpoint.parse(server.url), fault="target") as end:
-            lifted = ExtendedTtls(end)
-            await lifted.lift_all(1000.0)
+            extended = ExtendedTtls(end)
+            await extended.extend_all(1000.0)
             for db in (0, 3):
                 for n, ttl in enumerate(left(db)):
                     if 1_000_000 <= ttls[db, n] < 1_060_000:
                         # It may have become near meanwhile.
                         continue
-                    by = LIFT_MS if 0 < ttls[db, n] < 1_000_000 else 0
+                    by = EXTEND_MS if 0 < ttls[db, n] < 1_000_000 else 0
                     assert about(ttl, ttls[db, n] + by) if ttls[db, n] else ttl == -1
             # Twice is once.
-            await lifted.lift_all(1000.0)
-            near = await lifted.release_all(loop.time() + 60)
+            await extended.extend_all(1000.0)
+            near = await extended.restore_all(loop.time() + 60)
             assert {db for db, _ in near} == {0, 3}
             assert all(int(key[4:]) < 45 for _, key in near)
             assert 40 < len(near) < 60
-            near += await lifted.release(near, loop.time() + 60)
-            assert await lifted.release(near) == []
+            near += await extended.restore(near, loop.time() + 60)
+            assert await extended.restore(near) == []
             for db in (0, 3):
                 assert all(
                     about(ttl, ttls[db, n]) if ttls[db, n] else ttl == -1
                     for n, ttl in enumerate(left(db))
                 )
             # A script that was under way for too long does nothing.
-            lifted._skew -= 10  # type: ignore[operator]
+            extended._skew -= 10  # type: ignore[operator]
             with pytest.raises(ServerError, match="too late"):
-                await lifted.lift_all(1000.0)
-            assert max(left(0)) < extended_ttls.LIFT_MS // 2
+                await extended.extend_all(1000.0)
+            assert max(left(0)) < extended_ttls.EXTEND_MS // 2
 
     run_loop(main())
 

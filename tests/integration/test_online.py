@@ -203,7 +203,7 @@ def test_a_deadline_that_is_extended_while_the_target_is_away(
     source, target = server_of(server_factory, "redis-7.0"), server_of(server_factory, name)
     if naive:
         # Deadlines as they come, and a target that obeys them: what a plain replayer does.
-        monkeypatch.setattr("engine.transfer.ttl_guard.LIFT_MS", 0)
+        monkeypatch.setattr("engine.transfer.ttl_guard.EXTEND_MS", 0)
         monkeypatch.setattr("engine.transfer.ttl_guard.has_import_mode", lambda _: False)
     client = source.client()
     client.set("session", "is alive", ex=1)

@@ -270,7 +270,7 @@ def test_more_than_are_kept_track_of(
 ) -> None:
     """They stay refused, and it is said: the target is not opened before another full sync."""
     source, target = ends
-    for module in ("repair", "tally", "snapshot"):
+    for module in ("key_resync", "stats", "snapshot"):
         monkeypatch.setattr(f"engine.transfer.{module}.NAMED_KEYS_LIMIT", 3)
     assert key_resync.NAMED_KEYS_LIMIT == 3
     for n in range(5):

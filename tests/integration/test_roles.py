@@ -87,7 +87,7 @@ def in_step(replica: Server) -> bool:
     return replica.client().info("replication")["master_link_status"] == "up"
 
 
-def seal_of(server: Server) -> int:
+def write_block_of(server: Server) -> int:
     return int(next(iter(server.client().config_get("min-replicas-to-write").values())))
 
 
@@ -123,8 +123,8 @@ def test_a_replica_as_the_source(name: str, hops: int, server_factory: ServerFac
     assert "NOREPLICAS" in clicks.refusal
     assert int(target.client().get("clicks")) == clicks.acknowledged > 0
     assert run.report.sealed_at.endswith(f":{head.port}")
-    assert seal_of(head) == 65535
-    assert seal_of(source) == 0
+    assert write_block_of(head) == 65535
+    assert write_block_of(source) == 0
     assert any("is a replica of" in event for event in run.events)
     assert any(f"the source's primary 127.0.0.1:{head.port} refuses" in e for e in run.events)
     assert_tidy(target)
@@ -197,14 +197,14 @@ def test_a_failover_between_the_last_look_and_the_fence(
         reason = await refused(work, run)
         assert f"is a replica of 127.0.0.1:{promoted.port} by now" in reason
         # Nothing is left of it there.
-        assert seal_of(source) == seal_of(promoted) == 0
+        assert write_block_of(source) == write_block_of(promoted) == 0
         assert await asyncio.to_thread(promoted.client(socket_timeout=5).set, "key", "2")
         await completed(work, run)
 
     run = online(source, target, steer, timeout=60)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("key") == b"2"
-    assert seal_of(promoted) == 65535
+    assert write_block_of(promoted) == 65535
 
 
 @pytest.mark.parametrize(
@@ -233,10 +233,10 @@ def test_a_failover_behind_the_fence(
             source.client().execute_command("SLAVEOF", promoted.host, promoted.port)
         promoted.client().set("key", 2)
 
-    seal, promote = PauseFence.seal, Promotion.promote
+    block_writes, promote = PauseFence.block_writes, Promotion.promote
 
     async def sealed(self: PauseFence) -> None:
-        await seal(self)
+        await block_writes(self)
         if when != "promoting":
             await asyncio.to_thread(fail_over)
 
@@ -245,7 +245,7 @@ def test_a_failover_behind_the_fence(
             await asyncio.to_thread(fail_over)
         await promote(self, *args, **options)
 
-    monkeypatch.setattr(PauseFence, "seal", sealed)
+    monkeypatch.setattr(PauseFence, "block_writes", sealed)
     monkeypatch.setattr(Promotion, "promote", promoting)
 
     async def steer(work: Transfer, run: Run) -> None:
@@ -272,7 +272,7 @@ def test_a_failover_behind_the_fence(
         return
     assert target.client().get("key") == b"2"
     assert run.report.lost_writes == ""
-    assert seal_of(promoted) == 65535
+    assert write_block_of(promoted) == 65535
 
 
 @pytest.mark.parametrize("then", ["back", "name"])
@@ -336,7 +336,7 @@ def test_a_replica_that_dies_as_the_source(server_factory: ServerFactory) -> Non
     assert run.report.full_syncs == 1
     assert run.report.sealed_at.endswith(f":{head.port}")
     assert target.client().get("key") == b"2"
-    assert seal_of(head) == 65535
+    assert write_block_of(head) == 65535
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -424,7 +424,7 @@ def test_a_replica_that_is_promoted_beside_a_living_source(
     if name != "redis-3.2":
         assert run.report.status == "done", (run.report.errors, run.events)
         assert target.client().get("clicks") == b"11"
-        assert seal_of(promoted) == 65535
+        assert write_block_of(promoted) == 65535
 
 
 def test_two_replicas_that_are_promoted_when_the_source_dies(
@@ -590,7 +590,7 @@ def test_a_source_that_takes_the_writes_again(
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().mget("key:0", "key:1") == [b"B", b"A"]
     assert run.report.sealed_at.endswith(f":{source.port}")
-    assert seal_of(source) == 65535
+    assert write_block_of(source) == 65535
     assert run.report.full_syncs == 1
     assert_tidy(target)
 
@@ -696,9 +696,9 @@ def test_a_fence_where_there_is_no_client_pause(server_factory: ServerFactory) -
             await fence.open()
             client.set("key", 3)
         await fence.close()
-        await fence.seal()
+        await fence.block_writes()
         said = await fence.finish()
-        await fence.release()
+        await fence.remove()
         return said
 
     assert "CONFIG SET min-slaves-to-write 0" in asyncio.run(go())[0]
@@ -902,7 +902,7 @@ def test_a_fence_that_a_crash_has_left_at_the_primary(
         for name in ("take_away", "remove"):
             patched.setattr(FenceUpkeep, name, nothing)
         online(source, target, steer, checkpoints=store)
-    assert seal_of(head) == 65535
+    assert write_block_of(head) == 65535
     again = MemoryCheckpoint()
     checkpoint = store.load()
     assert checkpoint is not None
@@ -910,14 +910,14 @@ def test_a_fence_that_a_crash_has_left_at_the_primary(
 
     async def go_on(work: Transfer, run: Run) -> None:
         await following(work)
-        assert seal_of(head) == 0
+        assert write_block_of(head) == 0
         assert await asyncio.to_thread(head.client(socket_timeout=5).set, "key", "2")
         await completed(work, run)
 
     run = online(source, target, go_on, checkpoints=again)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("key") == b"2"
-    assert seal_of(head) == 65535
+    assert write_block_of(head) == 65535
     assert_tidy(target)
 
 
@@ -1016,7 +1016,7 @@ def test_a_source_address_that_leads_to_the_target(to: str, server_factory: Serv
         words = "own target" if there is target else "replica of the target"
         assert words in run.report.errors[0], run.report.errors
         assert target.client().get("probe") == b"1"
-        assert seal_of(target) == seal_of(there) == seal_of(source) == 0
+        assert write_block_of(target) == write_block_of(there) == write_block_of(source) == 0
         target.client().delete("probe")
         name.lead_to(source.host, source.port)
         source.client().set("later", 1)
@@ -1052,7 +1052,7 @@ def test_a_target_that_is_made_a_replica_at_the_opening(
         await in_sync(work, source)
         reason = await refused(work, run)
         assert "is a replica of" in reason or "READONLY" in reason, reason
-        await soon(lambda: seal_of(source) == 0, "the write block is gone")
+        await soon(lambda: write_block_of(source) == 0, "the write block is gone")
         assert await asyncio.to_thread(source.client(socket_timeout=20).set, "key", "2")
         assert not work.progress.can_complete
         assert target.client().mget("key", "startmigration:position") == [b"1", struck[0]]

@@ -894,14 +894,14 @@ def test_a_fence_that_is_held_anew_behind_the_opening(server_factory: ServerFact
         else:
             await fence.approach()
             fence.opened()
-        await fence.seal()
+        await fence.block_writes()
         assert fence._hold is not None
         if first is None:
             fence.opened()
-            await fence.release()
+            await fence.remove()
             return fence, []
         told = await fence.finish()
-        await fence.release()
+        await fence.remove()
         return fence, told
 
     async def go() -> list[str]:

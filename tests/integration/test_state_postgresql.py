@@ -54,7 +54,7 @@ async def following(
     pids: list[int] = []
 
     def pid() -> int:
-        _, transfer = face.house.registry.get("g")
+        _, transfer = face.services.registry.get("g")
         assert transfer is not None
         assert transfer.process is not None
         pids.append(transfer.process.pid)

@@ -34,9 +34,9 @@ class Ended(Exception):
 
 @dataclass
 class Target:
-    """Ends at each of `deadly`. `keeps`: it comes back with what it had."""
+    """Ends at each of `crashing`. `keeps`: it comes back with what it had."""
 
-    deadly: set[int]
+    crashing: set[int]
     keeps: bool
     suspects: CrashSuspects = field(default_factory=lambda: CrashSuspects(lambda _: None))
     search: CrashingCommands = field(init=False)
@@ -59,11 +59,11 @@ class Target:
 
     def whole(self, batch: CommandBatch) -> bool:
         while True:
-            if len(batch) == 1 and self.search.deadly(batch):
+            if len(batch) == 1 and self.search.crashing(batch):
                 self.search.leave_out((0, batch.command(0)[1]))
                 self.left_out += numbers(batch)
                 return True
-            if not self.deadly.intersection(numbers(batch)):
+            if not self.crashing.intersection(numbers(batch)):
                 self.applied += numbers(batch)
                 return True
             self.ends += 1
@@ -93,9 +93,9 @@ class Target:
     st.data(),
 )
 def test_each_is_found_and_all_others_are_applied_once(
-    count: int, deadly: list[int], keeps: bool, data: st.DataObject
+    count: int, crashing: list[int], keeps: bool, data: st.DataObject
 ) -> None:
-    wanted = {each % count for each in deadly}
+    wanted = {each % count for each in crashing}
     batch = batch_of(count)
     batches = []
     for at in sorted(set(data.draw(st.lists(st.integers(0, count - 1), max_size=3)))):

@@ -19,7 +19,7 @@ PING = b"*1\r\n$4\r\nPING\r\n"
 SET = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n"
 
 
-def intake_of(sync: FullSync, folder: Path) -> Demux:
+def demux_of(sync: FullSync, folder: Path) -> Demux:
     return Demux(
         sync,
         Spool(str(folder), 1 << 30, lambda: None),
@@ -29,13 +29,13 @@ def intake_of(sync: FullSync, folder: Path) -> Demux:
     )
 
 
-def give(intake: Demux, data: bytes) -> None:
+def give(demux: Demux, data: bytes) -> None:
     while data:
-        room = memoryview(intake.input)
+        room = memoryview(demux.input)
         n = min(len(room), len(data))
         room[:n] = data[:n]
         del room
-        intake.received(n)
+        demux.received(n)
         data = data[n:]
 
 
@@ -56,26 +56,26 @@ async def test_newlines_behind_a_snapshot_have_no_offset(
 ) -> None:
     """The last row's stands in the stream, and has one: what is counted is what the source sent."""
     sync = FullSync("r" * 40, 100, None if marked else len(SNAPSHOT), MARK if marked else None)
-    intake = intake_of(sync, tmp_path)
+    demux = demux_of(sync, tmp_path)
     first, *rest = pieces
-    give(intake, SNAPSHOT + (MARK if marked else b"") + first)
-    assert intake.received_offset == 100
+    give(demux, SNAPSHOT + (MARK if marked else b"") + first)
+    assert demux.received_offset == 100
     for piece in rest:
-        give(intake, piece)
+        give(demux, piece)
     inside = pieces[-1].startswith(b"\n")
     end = 100 + len(PING + SET) + inside
-    assert intake.received_offset == end
-    assert intake.stream is not None
-    assert intake.stream.parsed_offset == end
-    assert intake.position_of(end) == intake.total
+    assert demux.received_offset == end
+    assert demux.stream is not None
+    assert demux.stream.parsed_offset == end
+    assert demux.position_of(end) == demux.total
 
 
 async def test_a_snapshot_that_holds_what_came_later_names_it(tmp_path: Path) -> None:
     """And says what works: such a key can be read by itself."""
-    intake = intake_of(FullSync("a" * 40, 0, None, b"m" * 40), tmp_path)
+    demux = demux_of(FullSync("a" * 40, 0, None, b"m" * 40), tmp_path)
     snapshot = b"VALKEY081" + b"\x17\x01k" + bytes(30)
     with pytest.raises(ProtocolFault) as caught:
-        give(intake, snapshot)
+        give(demux, snapshot)
     assert "at byte 9: it holds path hashes (type of value 23), which Valkey 9.2" in str(
         caught.value
     )

@@ -24,7 +24,7 @@ from tests.reference.stream import command
 from tests.snapshots import feed, records
 from tests.unit.test_rdb import key, length, text, whole
 
-LIFT = 100 * 365 * 86_400_000
+EXTEND = 100 * 365 * 86_400_000
 NOW = 1_800_000_000_000
 Fields = list[tuple[bytes, bytes, int]]
 """(name, value, deadline in ms since the epoch; 0: none) of each field."""
@@ -131,7 +131,7 @@ PAYLOADS = [
 
 
 def lifted(hash_: Fields) -> Fields:
-    return [(name, value, at + LIFT if at else 0) for name, value, at in hash_]
+    return [(name, value, at + EXTEND if at else 0) for name, value, at in hash_]
 
 
 @settings(max_examples=100)
@@ -140,7 +140,7 @@ def test_a_snapshot_s_fields(hash_: Fields, sizes: list[int], stream_above: int)
     for kind, magic, value in values(hash_):
         data = whole(key(0, b"a", text(b"1")) + key(kind, b"hash", value), magic)
         reader = SnapshotReader(
-            hold_before=1 << 62, hold_shift=LIFT, lift_fields=True, stream_above=stream_above
+            hold_before=1 << 62, hold_shift=EXTEND, lift_fields=True, stream_above=stream_above
         )
         items = feed(reader, data, sizes)
         batches = [each for each in items if isinstance(each, RecordBatch)]
@@ -162,7 +162,7 @@ def reader_of(data: bytes, sizes: list[int] | None = None) -> StreamReader:
     """As an append-only file is read to be applied."""
     reader = StreamReader(0, append_only=True, publish=False, anchor=True, lift_fields=True)
     reader.now_ms = NOW
-    reader.hold_before, reader.hold_shift = 1 << 62, LIFT
+    reader.hold_before, reader.hold_shift = 1 << 62, EXTEND
     push(reader, data, sizes)
     reader.flush()
     return reader
@@ -186,7 +186,7 @@ def test_a_restored_hash_s_fields(hash_: Fields, ttl: bytes, absolute: bool, mor
             assert words[2] == b"0"
             assert words[4:] == options
         else:
-            assert int(words[2]) == int(ttl) + LIFT + (0 if absolute else NOW)
+            assert int(words[2]) == int(ttl) + EXTEND + (0 if absolute else NOW)
             assert set(words[4:]) == {b"ABSTTL", *options}
         names_of = HeldNames()
         names_of.clear()
@@ -203,13 +203,13 @@ def test_a_restored_hash_s_fields(hash_: Fields, ttl: bytes, absolute: bool, mor
 @pytest.mark.parametrize(
     ("given_", "wanted"),
     [
-        ("HPEXPIREAT h 5000 FIELDS 1 f", f"HPEXPIREAT h {5000 + LIFT} FIELDS 1 f"),
-        ("hexpireat h 5 NX FIELDS 2 f g", f"HPEXPIREAT h {5000 + LIFT} NX FIELDS 2 f g"),
-        ("HPEXPIRE h 7 FIELDS 1 f", f"HPEXPIREAT h {NOW + 7 + LIFT} FIELDS 1 f"),
-        ("HEXPIRE h 7 GT FIELDS 1 ex", f"HPEXPIREAT h {NOW + 7000 + LIFT} GT FIELDS 1 ex"),
-        ("HSETEX h PXAT 9 FIELDS 1 f v", f"HSETEX h PXAT {9 + LIFT} FIELDS 1 f v"),
-        ("HSETEX h FNX ex 9 FIELDS 1 f v", f"HSETEX h FNX PXAT {NOW + 9000 + LIFT} FIELDS 1 f v"),
-        ("HGETEX h EXAT 9 FIELDS 1 f", f"HGETEX h PXAT {9000 + LIFT} FIELDS 1 f"),
+        ("HPEXPIREAT h 5000 FIELDS 1 f", f"HPEXPIREAT h {5000 + EXTEND} FIELDS 1 f"),
+        ("hexpireat h 5 NX FIELDS 2 f g", f"HPEXPIREAT h {5000 + EXTEND} NX FIELDS 2 f g"),
+        ("HPEXPIRE h 7 FIELDS 1 f", f"HPEXPIREAT h {NOW + 7 + EXTEND} FIELDS 1 f"),
+        ("HEXPIRE h 7 GT FIELDS 1 ex", f"HPEXPIREAT h {NOW + 7000 + EXTEND} GT FIELDS 1 ex"),
+        ("HSETEX h PXAT 9 FIELDS 1 f v", f"HSETEX h PXAT {9 + EXTEND} FIELDS 1 f v"),
+        ("HSETEX h FNX ex 9 FIELDS 1 f v", f"HSETEX h FNX PXAT {NOW + 9000 + EXTEND} FIELDS 1 f v"),
+        ("HGETEX h EXAT 9 FIELDS 1 f", f"HGETEX h PXAT {9000 + EXTEND} FIELDS 1 f"),
         ("HSETEX h KEEPTTL FIELDS 2 px 5 f v", "HSETEX h KEEPTTL FIELDS 2 px 5 f v"),
         ("HSETEX h FIELDS 1 px 5", "HSETEX h FIELDS 1 px 5"),
         ("HPERSIST h FIELDS 1 f", "HPERSIST h FIELDS 1 f"),
@@ -251,7 +251,7 @@ def test_damage_does_no_harm() -> None:
             payload = cut + crc64(cut).to_bytes(8, "little")
             reader_of(command(b"RESTORE", b"h", b"0", payload)).take()
             snapshot = whole(key(kind, b"h", cut[1:-2]), magic)[:-8] + bytes(8)
-            reader = SnapshotReader(hold_before=1 << 62, hold_shift=LIFT, lift_fields=True)
+            reader = SnapshotReader(hold_before=1 << 62, hold_shift=EXTEND, lift_fields=True)
             try:
                 feed(reader, snapshot)
             except ProtocolError:

@@ -347,7 +347,7 @@ def test_every_operation_may_raise_its_faults(model: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-async def house(
+async def services(
     state_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[Engine, Registry]]:
     """An engine with the group "g" whose workers are this process: the fleet starts none."""
@@ -363,26 +363,26 @@ async def house(
 ServiceContext = tuple[Engine, Registry]
 
 
-async def begun(house: ServiceContext) -> ClaimedTransfer:
-    face, registry = house
+async def begun(services: ServiceContext) -> ClaimedTransfer:
+    face, registry = services
     await face.start_migration("G", NODES)
     return registry.claim_transfer("g", ProcessId.here())
 
 
-async def described(house: ServiceContext) -> dict[str, Any]:
-    answer = await house[0].describe_replication_groups("g")
+async def described(services: ServiceContext) -> dict[str, Any]:
+    answer = await services[0].describe_replication_groups("g")
     (group,) = answer["ReplicationGroups"]
     return dict(group)
 
 
-async def events(house: ServiceContext) -> list[str]:
-    return [each["Message"] for each in (await house[0].describe_events("g"))["Events"]]
+async def events(services: ServiceContext) -> list[str]:
+    return [each["Message"] for each in (await services[0].describe_events("g"))["Events"]]
 
 
 async def test_responses_have_the_models_shapes(
-    house: ServiceContext, model: dict[str, Any]
+    services: ServiceContext, model: dict[str, Any]
 ) -> None:
-    face, registry = house
+    face, registry = services
     ours = frozenset({"Migration", "Checks"})
     await face.register_replication_group("unix", "unix:///s", cluster_enabled=True)
     await face.register_replication_group("tls", "rediss://u@h?verify=no")
@@ -406,8 +406,8 @@ async def test_responses_have_the_models_shapes(
     assert_shape(model, "DeleteReplicationGroupResult", deleted, frozenset())
 
 
-async def test_what_a_group_says(house: ServiceContext) -> None:
-    group = await described(house)
+async def test_what_a_group_says(services: ServiceContext) -> None:
+    group = await described(services)
     assert group["ReplicationGroupId"] == "g"
     assert (group["Status"], group["Description"]) == ("available", "d")
     assert group["MemberClusters"] == ["g-001"]
@@ -424,9 +424,9 @@ async def test_what_a_group_says(house: ServiceContext) -> None:
         assert unknown not in group
 
 
-async def test_what_a_group_runs(house: ServiceContext) -> None:
+async def test_what_a_group_runs(services: ServiceContext) -> None:
     """As the registration says, until the target has told."""
-    face, registry = house
+    face, registry = services
     said = await face.register_replication_group("h", "10.0.0.1", engine="redis")
     assert said["ReplicationGroup"]["Engine"] == "redis"
     assert said["ReplicationGroup"]["NetworkType"] == "ipv4"
@@ -451,9 +451,9 @@ async def test_what_credentials_tell(state_url: str) -> None:
     face.close()
 
 
-async def test_register_twice(house: ServiceContext) -> None:
+async def test_register_twice(services: ServiceContext) -> None:
     with pytest.raises(ReplicationGroupAlreadyExistsFault):
-        await house[0].register_replication_group("G", TARGET)
+        await services[0].register_replication_group("G", TARGET)
 
 
 CALLS: list[Callable[[Engine, str], Any]] = [
@@ -470,12 +470,12 @@ CALLS: list[Callable[[Engine, str], Any]] = [
 
 @pytest.mark.parametrize("call", CALLS)
 async def test_names_that_are_unknown_or_wrong(
-    house: ServiceContext, call: Callable[[Engine, str], Any]
+    services: ServiceContext, call: Callable[[Engine, str], Any]
 ) -> None:
     with pytest.raises(ReplicationGroupNotFoundFault, match="ReplicationGroup no not found"):
-        await call(house[0], "No")
+        await call(services[0], "No")
     with pytest.raises(InvalidParameterValueException):
-        await call(house[0], "not a name")
+        await call(services[0], "not a name")
 
 
 @pytest.mark.parametrize(
@@ -488,31 +488,31 @@ async def test_names_that_are_unknown_or_wrong(
     ],
 )
 async def test_while_migrating(
-    house: ServiceContext, call: Callable[[Engine, str], Any], fault: type[ApiFault]
+    services: ServiceContext, call: Callable[[Engine, str], Any], fault: type[ApiFault]
 ) -> None:
-    await begun(house)
+    await begun(services)
     with pytest.raises(fault):
-        await call(house[0], "g")
+        await call(services[0], "g")
 
 
 @pytest.mark.parametrize("call", [*CALLS[2:5], CALLS[7]])
 async def test_while_not_migrating(
-    house: ServiceContext, call: Callable[[Engine, str], Any]
+    services: ServiceContext, call: Callable[[Engine, str], Any]
 ) -> None:
     with pytest.raises(ReplicationGroupNotUnderMigrationFault):
-        await call(house[0], "g")
+        await call(services[0], "g")
 
 
-async def test_validation_comes_before_the_state(house: ServiceContext) -> None:
-    await begun(house)
+async def test_validation_comes_before_the_state(services: ServiceContext) -> None:
+    await begun(services)
     with pytest.raises(InvalidParameterValueException, match="at least one"):
-        await house[0].start_migration("g", [])
+        await services[0].start_migration("g", [])
     with pytest.raises(InvalidParameterValueException, match="into itself"):
-        await house[0].start_migration("g", [{"Address": "TARGET.invalid", "Port": 6379}])
+        await services[0].start_migration("g", [{"Address": "TARGET.invalid", "Port": 6379}])
 
 
-async def test_start_returns_at_once(house: ServiceContext) -> None:
-    answer = await house[0].start_migration("g", NODES, settings=TransferSettings(match="a*"))
+async def test_start_returns_at_once(services: ServiceContext) -> None:
+    answer = await services[0].start_migration("g", NODES, settings=TransferSettings(match="a*"))
     group = answer["ReplicationGroup"]
     assert (group["Status"], group["NodeGroups"][0]["Status"]) == ("migrating", "migrating")
     assert group["Migration"] == {
@@ -551,30 +551,30 @@ async def test_start_returns_at_once(house: ServiceContext) -> None:
 
 
 async def test_a_worker_that_cannot_be_started(
-    house: ServiceContext, monkeypatch: pytest.MonkeyPatch
+    services: ServiceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> int:
         raise EngineError("no worker process could be started: No space")
 
     monkeypatch.setattr(local, "launch", broken)
     with pytest.raises(EngineError, match="No space"):
-        await house[0].start_migration("g", NODES)
-    assert (await described(house))["Status"] == "available"
-    assert (await events(house))[-1] == (
+        await services[0].start_migration("g", NODES)
+    assert (await described(services))["Status"] == "available"
+    assert (await events(services))[-1] == (
         "migration failed: no worker process could be started: No space"
     )
 
 
-async def test_complete_is_refused_until_copied(house: ServiceContext) -> None:
-    face, _ = house
-    claimed = await begun(house)
+async def test_complete_is_refused_until_copied(services: ServiceContext) -> None:
+    face, _ = services
+    claimed = await begun(services)
     claimed.beat(Progress(phase=Phase.SNAPSHOT, keys=3, total_keys=9))
     with pytest.raises(
         InvalidReplicationGroupStateFault, match=r"not in sync yet \(SNAPSHOT, 3 of about 9 keys\)"
     ):
         await face.complete_migration("g")
-    assert (await described(house))["Status"] == "migrating"
-    assert (await events(house))[-1].startswith("completion refused: not in sync yet")
+    assert (await described(services))["Status"] == "migrating"
+    assert (await events(services))[-1].startswith("completion refused: not in sync yet")
     assert claimed.read_request() is Request.NONE
     claimed.beat(Progress(phase=Phase.CUT_OVER))
     with pytest.raises(InvalidReplicationGroupStateFault, match="a cut-over is under way"):
@@ -600,12 +600,12 @@ FOLLOWING = Progress(
 )
 
 
-async def test_what_a_followed_source_says(house: ServiceContext) -> None:
-    face, _ = house
+async def test_what_a_followed_source_says(services: ServiceContext) -> None:
+    face, _ = services
     await face.start_migration("g", NODES, settings=TransferSettings(source_type="auto"))
-    assert (await described(house))["Migration"]["SourceType"] == "auto"
-    house[1].claim_transfer("g", ProcessId.here()).beat(FOLLOWING)
-    migration = (await described(house))["Migration"]
+    assert (await described(services))["Migration"]["SourceType"] == "auto"
+    services[1].claim_transfer("g", ProcessId.here()).beat(FOLLOWING)
+    migration = (await described(services))["Migration"]
     assert (migration["Phase"], migration["SourceType"]) == ("FOLLOW", "replica")
     assert (migration["LagBytes"], migration["LagSeconds"]) == (18_000_000, 2.5)
     assert (migration["AppliedOffset"], migration["SourceOffset"]) == (100, 18_000_100)
@@ -624,15 +624,15 @@ async def test_what_a_followed_source_says(house: ServiceContext) -> None:
     }
 
 
-async def test_complete_is_refused_until_in_sync(house: ServiceContext) -> None:
-    face, _ = house
-    claimed = await begun(house)
+async def test_complete_is_refused_until_in_sync(services: ServiceContext) -> None:
+    face, _ = services
+    claimed = await begun(services)
     claimed.beat(FOLLOWING)
     with pytest.raises(CompletionRefused, match="of g: lag 18 MB > 1 MB") as caught:
         await face.complete_migration("g")
     assert caught.value.reason == "lag 18 MB > 1 MB"
     assert caught.value.code == "InvalidReplicationGroupState"
-    assert (await events(house))[-1] == "completion refused: lag 18 MB > 1 MB"
+    assert (await events(services))[-1] == "completion refused: lag 18 MB > 1 MB"
     waiting = asyncio.create_task(face.wait("g", until="in-sync", poll=0.02))
     await asyncio.sleep(0.1)
     assert not waiting.done()
@@ -644,8 +644,8 @@ async def test_complete_is_refused_until_in_sync(house: ServiceContext) -> None:
     assert claimed.read_request() is Request.COMPLETE
 
 
-async def test_the_end_by_force_of_a_followed_source(house: ServiceContext) -> None:
-    face, registry = house
+async def test_the_end_by_force_of_a_followed_source(services: ServiceContext) -> None:
+    face, registry = services
     await face.start_migration("g", NODES)
     with registry.store.write() as connection:
         connection.exec_driver_sql(
@@ -669,13 +669,13 @@ async def test_the_end_by_force_of_a_followed_source(house: ServiceContext) -> N
     ],
 )
 async def test_force_says_whether_the_target_is_open(
-    house: ServiceContext, monkeypatch: pytest.MonkeyPatch, members: dict[str, Any], words: str
+    services: ServiceContext, monkeypatch: pytest.MonkeyPatch, members: dict[str, Any], words: str
 ) -> None:
     async def nothing_left(*_: object) -> Abandoned:
         return Abandoned([])
 
     monkeypatch.setattr(fleet, "abandon", nothing_left)
-    face, registry = house
+    face, registry = services
     await face.start_migration("g", NODES)
     with registry.store.write() as connection:
         connection.exec_driver_sql(
@@ -685,12 +685,12 @@ async def test_force_says_whether_the_target_is_open(
     claimed.beat(FOLLOWING)
     claimed.save_checkpoint(Checkpoint(OnlineCheckpoint("t", begun=True, **members), "a"))
     await face.complete_migration("g", force=True)
-    assert (await events(house))[-1].startswith(words)
+    assert (await events(services))[-1].startswith(words)
 
 
-async def test_complete(house: ServiceContext) -> None:
-    face, _ = house
-    claimed = await begun(house)
+async def test_complete(services: ServiceContext) -> None:
+    face, _ = services
+    claimed = await begun(services)
     claimed.beat(Progress(phase=Phase.COPIED, can_complete=True, reason="copied"))
     answer = await face.complete_migration("g")
     assert answer["ReplicationGroup"]["Status"] == "migrating"
@@ -700,14 +700,14 @@ async def test_complete(house: ServiceContext) -> None:
     with pytest.raises(TransferFailed, match="cut-over refused: 1 key differs; g stays"):
         await face.wait("g", until="available")
     reason = "copied (last cut-over refused: 1 key differs)"
-    assert (await described(house))["Migration"]["Reason"] == reason
+    assert (await described(services))["Migration"]["Reason"] == reason
     await face.complete_migration("g")
-    assert (await described(house))["Migration"]["Reason"] == "copied"
+    assert (await described(services))["Migration"]["Reason"] == "copied"
 
 
-async def test_a_cut_over_without_the_comparison(house: ServiceContext) -> None:
-    face, _ = house
-    claimed = await begun(house)
+async def test_a_cut_over_without_the_comparison(services: ServiceContext) -> None:
+    face, _ = services
+    claimed = await begun(services)
     # It leaves out the comparison alone: what is not in sync is refused as ever.
     with pytest.raises(CompletionRefused, match="not in sync yet"):
         await face.complete_migration("g", skip_verification=True)
@@ -716,18 +716,18 @@ async def test_a_cut_over_without_the_comparison(house: ServiceContext) -> None:
         await face.complete_migration("g", force=True, skip_verification=True)
     await face.complete_migration("g", skip_verification=True)
     assert claimed.read_request() is Request.COMPLETE_UNVERIFIED
-    assert (await events(house))[-1] == "completion without the comparison requested"
+    assert (await events(services))[-1] == "completion without the comparison requested"
 
 
-async def test_force_with_a_worker(house: ServiceContext) -> None:
-    claimed = await begun(house)
-    await house[0].complete_migration("g", force=True)
+async def test_force_with_a_worker(services: ServiceContext) -> None:
+    claimed = await begun(services)
+    await services[0].complete_migration("g", force=True)
     assert claimed.read_request() is Request.FORCE
-    assert (await described(house))["Status"] == "migrating"
+    assert (await described(services))["Status"] == "migrating"
 
 
-async def test_a_dead_worker(house: ServiceContext) -> None:
-    face, registry = house
+async def test_a_dead_worker(services: ServiceContext) -> None:
+    face, registry = services
     await face.start_migration("g", NODES)
     with registry.store.write() as connection:
         connection.exec_driver_sql(
@@ -740,7 +740,7 @@ async def test_a_dead_worker(house: ServiceContext) -> None:
         f"the worker process (pid {DEAD.pid}) is gone: resume with resume-migration, or abort with "
         "complete-migration --force (no cut-over: the source stays open, the target as it is)"
     )
-    migration = (await described(house))["Migration"]
+    migration = (await described(services))["Migration"]
     assert migration["Reason"] == gone
     assert not migration["CanComplete"]
     assert migration["Workers"] == []
@@ -756,7 +756,7 @@ async def test_a_dead_worker(house: ServiceContext) -> None:
     assert (ended["Status"], ended["CanComplete"], ended["Workers"]) == ("forced", False, [])
     assert ended["Reason"] == ended["Report"]["Errors"][0]
     assert ended["Reason"].startswith("aborted by force, without a worker")
-    assert (await events(house))[-1] == (
+    assert (await events(services))[-1] == (
         "migration aborted by force, without a worker and not cut over, after 5 of about 9 keys; "
         "the source stays open"
     )
@@ -765,8 +765,8 @@ async def test_a_dead_worker(house: ServiceContext) -> None:
     assert report.status == "stopped"
 
 
-async def test_a_dead_worker_is_replaced(house: ServiceContext) -> None:
-    face, registry = house
+async def test_a_dead_worker_is_replaced(services: ServiceContext) -> None:
+    face, registry = services
     await face.start_migration("g", NODES)
     with registry.store.write() as connection:
         connection.exec_driver_sql(
@@ -778,9 +778,9 @@ async def test_a_dead_worker_is_replaced(house: ServiceContext) -> None:
         await face.resume_migration("g")
 
 
-async def test_wait(house: ServiceContext) -> None:
-    face, _ = house
-    claimed = await begun(house)
+async def test_wait(services: ServiceContext) -> None:
+    face, _ = services
+    claimed = await begun(services)
     seen: list[Progress] = []
     with pytest.raises(EngineError, match=r"still in CONNECT after 0\.1 s"):
         await face.wait("g", until="copied", timeout=0.1, poll=0.02, on_progress=seen.append)
@@ -805,24 +805,24 @@ async def test_wait(house: ServiceContext) -> None:
     ],
 )
 async def test_the_reason_of_one_that_has_stopped(
-    house: ServiceContext, why: str, told: str
+    services: ServiceContext, why: str, told: str
 ) -> None:
-    claimed = await begun(house)
+    claimed = await begun(services)
     report = Report("stopped", errors=(why,))
     claimed.finish(TransferStatus.STOPPED, report, Progress(phase=Phase.STOPPED), "stopped")
-    assert (await described(house))["Migration"]["Reason"].startswith(f"stopped: {told}")
+    assert (await described(services))["Migration"]["Reason"].startswith(f"stopped: {told}")
 
 
-async def test_wait_for_one_that_ends_badly(house: ServiceContext) -> None:
-    face, _ = house
-    claimed = await begun(house)
+async def test_wait_for_one_that_ends_badly(services: ServiceContext) -> None:
+    face, _ = services
+    claimed = await begun(services)
     stopped = Progress(phase=Phase.STOPPED)
     claimed.finish(TransferStatus.STOPPED, Report("stopped"), stopped, "stopped")
     with pytest.raises(Interrupted, match="resume with resume-migration"):
         await face.wait("g", until="copied")
-    assert (await described(house))["Migration"]["Reason"].startswith("stopped: resume")
+    assert (await described(services))["Migration"]["Reason"].startswith("stopped: resume")
     await face.resume_migration("g")
-    claimed = house[1].claim_transfer("g", ProcessId.here())
+    claimed = services[1].claim_transfer("g", ProcessId.here())
     report = Report("failed", errors=("the target is full",))
     claimed.finish(TransferStatus.FAILED, report, stopped, "failed")
     with pytest.raises(MigrationFailed, match="failed: the target is full") as caught:
@@ -830,8 +830,8 @@ async def test_wait_for_one_that_ends_badly(house: ServiceContext) -> None:
     assert caught.value.report == report
 
 
-async def test_pages(house: ServiceContext) -> None:
-    face, _ = house
+async def test_pages(services: ServiceContext) -> None:
+    face, _ = services
     for number in range(44):
         await face.register_replication_group(f"h{number:02}", TARGET)
     seen: list[str] = []
@@ -883,12 +883,12 @@ def test_the_default_name() -> None:
     assert len(name) == len("migrate-") + 12
 
 
-async def test_one_go_meets_another(house: ServiceContext) -> None:
-    face, registry = house
+async def test_one_go_meets_another(services: ServiceContext) -> None:
+    face, registry = services
     source, target = Endpoint("192.0.2.1"), Endpoint.parse(TARGET)
     with pytest.raises(InvalidParameterValueException, match=r"g is target\.invalid:6379, not"):
         await face.migrate(source, Endpoint("other.invalid"), replication_group_id="g")
-    claimed = await begun(house)
+    claimed = await begun(services)
     with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault, match=f"process {os.getpid()}"):
         await face.migrate(source, target, replication_group_id="g")
     claimed.finish(TransferStatus.STOPPED, Report("stopped"), Progress(), "stopped")

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from engine._native import HeldNames, StreamReader, encode_command
-from engine.transfer.extended_ttls import LIFT_MS
+from engine.transfer.extended_ttls import EXTEND_MS
 
 YEAR_MS = 365 * 86_400_000
 
@@ -22,7 +22,7 @@ def batch_of(*commands: tuple[str | bytes | int, ...], lift: bool = True) -> Str
     reader = StreamReader(0, 3)
     if lift:
         reader.hold_before = int(time.time() * 1000) + YEAR_MS
-        reader.hold_shift = LIFT_MS
+        reader.hold_shift = EXTEND_MS
     for command in commands:
         reader.feed(encode_command(*command))
     reader.flush()

@@ -23,7 +23,7 @@ INFO = ServerInfo(flavour="redis", version=(7, 0, 0))
 A, B = (0, b"a"), (3, b"b with a space")
 
 
-def mender(source: Admin | None = None, info: ServerInfo = INFO) -> KeyResync:
+def resync(source: Admin | None = None, info: ServerInfo = INFO) -> KeyResync:
     """One that needs no server as long as nothing is read or asked for."""
     return KeyResync(cast(Admin, source), info, RestoreEncoder(), NAMES)
 
@@ -49,15 +49,15 @@ def said(extras: Iterable[Extra]) -> list[tuple[int, list[bytes]]]:
     return [(db, words(raw)) for db, raw in extras]
 
 
-def taint(of: KeyResync, passing: CommandBatch) -> None:
-    asyncio.run(of.taint(passing))
+def propagate(of: KeyResync, passing: CommandBatch) -> None:
+    asyncio.run(of.propagate(passing))
 
 
 # --- Names ---
 
 
 def test_a_clean_one_has_nothing_to_say() -> None:
-    it = mender()
+    it = resync()
     assert it.clean
     assert not it.to_read
     assert not it.unnoted
@@ -67,10 +67,10 @@ def test_a_clean_one_has_nothing_to_say() -> None:
 
 
 def test_dirty_keys_are_noted_once() -> None:
-    it = mender()
-    it.spoil([A, B, A])
-    it.spoil([B])
-    it.spoil_deadlines([A])
+    it = resync()
+    it.mark_dirty([A, B, A])
+    it.mark_dirty([B])
+    it.mark_ttls_dirty([A])
     assert not it.clean
     assert it.to_read
     assert it.unnoted
@@ -85,19 +85,19 @@ def test_dirty_keys_are_noted_once() -> None:
 
 
 def test_many_names_go_in_several_commands() -> None:
-    it = mender()
-    it.spoil((0, b"%d" % n) for n in range(2500))
+    it = resync()
+    it.mark_dirty((0, b"%d" % n) for n in range(2500))
     sizes = [len(command) - 2 for _, command in said(it.notes())]
     assert sum(sizes) == 2500
     assert max(sizes) <= 1000
 
 
 def test_the_next_engine_takes_the_names_up() -> None:
-    it = mender()
-    it.spoil([A, B, (12, b"\x00\xff\r\n")])
-    it.spoil_deadlines([(0, b"late")])
+    it = resync()
+    it.mark_dirty([A, B, (12, b"\x00\xff\r\n")])
+    it.mark_ttls_dirty([(0, b"late")])
     names = [name for _, command in said(it.notes()) for name in command[2:]]
-    other = mender()
+    other = resync()
     other.take_up(names)
     assert other.waiting == it.waiting == 4
     # They are in the set already.
@@ -112,39 +112,39 @@ def test_the_next_engine_takes_the_names_up() -> None:
 
 
 def test_a_flush_takes_the_set_along() -> None:
-    it = mender()
-    it.spoil([A, B])
+    it = resync()
+    it.mark_dirty([A, B])
     it.noted()
-    taint(it, batch(("SET", "other", 1)))
+    propagate(it, batch(("SET", "other", 1)))
     assert not it.unnoted
-    taint(it, batch(("FLUSHALL",)))
+    propagate(it, batch(("FLUSHALL",)))
     assert said(it.notes()) == [(0, [b"SADD", NAMES, b"0 v a", b"3 v b with a space"])]
 
 
 def test_databases_that_are_swapped_take_their_keys_along() -> None:
-    it = mender()
-    it.spoil([A, B])
-    it.spoil_deadlines([(5, b"late")])
+    it = resync()
+    it.mark_dirty([A, B])
+    it.mark_ttls_dirty([(5, b"late")])
     it.noted()
-    taint(it, batch(("SWAPDB", 3, 5)))
+    propagate(it, batch(("SWAPDB", 3, 5)))
     assert said(it.notes()) == [(0, [b"SADD", NAMES, b"0 v a", b"5 v b with a space", b"3 d late"])]
 
 
 def test_the_set_does_not_stay_in_a_database_that_was_swapped_away() -> None:
-    it = mender()
-    it.spoil([A])
+    it = resync()
+    it.mark_dirty([A])
     it.noted()
-    taint(it, batch(("SWAPDB", 0, 7)))
+    propagate(it, batch(("SWAPDB", 0, 7)))
     assert said(it.notes()) == [(7, [b"DEL", NAMES]), (0, [b"SADD", NAMES, b"7 v a"])]
     it.noted()
     # Into itself: nothing has moved, and nothing may be deleted.
-    taint(it, batch(("SWAPDB", 0, 0)))
+    propagate(it, batch(("SWAPDB", 0, 0)))
     assert all(command[0] != b"DEL" for _, command in said(it.notes()))
 
 
 def test_a_clean_one_looks_at_nothing() -> None:
-    it = mender()
-    taint(it, batch(("FLUSHALL",), ("SWAPDB", 0, 1), ("RENAME", "a", "b")))
+    it = resync()
+    propagate(it, batch(("FLUSHALL",), ("SWAPDB", 0, 1), ("RENAME", "a", "b")))
     assert it.clean
     assert not it.unnoted
 
@@ -155,7 +155,7 @@ def test_a_clean_one_looks_at_nothing() -> None:
 @contextlib.asynccontextmanager
 async def of_server(server: Server) -> AsyncIterator[KeyResync]:
     async with admin(Endpoint.parse(server.url), fault="source") as end:
-        yield mender(end, await end.info())
+        yield resync(end, await end.info())
 
 
 def noted(it: KeyResync) -> set[bytes]:
@@ -164,8 +164,8 @@ def noted(it: KeyResync) -> set[bytes]:
 
 
 def test_what_reads_a_dirty_key_is_dirty() -> None:
-    it = mender()
-    it.spoil([(0, b"a")])
+    it = resync()
+    it.mark_dirty([(0, b"a")])
     passing = batch(
         ("SET", "untouched", 1),
         # Before the dirty key comes here: this one moves what is right.
@@ -186,24 +186,24 @@ def test_what_reads_a_dirty_key_is_dirty() -> None:
         ("SELECT", 4),
         ("RENAME", "a", "other"),
     )
-    taint(it, passing)
+    propagate(it, passing)
     dirty = [b"0 v a", b"0 v b", b"0 v c", b"0 v sum", b"0 v script", b"0 v sorted"]
     assert noted(it) == set(dirty)
 
 
 def test_what_is_moved_to_another_database_is_dirty_there() -> None:
-    it = mender()
-    it.spoil([(0, b"a"), (0, b"b")])
-    taint(it, batch(("MOVE", "a", 5), ("COPY", "b", "c", "DB", 6)))
+    it = resync()
+    it.mark_dirty([(0, b"a"), (0, b"b")])
+    propagate(it, batch(("MOVE", "a", 5), ("COPY", "b", "c", "DB", 6)))
     assert noted(it) == {b"0 v a", b"5 v a", b"0 v b", b"6 v c"}
 
 
 def test_what_was_swapped_is_found_where_it_is_behind_the_batch() -> None:
-    it = mender()
-    it.spoil([(0, b"a")])
-    taint(it, batch(("COPY", "a", "b"), ("SWAPDB", 0, 7), ("COPY", "a", "c")))
+    it = resync()
+    it.mark_dirty([(0, b"a")])
+    propagate(it, batch(("COPY", "a", "b"), ("SWAPDB", 0, 7), ("COPY", "a", "c")))
     assert noted(it) == {b"7 v a", b"7 v b"}
-    taint(it, batch(("SELECT", 7), ("COPY", "a", "d"), ("SELECT", 0), ("COPY", "a", "e")))
+    propagate(it, batch(("SELECT", 7), ("COPY", "a", "d"), ("SELECT", 0), ("COPY", "a", "e")))
     assert noted(it) == {b"7 v a", b"7 v b", b"7 v d"}
 
 
@@ -212,11 +212,11 @@ async def test_what_is_swapped_while_it_is_read_is_read_there_too(
 ) -> None:
     """The reading may be of the other key, which had the number of the database by then."""
     async with of_server(server_factory()) as it:
-        it.spoil([(3, b"a")])
+        it.mark_dirty([(3, b"a")])
         await it.read()
         it.noted()
         assert not it.to_read
-        await it.taint(batch(("SWAPDB", 3, 5)))
+        await it.propagate(batch(("SWAPDB", 3, 5)))
         assert {b"3 v a", b"5 v a"} == noted(it)
         it.stored(it.due(1 << 60))
         assert it.to_read
@@ -228,8 +228,8 @@ async def test_keys_of_which_something_else_is_going_to_be_stored(
     async with of_server(server_factory()) as it:
         keys = [(0, b"%d" % n) for n in range(5)]
         assert it.awaited(keys) == set()
-        it.spoil(keys[:1])
-        it.spoil_deadlines(keys[1:2])
+        it.mark_dirty(keys[:1])
+        it.mark_ttls_dirty(keys[1:2])
         it.refuse(keys[2])
         assert it.awaited(keys) == set(keys[:3])
         # Read, and not stored yet.
@@ -254,8 +254,8 @@ async def test_the_source_tells_the_keys_of_commands_that_are_not_known(
         assert found == [[(0, b"one")], [(0, b"two")], [(0, b"three")], None]
         assert await it.keys_in(passing) == [(0, b"one"), (0, b"two"), (0, b"three")]
         # What they change is dirty while anything is.
-        it.spoil([(0, b"two")])
-        await it.taint(passing)
+        it.mark_dirty([(0, b"two")])
+        await it.propagate(passing)
         assert noted(it) >= {b"0 v one", b"0 v two", b"0 v three"}
 
 
@@ -282,7 +282,7 @@ async def test_a_reading_is_what_the_source_holds(
     at = int(time.time() * 1000) + DAY_MS
     server.client(db=3).pexpireat("text", at)
     async with of_server(server) as it:
-        it.spoil([(0, b"list"), (0, b"gone"), (3, b"text")])
+        it.mark_dirty([(0, b"list"), (0, b"gone"), (3, b"text")])
         it.noted()
         assert it.to_read
         reading = await take(it)
@@ -315,7 +315,7 @@ async def test_of_a_deadline_the_value_is_not_read(
     client.mset({"late": 1, "bare": 1})
     client.pexpireat("late", at)
     async with of_server(server) as it:
-        it.spoil_deadlines([(0, b"late"), (0, b"bare"), (0, b"gone")])
+        it.mark_ttls_dirty([(0, b"late"), (0, b"bare"), (0, b"gone")])
         reading = await take(it)
         found = stores_of(reading)
         it.stored([reading])
@@ -333,10 +333,10 @@ async def test_near_deadlines_are_lifted_in_a_reading_too(server_factory: Server
         server.client().set(name, 1)
         server.client().pexpireat(name, at)
     async with of_server(server) as it:
-        it.lift_before, it.lift_ms = now + 3_600_000, 1000 * DAY_MS
-        it.spoil([(0, b"near"), (0, b"far")])
+        it.extend_before, it.extend_ms = now + 3_600_000, 1000 * DAY_MS
+        it.mark_dirty([(0, b"near"), (0, b"far")])
         found = stores_of(await take(it))
-        assert it.lifted == 1
+        assert it.extended == 1
     assert abs(int(found[0, b"near"][2]) - (now + 60_000 + 1000 * DAY_MS)) <= 2
     assert abs(int(found[0, b"far"][2]) - (now + DAY_MS)) <= 2
 
@@ -347,9 +347,9 @@ async def test_what_becomes_dirty_again_meanwhile_is_read_again(
     server = server_factory()
     server.client().set("a", 1)
     async with of_server(server) as it:
-        it.spoil([(0, b"a")])
+        it.mark_dirty([(0, b"a")])
         reading = await take(it)
-        it.spoil([(0, b"a")])
+        it.mark_dirty([(0, b"a")])
         it.stored([reading])
         assert not it.clean
         assert it.to_read
@@ -362,7 +362,7 @@ async def test_readings_are_of_some_keys_at_a_time(server_factory: ServerFactory
     server = server_factory()
     keys = [(db, b"%d" % n) for db in (0, 1) for n in range(900)]
     async with of_server(server) as it:
-        it.spoil(keys)
+        it.mark_dirty(keys)
         seen: list[tuple[int, bytes]] = []
         while it.to_read:
             reading = await take(it)
@@ -392,19 +392,19 @@ async def test_a_reading_is_of_as_many_keys_as_fit(server_factory: ServerFactory
         return found
 
     async with of_server(server) as it:
-        it.spoil(small)
+        it.mark_dirty(small)
         assert await sizes(it) == [50, 100, 200, 400, 450]
-        it.spoil(large)
+        it.mark_dirty(large)
         first, *others = await sizes(it)
         assert first == 20
-        it.spoil(large)
+        it.mark_dirty(large)
         assert await sizes(it) == [3] * 6 + [2]
         assert others == []
 
 
 def test_a_dirty_deadline_goes_along_with_its_key_alone() -> None:
-    it = mender()
-    it.spoil_deadlines([(0, b"a")])
+    it = resync()
+    it.mark_ttls_dirty([(0, b"a")])
     passing = batch(
         ("RENAME", "x", "y"),
         ("SUNIONSTORE", "sum", "a"),
@@ -412,5 +412,5 @@ def test_a_dirty_deadline_goes_along_with_its_key_alone() -> None:
         ("COPY", "b", "c", "DB", 2),
         ("RENAME", "other", "more"),
     )
-    taint(it, passing)
+    propagate(it, passing)
     assert noted(it) == {b"0 d a", b"0 d b", b"2 d c"}

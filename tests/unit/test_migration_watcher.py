@@ -41,9 +41,9 @@ class Watched:
     launches: int = 0
     replaced: int = 0
 
-    def watchman(self) -> MigrationWatcher:
+    def watcher(self) -> MigrationWatcher:
         return MigrationWatcher(
-            self.face.house, on_replaced=self._on_replaced, on_look=lambda _: None
+            self.face.services, on_replaced=self._on_replaced, on_look=lambda _: None
         )
 
     def _on_replaced(self) -> None:
@@ -83,7 +83,7 @@ async def start(watched: Watched, **settings: bool) -> None:
 async def test_one_that_was_stopped_before_goes_on(watched: Watched) -> None:
     await start(watched)
     watched.registry.claim_transfer("g", HERE).finish(*STOPPED)
-    await watched.watchman().look()
+    await watched.watcher().look()
     assert watched.launches == 1
     assert watched.transfer().status is TransferStatus.PENDING
     assert watched.events()[-1] == "migration resumed"
@@ -92,7 +92,7 @@ async def test_one_that_was_stopped_before_goes_on(watched: Watched) -> None:
 async def test_one_that_is_stopped_later_stays_so(watched: Watched) -> None:
     await start(watched)
     claimed = watched.registry.claim_transfer("g", HERE)
-    eye = watched.watchman()
+    eye = watched.watcher()
     await eye.look()
     claimed.beat(None)
     await eye.look()
@@ -104,7 +104,7 @@ async def test_one_that_is_stopped_later_stays_so(watched: Watched) -> None:
 
 
 async def test_one_that_begins_later_and_is_stopped_stays_so(watched: Watched) -> None:
-    eye = watched.watchman()
+    eye = watched.watcher()
     await eye.look()
     await start(watched)
     watched.registry.claim_transfer("g", HERE).finish(*STOPPED)
@@ -119,7 +119,7 @@ async def test_whose_a_silent_worker_was(watched: Watched, host: str, launches: 
     who = replace(HERE, where="before the restart", host=host)
     watched.registry.begin_migration("g", [SOURCE], TransferSettings(), process=who)
     watched.registry.claim_transfer("g", who)
-    eye = watched.watchman()
+    eye = watched.watcher()
     await eye.look()
     assert watched.launches == 0  # its heartbeat is not old yet
     with watched.registry.store.write() as connection:
@@ -136,7 +136,7 @@ async def test_one_whose_workers_are_killed_again_and_again_is_given_up(
     monkeypatch.setattr(worker_supervisor.Backoff, "delay", lambda _: 0.0)
     await watched.face.start_migration("g", NODES)
     watched.launches = 0
-    eye = watched.watchman()
+    eye = watched.watcher()
     for _ in range(6):
         await eye.look()
     assert (watched.launches, watched.replaced) == (2, 2)
@@ -149,7 +149,7 @@ async def test_a_cut_over_is_asked_for_once(
 ) -> None:
     await start(watched, auto_cut_over=True)
     claimed = watched.registry.claim_transfer("g", HERE)
-    eye = watched.watchman()
+    eye = watched.watcher()
     await eye.look()
     assert watched.transfer().request is Request.NONE
     claimed.beat(IN_SYNC)
@@ -166,7 +166,7 @@ async def test_a_cut_over_is_asked_for_once(
 async def test_nobody_s_cut_over_is_asked_for_unasked(watched: Watched) -> None:
     await start(watched)
     watched.registry.claim_transfer("g", HERE).beat(IN_SYNC)
-    await watched.watchman().look()
+    await watched.watcher().look()
     assert watched.transfer().request is Request.NONE
 
 
@@ -182,7 +182,7 @@ async def test_it_outlives_a_state_that_cannot_be_read(
     watched.face.close()
     file.rename(away)
     file.write_bytes(b"no database" * 100)
-    running = asyncio.create_task(watched.watchman().run())
+    running = asyncio.create_task(watched.watcher().run())
     await asyncio.sleep(0.1)
     assert not running.done()
     # At once: a look between would make a new state there, and keep it open.

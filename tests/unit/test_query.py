@@ -406,7 +406,7 @@ async def test_registering_a_target(
         assert "secret" not in answer.message
         return
     assert answer.code == "", answer.message
-    group, _ = await api._engine.house.state(lambda registry: registry.get("g"))
+    group, _ = await api._engine.services.state(lambda registry: registry.get("g"))
     found = group.primary
     assert (found.host, found.port, found.tls is not None) == expected
 
@@ -475,7 +475,7 @@ async def test_each_rule_has_its_code(
 
 async def test_events_by_time_and_in_pages(api: Api) -> None:
     for n in range(30):
-        await api._engine.house.state(
+        await api._engine.services.state(
             lambda registry, n=n: registry.add_event(f"g{n % 2}", f"event {n}"), make=True
         )
 

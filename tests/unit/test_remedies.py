@@ -91,13 +91,13 @@ def needed(side: Side) -> Iterator[Needed]:
                 yield from required_commands.of_target(info, way)
                 yield from (
                     *required_commands.import_mode(info),
-                    *required_commands.lifted_deadlines(info),
+                    *required_commands.extended_ttls(info),
                 )
             yield from required_commands.whole_comparison(info, way)
     yield from (
         required_commands.WRITES
         if side == "target"
-        else (*required_commands.PAUSE, *required_commands.SEAL, *required_commands.TUNING)
+        else (*required_commands.PAUSE, *required_commands.WRITE_BLOCK, *required_commands.TUNING)
     )
 
 
@@ -122,7 +122,7 @@ def test_another_name_is_given_for_the_end_that_is_meant(side: Side) -> None:
 
 
 def test_several_that_are_missing_are_all_named() -> None:
-    several = (*required_commands.SEAL, *required_commands.PAUSE, Needed(("DUMP", "k")))
+    several = (*required_commands.WRITE_BLOCK, *required_commands.PAUSE, Needed(("DUMP", "k")))
     denied = tuple(Denial(each, Why.MISSING) for each in several)
     assert Rights("default", 1, denied, "").remedy("source") == (
         "Where rename-command gave them other names: --command-name source:CONFIG=NAME "

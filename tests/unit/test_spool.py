@@ -266,16 +266,16 @@ def test_the_directory_is_the_one_that_was_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_receipts_say_when_a_byte_came() -> None:
-    receipts = ReceiveTimes()
-    assert receipts.at(1) is None
-    receipts.add(100, 1.0)
-    receipts.add(150, 1.0005)
-    receipts.add(200, 2.0)
-    assert [receipts.at(p) for p in (1, 100, 150, 151, 200)] == [1.0, 1.0, 1.0, 2.0, 2.0]
-    assert receipts.at(201) is None
-    assert receipts.together(1, 0.5) == 150
-    assert receipts.together(1, 1.5) == 200
-    assert receipts.together(160, 0.0) == 200
+    receive_times = ReceiveTimes()
+    assert receive_times.at(1) is None
+    receive_times.add(100, 1.0)
+    receive_times.add(150, 1.0005)
+    receive_times.add(200, 2.0)
+    assert [receive_times.at(p) for p in (1, 100, 150, 151, 200)] == [1.0, 1.0, 1.0, 2.0, 2.0]
+    assert receive_times.at(201) is None
+    assert receive_times.together(1, 0.5) == 150
+    assert receive_times.together(1, 1.5) == 200
+    assert receive_times.together(160, 0.0) == 200
 
 
 @given(
@@ -283,20 +283,20 @@ def test_receipts_say_when_a_byte_came() -> None:
     st.integers(1, 40),
 )
 def test_receipts_are_never_late(steps: list[tuple[int, float]], repeat: int) -> None:
-    receipts = ReceiveTimes()
+    receive_times = ReceiveTimes()
     truth: list[tuple[int, float]] = []
     end, at = 0, 0.0
     for n, gap in steps * repeat:
         end, at = end + n, at + gap
         truth.append((end, at))
-        receipts.add(end, at)
-    assert len(receipts) <= 8192
+        receive_times.add(end, at)
+    assert len(receive_times) <= 8192
     for end, at in truth[:: max(len(truth) // 50, 1)]:
-        found = receipts.at(end)
+        found = receive_times.at(end)
         assert found is not None
         assert found <= at
-    receipts.forget(truth[-1][0])
-    assert receipts.at(truth[-1][0]) is not None
+    receive_times.forget(truth[-1][0])
+    assert receive_times.at(truth[-1][0]) is not None
 
 
 def _rss() -> int:

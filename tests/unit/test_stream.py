@@ -665,15 +665,18 @@ def test_the_time_of_receipt_is_that_of_the_last_bytes():
     assert [batch.command(i)[2] for i in range(2)] == [b"2000", b"6000"]
 
 
-LIFT = 10**12
+EXTEND = 10**12
 
 
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        ([b"PEXPIREAT", b"k", b"%d" % (NOW + 5)], [pexpireat(b"k", NOW + 5 + LIFT)]),
-        ([b"EXPIREAT", b"k", b"%d" % (NOW // 1000)], [pexpireat(b"k", NOW // 1000 * 1000 + LIFT)]),
-        ([b"SET", b"k", b"v", b"PXAT", b"%d" % NOW], [SET, pexpireat(b"k", NOW + LIFT)]),
+        ([b"PEXPIREAT", b"k", b"%d" % (NOW + 5)], [pexpireat(b"k", NOW + 5 + EXTEND)]),
+        (
+            [b"EXPIREAT", b"k", b"%d" % (NOW // 1000)],
+            [pexpireat(b"k", NOW // 1000 * 1000 + EXTEND)],
+        ),
+        ([b"SET", b"k", b"v", b"PXAT", b"%d" % NOW], [SET, pexpireat(b"k", NOW + EXTEND)]),
         # Far enough; but what it was weighed against on the source may be lifted here.
         ([b"PEXPIREAT", b"k", b"%d" % (NOW + 1000), b"GT"], [pexpireat(b"k", NOW + 1000)]),
         ([b"PEXPIREAT", b"k", b"%d" % (NOW + 1000)], [pexpireat(b"k", NOW + 1000)]),
@@ -683,13 +686,15 @@ LIFT = 10**12
 )
 def test_near_deadlines_are_lifted(args: list[bytes], expected: list[list[bytes]] | None) -> None:
     reader = StreamReader(0)
-    reader.hold_before, reader.hold_shift = NOW + 1000, LIFT
+    reader.hold_before, reader.hold_shift = NOW + 1000, EXTEND
     reader.feed(command(*args))
     reader.flush()
     (batch,) = reader.take()
     found = [batch.command(i) for i in range(len(batch))]
     assert found == ([args] if expected is None else expected)
-    lifted = [each for each in found if each[0] == b"PEXPIREAT" and int(each[2]) >= LIFT + NOW // 2]
+    lifted = [
+        each for each in found if each[0] == b"PEXPIREAT" and int(each[2]) >= EXTEND + NOW // 2
+    ]
     assert reader.held == len(lifted)
 
 

@@ -27,7 +27,7 @@ NOW = 1_700_000_000_000
 NEAR = NOW + 5_000
 FAR = NOW + 7_200_000
 HORIZON = NOW + 3_600_000
-LIFT = 100 * 365 * 86_400_000
+EXTEND = 100 * 365 * 86_400_000
 
 Word = str | bytes | int
 
@@ -39,7 +39,7 @@ def batch_of(
     reader = StreamReader(0, anchor=anchor)
     reader.now_ms = NOW
     if lift:
-        reader.hold_before, reader.hold_shift = HORIZON, LIFT
+        reader.hold_before, reader.hold_shift = HORIZON, EXTEND
     for command in commands:
         words = command.split() if isinstance(command, str) else command
         reader.feed(encode_command(*words))
@@ -130,12 +130,12 @@ def test_near_deadlines_behind_options_are_lifted() -> None:
         lift=True,
     )
     assert [batch.command(index)[-1] for index in range(3)] == [
-        b"%d" % (NEAR + LIFT),
-        b"%d" % ((NEAR + LIFT) // 1000),
+        b"%d" % (NEAR + EXTEND),
+        b"%d" % ((NEAR + EXTEND) // 1000),
         b"%d" % FAR,
     ]
     assert batch.command(0)[:-1] == f"MSETEX 2 a PXAT b {NEAR} NX PXAT".encode().split()
-    assert batch.command(4) == f"INCREX a BYINT 3 PXAT {NEAR + LIFT} ENX".encode().split()
+    assert batch.command(4) == f"INCREX a BYINT 3 PXAT {NEAR + EXTEND} ENX".encode().split()
     assert batch.rewritten == [0, 1, 4]
     assert batch.doubtful(CMD_TTL) == []
     assert [batch.changes(index) for index in (0, 4)] == [[(0, b"a"), (0, b"b")], [(0, b"a")]]
@@ -215,13 +215,13 @@ def test_what_gets_its_ttl_in_the_same_batch_has_one() -> None:
             anchor=True,
         )
     )
-    assert found.deadlines == ((0, b"a"), (0, b"c"), (0, b"e"))
+    assert found.ttls == ((0, b"a"), (0, b"c"), (0, b"e"))
     assert found.if_timed == (Timed(0, b"d", None), Timed(0, b"f", None))
     found = between("redis 8.0.2", "redis 8.0.2", "HPEXPIREAT h 99 FIELDS 1 f", "HSET h f 2.5")
     assert found == Doubts(values=((0, b"h"),))
     # Nor would it know which database is meant.
     found = between("redis 5.0.14", "redis 7.0.15", "SET a 1.5", "SWAPDB 0 1")
-    assert found == Doubts(deadlines=((1, b"a"),))
+    assert found == Doubts(ttls=((1, b"a"),))
 
 
 def test_claims_between_versions() -> None:
@@ -258,7 +258,7 @@ def test_what_the_clock_or_chance_decides() -> None:
     )
     found = between("redis 8.0.2", "redis 8.0.2", *commands)
     assert found.values == ((0, b"series"), (0, b"other"), (0, b"set"))
-    assert not found.deadlines
+    assert not found.ttls
     assert not found.unnamed
 
 
@@ -313,7 +313,7 @@ def lifted(words: list[bytes]) -> list[bytes]:
     due = min(int(text) * unit, 2**63 - 1)
     if due >= HORIZON:
         return words
-    return [*words[: at + 1], b"%d" % ((due + LIFT) // unit), *words[at + 2 :]]
+    return [*words[: at + 1], b"%d" % ((due + EXTEND) // unit), *words[at + 2 :]]
 
 
 def is_float(text: bytes) -> bool:

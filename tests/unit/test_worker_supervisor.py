@@ -74,62 +74,64 @@ class ServiceContext:
 
 
 @pytest.fixture
-async def house(state_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ServiceContext]:
+async def services(
+    state_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[ServiceContext]:
     """Its first worker is one that was killed before it could claim anything."""
-    house = ServiceContext(Engine(state_url, credentials=Credentials()), Registry(state_url))
+    services = ServiceContext(Engine(state_url, credentials=Credentials()), Registry(state_url))
 
     def launch(*_: object, **__: object) -> int:
-        house.launches += 1
-        return house.launch()
+        services.launches += 1
+        return services.launch()
 
     monkeypatch.setattr(local, "launch", launch)
     without_checks(monkeypatch)
-    await house.face.register_replication_group("g", TARGET)
-    await house.face.start_migration("g", NODES)
-    yield house
-    house.face.close()
-    house.registry.store.close()
+    await services.face.register_replication_group("g", TARGET)
+    await services.face.start_migration("g", NODES)
+    yield services
+    services.face.close()
+    services.registry.store.close()
 
 
-async def test_a_killed_worker_is_replaced(house: ServiceContext) -> None:
-    dead = house.registry.get("g")[1]
+async def test_a_killed_worker_is_replaced(services: ServiceContext) -> None:
+    dead = services.registry.get("g")[1]
     assert dead is not None
     assert dead.process is not None
-    house.launch = os.getpid
-    waiting = house.wait()
-    while house.launches < 2:  # noqa: ASYNC110
+    services.launch = os.getpid
+    waiting = services.wait()
+    while services.launches < 2:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
-    assert house.launches == 2
-    house.registry.claim_transfer("g", ProcessId.here()).beat(IN_SYNC)
+    assert services.launches == 2
+    services.registry.claim_transfer("g", ProcessId.here()).beat(IN_SYNC)
     assert await waiting == IN_SYNC
     told = f"the worker process (pid {dead.process.pid}) was killed: replaced, 1 of 20"
-    assert house.events()[-1] == told
-    assert house.heard == [told]
+    assert services.events()[-1] == told
+    assert services.heard == [told]
 
 
 async def test_workers_that_are_killed_again_and_again(
-    house: ServiceContext, monkeypatch: pytest.MonkeyPatch
+    services: ServiceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_supervisor, "LIMIT", 3)
     with pytest.raises(TransferFailed, match=r"3 workers in a row were killed .* is gone: resume"):
-        await house.wait()
-    assert house.launches == 4
+        await services.wait()
+    assert services.launches == 4
     # They came and went at a growing pace; the group is as it was, and can be resumed.
-    assert [event.rpartition(", ")[2] for event in house.events()[-3:]] == [
+    assert [event.rpartition(", ")[2] for event in services.events()[-3:]] == [
         "1 of 3",
         "2 of 3",
         "3 of 3",
     ]
-    assert house.registry.get("g")[0].status == "migrating"
-    house.launch = os.getpid
-    await house.face.resume_migration("g")
+    assert services.registry.get("g")[0].status == "migrating"
+    services.launch = os.getpid
+    await services.face.resume_migration("g")
 
 
-async def test_without_supervision(house: ServiceContext) -> None:
+async def test_without_supervision(services: ServiceContext) -> None:
     with pytest.raises(TransferFailed, match="is gone"):
-        await house.face.wait("g", until="in-sync")
-    assert house.launches == 1
+        await services.face.wait("g", until="in-sync")
+    assert services.launches == 1
 
 
 @pytest.mark.parametrize(
@@ -137,73 +139,73 @@ async def test_without_supervision(house: ServiceContext) -> None:
     [(TransferStatus.STOPPED, Interrupted), (TransferStatus.FAILED, MigrationFailed)],
 )
 async def test_who_has_the_last_word_is_left_alone(
-    house: ServiceContext, status: TransferStatus, error: type[EngineError]
+    services: ServiceContext, status: TransferStatus, error: type[EngineError]
 ) -> None:
-    dead = house.registry.get("g")[1]
+    dead = services.registry.get("g")[1]
     assert dead is not None
     assert dead.process is not None
-    claimed = house.registry.claim_transfer("g", dead.process)
+    claimed = services.registry.claim_transfer("g", dead.process)
     report = Report("stopped" if status is TransferStatus.STOPPED else "failed", errors=("why",))
     claimed.finish(status, report, Progress(), "the last word")
     with pytest.raises(error):
-        await house.wait()
-    assert house.launches == 1
-    assert house.events()[-1] == "the last word"
+        await services.wait()
+    assert services.launches == 1
+    assert services.events()[-1] == "the last word"
 
 
-async def test_a_silent_worker_is_left_alone(house: ServiceContext) -> None:
+async def test_a_silent_worker_is_left_alone(services: ServiceContext) -> None:
     """It may wake up, and then there would be two."""
-    house.registry.claim_transfer("g", ProcessId.here())
-    house.age(HEARTBEAT_LOST + 1)
+    services.registry.claim_transfer("g", ProcessId.here())
+    services.age(HEARTBEAT_LOST + 1)
     with pytest.raises(TransferFailed, match="is gone"):
-        await house.wait()
-    assert house.launches == 1
+        await services.wait()
+    assert services.launches == 1
 
 
-async def test_a_worker_that_cannot_be_started_just_now(house: ServiceContext) -> None:
+async def test_a_worker_that_cannot_be_started_just_now(services: ServiceContext) -> None:
     def no_memory() -> int:
         raise EngineError("no worker process could be started: Cannot allocate memory")
 
-    house.launch = no_memory
-    waiting = house.wait()
-    while not house.heard:  # noqa: ASYNC110
+    services.launch = no_memory
+    waiting = services.wait()
+    while not services.heard:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-    assert house.events()[-1] == "no worker process could be started: Cannot allocate memory"
-    assert house.registry.get("g")[0].status == "migrating"
-    house.launch = os.getpid
+    assert services.events()[-1] == "no worker process could be started: Cannot allocate memory"
+    assert services.registry.get("g")[0].status == "migrating"
+    services.launch = os.getpid
     await asyncio.sleep(0.1)
-    assert house.launches == 2  # the transfer's time to be claimed is not over
-    house.age(records.START_GRACE)
-    while house.launches < 3:  # noqa: ASYNC110
+    assert services.launches == 2  # the transfer's time to be claimed is not over
+    services.age(records.START_GRACE)
+    while services.launches < 3:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
-    house.registry.claim_transfer("g", ProcessId.here()).beat(IN_SYNC)
+    services.registry.claim_transfer("g", ProcessId.here()).beat(IN_SYNC)
     assert await waiting == IN_SYNC
 
 
-async def test_a_cut_over_that_was_killed(house: ServiceContext) -> None:
+async def test_a_cut_over_that_was_killed(services: ServiceContext) -> None:
     """Whoever waits for the end is told that it did not come when that is known, and may ask
     again."""
-    dead = house.registry.get("g")[1]
+    dead = services.registry.get("g")[1]
     assert dead is not None
     assert dead.process is not None
-    claimed = house.registry.claim_transfer("g", dead.process)
+    claimed = services.registry.claim_transfer("g", dead.process)
     claimed.beat(Progress(phase=Phase.CUT_OVER))
-    with house.registry.store.write() as connection:
+    with services.registry.store.write() as connection:
         connection.exec_driver_sql("UPDATE transfers SET request = 'complete'")
-    house.launch = os.getpid
-    waiting = asyncio.ensure_future(house.wait("available"))
-    while house.launches < 2:  # noqa: ASYNC110
+    services.launch = os.getpid
+    waiting = asyncio.ensure_future(services.wait("available"))
+    while services.launches < 2:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-    claimed = house.registry.claim_transfer("g", ProcessId.here())
+    claimed = services.registry.claim_transfer("g", ProcessId.here())
     claimed.beat(Progress())
     await asyncio.sleep(0.1)
     assert not waiting.done(), waiting
     claimed.beat(Progress(phase=Phase.FOLLOW))
     with pytest.raises(TransferFailed, match="killed during the cut-over, which came to nothing"):
         await waiting
-    assert house.launches == 2
-    assert house.registry.get("g")[0].status == "migrating"
+    assert services.launches == 2
+    assert services.registry.get("g")[0].status == "migrating"
 
 
 class Clock:
@@ -217,10 +219,10 @@ class Clock:
 
 
 async def die(
-    house: ServiceContext, supervisor: Supervisor, clock: Clock, lived: float, reached: Progress
+    services: ServiceContext, supervisor: Supervisor, clock: Clock, lived: float, reached: Progress
 ) -> None:
     """A worker comes, lives for some seconds, reaches something, and is killed."""
-    transfer = house.registry.get("g")[1]
+    transfer = services.registry.get("g")[1]
     assert transfer is not None
     assert transfer.orphaned()
     await supervisor.replace(transfer)
@@ -240,17 +242,17 @@ LIVES: dict[str, tuple[Callable[[int], Progress], float, bool]] = {
 
 @pytest.mark.parametrize("life", LIVES)
 async def test_what_begins_a_new_row(
-    house: ServiceContext, monkeypatch: pytest.MonkeyPatch, life: str
+    services: ServiceContext, monkeypatch: pytest.MonkeyPatch, life: str
 ) -> None:
     reach, lived, endless = LIVES[life]
     clock = Clock()
     monkeypatch.setattr(worker_supervisor, "time", clock)
     monkeypatch.setattr(worker_supervisor, "LIMIT", 3)
-    supervisor = Supervisor(house.face._house, "g", None)
+    supervisor = Supervisor(services.face._services, "g", None)
     deaths = 0
     try:
         for number in range(10):
-            await die(house, supervisor, clock, lived, reach(number + 1))
+            await die(services, supervisor, clock, lived, reach(number + 1))
             deaths += 1
     except TransferFailed:
         assert not endless
@@ -260,17 +262,17 @@ async def test_what_begins_a_new_row(
         assert endless
 
 
-async def test_the_pauses_grow(house: ServiceContext, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_pauses_grow(services: ServiceContext, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(worker_supervisor, "time", clock)
-    supervisor = Supervisor(house.face._house, "g", None)
+    supervisor = Supervisor(services.face._services, "g", None)
     began: list[float] = []
     for _ in range(2000):
-        transfer = house.registry.get("g")[1]
+        transfer = services.registry.get("g")[1]
         assert transfer is not None
-        before = house.launches
+        before = services.launches
         await supervisor.replace(transfer)
-        if house.launches > before:
+        if services.launches > before:
             began.append(clock.now)
         if len(began) == 12:
             break

@@ -69,7 +69,7 @@ class Action:
         """Raise the fault with which the group's state refuses the change, if it does."""
         name = validate.identifier(parameters.get("ReplicationGroupId"))
         if (refused := self.refused) is not None:
-            await engine.house.state(lambda registry: refused(registry, name))
+            await engine.services.state(lambda registry: refused(registry, name))
 
     def _instead(self, name: str) -> str:
         if name in self.only:

@@ -104,7 +104,7 @@ class Api:
         self._quiet = LogThrottle()
         self.metrics = Metrics()
         self.history = History()
-        self.feed = Feed(lambda: operations.overview(engine.house, EVENTS))
+        self.feed = Feed(lambda: operations.overview(engine.services, EVENTS))
         self.app = Starlette(
             routes=[
                 Route("/", self._answer(self._root), methods=["GET", "POST"]),
@@ -254,7 +254,7 @@ class Api:
             admitted = await self._admit(request, call)
             self._gate.allow(admitted.caller, Role.READ, "Metrics")
         self.metrics.watchers.set(self.feed.clients)
-        found = await self._engine.house.state(
+        found = await self._engine.services.state(
             lambda registry: (
                 registry.under_migration(),
                 registry.checkpoint_times(),
@@ -271,7 +271,7 @@ class Api:
         if time.monotonic() - at >= _HEALTH_SECONDS:
             try:
                 async with asyncio.timeout(_HEALTH_SECONDS * 5):
-                    await self._engine.house.state(lambda registry: registry.list(limit=1))
+                    await self._engine.services.state(lambda registry: registry.list(limit=1))
                 healthy = True
             except (EngineError, TimeoutError):
                 healthy = False

@@ -71,9 +71,9 @@ async def serve(state: str | None, settings: Settings) -> None:
     context = _tls(settings)
     token = _token(settings.metrics_token_file)
     engine = Engine(state)
-    for problem in engine.house.credentials.unreadable():
+    for problem in engine.services.credentials.unreadable():
         _log.warning("%s", problem)
-    await engine.house.state(lambda registry: registry.list(limit=1), make=True)
+    await engine.services.state(lambda registry: registry.list(limit=1), make=True)
     sockets = _bind(settings.listen)
     with limited(settings.allowed):
         await _serve(engine, gate, token, context, sockets)
@@ -88,12 +88,12 @@ async def _serve(
 ) -> None:
     # 2. The migrations that are there, and the door.
     api = Api(engine, gate, metrics_token=token)
-    watchman = MigrationWatcher(
-        engine.house,
+    watcher = MigrationWatcher(
+        engine.services,
         on_replaced=api.metrics.replaced.inc,
         on_look=lambda migrations: api.history.note(migrations, time.time()),
     )
-    watching = asyncio.create_task(watchman.run())
+    watching = asyncio.create_task(watcher.run())
     server = _Server(_config(api, context), api)
     _step_back()
     scheme = "http" if context is None else "https"

@@ -97,9 +97,9 @@ async def check_scripts_allowed(
     """Whether deadlines can be set back on the target, which a script does; empty: they can.
     `fields`: those of hash fields."""
     needed = (
-        required_commands.lifted_fields(info)
+        required_commands.extended_field_ttls(info)
         if fields
-        else required_commands.lifted_deadlines(info)
+        else required_commands.extended_ttls(info)
     )
     rights = await ask_rights(target, needed)
     if not rights.denied:

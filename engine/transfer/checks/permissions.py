@@ -180,7 +180,7 @@ async def _rights_for(
     importing = required_commands.import_mode(info)
     if importing and not (await ask_rights(end, importing, keys)).denied:
         return await ask_rights(end, [*needed, *importing], keys)
-    return await ask_rights(end, [*needed, *required_commands.lifted_deadlines(info)], keys)
+    return await ask_rights(end, [*needed, *required_commands.extended_ttls(info)], keys)
 
 
 async def replica_objection(
@@ -216,7 +216,7 @@ async def check_following(
         check
         for check in (
             await _check_fence(source, info, settings),
-            await _check_seal(source, settings),
+            await _check_write_block(source, settings),
             await _check_tuning(source, settings),
             await _check_writes(target, keys),
         )
@@ -263,12 +263,12 @@ async def _check_fence(source: Admin, info: ServerInfo, settings: TransferSettin
     )
 
 
-async def _check_seal(source: Admin, settings: TransferSettings) -> Check | None:
+async def _check_write_block(source: Admin, settings: TransferSettings) -> Check | None:
     if settings.fence != "pause" or settings.until != "cut-over":
         return None
     if settings.source_after != "refuse":
         return None
-    rights = await ask_rights(source, required_commands.SEAL)
+    rights = await ask_rights(source, required_commands.WRITE_BLOCK)
     if not rights.denied:
         return None
     figure = f"{rights.figure('source')}: once cut over {rights.losses}"

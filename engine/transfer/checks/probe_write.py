@@ -54,16 +54,16 @@ async def check_probe(
     version = _LOWEST
     if accepts_footer(source_info, target_info):
         version = rdb_version(source_info.flavour, source_info.version)
-    deadline = round((time.time() + _PROBE_SECONDS) * 1000)
+    expire_at = round((time.time() + _PROBE_SECONDS) * 1000)
     began = time.perf_counter()
     try:
         try:
-            await target.call("RESTORE", key, deadline, dump(version), "ABSTTL")
+            await target.call("RESTORE", key, expire_at, dump(version), "ABSTTL")
         except AuthError as refusal:
             if not refusal.of_key:
                 raise
             key = keys.beside(own)
-            await target.call("RESTORE", key, deadline, dump(version), "ABSTTL")
+            await target.call("RESTORE", key, expire_at, dump(version), "ABSTTL")
         seconds = time.perf_counter() - began
     except AuthError as error:
         if error.of_key and not keys.sure:

@@ -163,7 +163,7 @@ def import_mode(info: ServerInfo) -> list[Needed]:
     ]
 
 
-def lifted_deadlines(info: ServerInfo) -> list[Needed]:
+def extended_ttls(info: ServerInfo) -> list[Needed]:
     """What sets lifted deadlines back (`transfer.extended_ttls`), its script's commands
     included."""
     needed = [
@@ -177,7 +177,7 @@ def lifted_deadlines(info: ServerInfo) -> list[Needed]:
     return [*needed, _queued("PEXPIRE", ABSENT_KEY, 1)]
 
 
-def lifted_fields(info: ServerInfo) -> list[Needed]:
+def extended_field_ttls(info: ServerInfo) -> list[Needed]:
     """What sets lifted deadlines of hash fields back (`transfer.extended_field_ttls`); nothing
     where the target has none, or keeps them in import mode."""
     since = (7, 4, 0) if info.flavour == "redis" else (9, 0, 0)
@@ -195,7 +195,7 @@ def lifted_fields(info: ServerInfo) -> list[Needed]:
 PAUSE = (_queued("CLIENT", "PAUSE", 1), _queued("CLIENT", "UNPAUSE"))
 """What `--fence pause` runs. (Before 6.2 there is no UNPAUSE, and none is run.)"""
 
-SEAL = (
+WRITE_BLOCK = (
     Needed(
         ("CONFIG", "GET", "min-replicas-to-write"),
         "it goes on accepting writes that are not replicated",
