@@ -23,6 +23,7 @@ import collections
 
 include "consts.pxi"
 include "hash.pxi"
+include "digest.pxi"
 include "commands.pxi"
 include "resp.pxi"
 include "buffer.pxi"

@@ -16,7 +16,7 @@ from typing import Any
 from engine.errors import AuthError, EngineError, ProtocolFault
 from engine.model.endpoint import Endpoint
 from engine.verify.hyperloglog import registers
-from engine.verify.value_digest import Unordered
+from engine.verify.value_digest import unordered
 from engine.verify.value_readers import (
     HYPERLOGLOG,
     MADE_BY,
@@ -153,7 +153,7 @@ class Side:
         if look.kind != b"hash" or not self.able.field_ttls:
             return False
         (parts,) = await self.read([(key, look)])
-        return parts is not None and parts["value"] == Unordered().digest()
+        return parts is not None and parts["value"] == unordered().digest()
 
 
 async def differing(

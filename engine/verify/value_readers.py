@@ -12,10 +12,11 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
+from engine._native import OrderedDigest
 from engine.model.modules import made_by
 from engine.model.server import ServerInfo
 from engine.verify.hyperloglog import LONGEST, MAGIC
-from engine.verify.value_digest import Ordered, Unordered, number, score
+from engine.verify.value_digest import number, ordered, unordered
 
 Command = tuple[bytes | str | int, ...]
 Parts = dict[str, bytes]
@@ -98,7 +99,7 @@ def reading(kind: bytes, key: bytes, size: int | None, able: Abilities) -> Readi
 
 
 def _string(key: bytes, whole: bool, able: Abilities) -> Reading:
-    digest = Ordered()
+    digest = ordered()
     start = 0
     while True:
         window: Command = ("GETRANGE", key, start, start + WINDOW_BYTES - 1)
@@ -115,14 +116,13 @@ def _string(key: bytes, whole: bool, able: Abilities) -> Reading:
 
 
 def _list(key: bytes, whole: bool, able: Abilities) -> Reading:
-    digest = Ordered()
+    digest = ordered()
     count = _Count()
     start = 0
     while True:
         asked = count.next
         (items,) = yield [("LRANGE", key, start, -1 if whole else start + asked - 1)]
-        for item in _list_of(items):
-            digest.add(item)
+        digest.add_all(_list_of(items))
         start += len(items)
         if whole or len(items) < asked:
             return {"value": digest.digest() + number(start)}
@@ -130,7 +130,7 @@ def _list(key: bytes, whole: bool, able: Abilities) -> Reading:
 
 
 def _set(key: bytes, whole: bool, able: Abilities) -> Reading:
-    digest = Unordered()
+    digest = unordered()
     count = _Count()
     cursor = b"0"
     while True:
@@ -139,32 +139,30 @@ def _set(key: bytes, whole: bool, able: Abilities) -> Reading:
         else:
             (page,) = yield [("SSCAN", key, cursor, "COUNT", count.next)]
             cursor, members = _list_of(page)
-        for member in _list_of(members):
-            digest.add(member)
+        digest.add_all(_list_of(members))
         if whole or cursor == b"0":
             return {"value": digest.digest()}
         count.saw(len(members), sum(map(len, members)))
 
 
 def _sorted_set(key: bytes, whole: bool, able: Abilities) -> Reading:
-    digest = Unordered()
+    digest = unordered()
     count = _Count()
     start = 0
     while True:
         asked = count.next
         stop = -1 if whole else start + asked - 1
         (flat,) = yield [("ZRANGE", key, start, stop, "WITHSCORES")]
-        members, scores = _pairs(flat)
-        for member, text in zip(members, scores, strict=True):
-            digest.add(member, score(text))
-        start += len(members)
-        if whole or len(members) < asked:
+        digest.add_scored(_list_of(flat))
+        members = len(flat) // 2
+        start += members
+        if whole or members < asked:
             return {"value": digest.digest()}
-        count.saw(len(members), sum(map(len, flat)))
+        count.saw(members, sum(map(len, flat)))
 
 
 def _hash(key: bytes, whole: bool, able: Abilities) -> Reading:
-    values, expire_times = Unordered(), Unordered()
+    values, expire_times = unordered(), unordered()
     count = _Count()
     cursor = b"0"
     while True:
@@ -173,14 +171,13 @@ def _hash(key: bytes, whole: bool, able: Abilities) -> Reading:
         else:
             (page,) = yield [("HSCAN", key, cursor, "COUNT", count.next)]
             cursor, flat = _list_of(page)
-        fields, contents = _pairs(flat)
-        for field, content in zip(fields, contents, strict=True):
-            values.add(field, content)
+        values.add_pairs(_list_of(flat))
+        fields = flat[::2]
         if able.field_ttls and fields:
             (times,) = yield [("HPEXPIRETIME", key, "FIELDS", len(fields), *fields)]
             for field, at in zip(fields, _list_of(times), strict=True):
                 if at > 0:  # -1: no deadline; -2: the field has gone since
-                    expire_times.add(field, number(at))
+                    expire_times.add(field, at)
         if whole or cursor == b"0":
             # A server without field TTLs has none: that is a statement, not a gap.
             return {"value": values.digest(), "field TTLs": expire_times.digest()}
@@ -192,12 +189,11 @@ def _stream(key: bytes, whole: bool, able: Abilities) -> Reading:
 
     Of pending entries the time of delivery is left out: servers tell it as a moving idle time.
     """
-    entries = Ordered()
+    entries = ordered()
     if whole and able.full_streams:
         (full,) = yield [("XINFO", "STREAM", key, "FULL", "COUNT", 0)]
         about = _named(full)
-        for identifier, fields in _list_of(about[b"entries"]):
-            entries.add(identifier, number(len(fields)), *fields)
+        entries.add_entries(_list_of(about[b"entries"]))
         groups = [_named(each) for each in _list_of(about[b"groups"])]
         return _stream_parts(about, entries, _full_groups(groups, able.idle_consumers))
     count = _Count()
@@ -206,11 +202,8 @@ def _stream(key: bytes, whole: bool, able: Abilities) -> Reading:
         asked = count.next
         limit: Command = () if whole else ("COUNT", asked)
         (found,) = yield [("XRANGE", key, start, "+", *limit)]
-        size = 0
-        for identifier, fields in _list_of(found):
-            fields = fields or []
-            entries.add(identifier, number(len(fields)), *fields)
-            size += sum(map(len, fields))
+        entries.add_entries(_list_of(found))
+        size = sum(sum(map(len, fields or ())) for _, fields in found)
         if whole or len(found) < asked:
             break
         count.saw(len(found), size)
@@ -223,7 +216,7 @@ def _stream(key: bytes, whole: bool, able: Abilities) -> Reading:
     return _stream_parts(about, entries, consumed)
 
 
-def _stream_parts(about: dict[bytes, Any], entries: Ordered, groups: bytes) -> Parts:
+def _stream_parts(about: dict[bytes, Any], entries: OrderedDigest, groups: bytes) -> Parts:
     last_id = about[b"last-generated-id"]
     parts = {"value": entries.digest(), "last id": last_id, "groups": groups}
     # Since 7.0; a stream that came from an older server has estimates in their place.
@@ -236,20 +229,20 @@ def _stream_parts(about: dict[bytes, Any], entries: Ordered, groups: bytes) -> P
 def _groups(
     key: bytes, groups: list[dict[bytes, Any]], idle_consumers: bool
 ) -> Generator[list[Command], list[Any], bytes]:
-    digest = Ordered()
+    digest = ordered()
     for group in sorted(groups, key=lambda each: each[b"name"]):
         name = group[b"name"]
-        digest.add(name, group[b"last-delivered-id"], number(group[b"pending"]))
+        digest.add(name, group[b"last-delivered-id"], group[b"pending"])
         (consumers,) = yield [("XINFO", "CONSUMERS", key, name)]
         described = [_named(each) for each in _list_of(consumers)]
         for consumer in sorted(described, key=lambda each: each[b"name"]):
             if consumer[b"pending"] or idle_consumers:
-                digest.add(consumer[b"name"], number(consumer[b"pending"]))
+                digest.add(consumer[b"name"], consumer[b"pending"])
         start: bytes = b"-"
         while True:
             (pending,) = yield [("XPENDING", key, name, start, "+", 1000)]
             for identifier, owner, _idle, deliveries in _list_of(pending):
-                digest.add(identifier, owner, number(deliveries))
+                digest.add(identifier, owner, deliveries)
             if len(pending) < 1000:
                 break
             start = _after(pending[-1][0])
@@ -258,15 +251,15 @@ def _groups(
 
 def _full_groups(groups: list[dict[bytes, Any]], idle_consumers: bool) -> bytes:
     """What `_groups` tells, out of XINFO STREAM … FULL."""
-    digest = Ordered()
+    digest = ordered()
     for group in sorted(groups, key=lambda each: each[b"name"]):
-        digest.add(group[b"name"], group[b"last-delivered-id"], number(group[b"pel-count"]))
+        digest.add(group[b"name"], group[b"last-delivered-id"], group[b"pel-count"])
         described = [_named(each) for each in _list_of(group[b"consumers"])]
         for consumer in sorted(described, key=lambda each: each[b"name"]):
             if consumer[b"pel-count"] or idle_consumers:
-                digest.add(consumer[b"name"], number(consumer[b"pel-count"]))
+                digest.add(consumer[b"name"], consumer[b"pel-count"])
         for identifier, owner, _delivered, deliveries in _list_of(group[b"pending"]):
-            digest.add(identifier, owner, number(deliveries))
+            digest.add(identifier, owner, deliveries)
     return digest.digest()
 
 
@@ -274,7 +267,7 @@ def _dump(key: bytes, size: int | None, made_by: bytes) -> Reading:
     if size is not None and size > _DUMP_LIMIT:
         return {}
     (payload,) = yield [("DUMP", key)]
-    digest = Ordered()
+    digest = ordered()
     digest.raw(_bytes(payload)[:-_FOOTER])
     return {"dump": digest.digest(), MADE_BY: made_by}
 
@@ -284,7 +277,7 @@ def _series(key: bytes, size: int | None) -> Reading:
     if size is not None and size > _DUMP_LIMIT:
         return {}
     payload, told = yield [("DUMP", key), ("TS.INFO", key)]
-    digest, rules = Ordered(), Ordered()
+    digest, rules = ordered(), ordered()
     digest.raw(_bytes(payload)[:-_FOOTER])
     members = _named(told)
     for rule in sorted(members[b"rules"]):
