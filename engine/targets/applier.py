@@ -26,8 +26,8 @@ hold then:
   target lacks. Its keys are read from the source again, by us or by the engine after us.
 - The guard covers the first of them alone: between the EXEC of one and the WATCH of the next
   another engine may write. So an engine that claims the target closes the connections of those
-  before it by their names (`transfer.target_claim`), and this one that of its own that it has lost, before it
-  looks at the position. Where the target's user may not do that, one is under way at a time.
+  before it by their names (`transfer.target_claim`), and this one that of its own that it has
+  lost, before it looks at the position. Where the target's user may not do that, one is under way at a time.
 """
 
 from __future__ import annotations
