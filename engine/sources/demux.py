@@ -42,7 +42,7 @@ class Demux:
 
     `stream_from` makes the stream's reader, given the database in which it begins. `source_ms` says
     what the source's clock showed at a time of ours; relative TTLs hang on it. `watched`:
-    somebody wants to know the `late_offset`.
+    `was_late` is to be known: whether the last bytes may have been read long after they came.
     """
 
     def __init__(
@@ -73,7 +73,6 @@ class Demux:
         self._watched = watched
         self._read_delay = ReadDelay(self._clock())
         # Up to here (`total`) some bytes may have lain in the kernel for long.
-        self._late = 0
         self.was_late = False
         """The last read brought what may have lain in the kernel for long."""
         self.snapshot = snapshot
@@ -129,8 +128,6 @@ class Demux:
         """
         now = self._clock()
         self.was_late = self._watched and self._read_delay.was_late(n, now)
-        if self.was_late:
-            self._late = self.total + n
         if self._first is not None:
             return self._received_first(now, n)
         self.total += n
@@ -243,11 +240,6 @@ class Demux:
     def received_offset(self) -> int:
         """Offset of the last byte of the stream that came."""
         return self._base + max(self.total - self._snapshot_end, 0)
-
-    @property
-    def late_offset(self) -> int:
-        """Up to here bytes may have been read long after the source sent them."""
-        return self._base + max(self._late - self._snapshot_end, 0)
 
     def position_of(self, offset: int) -> int:
         """Which of the received bytes has this offset in the stream."""

@@ -36,6 +36,7 @@ from engine._native import (
 )
 from engine.errors import EngineError, LinkError, ServerError, TransferStopped
 from engine.model.backoff import Backoff, span
+from engine.model.doubt import Doubt
 from engine.model.endpoint import Endpoint
 from engine.model.position import StreamPosition
 from engine.model.replication import Replication
@@ -97,14 +98,10 @@ class ReplicaSource:
         self.hold_shift = 0
         self.on_event: Callable[[str], None] = lambda _: None
         """Told what an operator would want to read in a log."""
-        self.on_relinked: Callable[[], None] = lambda: None
-        """Called when a lost link was made anew, before what was missed is read."""
-        self.on_late: Callable[[], None] = lambda: None
-        """Called when bytes of the stream were read late, before they are given: what the source
-        holds back behind them, for our window was full, is as old."""
-        self.on_stalled: Callable[[], None] = lambda: None
-        """Called while the source, or what it has sent, may be held up on its way: what the source
-        has sent by now is late. Told of sources that `on_late` is told of."""
+        self.on_doubt: Callable[[Doubt], None] = lambda _: None
+        """Told that the stream was read late, before those bytes are given; again and again while
+        it may be held up on its way; and that a lost link was made anew, before what was missed is
+        read. The first two of sources that send relative TTLs, or have fields with TTLs."""
         self.elsewhere: Callable[[StreamPosition], Awaitable[bool]] | None = None
         """Asked while the source cannot be dialled, with the last position: whether its stream goes
         on at another server, to which its address leads from now on."""
@@ -337,12 +334,6 @@ class ReplicaSource:
         return self.relative_ttls or self.field_ttls
 
     @property
-    def late_offset(self) -> int:
-        """Up to here the stream may have been received late, for want of CPU. It is known of
-        sources that have relative TTLs, or deadlines of fields."""
-        return self._demux.late_offset
-
-    @property
     def link(self) -> Link:
         """Whether the source is heard, see `sources/source_liveness`."""
         return self._liveness.link
@@ -543,7 +534,7 @@ class ReplicaSource:
 
     def _on_ready(self, _: int) -> None:
         if self._demux.was_late:
-            self.on_late()
+            self.on_doubt(Doubt.READ_LATE)
         if self._sip:
             self._sip = max(self._sip - self._connection.last_read, 0)
         stream = self._demux.stream
@@ -669,7 +660,7 @@ class ReplicaSource:
         watch = self._watch = SourceMonitor(
             self._handshake.dial,
             lambda: self._demux.received_offset,
-            (lambda: self.on_stalled()) if self._watched else None,
+            (lambda: self.on_doubt(Doubt.STALLED)) if self._watched else None,
             lambda text: self.on_event(text),
         )
         self._liveness.attend(watch)
@@ -704,7 +695,7 @@ class ReplicaSource:
                 self.on_event(
                     f"the link to the source stands again, after {seconds:.1f} s and {tries} tries"
                 )
-                self.on_relinked()
+                self.on_doubt(Doubt.RELINKED)
                 self._take_over(connection)
                 return
             except (LinkError, ServerError) as exc:

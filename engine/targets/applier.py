@@ -27,7 +27,8 @@ hold then:
 - The guard covers the first of them alone: between the EXEC of one and the WATCH of the next
   another engine may write. So an engine that claims the target closes the connections of those
   before it by their names (`transfer.target_claim`), and this one that of its own that it has
-  lost, before it looks at the position. Where the target's user may not do that, one is under way at a time.
+  lost, before it looks at the position. Where the target's user may not do that, one is under way
+  at a time.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ from engine._native import (
 )
 from engine.errors import EngineError, LinkError, ServerError, TransferFailed
 from engine.model.backoff import Patience
+from engine.model.doubt import Doubt
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import POSITION_DB
 from engine.model.server import same_process
@@ -153,7 +155,7 @@ class Applier:
         *,
         on_event: Callable[[str], None],
         importing: bool = False,
-        on_woke: Callable[[], None] = lambda: None,
+        on_doubt: Callable[[Doubt], None] = lambda _: None,
         on_trouble: Callable[[str], None] = lambda _: None,
         full: bool = False,
         name: str = "",
@@ -170,7 +172,7 @@ class Applier:
         self._key = key
         self._on_event = on_event
         self._importing = importing
-        self._on_woke = on_woke
+        self._on_doubt = on_doubt
         self._connection: Connection | None = None
         self._encoder = TransactionEncoder(key, POSITION_DB)
         self._reader = TransactionReader()
@@ -197,8 +199,6 @@ class Applier:
         self.identity = ""
         """The target's data set and process, as it called itself at the last dialling
         (`ServerInfo.identity`)."""
-        self.lapses = 0
-        """How often the target was found to have left import mode."""
         self.ended = False
         """Whether the target's process ended while what `apply` was given last was under way."""
         self.several = False
@@ -627,13 +627,12 @@ class Applier:
             if self._importing:
                 woke = not await in_import_mode(connection)
                 if woke:
-                    self.lapses += 1
-                    self._on_woke()
+                    self._on_doubt(Doubt.LAPSED)
                 await import_source(connection)
                 if woke:
                     # Again, now that no deadline passes any more: see `transfer.online`. Not only
                     # now: had the link gone meanwhile, nobody would know of it.
-                    self._on_woke()
+                    self._on_doubt(Doubt.LAPSED)
             info = await ask_info(connection)
             refuse_replica(connection.name, info)
             identity = info.identity

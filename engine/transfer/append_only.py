@@ -678,7 +678,7 @@ class AppendOnly:
                 on_event=self._context.event_of("target"),
                 on_trouble=self._context.trouble_of("the target"),
                 importing=self._importing,
-                on_woke=self._woke,
+                on_doubt=lambda _: self._woke(),
                 full=True,
             )
         applier = self._applier

@@ -87,7 +87,7 @@ class CutOver:
             await self._target_watch.look()
             if evicted := self._context.stats.evictions.words_in_one_go:
                 raise TransferStopped(evicted)
-            await self._ttl_guard.settle(follower, near)
+            await self._ttl_guard.settle(near)
             await self._promotion.promote(follower.applier, process)
             await self._promotion.tidy_up()
         except TimeoutError:
@@ -195,7 +195,7 @@ class CutOver:
                     # 3. Both ends agree. Meanwhile the last deadlines are set back: a key whose
                     # deadline seems to differ is looked at again.
                     doing = _COMPARED
-                    settling = asyncio.ensure_future(self._ttl_guard.settle(follower, near))
+                    settling = asyncio.ensure_future(self._ttl_guard.settle(near))
                     looking = asyncio.gather(
                         self._target_watch.look(), self._roles.no_second_primary(told)
                     )
@@ -214,7 +214,7 @@ class CutOver:
                         await cancelled(settling)
                         await cancelled(looking)
                     # What was read again for the gate.
-                    await self._ttl_guard.settle(follower, [])
+                    await self._ttl_guard.settle([])
                     if evicted := context.stats.evictions.words:
                         result = CutOverCheckResult(False, evicted)
                     if result.ok and context.stats.not_carried_total:
@@ -277,7 +277,7 @@ class CutOver:
         """The last deadlines are set back, also those of keys that were read again since. Returns
         how many keys have ended by it."""
         await asyncio.shield(settling)
-        await self._ttl_guard.settle(follower, [])
+        await self._ttl_guard.settle([])
         return self._ttl_guard.ended
 
     async def _head(self) -> Head:

@@ -23,8 +23,8 @@ before its time, however far the target is behind:
 - A cut-over that did not come off lifts everything again.
 
 Where it takes too long to lift them, because the target is stalled, say, or the engine was killed
-in between, the target is *exposed* (`TtlGuard.exposed`). Whatever the stream names from then
-on is read again from the source (`Follower.suspect`), until the stream has passed the moment when
+in between, the target is *exposed* (`Doubt.EXPOSED`). Whatever the stream names from then
+on is read again from the source (`transfer.trust`), until the stream has passed the moment when
 the invariant holds again.
 
 A script is told until when it is valid, on the target's clock: one that was under way when its link

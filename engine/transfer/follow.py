@@ -32,7 +32,6 @@ from engine._native import (
     CMD_MEMBER_COUNT,
     CMD_MEMBER_TTL,
     CMD_MODULE,
-    CMD_MOVES,
     CMD_PAYLOAD,
     CMD_READS_UNNAMED,
     CMD_SCRIPT,
@@ -41,9 +40,9 @@ from engine._native import (
     CMD_UNKNOWN,
     CMD_WRITES_UNNAMED,
     CommandBatch,
-    HeldNames,
 )
 from engine.errors import LinkError, ServerError, TransferFailed
+from engine.model.doubt import Doubt
 from engine.model.modules import TELEMETRY
 from engine.model.position import StreamPosition, TargetPosition
 from engine.sources.replica import ReplicaSource
@@ -52,16 +51,16 @@ from engine.targets.base import ReadAgain
 from engine.targets.crash_suspects import REASON
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.crashing_commands import CrashingCommands
+from engine.transfer.extended_keys import ExtendedKeys, taken_along
 from engine.transfer.key_resync import DbKey, KeyResync, Store
 from engine.transfer.target_ttls import TargetTtls, Timed
+from engine.transfer.trust import Trust
 from engine.transfer.unfaithful_commands import UnfaithfulCommands
 
 # A reading is taken when the target is no further behind than this many bytes: until its offset is
 # reached the keys stay as they are, and what reads them is spoilt as well.
 _READ_WITHIN = 1 << 20
 _READ_AGAIN_SECONDS = 0.5
-# A batch that counts fields up, and was on its way for longer, may have found one expired.
-_FIELDS_SECONDS = 0.05
 # Commands whose first argument is the name of a search alias or dictionary.
 _OF_SEARCH = (b"FT.ALIAS", b"FT.DICT")
 # Names of commands without a row in the core's table: so many are told of.
@@ -114,6 +113,9 @@ class Follower:
     What is in doubt there (`TargetPosition.since`) the source sends first: it is not applied, but
     its keys are spoilt, before anything is written to the target that would forget the doubt.
 
+    `trust` says what is read again of each batch; `note` is told of what the follower notices that
+    belongs there. `extended` notes what passes by of keys whose TTLs are extended.
+
     `not_carried(db, key, message, type)` is told of keys that no reading can store: the target's
     message, the value's RDB type; `carried(db, key)` of those that one has stored; `left_out(what)`
     of commands without keys that it refuses. `unnamed(why)` is awaited before commands are applied
@@ -129,7 +131,10 @@ class Follower:
         faith: UnfaithfulCommands,
         target_ttls: TargetTtls,
         crashing: CrashingCommands,
+        trust: Trust,
+        extended: ExtendedKeys,
         *,
+        note: Callable[[Doubt], None],
         not_carried: Callable[[int, bytes, str, int | None], None],
         carried: Callable[[int, bytes], None],
         left_out: Callable[[str], None],
@@ -145,36 +150,19 @@ class Follower:
         self._faith = faith
         self._target_ttls = target_ttls
         self._crashing = crashing
+        self.trust = trust
+        """Whether what the stream does on the target may be relied on."""
+        self._extended = extended
+        self._note = note
         assert held.position is not None
         self._held = held
         self.position = held.position
         """Everything up to here is on the target."""
-        self._in_doubt = held.doubtful is not None
+        if held.doubtful is not None:
+            trust.note(Doubt.UNSETTLED, 0.0)
         self.commands = 0
         self.unseen = 0
         """Batches that were applied without their answer being seen."""
-        self.moved: dict[DbKey, None] | None = None
-        """While a dict: keys that took another key's deadline along are added to it."""
-        self.extended: dict[DbKey, None] | None = None
-        """While a dict: keys whose deadlines came lifted, or may have, are added to it."""
-        self.held: HeldNames | None = None
-        """Where the keys are noted whose deadlines come lifted, or are taken along by another."""
-        self.swapped = False
-        """Two databases were swapped since this was set to false, while `moved` was a dict."""
-        self.late = False
-        """Relative TTLs arrive so late that their keys' deadlines have to be read instead."""
-        self.has_fields = False
-        """Hashes may have deadlines of fields, which pass on the target by themselves: a command
-        that sets one may come a moment too late, so its hash is read."""
-        self.fields = False
-        """Deadlines of fields, which cannot be lifted, may have passed: those hashes are read."""
-        self.telemetry = False
-        """The source has FalkorDB: what a command makes of a stream that each server writes for
-        itself is another thing on the target, and read."""
-        self.suspect = False
-        """Deadlines of keys may have passed before their time: every key that is named is read."""
-        self.on_outage: Callable[[], None] = lambda: None
-        """Called when the target could not be reached for a while."""
         self.on_unknown_command: Callable[[bytes, bool], None] = lambda name, known: None
         """Called once for each name of a command that the core's table does not have: the name,
         whether the source could tell which keys it names."""
@@ -185,9 +173,8 @@ class Follower:
         # Keys that were found to differ, until the mender has them.
         self._found: dict[DbKey, None] = {}
         self._read_again = 0.0
-        # Those of the applier that what is being applied was looked at after.
-        self._lapses = applier.lapses
-        self._suspected = False
+        # What was in force when the batch was looked at that is being applied.
+        self._look = trust.look()
         self._moved = asyncio.Event()
         # The quick way: where its end is told, what it is going to leave once nothing is under way
         # any more, what is, whether more may be sent behind that, and who asks the spool for more.
@@ -203,7 +190,7 @@ class Follower:
         `TransferFailed`."""
         source, resync = self._source, self._resync
         while True:
-            if not self._in_doubt:
+            if not self.trust.unsettled:
                 if self._found:
                     resync.mark_dirty(self._found)
                     self._found.clear()
@@ -221,14 +208,17 @@ class Follower:
                 batch = left.batch
                 if left.unsettled:
                     await self._settle(left.unsettled)
+                    if batch is None:
+                        # What it made dirty is read before more is waited for.
+                        continue
             if batch is None:
                 if self._confirming or (self._stopping and self.settled):
                     continue
                 # Also behind the quick way: what ended it may have left a batch to take.
                 batch = source.next_commands()
-            if batch is not None and self._in_doubt:
+            if batch is not None and self.trust.unsettled:
                 batch = await self._doubt(batch)
-                if self._in_doubt:
+                if self.trust.unsettled:
                     continue
             if batch is None:
                 await self._more()
@@ -277,6 +267,10 @@ class Follower:
             self._applier.look()
             await self._until(lambda: self.position.offset >= offset)
 
+    async def pass_all(self) -> None:
+        """Wait until all that was received, and each reading that was taken, is on the target."""
+        await self.reach(max(self._source.received_offset, self._resync.next_offset or 0))
+
     async def _until(self, there: Callable[[], bool]) -> None:
         while not there():
             self._moved.clear()
@@ -296,18 +290,13 @@ class Follower:
         self._resync.hurried = on
 
     @property
-    def in_doubt(self) -> bool:
-        """Whether it is still being found out what the last transaction before us may lack."""
-        return self._in_doubt
-
-    @property
     def settled(self) -> bool:
         """Whether there is nothing to mend, and nothing in doubt.
 
         The set on the target may still name keys that are mended: whoever takes over reads them
         once more, and the opening removes it.
         """
-        return self._resync.nothing_dirty and not (self._in_doubt or self._found)
+        return self._resync.nothing_dirty and not (self.trust.unsettled or self._found)
 
     @property
     def stopping(self) -> bool:
@@ -324,20 +313,13 @@ class Follower:
     @property
     def _plain(self) -> bool:
         """Whether a batch may go the quick way, if its commands allow it."""
-        noting = self.moved is not None or self.extended is not None
-        late = self._late_from(self.position.offset)
         quiet = self._resync.at_rest and self._crashing.idle
-        return quiet and not (self._in_doubt or late or self.suspect or noting)
-
-    def _late_from(self, offset: int) -> bool:
-        """Whether relative TTLs behind this offset are not to be relied on."""
-        source = self._source
-        return self.late or (source.relative_ttls and offset < source.late_offset)
+        return quiet and self.trust.plain and not self._extended.noting
 
     async def _quickly(self) -> _Left:
         """Apply batches as long as each is plain; gives what is for the main flow, which may be
         nothing: look around."""
-        self._lapses, self._suspected = self._applier.lapses, self.suspect
+        self._look = self.trust.look()
         self._left = left = asyncio.get_running_loop().create_future()
         self._source.on_more = self._turn
         try:
@@ -390,14 +372,14 @@ class Follower:
             else:
                 self._leaving = _Left()
             return False
-        self._note_held(batch)
+        self._extended.sent(batch)
         behind = self._behind(batch)
         in_order = self._applier.several and batch.holds(_IN_ORDER)
         wanted = (
-            batch.holds(self._kinds_to_look_at)
+            batch.holds(self.trust.kinds)
             or batch.doubtful(self._faith.flags | CMD_PAYLOAD)
             or batch.nbytes > self._resync.bulk_limit
-            or (self.telemetry and batch.naming(TELEMETRY))
+            or (self.trust.own_streams and batch.naming(TELEMETRY))
             or (in_order and self._under_way)
         )
         if wanted or not self._applier.start(
@@ -419,7 +401,8 @@ class Follower:
             return
         first = self._under_way.popleft()
         unsettled = self._leaving is not None and self._leaving.unsettled
-        plain = sent.applied and not self.suspect and not self._counted_late(first.batch)
+        doubtful = self.trust.every_key or self._counted_late(first.batch, quick=True)
+        plain = sent.applied and not doubtful
         if plain and not unsettled:
             self.commands += first.batch.stream_commands
             self._pass(first.behind)
@@ -454,7 +437,7 @@ class Follower:
         settled = await self._applier.settle([sent for _, sent in unsettled])
         away = self._applier.reconnects != links
         if away:
-            self.on_outage()
+            self._note(Doubt.OUTAGE)
         again: list[CommandBatch] = []
         for ((batch, behind), _), result in zip(unsettled, settled, strict=True):
             if result is None:
@@ -464,28 +447,19 @@ class Follower:
             await resync.spread(batch)
             for index, message in result.failed:
                 await self._leave(batch, index, message)
-            lapsed = self._applier.lapses != self._lapses
-            if result.unseen or lapsed or self.suspect:
+            missed = self.trust.missed(self._look, unseen=result.unseen)
+            if missed or self.trust.every_key:
                 self.unseen += result.unseen
                 resync.mark_dirty(await resync.keys_in(batch))
-            if self._counted_late(batch):
+            if self._counted_late(batch, quick=True):
                 resync.mark_dirty(_changed(batch, CMD_MEMBER_COUNT))
-            if away and self.has_fields:
+            if away and self.trust.field_ttls:
                 self._mark_fields_dirty(batch)
             await resync.spread(batch)
             self.commands += batch.stream_commands
             self._pass(behind)
         for batch in again:
             await self._apply(batch)
-
-    @property
-    def _kinds_to_look_at(self) -> int:
-        kinds = CMD_UNKNOWN
-        if self.has_fields:
-            kinds |= CMD_MEMBER_TTL
-            if self.fields:
-                kinds |= CMD_MEMBER_COUNT
-        return kinds
 
     # --- One batch ---
 
@@ -497,7 +471,8 @@ class Follower:
         except ValueError:
             raise ReadAgain("the source's stream is another one than the target has") from None
         self._resync.mark_dirty(await self._resync.keys_in(applied))
-        self._in_doubt = cut < self.position.offset
+        if cut >= self.position.offset:
+            self.trust.settle(Doubt.UNSETTLED)
         return rest
 
     async def _apply(self, batch: CommandBatch) -> None:
@@ -514,12 +489,13 @@ class Follower:
         await self._apply_part(batch)
 
     async def _apply_part(self, batch: CommandBatch) -> None:
-        self._lapses, self._suspected = self._applier.lapses, self.suspect
-        self._note_held(batch)
+        resync, trust = self._resync, self.trust
+        self._look = trust.look()
+        self._extended.sent(batch)
         # 1. What the batch makes dirty by itself, and what reads a dirty key.
-        resync, moved = self._resync, self._taken_along(batch)
+        moved = taken_along(batch)
         # A part of it was read late, or all.
-        late = self._late_from(batch.start_offset)
+        late = trust.ttls
         doubts = self._faith.doubts(batch)
         if doubts.unnamed:
             # Before they are applied: whoever goes on from behind them must know.
@@ -528,21 +504,16 @@ class Follower:
         resync.mark_dirty(doubts.values)
         resync.mark_ttls_dirty(doubts.ttls)
         await self._mark_timed_dirty(doubts.if_timed)
-        for index in batch.naming(TELEMETRY) if self.telemetry else ():
+        for index in batch.naming(TELEMETRY) if trust.own_streams else ():
             resync.mark_dirty(await resync.keys_of(batch, index) or ())
         if batch.holds(CMD_UNKNOWN):
             await self._distrust(batch)
-        if self.suspect:
+        if trust.every_key:
             resync.mark_dirty(await resync.keys_in(batch))
-        if self.has_fields:
+        if trust.field_ttls:
             self._mark_fields_dirty(batch)
         await resync.spread(batch)
-        if self.moved is not None:
-            self.moved.update(dict.fromkeys(moved))
-            self.swapped = self.swapped or bool(batch.swaps)
-        if self.extended is not None:
-            for index in batch.rewritten:
-                self.extended.update(dict.fromkeys(batch.changes(index) or ()))
+        self._extended.looked_at(batch, moved)
         if late:
             resync.mark_ttls_dirty(moved)
             resync.mark_ttls_dirty(_changed(batch, CMD_TTL))
@@ -555,19 +526,6 @@ class Follower:
             await resync.spread(batch)
         # 3. The rest.
         await self._transact(batch)
-
-    def _note_held(self, batch: CommandBatch) -> None:
-        """Note the keys whose deadlines may be lifted behind this batch."""
-        held = self.held
-        if held is None or not held.known:
-            return
-        held.add_commands(batch)
-        if batch.holds(CMD_SWAPS | CMD_UNKNOWN):
-            # The numbers of databases in the names are no longer right; or who knows what moved.
-            held.give_up()
-        elif batch.holds(CMD_MOVES):
-            for db, key in self._taken_along(batch):
-                held.add(db, key)
 
     async def _mark_timed_dirty(self, doubtful: Sequence[Timed]) -> None:
         """Spoil those of them that have a TTL on the target: one that is lost by the batch."""
@@ -583,7 +541,7 @@ class Follower:
             mark_dirty([(db, key)])
 
     def _mark_fields_dirty(self, batch: CommandBatch) -> None:
-        kinds = CMD_MEMBER_TTL | (CMD_MEMBER_COUNT if self.fields else 0)
+        kinds = CMD_MEMBER_TTL | (CMD_MEMBER_COUNT if self.trust.field_counts else 0)
         for index in batch.doubtful(kinds):
             self._resync.mark_dirty(batch.changes(index) or ())
 
@@ -604,18 +562,16 @@ class Follower:
                 self._unknown_commands.add(name)
                 self.on_unknown_command(name, bool(keys))
 
-    def _counted_late(self, batch: CommandBatch) -> bool:
+    def _counted_late(self, batch: CommandBatch, *, quick: bool) -> bool:
         """Whether a batch that is on the target now has counted up fields that may have expired
-        there before it came: HINCRBY keeps a field's deadline, and makes one without if it is gone.
-
-        While `fields` is set those hashes are read anyway.
-        """
-        if not self.has_fields or self.fields or not batch.holds(CMD_MEMBER_COUNT):
+        there before it came. `quick`: it went the quick way, where such commands are looked at only
+        while their hashes are read anyway."""
+        trust = self.trust
+        if not trust.field_ttls or not batch.holds(CMD_MEMBER_COUNT):
             return False
-        if batch.start_offset < self._source.late_offset:
-            return True
         came = self._source.receive_time_of(batch.start_offset + 1)
-        return came is None or time.monotonic() - came > _FIELDS_SECONDS
+        age = None if came is None else time.monotonic() - came
+        return trust.counted_late(age, None if quick else self._look)
 
     def _behind(self, batch: CommandBatch) -> StreamPosition:
         return StreamPosition(
@@ -664,7 +620,7 @@ class Follower:
 
     async def _transact_piece(self, piece: _Piece, sent: Sent | None = None) -> bool:
         """Apply it; False: the target's process ends at it, and it is to be parted."""
-        batch, stores, refused = piece.batch, piece.stores, piece.refused
+        batch, stores, refused, quick = piece.batch, piece.stores, piece.refused, sent is not None
         behind = self._behind(batch)
         resync, links = self._resync, self._applier.reconnects
         skip: set[int] = set()
@@ -726,19 +682,18 @@ class Follower:
             piece.unseen = True
         else:
             self._crashing.passed(stores)
-        lapsed = self._applier.lapses != self._lapses or (self.suspect and not self._suspected)
-        if result.unseen or lapsed:
+        if self.trust.missed(self._look, unseen=result.unseen):
             # Some of it may have failed, or found its key expired.
             resync.mark_dirty(await resync.keys_in(batch))
             resync.mark_dirty((store[0], store[1]) for store in stores)
         if self._applier.reconnects != links:
             # The target was away: what had a deadline there may have passed before this batch came.
-            self.on_outage()
-            if self.suspect:
+            self._note(Doubt.OUTAGE)
+            if self.trust.every_key:
                 resync.mark_dirty(await resync.keys_in(batch))
-            if self.has_fields:
+            if self.trust.field_ttls:
                 self._mark_fields_dirty(batch)
-        if self._counted_late(batch):
+        if self._counted_late(batch, quick=quick):
             resync.mark_dirty(_changed(batch, CMD_MEMBER_COUNT))
         self.commands += batch.stream_commands
         self._pass(behind)
@@ -824,11 +779,6 @@ class Follower:
                 self.on_search(command[1], message)
             self._left_out(f"the command {name}, which has no keys: {message}")
 
-    def _taken_along(self, batch: CommandBatch) -> list[DbKey]:
-        """Where the commands that take a key elsewhere, its deadline included, put it."""
-        moves = (batch.changes(index) for index in batch.indices(CMD_MOVES))
-        return [keys[-1] for keys in moves if keys]
-
     # --- Mending ---
 
     async def _read(self) -> None:
@@ -846,7 +796,7 @@ class Follower:
         """Take readings while the target is close behind; store those that belong right here."""
         resync = self._resync
         while self.lag_bytes <= _READ_WITHIN:
-            self._lapses, self._suspected = self._applier.lapses, self.suspect
+            self._look = self.trust.look()
             if resync.to_read:
                 await self._read()
             if not resync.due(self.position.offset) and not resync.unnoted:

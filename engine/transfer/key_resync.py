@@ -35,13 +35,14 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from engine._native import CommandBatch, HeldNames, RestoreEncoder, encode_command, is_telemetry
+from engine._native import CommandBatch, RestoreEncoder, encode_command, is_telemetry
 from engine.errors import EngineError, ProtocolFault, ServerError
 from engine.model.modules import HEAD_BYTES
 from engine.model.online_checkpoint import POSITION_DB
 from engine.model.report import NAMED_KEYS_LIMIT
 from engine.model.server import ServerInfo
 from engine.targets.crash_suspects import CrashSuspects
+from engine.transfer.extended_keys import ExtendedKeys
 from engine.transfer.former_field_ttls import fields_of
 from engine.transfer.timeseries_rules import is_series, latest, related, rules_again
 from engine.transfer.unknown_commands import UnknownCommands
@@ -97,7 +98,8 @@ class KeyResync:
 
     `source` is a connection of the control plane; `encoder` stamps payloads for the target, which
     takes values of `bulk_limit` bytes at the most; `names_key` holds the dirty keys' names there;
-    `suspects` knows the keys whose values must not be sent, as its process ended at them.
+    `suspects` knows the keys whose values must not be sent, as its process ended at them;
+    `extended` extends TTLs on their way.
     """
 
     def __init__(
@@ -108,11 +110,13 @@ class KeyResync:
         names_key: bytes,
         bulk_limit: int = 512 << 20,
         suspects: CrashSuspects | None = None,
+        extended: ExtendedKeys | None = None,
     ) -> None:
         self._source = source
         self._unknown = UnknownCommands(source)
         self._encoder = encoder
         self._names_key = names_key
+        self._extended = extended or ExtendedKeys()
         self._suspects = suspects or CrashSuspects(lambda _: None)
         self._absolute = info.version >= (7, 0, 0) and not info.fork
         self._values: dict[DbKey, None] = {}
@@ -133,14 +137,6 @@ class KeyResync:
         self.hurried = False
         """The source's writers are held off anyway: a reading may be larger, for each costs them a
         round trip."""
-        self.extend_ms = self.extend_before = 0
-        """By how much deadlines before which moment are lifted now (`transfer.extended_ttls`)."""
-        self.extended = 0
-        """How many were."""
-        self.held: HeldNames | None = None
-        """Where their names are kept."""
-        self.extended_keys: dict[DbKey, None] | None = None
-        """While a dict: the keys of those are added to it."""
         self.on_left: Callable[[int, bytes], None] = lambda db, key: None
         """Told of keys that every server makes for itself, which are not stored."""
         self.repaired = 0
@@ -580,13 +576,7 @@ class KeyResync:
                 raise ProtocolFault(f"{self._source.name}: no integer for {ttl}", fault="source")
             if expire_at >= 0:
                 expire_at += 0 if self._absolute else now
-                if expire_at < self.extend_before:
-                    expire_at += self.extend_ms
-                    self.extended += 1
-                    if self.held is not None:
-                        self.held.add(db, key)
-                    if self.extended_keys is not None:
-                        self.extended_keys[db, key] = None
+                expire_at = self._extended.extend((db, key), expire_at)
             payload = replies[place + 1] if values else b""
             if isinstance(payload, Exception):
                 raise ServerError(f"{self._source.name} answered DUMP with: {payload}")

@@ -36,6 +36,7 @@ from engine.errors import (
     TransferStopped,
 )
 from engine.model.credentials import Credentials
+from engine.model.doubt import Doubt
 from engine.model.endpoint import Endpoint
 from engine.model.modules import GRAPH_MODULE
 from engine.model.online_checkpoint import OnlineCheckpoint, dirty_key, position_key
@@ -56,6 +57,7 @@ from engine.transfer.cut_over import CutOver
 from engine.transfer.cut_over_check import Comparison, CutOverCheckInSync
 from engine.transfer.cut_over_comparison import CutOverComparison
 from engine.transfer.endpoints import Endpoints
+from engine.transfer.fence import readable_behind
 from engine.transfer.fence_upkeep import FenceUpkeep
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import place_words, size_words, stream_words
@@ -76,6 +78,7 @@ from engine.transfer.target_claim import foreign
 from engine.transfer.target_monitor import TargetMonitor
 from engine.transfer.target_ownership import TargetOwnership
 from engine.transfer.target_ttls import TargetTtls
+from engine.transfer.trust import Servers, Trust
 from engine.transfer.ttl_guard import TtlGuard
 from engine.transfer.unfaithful_commands import UnfaithfulCommands
 from engine.wire import psync
@@ -144,16 +147,14 @@ class Online:
             context,
             self._source,
             lambda: self._writer.info,
-            lambda: self._standing.woke(),
+            lambda doubt: self._standing.note(doubt),
         )
         self._roles = RoleMonitor(ends, self._source, checkpoint, context)
         self._source.elsewhere = self._roles.goes_on_elsewhere
         self._standing = SyncMonitor(
             self._source, self._ttl_guard, checkpoint, context, context.settings, self._roles
         )
-        self._source.on_relinked = self._standing.relinked
-        self._source.on_late = self._standing.read_late
-        self._source.on_stalled = self._standing.stalled
+        self._source.on_doubt = self._standing.note
         self._snapshot = Snapshot(
             ends,
             checkpoint,
@@ -681,6 +682,7 @@ class Online:
                 dirty_key(self._mark.token),
                 self._writer.bulk_limit,
                 self._writer.suspects,
+                self._ttl_guard.extended,
             )
             applier = await self._ready(held)
             follower = self._follower = Follower(
@@ -691,22 +693,35 @@ class Online:
                 UnfaithfulCommands(self._source.info, self._writer.info),
                 TargetTtls(there),
                 self._crashing,
+                self._trusted(),
+                self._ttl_guard.extended,
+                note=self._standing.note,
                 not_carried=self._not_carried,
                 carried=self._carried,
                 left_out=self._leave_out,
                 unnamed=self._compare_all,
             )
-            follower.telemetry = GRAPH_MODULE in self._source.info.modules
             self._resync.on_left = context.stats.leave
-            follower.on_outage = self._standing.outage
             follower.on_search = self._search_refused
             follower.on_unknown_command = self._on_unknown_command
             self._standing.attend(follower, self._resync)
-            self._ttl_guard.attend(follower, self._resync)
+            self._ttl_guard.attend(follower)
             await self._take_up_dirty()
-            self._standing.catch_up(follower)
+            self._standing.note(Doubt.BEGUN)
             with context.step("follow"):
                 await self._steer(follower)
+
+    def _trusted(self) -> Trust:
+        """What may make the stream doubtful between these two servers."""
+        info, settings = self._source.info, self._settings
+        return Trust(
+            Servers(
+                relative_ttls=self._source.relative_ttls,
+                field_ttls=self._source.field_ttls and not self._ttl_guard.importing,
+                own_streams=GRAPH_MODULE in info.modules,
+                readable=readable_behind(info, settings),
+            )
+        )
 
     async def _ready(self, held: TargetPosition) -> Applier:
         """The applier of a target that holds `held`, dialled. Raises `PositionMoved`."""
@@ -1018,7 +1033,7 @@ class Online:
             position_key(self._mark.token),
             on_event=self._context.event_of("target"),
             importing=importing,
-            on_woke=self._standing.woke,
+            on_doubt=self._standing.note,
             on_trouble=self._context.trouble_of("the target"),
             name=self._ownership.claim.client_name,
         )

@@ -1,18 +1,17 @@
 """Where following stands: behind what was written before (CATCH_UP), or with the source (FOLLOW).
 
-What was written while nobody listened, or came late, is caught up with: until the target has all
-that the source had sent by then, deadlines in the stream are not what they seem, and the follower
-reads them from the source (`Follower.late`, `fields`, `suspect`). Whatever breaks the stream's
-punctuality leads back to CATCH_UP. From where the follower stands follows whether a cut-over could
-begin, and why not.
+Whatever makes the stream doubtful is noted here (`note`): it goes into the table (`trust`), from
+which follows what is read again from the source, and until when; meanwhile the phase is CATCH_UP.
+From that, from the lag and from what is still to be done follows whether a cut-over could begin,
+and why not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import Any
 
+from engine.model.doubt import Doubt
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
 from engine.sources.replica import ReplicaSource
@@ -25,16 +24,14 @@ from engine.transfer.formatting import above_words, seconds_words, size_words
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.role_monitor import RoleMonitor
+from engine.transfer.trust import CATCHING_UP, TABLE, Trust
 from engine.transfer.ttl_guard import TtlGuard
 
 # Keys that may still have to be read again when the fence goes up: it is done behind it, if it can.
 _RESYNCED_BEHIND_FENCE = 1000
-# For so long a link that stood still is the reason of a catch-up; it is told more often.
-_STALL_SECONDS = 1.0
 # A shorter lag is `0.0 s` in words.
 _AGE_WORTH_TELLING = 0.05
 _FOLLOWING = (Phase.CATCH_UP, Phase.FOLLOW)
-_CATCHING_UP = "catching up with what was written before"
 # Where the source cannot be read behind its fence, and keys are read again all the time.
 _STOP_WRITERS = (
     "; this source cannot be read behind its fence, so that none may be left before it. Scripts "
@@ -61,59 +58,62 @@ class SyncMonitor:
         self._checkpoint = checkpoint
         self._context = context
         self._settings = settings
-        self._follower: Follower | None = None
+        # Those of the follower that runs.
+        self._trust: Trust | None = None
         self._resync: KeyResync
-        # What the source has sent up to here was written before we caught up; None: not yet.
-        self._behind_until: int | None = None
-        # By the loop's clock: when we began to catch up.
-        self._caught_at = -math.inf
         # Bytes of the stream, and keys that are read again.
         self._bytes, self._keys = DrainEstimate(), DrainEstimate()
         # Whether the source was heard at the last look.
         self._heard = True
-        # By the loop's clock: when the source's link stood still last, as far as we know.
-        self._stalled_at = -math.inf
 
     def attend(self, follower: Follower, resync: KeyResync) -> None:
         """`follower` is going to run."""
-        self._follower, self._resync = follower, resync
+        self._trust, self._resync = follower.trust, resync
         self._bytes, self._keys = DrainEstimate(), DrainEstimate()
         self._heard = True
 
     def let_go(self) -> None:
         """No follower runs any more."""
-        self._follower = None
+        self._trust = None
+
+    # --- What is noted ---
+
+    def note(self, doubt: Doubt) -> None:
+        """A reason to distrust what the stream does on the target has arisen."""
+        checkpoint, context, trust, row = self._checkpoint, self._context, self._trust, TABLE[doubt]
+        if doubt is Doubt.RELINKED:
+            checkpoint.note(partial_syncs=checkpoint.mark.partial_syncs + 1)
+        if row.kept:
+            checkpoint.note(released=True)
+        if trust is None:
+            return
+        following = doubt is Doubt.BEGUN or context.phase in _FOLLOWING
+        now = asyncio.get_running_loop().time()
+        trust.note(doubt, now, fenced=not following)
+        if row.ages:
+            trust.expose(self._ttl_guard.exposed, now)
+        if doubt is Doubt.BEGUN and self._ttl_guard.importing and checkpoint.mark.released:
+            # An engine before this one has noted it, and was not done with it.
+            trust.note(Doubt.LAPSED, now)
+        if row.leads_back and following:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        self._context.reason = CATCHING_UP
+        self._context.enter(Phase.CATCH_UP)
 
     # --- The looks ---
 
     def look(self, follower: Follower) -> None:
         """Where the follower stands, as phase, gate and reason."""
-        context, exposed = self._context, self._ttl_guard.exposed
+        context, trust = self._context, follower.trust
         entered = False
-        unread = follower.suspect or follower.late or follower.fields
-        if (unread and context.phase is Phase.FOLLOW) or (exposed and not follower.suspect):
-            self.catch_up(follower)
-        if context.phase is Phase.CATCH_UP:
-            if self._behind_until is None and exposed:
-                # What is written by the time when it no longer is has to be passed.
-                pass
-            elif self._behind_until is None:
-                # Asked of the source itself: what was written while nobody listened may not even
-                # have begun to arrive.
-                told = self._source.told_since(self._caught_at)
-                if told is not None:
-                    self._behind_until = told.offset
-                else:
-                    self._source.ask_now()
-            elif follower.position.offset >= self._behind_until:
-                # However much is being written: see `TtlGuard.exposed`.
-                if follower.suspect and self._ttl_guard.importing:
-                    self._checkpoint.note(released=False)
-                follower.suspect = False
-                if self.near(follower):
-                    follower.late = follower.fields = False
-                    context.enter(Phase.FOLLOW, tell=False)
-                    entered = True
+        self._look_at_doubts(follower)
+        if context.phase is Phase.FOLLOW and trust.catching_up:
+            self._catch_up()
+        elif context.phase is Phase.CATCH_UP and not trust.catching_up and self.near(follower):
+            context.enter(Phase.FOLLOW, tell=False)
+            entered = True
         self._tell_whether_heard()
         self._roles.look()
         now = asyncio.get_running_loop().time()
@@ -124,6 +124,22 @@ class SyncMonitor:
         if entered:
             # Phase, gate and reason are published together.
             context.tell()
+
+    def _look_at_doubts(self, follower: Follower) -> None:
+        """Which of them are over by now."""
+        trust, now = follower.trust, asyncio.get_running_loop().time()
+        trust.expose(self._ttl_guard.exposed, now)
+        for moment in trust.unanswered:
+            # Asked of the source itself: what was written while nothing listened may not even have
+            # begun to arrive.
+            told = self._source.told_since(moment)
+            if told is None:
+                self._source.ask_now()
+            else:
+                trust.told(moment, told.offset)
+        over = trust.reached(follower.position.offset, near=self.near(follower))
+        if any(TABLE[doubt].kept for doubt in over):
+            self._checkpoint.note(released=False)
 
     @property
     def calm(self) -> bool:
@@ -200,12 +216,10 @@ class SyncMonitor:
             return False, "near deadlines are being lifted"
         if self._context.phase is Phase.CATCH_UP:
             self._context.passing = True
-            if asyncio.get_running_loop().time() - self._stalled_at < _STALL_SECONDS:
-                return False, "what the source sends comes late"
-            return False, _CATCHING_UP
-        if follower.in_doubt:
+            return False, follower.trust.words(asyncio.get_running_loop().time())
+        if follower.trust.unsettled:
             self._context.passing = True
-            return False, "looking through the last commands of the engine before this one"
+            return False, TABLE[Doubt.UNSETTLED].words
         readable = readable_behind(self._source.info, self._settings)
         takes = self._keys.seconds or 0.0
         if self._resync.waiting > (_RESYNCED_BEHIND_FENCE if readable else 0) or takes > longest:
@@ -223,66 +237,6 @@ class SyncMonitor:
             return False, asking if told is None else offering(self._context, told)
         in_sync = f"in sync: lag {size_words(lag)}"
         return True, in_sync if age < _AGE_WORTH_TELLING else f"{in_sync}, {seconds_words(age)}"
-
-    # --- What leads back ---
-
-    def catch_up(self, follower: Follower) -> None:
-        """What comes now was written some time ago: deadlines in it are not what they seem."""
-        has_fields = self._source.field_ttls
-        self._behind_until = None
-        self._caught_at = asyncio.get_running_loop().time()
-        follower.late = self._source.relative_ttls
-        follower.has_fields = follower.fields = has_fields and not self._ttl_guard.importing
-        follower.suspect = follower.suspect or self._ttl_guard.doubtful
-        self._context.reason = _CATCHING_UP
-        self._context.enter(Phase.CATCH_UP)
-
-    def relinked(self) -> None:
-        """A lost link to the source was made anew."""
-        self._checkpoint.note(partial_syncs=self._checkpoint.mark.partial_syncs + 1)
-        if self._follower is not None:
-            if self._context.phase in _FOLLOWING:
-                self.catch_up(self._follower)
-            self._follower.suspect = self._follower.suspect or self._ttl_guard.doubtful
-
-    def read_late(self) -> None:
-        """The engine got no CPU for a while. What did not fit into the window has waited at the
-        source, and comes on time by the look of it: it is all late up to the source's offset."""
-        follower = self._follower
-        if follower is None:
-            return
-        if self._context.phase in _FOLLOWING:
-            self.catch_up(follower)
-        else:
-            # Behind the fence; a cut-over that is refused looks at it, see `look`.
-            follower.late = self._source.relative_ttls
-            follower.fields = follower.has_fields
-
-    def stalled(self) -> None:
-        """The source's link may stand still."""
-        self._stalled_at = asyncio.get_running_loop().time()
-        fenced = self._context.phase is Phase.CUT_OVER
-        if not fenced or readable_behind(self._source.info, self._settings):
-            self.read_late()
-        # Else the source answers nobody, and sends nothing, for as long as our own fence stands.
-
-    def outage(self) -> None:
-        """The target could not be reached for a while: what it holds has aged meanwhile."""
-        if self._follower is None:
-            return
-        if self._context.phase in _FOLLOWING:
-            self.catch_up(self._follower)
-        else:
-            self._follower.suspect = self._follower.suspect or self._ttl_guard.doubtful
-
-    def woke(self) -> None:
-        """The target was restarted, and let keys expire until we were back: what is named from here
-        on may be gone there."""
-        self._checkpoint.note(released=True)
-        if self._follower is not None:
-            self._follower.suspect = True
-            if self._context.phase in _FOLLOWING:
-                self.catch_up(self._follower)
 
 
 def _longer(seconds: float, most: float) -> str:

@@ -232,6 +232,8 @@ class Trust:
         of `kinds`."""
         self.kinds = CMD_UNKNOWN
         """A batch that holds one of these (a sum of CMD_…) is looked at."""
+        self.unsettled = False
+        """`Doubt.UNSETTLED` holds."""
         self.every_key = self.ttls = self.field_ttls = self.field_counts = self.own_streams = False
         for doubt, row in TABLE.items():
             if row.until is Until.FOREVER:
@@ -362,6 +364,7 @@ class Trust:
 
     def _keep_up(self) -> None:
         again = self.again
+        self.unsettled = Again.APPLIED in again
         self.every_key = Again.EVERY_KEY in again
         self.ttls = Again.TTLS in again
         self.field_ttls = Again.FIELD_TTLS in again

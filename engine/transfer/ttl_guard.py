@@ -17,17 +17,18 @@ import time
 from collections.abc import Callable
 
 from engine import logs
-from engine._native import HeldNames, RecordBatch
+from engine._native import RecordBatch
 from engine.errors import EngineError, TransferFailed
+from engine.model.doubt import Doubt
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
 from engine.targets.import_mode import has_import_mode, import_source, in_import_mode
 from engine.transfer.async_helpers import beside, cancelled
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.endpoints import Endpoints
+from engine.transfer.extended_keys import ExtendedKeys
 from engine.transfer.extended_ttls import EXTEND_MS, VALID_SECONDS, DbKey, ExtendedTtls
 from engine.transfer.follow import Follower
-from engine.transfer.key_resync import KeyResync
 from engine.transfer.migration_context import MigrationContext
 
 _log = logs.logger(__name__)
@@ -43,7 +44,8 @@ _UNDER_WAY = math.inf
 
 
 class TtlGuard:
-    """Which way deadlines are held, and the way back. `on_woke`: the target let some pass."""
+    """Which way deadlines are held, and the way back. `on_doubt`: told that the target let some
+    pass."""
 
     def __init__(
         self,
@@ -52,24 +54,22 @@ class TtlGuard:
         context: MigrationContext,
         source: ReplicaSource,
         target: Callable[[], ServerInfo],
-        on_woke: Callable[[], None],
+        on_doubt: Callable[[Doubt], None],
     ) -> None:
         self._ends = ends
         self._checkpoint = checkpoint
         self._context = context
         self._source = source
         self._target = target
-        self._on_woke = on_woke
-        self.resync: KeyResync | None = None
-        """That of the follower that runs, whose readings bring deadlines too."""
+        self._on_doubt = on_doubt
         self.follower: Follower | None = None
         """The one that runs."""
         self.importing = False
         """The target is in import mode."""
         self.taken_up = False
         """Another engine, or this one before it had to begin anew, may have lifted some."""
-        self.names = HeldNames()
-        """The keys whose deadlines on the target may be lifted, if they are known."""
+        self.extended = ExtendedKeys()
+        """What passes by of keys whose deadlines on the target may be lifted."""
         self.trouble = ""
         """Why what is near could not be lifted."""
         # They are lifted until the cut-over, where the target has no import mode.
@@ -100,36 +100,38 @@ class TtlGuard:
         )
         alone = self._ends.settings.until == "snapshot" and self._context.one_go
         self._extending = not (self.importing or alone)
+        if not self._extending:
+            # It may have been otherwise with the target that was there before.
+            self._hold(0)
         self.hold()
         if resumed and self._checkpoint.mark.lifted:
             # The engine before us may have sent some.
             self._quiet_at = asyncio.get_running_loop().time() + VALID_SECONDS
         if not self._extending:
-            self.names.give_up()
+            self.extended.names.give_up()
         elif not resumed and not (
             self._checkpoint.mark.lifted and self._checkpoint.mark.held_before
         ):
             # Of what was lifted before this full sync nothing is left.
-            self.names.clear()
+            self.extended.names.clear()
         self._checkpoint.note(lifted=self._extending)
 
     def note_records(self, batch: RecordBatch) -> None:
         """A batch of a snapshot is sent: note whose deadlines are lifted in it."""
-        self.names.add_records(batch, int(time.time() * 1000) + EXTEND_MS // 2)
+        self.extended.names.add_records(batch, int(time.time() * 1000) + EXTEND_MS // 2)
 
-    def attend(self, follower: Follower, resync: KeyResync) -> None:
+    def attend(self, follower: Follower) -> None:
         """`follower` is going to run."""
-        self.resync, self.follower = resync, follower
+        self.follower = follower
         if self._source.info.version < (7, 0, 0):
             # Its stream may hold scripts, which rename and copy keys without naming them there.
-            self.names.give_up()
-        resync.held = follower.held = self.names
+            self.extended.names.give_up()
         self.hold()
 
     async def _enter_import_mode(self, resumed: bool) -> bool:
         async with self._ends.dialled() as connection:
             if resumed and not await in_import_mode(connection):
-                self._on_woke()
+                self._on_doubt(Doubt.LAPSED)
             return await import_source(connection)
 
     def hold(self) -> None:
@@ -140,28 +142,14 @@ class TtlGuard:
 
     def _hold(self, before: int) -> None:
         self._source.hold(before, EXTEND_MS)
-        if self.resync is not None:
-            self.resync.extend_before, self.resync.extend_ms = before, EXTEND_MS
+        self.extended.before, self.extended.by = before, EXTEND_MS
 
     # --- While the source is followed ---
 
     @property
-    def doubtful(self) -> bool:
-        """Whether what the stream names may have expired on the target before its time."""
-        return self._checkpoint.mark.released if self.importing else self.exposed
-
-    @property
     def exposed(self) -> bool:
-        """Whether a deadline that is not lifted may be due on the target by now.
-
-        When may what the stream names be trusted again? Let t be a moment from which on the target
-        is not exposed, and K a key that expired there at d <= t, and lives on at the source. The
-        source ran a command that put the deadline off before d, so before t: its offset is at most
-        O, the source's offset when asked after t. That command names K, and K is read again if the
-        target is suspect until O is passed. A key that expired at both ends is deleted by the
-        source's DEL. So behind O nothing is suspect any more, however much is being written. The
-        same holds for a target in import mode, from when it was entered.
-        """
+        """Whether a deadline that is not lifted may be due on the target by now: see
+        `Doubt.EXPOSED` (`trust`)."""
         if not self._extending:
             return False
         if self._checkpoint.mark.released:
@@ -213,19 +201,20 @@ class TtlGuard:
         follower = self.follower
         assert follower is not None
         # What was parsed before `hold` was told so is there before it is looked for.
-        await self._begin_watch(follower)
+        self.extended.watch()
+        await follower.pass_all()
         async with self._ends.admin("target") as end:
             extended = ExtendedTtls(end)
             self._gone_through = True
             while True:
                 self._quiet_at = _UNDER_WAY
                 with logs.timed(_log, "Extend near TTLs on the target", extra={"end": "target"}):
-                    await extended.extend_all(horizon, self.names)
+                    await extended.extend_all(horizon, self.extended.names)
                 await follower.reach(self._source.received_offset)
-                if not follower.swapped:
-                    await extended.extend(follower.moved or (), horizon)
+                if not self.extended.swapped:
+                    await extended.extend(self.extended.moved, horizon)
                     break
-                follower.moved, follower.swapped = {}, False
+                self.extended.watch()
         self._quiet_at = self._safe_until = 0.0
         await self._checkpoint.save(released=False, begun_at=began)
 
@@ -242,7 +231,7 @@ class TtlGuard:
         else:
             self.trouble = ""
         finally:
-            self._end_watch()
+            self.extended.end_watch()
 
     async def let_go(self) -> None:
         """The follower ends. Raises nothing but the caller's own cancellation, which must not be
@@ -253,21 +242,9 @@ class TtlGuard:
         if self._quiet_at == _UNDER_WAY:
             self._quiet_at = asyncio.get_running_loop().time() + VALID_SECONDS
         self._restoring = False
-        self._end_watch()
+        self.extended.end_watch()
         await self._close_end()
-        self.resync = self.follower = None
-
-    async def _begin_watch(self, follower: Follower) -> None:
-        """Have the follower note what a walk through all keys may miss from here on."""
-        follower.moved, follower.swapped = {}, False
-        reading = self.resync.next_offset if self.resync is not None else None
-        await follower.reach(max(self._source.received_offset, reading or 0))
-
-    def _end_watch(self) -> None:
-        if self.follower is not None:
-            self.follower.moved = self.follower.extended = None
-        if self.resync is not None:
-            self.resync.extended_keys = None
+        self.follower = None
 
     async def _quiet(self) -> None:
         """Wait until no script that was sent before can be run any more."""
@@ -299,7 +276,7 @@ class TtlGuard:
                 extended = await self._open_end()
                 await extended.prepare()
                 # 1. Until when it may take, and so which deadlines are too near.
-                limit = max(last, await extended.seconds(self.names))
+                limit = max(last, await extended.seconds(self.extended.names))
                 until = loop.time() + limit
                 bound.reschedule(until)
                 due_by = until + last + _SLACK
@@ -308,15 +285,13 @@ class TtlGuard:
                 await self._checkpoint.save(released=True)
                 # 2. What comes from now on is lifted only if it is as near as that.
                 self._hold(before + int((due_by - loop.time()) * 1000))
-                follower.extended = {}
-                if self.resync is not None:
-                    self.resync.extended_keys = follower.extended
-                await beside(self._begin_watch(follower), pump)
+                self.extended.watch(extended=True)
+                await beside(follower.pass_all(), pump)
                 if not self._extended_any:
                     return []
                 # 3. What is on the target.
                 self._quiet_at = _UNDER_WAY
-                near = await beside(extended.restore_known(self.names, due_by), pump)
+                near = await beside(extended.restore_known(self.extended.names, due_by), pump)
                 # 4. It took less: what is due behind the cut-over's own time.
                 due_by = loop.time() + last + _SLACK
                 self._safe_until = min(self._safe_until, due_by - _EARLY)
@@ -333,31 +308,27 @@ class TtlGuard:
     @property
     def _extended_any(self) -> bool:
         """Whether a deadline on the target may be lifted."""
-        read_again = self.resync is not None and self.resync.extended
-        return bool(self.taken_up or self._gone_through or self._source.held or read_again)
+        came = self._source.held or self.extended.read
+        return bool(self.taken_up or self._gone_through or came)
 
-    async def settle(self, follower: Follower, near: list[DbKey]) -> None:
+    async def settle(self, near: list[DbKey]) -> None:
         """The rest, in one round trip for some thousands of keys: everything is applied, and
         nothing more is written. May be called again, for what was read again meanwhile."""
         # However near they are: if the cut-over does not come off, what is named then is doubtful.
         self._safe_until = 0.0
-        keys = dict.fromkeys(near) | (follower.moved or {}) | (follower.extended or {})
-        if not keys and not follower.swapped:
+        keys = dict.fromkeys(near) | self.extended.seen
+        if not keys and not self.extended.swapped:
             return
         extended = self._extended or await self._open_end()
         self._quiet_at = _UNDER_WAY
-        if follower.swapped:
+        if self.extended.swapped:
             # The numbers of databases in the names are no longer right.
             await extended.restore_all()
         else:
             await extended.restore(keys)
         self._quiet_at = 0.0
         # What comes into these from now on is still to be set back.
-        for seen in (follower.moved, follower.extended):
-            if seen:
-                for key in keys:
-                    seen.pop(key, None)
-        follower.swapped = False
+        self.extended.forget(keys)
 
     @property
     def ended(self) -> int:
@@ -382,11 +353,11 @@ class TtlGuard:
     def extend_again(self) -> None:
         """The cut-over did not come off: deadlines that come from now on are lifted as before, and
         those that are there as soon as may be. To be called before writers are let on."""
-        self._end_watch()
+        self.extended.end_watch()
         self._restoring = False
         self.hold()
-        if self.exposed and self.follower is not None:
-            self.follower.suspect = True
+        if self.follower is not None:
+            self.follower.trust.expose(self.exposed, asyncio.get_running_loop().time())
         if self._extending and self._checkpoint.mark.released and self._extender is None:
             self._extender = asyncio.create_task(self._lift_all())
 
@@ -396,4 +367,4 @@ class TtlGuard:
             return
         await self._quiet()
         async with self._ends.admin("target") as end:
-            await ExtendedTtls(end).restore_known(self.names)
+            await ExtendedTtls(end).restore_known(self.extended.names)

@@ -101,10 +101,10 @@ def test_an_outage_after_a_refused_cut_over(
             await soon(lambda: target.client().keys("session:*") == [], "expiry there", 15)
             away.set()
             proxy.refuse(False)
-            await soon(lambda: follower_of(work) and follower_of(work).suspect, "suspicion")
+            await soon(lambda: follower_of(work) and follower_of(work).trust.every_key, "suspicion")
             # Its end, while writes go on.
             await soon(
-                lambda: follower_of(work) and not follower_of(work).suspect,
+                lambda: follower_of(work) and not follower_of(work).trust.every_key,
                 "the end of suspicion",
                 30,
             )

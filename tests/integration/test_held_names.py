@@ -10,7 +10,7 @@ from benches.support.servers import Server
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.model.verification import AtFence
-from engine.transfer import ttl_guard
+from engine.transfer import extended_keys
 from engine.transfer.cut_over_check import Settle
 from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison
@@ -133,8 +133,8 @@ def test_names_that_are_not_known(
     source, target = ends
     before: list[int] = []
     if why == "too many":
-        names = ttl_guard.HeldNames
-        monkeypatch.setattr(ttl_guard, "HeldNames", lambda: names(names_most=TIMED // 2))
+        names = extended_keys.HeldNames
+        monkeypatch.setattr(extended_keys, "HeldNames", lambda: names(names_most=TIMED // 2))
 
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)

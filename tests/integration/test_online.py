@@ -334,16 +334,19 @@ def test_a_lone_write_need_not_wait_for_the_next_one(
         await following(work)
         follower = work._way._follower  # type: ignore[union-attr]
         assert follower is not None
-        for turn, member in enumerate(("suspect", "late", "has_fields", "fields", "none")):
+        trust = follower.trust
+        members = ("every_key", "ttls", "field_ttls", "field_counts", "none")
+        for turn, member in enumerate(members):
             if member != "none":
-                setattr(follower, member, True)
+                setattr(trust, member, True)
+                trust.plain = False
             source.client().set(f"lone:{turn}", turn)
             await soon(
                 lambda turn=turn: target.client().get(f"lone:{turn}") == str(turn).encode(),  # type: ignore[misc]
                 member,
                 5.0,
             )
-            follower.suspect = follower.late = follower.has_fields = follower.fields = False
+            trust._keep_up()
         await cut_over(work, run, source)
 
     run = online(source, target, steer)

@@ -333,10 +333,10 @@ async def test_near_deadlines_are_lifted_in_a_reading_too(server_factory: Server
         server.client().set(name, 1)
         server.client().pexpireat(name, at)
     async with of_server(server) as it:
-        it.extend_before, it.extend_ms = now + 3_600_000, 1000 * DAY_MS
+        it._extended.before, it._extended.by = now + 3_600_000, 1000 * DAY_MS
         it.mark_dirty([(0, b"near"), (0, b"far")])
         found = stores_of(await take(it))
-        assert it.extended == 1
+        assert it._extended.read == 1
     assert abs(int(found[0, b"near"][2]) - (now + 60_000 + 1000 * DAY_MS)) <= 2
     assert abs(int(found[0, b"far"][2]) - (now + DAY_MS)) <= 2
 
