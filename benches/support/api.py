@@ -201,8 +201,8 @@ class Serving:
         finally:
             registry.store.close()
         assert transfer is not None
-        assert transfer.process is not None
-        return transfer.process.pid
+        assert transfer.worker is not None
+        return int(transfer.worker.shown["Pid"])
 
     def signed(self, path: str, role: str) -> dict[str, str]:
         """The headers of a GET, signed with the key of this role."""

@@ -25,8 +25,8 @@ from typing import Any
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from engine.fleet.process import ProcessId
 from engine.front.engine import Engine
-from engine.groups.process import ProcessId
 
 SECONDS = 90.0
 POLL_SECONDS = 0.05
@@ -178,7 +178,7 @@ class Migration:
         """Wait until the group's `Migration` is so. A worker that ended by itself fails at once."""
         deadline = time.monotonic() + seconds
         while not what(found := self.migration()):
-            dead = self._workers and not any(each.alive(0) for each in self._workers)
+            dead = self._workers and all(each.ended() for each in self._workers)
             assert not dead, f"the worker ended: {found}\n{self.story()}"
             assert time.monotonic() < deadline, f"after {seconds} s: {found}\n{self.story()}"
             time.sleep(POLL_SECONDS)
@@ -213,7 +213,7 @@ class Migration:
         found = self.migration()
         for pid in pids:
             who = ProcessId.of(pid)
-            assert who.alive(0), f"the worker (pid {pid}) had ended: {found}\n{self.story()}"
+            assert not who.ended(), f"the worker (pid {pid}) had ended: {found}\n{self.story()}"
             os.kill(pid, signal.SIGKILL)
             self._gone(who)
         self._workers = []
@@ -223,7 +223,7 @@ class Migration:
 
     def _gone(self, who: ProcessId) -> None:
         deadline = time.monotonic() + 60
-        while who.alive(0):
+        while not who.ended():
             assert time.monotonic() < deadline, f"pid {who.pid} outlived SIGKILL"
             time.sleep(0.005)
 
@@ -231,7 +231,7 @@ class Migration:
         """End the workers and whatever verb still runs."""
         for process in self._workers:
             # Not the pid alone: it may belong to somebody else by now.
-            if process.alive(0):
+            if not process.ended():
                 os.kill(process.pid, signal.SIGKILL)
         try:
             group = self._engine.sync.describe_replication_groups(self.group)
@@ -240,7 +240,7 @@ class Migration:
         for each in group["ReplicationGroups"]:
             for worker in each.get("Migration", {}).get("Workers", ()):
                 who = ProcessId.of(worker["Pid"])
-                if who.alive(0):
+                if not who.ended():
                     os.kill(who.pid, signal.SIGKILL)
                     self._gone(who)
         self._engine.close()

@@ -37,10 +37,10 @@ from engine.errors import (
 )
 from engine.fleet import local, run, worker_log_file
 from engine.fleet.disconnector_guard import DisconnectorGuard
+from engine.fleet.launcher import open_registry
+from engine.fleet.process import ProcessId
 from engine.fleet.state_thread import persist
 from engine.groups import disconnections
-from engine.groups.process import ProcessId
-from engine.groups.registry import Registry
 from engine.logs import output as log_output
 from engine.model.command_calls import Calls, since, told, total
 from engine.model.credentials import Credentials
@@ -271,9 +271,9 @@ class ClientDisconnector:
 async def work(group_id: str, handed: int | None = None, of: int | None = None) -> int:
     """Do it for the group's last migration; `handed` as for `ClientDisconnector`, of the migration
     `of` alone if that is given."""
-    registry = Registry()
+    registry = open_registry()
     worker_log_file.begin(local.worker_log(registry, group_id))
-    claimed = disconnections.claim(registry.store, group_id, ProcessId.here())
+    claimed = disconnections.claim(registry.store, group_id, ProcessId.here().worker)
     if claimed is None:
         _log.info("No clients are to be disconnected, or another process disconnects them")
         return 0

@@ -154,10 +154,10 @@ def _left(other: socket.socket, kept: _Kept) -> bool:
 def _go_on(group_id: str, transfer_id: int, kept: _Kept) -> int:
     from engine.errors import EngineError
     from engine.fleet import local
-    from engine.groups.registry import Registry
+    from engine.fleet.launcher import open_registry
 
     try:
-        registry = Registry()
+        registry = open_registry()
         for _ in range(_TRIES):
             given = None if kept.number is None else (kept.number, transfer_id)
             # The new process takes seconds to begin; from then on the connection is its own.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import Interrupted
 from engine.fleet.failed_transfer import fail
-from engine.groups.process import ProcessId
+from engine.fleet.process import ProcessId
 from engine.groups.registry import Registry
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
@@ -34,7 +34,7 @@ class Inline:
         on_event: Callable[[str], None] | None = None,
         on_switch: OnSwitch | None = None,
     ) -> None:
-        self.worker = ProcessId.here()
+        self.worker = ProcessId.here().worker
         """What the state is to know of the worker from the migration's first moment on."""
         self._ends = source, target
         self._on_progress = on_progress
@@ -90,7 +90,7 @@ async def run_here(
     stop (the migration can be resumed), `StateError`, and the faults of `Registry.claim_transfer`.
     A transfer that failed, or that stopped because it needs a hand, is in the report.
     """
-    claimed = registry.claim_transfer(group_id, ProcessId.here())
+    claimed = registry.claim_transfer(group_id, ProcessId.here().worker)
     try:
         # The core and the data plane: only now.
         from engine.fleet.runner import Runner

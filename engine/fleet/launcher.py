@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from engine.groups.lease import Worker
     from engine.groups.records import TransferRecord
     from engine.groups.registry import Registry
     from engine.model.credentials import Credentials
@@ -44,6 +45,10 @@ class Launcher(Protocol):
 class WorkerLauncher(Launcher, Protocol):
     """A launcher whose workers outlive the caller: what the operations of the API start."""
 
+    def ours(self, worker: Worker) -> bool:
+        """Whether the worker ran where this launcher starts workers."""
+        ...
+
     def disconnect_clients(
         self,
         registry: Registry,
@@ -59,6 +64,15 @@ class WorkerLauncher(Launcher, Protocol):
         for `launch`. A start that fails is an event. Raises `StateError`.
         """
         ...
+
+
+def open_registry(state: str | None = None) -> Registry:
+    """The state that `state` names (see `Registry`), which asks the launchers which of their
+    workers have ended. Raises `StateError`, `UsageError`."""
+    from engine.fleet.process import ended
+    from engine.groups.registry import Registry
+
+    return Registry(state, witness=ended)
 
 
 def _local() -> WorkerLauncher:

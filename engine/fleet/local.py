@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 from pathlib import Path
 
 from engine import logs
 from engine.errors import EngineError
+from engine.fleet.process import ProcessId
 from engine.groups import disconnections
-from engine.groups.process import ProcessId
+from engine.groups.lease import Worker
 from engine.groups.records import TransferRecord
 from engine.groups.registry import Registry
 from engine.groups.store import STATE_VARIABLE
@@ -38,7 +40,7 @@ class LocalProcesses:
     ) -> None:
         """Start a worker process, and note it in the state. Raises `EngineError`."""
         pid = launch(registry, transfer.group_id, credentials=credentials)
-        registry.note_launch(transfer, ProcessId.of(pid))
+        registry.note_launch(transfer, ProcessId.of(pid).worker)
 
     def disconnect_clients(
         self,
@@ -50,6 +52,10 @@ class LocalProcesses:
     ) -> bool:
         """Start the process that disconnects clients, if the state wants it."""
         return disconnect_clients(registry, group_id, credentials=credentials, grace=grace)
+
+    def ours(self, worker: Worker) -> bool:
+        """Whether it ran on this machine."""
+        return worker.host == socket.gethostname()
 
     def tidy(self) -> None:
         """Let the kernel forget workers of ours that have ended."""

@@ -18,6 +18,7 @@ from typing import TypeVar
 from engine import logs
 from engine.errors import StateError
 from engine.groups.claimed import ClaimedTransfer
+from engine.groups.schema import LANE
 from engine.groups.states import Request
 from engine.groups.store import TransientStateError
 from engine.model.checkpoint import Checkpoint
@@ -49,19 +50,21 @@ def persist(action: Callable[[], T]) -> T:
 
 
 class StateCheckpointStore:
-    """The checkpoint store that a transfer is handed: the state's. Remembers its failure."""
+    """The checkpoint store that a transfer is handed: the state's, of one lane. Remembers its
+    failure."""
 
-    def __init__(self, claimed: ClaimedTransfer) -> None:
+    def __init__(self, claimed: ClaimedTransfer, lane: str = LANE) -> None:
         self._claimed = claimed
+        self._lane = lane
         self.failure: StateError | None = None
 
     def load(self) -> Checkpoint | None:
         """The last checkpoint saved. Raises `StateError`."""
-        return self._kept(self._claimed.load_checkpoint)
+        return self._kept(lambda: self._claimed.load_checkpoint(self._lane))
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Make `checkpoint` durable before returning. Raises `StateError`."""
-        self._kept(lambda: self._claimed.save_checkpoint(checkpoint))
+        self._kept(lambda: self._claimed.save_checkpoint(checkpoint, self._lane))
         _log.debug("The checkpoint is in the state", extra={"keys": checkpoint.keys})
 
     def _kept(self, action: Callable[[], T]) -> T:

@@ -15,8 +15,8 @@ from engine import logs
 from engine.errors import EngineError
 from engine.fleet import local, run, worker_log_file
 from engine.fleet.failed_transfer import fail
-from engine.groups.process import ProcessId
-from engine.groups.registry import Registry
+from engine.fleet.launcher import open_registry
+from engine.fleet.process import ProcessId
 from engine.logs import output as log_output
 from engine.model.credentials import Credentials
 from engine.model.progress import Progress
@@ -42,15 +42,15 @@ def main(arguments: Sequence[str]) -> int:
 
 async def work(group_id: str) -> int:
     """Claim the group's transfer, run it, and write down how it ended."""
-    registry = Registry()
+    registry = open_registry()
     worker_log_file.begin(local.worker_log(registry, group_id))
-    claimed = registry.claim_transfer(group_id, ProcessId.here())
+    claimed = registry.claim_transfer(group_id, ProcessId.here().worker)
     record = claimed.record
     _log.info(
         "The worker has claimed the migration",
         extra={
             "pid": os.getpid(),
-            "attempt": record.attempt,
+            "attempt": record.lease.term,
             "source": record.source.address,
             "target": record.target.address,
         },

@@ -98,7 +98,7 @@ async def migrate(
                 if _group(registry, name, target) is None:
                     # Only now: a run that is refused leaves no group.
                     _register(registry, name, target)
-                begun = registry.begin_migration(name, [source], settings, process=inline.worker)
+                begun = registry.begin_migration(name, [source], settings, worker=inline.worker)
                 operations.note_found(registry, name, checks, runs)
                 return begun
 
@@ -158,7 +158,7 @@ async def _take_up(
 ) -> TransferRecord:
     name = transfer.group_id
     if transfer.held():
-        who = f" by process {transfer.process.pid}" if transfer.process is not None else ""
+        who = f" by {transfer.worker.name}" if transfer.worker is not None else ""
         raise ReplicationGroupAlreadyUnderMigrationFault(
             f"replication group {name} is already under migration{who}."
         )
@@ -178,7 +178,7 @@ async def _take_up(
     return await services.state(
         lambda registry: registry.resume_migration(
             name,
-            process=inline.worker,
+            worker=inline.worker,
             changes=changes,
             accept_source_loss=accept_source_loss,
         )

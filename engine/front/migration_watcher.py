@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -78,7 +77,7 @@ class MigrationWatcher:
         await self._services.state(self._disconnect_clients)
         going_on = {transfer.id for _, transfer in migrations}
         if self._found is None:
-            self._found = {transfer.id: transfer.heartbeat_at for _, transfer in migrations}
+            self._found = {transfer.id: transfer.lease.renewed_at for _, transfer in migrations}
             for _, transfer in migrations:
                 extra = {"migration": transfer.group_id}
                 _log.info("Found a migration in %s", transfer.progress.phase, extra=extra)
@@ -100,7 +99,7 @@ class MigrationWatcher:
     async def _one(self, group: GroupRecord, transfer: TransferRecord) -> None:
         assert self._found is not None
         if transfer.held():
-            if transfer.heartbeat_at > self._found.get(transfer.id, 0.0):
+            if transfer.lease.renewed_at > self._found.get(transfer.id, 0.0):
                 self._found.pop(transfer.id, None)
             self._supervisor(transfer).watch(transfer.progress)
             await self._cut_over(transfer)
@@ -119,13 +118,13 @@ class MigrationWatcher:
         went down with the machine."""
         from engine.fleet.launcher import launcher
         from engine.groups import disconnections
-        from engine.groups.records import START_GRACE
+        from engine.groups.lease import LAUNCH_SECONDS
 
         # The process's own guard is faster, and has its connection to the source.
         for group_id in disconnections.unattended(registry.store, patience=GUARD_SECONDS):
             given = self._services.given_credentials
             if launcher().disconnect_clients(
-                registry, group_id, credentials=given, grace=START_GRACE
+                registry, group_id, credentials=given, grace=LAUNCH_SECONDS
             ):
                 extra = {"migration": group_id}
                 _log.warning("Another process disconnects the source's clients", extra=extra)
@@ -171,6 +170,8 @@ class MigrationWatcher:
 
 
 def _ours(transfer: TransferRecord) -> bool:
-    """Whether a transfer without a worker was this machine's. (After a restart of the machine its
-    worker's process cannot be looked up any more, and its silence is what tells.)"""
-    return transfer.process is None or transfer.process.host == socket.gethostname()
+    """Whether a transfer without a worker was run where we start workers. (After a restart of the
+    machine its worker cannot be looked up any more, and its silence is what tells.)"""
+    from engine.fleet.launcher import launcher
+
+    return transfer.worker is None or launcher().ours(transfer.worker)

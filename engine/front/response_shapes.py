@@ -125,8 +125,8 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
     progress = transfer.known
     held = transfer.held()
     workers = []
-    if held and transfer.process is not None:
-        workers = [{"Shard": SHARD, "Pid": transfer.process.pid, "Phase": progress.phase.value}]
+    if held and transfer.worker is not None:
+        workers = [{"Shard": SHARD, **transfer.worker.shown, "Phase": progress.phase.value}]
     return {
         "Status": transfer.status.value,
         "Phase": progress.phase.value,
@@ -228,7 +228,7 @@ def reason(transfer: TransferRecord) -> str:
     if transfer.undecided:
         return _undecided(transfer)
     if not transfer.held():
-        named = f" (pid {transfer.process.pid})" if transfer.process is not None else ""
+        named = f" ({transfer.worker.told})" if transfer.worker is not None else ""
         return f"the worker process{named} is gone: {way_out}"
     if transfer.refused:
         refused = f"cut-over refused: {transfer.refused}"

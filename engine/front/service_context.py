@@ -44,11 +44,11 @@ class ServiceContext:
     def registry(self) -> Registry:
         """The state, opened on first use. Blocks for some ms then. Raises `StateError`."""
         # SQLAlchemy takes longer to import than most commands take to run.
-        from engine.groups.registry import Registry
+        from engine.fleet.launcher import open_registry
 
         with self._lock:
             if self._registry is None:
-                self._registry = Registry(self._state)
+                self._registry = open_registry(self._state)
             return self._registry
 
     async def state(self, ask: Callable[[Registry], T], *, make: bool = False) -> T:
@@ -61,13 +61,13 @@ class ServiceContext:
         return await asyncio.to_thread(self._ask, ask, make)
 
     def _ask(self, ask: Callable[[Registry], T], make: bool) -> T:
-        from engine.groups.registry import Registry
+        from engine.fleet.launcher import open_registry
         from engine.groups.store import absent
 
         if make or self._registry is not None or absent(self._state) is None:
             return ask(self.registry)
         with tempfile.TemporaryDirectory() as folder:
-            empty = Registry(str(Path(folder) / "state.db"))
+            empty = open_registry(str(Path(folder) / "state.db"))
             try:
                 return ask(empty)
             finally:

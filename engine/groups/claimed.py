@@ -1,7 +1,7 @@
 """The worker's side of the state: one claimed transfer.
 
-Every write is bound to the claim's `attempt`. A worker that was taken for dead and replaced, or
-whose migration was aborted, changes nothing any more and gets `ClaimLost`.
+Every write renews the worker's lease first, and only within its term. A worker that was taken for
+dead and replaced, or whose migration was aborted, changes nothing any more and gets `ClaimLost`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from sqlalchemy import Connection, case, delete, insert, select, update
 
 from engine.errors import StateError
 from engine.groups import disconnections, schema
+from engine.groups.lease import LEASE_SECONDS
 from engine.groups.records import TransferRecord
 from engine.groups.rows import group_by_id, write_event
 from engine.groups.states import CUT_OVERS, Operation, Request, TransferStatus, check, move
@@ -36,32 +37,26 @@ class ClaimedTransfer:
         self.record = record
         self._store = store
 
-    def beat(self, progress: Progress | None) -> Request:
-        """Show that the worker lives, write down `progress` if given, and return what the
-        operator wants."""
-        values: dict[str, Any] = {"heartbeat_at": time.time()}
-        if progress is not None:
-            values["progress"] = progress.to_dict()
-        table = schema.transfers
+    def beat(self, progress: Progress | None, lane: str = schema.LANE) -> Request:
+        """Renew the lease, write down the lane's `progress` if given, and return what the operator
+        wants."""
         with self._store.write() as connection:
-            row = connection.execute(
-                self._mine(update(table)).values(values).returning(table.c.request)
-            ).one_or_none()
-            return Request(self._found(row))
+            self._renew(connection)
+            if progress is not None:
+                self._note_progress(connection, progress, lane)
+            return self._request(connection)
 
     def read_request(self) -> Request:
         """What the operator wants, without writing anything."""
-        table = schema.transfers
         with self._store.read() as connection:
-            row = connection.execute(self._mine(select(table.c.request))).one_or_none()
-            return Request(self._found(row))
+            return self._request(connection)
 
     def refuse(self, reason: str) -> None:
         """The asked-for cut-over did not happen: keep why, and take the request for it off.
 
         A stop or an abort that was asked for meanwhile is still to be heard.
         """
-        request = schema.transfers.c.request
+        request = schema.migrations.c.request
         others = case((request.in_(CUT_OVERS), Request.NONE), else_=request)
         with self._store.write() as connection:
             self._change(connection, request=others, refusal=reason)
@@ -75,25 +70,26 @@ class ClaimedTransfer:
     def add_event(self, message: str) -> None:
         """Note something that happened, in the group's events; whoever calls has logged it."""
         with self._store.write() as connection:
-            write_event(connection, self.record.group_id, message, level=None)
+            write_event(connection, self.record.group_id, message, of=self.record.id, level=None)
 
-    def load_checkpoint(self) -> Checkpoint | None:
-        """The last checkpoint saved by this transfer's workers, None at the start."""
+    def load_checkpoint(self, lane: str = schema.LANE) -> Checkpoint | None:
+        """The last checkpoint of the lane that this transfer's workers have saved, None at the
+        start."""
         table = schema.checkpoints
-        query = select(table.c.checkpoint).where(table.c.transfer_id == self.record.id)
+        query = select(table.c.checkpoint).where(table.c.lane_id == self._lane(lane))
         with self._store.read() as connection:
             data = connection.execute(query).scalar()
         return None if data is None else Checkpoint.from_dict(data)
 
-    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Make `position` durable before returning."""
-        table = schema.checkpoints
+    def save_checkpoint(self, checkpoint: Checkpoint, lane: str = schema.LANE) -> None:
+        """Make the lane's position durable before returning."""
+        table, lane_id = schema.checkpoints, self._lane(lane)
         values = {"checkpoint": checkpoint.to_dict(), "saved_at": time.time()}
-        mine = table.c.transfer_id == self.record.id
+        mine = table.c.lane_id == lane_id
         with self._store.write() as connection:
-            self._change(connection, heartbeat_at=time.time())
+            self._renew(connection)
             if connection.execute(update(table).where(mine).values(values)).rowcount == 0:
-                connection.execute(insert(table), {"transfer_id": self.record.id, **values})
+                connection.execute(insert(table), {"lane_id": lane_id, **values})
 
     def finish(
         self,
@@ -112,16 +108,17 @@ class ClaimedTransfer:
         the cut-over; 0: they were once. None: nothing was cut over.
         """
         table = schema.checkpoints
+        lanes = [each.id for each in self.record.lanes]
         with self._store.write() as connection:
             group = group_by_id(connection, self.record.group_id, lock=True)
             self._change(
                 connection,
                 status=move(TransferStatus.RUNNING, status),
                 report=report.to_dict(),
-                progress=progress.to_dict(),
                 request=Request.NONE,
                 changed_at=time.time(),
             )
+            self._note_progress(connection, progress, schema.LANE)
             if status is not TransferStatus.STOPPED:
                 leaves = check(Operation.FINISH, group.id, group.status)
                 connection.execute(
@@ -129,26 +126,52 @@ class ClaimedTransfer:
                     .where(schema.groups.c.id == group.id)
                     .values(status=leaves)
                 )
-                connection.execute(delete(table).where(table.c.transfer_id == self.record.id))
+                connection.execute(delete(table).where(table.c.lane_id.in_(lanes)))
             if disconnect_for:
                 disconnections.begin(connection, self.record.id, time.time() + disconnect_for)
             elif disconnect_for is not None and report.lets_scripts:
                 disconnections.once(connection, self.record.id)
-            write_event(connection, group.id, message, level=None)
+            write_event(connection, group.id, message, of=self.record.id, level=None)
 
-    def _mine(self, statement: Any) -> Any:
-        table = schema.transfers
-        return statement.where(table.c.id == self.record.id, table.c.attempt == self.record.attempt)
+    def _lane(self, name: str) -> int:
+        return next(each.id for each in self.record.lanes if each.name == name)
 
-    def _change(self, connection: Connection, **values: Any) -> None:
-        changed = connection.execute(self._mine(update(schema.transfers)).values(values))
-        if changed.rowcount != 1:
-            raise self._lost()
+    def _note_progress(self, connection: Connection, progress: Progress, lane: str) -> None:
+        table = schema.lanes
+        mine = table.c.id == self._lane(lane)
+        connection.execute(update(table).where(mine).values(progress=progress.to_dict()))
 
-    def _found(self, row: Any) -> str:
+    def _request(self, connection: Connection) -> Request:
+        table, lease = schema.migrations, schema.leases
+        query = (
+            select(table.c.request)
+            .join(lease, lease.c.migration_id == table.c.id)
+            .where(*self._in_term())
+        )
+        row = connection.execute(query).one_or_none()
         if row is None:
             raise self._lost()
-        return str(row[0])
+        return Request(row[0])
+
+    def _change(self, connection: Connection, **values: Any) -> None:
+        self._renew(connection)
+        table = schema.migrations
+        mine = table.c.id == self.record.id
+        connection.execute(update(table).where(mine).values(values))
+
+    def _renew(self, connection: Connection) -> None:
+        """First in each transaction: the row's lock keeps the lease until the end of it."""
+        renewed = connection.execute(
+            update(schema.leases)
+            .where(*self._in_term())
+            .values(renewed_at=schema.now(), ends_at=schema.now() + LEASE_SECONDS)
+        )
+        if renewed.rowcount != 1:
+            raise self._lost()
+
+    def _in_term(self) -> tuple[Any, ...]:
+        table, lease = schema.leases, self.record.lease
+        return (table.c.id == lease.id, table.c.term == lease.term)
 
     def _lost(self) -> ClaimLost:
         return ClaimLost(

@@ -14,9 +14,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, Table, delete, insert, select, update
 
 from engine.groups import schema
-from engine.groups.process import ProcessId
-from engine.groups.records import START_GRACE, TransferRecord
-from engine.groups.rows import attended, clients_of, transfer_of, write_event
+from engine.groups.lease import LAUNCH_SECONDS, Worker
+from engine.groups.records import TransferRecord
+from engine.groups.rows import attended, clients_of, seconds_now, transfer_by_id, write_event
 from engine.groups.store import Store
 from engine.model.source_clients import SourceClients, alone, ending, moment
 
@@ -38,16 +38,15 @@ def begin(connection: Connection, transfer_id: int, until: float, *, ended: str 
     attempt = 0 if known is None else known.attempt + 1
     connection.execute(delete(_TABLE).where(_TABLE.c.transfer_id == transfer_id))
     connection.execute(
-        insert(_TABLE),
-        {
-            "transfer_id": transfer_id,
-            "attempt": attempt,
-            "until": until,
-            "ended": found.ended,
-            "process": None,
-            "heartbeat_at": time.time(),
-            "clients": found.to_dict(),
-        },
+        insert(_TABLE).values(
+            transfer_id=transfer_id,
+            attempt=attempt,
+            until=until,
+            ended=found.ended,
+            process=None,
+            heartbeat_at=schema.now(),
+            clients=found.to_dict(),
+        )
     )
 
 
@@ -66,8 +65,8 @@ def note_once(store: Store, transfer_id: int) -> None:
 
 
 def _lets_scripts(connection: Connection, transfer_id: int) -> bool:
-    report = schema.transfers.c.report
-    told = connection.execute(select(report).where(schema.transfers.c.id == transfer_id)).scalar()
+    report = schema.migrations.c.report
+    told = connection.execute(select(report).where(schema.migrations.c.id == transfer_id)).scalar()
     return bool(told and told.get("lets_scripts"))
 
 
@@ -78,7 +77,7 @@ def end(store: Store, transfer: TransferRecord, why: str, *, refuses: bool = Tru
         row = _going_on(connection, transfer.id)
         if row is None:
             return False
-        found = clients_of(row.clients, row.ended, row.process, row.heartbeat_at)
+        found = _clients(connection, row)
         if found.unattended_since is not None:
             # What was run since then was not counted.
             found = replace(found, scripts=None, writes=None, unattended_since=None)
@@ -88,21 +87,22 @@ def end(store: Store, transfer: TransferRecord, why: str, *, refuses: bool = Tru
             .where(_TABLE.c.transfer_id == transfer.id)
             .values(ended=found.ended, clients=found.to_dict(), attempt=row.attempt + 1)
         )
-        write_event(connection, transfer.group_id, ending(found))
+        write_event(connection, transfer.group_id, ending(found), of=transfer.id)
         return True
 
 
-def unattended(store: Store, *, grace: float = START_GRACE, patience: float = 0.0) -> list[str]:
+def unattended(store: Store, *, grace: float = LAUNCH_SECONDS, patience: float = 0.0) -> list[str]:
     """The groups for which it is to go on and no process does it, nor is one just starting: that
     takes `grace` seconds at the most. One that has shown that it lives less than `patience` seconds
     ago is still waited for. Raises `StateError`."""
     query = _with_groups(_TABLE).where(_TABLE.c.ended == "", _TABLE.c.until > time.time())
     with store.read() as connection:
+        now = seconds_now(connection)
         return [
             row.group_id
-            for row in connection.execute(query)
-            if not attended(row.process, row.heartbeat_at, grace)
-            and time.time() - row.heartbeat_at >= patience
+            for row in connection.execute(query).all()
+            if not attended(connection, row.process, row.heartbeat_at, grace)
+            and now - row.heartbeat_at >= patience
         ]
 
 
@@ -111,9 +111,8 @@ def tell_unattended(store: Store) -> None:
     done by no process. Raises `StateError`."""
     query = _with_groups(_TABLE).where(_TABLE.c.ended == "")
     with store.read() as connection:
-        rows = connection.execute(query).all()
-    for row in rows:
-        found = clients_of(row.clients, row.ended, row.process, row.heartbeat_at)
+        rows = [(row, _clients(connection, row)) for row in connection.execute(query).all()]
+    for row, found in rows:
         since = found.unattended_since
         if since is None or row.clients.get("unattended_since") == since:
             continue
@@ -129,7 +128,8 @@ def tell_unattended(store: Store) -> None:
                 .values(clients={**row.clients, "unattended_since": since})
             )
             if told.rowcount:
-                write_event(connection, row.group_id, alone(found, row.group_id))
+                message = alone(found, row.group_id)
+                write_event(connection, row.group_id, message, of=row.transfer_id)
 
 
 def found(store: Store) -> dict[str, SourceClients]:
@@ -137,14 +137,15 @@ def found(store: Store) -> dict[str, SourceClients]:
     query = _with_groups(_TABLE).order_by(_TABLE.c.transfer_id)
     with store.read() as connection:
         rows = connection.execute(query).all()
-    return {
-        row.group_id: clients_of(row.clients, row.ended, row.process, row.heartbeat_at)
-        for row in rows
-    }
+        return {row.group_id: _clients(connection, row) for row in rows}
+
+
+def _clients(connection: Connection, row: Row[Any]) -> SourceClients:
+    return clients_of(connection, row.clients, row.ended, row.process, row.heartbeat_at)
 
 
 def _with_groups(table: Table) -> Select[Any]:
-    transfers = schema.transfers
+    transfers = schema.migrations
     return select(transfers.c.group_id, table).join(
         transfers, transfers.c.id == table.c.transfer_id
     )
@@ -175,11 +176,11 @@ class Claimed:
         with self.store.write() as connection:
             if self._write(connection, found) is None:
                 return False
-            write_event(connection, self.transfer.group_id, ending(found))
+            write_event(connection, self.transfer.group_id, ending(found), of=self.transfer.id)
             return True
 
     def _write(self, connection: Connection, found: SourceClients) -> Row[Any] | None:
-        values: dict[str, Any] = {"clients": found.to_dict(), "heartbeat_at": time.time()}
+        values: dict[str, Any] = {"clients": found.to_dict(), "heartbeat_at": schema.now()}
         return connection.execute(
             update(_TABLE)
             .where(*self._mine())
@@ -190,7 +191,7 @@ class Claimed:
     def tell(self, message: str) -> None:
         """Note an event of the group."""
         with self.store.write() as connection:
-            write_event(connection, self.transfer.group_id, message)
+            write_event(connection, self.transfer.group_id, message, of=self.transfer.id)
 
     def _mine(self) -> tuple[Any, ...]:
         return (
@@ -200,10 +201,10 @@ class Claimed:
         )
 
 
-def claim(store: Store, group_id: str, process: ProcessId) -> Claimed | None:
-    """Take it over for `process`: the newest of the group that goes on and is not held by a living
-    process; None if there is none. Raises `StateError`."""
-    transfers = schema.transfers
+def claim(store: Store, group_id: str, worker: Worker) -> Claimed | None:
+    """Take it over for `worker`: the newest of the group that goes on and is not held by a living
+    one; None if there is none. Raises `StateError`."""
+    transfers = schema.migrations
     query = (
         select(_TABLE)
         .join(transfers, transfers.c.id == _TABLE.c.transfer_id)
@@ -212,18 +213,15 @@ def claim(store: Store, group_id: str, process: ProcessId) -> Claimed | None:
     )
     with store.write() as connection:
         for row in connection.execute(query).all():
-            if row.until <= time.time() or attended(row.process, row.heartbeat_at, 0.0):
+            if row.until <= time.time() or attended(connection, row.process, row.heartbeat_at, 0.0):
                 continue
             attempt = row.attempt + 1
             connection.execute(
                 update(_TABLE)
                 .where(_TABLE.c.transfer_id == row.transfer_id)
-                .values(attempt=attempt, process=process.to_dict(), heartbeat_at=time.time())
+                .values(attempt=attempt, process=worker.to_dict(), heartbeat_at=schema.now())
             )
-            found = connection.execute(
-                select(transfers).where(transfers.c.id == row.transfer_id)
-            ).one()
-            transfer = transfer_of(found)
+            transfer = transfer_by_id(connection, row.transfer_id)
             clients = replace(SourceClients.from_dict(row.clients), unattended_since=None)
             return Claimed(store, transfer, clients, attempt, first=row.process is None)
     return None
@@ -234,7 +232,7 @@ def extend(store: Store, transfer_id: int, seconds: float) -> None:
     until = time.time() + seconds
     with store.write() as connection:
         row = _going_on(connection, transfer_id)
-        if row is None or not attended(row.process, row.heartbeat_at, 0.0):
+        if row is None or not attended(connection, row.process, row.heartbeat_at, 0.0):
             begin(connection, transfer_id, until)
             return
         # Whoever does it goes on: another process would have to be let in by the source first.
@@ -244,11 +242,11 @@ def extend(store: Store, transfer_id: int, seconds: float) -> None:
             .values(until=until, clients={**row.clients, "until": until})
         )
         text = f"clients that connect to the source are disconnected until {moment(until)} by now"
-        write_event(connection, _group_of(connection, transfer_id), text)
+        write_event(connection, _group_of(connection, transfer_id), text, of=transfer_id)
 
 
 def _group_of(connection: Connection, transfer_id: int) -> str:
-    query = select(schema.transfers.c.group_id).where(schema.transfers.c.id == transfer_id)
+    query = select(schema.migrations.c.group_id).where(schema.migrations.c.id == transfer_id)
     return str(connection.execute(query).scalar_one())
 
 

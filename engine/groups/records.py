@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.groups.process import ProcessId
+from engine.groups.lease import Lease, Worker
 from engine.groups.states import CUT_OVERS, ENDED, Request, TransferStatus
 from engine.model.endpoint import Endpoint
 from engine.model.progress import ENDS, Phase, Progress
@@ -14,8 +13,6 @@ from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from engine.model.source_clients import SourceClients
 
-# A worker that was asked for but has not claimed its transfer within this counts as gone.
-START_GRACE = 15.0
 KILLED = "the worker was killed during the cut-over, which came to nothing"
 """The refusal of a cut-over whose worker was killed. It holds once the next worker is beyond
 CONNECT: that one asks the target first, which may be open."""
@@ -41,10 +38,27 @@ class GroupRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class LaneRecord:
+    """The way of one shard of the source into the target, and who runs it.
+
+    `slots` are the ones that it covers, as ranges ("0-16383"); `shard` is the name that a cluster
+    has for it.
+    """
+
+    id: int
+    name: str
+    source_url: str
+    shard: str
+    slots: str
+    progress: Progress
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
 class TransferRecord:
     """One migration into a group. Times are seconds since the epoch.
 
-    `attempt` counts the claims: a worker whose attempt is no longer the row's has lost it.
+    `lanes` are in the order in which they were made.
     `held_before` tells whether the target had keys before the first one of ours (None: not known).
     `refusal` is why the last asked-for cut-over did not happen, empty while one is pending.
     `source_clients` is what was found of the source's clients behind the cut-over, if it is looked
@@ -54,20 +68,32 @@ class TransferRecord:
     id: int
     group_id: str
     status: TransferStatus
-    attempt: int
     source_urls: tuple[str, ...]
     target_url: str
     settings_data: dict[str, Any]
     held_before: bool | None
-    progress: Progress
     report: Report | None
-    process: ProcessId | None
-    heartbeat_at: float
     changed_at: float
     created_at: float
     request: Request
     refusal: str
+    lanes: tuple[LaneRecord, ...]
     source_clients: SourceClients | None = None
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is: as its lane is, for it has one."""
+        return self.lanes[0].progress
+
+    @property
+    def lease(self) -> Lease:
+        """Who runs it: one worker has all of its lanes."""
+        return self.lanes[0].lease
+
+    @property
+    def worker(self) -> Worker | None:
+        """The worker that has it, or had it last; None before one is named."""
+        return self.lease.worker
 
     @property
     def source(self) -> Endpoint:
@@ -119,26 +145,26 @@ class TransferRecord:
         return "" if self.undecided else self.refusal
 
     def orphaned(self) -> bool:
-        """Whether its worker is known to have ended without a last word: it was killed."""
+        """Whether its worker is known to have ended without a last word: it was killed. Or none
+        came."""
         if self.status not in (TransferStatus.PENDING, TransferStatus.RUNNING) or self.held():
             return False
-        return self.process is None or self.process.ended()
+        return self.worker is None or self.lease.ended
 
     def held(self) -> bool:
         """Whether a living worker has the transfer, or one is just starting."""
-        now = time.time()
-        if self.status not in (TransferStatus.PENDING, TransferStatus.RUNNING):
-            return False
-        if self.process is None:
-            return now - self.changed_at < START_GRACE
-        return self.process.alive(now - self.heartbeat_at)
+        going = self.status in (TransferStatus.PENDING, TransferStatus.RUNNING)
+        return going and self.lease.live
 
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
-    """Something that happened to a group. `at` is seconds since the epoch."""
+    """Something that happened to a group. `at` is seconds since the epoch; `number` is the event's
+    among those of its migration, None where it is of none."""
 
     id: int
     group_id: str
     at: float
     message: str
+    migration_id: int | None = None
+    number: int | None = None

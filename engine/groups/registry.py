@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, delete, exc, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exc, func, insert, select, update
 
 from engine.errors import (
     ReplicationGroupAlreadyExistsFault,
@@ -21,16 +21,18 @@ from engine.errors import (
 )
 from engine.groups import disconnections, schema
 from engine.groups.claimed import ClaimedTransfer
-from engine.groups.process import ProcessId
+from engine.groups.lease import Witness, Worker, no_witness
 from engine.groups.records import KILLED, EventRecord, GroupRecord, TransferRecord
 from engine.groups.rows import (
     event_of,
+    give_lease,
     group_by_id,
     group_of,
     groups,
     newest_transfer,
     newest_transfers,
-    transfer_of,
+    transfer_by_id,
+    transfers_of,
     write_engine,
     write_event,
 )
@@ -65,9 +67,10 @@ class Registry:
     Every method raises `StateError` when the database fails.
     """
 
-    def __init__(self, state: str | None = None) -> None:
-        """Open the state that `state` names (see `Store`)."""
-        self.store = Store(state)
+    def __init__(self, state: str | None = None, *, witness: Witness = no_witness) -> None:
+        """Open the state that `state` names (see `Store`). `witness` tells which workers are known
+        to have ended; of all others their leases alone tell."""
+        self.store = Store(state, witness=witness)
         weakref.finalize(self, self.store.close)
 
     # --- Groups ---
@@ -151,7 +154,7 @@ class Registry:
 
     def ended(self) -> dict[str, int]:
         """How many migrations of the groups here ended as `done`, `failed` and `forced`."""
-        status = schema.transfers.c.status
+        status = schema.migrations.c.status
         query = select(status, func.count()).where(status.in_(ENDED)).group_by(status)
         with self.store.read() as connection:
             counts = {str(row[0]): int(row[1]) for row in connection.execute(query)}
@@ -167,7 +170,7 @@ class Registry:
         One that is stopped counts, if nobody goes on with the target as it is. Raises the faults of
         `Operation.RELEASE`.
         """
-        table = schema.transfers
+        table = schema.migrations
         query = select(table).where(table.c.group_id == group_id).order_by(table.c.id.desc())
         with self.store.read() as connection:
             group = group_by_id(connection, group_id)
@@ -175,18 +178,18 @@ class Registry:
             if newest is not None and _sealed_in_vain(connection, newest):
                 return newest
             check(Operation.RELEASE, group_id, group.status)
-            found = [transfer_of(row) for row in connection.execute(query)]
+            found = transfers_of(connection, connection.execute(query))
         # One that found the source sealed has not done it; an earlier one may have.
         return next((each for each in found if each.report and each.report.sealed), None)
 
     def found_closed_by(self, group_id: str) -> TransferRecord | None:
         """The group's last transfer whose cut-over found its source refusing writes; None: none
         did. Raises `ReplicationGroupNotFoundFault`."""
-        table = schema.transfers
+        table = schema.migrations
         query = select(table).where(table.c.group_id == group_id).order_by(table.c.id.desc())
         with self.store.read() as connection:
             group_by_id(connection, group_id)
-            found = [transfer_of(row) for row in connection.execute(query)]
+            found = transfers_of(connection, connection.execute(query))
         return next((each for each in found if each.report and each.report.closed_before), None)
 
     def check(self, operation: Operation, group_id: str) -> GroupRecord:
@@ -215,49 +218,33 @@ class Registry:
         sources: Sequence[Endpoint],
         settings: TransferSettings,
         *,
-        process: ProcessId | None = None,
+        worker: Worker | None = None,
     ) -> TransferRecord:
         """Take the group from available to migrating, with a new transfer: of two processes that
-        try, one does. `process` is the one that is going to claim it, if that is known already.
+        try, one does. `worker` is the one that is going to claim it, if that is known already.
         Raises the faults of `Operation.START`."""
         with self.store.write() as connection:
             group = group_by_id(connection, group_id, lock=True)
             status = check(Operation.START, group_id, group.status)
             _set_status(connection, group, status)
             before = newest_transfer(connection, group_id)
-            now = time.time()
-            row = connection.execute(
-                insert(schema.transfers).returning(schema.transfers),
-                {
-                    "group_id": group_id,
-                    "status": TransferStatus.PENDING,
-                    "attempt": 0,
-                    "source_urls": [source.url for source in sources],
-                    "target_url": group.primary_url,
-                    "settings": settings.to_dict(),
-                    "process": None if process is None else process.to_dict(),
-                    "heartbeat_at": now,
-                    "changed_at": now,
-                    "created_at": now,
-                    "request": Request.NONE,
-                    "refusal": "",
-                },
-            ).one()
+            begun = _add_transfer(connection, group, sources, settings)
+            _add_lane(connection, begun, sources[0], worker)
             named = ", ".join(source.address for source in sources)
-            write_event(connection, group_id, f"migration from {named} started")
+            write_event(connection, group_id, f"migration from {named} started", of=begun)
             if before is not None and _left_keys(before):
-                write_event(connection, group_id, _LEFT_KEYS)
-            return transfer_of(row)
+                write_event(connection, group_id, _LEFT_KEYS, of=begun)
+            return transfer_by_id(connection, begun)
 
     def resume_migration(
         self,
         group_id: str,
         *,
-        process: ProcessId | None = None,
+        worker: Worker | None = None,
         changes: Mapping[str, Any] | None = None,
         accept_source_loss: bool = False,
     ) -> TransferRecord:
-        """Make the transfer of a stopped or dead worker ready for a new one (`process`, if that is
+        """Make the transfer of a stopped or dead worker ready for a new one (`worker`, if that is
         known already).
 
         `changes` are settings that are others from now on (`settings.CHANGEABLE`).
@@ -276,7 +263,8 @@ class Registry:
             transfer = _going_on(connection, group_id)
             if transfer.held():
                 raise _held(transfer)
-            write_event(connection, group_id, "migration resumed")
+            _hand_on(connection, transfer, worker)
+            write_event(connection, group_id, "migration resumed", of=transfer.id)
             if accept_source_loss:
                 _accept_loss(connection, transfer)
             if transfer.status is TransferStatus.STOPPED:
@@ -289,10 +277,6 @@ class Registry:
                 transfer,
                 **values,
                 status=move(transfer.status, TransferStatus.PENDING),
-                # The dead worker's last word on being ready is not the new one's.
-                progress=None,
-                process=None if process is None else process.to_dict(),
-                heartbeat_at=time.time(),
                 request=Request.NONE,
                 refusal=KILLED if transfer.undecided else "",
             )
@@ -313,50 +297,44 @@ class Registry:
                 return None
             if not transfer.orphaned():
                 return None
-            write_event(connection, group_id, message, level=logging.WARNING)
+            _hand_on(connection, transfer, None)
+            write_event(connection, group_id, message, of=transfer.id, level=logging.WARNING)
             return _change(
                 connection,
                 transfer,
                 status=move(transfer.status, TransferStatus.PENDING),
-                progress=None,
-                process=None,
-                heartbeat_at=time.time(),
                 request=Request.NONE if transfer.broken_off else transfer.request,
                 refusal=_refusal_behind(transfer),
             )
 
-    def note_launch(self, transfer: TransferRecord, process: ProcessId) -> None:
-        """Remember the process that was started for a transfer, until it claims it by itself."""
-        table = schema.transfers
+    def note_launch(self, transfer: TransferRecord, worker: Worker) -> None:
+        """Remember the worker that was started for a transfer, until it claims it by itself."""
         with self.store.write() as connection:
-            connection.execute(
-                update(table)
-                .where(table.c.id == transfer.id, table.c.attempt == transfer.attempt)
-                .where(table.c.status == TransferStatus.PENDING)
-                .values(process=process.to_dict(), heartbeat_at=time.time())
-            )
+            group_by_id(connection, transfer.group_id, lock=True)
+            now = transfer_by_id(connection, transfer.id)
+            if now.status is TransferStatus.PENDING and now.lease.term == transfer.lease.term:
+                give_lease(connection, now.lease.id, now.lease.term, worker)
 
-    def claim_transfer(self, group_id: str, process: ProcessId) -> ClaimedTransfer:
-        """Take the group's transfer for `process`, over from a dead one if need be.
+    def claim_transfer(self, group_id: str, worker: Worker) -> ClaimedTransfer:
+        """Take the group's transfer for `worker`, over from a dead one if need be.
 
         Raises the faults of `Operation.RESUME`, and `ReplicationGroupAlreadyUnderMigrationFault`
-        while another living process has it.
+        while another living worker has it.
         """
         with self.store.write() as connection:
             group = group_by_id(connection, group_id, lock=True)
             check(Operation.RESUME, group_id, group.status)
             transfer = _going_on(connection, group_id)
-            other = transfer.process is not None and transfer.process != process
+            other = transfer.worker is not None and transfer.worker != worker
             if other and transfer.held():
                 raise _held(transfer)
+            # A pending one's term is the claimant's already: it is nobody else's yet.
+            pending = transfer.status is TransferStatus.PENDING
+            term = transfer.lease.term + (0 if pending else 1)
+            give_lease(connection, transfer.lease.id, term, worker)
+            _forget_progress(connection, transfer)
             claimed = _change(
-                connection,
-                transfer,
-                status=move(transfer.status, TransferStatus.RUNNING),
-                progress=None,
-                attempt=transfer.attempt + 1,
-                process=process.to_dict(),
-                heartbeat_at=time.time(),
+                connection, transfer, status=move(transfer.status, TransferStatus.RUNNING)
             )
         return ClaimedTransfer(self.store, claimed)
 
@@ -377,7 +355,7 @@ class Registry:
                 Request.FORCE: f"abort requested (force): {_met_by_force(connection, transfer)}",
                 Request.STOP: "stop requested",
             }
-            write_event(connection, group_id, words[request])
+            write_event(connection, group_id, words[request], of=transfer.id)
 
     def end_without_worker(self, group_id: str, report: Report, message: str) -> bool:
         """End a transfer that no living worker has: the group becomes available again.
@@ -397,7 +375,7 @@ class Registry:
 
     def note_write_block(self, transfer_id: int, report: Report) -> None:
         """A transfer that ended without a worker: what its abort has left at the source."""
-        table = schema.transfers
+        table = schema.migrations
         with self.store.write() as connection:
             connection.execute(
                 update(table).where(table.c.id == transfer_id).values(report=report.to_dict())
@@ -414,9 +392,12 @@ class Registry:
     # --- Events ---
 
     def add_event(self, group_id: str, message: str, *, level: int = logging.INFO) -> None:
-        """Note something that happened to a group."""
+        """Note something that happened to a group, or to its migration that is not over."""
+        table = schema.migrations
+        of = select(table.c.id).where(table.c.group_id == group_id, table.c.status.not_in(ENDED))
         with self.store.write() as connection:
-            write_event(connection, group_id, message, level=level)
+            going_on = connection.execute(of).scalar()
+            write_event(connection, group_id, message, of=going_on, level=level)
 
     def page_events(
         self,
@@ -445,18 +426,20 @@ class Registry:
 
     def checkpoint(self, transfer: TransferRecord) -> Checkpoint | None:
         """The last one that a worker of this transfer has saved; None before, and after its end."""
-        table = schema.checkpoints
-        query = select(table.c.checkpoint).where(table.c.transfer_id == transfer.id)
         with self.store.read() as connection:
-            data = connection.execute(query).scalar()
-        return None if data is None else Checkpoint.from_dict(data)
+            return _checkpoint_of(connection, transfer)
 
     def checkpoint_times(self) -> dict[int, float]:
-        """When each transfer's checkpoint was written (seconds since the epoch), by its id."""
-        table = schema.checkpoints
+        """When each transfer's checkpoint was written (seconds since the epoch), by its id: of the
+        lane whose checkpoint is the oldest."""
+        table, lanes = schema.checkpoints, schema.lanes
+        query = (
+            select(lanes.c.migration_id, func.min(table.c.saved_at))
+            .join(lanes, lanes.c.id == table.c.lane_id)
+            .group_by(lanes.c.migration_id)
+        )
         with self.store.read() as connection:
-            rows = connection.execute(select(table.c.transfer_id, table.c.saved_at))
-            return {row[0]: row[1] for row in rows}
+            return {row[0]: row[1] for row in connection.execute(query)}
 
     def list_events(
         self, group_id: str | None = None, *, limit: int = EVENTS_LIMIT
@@ -499,15 +482,70 @@ def _set_status(connection: Connection, group: GroupRecord, status: GroupStatus)
         )
 
 
+def _add_transfer(
+    connection: Connection,
+    group: GroupRecord,
+    sources: Sequence[Endpoint],
+    settings: TransferSettings,
+) -> int:
+    now, table = time.time(), schema.migrations
+    added = connection.execute(
+        insert(table).returning(table.c.id),
+        {
+            "group_id": group.id,
+            "status": TransferStatus.PENDING,
+            "source_urls": [source.url for source in sources],
+            "target_url": group.primary_url,
+            "settings": settings.to_dict(),
+            "changed_at": now,
+            "created_at": now,
+            "request": Request.NONE,
+            "refusal": "",
+            "events": 0,
+        },
+    )
+    return int(added.scalar_one())
+
+
+def _add_lane(
+    connection: Connection, transfer_id: int, source: Endpoint, worker: Worker | None
+) -> None:
+    """The one lane of a migration, with its lease."""
+    table = schema.leases
+    row = {"migration_id": transfer_id, "term": 1, "renewed_at": 0.0, "ends_at": 0.0}
+    lease_id = connection.execute(insert(table).returning(table.c.id), row).scalar_one()
+    give_lease(connection, lease_id, 1, worker)
+    connection.execute(
+        insert(schema.lanes),
+        {
+            "migration_id": transfer_id,
+            "name": schema.LANE,
+            "source_url": source.url,
+            "shard": "",
+            "slots": schema.ALL_SLOTS,
+            "lease_id": lease_id,
+        },
+    )
+
+
+def _hand_on(connection: Connection, transfer: TransferRecord, worker: Worker | None) -> None:
+    """A new term: one that lives after all finds that its own is over."""
+    give_lease(connection, transfer.lease.id, transfer.lease.term + 1, worker)
+    _forget_progress(connection, transfer)
+
+
+def _forget_progress(connection: Connection, transfer: TransferRecord) -> None:
+    """The dead worker's last word on being ready is not the new one's."""
+    table = schema.lanes
+    mine = table.c.migration_id == transfer.id
+    connection.execute(update(table).where(mine).values(progress=None))
+
+
 def _change(connection: Connection, transfer: TransferRecord, **values: Any) -> TransferRecord:
-    table = schema.transfers
-    row = connection.execute(
-        update(table)
-        .where(table.c.id == transfer.id)
-        .values(changed_at=time.time(), **values)
-        .returning(table)
-    ).one()
-    return transfer_of(row)
+    table = schema.migrations
+    changed = {"changed_at": time.time(), **values}
+    connection.execute(update(table).where(table.c.id == transfer.id).values(changed))
+    return transfer_by_id(connection, transfer.id)
 
 
 def _end(
@@ -518,16 +556,18 @@ def _end(
     report: Report,
     message: str,
 ) -> None:
+    # A worker that lives after all (on a machine that lost us) finds that it is no longer its.
+    table = schema.leases
+    mine = table.c.migration_id == transfer.id
+    connection.execute(update(table).where(mine).values(term=table.c.term + 1))
     _change(
         connection,
         transfer,
         status=move(transfer.status, status),
-        # A worker that lives after all (on a machine that lost us) finds that it is no longer its.
-        attempt=transfer.attempt + 1,
         report=report.to_dict(),
         request=Request.NONE,
     )
-    write_event(connection, group.id, message)
+    write_event(connection, group.id, message, of=transfer.id)
 
 
 def _exists(group_id: str) -> ReplicationGroupAlreadyExistsFault:
@@ -542,19 +582,17 @@ def _left_keys(transfer: TransferRecord) -> bool:
 
 
 def _accept_loss(connection: Connection, transfer: TransferRecord) -> None:
-    table = schema.checkpoints
-    mine = table.c.transfer_id == transfer.id
-    write_event(connection, transfer.group_id, "what the source has lost is accepted as lost")
-    data = connection.execute(select(table.c.checkpoint).where(mine)).scalar()
-    if data is None:
+    accepted = "what the source has lost is accepted as lost"
+    write_event(connection, transfer.group_id, accepted, of=transfer.id)
+    found = _checkpoint_of(connection, transfer)
+    if found is None:
         return
-    found = Checkpoint.from_dict(data)
     if isinstance(found.position, OnlineCheckpoint):
-        found = replace(found, position=replace(found.position, loss_accepted=True))
-        connection.execute(update(table).where(mine).values(checkpoint=found.to_dict()))
+        position = replace(found.position, loss_accepted=True)
+        _replace_checkpoint(connection, transfer, replace(found, position=position))
     elif found.file is None:
         # A cursor of the data that is gone: the source is read from its first key.
-        connection.execute(delete(table).where(mine))
+        connection.execute(delete(schema.checkpoints).where(_of_lane(transfer)))
 
 
 def _accept_target(connection: Connection, transfer: TransferRecord) -> None:
@@ -565,13 +603,10 @@ def _accept_target(connection: Connection, transfer: TransferRecord) -> None:
         or not found.position.came_back
     ):
         return
-    found = replace(found, position=found.position.accepted())
-    table = schema.checkpoints
-    mine = table.c.transfer_id == transfer.id
-    connection.execute(update(table).where(mine).values(checkpoint=found.to_dict()))
-    write_event(
-        connection, transfer.group_id, "the target is brought up to date again from the source"
-    )
+    accepted = replace(found, position=found.position.accepted())
+    _replace_checkpoint(connection, transfer, accepted)
+    again = "the target is brought up to date again from the source"
+    write_event(connection, transfer.group_id, again, of=transfer.id)
 
 
 def _sealed_in_vain(connection: Connection, transfer: TransferRecord) -> bool:
@@ -600,19 +635,27 @@ def _met_by_force(connection: Connection, transfer: TransferRecord) -> str:
     return "no cut-over, the source stays open"
 
 
+def _of_lane(transfer: TransferRecord) -> ColumnElement[bool]:
+    """The checkpoint of its lane."""
+    return schema.checkpoints.c.lane_id == transfer.lanes[0].id
+
+
 def _checkpoint_of(connection: Connection, transfer: TransferRecord) -> Checkpoint | None:
-    table = schema.checkpoints
-    query = select(table.c.checkpoint).where(table.c.transfer_id == transfer.id)
+    query = select(schema.checkpoints.c.checkpoint).where(_of_lane(transfer))
     data = connection.execute(query).scalar()
     return None if data is None else Checkpoint.from_dict(data)
 
 
+def _replace_checkpoint(
+    connection: Connection, transfer: TransferRecord, checkpoint: Checkpoint
+) -> None:
+    changed = update(schema.checkpoints).where(_of_lane(transfer))
+    connection.execute(changed.values(checkpoint=checkpoint.to_dict()))
+
+
 def _held(transfer: TransferRecord) -> ReplicationGroupAlreadyUnderMigrationFault:
-    who = (
-        f"process {transfer.process.pid} on {transfer.process.host}"
-        if transfer.process
-        else ("a worker process that is just starting")
-    )
+    worker = transfer.worker
+    who = f"{worker.name} on {worker.host}" if worker else "a worker process that is just starting"
     return ReplicationGroupAlreadyUnderMigrationFault(
         f"replication group {transfer.group_id} is already under migration, by {who}."
     )

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, func, insert, select
+from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
 from engine import logs
 from engine.errors import ReplicationGroupNotFoundFault
 from engine.groups import schema
-from engine.groups.process import ProcessId
-from engine.groups.records import START_GRACE, EventRecord, GroupRecord, TransferRecord
-from engine.groups.states import Request, TransferStatus
+from engine.groups.lease import LAUNCH_SECONDS, LEASE_SECONDS, Lease, Witness, Worker
+from engine.groups.records import EventRecord, GroupRecord, LaneRecord, TransferRecord
+from engine.groups.states import ENDED, Request, TransferStatus
 from engine.model.message_text import tidied
 from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.model.source_clients import SourceClients
 
 _log = logs.logger(__name__)
-# Columns of disconnections beside those of transfers, by the names that they have there.
+# Columns of disconnections beside those of migrations, by the names that they have there.
 _CLIENTS = {
     "clients_ended": "ended",
     "clients_process": "process",
@@ -30,8 +30,21 @@ _CLIENTS = {
 }
 # Parameters of one statement; SQLite's limit is higher.
 _IDS_AT_ONCE = 500
+WITNESS = "witness"
+"""The option of a connection that tells which workers are known to have ended (`Store`)."""
 EVENT_DAYS = 14
 """Events are kept for as long as ElastiCache keeps them."""
+
+
+def known_ended(connection: Connection, worker: Worker | None) -> bool:
+    """Whether the worker is known to have ended."""
+    witness: Witness = connection.get_execution_options()[WITNESS]
+    return worker is not None and witness(worker)
+
+
+def seconds_now(connection: Connection) -> float:
+    """Seconds since the epoch by the clock of the database."""
+    return float(connection.execute(select(schema.now())).scalar_one())
 
 
 def group_of(row: Row[Any]) -> GroupRecord:
@@ -39,40 +52,109 @@ def group_of(row: Row[Any]) -> GroupRecord:
     return GroupRecord(**row._mapping)
 
 
-def transfer_of(row: Row[Any]) -> TransferRecord:
-    """A row of transfers as a record."""
+def transfers_of(connection: Connection, rows: Iterable[Row[Any]]) -> list[TransferRecord]:
+    """Rows of migrations as records."""
+    found = list(rows)
+    lanes = _lanes(connection, found)
+    return [_transfer_of(connection, row, lanes[row.id]) for row in found]
+
+
+def transfer_by_id(connection: Connection, transfer_id: int) -> TransferRecord:
+    """The migration that has this number, which is there."""
+    query = select(schema.migrations).where(schema.migrations.c.id == transfer_id)
+    (found,) = transfers_of(connection, [connection.execute(query).one()])
+    return found
+
+
+def _transfer_of(
+    connection: Connection, row: Row[Any], lanes: Sequence[LaneRecord]
+) -> TransferRecord:
     data = dict(row._mapping)
+    del data["events"]
     data["status"] = TransferStatus(data["status"])
     data["request"] = Request(data["request"])
     data["source_urls"] = tuple(data["source_urls"])
     data["settings_data"] = data.pop("settings")
-    data["progress"] = Progress.from_dict(data["progress"] or {})
     data["report"] = Report.from_dict(data["report"]) if data["report"] else None
-    data["process"] = ProcessId.from_dict(data["process"]) if data["process"] else None
+    data["lanes"] = tuple(lanes)
     clients, clients_row = data.pop("clients", None), [data.pop(each, None) for each in _CLIENTS]
-    data["source_clients"] = None if clients is None else clients_of(clients, *clients_row)
+    data["source_clients"] = (
+        None if clients is None else clients_of(connection, clients, *clients_row)
+    )
     return TransferRecord(**data)
 
 
+def _lanes(connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, list[LaneRecord]]:
+    """The lanes of these migrations, by migration."""
+    lanes, leases = schema.lanes, schema.leases
+    # Whether the worker of one that is over has ended is of no interest.
+    over = {row.id for row in rows if row.status in ENDED}
+    found: dict[int, list[LaneRecord]] = {row.id: [] for row in rows}
+    ids = list(found)
+    for at in range(0, len(ids), _IDS_AT_ONCE):
+        query = (
+            select(
+                lanes,
+                leases.c.term,
+                leases.c.worker,
+                leases.c.renewed_at,
+                leases.c.ends_at,
+                schema.now().label("now"),
+            )
+            .join(leases, leases.c.id == lanes.c.lease_id)
+            .where(lanes.c.migration_id.in_(ids[at : at + _IDS_AT_ONCE]))
+            .order_by(lanes.c.id)
+        )
+        for row in connection.execute(query):
+            worker = Worker.from_dict(row.worker) if row.worker else None
+            lease = Lease(
+                id=row.lease_id,
+                term=row.term,
+                worker=worker,
+                renewed_at=row.renewed_at,
+                age=row.now - row.renewed_at,
+                left=row.ends_at - row.now,
+                ended=row.migration_id not in over and known_ended(connection, worker),
+            )
+            found[row.migration_id].append(
+                LaneRecord(
+                    id=row.id,
+                    name=row.name,
+                    source_url=row.source_url,
+                    shard=row.shard,
+                    slots=row.slots,
+                    progress=Progress.from_dict(row.progress or {}),
+                    lease=lease,
+                )
+            )
+    return found
+
+
 def clients_of(
-    clients: dict[str, Any], ended: str, process: dict[str, Any] | None, heartbeat_at: float
+    connection: Connection,
+    clients: dict[str, Any],
+    ended: str,
+    process: dict[str, Any] | None,
+    heartbeat_at: float,
 ) -> SourceClients:
-    """What a row of disconnections tells, and whether a process sees to it."""
+    """What a row of disconnections tells, and whether a worker sees to it."""
     # What is written there is when it was told.
     found = replace(SourceClients.from_dict(clients), unattended_since=None)
-    if ended or attended(process, heartbeat_at, START_GRACE):
+    if ended or attended(connection, process, heartbeat_at, LAUNCH_SECONDS):
         return found
     # How many are there by now is not known.
     return replace(found, connected=None, unattended_since=heartbeat_at)
 
 
-def attended(process: dict[str, Any] | None, heartbeat_at: float, grace: float) -> bool:
-    """Whether a living process disconnects clients, or one is just starting, which takes `grace`
+def attended(
+    connection: Connection, process: dict[str, Any] | None, heartbeat_at: float, grace: float
+) -> bool:
+    """Whether a living worker disconnects clients, or one is just starting, which takes `grace`
     seconds at the most."""
-    age = time.time() - heartbeat_at
+    age = seconds_now(connection) - heartbeat_at
     if not process:
         return age < grace
-    return ProcessId.from_dict(process).alive(age)
+    return age < LEASE_SECONDS and not known_ended(connection, Worker.from_dict(process))
 
 
 def event_of(row: Row[Any]) -> EventRecord:
@@ -112,8 +194,8 @@ def newest_transfer(connection: Connection, group_id: str) -> TransferRecord | N
 
 def newest_transfers(connection: Connection, group_ids: Sequence[str]) -> dict[str, TransferRecord]:
     """The same of several groups, by group; those that never had one are left out."""
-    table, clients = schema.transfers, schema.disconnections
-    found: dict[str, TransferRecord] = {}
+    table, clients = schema.migrations, schema.disconnections
+    found: list[Row[Any]] = []
     for at in range(0, len(group_ids), _IDS_AT_ONCE):
         newest = (
             select(func.max(table.c.id))
@@ -129,22 +211,54 @@ def newest_transfers(connection: Connection, group_ids: Sequence[str]) -> dict[s
             .outerjoin(clients, clients.c.transfer_id == table.c.id)
             .where(table.c.id.in_(newest))
         )
-        for row in connection.execute(query):
-            transfer = transfer_of(row)
-            found[transfer.group_id] = transfer
-    return found
+        found += connection.execute(query)
+    return {each.group_id: each for each in transfers_of(connection, found)}
+
+
+def give_lease(connection: Connection, lease_id: int, term: int, worker: Worker | None) -> None:
+    """Name the worker that has the lease from now on; None: one is to be named soon."""
+    seconds = LAUNCH_SECONDS if worker is None else LEASE_SECONDS
+    values = {
+        "term": term,
+        "worker": None if worker is None else worker.to_dict(),
+        "renewed_at": schema.now(),
+        "ends_at": schema.now() + seconds,
+    }
+    table = schema.leases
+    connection.execute(update(table).where(table.c.id == lease_id).values(values))
 
 
 def write_event(
-    connection: Connection, group_id: str, message: str, *, level: int | None = logging.INFO
+    connection: Connection,
+    group_id: str,
+    message: str,
+    *,
+    of: int | None = None,
+    level: int | None = logging.INFO,
 ) -> None:
     """Note an event, in the log as well, and drop those that are too old.
 
-    `level` is the log's; None: the log has it already.
+    `of`: the migration that it is of; None: of the group alone. `level` is the log's; None: the log
+    has it already.
     """
     now, message = time.time(), tidied(message)
     if level is not None:
         _log.log(level, message, extra={"migration": group_id, "event": True})
-    connection.execute(insert(schema.events), {"group_id": group_id, "at": now, "message": message})
+    row = {"group_id": group_id, "at": now, "message": message, "migration_id": of}
+    connection.execute(insert(schema.events), {**row, "number": _next_number(connection, of)})
     oldest = now - EVENT_DAYS * 86400
     connection.execute(delete(schema.events).where(schema.events.c.at < oldest))
+
+
+def _next_number(connection: Connection, transfer_id: int | None) -> int | None:
+    table = schema.migrations
+    if transfer_id is None:
+        return None
+    # The row's lock keeps two writers from the same number.
+    counted = (
+        update(table)
+        .where(table.c.id == transfer_id)
+        .values(events=table.c.events + 1)
+        .returning(table.c.events)
+    )
+    return connection.execute(counted).scalar()

@@ -1,10 +1,21 @@
 """The tables of the state.
 
-A change that an older engine would misread is a new SCHEMA_VERSION. A table that is added is not
-one: it is created in a state that lacks it, and an older engine passes it over.
+    replication_groups 1─n migrations 1─n lanes n─1 leases
+                              │             └─1 checkpoints
+                              └─n events, numbered
+
+A migration begins with a start and is over for good once it is done, failed or forced; a group has
+at most one that is not. A lane is the way of one shard of the source into the target; a migration
+has one today. A lease says who runs a lane, or several (`lease`).
+
+A change that an older engine would misread is a new SCHEMA_VERSION, with a step in `upgrade`. A
+table that is added is not one: it is created in a state that lacks it, and an older engine passes
+it over.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -18,9 +29,17 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
+    text,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+LANE = "0"
+"""The name of a migration's first lane; a migration has no other one today."""
+ALL_SLOTS = "0-16383"
+"""`lanes.slots` of a lane that carries every key."""
 
 metadata = MetaData()
 _JSON = JSON(none_as_null=True)
@@ -55,35 +74,73 @@ engines = Table(
     Column("engine", String(20), nullable=False),
 )
 
-transfers = Table(
-    "transfers",
+migrations = Table(
+    "migrations",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("group_id", ForeignKey("replication_groups.id", ondelete="CASCADE"), nullable=False),
     Column("status", String(20), nullable=False),
-    Column("attempt", Integer, nullable=False),
+    # What the start named.
     Column("source_urls", _JSON, nullable=False),
     Column("target_url", Text, nullable=False),
     Column("settings", _JSON, nullable=False),
     # Whether the target had keys of its own before the first one of ours; None: not known (yet).
     Column("held_before", Boolean),
-    Column("progress", _JSON),
     Column("report", _JSON),
-    Column("process", _JSON),
-    Column("heartbeat_at", Float, nullable=False),
     Column("changed_at", Float, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("request", String(20), nullable=False),
     Column("refusal", Text, nullable=False),
-    Index("transfers_of_group", "group_id", "id"),
+    # How many events it has had: the number of the newest.
+    Column("events", Integer, nullable=False),
+    Index("migrations_of_group", "group_id", "id"),
+    # No two of one group that go on, whatever a program does.
+    Index(
+        "migration_not_over",
+        "group_id",
+        unique=True,
+        sqlite_where=text("status IN ('pending', 'running', 'stopped')"),
+        postgresql_where=text("status IN ('pending', 'running', 'stopped')"),
+    ),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("migration_id", ForeignKey("migrations.id", ondelete="CASCADE"), nullable=False),
+    # Counts the workers that it was given to.
+    Column("term", Integer, nullable=False),
+    # `lease.Worker`; None: none is named yet.
+    Column("worker", _JSON),
+    # Both by the clock of the database (`now`).
+    Column("renewed_at", Float, nullable=False),
+    Column("ends_at", Float, nullable=False),
+    Index("leases_of_migration", "migration_id"),
+)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("migration_id", ForeignKey("migrations.id", ondelete="CASCADE"), nullable=False),
+    Column("name", String(40), nullable=False),
+    Column("source_url", Text, nullable=False),
+    # The shard's name where the source is a cluster; else empty.
+    Column("shard", Text, nullable=False),
+    # The slots that it covers, as ranges: "0-5460 10923".
+    Column("slots", Text, nullable=False),
+    Column("lease_id", ForeignKey("leases.id", ondelete="CASCADE"), nullable=False),
+    Column("progress", _JSON),
+    UniqueConstraint("migration_id", "name"),
 )
 
 checkpoints = Table(
     "checkpoints",
     metadata,
     Column(
-        "transfer_id",
-        ForeignKey("transfers.id", ondelete="CASCADE"),
+        "lane_id",
+        ForeignKey("lanes.id", ondelete="CASCADE"),
         primary_key=True,
         autoincrement=False,
     ),
@@ -91,13 +148,14 @@ checkpoints = Table(
     Column("saved_at", Float, nullable=False),
 )
 
-# Migrations whose source's clients are disconnected behind the cut-over, and by which process.
+# Migrations whose source's clients are disconnected behind the cut-over, and by which worker. The
+# columns have the names of version 1, so that a process of that version goes on with its row.
 disconnections = Table(
     "disconnections",
     metadata,
     Column(
         "transfer_id",
-        ForeignKey("transfers.id", ondelete="CASCADE"),
+        ForeignKey("migrations.id", ondelete="CASCADE"),
         primary_key=True,
         autoincrement=False,
     ),
@@ -105,12 +163,13 @@ disconnections = Table(
     Column("until", Float, nullable=False),
     # Why it is over; empty: it goes on.
     Column("ended", Text, nullable=False),
+    # `lease.Worker`, and when it last wrote, by the clock of the database.
     Column("process", _JSON),
     Column("heartbeat_at", Float, nullable=False),
     Column("clients", _JSON, nullable=False),
 )
 
-# No foreign key: a group's events outlive it, as ElastiCache's do.
+# No foreign keys: a group's events outlive it, as ElastiCache's do.
 events = Table(
     "events",
     metadata,
@@ -118,5 +177,30 @@ events = Table(
     Column("group_id", String(40), nullable=False),
     Column("at", Float, nullable=False),
     Column("message", Text, nullable=False),
+    # The migration that it is of, and its number there; None: it is the group's alone, or was
+    # written by an engine that knew no numbers.
+    Column("migration_id", Integer),
+    Column("number", Integer),
     Index("events_of_group", "group_id", "id"),
+    Index("events_of_migration", "migration_id", "number", unique=True),
 )
+
+
+class now(FunctionElement[float]):  # noqa: N801 (a function of SQL)
+    """Seconds since the epoch by the clock of the database, at the moment of the statement."""
+
+    type = Float()
+    inherit_cache = True
+    name = "seconds_now"
+
+
+@compiles(now)
+def _now(*_: Any, **__: Any) -> str:
+    # Not CURRENT_TIMESTAMP, which is when the transaction began.
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+@compiles(now, "sqlite")
+def _now_of_sqlite(*_: Any, **__: Any) -> str:
+    # 'now' has milliseconds; unixepoch with a fraction needs SQLite 3.42.
+    return "((julianday('now') - 2440587.5) * 86400.0)"

@@ -27,11 +27,14 @@ from sqlalchemy import (
     inspect,
     make_url,
     select,
+    update,
 )
 from sqlalchemy.engine import URL, Engine
 
 from engine.errors import StateError, UsageError
-from engine.groups import schema
+from engine.groups import schema, upgrade
+from engine.groups.lease import Witness, no_witness
+from engine.groups.rows import WITNESS
 
 STATE_VARIABLE = "STARTMIGRATION_STATE"
 BUSY_TIMEOUT = 5.0
@@ -76,16 +79,17 @@ _SQLITE: dict[int, tuple[str, str, type[StateError]]] = {
 class Store:
     """One state database. Safe to use from several threads."""
 
-    def __init__(self, state: str | None = None) -> None:
+    def __init__(self, state: str | None = None, *, witness: Witness = no_witness) -> None:
         """Open (and on first use create) the state that `state` names: a URL, a file's path, or
-        None for STARTMIGRATION_STATE or the default place.
+        None for STARTMIGRATION_STATE or the default place. One that an earlier version has left is
+        upgraded. `witness` tells which workers are known to have ended.
 
         Raises `UsageError` for a URL that cannot be understood, `StateError` for the rest.
         """
         self._url = _resolve(state)
         self.file = Path(self._url.database) if _is_sqlite(self._url) else None  # type: ignore[arg-type]
         # The two engines share one pool of connections.
-        self._reader = _engine(self._url)
+        self._reader = _engine(self._url).execution_options(**{WITNESS: witness})
         self._writer = self._reader.execution_options(immediate=True)
         try:
             if self.file is not None:
@@ -141,16 +145,29 @@ class Store:
             tables = set(schema.metadata.tables)
         with self.read() as connection:
             version = connection.execute(select(schema.schema_version.c.version)).scalar()
-        if version != schema.SCHEMA_VERSION:
+        if version in upgrade.STEPS:
+            self._upgrade()
+        elif version != schema.SCHEMA_VERSION:
             raise StateError(
                 f"the state {self.name} has the schema version {version}, this engine knows "
                 f"{schema.SCHEMA_VERSION}",
                 remedy="Use the engine that wrote it, or name another state with --state.",
             )
-        if any(table not in tables for table in schema.metadata.tables):
+        elif any(table not in tables for table in schema.metadata.tables):
             # An earlier engine's state.
             with self.write() as connection:
                 schema.metadata.create_all(connection)
+
+    def _upgrade(self) -> None:
+        """One transaction, from whichever version to ours: all of it or nothing."""
+        with self.write() as connection:
+            _lock(connection)
+            # Another process may have been faster.
+            table = schema.schema_version
+            version = connection.execute(select(table.c.version)).scalar_one()
+            while version != schema.SCHEMA_VERSION:
+                version = upgrade.STEPS[version](connection, self.name)
+                connection.execute(update(table).values(version=version))
 
     def _create(self) -> None:
         if self.file is not None:
@@ -162,8 +179,7 @@ class Store:
         with self.write() as connection:
             # Within the write transaction, so that of two processes one creates. SQLite has one
             # writer at a time; PostgreSQL lets both look, and fails the one that is later.
-            if connection.dialect.name == "postgresql":
-                connection.execute(select(func.pg_advisory_xact_lock(_CREATING)))
+            _lock(connection)
             if inspect(connection).has_table(schema.schema_version.name):
                 return
             schema.metadata.create_all(connection)
@@ -178,6 +194,13 @@ class Store:
             raise _translate(error, self.name) from None
         except sqlite3.Error as error:
             raise _translate_sqlite(error, self.name) from None
+
+
+def _lock(connection: Connection) -> None:
+    """Have the tables to ourselves until the transaction ends (SQLite's transactions that write
+    exclude each other anyway)."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_CREATING)))
 
 
 def default_state() -> str:

@@ -25,11 +25,12 @@ from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.errors import EngineError, StateError, UsageError
 from engine.fleet import run, state_thread
+from engine.fleet.launcher import open_registry
+from engine.fleet.process import ProcessId
 from engine.fleet.state_thread import StateCheckpointStore, StateThread
 from engine.front.engine import Engine
 from engine.groups import store as store_module
 from engine.groups.claimed import ClaimedTransfer, ClaimLost
-from engine.groups.process import ProcessId
 from engine.groups.registry import Registry
 from engine.groups.states import Request, TransferStatus
 from engine.groups.store import Store, TransientStateError
@@ -52,7 +53,7 @@ def path(state_url: str) -> Path:
 
 @pytest.fixture
 def registry(state_url: str) -> Iterator[Registry]:
-    registry = Registry(state_url)
+    registry = open_registry(state_url)
     yield registry
     registry.store.close()
 
@@ -61,7 +62,7 @@ def registry(state_url: str) -> Iterator[Registry]:
 def claimed(registry: Registry) -> ClaimedTransfer:
     registry.register("g", TARGET)
     registry.begin_migration("g", [SOURCE], TransferSettings())
-    return registry.claim_transfer("g", ProcessId.here())
+    return registry.claim_transfer("g", ProcessId.here().worker)
 
 
 @pytest.fixture
@@ -132,11 +133,11 @@ def test_a_database_of_somebody_else(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("version", ["0", "2", "999"])
+@pytest.mark.parametrize("version", ["0", "3", "999"])
 def test_a_schema_of_another_version(registry: Registry, path: Path, version: str) -> None:
     with registry.store.write() as connection:
         connection.exec_driver_sql(f"UPDATE schema_version SET version = {version}")
-    with pytest.raises(StateError, match=f"schema version {version}, this engine knows 1"):
+    with pytest.raises(StateError, match=f"schema version {version}, this engine knows 2"):
         Store(str(path))
 
 
@@ -156,7 +157,7 @@ def test_a_damaged_file(registry: Registry, path: Path) -> None:
             file.seek(page * 4096)
             file.write(os.urandom(4096))
     with pytest.raises(StateError, match="damaged") as caught:
-        Registry(str(path)).list()
+        open_registry(str(path)).list()
     assert "Move it away" in caught.value.remedy
 
 
@@ -263,7 +264,7 @@ def test_a_disk_that_is_full(path: Path, limit: int) -> None:
     assert done.stdout.startswith("TransientStateError the state ")
     assert "Free some space" in done.stdout
     # With room again everything works, and nothing half-written is seen.
-    registry = Registry(str(path))
+    registry = open_registry(str(path))
     groups, _ = registry.list(limit=2000)
     assert all(len(group.description) == 1000 for group, _ in groups)
     registry.register("after", TARGET)
@@ -297,7 +298,7 @@ def test_a_short_lock_is_waited_out(registry: Registry, path: Path) -> None:
 
 
 def test_a_long_lock(path: Path, impatient: None) -> None:
-    registry = Registry(str(path))
+    registry = open_registry(str(path))
     with Lock(path):
         registry.list()  # readers don't care
         began = time.monotonic()
@@ -324,10 +325,10 @@ def test_a_checkpoint_outlasts_a_lock(path: Path, impatient: None) -> None:
 
 
 def begin(path: Path) -> ClaimedTransfer:
-    registry = Registry(str(path))
+    registry = open_registry(str(path))
     registry.register("g", TARGET)
     registry.begin_migration("g", [SOURCE], TransferSettings())
-    return registry.claim_transfer("g", ProcessId.here())
+    return registry.claim_transfer("g", ProcessId.here().worker)
 
 
 # --- The bookkeeper ---
@@ -381,8 +382,8 @@ async def test_the_books(registry: Registry, claimed: ClaimedTransfer) -> None:
     await until(lambda: transfer_of(registry).progress.phase is Phase.CUT_OVER)
     # An end is written together with the status, by whoever writes that.
     ears.thread.progress(Progress(phase=Phase.DONE, reason="equal"))
-    beat = transfer_of(registry).heartbeat_at
-    await until(lambda: transfer_of(registry).heartbeat_at > beat)
+    beat = transfer_of(registry).lease.renewed_at
+    await until(lambda: transfer_of(registry).lease.renewed_at > beat)
     assert transfer_of(registry).progress.phase is Phase.CUT_OVER
     assert transfer_of(registry).refusal == ""
     last = Progress(phase=Phase.COPIED, keys=9)
@@ -406,7 +407,7 @@ async def test_the_books_outlast_a_lock(path: Path, impatient: None) -> None:
     with Lock(path):
         ears.thread.event("late")
         await asyncio.sleep(0.4)
-    registry = Registry(str(path))
+    registry = open_registry(str(path))
     await until(lambda: registry.list_events("g")[-1].message == "late")
     await ears.thread.close()
     assert ears.failures == []
@@ -428,7 +429,7 @@ async def test_the_books_notice_a_lost_claim(registry: Registry, claimed: Claime
     ears = Ears(claimed)
     ears.thread.start()
     with registry.store.write() as connection:
-        connection.exec_driver_sql("UPDATE transfers SET attempt = attempt + 1")
+        connection.exec_driver_sql("UPDATE leases SET term = term + 1")
     await until(lambda: ears.failures)
     await ears.thread.close()
     assert isinstance(ears.failures[0], ClaimLost)
@@ -480,8 +481,10 @@ def test_a_lock_stops_a_migration(
     # The process that gave up lives: it is ours. Only its silence tells, after half a minute.
     with pytest.raises(EngineError, match="already under migration"):
         run(face.migrate(here, there, settings=SETTINGS))
-    with Registry(str(path)).store.write() as connection:
-        connection.exec_driver_sql("UPDATE transfers SET heartbeat_at = heartbeat_at - 31")
+    with open_registry(str(path)).store.write() as connection:
+        connection.exec_driver_sql(
+            "UPDATE leases SET renewed_at = renewed_at - 31, ends_at = ends_at - 31"
+        )
     report = run(face.migrate(here, there, settings=SETTINGS))
     assert report.status == "done"
     assert_equal(source.client(), target.client())
@@ -501,7 +504,7 @@ def test_a_worker_on_a_full_disk(
 ) -> None:
     """It ends with 1 and a reason in its log; afterwards the migration is resumed."""
     source, target, link = ends
-    registry = Registry(state_url)
+    registry = open_registry(state_url)
     registry.register("g", Endpoint.parse(target.url))
     registry.begin_migration("g", [Endpoint(link.host, link.port)], SETTINGS)
     size = max(file.stat().st_size for file in path.parent.iterdir())
@@ -585,7 +588,7 @@ def test_a_finish_that_cannot_be_written(path: Path, impatient: None) -> None:
     claimed = begin(path)
     with Lock(path), pytest.raises(StateError):
         claimed.finish(TransferStatus.DONE, Report("done"), Progress(), "done")
-    registry = Registry(str(path))
+    registry = open_registry(str(path))
     assert registry.get("g")[0].status == "migrating"
     claimed.finish(TransferStatus.DONE, Report("done"), Progress(), "done")
     assert registry.get("g")[0].status == "available"

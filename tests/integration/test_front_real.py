@@ -32,11 +32,11 @@ from engine.errors import (
 )
 from engine.fleet import run
 from engine.fleet.inline import run_here
+from engine.fleet.launcher import open_registry
+from engine.fleet.process import ProcessId
 from engine.front.engine import Engine
 from engine.front.faults import CompletionRefused, PreflightFault
 from engine.front.http.metrics import Metrics
-from engine.groups.process import ProcessId
-from engine.groups.registry import Registry
 from engine.groups.states import Request, TransferStatus
 from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
@@ -82,11 +82,11 @@ def face(state_url: str) -> Iterator[Engine]:
     face = Engine(state_url)
     yield face
     face.close()
-    registry = Registry(state_url)
+    registry = open_registry(state_url)
     for _, transfer in registry.list()[0]:
-        if transfer is not None and transfer.held() and transfer.process != ProcessId.here():
-            assert transfer.process is not None
-            kill(transfer.process.pid)
+        if transfer is not None and transfer.held() and transfer.worker != ProcessId.here().worker:
+            assert transfer.worker is not None
+            kill(transfer.worker.shown["Pid"])
     registry.store.close()
 
 
@@ -107,9 +107,9 @@ def kill(pid: int) -> None:
     who = ProcessId.of(pid)
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 60
-    while who.alive(0) and time.monotonic() < deadline:
+    while not who.ended() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not who.alive(0)
+    assert who.ended()
 
 
 def fill(server: Server, count: int = 2000, size: int = 100) -> None:
@@ -196,9 +196,9 @@ def ended(pid: int) -> None:
     """Wait until a worker has ended, so that nothing of it outlives the test."""
     who = ProcessId.of(pid)
     deadline = time.monotonic() + 60
-    while who.alive(0) and time.monotonic() < deadline:
+    while not who.ended() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not who.alive(0)
+    assert who.ended()
 
 
 def holding(secret: str, folder: Path) -> list[Path]:
@@ -301,7 +301,7 @@ async def test_a_killed_worker_is_resumed(
 
 def saved(state_url: str) -> Checkpoint | None:
     """The checkpoint in the state, as it is on the disk."""
-    registry = Registry(state_url)
+    registry = open_registry(state_url)
     with registry.store.read() as connection:
         found = connection.exec_driver_sql("SELECT checkpoint FROM checkpoints").scalar()
     registry.store.close()
@@ -422,7 +422,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def _phase(state: sqlite3.Connection) -> str:
-    (progress,) = state.execute("SELECT progress FROM transfers ORDER BY id DESC").fetchone()
+    (progress,) = state.execute("SELECT progress FROM lanes ORDER BY id DESC").fetchone()
     return str(json.loads(progress)["phase"]) if progress else ""
 
 
@@ -475,7 +475,7 @@ async def test_a_stop_through_the_state(
     await face.register_replication_group("g", plain(target))
     await face.start_migration("g", node(link), settings=SLOW)
     await until_keys(face, 100)
-    registry = Registry(state_url)
+    registry = open_registry(state_url)
     registry.request("g", Request.STOP)
     registry.store.close()
     with pytest.raises(Interrupted):
@@ -825,7 +825,7 @@ async def test_what_is_published_contradicts_itself_at_no_time(
 
 def outcomes(state_url: str) -> dict[str, int]:
     """How many migrations ended with which outcome, as the metrics count them."""
-    registry = Registry(state_url)
+    registry = open_registry(state_url)
     page = Metrics().page([], {}, {}, registry.ended()).decode()
     registry.store.close()
     found = re.findall(r'^startmigration_migrations_ended{outcome="(\w+)"} (\d+)', page, re.M)
@@ -918,9 +918,9 @@ async def test_a_migration_that_is_cancelled_at_its_first_look(
     fill(source, 100)
     link = slow(target)
     ends = Endpoint.parse(source.url), Endpoint(link.host, link.port)
-    registry = Registry(state_url)
+    registry = open_registry(state_url)
     registry.register("g", ends[1])
-    registry.begin_migration("g", [ends[0]], SCAN, process=ProcessId.here())
+    registry.begin_migration("g", [ends[0]], SCAN, worker=ProcessId.here().worker)
     link.stall()
     task = asyncio.create_task(run_here(registry, "g", *ends, credentials=Credentials()))
     await soon(lambda: link.connections, "the look")
@@ -931,7 +931,7 @@ async def test_a_migration_that_is_cancelled_at_its_first_look(
     transfer = registry.get("g")[1]
     assert transfer is not None
     assert (transfer.status, transfer.held()) == (TransferStatus.STOPPED, False)
-    registry.resume_migration("g", process=ProcessId.here())
+    registry.resume_migration("g", worker=ProcessId.here().worker)
     report = await run_here(registry, "g", *ends, credentials=Credentials())
     assert report.status == "done"
     assert_equal(source.client(), target.client())

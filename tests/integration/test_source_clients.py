@@ -23,10 +23,11 @@ from benches.support.api import Serving
 from benches.support.proxy import Proxy
 from benches.support.servers import Server, TlsFiles
 from engine.fleet import run
+from engine.fleet.launcher import open_registry
+from engine.fleet.process import ProcessId
 from engine.front.engine import Engine
 from engine.groups import schema
-from engine.groups.process import ProcessId
-from engine.groups.registry import Registry
+from engine.groups.lease import Worker
 from engine.model.command_calls import ASK_COUNTS, counts_in
 from engine.model.endpoint import Endpoint
 from engine.model.report import Report
@@ -63,14 +64,14 @@ def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def state(state_url: str) -> Iterator[str]:
     """A state; the processes that a test leaves behind it are ended."""
     yield state_url
-    registry = Registry(state_url)
+    registry = open_registry(state_url)
     with registry.store.write() as connection:
         rows = connection.execute(schema.disconnections.select()).all()
         # Or their guards would start others.
         connection.execute(schema.disconnections.update().values(ended="the test is over"))
     registry.store.close()
     for row in rows:
-        if row.process is not None and (who := ProcessId.from_dict(row.process)).alive(0):
+        if row.process is not None and not (who := process_of(row.process)).ended():
             os.kill(who.pid, signal.SIGKILL)
 
 
@@ -174,16 +175,23 @@ def events(engine: Engine) -> list[str]:
     return [each["Message"] for each in engine.sync.describe_events(GROUP)["Events"]]
 
 
+def process_of(worker: dict[str, Any]) -> ProcessId:
+    """What the state has of a process that disconnects clients."""
+    found = ProcessId.of_worker(Worker.from_dict(worker))
+    assert found is not None
+    return found
+
+
 def disconnector(state: str) -> ProcessId:
     """The process that disconnects the clients."""
-    registry = Registry(state)
+    registry = open_registry(state)
 
     def claimed() -> Any:
         with registry.store.read() as connection:
             return connection.execute(schema.disconnections.select()).one().process
 
     try:
-        return ProcessId.from_dict(until("a process has it", claimed))
+        return process_of(until("a process has it", claimed))
     finally:
         registry.store.close()
 
@@ -364,13 +372,16 @@ def test_a_process_that_is_killed_is_replaced_and_a_verb_ends_it(
         told = cli("disconnect-clients", *NAMED, "--stop")
         assert told.code == 0, told.err
         second = disconnector(state)
-        until("the process has ended", lambda: not second.alive(0))
+        until("the process has ended", lambda: second.ended())
         assert seen(engine)["Disconnecting"] is False
         told = cli("disconnect-clients", *NAMED, "--stop")
         assert "nothing was to be done" in told.out
         # And begun again.
         assert cli("disconnect-clients", *NAMED, "--for", "5m").code == 0
-        until("it goes on", lambda: seen(engine)["Disconnecting"] and disconnector(state).alive(0))
+        until(
+            "it goes on",
+            lambda: seen(engine)["Disconnecting"] and not disconnector(state).ended(),
+        )
         cli.close()
     engine.close()
 
@@ -647,7 +658,7 @@ def test_who_holds_scripts_is_killed(server_factory: ServerFactory, state: str) 
         # The guard has made the pause longer, by so much.
         in_time = time.monotonic() - killed < script_pause.SECONDS
         second = disconnector(state)
-        until("the guard has ended", lambda: not ProcessId.of(guard).alive(0))
+        until("the guard has ended", lambda: ProcessId.of(guard).ended())
         # 2. Its guard: there is another one.
         guard = guard_of(second)
         os.kill(guard, signal.SIGKILL)

@@ -15,8 +15,8 @@ import pytest
 from benches.support.compare import assert_equal
 from benches.support.servers import Server
 from engine.errors import StateError
+from engine.fleet.process import ProcessId
 from engine.front.engine import Engine
-from engine.groups.process import ProcessId
 from tests.conftest import ServerFactory
 from tests.postgres import Postgres, folder_of_postgres
 
@@ -56,9 +56,9 @@ async def following(
     def pid() -> int:
         _, transfer = face.services.registry.get("g")
         assert transfer is not None
-        assert transfer.process is not None
-        pids.append(transfer.process.pid)
-        return transfer.process.pid
+        assert transfer.worker is not None
+        pids.append(transfer.worker.shown["Pid"])
+        return pids[-1]
 
     try:
         await face.register_replication_group("g", f"127.0.0.1:{target.port}")
@@ -76,7 +76,7 @@ async def following(
 async def gone(pid: int) -> None:
     who = ProcessId.of(pid)
     async with asyncio.timeout(60):
-        while who.alive(0):  # noqa: ASYNC110 (the kernel tells nobody)
+        while not who.ended():  # noqa: ASYNC110 (the kernel tells nobody)
             await asyncio.sleep(0.05)
 
 

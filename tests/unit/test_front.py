@@ -36,12 +36,13 @@ from engine.errors import (
     UsageError,
 )
 from engine.fleet import local
+from engine.fleet.launcher import open_registry
+from engine.fleet.process import ProcessId
 from engine.front import auto_cut_over, host_resolution, operations, validate
 from engine.front.blocking_engine import BlockingEngine
 from engine.front.engine import Engine
 from engine.front.faults import CompletionRefused, MigrationFailed
 from engine.groups.claimed import ClaimedTransfer
-from engine.groups.process import ProcessId
 from engine.groups.registry import Registry
 from engine.groups.states import Request, TransferStatus
 from engine.model.checkpoint import Checkpoint
@@ -57,7 +58,8 @@ from tests.preflight import without_checks
 SECRET = "correct-horse-battery"
 TARGET = "redis://target.invalid:6379"
 NODES = [{"Address": "192.0.2.1", "Port": 6379}]
-DEAD = ProcessId(2**22 + 1, 1, ProcessId.here().where, "here")
+HERE = ProcessId.here().worker
+DEAD = ProcessId(2**22 + 1, 1, ProcessId.here().where, "here").worker
 
 
 # --- Identifiers ---
@@ -353,7 +355,7 @@ async def services(
     """An engine with the group "g" whose workers are this process: the fleet starts none."""
     monkeypatch.setattr(local, "launch", lambda *_, **__: os.getpid())
     without_checks(monkeypatch)
-    face, registry = Engine(state_url, credentials=Credentials()), Registry(state_url)
+    face, registry = Engine(state_url, credentials=Credentials()), open_registry(state_url)
     await face.register_replication_group("g", TARGET, description="d")
     yield face, registry
     face.close()
@@ -366,7 +368,7 @@ ServiceContext = tuple[Engine, Registry]
 async def begun(services: ServiceContext) -> ClaimedTransfer:
     face, registry = services
     await face.start_migration("G", NODES)
-    return registry.claim_transfer("g", ProcessId.here())
+    return registry.claim_transfer("g", HERE)
 
 
 async def described(services: ServiceContext) -> dict[str, Any]:
@@ -390,9 +392,7 @@ async def test_responses_have_the_models_shapes(
     assert_shape(model, "StartMigrationResponse", registered, frozenset())
     started = await face.start_migration("g", NODES)
     assert_shape(model, "StartMigrationResponse", started, ours)
-    registry.claim_transfer("g", ProcessId.here()).beat(
-        Progress(phase=Phase.COPIED, can_complete=True)
-    )
+    registry.claim_transfer("g", HERE).beat(Progress(phase=Phase.COPIED, can_complete=True))
     completed = await face.complete_migration("g")
     assert_shape(model, "CompleteMigrationResponse", completed, ours)
     all_of_them = await face.describe_replication_groups()
@@ -604,7 +604,7 @@ async def test_what_a_followed_source_says(services: ServiceContext) -> None:
     face, _ = services
     await face.start_migration("g", NODES, settings=TransferSettings(source_type="auto"))
     assert (await described(services))["Migration"]["SourceType"] == "auto"
-    services[1].claim_transfer("g", ProcessId.here()).beat(FOLLOWING)
+    services[1].claim_transfer("g", HERE).beat(FOLLOWING)
     migration = (await described(services))["Migration"]
     assert (migration["Phase"], migration["SourceType"]) == ("FOLLOW", "replica")
     assert (migration["LagBytes"], migration["LagSeconds"]) == (18_000_000, 2.5)
@@ -648,9 +648,7 @@ async def test_the_end_by_force_of_a_followed_source(services: ServiceContext) -
     face, registry = services
     await face.start_migration("g", NODES)
     with registry.store.write() as connection:
-        connection.exec_driver_sql(
-            "UPDATE transfers SET process = ?", (json.dumps(DEAD.to_dict()),)
-        )
+        connection.exec_driver_sql("UPDATE leases SET worker = ?", (json.dumps(DEAD.to_dict()),))
     registry.claim_transfer("g", DEAD).beat(FOLLOWING)
     await face.complete_migration("g", force=True)
     report = await face.wait("g", until="available")
@@ -678,9 +676,7 @@ async def test_force_says_whether_the_target_is_open(
     face, registry = services
     await face.start_migration("g", NODES)
     with registry.store.write() as connection:
-        connection.exec_driver_sql(
-            "UPDATE transfers SET process = ?", (json.dumps(DEAD.to_dict()),)
-        )
+        connection.exec_driver_sql("UPDATE leases SET worker = ?", (json.dumps(DEAD.to_dict()),))
     claimed = registry.claim_transfer("g", DEAD)
     claimed.beat(FOLLOWING)
     claimed.save_checkpoint(Checkpoint(OnlineCheckpoint("t", begun=True, **members), "a"))
@@ -730,14 +726,12 @@ async def test_a_dead_worker(services: ServiceContext) -> None:
     face, registry = services
     await face.start_migration("g", NODES)
     with registry.store.write() as connection:
-        connection.exec_driver_sql(
-            "UPDATE transfers SET process = ?", (json.dumps(DEAD.to_dict()),)
-        )
+        connection.exec_driver_sql("UPDATE leases SET worker = ?", (json.dumps(DEAD.to_dict()),))
     registry.claim_transfer("g", DEAD).beat(
         Progress(phase=Phase.COPIED, can_complete=True, keys=5, total_keys=9)
     )
     gone = (
-        f"the worker process (pid {DEAD.pid}) is gone: resume with resume-migration, or abort with "
+        f"the worker process ({DEAD.told}) is gone: resume with resume-migration, or abort with "
         "complete-migration --force (no cut-over: the source stays open, the target as it is)"
     )
     migration = (await described(services))["Migration"]
@@ -769,9 +763,7 @@ async def test_a_dead_worker_is_replaced(services: ServiceContext) -> None:
     face, registry = services
     await face.start_migration("g", NODES)
     with registry.store.write() as connection:
-        connection.exec_driver_sql(
-            "UPDATE transfers SET process = ?", (json.dumps(DEAD.to_dict()),)
-        )
+        connection.exec_driver_sql("UPDATE leases SET worker = ?", (json.dumps(DEAD.to_dict()),))
     answer = await face.resume_migration("g")
     assert answer["ReplicationGroup"]["Migration"]["Workers"][0]["Pid"] == os.getpid()
     with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault):
@@ -822,7 +814,7 @@ async def test_wait_for_one_that_ends_badly(services: ServiceContext) -> None:
         await face.wait("g", until="copied")
     assert (await described(services))["Migration"]["Reason"].startswith("stopped: resume")
     await face.resume_migration("g")
-    claimed = services[1].claim_transfer("g", ProcessId.here())
+    claimed = services[1].claim_transfer("g", HERE)
     report = Report("failed", errors=("the target is full",))
     claimed.finish(TransferStatus.FAILED, report, stopped, "failed")
     with pytest.raises(MigrationFailed, match="failed: the target is full") as caught:

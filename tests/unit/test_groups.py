@@ -24,10 +24,13 @@ from engine.errors import (
     ReplicationGroupNotUnderMigrationFault,
     UsageError,
 )
+from engine.fleet import process as fleet_process
+from engine.fleet.launcher import open_registry
+from engine.fleet.process import ProcessId
 from engine.front.http.metrics import Metrics
-from engine.groups import disconnections, process, records, schema
+from engine.groups import disconnections, lease, records, schema
 from engine.groups.claimed import ClaimedTransfer, ClaimLost
-from engine.groups.process import ProcessId
+from engine.groups.lease import Lease, Worker
 from engine.groups.records import TransferRecord
 from engine.groups.registry import Registry
 from engine.groups.states import (
@@ -53,9 +56,11 @@ from engine.model.source_clients import SourceClients, alone
 SOURCE = Endpoint("source.example.com", 6380, username="u", password="never stored")
 TARGET = Endpoint("target.example.com", password="never stored")
 SETTINGS = TransferSettings(match="a*", databases=(0, 3))
-HERE = ProcessId.here()
-DEAD = dataclasses.replace(HERE, pid=2**22 + 1, started=1)
-ELSEWHERE = dataclasses.replace(HERE, pid=7, where="another boot", host="elsewhere")
+OWN = ProcessId.here()
+HERE = OWN.worker
+DEAD = dataclasses.replace(OWN, pid=2**22 + 1, started=1).worker
+ELSEWHERE = dataclasses.replace(OWN, pid=7, where="another boot", host="elsewhere").worker
+INIT = ProcessId.of(1).worker
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -69,7 +74,7 @@ def state_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def registry(state_url: str) -> Iterator[Registry]:
-    registry = Registry(state_url)
+    registry = open_registry(state_url)
     yield registry
     registry.store.close()
 
@@ -98,8 +103,8 @@ def transfer_of(registry: Registry) -> TransferRecord:
 
 def age(registry: Registry, seconds: float) -> None:
     """Make the transfer's times older."""
-    table = schema.transfers
-    older = {each: table.c[each] - seconds for each in ("changed_at", "heartbeat_at")}
+    table = schema.leases
+    older = {each: table.c[each] - seconds for each in ("renewed_at", "ends_at")}
     with registry.store.write() as connection:
         connection.execute(update(table).values(older))
 
@@ -258,7 +263,7 @@ def test_delete(registry: Registry, migrating: TransferRecord) -> None:
         registry.get("g")
     assert registry.list_events("g")[-1].message == "deleted"
     with registry.store.read() as connection:
-        for table in ("transfers", "checkpoints"):
+        for table in ("migrations", "lanes", "leases", "checkpoints"):
             assert not connection.exec_driver_sql(f"SELECT * FROM {table}").all()
     # The name is free again, and nothing of the old one comes back.
     registry.register("g", TARGET)
@@ -296,7 +301,7 @@ def test_begin(registry: Registry, migrating: TransferRecord) -> None:
 
 def test_settings_of_another_version(registry: Registry, migrating: TransferRecord) -> None:
     with registry.store.write() as connection:
-        connection.exec_driver_sql("""UPDATE transfers SET settings = '{"unheard_of": 1}'""")
+        connection.exec_driver_sql("""UPDATE migrations SET settings = '{"unheard_of": 1}'""")
     with pytest.raises(UsageError, match="another version"):
         _ = transfer_of(registry).settings
 
@@ -440,7 +445,7 @@ def test_an_end_without_a_worker(registry: Registry, migrating: TransferRecord) 
     assert not registry.end_without_worker("g", Report("stopped"), "forced")
     assert status_of(registry) == "migrating"
     with registry.store.write() as connection:
-        connection.execute(update(schema.transfers).values(process=DEAD.to_dict()))
+        connection.execute(update(schema.leases).values(worker=DEAD.to_dict()))
     assert registry.end_without_worker("g", Report("stopped"), "forced")
     assert status_of(registry) == "available"
     assert transfer_of(registry).status is TransferStatus.FORCED
@@ -459,38 +464,53 @@ def test_a_worker_that_could_not_start(registry: Registry, migrating: TransferRe
 
 
 def test_a_process_knows_itself() -> None:
-    assert ProcessId.of(os.getpid()) == HERE
-    assert HERE.pid == os.getpid()
-    assert HERE.started > 0
-    assert HERE.alive(0)
-    assert ProcessId.from_dict(HERE.to_dict()) == HERE
+    assert ProcessId.of(os.getpid()) == OWN
+    assert OWN.pid == os.getpid()
+    assert OWN.started > 0
+    assert not OWN.ended()
+    assert ProcessId.of_worker(Worker.from_dict(HERE.to_dict())) == OWN
+    assert HERE.told == f"pid {os.getpid()}"
+
+
+def test_a_worker_of_another_launcher() -> None:
+    """What its detail means is not known here, and so not whether it has ended."""
+    actor = Worker("actor 7f", "node-3", {"Actor": "7f"}, {"actor": "7f", "job": 1})
+    assert ProcessId.of_worker(actor) is None
+    assert not fleet_process.ended(actor)
+    assert actor.told == "actor 7f"
 
 
 def test_a_process_that_ends() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     who = ProcessId.of(child.pid)
-    assert who.alive(0)
+    assert not who.ended()
     # Of the same pid, but an earlier process.
-    assert not dataclasses.replace(who, started=who.started - 1).alive(0)
+    assert dataclasses.replace(who, started=who.started - 1).ended()
     child.kill()
     # A zombie is dead, though its pid is still taken.
     deadline = time.monotonic() + 10
-    while who.alive(0) and time.monotonic() < deadline:
+    while not who.ended() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not who.alive(0)
+    assert who.ended()
     child.communicate()
-    assert not who.alive(0)
-    assert not ProcessId.of(child.pid).alive(0)
+    assert who.ended()
+    assert ProcessId.of(child.pid).ended()
 
 
-def test_a_process_elsewhere_lives_by_its_heartbeat() -> None:
-    assert ELSEWHERE.alive(process.HEARTBEAT_LOST - 1)
-    assert not ELSEWHERE.alive(process.HEARTBEAT_LOST + 1)
+@pytest.mark.parametrize("worker", [ELSEWHERE, HERE], ids=["elsewhere", "here"])
+def test_a_lease_ends(worker: Worker) -> None:
+    """That of a worker elsewhere, and of one that lives but has given up."""
 
+    def leased(left: float, ended: bool = False, passed: float = 0.0) -> Lease:
+        read_at = time.monotonic() - passed
+        return Lease(1, 1, worker, 0.0, lease.LEASE_SECONDS - left, left, ended, read_at)
 
-def test_a_process_that_lives_but_has_given_up() -> None:
-    assert HERE.alive(process.HEARTBEAT_LOST - 1)
-    assert not HERE.alive(process.HEARTBEAT_LOST + 1)
+    assert leased(left=1).live
+    assert not leased(left=-1).live
+    # What passes behind the reading counts.
+    assert not leased(left=1, passed=2).live
+    assert not leased(left=1, ended=True).live
+    assert lease.LEASE_SECONDS + 1 <= leased(left=1, passed=2).seconds < lease.LEASE_SECONDS + 30
 
 
 def test_a_name_with_parentheses(tmp_path: Path) -> None:
@@ -500,18 +520,18 @@ def test_a_name_with_parentheses(tmp_path: Path) -> None:
     child = subprocess.Popen([str(program), "30"])
     try:
         time.sleep(0.05)
-        assert ProcessId.of(child.pid).alive(0)
+        assert not ProcessId.of(child.pid).ended()
     finally:
         child.kill()
         child.wait()
 
 
-@pytest.mark.parametrize("other", [ProcessId.of(1), ELSEWHERE])
+@pytest.mark.parametrize("other", [INIT, ELSEWHERE])
 def test_a_live_claim_is_respected(
-    registry: Registry, migrating: TransferRecord, other: ProcessId
+    registry: Registry, migrating: TransferRecord, other: Worker
 ) -> None:
     registry.claim_transfer("g", other)
-    with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault, match=f"process {other.pid} on"):
+    with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault, match=f"{other.name} on"):
         registry.claim_transfer("g", HERE)
     with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault):
         registry.resume_migration("g")
@@ -521,16 +541,16 @@ def test_a_dead_claim_is_taken_over(registry: Registry, migrating: TransferRecor
     first = registry.claim_transfer("g", DEAD)
     assert not transfer_of(registry).held()
     second = registry.claim_transfer("g", HERE)
-    assert second.record.attempt == first.record.attempt + 1
-    assert transfer_of(registry).process == HERE
+    assert second.record.lease.term == first.record.lease.term + 1
+    assert transfer_of(registry).worker == HERE
 
 
-@pytest.mark.parametrize("other", [ProcessId.of(1), ELSEWHERE])
+@pytest.mark.parametrize("other", [INIT, ELSEWHERE])
 def test_a_silent_claim_is_taken_over(
-    registry: Registry, migrating: TransferRecord, other: ProcessId
+    registry: Registry, migrating: TransferRecord, other: Worker
 ) -> None:
     registry.claim_transfer("g", other)
-    age(registry, process.HEARTBEAT_LOST + 1)
+    age(registry, lease.LEASE_SECONDS + 1)
     assert registry.claim_transfer("g", HERE).beat(None) is Request.NONE
 
 
@@ -538,25 +558,25 @@ def test_a_worker_that_is_just_starting(registry: Registry, migrating: TransferR
     assert transfer_of(registry).held()
     with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault, match="just starting"):
         registry.resume_migration("g")
-    age(registry, records.START_GRACE + 1)
+    age(registry, lease.LAUNCH_SECONDS + 1)
     assert not transfer_of(registry).held()
     registry.resume_migration("g")
 
 
 def test_a_process_that_ends_before_it_claims(registry: Registry) -> None:
     registry.register("g", TARGET)
-    registry.begin_migration("g", [SOURCE], SETTINGS, process=DEAD)
+    registry.begin_migration("g", [SOURCE], SETTINGS, worker=DEAD)
     assert not transfer_of(registry).held()
-    registry.resume_migration("g", process=DEAD)
+    registry.resume_migration("g", worker=DEAD)
     assert not transfer_of(registry).held()
-    registry.resume_migration("g", process=HERE)
+    registry.resume_migration("g", worker=HERE)
     assert transfer_of(registry).held()
     registry.claim_transfer("g", HERE)
 
 
 def test_a_launched_worker_that_never_claims(registry: Registry, migrating: TransferRecord) -> None:
     registry.note_launch(migrating, HERE)
-    age(registry, records.START_GRACE + 1)
+    age(registry, lease.LAUNCH_SECONDS + 1)
     assert transfer_of(registry).held()
     registry.note_launch(migrating, DEAD)
     assert not transfer_of(registry).held()
@@ -565,16 +585,16 @@ def test_a_launched_worker_that_never_claims(registry: Registry, migrating: Tran
 def test_a_late_note_of_a_launch(registry: Registry, migrating: TransferRecord) -> None:
     claimed = registry.claim_transfer("g", HERE)
     registry.note_launch(migrating, DEAD)
-    assert transfer_of(registry).process == HERE
+    assert transfer_of(registry).worker == HERE
     assert claimed.beat(None) is Request.NONE
 
 
 def test_who_has_ended() -> None:
-    assert not HERE.ended()
-    assert DEAD.ended()
-    assert ProcessId.of(DEAD.pid).ended()
+    assert not fleet_process.ended(HERE)
+    assert fleet_process.ended(DEAD)
+    assert fleet_process.ended(ProcessId.of(DEAD.shown["Pid"]).worker)
     # It cannot be looked up.
-    assert not ELSEWHERE.ended()
+    assert not fleet_process.ended(ELSEWHERE)
 
 
 def test_a_killed_worker_is_replaced(registry: Registry, migrating: TransferRecord) -> None:
@@ -596,16 +616,16 @@ def test_who_is_not_replaced(registry: Registry, migrating: TransferRecord) -> N
     assert registry.replace_worker("g", "starting") is None
     claimed = registry.claim_transfer("g", HERE)
     assert registry.replace_worker("g", "lives") is None
-    age(registry, process.HEARTBEAT_LOST + 1)
+    age(registry, lease.LEASE_SECONDS + 1)
     assert not transfer_of(registry).held()
     assert registry.replace_worker("g", "silent") is None
     registry.claim_transfer("g", ELSEWHERE)
-    age(registry, process.HEARTBEAT_LOST + 1)
+    age(registry, lease.LEASE_SECONDS + 1)
     assert registry.replace_worker("g", "elsewhere") is None
     claimed = registry.claim_transfer("g", DEAD)
     claimed.finish(TransferStatus.STOPPED, Report("stopped"), Progress(), "stopped")
     assert registry.replace_worker("g", "stopped") is None
-    registry.resume_migration("g", process=DEAD)
+    registry.resume_migration("g", worker=DEAD)
     claimed = registry.claim_transfer("g", DEAD)
     claimed.finish(TransferStatus.FAILED, Report("failed"), Progress(), "failed")
     assert registry.replace_worker("g", "failed") is None
@@ -615,7 +635,7 @@ def test_who_is_not_replaced(registry: Registry, migrating: TransferRecord) -> N
 def test_a_worker_that_never_came_is_replaced(
     registry: Registry, migrating: TransferRecord
 ) -> None:
-    age(registry, records.START_GRACE + 1)
+    age(registry, lease.LAUNCH_SECONDS + 1)
     assert registry.replace_worker("g", "never came") is not None
 
 
@@ -717,7 +737,7 @@ def test_of_two_processes_one_starts(state_url: str, tmp_path: Path) -> None:
         for racer in racers:
             assert racer.stdout is not None
             assert racer.stdout.readline() == "ready\n"
-        registry = Registry(state_url)
+        registry = open_registry(state_url)
         wins = [0, 0]
         for number in range(20):
             group = f"g{number}"
@@ -731,7 +751,7 @@ def test_of_two_processes_one_starts(state_url: str, tmp_path: Path) -> None:
             wins[results.index("won")] += 1
             with registry.store.read() as connection:
                 rows = connection.execute(
-                    select(schema.transfers.c.id).where(schema.transfers.c.group_id == group)
+                    select(schema.migrations.c.id).where(schema.migrations.c.group_id == group)
                 ).all()
             assert len(rows) == 1
         assert sum(wins) == 20
@@ -815,7 +835,7 @@ def test_readers_do_not_wait_for_a_writer(registry: Registry, state_url: str) ->
 
 def test_disconnecting_that_no_process_does(registry: Registry, migrating: TransferRecord) -> None:
     """Shown since when, and told once; the next process, its end and a longer time."""
-    claimed = registry.claim_transfer("g", ProcessId.here())
+    claimed = registry.claim_transfer("g", HERE)
     report = Report(status="done", sealed="0 10", lets_scripts=True, scripts_before=1)
     claimed.finish(TransferStatus.DONE, report, Progress(), "completed", disconnect_for=60.0)
 
@@ -827,7 +847,7 @@ def test_disconnecting_that_no_process_does(registry: Registry, migrating: Trans
 
     # One that is just starting is no reason to worry.
     assert seen().unattended_since is None
-    first = disconnections.claim(registry.store, "g", ProcessId.of(1 << 30))
+    first = disconnections.claim(registry.store, "g", ProcessId.of(1 << 30).worker)
     assert first is not None
     assert first.first
     since = seen().unattended_since
@@ -842,7 +862,7 @@ def test_disconnecting_that_no_process_does(registry: Registry, migrating: Trans
     # Its guard is waited for.
     assert disconnections.unattended(registry.store, patience=60.0) == []
     assert disconnections.unattended(registry.store) == ["g"]
-    second = disconnections.claim(registry.store, "g", ProcessId.here())
+    second = disconnections.claim(registry.store, "g", HERE)
     assert second is not None
     assert not second.first
     assert seen().unattended_since is None
@@ -865,10 +885,10 @@ def test_disconnecting_that_is_stopped_where_no_process_does_it(
     registry: Registry, migrating: TransferRecord
 ) -> None:
     """What was counted before is no longer all that was run."""
-    claimed = registry.claim_transfer("g", ProcessId.here())
+    claimed = registry.claim_transfer("g", HERE)
     report = Report(status="done", lets_scripts=True, scripts_before=1)
     claimed.finish(TransferStatus.DONE, report, Progress(), "completed", disconnect_for=60.0)
-    mine = disconnections.claim(registry.store, "g", ProcessId.of(1 << 30))
+    mine = disconnections.claim(registry.store, "g", ProcessId.of(1 << 30).worker)
     assert mine is not None
     mine.write(dataclasses.replace(mine.found, scripts=5, writes=5))
     assert disconnections.end(registry.store, migrating, "an operator has stopped it")

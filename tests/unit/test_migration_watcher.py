@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import pytest
 
 from engine.fleet import local
+from engine.fleet.launcher import open_registry
+from engine.fleet.process import ProcessId
 from engine.front import migration_watcher, worker_supervisor
 from engine.front.engine import Engine
 from engine.front.migration_watcher import MigrationWatcher
-from engine.groups.process import ProcessId
 from engine.groups.records import TransferRecord
 from engine.groups.registry import Registry
 from engine.groups.states import Request, TransferStatus
@@ -28,7 +29,8 @@ from tests.unit.test_worker_supervisor import NODES, TARGET, killed
 IN_SYNC = Progress(phase=Phase.FOLLOW, source_type="replica", can_complete=True)
 SOURCE = Endpoint("192.0.2.1", 6379)
 STOPPED = (TransferStatus.STOPPED, Report("stopped"), Progress(), "stopped")
-HERE = ProcessId.here()
+OWN = ProcessId.here()
+HERE = OWN.worker
 
 
 @dataclass
@@ -60,7 +62,7 @@ class Watched:
 
 @pytest.fixture
 async def watched(state_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
-    found = Watched(Engine(state_url, credentials=Credentials()), Registry(state_url))
+    found = Watched(Engine(state_url, credentials=Credentials()), open_registry(state_url))
 
     def launch(*_: object, **__: object) -> int:
         found.launches += 1
@@ -116,14 +118,16 @@ async def test_one_that_begins_later_and_is_stopped_stays_so(watched: Watched) -
 async def test_whose_a_silent_worker_was(watched: Watched, host: str, launches: int) -> None:
     """After a restart of the machine nothing is known of its processes; another one's may live."""
     watched.worker = os.getpid()
-    who = replace(HERE, where="before the restart", host=host)
-    watched.registry.begin_migration("g", [SOURCE], TransferSettings(), process=who)
+    who = replace(OWN, where="before the restart", host=host).worker
+    watched.registry.begin_migration("g", [SOURCE], TransferSettings(), worker=who)
     watched.registry.claim_transfer("g", who)
     eye = watched.watcher()
     await eye.look()
     assert watched.launches == 0  # its heartbeat is not old yet
     with watched.registry.store.write() as connection:
-        connection.exec_driver_sql("UPDATE transfers SET heartbeat_at = heartbeat_at - 60")
+        connection.exec_driver_sql(
+            "UPDATE leases SET renewed_at = renewed_at - 60, ends_at = ends_at - 60"
+        )
     await eye.look()
     await eye.look()
     assert watched.launches == launches

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from benches.support.api import Answer, ask
+from engine.fleet.process import ProcessId
 from engine.front import client_disconnection, response_shapes
 from engine.front.engine import Engine
 from engine.front.http.app import Api
@@ -20,8 +21,8 @@ from engine.front.http.authentication import Authenticator
 from engine.front.http.metrics import Metrics
 from engine.front.http.metrics_history import GROUPS_MOST, ROWS_MOST, SAMPLE_SECONDS, History
 from engine.front.migration_details import details, gates
-from engine.groups.process import ProcessId
-from engine.groups.records import GroupRecord, TransferRecord
+from engine.groups.lease import Lease
+from engine.groups.records import GroupRecord, LaneRecord, TransferRecord
 from engine.groups.states import Request, TransferStatus
 from engine.model.credentials import Credentials
 from engine.model.progress import Phase, Progress
@@ -109,23 +110,22 @@ HEARD = {"link": "up", "source_heard_seconds": 0.0, "target_heard_seconds": 0.0}
 
 def transfer(phase: Phase = Phase.FOLLOW, *, held: bool = True, **progress: Any) -> TransferRecord:
     now = time.time()
+    shown = Progress(phase=phase, source_type="replica", total_keys=9, **progress)
+    lease = Lease(1, 1, ProcessId.here().worker, now, age=0.0, left=30.0, ended=False)
     return TransferRecord(
         id=1,
         group_id="g",
         status=TransferStatus.RUNNING if held else TransferStatus.STOPPED,
-        attempt=1,
         source_urls=("redis://10.0.0.1:6379",),
         target_url="redis://10.0.0.2:6379",
         settings_data=SETTINGS.to_dict(),
         held_before=None,
-        progress=Progress(phase=phase, source_type="replica", total_keys=9, **progress),
         report=None,
-        process=ProcessId.here(),
-        heartbeat_at=now,
         changed_at=now,
         created_at=now,
         request=Request.NONE,
         refusal="",
+        lanes=(LaneRecord(1, "0", "redis://10.0.0.1:6379", "", "0-16383", shown, lease),),
     )
 
 
@@ -239,7 +239,9 @@ def test_clients_of_a_source_that_is_not_looked_at(
 
 def test_gates_of_a_scan() -> None:
     record = transfer(Phase.COPIED, keys=9)
-    record = replace(record, progress=replace(record.progress, source_type="scan"))
+    (lane,) = record.lanes
+    scanned = replace(lane, progress=replace(lane.progress, source_type="scan"))
+    record = replace(record, lanes=(scanned,))
     assert [(gate["Name"], gate["Open"]) for gate in gates(record)] == [
         ("worker", True),
         ("snapshot", True),

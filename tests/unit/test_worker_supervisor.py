@@ -14,12 +14,13 @@ import pytest
 
 from engine.errors import EngineError, Interrupted, TransferFailed
 from engine.fleet import local
+from engine.fleet.launcher import open_registry
+from engine.fleet.process import ProcessId
 from engine.front import worker_supervisor
 from engine.front.engine import Engine
 from engine.front.faults import MigrationFailed
 from engine.front.worker_supervisor import Supervisor
-from engine.groups import records
-from engine.groups.process import HEARTBEAT_LOST, ProcessId
+from engine.groups.lease import LAUNCH_SECONDS, LEASE_SECONDS
 from engine.groups.registry import Registry
 from engine.groups.states import TransferStatus
 from engine.model.credentials import Credentials
@@ -56,7 +57,7 @@ class ServiceContext:
     def age(self, seconds: float) -> None:
         with self.registry.store.write() as connection:
             connection.exec_driver_sql(
-                "UPDATE transfers SET changed_at = changed_at - ?, heartbeat_at = heartbeat_at - ?",
+                "UPDATE leases SET renewed_at = renewed_at - ?, ends_at = ends_at - ?",
                 (seconds, seconds),
             )
 
@@ -78,7 +79,9 @@ async def services(
     state_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[ServiceContext]:
     """Its first worker is one that was killed before it could claim anything."""
-    services = ServiceContext(Engine(state_url, credentials=Credentials()), Registry(state_url))
+    services = ServiceContext(
+        Engine(state_url, credentials=Credentials()), open_registry(state_url)
+    )
 
     def launch(*_: object, **__: object) -> int:
         services.launches += 1
@@ -96,16 +99,16 @@ async def services(
 async def test_a_killed_worker_is_replaced(services: ServiceContext) -> None:
     dead = services.registry.get("g")[1]
     assert dead is not None
-    assert dead.process is not None
+    assert dead.worker is not None
     services.launch = os.getpid
     waiting = services.wait()
     while services.launches < 2:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
     assert services.launches == 2
-    services.registry.claim_transfer("g", ProcessId.here()).beat(IN_SYNC)
+    services.registry.claim_transfer("g", ProcessId.here().worker).beat(IN_SYNC)
     assert await waiting == IN_SYNC
-    told = f"the worker process (pid {dead.process.pid}) was killed: replaced, 1 of 20"
+    told = f"the worker process ({dead.worker.told}) was killed: replaced, 1 of 20"
     assert services.events()[-1] == told
     assert services.heard == [told]
 
@@ -143,8 +146,8 @@ async def test_who_has_the_last_word_is_left_alone(
 ) -> None:
     dead = services.registry.get("g")[1]
     assert dead is not None
-    assert dead.process is not None
-    claimed = services.registry.claim_transfer("g", dead.process)
+    assert dead.worker is not None
+    claimed = services.registry.claim_transfer("g", dead.worker)
     report = Report("stopped" if status is TransferStatus.STOPPED else "failed", errors=("why",))
     claimed.finish(status, report, Progress(), "the last word")
     with pytest.raises(error):
@@ -155,8 +158,8 @@ async def test_who_has_the_last_word_is_left_alone(
 
 async def test_a_silent_worker_is_left_alone(services: ServiceContext) -> None:
     """It may wake up, and then there would be two."""
-    services.registry.claim_transfer("g", ProcessId.here())
-    services.age(HEARTBEAT_LOST + 1)
+    services.registry.claim_transfer("g", ProcessId.here().worker)
+    services.age(LEASE_SECONDS + 1)
     with pytest.raises(TransferFailed, match="is gone"):
         await services.wait()
     assert services.launches == 1
@@ -175,11 +178,11 @@ async def test_a_worker_that_cannot_be_started_just_now(services: ServiceContext
     services.launch = os.getpid
     await asyncio.sleep(0.1)
     assert services.launches == 2  # the transfer's time to be claimed is not over
-    services.age(records.START_GRACE)
+    services.age(LAUNCH_SECONDS)
     while services.launches < 3:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
-    services.registry.claim_transfer("g", ProcessId.here()).beat(IN_SYNC)
+    services.registry.claim_transfer("g", ProcessId.here().worker).beat(IN_SYNC)
     assert await waiting == IN_SYNC
 
 
@@ -188,16 +191,16 @@ async def test_a_cut_over_that_was_killed(services: ServiceContext) -> None:
     again."""
     dead = services.registry.get("g")[1]
     assert dead is not None
-    assert dead.process is not None
-    claimed = services.registry.claim_transfer("g", dead.process)
+    assert dead.worker is not None
+    claimed = services.registry.claim_transfer("g", dead.worker)
     claimed.beat(Progress(phase=Phase.CUT_OVER))
     with services.registry.store.write() as connection:
-        connection.exec_driver_sql("UPDATE transfers SET request = 'complete'")
+        connection.exec_driver_sql("UPDATE migrations SET request = 'complete'")
     services.launch = os.getpid
     waiting = asyncio.ensure_future(services.wait("available"))
     while services.launches < 2:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
-    claimed = services.registry.claim_transfer("g", ProcessId.here())
+    claimed = services.registry.claim_transfer("g", ProcessId.here().worker)
     claimed.beat(Progress())
     await asyncio.sleep(0.1)
     assert not waiting.done(), waiting

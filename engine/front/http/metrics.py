@@ -147,7 +147,7 @@ class _Migrations(Collector):
             for phase in Phase:
                 phases.add_metric([group.id, phase.value], float(transfer.progress.phase is phase))
             running.add_metric([group.id], float(transfer.held()))
-            beat.add_metric([group.id], max(now - transfer.heartbeat_at, 0.0))
+            beat.add_metric([group.id], transfer.lease.seconds)
             if transfer.id in self._checkpoints:
                 age.add_metric([group.id], max(now - self._checkpoints[transfer.id], 0.0))
         yield from (phases, running, beat, age)

@@ -1,13 +1,13 @@
-"""Which process a claim belongs to, and whether it still lives.
+"""Processes as workers: what the state is to know of one, and whether it still lives.
 
-A pid alone says little: it is used again. So a claim holds the process's start time beside it
-(clock ticks since boot, /proc/<pid>/stat field 22, see proc(5)), and the boot and pid namespace
-within which both mean something. A process of another boot or namespace (another machine or
-container on the same state) cannot be looked up; its heartbeat speaks for it.
+A pid alone says little: it is used again. So a worker's detail holds the process's start time
+beside it (clock ticks since boot, /proc/<pid>/stat field 22, see proc(5)), and the boot and pid
+namespace within which both mean something. A process of another boot or namespace (another machine
+or container on the same state) cannot be looked up; its lease speaks for it.
 
-A process that exists but has not shown a heartbeat for long is no worker any more either: it lost
+A process that exists but has not renewed its lease for long is no worker any more either: it lost
 the state, gave up, and lives on as the service that it is part of. (If it was only suspended, its
-next write finds the claim gone; see `claimed`.)
+next write finds the lease gone; see `groups.claimed`.)
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import socket
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-# Seconds. A worker beats each second, and has given up long before (fleet.bookkeeper).
-HEARTBEAT_LOST = 30.0
+from engine.groups.lease import Worker
+
 _ENDED = frozenset("ZXx")
 
 
@@ -43,14 +42,6 @@ class ProcessId:
         """The process that has `pid` now, on this machine (`started` 0 if there is none)."""
         return cls(pid, _start_ticks(pid) or 0, _where(), socket.gethostname())
 
-    def alive(self, heartbeat_age: float) -> bool:
-        """Whether the process lives and works; `heartbeat_age` is seconds."""
-        if heartbeat_age >= HEARTBEAT_LOST:
-            return False
-        if self.where != _where():
-            return True
-        return self.started != 0 and _start_ticks(self.pid) == self.started
-
     def ended(self) -> bool:
         """Whether the process is known to have ended; its silence alone does not tell, and one of
         another machine cannot be looked up."""
@@ -58,14 +49,24 @@ class ProcessId:
             self.started == 0 or _start_ticks(self.pid) != self.started
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; `from_dict` reads them back."""
-        return asdict(self)
+    @property
+    def worker(self) -> Worker:
+        """It, as the state has it."""
+        return Worker(f"process {self.pid}", self.host, {"Pid": self.pid}, asdict(self))
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> ProcessId:
-        """Inverse of `to_dict`."""
-        return cls(**data)
+    def of_worker(cls, worker: Worker) -> ProcessId | None:
+        """Inverse of `worker`; None for one that another launcher has started."""
+        try:
+            return cls(**worker.detail)
+        except TypeError:
+            return None
+
+
+def ended(worker: Worker) -> bool:
+    """The `Witness` of processes of this machine."""
+    who = ProcessId.of_worker(worker)
+    return who is not None and who.ended()
 
 
 def _start_ticks(pid: int) -> int | None:
