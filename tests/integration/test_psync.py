@@ -13,7 +13,7 @@ import redis
 from benches import datasets
 from benches.support.compare import TTL_BOUND_MS, assert_equal
 from benches.support.proxy import Proxy
-from benches.support.servers import Binary, Server, TlsFiles, binaries, supports_tls
+from benches.support.servers import Binary, Server, TlsFiles, binaries, few_binaries, supports_tls
 from engine._native import encode_command
 from engine.errors import (
     LinkError,
@@ -66,13 +66,20 @@ def everything(client: redis.Redis, i: int) -> None:
     client.execute_command("SELECT", 0)
 
 
-@pytest.mark.parametrize("diskless", ["yes", "no"])
+# Some servers one way, and one of them both ways.
+ONE_WAY_OR_BOTH = [
+    *((each, "yes" if n % 2 else "no") for n, each in enumerate(few_binaries())),
+    (few_binaries()[0], "yes"),
+]
+
+
+@pytest.mark.parametrize(("binary", "diskless"), ONE_WAY_OR_BOTH, ids=str)
 async def test_snapshot_and_stream_while_clients_write(
-    few_binary: Binary, server_factory: ServerFactory, diskless: str
+    binary: Binary, server_factory: ServerFactory, diskless: str
 ) -> None:
     server, target = (
-        server_factory(few_binary, "--repl-diskless-sync", diskless),
-        server_factory(few_binary),
+        server_factory(binary, "--repl-diskless-sync", diskless),
+        server_factory(binary),
     )
     await asyncio.to_thread(datasets.demo, server.url, n=3000)
     replay = Replay(target)
@@ -92,7 +99,7 @@ async def test_snapshot_and_stream_while_clients_write(
         await seen_by(server, lambda info: info["slave0"]["offset"] >= offset)
         assert server.client().info("replication")["connected_slaves"] == 1
     # Before 7.0 TTLs in the stream are relative, and this replay counts them from when it reads.
-    bound = TTL_BOUND_MS if few_binary.version >= (7, 0, 0) else 10 * TTL_BOUND_MS
+    bound = TTL_BOUND_MS if binary.version >= (7, 0, 0) else 10 * TTL_BOUND_MS
     await asyncio.to_thread(assert_equal, server.url, target.url, ttl_bound_ms=bound)
 
 
@@ -363,7 +370,7 @@ async def test_over_tls(server_factory: ServerFactory, tls_files: TlsFiles) -> N
         server.client().set(f"key:{i}", os.urandom(20_000))
     replay = Replay(target)
     async with source_of(server, batch_bytes=64 << 10) as source:
-        with writing(heavy, server=server, pause=0.01):
+        with writing(heavy, server=server, pause=0.03):
             await source.open(None)
             await replay.snapshot(source, slowly=0.01)
             await asyncio.sleep(1.0)
@@ -398,12 +405,7 @@ def limit_buffer(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("binary", "diskless"),
-    # Each server one way, and two of them both ways.
-    [
-        *((each, "yes" if n % 2 else "no") for n, each in enumerate(binaries())),
-        (binaries()[0], "yes"),
-        (binaries()[-1], "no" if len(binaries()) % 2 == 0 else "yes"),
-    ],
+    ONE_WAY_OR_BOTH,
     ids=str,
 )
 async def test_a_slow_target_is_never_cut_off(

@@ -83,13 +83,14 @@ def restore(path: Path, target: Server) -> tuple[int, list[tuple[bytes, str]]]:
     return carried, refused
 
 
-def test_a_file_of_every_server_into_every_other(
-    pair: tuple[Binary, Binary], server_factory: ServerFactory, tmp_path: Path
+def test_a_file_of_every_server(
+    ring_pair: tuple[Binary, Binary], server_factory: ServerFactory, tmp_path: Path
 ) -> None:
-    source, target = server_factory(pair[0]), server_factory(pair[1])
+    """(`test_file_real.py`: the whole way, of every server's file into every other.)"""
+    source, target = server_factory(ring_pair[0]), server_factory(ring_pair[1])
     fill(source, "small")
     saved = save(source)
-    known = known_types(pair[1].flavour, pair[1].version)
+    known = known_types(ring_pair[1].flavour, ring_pair[1].version)
     foreign = {name for (_, name), dumped in saved.keys.items() if dumped.payload[0] not in known}
     carried, refused = restore(written(tmp_path, saved.data), target)
     assert {name for name, _ in refused} == foreign, refused[:5]

@@ -90,9 +90,9 @@ def takes(theirs: int, ours: int) -> bool:
 
 
 def test_a_pair_runs_side_by_side(
-    pair: tuple[Binary, Binary], server_factory: ServerFactory
+    ring_pair: tuple[Binary, Binary], server_factory: ServerFactory
 ) -> None:
-    source, target = (server_factory(binary).client() for binary in pair)
+    source, target = (server_factory(binary).client() for binary in ring_pair)
     source.set("k", "v")
     target.set("k", "w")
     assert (source.get("k"), target.get("k")) == (b"v", b"w")

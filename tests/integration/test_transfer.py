@@ -331,10 +331,10 @@ STRINGS = [
 ]
 
 
-def test_strings_of_every_shape_between_every_pair(
-    pair: tuple[Binary, Binary], server_factory: ServerFactory
+def test_strings_of_every_shape(
+    ring_pair: tuple[Binary, Binary], server_factory: ServerFactory
 ) -> None:
-    source, target = server_factory(pair[0]), server_factory(pair[1])
+    source, target = server_factory(ring_pair[0]), server_factory(ring_pair[1])
     pipe = source.client().pipeline(transaction=False)
     for i, value in enumerate(STRINGS):
         pipe.set(f"plain:{i}", value)

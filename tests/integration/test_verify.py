@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from benches.support.servers import Binary, Server, binaries
+from benches.support.servers import Binary, Server, all_pairs, binaries, pair_id
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.verify import Difference, Verification, differing, verify
@@ -86,9 +86,9 @@ async def check(source: Server, target: Server, *rest: object, **kw: object) -> 
 
 
 async def test_equal_data_of_every_type(
-    pair: tuple[Binary, Binary], server_factory: ServerFactory
+    ring_pair: tuple[Binary, Binary], server_factory: ServerFactory
 ) -> None:
-    source, target = (server_factory(binary, password=SECRET) for binary in pair)
+    source, target = (server_factory(binary, password=SECRET) for binary in ring_pair)
     # The target may use other encodings than the source.
     target.client().config_set("hash-max-ziplist-entries", 2)
     target.client().config_set("zset-max-ziplist-entries", 2)
@@ -353,9 +353,10 @@ async def test_a_key_that_is_on_its_way_is_read_again(server_factory: ServerFact
     await arriving
 
 
+@pytest.mark.parametrize(
+    "pair", [pair for pair in all_pairs() if has_field_ttls(pair[0])], ids=pair_id
+)
 async def test_field_ttls(pair: tuple[Binary, Binary], server_factory: ServerFactory) -> None:
-    if not has_field_ttls(pair[0]):
-        pytest.skip(f"{pair[0]} has no field TTLs")
     source, target = (server_factory(binary) for binary in pair)
     for end in (source, target):
         end.client().hset("hash", mapping={"a": 1, "b": 2})
@@ -388,8 +389,8 @@ async def test_types_of_modules(server_factory: ServerFactory) -> None:
     assert await differing(*ends, 0, [b"vectors"]) == [b"vectors"]
 
 
-async def test_differing(pair: tuple[Binary, Binary], server_factory: ServerFactory) -> None:
-    source, target = (server_factory(binary) for binary in pair)
+async def test_differing(ring_pair: tuple[Binary, Binary], server_factory: ServerFactory) -> None:
+    source, target = (server_factory(binary) for binary in ring_pair)
     keys = [b"key:%d" % index for index in range(1000)]
     for end in (source, target):
         with end.client(db=2).pipeline(transaction=False) as pipe:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from benches.support.servers import Binary, Server
+from benches.support.servers import Binary, Server, few_binaries
 from engine.model.replication import Replication
 from engine.transfer.fence import PauseFence
 from engine.transfer.transfer import Transfer
@@ -30,9 +30,11 @@ def settings_of(server: Server) -> tuple[str, ...]:
     return tuple(client.config_get(name)[name] for name in SETTINGS)
 
 
-def test_the_write_stop(few_binary: Binary, server_factory: ServerFactory) -> None:
+# The one that pauses everybody, and one that pauses writers alone.
+@pytest.mark.parametrize("binary", few_binaries()[-2:], ids=str)
+def test_the_write_stop(binary: Binary, server_factory: ServerFactory) -> None:
     """A writer at 20,000 writes a second and a reader, through the cut-over and behind it."""
-    source, target = server_factory(few_binary), server_factory(few_binary)
+    source, target = server_factory(binary), server_factory(binary)
     source.client().mset({f"key:{n}": n for n in range(10_000)})
 
     async def steer(work: Transfer, run: Run) -> None:
@@ -46,7 +48,7 @@ def test_the_write_stop(few_binary: Binary, server_factory: ServerFactory) -> No
     assert run.report.status == "done", (run.report.errors, run.events)
     written, seen = writer.said, reader.said
     print(
-        f"\n{few_binary}: at {RATE:,} writes/s, from the last write that the source took to its "
+        f"\n{binary}: at {RATE:,} writes/s, from the last write that the source took to its "
         f"refusal {written['stop'] * 1000:.0f} ms, to the first one that the target took "
         f"{written['gap'] * 1000:.0f} ms; longest gap of a reader {seen['longest'] * 1000:.0f} ms; "
         f"from the fence to the open target {(run.report.fence_seconds or 9) * 1000:.0f} ms"
