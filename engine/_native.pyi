@@ -139,7 +139,7 @@ class RecordBatch:
     def expire_at(self, index: int) -> int | None: ...
     def access(self, index: int) -> int | None: ...
     def take(self, count: int) -> RecordBatch: ...
-    def take_deadlines(self) -> RecordBatch | None: ...
+    def take_with_ttls(self) -> RecordBatch | None: ...
     def leave_out(self, index: int, reason: str) -> None: ...
 
 @final
@@ -278,10 +278,10 @@ SEARCH_DATA: Final[frozenset[str]]
 
 @final
 class SnapshotReader:
-    hold_before: int
-    hold_shift: int
+    extend_before: int
+    extend_by: int
     @property
-    def held_count(self) -> int: ...
+    def extended_count(self) -> int: ...
     @property
     def expired(self) -> int: ...
     @property
@@ -314,12 +314,12 @@ class SnapshotReader:
         batch_bytes: int = ...,
         stream_above: int = ...,
         value_limit: int = ...,
-        hold_before: int = 0,
-        hold_shift: int = 0,
+        extend_before: int = 0,
+        extend_by: int = 0,
         drop_before: int = 0,
         drop_imports: bool = False,
         footers: bool = True,
-        lift_fields: bool = False,
+        extend_fields: bool = False,
     ) -> Self: ...
     @property
     def flavour(self) -> str: ...
@@ -430,10 +430,10 @@ class CommandBatch:
     @staticmethod
     def empty(offset: int, db: int = 0, in_multi: bool = False) -> CommandBatch: ...
 
-# extended_keys.pxi
+# extended_names.pxi
 
 @final
-class HeldNames:
+class ExtendedNames:
     def __new__(cls, *, names_most: int = ..., bytes_most: int = ...) -> Self: ...
     def __len__(self) -> int: ...
     @property
@@ -453,10 +453,10 @@ class HeldNames:
 @final
 class StreamReader:
     now_ms: int
-    hold_before: int
-    hold_shift: int
+    extend_before: int
+    extend_by: int
     @property
-    def held(self) -> int: ...
+    def extended_count(self) -> int: ...
     @property
     def input(self) -> InputBuffer: ...
     @property
@@ -500,7 +500,7 @@ class StreamReader:
         append_only: bool = False,
         until: int | None = None,
         names: Iterable[tuple[bytes, bytes, bytes]] = (),
-        lift_fields: bool = False,
+        extend_fields: bool = False,
     ) -> Self: ...
     @property
     def closed(self) -> int: ...
@@ -512,7 +512,7 @@ class StreamReader:
 
 # aof.pxi
 
-def early_member_deadlines(batch: CommandBatch, before: int) -> list[int]: ...
+def early_field_ttls(batch: CommandBatch, before: int) -> list[int]: ...
 def stuck_hashes(batch: CommandBatch) -> list[int]: ...
 
 # apply.pxi

@@ -1,8 +1,8 @@
-# Deadlines in the stream: relative ones made absolute, near ones held back.
+# Expire times in the stream: relative ones made absolute, near ones extended.
 #
 # Sources before 7.0 send EXPIRE, SETEX, SET … EX and RESTORE on as their clients gave them, so that
-# a deadline hangs on when a replica applies the command. Ours may be applied hours later, out of a
-# spool, and must not: the TTL is added to the time of receipt, on the source's clock.
+# an expire time hangs on when a replica applies the command. Ours may be applied hours later, out
+# of a spool, and must not: the TTL is added to the time of receipt, on the source's clock.
 #
 #   EXPIRE, PEXPIRE key t …        PEXPIREAT key at
 #   (P)EXPIREAT key at NX|XX|GT|LT PEXPIREAT key at
@@ -16,10 +16,10 @@
 # so always are in one transaction. A SET that was replicated has succeeded on the source: NX, XX
 # and GET have served their purpose. What is no valid TTL passes.
 #
-# While the target is behind, a near deadline would pass there before the stream's next command that
-# extends it is applied. So deadlines before `hold_before` are lifted by `hold_shift`, those of the
-# absolute forms (EXPIREAT, PEXPIREAT, SET … EXAT | PXAT, GETEX, RESTORE … ABSTTL) too; whoever set
-# this mends them once the target has caught up.
+# While the target is behind, a near expire time would pass there before the stream's next command
+# that extends it is applied. So expire times before `extend_before` are extended by `extend_by`,
+# those of the absolute forms (EXPIREAT, PEXPIREAT, SET … EXAT | PXAT, GETEX, RESTORE … ABSTTL) too;
+# whoever set this mends them once the target has caught up.
 
 cdef enum:
     ANCHOR_ARGUMENTS_MOST = 16    # more than any of the commands above takes
@@ -35,14 +35,14 @@ cdef struct Argument:
     const uint8_t *data
     size_t size
 
-cdef struct Deadlines:
+cdef struct ExpireTimes:
     # Whether relative TTLs are made absolute, and when the bytes now read were received.
     bint anchor
     int64_t now_ms
-    # Absolute deadlines before the first are lifted by the second; 0: none is.
-    int64_t hold_before
-    int64_t hold_shift
-    uint64_t held
+    # Absolute expire times before the first are extended by the second; 0: none is.
+    int64_t extend_before
+    int64_t extend_by
+    uint64_t extended_count
 
 
 cdef inline bint is_word(const Argument *argument, const char *word, size_t n) noexcept nogil:
@@ -52,9 +52,9 @@ cdef inline bint is_word(const Argument *argument, const char *word, size_t n) n
 
 
 cdef inline bint read_deadline(
-    const Argument *ttl, int64_t unit, bint relative, Deadlines *how, int64_t *at
+    const Argument *ttl, int64_t unit, bint relative, ExpireTimes *how, int64_t *at
 ) noexcept nogil:
-    """The deadline that a TTL in units of so many ms means, saturating.
+    """The expire time that a TTL in units of so many ms means, saturating.
 
     False if it is no valid TTL, or has to stay as it is.
     """
@@ -67,9 +67,9 @@ cdef inline bint read_deadline(
     n = n * unit if n <= INT64_MAX // unit else INT64_MAX
     if relative:
         n = how.now_ms + n if n <= INT64_MAX - how.now_ms else INT64_MAX
-    if n < how.hold_before:
-        n = n + how.hold_shift if n <= INT64_MAX - how.hold_shift else INT64_MAX
-        how.held += 1
+    if n < how.extend_before:
+        n = n + how.extend_by if n <= INT64_MAX - how.extend_by else INT64_MAX
+        how.extended_count += 1
         changed = True
     at[0] = n
     return changed
@@ -115,9 +115,9 @@ cdef inline uint8_t *put_set(
 
 
 cdef bint find_set_deadline(
-    const Argument *arguments, size_t count, Deadlines *how, int64_t *at
+    const Argument *arguments, size_t count, ExpireTimes *how, int64_t *at
 ) noexcept nogil:
-    """Whether a SET has a deadline to change, and only options that we know beside it."""
+    """Whether a SET has an expire time to change, and only options that we know beside it."""
     cdef size_t place = 0, i = 3
     cdef int64_t unit = 1, other = 1
     cdef bint relative = False
@@ -165,11 +165,11 @@ cdef inline bint sets_deadline_alone(
 
 
 cdef AnchorResult anchor_command(
-    Packed *packed, StreamCommand *command, Deadlines *how
+    Packed *packed, StreamCommand *command, ExpireTimes *how
 ) noexcept nogil:
     """Add `command`, whose bytes lie in `packed.raw`, to the index as what it is rewritten to.
 
-    ANCHOR_PASS: it carries no deadline that has to be changed, and nothing was added.
+    ANCHOR_PASS: it carries no expire time that has to be changed, and nothing was added.
     """
     cdef Argument arguments[ANCHOR_ARGUMENTS_MOST]
     cdef StreamCommand added = command[0]
@@ -190,8 +190,8 @@ cdef AnchorResult anchor_command(
         p += size + 2
 
     if sets_deadline_alone(name, &unit, &relative):
-        # NX, XX, GT and LT were true on the source; on the target, whose deadlines may be lifted,
-        # they could be false.
+        # NX, XX, GT and LT were true on the source; on the target, whose expire times may be
+        # extended, they could be false.
         if not read_deadline(&arguments[2], unit, relative, how, &at) and (count == 3 or at <= 0):
             return ANCHOR_PASS
     elif name == NAME_SETEX or name == NAME_PSETEX:
@@ -276,8 +276,8 @@ cdef bint find_deadline_option(
     return False
 
 
-cdef AnchorResult lift_option(
-    Packed *packed, StreamCommand *command, Deadlines *how
+cdef AnchorResult extend_option(
+    Packed *packed, StreamCommand *command, ExpireTimes *how
 ) noexcept nogil:
     """As `anchor_command`, for commands that only have the number behind EXAT or PXAT changed."""
     cdef StreamCommand added = command[0]
@@ -313,11 +313,11 @@ cdef AnchorResult lift_option(
     return ANCHOR_DONE
 
 
-cdef bint leaves_deadline(
-    StreamName name, const uint8_t *command, const Deadlines *how
+cdef bint leaves_ttl(
+    StreamName name, const uint8_t *command, const ExpireTimes *how
 ) noexcept nogil:
-    """Whether a command that was not rewritten sets a deadline that would have had to be: one that
-    is relative, or near. Its form is not one of those above."""
+    """Whether a command that was not rewritten sets an expire time that would have had to be: one
+    that is relative, or near. Its form is not one of those above."""
     cdef Argument option, number
     cdef int64_t at, unit = 1
     cdef bint relative = False
@@ -326,4 +326,4 @@ cdef bint leaves_deadline(
     deadline_option(&option, &unit, &relative)
     if not parse_decimal(number.data, number.data + number.size, &at) or at <= 0:
         return False
-    return relative or at < how.hold_before // unit
+    return relative or at < how.extend_before // unit

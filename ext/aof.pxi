@@ -37,8 +37,8 @@ cdef bint annotated_time(const uint8_t *line, size_t size, int64_t *seconds) noe
 
 
 cdef bint member_deadline_passes(const uint8_t *command, int64_t before) noexcept nogil:
-    """Whether a command that gives members of a key a deadline gives them one before that moment
-    (ms since the epoch), or one that hangs on when it is applied."""
+    """Whether a command that gives members of a key an expire time gives them one before that
+    moment (ms since the epoch), or one that hangs on when it is applied."""
     cdef uint64_t count, i
     cdef int64_t at, unit = 1
     cdef bint relative = False, found = False
@@ -66,9 +66,9 @@ cdef bint member_deadline_passes(const uint8_t *command, int64_t before) noexcep
     return False
 
 
-def early_member_deadlines(CommandBatch batch not None, int64_t before):
-    """Indices of the commands that give members of a key (fields of a hash) a deadline before that
-    moment, in ms since the epoch, or a relative one."""
+def early_field_ttls(CommandBatch batch not None, int64_t before):
+    """Indices of the commands that give members of a key (fields of a hash) an expire time before
+    that moment, in ms since the epoch, or a relative one."""
     cdef size_t i
     cdef list found = []
     if batch.all_flags() & FLAG_MEMBER_TTL:
@@ -81,24 +81,24 @@ def early_member_deadlines(CommandBatch batch not None, int64_t before):
 
 
 def stuck_hashes(CommandBatch batch not None):
-    """Indices of the commands that give fields of a hash deadlines which were to be lifted, and
-    could not be: RESTOREs of payloads that are not understood."""
+    """Indices of the commands that give fields of a hash expire times which were to be extended,
+    and could not be: RESTOREs of payloads that are not understood."""
     cdef size_t i
     return [i for i in range(batch.packed.count) if batch.packed.commands[i].stuck_fields]
 
 
-# Deadlines of hash fields in the commands that set them:
+# Expire times of hash fields in the commands that set them:
 #
 #   H(P)EXPIRE(AT) key t [NX|XX|GT|LT] FIELDS …          HPEXPIREAT key at … FIELDS …
 #   HSETEX, HGETEX key … EX|PX|EXAT|PXAT t … FIELDS …    the same with PXAT at
 #   RESTORE key t payload …                              the same with another payload
 #
-# All that a file holds are lifted by as much, so that NX, XX, GT and LT find what they found.
+# All that a file holds are extended by as much, so that NX, XX, GT and LT find what they found.
 
-cdef AnchorResult lift_member_deadline(
-    Packed *packed, StreamCommand *command, Deadlines *how
+cdef AnchorResult extend_member_ttl(
+    Packed *packed, StreamCommand *command, ExpireTimes *how
 ) noexcept nogil:
-    """As `anchor_command`, for commands that give fields of a hash a deadline."""
+    """As `anchor_command`, for commands that give fields of a hash an expire time."""
     cdef StreamCommand added = command[0]
     cdef Argument argument
     cdef uint64_t count, i, place = 0
@@ -130,7 +130,7 @@ cdef AnchorResult lift_member_deadline(
     if not reserve_commands(packed, 1) or not raw_reserve(
             &packed.rewritten, command.size + ANCHOR_OVERHEAD):
         return ANCHOR_NO_MEMORY
-    added.rewritten = added.lifted_fields = True
+    added.rewritten = added.extended_fields = True
     added.start = packed.rewritten.size
     out = put_array_header(packed.rewritten.data + added.start, count)
     p = first_argument(start, &count)
@@ -170,10 +170,11 @@ cdef bint hash_expiry(const Argument *name, int64_t *unit, bint *relative) noexc
     return True
 
 
-cdef AnchorResult lift_restored_hash(
-    Packed *packed, StreamCommand *command, Deadlines *how, Bytes *scratch
+cdef AnchorResult extend_restored_hash(
+    Packed *packed, StreamCommand *command, ExpireTimes *how, Bytes *scratch
 ) noexcept nogil:
-    """As `anchor_command`, for a RESTORE of a hash with deadlines of its fields; `scratch`: two."""
+    """As `anchor_command`, for a RESTORE of a hash with expire times of its fields; `scratch`:
+    two."""
     cdef Argument arguments[ANCHOR_ARGUMENTS_MOST]
     cdef StreamCommand added = command[0]
     cdef uint64_t count
@@ -184,7 +185,7 @@ cdef AnchorResult lift_restored_hash(
     cdef uint64_t crc
     cdef bint relative = True, moved
     cdef int flavour
-    cdef FieldsLift found
+    cdef FieldsExtended found
     cdef Bytes *value = &scratch[0]
     cdef uint8_t *out
     if count < 4 or count > ANCHOR_ARGUMENTS_MOST:
@@ -199,7 +200,7 @@ cdef AnchorResult lift_restored_hash(
     body = arguments[3].size - FOOTER_BYTES
     footer = arguments[3].data + body
     flavour = payload_flavour(footer)
-    if not has_field_deadlines(flavour, arguments[3].data[0]):
+    if not has_field_ttls(flavour, arguments[3].data[0]):
         return ANCHOR_PASS
     value.size = 0
     if not bytes_reserve(value, body, SIZE_MAX):
@@ -207,7 +208,7 @@ cdef AnchorResult lift_restored_hash(
     memcpy(value.data, arguments[3].data, body)
     found = FIELDS_STUCK
     if crc_fits(arguments[3].data, body):
-        found = lift_fields(flavour, value.data, body, how.hold_shift, &scratch[1])
+        found = extend_fields(flavour, value.data, body, how.extend_by, &scratch[1])
     if found == FIELDS_NO_MEMORY:
         return ANCHOR_NO_MEMORY
     if found != FIELDS_LIFTED or not known_restore(arguments, count, &relative):
@@ -220,7 +221,7 @@ cdef AnchorResult lift_restored_hash(
             &packed.rewritten, command.size + ANCHOR_OVERHEAD + value.size):
         return ANCHOR_NO_MEMORY
     moved = read_deadline(&arguments[2], 1, relative, how, &at)
-    added.rewritten = added.lifted_fields = True
+    added.rewritten = added.extended_fields = True
     added.start = packed.rewritten.size
     out = put_array_header(packed.rewritten.data + added.start, count + (moved and relative))
     out = put_argument(put_argument(out, &arguments[0]), &arguments[1])

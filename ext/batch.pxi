@@ -126,7 +126,7 @@ cdef inline void arena_copy(Arena *arena, const Arena *other, size_t index) noex
 @cython.final
 cdef class RecordBatch:
     """Records of one database, in the order in which the source gave them. Immutable, but for what
-    `ModuleGuard.withhold`, `take`, `take_deadlines` and `leave_out` take out and `strings_first`
+    `ModuleGuard.withhold`, `take`, `take_with_ttls` and `leave_out` take out and `strings_first`
     moves.
 
     Attributes:
@@ -146,9 +146,9 @@ cdef class RecordBatch:
             beginning of one that is listed in `errors`, to be thrown away.
         withheld: (key, reason) of records that were taken out, as the target must not get them.
         telemetry: keys of records that were taken out, as every server makes such keys for itself.
-        timed: names of the hashes whose fields have deadlines, where near ones are held back; each
-            behind its length (4 bytes, little-endian).
-        stuck: the same of those whose fields' deadlines were to be lifted, and could not be.
+        timed: names of the hashes whose fields have expire times, where near ones are extended;
+            each behind its length (4 bytes, little-endian).
+        stuck: the same of those whose fields' expire times were to be extended, and could not be.
     """
     cdef Arena arena
     cdef readonly int db
@@ -188,7 +188,7 @@ cdef class RecordBatch:
 
     @property
     def lasting(self):
-        """How many of the records have no deadline."""
+        """How many of the records have no expire time."""
         cdef size_t count = 0, i
         with nogil:
             for i in range(self.arena.count):
@@ -292,8 +292,9 @@ cdef class RecordBatch:
         self.adding -= head.adding
         return head
 
-    def take_deadlines(self):
-        """The records that have a deadline as a batch of their own, in their order; the others stay.
+    def take_with_ttls(self):
+        """The records that have an expire time as a batch of their own, in their order; the others
+        stay.
 
         None, and nothing is changed, if no record has one, or the batch is streamed. Raises
         `MemoryError`.

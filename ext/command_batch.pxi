@@ -73,8 +73,8 @@ cdef class CommandBatch:
 
     @property
     def stream_commands(self):
-        """How many commands of the stream it has: one that is sent as two, as a SETEX whose deadline
-        is lifted is, counts once."""
+        """How many commands of the stream it has: one that is sent as two, as a SETEX whose expire
+        time is extended is, counts once."""
         cdef size_t i, found = self.packed.count
         if self.packed.rewritten.size:
             for i in range(1, self.packed.count):
@@ -209,7 +209,8 @@ cdef class CommandBatch:
 
     @property
     def rewritten(self):
-        """Indices of the commands whose deadline is not as the source sent it: absolute, lifted."""
+        """Indices of the commands whose expire time is not as the source sent it: absolute,
+        extended."""
         cdef size_t i
         cdef list found = []
         for i in range(self.packed.count):

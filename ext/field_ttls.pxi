@@ -1,33 +1,33 @@
-# Deadlines of hash fields, inside the values that hold them: lifted as those of keys are.
+# Expire times of hash fields, inside the values that hold them: extended as those of keys are.
 #
-#   24  the earliest deadline (8 bytes); of each field how far its own is from it and one more
+#   24  the earliest expire time (8 bytes); of each field how far its own is from it and one more
 #       (0: it has none), its name, its value
-#   25  the earliest deadline (8 bytes; 0: there is none); a listpack of (name, value, deadline;
-#       0: none), mostly LZF-compressed
-#   22  of Valkey: of each field its name, its value, its deadline (8 bytes; -1: none)
+#   25  the earliest expire time (8 bytes; 0: there is none); a listpack of (name, value,
+#       expire time; 0: none), mostly LZF-compressed
+#   22  of Valkey: of each field its name, its value, its expire time (8 bytes; -1: none)
 #
 # (rdbSaveObject, rdb.c.) All are in ms since the epoch, little-endian. A listpack keeps its length
-# where its deadlines are numbers of 8 bytes, as all are that are later than January 1970.
+# where its expire times are numbers of 8 bytes, as all are that are later than January 1970.
 
-cdef enum FieldsLift:
-    FIELDS_NONE          # no field has a deadline
+cdef enum FieldsExtended:
+    FIELDS_NONE          # no field has an expire time
     FIELDS_LIFTED
-    FIELDS_STUCK         # some may have one, and it cannot be lifted
+    FIELDS_STUCK         # some may have one, and it cannot be extended
     FIELDS_NO_MEMORY
 
 cdef enum:
-    # What stands before the listpack: the type, the earliest deadline; its length in five bytes.
+    # What stands before the listpack: the type, the earliest expire time; its length in five bytes.
     FIELDS_HEAD = 9
     FIELDS_LENGTH = 5
     LISTPACK_HEAD = 6
     LISTPACK_INT64 = 0xf4
     LISTPACK_END = 0xff
 
-# HFE_MAX_ABS_TIME_MSEC of Redis, server.h: a later deadline is refused.
+# HFE_MAX_ABS_TIME_MSEC of Redis, server.h: a later expire time is refused.
 cdef int64_t FIELD_DEADLINE_MOST = (1 << 46) - 1
 
 
-cdef inline bint has_field_deadlines(int flavour, int type) noexcept nogil:
+cdef inline bint has_field_ttls(int flavour, int type) noexcept nogil:
     """Whether values of this type may hold some."""
     return type == 22 or (flavour == FLAVOUR_REDIS and (type == 24 or type == 25))
 
@@ -70,11 +70,11 @@ cdef size_t listpack_entry(const uint8_t *p, size_t left) noexcept nogil:
     return size + back if size + back <= left else 0
 
 
-cdef FieldsLift lift_listpack(
+cdef FieldsExtended extend_listpack(
     uint8_t *pack, size_t n, int64_t shift, bint write
 ) noexcept nogil:
-    """Look at the deadline in every third entry; with `write` add `shift` to each."""
-    cdef FieldsLift found = FIELDS_NONE
+    """Look at the expire time in every third entry; with `write` add `shift` to each."""
+    cdef FieldsExtended found = FIELDS_NONE
     cdef size_t at = LISTPACK_HEAD, place = 0, size
     if n < LISTPACK_HEAD + 1 or (
             pack[0] | <size_t>pack[1] << 8 | <size_t>pack[2] << 16 | <size_t>pack[3] << 24) != n:
@@ -95,13 +95,13 @@ cdef FieldsLift lift_listpack(
     return found if at + 1 == n and place == 0 else FIELDS_STUCK
 
 
-cdef FieldsLift lift_packed_fields(
+cdef FieldsExtended extend_packed_fields(
     uint8_t *value, size_t n, int64_t shift, Bytes *out
 ) noexcept nogil:
     """Type 25. A listpack that was compressed goes into `out`, as it is."""
     cdef StringHead head
     cdef uint8_t *pack
-    cdef FieldsLift found
+    cdef FieldsExtended found
     cdef int size, i
     if n <= FIELDS_HEAD:
         return FIELDS_STUCK
@@ -114,9 +114,9 @@ cdef FieldsLift lift_packed_fields(
         return FIELDS_STUCK
     pack = value + FIELDS_HEAD + size
     if head.encoding == STRING_RAW:
-        found = lift_listpack(pack, head.body, shift, False)
+        found = extend_listpack(pack, head.body, shift, False)
         if found == FIELDS_LIFTED:
-            lift_listpack(pack, head.body, shift, True)
+            extend_listpack(pack, head.body, shift, True)
             store_le64(value + 1, load_le64(value + 1) + shift)
         return found
     if head.plain > head.body * LZF_RATIO_MOST or head.plain > UINT32_MAX:
@@ -127,10 +127,10 @@ cdef FieldsLift lift_packed_fields(
             pack, head.body, out.data + FIELDS_HEAD + FIELDS_LENGTH, head.plain):
         return FIELDS_STUCK
     pack = out.data + FIELDS_HEAD + FIELDS_LENGTH
-    found = lift_listpack(pack, head.plain, shift, False)
+    found = extend_listpack(pack, head.plain, shift, False)
     if found != FIELDS_LIFTED:
         return found
-    lift_listpack(pack, head.plain, shift, True)
+    extend_listpack(pack, head.plain, shift, True)
     out.data[0] = value[0]
     store_le64(out.data + 1, load_le64(value + 1) + shift)
     out.data[FIELDS_HEAD] = 0x80
@@ -140,11 +140,11 @@ cdef FieldsLift lift_packed_fields(
     return found
 
 
-cdef FieldsLift lift_plain_fields(
+cdef FieldsExtended extend_plain_fields(
     uint8_t *value, size_t n, int64_t shift, bint write
 ) noexcept nogil:
-    """Type 22 of Valkey; with `write` add `shift` to each deadline."""
-    cdef FieldsLift found = FIELDS_NONE
+    """Type 22 of Valkey; with `write` add `shift` to each expire time."""
+    cdef FieldsExtended found = FIELDS_NONE
     cdef StringHead head
     cdef uint64_t count = 0
     cdef size_t at
@@ -171,18 +171,18 @@ cdef FieldsLift lift_plain_fields(
     return found if at == n else FIELDS_STUCK
 
 
-cdef FieldsLift lift_fields(
+cdef FieldsExtended extend_fields(
     int flavour, uint8_t *value, size_t n, int64_t shift, Bytes *out
 ) noexcept nogil:
-    """Lift the deadlines of fields in a value of `n` bytes, its type included.
+    """Extend the expire times of fields in a value of `n` bytes, its type included.
 
     In place; where the value gets another length `out` holds it whole (its size is 0 else). What
     is stuck stays as it was.
     """
-    cdef FieldsLift found
+    cdef FieldsExtended found
     out.size = 0
     if flavour == FLAVOUR_REDIS and value[0] == 25:
-        return lift_packed_fields(value, n, shift, out)
+        return extend_packed_fields(value, n, shift, out)
     if flavour == FLAVOUR_REDIS and value[0] == 24:
         # The fields' own hang on the earliest.
         if n < FIELDS_HEAD or not liftable(<int64_t>load_le64(value + 1), shift):
@@ -190,9 +190,9 @@ cdef FieldsLift lift_fields(
         store_le64(value + 1, load_le64(value + 1) + shift)
         return FIELDS_LIFTED
     if flavour == FLAVOUR_VALKEY and value[0] == 22:
-        found = lift_plain_fields(value, n, shift, False)
+        found = extend_plain_fields(value, n, shift, False)
         if found == FIELDS_LIFTED:
-            lift_plain_fields(value, n, shift, True)
+            extend_plain_fields(value, n, shift, True)
         return found
     return FIELDS_STUCK
 

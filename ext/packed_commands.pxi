@@ -17,10 +17,10 @@ cdef struct StreamCommand:
     bint rewritten
     # Rewritten for its name alone.
     bint renamed
-    # It sets a deadline that would have had to be rewritten, and was not.
+    # It sets an expire time that would have had to be rewritten, and was not.
     bint unheld
-    # Deadlines of fields of the hash that it names were lifted; or were to be, and could not.
-    bint lifted_fields
+    # Expire times of fields of the hash that it names were extended; or were to be, and could not.
+    bint extended_fields
     bint stuck_fields
     bint in_multi
 

@@ -147,13 +147,13 @@ cdef class SnapshotReader:
         batch_bytes: a batch is closed when it has grown to this, or would grow past it.
         stream_above: a longer value is not held.
         value_limit: a longer value is read to nothing and listed in the batch's `errors`.
-        hold_before: the deadline of a key that would expire before this (ms since the epoch) is
-            lifted by `hold_shift` (ms), and hashes whose fields have deadlines are named in the
-            batch's `timed`. 0: none is.
-        lift_fields: the deadlines of hash fields are lifted by `hold_shift` as well, however far
-            they are; hashes of which they cannot be lifted are in the batch's `stuck`.
-        drop_before: a key whose deadline lies before this (ms since the epoch) is passed over and
-            counted in `expired`, as a server does when it loads a file. 0: none is.
+        extend_before: the expire time of a key that would expire before this (ms since the epoch)
+            is extended by `extend_by` (ms), and hashes whose fields have expire times are named in
+            the batch's `timed`. 0: none is.
+        extend_fields: the expire times of hash fields are extended by `extend_by` as well, however
+            far they are; hashes of which they cannot be extended are in the batch's `stuck`.
+        drop_before: a key whose expire time lies before this (ms since the epoch) is passed over
+            and counted in `expired`, as a server does when it loads a file. 0: none is.
         drop_imports: keys of slots whose import was under way are passed over and counted in
             `importing`: they are the other node's, and the node that saved them hid them. A replica
             gets the rest of the import, and needs them.
@@ -172,16 +172,16 @@ cdef class SnapshotReader:
     cdef size_t batch_bytes
     cdef size_t stream_above
     cdef size_t value_limit
-    cdef public int64_t hold_before
-    cdef public int64_t hold_shift
-    cdef readonly uint64_t held_count
+    cdef public int64_t extend_before
+    cdef public int64_t extend_by
+    cdef readonly uint64_t extended_count
     cdef int64_t drop_before
     cdef readonly uint64_t expired
     cdef readonly uint64_t empty
     cdef readonly uint64_t importing
     cdef bint drop_imports
     cdef bint footers
-    cdef bint lift_fields
+    cdef bint extend_fields
     cdef bint has_imports
     cdef uint8_t import_slots[SLOT_SET_BYTES]
     cdef int unknown_number            # -1: everything was known so far
@@ -259,8 +259,8 @@ cdef class SnapshotReader:
     def __cinit__(
         self, *, length=None, mark=None, size_t batch_bytes=1 << 20,
         size_t stream_above=4 << 20, size_t value_limit=512 << 20,
-        int64_t hold_before=0, int64_t hold_shift=0, int64_t drop_before=0,
-        bint drop_imports=False, bint footers=True, bint lift_fields=False,
+        int64_t extend_before=0, int64_t extend_by=0, int64_t drop_before=0,
+        bint drop_imports=False, bint footers=True, bint extend_fields=False,
     ):
         if length is not None and mark is not None:
             raise ValueError("a snapshot has a length or a mark, not both")
@@ -269,8 +269,8 @@ cdef class SnapshotReader:
                 raise ValueError(f"a mark is {MARK_BYTES} bytes, found {mark!r}")
             self.has_mark = True
             memcpy(self.mark_bytes, PyBytes_AS_STRING(mark), MARK_BYTES)
-        if hold_before < 0 or hold_shift < 0:
-            raise ValueError("a deadline is held back to a time, and only ever shifted forward")
+        if extend_before < 0 or extend_by < 0:
+            raise ValueError("an expire time is only ever extended")
         self.input = InputBuffer()
         self.bytes_in = &self.input.state
         self.has_length = length is not None
@@ -278,12 +278,12 @@ cdef class SnapshotReader:
         self.batch_bytes = batch_bytes
         self.stream_above = stream_above
         self.value_limit = value_limit
-        self.hold_before = hold_before
-        self.hold_shift = hold_shift
+        self.extend_before = extend_before
+        self.extend_by = extend_by
         self.drop_before = drop_before
         self.drop_imports = drop_imports
         self.footers = footers
-        self.lift_fields = lift_fields
+        self.extend_fields = extend_fields
         self.unknown_number = -1
         self.state = SNAPSHOT_MAGIC
         self.expire_at = self.access = -1
@@ -632,11 +632,11 @@ cdef class SnapshotReader:
 
     cdef int begin_spill(self) except -1:
         """The collection that has begun cannot be held on: what there is of it goes out."""
-        if self.lift_fields and has_field_deadlines(self.flavour_number, self.type):
+        if self.extend_fields and has_field_ttls(self.flavour_number, self.type):
             # Of type 24 they all hang on the first, which is here by now.
-            self.is_stuck = self.type != 24 or lift_fields(
+            self.is_stuck = self.type != 24 or extend_fields(
                 self.flavour_number, self.arena.data + self.value_at,
-                self.arena.size - self.value_at, self.hold_shift, &self.unpacked
+                self.arena.size - self.value_at, self.extend_by, &self.unpacked
             ) != FIELDS_LIFTED
         self.key, pieces = self.take_begun()
         self.close_if_any()
@@ -1041,8 +1041,8 @@ cdef class SnapshotReader:
         cdef Record *record = &self.arena.records[self.arena.count]
         cdef uint8_t *value = self.arena.data + self.value_at
         cdef size_t n
-        if self.lift_fields and has_field_deadlines(self.flavour_number, self.type):
-            if not self.lift_members():
+        if self.extend_fields and has_field_ttls(self.flavour_number, self.type):
+            if not self.extend_members():
                 return SNAP_NO_MEMORY
             record = &self.arena.records[self.arena.count]
             value = self.arena.data + self.value_at
@@ -1062,11 +1062,11 @@ cdef class SnapshotReader:
         self.value_ended()
         return SNAP_CLOSE if self.arena.size >= self.batch_bytes else SNAP_GO_ON
 
-    cdef bint lift_members(self) noexcept nogil:
-        """The deadlines of the fields of the value at the arena's end; False: no memory."""
+    cdef bint extend_members(self) noexcept nogil:
+        """The expire times of the fields of the value at the arena's end; False: no memory."""
         cdef size_t n = self.arena.size - self.value_at
-        cdef FieldsLift found = lift_fields(
-            self.flavour_number, self.arena.data + self.value_at, n, self.hold_shift,
+        cdef FieldsExtended found = extend_fields(
+            self.flavour_number, self.arena.data + self.value_at, n, self.extend_by,
             &self.unpacked)
         if found == FIELDS_NO_MEMORY:
             return False
@@ -1106,12 +1106,12 @@ cdef class SnapshotReader:
         record.adds = False
         if self.access >= 0:
             self.batch_access = self.access_kind
-        if 0 <= self.expire_at < self.hold_before:
+        if 0 <= self.expire_at < self.extend_before:
             record.expire_at = (
-                self.expire_at + self.hold_shift
-                if self.hold_shift < INT64_MAX - self.expire_at else INT64_MAX)
-            self.held_count += 1
-        if self.hold_before and has_field_deadlines(self.flavour_number, self.type):
+                self.expire_at + self.extend_by
+                if self.extend_by < INT64_MAX - self.expire_at else INT64_MAX)
+            self.extended_count += 1
+        if self.extend_before and has_field_ttls(self.flavour_number, self.type):
             if not note_name(&self.timed, self.arena.data + record.offset, n):
                 return False
         if self.is_stuck:

@@ -308,7 +308,7 @@ cdef inline int value_empty(
     if type == 24 or type == 25:
         if flavour != FLAVOUR_REDIS:
             return 0
-        # The earliest deadline of the fields comes first.
+        # The earliest expire time of the fields comes first.
         if n <= 8:
             return -1
         p += 8

@@ -115,13 +115,14 @@ cdef class StreamReader:
             that they are sent on by) each, see `alias_of`.
         append_only: it is an append-only file: annotations may stand between two commands, and
             newlines may not, see aof.pxi.
-        lift_fields: deadlines of hash fields are lifted as well, see aof.pxi.
+        extend_fields: expire times of hash fields are extended as well, see aof.pxi.
         until: seconds since the epoch, see `cut_offset`.
 
     Attributes:
         now_ms: when the bytes now fed were received, in ms since the epoch on the source's clock.
-        hold_before, hold_shift: deadlines before the first (ms since the epoch) are lifted by the
-            second (ms); 0: none is. `held` counts them.
+        extend_before, extend_by: expire times before the first (ms since the epoch) are extended by
+        the
+            second (ms); 0: none is. `extended_count` counts them.
         db, in_multi: the state behind the last whole command.
         parsed_offset: offset behind the last whole command.
         batched_offset: `end_offset` of the last closed batch.
@@ -134,7 +135,7 @@ cdef class StreamReader:
             annotation said such a time so far. It is read on from there all the same.
     """
     cdef readonly InputBuffer input
-    cdef Deadlines deadlines
+    cdef ExpireTimes expire_times
     cdef readonly int db
     cdef readonly bint in_multi
     cdef readonly uint64_t commands
@@ -145,7 +146,7 @@ cdef class StreamReader:
     cdef size_t command_limit
     cdef bint publish
     cdef bint append_only
-    cdef bint lift_fields
+    cdef bint extend_fields
     cdef Bytes scratch[2]
     cdef readonly uint64_t multi_offset
     cdef readonly uint64_t timestamps
@@ -189,7 +190,7 @@ cdef class StreamReader:
         self, uint64_t offset, int db=0, bint in_multi=False, *, size_t batch_bytes=1 << 20,
         size_t batch_commands=8192, size_t unit_bytes=64 << 20, size_t command_limit=1 << 30,
         bint anchor=False, bint publish=True, bint append_only=False, until=None,
-        names=(), bint lift_fields=False,
+        names=(), bint extend_fields=False,
     ):
         if db < 0:
             raise ValueError(f"a database's number is not negative, found {db}")
@@ -203,10 +204,10 @@ cdef class StreamReader:
         self.batch_commands = batch_commands
         self.unit_bytes = unit_bytes
         self.command_limit = command_limit
-        self.deadlines.anchor = anchor
+        self.expire_times.anchor = anchor
         self.publish = publish
         self.append_only = append_only
-        self.lift_fields = lift_fields
+        self.extend_fields = extend_fields
         self.until = INT64_MAX if until is None else until
         self.ready = []
         self.aliases = NULL
@@ -266,34 +267,34 @@ cdef class StreamReader:
 
     @property
     def now_ms(self):
-        return self.deadlines.now_ms
+        return self.expire_times.now_ms
 
     @now_ms.setter
     def now_ms(self, int64_t value):
-        self.deadlines.now_ms = value
+        self.expire_times.now_ms = value
 
     @property
-    def hold_before(self):
-        return self.deadlines.hold_before
+    def extend_before(self):
+        return self.expire_times.extend_before
 
-    @hold_before.setter
-    def hold_before(self, int64_t value):
-        self.deadlines.hold_before = value
+    @extend_before.setter
+    def extend_before(self, int64_t value):
+        self.expire_times.extend_before = value
 
     @property
-    def hold_shift(self):
-        return self.deadlines.hold_shift
+    def extend_by(self):
+        return self.expire_times.extend_by
 
-    @hold_shift.setter
-    def hold_shift(self, int64_t value):
+    @extend_by.setter
+    def extend_by(self, int64_t value):
         if value < 0:
-            raise ValueError("a deadline is lifted, never brought forward")
-        self.deadlines.hold_shift = value
+            raise ValueError("an expire time is extended, never brought forward")
+        self.expire_times.extend_by = value
 
     @property
-    def held(self):
-        """How many deadlines were lifted."""
-        return self.deadlines.held
+    def extended_count(self):
+        """How many expire times were extended."""
+        return self.expire_times.extended_count
 
     def take(self):
         """The closed batches, in order; empties the list."""
@@ -356,7 +357,7 @@ cdef class StreamReader:
     cdef int check(self) except -1:
         if self.failure is not None:
             raise self.failure
-        if self.deadlines.anchor and self.deadlines.now_ms <= 0:
+        if self.expire_times.anchor and self.expire_times.now_ms <= 0:
             raise ValueError("now_ms has to be set where TTLs are to be anchored")
         return 0
 
@@ -660,25 +661,25 @@ cdef class StreamReader:
         command.db = self.db
         command.row = row
         command.rewritten = command.renamed = command.unheld = False
-        command.lifted_fields = command.stuck_fields = False
+        command.extended_fields = command.stuck_fields = False
         command.in_multi = self.in_multi
-        if name == NAME_RESTORE and self.lift_fields:
-            anchored = lift_restored_hash(&self.open, &command, &self.deadlines, self.scratch)
+        if name == NAME_RESTORE and self.extend_fields:
+            anchored = extend_restored_hash(&self.open, &command, &self.expire_times, self.scratch)
         if anchored != ANCHOR_PASS:
             pass
         elif NAME_ANCHORED_FIRST <= name <= NAME_ANCHORED_LAST and (
-                self.deadlines.anchor or self.deadlines.hold_before
+                self.expire_times.anchor or self.expire_times.extend_before
                 or name >= NAME_ABSOLUTE_FIRST):
-            anchored = anchor_command(&self.open, &command, &self.deadlines)
-        elif COMMAND_ROWS[row].flags & FLAG_TTL and self.deadlines.hold_before:
-            anchored = lift_option(&self.open, &command, &self.deadlines)
-        elif self.lift_fields and alias == NULL and COMMAND_ROWS[row].flags & FLAG_MEMBER_TTL:
-            anchored = lift_member_deadline(&self.open, &command, &self.deadlines)
+            anchored = anchor_command(&self.open, &command, &self.expire_times)
+        elif COMMAND_ROWS[row].flags & FLAG_TTL and self.expire_times.extend_before:
+            anchored = extend_option(&self.open, &command, &self.expire_times)
+        elif self.extend_fields and alias == NULL and COMMAND_ROWS[row].flags & FLAG_MEMBER_TTL:
+            anchored = extend_member_ttl(&self.open, &command, &self.expire_times)
         if anchored == ANCHOR_NO_MEMORY:
             return STREAM_NO_MEMORY
         if anchored == ANCHOR_PASS and COMMAND_ROWS[row].flags & FLAG_TTL and (
-                self.deadlines.anchor or self.deadlines.hold_before):
-            command.unheld = leaves_deadline(name, data + start, &self.deadlines)
+                self.expire_times.anchor or self.expire_times.extend_before):
+            command.unheld = leaves_ttl(name, data + start, &self.expire_times)
         if anchored == ANCHOR_PASS:
             if alias != NULL and not alias.same:
                 if not self.rename(&command, alias):

@@ -7,7 +7,7 @@
 #   HSET key field number          may have been HINCRBYFLOAT, which keeps a field's TTL
 #   XCLAIM … RETRYCOUNT 1 …        of an entry that is the group's last: XREADGROUP has delivered it,
 #     LASTID that ID               so it was there; any other may be of an entry that was deleted
-#   … EX | PX | EXAT | PXAT n …    a near deadline that absolute_ttls.pxi has not lifted
+#   … EX | PX | EXAT | PXAT n …    a near expire time that absolute_ttls.pxi has not extended
 #   HSETEX key KEEPTTL FIELDS …    Redis 8.2's HINCRBYFLOAT: unlike others it sets no TTL of a field
 #   RESTORE key ttl value …        of a module's value, which not every target may be sent
 

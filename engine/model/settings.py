@@ -111,7 +111,7 @@ class TransferSettings:
     """How much may wait there; above it the transfer stops, and the source is unharmed."""
     tune_source: bool = False
     """Whether the source's `rdbcompression` may be set to no for the time of the snapshot."""
-    hold_horizon: float = 3600.0
+    extend_horizon: float = 3600.0
     """Deadlines nearer than this (seconds, 60 or more) are held back until the cut-over: such keys
     could expire on the target before the command that extends them is applied."""
     skip_checks: tuple[str, ...] = ()
@@ -297,8 +297,8 @@ class TransferSettings:
             raise UsageError("--switch-hook needs a command")
         if not 0 < self.cut_over_timeout < math.inf:
             raise UsageError("--cut-over-timeout is a number of seconds above 0")
-        if not 60 <= self.hold_horizon < math.inf:
-            raise UsageError("hold_horizon is a number of seconds, 60 or more")
+        if not 60 <= self.extend_horizon < math.inf:
+            raise UsageError("extend_horizon is a number of seconds, 60 or more")
         if self.check_bytes < 0:
             raise UsageError("check_bytes is not negative")
         for name, seconds in (

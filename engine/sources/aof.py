@@ -26,8 +26,8 @@ from engine.wire.search_indexes import InSnapshot
 # A batch is a transaction on the target: between two of them the target waits for the next one.
 _BATCH_BYTES = 4 << 20
 _BATCH_COMMANDS = 32768
-HOLD_BEFORE = 1 << 62
-"""Every deadline is lifted: each is before that (`StreamReader.hold_before`)."""
+EXTEND_BEFORE = 1 << 62
+"""Every deadline is lifted: each is before that (`StreamReader.extend_before`)."""
 IDENTITY = "aof"
 
 
@@ -147,13 +147,13 @@ def stream_of(
     in_multi: bool = False,
     *,
     until: int | None = None,
-    hold_shift: int = 0,
+    extend_by: int = 0,
     now_ms: int = 0,
     names: Iterable[tuple[bytes, bytes, bytes]] = (),
-    lift_fields: bool = False,
+    extend_fields: bool = False,
 ) -> StreamReader:
-    """What reads commands from `offset` on; with `hold_shift` their deadlines are lifted by it, and
-    with `lift_fields` those of hash fields. `names`: `TransferSettings.stream_names`."""
+    """What reads commands from `offset` on; with `extend_by` their deadlines are lifted by it, and
+    with `extend_fields` those of hash fields. `names`: `TransferSettings.stream_names`."""
     reader = StreamReader(
         offset,
         db,
@@ -163,13 +163,13 @@ def stream_of(
         publish=False,
         append_only=True,
         until=until,
-        anchor=hold_shift > 0,
+        anchor=extend_by > 0,
         names=names,
-        lift_fields=lift_fields,
+        extend_fields=extend_fields,
     )
-    if hold_shift:
+    if extend_by:
         reader.now_ms = now_ms
-        reader.hold_before, reader.hold_shift = HOLD_BEFORE, hold_shift
+        reader.extend_before, reader.extend_by = EXTEND_BEFORE, extend_by
     return reader
 
 

@@ -7,11 +7,11 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable
 
-from engine._native import CommandBatch, HeldNames, ProtocolError, SnapshotReader, StreamReader
+from engine._native import CommandBatch, ExtendedNames, ProtocolError, SnapshotReader, StreamReader
 from engine.model.modules import has_graphs
 from engine.model.position import ScanPosition
 from engine.model.settings import TransferSettings
-from engine.sources.aof import HOLD_BEFORE, AofSurvey, damaged, stream_of, unsound
+from engine.sources.aof import EXTEND_BEFORE, AofSurvey, damaged, stream_of, unsound
 from engine.sources.aof_files import AofFiles, changed
 from engine.sources.base import Item, unpacked_names
 from engine.sources.value_spill import Spill
@@ -19,7 +19,7 @@ from engine.sources.value_spill import Spill
 
 class AofSnapshot:
     """`Source` from the snapshot that an append-only file begins with. Deadlines are lifted by
-    `hold_shift` ms, those that have passed as well; the keys' names go to `names`. With `fields`
+    `extend_by` ms, those that have passed as well; the keys' names go to `names`. With `fields`
     those of hash fields are lifted too, and the hashes' names go there."""
 
     def __init__(
@@ -27,9 +27,9 @@ class AofSnapshot:
         files: AofFiles,
         survey: AofSurvey,
         settings: TransferSettings,
-        hold_shift: int,
-        names: HeldNames,
-        fields: HeldNames | None = None,
+        extend_by: int,
+        names: ExtendedNames,
+        fields: ExtendedNames | None = None,
     ) -> None:
         self._files = files
         self._fields = fields
@@ -37,7 +37,7 @@ class AofSnapshot:
         """Hashes whose fields' deadlines could not be lifted."""
         self._end = survey.begins[0].offset
         self._settings = settings
-        self._hold_shift = hold_shift
+        self._extend_by = extend_by
         self._names = names
         self._at = 0
         self._spill: Spill | None = None
@@ -68,9 +68,9 @@ class AofSnapshot:
             batch_bytes=self._settings.batch_bytes,
             stream_above=self._settings.stream_above,
             value_limit=self.bulk_limit,
-            hold_before=HOLD_BEFORE,
-            hold_shift=self._hold_shift,
-            lift_fields=self._fields is not None,
+            extend_before=EXTEND_BEFORE,
+            extend_by=self._extend_by,
+            extend_fields=self._fields is not None,
         )
 
     async def items(self) -> AsyncGenerator[Item, None]:
@@ -88,7 +88,7 @@ class AofSnapshot:
                 raise changed(part, "its snapshot does not end where it did")
             async for item in self._spill.arrange(self.reader.take()):
                 if not isinstance(item, bytes):
-                    self._names.add_records(item, self._hold_shift // 2)
+                    self._names.add_records(item, self._extend_by // 2)
                     if self._fields is not None:
                         self._fields.add_packed(item.db, item.timed)
                         self.stuck += [(item.db, key) for key in unpacked_names(item.stuck)]
@@ -122,15 +122,15 @@ class AofCommands:
         db: int,
         in_multi: bool,
         *,
-        hold_shift: int,
+        extend_by: int,
         names: Iterable[tuple[bytes, bytes, bytes]] = (),
-        lift_fields: bool = False,
+        extend_fields: bool = False,
     ) -> None:
         self._files = files
         self._survey = survey
         self._names = list(names)
-        self._lift_fields = lift_fields
-        self._hold_shift = hold_shift
+        self._extend_fields = extend_fields
+        self._extend_by = extend_by
         self._now_ms = time.time_ns() // 1_000_000
         # The one file that is read, and those behind it.
         self._rest = [each for each in survey.begins if each.part.end > offset]
@@ -173,8 +173,8 @@ class AofCommands:
             offset,
             db,
             in_multi,
-            hold_shift=self._hold_shift,
+            extend_by=self._extend_by,
             now_ms=self._now_ms,
             names=self._names,
-            lift_fields=self._lift_fields,
+            extend_fields=self._extend_fields,
         )

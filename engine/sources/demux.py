@@ -226,13 +226,13 @@ class Demux:
         """Deadlines that are read from now on and lie before `before` are lifted by `shift`."""
         for reader in (self.snapshot, self.stream):
             if reader is not None:
-                reader.hold_before, reader.hold_shift = before, shift
+                reader.extend_before, reader.extend_by = before, shift
 
     @property
-    def held(self) -> int:
+    def extended_count(self) -> int:
         """How many deadlines were lifted."""
-        held = self.snapshot.held_count if self.snapshot is not None else 0
-        return held + (self.stream.held if self.stream is not None else 0)
+        held = self.snapshot.extended_count if self.snapshot is not None else 0
+        return held + (self.stream.extended_count if self.stream is not None else 0)
 
     # --- Offsets ---
 

@@ -396,7 +396,7 @@ class _Aside:
         before: list[RecordBatch] = []
         if batch.db != self._db:
             before, self._db, self._open = self.take(), batch.db, True
-        if self._open and (kept := batch.take_deadlines()) is not None:
+        if self._open and (kept := batch.take_with_ttls()) is not None:
             self._waiting.append(kept)
             self._bytes += kept.nbytes
             self._open = self._bytes <= _ASIDE_BYTES

@@ -84,7 +84,7 @@ _ABSOLUTE_TTLS = (7, 0, 0)
 class ReplicaSource:
     """One shard of a source, followed. Opened, read, closed; opened again after a failure.
 
-    Before `open`: `bulk_limit`, `hold_before` and `hold_shift` (as `SnapshotReader`'s; ms). Calls:
+    Before `open`: `bulk_limit`, `extend_before` and `extend_by` (as `SnapshotReader`'s; ms). Calls:
     `open`, then `snapshot` to its end if that gave a `FullSync`, then `next_commands` again and
     again, and where that has none `more`.
     """
@@ -94,8 +94,8 @@ class ReplicaSource:
         self._settings = settings
         self.bulk_limit = 512 << 20
         """Bytes of the longest value that the target takes; longer ones are read to nothing."""
-        self.hold_before = 0
-        self.hold_shift = 0
+        self.extend_before = 0
+        self.extend_by = 0
         self.on_event: Callable[[str], None] = lambda _: None
         """Told what an operator would want to read in a log."""
         self.on_doubt: Callable[[Doubt], None] = lambda _: None
@@ -307,7 +307,7 @@ class ReplicaSource:
 
     def hold(self, before: int, shift: int) -> None:
         """Lift deadlines before `before` (ms since the epoch, the source's clock) by `shift` ms."""
-        self.hold_before, self.hold_shift = before, shift
+        self.extend_before, self.extend_by = before, shift
         if self._demux is not None:
             self._demux.hold(before, shift)
 
@@ -383,9 +383,9 @@ class ReplicaSource:
         return None
 
     @property
-    def held(self) -> int:
+    def extended_count(self) -> int:
         """How many deadlines were lifted since `open`."""
-        return self._demux.held
+        return self._demux.extended_count
 
     @property
     def parsed_offset(self) -> int:
@@ -494,8 +494,8 @@ class ReplicaSource:
                 batch_bytes=settings.batch_bytes,
                 stream_above=settings.stream_above,
                 value_limit=self.bulk_limit,
-                hold_before=self.hold_before,
-                hold_shift=self.hold_shift,
+                extend_before=self.extend_before,
+                extend_by=self.extend_by,
             )
         relative = self.relative_ttls
 
@@ -512,7 +512,7 @@ class ReplicaSource:
                 publish=settings.publish == "pass",
                 names=settings.stream_names,
             )
-            stream.hold_before, stream.hold_shift = self.hold_before, self.hold_shift
+            stream.extend_before, stream.extend_by = self.extend_before, self.extend_by
             return stream
 
         source_ms = self.source_ms if relative else None

@@ -27,8 +27,8 @@ from engine._native import (
     CMD_SWAPS,
     CMD_UNKNOWN,
     CommandBatch,
-    HeldNames,
-    early_member_deadlines,
+    ExtendedNames,
+    early_field_ttls,
     encode_command,
     stuck_hashes,
 )
@@ -131,8 +131,8 @@ class Replay:
         note_key: bytes,
         lost: dict[DbKey, str],
         noted: bool,
-        names: HeldNames,
-        fields: HeldNames | None,
+        names: ExtendedNames,
+        fields: ExtendedNames | None,
         stuck: Iterable[DbKey],
         commands: int,
         before: Counts | None,
@@ -184,9 +184,9 @@ class Replay:
             at.offset,
             at.db,
             at.in_multi,
-            hold_shift=EXTEND_MS,
+            extend_by=EXTEND_MS,
             names=self._context.settings.stream_names,
-            lift_fields=self._fields is not None,
+            extend_fields=self._fields is not None,
         )
         batch, plain = await asyncio.to_thread(self._next, reader)
         while batch is not None:
@@ -318,7 +318,7 @@ class Replay:
         gone then. Where the file puts it off in time, the target lacks it from then on."""
         found: list[int] = []
         if batch.holds(CMD_MEMBER_TTL):
-            found += early_member_deadlines(batch, time.time_ns() // 1_000_000)
+            found += early_field_ttls(batch, time.time_ns() // 1_000_000)
         if self._fields is not None and batch.holds(CMD_PAYLOAD):
             found += stuck_hashes(batch)
         for index in found:
@@ -339,7 +339,7 @@ class Replay:
             self._note_extended(batch, self._fields, members=True)
 
     @staticmethod
-    def _note_extended(batch: CommandBatch, names: HeldNames, *, members: bool) -> None:
+    def _note_extended(batch: CommandBatch, names: ExtendedNames, *, members: bool) -> None:
         if not names.known:
             return
         names.add_commands(batch, members=members)

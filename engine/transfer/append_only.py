@@ -34,7 +34,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
-from engine._native import HeldNames
+from engine._native import ExtendedNames
 from engine.errors import (
     AuthError,
     EngineError,
@@ -163,9 +163,9 @@ class AppendOnly:
         # What was left out so far, with the reasons.
         self._recalled: dict[DbKey, str] = {}
         # The keys whose deadlines may be lifted, if they are known.
-        self._names = HeldNames()
+        self._names = ExtendedNames()
         # The same of hashes whose fields' deadlines may be lifted.
-        self._fields = HeldNames()
+        self._fields = ExtendedNames()
         # Of the snapshot: hashes whose fields' deadlines could not be lifted.
         self._stuck: list[DbKey] = []
         # The target is in import mode: nothing expires there.
@@ -361,7 +361,7 @@ class AppendOnly:
         while True:
             try:
                 held, applier = await self._settled(), None
-                await self._hold_fields(held)
+                await self._extend_fields(held)
                 if held.position is None:
                     held, applier = await self._restore(held)
                 await self._apply(held, applier)
@@ -648,7 +648,7 @@ class AppendOnly:
 
         return GraphTelemetry(look) if graphs else None
 
-    async def _hold_fields(self, held: TargetPosition) -> None:
+    async def _extend_fields(self, held: TargetPosition) -> None:
         """Where the target has import mode, TTLs of fields wait there for the end as well."""
         if not has_import_mode(self._writer.info):
             return
@@ -868,7 +868,7 @@ class AppendOnly:
         return figures
 
     @property
-    def _extending_fields(self) -> HeldNames | None:
+    def _extending_fields(self) -> ExtendedNames | None:
         """Where the hashes are noted whose fields' deadlines are lifted; None: none are."""
         if self._importing or self._survey is None or not self._survey.fields:
             return None

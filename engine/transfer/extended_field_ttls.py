@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine._native import HeldNames
+from engine._native import ExtendedNames
 from engine.errors import AuthError, ServerError
 from engine.transfer.extended_ttls import EXTEND_MS, VALID_SECONDS, ExtendedTtls
 from engine.wire.admin import Admin, Arg
@@ -53,7 +53,7 @@ return left
 """
 
 
-async def restore_fields(target: Admin, names: HeldNames) -> None:
+async def restore_fields(target: Admin, names: ExtendedNames) -> None:
     """Set the deadlines back of the fields of these hashes; of all if the names are not known.
 
     Raises `LinkError`, `ServerError`, and `AuthError` where the user may not run it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engine._native import CMD_MOVES, CMD_SWAPS, CMD_UNKNOWN, CommandBatch, HeldNames
+from engine._native import CMD_MOVES, CMD_SWAPS, CMD_UNKNOWN, CommandBatch, ExtendedNames
 
 DbKey = tuple[int, bytes]
 
@@ -18,7 +18,7 @@ class ExtendedKeys:
     """The names of such keys, if they are known, and what a walk may miss while it lasts."""
 
     def __init__(self) -> None:
-        self.names = HeldNames()
+        self.names = ExtendedNames()
         """The keys whose TTLs on the target may be extended, if they are known."""
         self.before = self.by = 0
         """Expire times before `before` are extended by `by`, in ms; 0: none is."""

@@ -3,15 +3,16 @@
 A key that goes over with its deadline can expire on the target before the stream's command that
 extends it arrives: gone on the target, alive on the source, and nobody has said a word. It takes no
 more than a link that is down for a second. So where the target has no import mode, near deadlines
-(`hold_horizon`) are lifted by `EXTEND_MS`, in the snapshot and in the stream, and the source's own
-DELs remove what really expires, as on a replica.
+(`extend_horizon`) are lifted by `EXTEND_MS`, in the snapshot and in the stream, and the source's
+own DELs remove what really expires, as on a replica.
 
 Before the cut-over the lifted deadlines are set back. A lifted deadline says of itself that it is
 one, and what it was, whatever key it was renamed or copied to and whichever engine lifted it; so a
 script on the target does it, a page of keys at a time, each atomically. The engine that lifts them
-keeps their names, up to a bound (`HeldNames`), so that it takes as long as their number asks for.
-Where the names are not known (there were too many, another engine has lifted them, two databases
-were swapped, or an old source sends scripts that may move a key), all keys are walked through.
+keeps their names, up to a bound (`ExtendedNames`), so that it takes as long as their number asks
+for. Where the names are not known (there were too many, another engine has lifted them, two
+databases were swapped, or an old source sends scripts that may move a key), all keys are walked
+through.
 
 Invariant. No deadline on the target that is not lifted is due, and so nothing can expire there
 before its time, however far the target is behind:
@@ -36,7 +37,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from engine._native import HeldNames
+from engine._native import ExtendedNames
 from engine.errors import AuthError, ServerError
 from engine.wire.admin import Admin, Arg
 
@@ -142,7 +143,7 @@ class ExtendedTtls:
         if self._exact is None:
             self._exact = await self._knows_pexpiretime()
 
-    async def seconds(self, names: HeldNames) -> float:
+    async def seconds(self, names: ExtendedNames) -> float:
         """What `restore_known` may take."""
         keys = len(names)
         if not names.known:
@@ -157,7 +158,7 @@ class ExtendedTtls:
             self._skew = int(seconds) + int(micros) / 1e6 - asyncio.get_running_loop().time()
         return int((asyncio.get_running_loop().time() + self._skew) * 1000)
 
-    async def restore_known(self, names: HeldNames, due_by: float | None = None) -> list[DbKey]:
+    async def restore_known(self, names: ExtendedNames, due_by: float | None = None) -> list[DbKey]:
         """As `restore_all`, by the names of what is lifted, if they are known."""
         found: list[DbKey] = []
         if names.known:
@@ -183,7 +184,7 @@ class ExtendedTtls:
         """The same of these keys."""
         return await self._some(_RELEASE, keys, _until(due_by))
 
-    async def extend_all(self, horizon: float, names: HeldNames | None = None) -> None:
+    async def extend_all(self, horizon: float, names: ExtendedNames | None = None) -> None:
         """Lift every deadline that is nearer than `horizon` seconds; their keys go to `names`."""
 
         def note(db: int, keys: list[bytes]) -> None:

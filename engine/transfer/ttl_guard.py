@@ -138,7 +138,7 @@ class TtlGuard:
         """Near is what is near now: to be called again and again."""
         if not self._extending or self._restoring:
             return
-        self._hold(self._source.now_ms + int(self._ends.settings.hold_horizon * 1000))
+        self._hold(self._source.now_ms + int(self._ends.settings.extend_horizon * 1000))
 
     def _hold(self, before: int) -> None:
         self._source.hold(before, EXTEND_MS)
@@ -154,7 +154,7 @@ class TtlGuard:
             return False
         if self._checkpoint.mark.released:
             return asyncio.get_running_loop().time() >= self._safe_until
-        return not 0 <= self._age < self._ends.settings.hold_horizon - self._margin
+        return not 0 <= self._age < self._ends.settings.extend_horizon - self._margin
 
     @property
     def extending_again(self) -> bool:
@@ -183,21 +183,21 @@ class TtlGuard:
 
     @property
     def _margin(self) -> float:
-        return min(_HORIZON_MARGIN, self._ends.settings.hold_horizon / 2)
+        return min(_HORIZON_MARGIN, self._ends.settings.extend_horizon / 2)
 
     @property
     def _wanting(self) -> bool:
         """Whether it is time to go through the target's keys."""
         if self.follower is None:
             return False
-        half = (self._ends.settings.hold_horizon - self._margin) / 2
+        half = (self._ends.settings.extend_horizon - self._margin) / 2
         return self._checkpoint.mark.released or not 0 <= self._age < half
 
     async def _lift_all(self) -> None:
         """Lift what is nearer than the horizon by now, whoever has brought it."""
         await self._quiet()
         began = time.time()
-        horizon = self._ends.settings.hold_horizon
+        horizon = self._ends.settings.extend_horizon
         follower = self.follower
         assert follower is not None
         # What was parsed before `hold` was told so is there before it is looked for.
@@ -308,7 +308,7 @@ class TtlGuard:
     @property
     def _extended_any(self) -> bool:
         """Whether a deadline on the target may be lifted."""
-        came = self._source.held or self.extended.read
+        came = self._source.extended_count or self.extended.read
         return bool(self.taken_up or self._gone_through or came)
 
     async def settle(self, near: list[DbKey]) -> None:

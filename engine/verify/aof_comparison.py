@@ -195,7 +195,7 @@ class _Reading:
             survey.begins[0].offset,
             0,
             False,
-            hold_shift=0,
+            extend_by=0,
             names=self._settings.stream_names,
         )
         sampler = Sampler(self._seed + 1)

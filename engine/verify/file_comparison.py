@@ -133,7 +133,7 @@ async def _read(path: str, settings: TransferSettings, seed: int) -> dict[int, _
         drop_before=now_ms(),
         drop_imports=True,
         footers=False,
-        hold_before=1,
+        extend_before=1,
     )
     file = RdbFile(path, reader)
     chosen = settings.databases

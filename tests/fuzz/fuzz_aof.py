@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["tests.reference.aof", "engine.sources.
     from engine.sources.aof_files import read_manifest
     from tests.reference import aof as reference
 
-from engine._native import ProtocolError, StreamReader, early_member_deadlines
+from engine._native import ProtocolError, StreamReader, early_field_ttls
 from engine.errors import ProtocolFault
 from tests.feeding import contents, push
 from tests.reference.stream import Broken, command
@@ -70,15 +70,15 @@ def once(data: bytes) -> None:
     batches = reader.take()
     assert contents(batches) == found.commands()
     for batch in batches:
-        early_member_deadlines(batch, 100)
+        early_field_ttls(batch, 100)
     _extended(text)
 
 
 def _extended(text: bytes) -> None:
     """The same with every deadline lifted, as it is applied: nothing is lost."""
-    reader = StreamReader(0, append_only=True, publish=False, anchor=True, lift_fields=True)
+    reader = StreamReader(0, append_only=True, publish=False, anchor=True, extend_fields=True)
     reader.now_ms = 1
-    reader.hold_before, reader.hold_shift = 1 << 62, 1000
+    reader.extend_before, reader.extend_by = 1 << 62, 1000
     push(reader, text)
     reader.flush()
     for batch in reader.take():

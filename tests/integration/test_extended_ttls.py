@@ -169,7 +169,7 @@ def test_what_was_far_becomes_near(ends: tuple[Server, Server]) -> None:
         assert checkpoint.mark.begun_at > time.time() - 20
         await cut_over(work, run, source)
 
-    run = online(source, target, steer, hold_horizon=60.0)
+    run = online(source, target, steer, extend_horizon=60.0)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert 0 < target.client().pttl("far") <= 60_000
     assert_tidy(target)

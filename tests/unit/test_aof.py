@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine._native import CommandBatch, ProtocolError, StreamReader, early_member_deadlines
+from engine._native import CommandBatch, ProtocolError, StreamReader, early_field_ttls
 from engine.cli import timestamps, transfer_options
 from engine.errors import EngineError, ProtocolFault, UsageError
 from engine.model.endpoint import Endpoint
@@ -123,7 +123,7 @@ def test_deadlines_of_fields_that_have_passed():
     reader.flush()
     (batch,) = reader.take()
     early = [index for index, (passes, _) in enumerate(commands) if passes]
-    assert early_member_deadlines(batch, 1000) == early
+    assert early_field_ttls(batch, 1000) == early
 
 
 # --- Files ---
@@ -137,7 +137,7 @@ def surveyed(path: Path, **given: object) -> tuple[AofSurvey, list[CommandBatch]
         try:
             found = await survey_aof(files, TransferSettings(**given))  # type: ignore[arg-type]
             begin = found.begins[0].offset
-            reader = AofCommands(files, found, begin, 0, False, hold_shift=0)
+            reader = AofCommands(files, found, begin, 0, False, extend_by=0)
             batches = []
             while (batch := reader.next()) is not None:
                 batches.append(batch)
@@ -188,7 +188,7 @@ def test_a_resume_reads_on_where_the_target_is(tmp_path: Path):
         found = await survey_aof(files, TransferSettings())
         states = [(0, 0, False), *((end, db, False) for end, db, _ in whole)]
         for at, (offset, db, in_multi) in enumerate(states):
-            reader = AofCommands(files, found, offset, db, in_multi, hold_shift=0)
+            reader = AofCommands(files, found, offset, db, in_multi, extend_by=0)
             rest = []
             while (batch := reader.next()) is not None:
                 rest.append(batch)
@@ -267,7 +267,7 @@ def test_commands_are_counted_as_the_file_has_them(tmp_path: Path):
     async def main(held_to: int) -> tuple[int, int, list[int], int]:
         files = AofFiles(path)
         found = await survey_aof(files, TransferSettings(), held_to=held_to)
-        reader = AofCommands(files, found, 0, 0, False, hold_shift=1 << 40)
+        reader = AofCommands(files, found, 0, 0, False, extend_by=1 << 40)
         counts, sent = [], 0
         while (batch := reader.next()) is not None:
             counts.append(batch.stream_commands)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from engine._native import (
     CommandBatch,
-    HeldNames,
+    ExtendedNames,
     ProtocolError,
     StreamReader,
     TransactionEncoder,
-    early_member_deadlines,
+    early_field_ttls,
     encode_command,
     stuck_hashes,
 )
@@ -59,11 +59,11 @@ def readers() -> list[StreamReader]:
     plain, older, file = (
         StreamReader(0),
         StreamReader(0, anchor=True, names=[(b"odd", b"EXPIRE", b"EXPIRE")]),
-        StreamReader(0, append_only=True, lift_fields=True),
+        StreamReader(0, append_only=True, extend_fields=True),
     )
     older.now_ms = NOW
     for each in (older, file):
-        each.hold_before, each.hold_shift = HORIZON, HORIZON
+        each.extend_before, each.extend_by = HORIZON, HORIZON
     return [plain, older, file]
 
 
@@ -77,8 +77,8 @@ def look(batch: CommandBatch) -> None:
     for index in range(len(batch)):
         batch.keys(index), batch.key_positions(index), batch.changes(index)
         told_by(batch.command(index))
-    early_member_deadlines(batch, NOW), stuck_hashes(batch)
-    HeldNames().add_commands(batch, members=True)
+    early_field_ttls(batch, NOW), stuck_hashes(batch)
+    ExtendedNames().add_commands(batch, members=True)
     for source in SERVERS:
         for target in SERVERS:
             UnfaithfulCommands(source, target).doubts(batch)

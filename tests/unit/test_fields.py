@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine._native import (
-    HeldNames,
+    ExtendedNames,
     ProtocolError,
     RecordBatch,
     SnapshotReader,
@@ -140,7 +140,7 @@ def test_a_snapshot_s_fields(hash_: Fields, sizes: list[int], stream_above: int)
     for kind, magic, value in values(hash_):
         data = whole(key(0, b"a", text(b"1")) + key(kind, b"hash", value), magic)
         reader = SnapshotReader(
-            hold_before=1 << 62, hold_shift=EXTEND, lift_fields=True, stream_above=stream_above
+            extend_before=1 << 62, extend_by=EXTEND, extend_fields=True, stream_above=stream_above
         )
         items = feed(reader, data, sizes)
         batches = [each for each in items if isinstance(each, RecordBatch)]
@@ -160,9 +160,9 @@ def test_a_snapshot_s_fields(hash_: Fields, sizes: list[int], stream_above: int)
 
 def reader_of(data: bytes, sizes: list[int] | None = None) -> StreamReader:
     """As an append-only file is read to be applied."""
-    reader = StreamReader(0, append_only=True, publish=False, anchor=True, lift_fields=True)
+    reader = StreamReader(0, append_only=True, publish=False, anchor=True, extend_fields=True)
     reader.now_ms = NOW
-    reader.hold_before, reader.hold_shift = 1 << 62, EXTEND
+    reader.extend_before, reader.extend_by = 1 << 62, EXTEND
     push(reader, data, sizes)
     reader.flush()
     return reader
@@ -188,7 +188,7 @@ def test_a_restored_hash_s_fields(hash_: Fields, ttl: bytes, absolute: bool, mor
         else:
             assert int(words[2]) == int(ttl) + EXTEND + (0 if absolute else NOW)
             assert set(words[4:]) == {b"ABSTTL", *options}
-        names_of = HeldNames()
+        names_of = ExtendedNames()
         names_of.clear()
         names_of.add_commands(batch, members=True)
         given_one = any(at for *_, at in hash_)
@@ -225,7 +225,7 @@ def test_a_command_s_fields(given_: str, wanted: str) -> None:
         batches = reader_of(data, sizes).take()
         found = [words for *_, words in contents(batches)]
         assert found == [wanted.encode().split(), [b"SET", b"a", b"1"]]
-        held, fields_of = HeldNames(), HeldNames()
+        held, fields_of = ExtendedNames(), ExtendedNames()
         held.clear()
         fields_of.clear()
         for batch in batches:
@@ -251,7 +251,7 @@ def test_damage_does_no_harm() -> None:
             payload = cut + crc64(cut).to_bytes(8, "little")
             reader_of(command(b"RESTORE", b"h", b"0", payload)).take()
             snapshot = whole(key(kind, b"h", cut[1:-2]), magic)[:-8] + bytes(8)
-            reader = SnapshotReader(hold_before=1 << 62, hold_shift=EXTEND, lift_fields=True)
+            reader = SnapshotReader(extend_before=1 << 62, extend_by=EXTEND, extend_fields=True)
             try:
                 feed(reader, snapshot)
             except ProtocolError:
@@ -259,7 +259,7 @@ def test_damage_does_no_harm() -> None:
 
 
 def test_names_that_are_packed() -> None:
-    held = HeldNames()
+    held = ExtendedNames()
     held.clear()
     held.add_packed(3, b"\x01\0\0\0a\0\0\0\0\x02\0\0\0bc")
     assert [name for page in held.pages(2) for name in page] == [(3, b"a"), (3, b""), (3, b"bc")]

@@ -89,7 +89,7 @@ def test_each_file_of_several_is_compared_from_where_it_is_read(tmp_path: Path):
 
     def applied(files: AofFiles, survey: AofSurvey, offset: int) -> int:
         """How many commands come before what is wrong; all if nothing is."""
-        reader = AofCommands(files, survey, offset, 0, False, hold_shift=0)
+        reader = AofCommands(files, survey, offset, 0, False, extend_by=0)
         count = 0
         while (batch := reader.next()) is not None:
             count += len(batch)

@@ -333,8 +333,8 @@ def test_what_makes_no_reader() -> None:
         SnapshotReader(length=5, mark=MARK)
     with pytest.raises(ValueError, match="40 bytes"):
         SnapshotReader(mark=b"short")
-    for held in ({"hold_before": -1}, {"hold_shift": -1}):
-        with pytest.raises(ValueError, match="forward"):
+    for held in ({"extend_before": -1}, {"extend_by": -1}):
+        with pytest.raises(ValueError, match="only ever extended"):
             SnapshotReader(**held)
 
 
@@ -535,7 +535,7 @@ def test_near_deadlines_are_held_back(binary: Binary) -> None:
     deadlines = sorted(each.expire_at for each in plain if each.expire_at is not None)
     middle = deadlines[len(deadlines) // 2]
     for stream_above in (15, 1 << 20):
-        reader = SnapshotReader(hold_before=middle, hold_shift=600_000, stream_above=stream_above)
+        reader = SnapshotReader(extend_before=middle, extend_by=600_000, stream_above=stream_above)
         items = feed(reader, data, [4096])
         timed = set()
         for batch in items:
@@ -552,7 +552,7 @@ def test_near_deadlines_are_held_back(binary: Binary) -> None:
             held = before.expire_at is not None and before.expire_at < middle
             near += held
             assert each.expire_at == (before.expire_at + 600_000 if held else before.expire_at)
-        assert near == reader.held_count > 0
+        assert near == reader.extended_count > 0
 
 
 @pytest.mark.parametrize("stream_above", [15, 1 << 20])
@@ -587,7 +587,7 @@ def test_whether_there_is_a_checksum() -> None:
 
 def test_a_shift_does_not_overflow() -> None:
     data = whole(b"\xfc" + bytes(8) + key(0, b"a", text(b"b")))
-    (found,) = read(data, hold_before=2**62, hold_shift=2**63 - 1)
+    (found,) = read(data, extend_before=2**62, extend_by=2**63 - 1)
     assert found.expire_at == 2**63 - 1
 
 

@@ -218,7 +218,7 @@ def test_take_from_a_batch_in_another_order(
     (batch,) = (b for b in feed(SnapshotReader(), whole(body)) if isinstance(b, RecordBatch))
     batch.strings_first()
     if without_deadlines:
-        batch.take_deadlines()
+        batch.take_with_ttls()
     if len(batch):
         batch.leave_out(data.draw(st.integers(0, len(batch) - 1)), "why")
     before, size = records([batch]), batch.value_bytes
@@ -245,7 +245,7 @@ def test_take_deadlines(kinds: list[tuple[int, bool, bool]]) -> None:
         each for each in feed(SnapshotReader(), whole(body)) if isinstance(each, RecordBatch)
     ]
     size = sum(each.value_bytes for each in batches_of)
-    taken = [each for each in (batch.take_deadlines() for batch in batches_of) if each is not None]
+    taken = [each for each in (batch.take_with_ttls() for batch in batches_of) if each is not None]
     assert records(taken) == [each for each in before if each.expire_at is not None]
     assert records(batches_of) == [each for each in before if each.expire_at is None]
     assert sum(each.value_bytes for each in (*batches_of, *taken)) == size
@@ -253,7 +253,7 @@ def test_take_deadlines(kinds: list[tuple[int, bool, bool]]) -> None:
     for batch in (*batches_of, *taken):
         commands = bytes(encoder.encode(batch))
         assert commands.count(b"RESTORE") == len(batch)
-    assert not any(batch.take_deadlines() for batch in batches_of)
+    assert not any(batch.take_with_ttls() for batch in batches_of)
 
 
 def arranged(path: Path, **settings: object) -> list[tuple[int, bytes]]:

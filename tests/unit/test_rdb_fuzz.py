@@ -69,7 +69,7 @@ def check(data: bytes, sizes: list[int]) -> None:
     for options in (
         {},
         {"stream_above": 30},
-        {"batch_bytes": 50, "hold_before": 5},
+        {"batch_bytes": 50, "extend_before": 5},
         {"stream_above": 30, "drop_before": LATE},
         {"stream_above": 30, "drop_imports": True},
     ):
@@ -78,7 +78,7 @@ def check(data: bytes, sizes: list[int]) -> None:
             assert result == expected
             continue
         got = [(each.db, each.key, each.value[:-10], each.expire_at) for each in result]
-        if "hold_before" in options:
+        if "extend_before" in options:
             got, wanted = [each[:3] for each in got], [each[:3] for each in expected]
             assert got == wanted
         elif "drop_before" in options:

@@ -686,7 +686,7 @@ EXTEND = 10**12
 )
 def test_near_deadlines_are_lifted(args: list[bytes], expected: list[list[bytes]] | None) -> None:
     reader = StreamReader(0)
-    reader.hold_before, reader.hold_shift = NOW + 1000, EXTEND
+    reader.extend_before, reader.extend_by = NOW + 1000, EXTEND
     reader.feed(command(*args))
     reader.flush()
     (batch,) = reader.take()
@@ -695,7 +695,7 @@ def test_near_deadlines_are_lifted(args: list[bytes], expected: list[list[bytes]
     lifted = [
         each for each in found if each[0] == b"PEXPIREAT" and int(each[2]) >= EXTEND + NOW // 2
     ]
-    assert reader.held == len(lifted)
+    assert reader.extended_count == len(lifted)
 
 
 def test_who_sets_a_deadline_is_known() -> None:

@@ -39,7 +39,7 @@ def batch_of(
     reader = StreamReader(0, anchor=anchor)
     reader.now_ms = NOW
     if lift:
-        reader.hold_before, reader.hold_shift = HORIZON, EXTEND
+        reader.extend_before, reader.extend_by = HORIZON, EXTEND
     for command in commands:
         words = command.split() if isinstance(command, str) else command
         reader.feed(encode_command(*words))

@@ -1,9 +1,9 @@
-# The names of keys whose deadlines on the target are lifted: a set of (database, name), so that they
-# can be set back without a walk through every key.
+# The names of keys whose expire times on the target are extended: a set of (database, name), so
+# that they can be set back without a walk through every key.
 #
-# An entry is an int32 (the database), a uint32 (the name's length) and the name, side by side in one
-# arena; a table of places by their hash finds them. The set is bounded. Once it is full it says so,
-# holds nothing, and takes nothing: what is lifted is not known any more.
+# An entry is an int32 (the database), a uint32 (the name's length) and the name, side by side in
+# one arena; a table of places by their hash finds them. The set is bounded. Once it is full it says
+# so, holds nothing, and takes nothing: what is extended is not known any more.
 
 cdef enum:
     HELD_HEAD = 8
@@ -11,7 +11,7 @@ cdef enum:
 
 
 @cython.final
-cdef class HeldNames:
+cdef class ExtendedNames:
     """A bounded set of (database, name).
 
     Attributes:
@@ -31,7 +31,7 @@ cdef class HeldNames:
     def __cinit__(self, *, size_t names_most=1 << 20, size_t bytes_most=64 << 20):
         self.names_most = names_most
         self.bytes_most = bytes_most
-        self.seed = <uint64_t><Py_hash_t>hash("held names")
+        self.seed = <uint64_t><Py_hash_t>hash("extended names")
 
     def __dealloc__(self):
         self.free()
@@ -58,7 +58,7 @@ cdef class HeldNames:
         self.known = True
 
     def give_up(self):
-        """What is lifted is not known."""
+        """What is extended is not known."""
         self.free()
         self.known = False
 
@@ -103,8 +103,8 @@ cdef class HeldNames:
             left -= 4 + <size_t>n
 
     def add_commands(self, CommandBatch batch not None, *, bint members=False):
-        """Note the keys of the commands that were rewritten, for their deadlines may be lifted;
-        with `members` those whose fields' deadlines may be, else the others.
+        """Note the keys of the commands that were rewritten, for their expire times may be
+        extended; with `members` those whose fields' expire times may be, else the others.
 
         Mostly they are of the forms that `anchor_command` writes: PEXPIREAT, SET and RESTORE, whose
         first argument is the key. Of others (MSETEX) the table says where the keys are.
@@ -121,7 +121,7 @@ cdef class HeldNames:
                 command = &batch.packed.commands[i]
                 if not command.rewritten or command.renamed:
                     continue
-                if members and not command.lifted_fields:
+                if members and not command.extended_fields:
                     continue
                 if not members and COMMAND_ROWS[command.row].flags & FLAG_MEMBER_TTL:
                     continue

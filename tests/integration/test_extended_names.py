@@ -133,8 +133,8 @@ def test_names_that_are_not_known(
     source, target = ends
     before: list[int] = []
     if why == "too many":
-        names = extended_keys.HeldNames
-        monkeypatch.setattr(extended_keys, "HeldNames", lambda: names(names_most=TIMED // 2))
+        names = extended_keys.ExtendedNames
+        monkeypatch.setattr(extended_keys, "ExtendedNames", lambda: names(names_most=TIMED // 2))
 
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)

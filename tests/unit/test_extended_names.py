@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from engine._native import HeldNames, StreamReader, encode_command
+from engine._native import ExtendedNames, StreamReader, encode_command
 from engine.transfer.extended_ttls import EXTEND_MS
 
 YEAR_MS = 365 * 86_400_000
 
 
-def listed(names: HeldNames, most: int = 7) -> list[tuple[int, bytes]]:
+def listed(names: ExtendedNames, most: int = 7) -> list[tuple[int, bytes]]:
     return [name for page in names.pages(most) for name in page]
 
 
@@ -21,8 +21,8 @@ def batch_of(*commands: tuple[str | bytes | int, ...], lift: bool = True) -> Str
     """A batch of commands whose near deadlines are lifted."""
     reader = StreamReader(0, 3)
     if lift:
-        reader.hold_before = int(time.time() * 1000) + YEAR_MS
-        reader.hold_shift = EXTEND_MS
+        reader.extend_before = int(time.time() * 1000) + YEAR_MS
+        reader.extend_by = EXTEND_MS
     for command in commands:
         reader.feed(encode_command(*command))
     reader.flush()
@@ -31,7 +31,7 @@ def batch_of(*commands: tuple[str | bytes | int, ...], lift: bool = True) -> Str
 
 
 def test_it_holds_each_name_once() -> None:
-    names, model = HeldNames(), dict[tuple[int, bytes], None]()
+    names, model = ExtendedNames(), dict[tuple[int, bytes], None]()
     assert not names.known
     names.add(0, b"before the first clear")
     assert listed(names) == []
@@ -53,7 +53,7 @@ def test_it_holds_each_name_once() -> None:
 
 @pytest.mark.parametrize("bound", [{"names_most": 10}, {"bytes_most": 10 * (8 + 4)}])
 def test_what_does_not_fit_is_not_known(bound: dict[str, int]) -> None:
-    names = HeldNames(**bound)
+    names = ExtendedNames(**bound)
     names.clear()
     for _ in range(2):
         for n in range(10):
@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_not_known(bound: dict[str, int]) -> None:
 
 
 def test_names_that_are_added_or_go_while_they_are_read() -> None:
-    names = HeldNames()
+    names = ExtendedNames()
     names.clear()
     for n in range(5):
         names.add(0, b"%d" % n)
@@ -86,7 +86,7 @@ def test_names_that_are_added_or_go_while_they_are_read() -> None:
 
 def test_the_keys_of_commands() -> None:
     now = int(time.time() * 1000) + 60_000
-    names = HeldNames()
+    names = ExtendedNames()
     names.clear()
     names.add_commands(
         batch_of(
