@@ -61,6 +61,14 @@ ONE_HOME = {
     "uvicorn": {"front"},
 }
 
+# What the faces may import of the fleet: its functions, what chooses a launcher, and the one of the
+# calling process. Which kinds there are else, and what a worker is, they do not know.
+FLEET_FACE = {"launcher", "inline"}
+FLEET_PARTS = {path.stem for path in (ROOT / "engine" / "fleet").glob("*.py")} - {"__init__"}
+
+# Workers are processes for the fleet alone.
+PROCESSES = re.compile(r"\bProcessId\b|\bos\.kill\b|\bwaitpid\b|\bposix_spawn\b|\bPopen\b")
+
 # The core parses and encodes; sockets live one layer up.
 SOCKETS = re.compile(
     r"sys/(?:socket|epoll)\.h|netinet/|arpa/inet\.h|\b(?:import|cimport)\s+(?:socket|select|asyncio)\b"
@@ -111,7 +119,10 @@ def violations(source: str, path: Path) -> list[str]:
         other = other if other in RANKS else "__init__"
         if other == room:
             continue
-        if other in NEVER.get(room, set()):
+        part = rest.split(".")[1] if rest.count(".") else ""
+        if other == "fleet" and part in FLEET_PARTS - FLEET_FACE:
+            found.append(f"{where}: {room} knows nothing of fleet.{part}")
+        elif other in NEVER.get(room, set()):
             found.append(f"{where}: {room} never imports {other}")
         elif RANKS[other] == RANKS[room]:
             found.append(f"{where}: {room} and {other} are of one rank, and strangers")
@@ -146,6 +157,17 @@ def test_imports_follow_the_plan(path: Path) -> None:
     assert violations((ROOT / "engine" / path).read_text(), path) == []
 
 
+def test_workers_are_processes_for_the_fleet_alone() -> None:
+    found = [
+        f"{path}: {line.strip()}"
+        for path in ENGINE_FILES
+        if room_of(path) in ("groups", "front", "cli")
+        for line in (ROOT / "engine" / path).read_text().splitlines()
+        if PROCESSES.search(line)
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize("path", CORE_FILES, ids=lambda path: path.name)
 def test_the_core_knows_no_sockets(path: Path) -> None:
     assert sockets_in(path.read_text()) == []
@@ -172,6 +194,8 @@ def test_the_core_knows_no_sockets(path: Path) -> None:
         ("cli/show.py", "import redis.asyncio", "at home in wire"),
         ("cli/show.py", "from redis import Redis", "at home in wire"),
         ("fleet/pool.py", "from rich.console import Console", "at home in cli"),
+        ("front/ops.py", "from engine.fleet import local", "nothing of fleet.local"),
+        ("cli/show.py", "from engine.fleet.process import ProcessId", "nothing of fleet.process"),
         ("cellar/wine.py", "", "not in the table"),
         (
             "sources/scan.py",
@@ -196,6 +220,7 @@ def test_the_checker_complains(path: str, source: str, complaint: str) -> None:
         ("__init__.py", "from engine.front import ops"),
         ("__main__.py", "from engine.cli.app import app"),
         ("cli/__main__.py", "from engine.fleet import pool\nimport typer"),
+        ("front/ops.py", "from engine.fleet.launcher import launcher\nfrom engine import fleet"),
     ],
 )
 def test_the_checker_is_content(path: str, source: str) -> None:
