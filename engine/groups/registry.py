@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, delete, exc, func, insert, sel
 from engine.errors import (
     ReplicationGroupAlreadyExistsFault,
     ReplicationGroupAlreadyUnderMigrationFault,
+    ReplicationGroupNotFoundFault,
 )
 from engine.groups import disconnections, schema
 from engine.groups.claimed import ClaimedTransfer
@@ -29,6 +30,7 @@ from engine.groups.rows import (
     group_by_id,
     group_of,
     groups,
+    lock_lease,
     newest_transfer,
     newest_transfers,
     transfer_by_id,
@@ -260,7 +262,7 @@ class Registry:
         with self.store.write() as connection:
             group = group_by_id(connection, group_id, lock=True)
             check(Operation.RESUME, group_id, group.status)
-            transfer = _going_on(connection, group_id)
+            transfer = _going_on(connection, group_id, lock=True)
             if transfer.held():
                 raise _held(transfer)
             _hand_on(connection, transfer, worker)
@@ -292,6 +294,7 @@ class Registry:
         """
         with self.store.write() as connection:
             group = group_by_id(connection, group_id, lock=True)
+            lock_lease(connection, group_id)
             transfer = newest_transfer(connection, group_id)
             if group.status != GroupStatus.MIGRATING or transfer is None:
                 return None
@@ -310,9 +313,14 @@ class Registry:
     def note_launch(self, transfer: TransferRecord, worker: Worker) -> None:
         """Remember the worker that was started for a transfer, until it claims it by itself."""
         with self.store.write() as connection:
-            group_by_id(connection, transfer.group_id, lock=True)
-            now = transfer_by_id(connection, transfer.id)
-            if now.status is TransferStatus.PENDING and now.lease.term == transfer.lease.term:
+            try:
+                group_by_id(connection, transfer.group_id, lock=True)
+            except ReplicationGroupNotFoundFault:
+                return  # the worker has ended it already, and the group was deleted
+            now = newest_transfer(connection, transfer.group_id)
+            if now is None or now.id != transfer.id or now.status is not TransferStatus.PENDING:
+                return
+            if now.lease.term == transfer.lease.term:
                 give_lease(connection, now.lease.id, now.lease.term, worker)
 
     def claim_transfer(self, group_id: str, worker: Worker) -> ClaimedTransfer:
@@ -324,7 +332,7 @@ class Registry:
         with self.store.write() as connection:
             group = group_by_id(connection, group_id, lock=True)
             check(Operation.RESUME, group_id, group.status)
-            transfer = _going_on(connection, group_id)
+            transfer = _going_on(connection, group_id, lock=True)
             other = transfer.worker is not None and transfer.worker != worker
             if other and transfer.held():
                 raise _held(transfer)
@@ -366,7 +374,7 @@ class Registry:
         with self.store.write() as connection:
             group = group_by_id(connection, group_id, lock=True)
             status = check(Operation.FINISH, group_id, group.status)
-            transfer = _going_on(connection, group_id)
+            transfer = _going_on(connection, group_id, lock=True)
             if transfer.held():
                 return False
             _end(connection, group, transfer, TransferStatus.FORCED, report, message)
@@ -453,7 +461,10 @@ class Registry:
             return [event_of(row) for row in connection.execute(query)][::-1]
 
 
-def _going_on(connection: Connection, group_id: str) -> TransferRecord:
+def _going_on(connection: Connection, group_id: str, *, lock: bool = False) -> TransferRecord:
+    """The migration of a group that is under migration; `lock` as `lock_lease` does."""
+    if lock:
+        lock_lease(connection, group_id)
     transfer = newest_transfer(connection, group_id)
     # A group becomes migrating in the transaction that adds its transfer.
     assert transfer is not None

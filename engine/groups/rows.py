@@ -215,6 +215,15 @@ def newest_transfers(connection: Connection, group_ids: Sequence[str]) -> dict[s
     return {each.group_id: each for each in transfers_of(connection, found)}
 
 
+def lock_lease(connection: Connection, group_id: str) -> None:
+    """Keep the group's workers from renewing until the transaction ends: whether one is alive is
+    not to change between the look and what follows from it."""
+    leases, migrations = schema.leases, schema.migrations
+    mine = select(migrations.c.id).where(migrations.c.group_id == group_id)
+    locked = select(leases.c.id).where(leases.c.migration_id.in_(mine)).with_for_update()
+    connection.execute(locked).all()
+
+
 def give_lease(connection: Connection, lease_id: int, term: int, worker: Worker | None) -> None:
     """Name the worker that has the lease from now on; None: one is to be named soon."""
     seconds = LAUNCH_SECONDS if worker is None else LEASE_SECONDS

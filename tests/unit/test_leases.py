@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -15,6 +16,7 @@ from engine.errors import ReplicationGroupAlreadyUnderMigrationFault, StateError
 from engine.fleet.launcher import open_registry
 from engine.fleet.process import ProcessId
 from engine.groups import disconnections, schema
+from engine.groups import registry as registry_module
 from engine.groups.claimed import ClaimedTransfer, ClaimLost
 from engine.groups.lease import LAUNCH_SECONDS, LEASE_SECONDS
 from engine.groups.records import TransferRecord
@@ -196,3 +198,50 @@ def test_events_are_numbered_one_by_one(registry: Registry) -> None:
     assert sorted(each.number or 0 for each in mine) == list(range(1, 42))
     others = [each.message for each in events if each.migration_id is None]
     assert others == ["registered, with primary target.example.com:6379", events[-1].message]
+
+
+def test_a_worker_that_wakes_in_the_middle_of_a_resume(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It renews before the resume looks, which is refused, or behind it, and has lost the lease;
+    never in between."""
+    claimed = registry.claim_transfer("g", HERE)
+    silence(registry, LEASE_SECONDS + 1)
+    lost: list[bool] = []
+
+    def wake() -> None:
+        try:
+            claimed.beat(None)
+        except ClaimLost:
+            lost.append(True)
+
+    worker = threading.Thread(target=wake)
+    look = registry_module.newest_transfer
+
+    def looked(connection: Any, group_id: str) -> TransferRecord | None:
+        seen = look(connection, group_id)
+        if not worker.ident:
+            worker.start()
+            # It waits for the lease from here on, or else it has renewed it by then.
+            worker.join(0.2)
+        return seen
+
+    monkeypatch.setattr(registry_module, "newest_transfer", looked)
+    registry.resume_migration("g")
+    worker.join()
+    assert lost == [True]
+    assert found(registry).status is TransferStatus.PENDING
+
+
+def test_a_launch_that_is_noted_late(registry: Registry) -> None:
+    """The worker has ended the migration by then, and the group is gone or has another one."""
+    launched = found(registry)
+    registry.claim_transfer("g", HERE).finish(
+        TransferStatus.FAILED, Report("failed"), Progress(), "failed"
+    )
+    registry.begin_migration("g", [SOURCE], TransferSettings())
+    registry.note_launch(launched, HERE)
+    assert found(registry).worker is None
+    registry.fail_start(found(registry), Report("failed"), "no")
+    registry.delete("g")
+    registry.note_launch(launched, HERE)
