@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from engine.errors import TransferFailed
@@ -54,3 +54,45 @@ async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
                 raise
             current.uncancel()
     task.result()
+
+
+async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All of them at once, to their end; what they return.
+
+    The first one that fails ends the others, which are waited for, and is raised. So is a
+    cancellation; but if all go on to their end though they are cancelled, because it comes too late
+    (`to_the_end`), so does this.
+    """
+    if len(works) == 1:
+        return [await works[0]]
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    except asyncio.CancelledError:
+        told = any(not task.done() for task in tasks)
+        await _end(tasks)
+        current = asyncio.current_task()
+        if current is None or not told or any(map(_ended_badly, tasks)):
+            raise
+        current.uncancel()
+    failed = next((task for task in tasks if task.done() and _ended_badly(task)), None)
+    if await _end(tasks):
+        raise asyncio.CancelledError
+    return [task.result() for task in ([failed] if failed is not None else tasks)]
+
+
+async def _end(tasks: Sequence[asyncio.Future[Any]]) -> bool:
+    """Cancel those that go on, and wait for the end of all; whether we were cancelled meanwhile."""
+    interrupted = False
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
+            task.cancel()
+        try:
+            await asyncio.wait(left, timeout=_AGAIN_SECONDS)
+        except asyncio.CancelledError:
+            interrupted = True
+    return interrupted
+
+
+def _ended_badly(task: asyncio.Future[Any]) -> bool:
+    return task.cancelled() or task.exception() is not None
