@@ -131,16 +131,18 @@ def dirty_key(token: str) -> bytes:
     return OWN_PREFIX + b"dirty:" + token.encode()
 
 
-def own_keys(token: str) -> tuple[bytes, ...]:
-    """The keys that the migration called `token` may have in the target's database 0."""
-    return position_key(token), dirty_key(token)
+def own_keys(token: str, lane: str = "") -> tuple[bytes, ...]:
+    """The keys that the migration called `token` may have in the target's database 0, for its lane
+    of that name."""
+    return position_key(token, lane), dirty_key(token)
 
 
-def position_key(token: str) -> bytes:
-    """The key on the target that holds the position of the migration called `token`.
+def position_key(token: str, lane: str = "") -> bytes:
+    """The key on the target that holds the position of the migration called `token`, of its lane of
+    that name; of the first one, or the only one, it is empty.
 
     All migrations have the same: a target has one at a time, and one look at the key tells whose
     it is. A second engine, of whichever state, is refused by the WATCH on it.
     """
     del token
-    return POSITION_KEY
+    return POSITION_KEY + b":" + lane.encode() if lane else POSITION_KEY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
@@ -108,3 +109,78 @@ class Progress:
         known = {f.name for f in fields(cls)}
         kept = {name: value for name, value in data.items() if name in known}
         return cls(**{**kept, "phase": Phase(kept.get("phase", Phase.CONNECT))})
+
+
+def _sum(values: Sequence[Any]) -> Any:
+    return sum(values)
+
+
+def _sum_if_known(values: Sequence[Any]) -> Any:
+    return None if None in values else sum(values)
+
+
+def _most(values: Sequence[Any]) -> Any:
+    return max(values)
+
+
+def _most_if_known(values: Sequence[Any]) -> Any:
+    return None if None in values else max(values)
+
+
+def _only(values: Sequence[Any]) -> Any:
+    """What several streams have each for themselves has no total."""
+    return values[0] if len(values) == 1 else None
+
+
+def _first(values: Sequence[Any]) -> Any:
+    return values[0]
+
+
+_LINKS = ("down", "silent", "", "up")
+
+_TOTALS: dict[str, Callable[[Sequence[Any]], Any]] = {
+    "source_type": _first,
+    "keys": _sum,
+    "bytes": _sum,
+    "total_keys": _sum_if_known,
+    "skipped": _sum,
+    "vanished": _sum,
+    "not_carried": _sum,
+    "evicted_keys": _sum_if_known,
+    "retries": _sum,
+    "reconnects": _sum,
+    "keys_per_second": _sum,
+    "seconds": _most,
+    "eta_seconds": _most_if_known,
+    "lag_bytes": _sum_if_known,
+    "lag_seconds": _most_if_known,
+    "applied_offset": _only,
+    "source_offset": _only,
+    "link": lambda links: min(links, key=_LINKS.index),
+    "source_heard_seconds": _most_if_known,
+    "target_heard_seconds": _most_if_known,
+    "commands": _sum,
+    "spool_bytes": _sum,
+    "partial_syncs": _sum,
+    "full_syncs": _sum,
+    "repaired_keys": _sum,
+    "held_keys": _sum,
+    "can_complete": all,
+    "trying_again": any,
+    "lets_scripts": any,
+}
+"""How the members of the lanes of one migration add up. What is not known of one lane is not known
+of all."""
+
+
+def total(lanes: Sequence[Progress], phase: Phase) -> Progress:
+    """The progress of a migration with these lanes, at least one, which is in `phase`.
+
+    The reason is that of the first lane whose gate is closed.
+    """
+    if len(lanes) == 1:
+        return lanes[0]
+    members = {name: add([getattr(each, name) for each in lanes]) for name, add in _TOTALS.items()}
+    shut = [each for each in lanes if not each.can_complete]
+    members["uncomparable"] = bool(shut) and all(each.uncomparable for each in shut)
+    return Progress(phase=phase, reason=(shut or lanes)[0].reason, **members)

@@ -630,7 +630,7 @@ class Applier:
                     self._on_doubt(Doubt.LAPSED)
                 await import_source(connection)
                 if woke:
-                    # Again, now that no deadline passes any more: see `transfer.online`. Not only
+                    # Again, now that no deadline passes any more: see `transfer.lane`. Not only
                     # now: had the link gone meanwhile, nobody would know of it.
                     self._on_doubt(Doubt.LAPSED)
             info = await ask_info(connection)

@@ -17,10 +17,11 @@ from engine.model.settings import TransferSettings
 from engine.transfer.append_only import leave
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import CutOverCheckResult
+from engine.transfer.lane import Lane
 from engine.transfer.leftovers import leave as leave_unplaced
 from engine.transfer.leftovers import token_of
-from engine.transfer.migration_context import MigrationContext
-from engine.transfer.online import Online
+from engine.transfer.migration import Migration
+from engine.transfer.overview import Overview
 from engine.wire import failover_addresses
 
 
@@ -73,12 +74,14 @@ async def abandon(
     events: list[str] = []
     store = MemoryCheckpoint()
     store.save(checkpoint)
-    context = MigrationContext(
-        settings, on_progress=lambda _: None, on_event=events.append, one_go=False
-    )
+    overview = Overview(settings, on_progress=lambda _: None, on_event=events.append, one_go=False)
     way = None
     try:
-        way = Online(source, target, context, checkpoints=store, gate=gate, credentials=credentials)
+        lane = overview.lane()
+        way = Migration(
+            overview,
+            [Lane(source, target, lane, checkpoints=store, gate=gate, credentials=credentials)],
+        )
         await way.abandon()
     except EngineError as error:
         events.append(f"what the migration left at both ends may still be there: {error}")

@@ -4,7 +4,7 @@
     commands ──▶ MULTI … SET position EXEC      exactly once, as a replica's (`targets.applier`)
 
 INCR is not to be applied twice, so what must hold is what holds for a source that is followed
-(`transfer.online`), with the bytes of the files in the place of a stream:
+(`transfer.lane`), with the bytes of the files in the place of a stream:
 
 - The migration's token is in the state before the first write to the target, and its claim on the
   target before everything else.

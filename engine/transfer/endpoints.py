@@ -26,6 +26,10 @@ class Endpoints:
     settings: TransferSettings
     credentials: Credentials = field(default_factory=Credentials)
     """By host: for servers of the source's replication that are found on the way."""
+    lane: str = ""
+    """The name of the lane between them; empty for the first one, or the only one."""
+    shared: bool = False
+    """Whether other lanes bring something to the same target."""
 
     def beside_source(self, address: str) -> Endpoint:
         """The server at `address` (`host:port`) of the source's replication; the source itself

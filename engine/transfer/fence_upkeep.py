@@ -264,7 +264,7 @@ class FenceUpkeep:
     async def _is_lost(self) -> bool:
         """As `_lost_to_another`, of the position that is on the target now. A target that does not
         answer says nothing."""
-        key = position_key(self._checkpoint.mark.token)
+        key = position_key(self._checkpoint.mark.token, self._ends.lane)
         try:
             async with asyncio.timeout(_ASK_SECONDS), self._ends.admin("target") as end:
                 found = await end.call("GET", key)
@@ -325,9 +325,14 @@ class FenceUpkeep:
             await fence.remove()
 
     async def switch_once(self) -> None:
-        if self._switch.wanted and not self._checkpoint.mark.switched:
-            with logs.timed(_log, "Cut-over: run the switch"):
-                await self._switch.run()
+        """Have the applications' name moved, unless that was done, by whichever lane."""
+        peers = self._context.peers
+        if not self._switch.wanted or self._checkpoint.mark.switched:
+            return
+        async with peers.switching:
+            if not peers.switched:
+                with logs.timed(_log, "Cut-over: run the switch"):
+                    await self._switch.run()
             self._checkpoint.note(switched=True)
 
     async def let_clients_go(self, fence: Fence) -> None:

@@ -16,6 +16,7 @@ from engine.model.progress import ENDS, Phase, Progress
 from engine.model.report import Step
 from engine.model.settings import TransferSettings
 from engine.model.verification import Verification
+from engine.transfer.peers import Peers
 from engine.transfer.phases import move
 from engine.transfer.stats import TransferStats
 from engine.transfer.switch_hook import OnSwitch
@@ -28,8 +29,25 @@ _COMPLETABLE = frozenset({Phase.FOLLOW, Phase.COPIED})
 _IN_SYNC = frozenset({Phase.COPIED, Phase.CATCH_UP, Phase.FOLLOW, Phase.CUT_OVER, Phase.DONE})
 
 
+class Orders:
+    """What the operator wants of a migration: of all its lanes alike."""
+
+    def __init__(self, *, one_go: bool) -> None:
+        self.one_go = one_go
+        """The cut-over is not waited for: it is wanted as soon as it can be."""
+        self.word = asyncio.Event()
+        """Set when the operator wants the cut-over."""
+        self.skip_verification = False
+        """Whether the operator wants that cut-over without the comparison of both ends."""
+        if one_go:
+            self.word.set()
+
+
 class MigrationContext:
-    """Where a transfer stands, and what is told of it."""
+    """Where one lane of a transfer stands, and what is told of it.
+
+    `lane`: its name; empty for a transfer's only one. A transfer that does not follow has one.
+    """
 
     def __init__(
         self,
@@ -37,12 +55,16 @@ class MigrationContext:
         *,
         on_progress: Callable[[Progress], None],
         on_event: Callable[[str], None],
-        one_go: bool,
+        orders: Orders,
+        peers: Peers,
         on_switch: OnSwitch | None = None,
+        lane: str = "",
     ) -> None:
         self.settings = settings
         self.on_switch = on_switch
-        self.one_go = one_go
+        self.orders = orders
+        self.peers = peers
+        self.lane = lane
         self.on_event = on_event
         self._on_progress = on_progress
         self.phase = Phase.CONNECT
@@ -70,8 +92,6 @@ class MigrationContext:
         self.began = 0.0
         self.figures: Callable[[], dict[str, Any]] = dict
         """Members of `Progress` that only the way of moving knows."""
-        self.word = asyncio.Event()
-        """Set when the operator wants the cut-over."""
         self.verification: Verification | None = None
         """What the last comparison of both ends has shown."""
         self.lost: dict[str, str] = {}
@@ -79,10 +99,21 @@ class MigrationContext:
         self.uncomparable: str | None = ""
         """Why both ends cannot be compared with the users that there are; empty: nothing is known
         against it. None: that is still to be asked."""
-        self.skip_verification = False
-        """Whether the operator wants that cut-over without the comparison of both ends."""
-        if one_go:
-            self.word.set()
+
+    @property
+    def one_go(self) -> bool:
+        """As of `Orders`."""
+        return self.orders.one_go
+
+    @property
+    def word(self) -> asyncio.Event:
+        """As of `Orders`."""
+        return self.orders.word
+
+    @property
+    def skip_verification(self) -> bool:
+        """As of `Orders`."""
+        return self.orders.skip_verification
 
     def event_of(self, end: Literal["source", "target"]) -> Callable[[str], None]:
         """`on_event`, for what happens at one end: the log names that server."""

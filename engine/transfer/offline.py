@@ -498,7 +498,7 @@ class Offline:
         await self._take(end, other.held_before, first=True)
 
     async def _recognise(self, end: Admin, left: Leftovers) -> None:
-        """As the way that follows does (`Online`)."""
+        """As the way that follows does (`Lane`)."""
         settings, context = self._settings, self._context
         if left.held_before:
             await end.call("DEL", LEFT_KEY)

@@ -14,6 +14,8 @@ reason; STOPPED was asked for, and its checkpoint can be resumed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from engine.errors import EngineError
 from engine.model.progress import Phase
 
@@ -38,3 +40,23 @@ def move(old: Phase, new: Phase) -> Phase:
     if new not in MOVES[old]:
         raise EngineError(f"a transfer cannot go from {old} to {new}")
     return new
+
+
+# How far a lane is, the least advanced first. One that has ended otherwise than by a cut-over ends
+# the whole.
+_ADVANCE = (
+    Phase.FAILED,
+    Phase.STOPPED,
+    Phase.CONNECT,
+    Phase.SNAPSHOT,
+    Phase.CATCH_UP,
+    Phase.FOLLOW,
+    Phase.COPIED,
+    Phase.CUT_OVER,
+    Phase.DONE,
+)
+
+
+def least_advanced(phases: Iterable[Phase]) -> Phase:
+    """The phase of a migration whose lanes are in `phases`."""
+    return min(phases, key=_ADVANCE.index)

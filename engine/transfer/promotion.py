@@ -20,6 +20,8 @@ What is true at every moment, whatever breaks at either end:
   until that is in the checkpoint the promotion does not count (`timed`): whoever finds the mark
   takes it off again and goes on following, for the source may have taken writes since. No client
   was told of the target by then.
+- Where a migration has several lanes (`transfer.peers`) no promotion counts before all targets have
+  been promoted (`timed`, until `commit`), and all of them do as soon as one does.
 - `opened` is written down when the transaction's answer was seen, or its mark; never before.
 - The mark is removed behind that, and only the mark: where another position is found the target
   came back with older data after it was promoted. Those data are the stream's up to that position,
@@ -54,6 +56,7 @@ from engine.wire.info_command import ask_info
 _log = logs.logger(__name__)
 # How long the target may be away when it is to be tidied up.
 _TIDY_SECONDS = 120.0
+_LATE = "the time of the fence ran out before the target answered that it is open"
 
 
 class Promotion:
@@ -84,7 +87,7 @@ class Promotion:
     @property
     def in_doubt(self) -> bool:
         """Whether the target may have been promoted for good, which it alone can tell."""
-        return self.asked and not self._checkpoint.mark.timed
+        return self.asked and (not self._checkpoint.mark.timed or self._context.peers.decided)
 
     @property
     def asked(self) -> bool:
@@ -99,40 +102,49 @@ class Promotion:
         *,
         by: float | None = None,
         hand_over: bool = False,
+        provisional: bool = False,
     ) -> None:
         """Open the target if it is as `applier` left it, in the process called `process`.
 
         `by`: until then, by the loop's clock, the source's writes are known to be held off; where
         the target's answer comes later, the promotion does not count, and is to be taken back
-        (`asked`). `hand_over`: clients are led to the target next.
+        (`asked`). `hand_over`: clients are led to the target next. `provisional`: it does not count
+        before `commit`.
 
         Even if cancelled meanwhile. Raises `PositionMoved`, `LinkError`, `ServerError`, `AuthError`
         (it is not open then, or `asked`) and `StateError` (`asked`).
         """
         with logs.timed(_log, "Cut-over: promote the target", extra={"end": "target"}):
-            await to_the_end(self._promote(applier, process, by, hand_over))
+            await to_the_end(self._promote(applier, process, by, hand_over, provisional))
 
     async def _promote(
-        self, applier: Applier, process: str, by: float | None, hand_over: bool
+        self,
+        applier: Applier,
+        process: str,
+        by: float | None,
+        hand_over: bool,
+        provisional: bool,
     ) -> None:
         final, token = applier.found, self._checkpoint.mark.token
         if final is None:
             raise PositionMoved(None)
         opened = TargetPosition.decode(final).promoted()
         await self._checkpoint.save(
-            promoting=final.decode(), process=process, timed=by is not None, opened=False
+            promoting=final.decode(),
+            process=process,
+            timed=by is not None or provisional,
+            opened=False,
         )
         now = asyncio.get_running_loop().time
         behind = []
         if has_import_mode(self._target()):
             # In the same round trip; where it fails `tidy_up` does it.
             behind = [("CONFIG", "SET", "import-mode", "no")]
-        late = "the time of the fence ran out before the target answered that it is open"
         left = math.inf if by is None else by - now()
         if left <= 0:
             await self.deny()
             # What leads back to following.
-            raise LinkError(late, fault="target")
+            raise LinkError(_LATE, fault="target")
         try:
             await applier.promote(
                 opened.encode(),
@@ -146,8 +158,21 @@ class Promotion:
         except (PositionMoved, LinkError, ServerError, AuthError):
             await self.deny()
             raise
-        if by is not None and now() >= by:
-            raise Unanswered(late, fault="target")
+        if not provisional:
+            await self._commit(by, hand_over)
+
+    async def commit(self, *, by: float | None = None, hand_over: bool = False) -> None:
+        """The promotion counts from here on: the targets of all lanes have been promoted. `by` and
+        `hand_over` as for `promote`. Even if cancelled meanwhile.
+
+        Raises `Unanswered` where the time of the fence is over, and `StateError`.
+        """
+        if not self._checkpoint.mark.opened:
+            await to_the_end(self._commit(by, hand_over))
+
+    async def _commit(self, by: float | None, hand_over: bool) -> None:
+        if by is not None and asyncio.get_running_loop().time() >= by:
+            raise Unanswered(_LATE, fault="target")
         await self._checkpoint.save(opened=True, handed_over=hand_over)
 
     async def deny(self) -> None:
@@ -202,7 +227,7 @@ class Promotion:
         `TransferStopped` if it was handed over before that; `TransferFailed` where that cannot be
         known; `LinkError`, `ServerError`, `StateError`."""
         mark = self._checkpoint.mark
-        key = position_key(mark.token)
+        key = position_key(mark.token, self._ends.lane)
         async with self._ends.dialled() as connection:
             await connection.call("WATCH", key)
             found = await connection.call("GET", key)

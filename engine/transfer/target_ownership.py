@@ -38,7 +38,7 @@ class TargetOwnership:
         """For the migration as the books have it now."""
         mark = self._checkpoint.mark
         return TargetClaim(
-            position_key(mark.token),
+            position_key(mark.token, self._ends.lane),
             mark.token,
             self.engine,
             self._still_ours,

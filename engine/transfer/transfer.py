@@ -37,22 +37,23 @@ from engine.transfer.cut_over_check import (
     FilesCutOverCheck,
     WithoutFiles,
 )
-from engine.transfer.migration_context import MigrationContext
+from engine.transfer.lane import Lane
+from engine.transfer.migration import Migration
 from engine.transfer.offline import Offline
-from engine.transfer.online import Online
+from engine.transfer.overview import Overview
 from engine.transfer.switch_hook import OnSwitch
 from engine.wire import failover_addresses
 from engine.wire.admin import Admin, admin
 
-Way = Offline | Online | AppendOnly
+Way = Offline | Migration | AppendOnly
 
 
 def _aborted(way: Way | None) -> str:
     """What an abort has met, in words: the target may be open already."""
-    if isinstance(way, Online) and way.opened:
-        refuses = "; the source refuses writes, until release-source" if way.mark.sealed else ""
+    if isinstance(way, Migration) and way.opened:
+        refuses = "; the source refuses writes, until release-source" if way.sealed else ""
         return f"ended by force after the target was opened{refuses}"
-    if isinstance(way, Online) and way.in_doubt:
+    if isinstance(way, Migration) and way.in_doubt:
         return "aborted by force while the target was being opened"
     return "aborted by force, not cut over"
 
@@ -61,7 +62,7 @@ def _left_open(source: Endpoint, way: Way | None) -> str:
     """That the source stays open, where it is a server and no fence stands there by the books."""
     if source.file_path is not None:
         return ""
-    if isinstance(way, Online) and (way.opened or way.in_doubt or way.mark.fenced):
+    if isinstance(way, Migration) and (way.opened or way.in_doubt or way.fenced):
         return ""
     return "; the source stays open"
 
@@ -123,13 +124,15 @@ class Transfer:
         self._gate_in_sync = gate_in_sync or self._by_gate
         self._comparison = comparison
         self._compare = compare
-        self._context = MigrationContext(
+        self._overview = Overview(
             settings,
             on_progress=on_progress,
             on_event=on_event,
             one_go=one_go,
             on_switch=on_switch,
         )
+        # Of the only lane, or the first one.
+        self._context = self._overview.lane()
         self._way: Way | None = None
         self._forced = False
         self._stopping = False
@@ -145,8 +148,8 @@ class Transfer:
         `force`: abort at once. Nothing is cut over: the source stays open, the target as it is.
         """
         self._forced = self._forced or force
-        self._context.skip_verification = skip_verification
-        self._context.word.set()
+        self._overview.orders.skip_verification = skip_verification
+        self._overview.orders.word.set()
         if force and self._task is not None:
             self._task.cancel()
 
@@ -169,14 +172,15 @@ class Transfer:
     @property
     def progress(self) -> Progress:
         """How things stand now."""
-        return self._context.progress
+        return self._overview.progress
 
     # --- The run ---
 
     async def run(self) -> Report:
         """Run to the end and report; a failure of the transfer is in the report, not raised."""
         loop, context = asyncio.get_running_loop(), self._context
-        context.began = loop.time()
+        began = loop.time()
+        self._overview.begin(began)
         failover_addresses.begin()
         self._task = asyncio.create_task(self._go())
         if self._stopping or self._forced:
@@ -195,7 +199,7 @@ class Transfer:
                     # What an engine before this one left wants to be tidied up all the same.
                     with contextlib.suppress(StateError):
                         self._way = self._begun()
-                if isinstance(self._way, Online):
+                if isinstance(self._way, Migration):
                     self._cut_over = await self._way.end_opened()
                 left = _left_open(self._source_endpoint, self._way)
                 errors.append(f"{_aborted(self._way)}: {standing}{left}")
@@ -205,7 +209,7 @@ class Transfer:
                 current = asyncio.current_task()
                 if current is not None and not self._stopping:
                     current.uncancel()
-            self._context.end(
+            self._overview.end(
                 Phase.STOPPED, errors[-1] if errors else "stopped; what is acknowledged stays"
             )
         except EngineError as exc:
@@ -213,18 +217,18 @@ class Transfer:
             if self._can_go_on(exc):
                 # What is on the target stays, its position too.
                 status, kept, needs_hand = "stopped", True, True
-                self._context.end(Phase.STOPPED, errors[-1])
+                self._overview.end(Phase.STOPPED, errors[-1])
             else:
                 # The state failed, or the claim is another's: the target is as it has to be.
                 status, kept = "failed", isinstance(exc, StateError)
-                self._context.end(Phase.FAILED, errors[-1])
+                self._overview.end(Phase.FAILED, errors[-1])
         finally:
             if self._way is not None:
                 resumable = kept or (status == "stopped" and not forced)
                 await self._way.close(resumable=resumable, forced=forced)
         if self._way is not None:
             await self._way.save_last(errors)
-        report = self._report(status, errors, loop.time() - context.began)
+        report = self._report(status, errors, loop.time() - began)
         return replace(report, needs_hand=needs_hand)
 
     async def _go(self) -> None:
@@ -315,8 +319,8 @@ class Transfer:
             gate=self._gate_of_files,
         )
 
-    def _online(self) -> Online:
-        return Online(
+    def _online(self) -> Migration:
+        lane = Lane(
             self._source_endpoint,
             self._target_endpoint,
             self._context,
@@ -325,6 +329,7 @@ class Transfer:
             comparison=self._comparison,
             credentials=self._credentials,
         )
+        return Migration(self._overview, [lane])
 
     async def _by_gate(self, own_key: bytes) -> CutOverCheckResult:
         del own_key
@@ -336,10 +341,10 @@ class Transfer:
         What has nothing on the target yet fails instead: another start is as good as a resume.
         """
         way = self._way
-        if isinstance(way, Online) and way.in_doubt:
+        if isinstance(way, Migration) and way.in_doubt:
             # The target has not said whether it was opened: whoever resumes asks it again.
             return True
-        if isinstance(way, Online) and way.opened:
+        if isinstance(way, Migration) and way.opened:
             # What is left to do then, whoever resumes has it done.
             return isinstance(error, TransferStopped)
         if way is None or not way.begun:
@@ -347,28 +352,31 @@ class Transfer:
         return isinstance(error, TransferStopped | LinkError | ServerError | AuthError | UsageError)
 
     def _report(self, status: Status, errors: list[str], seconds: float) -> Report:
-        context, progress = self._context, self._context.progress
-        stats = context.stats
-        moved = stats.keys - stats.keys_before
+        overview, progress = self._overview, self._overview.progress
+        tallies, copy_seconds = overview.tallies, overview.copy_seconds
+        moved = sum(stats.keys - stats.keys_before for stats in tallies)
         way: dict[str, Any] = {}
         if self._way is not None:
-            way["left_out"] = (*self._way.left_out, *stats.left_words())
+            way["left_out"] = (
+                *self._way.left_out,
+                *(words for stats in tallies for words in stats.left_words()),
+            )
         if isinstance(self._way, AppendOnly):
             way["doubts"] = tuple(self._way.doubts)
-        if isinstance(self._way, Online):
+        if isinstance(self._way, Migration):
             way["fence_seconds"] = self._way.fence_seconds
-            way |= self._way.mark.at_source()
+            way |= self._way.at_source()
             way["spool_bytes"] = self._way.spooled_most
         return Report(
             status=status,
-            source_type=context.source_type,
-            keys=stats.keys,
-            bytes=stats.bytes,
+            source_type=progress.source_type,
+            keys=sum(stats.keys for stats in tallies),
+            bytes=sum(stats.bytes for stats in tallies),
             seconds=seconds,
-            keys_per_second=moved / context.copy_seconds if context.copy_seconds else 0.0,
-            skipped=stats.skipped,
-            vanished=stats.vanished,
-            expired=stats.expired,
+            keys_per_second=moved / copy_seconds if copy_seconds else 0.0,
+            skipped=sum(stats.skipped for stats in tallies),
+            vanished=sum(stats.vanished for stats in tallies),
+            expired=sum(stats.expired for stats in tallies),
             retries=progress.retries,
             reconnects=progress.reconnects,
             applied_offset=progress.applied_offset,
@@ -378,10 +386,10 @@ class Transfer:
             full_syncs=progress.full_syncs,
             repaired_keys=progress.repaired_keys,
             held_keys=progress.held_keys,
-            not_carried=tuple(stats.not_carried),
-            not_carried_total=stats.not_carried_total,
-            errors=tuple(errors + stats.beyond()),
-            steps=tuple(context.steps),
-            verification=context.verification,
+            not_carried=tuple(overview.not_carried),
+            not_carried_total=sum(stats.not_carried_total for stats in tallies),
+            errors=tuple(errors + [words for stats in tallies for words in stats.beyond()]),
+            steps=tuple(overview.steps),
+            verification=overview.verification,
             **way,
         )

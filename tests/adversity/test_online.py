@@ -161,7 +161,7 @@ def test_target_older_at_the_moment_when_the_source_breaks(server_factory: Serve
         for _ in range(10):
             writer.incr("counter")
         await until(lambda: work.progress.applied_offset > at and client.get("counter") == b"10")
-        way = work._way
+        way = work._way.lanes[0]
         # The target comes back with what it saved while the source's link is gone for good.
         way._source._lost = _link_error()
         target.kill()

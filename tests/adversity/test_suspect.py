@@ -54,11 +54,11 @@ class Writer:
 
 
 def follower_of(work: Transfer) -> Any:
-    return work._way._follower  # type: ignore[union-attr]
+    return work._way.lanes[0]._follower  # type: ignore[union-attr]
 
 
 def released(work: Transfer) -> bool:
-    return bool(work._way._mark.released)  # type: ignore[union-attr]
+    return bool(work._way.lanes[0]._mark.released)  # type: ignore[union-attr]
 
 
 def test_an_outage_after_a_refused_cut_over(

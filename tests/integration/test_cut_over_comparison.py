@@ -734,7 +734,7 @@ def test_every_key_where_something_asks_for_it(server_factory: ServerFactory) ->
 
 
 def check_of(work: Transfer) -> CutOverComparison:
-    return work._way._check  # type: ignore[union-attr]
+    return work._way.lanes[0]._check  # type: ignore[union-attr]
 
 
 def test_a_target_that_stalls_meanwhile(server_factory: ServerFactory) -> None:

@@ -155,7 +155,7 @@ def test_what_was_far_becomes_near(ends: tuple[Server, Server]) -> None:
         assert 0 < there.pttl("far") <= 61_000
         await asyncio.sleep(2)
         # As if it had gone on for so long: a quarter of the horizon is over.
-        checkpoint = work._way._checkpoint  # type: ignore[union-attr]
+        checkpoint = work._way.lanes[0]._checkpoint  # type: ignore[union-attr]
         checkpoint.note(begun_at=time.time() - 20)
         await soon(lambda: there.pttl("far") > EXTEND_MS // 2, "lifted")
         assert 0 < there.pttl("farther") <= HOUR_MS

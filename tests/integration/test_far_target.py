@@ -40,13 +40,13 @@ def ends(server_factory: ServerFactory) -> Iterator[tuple[Server, Server, Proxy]
 
 def under_way(work: Transfer) -> int:
     """How many transactions are under way just now."""
-    follower = work._way._follower  # type: ignore[union-attr]
+    follower = work._way.lanes[0]._follower  # type: ignore[union-attr]
     return len(follower.applier._under_way) if follower is not None else 0
 
 
 def quick(work: Transfer) -> bool:
     """Whether the next batch goes at once."""
-    follower = work._way._follower  # type: ignore[union-attr]
+    follower = work._way.lanes[0]._follower  # type: ignore[union-attr]
     return follower is not None and follower._left is not None and follower.applier.several
 
 
@@ -227,7 +227,7 @@ def test_a_user_who_may_not_end_connections_has_one_under_way(
             await asyncio.to_thread(incr, source.client())
             await asyncio.sleep(_PAUSE)
             seen.append(under_way(work))
-        assert not work._way._follower.applier.several  # type: ignore[union-attr]
+        assert not work._way.lanes[0]._follower.applier.several  # type: ignore[union-attr]
         await cut_over(work, run, source)
 
     user = f"redis://mover:secret@{far.host}:{far.port}"
@@ -247,7 +247,7 @@ def test_an_engine_that_lost_its_link_ends_what_was_under_way(
     async def steer(work: Transfer, source: Server, target: Server, far: Proxy) -> None:
         incr: Write = lambda client: client.incr("count")  # noqa: E731
         await sent(work, source, *[incr] * 20)
-        applier = work._way._follower.applier  # type: ignore[union-attr]
+        applier = work._way.lanes[0]._follower.applier  # type: ignore[union-attr]
         first = applier._client
         assert first is not None
         # To the engine the link is lost; to the target it is not.

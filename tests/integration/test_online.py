@@ -305,7 +305,7 @@ def test_compression_is_off_for_the_snapshot_alone(server_factory: ServerFactory
             await phase(work, Phase.SNAPSHOT)
             assert compression() == "no"
             # As an engine leaves it that was killed: it tidies nothing up.
-            work._way._tuning.untune = _nothing  # type: ignore[union-attr, method-assign]
+            work._way.lanes[0]._tuning.untune = _nothing  # type: ignore[union-attr, method-assign]
             work.stop()
 
         online(source, proxy, killed, checkpoints=store, tune_source=True)
@@ -332,7 +332,7 @@ def test_a_lone_write_need_not_wait_for_the_next_one(
 
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
-        follower = work._way._follower  # type: ignore[union-attr]
+        follower = work._way.lanes[0]._follower  # type: ignore[union-attr]
         assert follower is not None
         trust = follower.trust
         members = ("every_key", "ttls", "field_ttls", "field_counts", "none")

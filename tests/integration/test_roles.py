@@ -251,7 +251,7 @@ def test_a_failover_behind_the_fence(
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
         await soon(lambda: in_step(promoted), "a replica in step")
-        told = work._way._source  # type: ignore[union-attr]
+        told = work._way.lanes[0]._source  # type: ignore[union-attr]
         await soon(lambda: told.told.replicas, "the replica")
         await in_sync(work, source)
         if when == "promoting":
@@ -296,7 +296,7 @@ def test_a_source_that_dies_at_the_opening_and_the_next_engine(
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
         await soon(lambda: in_step(promoted), "a replica in step")
-        told = work._way._source  # type: ignore[union-attr]
+        told = work._way.lanes[0]._source  # type: ignore[union-attr]
         await soon(lambda: told.told.replicas, "the replica")
         await in_sync(work, source)
         work.complete()
@@ -360,7 +360,7 @@ def test_a_source_that_dies_and_is_succeeded(name: str, server_factory: ServerFa
         source.client().set("last", 1)
         await in_sync(work, source)
         await soon(lambda: promoted.client().get("last") == b"1", "the replica's copy")
-        told = work._way._source  # type: ignore[union-attr]
+        told = work._way.lanes[0]._source  # type: ignore[union-attr]
         await soon(lambda: told.told.replicas == (f"127.0.0.1:{promoted.port}",), "the replicas")
         await asyncio.to_thread(source.kill)
         promoted.client().execute_command("REPLICAOF", "NO", "ONE")
@@ -403,7 +403,7 @@ def test_a_replica_that_is_promoted_beside_a_living_source(
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
         await soon(lambda: in_step(promoted), "the replica in step")
-        told = work._way._source  # type: ignore[union-attr]
+        told = work._way.lanes[0]._source  # type: ignore[union-attr]
         await soon(lambda: told.told.replicas == (f"127.0.0.1:{promoted.port}",), "the replica")
         await soon(lambda: work.progress.can_complete, "an open gate")
         promoted.client().execute_command("SLAVEOF", "NO", "ONE")
@@ -440,7 +440,7 @@ def test_two_replicas_that_are_promoted_when_the_source_dies(
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
         await soon(lambda: in_step(one) and in_step(two), "replicas in step")
-        told = work._way._source  # type: ignore[union-attr]
+        told = work._way.lanes[0]._source  # type: ignore[union-attr]
         await soon(lambda: len(told.told.replicas) == 2, "the replicas")
         await soon(lambda: work.progress.can_complete, "an open gate")
         await asyncio.to_thread(source.kill)
@@ -483,7 +483,7 @@ def test_a_replica_that_is_promoted_at_the_fence(
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
         await soon(lambda: in_step(promoted), "the replica in step")
-        told = work._way._source  # type: ignore[union-attr]
+        told = work._way.lanes[0]._source  # type: ignore[union-attr]
         await soon(lambda: told.told.replicas, "the replica")
         await soon(lambda: work.progress.can_complete, "an open gate")
         monkeypatch.setattr(role_monitor, "_LOOK_SECONDS", 3600.0)
@@ -560,7 +560,7 @@ def test_a_source_that_takes_the_writes_again(
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
         await soon(lambda: in_step(other), "a replica in step")
-        told = work._way._source  # type: ignore[union-attr]
+        told = work._way.lanes[0]._source  # type: ignore[union-attr]
         await soon(lambda: told.told.replicas == (f"127.0.0.1:{other.port}",), "the replica")
         # 1. The failover.
         await asyncio.to_thread(source.kill)

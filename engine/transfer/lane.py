@@ -1,11 +1,15 @@
-"""The way of a source that replicates: snapshot, catch up, follow, cut over.
+"""One source shard's way into the target: connect, snapshot, catch up, follow.
 
-    CONNECT ─▶ SNAPSHOT ─▶ CATCH_UP ─▶ FOLLOW ─▶ CUT_OVER ─▶ DONE
+    CONNECT ─▶ SNAPSHOT ─▶ CATCH_UP ─▶ FOLLOW ─▶ (lent to the migration's cut-over)
        └── a position on the target ──▶┘
+
+Source and target are handed in. A lane has its position, its checkpoint, what it trusts, and its
+figures; it knows nothing of other lanes, and not when the operator wants the cut-over. A lane that
+follows is offered to the migration (`Offer`), which borrows it for the time of a cut-over.
 
 What is true at every moment, whatever breaks:
 
-- Before the first write to the target the checkpoint holds this migration's token, and before
+- Before the first write to the target the checkpoint holds this lane's token, and before
   anything is taken away or moved on there the target has this engine's claim, by which it refuses
   whatever an engine before this one has still under way (`transfer.target_claim`).
 - While the target has no position under that token, it holds part of a snapshot at the most: the
@@ -14,7 +18,7 @@ What is true at every moment, whatever breaks:
 - The target is opened by one transaction on the target itself, on condition of the final position
   (`transfer.promotion`). Its mark there outlasts a crash, and is removed when the checkpoint says
   that the target is open: an engine that comes back then has nothing to do but to tidy up, and
-  never syncs into a target that is in use.
+  never syncs into a target that is in use (`transfer.lane_outcome`).
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +37,6 @@ from engine.errors import (
     ServerError,
     StateError,
     TransferFailed,
-    TransferStopped,
 )
 from engine.model.credentials import Credentials
 from engine.model.doubt import Doubt
@@ -53,7 +56,6 @@ from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.checks.modules import ask_module_types
 from engine.transfer.checks.probe_write import ask_bulk_limit
 from engine.transfer.crashing_commands import CrashingCommands
-from engine.transfer.cut_over import CutOver
 from engine.transfer.cut_over_check import Comparison, CutOverCheckInSync
 from engine.transfer.cut_over_comparison import CutOverComparison
 from engine.transfer.endpoints import Endpoints
@@ -63,6 +65,8 @@ from engine.transfer.follow import Follower
 from engine.transfer.formatting import place_words, size_words, stream_words
 from engine.transfer.functions_and_scripts import LIBRARIES, is_library
 from engine.transfer.key_resync import KeyResync
+from engine.transfer.lane_cut_over import Followed, LaneCutOver
+from engine.transfer.lane_outcome import LaneOutcome
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import REMEDY as LEFTOVERS_REMEDY
 from engine.transfer.leftovers import find as find_leftovers
@@ -93,10 +97,6 @@ _LOOK_SECONDS = 0.05
 _CALM_LOOK_SECONDS = 0.25
 # From one question to the next how long a value the target takes, while keys are refused.
 _LIMIT_SECONDS = 2.0
-# How long deadlines may take to be set back when a migration ends without a cut-over.
-_GIVE_BACK_SECONDS = 120.0
-# Tries of a cut-over that nobody can repeat by hand (`migrate`).
-_CUT_OVERS_MOST = 3
 # Figures of a source that nobody listens to.
 _UNHEARD = {"lag_bytes": None, "lag_seconds": None}
 # The same behind the cut-over.
@@ -108,8 +108,53 @@ _NOT_NOW = psync.NOT_NOW | TRY_AGAIN.keys()
 _FUNCTION_COMMAND = "the command FUNCTION,"
 
 
-class Online:
-    """Moves one source into one target while it is written to."""
+class Offer:
+    """A lane that could be cut over, until what it does breaks; lent while a cut-over goes on.
+
+    `followed`: what its follower is; None: a snapshot has ended, and nothing is followed.
+    """
+
+    def __init__(self, followed: Followed | None) -> None:
+        loop = asyncio.get_running_loop()
+        self.followed = followed
+        self.wanted: asyncio.Future[None] = loop.create_future()
+        """Done when the migration wants it."""
+        self.lent: asyncio.Future[None] = loop.create_future()
+        """Done when nothing else is done with it; cancelled where the lane broke before."""
+        self._back: asyncio.Future[bool] = loop.create_future()
+
+    def want(self) -> None:
+        """Ask for it."""
+        if not self.wanted.done():
+            self.wanted.set_result(None)
+
+    def give_back(self, *, over: bool) -> None:
+        """The cut-over has come to its end; `over`: the target is open."""
+        if not self._back.done():
+            self._back.set_result(over)
+
+    def fail(self, cause: Exception) -> None:
+        """The cut-over has come to its end by `cause`, which is the lane's to deal with."""
+        if not self._back.done():
+            self._back.set_exception(cause)
+
+    def withdraw(self) -> None:
+        """The lane has come to its end, or has broken."""
+        self.lent.cancel()
+        self._back.cancel()
+
+    async def lend(self) -> bool:
+        """Let the migration have it; whether the target is open then. Raises as `fail` says."""
+        self.lent.set_result(None)
+        return await self._back
+
+
+class TakenUpAnew(Exception):
+    """A cut-over broke on another lane when this one had stopped to follow."""
+
+
+class Lane:
+    """Brings what one source has into its target while it is written to."""
 
     def __init__(
         self,
@@ -121,7 +166,9 @@ class Online:
         gate: CutOverCheckInSync,
         comparison: Comparison | None = None,
         credentials: Credentials = Credentials(),  # noqa: B008
+        shared: bool = False,
     ) -> None:
+        """`shared`: other lanes bring something to the same target."""
         self._context = context
         self._settings = context.settings
         self._source = ReplicaSource(source, context.settings)
@@ -130,7 +177,9 @@ class Online:
         self._writer.on_event = context.event_of("target")
         self._crashing = CrashingCommands(self._writer.suspects)
         self._writer.on_trouble = context.trouble_of("the snapshot's target")
-        ends = self._ends = Endpoints(source, target, context.settings, credentials)
+        ends = self._ends = Endpoints(
+            source, target, context.settings, credentials, context.lane, shared
+        )
         checkpoint = self._checkpoint = CheckpointWriter(
             OnlineCheckpoint(token=secrets.token_hex(8)),
             checkpoints,
@@ -138,6 +187,7 @@ class Online:
             lambda: self._writer.info.identity if self._writer.opened else "",
         )
         checkpoint.take_repaired = self._take_repaired
+        context.peers.join(lambda: checkpoint.mark)
         self._ownership = TargetOwnership(ends, checkpoint)
         self._target_watch = TargetMonitor(target, context, self._to_be_written)
         self._tuning = SourceTuning(ends, checkpoint, context)
@@ -180,7 +230,7 @@ class Online:
             SwitchHook(source, target, context.settings, context.on_switch, context.on_event),
             lambda found: self._ownership.claim.another(found) is not None,
         )
-        self._cut_over = CutOver(
+        self.cut_over = LaneCutOver(
             ends,
             checkpoint,
             context,
@@ -191,7 +241,25 @@ class Online:
             self._target_watch,
             self._roles,
             self._upkeep,
+            self._ready_held,
         )
+        """What each step of a cut-over does here."""
+        self._outcome = LaneOutcome(
+            ends,
+            checkpoint,
+            context,
+            self._ownership,
+            self._promotion,
+            self._upkeep,
+            self._writer,
+            self._ttl_guard,
+        )
+        self.offer: Offer | None = None
+        """While the lane could be cut over."""
+        self.on_look: Callable[[], None] = lambda: None
+        """Called when it was looked where the lane stands."""
+        # What the target holds behind a snapshot.
+        self._held: TargetPosition | None = None
         self._applier: Applier | None = None
         self._follower: Follower | None = None
         self._resync: KeyResync | None = None
@@ -211,8 +279,6 @@ class Online:
         self._heard_at: float | None = None
         # The link to the source is what was lost.
         self._source_lost = False
-        # Why the last cut-over did not open the target, as far as that is known.
-        self._not_opened = ""
         self.left_out: list[str] = []
         context.source_type = "replica"
         context.figures = self._figures
@@ -221,15 +287,16 @@ class Online:
         """Look at the target again and again meanwhile."""
         return self._target_watch.watching()
 
-    async def run(self) -> None:
-        """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure."""
-        context = self._context
-        # 1. Both ends are there; what the target holds of us says where to begin.
-        with context.step("connect"):
+    async def connect(self) -> bool:
+        """Both ends are there; what the target holds of us says where to begin. Whether nothing is
+        left to do: the target is open. Raises `EngineError`."""
+        with self._context.step("connect"):
             await self._connect()
-            if self._mark.opened and await self._finished():
-                context.enter(Phase.DONE)
-                return
+            return self._mark.opened and await self._outcome.finished()
+
+    async def run(self) -> None:
+        """Run until the target is open. Raises `EngineError` with the reason of a failure."""
+        context = self._context
         patience = context.patience(
             "the migration",
             ended="no progress",
@@ -248,18 +315,18 @@ class Online:
                 # Before anything is written: the claim as well.
                 await self._roles.check_apart()
                 if ask:
-                    held, ask = await self._taken(), False
+                    held, ask = await self._outcome.take(), False
                     reached = held.position
                     self._has_position = self._has_position or reached is not None
-                    if await self._promoted(held):
+                    if await self._outcome.promoted(held):
                         break
-                    self._cut_over.led_back(self._not_opened or "the target was not opened")
+                    self.cut_over.led_back(self._outcome.not_opened or "the target was not opened")
                     if resumed and reached is not None and (why := self._copied_again()):
                         context.on_event(why)
                         held = reached = None
                     resumed = False
                 position = held.position if held is not None else None
-                # 2. The source goes on from there, or sends everything.
+                # 1. The source goes on from there, or sends everything.
                 if position is None and self._settings.tune_source:
                     await self._tuning.tune()
                 await self._ttl_guard.prepare(resumed=position is not None)
@@ -283,27 +350,22 @@ class Online:
                     assert held is not None
                     held = held.renamed(sync.replid)
                 if context.one_go and self._settings.until == "snapshot":
-                    if context.stats.not_carried_total:
-                        raise TransferStopped(context.stats.not_carried_words)
-                    if context.lost:
-                        raise TransferStopped(context.lost_words)
-                    await self._target_watch.look()
-                    if evicted := context.stats.evictions.words_in_one_go:
-                        raise TransferStopped(evicted)
-                    applier = await self._ready(held)
-                    await self._promotion.promote(applier, applier.identity)
-                    await self._promotion.tidy_up()
-                    context.reason = "the snapshot is on the target; later writes are not"
-                    break
-                # 3. The stream, until the target is opened or something breaks.
+                    self._held = held
+                    if await self._offered():
+                        break
+                # 2. The stream, until the target is opened or something breaks.
                 await self._follow(held)
                 break
             except PositionMoved as exc:
                 reached = self._reached(reached)
-                await self._came_back()
+                await self._outcome.came_back()
                 reason, ask, remedy = await self._ownership.judge(exc), True, ""
                 found = self._ownership.claim.ours(exc.found)
                 wants = stream_words(found.position if found is not None else None)
+            except TakenUpAnew as exc:
+                reason, ask, remedy = str(exc), True, ""
+                reached = self._reached(reached)
+                wants = stream_words(reached)
             except ReadAgain as exc:
                 reason, remedy, held, reached = exc.reason, exc.remedy, None, None
                 wants = stream_words(None)
@@ -327,7 +389,6 @@ class Online:
             )
             self._restarts += 1
             await asyncio.sleep(delay)
-        context.enter(Phase.DONE)
 
     def _copied_again(self) -> str:
         """Why a run in one go that is resumed does not go on from the position on the target: what
@@ -339,61 +400,6 @@ class Online:
         if self._settings.until == "snapshot":
             return "the snapshot is copied again, as some of it was not carried"
         return ""
-
-    # --- The end ---
-
-    async def _finished(self, *, patient: bool = True) -> bool:
-        """The checkpoint says that the target is open: do what is left to do. False: the target
-        says otherwise. Raises as `Promotion.tidy_up` and `FenceUpkeep.finish`."""
-        try:
-            await self._promotion.tidy_up()
-        except PositionMoved:
-            await self._came_back()
-            return False
-        await self._upkeep.finish(patient=patient)
-        self._context.reason = "the target was open already"
-        return True
-
-    async def _taken(self) -> TargetPosition:
-        """The target's position, claimed for us. A promotion that does not count is taken back.
-        Raises as `TargetOwnership.take`."""
-        held = await self._ownership.take()
-        if held.opened and self._promotion.asked and self._mark.timed:
-            held = await self._ownership.revoke()
-            self._not_opened = (
-                "the target was opened, and it is not known that the source's writes were still "
-                "held off then: this was taken back, and the source is followed again"
-            )
-            self._context.on_event(self._not_opened)
-            await self._promotion.deny()
-        return held
-
-    async def _promoted(self, held: TargetPosition) -> bool:
-        """What the target says of a promotion whose answer was not seen. True: it is open, and
-        there is nothing left to do. Raises `PositionMoved`, and as `Promotion.tidy_up`."""
-        if held.opened:
-            await self._promotion.confirm()
-            await self._promotion.tidy_up()
-            await self._upkeep.finish()
-            self._context.reason = "the target was opened; the answer was lost on its way"
-            return True
-        if self._promotion.asked:
-            await self._promotion.deny()
-            found = f"the target was not opened: it has {place_words(held.position)}"
-            self._context.on_event(found)
-            self._not_opened = f"{self._not_opened}; {found}" if self._not_opened else found
-            await self._upkeep.take_away(at_once=True)
-        return False
-
-    async def _came_back(self) -> None:
-        """The target was opened, and has come back from before that."""
-        if self._mark.opened:
-            await self._promotion.deny()
-            self._not_opened = (
-                "the target lost data after it was opened: it was restarted or replaced, and is "
-                "brought up to date again"
-            )
-            self._context.on_event(self._not_opened)
 
     @property
     def held_before(self) -> bool | None:
@@ -416,14 +422,14 @@ class Online:
         return self._promotion.in_doubt
 
     @property
-    def fence_seconds(self) -> float | None:
-        """From the fence to the open target."""
-        return self._cut_over.fence_seconds
-
-    @property
     def spooled_most(self) -> int:
         """Bytes that waited in the spool when there were most."""
         return self._source.spooled_most
+
+    @property
+    def context(self) -> MigrationContext:
+        """Where it stands."""
+        return self._context
 
     @property
     def _mark(self) -> OnlineCheckpoint:
@@ -454,101 +460,54 @@ class Online:
         await self._let_go()
         if forced and not self._checkpoint.taken_up:
             # Ended before it began to look.
-            self._ttl_guard.taken_up = self._checkpoint.take_up()
+            self.take_up()
         await self._upkeep.take_away(at_once=True)
         with contextlib.suppress(EngineError):
             await self._tuning.untune()
-        # What has not begun leaves no checkpoint behind: nobody would come back for it.
+        # What has not begun leaves no checkpoint behind: nothing would come back for it.
         begun = self._mark.begun
         over = self._mark.opened or self._ownership.replaced
         if not over and not (resumable and begun) and (begun or self._ttl_guard.importing):
-            await self._take_back(forced)
+            await self._outcome.take_back(forced)
         await self._source.close()
         await self._writer.close()
 
     async def abandon(self) -> None:
-        """Nobody goes on with it: take away what an engine before us has left at both ends.
+        """Nothing goes on with it: take away what an engine before us has left at both ends.
 
         Raises `LinkError`, `ServerError`, `AuthError` of a target that was open already, and
         `TransferStopped` where the source could not be told so.
         """
-        self._ttl_guard.taken_up = self._checkpoint.take_up()
+        if not self.taken_up:
+            self.take_up()
         self._roles.take_up()
         try:
-            if self._mark.came_back:
-                # The target is given up: the source is let on, and ours is taken away there.
-                self._checkpoint.mark = self._mark.accepted()
-                await self._checkpoint.save(promoting="", process="", opened=False)
-            elif self._mark.opened:
-                await self._writer.open()
-                await self._finished(patient=False)
+            await self._outcome.abandon()
         finally:
             await self.close(resumable=False, forced=True)
 
     async def end_opened(self) -> bool:
-        """The operator aborts: if an engine before us has opened the target, what is left to do
-        behind that is done, as far as both ends answer now. Whether it is open, and all is done.
-
-        Never raises `EngineError`: what cannot be done is an event.
-        """
-        try:
-            if not self._checkpoint.taken_up:
-                self._ttl_guard.taken_up = self._checkpoint.take_up()
-            # Our own cut-over has got further than that, and was told.
-            if not self._mark.opened or self._mark.came_back or self.fence_seconds is not None:
-                return False
-            if not self._writer.opened:
-                await self._writer.open()
-            await self._promotion.tidy_up_once()
-            await self._upkeep.finish(patient=False)
-            return True
-        except PositionMoved:
-            await self._came_back()
-        except EngineError as exc:
-            self._context.on_event(f"what is left to do behind the opening is not done: {exc}")
-        return False
-
-    async def _take_back(self, forced: bool) -> None:
-        """Remove what we left on the target, if it is ours to do so."""
-        ours = not self._mark.begun
-        try:
-            async with asyncio.timeout(self._settings.connect_timeout):
-                if not self._writer.opened:
-                    await self._writer.open()
-                if not ours:
-                    held = await self._taken()
-                    ours = True
-            if self._mark.begun and await self._promoted(held):
-                return
-        except (EngineError, PositionMoved, TimeoutError) as exc:
-            if isinstance(exc, StateError | TransferFailed):
-                return
-            self._context.on_event(f"what we left on the target is still there: {exc}")
-            if forced and self._promotion.in_doubt:
-                self._context.on_event(
-                    "whether the target was opened is not known, for it does not answer; the "
-                    "source takes writes again"
-                )
-                await self._upkeep.take_away(at_once=True, in_doubt=True)
-        if forced and self._mark.begun:
-            # Before anything is removed: whoever comes after a crash must not sync into a target
-            # that is in use.
+        """As `LaneOutcome.end_opened`."""
+        if not self._checkpoint.taken_up:
             try:
-                await self._checkpoint.save(opened=True)
-            except StateError:
-                return
-        if not ours:
-            return
-        try:
-            async with asyncio.timeout(_GIVE_BACK_SECONDS):
-                await self._ttl_guard.give_back()
-        except (EngineError, TimeoutError) as exc:
-            self._context.on_event(
-                f"could not restore TTLs on the target; they are still extended by 100 years: {exc}"
-            )
-        with contextlib.suppress(EngineError, TimeoutError):
-            async with asyncio.timeout(self._settings.connect_timeout):
-                await self._promotion.tidy_up()
+                self.take_up()
+            except EngineError as exc:
+                self._outcome.tell_left(exc)
+                return False
+        # Our own cut-over has got further than that, and was told.
+        if self.cut_over.fence_seconds is not None:
+            return False
+        return await self._outcome.end_opened()
+
+    @property
+    def taken_up(self) -> bool:
+        """Whether `take_up` was called."""
+        return self._checkpoint.taken_up
+
+    def take_up(self) -> None:
+        """Go on from the checkpoint of an engine before us, if there is one. Raises
+        `StateError`."""
+        self._ttl_guard.taken_up = self._checkpoint.take_up()
 
     async def save_last(self, errors: list[str]) -> None:
         """Write the last checkpoint; a failure joins `errors` if there is none yet."""
@@ -560,18 +519,21 @@ class Online:
             if not errors:
                 errors.append(exc.in_one_line)
 
-    # --- 1. Connecting ---
+    # --- Connecting ---
 
     async def _connect(self) -> None:
         context = self._context
-        self._ttl_guard.taken_up = self._checkpoint.take_up()
+        if not self._checkpoint.taken_up:
+            self.take_up()
         self._roles.take_up()
         self._writer.name = self._ownership.claim.client_name
         await context.insist(self._writer.open, "target")
         self._source.bulk_limit = self._writer.bulk_limit
         self._ask_again = self._mark.begun
         if not self._mark.begun:
-            self._checkpoint.note(held_before=self._writer.info.keys > 0)
+            keys = self._writer.info.keys
+            # What other lanes bring counts as the target's own: it is not emptied.
+            self._checkpoint.note(held_before=keys > 0 or self._ends.shared)
         await self._tuning.untune()
         if self._mark.opened:
             return
@@ -585,7 +547,7 @@ class Online:
             await context.insist(applier.open, "target")
             await applier.close()
             self._inherit(applier.found)
-            if not self._mark.taken_over:
+            if not self._mark.taken_over and not self._ends.shared:
                 await context.insist(self._recognise, "target")
 
     async def _open_source(
@@ -609,7 +571,8 @@ class Online:
             return
         if not self._settings.take_over:
             raise foreign(other, self._ends.target.address)
-        self._checkpoint.note(held_before=other.held_before, taken_over=other.transfer)
+        held_before = other.held_before or self._ends.shared
+        self._checkpoint.note(held_before=held_before, taken_over=other.transfer)
 
     async def _recognise(self) -> None:
         """Keys of a migration that ended without a cut-over: raises `TransferFailed` where they
@@ -645,7 +608,7 @@ class Online:
             return
         await self._snapshot.prepare(sync, position)
 
-    # --- 2. The snapshot ---
+    # --- The snapshot ---
 
     async def _full_sync(self, sync: FullSync) -> TargetPosition:
         context = self._context
@@ -666,7 +629,7 @@ class Online:
         await self._applier.begin(held.encode(), over=self._ownership.claim.bare.encode())
         return held
 
-    # --- 3. The stream ---
+    # --- The stream ---
 
     async def _follow(self, held: TargetPosition) -> None:
         """Follow until the target is open, or until something that `run` knows is raised."""
@@ -737,6 +700,10 @@ class Online:
                 raise PositionMoved(found)
         return applier
 
+    async def _ready_held(self) -> Applier:
+        assert self._held is not None
+        return await self._ready(self._held)
+
     async def _take_up_dirty(self) -> None:
         """What an engine before us, or this one before a lost link, had still to mend."""
         resync, stats = self._resync, self._context.stats
@@ -754,20 +721,16 @@ class Online:
             resync.mark_dirty(resync.refused)
 
     async def _steer(self, follower: Follower) -> None:
-        """Run the follower beside the looks at where it stands and at what the operator wants."""
-        context = self._context
+        """Run the follower beside the looks at where it stands, until the target is open."""
         pump = asyncio.create_task(follower.run())
         roles = asyncio.create_task(self._roles.run())
-        word = asyncio.create_task(context.word.wait())
-        refused = 0
-        # The cut-over is tried again by itself, for what its comparison has found.
-        again, again_until = False, 0.0
         told = 0.0
         loop = asyncio.get_running_loop()
         try:
+            offer = self.offer = Offer(Followed(follower, pump))
             while True:
                 await asyncio.wait(
-                    {pump, roles} if word.done() else {pump, roles, word},
+                    {pump, roles, offer.wanted},
                     timeout=_CALM_LOOK_SECONDS if self._standing.calm else _LOOK_SECONDS,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
@@ -778,68 +741,65 @@ class Online:
                 if loop.time() - told >= _TICK_SECONDS:
                     told = loop.time()
                     await self._tick()
-                if again and not context.can_complete and loop.time() < again_until:
-                    continue
-                if context.one_go and not context.can_complete:
-                    settled = self._standing.near(follower) and follower.settled
-                    if context.stats.not_carried_total and settled:
-                        # (The gate may name another reason first.)
-                        raise TransferStopped(context.stats.not_carried_words)
-                    if context.lost and settled and self._check.looked:
-                        raise TransferStopped(context.lost_words)
-                    if evicted := context.stats.evictions.words_in_one_go:
-                        raise TransferStopped(evicted)
-                    if context.only_uncomparable and context.uncomparable:
-                        raise TransferStopped(context.uncomparable)
-                    continue
-                if not context.word.is_set():
-                    continue
-                # The operator's word.
-                context.word.clear()
-                word = asyncio.create_task(context.word.wait())
-                try:
-                    if context.one_go and self._settings.until == "in-sync":
-                        result = await self._cut_over.in_sync(follower, pump)
-                    else:
-                        result = await self._cut_over.run(follower, pump)
-                except (PositionMoved, ReadAgain, LinkError, ServerError) as exc:
-                    if isinstance(exc, PositionMoved):
-                        why = self._moved_words(exc)
-                    else:
-                        why = exc.in_one_line if isinstance(exc, EngineError) else exc.reason
-                    if self._promotion.asked:
-                        why = f"the target was asked to open, and did not answer: {why}"
-                        self._not_opened = why.removesuffix(".")
-                        context.on_event(why)
-                    elif not self._mark.opened:
-                        context.tell_refused(why, repeated=True)
-                        self._cut_over.broken_off(why)
-                    if context.one_go:
-                        # Nobody can repeat it by hand.
-                        context.word.set()
-                    raise
-                if result.ok:
-                    return
-                if self._check.again:
-                    context.on_event(f"the cut-over is tried again: {result.reason}")
-                    again = True
-                    again_until = loop.time() + self._settings.cut_over_timeout
-                    context.word.set()
-                    continue
-                again = False
-                refused += 1
-                context.tell_refused(result.reason, repeated=refused < _CUT_OVERS_MOST)
-                if context.one_go:
-                    if refused >= _CUT_OVERS_MOST:
-                        raise TransferStopped(result.reason)
-                    context.word.set()
+                if offer.wanted.done():
+                    if await offer.lend():
+                        return
+                    offer = self.offer = Offer(offer.followed)
+                self.on_look()
         finally:
-            word.cancel()
+            self._withdraw()
             for task in (pump, roles):
                 if not task.done():
                     await cancelled(task)
 
+    async def _offered(self) -> bool:
+        """Offer what has no follower; whether the target is open then."""
+        offer = self.offer = Offer(None)
+        self.on_look()
+        try:
+            await offer.wanted
+            return await offer.lend()
+        finally:
+            self._withdraw()
+
+    def _withdraw(self) -> None:
+        offer, self.offer = self.offer, None
+        if offer is not None:
+            offer.withdraw()
+
+    @property
+    def stuck(self) -> str:
+        """Why the gate of a lane that follows stays closed until an operator mends something;
+        empty: it may open by itself."""
+        context, follower = self._context, self._follower
+        if follower is None or self.offer is None:
+            return ""
+        settled = self._standing.near(follower) and follower.settled
+        if context.stats.not_carried_total and settled:
+            # (The gate may name another reason first.)
+            return context.stats.not_carried_words
+        if context.lost and settled and self._check.looked:
+            return context.lost_words
+        if evicted := context.stats.evictions.words_in_one_go:
+            return evicted
+        return (context.uncomparable or "") if context.only_uncomparable else ""
+
     # --- What breaks ---
+
+    def note_broken(self, cause: Exception) -> tuple[str, bool]:
+        """A cut-over broke here by `cause`: in words, and whether the target may be open. Then
+        it is asked by the next attempt."""
+        if isinstance(cause, PositionMoved):
+            why = self._moved_words(cause)
+        elif isinstance(cause, EngineError):
+            why = cause.in_one_line
+        else:
+            why = cause.reason if isinstance(cause, ReadAgain) else str(cause)
+        if not self._promotion.asked:
+            return why, False
+        why = f"the target was asked to open, and did not answer: {why}"
+        self._outcome.not_opened = why.removesuffix(".")
+        return why, True
 
     def _moved_words(self, moved: PositionMoved) -> str:
         """Why a cut-over was refused whose target is not what it was when it began."""
@@ -1030,7 +990,7 @@ class Online:
         return Applier(
             self._ends.target,
             self._settings,
-            position_key(self._mark.token),
+            position_key(self._mark.token, self._ends.lane),
             on_event=self._context.event_of("target"),
             importing=importing,
             on_doubt=self._standing.note,

@@ -1,0 +1,188 @@
+"""What an engine left undecided on one lane: whether the target is open, and what is done then.
+
+A lost answer, a crash behind the opening, or an abort leaves three questions, which the target
+alone answers: was it promoted (`promoted`), did it come back older (`came_back`), and is what we
+left there ours to take away (`take_back`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from engine.errors import EngineError, StateError, TransferFailed
+from engine.model.online_checkpoint import OnlineCheckpoint
+from engine.model.position import TargetPosition
+from engine.targets.applier import PositionMoved
+from engine.targets.writer import RestoreWriter
+from engine.transfer.checkpoint_writer import CheckpointWriter
+from engine.transfer.endpoints import Endpoints
+from engine.transfer.fence_upkeep import FenceUpkeep
+from engine.transfer.formatting import place_words
+from engine.transfer.migration_context import MigrationContext
+from engine.transfer.promotion import Promotion
+from engine.transfer.target_ownership import TargetOwnership
+from engine.transfer.ttl_guard import TtlGuard
+
+# How long TTLs may take to be restored when a migration ends without a cut-over.
+_GIVE_BACK_SECONDS = 120.0
+
+
+class LaneOutcome:
+    """How one lane's cut-over ended, as its target tells."""
+
+    def __init__(
+        self,
+        ends: Endpoints,
+        checkpoint: CheckpointWriter,
+        context: MigrationContext,
+        ownership: TargetOwnership,
+        promotion: Promotion,
+        upkeep: FenceUpkeep,
+        writer: RestoreWriter,
+        ttl_guard: TtlGuard,
+    ) -> None:
+        self._settings = ends.settings
+        self._checkpoint = checkpoint
+        self._context = context
+        self._ownership = ownership
+        self._promotion = promotion
+        self._upkeep = upkeep
+        self._writer = writer
+        self._ttl_guard = ttl_guard
+        self.not_opened = ""
+        """Why the last cut-over did not open the target, as far as that is known."""
+
+    @property
+    def _mark(self) -> OnlineCheckpoint:
+        return self._checkpoint.mark
+
+    async def finished(self, *, patient: bool = True) -> bool:
+        """The checkpoint says that the target is open: do what is left to do. False: the target
+        says otherwise. Raises as `Promotion.tidy_up` and `FenceUpkeep.finish`."""
+        try:
+            await self._promotion.tidy_up()
+        except PositionMoved:
+            await self.came_back()
+            return False
+        await self._upkeep.finish(patient=patient)
+        self._context.reason = "the target was open already"
+        return True
+
+    async def take(self) -> TargetPosition:
+        """The target's position, claimed for us. A promotion that does not count is taken back.
+        Raises as `TargetOwnership.take`."""
+        held = await self._ownership.take()
+        does_not_count = self._mark.timed and not self._context.peers.decided
+        if held.opened and self._promotion.asked and does_not_count:
+            held = await self._ownership.revoke()
+            self.not_opened = (
+                "the target was opened, and it is not known that the source's writes were still "
+                "held off then: this was taken back, and the source is followed again"
+            )
+            self._context.on_event(self.not_opened)
+            await self._promotion.deny()
+        return held
+
+    async def promoted(self, held: TargetPosition) -> bool:
+        """What the target says of a promotion whose answer was not seen. True: it is open, and
+        there is nothing left to do. Raises `PositionMoved`, and as `Promotion.tidy_up`."""
+        if held.opened:
+            await self._promotion.confirm()
+            await self._promotion.tidy_up()
+            await self._upkeep.finish()
+            self._context.reason = "the target was opened; the answer was lost on its way"
+            return True
+        if self._promotion.asked:
+            await self._promotion.deny()
+            found = f"the target was not opened: it has {place_words(held.position)}"
+            self._context.on_event(found)
+            self.not_opened = f"{self.not_opened}; {found}" if self.not_opened else found
+            await self._upkeep.take_away(at_once=True)
+        return False
+
+    async def came_back(self) -> None:
+        """The target was opened, and has come back from before that."""
+        if self._mark.opened:
+            await self._promotion.deny()
+            self.not_opened = (
+                "the target lost data after it was opened: it was restarted or replaced, and is "
+                "brought up to date again"
+            )
+            self._context.on_event(self.not_opened)
+
+    async def abandon(self) -> None:
+        """As `Lane.abandon`, before both ends are closed."""
+        if self._mark.came_back:
+            # The target is given up: the source is let on, and ours is taken away there.
+            self._checkpoint.mark = self._mark.accepted()
+            await self._checkpoint.save(promoting="", process="", opened=False)
+        elif self._mark.opened:
+            await self._writer.open()
+            await self.finished(patient=False)
+
+    async def end_opened(self) -> bool:
+        """The operator aborts: if an engine before us has opened the target, what is left to do
+        behind that is done, as far as both ends answer now. Whether it is open, and all is done.
+
+        Never raises `EngineError`: what cannot be done is an event.
+        """
+        try:
+            if not self._mark.opened or self._mark.came_back:
+                return False
+            if not self._writer.opened:
+                await self._writer.open()
+            await self._promotion.tidy_up_once()
+            await self._upkeep.finish(patient=False)
+            return True
+        except PositionMoved:
+            await self.came_back()
+        except EngineError as exc:
+            self.tell_left(exc)
+        return False
+
+    def tell_left(self, exc: EngineError) -> None:
+        """Tell that something is left to do behind the opening."""
+        self._context.on_event(f"what is left to do behind the opening is not done: {exc}")
+
+    async def take_back(self, forced: bool) -> None:
+        """Remove what we left on the target, if it is ours to do so."""
+        ours = not self._mark.begun
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                if not self._writer.opened:
+                    await self._writer.open()
+                if not ours:
+                    held = await self.take()
+                    ours = True
+            if self._mark.begun and await self.promoted(held):
+                return
+        except (EngineError, PositionMoved, TimeoutError) as exc:
+            if isinstance(exc, StateError | TransferFailed):
+                return
+            self._context.on_event(f"what we left on the target is still there: {exc}")
+            if forced and self._promotion.in_doubt:
+                self._context.on_event(
+                    "whether the target was opened is not known, for it does not answer; the "
+                    "source takes writes again"
+                )
+                await self._upkeep.take_away(at_once=True, in_doubt=True)
+        if forced and self._mark.begun:
+            # Before anything is removed: whoever comes after a crash must not sync into a target
+            # that is in use.
+            try:
+                await self._checkpoint.save(opened=True)
+            except StateError:
+                return
+        if not ours:
+            return
+        try:
+            async with asyncio.timeout(_GIVE_BACK_SECONDS):
+                await self._ttl_guard.give_back()
+        except (EngineError, TimeoutError) as exc:
+            self._context.on_event(
+                f"could not restore TTLs on the target; they are still extended by 100 years: {exc}"
+            )
+        with contextlib.suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(self._settings.connect_timeout):
+                await self._promotion.tidy_up()

@@ -1,0 +1,313 @@
+"""A migration that follows: its lanes, the operator's word, and the cut-over of all of them.
+
+    lane ─┐
+    lane ─┼─▶ all could be cut over, and the operator wants it ─▶ barrier ─▶ all targets are open
+    lane ─┘            └── a refusal, or a lane that broke ──▶ followed again
+
+Each lane goes its way by itself: one whose link is lost dials again while the others go on. What
+concerns all is decided here, between two looks of the lanes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from engine.errors import EngineError, LinkError, ServerError, TransferStopped
+from engine.model.online_checkpoint import OnlineCheckpoint
+from engine.model.progress import Phase
+from engine.targets.applier import PositionMoved
+from engine.targets.base import ReadAgain
+from engine.transfer.async_helpers import cancelled, together
+from engine.transfer.barrier import StepFailed
+from engine.transfer.cut_over import CUT_OVER, IN_SYNC, SNAPSHOT, CutOver
+from engine.transfer.cut_over_check import CutOverCheckResult
+from engine.transfer.lane import Lane, Offer, TakenUpAnew
+from engine.transfer.lane_cut_over import LaneCutOver
+from engine.transfer.overview import Overview
+
+# Tries of a cut-over that nobody can repeat by hand (`migrate`).
+_CUT_OVERS_MOST = 3
+# What a lane deals with itself: it dials again, and goes on from what the target has.
+_LANES_OWN = (PositionMoved, ReadAgain, LinkError, ServerError)
+
+
+class Migration:
+    """Moves the sources of some lanes into their targets while they are written to."""
+
+    def __init__(self, overview: Overview, lanes: Sequence[Lane]) -> None:
+        self._overview = overview
+        self._orders = overview.orders
+        self._settings = overview.settings
+        self.lanes = lanes
+        """All of them; at least one."""
+        self._cut_over = CutOver([lane.cut_over for lane in lanes])
+        # A lane was looked at.
+        self._looked = asyncio.Event()
+        for lane in lanes:
+            lane.on_look = self._looked.set
+        # The cut-over is tried again by itself, for what its comparison has found.
+        self._again, self._again_until = False, 0.0
+        # How often it was refused since the lanes that are offered began to follow.
+        self._refused = 0
+        self._offered: list[Offer] = []
+        if overview.orders.one_go and self._settings.until == "snapshot":
+            self._steps = SNAPSHOT
+        elif overview.orders.one_go and self._settings.until == "in-sync":
+            self._steps = IN_SYNC
+        else:
+            self._steps = CUT_OVER
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Look at the targets again and again meanwhile."""
+        async with contextlib.AsyncExitStack() as stack:
+            for lane in self.lanes:
+                await stack.enter_async_context(lane.watching())
+            yield
+
+    async def run(self) -> None:
+        """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure."""
+        self._take_up()
+        over = await together([lane.connect() for lane in self.lanes])
+        running = [lane for lane, is_over in zip(self.lanes, over, strict=True) if not is_over]
+        if running:
+            await self._run(running)
+        for lane in self.lanes:
+            lane.context.enter(Phase.DONE)
+
+    async def _run(self, lanes: Sequence[Lane]) -> None:
+        tasks = [asyncio.create_task(lane.run()) for lane in lanes]
+        word = asyncio.create_task(self._orders.word.wait())
+        try:
+            while True:
+                looked = asyncio.ensure_future(self._looked.wait())
+                try:
+                    going = {task for task in tasks if not task.done()}
+                    events = going | {looked} | (set() if word.done() else {word})
+                    await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    looked.cancel()
+                self._looked.clear()
+                for task in tasks:
+                    if task.done():
+                        task.result()
+                if all(task.done() for task in tasks):
+                    return
+                if await self._look(lanes):
+                    word.cancel()
+                    word = asyncio.create_task(self._orders.word.wait())
+        except asyncio.CancelledError:
+            for task in tasks:
+                await cancelled(task)
+            current = asyncio.current_task()
+            if current is None or any(map(_ended_early, tasks)):
+                raise
+            # It came too late: all targets are open.
+            current.uncancel()
+        finally:
+            word.cancel()
+            for task in tasks:
+                await cancelled(task)
+
+    async def _look(self, lanes: Sequence[Lane]) -> bool:
+        """Cut over if it is wanted, and can be; whether it was tried. Raises `TransferStopped`
+        where that is wanted in one go and can never be."""
+        one_go = self._orders.one_go
+        can_complete = all(lane.context.can_complete for lane in lanes)
+        if self._steps is not SNAPSHOT:
+            if self._again and not can_complete and self._now < self._again_until:
+                return False
+            if one_go and not can_complete:
+                for lane in lanes:
+                    if why := lane.stuck:
+                        raise TransferStopped(why)
+                return False
+        if not self._orders.word.is_set():
+            return False
+        offers = await self._borrow(lanes)
+        if not offers:
+            return False
+        if offers != self._offered:
+            self._again, self._refused = False, 0
+        self._orders.word.clear()
+        try:
+            result = await self._cut_over.run(self._steps, [each.followed for each in offers])
+        except StepFailed as failed:
+            self._break_off(failed, lanes, offers)
+            return True
+        if not result.ok:
+            self._note_refused(result, lanes)
+        for offer in offers:
+            offer.give_back(over=result.ok)
+        return True
+
+    @property
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def _borrow(self, lanes: Sequence[Lane]) -> list[Offer]:
+        """What the lanes offer, when all of them do nothing else with it; empty: one has nothing to
+        offer just now."""
+        offers = [lane.offer for lane in lanes if lane.offer is not None]
+        if len(offers) < len(lanes):
+            return []
+        for offer in offers:
+            offer.want()
+        await asyncio.wait([offer.lent for offer in offers])
+        if not any(offer.lent.cancelled() for offer in offers):
+            return offers
+        for offer in offers:
+            offer.give_back(over=False)
+        return []
+
+    def _note_refused(self, result: CutOverCheckResult, lanes: Sequence[Lane]) -> None:
+        """A refusal: tried again by itself, or told."""
+        context = lanes[0].context
+        if self._cut_over.again:
+            self._overview.on_event(f"the cut-over is tried again: {result.reason}")
+            self._again = True
+            self._again_until = self._now + self._settings.cut_over_timeout
+            self._orders.word.set()
+            return
+        self._again = False
+        self._refused += 1
+        context.tell_refused(result.reason, repeated=self._refused < _CUT_OVERS_MOST)
+        if self._orders.one_go:
+            if self._refused >= _CUT_OVERS_MOST:
+                raise TransferStopped(result.reason)
+            self._orders.word.set()
+
+    def _break_off(
+        self, failed: StepFailed[LaneCutOver], lanes: Sequence[Lane], offers: Sequence[Offer]
+    ) -> None:
+        """Something broke on a lane, and is that lane's to deal with; else it is raised."""
+        cause = failed.cause
+        if not isinstance(cause, _LANES_OWN):
+            raise cause
+        self._again = False
+        broken = next(lane for lane in lanes if lane.cut_over is failed.lane)
+        if self._steps is not SNAPSHOT:
+            why, asked = broken.note_broken(cause)
+            if asked:
+                broken.context.on_event(why)
+            elif not broken.opened:
+                broken.context.tell_refused(why, repeated=True)
+                for lane in lanes:
+                    lane.cut_over.break_off(why)
+        if self._orders.one_go:
+            # It cannot be repeated by hand.
+            self._orders.word.set()
+        for lane, offer in zip(lanes, offers, strict=True):
+            if lane is broken:
+                offer.fail(cause)
+            elif lane.cut_over.stopped:
+                offer.fail(TakenUpAnew(f"the cut-over broke on the lane {broken.context.lane}"))
+            else:
+                offer.give_back(over=False)
+
+    def _take_up(self) -> None:
+        """Before a lane does anything the checkpoints of all are known: what one engine has decided
+        holds for all. Raises `StateError`."""
+        for lane in self.lanes:
+            if not lane.taken_up:
+                lane.take_up()
+
+    # --- The whole, from its lanes ---
+
+    @property
+    def held_before(self) -> bool | None:
+        """Whether a target had keys of its own before; None: that is not known yet."""
+        found = [lane.held_before for lane in self.lanes]
+        return None if None in found else any(found)
+
+    @property
+    def opened(self) -> bool:
+        """Whether a target is its users' by now."""
+        return any(lane.opened for lane in self.lanes)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it is not known if a target is open: it has not answered since."""
+        return any(lane.in_doubt for lane in self.lanes)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a target has something of this migration, so that it can be gone on with."""
+        return any(lane.begun for lane in self.lanes)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the checkpoint has a write block at a source."""
+        return any(lane.mark.sealed for lane in self.lanes)
+
+    @property
+    def fenced(self) -> bool:
+        """Whether the checkpoint has a fence at a source."""
+        return any(lane.mark.fenced for lane in self.lanes)
+
+    @property
+    def mark(self) -> OnlineCheckpoint:
+        """How far the only lane has gone, as its checkpoint has it."""
+        (lane,) = self.lanes
+        return lane.mark
+
+    @property
+    def fence_seconds(self) -> float | None:
+        """From the fence to the open target, where that took longest."""
+        return self._cut_over.fence_seconds
+
+    @property
+    def spooled_most(self) -> int:
+        """Bytes that waited in the spools when there were most."""
+        return sum(lane.spooled_most for lane in self.lanes)
+
+    @property
+    def left_out(self) -> list[str]:
+        """What is no key and was not carried."""
+        return [what for lane in self.lanes for what in lane.left_out]
+
+    @property
+    def standing(self) -> str:
+        """For a migration that is aborted: what was in sync and what was not."""
+        named = [(lane.context.lane, lane.standing) for lane in self.lanes]
+        return "; ".join(f"lane {name}: {text}" if name else text for name, text in named)
+
+    def at_source(self) -> dict[str, Any]:
+        """The members of a `Report` that tell what the cut-over has left at the source: of the
+        first lane where that is anything."""
+        told = [lane.mark.at_source() for lane in self.lanes]
+        return next((each for each in told if each["sealed"] or each["closed_before"]), told[0])
+
+    # --- Ends ---
+
+    async def close(self, *, resumable: bool, forced: bool = False) -> None:
+        """Let go of all ends; unless it can be resumed, remove what we left on the targets.
+
+        `forced`: the operator has aborted it, and may use the targets from now on.
+        """
+        if forced:
+            with contextlib.suppress(EngineError):
+                # Ended before it began to look; each lane says what is wrong.
+                self._take_up()
+        await together([lane.close(resumable=resumable, forced=forced) for lane in self.lanes])
+
+    async def abandon(self) -> None:
+        """As `Lane.abandon`, of all lanes."""
+        self._take_up()
+        await together([lane.abandon() for lane in self.lanes])
+
+    async def end_opened(self) -> bool:
+        """As `LaneOutcome.end_opened`, of all lanes."""
+        return all(await together([lane.end_opened() for lane in self.lanes]))
+
+    async def save_last(self, errors: list[str]) -> None:
+        """Write the last checkpoints; a failure joins `errors` if there is none yet."""
+        for lane in self.lanes:
+            await lane.save_last(errors)
+
+
+def _ended_early(task: asyncio.Task[None]) -> bool:
+    return task.cancelled() or task.exception() is not None

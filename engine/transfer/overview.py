@@ -1,0 +1,125 @@
+"""Where a migration stands as a whole: what its lanes tell, put together.
+
+Each lane has a `MigrationContext` of its own. The phase of the whole is that of the lane that is
+least advanced (`transfer.phases`), its figures are the lanes' totals (`model.progress.total`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from engine.model.progress import Phase, Progress, total
+from engine.model.report import NotCarried, Step
+from engine.model.settings import TransferSettings
+from engine.model.verification import Verification
+from engine.transfer.migration_context import MigrationContext, Orders
+from engine.transfer.peers import Peers
+from engine.transfer.phases import least_advanced
+from engine.transfer.stats import TransferStats
+from engine.transfer.switch_hook import OnSwitch
+
+
+class Overview:
+    """The stages of a migration's lanes. `lane` makes one; there is at least one."""
+
+    def __init__(
+        self,
+        settings: TransferSettings,
+        *,
+        on_progress: Callable[[Progress], None],
+        on_event: Callable[[str], None],
+        one_go: bool,
+        on_switch: OnSwitch | None = None,
+    ) -> None:
+        self.settings = settings
+        self.on_event = on_event
+        self.on_switch = on_switch
+        self.orders = Orders(one_go=one_go)
+        self.peers = Peers()
+        self._on_progress = on_progress
+        self._stages: list[MigrationContext] = []
+        # The lanes change together, and that is told once.
+        self._quiet = False
+
+    def lane(self, name: str = "") -> MigrationContext:
+        """The stage of one more lane. `name` tells it from others, and is empty for a migration's
+        only one."""
+
+        def told(progress: Progress) -> None:
+            if not self._quiet:
+                self._on_progress(self._total(context, progress))
+
+        context = MigrationContext(
+            self.settings,
+            on_progress=told,
+            on_event=self._naming(name),
+            orders=self.orders,
+            peers=self.peers,
+            on_switch=self.on_switch,
+            lane=name,
+        )
+        self._stages.append(context)
+        return context
+
+    def begin(self, now: float) -> None:
+        """The transfer begins, at `now` by the loop's clock."""
+        for context in self._stages:
+            context.began = now
+
+    def end(self, phase: Phase, reason: str) -> None:
+        """The transfer is over, on all its lanes, for `reason`."""
+        self._quiet = True
+        *others, last = self._stages
+        for context in others:
+            context.end(phase, reason)
+        self._quiet = False
+        last.end(phase, reason)
+
+    @property
+    def progress(self) -> Progress:
+        """How things stand now."""
+        return self._total()
+
+    def _total(
+        self, told: MigrationContext | None = None, progress: Progress | None = None
+    ) -> Progress:
+        """The total; `progress` is what the lane of `told` has said of itself."""
+        of_lanes = [
+            progress if progress is not None and context is told else context.progress
+            for context in self._stages
+        ]
+        return total(of_lanes, least_advanced([each.phase for each in of_lanes]))
+
+    def _naming(self, name: str) -> Callable[[str], None]:
+        if not name:
+            return self.on_event
+        return lambda text: self.on_event(f"lane {name}: {text}")
+
+    # --- What a report tells ---
+
+    @property
+    def tallies(self) -> list[TransferStats]:
+        """The counters of each lane."""
+        return [context.stats for context in self._stages]
+
+    @property
+    def steps(self) -> Iterator[Step]:
+        """The steps of all lanes, lane by lane."""
+        return (step for context in self._stages for step in context.steps)
+
+    @property
+    def copy_seconds(self) -> float:
+        """For how long snapshots were copied: of the lane where that took longest."""
+        return max(context.copy_seconds for context in self._stages)
+
+    @property
+    def not_carried(self) -> Iterator[NotCarried]:
+        """The names of keys that were not carried."""
+        return (each for stats in self.tallies for each in stats.not_carried)
+
+    @property
+    def verification(self) -> Verification | None:
+        """What the last comparison has shown: of the first lane that differs, or else of the first
+        one."""
+        found = [context.verification for context in self._stages]
+        return next((each for each in found if each is not None and not each.ok), found[0])

@@ -1,0 +1,42 @@
+"""What the lanes of one migration share at their cut-over, without knowing each other.
+
+Each target is promoted by itself, and the promotion is to count on all of them or on none. So where
+there are several lanes a promotion does not count before the lane's checkpoint says so (`opened`),
+and that is written only when all targets have been promoted. From the first checkpoint on that has
+it, there is no way back for any lane: an engine that comes back opens the other targets as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from engine.model.online_checkpoint import OnlineCheckpoint
+
+
+class Peers:
+    """The lanes of one migration, by their checkpoints."""
+
+    def __init__(self) -> None:
+        self._checkpoints: list[Callable[[], OnlineCheckpoint]] = []
+        self.switching = asyncio.Lock()
+        """Held by the lane that has the applications' name moved."""
+
+    def join(self, checkpoint: Callable[[], OnlineCheckpoint]) -> None:
+        """One more lane; `checkpoint` tells how far it has gone."""
+        self._checkpoints.append(checkpoint)
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one."""
+        return len(self._checkpoints) > 1
+
+    @property
+    def decided(self) -> bool:
+        """Whether the target of any of them is open, so that those of all others are to be."""
+        return any(checkpoint().opened for checkpoint in self._checkpoints)
+
+    @property
+    def switched(self) -> bool:
+        """Whether the applications' name was moved, by any of them."""
+        return any(checkpoint().switched for checkpoint in self._checkpoints)
