@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
@@ -150,11 +151,13 @@ class _Work:
         """Look up every name of each end at the other; what is not there is compared. `lacking`:
         those of the source too; the target's mean nothing where counts do not."""
         ends = self._pair[0].end, self._pair[1].end
-        names = absent_names(ends, infos, self._settings, lacking=lacking, extra=self.counted)
-        async for here, absent, _ in names:
-            if self.hopeless:
-                return
-            await self._keep(db, await self._shared(ends[here], absent))
+        extra = self.counted
+        looked_up = absent_names(ends, infos, self._settings, db, lacking=lacking, extra=extra)
+        async with contextlib.aclosing(looked_up) as pages:
+            async for here, absent, _ in pages:
+                if self.hopeless:
+                    return
+                await self._keep(db, await self._shared(ends[here], absent))
 
     def result(self, sizes: tuple[tuple[int, int], ...]) -> Verification:
         """Everything that was found, in one value; `sizes` are the databases' counts."""

@@ -41,13 +41,17 @@ class Pages:
     def take(self, reply: Any) -> list[bytes]:
         """The keys of a reply to it. SCAN may name a key twice."""
         keys: list[bytes]
-        self._cursor, keys = reply
+        cursor, keys = reply
+        self.pass_page(int(cursor), len(keys), _bytes(keys))
+        return keys
+
+    def pass_page(self, cursor: int, keys: int, nbytes: int) -> None:
+        """A page was taken: where the next one begins, its keys, and the bytes of their names."""
+        self._cursor = cursor
         self._count = min(self._count * _GROWTH, _PAGE)
         if keys:
-            each = max(_bytes(keys) // len(keys), 1)
-            self._count = max(min(self._count, _PAGE_BYTES // each), 1)
-        self.over = self._cursor == b"0"
-        return keys
+            self._count = max(min(self._count, _PAGE_BYTES // max(nbytes // keys, 1)), 1)
+        self.over = cursor == 0
 
 
 async def every_key(end: Admin, settings: TransferSettings) -> AsyncIterator[list[bytes]]:

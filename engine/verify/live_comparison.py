@@ -277,9 +277,10 @@ class LiveComparison:
         databases = {entry.db for info in infos for entry in info.keyspace}
         for db in sorted(databases):
             await self._select(db)
-            names = absent_names(ends, infos, _EVERYTHING, extra=self.counts_tell)
-            async for here, absent, count in names:
-                yield db, await self._shared(ends[here], absent), count
+            looked_up = absent_names(ends, infos, _EVERYTHING, db, extra=self.counts_tell)
+            async with contextlib.aclosing(looked_up) as pages:
+                async for here, absent, count in pages:
+                    yield db, await self._shared(ends[here], absent), count
         self._walked = True
         if not infos[0].is_replica:
             # Both were purged of what had expired: a primary deletes what SCAN comes upon.

@@ -206,6 +206,11 @@ class Connection(asyncio.BufferedProtocol):
         """A command's bytes, under the name that it has at this server."""
         return encode_command(*command_renames.sent(command, self._names))
 
+    def name_of(self, command: str) -> bytes:
+        """The name that a command has at this server."""
+        (name,) = command_renames.sent((command,), self._names)
+        return name if isinstance(name, bytes) else str(name).encode()
+
     async def try_call(self, *command: bytes | str | int) -> Any:
         """As `call`, but None where the server answers with an error."""
         try:

@@ -1,0 +1,132 @@
+"""Pages of names, read from replies that are cut anywhere, and turned into commands."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine._native import NamePage, NamePageReader, ProtocolError, encode_command
+
+PREFIX = b"own:"
+NAMES = st.lists(
+    st.one_of(st.binary(max_size=30), st.binary(max_size=9).map(lambda rest: PREFIX + rest)),
+    max_size=20,
+)
+PAGE = st.tuples(st.just("page"), st.integers(0, (1 << 64) - 1), NAMES)
+COUNT = st.tuples(st.just("count"), st.lists(st.integers(0, 1 << 40), min_size=1, max_size=4))
+ERROR = st.tuples(st.just("error"), st.sampled_from(["ERR no", "NOPERM this user", "LOADING"]))
+
+
+def bulk(text: bytes) -> bytes:
+    return b"$%d\r\n%s\r\n" % (len(text), text)
+
+
+def page_reply(cursor: int, names: list[bytes]) -> bytes:
+    return b"*2\r\n%s*%d\r\n%s" % (
+        bulk(b"%d" % cursor),
+        len(names),
+        b"".join(map(bulk, names)),
+    )
+
+
+def feed(reader: NamePageReader, data: bytes, cuts: list[int]) -> list[NamePage | int | str]:
+    """Everything that is read of `data`, which comes in pieces."""
+    found: list[NamePage | int | str] = []
+    places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    for start, end in itertools.pairwise(places):
+        piece = data[start:end]
+        while piece:
+            with memoryview(reader.input) as room:
+                size = min(len(room), len(piece))
+                room[:size] = piece[:size]
+            reader.received(size)
+            piece = piece[size:]
+            found += reader.take()
+    return found
+
+
+@given(st.lists(st.one_of(PAGE, COUNT, ERROR), max_size=12), st.lists(st.integers(0, 1 << 20)))
+def test_replies_cut_anywhere(replies: list[tuple], cuts: list[int]) -> None:  # type: ignore[type-arg]
+    reader = NamePageReader(PREFIX)
+    data = b""
+    for kind, *told in replies:
+        if kind == "page":
+            reader.expect_page()
+            data += page_reply(*told)
+        elif kind == "count":
+            reader.expect_count(len(told[0]))
+            data += b"".join(b":%d\r\n" % each for each in told[0])
+        else:
+            reader.expect_page()
+            data += f"-{told[0]}\r\n".encode()
+    found = feed(reader, data, cuts)
+    assert len(found) == len(replies)
+    for item, (kind, *told) in zip(found, replies, strict=True):
+        if kind == "page":
+            assert isinstance(item, NamePage)
+            cursor, names = told
+            kept = [name for name in names if not name.startswith(PREFIX)]
+            assert (item.cursor, item.named, item.nbytes) == (
+                cursor,
+                len(names),
+                sum(map(len, names)),
+            )
+            assert item.names() == kept
+            assert len(item) == len(kept)
+            assert item.lookup(b"EXISTS") == encode_command(b"EXISTS", *kept)
+            apart = b"".join(encode_command(b"EXISTS", name) for name in kept)
+            assert item.lookup(b"EXISTS", together=False) == apart
+        else:
+            assert item == (sum(told[0]) if kind == "count" else told[0])
+
+
+def test_an_error_among_counts() -> None:
+    """All of them are read, and the first error is what is told."""
+    reader = NamePageReader(PREFIX)
+    reader.expect_count(3)
+    reader.expect_count()
+    assert feed(reader, b":1\r\n-ERR one\r\n-ERR two\r\n:7\r\n", []) == ["ERR one", 7]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"*3\r\n",
+        b":1\r\n",
+        b"*2\r\n*1\r\n",
+        b"*2\r\n$2\r\nab\r\n",
+        b"*2\r\n$1\r\n00\r\n",
+        b"*2\r\n$21\r\n",
+        b"*2\r\n$1\r\n0\r\n*-1\r\n",
+        b"*2\r\n$1\r\n0\r\n*99999999999\r\n",
+        b"*2\r\n$1\r\n0\r\n*1\r\n$-1\r\n",
+        b"*2\r\n$1\r\n0\r\n*1\r\n$9999999999999\r\n",
+        b"*2\r\n$1\r\n0\r\n*1\r\n$1\r\nabc",
+        b"\n",
+        b"*2\n",
+    ],
+)
+def test_what_is_no_page(data: bytes) -> None:
+    reader = NamePageReader(PREFIX)
+    reader.expect_page()
+    with pytest.raises(ProtocolError):
+        feed(reader, data, list(range(len(data))))
+    with pytest.raises(ProtocolError):
+        feed(reader, b"*2\r\n", [])
+
+
+def test_what_is_not_owed() -> None:
+    with pytest.raises(ProtocolError, match="no reply is owed"):
+        feed(NamePageReader(PREFIX), b":1\r\n", [])
+    reader = NamePageReader(PREFIX)
+    for _ in range(16):
+        reader.expect_page()
+    with pytest.raises(ValueError, match="too many"):
+        reader.expect_page()
+    with pytest.raises(ValueError, match="at least one"):
+        NamePageReader(PREFIX).expect_count(0)
+    with pytest.raises(ValueError, match="prefix"):
+        NamePageReader(b"")
