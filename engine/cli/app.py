@@ -26,7 +26,7 @@ from engine.cli.resume_migration import resume_migration
 from engine.cli.serve import serve
 from engine.cli.start_migration import start_migration
 from engine.cli.test_migration import preflight
-from engine.cli.unblock_source import release_source
+from engine.cli.unblock_source import unblock_source
 from engine.cli.verb_runner import INTERRUPTED
 
 DISTRIBUTION = "startmigration"
@@ -49,7 +49,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "start-migration": start_migration,
     "complete-migration": complete_migration,
     "resume-migration": resume_migration,
-    "release-source": release_source,
+    "unblock-source": unblock_source,
     "disconnect-clients": disconnect_clients,
     "describe-replication-groups": describe_replication_groups,
     "describe-events": describe_events,
@@ -57,8 +57,12 @@ VERBS: dict[str, Callable[..., None]] = {
     "serve": serve,
     "create-access-key": create_access_key,
 }
+ALIASES = {"release-source": "unblock-source"}
+"""Verbs by the names that they had before: they work as ever, and no help names them."""
 for name, verb in VERBS.items():
     app.command(name)(verb)
+for name, now in ALIASES.items():
+    app.command(name, hidden=True)(VERBS[now])
 
 
 def _print_version(wanted: bool) -> None:

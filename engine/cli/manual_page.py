@@ -48,6 +48,8 @@ def _lines() -> Iterator[str]:
     yield "[OPTIONS]"
     yield ".SH VERBS"
     for name, verb in command.commands.items():
+        if verb.hidden:
+            continue
         yield f".SS {_text(name)}"
         yield from _paragraphs(verb.help)
         yield from _options(verb.params)

@@ -1,4 +1,4 @@
-"""release-source: the source that was cut over from takes writes again."""
+"""unblock-source: the source of a migration that was completed accepts writes again."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from engine.cli.common_options import GroupOption, OutputOption, StateOption
 from engine.cli.verb_runner import respond
 
 
-def release_source(
+def unblock_source(
     replication_group_id: GroupOption,
     state: StateOption = None,
     output: OutputOption = "text",
 ) -> None:
-    """Have the source take writes again.
+    """Have the source accept writes again.
 
-    Behind the cut-over it refuses them (NOREPLICAS). What is written to it from now on is carried
-    to the target by nobody.
+    After the cut-over the source refuses writes (NOREPLICAS). Writes that it accepts from now on
+    are not replicated to the target.
     """
-    respond(state, output, lambda engine: engine.release_source(replication_group_id))
+    respond(state, output, lambda engine: engine.unblock_source(replication_group_id))

@@ -43,7 +43,7 @@ def holding(
     return hold(path, settings, on_event)
 
 
-async def release(
+async def unblock_source(
     source: Endpoint,
     sealed_at: str,
     before: str,
@@ -52,10 +52,10 @@ async def release(
     *,
     held: bool = False,
 ) -> str:
-    """Have a source that was cut over from take writes again. See `transfer.unblock_source`."""
-    from engine.transfer.unblock_source import release as let
+    """Have the source of a completed migration accept writes again: `transfer.unblock_source`."""
+    from engine.transfer.unblock_source import unblock
 
-    return await let(
+    return await unblock(
         settings.named("source", source), sealed_at, before, settings, credentials, held=held
     )
 

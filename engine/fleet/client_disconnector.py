@@ -7,7 +7,7 @@ number in the state) that was handed over, which its pause does not hold. Where 
 scripts whose writes it does not refuse, it is held as well (`transfer.script_pause`).
 
 It looks each second, and writes what it found into the state. It ends when its time is over, when
-the state says so (a verb, `release-source`, another process that has taken over), when the source
+the state says so (a verb, `unblock-source`, another process that has taken over), when the source
 no longer blocks writes (then somebody wants clients there, or it was restarted), where it may not
 close connections, or when no server answers at the source's address any more. If it is killed, its
 guard starts another one (`fleet.disconnector_guard`); if both are, whoever watches the state
@@ -204,7 +204,7 @@ class ClientDisconnector:
         if blocks is False and self._blocked:
             self._open = True
             await self._count(end)
-            return "the source accepts writes again (it was released, or restarted)"
+            return "the source accepts writes again (unblock-source was run, or it was restarted)"
         self._blocked = self._blocked or blocks is True
         look = await disconnect(end, self._keep)
         await self._count(end)

@@ -44,6 +44,7 @@ class BlockingEngine:
     test_migration = _blocking(Engine.test_migration)
     start_migration = _blocking(Engine.start_migration)
     complete_migration = _blocking(Engine.complete_migration)
+    unblock_source = _blocking(Engine.unblock_source)
     release_source = _blocking(Engine.release_source)
     disconnect_clients = _blocking(Engine.disconnect_clients)
     resume_migration = _blocking(Engine.resume_migration)

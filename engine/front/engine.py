@@ -132,17 +132,20 @@ class Engine:
             self._services, replication_group_id, force, skip_verification
         )
 
-    async def release_source(self, replication_group_id: str) -> dict[str, Any]:
-        """Have the source that the group was migrated from take writes again (the cut-over left
-        it refusing them). The target is not touched, and what is written to the source from then
-        on is carried by nobody.
+    async def unblock_source(self, replication_group_id: str) -> dict[str, Any]:
+        """Have the source that the group was migrated from accept writes again, which it refuses
+        since the cut-over. They are not replicated to the target, which stays as it is.
 
-        Returns {"ReplicationGroup", "Message"}: what was done; also where there was nothing to do
-        any more. Raises `ReplicationGroupNotFoundFault`, `InvalidReplicationGroupStateFault` while
-        the group is under migration or where no migration has sealed its source; `LinkError`,
-        `ServerError` or `AuthError` of the source.
+        Returns {"ReplicationGroup", "Message"}: what was done; also where the source accepted
+        writes already. Raises `ReplicationGroupNotFoundFault`, `InvalidReplicationGroupStateFault`
+        while the group is under migration, or if no migration has blocked writes at its source;
+        `LinkError`, `ServerError` or `AuthError` of the source.
         """
-        return await operations.release_source(self._services, replication_group_id)
+        return await operations.unblock_source(self._services, replication_group_id)
+
+    async def release_source(self, replication_group_id: str) -> dict[str, Any]:
+        """The former name of `unblock_source`."""
+        return await self.unblock_source(replication_group_id)
 
     async def disconnect_clients(
         self, replication_group_id: str, *, seconds: float | None = None

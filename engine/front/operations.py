@@ -143,17 +143,17 @@ async def complete(
     return await services.answer(group_id)
 
 
-async def release_source(services: ServiceContext, group_id: str) -> dict[str, Any]:
-    """ReleaseSource (ours): the source of a completed migration takes writes again."""
+async def unblock_source(services: ServiceContext, group_id: str) -> dict[str, Any]:
+    """UnblockSource (ours): the source of a completed migration accepts writes again."""
     group_id = validate.identifier(group_id)
     transfer = await services.state(lambda registry: registry.sealed_by(group_id))
     if transfer is None or transfer.report is None:
-        raise await _nothing_to_release(services, group_id)
+        raise await _nothing_to_unblock(services, group_id)
     held = transfer.report.held
     if held:
-        # As long as clients are held there we are not heard either.
-        await services.state(lambda registry: _let_clients(registry, transfer))
-    told = await fleet.release(
+        # The pause that holds its clients holds our connection as well.
+        await services.state(lambda registry: _stop_disconnecting(registry, transfer))
+    told = await fleet.unblock_source(
         services.credentials.apply(transfer.source),
         transfer.report.sealed_at,
         transfer.report.sealed,
@@ -162,33 +162,35 @@ async def release_source(services: ServiceContext, group_id: str) -> dict[str, A
         held=held,
     )
     await services.state(lambda registry: registry.add_event(group_id, told))
-    # Whoever wants writes there wants clients there.
-    await services.state(lambda registry: _let_clients(registry, transfer))
+    # Writes are wanted there, and so are clients.
+    await services.state(lambda registry: _stop_disconnecting(registry, transfer))
     return {**await services.answer(group_id), "Message": told}
 
 
-async def _nothing_to_release(
+async def _nothing_to_unblock(
     services: ServiceContext, group_id: str
 ) -> InvalidReplicationGroupStateFault:
-    cannot = f"cannot {Operation.RELEASE} replication group {group_id}"
+    cannot = f"cannot {Operation.UNBLOCK} replication group {group_id}"
     transfer = await services.state(lambda registry: registry.found_closed_by(group_id))
     if transfer is None or transfer.report is None:
         return InvalidReplicationGroupStateFault(
-            f"{cannot}: no migration of it has left its source refusing writes."
+            f"{cannot}: no migration of it has blocked writes at its source."
         )
     report = transfer.report
     name = f"the source's primary {report.closed_at}" if report.closed_at else ""
     return InvalidReplicationGroupStateFault(
-        f"{cannot}: {name or f'the source {transfer.source.address}'} refused writes before the "
-        f"cut-over already, by its setting {report.closed_before}, which no migration of this "
+        f"{cannot}: {name or f'the source {transfer.source.address}'} refused writes "
+        f"before the cut-over, by its setting {report.closed_before}, which no migration of this "
         "group has changed.",
-        remedy=f"Set {report.closed_before} back there by hand, or release the group whose "
-        "migration has set it.",
+        remedy=f"Set {report.closed_before} back there by hand, or run unblock-source for "
+        "the group whose migration has set it.",
     )
 
 
-def _let_clients(registry: Registry, transfer: TransferRecord) -> None:
-    client_disconnection.stop(registry, transfer, "the source was released", refuses=False)
+def _stop_disconnecting(registry: Registry, transfer: TransferRecord) -> None:
+    client_disconnection.stop(
+        registry, transfer, "the source accepts writes again (unblock-source)", refuses=False
+    )
 
 
 async def describe(
@@ -384,7 +386,7 @@ async def _force(services: ServiceContext, transfer: TransferRecord) -> None:
     if opened:
         message = "ended by force, without a worker, after the target was opened"
         if isinstance(mark, OnlineCheckpoint) and mark.sealed and not mark.came_back:
-            message += "; the source refuses writes, until release-source"
+            message += "; the source refuses writes, until unblock-source"
     elif isinstance(mark, OnlineCheckpoint) and mark.promoting:
         message = "aborted by force, without a worker, while the target was being opened"
     else:
@@ -430,7 +432,7 @@ async def _force(services: ServiceContext, transfer: TransferRecord) -> None:
     def note(registry: Registry) -> None:
         for each in left.events:
             registry.add_event(group_id, each)
-        # What still refuses writes is kept for release-source.
+        # What still refuses writes is kept for unblock-source.
         if (mark := left.mark) is not None:
             registry.note_write_block(transfer.id, replace(report, **mark.at_source()))
         if left.cut_over and transfer.settings.closes_source:

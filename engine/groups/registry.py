@@ -170,7 +170,7 @@ class Registry:
         """The group's last transfer that has left its source sealed; None: there is none.
 
         One that is stopped counts, if nobody goes on with the target as it is. Raises the faults of
-        `Operation.RELEASE`.
+        `Operation.UNBLOCK`.
         """
         table = schema.migrations
         query = select(table).where(table.c.group_id == group_id).order_by(table.c.id.desc())
@@ -179,7 +179,7 @@ class Registry:
             newest = newest_transfer(connection, group_id)
             if newest is not None and _sealed_in_vain(connection, newest):
                 return newest
-            check(Operation.RELEASE, group_id, group.status)
+            check(Operation.UNBLOCK, group_id, group.status)
             found = transfers_of(connection, connection.execute(query))
         # One that found the source sealed has not done it; an earlier one may have.
         return next((each for each in found if each.report and each.report.sealed), None)
@@ -639,7 +639,7 @@ def _met_by_force(connection: Connection, transfer: TransferRecord) -> str:
     mark = found.position if found is not None else None
     if isinstance(mark, OnlineCheckpoint) and not mark.came_back:
         if mark.opened:
-            refuses = "; the source refuses writes, until release-source" if mark.sealed else ""
+            refuses = "; the source refuses writes, until unblock-source" if mark.sealed else ""
             return f"the cut-over has happened, and the target is open{refuses}"
         if mark.promoting and not mark.timed:
             return "the target was asked to open, and is asked whether it did"

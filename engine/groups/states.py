@@ -46,7 +46,7 @@ class Operation(StrEnum):
     COMPLETE = "complete the migration of"
     STOP = "stop the migration of"
     FINISH = "finish the migration of"
-    RELEASE = "release the source of"
+    UNBLOCK = "unblock the source of"
     DISCONNECT = "disconnect the clients of the source of"
     DELETE = "delete"
 
@@ -73,7 +73,7 @@ RULES: dict[Operation, Rule] = {
     Operation.COMPLETE: Rule(_MIGRATING, None, _NOT_UNDER),
     Operation.STOP: Rule(_MIGRATING, None, _NOT_UNDER),
     Operation.FINISH: Rule(_MIGRATING, _AVAILABLE, _NOT_UNDER),
-    Operation.RELEASE: Rule(_AVAILABLE, None, _BUSY),
+    Operation.UNBLOCK: Rule(_AVAILABLE, None, _BUSY),
     Operation.DISCONNECT: Rule(_AVAILABLE, None, _BUSY),
     Operation.DELETE: Rule(_AVAILABLE, None, _BUSY),
 }

@@ -529,7 +529,7 @@ class PauseFence:
         if self.before:
             return (
                 f"{name} refuses writes from now on (NOREPLICAS){self._but(holds)}; to have it "
-                f"take them again: {write_block.remedy(self.before)}, or release-source for a group"
+                f"take them again: {write_block.remedy(self.before)}, or unblock-source for a group"
             )
         return (
             f"{name} refuses writes (NOREPLICAS){self._but(holds)}, as it did before this "

@@ -288,7 +288,7 @@ class Promotion:
         await self._checkpoint.save(came_back=words)
         raise TransferStopped(
             words,
-            remedy="The source has everything up to the cut-over. To go back to it: release-source "
+            remedy="The source has everything up to the cut-over. To go back to it: unblock-source "
             "and lead clients there. To bring the target up to date from it: stop the target's "
             "writers, then resume the migration and cut over again.",
             fault="target",

@@ -51,7 +51,7 @@ Way = Offline | Migration | AppendOnly
 def _aborted(way: Way | None) -> str:
     """What an abort has met, in words: the target may be open already."""
     if isinstance(way, Migration) and way.opened:
-        refuses = "; the source refuses writes, until release-source" if way.sealed else ""
+        refuses = "; the source refuses writes, until unblock-source" if way.sealed else ""
         return f"ended by force after the target was opened{refuses}"
     if isinstance(way, Migration) and way.in_doubt:
         return "aborted by force while the target was being opened"

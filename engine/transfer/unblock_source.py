@@ -1,4 +1,4 @@
-"""The seal's end, on the operator's word: the source accepts writes, which go nowhere else."""
+"""unblock-source: the write block of a cut-over is taken off the source again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.wire.admin import admin
 _AGAIN_SECONDS = 0.5
 
 
-async def release(
+async def unblock(
     source: Endpoint,
     sealed_at: str,
     before: str,
@@ -23,12 +23,12 @@ async def release(
     *,
     held: bool = False,
 ) -> str:
-    """Put back what the seal has changed, where the settings were `before`.
+    """Put back what the write block has changed, where the settings were `before`.
 
     That is at the server `sealed_at` (`host:port`, the primary of a source that is a replica), or
     at the source where it is empty. `held`: its clients may be held (`transfer.script_pause`), and
     we with them, until the last pause has run out. Returns what was done, a sentence: nothing, if
-    the settings are no longer the seal's. Raises `LinkError`, `ServerError`, `AuthError`,
+    the settings are no longer the write block's. Raises `LinkError`, `ServerError`, `AuthError`,
     `ProtocolFault`, `UsageError`."""
     at = credentials.beside(source, sealed_at) if sealed_at else source
     done = await _put_back(at, before, settings.connect_timeout, held)
@@ -39,8 +39,8 @@ async def release(
             f"{write_block.remedy(before)}"
         )
     return (
-        f"nothing was to be done: {name} does not refuse writes any more as the cut-over left it "
-        "(it was released before, or restarted, or set by another client)"
+        f"nothing was done: {name} accepts writes already (unblock-source was run before, or the "
+        "server was restarted, or another client has changed the setting)"
     )
 
 
@@ -54,7 +54,7 @@ async def _put_back(at: Endpoint, before: str, timeout: float, held: bool) -> bo
             async with admin(at, timeout=limit, fault="source") as end:
                 return await write_block.put_back(end, before)
         except LinkError:
-            # Whoever holds the clients has not heard yet that it is over, and takes us for one.
+            # The process that pauses the clients does not know yet that it is over.
             if loop.time() >= until:
                 raise
         await asyncio.sleep(_AGAIN_SECONDS)

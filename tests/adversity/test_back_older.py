@@ -86,7 +86,7 @@ def test_a_target_that_comes_back_older_as_clients_are_led_to_it(
     # 2. Nothing goes on by itself, and it says why.
     told = migration.describe()["Migration"]
     assert "the target lost data after it was opened" in told["Reason"], told
-    assert "release-source" in told["Reason"]
+    assert "unblock-source" in told["Reason"]
     assert "--force (the source accepts writes again" in told["Reason"]
     assert "stays open" not in told["Reason"]
     assert refuses(source)
@@ -96,7 +96,7 @@ def test_a_target_that_comes_back_older_as_clients_are_led_to_it(
         assert done.code == 0, done.err
         assert migration.describe()["Status"] == "available"
     elif worker == "lives":
-        done = migration.cli("release-source", "--replication-group-id", "g")
+        done = migration.cli("unblock-source", "--replication-group-id", "g")
         assert done.code == 0, done.err
         assert not refuses(source)
     if then == "resumed":

@@ -23,7 +23,7 @@ from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.fence import PauseFence
 from engine.transfer.transfer import Transfer
-from engine.transfer.unblock_source import release
+from engine.transfer.unblock_source import unblock
 from tests.conftest import ServerFactory, known
 from tests.online import assert_tidy, cut_over, following, in_sync, online, refused, soon
 from tests.transfers import Run
@@ -151,7 +151,7 @@ def test_a_fence_is_taken_away_once_that_is_allowed(loses_a_right: tuple[Server,
 
 
 def test_a_fence_that_is_still_there_at_the_end(loses_a_right: tuple[Server, Server]) -> None:
-    """The migration is aborted: its report says what `release-source` has to put back."""
+    """The migration is aborted: its report says what `unblock-source` has to put back."""
     source, target = loses_a_right
 
     async def steer(work: Transfer, run: Run) -> None:
@@ -166,7 +166,7 @@ def test_a_fence_that_is_still_there_at_the_end(loses_a_right: tuple[Server, Ser
     assert refuses(source)
     at = Endpoint.parse(source.url)
     ours = run.report.sealed_at, run.report.sealed
-    told = asyncio.run(release(at, *ours, TransferSettings(), Credentials()))
+    told = asyncio.run(unblock(at, *ours, TransferSettings(), Credentials()))
     assert "accepts writes again" in told
     assert not refuses(source)
 

@@ -123,7 +123,7 @@ def test_an_abort_says_that_the_target_is_open(
     assert "no cut-over" not in told
     assert "not cut over" not in told
     assert "ended by force" in told
-    assert "until release-source" in migration.describe()["Migration"]["Reason"]
+    assert "until unblock-source" in migration.describe()["Migration"]["Reason"]
     # Clients that come back to the source are disconnected as behind any cut-over.
     client = redis.Redis(port=source.port, retry=None)
     deadline = time.monotonic() + SECONDS
@@ -139,7 +139,7 @@ def test_an_abort_says_that_the_target_is_open(
     assert_tidy(target)
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
         source.client().set("later", "1")
-    done = migration.cli("release-source", "--replication-group-id", "g")
+    done = migration.cli("unblock-source", "--replication-group-id", "g")
     assert done.code == 0, done.err
     assert source.client().set("later", "1")
 
@@ -202,7 +202,7 @@ def test_a_seal_that_an_abort_could_not_take_away_is_left_to_release_source(
             told = [each["Message"] for each in engine.sync.describe_events("g")["Events"]]
             assert any("may still refuse writes" in each for each in told), told
             link.refuse(False)
-            done = engine.sync.release_source("g")
+            done = engine.sync.unblock_source("g")
         assert "accepts writes again" in done["Message"]
     assert source.client().set("key", "2")
 

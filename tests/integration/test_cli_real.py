@@ -660,7 +660,7 @@ def test_the_primary_of_a_source_is_released(server_factory: ServerFactory, cli:
         primary.client().set("key", "2")
     events = cli("describe-events", *GROUP).out
     assert f"is a replica of {primary.host}:{primary.port}" in events
-    told = cli("release-source", *GROUP)
+    told = cli("unblock-source", *GROUP)
     assert told.code == 0, told.err
     assert f"the source's primary {primary.host}:{primary.port} accepts writes again" in told.out
     assert primary.client().set("key", "2")
@@ -678,13 +678,13 @@ def test_the_source_is_released(
     client.set("key", "1")
     told = cli("register-replication-group", *GROUP, "--primary-endpoint", target.url)
     assert told.code == 0, told.err
-    told = cli("release-source", *GROUP)
+    told = cli("unblock-source", *GROUP)
     assert told.code == 1
-    assert "no migration of it has left its source refusing writes" in told.err
+    assert "no migration of it has blocked writes at its source" in told.err
     address = f"Address={source.host},Port={source.port}"
     start = ("start-migration", *GROUP, "--customer-node-endpoint-list", address)
     assert cli(*start, "--source-type", "replica", "--wait").code == 0
-    told = cli("release-source", *GROUP, "--output", "json")
+    told = cli("unblock-source", *GROUP, "--output", "json")
     assert told.code == 1
     assert "InvalidReplicationGroupState" in told.json["Error"]["Code"]
     assert "it is migrating" in told.err
@@ -693,7 +693,7 @@ def test_the_source_is_released(
         assert "the deadline of" in told.err, told.err
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
         client.set("key", "2")
-    told = cli("release-source", *GROUP)
+    told = cli("unblock-source", *GROUP)
     assert told.code == 0, told.err
     assert "accepts writes again; they are no longer replicated" in told.out
     assert client.config_get("min-replicas-*") == before
@@ -702,12 +702,12 @@ def test_the_source_is_released(
     assert "accepts writes again" in cli("describe-events", *GROUP).out
     # Once more is no harm: what somebody has set since is left alone.
     client.config_set("min-replicas-to-write", 0)
-    told = cli("release-source", *GROUP)
+    told = cli("release-source", *GROUP)  # its former name
     assert told.code == 0
-    assert "nothing was to be done" in told.out
+    assert "nothing was done" in told.out
     assert client.set("key", "3")
     source.close()
-    told = cli("release-source", *GROUP)
+    told = cli("unblock-source", *GROUP)
     assert told.code == 1
     assert "connection refused" in told.err
 
@@ -730,7 +730,7 @@ def test_a_source_that_was_sealed_before_is_released(
         assert cli("complete-migration", *GROUP, "--wait").code == 0
         with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
             client.set("key", "2")
-    assert cli("release-source", *GROUP).code == 0
+    assert cli("unblock-source", *GROUP).code == 0
     assert client.config_get("min-replicas-*") == before
     assert client.set("key", "2")
 
@@ -756,7 +756,7 @@ def test_a_source_that_its_operator_has_closed_is_not_ours_to_release(
     events = cli("describe-events", *GROUP).out
     assert "as it did before this cut-over" in events
     assert "min-replicas-to-write 65535" not in events
-    told = cli("release-source", *GROUP)
+    told = cli("unblock-source", *GROUP)
     assert told.code == 1
     setting = next(name for name in closed if name.endswith("to-write"))
     if source.binary.version >= (5, 0, 0):
@@ -765,7 +765,7 @@ def test_a_source_that_its_operator_has_closed_is_not_ours_to_release(
     assert f"the source {source.host}:{source.port} refused writes before the cut-over" in said
     assert f"by its setting {setting}, which no migration of this group has changed" in said
     assert f"Set {setting} back there by hand" in said
-    assert "no migration of it has left its source refusing writes" not in said
+    assert "no migration of it has blocked writes at its source" not in said
     assert client.config_get("min-replicas-*") == closed
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
         client.set("key", "2")

@@ -289,12 +289,12 @@ def test_what_can_be_done_with_one_that_has_stopped_or_ended(
     # 3. The source accepts writes again.
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
         source.client().set("key:1", "new")
-    page.press("Release source…")
+    page.press("Unblock source…")
     page.write("#typed", "cache")
-    page.press("Release source")
+    page.press("Unblock source")
     page.sees("The source accepts writes again.")
     assert source.client().set("key:1", "new")
-    page.sees("no longer disconnected: the source was released")
+    page.sees("no longer disconnected: the source accepts writes again")
     # 4. One that has failed, or was aborted, stays readable.
     start(page, source)
     page.wait("document.querySelector('.verdict')?.dataset.tone === 'good'", 30)

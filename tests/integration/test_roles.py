@@ -30,7 +30,7 @@ from engine.transfer.fence import PauseFence, fence_of
 from engine.transfer.fence_upkeep import FenceUpkeep
 from engine.transfer.promotion import Promotion
 from engine.transfer.transfer import Transfer
-from engine.transfer.unblock_source import release
+from engine.transfer.unblock_source import unblock
 from engine.verify import LiveComparison
 from engine.wire.admin import admin
 from tests.conftest import ServerFactory, known
@@ -615,9 +615,9 @@ def test_old_sources_refuse_writes_after_the_cut_over(
     assert "NOREPLICAS" in clicks.refusal
     assert int(target.client().get("clicks")) == clicks.acknowledged
     assert_tidy(target)
-    # As `release-source` does.
+    # As `unblock-source` does.
     told = asyncio.run(
-        release(
+        unblock(
             Endpoint.parse(source.url),
             run.report.sealed_at,
             run.report.sealed,

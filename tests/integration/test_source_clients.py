@@ -277,7 +277,7 @@ def test_clients_that_come_back_are_disconnected_until_the_name_is_moved(
         assert any("S" in each for each in flags), flags
         kept.disconnect()
         replica.disconnect()
-    engine.sync.release_source(GROUP)
+    engine.sync.unblock_source(GROUP)
     assert seen(engine)["Disconnecting"] is False
     client = redis.Connection(port=source.port)
     client.send_command("SET", "released", 1)
@@ -287,7 +287,7 @@ def test_clients_that_come_back_are_disconnected_until_the_name_is_moved(
     assert client.read_response() in (b"PONG", "PONG")
     client.disconnect()
     (last,) = (each for each in events(engine) if "no longer disconnected" in each)
-    assert "no longer disconnected: the source was released; since" in last
+    assert "no longer disconnected: the source accepts writes again (unblock-source); since" in last
     engine.close()
 
 
@@ -570,7 +570,7 @@ def test_scripts_are_held_where_they_would_not_be_refused(
         for each in staying:
             assert 0 <= counted[each.key] - each.acknowledged <= 1, (each.key, counted)
         if version == "redis-6.0":
-            engine.sync.release_source(GROUP)
+            engine.sync.unblock_source(GROUP)
             at = [each.acknowledged for each in staying]
             until(
                 "they count at the source",

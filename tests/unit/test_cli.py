@@ -178,6 +178,16 @@ def test_the_list_of_verbs_is_not_cut_off(capsys: Capture) -> None:
     assert all(verb in shown for verb in app.VERBS)
 
 
+@pytest.mark.parametrize(("before", "now"), app.ALIASES.items())
+def test_a_verb_has_its_former_name_too(before: str, now: str, capsys: Capture) -> None:
+    assert run(before, "--help") == 0
+    of_former = capsys.readouterr().out
+    assert run(now, "--help") == 0
+    assert of_former.replace(before, now) == capsys.readouterr().out
+    assert run("--help") == 0
+    assert before not in capsys.readouterr().out
+
+
 def test_version(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda name: f"1.2.3 of {name}")
     assert run("--version") == 0

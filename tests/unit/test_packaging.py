@@ -68,7 +68,7 @@ def test_help_has_a_short_name(asked: list[str], capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(
     ("typed", "wanted"),
-    [("startmigration relea", "release-source"), ("startmigration migrate --sourc", "--source")],
+    [("startmigration unblo", "unblock-source"), ("startmigration migrate --sourc", "--source")],
 )
 def test_a_shell_can_complete(typed: str, wanted: str) -> None:
     words = typed.split()

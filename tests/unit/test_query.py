@@ -436,6 +436,9 @@ async def test_registering_a_target(
             "InvalidParameterCombination",
         ),
         ("DeleteReplicationGroup", {"ReplicationGroupId": "no"}, "ReplicationGroupNotFoundFault"),
+        ("UnblockSource", {"ReplicationGroupId": "no"}, "ReplicationGroupNotFoundFault"),
+        # Its former name.
+        ("ReleaseSource", {"ReplicationGroupId": "no"}, "ReplicationGroupNotFoundFault"),
         ("DescribeReplicationGroups", {"MaxRecords": "19"}, "InvalidParameterValue"),
         ("DescribeReplicationGroups", {"MaxRecords": "101"}, "InvalidParameterValue"),
         ("DescribeReplicationGroups", {"Marker": "?"}, "InvalidParameterValue"),

@@ -287,8 +287,8 @@ async def _resume(engine: Engine, parameters: Parameters) -> dict[str, Any]:
     )
 
 
-async def _release_source(engine: Engine, parameters: Parameters) -> dict[str, Any]:
-    return await engine.release_source(parameters["ReplicationGroupId"])
+async def _unblock_source(engine: Engine, parameters: Parameters) -> dict[str, Any]:
+    return await engine.unblock_source(parameters["ReplicationGroupId"])
 
 
 async def _disconnect_clients(engine: Engine, parameters: Parameters) -> dict[str, Any]:
@@ -377,11 +377,11 @@ ACTIONS: dict[str, Action] = {
         ("ReplicationGroupId", "AcceptSourceLoss", "RetryFor", "SourceNodes"),
         refused=partial(_refused, Operation.RESUME),
     ),
-    "ReleaseSource": Action(
+    "UnblockSource": Action(
         Role.MIGRATE,
-        _release_source,
+        _unblock_source,
         ("ReplicationGroupId",),
-        refused=partial(_refused, Operation.RELEASE),
+        refused=partial(_refused, Operation.UNBLOCK),
         slow=True,
     ),
     "DisconnectClients": Action(
@@ -391,3 +391,5 @@ ACTIONS: dict[str, Action] = {
         refused=partial(_refused, Operation.DISCONNECT),
     ),
 }
+# The name that it had before.
+ACTIONS["ReleaseSource"] = ACTIONS["UnblockSource"]

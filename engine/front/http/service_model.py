@@ -34,6 +34,7 @@ _OURS: Mapping[str, Mapping[str, str]] = {
 with the shape of its value. The SDKs do not know them; a form can name them."""
 _OUR_OPERATIONS: Mapping[str, str] = {
     "ResumeMigration": "OurResumeMigrationMessage",
+    "UnblockSource": "OurGroupMessage",
     "ReleaseSource": "OurGroupMessage",
     "DisconnectClients": "OurDisconnectClientsMessage",
 }

@@ -18,7 +18,7 @@ export class GroupView {
   #status = el("span", { class: "badge" });
   #delete = el("button", { type: "button", class: "danger", click: () => this.#deleteIt() }, "Delete…");
   #resume = el("button", { type: "button", class: "primary", click: () => this.#resumeIt() }, "Resume…");
-  #release = el("button", { type: "button", click: () => this.#releaseIt() }, "Release source…");
+  #unblockButton = el("button", { type: "button", click: () => this.#unblock() }, "Unblock source…");
   #stopClients = el(
     "button",
     { type: "button", click: () => this.#stopDisconnecting() },
@@ -58,7 +58,7 @@ export class GroupView {
       this.#keys.node,
     );
     const side = el("div", { class: "side" }, this.#cutOver.node, this.#counters.node);
-    this.#after = el("div", { class: "buttons" }, this.#release, this.#stopClients);
+    this.#after = el("div", { class: "buttons" }, this.#unblockButton, this.#stopClients);
     this.#result.node.append(this.#after);
     const left = [this.#result.node, this.#start.node, this.#charts.node, this.#events.node];
     const columns = el("div", { class: "columns" }, el("div", { class: "wide" }, ...left), side);
@@ -98,9 +98,9 @@ export class GroupView {
     show(this.#resume, migration !== null && migration.Workers.length === 0 && may);
     // Also of one that is stopped: where its target came back older, nobody goes on with it.
     const idle = over || (migration !== null && migration.Workers.length === 0);
-    show(this.#release, idle && may && Boolean(details?.SourceBlocked));
+    show(this.#unblockButton, idle && may && Boolean(details?.SourceBlocked));
     show(this.#stopClients, over && may && Boolean(details.SourceClients?.Disconnecting || details.SourceClients?.UnattendedSince));
-    show(this.#after, !this.#release.hidden || !this.#stopClients.hidden);
+    show(this.#after, !this.#unblockButton.hidden || !this.#stopClients.hidden);
     // What ended before it began has no figures.
     const figures = history !== null && (migration !== null || history.length > 2);
     show(this.#charts.node, figures);
@@ -121,20 +121,20 @@ export class GroupView {
     if (asked) this.#outcome.good("The migration goes on.");
   }
 
-  async #releaseIt() {
+  async #unblock() {
     const yes = await ask({
-      title: `Release the source of ${this.id}?`,
+      title: `Unblock the source of ${this.id}?`,
       lines: [
         "The source accepts writes again. They are not replicated to the target, and clients that " +
           "connect to the source are no longer disconnected.",
       ],
-      yes: "Release source",
+      yes: "Unblock source",
       danger: true,
       typed: this.id,
     });
     if (!yes) return;
-    const asked = await busy(this.#release, "Releasing…", this.#outcome, () =>
-      this.#app.call("ReleaseSource", [["ReplicationGroupId", this.id]]),
+    const asked = await busy(this.#unblockButton, "Unblocking…", this.#outcome, () =>
+      this.#app.call("UnblockSource", [["ReplicationGroupId", this.id]]),
     );
     if (asked) this.#outcome.good("The source accepts writes again.");
   }

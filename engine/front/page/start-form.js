@@ -67,7 +67,7 @@ export class StartForm {
       "The source's data is only read. The server knows its credentials by host; none are given here.";
     const afterwards =
       "After the cut-over the source refuses writes (NOREPLICAS), and its clients are disconnected, " +
-      "again for ten minutes if they come back, until it is released.";
+      "again for ten minutes if they come back, until the source is unblocked.";
     this.node = el(
       "section",
       { class: "card", "aria-label": "Start a migration" },

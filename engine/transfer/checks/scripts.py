@@ -24,7 +24,7 @@ _ONCE = "clients are disconnected only once (--disconnect-for 0)"
 _REMEDY = f"If any of them write, {_STOP_THEM}"
 _HELD_REMEDY = (
     "Lead the clients to the target at the cut-over (--switch-hook); disconnect-clients --stop and "
-    f"release-source have the source answer again. If reads have to go on there, {_STOP_THEM}"
+    f"unblock-source have the source answer again. If reads have to go on there, {_STOP_THEM}"
 )
 
 
