@@ -56,9 +56,10 @@ from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import POSITION_DB
 from engine.model.server import same_process
 from engine.model.settings import TransferSettings
+from engine.model.transient_errors import DIAL_AGAIN
 from engine.targets.import_mode import import_source, in_import_mode
 from engine.targets.query_buffer_size import widen_reads
-from engine.targets.retryable_errors import DIAL_AGAIN, TRY_AGAIN, no_database, refused_all
+from engine.targets.retryable_errors import TRY_AGAIN, no_database, refused_all
 from engine.targets.role_check import refuse_replica
 from engine.wire.connection import Connection
 from engine.wire.dial import dial

@@ -6,22 +6,11 @@ import re
 
 from engine.errors import AuthError, ServerError, TransferStopped
 from engine.model.endpoint import Endpoint
+from engine.model.transient_errors import remedies
 
-# Error codes that say "not now", and the way out if it lasts. The whole window is sent again from
-# the first refused batch on: records keep their order, and RESTORE may be repeated.
-TRY_AGAIN = {
-    "OOM": "The target is out of memory: raise its maxmemory, or free some.",
-    "LOADING": "The target is loading its data: wait until it has.",
-    "BUSY": "A script or function blocks the target: end it with SCRIPT KILL or FUNCTION KILL.",
-    "MISCONF": "The target cannot save to disk and refuses writes: see its log, free disk space.",
-    "READONLY": "The target is a replica: name its primary.",
-    "MASTERDOWN": "The target is a replica without a primary: name the primary.",
-    "NOREPLICAS": "The target has too few replicas for its min-replicas-to-write.",
-    "CLUSTERDOWN": "The target's cluster is down: see CLUSTER INFO.",
-    "TRYAGAIN": "The target is moving slots: let that end.",
-}
-DIAL_AGAIN = frozenset({"READONLY", "LOADING", "MASTERDOWN"})
-"""Those after which a connection is made anew: the role moved, and the name may lead elsewhere."""
+# The whole window is sent again from the first refused batch on: records keep their order, and
+# RESTORE may be repeated.
+TRY_AGAIN = remedies("write")
 # "… no permissions to run the 'function|delete' command" (ACL, acl.c and server.c).
 _COMMAND = re.compile(r"run the '([\w|.-]+)' command")
 

@@ -26,11 +26,12 @@ from engine.model.endpoint import Endpoint
 from engine.model.modules import COMMANDS, HEAD_BYTES, ModuleTypes, commands_known
 from engine.model.server import ServerInfo, footer_bounds, same_process
 from engine.model.settings import TransferSettings
+from engine.model.transient_errors import DIAL_AGAIN
 from engine.targets.base import Acknowledged, ReadAgain
 from engine.targets.crash_suspects import CrashSuspects
 from engine.targets.import_mode import import_source
 from engine.targets.query_buffer_size import widen_reads
-from engine.targets.retryable_errors import DIAL_AGAIN, TRY_AGAIN, no_database, refused_all
+from engine.targets.retryable_errors import TRY_AGAIN, no_database, refused_all
 from engine.targets.role_check import refuse_replica
 from engine.targets.window import Result, Window
 from engine.wire.connection import Connection

@@ -18,12 +18,13 @@ from engine.model.backoff import Patience
 from engine.model.evictions import Evictions
 from engine.model.position import ScanPosition
 from engine.model.settings import TransferSettings
+from engine.model.transient_errors import transient
 from engine.sources.base import Source
 from engine.targets.base import Acknowledged, ReadAgain, Target
 from engine.transfer.stats import TransferStats
 
 # Error replies of a source that pass by themselves.
-_SOURCE_TRY_AGAIN = frozenset({"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"})
+_SOURCE_TRY_AGAIN = transient("read")
 # Keys that exist on the target are compared in such portions (`if_exists` = fail).
 _CONFLICTS_AT_ONCE = 1000
 

@@ -45,10 +45,10 @@ from engine.model.modules import GRAPH_MODULE
 from engine.model.online_checkpoint import OnlineCheckpoint, dirty_key, position_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
+from engine.model.transient_errors import transient
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
 from engine.targets.base import ReadAgain
-from engine.targets.retryable_errors import TRY_AGAIN
 from engine.targets.writer import RestoreWriter
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.checkpoint_store import CheckpointStore
@@ -85,7 +85,6 @@ from engine.transfer.target_ttls import TargetTtls
 from engine.transfer.trust import Servers, Trust
 from engine.transfer.ttl_guard import TtlGuard
 from engine.transfer.unfaithful_commands import UnfaithfulCommands
-from engine.wire import psync
 from engine.wire.psync import FullSync, PartialSync
 from engine.wire.search_indexes import shown
 
@@ -102,7 +101,7 @@ _UNHEARD = {"lag_bytes": None, "lag_seconds": None}
 # The same behind the cut-over.
 _OVER = {"link": "", "lag_bytes": 0, "lag_seconds": 0.0}
 # What either end says when it is there, and not now.
-_NOT_NOW = psync.NOT_NOW | TRY_AGAIN.keys()
+_NOT_NOW = transient("psync") | transient("write")
 
 # How the follower names a change of libraries that the target refused.
 _FUNCTION_COMMAND = "the command FUNCTION,"

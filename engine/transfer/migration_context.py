@@ -15,6 +15,7 @@ from engine.model.backoff import Patience
 from engine.model.progress import ENDS, Phase, Progress
 from engine.model.report import Step
 from engine.model.settings import TransferSettings
+from engine.model.transient_errors import transient
 from engine.model.verification import Verification
 from engine.transfer.peers import Peers
 from engine.transfer.phases import move
@@ -24,7 +25,7 @@ from engine.wire.dial import Untrusted
 
 _log = logs.logger(__name__)
 _WAIT_WORTH_TELLING = 0.05
-_NOT_NOW = frozenset({"LOADING", "BUSY", "MASTERDOWN", "NOMASTERLINK", "READONLY", "TRYAGAIN"})
+_NOT_NOW = transient("dial")
 _COMPLETABLE = frozenset({Phase.FOLLOW, Phase.COPIED})
 _IN_SYNC = frozenset({Phase.COPIED, Phase.CATCH_UP, Phase.FOLLOW, Phase.CUT_OVER, Phase.DONE})
 

@@ -23,6 +23,7 @@ from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFa
 from engine.model.endpoint import Endpoint
 from engine.model.message_text import without_arguments
 from engine.model.server import ServerInfo, parse_info
+from engine.model.transient_errors import transient
 from engine.wire import command_renames, reachability
 from engine.wire.failover_addresses import leading
 from engine.wire.tls import ssl_context
@@ -36,7 +37,7 @@ _log = logs.logger(__name__)
 CLIENT_NAME = "startmigration-admin"
 # A server that loads its data or runs a script is asked again for this many seconds.
 BUSY_SECONDS = 3.0
-_BUSY_CODES = {"LOADING", "BUSY"}
+_BUSY_CODES = transient("answer")
 _BUSY_PAUSE = 0.1
 # A pipeline's timeout holds for so many replies.
 _REPLIES_A_CLOCK = 64

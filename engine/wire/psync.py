@@ -31,6 +31,7 @@ from engine.model.backoff import Backoff
 from engine.model.message_text import without_arguments
 from engine.model.position import StreamPosition
 from engine.model.server import ServerInfo
+from engine.model.transient_errors import transient
 from engine.wire.connection import Connection
 from engine.wire.line_mode import Lines
 
@@ -42,7 +43,7 @@ _VALKEY_UNREAD = (9, 2, 0)
 _NEWEST_VALKEY = (9, 1, 0)
 _VALKEY_ASKS_VERSION = (8, 0, 0)
 # "Not now": the same question is worth asking again.
-NOT_NOW = frozenset({"LOADING", "BUSY", "NOMASTERLINK", "MASTERDOWN", "TRYAGAIN"})
+NOT_NOW = transient("psync")
 _FULL = re.compile(rb"\+FULLRESYNC ([0-9A-Za-z]{1,64}) (\d{1,19})")
 _CONTINUE = re.compile(rb"\+CONTINUE(?: ([0-9A-Za-z]{1,64}))?")
 _LENGTH = re.compile(rb"\$(\d{1,19})")

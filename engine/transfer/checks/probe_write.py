@@ -12,6 +12,7 @@ import time
 from engine._native import crc64
 from engine.errors import AuthError, EngineError, ServerError
 from engine.model.server import ServerInfo, accepts_footer, rdb_version
+from engine.model.transient_errors import remedies
 from engine.transfer.checks.check_result import Check, failed, passed, size, warned
 from engine.transfer.checks.sample_keys import UNKNOWN, SampleKeys
 from engine.wire.admin import Admin
@@ -26,15 +27,7 @@ _STRING = bytes([0, len(_VALUE)]) + _VALUE
 _LOWEST = 1
 _SKEW_SECONDS = 1.0
 
-_REMEDIES = {
-    "NOREPLICAS": "min-replicas-to-write is not met: attach the target's replicas, or lower it.",
-    "OOM": "The target is at its maxmemory: raise it, or free memory.",
-    "MISCONF": "The target's last snapshot failed: free its disk, or see its log.",
-    "READONLY": "The target is a replica: name its primary, or promote it.",
-    "LOADING": "The target is loading its data: wait and try again.",
-    "MASTERDOWN": "The target is a replica without its primary: name the primary.",
-    "CLUSTERDOWN": "The target is a cluster that is down.",
-}
+_REMEDIES = remedies("write")
 
 
 async def check_probe(
