@@ -26,6 +26,9 @@ import redis
 TTL_BOUND_MS = 2_000
 """How far apart the two ends' expiry times may be."""
 
+TRIES = 3
+"""How often one question is asked where the link is lost."""
+
 CHUNK_KEYS = 1_000
 """Keys whose types and expiry times are asked in one pipeline."""
 
@@ -225,10 +228,18 @@ class _End:
         """The replies to these commands; an error reply is returned, not raised."""
         if not commands:
             return []
-        pipe = self._client.pipeline(transaction=False)
-        for command in commands:
-            pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-        return pipe.execute(raise_on_error=False)
+        tries = TRIES
+        while True:
+            pipe = self._client.pipeline(transaction=False)
+            for command in commands:
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+            try:
+                return pipe.execute(raise_on_error=False)
+            except redis.ConnectionError:
+                # After a cut-over the source disconnects clients, a new one before it has a name.
+                tries -= 1
+                if not tries:
+                    raise
 
     def now_ms(self) -> int:
         """The server's clock."""

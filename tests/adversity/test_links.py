@@ -42,7 +42,7 @@ def filled(server_factory: ServerFactory, n: int = 3000) -> tuple[Server, Server
 @pytest.mark.parametrize("turn", range(ROUNDS))
 @pytest.mark.parametrize("end", ["source", "target", "both"])
 def test_links_cut_at_random_bytes(server_factory: ServerFactory, end: str, turn: int) -> None:
-    source, target = filled(server_factory)
+    source, target = filled(server_factory, n=1500)
     rng = random.Random(f"{SEED} {end} {turn}")
     with Proxy(source.host, source.port) as up, Proxy(target.host, target.port) as down:
         proxies = {"source": [up], "target": [down], "both": [up, down]}[end]

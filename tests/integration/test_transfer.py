@@ -12,7 +12,7 @@ import redis
 
 from benches import datasets
 from benches.support.compare import assert_equal, compare
-from benches.support.servers import Binary, Server, TlsFiles, binaries, supports_tls
+from benches.support.servers import Binary, Server, TlsFiles, binaries, few_binaries, supports_tls
 from engine.fleet.verification_gate import FilesVerificationGate, verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.server import known_types, parse_info
@@ -59,7 +59,7 @@ def test_every_type_where_keys_stay(
 
 def _every_type(pair: tuple[Binary, Binary], server_factory: ServerFactory, if_exists: str) -> None:
     source, target = server_factory(pair[0]), server_factory(pair[1])
-    datasets.demo(source.url, n=1500)
+    datasets.demo(source.url, n=600)
     result = transfer(source, target, if_exists=if_exists, batch_bytes=64 << 10)
     expected = refused_by_type(source, target)
     difference = compare(source.url, target.url)
@@ -408,6 +408,8 @@ def test_no_deadline_is_lost_to_another_client(
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
 @pytest.mark.parametrize("mortal", [0, 1])
+# One that is asked for PTTL, and one for PEXPIRETIME.
+@pytest.mark.parametrize("few_binary", few_binaries()[-2:], ids=str)
 def test_deadlines_that_are_there_all_the_time(
     few_binary: Binary, server_factory: ServerFactory, share: float, mortal: int
 ) -> None:
