@@ -101,7 +101,7 @@ def make(path: Path, *, later: bool = True) -> sqlite3.Connection:
 def taken_from(newer: Path, older: Path, process: dict[str, Any]) -> None:
     """Write what a state of this version says into one of that version, whose worker is `process`.
 
-    The values' own form (settings, progress, position) is the same in both.
+    The values' own form (progress, position) is the same in both, but for a setting's name.
     """
     source = sqlite3.connect(newer)
     made = make(older)
@@ -119,7 +119,9 @@ def taken_from(newer: Path, older: Path, process: dict[str, Any]) -> None:
         "FROM migrations m JOIN lanes l ON l.migration_id = m.id JOIN leases s ON s.id = l.lease_id"
     )
     for row in rows:
-        values = (*row[:10], json.dumps(process), now, *row[10:])
+        settings = json.loads(row[6])
+        settings["hold_horizon"] = settings.pop("extend_horizon")
+        values = (*row[:6], json.dumps(settings), *row[7:10], json.dumps(process), now, *row[10:])
         made.execute(f"INSERT INTO transfers VALUES ({', '.join('?' * 16)})", values)
     made.executemany(
         "INSERT INTO checkpoints VALUES (?, ?, ?)",

@@ -87,6 +87,9 @@ _disconnections = Table(
     Column("clients", _JSON),
 )
 
+# Settings that have another name now.
+_SETTINGS_OF_1 = {"hold_horizon": "extend_horizon"}
+
 
 def _from_1(connection: Connection, name: str) -> int:
     # 1. Nobody writes any more, and no worker is in the middle of something.
@@ -176,6 +179,9 @@ def _after(connection: Connection, table: Table, key: Column[Any], last: int) ->
 def _add_migration(connection: Connection, row: Row[Any]) -> None:
     columns = [each.name for each in schema.migrations.columns if each.name in _transfers.c]
     values = {name: row._mapping[name] for name in columns}
+    values["settings"] = {
+        _SETTINGS_OF_1.get(name, name): value for name, value in row.settings.items()
+    }
     connection.execute(insert(schema.migrations), {**values, "events": 0})
     # Its number is its migration's, and so is its lane's: each has one.
     lease = {

@@ -31,7 +31,19 @@ OWN = ProcessId.here()
 DEAD = dataclasses.asdict(dataclasses.replace(OWN, pid=2**22 + 1, started=1))
 ELSEWHERE = dataclasses.asdict(dataclasses.replace(OWN, where="another boot", host="elsewhere"))
 # As an engine of that version had them in the middle of a migration, and behind one.
-SETTINGS = {**TransferSettings().to_dict(), "keep_users": ["app"], "disconnect_for": 600.0}
+SETTINGS = (
+    '{"source_type": "auto", "match": null, "key_type": null, "databases": [0, 3], '
+    '"if_exists": "replace", "batch_bytes": 1048576, "window_bytes": 8388608, '
+    '"stream_above": 4194304, "connect_timeout": 10.0, "io_timeout": 60.0, "retry_for": 21600.0, '
+    '"until": "cut-over", "fence": "pause", "fence_hook": null, "cut_over_timeout": 10.0, '
+    '"source_after": "refuse", "publish": "pass", "switch_hook": null, "switch_timeout": 30.0, '
+    '"disconnect_for": 600.0, "keep_users": ["app"], "source_nodes": [], "search_names": [], '
+    '"max_lag_bytes": 1048576, "check_bytes": 1048576, "check_seconds": 5.0, '
+    '"sweep_seconds": 600.0, "spool_directory": null, "spool_bytes": 10737418240, '
+    '"tune_source": false, "hold_horizon": 7200.0, "skip_checks": ["memory"], '
+    '"command_names": ["CONFIG=CONFIG_a1"], "take_over": false, "auto_cut_over": false, '
+    '"until_time": null, "aof_load_truncated": true}'
+)
 PROGRESS = (
     '{"phase": "FOLLOW", "source_type": "replica", "keys": 500, "bytes": 6872, "total_keys": 500, '
     '"skipped": 0, "vanished": 0, "not_carried": 0, "evicted_keys": 0, "retries": 0, '
@@ -72,7 +84,7 @@ def transfer(number: int, group: str, status: str, **others: Any) -> dict[str, A
         "attempt": 3,
         "source_urls": '["redis://10.0.0.1:6379"]',
         "target_url": "redis://10.0.0.2:6379",
-        "settings": json.dumps(SETTINGS),
+        "settings": SETTINGS,
         "held_before": False,
         "progress": PROGRESS,
         "report": None,
@@ -169,7 +181,10 @@ def test_what_was_there(registry: Registry) -> None:
     assert found is not None
     assert (found.id, found.status, found.request) == (7, TransferStatus.RUNNING, Request.COMPLETE)
     assert (found.refusal, found.held_before) == ("1 key differs", False)
-    assert found.settings.keep_users == ("app",)
+    # A setting that has another name by now is among them.
+    settings = found.settings
+    assert (settings.keep_users, settings.databases) == (("app",), (0, 3))
+    assert (settings.extend_horizon, settings.skip_checks) == (7200.0, ("memory",))
     assert found.source_urls == ("redis://10.0.0.1:6379",)
     assert (found.created_at, found.changed_at) == (NOW - 70, NOW - 60)
     (lane,) = found.lanes
