@@ -189,7 +189,9 @@ def _add_migration(connection: Connection, row: Row[Any]) -> None:
         "term": row.attempt,
         "worker": _worker(row.process).to_dict() if row.process else None,
         "renewed_at": row.heartbeat_at,
-        "ends_at": row.heartbeat_at + (LEASE_SECONDS if row.process else LAUNCH_SECONDS),
+        "ends_at": row.heartbeat_at + LEASE_SECONDS
+        if row.process
+        else row.changed_at + LAUNCH_SECONDS,
     }
     table = schema.leases
     lease_id = connection.execute(insert(table).returning(table.c.id), lease).scalar_one()
