@@ -21,8 +21,9 @@ ARGS ?=
 TEST_PROCESSES ?= -n 6 --dist worksteal --benchmark-disable
 # Tests may write bytecode whatever the environment says: pytest keeps its rewritten assertions in it.
 TEST_PY := env PYTHONDONTWRITEBYTECODE= $(PY)
-# How long each reader is fuzzed.
+# How long each reader is fuzzed, and from which seed (another one each time).
 FUZZ_SECONDS ?= 60
+FUZZ_SEED ?=
 # Handed to pytest: `make test PYTEST_ARGS="-k resp -x"`.
 PYTEST_ARGS ?=
 
@@ -80,7 +81,7 @@ fuzz: $(BUILT)  ## Fuzz the readers, FUZZ_SECONDS each; with ENGINE_SANITIZE=1 r
 	    LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	    $(PY) -m tests.fuzz.replay $$each build/fuzz/$$each --seconds 15 || { \
 	      cat build/fuzz/$$each.running 2>/dev/null; exit 1; },\
-	    $(PY) -m tests.fuzz.fuzz_$$each -max_total_time=$(FUZZ_SECONDS) build/fuzz/$$each); \
+	    $(PY) -m tests.fuzz.fuzz_$$each -max_total_time=$(FUZZ_SECONDS) $(if $(FUZZ_SEED),-seed=$(FUZZ_SEED)) build/fuzz/$$each); \
 	done
 
 clean:  ## Remove what was built (.venv keeps its packages)
