@@ -100,9 +100,6 @@ class TtlGuard:
         )
         alone = self._ends.settings.until == "snapshot" and self._context.one_go
         self._extending = not (self.importing or alone)
-        if not self._extending:
-            # It may have been otherwise with the target that was there before.
-            self._hold(0)
         self.hold()
         if resumed and self._checkpoint.mark.lifted:
             # The engine before us may have sent some.
@@ -244,6 +241,7 @@ class TtlGuard:
         self._restoring = False
         self.extended.end_watch()
         await self._close_end()
+        self.extended.before = 0
         self.follower = None
 
     async def _quiet(self) -> None:
