@@ -133,6 +133,17 @@ class ServerInfo:
         `expired_keys` (Valkey 8.1; not in Redis)."""
         return self.flavour == "valkey" and self.version >= (8, 1, 0)
 
+    @property
+    def pausable(self) -> bool:
+        """Whether the server knows CLIENT PAUSE (3.0, and 2.9.50 before it)."""
+        return self.version >= (2, 9, 50)
+
+    def readable_behind(self, fence: str) -> bool:
+        """Whether it answers while `fence` (`TransferSettings.fence`) holds its writers off: before
+        6.2 CLIENT PAUSE is for all clients. Before 3.0 there is none: writes are refused, and reads
+        go on."""
+        return fence != "pause" or self.version >= (6, 2, 0) or not self.pausable
+
     def same_data_as(self, identity: str) -> bool:
         """Whether `identity` was this data set's; False where the server does not tell."""
         return bool(identity) and self.identity == identity

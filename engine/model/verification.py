@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.model import silent_commands
+from engine.model.keys import DbKey
 
 # A verification names this many differences, and counts the rest …
 NAMED_LIMIT = 1000
 # … up to this many: then the answer is clear, and it stops.
 STOP_AT = 10_000
 
-DbKey = tuple[int, bytes]
 
 LENGTH_UNKNOWN = "a length that neither end tells"
 """Of a key that is not read behind the fence, in the place of its bytes."""

@@ -18,6 +18,7 @@ from math import isqrt
 
 from engine._native import RecordBatch
 from engine.errors import TransferStopped
+from engine.model.keys import DbKey
 
 # So many suspects go one by one; of more, as many at a time as make the fewest ends likely.
 _ONE_BY_ONE = 1000
@@ -26,8 +27,6 @@ LEFT_OUT_MOST = 8
 # As progress is made of it, it must not go on without end.
 _LEARNED_MOST = 8 * LEFT_OUT_MOST
 REASON = "the target's process ended each time when it was written"
-
-DbKey = tuple[int, bytes]
 
 
 class CrashSuspects:

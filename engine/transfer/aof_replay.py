@@ -33,6 +33,7 @@ from engine._native import (
     stuck_hashes,
 )
 from engine.errors import TransferFailed
+from engine.model.keys import DbKey, placed
 from engine.model.modules import TELEMETRY, TELEMETRY_WORDS
 from engine.model.online_checkpoint import POSITION_DB
 from engine.model.position import StreamPosition, TargetPosition
@@ -44,9 +45,8 @@ from engine.targets.applier import Applier, PositionMoved, Sent
 from engine.targets.crash_suspects import REASON
 from engine.targets.writer import RestoreWriter
 from engine.transfer.crashing_commands import CrashingCommands
-from engine.transfer.extended_ttls import EXTEND_MS, DbKey
+from engine.transfer.extended_ttls import EXTEND_MS
 from engine.transfer.graph_telemetry import GraphTelemetry
-from engine.transfer.key_resync import placed
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.unfaithful_commands import UnfaithfulCommands
 

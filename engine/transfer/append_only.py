@@ -46,6 +46,7 @@ from engine.errors import (
 )
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
+from engine.model.keys import DbKey
 from engine.model.modules import GRAPH_MODULE, GRAPH_PART_TYPE
 from engine.model.online_checkpoint import (
     LEFT_KEY,
@@ -102,7 +103,6 @@ _ALL_THE_SAME = (
 # How often progress is told, in seconds.
 _TICK_SECONDS = 0.5
 
-DbKey = tuple[int, bytes]
 NOT_EMPTY = (
     "The commands of an append-only file change what they find. Empty the target (FLUSHALL), or "
     "give another one."

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from engine._native import CommandBatch
+from engine.model.keys import DbKey
 from engine.targets.crash_suspects import CrashSuspects, at_once
 
-DbKey = tuple[int, bytes]
 # (database, key, the command that stores it, its value's RDB type or None).
 Store = tuple[int, bytes, bytes, int | None]
 

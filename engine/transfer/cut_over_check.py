@@ -8,15 +8,9 @@ from typing import Protocol
 
 from engine.model import silent_commands
 from engine.model.endpoint import Endpoint
+from engine.model.keys import DbKey
 from engine.model.server import ServerInfo
-from engine.model.verification import (
-    AtFence,
-    Besides,
-    Compared,
-    Counts,
-    DbKey,
-    Verification,
-)
+from engine.model.verification import AtFence, Besides, Compared, Counts, Verification
 from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
 from engine.transfer.migration_context import MigrationContext

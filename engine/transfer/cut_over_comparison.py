@@ -20,6 +20,7 @@ from engine import logs
 from engine.errors import AuthError, EngineError, StateError, TransferFailed
 from engine.model import silent_commands
 from engine.model.endpoint import Endpoint
+from engine.model.keys import DbKey
 from engine.model.online_checkpoint import own_keys, position_key
 from engine.model.progress import Phase
 from engine.model.report import printable_key
@@ -30,7 +31,6 @@ from engine.model.verification import (
     AtFence,
     Besides,
     Counts,
-    DbKey,
     Difference,
     Verification,
     not_compared_words,

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from engine._native import CMD_MOVES, CMD_SWAPS, CMD_UNKNOWN, CommandBatch, ExtendedNames
-
-DbKey = tuple[int, bytes]
+from engine.model.keys import DbKey
 
 
 class ExtendedKeys:

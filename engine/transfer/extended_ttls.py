@@ -39,6 +39,7 @@ from collections.abc import Callable, Iterable
 
 from engine._native import ExtendedNames
 from engine.errors import AuthError, ServerError
+from engine.model.keys import DbKey
 from engine.wire.admin import Admin, Arg
 
 EXTEND_MS = 100 * 365 * 86_400_000
@@ -117,8 +118,6 @@ end
 return {0, lifted}
 """
 )
-
-DbKey = tuple[int, bytes]
 
 
 class ExtendedTtls:

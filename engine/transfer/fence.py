@@ -117,18 +117,6 @@ class Fence(Protocol):
         ...
 
 
-def readable_behind(info: ServerInfo, settings: TransferSettings) -> bool:
-    """Whether the source can be read while its fence stands: before 6.2 CLIENT PAUSE is for all.
-
-    Before 3.0 there is none: writes are refused, and reads go on.
-    """
-    return settings.fence != "pause" or info.version >= (6, 2, 0) or not _pausable(info)
-
-
-def _pausable(info: ServerInfo) -> bool:
-    return info.version >= (2, 9, 50)
-
-
 def fence_of(
     source: Endpoint,
     info: ServerInfo,
@@ -273,7 +261,7 @@ class PauseFence:
     ) -> None:
         self.before = before
         self._name = name
-        self._pausable = _pausable(info)
+        self._pausable = info.pausable
         self._unpause = info.version >= (6, 2, 0)
         self._scripts_refused = script_calls.refused(info)
         # Before 6.0 EXEC is run whatever its transaction holds, if that was queued before the seal.
@@ -297,7 +285,7 @@ class PauseFence:
         # Somebody goes on with the hold behind the cut-over.
         self._hands_on = settings.disconnects_clients
         self._finished = False
-        self.readable = readable_behind(info, settings)
+        self.readable = info.readable_behind(settings.fence)
         self.seconds = settings.cut_over_timeout
         if not self.readable:
             self.seconds = min(self.seconds, _EVERYBODY_SECONDS * 2 ** min(refused, 10))

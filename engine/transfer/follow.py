@@ -43,6 +43,7 @@ from engine._native import (
 )
 from engine.errors import LinkError, ServerError, TransferFailed
 from engine.model.doubt import Doubt
+from engine.model.keys import DbKey
 from engine.model.modules import TELEMETRY
 from engine.model.position import StreamPosition, TargetPosition
 from engine.sources.replica import ReplicaSource
@@ -52,7 +53,7 @@ from engine.targets.crash_suspects import REASON
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.extended_keys import ExtendedKeys, taken_along
-from engine.transfer.key_resync import DbKey, KeyResync, Store
+from engine.transfer.key_resync import KeyResync, Store
 from engine.transfer.target_ttls import TargetTtls, Timed
 from engine.transfer.trust import Trust
 from engine.transfer.unfaithful_commands import UnfaithfulCommands

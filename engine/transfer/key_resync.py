@@ -37,6 +37,7 @@ from dataclasses import dataclass
 
 from engine._native import CommandBatch, RestoreEncoder, encode_command, is_telemetry
 from engine.errors import EngineError, ProtocolFault, ServerError
+from engine.model.keys import DbKey, placed
 from engine.model.modules import HEAD_BYTES
 from engine.model.online_checkpoint import POSITION_DB
 from engine.model.report import NAMED_KEYS_LIMIT
@@ -66,7 +67,6 @@ _DELETES = frozenset({b"DEL", b"UNLINK"})
 # What a name in the set says is to be read: the value, the deadline; nothing, before it is named.
 _VALUE, _TTL, _REFUSED = b"v", b"d", b"n"
 
-DbKey = tuple[int, bytes]
 Extra = tuple[int, bytes]
 Store = tuple[int, bytes, bytes, int | None]
 
@@ -656,13 +656,3 @@ def _hash_anew(db: int, key: bytes, fields: Sequence[bytes], expire_at: int) -> 
 
 def _name(key: DbKey, kind: bytes) -> bytes:
     return b"%d %s %s" % (key[0], kind, key[1])
-
-
-def placed(db: int, keys: Iterable[bytes], swaps: Iterable[tuple[int, int]]) -> list[DbKey]:
-    """Keys that a command in database `db` names, with the database that they are in behind its
-    batch: with every one that it may be by the batch's SWAPDBs, for too many do no harm."""
-    places = {db}
-    for pair in swaps:
-        if not places.isdisjoint(pair):
-            places.update(pair)
-    return [(place, key) for key in keys for place in places]

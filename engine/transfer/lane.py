@@ -59,7 +59,6 @@ from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.cut_over_check import Comparison, CutOverCheckInSync
 from engine.transfer.cut_over_comparison import CutOverComparison
 from engine.transfer.endpoints import Endpoints
-from engine.transfer.fence import readable_behind
 from engine.transfer.fence_upkeep import FenceUpkeep
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import place_words, size_words, stream_words
@@ -82,7 +81,6 @@ from engine.transfer.target_claim import foreign
 from engine.transfer.target_monitor import TargetMonitor
 from engine.transfer.target_ownership import TargetOwnership
 from engine.transfer.target_ttls import TargetTtls
-from engine.transfer.trust import Servers, Trust
 from engine.transfer.ttl_guard import TtlGuard
 from engine.transfer.unfaithful_commands import UnfaithfulCommands
 from engine.wire.psync import FullSync, PartialSync
@@ -655,7 +653,7 @@ class Lane:
                 UnfaithfulCommands(self._source.info, self._writer.info),
                 TargetTtls(there),
                 self._crashing,
-                self._trusted(),
+                self._standing.trust(),
                 self._ttl_guard.extended,
                 note=self._standing.note,
                 not_carried=self._not_carried,
@@ -672,18 +670,6 @@ class Lane:
             self._standing.note(Doubt.BEGUN)
             with context.step("follow"):
                 await self._steer(follower)
-
-    def _trusted(self) -> Trust:
-        """What may make the stream doubtful between these two servers."""
-        info, settings = self._source.info, self._settings
-        return Trust(
-            Servers(
-                relative_ttls=self._source.relative_ttls,
-                field_ttls=self._source.field_ttls and not self._ttl_guard.importing,
-                own_streams=GRAPH_MODULE in info.modules,
-                readable=readable_behind(info, settings),
-            )
-        )
 
     async def _ready(self, held: TargetPosition) -> Applier:
         """The applier of a target that holds `held`, dialled. Raises `PositionMoved`."""

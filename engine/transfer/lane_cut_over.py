@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from engine import logs
 from engine.errors import TransferFailed, TransferStopped, UsageError
+from engine.model.keys import DbKey
 from engine.model.progress import Phase
 from engine.model.replication import Replication
 from engine.sources.replica import ReplicaSource
@@ -23,7 +24,6 @@ from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.cut_over_check import CutOverCheckResult, offering
 from engine.transfer.cut_over_comparison import CutOverComparison, Origin
 from engine.transfer.endpoints import Endpoints
-from engine.transfer.extended_ttls import DbKey
 from engine.transfer.fence import Fence
 from engine.transfer.fence_upkeep import FenceUpkeep
 from engine.transfer.follow import Follower

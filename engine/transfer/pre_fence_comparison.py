@@ -19,8 +19,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 
 from engine.errors import TransferFailed
 from engine.model import silent_commands
+from engine.model.keys import DbKey
 from engine.model.report import printable_key
-from engine.model.verification import STOP_AT, Counts, DbKey
+from engine.model.verification import STOP_AT, Counts
 from engine.transfer.async_helpers import beside
 from engine.transfer.cut_over_check import Comparison
 from engine.transfer.follow import Follower

@@ -12,19 +12,19 @@ import asyncio
 from typing import Any
 
 from engine.model.doubt import Doubt
+from engine.model.modules import GRAPH_MODULE
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
 from engine.sources.replica import ReplicaSource
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.cut_over_check import offering
 from engine.transfer.drain_estimate import DrainEstimate
-from engine.transfer.fence import readable_behind
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import above_words, seconds_words, size_words
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.role_monitor import RoleMonitor
-from engine.transfer.trust import CATCHING_UP, TABLE, Trust
+from engine.transfer.trust import CATCHING_UP, TABLE, Servers, Trust
 from engine.transfer.ttl_guard import TtlGuard
 
 # Keys that may still have to be read again when the fence goes up: it is done behind it, if it can.
@@ -65,6 +65,18 @@ class SyncMonitor:
         self._bytes, self._keys = DrainEstimate(), DrainEstimate()
         # Whether the source was heard at the last look.
         self._heard = True
+
+    def trust(self) -> Trust:
+        """For the next follower: what may make the stream doubtful between these two servers."""
+        info = self._source.info
+        return Trust(
+            Servers(
+                relative_ttls=self._source.relative_ttls,
+                field_ttls=self._source.field_ttls and not self._ttl_guard.importing,
+                own_streams=GRAPH_MODULE in info.modules,
+                readable=info.readable_behind(self._settings.fence),
+            )
+        )
 
     def attend(self, follower: Follower, resync: KeyResync) -> None:
         """`follower` is going to run."""
@@ -220,7 +232,7 @@ class SyncMonitor:
         if follower.trust.unsettled:
             self._context.passing = True
             return False, TABLE[Doubt.UNSETTLED].words
-        readable = readable_behind(self._source.info, self._settings)
+        readable = self._source.info.readable_behind(self._settings.fence)
         takes = self._keys.seconds or 0.0
         if self._resync.waiting > (_RESYNCED_BEHIND_FENCE if readable else 0) or takes > longest:
             self._context.passing = True

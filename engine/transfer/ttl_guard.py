@@ -20,6 +20,7 @@ from engine import logs
 from engine._native import RecordBatch
 from engine.errors import EngineError, TransferFailed
 from engine.model.doubt import Doubt
+from engine.model.keys import DbKey
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
 from engine.targets.import_mode import has_import_mode, import_source, in_import_mode
@@ -27,7 +28,7 @@ from engine.transfer.async_helpers import beside, cancelled
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.endpoints import Endpoints
 from engine.transfer.extended_keys import ExtendedKeys
-from engine.transfer.extended_ttls import EXTEND_MS, VALID_SECONDS, DbKey, ExtendedTtls
+from engine.transfer.extended_ttls import EXTEND_MS, VALID_SECONDS, ExtendedTtls
 from engine.transfer.follow import Follower
 from engine.transfer.migration_context import MigrationContext
 

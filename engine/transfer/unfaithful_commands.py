@@ -33,8 +33,8 @@ from engine._native import (
     CMD_UNKNOWN,
     CommandBatch,
 )
+from engine.model.keys import DbKey
 from engine.model.server import ServerInfo
-from engine.transfer.key_resync import DbKey
 from engine.transfer.target_ttls import Timed
 
 Condition = Callable[[ServerInfo, ServerInfo], bool]

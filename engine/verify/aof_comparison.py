@@ -31,6 +31,7 @@ from engine._native import (
     SnapshotReader,
 )
 from engine.model.endpoint import Endpoint
+from engine.model.keys import DbKey
 from engine.model.modules import HEAD_BYTES, has_graphs, is_telemetry_name
 from engine.model.report import printable_key
 from engine.model.settings import TransferSettings
@@ -63,8 +64,6 @@ _LOOKED_AT_MOST = 1000
 _ANY_KEY = CMD_FLUSHES | CMD_SWAPS | CMD_SCRIPT | CMD_UNKNOWN
 _TOO_LONG = "too long to be compared"
 _BY_COMMANDS = "its value comes of commands that change what they find"
-
-DbKey = tuple[int, bytes]
 
 
 @dataclass(slots=True)

@@ -23,10 +23,11 @@ from engine.errors import AuthError, EngineError, ProtocolFault, ServerError
 from engine.model import silent_commands
 from engine.model.command_calls import ASK_COUNTS
 from engine.model.endpoint import Endpoint
+from engine.model.keys import DbKey
 from engine.model.modules import GRAPH_MODULE
 from engine.model.server import ServerInfo, parse_info
 from engine.model.settings import TransferSettings
-from engine.model.verification import LENGTH_UNKNOWN, AtFence, Besides, Compared, Counts, DbKey
+from engine.model.verification import LENGTH_UNKNOWN, AtFence, Besides, Compared, Counts
 from engine.verify.graph_telemetry import Telemetry, telemetry_among
 from engine.verify.key_comparison import (
     EXTRA,

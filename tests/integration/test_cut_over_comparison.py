@@ -16,6 +16,7 @@ import redis
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.model.endpoint import Endpoint
+from engine.model.keys import DbKey
 from engine.model.progress import Phase
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
@@ -23,7 +24,6 @@ from engine.model.verification import AtFence
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import Settle
 from engine.transfer.cut_over_comparison import CutOverComparison
-from engine.transfer.extended_ttls import DbKey
 from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison, verify
 from tests.conftest import ServerFactory, known

@@ -20,10 +20,10 @@ from engine.errors import StateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
+from engine.model.keys import DbKey
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
-from engine.model.verification import DbKey
 from engine.transfer import fence_upkeep, role_monitor
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.fence import PauseFence, fence_of

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from engine.transfer.graph_telemetry import DbKey, GraphTelemetry
+from engine.model.keys import DbKey
+from engine.transfer.graph_telemetry import GraphTelemetry
 from tests.replica import batch_of
 
 G, MINE, ARCHIVE = b"telemetry{g}", b"telemetry{mine}", b"archive"
