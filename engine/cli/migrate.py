@@ -116,7 +116,7 @@ def migrate(
         end = TransferFailed(reason)
         if report.status == "stopped":
             # With a full stop at its end it says itself what to do.
-            mend = "" if reason.endswith(".") else "Mend that. "
+            mend = "" if reason.endswith(".") else "Correct that. "
             remedy = f"{mend}Then the same command goes on."
             end = TransferStopped(f"stopped: {reason}", remedy=remedy)
         fail(end, output, result=report.to_dict(), indent=None)

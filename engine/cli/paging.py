@@ -53,6 +53,6 @@ def _read(token: str) -> tuple[str | None, int]:
         marker, shown = 0, 0
     if not (marker is None or isinstance(marker, str)) or not isinstance(shown, int) or shown < 0:
         raise UsageError(
-            "the starting token is not one of ours", remedy="Expected a NextToken of an answer."
+            "the starting token is not a NextToken", remedy="Expected a NextToken of an answer."
         )
     return marker, shown

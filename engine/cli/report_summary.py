@@ -64,7 +64,7 @@ def _lines(report: Report) -> Iterator[str]:
     total = max(report.not_carried_total, len(report.not_carried))
     if total:
         named = report.not_carried[:NAMED_KEYS]
-        yield f"Not carried: {total:,} keys."
+        yield f"Not migrated: {total:,} keys."
         yield from (f'  db{each.db} "{clean(each.key)}": {clean(each.reason)}' for each in named)
         if total > len(named):
             yield f"  … and {total - len(named):,} more (--output json names them)"

@@ -194,7 +194,7 @@ class ClientDisconnector:
             self._holds = True
         except (AuthError, ServerError, ProtocolFault) as error:
             self._may_hold = False
-            text = f"the source's clients cannot be held, whose scripts go on: {error.message}"
+            text = f"the source runs scripts, and its clients cannot be paused: {error.message}"
         else:
             text = "the source runs scripts (EVAL): it answers none of its clients from now on"
         await self._tell(text)

@@ -108,7 +108,7 @@ def _lag(progress: Progress, most: tuple[int, float], held: bool) -> dict[str, A
     if not held:
         return _gate("lag", None, "not known")
     if progress.lag_unknown:
-        return _gate("lag", False, "unknown while the source is not heard")
+        return _gate("lag", False, "unknown while the source does not answer")
     if progress.lag_bytes is None or progress.phase not in _BEHIND_SNAPSHOT:
         return _gate("lag", None, "after the snapshot")
     seconds = progress.lag_seconds or 0.0

@@ -101,7 +101,7 @@ def _reached(transfer: TransferRecord, until: Until) -> Progress | None:
             tidied(
                 f"cut-over refused: {transfer.refused}; {transfer.group_id} stays under migration"
             ),
-            remedy=f"Mend what it names and try complete-migration again; or abort with "
+            remedy=f"Correct what it names and try complete-migration again; or abort with "
             f"{response_shapes.ABORT}.",
         )
     return None

@@ -223,7 +223,7 @@ def reason(transfer: TransferRecord) -> str:
         why = transfer.report.errors[0] if transfer.report and transfer.report.errors else ""
         if why:
             # With a full stop at its end it says itself what to do.
-            return f"stopped: {why}{'' if why.endswith('.') else '. Mend that.'} Then {way_out}"
+            return f"stopped: {why}{'' if why.endswith('.') else '. Correct that.'} Then {way_out}"
         return f"stopped: {way_out}"
     if transfer.undecided:
         return _undecided(transfer)

@@ -616,7 +616,7 @@ def _accept_target(connection: Connection, transfer: TransferRecord) -> None:
         return
     accepted = replace(found, position=found.position.accepted())
     _replace_checkpoint(connection, transfer, accepted)
-    again = "the target is brought up to date again from the source"
+    again = "the target is updated again from the source"
     write_event(connection, transfer.group_id, again, of=transfer.id)
 
 

@@ -119,7 +119,7 @@ class Patience:
         if self._backoff.exhausted(now):
             raise TransferStopped(
                 f"{self._ended} for {span(self._limit)}: {reason}",
-                remedy=remedy or "It can be resumed as soon as that is mended.",
+                remedy=remedy or "Correct that, then resume the migration.",
                 fault=self._fault,
             )
         self.tries += 1

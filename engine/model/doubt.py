@@ -18,7 +18,7 @@ class Doubt(enum.Enum):
     """A lost link to the source was made anew: what was written meanwhile comes late."""
     READ_LATE = "the stream is read late"
     """The engine got no CPU: bytes of the stream may have lain in the kernel unread."""
-    STALLED = "the stream comes late"
+    STALLED = "the stream arrives late"
     """The source, or what it has sent, may be held up on its way."""
     OUTAGE = "the target was away"
     """The target could not be reached: what it holds has aged meanwhile."""

@@ -21,7 +21,7 @@ TELEMETRY = b"telemetry{"
 FIRST_FIELD = b"Received at"
 """The name of the first field of such a stream."""
 TELEMETRY_WORDS = "FalkorDB's notes of queries, which each server makes for itself"
-TELEMETRY_LEFT = f"telemetry{{…}} ({TELEMETRY_WORDS}) is neither carried nor compared"
+TELEMETRY_LEFT = f"telemetry{{…}} ({TELEMETRY_WORDS}) is not migrated and not compared"
 GRAPH_PART = (
     "a part of a large graph, which RESTORE does not put together: DUMP gives the graph whole "
     "(--source-type scan)"

@@ -43,7 +43,7 @@ _SURVEY_HOLDS = 64 << 10
 _NAMED = 10
 # Keys with deadlines wait behind the others of their database, up to so many bytes.
 _ASIDE_BYTES = 32 << 20
-_TWICE = "the file names it twice, so that no server loads it; one of its values is carried"
+_TWICE = "the file names it twice, so that no server loads it; one of its values is migrated"
 _MAGIC = (b"REDIS", b"VALKEY")
 _WHAT_IT_TAKES = (
     "Give the file that SAVE or BGSAVE wrote (dump.rdb); gzip, zstd and lz4 are unpacked."
@@ -88,7 +88,7 @@ class RdbFile:
             ) from exc
         if first and not portion and not self._input_seekable:
             raise EngineError(
-                f"{self.name} brought no byte",
+                f"{self.name} sent no byte",
                 remedy="Has the program before it failed?",
                 fault="user",
             )

@@ -97,7 +97,7 @@ class SourceLiveness:
             tries = "1 try" if self._dials == 1 else f"{self._dials:,} tries"
             failed = f"{tries} failed; " if self._dials else ""
             rest = self._dial_at - self._now
-            when = f"dialled again in {span(rest)}" if rest > 0 else "being dialled"
+            when = f"connected to again in {span(rest)}" if rest > 0 else "being dialled"
             return (
                 f"{words}: {self._down.message.removesuffix('.')}. {failed}it is {when}, for up to "
                 f"{span(self._limit)}"

@@ -155,7 +155,7 @@ class SourceMonitor:
             return
         # Dialling takes its time: before the first answer it is no news.
         if self._late is False:
-            self._on_event("the source's stream comes late: deadlines are read from the source")
+            self._on_event("the source's stream arrives late: TTLs are read from the source")
             self._late = True
         self._on_late()
 

@@ -96,7 +96,7 @@ class CrashSuspects:
             raise TransferStopped(
                 f"the target's process ended again and again, at {LEFT_OUT_MOST + 1} values that "
                 "were written alone",
-                remedy="Its log says why. Mend that (another version of the server, or of its "
+                remedy="Its log says why. Correct that (another version of the server, or of its "
                 "module), then resume.",
                 fault="target",
             )

@@ -224,7 +224,7 @@ class Replay:
         names = ", ".join(f"'{printable_key(key)[:80]}' (database {db})" for db, key in some)
         words = "1 hash has" if total == 1 else f"{total:,} hashes have"
         return (
-            f"{words} or had fields whose TTL could not be held back, such as {names}: a field "
+            f"{words} or had fields whose TTL could not be extended, such as {names}: a field "
             "whose TTL had passed, and which the file puts off later, is missing there"
         )
 
@@ -237,7 +237,7 @@ class Replay:
                 f"'{printable_key(key)[:80]}' (database {db})" for db, key in counts.keys[why]
             )
             such = f", such as of {names}" if names else ""
-            yield f"{number:,} commands{such} may lead elsewhere when they run again: {why}"
+            yield f"{number:,} commands{such} may have another result when they run again: {why}"
         if fields:
             yield from lacking_fields(self.fieldless)
         if counts.unseen:
@@ -491,7 +491,7 @@ class Replay:
                     self._note("HDEL", db, key)
                 continue
             found.add(index)
-            self._leave(batch, index, "it is derived from a key that was not carried")
+            self._leave(batch, index, "it is derived from a key that was not migrated")
         return found
 
     def _left_out_crashing(self, batch: CommandBatch, skip: set[int]) -> set[int]:

@@ -55,7 +55,7 @@ class FenceRemoval:
     def gone(self) -> None:
         """It is away."""
         if self._told:
-            self._context.on_event("the fence is away: writes to the source are not held off by it")
+            self._context.on_event("the fence was removed: it blocks no writes any more")
         self._told.clear()
         self._text, self._tries, self.given_up = "", 0, False
         self._show("")

@@ -222,7 +222,7 @@ class FenceUpkeep:
         mark = self._checkpoint.mark
         name = f"the source's primary {mark.fenced_at}" if mark.fenced_at else "the source"
         if self._ends.settings.fence == "hook":
-            self._left.failed(f"writes to {name} may still be held off", exc.message, exc.remedy)
+            self._left.failed(f"writes to {name} may still be blocked", exc.message, exc.remedy)
             return
         by_hand = f"By hand: {write_block.remedy(mark.sealed)}" if mark.sealed else exc.remedy
         self._left.failed(f"{name} may still refuse writes", exc.message, by_hand)
@@ -300,7 +300,7 @@ class FenceUpkeep:
             except EngineError as exc:
                 delay = patience.failed(
                     exc.message,
-                    remedy="Its writers may wait, or write what is not carried: resume the "
+                    remedy="Its writers may wait, or write what is not migrated: resume the "
                     "migration once the source answers, or stop its writers and end the migration "
                     "(complete-migration --force); the target stays open either way.",
                     event=f"the source was not told that its writes have gone: {exc.message}; "

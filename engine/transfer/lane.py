@@ -297,7 +297,7 @@ class Lane:
         patience = context.patience(
             "the migration",
             ended="no progress",
-            next_step="both ends are dialled again",
+            next_step="both ends are connected to again",
             fault="engine",
         )
         held: TargetPosition | None = None
@@ -395,7 +395,7 @@ class Lane:
         if self._context.stats.evictions.count:
             return "the target has evicted keys: everything is copied again"
         if self._settings.until == "snapshot":
-            return "the snapshot is copied again, as some of it was not carried"
+            return "the snapshot is copied again, because some of it was not migrated"
         return ""
 
     @property

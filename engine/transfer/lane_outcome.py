@@ -77,8 +77,8 @@ class LaneOutcome:
         if held.opened and self._promotion.asked and does_not_count:
             held = await self._ownership.revoke()
             self.not_opened = (
-                "the target was opened, and it is not known that the source's writes were still "
-                "held off then: this was taken back, and the source is followed again"
+                "the target was promoted, but whether writes to the source were still blocked then "
+                "is unknown: the promotion was revoked, and the source is followed again"
             )
             self._context.on_event(self.not_opened)
             await self._promotion.deny()

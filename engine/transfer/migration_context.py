@@ -269,7 +269,7 @@ class MigrationContext:
         patience = self.patience(
             f"the {side} at the start",
             ended=f"the {side} could not be reached",
-            next_step=f"the {side} is dialled again",
+            next_step=f"the {side} is connected to again",
             fault=side,
         )
         while True:

@@ -448,7 +448,7 @@ class Offline:
         if held_before:
             return TransferStopped(
                 f"{told}, its own among them",
-                remedy=f"Remove by hand what the earlier file has brought. {abort}: what is there "
+                remedy=f"Remove by hand the keys of the earlier file. {abort}: what is there "
                 "then counts as the target's own. Or put the earlier file back.",
                 fault="user",
             )

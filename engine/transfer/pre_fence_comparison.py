@@ -214,7 +214,7 @@ class PreFenceComparison:
             raise TransferFailed(
                 f"{len(self._differ):,} keys of {self.compared:,} that were compared differ: "
                 f"{some_words(self._differ | self.unsure)}",
-                remedy="Start the migration again: a full sync brings every key anew.",
+                remedy="Start the migration again: a full sync copies every key again.",
             )
 
     async def _walk(self, *, must: bool) -> None:

@@ -289,7 +289,7 @@ class Promotion:
         raise TransferStopped(
             words,
             remedy="The source has everything up to the cut-over. To go back to it: unblock-source "
-            "and lead clients there. To bring the target up to date from it: stop the target's "
+            "and point clients there. To update the target from it: stop the target's "
             "writers, then resume the migration and cut over again.",
             fault="target",
         )

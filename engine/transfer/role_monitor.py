@@ -169,7 +169,7 @@ class RoleMonitor:
         elif told.is_replica:
             self._context.on_event(
                 f"the source {at} is {told.place}: it is followed, and "
-                "writes are held off at the primary at the head of its chain"
+                "writes are blocked at the primary at the head of its chain"
             )
         self._changed.set()
 
@@ -256,7 +256,7 @@ class RoleMonitor:
                 self._checkpoint.note(head=head.address)
                 self._context.on_event(f"writes are taken by {head.endpoint.address}")
             if beside is None:
-                self._problem = f"{head.endpoint.address} does not tell of its replicas"
+                self._problem = f"{head.endpoint.address} does not list its replicas"
             else:
                 self._problem = await self.siblings.look(beside, self._known)
         self._found_for = told.place
@@ -280,7 +280,7 @@ class RoleMonitor:
             # No two primaries have one history: it is the server that is followed, again.
             return ""
         return (
-            f"the source {self._ends.source.address} is there again as a primary, beside "
+            f"the source {self._ends.source.address} answers again as a primary, besides "
             f"{followed}, which is followed: make one of them a replica of the other"
         )
 

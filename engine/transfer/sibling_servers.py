@@ -149,13 +149,13 @@ class SiblingServers:
                 "written there does not arrive"
             )
         for address in sorted(before - now):
-            self._context.on_event(f"{address} is no second primary any more")
+            self._context.on_event(f"{address} is no longer a second primary")
         self._second = now
         if not second:
             return ""
         return (
-            f"{', '.join(second)}, of the source's replication, is a primary beside the server "
-            "that is followed, and it is not known which of them the applications write to: make "
+            f"{', '.join(second)}, of the source's replication, is a primary besides the server "
+            "that is followed, and which of them the applications write to is unknown: make "
             "it a replica of that one, or stop it; for a copy that was detached on purpose resume "
             f"the migration with --source-node {second[0]}=detached"
         )

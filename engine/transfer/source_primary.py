@@ -108,7 +108,7 @@ class Heads:
                 return
             below = address or self._ends.source.address
             if not info.primary:
-                raise _failed(f"{below} is a replica and does not tell of which primary")
+                raise _failed(f"{below} is a replica and does not name its primary")
             address = info.primary
         raise _failed(f"the source is a replica of more than {HOPS_MOST} servers in a chain")
 
@@ -142,7 +142,7 @@ class Heads:
                 raise _failed(f"the source's role is not known: {exc.message}") from None
             raise TransferFailed(
                 f"{below} is a replica of {address}, which cannot be asked: {exc.message}",
-                remedy="The writes are held off at that primary. Make it reachable from here, with "
+                remedy="Writes are blocked at that primary. Make it reachable from here, with "
                 "credentials for its host; or choose --fence hook or --fence none.",
                 fault="source",
             ) from None

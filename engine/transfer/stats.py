@@ -198,12 +198,12 @@ class TransferStats:
         return [(each.db, key_of(each.key)) for each in self.not_carried]
 
     def lost_words(self) -> str:
-        """Which keys were not carried, in one line with the first names and the reasons of these;
+        """Which keys were not migrated, in one line with the first names and the reasons of these;
         empty: none."""
         total, some = self.not_carried_total, self.not_carried[:_NAMED_IN_A_LINE]
         if not total:
             return ""
-        words = "1 key was not carried" if total == 1 else f"{total:,} keys were not carried"
+        words = "1 key was not migrated" if total == 1 else f"{total:,} keys were not migrated"
         if not some:
             return words
         by_reason: dict[str, list[str]] = {}
@@ -237,7 +237,7 @@ class TransferStats:
 
     def beyond(self) -> list[str]:
         """One line for each reason whose keys were too many to be named."""
-        return [f"{count:,} more keys not carried: {why}" for why, count in self._beyond.items()]
+        return [f"{count:,} more keys not migrated: {why}" for why, count in self._beyond.items()]
 
     def rate(self, now: float) -> float:
         """Keys per second over the last seconds; call it a few times a second."""

@@ -191,9 +191,9 @@ class SyncMonitor:
         self._heard = not trouble
         # A link that is lost, and one that is made anew, are told of where that happens.
         if self._source.link == "silent":
-            self._context.on_event(f"{trouble}: how far the target is behind is not known")
+            self._context.on_event(f"{trouble}: how far the target is behind is unknown")
         elif self._heard:
-            self._context.on_event("the source is heard again")
+            self._context.on_event("the source answers again")
 
     def _gates(self, follower: Follower) -> tuple[bool, str]:
         """Whether a cut-over could begin now, and why not."""
@@ -222,10 +222,10 @@ class SyncMonitor:
         if evicted := stats.evictions.words:
             return False, evicted
         if self._ttl_guard.trouble:
-            return False, f"near deadlines cannot be lifted: {self._ttl_guard.trouble}"
+            return False, f"near TTLs cannot be extended on the target: {self._ttl_guard.trouble}"
         if self._ttl_guard.extending_again:
             self._context.passing = True
-            return False, "near deadlines are being lifted"
+            return False, "near TTLs are being extended on the target"
         if self._context.phase is Phase.CATCH_UP:
             self._context.passing = True
             return False, follower.trust.words(asyncio.get_running_loop().time())

@@ -167,7 +167,7 @@ class TargetClaim:
         def cleared(found: TargetPosition | None) -> tuple[list[Sequence[Arg]], TargetPosition]:
             if found is not None and found.opened:
                 raise TransferFailed(
-                    f"{target.name} was opened at the end of this migration: nothing is removed "
+                    f"{target.name} was promoted at the end of this migration: nothing is removed "
                     "there",
                     remedy="Resume the migration: it ends at once.",
                     fault="target",
@@ -254,7 +254,7 @@ def foreign(other: TargetPosition, target: str) -> Foreign:
     """What to raise where another migration, which left `other` there, has the target."""
     told = f"{target} is the target of another migration, {other.transfer}"
     if other.position is not None:
-        told += f", which has brought it to offset {other.position.offset:,}"
+        told += f", which has applied the stream up to offset {other.position.offset:,}"
     return Foreign(
         told,
         remedy="Complete or abort that one first (it may be of another state or group). If it is "

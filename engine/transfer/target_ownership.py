@@ -95,7 +95,7 @@ class TargetOwnership:
             raise beaten(other)
         found = claim.ours(moved.found)
         if found is None:
-            return "the target lost this migration's data"
+            return "the target has lost this migration's data"
         if found.engine != self.engine:
             # An engine after us: then this raises. Or one before us, of which something arrived
             # late, or whose position came back with an older copy of the target.
@@ -105,7 +105,7 @@ class TargetOwnership:
                 self.replaced = True
                 raise TransferFailed(
                     "another engine moves the same migration on",
-                    remedy="Let that one go on, or end it first.",
+                    remedy="Leave the migration to that engine, or end that engine first.",
                     fault="user",
                 )
         return "the target holds another position than the one we left"
@@ -117,7 +117,7 @@ class TargetOwnership:
         if latest is not None and latest.opened:
             self.replaced = True
             raise TransferFailed(
-                "another engine has opened the target",
+                "another engine has promoted the target",
                 remedy="Nothing is left to do.",
                 fault="user",
             )

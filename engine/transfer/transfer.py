@@ -52,9 +52,9 @@ def _aborted(way: Way | None) -> str:
     """What an abort has met, in words: the target may be open already."""
     if isinstance(way, Migration) and way.opened:
         refuses = "; the source refuses writes, until unblock-source" if way.sealed else ""
-        return f"ended by force after the target was opened{refuses}"
+        return f"ended by force after the target was promoted{refuses}"
     if isinstance(way, Migration) and way.in_doubt:
-        return "aborted by force while the target was being opened"
+        return "aborted by force while the target was being promoted"
     return "aborted by force, not cut over"
 
 

@@ -56,7 +56,7 @@ _SHOWN_SECONDS = 1.0
 # A batch that counts fields up, and is applied longer than this after it was received, may have
 # found one expired: HINCRBY keeps a field's TTL, and makes a field without one if it is gone.
 _COUNTED_SECONDS = 0.05
-_COMES_LATE = "what the source sends comes late"
+_COMES_LATE = "what the source sends arrives late"
 CATCHING_UP = "catching up with what was written before"
 """Why a cut-over cannot begin in CATCH_UP, where no row has words of its own."""
 

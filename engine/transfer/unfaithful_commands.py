@@ -130,7 +130,7 @@ KINDS = (
         CMD_TTL,
         _always,
         "values",
-        "a near deadline that was not lifted passes before the command that puts it off arrives",
+        "a near TTL that was not extended ends before the command that extends it arrives",
     ),
 )
 

@@ -1,7 +1,7 @@
 """The comparison of a target with the file that it was filled from.
 
 A file cannot be asked for a value through a server's own commands, so less can be said than of two
-servers: keys without a deadline are counted against each other, and of a sample of keys the target
+servers: keys without a TTL are counted against each other, and of a sample of keys the target
 is asked for type and deadline. Its DUMP of a value that is the file's byte for byte proves the
 value as well; one that is not proves nothing, because servers choose encodings of their own.
 """
@@ -59,7 +59,7 @@ class Sampled:
 
 @dataclass(slots=True)
 class _Database:
-    """What the file has in one database: how many keys without a deadline, how many hashes whose
+    """What the file has in one database: how many keys without a TTL, how many hashes whose
     fields may have TTLs, and some keys."""
 
     lasting: int = 0
@@ -77,7 +77,7 @@ async def verify_file(
 ) -> Verification:
     """Compare the target with the file at `path`, which is read once more; nothing is written.
 
-    Counted are keys without a deadline, for those with one may be gone by now; not at all if
+    Counted are keys without a TTL, for those with one may be gone by now; not at all if
     `held_before` (the target had keys of its own). In the result `compared` are the keys that were
     looked up, `unknown` those whose values prove nothing, and `not_compared` counts those of them
     that are on the target, by type. Raises `LinkError`, `AuthError`,
@@ -106,7 +106,7 @@ async def verify_file(
                 if what and not (spared and what != MISSING):
                     wrong.append(Difference(db, printable_key(key), what))
                 elif what or unknown:
-                    why = unknown or "the target's own, which was spared"
+                    why = unknown or "the target's own, which was kept"
                     unproven.append(Difference(db, printable_key(key), why))
                     kinds.update(kind)
     # 3. Both counts.
@@ -273,7 +273,7 @@ def _judged(result: Verification, counts: Mapping[int, tuple[int, int, int]]) ->
         uneven = [db for db, (*_, may_end) in counts.items() if not 0 <= ended[db] <= may_end]
         ok = ok and not uneven
         counted = (
-            f"{result.keys_source:,} keys without a deadline in the file, "
+            f"{result.keys_source:,} keys without a TTL in the file, "
             f"{result.keys_target:,} on the target"
         )
         if uneven:

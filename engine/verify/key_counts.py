@@ -26,7 +26,7 @@ def judge(source: ServerInfo, target: ServerInfo, *, own: int, expired: tuple[in
         if not -other.field_expires <= more <= one.field_expires:
             return Counts(
                 *totals,
-                f"database {db} has {lasting[0]:,} keys without a deadline on the source and "
+                f"database {db} has {lasting[0]:,} keys without a TTL on the source and "
                 f"{lasting[1]:,} on the target",
             )
         if more:
@@ -37,7 +37,7 @@ def judge(source: ServerInfo, target: ServerInfo, *, own: int, expired: tuple[in
         if less_timed > expired[0] or more_timed > expired[1]:
             return Counts(
                 *totals,
-                f"database {db} has {one.expires:,} keys with a deadline on the source and "
+                f"database {db} has {one.expires:,} keys with a TTL on the source and "
                 f"{other.expires:,} on the target",
             )
     return Counts(*totals, "", fields, more_timed + less_timed)

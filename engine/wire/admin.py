@@ -417,7 +417,7 @@ class Admin:
 
 
 def _connection(endpoint: Endpoint, timeout: float, name: str) -> AbstractConnection:
-    assert endpoint.file_path is None, "a file is not dialled"
+    assert endpoint.file_path is None, "a file has no address to connect to"
     settings: dict[str, Any] = {
         "username": None if endpoint.password is None else _user(endpoint),
         "password": endpoint.password,

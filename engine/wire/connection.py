@@ -115,7 +115,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._answer_calls()
         except ProtocolError as exc:
             self.fail(
-                ProtocolFault(f"{self.name} sent bytes that are no reply: {exc}", fault=self.fault)
+                ProtocolFault(
+                    f"{self.name} sent bytes that are no RESP reply: {exc}", fault=self.fault
+                )
             )
         except ReplyError as exc:
             self.fail(self.reply_error(str(exc)))

@@ -87,7 +87,7 @@ def _as_link_error(error: LinkError | ProtocolFault) -> LinkError:
 
 async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
     loop = asyncio.get_running_loop()
-    assert endpoint.file_path is None, "a file is not dialled"
+    assert endpoint.file_path is None, "a file has no address to connect to"
 
     made: list[Connection] = []
 

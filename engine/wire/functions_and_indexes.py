@@ -235,7 +235,7 @@ async def carry_absent(source: Admin, target: Admin, names: Iterable[bytes] = ()
 async def carry_of_file(target: Admin, found: InSnapshot) -> dict[str, str]:
     """Make the dictionaries that a file has. Gives what the target lacks of the search module's,
     indexes included, which a file does not bring: {what: why}. Raises `LinkError`."""
-    lost = dict.fromkeys(found.unread, "make it by hand")
+    lost = dict.fromkeys(found.unread, "create it by hand")
     theirs = await ask(target, map(raw_name, found.dictionaries))
     if theirs.indexes is None:
         lost |= {f"{_DICTIONARY}{shown(name)}": _NO_MODULE for name in found.dictionaries}

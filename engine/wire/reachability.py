@@ -19,7 +19,7 @@ from engine.model.endpoint import Endpoint
 
 __all__ = ["NotAllowed", "addresses", "unreached", "veiled"]
 
-UNREACHED = "cannot be reached, or what answers there is no Redis or Valkey server"
+UNREACHED = "cannot be reached, or is not a Redis or Valkey server"
 REMEDY = (
     "Check the address, the port, TLS, and the network's rules; the log of the API's server, or of "
     "its worker, has the cause."
@@ -70,7 +70,7 @@ async def addresses(endpoint: Endpoint, name: str) -> list[str] | None:
 
 def _not_allowed(name: str) -> NotAllowed:
     return NotAllowed(
-        f"{name} is none of the servers that may be dialled from here.",
-        remedy="Whoever runs the server of the API allows it: serve --allow-endpoint.",
+        f"{name} is not among the servers that this engine may connect to.",
+        remedy="The operator of the API's server can allow it: serve --allow-endpoint.",
         fault="user",
     )

@@ -19,7 +19,7 @@ from engine.wire.admin import Admin
 
 Words = tuple[bytes, ...]
 
-UNTOLD = "PHONETIC and TEMPORARY of search indexes: no command of the source tells of them"
+UNTOLD = "PHONETIC and TEMPORARY of search indexes: no command of the source lists them"
 """What of an index cannot be carried."""
 UNNAMED = (
     "aliases and dictionaries of the search module, if there are others than --search-name names: "
@@ -251,7 +251,7 @@ def index_of(name: str, info: Any, synonyms: Any) -> Index:
         create = _create(raw_name(name), _pairs(info))
         return Index((create, *_synonyms(create[1], synonyms)))
     except Unknown as exc:
-        return Index((), f"FT.INFO tells of it what is not known here ({exc}): make it by hand")
+        return Index((), f"FT.INFO lists an unknown attribute ({exc}): create it by hand")
 
 
 def differing(ours: Mapping[str, Index], theirs: Mapping[str, Index]) -> list[str]:

@@ -139,7 +139,7 @@ def test_a_fence_is_taken_away_once_that_is_allowed(loses_a_right: tuple[Server,
         await following(work)
         assert await asyncio.to_thread(refuses, source)
         right(source, "+config|set")
-        await soon(lambda: any("the fence is away" in each for each in run.events), "its end")
+        await soon(lambda: any("the fence was removed" in each for each in run.events), "its end")
         assert not await asyncio.to_thread(refuses, source)
         await cut_over(work, run, source)
 
@@ -195,7 +195,7 @@ def test_a_fence_behind_a_script_that_runs(
         await in_sync(work, source)
         await refused(work, run)
         await soon(lambda: any(LEFT in each and "BUSY" in each for each in run.events), "a try")
-        await soon(lambda: any("the fence is away" in each for each in run.events), "its end")
+        await soon(lambda: any("the fence was removed" in each for each in run.events), "its end")
         assert not await asyncio.to_thread(refuses, source)
         await cut_over(work, run, source)
 
@@ -226,10 +226,10 @@ def test_a_hook_that_does_not_take_its_fence_away(
         assert "not yet" in await refused(work, run)
         await soon(lambda: words().count("unfence") >= 3, "further tries")
         assert not work.progress.can_complete
-        assert "may still be held off" in work.progress.reason
+        assert "may still be blocked" in work.progress.reason
         assert "ended with 1 for 'unfence'" in work.progress.reason
         allowed.touch()
-        await soon(lambda: any("the fence is away" in each for each in run.events), "its end")
+        await soon(lambda: any("the fence was removed" in each for each in run.events), "its end")
         await cut_over(work, run, source)
 
     looks = iter((CutOverCheckResult(False, "not yet"), CutOverCheckResult(True, "now")))

@@ -60,14 +60,14 @@ def test_a_source_that_is_not_heard(name: str, trouble: str, server_factory: Ser
                 words = "the link to the source is down for"
                 await soon(lambda: words in work.progress.reason, "the reason")
                 # What is tried next, when, and for how long; each try counts.
-                nexts = r" tr(y|ies) failed; it is dialled again in [\d.]+ s, for up to 30 min"
+                nexts = r" tr(y|ies) failed; it is connected to again in [\d.]+ s, for up to 30 min"
                 await soon(lambda: re.search(nexts, work.progress.reason), "the next try")
                 assert work.progress.link == "down"
                 await soon(lambda: work.progress.retries >= 3, "the tries")
             else:
                 assert seen.link == "silent"
                 assert "the source has not answered for" in seen.reason
-                await soon(lambda: any("is behind is not known" in e for e in run.events), "a word")
+                await soon(lambda: any("is behind is unknown" in e for e in run.events), "a word")
             assert "not answered" in (why := await refused(work, run)) or "is down" in why
             # It is not forgotten after a while.
             assert seen.source_heard_seconds is not None
@@ -84,7 +84,7 @@ def test_a_source_that_is_not_heard(name: str, trouble: str, server_factory: Ser
             await in_sync(work, source)
             await soon(lambda: work.progress.link == "up", "the link")
             assert work.progress.lag_bytes is not None
-            words = "stands again" if trouble == "cut off" else "is heard again"
+            words = "stands again" if trouble == "cut off" else "answers again"
             assert any(words in e for e in run.events)
             await cut_over(work, run, source)
 

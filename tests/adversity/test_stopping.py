@@ -283,7 +283,7 @@ def test_an_end_that_is_not_there_yet(server_factory: ServerFactory, end: str) -
         words = (
             rf"^{end} 127\.0\.0\.1:{proxy.port} (cannot be reached|closed the connection)\b.*\. "
             r"\d+ tries failed in [\d.]+ s; "
-            rf"{dialled} dialled again in [\d.]+ s, for up to 1 h without progress"
+            rf"{dialled} connected to again in [\d.]+ s, for up to 1 h without progress"
         )
 
         async def steer(work: Transfer, run: Run) -> None:

@@ -788,12 +788,12 @@ def test_keys_that_were_not_carried_end_with_1(
     options = ("--source-type", way, "--until", until, "--output", "json")
     told = cli("migrate", *between(source, target), *options)
     assert told.code == 1, told.out
-    assert "TransferStopped: stopped: 5 keys were not carried" in told.err
-    assert told.err.rstrip().endswith(". Mend that. Then the same command goes on.")
+    assert "TransferStopped: stopped: 5 keys were not migrated" in told.err
+    assert told.err.rstrip().endswith(". Correct that. Then the same command goes on.")
     report = told.last
     assert report["status"] == "stopped"
     (line,) = report["errors"]
-    assert re.match(r"5 keys were not carried, such as 'hash:\d' \(database 0\), 'hash:\d' ", line)
+    assert re.match(r"5 keys were not migrated, such as 'hash:\d' \(database 0\), 'hash:\d' ", line)
     assert report["not_carried_total"] == 5
     assert sorted(each["key"] for each in report["not_carried"]) == [f"hash:{n}" for n in range(5)]
     assert all("does not know values" in each["reason"] for each in report["not_carried"])

@@ -435,7 +435,7 @@ def source_keys(server: Server) -> int:
 
 
 def test_keys_with_a_deadline_that_are_gone_are_no_expiry(server_factory: ServerFactory) -> None:
-    """An eviction, say: the counts of keys without a deadline are equal."""
+    """An eviction, say: the counts of keys without a TTL are equal."""
     source, target = servers(server_factory, "redis-7.0")
     pipe = source.client().pipeline(transaction=False)
     for n in range(5000):
@@ -443,7 +443,7 @@ def test_keys_with_a_deadline_that_are_gone_are_no_expiry(server_factory: Server
     pipe.execute()
     meddling = Meddling(source, target, lambda: target.client().delete(*meddling.others("key:", 2)))
     run = moved(source, target, lambda: None, comparison=meddling)
-    assert any("5,000 keys with a deadline on the source and 4,998" in each for each in run.events)
+    assert any("5,000 keys with a TTL on the source and 4,998" in each for each in run.events)
     assert run.report.verification.repaired == 2
     assert_settled(source, target, 2)
 
@@ -544,7 +544,7 @@ def test_a_count_that_nothing_explains_is_never_in_sync(server_factory: ServerFa
         await following(work)
         await in_sync(work, source)
         reason = await refused(work, run)
-        assert "5,000 keys with a deadline on the source and 4,999 on the target" in reason
+        assert "5,000 keys with a TTL on the source and 4,999 on the target" in reason
         assert "no name is at one end alone" in reason
         assert "--skip-verification" in reason
         assert meddling.looks == 3

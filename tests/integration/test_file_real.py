@@ -162,7 +162,7 @@ def test_the_target_is_counted(
     report, told = migrate(state_url, written(tmp_path, saved.data), target.url)
     assert report.status == "done", report.errors
     lasting = sum(dumped.expire_at is None for dumped in saved.keys.values())
-    counts = f"{lasting:,} keys without a deadline in the file, {lasting:,} on the target; "
+    counts = f"{lasting:,} keys without a TTL in the file, {lasting:,} on the target; "
     assert any(counts in line for line in told), told
 
 
@@ -231,7 +231,7 @@ def test_what_the_comparison_sees(
     other.delete("key:17", "key:18", "key:19")
     other.mset({"other:1": 1, "other:2": 1})
     found = verification(path, target)
-    assert "3,001 keys without a deadline in the file, 3,000 on the target" in found.reason
+    assert "3,001 keys without a TTL in the file, 3,000 on the target" in found.reason
     assert not found.ok
 
 
@@ -416,7 +416,7 @@ def test_another_file_behind_a_run_that_was_killed(
         assert target.client().dbsize() == there + 1  # the mark that says so
         report, told_all = migrate(cli.state, url, to, take_over=True)
         assert report.status == "done", report.errors
-        counted = "300 keys without a deadline in the file, 300 on the target"
+        counted = "300 keys without a TTL in the file, 300 on the target"
         assert any(counted in each for each in told_all)
         assert compare(source.url, target.url).equal
 

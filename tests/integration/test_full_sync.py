@@ -86,7 +86,8 @@ def test_the_target_loses_its_data(ends: tuple[Server, Server]) -> None:
         run = online(source, target, steer)
     assert run.report.status == "done", (run.report.errors, run.events)
     lost = (
-        "the target lost this migration's data: dialling again, to ask the source for a full sync"
+        "the target has lost this migration's data: dialling again, to ask the "
+        "source for a full sync"
     )
     assert lost in run.events
     assert counters.check(target) == []
@@ -215,6 +216,6 @@ def test_an_engine_whose_successor_has_opened_the_target(ends: tuple[Server, Ser
         await phase(work, Phase.FAILED)
 
     run = online(source, target, steer, checkpoints=store)
-    assert "another engine has opened the target" in run.report.errors[0]
+    assert "another engine has promoted the target" in run.report.errors[0]
     assert target.client().mget("key:0", "key:1") == [b"the user's", b"1"]
     assert target.client().dbsize() == 300

@@ -224,7 +224,7 @@ def test_nor_is_one_that_comes_by_the_stream_or_is_read_again(
         client.restore("json:copy", 0, client.dump("json:1"))
         client.set("plain:new", 1)
         await soon(lambda: target.client().exists("plain:new"), "the last write")
-        await soon(lambda: "55 keys were not carried" in work.progress.reason, "all of them")
+        await soon(lambda: "55 keys were not migrated" in work.progress.reason, "all of them")
         work.stop()
 
     run = online(source, target, steer)
@@ -328,7 +328,7 @@ def test_a_module_that_is_loaded_meanwhile_has_its_values_carried(
 
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
-        await soon(lambda: "1 key was not carried" in work.progress.reason, "its name")
+        await soon(lambda: "1 key was not migrated" in work.progress.reason, "its name")
         target.client().execute_command("MODULE", "LOAD", path)
         await cut_over(work, run, source)
 
@@ -514,7 +514,7 @@ def test_notes_of_queries_are_each_servers_own_by_scan(server_factory: ServerFac
     source.client().set("plain", 1)
     with_notes(source, "g", "h")
     found = checked(source, target, "modules")
-    assert "neither carried nor compared" in found.figure
+    assert "not migrated and not compared" in found.figure
     # The target has noted a query already, of a graph that is gone.
     query(target, "old", "CREATE (:N)")
     with_notes(target, "old")
@@ -620,7 +620,7 @@ def test_notes_of_queries_are_each_servers_own_in_a_file(server_factory: ServerF
     ends = Endpoint.parse(f"rdb:{source.folder / 'dump.rdb'}"), Endpoint.parse(target.url)
     checks = asyncio.run(preflight(*ends, TransferSettings())).checks
     (found,) = [each for each in checks if each.name == "modules"]
-    assert "neither carried nor compared" in found.figure
+    assert "not migrated and not compared" in found.figure
     gate = verification_gate_of(*ends, TransferSettings(), lambda: False)
     run = transfer(
         f"rdb:{source.folder / 'dump.rdb'}",

@@ -94,7 +94,7 @@ def test_what_the_target_does_not_know_is_named(
         counters.start()
         await asyncio.sleep(0.2)
         await asyncio.to_thread(counters.stop)
-        assert "keys were not carried" in await refused(work, run)
+        assert "keys were not migrated" in await refused(work, run)
         assert work.progress.phase is Phase.FOLLOW
         work.complete(force=True)
 

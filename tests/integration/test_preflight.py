@@ -486,7 +486,7 @@ def test_a_source_that_denies_time(server_factory: ServerFactory) -> None:
     result = asyncio.run(look(url, target, replace(QUICK, source_type="scan")))
     assert result.ok, result.failures
     warns(result, "clocks", "TIME denied")
-    check = warns(result, "source-permissions", "deadlines follow this machine's clock", "+time")
+    check = warns(result, "source-permissions", "expire times follow this machine's clock", "+time")
     assert "TIME" in check.figure
     run = move(url, target.url, source_type="scan")
     assert run.report.status == "done", run.report.errors

@@ -369,7 +369,7 @@ def test_a_source_that_dies_and_is_succeeded(name: str, server_factory: ServerFa
             await soon(lambda: clicks.acknowledged > 100, "writes")
         await soon(lambda: work.progress.can_complete, f"an open gate: {run.events}", 40)
         await asyncio.to_thread(source.restart)
-        await soon(lambda: "is there again as a primary" in work.progress.reason, "the reason")
+        await soon(lambda: "answers again as a primary" in work.progress.reason, "the reason")
         assert not work.progress.can_complete
         replica_of(source, promoted)
         await soon(lambda: work.progress.can_complete, f"an open gate again: {run.events}", 40)

@@ -157,7 +157,7 @@ def test_a_cut_over_that_is_refused_in_one_go(
     told = cli(*run)
     assert told.code == 1, told.out
     assert told.last["status"] == "stopped"
-    assert "TransferStopped: stopped: 1 key was not carried: 'long'" in told.err
+    assert "TransferStopped: stopped: 1 key was not migrated: 'long'" in told.err
     assert told.err.rstrip().endswith("Then the same command goes on.")
     (group,) = cli("describe-replication-groups", "--output", "json").json["ReplicationGroups"]
     assert group["Status"] == "migrating"

@@ -17,7 +17,7 @@ def patience(limit: float) -> tuple[Patience, list[str], list[str]]:
     made = Patience(
         limit,
         ended="nothing came",
-        next_step="it is dialled again",
+        next_step="it is connected to again",
         fault="target",
         tell=told.append,
         event=events.append,
@@ -33,7 +33,7 @@ def test_it_tells_what_it_waits_for() -> None:
     waits.failed("it is away still", remedy="Look there.")
     assert told[0].startswith("it is away. 1 try failed in ")
     assert told[1].startswith("it is away still. 2 tries failed in ")
-    assert "it is dialled again in " in told[1]
+    assert "it is connected to again in " in told[1]
     assert told[1].endswith("for up to 1 h without progress. Look there.")
     assert events == ["it is away: trying again for 1 h"]
     waits.well()

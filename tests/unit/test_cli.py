@@ -563,7 +563,7 @@ def test_the_report_as_text(capsys: Capture, monkeypatch: pytest.MonkeyPatch) ->
     assert lines[0].split() == ["Step", "Time", "Keys", "Volume", "Note"]
     assert " ".join(lines[3].split()) == "snapshot 1.20 s 2,000 1.5 MB 2 of 3 databases"
     assert "Done: 2,000 keys, 1.5 MB in 1.25 s: 1,600 keys/s." in lines
-    assert "Not carried: 30 keys." in lines
+    assert "Not migrated: 30 keys." in lines
     assert '  db0 "k19": ERR bad\\x0d\\x0adata' in lines
     assert not any('"k20"' in line for line in lines)
     assert any("and 10 more" in line for line in lines)

@@ -31,7 +31,7 @@ def of(*databases: tuple[int, int, int] | tuple[int, int, int, int]) -> ServerIn
             of((0, 9, 5)),
             of((0, 7, 3)),
             (9, 1),
-            "database 0 has 5 keys with a deadline on the source and 3 on the target",
+            "database 0 has 5 keys with a TTL on the source and 3 on the target",
             "9 keys on the source, 7 on the target",
         ),
         # More at one end in one database, and at the other in another one.
@@ -49,7 +49,7 @@ def of(*databases: tuple[int, int, int] | tuple[int, int, int, int]) -> ServerIn
             of((0, 9, 5), (1, 3, 3)),
             of((0, 8, 4), (1, 4, 4)),
             (0, 1),
-            "database 1 has 3 keys with a deadline on the source and 4 on the target",
+            "database 1 has 3 keys with a TTL on the source and 4 on the target",
             "12 keys on the source, 12 on the target",
         ),
         # Keys without a TTL expire nowhere.
@@ -57,7 +57,7 @@ def of(*databases: tuple[int, int, int] | tuple[int, int, int, int]) -> ServerIn
             of((3, 9, 5)),
             of((3, 8, 5)),
             (99, 99),
-            "database 3 has 4 keys without a deadline on the source and 3 on the target",
+            "database 3 has 4 keys without a TTL on the source and 3 on the target",
             "9 keys on the source, 8 on the target",
         ),
         # Hashes of which every field has expired may be what is missing.
@@ -75,7 +75,7 @@ def of(*databases: tuple[int, int, int] | tuple[int, int, int, int]) -> ServerIn
             of((0, 9, 0, 2)),
             of((0, 6, 0, 0)),
             (0, 0),
-            "database 0 has 9 keys without a deadline on the source and 6 on the target",
+            "database 0 has 9 keys without a TTL on the source and 6 on the target",
             "9 keys on the source, 6 on the target",
         ),
     ],

@@ -20,14 +20,14 @@ def test_keys_that_were_not_carried_are_named_with_their_reasons() -> None:
     assert stats.lost_words() == ""
     stats.refuse(0, b"long", "longer than the target's proto-max-bulk-len (1 MB).")
     assert stats.lost_words() == (
-        "1 key was not carried: 'long' (database 0): longer than the target's proto-max-bulk-len "
+        "1 key was not migrated: 'long' (database 0): longer than the target's proto-max-bulk-len "
         "(1 MB)"
     )
     stats.refuse(2, b"new", "a type that it does not know")
     stats.refuse(0, b"longer", "longer than the target's proto-max-bulk-len (1 MB).")
     stats.refuse(0, b"fourth", "x" * 1000)
     assert stats.lost_words() == (
-        "4 keys were not carried, such as 'long' (database 0), 'longer' (database 0): longer than "
+        "4 keys were not migrated, such as 'long' (database 0), 'longer' (database 0): longer than "
         "the target's proto-max-bulk-len (1 MB); 'new' (database 2): a type that it does not know"
     )
 

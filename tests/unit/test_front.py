@@ -792,7 +792,7 @@ async def test_wait(services: ServiceContext) -> None:
 @pytest.mark.parametrize(
     ("why", "told"),
     [
-        ("3 keys were not carried", "3 keys were not carried. Mend that. Then resume with "),
+        ("3 keys were not migrated", "3 keys were not migrated. Correct that. Then resume with "),
         ("it is full. Give it more memory.", "it is full. Give it more memory. Then resume with "),
     ],
 )

@@ -1,4 +1,4 @@
-"""The mender: which keys are dirty, what is written down of them, and what a reading of them is."""
+"""The resync of dirty keys: which they are, what is written down of them, and what a reading of them is."""
 
 from __future__ import annotations
 

@@ -285,7 +285,7 @@ def test_a_wait_is_told_at_its_start_now_and_then_and_at_its_end(
     patience = Patience(
         100.0,
         ended="the target did not take anything",
-        next_step="it is dialled again",
+        next_step="it is connected to again",
         fault="target",
         tell=lambda text: None,
         event=lambda text: LOG.info(text),

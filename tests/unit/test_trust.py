@@ -270,7 +270,7 @@ def test_the_words() -> None:
     trust.note(Doubt.BEGUN, 1.0)
     assert trust.words(1.0) == CATCHING_UP
     trust.note(Doubt.STALLED, 5.0)
-    assert trust.words(5.5) == "what the source sends comes late"
+    assert trust.words(5.5) == "what the source sends arrives late"
     assert trust.words(6.1) == CATCHING_UP
     trust.expose(True, 7.0)
     assert trust.words(7.0) == CATCHING_UP

@@ -37,14 +37,14 @@ _FIGURES = (
     ),
     (
         "source_link_up",
-        "1 while the followed source is heard, 0 while its link is down or silent.",
+        "1 while the followed source answers, 0 while its link is down or silent.",
         lambda p: float(p.link == "up") if p.link else None,
     ),
     ("applied_commands", "Commands of the stream that were applied.", lambda p: p.commands),
     ("spool_bytes", "Bytes of the stream that wait on disk.", lambda p: p.spool_bytes),
     (
         "retries",
-        "Tries that failed and were repeated: batches sent, servers dialled.",
+        "Tries that failed and were repeated: batches sent, connections made.",
         lambda p: p.retries,
     ),
     (
@@ -56,7 +56,7 @@ _FIGURES = (
     ("partial_syncs", "Partial syncs with the source.", lambda p: p.partial_syncs),
     ("full_syncs", "Full syncs with the source.", lambda p: p.full_syncs),
     ("repaired_keys", "Keys that were read again from the source.", lambda p: p.repaired_keys),
-    ("not_carried_keys", "Keys that could not be carried (errors).", lambda p: p.not_carried),
+    ("not_carried_keys", "Keys that could not be migrated (errors).", lambda p: p.not_carried),
     ("can_complete", "1 while the migration can be completed.", lambda p: int(p.can_complete)),
 )
 

@@ -107,7 +107,7 @@ async def check_existing(
             "Empty the target if they are not wanted; --if-exists skip or fail spares them.",
         ),
         "skip": (
-            "of the same name they stay, and the source's value is not carried",
+            "of the same name they stay, and the source's value is not migrated",
             "Empty the target if the source's values are wanted.",
         ),
         "fail": (

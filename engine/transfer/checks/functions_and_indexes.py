@@ -43,7 +43,7 @@ async def check_besides(
         remedies.append("set up on the target what of that is needed")
     for what, told in functions_and_indexes.unlisted(ours).items():
         figures.append(f"{what}: {told}")
-        remedies.append("grant it: else they are not carried by scan, nor compared")
+        remedies.append("grant it, or a scan does not migrate them and they are not compared")
     if LIST_LIBRARIES in theirs.denied and ours.library_count:
         figures.append("the target's user may not list libraries (+function|list)")
         remedies.append("grant +function|list and +function|load on the target")

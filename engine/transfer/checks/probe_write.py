@@ -101,7 +101,7 @@ def _read_back(what: str, seconds: float, value: object, left: object, deleted: 
     if value != _VALUE:
         return failed(name, f"{what} came back with another value", "Is the target a proxy?")
     if isinstance(left, int) and left < 0:
-        return failed(name, f"{what} came back without its deadline", "Is the target a proxy?")
+        return failed(name, f"{what} came back without its expire time", "Is the target a proxy?")
     return passed(name, f"{what}, read back and deleted in {seconds * 1000:.1f} ms")
 
 
@@ -116,7 +116,7 @@ async def check_clocks(source: Admin, target: Admin) -> Check:
             return warned(
                 "clocks",
                 f"{end.name} does not tell its time (TIME denied)",
-                "Make sure that both clocks are set (NTP): deadlines are absolute.",
+                "Make sure that both clocks are set (NTP): expire times are absolute.",
             )
         skews.append(skew(int(reply[0]) + int(reply[1]) / 1e6, before, after))
     return judge_clocks(skews[1] - skews[0])
@@ -148,7 +148,7 @@ def judge_clocks(ahead: float, *, other: str = "the source") -> Check:
     way = "ahead of" if ahead > 0 else "behind"
     return warned(
         name,
-        f"the target is {abs(ahead):.1f} s {way} {other}: keys with a deadline {effect}",
+        f"the target is {abs(ahead):.1f} s {way} {other}: keys with a TTL {effect}",
         "Set both clocks (NTP) before starting.",
     )
 

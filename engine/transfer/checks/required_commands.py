@@ -102,9 +102,9 @@ def _scanned(info: ServerInfo, settings: TransferSettings) -> Iterable[Needed]:
     yield Needed(("DUMP", ABSENT_KEY))
     yield Needed(("MGET", ABSENT_KEY), "strings come by DUMP, which takes longer")
     if _has_pexpiretime(info):
-        yield Needed(("PEXPIRETIME", ABSENT_KEY), "deadlines are less exact (PTTL)")
+        yield Needed(("PEXPIRETIME", ABSENT_KEY), "expire times are less exact (PTTL)")
     else:
-        yield Needed(("TIME",), "deadlines follow this machine's clock")
+        yield Needed(("TIME",), "expire times follow this machine's clock")
     yield Needed(("PTTL", ABSENT_KEY))
     access = "FREQ" if "lfu" in info.maxmemory_policy else "IDLETIME"
     yield Needed(("OBJECT", access, ABSENT_KEY), "idle times or counters are not kept")

@@ -23,7 +23,7 @@ _STOP_THEM = (
 _ONCE = "clients are disconnected only once (--disconnect-for 0)"
 _REMEDY = f"If any of them write, {_STOP_THEM}"
 _HELD_REMEDY = (
-    "Lead the clients to the target at the cut-over (--switch-hook); disconnect-clients --stop and "
+    "Point clients to the target at the cut-over (--switch-hook); disconnect-clients --stop and "
     f"unblock-source have the source answer again. If reads have to go on there, {_STOP_THEM}"
 )
 
@@ -76,7 +76,7 @@ def _judged(name: str, head: ServerInfo, run: Calls | None, why: str) -> Check:
         )
         return warned(name, f"{what}: {held}; {figure}", _HELD_REMEDY)
     lost = "their writes would be acknowledged, and lost"
-    return warned(name, f"{what}: {lost}; {figure}; it cannot be held by a pause: {why}", _REMEDY)
+    return warned(name, f"{what}: {lost}; {figure}; a longer pause is not possible: {why}", _REMEDY)
 
 
 async def _asked(head: Member, timeout: float) -> tuple[Calls | None, str]:

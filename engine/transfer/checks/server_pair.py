@@ -34,7 +34,7 @@ def check_apart(source: Sequence[Member], target: Sequence[Member]) -> Check:
     if one.is_one_with(other):
         return failed(
             name,
-            "the source is its own target (both addresses lead to one server)",
+            "the source is its own target (both addresses belong to one server)",
             "Name another server as the target.",
         )
     relation = _relation(source, target)
