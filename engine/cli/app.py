@@ -117,7 +117,7 @@ def _flush() -> None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read us has gone (`| head`); Python would complain when it closes the stream.
+        # The reader of our output has gone (`| head`); Python would complain when it closes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

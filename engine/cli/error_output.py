@@ -34,8 +34,8 @@ def code_of(error: BaseException) -> str:
 def message_of(error: BaseException) -> str:
     """One line for a person.
 
-    Of an error that nobody foresaw, only the class and the place: its text may hold anything, a
-    URL with a password included. The trace is for those who ask for it.
+    Of an unforeseen error, only the class and the place: its text may hold anything, a
+    URL with a password included. The trace is shown on request.
     """
     if isinstance(error, EngineError):
         return clean(sentences(error))

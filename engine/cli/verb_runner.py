@@ -98,7 +98,7 @@ def fail(
     """Report `error` and leave with its exit code; `result` are members beside `Error` in
     JSON."""
     if isinstance(error, BrokenPipeError):
-        raise error  # nobody reads any more: Typer ends quietly
+        raise error  # the reader has gone: Typer ends quietly
     complain(error)
     stopped = isinstance(error, Interrupted)
     if stopped and (way := on_interrupt()):

@@ -10,7 +10,7 @@ It looks each second, and writes what it found into the state. It ends when its 
 the state says so (a verb, `unblock-source`, another process that has taken over), when the source
 no longer blocks writes (then somebody wants clients there, or it was restarted), where it may not
 close connections, or when no server answers at the source's address any more. If it is killed, its
-guard starts another one (`fleet.disconnector_guard`); if both are, whoever watches the state
+guard starts another one (`fleet.disconnector_guard`); if both are, what watches the state
 (`serve`) does. The state says since when there is none.
 
 Exit codes: 0 it ended as it should, or there was nothing to do; 1 the state failed. stderr is a

@@ -46,7 +46,7 @@ class DisconnectorGuard:
         self._kept: Admin | None = None
 
     def watch(self, held: Admin | None, longer: bytes) -> None:
-        """Have a guard, who keeps the connection `held` (None: there is none) and would send
+        """Have a guard, which keeps the connection `held` (None: there is none) and would send
         `longer` there. Does not wait; one that cannot be started is tried again."""
         if self._gone():
             self._start()
@@ -115,7 +115,7 @@ class _Kept:
         self.number, self._longer = number, longer
 
     def lengthen(self) -> None:
-        """Make the pause longer; whoever takes the connection over passes the answer by."""
+        """Make the pause longer; what takes the connection over ignores the answer."""
         if self.number is None:
             return
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self.number)) as connection:

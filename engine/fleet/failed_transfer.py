@@ -21,7 +21,7 @@ _log = logs.logger(__name__)
 async def fail(claimed: ClaimedTransfer, error: Exception, progress: Progress) -> None:
     """Write down that a claimed transfer ended with `error`, foreseen or not.
 
-    Never raises: whoever calls has an error to tell already.
+    Never raises: the caller has an error to report already.
     """
     # The text of an unforeseen error may hold anything, a password included.
     told = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}, a bug"

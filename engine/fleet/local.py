@@ -77,7 +77,8 @@ def disconnect_clients(
     One that was asked for less than `grace` seconds ago counts as starting. `credentials` as for
     `launch`. `handed_over`: a connection that is not held, the caller's, and the number of the
     migration whose source that is; else one that was left for this (`wire.connection_handover`). A
-    process that cannot be started is an event. Raises `StateError`."""
+    process that cannot be started is an event. Raises `StateError`.
+    """
     if group_id not in disconnections.unattended(registry.store, grace=grace):
         return False
     number = connection_handover.take(_closed(registry, group_id)) if handed_over is None else None

@@ -2,7 +2,7 @@
 
 The event loop hands it progress and events and never waits for the disk. In turn it reads what the
 operator asks for. A state that fails for longer than `GIVE_UP` ends the transfer: a migration that
-nobody can see or stop must not go on.
+cannot be seen or stopped must not go on.
 """
 
 from __future__ import annotations

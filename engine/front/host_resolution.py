@@ -51,7 +51,7 @@ async def _look_up(host: str, port: int) -> Collection[str]:
         try:
             loop.call_soon_threadsafe(_settle, answer, found)
         except RuntimeError:
-            return  # the loop is closed: nobody waits any more
+            return  # the loop is closed: nothing waits any more
 
     threading.Thread(target=look_up, name="resolver", daemon=True).start()
     try:

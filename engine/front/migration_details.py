@@ -1,4 +1,4 @@
-"""What a person who watches a migration wants to know beyond the API's shapes."""
+"""What the page shows of a migration beyond the API's shapes."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def _reached(transfer: TransferRecord, until: Until) -> Progress | None:
             f"the migration of {transfer.group_id} was {response_shapes.reason(transfer)}"
         )
     if not transfer.held():
-        # Re-read by the caller's next poll would say the same: nobody writes any more.
+        # Re-read by the caller's next poll would say the same: no process writes any more.
         raise TransferFailed(response_shapes.reason(transfer))
     progress = transfer.progress
     in_sync = progress.can_complete or progress.phase is Phase.CUT_OVER

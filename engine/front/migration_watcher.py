@@ -1,9 +1,9 @@
 """Every migration of a state under one eye: the server's, for as long as it runs.
 
-A worker that is killed is replaced (`supervise`), whoever started it. A migration that the server
-finds at its start without a worker goes on: one that was stopped by a signal, as a machine that
-shuts down sends it, and one whose worker went down with the machine. Nobody else is there to
-resume it, for the API has no word for that. One that is stopped later stays so, and so does one
+A worker that is killed is replaced (`worker_supervisor`), whatever started it. A migration that the
+server finds at its start without a worker goes on: one that was stopped by a signal, as a machine
+that shuts down sends it, and one whose worker went down with the machine. No other process is there
+to resume it, for the API has no word for that. One that is stopped later stays so, and so does one
 that has stopped because it needs a hand.
 """
 

@@ -223,7 +223,7 @@ async def describe_events(services: ServiceContext, group_id: str | None) -> dic
 
 
 async def _tell_unattended(services: ServiceContext) -> None:
-    """Whoever looks at the state is the first who can tell of what no process does any more."""
+    """A reader of the state is the first that can report what no process does any more."""
     from engine.groups import disconnections
 
     # A state that cannot be written is still told.

@@ -56,7 +56,7 @@ class ServiceContext:
         holds the lock or the disk is slow, and then the loop is not to stand still.
 
         A state whose file is not there answers as an empty one does, and is not made, unless
-        `make` says so: whoever asks a question must not leave a database behind.
+        `make` says so: a question must not leave a database behind.
         """
         return await asyncio.to_thread(self._ask, ask, make)
 

@@ -68,7 +68,7 @@ class ClaimedTransfer:
             self._change(connection, held_before=held)
 
     def add_event(self, message: str) -> None:
-        """Note something that happened, in the group's events; whoever calls has logged it."""
+        """Note something that happened, in the group's events; the caller has logged it."""
         with self._store.write() as connection:
             write_event(connection, self.record.group_id, message, of=self.record.id, level=None)
 
@@ -100,7 +100,7 @@ class ClaimedTransfer:
         *,
         disconnect_for: float | None = None,
     ) -> None:
-        """The transfer is over: report, event and the group's status in one transaction; whoever
+        """The transfer is over: report, event and the group's status in one transaction; what
         calls has logged `message`.
 
         After STOPPED the group stays under migration and keeps its checkpoint, to be resumed.

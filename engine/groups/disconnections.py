@@ -235,7 +235,7 @@ def extend(store: Store, transfer_id: int, seconds: float) -> None:
         if row is None or not attended(connection, row.process, row.heartbeat_at, 0.0):
             begin(connection, transfer_id, until)
             return
-        # Whoever does it goes on: another process would have to be let in by the source first.
+        # The process that does it goes on: the source would have to accept another one first.
         connection.execute(
             update(_TABLE)
             .where(_TABLE.c.transfer_id == transfer_id)

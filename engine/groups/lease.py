@@ -1,4 +1,4 @@
-"""Who runs a migration: a lease, which ends unless its worker renews it.
+"""Which worker runs a migration: a lease, which ends unless its worker renews it.
 
 A lease covers one lane or several, and is one row. Its *term* counts the workers that it was given
 to: each write of a worker names the term, so a worker that was replaced finds its term over and

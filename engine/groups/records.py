@@ -39,7 +39,7 @@ class GroupRecord:
 
 @dataclass(frozen=True, slots=True)
 class LaneRecord:
-    """The way of one shard of the source into the target, and who runs it.
+    """The way of one shard of the source into the target, and its worker.
 
     `slots` are the ones that it covers, as ranges ("0-16383"); `shard` is the name that a cluster
     has for it.
@@ -87,7 +87,7 @@ class TransferRecord:
 
     @property
     def lease(self) -> Lease:
-        """Who runs it: one worker has all of its lanes."""
+        """Its worker: one worker has all of its lanes."""
         return self.lanes[0].lease
 
     @property

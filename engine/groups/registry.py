@@ -1,6 +1,6 @@
 """The operator's side of the state: each operation one transaction.
 
-The worker's side is `claimed`. Who may do what, and when, is the table in `states`.
+The worker's side is `claimed`. What may be done, and when, is the table in `states`.
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ class Registry:
     def sealed_by(self, group_id: str) -> TransferRecord | None:
         """The group's last transfer that has left its source sealed; None: there is none.
 
-        One that is stopped counts, if nobody goes on with the target as it is. Raises the faults of
-        `Operation.UNBLOCK`.
+        One that is stopped counts, if nothing goes on with the target as it is. Raises the faults
+        of `Operation.UNBLOCK`.
         """
         table = schema.migrations
         query = select(table).where(table.c.group_id == group_id).order_by(table.c.id.desc())

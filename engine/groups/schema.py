@@ -6,7 +6,7 @@
 
 A migration begins with a start and is over for good once it is done, failed or forced; a group has
 at most one that is not. A lane is the way of one shard of the source into the target; a migration
-has one today. A lease says who runs a lane, or several (`lease`).
+has one today. A lease says which worker runs a lane, or several (`lease`).
 
 A change that an older engine would misread is a new SCHEMA_VERSION, with a step in `upgrade`. A
 table that is added is not one: it is created in a state that lacks it, and an older engine passes

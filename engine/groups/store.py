@@ -40,7 +40,7 @@ STATE_VARIABLE = "STARTMIGRATION_STATE"
 BUSY_TIMEOUT = 5.0
 """For how long (seconds) a statement waits for another process's transaction."""
 _CREATING = 0x7374617274
-"""The key of PostgreSQL's advisory lock while the tables are created; nobody else's, one hopes."""
+"""The key of PostgreSQL's advisory lock while the tables are created; chosen at random."""
 
 
 class TransientStateError(StateError):

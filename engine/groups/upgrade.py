@@ -1,8 +1,8 @@
 """States that earlier versions have left, brought to the tables of this one.
 
-A step takes a state from one version to the next, within the transaction of whoever opens it first:
-all of it, or nothing. The tables of the earlier version are described here as that version had
-them, and nowhere else.
+A step takes a state from one version to the next, within the transaction of the process that opens
+it first: all of it, or nothing. The tables of the earlier version are described here as that
+version had them, and nowhere else.
 
 A worker of the earlier version that still runs would find its tables gone in the middle of its
 migration. It is told by what it has left in the state, as its own version would have judged it, and
@@ -92,7 +92,7 @@ _SETTINGS_OF_1 = {"hold_horizon": "extend_horizon"}
 
 
 def _from_1(connection: Connection, name: str) -> int:
-    # 1. Nobody writes any more, and no worker is in the middle of something.
+    # 1. No process writes any more, and no worker is in the middle of something.
     if connection.dialect.name == "postgresql":
         connection.execute(text("LOCK TABLE transfers IN ACCESS EXCLUSIVE MODE"))
     _refuse_while_held(connection, name)

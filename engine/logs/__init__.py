@@ -3,7 +3,7 @@
     _log = logs.logger(__name__)
     _log.info("connected", extra={"end": "source", "seconds": 0.002})
 
-The migration is a context variable: whoever runs one sets it once (`migration`), and every task,
+The migration is a context variable: what runs one sets it once (`migration`), and every task,
 callback and thread that begins within has it. `end` ("source" or "target") in `extra` says which of
 its servers a line is about, `endpoint` names another server; without either the line is about both.
 All other members of `extra` are the line's figures.

@@ -2,8 +2,8 @@
 
 A server for others (`serve`) dials what it is told to, from inside of a network. So the operator
 says which servers may be meant; addresses of the link itself (a cloud's metadata) are none unless
-that was said. And whoever may start migrations is told the same of a port that is closed, one that
-is filtered, and one where another program listens.
+that was said. And a client that may start migrations is told the same of a port that is closed, one
+that is filtered, and one where another program listens.
 
 What counts is the address that is dialled (`wire.reachability`). The rules lie in the environment
 (`VARIABLE`), which worker processes inherit; without that variable (the verbs, the library) nothing
@@ -109,7 +109,7 @@ def rules() -> Rules | None:
 
 @contextmanager
 def told_all() -> Iterator[None]:
-    """For what is asked by somebody who may know why a server cannot be reached."""
+    """For a caller that may know why a server cannot be reached."""
     token = _told_all.set(True)
     try:
         yield

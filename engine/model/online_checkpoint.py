@@ -32,25 +32,27 @@ class OnlineCheckpoint:
     it refused writes before the fence, empty: it accepted them; `lets_scripts`: it refuses writes
     then, but not what scripts write (before 6.2); `scripts` and `writes`: how many scripts and
     commands that write it had run when that fence was put up, and `scripts_run` and `writes_run`
-    how many it ran until those who waited were let go (`transfer.script_calls`; None: it refuses
-    their writes, or does not tell), `lost_writes`: what was lost of them, or may be, a sentence;
-    `held`: where it runs any, its clients are held behind the cut-over (`transfer.script_pause`).
-    `head`: the address of the primary that took the writes last, where the source was its replica.
-    `followed`: the address of the server that is followed in the source's place, after a failover;
-    empty: the source itself. `siblings`: the address of every other server of its replication that
-    was heard of. `claimed_at`: the target's process (its run id) in which our claim stood last.
-    `handed_over`: behind `opened`, clients may have been led to the target; `came_back`: why it was
-    found older then, so that nothing goes on before the operator resumes it; empty: it was not.
-    `switched`: what points the applications' name to the target was run. `released`: the target may
-    have deadlines of its own, which a link that breaks can let pass too early. `lifted`: deadlines
-    on the target may be lifted. `loss_accepted`: the next full sync may empty the target although
-    the source has lost data. `taken_over`: the token of another migration that had the target.
-    `compare_all`: why every key is to be compared before the cut-over; empty: not so. `answered`:
-    of an append-only file, up to this byte the target's answers were read. `begun_at`: when the
-    last full sync did, or when all near deadlines of the target were lifted since, in seconds since
-    the epoch. `search_names`: those of the source's search aliases and dictionaries, printable
-    (`model.report`). `lost`: what the target lacks that is no key (`MigrationContext.lost`). The
-    counters are those of all its engines. The exact position is on the target itself."""
+    how many it ran until the clients that waited were let go (`transfer.script_calls`; None: it
+    refuses their writes, or does not tell), `lost_writes`: what was lost of them, or may be, a
+    sentence; `held`: where it runs any, its clients are held behind the cut-over
+    (`transfer.script_pause`). `head`: the address of the primary that took the writes last, where
+    the source was its replica. `followed`: the address of the server that is followed in the
+    source's place, after a failover; empty: the source itself. `siblings`: the address of every
+    other server of its replication that was heard of. `claimed_at`: the target's process (its run
+    id) in which our claim stood last. `handed_over`: behind `opened`, clients may have been led to
+    the target; `came_back`: why it was found older then, so that nothing goes on before the
+    operator resumes it; empty: it was not. `switched`: what points the applications' name to the
+    target was run. `released`: the target may have deadlines of its own, which a link that breaks
+    can let pass too early. `lifted`: deadlines on the target may be lifted. `loss_accepted`: the
+    next full sync may empty the target although the source has lost data. `taken_over`: the token
+    of another migration that had the target. `compare_all`: why every key is to be compared before
+    the cut-over; empty: not so. `answered`: of an append-only file, up to this byte the target's
+    answers were read. `begun_at`: when the last full sync did, or when all near deadlines of the
+    target were lifted since, in seconds since the epoch. `search_names`: those of the source's
+    search aliases and dictionaries, printable (`model.report`). `lost`: what the target lacks that
+    is no key (`MigrationContext.lost`). The counters are those of all its engines. The exact
+    position is on the target itself.
+    """
 
     token: str
     begun: bool = False

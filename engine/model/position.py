@@ -75,7 +75,7 @@ _V2 = re.compile(
 class TargetPosition:
     """What lies on the target beside the data: whose it is, and which part of the stream it has.
 
-    `transfer` names the transfer, `engine` the engine that wrote this last: whoever takes the
+    `transfer` names the transfer, `engine` the engine that wrote this last: what takes the
     transfer over writes its own name first, and what an engine before it still has under way is
     refused by the target from then on (`transfer.target_claim`). `position` None: there is part of
     a snapshot at the most.
@@ -87,8 +87,8 @@ class TargetPosition:
     `opened`: the target was promoted at `position` (`transfer.promotion`): it belongs to its users,
     and no engine writes to it.
 
-    `held_before`: the target had keys of its own before the transfer began. Who takes the target
-    over from another transfer has to know.
+    `held_before`: the target had keys of its own before the transfer began. An engine that takes
+    the target over from another transfer has to know.
 
     Names are single words (`ValueError` otherwise); `engine` is empty in what an older release
     wrote.

@@ -1,4 +1,4 @@
-"""What snapshots hold that came after those that can be read here, and who brought it.
+"""What snapshots hold that came after those that can be read here, and which server introduced it.
 
 The numbers are those of `rdb.h` in the two code bases, as far as they were known when this was
 written; from 22 on they mean different things to the two flavours. A value whose end cannot be

@@ -69,8 +69,8 @@ class TransferSettings:
     source_after: SourceAfter = "refuse"
     """What becomes of the source once the target is open. "refuse": it refuses writes (until
     somebody sets its `min-replicas-to-write` back), and its clients are disconnected once.
-    "resume": it takes writes again, which nobody carries. The fence "pause" does it; with another
-    one the source is the operator's."""
+    "resume": it accepts writes again, which are not replicated. The fence "pause" does it; with
+    another one the source is the operator's."""
     publish: Publish = "pass"
     """What becomes of messages (PUBLISH, SPUBLISH) in the source's stream. "pass": the target's
     subscribers receive them. "drop": they do not. Sentinels' own messages are never passed on."""
@@ -103,7 +103,7 @@ class TransferSettings:
     check_seconds: float = 5.0
     """How long that comparison may take; a cut-over in which it takes longer is undone."""
     sweep_seconds: float = 600.0
-    """How long the comparison before the fence may take, during which nobody waits."""
+    """How long the comparison before the fence may take; no writer waits for it."""
     spool_directory: str | None = None
     """Where the stream waits on disk while the target is slower: an absolute path; None: $TMPDIR,
     else /var/tmp."""
@@ -209,7 +209,7 @@ class TransferSettings:
     def file_objection(self) -> str | None:
         """Why what is asked for cannot be done with a source that is an RDB file, None if it can.
 
-        Nobody writes to a file and nobody can be asked what is in it: it is read from its first
+        A file is not written to, and cannot be asked what is in it: it is read from its first
         byte to its last, databases alone may be chosen.
         """
         if self.source_type != "auto":
@@ -331,7 +331,8 @@ class TransferSettings:
         """Inverse of `to_dict`; what an earlier engine did not know has its default, and unknown
         names raise `UsageError` (a newer engine's state)."""
         data = dict(data)
-        # What it was called once, when it was kept for every transfer: 120 s was nobody's choice.
+        # What it was called once, when it was kept for every transfer: 120 s was not chosen by an
+        # operator.
         if (retry := data.pop("retry_seconds", None)) not in (None, 120.0):
             data.setdefault("retry_for", retry)
         if data.get("databases") is not None:

@@ -16,8 +16,8 @@ LENGTHEN = "bitfield"
 LENGTHENS_FROM = (7, 0, 0)
 """The first version of which BITFIELD is silent; all of Valkey's are."""
 
-# What tells whether the figures were set back (CONFIG RESETSTAT): who is followed was called with
-# PSYNC, and is asked by INFO all the time.
+# What tells whether the figures were set back (CONFIG RESETSTAT): a source that is followed was
+# called with PSYNC, and is asked by INFO all the time.
 _SYNC, _GROWS = "psync", "info"
 
 Calls = Mapping[str, int]

@@ -311,7 +311,7 @@ class _Surveyor:
 
 
 def _writer(snapshot: SnapshotReader | None) -> ServerInfo:
-    """The server that wrote the snapshot, as far as it says who that was."""
+    """The server that wrote the snapshot, as far as it says so."""
     if snapshot is None:
         return ServerInfo(flavour="redis", version=(0, 0, 0))
     ours = snapshot.aux.get("valkey-ver")

@@ -1,9 +1,9 @@
 """Where the bytes of a replica's socket go: into a reader at once, or into the spool first.
 
-Bytes are counted as they come (`total`), the snapshot's and the stream's in one run, because nobody
-knows beforehand where the first ends. That is found twice: here, as soon as the last byte of the
-snapshot is received, for the source holds the stream back until it is told so; and by the reader of
-the snapshot when it gets there, which may be gigabytes of spool later.
+Bytes are counted as they come (`total`), the snapshot's and the stream's in one run, because
+nothing knows beforehand where the first ends. That is found twice: here, as soon as the last byte
+of the snapshot is received, for the source holds the stream back until it is told so; and by the
+reader of the snapshot when it gets there, which may be gigabytes of spool later.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Demux:
         self.parsed = 0
         """Bytes given to a reader."""
         self.ready = 0
-        """Items that the reader has finished, and nobody has taken."""
+        """Items that the reader has finished, and that were not taken yet."""
         if snapshot is None:
             self.snapshot_bytes = 0
             self._begin_stream(0)

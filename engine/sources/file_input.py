@@ -3,7 +3,7 @@
 A migration reads its file three times: to know that it is sound before anything is written, to
 carry it, and to compare. A server that saves meanwhile puts another file in its place (it writes a
 temporary one, and renames it): what was opened stays what it was, and all three read the same
-bytes. `holding` keeps it open from the first reading to the last; the file of whoever reads within
+bytes. `holding` keeps it open from the first reading to the last; the file of any reader within
 is that one. A file that is written to in place is another matter: its size, the time of its last
 change or its bytes (`FileChecksums`) give it away, and then no reading of it counts.
 
@@ -33,7 +33,7 @@ from engine.sources.decompress import Damaged, Unpacked
 from engine.sources.file_checksums import PORTION_BYTES, FileChecksums
 from engine.sources.spool import nameless_file, spool_directory
 
-# Whoever waits for a pipe looks so often whether it is to stop (ms), and says after so long (s)
+# What waits for a pipe looks so often whether it is to stop (ms), and says after so long (s)
 # what it waits for.
 _LOOK_MS = 200
 _PATIENCE_SECONDS = 1.0
@@ -45,7 +45,7 @@ _REMEDIES = {
 
 
 class Stopped(Exception):
-    """Whoever waited for a pipe does not want its bytes any more."""
+    """The bytes of the pipe that was waited for are not wanted any more."""
 
 
 class FileInput:
@@ -360,7 +360,7 @@ class Reading:
         return portion
 
     def close(self) -> None:
-        """Whoever waits for bytes of it waits no more."""
+        """What waits for bytes of it waits no more."""
         self._stop.set()
 
     def _some(self, n: int) -> bytes:

@@ -37,7 +37,7 @@ from engine.sources.value_spill import Spill
 from engine.wire.search_indexes import in_snapshot
 
 _READ_BYTES = 1 << 20
-# Values that nobody is to get are not held beyond this.
+# Values that are not migrated are not kept beyond this.
 _SURVEY_HOLDS = 64 << 10
 # Keys that cannot be carried, by name; the transfer's report has all of them.
 _NAMED = 10
@@ -159,7 +159,7 @@ class RdbFile:
 
     @property
     def info(self) -> ServerInfo:
-        """The server that wrote the snapshot, as far as its head says who that was."""
+        """The server that wrote the snapshot, as far as its head says so."""
         aux = self.reader.aux
         ours = aux.get("valkey-ver")
         version = parse_version((ours or aux.get("redis-ver", b"0")).decode("ascii", "replace"))
@@ -505,7 +505,7 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
 
 
 def seen_keys() -> SeenKeys:
-    """Which keys a file has named. Nobody can choose keys that are taken for each other."""
+    """Which keys a file has named. No client can choose keys that are taken for each other."""
     return SeenKeys(seed=int.from_bytes(os.urandom(8)))
 
 

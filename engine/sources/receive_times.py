@@ -53,6 +53,6 @@ class ReceiveTimes:
         return len(self._ends) > _LIMIT // 8
 
     def forget(self, position: int) -> None:
-        """Nobody will ask for bytes up to `position` again."""
+        """Bytes up to `position` are not asked for again."""
         index = bisect_left(self._ends, position)
         del self._ends[:index], self._times[:index]

@@ -127,7 +127,7 @@ class ReplicaSource:
         self._hurried = 0
         self._interrupted = False
         self.on_more: Callable[[], None] | None = None
-        """Called, if there is nobody in `more`, when `next_commands` is worth another call."""
+        """Called, if nothing waits in `more`, when `next_commands` is worth another call."""
         self._lost: EngineError | None = None
         self._given_up = False  # the link was tried again for as long as it may be
         self._waiter: asyncio.Future[None] | None = None
@@ -180,7 +180,7 @@ class ReplicaSource:
 
     async def close(self) -> None:
         """Let go of the connection, the spool and what waits in it. Never raises."""
-        # The link first, or its loss meanwhile would start a task that nobody ends: it would dial
+        # The link first, or its loss meanwhile would start a task without an end: it would dial
         # again behind our back, and feed what is opened next. A task that ends all the same by
         # taking another link over leaves that one, so it is looked at again.
         while True:
@@ -432,7 +432,8 @@ class ReplicaSource:
         return max(self._spooled_most, self._spool.most if self._spool is not None else 0)
 
     def check(self) -> None:
-        """Raise `SpoolFull` if the spool has failed, also while nobody asks for what comes next."""
+        """Raise `SpoolFull` if the spool has failed, also while nothing asks for what comes
+        next."""
         if self._spool is not None and self._spool.failed is not None:
             raise self._spool.failed
 

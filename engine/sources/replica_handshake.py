@@ -1,4 +1,5 @@
-"""How a source is reached for its stream: dialled, asked who it is, for its clock, and to send.
+"""How a source is reached for its stream: connected to, asked for its INFO, its clock and its
+stream.
 
 The first time it is asked for everything, or for what follows a position on the target; after a
 lost link for what follows the last byte that came.

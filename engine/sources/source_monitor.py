@@ -17,7 +17,7 @@ was sent is known to be late before it is received. For it was sent before a que
 at most `ASK_SECONDS` later (or while none was answered), and either no answer came in time, or it
 counted that byte. What is late by less is not seen.
 
-A source whose TTLs are absolute is asked less often, and its lateness is nobody's concern.
+A source whose TTLs are absolute is asked less often, for its lateness has no effect.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """The bytes that a source sent and the target's side has not yet asked for, first in, first out.
 
 A source cuts a replica off whose socket is not drained, and the next full sync would meet the same
-slow target: so the socket is always read, and what nobody wants yet waits here. The oldest bytes
+slow target: so the socket is always read, and what is not wanted yet waits here. The oldest bytes
 and the newest are in memory (`MEMORY_BYTES` together), those between them on disk:
 
     commit -> back (memory) -> segment files -> front (memory) -> read
 
 A spool that never grows never touches the disk. Files are written and read by one thread: the page
-cache takes a chunk in less than a millisecond, but a disk that has to catch up holds up whoever
+cache takes a chunk in less than a millisecond, but a disk that has to catch up holds up what
 writes, and the event loop has other sockets to serve. When the thread cannot keep up either, the
 spool is `behind`, and its owner reads no more until it is not.
 

@@ -65,7 +65,7 @@ from engine.wire.connection import Connection
 from engine.wire.dial import dial
 from engine.wire.info_command import ask_info
 
-# How long an answer may lie that nobody waits for. Longer than the source's longest rest, at the
+# How long an answer may lie that nothing waits for. Longer than the source's longest rest, at the
 # end of which it is looked for: a wake-up of its own costs as much as all else about a small batch.
 _ANSWER_SECONDS = 0.006
 # A longer batch is not sent ahead: the connection keeps what the kernel does not take.
@@ -85,7 +85,7 @@ class PositionMoved(Exception):
     """The target's position is not the one that we left there. `found` None: there is none.
 
     Its data may be older (it came back from its disk, or a replica took over), newer (another
-    engine), or gone. Whoever reads the source decides, by what was found.
+    engine), or gone. What reads the source decides, by what was found.
     """
 
     def __init__(self, found: bytes | None) -> None:
@@ -474,7 +474,7 @@ class Applier:
             self._connection.look()
 
     def abandon(self) -> None:
-        """Call nobody back: whoever waited for the transactions under way is gone."""
+        """Call nothing back: what waited for the transactions under way is gone."""
         self._forget()
         self._drop_ahead()
         if self._connection is not None:
@@ -533,7 +533,7 @@ class Applier:
         return self._connection is None or self._connection.lost is not None
 
     async def close(self) -> None:
-        """Let go of the connection, and of what was waited for: whoever comes next dials anew."""
+        """Let go of the connection, and of what was waited for: what comes next connects anew."""
         self._ahead = None
         self._patience.well()
         if self._connection is not None:
@@ -632,7 +632,7 @@ class Applier:
                 await import_source(connection)
                 if woke:
                     # Again, now that no deadline passes any more: see `transfer.lane`. Not only
-                    # now: had the link gone meanwhile, nobody would know of it.
+                    # now: had the link gone meanwhile, that would go unnoticed.
                     self._on_doubt(Doubt.LAPSED)
             info = await ask_info(connection)
             refuse_replica(connection.name, info)
@@ -648,7 +648,7 @@ class Applier:
             await connection.call("DISCARD")
             self._position = await self._watch(connection)
         except BaseException:
-            # Cancelled as well: nobody else knows of it yet.
+            # Cancelled as well: nothing else knows of it yet.
             connection.close()
             raise
         if self._connection is not None:

@@ -1,11 +1,11 @@
 """Values at which the target's process ends: found, named, and not sent again.
 
 A value can end a server that loads it: a module's that the target's version of it takes badly, or
-one that meets a fault of the server. The process that ended says nothing of it, and whoever sends
-the same batch again ends the next one. So what was unanswered each time is remembered. What was
-under way both times is *suspect*: from then on it goes alone, a portion at a time, and nothing else
-is under way meanwhile. At the third end the portion is known, and with a portion of one the value:
-it is left out, with its reason, and named as not carried.
+one that meets a fault of the server. The process that ended says nothing of it, and an engine that
+sends the same batch again ends the next one. So what was unanswered each time is remembered. What
+was under way both times is *suspect*: from then on it goes alone, a portion at a time, and nothing
+else is under way meanwhile. At the third end the portion is known, and with a portion of one the
+value: it is left out, with its reason, and named as not carried.
 
 A lost link is no end of the process: only another process (INFO's `run_id`) behind the same address
 is. Nothing is kept beyond this run.

@@ -6,7 +6,7 @@ record all the same. A target that refuses MSET itself gets RESTORE alone.
 What is sent stays in the window until the target has answered all of it. When an answer says "not
 now", or the link goes, nothing more is sent; after the answers still under way, and a pause, the
 window is sent again from the first batch that was refused, so that records keep their order.
-A value in pieces is sent again if whoever gives them has kept them (`again`). RESTORE may be
+A value in pieces is sent again if its source has kept them (`again`). RESTORE may be
 repeated: with REPLACE it stores the same value again, as MSET does; without it the
 target says BUSYKEY.
 """
@@ -271,7 +271,7 @@ class RestoreWriter:
         self._lose("started anew")
 
     async def close(self) -> None:
-        """Let go of the connection, and of what was waited for: whoever comes next dials anew."""
+        """Let go of the connection, and of what was waited for: what comes next connects anew."""
         self._patience.well()
         if self._connection is not None:
             self._connection.close()
@@ -351,7 +351,7 @@ class RestoreWriter:
         if self._changed is not None and not self._changed.done():
             self._changed.set_result(None)
         elif self._trouble is None and self._connection is not None:
-            # Nobody waits for room: the acknowledgements can come together.
+            # Nothing waits for room: the acknowledgements can come together.
             self._connection.rest(_REST_SECONDS)
 
     def _accept(self, batch: RecordBatch, result: Result) -> bool:

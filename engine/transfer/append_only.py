@@ -9,7 +9,7 @@ INCR is not to be applied twice, so what must hold is what holds for a source th
 - The migration's token is in the state before the first write to the target, and its claim on the
   target before everything else.
 - A position stands there once the whole snapshot does. It names the very bytes of the files
-  (`AofSurvey.identity`), and moves with the data in one transaction. Whoever goes on reads from
+  (`AofSurvey.identity`), and moves with the data in one transaction. The next engine reads from
   there, also where the target came back with older data.
 - Without a position, or with that of other files, the target is emptied, and everything begins
   again. It was empty before: commands change what they find, so nothing else is let in.
@@ -501,7 +501,7 @@ class AppendOnly:
             raise not_ours(end.name, keys)
 
     async def _confirm(self) -> None:
-        """Before values go over a new connection: nobody has taken over meanwhile, and a target
+        """Before values go over a new connection: no engine has taken over meanwhile, and a target
         that came back empty is claimed again."""
         assert self._claim is not None
         async with self._ends.admin("target") as end:
@@ -587,7 +587,7 @@ class AppendOnly:
 
             if functions or scripts or search.there:
                 await context.insist(carry, "target")
-        # With the position on the target whoever goes on does not look at the snapshot again.
+        # With the position on the target the next engine does not look at the snapshot again.
         await self._checkpoint.save()
         begin = survey.begins[0].offset
         first = TargetPosition(held.transfer, StreamPosition(survey.identity, begin), held.engine)

@@ -32,8 +32,8 @@ async def cancelled(task: asyncio.Future[Any]) -> None:
     """Cancel a task and wait for its end, whatever that is.
 
     Not by awaiting the task: a cancellation of our own meanwhile would be taken for the task's, and
-    lost; who was to stop would go on for ever. It is cancelled again if it goes on: a library below
-    it may lose a cancellation, and a task that goes round for ever would never end.
+    lost; what was to stop would go on for ever. It is cancelled again if it goes on: a library
+    below it may lose a cancellation, and a task that goes round for ever would never end.
     """
     while not task.done():
         task.cancel()

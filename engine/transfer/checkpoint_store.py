@@ -1,7 +1,7 @@
 """What the target has acknowledged, written down.
 
 A checkpoint is read, or written after the acknowledgement, never before. The store is handed in
-by whoever runs the transfer.
+by what runs the transfer.
 """
 
 from __future__ import annotations

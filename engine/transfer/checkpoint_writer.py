@@ -62,7 +62,7 @@ class CheckpointWriter:
         return True
 
     async def latest(self) -> OnlineCheckpoint | None:
-        """The mark as it is written: by us, or by whoever has taken over."""
+        """The mark as it is written: by us, or by an engine that has taken over."""
         found = await asyncio.to_thread(self._checkpoints.load)
         return found.position if found and isinstance(found.position, OnlineCheckpoint) else None
 

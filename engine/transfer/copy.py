@@ -98,7 +98,7 @@ class Copy:
                 await self._target.confirm()
                 return
             except ReadAgain as exc:
-                # The source is in the middle of something that nobody takes any more.
+                # The source is in the middle of something that is not taken any more.
                 reason, remedy = exc.reason, exc.remedy
                 if exc.from_start:
                     self._start_anew()

@@ -6,7 +6,8 @@ process. So a transaction that was under way twice goes in pieces, a command or 
 of more than a thousand commands the root of their number at a time; so does a piece at which the
 process ends again. What was under way alone is left out, and its keys are named as not carried. A
 target that comes back older, or empty, is sent other batches: so what is remembered is the stream's
-offsets."""
+offsets.
+"""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ class Comparison(Protocol):
         ...
 
     async def counts_of(self, source: ServerInfo, settle: Settle) -> Counts | None:
-        """The target's counts against those that `source` has, behind a fence that lets nobody
+        """The target's counts against those that `source` has, behind a fence that lets no client
         read it; everything is applied. None where counts say nothing. `settle` as of `at_fence`."""
         ...
 

@@ -2,12 +2,13 @@
 
     prepare ─▶ (the fence goes up, all is drained) ─▶ run ─▶ the target may be opened, or not
 
-Before the fence (`transfer.pre_fence_comparison`) nobody waits: what takes its time is done there.
-Behind it every moment counts: one look, within a budget, by as few round trips as it takes, over
-connections that are there already. A key that differs is read again from the source and compared
-again, in both places; only then is the cut-over refused, with the keys named. Counts that differ do
-not say which keys they are: so the fence is taken away, every name is looked up at the other end,
-and the cut-over is tried again (`again`)."""
+Before the fence (`transfer.pre_fence_comparison`) no writer waits: what takes its time is done
+there. Behind it every moment counts: one look, within a budget, by as few round trips as it takes,
+over connections that are there already. A key that differs is read again from the source and
+compared again, in both places; only then is the cut-over refused, with the keys named. Counts that
+differ do not say which keys they are: so the fence is taken away, every name is looked up at the
+other end, and the cut-over is tried again (`again`).
+"""
 
 from __future__ import annotations
 
@@ -164,7 +165,7 @@ class CutOverComparison:
     async def prepare(
         self, follower: Follower, pump: asyncio.Task[None], origin: Origin
     ) -> CutOverCheckResult | None:
-        """Compare while nobody waits, and choose what is compared behind the fence.
+        """Compare while no writer waits, and choose what is compared behind the fence.
 
         None: nothing speaks against a cut-over; else why it is refused. Raises what the follower's
         task (`pump`) raises, and `StateError`.
@@ -372,7 +373,8 @@ class CutOverComparison:
     async def _count(
         self, pump: asyncio.Task[None], settle: Settle, fence: Told
     ) -> CutOverCheckResult:
-        """Where nobody can read the source: what was compared before, and the numbers of keys."""
+        """Where no client can read the source: what was compared before, and the numbers of
+        keys."""
         comparison, sweep = self._comparison, self._sweep
         assert comparison is not None
         assert sweep is not None
@@ -486,8 +488,8 @@ class CutOverComparison:
     # --- What is told ---
 
     def _refuse_counts(self, counts: Counts) -> CutOverCheckResult:
-        # Which keys they are is found where nobody waits; where it was just done, it is done again,
-        # and what still differs then is never called in sync.
+        # Which keys they are is found where no writer waits; where it was just done, it is done
+        # again, and what still differs then is never called in sync.
         assert self._sweep is not None
         self._walk, self.again = True, self._worth_another
         told = ", and no name is at one end alone" if self._sweep.walked else ""

@@ -3,7 +3,8 @@
 A server that loads its file lets no field expire meanwhile, as it does with keys. So what the file
 holds of such deadlines is lifted by as much as those of keys (`ext/aof.pxi`, `ext/field_ttls.pxi`),
 and a script on the target sets them back, a page of a hash at a time. Where the hashes' names are
-not known every hash is looked through."""
+not known every hash is looked through.
+"""
 
 from __future__ import annotations
 

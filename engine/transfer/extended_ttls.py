@@ -1,7 +1,7 @@
 """Near deadlines, lifted until the cut-over.
 
 A key that goes over with its deadline can expire on the target before the stream's command that
-extends it arrives: gone on the target, alive on the source, and nobody has said a word. It takes no
+extends it arrives: gone on the target, alive on the source, and no command says so. It takes no
 more than a link that is down for a second. So where the target has no import mode, near deadlines
 (`extend_horizon`) are lifted by `EXTEND_MS`, in the snapshot and in the stream, and the source's
 own DELs remove what really expires, as on a replica.
@@ -43,7 +43,7 @@ from engine.model.keys import DbKey
 from engine.wire.admin import Admin, Arg
 
 EXTEND_MS = 100 * 365 * 86_400_000
-"""A hundred years: nobody's own deadline is so far off."""
+"""A hundred years: no TTL of an application is so long."""
 _FAR_MS = EXTEND_MS // 2
 _EVERY_MS = 2 * EXTEND_MS
 _PAGE = 1000
@@ -124,7 +124,7 @@ class ExtendedTtls:
     """The lifted deadlines of one target, over one connection of the control plane.
 
     Raises `LinkError`, `ServerError`, and `AuthError` where the user may not run scripts. Keys that
-    are renamed, copied or moved while all are gone through may be missed: whoever applies the
+    are renamed, copied or moved while all are gone through may be missed: what applies the
     stream knows of them.
     """
 

@@ -4,9 +4,9 @@
                  └───────┴────▶ open         it is not: the source is as it was
 
 Each kind tells the source's role and offset at the moment when it stands: what lies behind that
-offset is nobody's. A fence stands at the server that takes the source's writes, see
-`transfer.source_primary`.
-Nobody who waits behind the fence gets loose before the target is open or the fence is taken away.
+offset belongs to no state. A fence stands at the server that takes the source's writes, see
+`transfer.source_primary`. No client that waits behind the fence is let go before the target is open
+or the fence is taken away.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from engine.wire import connection_handover
 from engine.wire.admin import Admin, admin
 from engine.wire.info_command import replication_in
 
-# Between the refusal of those who waited and their being cut off, in seconds: a link that is cut
-# takes answers along that have not arrived yet. Longer than a round trip, and no longer: whoever
+# Between the refusal of clients that waited and their disconnection, in seconds: a link that is cut
+# takes answers along that have not arrived yet. Longer than a round trip, and no longer: what
 # waits for the status `available` waits for this as well.
 _READ_SECONDS = 0.1
 # Where the fence holds everybody, and nothing but its time takes it away: the first try, in
@@ -106,7 +106,7 @@ class Fence(Protocol):
         ...
 
     async def finish(self) -> list[str]:
-        """The target is open: let those go who wait; what an operator has to know of it.
+        """The target is open: let the clients go that wait; what an operator has to know of it.
 
         Raises `EngineError`.
         """
@@ -193,7 +193,7 @@ class NoFence:
         """Nothing to take away."""
 
     async def finish(self) -> list[str]:
-        """Nobody waits."""
+        """No client waits."""
         return []
 
     async def remove(self) -> None:
@@ -240,8 +240,8 @@ class PauseFence:
     closed. Pause and offset come out of one MULTI: nothing is written between the two.
 
     Writers that wait are let on behind the seal, and told NOREPLICAS; nothing of theirs is run.
-    Then everybody is disconnected once: who waits for a key or a message would wait for ever at a
-    source that nobody writes to, and who reconnects by name finds the target.
+    Then each client is disconnected once: one that waits for a key or a message would wait for ever
+    at a source that is not written to, and one that reconnects by name finds the target.
 
     Redis 6.0 knows neither WRITE nor UNPAUSE. Everybody is paused, and nothing can be asked of the
     source meanwhile; so the pause is short, and the seal is put on in the same MULTI. It does not
@@ -455,7 +455,7 @@ class PauseFence:
         return told
 
     def opened(self) -> None:
-        """There is no way back: those who are held may be held for longer."""
+        """There is no way back: clients that are paused may be paused for longer."""
         self._opened = True
         if self._hold is not None:
             # Not at its next turn: a link that is lost before that leaves the source to its pause.
@@ -465,7 +465,7 @@ class PauseFence:
         """The source as it was; where there is no UNPAUSE the pause's own time ends it."""
         end = await self._answering()
         try:
-            # In this order, or those who waited would be refused what they wait for.
+            # In this order, or clients that waited would be refused what they wait for.
             if self.before:
                 await write_block.put_back(end, self.before)
             self._sealed = False

@@ -1,7 +1,7 @@
 """A fence that could not be taken away: it is tried again until it is, and shown meanwhile.
 
 The books have it as standing until the source (or the operator's hook) has said that it is gone, so
-that whoever comes after a crash goes on with it. While it stands, writes to the source may be
+that the next engine goes on with it after a crash. While it stands, writes to the source may be
 refused or wait, and no other cut-over begins.
 """
 

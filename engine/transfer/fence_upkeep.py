@@ -33,7 +33,8 @@ from engine.transfer.switch_hook import SwitchHook
 from engine.wire.admin import admin
 
 _log = logs.logger(__name__)
-# For how long those who wait at the source of an open target are tried to be let go, in seconds.
+# For how long the engine tries to let waiting clients of the source go once the target is open, in
+# seconds.
 _FINISH_SECONDS = 60.0
 # How long the target may take to tell whether it has keys, in seconds.
 _ASK_SECONDS = 5.0
@@ -65,7 +66,7 @@ class FenceUpkeep:
         # Another migration may have cut over from the source since our fence was put up.
         self._lost = False
         self._left = FenceRemoval(context, hook=ends.settings.fence == "hook")
-        # Why those who wait at the source could not be let go.
+        # Why waiting clients of the source could not be let go.
         self._not_let_go: EngineError | None = None
         # How many cut-overs came to nothing behind a fence.
         self._refused = 0
@@ -218,7 +219,7 @@ class FenceUpkeep:
         self._left.gone()
 
     def _not_taken_away(self, exc: EngineError) -> None:
-        """It stays in the books: it is tried again, by whoever has them."""
+        """It stays in the books: it is tried again by the next engine."""
         mark = self._checkpoint.mark
         name = f"the source's primary {mark.fenced_at}" if mark.fenced_at else "the source"
         if self._ends.settings.fence == "hook":
@@ -275,11 +276,11 @@ class FenceUpkeep:
     # --- The target is open ---
 
     async def finish(self, *, patient: bool = True) -> None:
-        """The target is open: those who may wait at the source, behind this fence or that of an
+        """The target is open: clients may wait at the source, behind this fence or that of an
         engine before us, are told so.
 
         Tried again for a minute, unless not `patient`. Raises `TransferStopped` then: the books
-        still have it, and whoever resumes goes on.
+        still have it, and the next engine goes on.
         """
         if not self._checkpoint.mark.fenced:
             return
@@ -336,7 +337,7 @@ class FenceUpkeep:
             self._checkpoint.note(switched=True)
 
     async def let_clients_go(self, fence: Fence) -> None:
-        """Those who wait; where that fails the books keep it for `finish`."""
+        """Clients that wait; where that fails the books keep it for `finish`."""
         self._not_let_go = None
         try:
             with self.step("let clients go, and disconnect them"):

@@ -178,7 +178,7 @@ class Follower:
         self._look = trust.look()
         self._moved = asyncio.Event()
         # The quick way: where its end is told, what it is going to leave once nothing is under way
-        # any more, what is, whether more may be sent behind that, and who asks the spool for more.
+        # any more, what is, whether more may be sent behind that, and what asks the spool for more.
         self._left: asyncio.Future[_Left] | None = None
         self._leaving: _Left | None = None
         self._under_way: deque[_UnderWay] = deque()
@@ -294,8 +294,8 @@ class Follower:
     def settled(self) -> bool:
         """Whether there is nothing to mend, and nothing in doubt.
 
-        The set on the target may still name keys that are mended: whoever takes over reads them
-        once more, and the opening removes it.
+        The set on the target may still name keys that are clean: an engine that takes over reads
+        them once more, and the opening removes it.
         """
         return self._resync.nothing_dirty and not (self.trust.unsettled or self._found)
 
@@ -499,7 +499,7 @@ class Follower:
         late = trust.ttls
         doubts = self._faith.doubts(batch)
         if doubts.unnamed:
-            # Before they are applied: whoever goes on from behind them must know.
+            # Before they are applied: an engine that goes on from behind them must know.
             await self._unnamed(doubts.unnamed)
         resync.move(batch)
         resync.mark_dirty(doubts.values)
@@ -678,7 +678,7 @@ class Follower:
         if result.failed or piece.unfit:
             await resync.spread(batch)
         if result.unseen:
-            # Which of its commands failed, nobody knows.
+            # Which of its commands failed is unknown.
             self.unseen += 1
             piece.unseen = True
         else:

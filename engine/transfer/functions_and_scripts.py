@@ -42,7 +42,7 @@ async def carry_code(
 
 def is_library(what: str) -> bool:
     """Whether that is the name of a library, as `carry_code` gives it: a script that is refused is
-    sent again by who wants it run."""
+    sent again by a client that wants it run."""
     return what.startswith(_LIBRARY)
 
 

@@ -3,7 +3,7 @@
 The module writes `telemetry{GRAPH}` without a word to its server's file; a snapshot at the head of
 the file has it, and so may commands of clients that name it (XGROUP CREATE, COPY). The target's
 module makes such streams for itself. So commands that change one alone are left out; what is made
-of one is named as not carried, for there is nobody to ask for it.
+of one is named as not carried, for there is no server to ask for it.
 
 Another key of such a name is a key as any other. Which it is, the target tells if it has one, and
 else the command: one that makes a stream says its first field, and one that takes a key that no

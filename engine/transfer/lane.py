@@ -94,7 +94,7 @@ _LOOK_SECONDS = 0.05
 _CALM_LOOK_SECONDS = 0.25
 # From one question to the next how long a value the target takes, while keys are refused.
 _LIMIT_SECONDS = 2.0
-# Figures of a source that nobody listens to.
+# Figures of a source that is not listened to.
 _UNHEARD = {"lag_bytes": None, "lag_seconds": None}
 # The same behind the cut-over.
 _OVER = {"link": "", "lag_bytes": 0, "lag_seconds": 0.0}
@@ -616,7 +616,7 @@ class Lane:
             await self._ticking(self._snapshot.copy(importing=self._ttl_guard.importing))
             await self._tuning.untune()
             await self._snapshot.carry_code()
-            # Before the position: whoever goes on from that must know.
+            # Before the position: an engine that goes on from that must know.
             await self._checkpoint.save(lost=tuple(context.lost.items()))
         position = StreamPosition(sync.replid, sync.offset, self._source.stream_db, False)
         await self._snapshot.note_names()
@@ -809,7 +809,8 @@ class Lane:
         await self._ttl_guard.let_go()
         if self._follower is not None:
             self._let_go_at = self._where(self._follower)
-            # Nobody listens now: what the source has sent is not known, unless nothing more counts.
+            # Nothing listens now: what the source has sent is not known, unless nothing more
+            # counts.
             self._stood = {**self._let_go_at, **(_OVER if self._mark.opened else _UNHEARD)}
             self._commands = self._stood["commands"]
             seconds = self._let_go_at["source_heard_seconds"]
@@ -865,7 +866,7 @@ class Lane:
                 resync.allow(limit)
             if self._writer.allow(types):
                 resync.read_refused()
-            # A source that is not written to wakes nobody for seconds.
+            # A source that is not written to wakes nothing for seconds.
             self._source.interrupt()
 
     async def _compare_on(self, reason: str) -> None:

@@ -168,7 +168,7 @@ class LaneOutcome:
                 )
                 await self._upkeep.take_away(at_once=True, in_doubt=True)
         if forced and self._mark.begun:
-            # Before anything is removed: whoever comes after a crash must not sync into a target
+            # Before anything is removed: the next engine must not sync after a crash into a target
             # that is in use.
             try:
                 await self._checkpoint.save(opened=True)

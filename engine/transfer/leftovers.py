@@ -77,7 +77,7 @@ class Leftovers:
 
 def token_of(source: Endpoint, target: Endpoint) -> str:
     """What a migration is called that is scanned, or read from a snapshot's file: the same for
-    whoever resumes."""
+    the engine that resumes."""
     ends = f"{source.rdb_path or source.address} {target.address}".lower()
     return f"scan-{hashlib.sha256(ends.encode()).hexdigest()[:16]}"
 

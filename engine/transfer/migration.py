@@ -28,7 +28,7 @@ from engine.transfer.lane import Lane, Offer, TakenUpAnew
 from engine.transfer.lane_cut_over import LaneCutOver
 from engine.transfer.overview import Overview
 
-# Tries of a cut-over that nobody can repeat by hand (`migrate`).
+# Tries of a cut-over that cannot be repeated by hand (`migrate`).
 _CUT_OVERS_MOST = 3
 # What a lane deals with itself: it dials again, and goes on from what the target has.
 _LANES_OWN = (PositionMoved, ReadAgain, LinkError, ServerError)

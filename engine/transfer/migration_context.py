@@ -80,7 +80,7 @@ class MigrationContext:
         """What a refusal adds to the reason where that does not pass."""
         self.trying_again = self.lets_scripts = False
         """A cut-over that came to nothing is tried again by itself: it is not refused yet."""
-        # What is waited for just now, by who waits.
+        # What is waited for just now, by its waiter.
         self._troubles: dict[str, str] = {}
         self.stats: TransferStats
         self.count_with(TransferStats())
@@ -136,8 +136,8 @@ class MigrationContext:
         return "; ".join(f"{what}: {why}" for what, why in self.lost.items())
 
     def tell_refused(self, why: str, *, repeated: bool = False) -> None:
-        """Tell that a cut-over was refused, and who asks for the next one: we ourselves, if it is
-        `repeated`, where nobody else can."""
+        """Tell that a cut-over was refused, and what asks for the next one: we ourselves, if it is
+        `repeated`, where no operator can."""
         if self.one_go:
             follows = "it is tried again by itself" if repeated else "it is not tried again"
         elif self.settings.auto_cut_over:
@@ -147,7 +147,7 @@ class MigrationContext:
         self.on_event(f"cut-over refused: {why.removesuffix('.')}; {follows}")
 
     def enter(self, phase: Phase, *, tell: bool = True) -> None:
-        """Move to `phase`, and tell, unless whoever calls is going to: a phase that can be
+        """Move to `phase`, and tell, unless the caller is going to: a phase that can be
         completed is published together with its gate.
         """
         self.phase = move(self.phase, phase)

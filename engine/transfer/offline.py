@@ -92,7 +92,7 @@ class Offline:
         self._target = RestoreWriter(target, context.settings)
         self._target.on_event = context.event_of("target")
         self._target.on_trouble = context.trouble_of("the target")
-        # What it finds is found again by whoever comes back: the base is in the checkpoint.
+        # What it finds is found again by the next engine: the base is in the checkpoint.
         self._target_watch = TargetMonitor(target, context, lambda: None)
         self._copy: Copy | None = None
         # The next engine begins at the start.
@@ -235,7 +235,7 @@ class Offline:
         await self._target.close()
 
     def _refused(self, reason: str) -> TransferStopped:
-        """A cut-over that is refused in one go: whoever resumes has everything copied again, for
+        """A cut-over that is refused in one go: resuming copies everything again, for
         what has passed is not read twice."""
         self._copied_again = True
         return TransferStopped(reason)
@@ -474,7 +474,8 @@ class Offline:
         async with admin(self._target_endpoint, timeout=limit, fault="target") as end:
             held: TargetPosition | None = None
             left: Leftovers | None = None
-            # Who may not read the keys may not follow either: nothing of the kind is meant here.
+            # A user that may not read the keys may not follow either: nothing of the kind is meant
+            # here.
             with contextlib.suppress(AuthError):
                 await end.select(POSITION_DB)
                 found = await end.call("GET", POSITION_KEY)

@@ -3,12 +3,13 @@
 Some changes leave no word in the stream (XREADGROUP raises delivery counts, BITFIELD … OVERFLOW
 FAIL makes an empty key), or not all of it (HINCRBYFLOAT of Redis 8.0 forgets a field's TTL). They
 can only be found by looking. So before writers are held off all keys of such kinds are compared,
-and some of every other kind; while they are compared nobody waits.
+and some of every other kind; while they are compared no writer waits.
 
 What differs is read again from the source (`transfer.key_resync`), and compared again. A key that
 is written to all the time may never be seen at rest: it is left to the comparison behind the fence.
 So is what differed once, and may do so again, and whatever changes without a word. A sample in
-which something differs is no longer enough: then every key is compared."""
+which something differs is no longer enough: then every key is compared.
+"""
 
 from __future__ import annotations
 

@@ -10,16 +10,16 @@ What is true at every moment, whatever breaks at either end:
   exactly the final position, in the process that was compared with the source: WATCH has guarded
   the position since it was written, on the connection that wrote it. A target that died, came back
   older or empty, failed over, or has another engine by now is not promoted.
-- Before that transaction is sent the checkpoint says `promoting`. Whoever finds `promoting` there
+- Before that transaction is sent the checkpoint says `promoting`. An engine that finds it
   without `opened` asks the target: the mark `open` says that it was promoted, any other position
   (or none) that it was not. The question is put by a write to the position key (`Claim.take`), so
   that a transaction which is still under way is refused from then on. As long as the target does
   not answer it is not known, and the source stays closed.
 - A fence that ends by itself (there is no write block at the source, or the fence is the operator's
   command) is known to stand for its time alone. The target's answer has to be seen within it, and
-  until that is in the checkpoint the promotion does not count (`timed`): whoever finds the mark
-  takes it off again and goes on following, for the source may have taken writes since. No client
-  was told of the target by then.
+  until that is in the checkpoint the promotion does not count (`timed`): an engine that finds the
+  mark takes it off again and goes on following, for the source may have taken writes since. No
+  client was told of the target by then.
 - Where a migration has several lanes (`transfer.peers`) no promotion counts before all targets have
   been promoted (`timed`, until `commit`), and all of them do as soon as one does.
 - `opened` is written down when the transaction's answer was seen, or its mark; never before.
@@ -210,7 +210,7 @@ class Promotion:
             ended="the target could not be tidied up",
             next_step="it is tidied up again",
             fault="target",
-            # Nothing can cancel it, and whoever resumes has it done.
+            # Nothing can cancel it, and the engine that resumes does it.
             limit=_TIDY_SECONDS,
         )
         while True:

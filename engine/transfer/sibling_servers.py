@@ -1,7 +1,7 @@
 """The other servers of the source's replication: whether one of them takes writes of its own.
 
 A replica that is promoted leaves its primary's list, and clients that are led to it write where
-nobody follows. So every server that was ever heard of is kept, and those that are not attached to
+is not followed. So every server that was ever heard of is kept, and those that are not attached to
 the server that takes the writes are asked, once a second and behind the fence. One that is a
 primary and shares the source's history is a second primary: which of them the clients write to
 cannot be told from here, so the gate is closed. One that cannot be asked is taken for gone.

@@ -148,7 +148,7 @@ class Snapshot:
 
     async def note_names(self) -> None:
         """The names of what has to be read again. Before the position: with it they must be there,
-        whoever goes on from it."""
+        an engine that goes on from it."""
         names = KeyResync.names_of(self._timed) + KeyResync.names_of(self._refused, refused=True)
         self._timed.clear()
         self._refused.clear()

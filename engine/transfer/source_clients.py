@@ -2,7 +2,7 @@
 
 A client that dials before the application's name for the server points to the target is at the
 source again, and stays there: its writes are refused, what it reads grows old, what it subscribes
-to is silent. No client library dials again because of NOREPLICAS. So whoever is connected is
+to is silent. No client library dials again because of NOREPLICAS. So every connected client is
 disconnected, until they have all moved.
 
 Never disconnected are replicas (flag S of CLIENT LIST, or a handshake under way), a primary that

@@ -20,7 +20,7 @@ class SourceTuning:
         self._context = context
 
     async def tune(self) -> None:
-        """What was set before is written down first, so that whoever comes after a crash can put it
+        """What was set before is written down first, so that the next engine can put it
         back. Raises `LinkError`, `ServerError`, `StateError`."""
         async with self._ends.admin("source") as end:
             reply = await end.call("CONFIG", "GET", _NAME)

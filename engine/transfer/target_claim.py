@@ -2,9 +2,9 @@
 
 The state says which engine a migration belongs to, but an engine looks there now and then only. One
 that was replaced may be asleep (SIGSTOP, a paged-out host) between its look and its next command,
-or dead with commands under way that the target has not read yet. So whoever takes a migration over
-first writes its own name into the position key, and everything that must not be done by a replaced
-engine is done in this order, on one connection to the target:
+or dead with commands under way that the target has not read yet. So an engine that takes a
+migration over first writes its own name into the position key, and everything that must not be done
+by a replaced engine is done in this order, on one connection to the target:
 
     WATCH key  →  GET key  →  the state still says that the migration is ours  →  MULTI … SET … EXEC
 
@@ -13,10 +13,11 @@ came before that, its write came behind our WATCH, and our EXEC answers nil; if 
 look fails. Transactions of the stream are guarded in the same way (`targets.applier`): their WATCH
 is older than the successor's write, whenever they arrive.
 
-The values of a snapshot go without transactions. Their connections have a name instead, by which
-whoever takes over ends them, with all that the target has not read yet; and an engine that dials
-anew claims the target again before it sends anything. A user who may not do that (`CLIENT LIST`,
-`CLIENT KILL`) goes without: what was under way may then arrive behind the successor's FLUSHALL.
+The values of a snapshot go without transactions. Their connections have a name instead, by which an
+engine that takes over ends them, with all that the target has not read yet; and an engine that
+dials anew claims the target again before it sends anything. A user who may not do that (`CLIENT
+LIST`, `CLIENT KILL`) goes without: what was under way may then arrive behind the successor's
+FLUSHALL.
 """
 
 from __future__ import annotations

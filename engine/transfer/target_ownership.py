@@ -2,7 +2,8 @@
 
 The claim on the target and the look at the state (`transfer.target_claim`) as what the migration
 does with them, and what to say when the target has another position than the one that was left
-there."""
+there.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ class TargetOwnership:
             self.engine,
             self._still_ours,
             held_before=mark.held_before,
-            # Who finds another migration there later was taken over from.
+            # An engine that finds another migration there later was taken over from.
             first=not mark.full_syncs,
             lost=self._lost,
             take_over=self._ends.settings.take_over,
@@ -83,7 +84,7 @@ class TargetOwnership:
             return await self.claim.revoke(end)
 
     async def confirm(self) -> None:
-        """Before values go over a new connection: nobody has taken over meanwhile."""
+        """Before values go over a new connection: no engine has taken over meanwhile."""
         await self.take()
 
     async def judge(self, moved: PositionMoved) -> str:

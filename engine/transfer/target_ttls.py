@@ -1,6 +1,6 @@
 """Which keys and fields have a TTL on the target, asked before commands are applied there.
 
-Nobody else writes to the target, so the answer holds for the batch that is applied next.
+No other client writes to the target, so the answer holds for the batch that is applied next.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ class Transfer:
                 errors.append(f"{_aborted(self._way)}: {standing}{left}")
                 context.on_event(errors[-1])
             else:
-                # By `stop`, or because whoever awaits us was cancelled: that comes to the same.
+                # By `stop`, or because our awaiter was cancelled: that comes to the same.
                 current = asyncio.current_task()
                 if current is not None and not self._stopping:
                     current.uncancel()
@@ -342,10 +342,10 @@ class Transfer:
         """
         way = self._way
         if isinstance(way, Migration) and way.in_doubt:
-            # The target has not said whether it was opened: whoever resumes asks it again.
+            # The target has not said whether it was opened: the engine that resumes asks it again.
             return True
         if isinstance(way, Migration) and way.opened:
-            # What is left to do then, whoever resumes has it done.
+            # What is left to do then is done when the migration is resumed.
             return isinstance(error, TransferStopped)
         if way is None or not way.begun:
             return False

@@ -192,7 +192,7 @@ class TtlGuard:
         return self._checkpoint.mark.released or not 0 <= self._age < half
 
     async def _lift_all(self) -> None:
-        """Lift what is nearer than the horizon by now, whoever has brought it."""
+        """Extend what is nearer than the horizon by now, however it arrived."""
         await self._quiet()
         began = time.time()
         horizon = self._ends.settings.extend_horizon
@@ -233,7 +233,7 @@ class TtlGuard:
 
     async def let_go(self) -> None:
         """The follower ends. Raises nothing but the caller's own cancellation, which must not be
-        lost: whoever was to stop would go on for ever. It may be called again then."""
+        lost: what was to stop would go on for ever. It may be called again then."""
         if self._extender is not None:
             await cancelled(self._extender)
             self._extender = None
@@ -259,7 +259,8 @@ class TtlGuard:
         can end, which stay lifted. It may begin at once then, and last for `cut_over_timeout`.
 
         Raises `TransferFailed` when it takes too long, and what `ExtendedTtls` raises;
-        `extend_again` is to be called then, as behind a cut-over that did not come off."""
+        `extend_again` is to be called then, as behind a cut-over that did not come off.
+        """
         if not self._extending:
             return []
         if self._extender is not None:

@@ -29,7 +29,8 @@ async def unblock(
     at the source where it is empty. `held`: its clients may be held (`transfer.script_pause`), and
     we with them, until the last pause has run out. Returns what was done, a sentence: nothing, if
     the settings are no longer the write block's. Raises `LinkError`, `ServerError`, `AuthError`,
-    `ProtocolFault`, `UsageError`."""
+    `ProtocolFault`, `UsageError`.
+    """
     at = credentials.beside(source, sealed_at) if sealed_at else source
     done = await _put_back(at, before, settings.connect_timeout, held)
     name = f"the source's primary {at.address}" if sealed_at else f"the source {at.address}"

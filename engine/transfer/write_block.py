@@ -1,6 +1,6 @@
 """The seal: what the source is told, so that it takes no more writes once they have gone over.
 
-Behind the cut-over nobody follows the source any more. A write that it acknowledges then is lost,
+After the cut-over the source is not followed any more. A write that it acknowledges then is lost,
 and its client is told that all is well. So, while the writers are still held off and before the
 target is open, `min-replicas-to-write` is set above any number of replicas: every write then fails
 at once with NOREPLICAS (a command, a transaction, a script), and reads go on. Before 6.2 scripts

@@ -1,6 +1,6 @@
 """The comparison of a target with the append-only file that it was filled from.
 
-What commands come to nobody knows but a server that runs them. Of some keys the file itself says
+What commands come to is known to a server that runs them alone. Of some keys the file itself says
 what they hold in the end:
 
 - one of the snapshot that no command names: its type, deadline and payload;
@@ -8,8 +8,8 @@ what they hold in the end:
 - one whose last command is DEL or UNLINK: that it is not there.
 
 So keys are sampled from the snapshot and from the commands, and followed to the file's end. All
-else that a command does makes a key's value unknown. The keys are not counted, for nobody knows how
-many there are to be.
+else that a command does makes a key's value unknown. The keys are not counted, for it is unknown
+how many there are to be.
 """
 
 from __future__ import annotations

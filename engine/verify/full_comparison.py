@@ -133,7 +133,7 @@ class _Work:
 
     async def compare(self, db: int, keys: list[bytes]) -> None:
         """Compare these keys of the source, and keep what differs."""
-        # What an engine has left at either end is nobody's data.
+        # What an engine has left at either end is no data.
         for portion in portions(await self._shared(self._pair[0].end, keys)):
             self._compared += len(portion)
             await self._keep(db, portion)

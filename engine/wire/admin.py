@@ -63,7 +63,8 @@ async def admin(
     together); `fault` says for errors which end of the migration this is; `straight`: the server at
     this very address is meant, wherever a detour leads from there (`wire.failover_addresses`).
     Raises `LinkError`, `AuthError`, `ServerError` (SELECT refused), and `UsageError` for TLS files
-    that are of no use."""
+    that are of no use.
+    """
     if not straight:
         endpoint = leading(endpoint)
     side = Admin(endpoint, timeout, fault)
@@ -214,7 +215,7 @@ class Admin:
                 raise
             raise self._link_error(ConnectionResetError()) from None
         except BaseException:
-            # Replies that nobody reads would be taken for those of the next commands.
+            # Replies that are not read would be taken for those of the next commands.
             await self._drop()
             raise
         replies = replies[first:]

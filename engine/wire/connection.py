@@ -131,7 +131,7 @@ class Connection(asyncio.BufferedProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The link is gone, by whoever's doing."""
+        """The link is gone, for whatever reason."""
         what = f": {exc}" if exc else ""
         self.fail(LinkError(f"{self.name} closed the connection{what}", fault=self.fault))
 

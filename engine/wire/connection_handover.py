@@ -1,7 +1,7 @@
 """Connections that this process hands to one that outlives it, by the server's address.
 
-Whoever is done with a connection leaves a descriptor of it here, and whoever starts the process
-takes it. One that is not taken in time is closed: a replica's connection that nobody reads fills
+What is done with a connection leaves a descriptor of it here, and what starts the process
+takes it. One that is not taken in time is closed: a replica's connection that is not read fills
 the server's buffers.
 """
 

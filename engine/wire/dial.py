@@ -117,7 +117,7 @@ async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
             )
             break
         except BaseException as error:
-            # Given up in the moment in which the handshake was done: nobody else would close it.
+            # Given up in the moment in which the handshake was done: nothing else would close it.
             for each in made:
                 each.close()
             if not isinstance(error, OSError) or n == len(hosts):

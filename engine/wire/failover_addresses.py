@@ -1,9 +1,9 @@
 """Where a server that was named is found by now, after a failover: as if a name had been moved.
 
 A detour holds for what one transfer does, in whichever of its tasks: it lies in their context. Two
-transfers of one process lead nobody astray. Whoever means the server at an address itself, because
-another server told that address, says so when it dials (`admin`'s `straight`): after a second
-failover it may be the address that was named.
+transfers of one process do not affect each other. A caller that means the server at an address
+itself, because another server told that address, says so when it dials (`admin`'s `straight`):
+after a second failover it may be the address that was named.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def begin() -> None:
 
 
 def lead(named: Endpoint, there: Endpoint) -> None:
-    """Whoever dials `named` from now on is led `there`. Without `begin` it has no effect."""
+    """Connections to `named` go `there` from now on. Without `begin` it has no effect."""
     detours = _DETOURS.get()
     if detours is not None:
         detours[named] = there

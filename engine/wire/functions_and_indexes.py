@@ -43,7 +43,8 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     *(_LIBRARIES, _INDEXES),
     *(("INFO", "memory"), ("INFO", "modules")),
 )
-"""What `read` reads the replies to. INFO gives the numbers alone, to those who may list nothing."""
+"""What `read` reads the replies to. INFO gives the numbers alone, to users that may list
+nothing."""
 LIST_LIBRARIES = " ".join(_LIBRARIES[:2])
 """As `Held.denied` names the command."""
 _LIST_INDEXES = " ".join(_INDEXES)

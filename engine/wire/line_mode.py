@@ -4,7 +4,7 @@ Between PSYNC and the snapshot a source speaks something that only looks like RE
 signs of life, `$EOF:<mark>`, and behind `$<length>` no CRLF. A reader of replies would stumble, or
 swallow the first bytes of the snapshot. Here lines are taken one by one out of a small buffer, the
 connection reads nothing while one is waiting to be taken, and what lies behind the last line is
-handed to whoever takes the connection over next.
+handed to what takes the connection over next.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Each state sends at most one command and waits for one line; `TABLE` says where 
 is announced is only what we do: `eof` (snapshots of unknown length) and `psync2` (a replid that
 changes with a failover). Anything else would change the form of what comes.
 
-- The port is 0: nobody can connect to us. INFO and Sentinel show it; Sentinel never promotes a
+- The port is 0: no client can connect to us. INFO and Sentinel show it; Sentinel never promotes a
   replica that it cannot reach, which is what we want.
 - Valkey takes the RDB version of a diskless snapshot from `REPLCONF version` (`replicaRdbVersion`).
   Told none it writes version 11, and breaks off at the first key with field TTLs. So it is told its
@@ -178,7 +178,7 @@ async def handshake(
     """Become a replica of the server behind `connection`, from `position` on (None: everything).
 
     A full sync may be the answer to a position as well: the source no longer has what follows it.
-    Afterwards the connection is paused; whoever takes it over gets every byte behind the answer.
+    Afterwards the connection is paused; what takes it over gets every byte behind the answer.
     `timeout`: seconds of silence after which the link counts as lost, and the seconds for which a
     source that says "not now" is asked again.
 

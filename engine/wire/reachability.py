@@ -2,7 +2,8 @@
 
 A name is resolved once, each address is judged (`model.allowed_endpoints`), and the connection is
 made to one that was judged: what a name stands for a moment later makes no difference. Of a unix
-socket the path that its links lead to is judged, and dialled."""
+socket the path that its links lead to is judged, and dialled.
+"""
 
 from __future__ import annotations
 

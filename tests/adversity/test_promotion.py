@@ -390,7 +390,7 @@ def test_a_target_that_stands_still_when_it_is_to_be_opened(
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("clicks") == b"2"
     assert run.report.full_syncs == 1
-    undone = "this was taken back", "the target was not opened: it has offset "
+    undone = "the promotion was revoked", "the target was not opened: it has offset "
     assert any(each in reason for each in undone for reason in led_back(run)), led_back(run)
     assert_tidy(target)
 
@@ -426,7 +426,7 @@ def test_an_engine_that_dies_with_the_answer_of_the_target(
 
     async def go_on(work: Transfer, run: Run) -> None:
         await following(work)
-        assert any("this was taken back" in each for each in run.events)
+        assert any("the promotion was revoked" in each for each in run.events)
         await cut_over(work, run, source)
 
     run = online(source, target, go_on if renewed else None, checkpoints=store.left(), **settings)

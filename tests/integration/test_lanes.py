@@ -301,7 +301,9 @@ def test_a_promotion_that_fails_on_one_lane(
     told = migrate(sources, target, steer, stores)
     assert told.error is None, (told.error, told.events)
     assert target.client().mget("0:late", "1:late") == [b"written since"] * 2
-    assert any("this was taken back, and the source is followed again" in e for e in told.events)
+    assert any(
+        "the promotion was revoked, and the source is followed again" in e for e in told.events
+    )
     assert_moved(sources, target, [])
 
 

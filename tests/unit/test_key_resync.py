@@ -1,4 +1,5 @@
-"""The resync of dirty keys: which they are, what is written down of them, and what a reading of them is."""
+"""The resync of dirty keys: which they are, what is written down of them, and what a reading of
+them is."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ Answer = dict[str, Any]
 
 
 class AnswerCache:
-    """Answers by what was asked. They are shared: nobody changes one."""
+    """Answers by what was asked. They are shared, and never changed."""
 
     def __init__(self) -> None:
         self._known: dict[Hashable, tuple[float, asyncio.Task[Answer]]] = {}
@@ -35,11 +35,12 @@ class AnswerCache:
             task.add_done_callback(_seen)
             self._known.pop(asked, None)
             self._known[asked] = now, task
-        # One who gives up does not take it from the others.
+        # A caller that gives up does not take it from the others.
         return await asyncio.shield(task)
 
     def _drop_old(self, now: float) -> None:
-        """Keep no answer that nobody will be given: who polls by time never asks the same again."""
+        """Keep no answer without a reader: a client that polls by time never asks the same
+        again."""
         if len(self._known) >= _MOST:
             self._known.clear()
         for asked, (at, _) in list(self._known.items()):
@@ -58,4 +59,4 @@ async def _run(look: Callable[[], Awaitable[Answer]]) -> Answer:
 
 def _seen(task: asyncio.Task[Answer]) -> None:
     if not task.cancelled():
-        task.exception()  # told to those who wait, if there still is one
+        task.exception()  # told to the callers that still wait

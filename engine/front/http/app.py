@@ -1,6 +1,6 @@
 """The application: a request in, a document out. What the parts do is in their own files.
 
-body and query → who asks → Action and Version → role → parameters → operation → XML
+body and query → caller → Action and Version → role → parameters → operation → XML
 """
 
 from __future__ import annotations
@@ -127,10 +127,10 @@ class Api:
     # --- The Query protocol ---
 
     async def _query(self, request: Request, call: Call) -> Response:
-        # 1. Who asks.
+        # 1. The caller.
         admitted = await self._admit(request, call)
         given = query.single(pair for pair in admitted.pairs if pair[0] not in QUERY_MEMBERS)
-        # 2. What: the action, in our version of the API, by somebody who may.
+        # 2. What: the action, in our version of the API, by a caller that may.
         action, operation = self._asked_for(given, call)
         self._gate.allow(admitted.caller, action.role, f"elasticache:{operation.name}")
         # 3. With what.
@@ -202,7 +202,7 @@ class Api:
             self._recent.forget()
 
     async def _admit(self, request: Request, call: Call) -> Admitted:
-        """Read the request and check who sent it."""
+        """Read the request and check its signature."""
         scope = request.scope
         if scope["method"] == "HEAD":
             # The routes let it pass for a GET, whose answer is thrown away.

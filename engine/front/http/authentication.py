@@ -1,4 +1,4 @@
-"""Who comes in: the signature and the role of a request, or the loopback alone."""
+"""Authentication: the signature and the role of a request, or the loopback alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engine.front.http.common_errors import AccessDenied, ServiceUnavailable
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the key's id (empty without authentication), its role, and the signature with the
+    """The caller: the key's id (empty without authentication), its role, and the signature with the
     time (seconds since the epoch) after which it is worth nothing."""
 
     key_id: str
@@ -30,7 +30,7 @@ class Caller:
 
 
 class Authenticator:
-    """Checks requests against `keys`; None lets everybody in who is on this machine."""
+    """Checks requests against `keys`; None admits every client on this machine."""
 
     def __init__(self, keys: AccessKeys | None) -> None:
         self._keys = keys
@@ -39,11 +39,11 @@ class Authenticator:
 
     @property
     def open(self) -> bool:
-        """Whether nobody is asked who they are."""
+        """Whether requests are not authenticated."""
         return self._keys is None
 
     def admit(self, request: sigv4.Signed) -> Caller:
-        """Who asks. Raises the faults of `sigv4.verify`, `Throttling`, and `ServiceUnavailable`
+        """The caller. Raises the faults of `sigv4.verify`, `Throttling`, and `ServiceUnavailable`
         while the keys cannot be read."""
         if self._keys is None:
             _check_local(request)
@@ -94,7 +94,7 @@ def sha256(body: bytes) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, as in a URL, is this machine and nobody else's way to it."""
+    """Whether a host, as in a URL, is this machine, and does not lead to another."""
     if host.lower() == "localhost":
         return True
     try:

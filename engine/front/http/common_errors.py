@@ -18,7 +18,7 @@ class AccessDenied(ApiFault):
 
 
 class IncompleteSignature(ApiFault):
-    """What says who asks cannot be understood."""
+    """The authentication of the request cannot be understood."""
 
     code: ClassVar[str] = "IncompleteSignature"
 

@@ -130,7 +130,7 @@ class Feed:
             except EngineError as error:
                 _log.warning("feed: %s", error)
             except Exception as error:
-                # Whatever it is, the next look may be better; nobody waits for this task.
+                # Whatever it is, the next look may be better; nothing waits for this task.
                 _log.error("feed: a bug: %s", type(error).__name__)
             else:
                 text = json.dumps(

@@ -1,6 +1,6 @@
 """How often the log tells of refusals that anybody can cause.
 
-A caller who has no key may ask as often as the server answers; a line for each would let anybody
+A caller without a key may ask as often as the server answers; a line for each would let anybody
 fill the disk. The counters of `/metrics` have them all.
 """
 

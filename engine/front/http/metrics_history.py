@@ -1,4 +1,4 @@
-"""The last hour of each migration's figures, for whoever opens the page in the middle of it.
+"""The last hour of each migration's figures, for a page that is opened in the middle of it.
 
 In memory, and bounded; a server that has just started remembers nothing. The state holds only how
 a migration stands now.

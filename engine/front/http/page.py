@@ -1,7 +1,7 @@
 """The page: a few static files, read once, and the headers that keep everything else out.
 
 The page asks for nothing that is not this server's, and signs its calls as any client does: its
-files are no secret, and are given to everybody who can reach the server.
+files are no secret, and are given to every client that can reach the server.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ _log = logs.logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to serve. `listen` are hosts and ports; `access_keys` None means that nobody is asked
+    """How to serve. `listen` are hosts and ports; `access_keys` None means that no client is asked
     who they are, which only the loopback may."""
 
     listen: Sequence[tuple[str, int]]
@@ -137,7 +137,7 @@ def _step_back() -> None:
 
 
 class _Connection(H11Protocol):
-    """A connection that is given up where no request comes, or none to its end, or where nobody
+    """A connection that is given up where no request comes, or none to its end, or where no client
     takes the answer.
 
     To close a transport is to wait for what it still has to send, and a client that does not read
@@ -224,7 +224,7 @@ class _Connection(H11Protocol):
         if self.transport.is_closing():
             self._late = None
             if self._stalled is None:
-                # What was answered may still be on its way to somebody who reads it.
+                # What was answered may still be on its way to its reader.
                 self._watch_writing()
             return
         self.transport.close()
@@ -289,7 +289,7 @@ class _Server(uvicorn.Server):
 
     def _end(self) -> None:
         if self.should_exit:
-            self.force_exit = True  # asked twice: nobody is waited for
+            self.force_exit = True  # asked twice: no connection is waited for
             return
         _log.info("ending")
         self.should_exit = True

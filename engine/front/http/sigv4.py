@@ -69,8 +69,8 @@ class Signed:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a request says of itself: who signed it, when, and how. `expires` is seconds, None
-    where the signature is in the header."""
+    """What a request says of itself: its signer, the time, and how it was signed. `expires` is
+    seconds, None where the signature is in the header."""
 
     key_id: str
     scope: str
@@ -87,7 +87,7 @@ def claim(request: Signed) -> Claim:
     """Read what the request says of itself.
 
     Raises `MissingAuthenticationToken` if that is nothing, `IncompleteSignature` if it cannot be
-    understood, `InvalidClientTokenId` for a session token, which nobody here could have given.
+    understood, `InvalidClientTokenId` for a session token, which this server never gives.
     """
     headers = dict(request.headers)
     query = [pair for pair in request.query if pair[0] in QUERY_MEMBERS]
@@ -107,7 +107,7 @@ def claim(request: Signed) -> Claim:
 def verify(
     request: Signed, find: Callable[[str], AccessKey | None], now: datetime
 ) -> tuple[AccessKey, Claim]:
-    """Check who signed the request.
+    """Check the signature of the request.
 
     Raises the faults of `claim`, `InvalidClientTokenId` for a key that is not known,
     `SignatureDoesNotMatch`, and `RequestExpired`.
@@ -168,7 +168,7 @@ def _from_header(request: Signed, headers: dict[str, str]) -> Claim:
     algorithm, _, rest = headers["authorization"].partition(" ")
     if algorithm != ALGORITHM:
         raise IncompleteSignature(f"The Authorization header does not begin with {ALGORITHM}.")
-    # No regular expression: nobody is known yet, and a header may be as long as a head.
+    # No regular expression: the caller is unknown yet, and a header may be as long as a head.
     parts = [part.strip().partition("=") for part in rest.split(",", 3)]
     given = {name: value for name, _, value in parts}
     wanted = {"Credential", "SignedHeaders", "Signature"}

@@ -1,4 +1,4 @@
-"""The door of a server with TLS: who has not finished the handshake counts as a connection too.
+"""The listener of a server with TLS: a client in the handshake counts as a connection too.
 
 The loop's own server tells of a connection when its handshake is done. Before that it would take
 any number of them, for a minute each: all descriptors of the process, and with them the state's.

@@ -1,4 +1,4 @@
-// The page: who is signed in, what the feed says, and which group is looked at.
+// The page: the sign-in, what the feed says, and which group is looked at.
 //
 // The secret lives in sessionStorage (this tab, until it is closed) and in memory, and goes nowhere:
 // every request is signed with it here.

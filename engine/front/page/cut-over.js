@@ -25,7 +25,7 @@ const UNVERIFIED_SCAN =
   "Both ends are not compared: a difference between them is not found. What was written to the source " +
   "after the scan had passed is not carried.";
 
-/** The gates of one group's migration; buttons are there for who may. */
+/** The gates of one group's migration; buttons are there for a role that may. */
 export class CutOver {
   #app;
   #id;

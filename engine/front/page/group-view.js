@@ -96,7 +96,7 @@ export class GroupView {
     show(this.#result.node, over);
     const may = this.#app.may("migrate");
     show(this.#resume, migration !== null && migration.Workers.length === 0 && may);
-    // Also of one that is stopped: where its target came back older, nobody goes on with it.
+    // Also of one that is stopped: where its target came back older, nothing goes on with it.
     const idle = over || (migration !== null && migration.Workers.length === 0);
     show(this.#unblockButton, idle && may && Boolean(details?.SourceBlocked));
     show(this.#stopClients, over && may && Boolean(details.SourceClients?.Disconnecting || details.SourceClients?.UnattendedSince));

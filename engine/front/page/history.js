@@ -17,7 +17,7 @@ export class History {
 
   /**
    * Take in what the server remembers: rows of [seconds since the epoch, ...figures]. They fill the
-   * time in which nobody looked.
+   * time without a reader.
    */
   load(rows) {
     const theirs = rows.map(([at, ...values]) => ({

@@ -124,7 +124,7 @@ def _keys_in(keys: Mapping[int, int]) -> str:
 
 
 async def _emptied_first(target: Admin) -> bool:
-    """Whether the target has another migration's mark, and was empty before that one: whoever takes
+    """Whether the target has another migration's mark, and was empty before that one: what takes
     it over empties it. Leaves database 0 chosen."""
     try:
         await target.select(POSITION_DB)

@@ -21,7 +21,7 @@ from engine.wire.admin import Arg
 
 Way = Literal["replica", "scan"]
 
-# A name that nobody uses, in the shape of the probe's: a user may be bound to a key pattern.
+# A name that is not in use, in the shape of the probe's: a user may be bound to a key pattern.
 ABSENT_KEY = "startmigration:probe:absent"
 _OWN_KEY = OWN_PREFIX + b"position:none"
 _CONTAINERS = frozenset({"OBJECT", "CLIENT", "COMMAND", "CONFIG", "XINFO", "XGROUP", "FUNCTION"})
@@ -149,7 +149,7 @@ def _applied() -> list[Needed]:
     ]
 
 
-# EXEC outside of a transaction is an error; MULTI is tried by whoever queues.
+# EXEC outside of a transaction is an error; MULTI is tried by what queues.
 _TRANSACTION = (Needed(("EXEC",)), _queued("MULTI"))
 
 
@@ -242,7 +242,7 @@ def comparison(info: ServerInfo) -> tuple[Needed, ...]:
 
 def whole_comparison(info: ServerInfo, way: Way) -> tuple[Needed, ...]:
     """The same with what some values, and the counts of a scan, take beside that."""
-    # Who follows counts by INFO, in the moment of the comparison.
+    # An engine that follows counts by INFO, in the moment of the comparison.
     counts = (Needed(("DBSIZE",)),) if way == "scan" else ()
     return (*comparison(info), Needed(("GETRANGE", ABSENT_KEY, 0, 0)), *counts)
 
