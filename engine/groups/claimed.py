@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlalchemy import Connection, case, delete, insert, select, update
+from sqlalchemy import Connection, Row, case, delete, insert, select, update
 
 from engine.errors import StateError
 from engine.groups import disconnections, schema
@@ -41,15 +41,21 @@ class ClaimedTransfer:
         """Renew the lease, write down the lane's `progress` if given, and return what the operator
         wants."""
         with self._store.write() as connection:
-            self._renew(connection)
+            request = self._renew(connection)
             if progress is not None:
                 self._note_progress(connection, progress, lane)
-            return self._request(connection)
+            return request
 
     def read_request(self) -> Request:
         """What the operator wants, without writing anything."""
+        table, lease = schema.migrations, schema.leases
+        query = (
+            select(table.c.request)
+            .join(lease, lease.c.migration_id == table.c.id)
+            .where(*self._in_term())
+        )
         with self._store.read() as connection:
-            return self._request(connection)
+            return self._found(connection.execute(query).one_or_none())
 
     def refuse(self, reason: str) -> None:
         """The asked-for cut-over did not happen: keep why, and take the request for it off.
@@ -141,33 +147,29 @@ class ClaimedTransfer:
         mine = table.c.id == self._lane(lane)
         connection.execute(update(table).where(mine).values(progress=progress.to_dict()))
 
-    def _request(self, connection: Connection) -> Request:
-        table, lease = schema.migrations, schema.leases
-        query = (
-            select(table.c.request)
-            .join(lease, lease.c.migration_id == table.c.id)
-            .where(*self._in_term())
-        )
-        row = connection.execute(query).one_or_none()
-        if row is None:
-            raise self._lost()
-        return Request(row[0])
-
     def _change(self, connection: Connection, **values: Any) -> None:
         self._renew(connection)
         table = schema.migrations
         mine = table.c.id == self.record.id
         connection.execute(update(table).where(mine).values(values))
 
-    def _renew(self, connection: Connection) -> None:
-        """First in each transaction: the row's lock keeps the lease until the end of it."""
+    def _renew(self, connection: Connection) -> Request:
+        """First in each transaction: the row's lock keeps the lease until the end of it. Returns
+        what the operator wants."""
+        table, lease = schema.migrations, schema.leases
+        request = select(table.c.request).where(table.c.id == lease.c.migration_id)
         renewed = connection.execute(
-            update(schema.leases)
+            update(lease)
             .where(*self._in_term())
             .values(renewed_at=schema.now(), ends_at=schema.now() + LEASE_SECONDS)
+            .returning(request.scalar_subquery())
         )
-        if renewed.rowcount != 1:
+        return self._found(renewed.one_or_none())
+
+    def _found(self, row: Row[Any] | None) -> Request:
+        if row is None:
             raise self._lost()
+        return Request(row[0])
 
     def _in_term(self) -> tuple[Any, ...]:
         table, lease = schema.leases, self.record.lease
