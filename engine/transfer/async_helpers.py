@@ -91,6 +91,10 @@ async def _end(tasks: Sequence[asyncio.Future[Any]]) -> bool:
             await asyncio.wait(left, timeout=_AGAIN_SECONDS)
         except asyncio.CancelledError:
             interrupted = True
+    for task in tasks:
+        if not task.cancelled():
+            # Looked at: nothing else is going to, where another one failed before.
+            task.exception()
     return interrupted
 
 
