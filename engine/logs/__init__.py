@@ -30,7 +30,7 @@ from typing import Any
 ROOT = "engine"
 """The logger above all others of the package."""
 SHARD = "0001"
-"""The one shard of a migration, as the API calls it."""
+"""The one shard of a migration, or the first one, as the API calls it."""
 
 logging.getLogger(ROOT).addHandler(logging.NullHandler())
 
@@ -60,6 +60,7 @@ class Migration:
 
 _NONE = Migration()
 _migration: ContextVar[Migration] = ContextVar("migration", default=_NONE)
+_shard: ContextVar[str] = ContextVar("shard", default=SHARD)
 _end: ContextVar[str] = ContextVar("end", default="")
 
 
@@ -74,6 +75,17 @@ def migration(group: str, *, source: str = "", target: str = "") -> Iterator[Non
         yield
     finally:
         _migration.reset(token)
+
+
+@contextlib.contextmanager
+def of_shard(name: str) -> Iterator[None]:
+    """Lines that are logged meanwhile, and by all that begins meanwhile, are of this shard; of the
+    one that there is, or of the first one, where `name` is empty."""
+    token = _shard.set(name or SHARD)
+    try:
+        yield
+    finally:
+        _shard.reset(token)
 
 
 @contextlib.contextmanager
@@ -120,7 +132,7 @@ class Log(logging.LoggerAdapter[logging.Logger]):
         group = str(figures.pop("migration", of.group))
         attributes = {
             "migration": group,
-            "shard": SHARD if group else "",
+            "shard": _shard.get() if group else "",
             "end": end,
             "endpoint": masked(str(endpoint)),
             "figures": {

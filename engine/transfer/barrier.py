@@ -107,16 +107,17 @@ class Barrier(Generic[L]):
 
         async def on(lane: L) -> None:
             try:
-                if step.record is not None:
-                    await step.record(lane)
-                begun.append((step, lane))
-                await step.act(lane)
+                with logs.of_shard(self._name_of(lane)):
+                    if step.record is not None:
+                        await step.record(lane)
+                    begun.append((step, lane))
+                    await step.act(lane)
             except Exception as cause:
                 raise StepFailed(step, lane, cause) from cause
             left.remove(lane)
             if not left and len(lanes) > 1:
-                extra = {"shard": self._name_of(lane)}
-                _log.info("Cut-over: %s: this lane was last", step.name, extra=extra)
+                with logs.of_shard(self._name_of(lane)):
+                    _log.info("Cut-over: %s: this shard was last", step.name)
 
         bounds = [at for at in map(step.until, lanes) if at is not None]
         try:

@@ -28,15 +28,12 @@ import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
 from engine.errors import (
-    AuthError,
     EngineError,
     LinkError,
     ServerError,
     StateError,
-    TransferFailed,
 )
 from engine.model.credentials import Credentials
 from engine.model.doubt import Doubt
@@ -61,30 +58,27 @@ from engine.transfer.cut_over_comparison import CutOverComparison
 from engine.transfer.endpoints import Endpoints
 from engine.transfer.fence_upkeep import FenceUpkeep
 from engine.transfer.follow import Follower
-from engine.transfer.formatting import place_words, size_words, stream_words
-from engine.transfer.functions_and_scripts import LIBRARIES, is_library
+from engine.transfer.formatting import place_words, stream_words
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.lane_cut_over import Followed, LaneCutOver
+from engine.transfer.lane_figures import LaneFigures
+from engine.transfer.lane_losses import LaneLosses
 from engine.transfer.lane_outcome import LaneOutcome
-from engine.transfer.leftovers import NAME as LEFTOVERS
-from engine.transfer.leftovers import REMEDY as LEFTOVERS_REMEDY
-from engine.transfer.leftovers import find as find_leftovers
+from engine.transfer.lane_start import inherit, recognise
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.offer import Offer, TakenUpAnew
 from engine.transfer.promotion import Promotion
-from engine.transfer.restore_errors import explain_refusal
 from engine.transfer.role_monitor import RoleMonitor
 from engine.transfer.snapshot import Snapshot
 from engine.transfer.source_tuning import SourceTuning
 from engine.transfer.switch_hook import SwitchHook
 from engine.transfer.sync_monitor import SyncMonitor
-from engine.transfer.target_claim import foreign
 from engine.transfer.target_monitor import TargetMonitor
 from engine.transfer.target_ownership import TargetOwnership
 from engine.transfer.target_ttls import TargetTtls
 from engine.transfer.ttl_guard import TtlGuard
 from engine.transfer.unfaithful_commands import UnfaithfulCommands
 from engine.wire.psync import FullSync, PartialSync
-from engine.wire.search_indexes import shown
 
 # How often progress is told, and the operator's word looked for, in seconds.
 _TICK_SECONDS = 0.5
@@ -94,60 +88,8 @@ _LOOK_SECONDS = 0.05
 _CALM_LOOK_SECONDS = 0.25
 # From one question to the next how long a value the target takes, while keys are refused.
 _LIMIT_SECONDS = 2.0
-# Figures of a source that is not listened to.
-_UNHEARD = {"lag_bytes": None, "lag_seconds": None}
-# The same behind the cut-over.
-_OVER = {"link": "", "lag_bytes": 0, "lag_seconds": 0.0}
 # What either end says when it is there, and not now.
 _NOT_NOW = transient("psync") | transient("write")
-
-# How the follower names a change of libraries that the target refused.
-_FUNCTION_COMMAND = "the command FUNCTION,"
-
-
-class Offer:
-    """A lane that could be cut over, until what it does breaks; lent while a cut-over goes on.
-
-    `followed`: what its follower is; None: a snapshot has ended, and nothing is followed.
-    """
-
-    def __init__(self, followed: Followed | None) -> None:
-        loop = asyncio.get_running_loop()
-        self.followed = followed
-        self.wanted: asyncio.Future[None] = loop.create_future()
-        """Done when the migration wants it."""
-        self.lent: asyncio.Future[None] = loop.create_future()
-        """Done when nothing else is done with it; cancelled where the lane broke before."""
-        self._back: asyncio.Future[bool] = loop.create_future()
-
-    def want(self) -> None:
-        """Ask for it."""
-        if not self.wanted.done():
-            self.wanted.set_result(None)
-
-    def give_back(self, *, over: bool) -> None:
-        """The cut-over has come to its end; `over`: the target is open."""
-        if not self._back.done():
-            self._back.set_result(over)
-
-    def fail(self, cause: Exception) -> None:
-        """The cut-over has come to its end by `cause`, which is the lane's to deal with."""
-        if not self._back.done():
-            self._back.set_exception(cause)
-
-    def withdraw(self) -> None:
-        """The lane has come to its end, or has broken."""
-        self.lent.cancel()
-        self._back.cancel()
-
-    async def lend(self) -> bool:
-        """Let the migration have it; whether the target is open then. Raises as `fail` says."""
-        self.lent.set_result(None)
-        return await self._back
-
-
-class TakenUpAnew(Exception):
-    """A cut-over broke on another lane when this one had stopped to follow."""
 
 
 class Lane:
@@ -185,6 +127,7 @@ class Lane:
         )
         checkpoint.take_repaired = self._take_repaired
         context.peers.join(lambda: checkpoint.mark)
+        self._losses = LaneLosses(checkpoint, context, lambda: self._writer.info)
         self._ownership = TargetOwnership(ends, checkpoint)
         self._target_watch = TargetMonitor(target, context, self._to_be_written)
         self._tuning = SourceTuning(ends, checkpoint, context)
@@ -209,7 +152,7 @@ class Lane:
             self._source,
             self._writer,
             self._ownership,
-            self._leave_out,
+            self._losses.leave_out,
             self._target_watch,
         )
         self._snapshot.on_records = self._ttl_guard.note_records
@@ -217,6 +160,7 @@ class Lane:
         self._check = CutOverComparison(
             ends, checkpoint, context, gate, comparison, self._compare_on
         )
+        self._losses.require = self._check.require
         self._upkeep = FenceUpkeep(
             ends,
             checkpoint,
@@ -260,23 +204,15 @@ class Lane:
         self._applier: Applier | None = None
         self._follower: Follower | None = None
         self._resync: KeyResync | None = None
-        self._restarts = 0
         # Keys that the target refused to an engine before us are to be read once more.
         self._ask_again = False
         # When the target is asked again how long a value it takes.
         self._limit_at = 0.0
         # The target has, or had, a position of this migration.
         self._has_position = False
-        # Where the last follower stood, and the commands of all those before the one that runs.
-        self._stood: dict[str, Any] = {}
-        self._commands = 0
-        # The same as it was known when that one was let go.
-        self._let_go_at: dict[str, Any] = {}
-        # The source was heard last, by the loop's clock, when that follower was let go.
-        self._heard_at: float | None = None
-        # The link to the source is what was lost.
-        self._source_lost = False
-        self.left_out: list[str] = []
+        self._figures = LaneFigures(
+            checkpoint, context, self._source, self._writer, self._target_watch, self._standing
+        )
         context.source_type = "replica"
         context.figures = self._figures
 
@@ -308,7 +244,7 @@ class Lane:
         context.lost |= dict(self._mark.lost)
         while True:
             try:
-                self._source_lost = False
+                self._figures.source_lost = False
                 # Before anything is written: the claim as well.
                 await self._roles.check_apart()
                 if ask:
@@ -373,7 +309,7 @@ class Lane:
                 # Before the target was asked it is not known what it has.
                 wants = "" if ask and reached is None else stream_words(reached)
                 reason, ask, remedy = exc.message, self._mark.begun, exc.remedy
-                self._source_lost = isinstance(exc, LinkError) and exc.fault == "source"
+                self._figures.source_lost = isinstance(exc, LinkError) and exc.fault == "source"
             finally:
                 await self._let_go()
             if (reached is not None and reached != before) or self._writer.learned > learned:
@@ -384,7 +320,7 @@ class Lane:
                 remedy=remedy,
                 event=f"{reason}: dialling again{wants and f', to ask the source for {wants}'}",
             )
-            self._restarts += 1
+            self._figures.restarts += 1
             await asyncio.sleep(delay)
 
     def _copied_again(self) -> str:
@@ -424,6 +360,11 @@ class Lane:
         return self._source.spooled_most
 
     @property
+    def left_out(self) -> list[str]:
+        """What is no key and was not carried, in words."""
+        return self._losses.left_out
+
+    @property
     def context(self) -> MigrationContext:
         """Where it stands."""
         return self._context
@@ -440,14 +381,7 @@ class Lane:
     @property
     def standing(self) -> str:
         """For a migration that is aborted: what was in sync and what was not."""
-        context, stood = self._context, self._let_go_at or self._figures()
-        if "applied_offset" not in stood:
-            copied = context.progress.keys_words
-            return f"in {context.phase}, with {copied} of the snapshot acknowledged"
-        lag = stood["lag_bytes"]
-        if lag is None:
-            return "behind the source by an unknown number of bytes, and not verified"
-        return f"{size_words(lag)} behind the source, and not verified"
+        return self._figures.standing
 
     async def close(self, *, resumable: bool, forced: bool = False) -> None:
         """Let go of both ends; unless it can be resumed, remove what we left on the target.
@@ -543,9 +477,11 @@ class Lane:
             applier = self._applier = self._new_applier(importing=False)
             await context.insist(applier.open, "target")
             await applier.close()
-            self._inherit(applier.found)
+            inherit(applier.found, self._ownership.claim, self._ends, self._checkpoint)
             if not self._mark.taken_over and not self._ends.shared:
-                await context.insist(self._recognise, "target")
+                await context.insist(
+                    lambda: recognise(self._ends, self._checkpoint, context), "target"
+                )
 
     async def _open_source(
         self, position: StreamPosition | None, doubtful: StreamPosition | None
@@ -558,43 +494,6 @@ class Lane:
             if position is not None:
                 await self._roles.goes_on_elsewhere(position)
             raise
-
-    def _inherit(self, found: bytes | None) -> None:
-        """Another migration's position on the target: raises `Foreign`, unless it is to be taken
-        over. What that one found there before counts then, not what it has brought."""
-        claim = self._ownership.claim
-        other = claim.another(found)
-        if other is None or other.opened:
-            return
-        if not self._settings.take_over:
-            raise foreign(other, self._ends.target.address)
-        held_before = other.held_before or self._ends.shared
-        self._checkpoint.note(held_before=held_before, taken_over=other.transfer)
-
-    async def _recognise(self) -> None:
-        """Keys of a migration that ended without a cut-over: raises `TransferFailed` where they
-        cannot be there behind this one's, and the operator has not said what becomes of them."""
-        settings = self._settings
-        async with self._ends.admin("target") as target:
-            try:
-                left = await find_leftovers(lambda: self._ends.admin("source"), target, settings)
-            except AuthError:
-                return  # the preflight has said so
-        if left is None or left.held_before:
-            return
-        if not left.keys:
-            self._checkpoint.note(held_before=False)
-        elif settings.take_over:
-            self._checkpoint.note(held_before=False, taken_over=left.transfer)
-        elif LEFTOVERS in settings.skip_checks:
-            self._context.on_event(f"{left.words}: they count as the target's own, as asked")
-        elif why := left.in_the_way:
-            raise TransferFailed(why, remedy=LEFTOVERS_REMEDY, fault="user")
-        else:
-            self._context.on_event(
-                f"{left.words}: the source has each of them, they are overwritten"
-            )
-            self._checkpoint.note(held_before=False)
 
     async def _begin(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> None:
         """What has to be there before the first byte is taken in."""
@@ -609,8 +508,7 @@ class Lane:
 
     async def _full_sync(self, sync: FullSync) -> TargetPosition:
         context = self._context
-        # Offsets behind another snapshot have nothing to do with those before it.
-        self._stood = {"commands": self._commands}
+        self._figures.start_anew()
         context.enter(Phase.SNAPSHOT)
         with context.step("snapshot"):
             await self._ticking(self._snapshot.copy(importing=self._ttl_guard.importing))
@@ -656,14 +554,15 @@ class Lane:
                 self._standing.trust(),
                 self._ttl_guard.extended,
                 note=self._standing.note,
-                not_carried=self._not_carried,
-                carried=self._carried,
-                left_out=self._leave_out,
-                unnamed=self._compare_all,
+                not_carried=self._losses.not_carried,
+                carried=self._losses.carried,
+                left_out=self._losses.leave_out,
+                unnamed=self._losses.compare_all,
             )
             self._resync.on_left = context.stats.leave
-            follower.on_search = self._search_refused
-            follower.on_unknown_command = self._on_unknown_command
+            follower.on_search = self._losses.search_refused
+            follower.on_unknown_command = self._losses.on_unknown_command
+            self._figures.follower, self._figures.resync = follower, self._resync
             self._standing.attend(follower, self._resync)
             self._ttl_guard.attend(follower)
             await self._take_up_dirty()
@@ -805,17 +704,10 @@ class Lane:
     async def _let_go(self) -> None:
         self._context.can_complete = False
         self._checkpoint.count_repairs()
-        self._resync = None
+        self._resync = self._figures.resync = None
         await self._ttl_guard.let_go()
         if self._follower is not None:
-            self._let_go_at = self._where(self._follower)
-            # Nothing listens now: what the source has sent is not known, unless nothing more
-            # counts.
-            self._stood = {**self._let_go_at, **(_OVER if self._mark.opened else _UNHEARD)}
-            self._commands = self._stood["commands"]
-            seconds = self._let_go_at["source_heard_seconds"]
-            now = asyncio.get_running_loop().time()
-            self._heard_at = None if seconds is None else now - seconds
+            self._figures.let_go(self._follower)
             self._follower = None
             self._standing.let_go()
         if self._applier is not None:
@@ -840,7 +732,7 @@ class Lane:
         self._context.tell()
         self._source.check()
         await self._check.look()
-        self._forget_resynced()
+        self._losses.forget_libraries()
         if (lost := tuple(self._context.lost.items())) != self._mark.lost:
             await self._checkpoint.save(lost=lost)
         await self._look_at_limit()
@@ -876,104 +768,19 @@ class Lane:
         self._context.reason = reason if self._context.can_complete else self._context.reason
         await self._tick()
 
+    def _to_be_written(self) -> None:
+        self._checkpoint.dirty = True
+
     def _take_repaired(self) -> int:
         if self._resync is None:
             return 0
         repaired, self._resync.repaired = self._resync.repaired, 0
         return repaired
 
-    def _not_carried(self, db: int, key: bytes, message: str, value_type: int | None) -> None:
-        reason = explain_refusal(message, value_type, self._writer.info)
-        self._context.stats.refuse(db, key, reason)
-        self._checkpoint.dirty = True
-
-    def _carried(self, db: int, key: bytes) -> None:
-        self._context.stats.carried(db, key)
-        self._checkpoint.dirty = True
-
-    def _on_unknown_command(self, name: bytes, known: bool) -> None:
-        shown = name[:64].decode("ascii", "backslashreplace")
-        if known:
-            done = "each key that it names is read again from the source"
-        else:
-            done = "the source does not say which keys it changes"
-        said = f"the stream has the command {shown}, which is not known here: {done}"
-        self._context.on_event(said)
-        if not known:
-            self._check.require("all", said)
-
-    def _to_be_written(self) -> None:
-        self._checkpoint.dirty = True
-
-    def _search_refused(self, name: bytes, why: str) -> None:
-        """A search alias or dictionary that may be otherwise on the target: it is compared."""
-        self._checkpoint.note_search_names([name])
-        self._context.lost.setdefault(f"search alias or dictionary {shown(name)}", why)
-
-    def _leave_out(self, what: str) -> None:
-        if what not in self.left_out:
-            self.left_out.append(what)
-            self._context.on_event(f"not carried: {what}")
-        if what.startswith(_FUNCTION_COMMAND):
-            # Which library it was, a look at both ends tells.
-            self._context.lost.setdefault(LIBRARIES, what)
-
-    def _forget_resynced(self) -> None:
-        """Libraries that the target has by now are not left out any more."""
-        if self.left_out and not self._context.lost:
-            self.left_out = [each for each in self.left_out if not _is_of_library(each)]
-
-    async def _compare_all(self, why: str) -> None:
-        """Keys that nothing names may differ. Raises `StateError`."""
-        if not self._mark.compare_all:
-            self._context.on_event(f"{why}: every key is compared before the cut-over")
-            await self._checkpoint.save(compare_all=why)
-
-    def _figures(self) -> dict[str, Any]:
-        follower, resync, applier = self._follower, self._resync, self._applier
-        figures: dict[str, Any] = {
-            "retries": self._context.failed_dials
-            + self._source.failed_dials
-            + self._writer.retries
-            + self._restarts
-            + (applier.retries if applier else 0),
-            "reconnects": self._writer.reconnects + (applier.reconnects if applier else 0),
-            "spool_bytes": self._source.spooled,
-            "target_heard_seconds": self._target_watch.heard_seconds,
-            "repaired_keys": self._mark.repaired_keys + (resync.repaired if resync else 0),
-            "held_keys": resync.waiting if resync else 0,
-            "partial_syncs": self._mark.partial_syncs,
-            "full_syncs": self._mark.full_syncs,
-        }
-        if self._context.phase is Phase.SNAPSHOT:
-            figures |= {
-                "link": self._source.link,
-                "source_heard_seconds": self._source.heard_seconds,
-            }
-        return figures | (self._unfollowed() if follower is None else self._where(follower))
-
-    def _unfollowed(self) -> dict[str, Any]:
-        """The same while no follower runs."""
-        if "link" not in self._stood or self._mark.opened:
-            return self._stood
-        # While the target is what is waited for, nothing tells of the source's link.
-        figures = {**self._stood, "link": "down" if self._source_lost else ""}
-        if self._heard_at is not None:
-            seconds = asyncio.get_running_loop().time() - self._heard_at
-            figures["source_heard_seconds"] = float(int(seconds))
-        return figures
-
-    def _where(self, follower: Follower) -> dict[str, Any]:
-        return {
-            "commands": self._commands + follower.commands,
-            "applied_offset": follower.position.offset,
-            **self._standing.figures(follower),
-        }
-
     # --- Ends ---
 
     def _new_applier(self, *, importing: bool) -> Applier:
-        return Applier(
+        applier = self._figures.applier = Applier(
             self._ends.target,
             self._settings,
             position_key(self._mark.token, self._ends.lane),
@@ -983,10 +790,7 @@ class Lane:
             on_trouble=self._context.trouble_of("the target"),
             name=self._ownership.claim.client_name,
         )
-
-
-def _is_of_library(what: str) -> bool:
-    return is_library(what) or what.startswith(_FUNCTION_COMMAND)
+        return applier
 
 
 def _passes(error: LinkError | ServerError) -> bool:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, TypeVar
 
+from engine import logs
 from engine.errors import EngineError, LinkError, ServerError, TransferStopped
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase
@@ -24,9 +25,12 @@ from engine.transfer.async_helpers import cancelled, together
 from engine.transfer.barrier import StepFailed
 from engine.transfer.cut_over import CUT_OVER, IN_SYNC, SNAPSHOT, CutOver
 from engine.transfer.cut_over_check import CutOverCheckResult
-from engine.transfer.lane import Lane, Offer, TakenUpAnew
+from engine.transfer.lane import Lane
 from engine.transfer.lane_cut_over import LaneCutOver
+from engine.transfer.offer import Offer, TakenUpAnew
 from engine.transfer.overview import Overview
+
+T = TypeVar("T")
 
 # Tries of a cut-over that cannot be repeated by hand (`migrate`).
 _CUT_OVERS_MOST = 3
@@ -71,7 +75,7 @@ class Migration:
     async def run(self) -> None:
         """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure."""
         self._take_up()
-        over = await together([lane.connect() for lane in self.lanes])
+        over = await together([_of(lane, lane.connect()) for lane in self.lanes])
         running = [lane for lane, is_over in zip(self.lanes, over, strict=True) if not is_over]
         if running:
             await self._run(running)
@@ -79,7 +83,7 @@ class Migration:
             lane.context.enter(Phase.DONE)
 
     async def _run(self, lanes: Sequence[Lane]) -> None:
-        tasks = [asyncio.create_task(lane.run()) for lane in lanes]
+        tasks = [asyncio.create_task(_of(lane, lane.run())) for lane in lanes]
         word = asyncio.create_task(self._orders.word.wait())
         try:
             while True:
@@ -292,21 +296,29 @@ class Migration:
             with contextlib.suppress(EngineError):
                 # Ended before it began to look; each lane says what is wrong.
                 self._take_up()
-        await together([lane.close(resumable=resumable, forced=forced) for lane in self.lanes])
+        await together(
+            [_of(lane, lane.close(resumable=resumable, forced=forced)) for lane in self.lanes]
+        )
 
     async def abandon(self) -> None:
         """As `Lane.abandon`, of all lanes."""
         self._take_up()
-        await together([lane.abandon() for lane in self.lanes])
+        await together([_of(lane, lane.abandon()) for lane in self.lanes])
 
     async def end_opened(self) -> bool:
         """As `LaneOutcome.end_opened`, of all lanes."""
-        return all(await together([lane.end_opened() for lane in self.lanes]))
+        return all(await together([_of(lane, lane.end_opened()) for lane in self.lanes]))
 
     async def save_last(self, errors: list[str]) -> None:
         """Write the last checkpoints; a failure joins `errors` if there is none yet."""
         for lane in self.lanes:
             await lane.save_last(errors)
+
+
+async def _of(lane: Lane, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns, whose log lines are the lane's."""
+    with logs.of_shard(lane.context.lane):
+        return await work
 
 
 def _ended_early(task: asyncio.Task[None]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint, Tls
 from engine.model.message_text import tidied
 from engine.model.position import ScanPosition, StreamPosition
-from engine.model.progress import Phase, Progress
+from engine.model.progress import Phase, Progress, total
 from engine.model.report import EngineUse, NotCarried, Report, Step, printable_key
 from engine.model.settings import TransferSettings
 from engine.wire import command_renames
@@ -367,3 +368,67 @@ def test_commands_as_a_server_knows_them() -> None:
 def test_marks_that_stand_twice(text: str, told: str) -> None:
     assert tidied(text) == told
     assert tidied(told) == told
+
+
+MEMBERS = {
+    name: of
+    for of, names in (
+        (
+            st.integers(0, 1 << 60),
+            "keys bytes skipped vanished not_carried retries reconnects commands",
+        ),
+        (
+            st.integers(0, 1 << 60),
+            "spool_bytes partial_syncs full_syncs repaired_keys held_keys",
+        ),
+        (
+            st.none() | st.integers(0, 1 << 60),
+            "total_keys evicted_keys lag_bytes applied_offset source_offset",
+        ),
+        (st.floats(0, 1e9), "keys_per_second seconds"),
+        (
+            st.none() | st.floats(0, 1e9),
+            "eta_seconds lag_seconds source_heard_seconds target_heard_seconds",
+        ),
+        (st.booleans(), "can_complete uncomparable trying_again lets_scripts"),
+        (st.sampled_from(["", "up", "down", "silent"]), "link"),
+        (st.sampled_from(Phase), "phase"),
+        (st.just("replica"), "source_type"),
+        (st.sampled_from(["", "lag 5 MB > 1 MB", "in sync"]), "reason"),
+    )
+    for name in names.split()
+}
+
+
+def test_every_figure_of_the_progress_is_in_the_totals() -> None:
+    assert {each.name for each in fields(Progress)} == MEMBERS.keys()
+    lanes = [Progress(), Progress()]
+    assert total(lanes, Phase.CONNECT) == Progress()
+
+
+@given(st.lists(st.builds(Progress, **MEMBERS), min_size=1, max_size=4))
+def test_the_progress_of_several_lanes(lanes: list[Progress]) -> None:
+    """What all know adds up, or is that of the lane that has most; what one does not know is not
+    known of all; and a gate is open where all are."""
+    whole = total(lanes, Phase.FOLLOW)
+    if len(lanes) == 1:
+        assert whole is lanes[0]
+        return
+    assert whole.phase is Phase.FOLLOW
+    assert whole.keys == sum(lane.keys for lane in lanes)
+    lags = [lane.lag_bytes for lane in lanes]
+    assert whole.lag_bytes == (None if None in lags else sum(lag or 0 for lag in lags))
+    ages = [lane.lag_seconds for lane in lanes]
+    assert whole.lag_seconds == (None if None in ages else max(age or 0 for age in ages))
+    assert whole.applied_offset is whole.source_offset is None
+    assert whole.can_complete is all(lane.can_complete for lane in lanes)
+    if "down" in [lane.link for lane in lanes]:
+        assert whole.link == "down"
+    if not whole.can_complete:
+        shut = next(lane for lane in lanes if not lane.can_complete)
+        assert whole.reason == shut.reason
+    # The order of the lanes changes no figure.
+    turned = total(lanes[::-1], Phase.FOLLOW)
+    assert replace(turned, reason="", keys_per_second=0.0) == replace(
+        whole, reason="", keys_per_second=0.0
+    )

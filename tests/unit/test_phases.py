@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import EngineError
 from engine.model.progress import ENDS, Phase
-from engine.transfer.phases import MOVES, move
+from engine.transfer.phases import MOVES, least_advanced, move
 
 P = Phase
 # As the module's text tells them.
@@ -75,3 +75,17 @@ def test_every_phase_is_reached_from_the_first_and_leads_to_an_end() -> None:
     assert reached == set(Phase)
     # Nothing leads back to the first.
     assert all(P.CONNECT not in following for following in MOVES.values())
+
+
+@pytest.mark.parametrize("phase", P)
+def test_a_migration_is_where_its_only_lane_is(phase: Phase) -> None:
+    assert least_advanced([phase]) is least_advanced([phase, P.DONE]) is phase
+
+
+def test_a_migration_is_where_its_least_advanced_lane_is() -> None:
+    assert least_advanced([P.FOLLOW, P.SNAPSHOT, P.CUT_OVER]) is P.SNAPSHOT
+    assert least_advanced([P.FOLLOW, P.CATCH_UP]) is P.CATCH_UP
+    assert least_advanced([P.CUT_OVER, P.FOLLOW]) is P.FOLLOW
+    # One that has ended otherwise than by a cut-over ends the whole.
+    assert least_advanced([P.FOLLOW, P.STOPPED]) is P.STOPPED
+    assert least_advanced([P.STOPPED, P.DONE, P.FAILED]) is P.FAILED

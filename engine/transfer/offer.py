@@ -1,0 +1,52 @@
+"""A lane that could be cut over, as the migration borrows it for the time of a cut-over."""
+
+from __future__ import annotations
+
+import asyncio
+
+from engine.transfer.lane_cut_over import Followed
+
+
+class Offer:
+    """A lane that could be cut over, until what it does breaks; lent while a cut-over goes on.
+
+    `followed`: what its follower is; None: a snapshot has ended, and nothing is followed.
+    """
+
+    def __init__(self, followed: Followed | None) -> None:
+        loop = asyncio.get_running_loop()
+        self.followed = followed
+        self.wanted: asyncio.Future[None] = loop.create_future()
+        """Done when the migration wants it."""
+        self.lent: asyncio.Future[None] = loop.create_future()
+        """Done when nothing else is done with it; cancelled where the lane broke before."""
+        self._back: asyncio.Future[bool] = loop.create_future()
+
+    def want(self) -> None:
+        """Ask for it."""
+        if not self.wanted.done():
+            self.wanted.set_result(None)
+
+    def give_back(self, *, over: bool) -> None:
+        """The cut-over has come to its end; `over`: the target is open."""
+        if not self._back.done():
+            self._back.set_result(over)
+
+    def fail(self, cause: Exception) -> None:
+        """The cut-over has come to its end by `cause`, which is the lane's to deal with."""
+        if not self._back.done():
+            self._back.set_exception(cause)
+
+    def withdraw(self) -> None:
+        """The lane has come to its end, or has broken."""
+        self.lent.cancel()
+        self._back.cancel()
+
+    async def lend(self) -> bool:
+        """Let the migration have it; whether the target is open then. Raises as `fail` says."""
+        self.lent.set_result(None)
+        return await self._back
+
+
+class TakenUpAnew(Exception):
+    """A cut-over broke on another lane when this one had stopped to follow."""
