@@ -26,7 +26,7 @@ from engine.transfer.barrier import StepFailed
 from engine.transfer.cut_over import CUT_OVER, IN_SYNC, SNAPSHOT, CutOver
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.lane import Lane
-from engine.transfer.lane_cut_over import LaneCutOver
+from engine.transfer.lane_cut_over import Followed, LaneCutOver
 from engine.transfer.offer import Offer, TakenUpAnew
 from engine.transfer.overview import Overview
 
@@ -54,9 +54,9 @@ class Migration:
             lane.on_look = self._looked.set
         # The cut-over is tried again by itself, for what its comparison has found.
         self._again, self._again_until = False, 0.0
-        # How often it was refused since the lanes that are offered began to follow.
+        # How often it was refused since all lanes have followed what they follow now.
         self._refused = 0
-        self._offered: list[Offer] = []
+        self._followed: list[Followed | None] = []
         if overview.orders.one_go and self._settings.until == "snapshot":
             self._steps = SNAPSHOT
         elif overview.orders.one_go and self._settings.until == "in-sync":
@@ -134,11 +134,12 @@ class Migration:
         offers = await self._borrow(lanes)
         if not offers:
             return False
-        if offers != self._offered:
-            self._again, self._refused = False, 0
+        followed = [each.followed for each in offers]
+        if followed != self._followed:
+            self._followed, self._again, self._refused = followed, False, 0
         self._orders.word.clear()
         try:
-            result = await self._cut_over.run(self._steps, [each.followed for each in offers])
+            result = await self._cut_over.run(self._steps, followed)
         except StepFailed as failed:
             self._break_off(failed, lanes, offers)
             return True
