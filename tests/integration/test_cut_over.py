@@ -128,6 +128,30 @@ class Clicks:
         assert not self._thread.is_alive()
 
 
+def test_a_cut_over_in_one_go_is_given_up_after_three_refusals(
+    server_factory: ServerFactory,
+) -> None:
+    """It cannot be asked for again by hand: so it is tried again by itself, and not for ever."""
+    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    source.client().set("key", 1)
+    asked: list[bytes] = []
+
+    async def gate(own_key: bytes) -> CutOverCheckResult:
+        asked.append(own_key)
+        return CutOverCheckResult(False, "not yet")
+
+    run = online(source, target, one_go=True, gate_in_sync=gate)
+    assert run.report.status == "stopped"
+    assert run.report.errors[0].startswith("not yet")
+    assert len(asked) == 3
+    assert refusals(run) == [
+        "cut-over refused: not yet; it is tried again by itself",
+        "cut-over refused: not yet; it is tried again by itself",
+        "cut-over refused: not yet; it is not tried again",
+    ]
+    assert source.client().set("key", 2)
+
+
 def test_every_acknowledged_write_is_on_the_target(ends: tuple[Server, Server]) -> None:
     source, target = ends
 
