@@ -410,7 +410,7 @@ async def _force(services: ServiceContext, transfer: TransferRecord) -> None:
         errors=(message,),
     )
     if opened and isinstance(mark, OnlineCheckpoint) and not mark.came_back:
-        # The abort lets the cut-over's end come, and the seal with it.
+        # The abort lets the cut-over's end come, and the write block with it.
         report = replace(report, **mark.at_source())
     ended = await services.state(
         lambda registry: registry.end_without_worker(group_id, report, f"migration {message}")

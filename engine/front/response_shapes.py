@@ -253,7 +253,7 @@ def _undecided(transfer: TransferRecord) -> str:
 
 
 def needs_hand(transfer: TransferRecord) -> bool:
-    """Whether a migration has stopped by itself, and stops again unless something is mended."""
+    """Whether a migration has stopped by itself, and stops again unless something is corrected."""
     stopped = transfer.status is TransferStatus.STOPPED
     return stopped and transfer.report is not None and transfer.report.needs_hand
 

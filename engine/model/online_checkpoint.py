@@ -27,14 +27,14 @@ class OnlineCheckpoint:
     nothing may be written to it any more; `tidied`: nothing of ours is left there. `tuned`: the
     source's own `rdbcompression`, to be put back; empty if it was not touched. `fenced`: a fence
     may stand at the source, or writers wait to be let go after the opening; `sealed`: the settings
-    that the seal changes there, as they were (`transfer.write_block`); `fenced_at`: the `host:port`
-    of the primary where that is, empty for the source itself; `closed_before`: the setting by which
-    it refused writes before the fence, empty: it accepted them; `lets_scripts`: it refuses writes
-    then, but not what scripts write (before 6.2); `scripts` and `writes`: how many scripts and
-    commands that write it had run when that fence was put up, and `scripts_run` and `writes_run`
-    how many it ran until the clients that waited were let go (`transfer.script_calls`; None: it
-    refuses their writes, or does not tell), `lost_writes`: what was lost of them, or may be, a
-    sentence; `held`: where it runs any, its clients are held behind the cut-over
+    that the write block changes there, as they were (`transfer.write_block`); `fenced_at`: the
+    `host:port` of the primary where that is, empty for the source itself; `closed_before`: the
+    setting by which it refused writes before the fence, empty: it accepted them; `lets_scripts`: it
+    refuses writes then, but not what scripts write (before 6.2); `scripts` and `writes`: how many
+    scripts and commands that write it had run when that fence was put up, and `scripts_run` and
+    `writes_run` how many it ran until the clients that waited were let go (`transfer.script_calls`;
+    None: it refuses their writes, or does not tell), `lost_writes`: what was lost of them, or may
+    be, a sentence; `held`: where it runs any, its clients are held behind the cut-over
     (`transfer.script_pause`). `head`: the address of the primary that took the writes last, where
     the source was its replica. `followed`: the address of the server that is followed in the
     source's place, after a failover; empty: the source itself. `siblings`: the address of every
@@ -42,16 +42,16 @@ class OnlineCheckpoint:
     id) in which our claim stood last. `handed_over`: behind `opened`, clients may have been led to
     the target; `came_back`: why it was found older then, so that nothing goes on before the
     operator resumes it; empty: it was not. `switched`: what points the applications' name to the
-    target was run. `released`: the target may have deadlines of its own, which a link that breaks
-    can let pass too early. `lifted`: deadlines on the target may be lifted. `loss_accepted`: the
-    next full sync may empty the target although the source has lost data. `taken_over`: the token
-    of another migration that had the target. `compare_all`: why every key is to be compared before
-    the cut-over; empty: not so. `answered`: of an append-only file, up to this byte the target's
-    answers were read. `begun_at`: when the last full sync did, or when all near deadlines of the
-    target were lifted since, in seconds since the epoch. `search_names`: those of the source's
-    search aliases and dictionaries, printable (`model.report`). `lost`: what the target lacks that
-    is no key (`MigrationContext.lost`). The counters are those of all its engines. The exact
-    position is on the target itself.
+    target was run. `released`: the target may have expire times of its own, which a link that
+    breaks can let pass too early. `lifted`: expire times on the target may be extended.
+    `loss_accepted`: the next full sync may empty the target although the source has lost data.
+    `taken_over`: the token of another migration that had the target. `compare_all`: why every key
+    is to be compared before the cut-over; empty: not so. `answered`: of an append-only file, up to
+    this byte the target's answers were read. `begun_at`: when the last full sync did, or when all
+    near expire times of the target were extended since, in seconds since the epoch. `search_names`:
+    those of the source's search aliases and dictionaries, printable (`model.report`). `lost`: what
+    the target lacks that is no key (`MigrationContext.lost`). The counters are those of all its
+    engines. The exact position is on the target itself.
     """
 
     token: str

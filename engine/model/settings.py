@@ -112,8 +112,8 @@ class TransferSettings:
     tune_source: bool = False
     """Whether the source's `rdbcompression` may be set to no for the time of the snapshot."""
     extend_horizon: float = 3600.0
-    """Deadlines nearer than this (seconds, 60 or more) are held back until the cut-over: such keys
-    could expire on the target before the command that extends them is applied."""
+    """Expire times nearer than this (seconds, 60 or more) are held back until the cut-over: such
+    keys could expire on the target before the command that extends them is applied."""
     skip_checks: tuple[str, ...] = ()
     """Checks of the preflight (`model.check_names`) that are in the way of nothing if they fail."""
     command_names: tuple[str, ...] = ()

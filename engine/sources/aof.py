@@ -5,9 +5,9 @@ sense in the last file would be found when everything before it had been applied
 (`aof_read`) takes the same bytes alone (`AofFiles`, which compares them) with the same readers, so
 it meets nothing that the first has not.
 
-A server that loads the file lets no key expire meanwhile. So the deadlines that its commands carry
-are absolute and lifted by a hundred years here; they are set back when everything is applied
-(`transfer.append_only`).
+A server that loads the file lets no key expire meanwhile. So the expire times that its commands
+carry are absolute and extended by a hundred years here; they are set back when everything is
+applied (`transfer.append_only`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from engine.wire.search_indexes import InSnapshot
 _BATCH_BYTES = 4 << 20
 _BATCH_COMMANDS = 32768
 EXTEND_BEFORE = 1 << 62
-"""Every deadline is lifted: each is before that (`StreamReader.extend_before`)."""
+"""Every expire time is extended: each is before that (`StreamReader.extend_before`)."""
 IDENTITY = "aof"
 
 
@@ -68,17 +68,15 @@ class AofSurvey:
 
     `identity`: the same for the same bytes alone; it has their number in it (`size_in`). `end`: the
     offset behind the last command that is carried; `cut` says what is left out behind it, and why;
-    empty: nothing is; `tail`: that is a transaction in which there are names to ask the target
-    for. `snapshot`: there is one, and it ends at `begins[0].offset`; `keys`, `types`,
-    `modules`, `refused`, `refused_total` and `left_out` are of it, as in `rdb_file.Survey`;
-    `search` is what it tells of the search module, `graphs` whether FalkorDB was there (None: there
-    is no snapshot that would tell).
-    `commands` counts those that are carried, `held` those of them that end at the offset asked for,
-    or before; `databases` are all that are named. `scripts`: how many commands run a script;
-    `fields`: hashes may have deadlines of fields; `unknown`: names of commands that the engine does
-    not know; `flushes`: some empty a database.
-    `timestamps`: the first and the last, in seconds since the epoch; None: there are none.
-    `seconds`: for how long they were read.
+    empty: nothing is; `tail`: that is a transaction in which there are names to ask the target for.
+    `snapshot`: there is one, and it ends at `begins[0].offset`; `keys`, `types`, `modules`,
+    `refused`, `refused_total` and `left_out` are of it, as in `rdb_file.Survey`; `search` is what
+    it tells of the search module, `graphs` whether FalkorDB was there (None: there is no snapshot
+    that would tell). `commands` counts those that are carried, `held` those of them that end at the
+    offset asked for, or before; `databases` are all that are named. `scripts`: how many commands
+    run a script; `fields`: hashes may have expire times of fields; `unknown`: names of commands
+    that the engine does not know; `flushes`: some empty a database. `timestamps`: the first and the
+    last, in seconds since the epoch; None: there are none. `seconds`: for how long they were read.
     """
 
     info: ServerInfo
@@ -152,8 +150,8 @@ def stream_of(
     names: Iterable[tuple[bytes, bytes, bytes]] = (),
     extend_fields: bool = False,
 ) -> StreamReader:
-    """What reads commands from `offset` on; with `extend_by` their deadlines are lifted by it, and
-    with `extend_fields` those of hash fields. `names`: `TransferSettings.stream_names`."""
+    """What reads commands from `offset` on; with `extend_by` their expire times are extended by it,
+    and with `extend_fields` those of hash fields. `names`: `TransferSettings.stream_names`."""
     reader = StreamReader(
         offset,
         db,

@@ -18,9 +18,9 @@ from engine.sources.value_spill import Spill
 
 
 class AofSnapshot:
-    """`Source` from the snapshot that an append-only file begins with. Deadlines are lifted by
+    """`Source` from the snapshot that an append-only file begins with. Expire times are extended by
     `extend_by` ms, those that have passed as well; the keys' names go to `names`. With `fields`
-    those of hash fields are lifted too, and the hashes' names go there."""
+    those of hash fields are extended too, and the hashes' names go there."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class AofSnapshot:
         self._files = files
         self._fields = fields
         self.stuck: list[tuple[int, bytes]] = []
-        """Hashes whose fields' deadlines could not be lifted."""
+        """Hashes whose fields' expire times could not be extended."""
         self._end = survey.begins[0].offset
         self._settings = settings
         self._extend_by = extend_by

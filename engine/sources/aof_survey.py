@@ -46,7 +46,7 @@ _TAIL_NAMES_MOST = 100
 _TAIL_NAME_BYTES = 64
 _EXEC = encode_command("EXEC")
 _MAGIC = (b"REDIS", b"VALKEY")
-# Types of hashes that may have deadlines of fields (RDB_TYPE_*).
+# Types of hashes that may have expire times of fields (RDB_TYPE_*).
 _WITH_FIELDS = frozenset({22, 24, 25})
 
 

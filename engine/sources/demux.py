@@ -223,14 +223,15 @@ class Demux:
         return batch
 
     def hold(self, before: int, shift: int) -> None:
-        """Deadlines that are read from now on and lie before `before` are lifted by `shift`."""
+        """Expire times that are read from now on and lie before `before` are extended by
+        `shift`."""
         for reader in (self.snapshot, self.stream):
             if reader is not None:
                 reader.extend_before, reader.extend_by = before, shift
 
     @property
     def extended_count(self) -> int:
-        """How many deadlines were lifted."""
+        """How many expire times were extended."""
         held = self.snapshot.extended_count if self.snapshot is not None else 0
         return held + (self.stream.extended_count if self.stream is not None else 0)
 

@@ -5,9 +5,9 @@ a command up once for many keys. For what is no string MGET is in vain, and the 
 again, with its TTL. So MGET is used while it pays: both ways of asking show what share of the keys
 are strings, and how long they are.
 
-A TTL is a third of what a short string costs the source. Where no key of a database has a deadline
-the pipeline can do without and prove it afterwards (ext/scan_proof.pxi); what was not proven is
-read again. So after a proof that failed TTLs are asked for, for a while, and then one small run
+A TTL is a third of what a short string costs the source. Where no key of a database has an expire
+time the pipeline can do without and prove it afterwards (ext/scan_proof.pxi); what was not proven
+is read again. So after a proof that failed TTLs are asked for, for a while, and then one small run
 tries whether a proof holds again.
 """
 
@@ -86,7 +86,7 @@ class FetchPolicy:
     Args:
         mget: the source may be asked by MGET.
         strings: only strings are asked for (SCAN … TYPE string).
-        unexpiring: INFO said that no key of the database has a deadline.
+        unexpiring: INFO said that no key of the database has an expire time.
         batch_bytes: what the pipeline holds at the most while it is not proven.
     """
 

@@ -3,7 +3,8 @@
 A file has no position to go on from: opened again it is read from its beginning, which RESTORE with
 REPLACE makes good. What it holds beside the keys (functions, scripts) is in `reader`. Keys whose
 time was over when it was opened are passed over, as a server passes them over when it loads a file:
-a RESTORE with a deadline in the past stores nothing, and deletes what the target has of that name.
+a RESTORE with an expire time in the past stores nothing, and deletes what the target has of that
+name.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _READ_BYTES = 1 << 20
 _SURVEY_HOLDS = 64 << 10
 # Keys that cannot be carried, by name; the transfer's report has all of them.
 _NAMED = 10
-# Keys with deadlines wait behind the others of their database, up to so many bytes.
+# Keys with expire times wait behind the others of their database, up to so many bytes.
 _ASIDE_BYTES = 32 << 20
 _TWICE = "the file names it twice, so that no server loads it; one of its values is migrated"
 _MAGIC = (b"REDIS", b"VALKEY")
@@ -377,10 +378,10 @@ class RdbFileSource:
 
 
 class _Aside:
-    """Keys with deadlines, which wait until the others of their database have gone out.
+    """Keys with expire times, which wait until the others of their database have gone out.
 
-    Where a database has a single deadline, a server looks for one of each key that it is given: in
-    a table of their own, which costs a fifth of all that it does with a file (`removeExpire` and
+    Where a database has a single expire time, a server looks for one of each key that it is given:
+    in a table of their own, which costs a fifth of all that it does with a file (`removeExpire` and
     `dbGenericDelete`, db.c). Of so many keys that they do not fit here the first go out then, and
     the others of that database as they come.
     """
@@ -510,5 +511,5 @@ def seen_keys() -> SeenKeys:
 
 
 def now_ms() -> int:
-    """This machine's clock: keys whose deadline it has passed are not carried."""
+    """This machine's clock: keys whose expire time it has passed are not carried."""
     return time.time_ns() // 1_000_000

@@ -9,8 +9,8 @@ link stays up, and nothing tells. But there are moments of which it is known tha
   filled its room: in between the loop has asked the kernel, and whatever had come before was read.
 
 What is read now came after the latest of them. If that is long ago, it may be as old: then the
-deadlines themselves are to be asked for (`Doubt.READ_LATE`). That is said too often rather than too
-seldom.
+expire times themselves are to be asked for (`Doubt.READ_LATE`). That is said too often rather than
+too seldom.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Valkey's import mode: deadlines wait until the migration says so.
+"""Valkey's import mode: expire times wait until the migration says so.
 
-A key that is restored with its deadline can expire on the target before the stream's command that
-extends it arrives. In import mode (Valkey 8.1 and later: `import-mode`, `CLIENT IMPORT-SOURCE`,
-expire.c) nothing expires by itself, and the import source still sees keys whose time has come; the
-source's own DEL removes them, as on a replica.
+A key that is restored with its expire time can expire on the target before the stream's command
+that extends it arrives. In import mode (Valkey 8.1 and later: `import-mode`, `CLIENT
+IMPORT-SOURCE`, expire.c) nothing expires by itself, and the import source still sees keys whose
+time has come; the source's own DEL removes them, as on a replica.
 """
 
 from __future__ import annotations

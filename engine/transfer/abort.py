@@ -1,7 +1,7 @@
 """The abort of a migration that no engine has any more.
 
 What its last engine left is taken away, as its own abort would have done: the fence and the
-seal at the source; lifted deadlines, import mode and our own keys at the target.
+write block at the source; extended expire times, import mode and our own keys at the target.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Abandoned:
     """What an operator has to know, and the mark as it is now; None where the source was not
     followed.
 
-    A seal that could not be taken away is in the mark (`sealed`, at `fenced_at`), and so is one
-    that belongs there, because the target is open.
+    A write block that could not be taken away is in the mark (`sealed`, at `fenced_at`), and so is
+    one that belongs there, because the target is open.
     """
 
     events: list[str]

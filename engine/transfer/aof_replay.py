@@ -109,12 +109,12 @@ class Replay:
     """Applies the commands from `held` on, over one connection. `commands`: how many of the files'
     commands the target has then; `before`: the counts of the dial before, which know that too.
 
-    `lost`: keys that could not be carried so far, with the reasons; `noted`: the target has them
-    in its notes. `crashing`: what its process has ended at. `lose(what, why)`
-    is told of commands without keys that the target refuses. `names` get the keys whose deadlines
-    are lifted, `fields` the hashes whose fields' are; None: those run. `stuck`: hashes whose
-    fields' deadlines could not be lifted so far. `graphs`: tells what FalkorDB notes for itself;
-    None: there is none.
+    `lost`: keys that could not be carried so far, with the reasons; `noted`: the target has them in
+    its notes. `crashing`: what its process has ended at. `lose(what, why)` is told of commands
+    without keys that the target refuses. `names` get the keys whose expire times are extended,
+    `fields` the hashes whose fields' are; None: those run. `stuck`: hashes whose fields' expire
+    times could not be extended so far. `graphs`: tells what FalkorDB notes for itself; None: there
+    is none.
     """
 
     def __init__(
@@ -314,7 +314,7 @@ class Replay:
         return found
 
     def _note_fields(self, batch: CommandBatch) -> None:
-        """Hashes of which a field's TTL has passed, or may pass, and is not lifted: the field is
+        """Hashes of which a field's TTL has passed, or may pass, and is not extended: the field is
         gone then. Where the file puts it off in time, the target lacks it from then on."""
         found: list[int] = []
         if batch.holds(CMD_MEMBER_TTL):
@@ -333,7 +333,7 @@ class Replay:
             self._note("HSET", db, key, _FIELDS)
 
     def _note_held(self, batch: CommandBatch) -> None:
-        """Note the keys whose deadlines may be lifted behind this batch, and the hashes."""
+        """Note the keys whose expire times may be extended behind this batch, and the hashes."""
         self._note_extended(batch, self._names, members=False)
         if self._fields is not None:
             self._note_extended(batch, self._fields, members=True)

@@ -15,10 +15,10 @@ INCR is not to be applied twice, so what must hold is what holds for a source th
   again. It was empty before: commands change what they find, so nothing else is let in.
 - Before the position is removed the state says that the target is open.
 
-A server lets nothing expire while it loads its file. Every deadline is lifted meanwhile, and set
-back when the last command is applied (`transfer.extended_ttls`). So are those of hash fields
+A server lets nothing expire while it loads its file. Every expire time is extended meanwhile, and
+set back when the last command is applied (`transfer.extended_ttls`). So are those of hash fields
 (`transfer.extended_field_ttls`), unless the target has import mode, which keeps fields. Where one
-cannot be lifted the hash is named and the gate is closed.
+cannot be extended the hash is named and the gate is closed.
 
 A command that the target refuses is left out and its keys are named. What names them behind that is
 left out as well, for it would leave fragments. There is no source that could be asked for their
@@ -162,11 +162,11 @@ class AppendOnly:
         self._copy: Copy | None = None
         # What was left out so far, with the reasons.
         self._recalled: dict[DbKey, str] = {}
-        # The keys whose deadlines may be lifted, if they are known.
+        # The keys whose expire times may be extended, if they are known.
         self._names = ExtendedNames()
-        # The same of hashes whose fields' deadlines may be lifted.
+        # The same of hashes whose fields' expire times may be extended.
         self._fields = ExtendedNames()
-        # Of the snapshot: hashes whose fields' deadlines could not be lifted.
+        # Of the snapshot: hashes whose fields' expire times could not be extended.
         self._stuck: list[DbKey] = []
         # The target is in import mode: nothing expires there.
         self._importing = False
@@ -262,7 +262,7 @@ class AppendOnly:
             with context.step("wait"):
                 await context.word.wait()
             context.word.clear()
-            # Deadlines run again, and the target is the users'.
+            # Expire times run again, and the target is the users'.
             context.can_complete = False
             context.enter(Phase.CUT_OVER)
             with context.step("verify"):
@@ -414,7 +414,7 @@ class AppendOnly:
             self._context.on_event("the target has evicted keys: it is emptied, and begins again")
         elif position is not None and position.replid == survey.identity:
             if self._commands is None:
-                # Another engine has lifted some.
+                # Another engine has extended some.
                 self._names.give_up()
                 self._fields.give_up()
             await self._recall(end)
@@ -691,7 +691,7 @@ class AppendOnly:
     # --- The end ---
 
     async def _settle_ttls(self) -> None:
-        """Deadlines run from now on; what is over goes."""
+        """Expire times run from now on; what is over goes."""
         context = self._context
         ended = 0
 
@@ -869,7 +869,7 @@ class AppendOnly:
 
     @property
     def _extending_fields(self) -> ExtendedNames | None:
-        """Where the hashes are noted whose fields' deadlines are lifted; None: none are."""
+        """Where the hashes are noted whose fields' expire times are extended; None: none are."""
         if self._importing or self._survey is None or not self._survey.fields:
             return None
         return self._fields
@@ -883,7 +883,7 @@ class AppendOnly:
             self._checkpoint.note(answered=self._commands.position.offset)
 
     async def _ticking(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work`; meanwhile tell the progress, and write the books now and then."""
+        """Run `work`; meanwhile tell the progress, and write the checkpoint now and then."""
         task = asyncio.create_task(work)
         try:
             while not task.done():

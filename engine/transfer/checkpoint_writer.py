@@ -1,4 +1,4 @@
-"""The books of an online migration: what the next process that takes it up has to know.
+"""The checkpoint of an online migration: what the next process that takes it up has to know.
 
 They hold a mark and the counters. The exact position is not among them: it stands on the target.
 """
@@ -51,7 +51,8 @@ class CheckpointWriter:
         self._saved_at = 0.0
 
     def take_up(self) -> bool:
-        """Go on from the books of an engine before this one; whether there was one that began."""
+        """Go on from the checkpoint of an engine before this one; whether there was one that
+        began."""
         before = self._checkpoints.load()
         self.taken_up = True
         if before is None:

@@ -30,7 +30,7 @@ CutOverCheck = Callable[[], Awaitable[CutOverCheckResult]]
 CutOverCheckInSync = Callable[[bytes], Awaitable[CutOverCheckResult]]
 Reach = Callable[[int], Awaitable[None]]
 Settle = Callable[[], Awaitable[int]]
-"""Waits until the target's deadlines are set back; returns `TtlGuard.ended`."""
+"""Waits until the target's expire times are set back; returns `TtlGuard.ended`."""
 
 NOT_COMPARED = "cut over without the comparison, as asked"
 WITHOUT_COMPARISON = (

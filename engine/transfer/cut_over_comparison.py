@@ -350,7 +350,7 @@ class CutOverComparison:
         """Compare while the source's writers are held off; everything is applied.
 
         `readable`: whether the source can be read now; `fence`: what it told of itself when its
-        writers were stopped. `settle` waits until the last deadlines are
+        writers were stopped. `settle` waits until the last expire times are
         set back, those of keys that were read again as well. Raises what the follower's task
         (`pump`) raises, and `StateError`.
         """

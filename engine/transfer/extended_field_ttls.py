@@ -1,9 +1,9 @@
-"""Lifted deadlines of hash fields, set back at the end of an append-only file.
+"""Extended expire times of hash fields, set back at the end of an append-only file.
 
 A server that loads its file lets no field expire meanwhile, as it does with keys. So what the file
-holds of such deadlines is lifted by as much as those of keys (`ext/aof.pxi`, `ext/field_ttls.pxi`),
-and a script on the target sets them back, a page of a hash at a time. Where the hashes' names are
-not known every hash is looked through.
+holds of such expire times is extended by as much as those of keys (`ext/aof.pxi`,
+`ext/field_ttls.pxi`), and a script on the target sets them back, a page of a hash at a time. Where
+the hashes' names are not known every hash is looked through.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from engine.wire.admin import Admin, Arg
 _HASHES = 500
 _ROUNDS = 16
 _FAR_MS = EXTEND_MS // 2
-# KEYS: hashes; what counts as lifted (ms since the epoch), by how much it is, until when the script
-# is valid (s, on the target's clock), and HSCAN's cursor for each hash. Returns what is not done:
-# hashes and cursors, in turn. A field whose deadline has passed goes with this.
+# KEYS: hashes; what counts as extended (ms since the epoch), by how much it is, until when the
+# script is valid (s, on the target's clock), and HSCAN's cursor for each hash. Returns what is not
+# done: hashes and cursors, in turn. A field whose expire time has passed goes with this.
 _RELEASE = """
 if tonumber(redis.call('TIME')[1]) > tonumber(ARGV[3]) then
   return redis.error_reply('ERR this script comes too late')
@@ -55,7 +55,7 @@ return left
 
 
 async def restore_fields(target: Admin, names: ExtendedNames) -> None:
-    """Set the deadlines back of the fields of these hashes; of all if the names are not known.
+    """Set the expire times back of the fields of these hashes; of all if the names are not known.
 
     Raises `LinkError`, `ServerError`, and `AuthError` where the user may not run it.
     """

@@ -1,35 +1,35 @@
-"""Near deadlines, lifted until the cut-over.
+"""Near expire times, extended until the cut-over.
 
-A key that goes over with its deadline can expire on the target before the stream's command that
+A key that goes over with its expire time can expire on the target before the stream's command that
 extends it arrives: gone on the target, alive on the source, and no command says so. It takes no
-more than a link that is down for a second. So where the target has no import mode, near deadlines
-(`extend_horizon`) are lifted by `EXTEND_MS`, in the snapshot and in the stream, and the source's
-own DELs remove what really expires, as on a replica.
+more than a link that is down for a second. So where the target has no import mode, near expire
+times (`extend_horizon`) are extended by `EXTEND_MS`, in the snapshot and in the stream, and the
+source's own DELs remove what really expires, as on a replica.
 
-Before the cut-over the lifted deadlines are set back. A lifted deadline says of itself that it is
-one, and what it was, whatever key it was renamed or copied to and whichever engine lifted it; so a
-script on the target does it, a page of keys at a time, each atomically. The engine that lifts them
-keeps their names, up to a bound (`ExtendedNames`), so that it takes as long as their number asks
-for. Where the names are not known (there were too many, another engine has lifted them, two
-databases were swapped, or an old source sends scripts that may move a key), all keys are walked
-through.
+Before the cut-over the extended expire times are set back. An extended expire time says of itself
+that it is one, and what it was, whatever key it was renamed or copied to and whichever engine
+extended it; so a script on the target does it, a page of keys at a time, each atomically. The
+engine that extends them keeps their names, up to a bound (`ExtendedNames`), so that it takes as
+long as their number asks for. Where the names are not known (there were too many, another engine
+has extended them, two databases were swapped, or an old source sends scripts that may move a key),
+all keys are walked through.
 
-Invariant. No deadline on the target that is not lifted is due, and so nothing can expire there
+Invariant. No expire time on the target that is not extended is due, and so nothing can expire there
 before its time, however far the target is behind:
 
-- The snapshot and the stream lift what is nearer than the horizon: what is left is due later than
-  that. Long before the horizon is over everything that has become near is lifted (`extend_all`).
+- The snapshot and the stream extend what is nearer than the horizon: what is left is due later than
+  that. Long before the horizon is over everything that has become near is extended (`extend_all`).
 - What is set back before the cut-over is due later than the cut-over can end (`restore_all` is told
-  when that is); the rest stays lifted, and is set back behind the fence, with everything applied.
-- A cut-over that did not come off lifts everything again.
+  when that is); the rest stays extended, and is set back behind the fence, with everything applied.
+- A cut-over that did not come off extends everything again.
 
-Where it takes too long to lift them, because the target is stalled, say, or the engine was killed
+Where it takes too long to extend them, because the target is stalled, say, or the engine was killed
 in between, the target is *exposed* (`Doubt.EXPOSED`). Whatever the stream names from then
 on is read again from the source (`transfer.trust`), until the stream has passed the moment when
 the invariant holds again.
 
 A script is told until when it is valid, on the target's clock: one that was under way when its link
-was lost must not set back what has been lifted since, nor the other way round.
+was lost must not set back what has been extended since, nor the other way round.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ _FAR_MS = EXTEND_MS // 2
 _EVERY_MS = 2 * EXTEND_MS
 _PAGE = 1000
 _PAGES = 16
-# What setting deadlines back may take, in seconds: this, and so long for each key that has one.
+# What setting expire times back may take, in seconds: this, and so long for each key that has one.
 _RESTORE_SECONDS = 5.0
 _RESTORE_SECONDS_A_KEY = 1e-5
 VALID_SECONDS = 3.0
 """How long a script may be under way."""
-# Both scripts: keys; what counts as lifted, by how much it is (ms), whether the server knows
+# Both scripts: keys; what counts as extended, by how much it is (ms), whether the server knows
 # PEXPIRETIME (7.0), a bound (ms), until when it is valid (s). A script sees one moment's clock
 # throughout.
 _PROLOGUE = """
@@ -82,8 +82,8 @@ local function move(key, ttl, at, by)
   end
 end
 """
-# Returns how many keys ended, and those that stay lifted: they are due within the bound. A deadline
-# that has passed deletes its key at once, which not every server counts as expired
+# Returns how many keys ended, and those that stay extended: they are due within the bound. An
+# expire time that has passed deletes its key at once, which not every server counts as expired
 # (`ServerInfo.counts_past_ttls`).
 _RELEASE = (
     _PROLOGUE
@@ -121,7 +121,7 @@ return {0, lifted}
 
 
 class ExtendedTtls:
-    """The lifted deadlines of one target, over one connection of the control plane.
+    """The extended expire times of one target, over one connection of the control plane.
 
     Raises `LinkError`, `ServerError`, and `AuthError` where the user may not run scripts. Keys that
     are renamed, copied or moved while all are gone through may be missed: what applies the
@@ -131,7 +131,7 @@ class ExtendedTtls:
     def __init__(self, target: Admin) -> None:
         self._target = target
         self.ended = 0
-        """So many keys ended when their deadlines were set back, which had passed."""
+        """So many keys ended when their expire times were set back, which had passed."""
         self._exact: bool | None = None
         # The target's clock less the loop's, in seconds.
         self._skew: float | None = None
@@ -158,7 +158,7 @@ class ExtendedTtls:
         return int((asyncio.get_running_loop().time() + self._skew) * 1000)
 
     async def restore_known(self, names: ExtendedNames, due_by: float | None = None) -> list[DbKey]:
-        """As `restore_all`, by the names of what is lifted, if they are known."""
+        """As `restore_all`, by the names of what is extended, if they are known."""
         found: list[DbKey] = []
         if names.known:
             for portion in names.pages(_PAGE * _PAGES):
@@ -167,9 +167,9 @@ class ExtendedTtls:
         return found if names.known else await self.restore_all(due_by)
 
     async def restore_all(self, due_by: float | None = None) -> list[DbKey]:
-        """Set every deadline back but those that are due before `due_by` (the loop's clock).
+        """Set every expire time back but those that are due before `due_by` (the loop's clock).
 
-        None: however near, and what is due by now goes. Returns the keys that stay lifted.
+        None: however near, and what is due by now goes. Returns the keys that stay extended.
         """
         found: list[DbKey] = []
         await self._all(
@@ -184,7 +184,8 @@ class ExtendedTtls:
         return await self._some(_RELEASE, keys, _until(due_by))
 
     async def extend_all(self, horizon: float, names: ExtendedNames | None = None) -> None:
-        """Lift every deadline that is nearer than `horizon` seconds; their keys go to `names`."""
+        """Extend every expire time that is nearer than `horizon` seconds; their keys go to
+        `names`."""
 
         def note(db: int, keys: list[bytes]) -> None:
             if names is not None:
@@ -203,7 +204,8 @@ class ExtendedTtls:
         bound: Callable[[], int],
         take: Callable[[int, list[bytes]], None],
     ) -> None:
-        """Walk through the databases that have deadlines; `take` is given what a page returns."""
+        """Walk through the databases that have expire times; `take` is given what a page
+        returns."""
         for entry in (await self._target.info()).keyspace:
             if not entry.expires:
                 continue

@@ -102,7 +102,7 @@ class Fence(Protocol):
         ...
 
     async def open(self) -> None:
-        """Take it away, and the seal before it. Raises `EngineError`."""
+        """Take it away, and the write block before it. Raises `EngineError`."""
         ...
 
     async def finish(self) -> list[str]:
@@ -234,20 +234,20 @@ class HookFence(NoFence):
 
 
 class PauseFence:
-    """CLIENT PAUSE … WRITE on the source, and then the seal.
+    """CLIENT PAUSE … WRITE on the source, and then the write block.
 
     The pause ends by itself after `seconds`, so that an engine that dies cannot leave the source
     closed. Pause and offset come out of one MULTI: nothing is written between the two.
 
-    Writers that wait are let on behind the seal, and told NOREPLICAS; nothing of theirs is run.
-    Then each client is disconnected once: one that waits for a key or a message would wait for ever
-    at a source that is not written to, and one that reconnects by name finds the target.
+    Writers that wait are let on behind the write block, and told NOREPLICAS; nothing of theirs is
+    run. Then each client is disconnected once: one that waits for a key or a message would wait for
+    ever at a source that is not written to, and one that reconnects by name finds the target.
 
     Redis 6.0 knows neither WRITE nor UNPAUSE. Everybody is paused, and nothing can be asked of the
-    source meanwhile; so the pause is short, and the seal is put on in the same MULTI. It does not
-    hold for scripts: where they are seen the pause is made longer from `block_writes` on
+    source meanwhile; so the pause is short, and the write block is put on in the same MULTI. It
+    does not hold for scripts: where they are seen the pause is made longer from `block_writes` on
     (`transfer.script_pause`), and clients are disconnected within it. Redis 2.8 has no CLIENT
-    PAUSE: the seal is all there is of a fence, and writers are refused."""
+    PAUSE: the write block is all there is of a fence, and writers are refused."""
 
     def __init__(
         self,
@@ -264,7 +264,8 @@ class PauseFence:
         self._pausable = info.pausable
         self._unpause = info.version >= (6, 2, 0)
         self._scripts_refused = script_calls.refused(info)
-        # Before 6.0 EXEC is run whatever its transaction holds, if that was queued before the seal.
+        # Before 6.0 EXEC is run whatever its transaction holds, if that was queued before the write
+        # block.
         self.info: ServerInfo | None = None
         self.closed_before = ""
         self._setting = write_block.setting_of(info)
@@ -317,7 +318,8 @@ class PauseFence:
 
     @property
     def _goes_on(self) -> bool:
-        """Whether the seal may not hold for some of what is under way when the fence comes."""
+        """Whether the write block may not hold for some of what is under way when the fence
+        comes."""
         return not self._exec_refused or (not self._scripts_refused and self._runs_scripts)
 
     @property
@@ -326,7 +328,7 @@ class PauseFence:
         return self.calls is None or self.calls.scripts > 0 or self._reset
 
     async def prepare(self) -> None:
-        """Dial, and ask what the seal has to put back."""
+        """Dial, and ask what the write block has to put back."""
         end = await self._dialled()
         if self._holdable:
             told = await end.call(*script_calls.ASK)
@@ -345,7 +347,8 @@ class PauseFence:
             self._why = error.message
 
     async def approach(self) -> None:
-        """Where the seal does not hold for all: have a connection that the pause does not hold."""
+        """Where the write block does not hold for all: have a connection that the pause does not
+        hold."""
         if not self.held or not self._goes_on or not (self.before or self._refuses):
             return
         try:

@@ -77,7 +77,7 @@ class Promotion:
     @property
     def history(self) -> str:
         """The replication history of the source whose last position the target was opened at, by
-        the books; empty: it was not."""
+        the checkpoint; empty: it was not."""
         promoting = self._checkpoint.mark.promoting
         if not promoting:
             return ""
@@ -194,7 +194,7 @@ class Promotion:
         await self._checkpoint.save(opened=True)
 
     async def tidy_up(self) -> None:
-        """Remove the mark, and let deadlines pass again; all of it, even if cancelled meanwhile,
+        """Remove the mark, and let expire times pass again; all of it, even if cancelled meanwhile,
         and for as long as the target may be away.
 
         Raises as `tidy_up_once`, but `TransferStopped` when it is away for longer.

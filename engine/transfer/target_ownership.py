@@ -36,7 +36,7 @@ class TargetOwnership:
 
     @property
     def claim(self) -> TargetClaim:
-        """For the migration as the books have it now."""
+        """For the migration as the checkpoint has it now."""
         mark = self._checkpoint.mark
         return TargetClaim(
             position_key(mark.token, self._ends.lane),

@@ -3,8 +3,8 @@
 A source replicates what a command did, or the command itself. Neither says all: a replica of the
 source's own version differs in some of these as well. The table below says, kind by kind, between
 which ends a kind is not faithful, and what is read again from the source: the keys' values, or
-their deadlines alone. Which command is of which kind is said by the core's command table and, where
-only the arguments tell, by `CommandBatch.doubtful`.
+their expire times alone. Which command is of which kind is said by the core's command table and,
+where only the arguments tell, by `CommandBatch.doubtful`.
 
 Where a TTL gets lost, only what has one on the target can lose it. Plain numbers are set all the
 time, so the target is asked before they are applied (`transfer.target_ttls`): `Doubts.if_timed`.
@@ -137,7 +137,7 @@ KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class Doubts:
-    """What a batch leaves in doubt: keys whose values, or deadlines alone, are to be read again,
+    """What a batch leaves in doubt: keys whose values, or expire times alone, are to be read again,
     as (database behind the batch, key); those of them that are only if they, or the named field,
     have a TTL on the target; and why any key may differ, or an empty text."""
 

@@ -1,4 +1,5 @@
-"""The seal: what the source is told, so that it takes no more writes once they have gone over.
+"""The write block: what the source is told, so that it takes no more writes once they have gone
+over.
 
 After the cut-over the source is not followed any more. A write that it acknowledges then is lost,
 and its client is told that all is well. So, while the writers are still held off and before the
@@ -12,7 +13,8 @@ Before Redis 5.0 the two settings are called `min-slaves-to-write` and `min-slav
 knows both names: the source is asked for either.
 
 What was set before is in the checkpoint (`OnlineCheckpoint.sealed`) before the fence is put up. An
-engine that comes back takes the seal away if the target is not open, and puts it on if it is.
+engine that comes back takes the write block away if the target is not open, and puts it on if it
+is.
 
 The setting is not written to the source's configuration file: a source that is restarted takes
 writes again.
@@ -67,8 +69,8 @@ async def ask(end: Admin) -> str | None:
     """What is set now, for `put_back`: "0 10", with the names before the values where they are
     those of before 5.0; None where the source refuses writes already.
 
-    Then the seal is somebody else's (a cut-over's before this one), and it is theirs to take away:
-    what they found is not to be known here.
+    Then the write block is another's (of a cut-over before this one), which has to take it away:
+    what that one found is unknown here.
 
     Raises `ServerError` and `AuthError` where the user may not ask or set it, `LinkError`.
     """
@@ -84,13 +86,14 @@ async def ask(end: Admin) -> str | None:
 
 
 def refused(reply: object) -> bool:
-    """Whether a reply to `ASK` says that the source refuses writes as by a seal."""
+    """Whether a reply to `ASK` says that the source refuses writes as by a write block."""
     found = _read(reply)
     return found is not None and found.refuse
 
 
 async def blocks(end: Admin) -> bool | None:
-    """Whether the source refuses writes as by a seal. None where it does not say; `LinkError`."""
+    """Whether the source refuses writes as by a write block. None where it does not say;
+    `LinkError`."""
     try:
         return (await _settings(end)).refuse
     except (AuthError, ServerError, ProtocolFault):
@@ -98,7 +101,8 @@ async def blocks(end: Admin) -> bool | None:
 
 
 async def stands(end: Admin) -> bool:
-    """Whether the source refuses writes as by a seal. False where it does not say; `LinkError`."""
+    """Whether the source refuses writes as by a write block. False where it does not say;
+    `LinkError`."""
     return await blocks(end) is True
 
 

@@ -3,8 +3,8 @@
 What commands come to is known to a server that runs them alone. Of some keys the file itself says
 what they hold in the end:
 
-- one of the snapshot that no command names: its type, deadline and payload;
-- one whose last command is SET, MSET or RESTORE: its value, and its deadline where that is told;
+- one of the snapshot that no command names: its type, expire time and payload;
+- one whose last command is SET, MSET or RESTORE: its value, and its expire time where that is told;
 - one whose last command is DEL or UNLINK: that it is not there.
 
 So keys are sampled from the snapshot and from the commands, and followed to the file's end. All
@@ -56,7 +56,7 @@ from engine.verify.key_comparison import EXTRA, MISSING, NEAR_MS, Look, Side, po
 from engine.wire.admin import admin
 from engine.wire.engine_keys import count_own
 
-# A deadline that the file does not tell.
+# An expire time that the file does not tell.
 _UNTOLD = -1
 # Commands of a batch that are looked at one by one; of more the last ones are.
 _LOOKED_AT_MOST = 1000
@@ -99,10 +99,10 @@ async def verify_aof(
 ) -> Verification:
     """Compare the target with what `told_by_files` says; nothing is written.
 
-    Deadlines run on the target by now. In the result `compared` are the keys that were looked up,
-    `unknown` those whose values the files do not tell, or that prove nothing, and `not_compared`
-    counts those of them that are on the target, by type; the keys of both are not counted.
-    Raises `LinkError`, `AuthError`, `ServerError`.
+    Expire times run on the target by now. In the result `compared` are the keys that were looked
+    up, `unknown` those whose values the files do not tell, or that prove nothing, and
+    `not_compared` counts those of them that are on the target, by type; the keys of both are not
+    counted. Raises `LinkError`, `AuthError`, `ServerError`.
     """
     wrong: list[Difference] = []
     unproven: list[Difference] = []
@@ -276,7 +276,7 @@ def _says(
 def told_by(words: Sequence[bytes]) -> dict[bytes, Told] | None:
     """What the keys of a command hold behind it; None: it is not told of any that it names.
 
-    Where it is about the deadline alone `why` is empty.
+    Where it is about the expire time alone `why` is empty.
     """
     name = words[0].upper()
     if name in (b"DEL", b"UNLINK"):
@@ -335,7 +335,7 @@ def _after(before: Told, says: Told) -> Told:
     """What is known of a key behind a command that says this of it."""
     if says.why:
         return says
-    # Only its deadline; a key that is not there gets none.
+    # Only its expire time; a key that is not there gets none.
     return before if before.kind == b"none" else replace(before, expire_at=says.expire_at)
 
 

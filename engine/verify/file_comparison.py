@@ -2,7 +2,7 @@
 
 A file cannot be asked for a value through a server's own commands, so less can be said than of two
 servers: keys without a TTL are counted against each other, and of a sample of keys the target
-is asked for type and deadline. Its DUMP of a value that is the file's byte for byte proves the
+is asked for type and expire time. Its DUMP of a value that is the file's byte for byte proves the
 value as well; one that is not proves nothing, because servers choose encodings of their own.
 """
 
@@ -127,7 +127,7 @@ async def verify_file(
 
 
 async def _read(path: str, settings: TransferSettings, seed: int) -> dict[int, _Database]:
-    # No deadline is held back by this, but hashes with TTLs of fields are named.
+    # No expire time is held back by this, but hashes with TTLs of fields are named.
     reader = SnapshotReader(
         stream_above=VALUE_BYTES,
         drop_before=now_ms(),
@@ -268,7 +268,7 @@ def _judged(result: Verification, counts: Mapping[int, tuple[int, int, int]]) ->
     if not result.counted:
         counted = "not counted (the target had keys of its own)"
     else:
-        # A hash ends with the last of its fields, and has no deadline of its own.
+        # A hash ends with the last of its fields, and has no expire time of its own.
         ended = {db: ours - theirs for db, (ours, theirs, _) in counts.items()}
         uneven = [db for db, (*_, may_end) in counts.items() if not 0 <= ended[db] <= may_end]
         ok = ok and not uneven

@@ -76,7 +76,7 @@ class Telemetry:
 
     async def _count(self) -> tuple[ServerInfo, dict[int, tuple[int, int]]]:
         """What the server says of itself at a moment, and how many there are then in each
-        database, without and with a deadline."""
+        database, without and with an expire time."""
         (graphs,) = await self._end.pipeline([("GRAPH.LIST",)])
         if isinstance(graphs, list):
             self._names.setdefault(0, set()).update(TELEMETRY + name + b"}" for name in graphs)

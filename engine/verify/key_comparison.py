@@ -1,4 +1,4 @@
-"""Keys of one database, compared: type, value, deadline.
+"""Keys of one database, compared: type, value, expire time.
 
 Both ends are asked at the same time, hundreds of keys a round trip, bounded by the bytes that the
 replies would have. A key that seems to differ is read again: on a live source it may have changed
@@ -32,9 +32,10 @@ from engine.verify.value_readers import (
 )
 from engine.wire.admin import Admin, admin
 
-# Two deadlines this far apart count as one: an older server tells the time left, not the deadline.
+# Two expire times this far apart count as one: an older server tells the time left, not the expire
+# time.
 TTL_BOUND_MS = 1000
-# A key this near to its deadline may be gone at one end and not yet at the other.
+# A key this near to its expire time may be gone at one end and not yet at the other.
 NEAR_MS = 2000
 KEYS_AT_ONCE = 256
 _BYTES_AT_ONCE = 4 << 20
@@ -50,7 +51,7 @@ EXTRA = "on the target alone"
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A key at one end: TYPE (`none` if absent), deadline in ms since 1970, MEMORY USAGE."""
+    """A key at one end: TYPE (`none` if absent), expire time in ms since 1970, MEMORY USAGE."""
 
     kind: bytes
     expire_at: int | None
@@ -85,7 +86,7 @@ class Side:
         return cls(end, Abilities.of(info, followed=followed))
 
     async def look(self, keys: Sequence[bytes]) -> list[Look]:
-        """Type, deadline and size of each key. Raises `AuthError` where TYPE is denied."""
+        """Type, expire time and size of each key. Raises `AuthError` where TYPE is denied."""
         ttl = "PEXPIRETIME" if self.able.expire_times else "PTTL"
         commands: list[Command] = [("TIME",)]
         for key in keys:
@@ -161,8 +162,9 @@ async def differing(
 ) -> list[bytes]:
     """Those of `keys` (of database `db`) that the target does not hold as the source does.
 
-    Missing on the target, another type, value or deadline, and types that cannot be compared. Keys
-    that are gone from both ends are not among them. Raises `LinkError`, `AuthError`, `ServerError`.
+    Missing on the target, another type, value or expire time, and types that cannot be compared.
+    Keys that are gone from both ends are not among them. Raises `LinkError`, `AuthError`,
+    `ServerError`.
     """
     async with (
         admin(source, db=db, fault="source") as one,
@@ -234,7 +236,7 @@ async def compare_once(
 def judge_looks(one: Look, other: Look, extend_ms: int = 0) -> str:
     """What differs before any value was read; empty if nothing (or both are gone).
 
-    `extend_ms`: by so much a deadline on the target may be later than the source's.
+    `extend_ms`: by so much an expire time on the target may be later than the source's.
     """
     if b"none" in (one.kind, other.kind):
         present = other if one.kind == b"none" else one

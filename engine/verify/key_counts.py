@@ -11,8 +11,8 @@ def judge(source: ServerInfo, target: ServerInfo, *, own: int, expired: tuple[in
 
     `own`: keys of the engine's in the target's database 0. `expired`: keys that the source and the
     target have let expire since the counts could last be equal: each does so by itself, and a
-    source whose writers are held off does not at all. Keys without a deadline are counted exactly,
-    but for hashes whose fields have deadlines: the last field's end is the key's.
+    source whose writers are held off does not at all. Keys without an expire time are counted
+    exactly, but for hashes whose fields have expire times: the last field's end is the key's.
     """
     here, there = ({entry.db: entry for entry in info.keyspace} for info in (source, target))
     totals = source.keys, target.keys - own
@@ -31,7 +31,7 @@ def judge(source: ServerInfo, target: ServerInfo, *, own: int, expired: tuple[in
             )
         if more:
             fields[db] = more
-        # Those with a deadline.
+        # Those with an expire time.
         more = one.expires - other.expires
         more_timed, less_timed = more_timed + max(more, 0), less_timed + max(-more, 0)
         if less_timed > expired[0] or more_timed > expired[1]:

@@ -118,7 +118,7 @@ class LiveComparison:
         self, own_keys: Sequence[bytes] = (), *, extend_ms: int = 0, primary: Endpoint | None = None
     ) -> None:
         """Dial both ends. `own_keys` are the engine's, in the target's database 0; `extend_ms`: by
-        so much the target's deadlines may be later for now. `primary`: the server that takes the
+        so much the target's expire times may be later for now. `primary`: the server that takes the
         writes, where the source is a replica of it: it is compared then, and not the replica.
 
         Raises `LinkError`, `AuthError`, `ServerError`.
@@ -383,7 +383,7 @@ class LiveComparison:
 
     def _expired(self, source: ServerInfo, target: ServerInfo) -> tuple[int, int]:
         """Keys that each end has let expire since every name was looked up, or since `open`; with
-        those that the target ended when their deadlines were set back, in each cut-over that was
+        those that the target ended when their expire times were set back, in each cut-over that was
         tried."""
         now, before = (source, target), self._since or self._infos
         one, other = (
@@ -450,8 +450,8 @@ class LiveComparison:
     async def at_fence(self, settle: Callable[[], Awaitable[int]]) -> AtFence:
         """The look behind the fence, by one pipeline an end and a second one for field TTLs.
 
-        `settle` waits until the target's deadlines are the source's, which may be under way. It is
-        awaited before a second look at keys that seem to differ. It returns how many keys of the
+        `settle` waits until the target's expire times are the source's, which may be under way. It
+        is awaited before a second look at keys that seem to differ. It returns how many keys of the
         target ended by it: counts that differ are judged again with that number.
         """
         answers = await asyncio.gather(
@@ -496,7 +496,7 @@ class LiveComparison:
         return AtFence(counts, differ, lost, len(self._plan), unknown, ours.calls)
 
     async def _still_extended(self, keys: Iterable[tuple[int, bytes, Look]]) -> dict[DbKey, str]:
-        """Those of which the target's deadline is not the source's yet."""
+        """Those of which the target's expire time is not the source's yet."""
         by_db: dict[int, list[tuple[bytes, Look]]] = {}
         for db, key, ours in keys:
             by_db.setdefault(db, []).append((key, ours))

@@ -176,7 +176,7 @@ def _hash(key: bytes, whole: bool, able: Abilities) -> Reading:
         if able.field_ttls and fields:
             (times,) = yield [("HPEXPIRETIME", key, "FIELDS", len(fields), *fields)]
             for field, at in zip(fields, _list_of(times), strict=True):
-                if at > 0:  # -1: no deadline; -2: the field has gone since
+                if at > 0:  # -1: no expire time; -2: the field has gone since
                     expire_times.add(field, at)
         if whole or cursor == b"0":
             # A server without field TTLs has none: that is a statement, not a gap.

@@ -94,7 +94,7 @@ async def check_empty(target: Admin) -> Check:
 async def check_scripts_allowed(
     target: Admin, info: ServerInfo, *, fields: bool = False
 ) -> list[Check]:
-    """Whether deadlines can be set back on the target, which a script does; empty: they can.
+    """Whether expire times can be set back on the target, which a script does; empty: they can.
     `fields`: those of hash fields."""
     needed = (
         required_commands.extended_field_ttls(info)

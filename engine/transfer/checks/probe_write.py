@@ -106,7 +106,7 @@ def _read_back(what: str, seconds: float, value: object, left: object, deleted: 
 
 
 async def check_clocks(source: Admin, target: Admin) -> Check:
-    """Deadlines are absolute, so a clock that is ahead lets keys expire early."""
+    """Expire times are absolute, so a clock that is ahead lets keys expire early."""
     skews = []
     for end in (source, target):
         before = time.time()

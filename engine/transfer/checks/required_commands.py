@@ -154,7 +154,7 @@ _TRANSACTION = (Needed(("EXEC",)), _queued("MULTI"))
 
 
 def import_mode(info: ServerInfo) -> list[Needed]:
-    """What a target's deadlines are held with where it knows import mode; else nothing."""
+    """What a target's expire times are held with where it knows import mode; else nothing."""
     if not has_import_mode(info):
         return []
     return [
@@ -164,7 +164,7 @@ def import_mode(info: ServerInfo) -> list[Needed]:
 
 
 def extended_ttls(info: ServerInfo) -> list[Needed]:
-    """What sets lifted deadlines back (`transfer.extended_ttls`), its script's commands
+    """What sets extended expire times back (`transfer.extended_ttls`), its script's commands
     included."""
     needed = [
         _queued("EVAL", "return 0", 1, ABSENT_KEY),
@@ -178,7 +178,7 @@ def extended_ttls(info: ServerInfo) -> list[Needed]:
 
 
 def extended_field_ttls(info: ServerInfo) -> list[Needed]:
-    """What sets lifted deadlines of hash fields back (`transfer.extended_field_ttls`); nothing
+    """What sets extended expire times of hash fields back (`transfer.extended_field_ttls`); nothing
     where the target has none, or keeps them in import mode."""
     since = (7, 4, 0) if info.flavour == "redis" else (9, 0, 0)
     if info.version < since or has_import_mode(info):
