@@ -8,7 +8,7 @@ lost link for what follows the last byte that came.
 from __future__ import annotations
 
 import time
-from typing import cast
+from typing import Any, cast
 
 from engine import logs
 from engine.errors import LinkError
@@ -16,9 +16,9 @@ from engine.model.endpoint import Endpoint
 from engine.model.position import StreamPosition
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.wire.connection import Connection
-from engine.wire.dial import dial
-from engine.wire.info_command import ask_info
+from engine.wire.connection import Connection, answered
+from engine.wire.dial import dial, dial_and_ask
+from engine.wire.info_command import info_in
 from engine.wire.psync import FullSync, PartialSync, handshake
 
 _log = logs.logger(__name__)
@@ -29,6 +29,8 @@ _PING_PERIODS = 3
 # The source's clock is asked for until an answer takes no longer than this, and so often at most.
 _CLOCK_SECONDS = 0.005
 _CLOCK_TRIES = 5
+# So near the round trip the answer did not lie anywhere.
+_CLOCK_ROUND_TRIPS = 1.25
 
 
 class PositionGone(LinkError):
@@ -70,10 +72,15 @@ class ReplicaHandshake:
         `since`: an earlier place of the same stream, from which on it is wanted, but only if the
         source has `position` too. Raises as `dial` and `handshake` do.
         """
-        connection = await self.dial()
+        began = time.monotonic()
+        connection, told = await dial_and_ask(
+            self._endpoint,
+            [("INFO",), ("TIME",), ("CONFIG", "GET", "repl-ping-*-period")],
+            fault="source",
+            timeout=self._settings.connect_timeout,
+        )
         try:
-            self.info = await ask_info(connection)
-            await self._ask_clock(connection)
+            await self._learn(connection, told, began)
             sync = await self._shake_hands(connection, position)
             if since is not None and isinstance(sync, PartialSync):
                 return await self._reach_back(connection, sync, since)
@@ -146,25 +153,32 @@ class ReplicaHandshake:
         connection.close()
         return earlier, found
 
-    async def _ask_clock(self, connection: Connection) -> None:
-        """The source's clock and its PING period; a user without these rights goes without."""
-        quickest = float("inf")
-        for _ in range(_CLOCK_TRIES):
+    async def _learn(self, connection: Connection, replies: list[Any], began: float) -> None:
+        """Take in INFO, TIME and the PING period, asked for behind `began`; a user without the
+        rights to the latter two goes without."""
+        told, clock, period = replies
+        self.info = info_in(connection, answered(told))
+        quickest = self._read_clock(clock, began, float("inf"))
+        # Every relative TTL is off by as much as the clock is; an answer that lay a while before we
+        # had a turn makes that half the time it took.
+        for _ in range(_CLOCK_TRIES - 1):
+            if quickest < max(_CLOCK_SECONDS, connection.round_trip * _CLOCK_ROUND_TRIPS):
+                break
             began = time.monotonic()
-            told = await connection.try_call("TIME")
-            now = time.monotonic()
-            if not isinstance(told, list) or len(told) != 2:
-                self.skew = time.time() - now
-                break
-            # Every relative TTL is off by as much as this is; an answer that lay a while before we
-            # had a turn makes that half the time it took.
-            if now - began < quickest:
-                quickest = now - began
-                self.skew = int(told[0]) + int(told[1]) / 1e6 - (began + now) / 2
-            if quickest < _CLOCK_SECONDS:
-                break
-        period = await connection.try_call("CONFIG", "GET", "repl-ping-*-period")
+            quickest = self._read_clock(await connection.try_call("TIME"), began, quickest)
         # Both names of it, where there are two (Redis 5.0 renamed it).
         if isinstance(period, list) and len(period) >= 2:
             self.ping_period = float(period[1])
         self.silence = max(self._settings.io_timeout, self.ping_period * _PING_PERIODS)
+
+    def _read_clock(self, told: object, began: float, quickest: float) -> float:
+        """Take a reply to TIME that was asked for at `began`, if it is the quickest so far; the
+        seconds of the quickest, 0: none is given."""
+        now = time.monotonic()
+        if not isinstance(told, list) or len(told) != 2:
+            self.skew = time.time() - now
+            return 0.0
+        if now - began >= quickest:
+            return quickest
+        self.skew = int(told[0]) + int(told[1]) / 1e6 - (began + now) / 2
+        return now - began

@@ -39,6 +39,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from engine import logs
 from engine._native import (
@@ -58,12 +59,12 @@ from engine.model.server import same_process
 from engine.model.settings import TransferSettings
 from engine.model.transient_errors import DIAL_AGAIN
 from engine.targets.import_mode import import_source, in_import_mode
-from engine.targets.query_buffer_size import widen_reads
+from engine.targets.query_buffer_size import WIDEN_READS
 from engine.targets.retryable_errors import TRY_AGAIN, no_database, refused_all
 from engine.targets.role_check import refuse_replica
-from engine.wire.connection import Connection
-from engine.wire.dial import dial
-from engine.wire.info_command import ask_info
+from engine.wire.connection import Connection, answered
+from engine.wire.dial import dial_and_ask
+from engine.wire.info_command import info_in
 
 # How long an answer may lie that nothing waits for. Longer than the source's longest rest, at the
 # end of which it is looked for: a wake-up of its own costs as much as all else about a small batch.
@@ -78,6 +79,12 @@ _UNDER_WAY_MOST = 512
 _UNDER_WAY_BYTES = 16 << 20
 # No server has given so many.
 _NO_CLIENT = (1 << 63) - 1
+# Without the right to these, connections cannot be ended by those that come after them.
+_RIGHTS: tuple[tuple[str | int, ...], ...] = (
+    ("CLIENT", "ID"),
+    ("CLIENT", "LIST", "TYPE", "master"),
+    ("CLIENT", "KILL", "ID", _NO_CLIENT),
+)
 _log = logs.logger(__name__)
 
 
@@ -220,10 +227,10 @@ class Applier:
             try:
                 if self._position == over:
                     # Its WATCH stands since the position was seen.
-                    await connection.call("MULTI")
-                    await connection.call("SET", self._key, position)
-                    await connection.call("EXEC")
-                    self._position = await self._watch(connection)
+                    # That MULTI is allowed was seen at the dialling.
+                    _, self._position = await self._watch(
+                        connection, ("MULTI",), ("SET", self._key, position), ("EXEC",)
+                    )
             except (LinkError, ServerError) as exc:
                 connection.close()
                 await self._pause(exc)
@@ -519,7 +526,7 @@ class Applier:
             if isinstance(reply, BaseException):
                 raise reply
         if done is None:
-            raise PositionMoved(await self._watch(connection))
+            raise PositionMoved((await self._watch(connection))[1])
         self._position = position
 
     @property
@@ -621,8 +628,11 @@ class Applier:
     # --- The connection ---
 
     async def _dial(self) -> None:
-        connection = await dial(
-            self._endpoint, fault="target", timeout=self._settings.connect_timeout
+        connection, (told,) = await dial_and_ask(
+            self._endpoint,
+            [("INFO",)],
+            fault="target",
+            timeout=self._settings.connect_timeout,
         )
         try:
             if self._importing:
@@ -634,19 +644,12 @@ class Applier:
                     # Again, now that no deadline passes any more: see `transfer.lane`. Not only
                     # now: had the link gone meanwhile, that would go unnoticed.
                     self._on_doubt(Doubt.LAPSED)
-            info = await ask_info(connection)
+            info = info_in(connection, answered(told))
             refuse_replica(connection.name, info)
             identity = info.identity
-            client, several = await self._claim_several(connection, identity)
-            if self._full:
-                await widen_reads(connection)
             if info.mode == "cluster":
                 self._merges = False
-            await connection.call("SELECT", POSITION_DB)
-            # A user without the right to MULTI would have what follows it run one by one.
-            await connection.call("MULTI")
-            await connection.call("DISCARD")
-            self._position = await self._watch(connection)
+            client = await self._settle_in(connection, identity)
         except BaseException:
             # Cancelled as well: nothing else knows of it yet.
             connection.close()
@@ -657,40 +660,59 @@ class Applier:
         extra = {"end": "target", "server": info.name, "run_id": info.run_id}
         _log.info("Connected to the target, for the stream", extra=extra)
         self._connection, self.identity = connection, identity
-        self._client, self.several = client, several
+        self._client, self.several = client, client is not None
         self._take_over()
 
-    async def _claim_several(
-        self, connection: Connection, identity: str
-    ) -> tuple[int | None, bool]:
-        """See to it that nothing of ours arrives over the connection before this one any more, and
-        that this one can be ended by others; its number, and whether several may be under way."""
+    async def _settle_in(self, connection: Connection, identity: str) -> int | None:
+        """Find the position, in one round trip. The number of this connection, if several
+        transactions may be under way: others can end it then."""
+        several = bool(self._name) and not self._full and connection.round_trip >= _FAR_SECONDS
+        first: list[tuple[bytes | str | int, ...]] = []
         if self._client is not None and same_process(identity, self.identity):
-            await connection.call("CLIENT", "KILL", "ID", self._client)
-        if not self._name or self._full or connection.round_trip < _FAR_SECONDS:
-            return None, False
-        client, listed, ended = await asyncio.gather(
-            connection.try_call("CLIENT", "ID"),
-            connection.try_call("CLIENT", "LIST", "TYPE", "master"),
-            connection.try_call("CLIENT", "KILL", "ID", _NO_CLIENT),
+            # Nothing of ours arrives over the connection before this one any more.
+            first.append(("CLIENT", "KILL", "ID", self._client))
+        ask = len(first)
+        if several:
+            # A name of its own, by which the next claim, be it ours, ends it.
+            name = f"{self._name}:{secrets.token_hex(4)}"
+            first += [*_RIGHTS, ("CLIENT", "SETNAME", name)]
+        if self._full:
+            first.append(WIDEN_READS)
+        # A user without the right to MULTI would have what follows it run one by one.
+        told, self._position = await self._watch(
+            connection, *first, ("SELECT", POSITION_DB), ("MULTI",), ("DISCARD",), free=len(first)
         )
-        if client is None or listed is None or ended is None:
+        if ask:
+            answered(told[0])
+        if not several:
+            return None
+        *rights, named = told[ask : ask + len(_RIGHTS) + 1]
+        if any(isinstance(reply, EngineError) for reply in rights):
             _log.info(
                 "One transaction at a time is under way: the user may not end connections",
                 extra={"end": "target"},
             )
-            return None, False
-        # A name of its own, by which the next claim, be it ours, ends it.
-        await connection.call("CLIENT", "SETNAME", f"{self._name}:{secrets.token_hex(4)}")
-        return int(client), True
+            return None
+        answered(named)
+        return int(rights[0])
 
-    async def _watch(self, connection: Connection) -> bytes | None:
-        # A change since an earlier WATCH, our own too, would have EXEC refuse whatever comes.
-        await connection.call("UNWATCH")
-        # In this order: what is changed behind the GET is seen by EXEC.
-        await connection.call("WATCH", self._key)
-        found = await connection.call("GET", self._key)
-        return found if isinstance(found, bytes) else None
+    async def _watch(
+        self, connection: Connection, *first: tuple[bytes | str | int, ...], free: int = 0
+    ) -> tuple[list[Any], bytes | None]:
+        """The position, which EXEC looks after from now on. `first` is sent before: the replies to
+        the `free` first ones of these, which may be errors, are returned."""
+        replies = await connection.together(
+            *first,
+            # A change since an earlier WATCH, our own too, would have EXEC refuse whatever comes.
+            ("UNWATCH",),
+            # In this order: what is changed behind the GET is seen by EXEC.
+            ("WATCH", self._key),
+            ("GET", self._key),
+        )
+        for reply in replies[free:]:
+            answered(reply)
+        found = replies[-1]
+        return replies[:free], found if isinstance(found, bytes) else None
 
     def _take_over(self) -> None:
         assert self._connection is not None

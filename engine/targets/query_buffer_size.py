@@ -9,12 +9,6 @@ when nothing has come for some seconds. To older servers it makes no difference.
 
 from __future__ import annotations
 
-from engine.wire.connection import Connection
-
-_LONG = b"-" * (64 << 10)
-
-
-async def widen_reads(connection: Connection) -> None:
-    """Have the server read up to 64 KiB at a time from this connection. What it answers means
-    nothing: it has read the argument before it looks at rights. Raises `LinkError`."""
-    await connection.try_call("PING", _LONG)
+WIDEN_READS = ("PING", b"-" * (64 << 10))
+"""Has the server read up to 64 KiB at a time from the connection that it comes over. What is
+answered means nothing: the server has read the argument before it looks at rights."""

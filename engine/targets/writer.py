@@ -16,11 +16,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import cast
+from typing import Any, cast
 
 from engine import logs
 from engine._native import ModuleGuard, RecordBatch, ReplyCounter, RestoreEncoder
-from engine.errors import AuthError, EngineError, LinkError, ServerError
+from engine.errors import EngineError, LinkError, ServerError
 from engine.model.backoff import Patience
 from engine.model.endpoint import Endpoint
 from engine.model.modules import COMMANDS, HEAD_BYTES, ModuleTypes, commands_known
@@ -30,13 +30,13 @@ from engine.model.transient_errors import DIAL_AGAIN
 from engine.targets.base import Acknowledged, ReadAgain
 from engine.targets.crash_suspects import CrashSuspects
 from engine.targets.import_mode import import_source
-from engine.targets.query_buffer_size import widen_reads
+from engine.targets.query_buffer_size import WIDEN_READS
 from engine.targets.retryable_errors import TRY_AGAIN, no_database, refused_all
 from engine.targets.role_check import refuse_replica
 from engine.targets.window import Result, Window
-from engine.wire.connection import Connection
-from engine.wire.dial import dial
-from engine.wire.info_command import ask_info
+from engine.wire.connection import Connection, answered, unless_refused
+from engine.wire.dial import dial_and_ask
+from engine.wire.info_command import ask_info, info_in
 
 _log = logs.logger(__name__)
 # A user may be bound to a pattern of keys: the preflight's names are in it if ours are.
@@ -126,18 +126,24 @@ class RestoreWriter:
     async def open(self) -> None:
         """Dial and learn which footers, and how long a bulk, the target takes."""
         before = self.info.identity if self.opened else None
-        connection = self._connection = await self._dial()
+        # None of these writes anything, whatever answers there.
+        questions: list[tuple[str, ...]] = [
+            ("CONFIG", "GET", "proto-max-bulk-len"),
+            ("COMMAND", "INFO", *COMMANDS),
+            ("MSET", _ABSENT_KEY, "", _ABSENT_KEY),
+        ]
+        connection, (reply, listed, mset_reply) = await self._dial_and_ask(*questions)
+        self._connection = connection
         if before is not None:
             self._look_at_process(before)
         self._window.clear()
         self._db, self._trouble, self._refusal = 0, None, None
-        reply = await connection.try_call("CONFIG", "GET", "proto-max-bulk-len")
         if isinstance(reply, list) and len(reply) == 2 and str(reply[1], "latin-1").isdecimal():
             self.bulk_limit = int(reply[1])
-        known = commands_known(COMMANDS, await connection.try_call("COMMAND", "INFO", *COMMANDS))
+        known = commands_known(COMMANDS, unless_refused(listed))
         self.types = ModuleTypes(self.info, known)
         replace = self._settings.if_exists == "replace"
-        mset = replace and self.info.mode == "standalone" and await _takes_mset(connection)
+        mset = replace and self.info.mode == "standalone" and _takes_mset(mset_reply)
         self._take_over(connection)
         highest, low, high = footer_bounds(self.info)
         self._encoder = RestoreEncoder(
@@ -487,17 +493,26 @@ class RestoreWriter:
                 connection.write(self._encoder.piece(piece))
 
     async def _dial(self) -> Connection:
-        connection = await dial(
-            self._endpoint, fault="target", timeout=self._settings.connect_timeout
+        connection, _ = await self._dial_and_ask()
+        return connection
+
+    async def _dial_and_ask(self, *questions: tuple[str, ...]) -> tuple[Connection, list[Any]]:
+        """A new connection, and the replies to `questions`, which go along with what each dialling
+        asks (`Connection.together`)."""
+        first: list[tuple[bytes | str, ...]] = [("INFO",), WIDEN_READS]
+        if self.name:
+            first.append(("CLIENT", "SETNAME", self.name))
+        connection, replies = await dial_and_ask(
+            self._endpoint,
+            [*first, *questions],
+            fault="target",
+            timeout=self._settings.connect_timeout,
         )
         try:
-            self.info = await ask_info(connection)
+            self.info = info_in(connection, answered(replies[0]))
             refuse_replica(connection.name, self.info)
             if self.import_source:
                 await import_source(connection)
-            if self.name:
-                await connection.try_call("CLIENT", "SETNAME", self.name)
-            await widen_reads(connection)
             if self.on_dialled is not None:
                 await self.on_dialled()
             extra = {"end": "target", "server": self.info.name, "run_id": self.info.run_id}
@@ -505,7 +520,7 @@ class RestoreWriter:
         except BaseException:
             connection.close()
             raise
-        return connection
+        return connection, replies[len(first) :]
 
     def _look_at_process(self, identity: str) -> None:
         """Is the process that was just dialled the one of `identity`?"""
@@ -523,19 +538,13 @@ class RestoreWriter:
             raise ReadAgain("the target was restarted or replaced", from_start=True)
 
 
-async def _takes_mset(connection: Connection) -> bool:
-    """Whether the target knows MSET and the user may run it.
+def _takes_mset(reply: object) -> bool:
+    """Whether the target knows MSET and the user may run it: by the reply to one without a value.
 
     A key without a value is refused for what it is, and nothing is written; but the rights are
     looked at before.
     """
-    try:
-        await connection.call("MSET", _ABSENT_KEY, "", _ABSENT_KEY)
-    except AuthError:
-        return False
-    except ServerError as exc:
-        return "unknown command" not in exc.message
-    return False
+    return isinstance(reply, ServerError) and "unknown command" not in reply.message
 
 
 def _refuses_mset(message: str) -> bool:

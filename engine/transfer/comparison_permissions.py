@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
@@ -15,7 +16,7 @@ from engine.model.settings import TransferSettings
 from engine.transfer.checks import required_commands
 from engine.transfer.checks.check_result import Side
 from engine.transfer.checks.databases import moved_databases
-from engine.transfer.checks.permissions import Denial, Rights, Why, ask_rights
+from engine.transfer.checks.permissions import Denial, Why, ask_rights
 from engine.transfer.checks.sample_keys import UNKNOWN, SampleKeys, sample_keys
 from engine.wire.admin import Admin, admin
 
@@ -40,16 +41,24 @@ async def objection(source: Endpoint, target: Endpoint, settings: TransferSettin
     is known. `source` may be a file. Raises `LinkError`, `AuthError`, `ServerError`."""
     sides: list[tuple[Side, Endpoint]] = [("source", source), ("target", target)]
     asked = [(side, at) for side, at in sides if at.file_path is None]
-    keys, found = UNKNOWN, list[tuple[Side, Rights]]()
+    keys = UNKNOWN
     timeout = settings.connect_timeout
-    for side, at in asked:
-        async with admin(at, timeout=timeout, fault=side) as end:
-            info = await end.info()
+    async with AsyncExitStack() as stack:
+        ends = [
+            (side, await stack.enter_async_context(admin(at, timeout=timeout, fault=side)))
+            for side, at in asked
+        ]
+        infos = await asyncio.gather(*(end.info() for _, end in ends))
+        for (side, end), info in zip(ends, infos, strict=True):
             if side == "source":
                 keys = await sample_keys(end, moved_databases(info, settings), settings)
-            found.append(
-                (side, await ask_rights(end, required_commands.comparison(info), _sure(keys)))
+        told = await asyncio.gather(
+            *(
+                ask_rights(end, required_commands.comparison(info), _sure(keys))
+                for (_, end), info in zip(ends, infos, strict=True)
             )
+        )
+    found = [(side, each) for (side, _), each in zip(ends, told, strict=True)]
     wanted = {_TYPE_READ.get(each.needed.name, b"") for _, r in found for each in r.denied}
     wanted.discard(b"")
     if wanted and source.file_path is None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.wire.admin import Admin, admin
 from engine.wire.connection import Connection
-from engine.wire.dial import dial
+from engine.wire.dial import Command, dial_and_ask
 
 Side = Literal["source", "target"]
 
@@ -44,8 +44,18 @@ class Endpoints:
     @contextlib.asynccontextmanager
     async def dialled(self) -> AsyncIterator[Connection]:
         """A plain connection to the target, closed behind its user. Raises as `admin`."""
-        connection = await dial(self.target, fault="target", timeout=self.settings.connect_timeout)
-        try:
+        async with self.dialled_with() as (connection, _):
             yield connection
+
+    @contextlib.asynccontextmanager
+    async def dialled_with(
+        self, *questions: Command
+    ) -> AsyncIterator[tuple[Connection, list[Any]]]:
+        """The same, and the replies to `questions`, as `dial_and_ask` gives them."""
+        connection, replies = await dial_and_ask(
+            self.target, questions, fault="target", timeout=self.settings.connect_timeout
+        )
+        try:
+            yield connection, replies
         finally:
             connection.close()

@@ -36,9 +36,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from engine._native import ExtendedNames
-from engine.errors import AuthError, ServerError
+from engine.errors import AuthError, EngineError, ServerError
 from engine.model.keys import DbKey
 from engine.wire.admin import Admin, Arg
 
@@ -138,9 +139,15 @@ class ExtendedTtls:
 
     async def prepare(self) -> None:
         """Learn what every script is told, so that a script costs one round trip from here on."""
-        await self.now_ms()
-        if self._exact is None:
-            self._exact = await self._knows_pexpiretime()
+        clock, known = await self._target.pipeline(
+            [("TIME",), ("PEXPIRETIME", "startmigration:no-such-key")]
+        )
+        if isinstance(known, AuthError):
+            raise known
+        self._exact = not isinstance(known, ServerError)
+        if isinstance(clock, EngineError):
+            raise clock
+        self._read_clock(clock)
 
     async def seconds(self, names: ExtendedNames) -> float:
         """What `restore_known` may take."""
@@ -153,9 +160,13 @@ class ExtendedTtls:
     async def now_ms(self) -> int:
         """What the target's clock shows, in ms since the epoch."""
         if self._skew is None:
-            seconds, micros = await self._target.call("TIME")
-            self._skew = int(seconds) + int(micros) / 1e6 - asyncio.get_running_loop().time()
+            self._read_clock(await self._target.call("TIME"))
+            assert self._skew is not None
         return int((asyncio.get_running_loop().time() + self._skew) * 1000)
+
+    def _read_clock(self, told: Any) -> None:
+        seconds, micros = told
+        self._skew = int(seconds) + int(micros) / 1e6 - asyncio.get_running_loop().time()
 
     async def restore_known(self, names: ExtendedNames, due_by: float | None = None) -> list[DbKey]:
         """As `restore_all`, by the names of what is extended, if they are known."""
@@ -252,19 +263,10 @@ class ExtendedTtls:
 
     async def _command(self, script: str, keys: list[bytes], bound: int) -> tuple[Arg, ...]:
         if self._exact is None:
-            self._exact = await self._knows_pexpiretime()
+            await self.prepare()
         exact = "1" if self._exact else "0"
         valid = await self.now_ms() // 1000 + int(VALID_SECONDS) - 1
         return ("EVAL", script, len(keys), *keys, _FAR_MS, EXTEND_MS, exact, bound, valid)
-
-    async def _knows_pexpiretime(self) -> bool:
-        try:
-            await self._target.call("PEXPIRETIME", "startmigration:no-such-key")
-        except AuthError:
-            raise
-        except ServerError:
-            return False
-        return True
 
 
 def _until(moment: float | None) -> int:

@@ -109,8 +109,7 @@ async def find(
     `source` opens a connection, and is None for a file. Connections are left in any database.
     Raises `LinkError`, `ServerError`, `AuthError`, and `ProtocolFault` for a mark of another form.
     """
-    await target.select(POSITION_DB)
-    found = await target.call("GET", LEFT_KEY)
+    (found,) = await target.ask_in(POSITION_DB, ("GET", LEFT_KEY))
     if not isinstance(found, bytes):
         return None
     left = TargetPosition.decode(found)

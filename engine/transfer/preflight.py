@@ -6,6 +6,7 @@ alone, and only when the two are known to be different servers.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack, suppress
 
@@ -101,8 +102,11 @@ async def _preflight_of_server(
         ends: dict[Side, Admin] = {}
         infos: dict[Side, ServerInfo] = {}
         sides: tuple[tuple[Side, Endpoint], ...] = (("source", source), ("target", target))
-        for side, endpoint in sides:
-            end, info = await _meet(side, endpoint, settings, stack, checks)
+        met = await asyncio.gather(
+            *(_meet(side, endpoint, settings, stack) for side, endpoint in sides)
+        )
+        for (side, _), (end, info, found) in zip(sides, met, strict=True):
+            checks += found
             if end is not None:
                 ends[side] = end
             if info is not None:
@@ -114,10 +118,12 @@ async def _preflight_of_server(
         # 3. What they say of themselves, side by side.
         one, other = ends["source"], ends["target"]
         from_info, to_info = infos["source"], infos["target"]
-        lines = [
-            await lineage(at, info, timeout=settings.connect_timeout)
-            for at, info in ((source, from_info), (target, to_info))
-        ]
+        lines = await asyncio.gather(
+            *(
+                lineage(at, info, timeout=settings.connect_timeout)
+                for at, info in ((source, from_info), (target, to_info))
+            )
+        )
         apart = check_apart(*lines)
         checks.append(apart)
         if way == "replica":
@@ -172,7 +178,8 @@ async def _preflight_of_file(
     aof = source.aof_path is not None
     async with AsyncExitStack() as stack:
         # 1. The target by itself. Commands come to it as those of a source that is followed.
-        end, info = await _meet("target", target, settings, stack, checks)
+        end, info, met = await _meet("target", target, settings, stack)
+        checks += met
         if end is not None and info is not None:
             rights = check_rights("target", end, info, settings, "replica" if aof else "scan")
             await _guarded(checks, "target-permissions", rights)
@@ -250,9 +257,9 @@ async def _meet(
     endpoint: Endpoint,
     settings: TransferSettings,
     stack: AsyncExitStack,
-    checks: list[Check],
-) -> tuple[Admin | None, ServerInfo | None]:
-    """Reach an end, and have it say what it is."""
+) -> tuple[Admin | None, ServerInfo | None, list[Check]]:
+    """Reach an end, and have it say what it is; the checks that this was."""
+    checks: list[Check] = []
     try:
         end = await stack.enter_async_context(
             admin(endpoint, timeout=settings.connect_timeout, fault=side)
@@ -260,17 +267,17 @@ async def _meet(
         checks.extend(await greet(side, end))
     except EngineError as error:
         checks.extend(unreachable(side, endpoint, error))
-        return None, None
+        return None, None, checks
     try:
         info = await end.info()
     except EngineError as error:
         checks.append(failed(f"{side}-version", error.message, error.remedy))
-        return end, None
+        return end, None, checks
     if (users := check_users(side, endpoint, info)) is not None:
         checks[:] = [each for each in checks if each.name != users.name]
         checks.append(users)
     checks.extend(check_server(side, info, settings))
-    return end, info
+    return end, info, checks
 
 
 async def _check_rights(
@@ -300,13 +307,19 @@ async def _check_rights(
                 way = "scan"
                 figure = f"no: {reason}; the source is scanned, and later writes are not followed"
                 checks.append(warned(FOLLOWING, figure, remedy))
-    for side, info in infos.items():
+
+    async def rights_of(side: Side, info: ServerInfo) -> list[Check]:
+        found: list[Check] = []
         rights = check_rights(side, ends[side], info, settings, way, keys)
-        await _guarded(checks, f"{side}-permissions", rights)
+        await _guarded(found, f"{side}-permissions", rights)
         with suppress(EngineError):
             comparison = await check_comparison(side, ends[side], info, settings, way, keys)
             if comparison is not None:
-                checks.append(comparison)
+                found.append(comparison)
+        return found
+
+    for found in await asyncio.gather(*(rights_of(side, info) for side, info in infos.items())):
+        checks += found
     if way == "replica" and len(infos) == len(SIDES):
         with suppress(EngineError):
             checks.extend(

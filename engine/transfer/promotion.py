@@ -51,7 +51,9 @@ from engine.transfer.async_helpers import to_the_end
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.endpoints import Endpoints
 from engine.transfer.migration_context import MigrationContext
-from engine.wire.info_command import ask_info
+from engine.wire.connection import answered
+from engine.wire.dial import Command
+from engine.wire.info_command import ask_info, info_in
 
 _log = logs.logger(__name__)
 # How long the target may be away when it is to be tidied up.
@@ -228,32 +230,35 @@ class Promotion:
         known; `LinkError`, `ServerError`, `StateError`."""
         mark = self._checkpoint.mark
         key = position_key(mark.token, self._ends.lane)
-        async with self._ends.dialled() as connection:
-            await connection.call("WATCH", key)
-            found = await connection.call("GET", key)
+        questions: list[Command] = [("WATCH", key), ("GET", key), ("INFO",)]
+        async with self._ends.dialled_with(*questions) as (connection, replies):
+            watched, found, told = replies
+            for reply in (watched, found):
+                answered(reply)
             if isinstance(found, bytes) and TargetPosition.decode(found).transfer != mark.token:
                 # Another migration has the target by now: nothing there is ours.
                 self._checkpoint.note(tidied=True)
                 return
             if mark.promoting and not mark.tidied:
                 try:
-                    await self._judge(found, (await ask_info(connection)))
+                    await self._judge(found, info_in(connection, answered(told)))
                 except PositionMoved as moved:
                     if mark.handed_over:
                         await self._stand_back(moved.found)
                     raise
             opened = isinstance(found, bytes) and TargetPosition.decode(found).opened
             left = isinstance(found, bytes) and not opened and not mark.promoting
-            await connection.call("MULTI")
             if left:
                 # Not completed: the next start has to know (`leftovers`). RENAME, because a target
                 # without memory takes it.
-                await connection.call("RENAME", key, LEFT_KEY)
-                await connection.call("DEL", dirty_key(mark.token))
+                removal = [("RENAME", key, LEFT_KEY), ("DEL", dirty_key(mark.token))]
             else:
                 # A source that was such a target once has sent its own mark along.
-                await connection.call("DEL", key, dirty_key(mark.token), LEFT_KEY)
-            if await connection.call("EXEC") is None:
+                removal = [("DEL", key, dirty_key(mark.token), LEFT_KEY)]
+            done = await connection.together(("MULTI",), *removal, ("EXEC",))
+            for reply in done:
+                answered(reply)
+            if done[-1] is None:
                 raise ServerError(
                     "the target's position changed while it was removed",
                     code="TRYAGAIN",

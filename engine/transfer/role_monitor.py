@@ -31,7 +31,7 @@ from engine.targets.role_check import refuse_replica
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.endpoints import Endpoints
 from engine.transfer.migration_context import MigrationContext
-from engine.transfer.same_replication import APART, FEEDS_ITSELF, relation
+from engine.transfer.same_replication import APART, FEEDS_ITSELF, chain_of, relation_of
 from engine.transfer.sibling_servers import SiblingServers
 from engine.transfer.source_primary import Heads
 from engine.wire import failover_addresses
@@ -318,9 +318,9 @@ class RoleMonitor:
         `LinkError`, `AuthError` of the target.
         """
         async with self._ends.admin("target") as end:
-            target = await end.info()
+            target, chain = await asyncio.gather(end.info(), chain_of(self._ends))
             name = end.name
-        if what := await relation(self._ends, target):
+        if what := relation_of(chain, target):
             raise self._one_replication(what)
         self._target_id = target.run_id
         if not target.is_replica:

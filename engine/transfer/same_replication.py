@@ -16,11 +16,20 @@ async def relation(ends: Endpoints, target: ServerInfo) -> str:
 
     By the run ids of the source and of the servers above it, as far up as they can be asked.
     """
+    return relation_of(await chain_of(ends), target)
+
+
+async def chain_of(ends: Endpoints) -> tuple[str, ...]:
+    """The run ids of the source and of the servers above it, as far as they are told."""
     heads = Heads(ends)
     try:
-        chain = await heads.chain()
+        return await heads.chain()
     finally:
         await heads.close()
+
+
+def relation_of(chain: tuple[str, ...], target: ServerInfo) -> str:
+    """See `relation`; `chain` is the source's (`chain_of`)."""
     if not target.run_id or target.run_id not in chain:
         return ""
     if target.run_id == chain[0]:

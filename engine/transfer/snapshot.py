@@ -16,6 +16,7 @@ from engine.model.modules import GRAPH_MODULE, GRAPH_PART
 from engine.model.online_checkpoint import dirty_key
 from engine.model.position import StreamPosition
 from engine.model.report import NAMED_KEYS_LIMIT, printable_key
+from engine.model.server import ServerInfo
 from engine.sources.base import unpacked_names
 from engine.sources.replica import ReplicaSource
 from engine.targets.base import Acknowledged
@@ -79,18 +80,20 @@ class Snapshot:
         # A source of the same history has all that we have; what it deleted since it meant to.
         if position is None or position.replid != sync.replid:
             await self._check_source()
+        told: ServerInfo | None = None
         if checkpoint.mark.begun:
             await self._make_room()
         else:
             await checkpoint.save(begun=True)
             # Ends the connections of the one that it is taken over from, if it is.
             await self._ownership.take()
+            told = self._ownership.told
             if checkpoint.mark.taken_over:
                 await self._make_room()
         self._refused.clear()
         self._parts.clear()
         context.stats.start_anew()
-        await self._target_watch.begin()
+        await self._target_watch.begin(told)
         await checkpoint.save(
             released=False,
             loss_accepted=False,

@@ -54,7 +54,10 @@ async def disconnect(end: Admin, keep_users: Collection[str]) -> Look:
 
     Raises `AuthError` and `ServerError` where CLIENT LIST or CLIENT KILL is refused, `LinkError`.
     """
-    listed = await end.call("CLIENT", "LIST")
+    # Whether KILL would be allowed is to be known before somebody comes.
+    listed, probe = await end.pipeline([("CLIENT", "LIST"), ("CLIENT", "KILL", "ID", _NO_CLIENT)])
+    if isinstance(listed, EngineError):
+        raise listed
     if not isinstance(listed, bytes):
         raise ProtocolFault(f"{end.name} answered CLIENT LIST with no text", fault=end.fault)
     found, kept = _others(listed.decode("utf-8", "replace"), keep_users)
@@ -70,11 +73,9 @@ async def disconnect(end: Admin, keep_users: Collection[str]) -> Look:
                 raise reply
             gone.append(client)
     if not found:
-        # Whether it would be allowed is to be known before somebody comes.
-        (reply,) = await end.pipeline([("CLIENT", "KILL", "ID", _NO_CLIENT)])
-        unknown = isinstance(reply, ServerError) and "unknown command" in reply.message.lower()
-        if isinstance(reply, AuthError) or unknown:
-            raise reply
+        unknown = isinstance(probe, ServerError) and "unknown command" in probe.message.lower()
+        if isinstance(probe, AuthError) or unknown:
+            raise probe
     return Look(tuple(gone), kept)
 
 

@@ -37,6 +37,7 @@ from engine.errors import (
 )
 from engine.model.online_checkpoint import LEFT_KEY, dirty_key
 from engine.model.position import TargetPosition
+from engine.model.server import ServerInfo
 from engine.wire.admin import Admin, Arg
 from engine.wire.dial import CLIENT_NAME
 
@@ -86,6 +87,9 @@ class TargetClaim:
         self._lost = lost
         # Another migration's position was there, and ours is now.
         self._taken_over = False
+        # The replies to CLIENT LIST and INFO behind the claim.
+        self._listed: object = None
+        self._told: object = None
         self.bare = TargetPosition(transfer, None, engine, held_before=held_before)
         """What the key holds while there is no position."""
 
@@ -135,6 +139,12 @@ class TargetClaim:
 
         return await self._guarded(target, "Take the promotion back", revoked)
 
+    def told(self, target: Admin) -> ServerInfo:
+        """What the target said of itself behind the claim. Raises as `Admin.info`."""
+        if isinstance(self._told, EngineError):
+            raise self._told
+        return target.info_in(self._told)
+
     @property
     def client_name(self) -> str:
         """What connections are called that are to end when the claim does."""
@@ -145,8 +155,10 @@ class TargetClaim:
         return f"{CLIENT_NAME}:{self.bare.transfer}:"
 
     async def _end_others(self, target: Admin) -> None:
+        listed = self._listed
+        if not isinstance(listed, bytes):
+            return  # the user may not ask for it
         with contextlib.suppress(AuthError, ServerError):
-            listed = await target.call("CLIENT", "LIST")
             for line in listed.decode("utf-8", "replace").splitlines():
                 words = dict(word.partition("=")[::2] for word in line.split(" "))
                 name = words.get("name", "")
@@ -193,9 +205,7 @@ class TargetClaim:
         work: Callable[[TargetPosition | None], tuple[list[Sequence[Arg]], TargetPosition]],
     ) -> TargetPosition:
         for _ in range(_TRIES_MOST):
-            await target.call("UNWATCH")
-            await target.call("WATCH", self._key)
-            value = await target.call("GET", self._key)
+            _, _, value = await target.ask(("UNWATCH",), ("WATCH", self._key), ("GET", self._key))
             found, other = self.ours(value), self.another(value)
             if other is not None and not self.first:
                 raise beaten(other)
@@ -211,8 +221,16 @@ class TargetClaim:
             if other is not None:
                 self._taken_over = not other.opened
                 commands = [*commands, ("DEL", dirty_key(other.transfer))]
-            *queued, done = await target.pipeline(
-                [("MULTI",), *commands, ("SET", self._key, held.encode()), ("EXEC",)]
+            *queued, done, self._listed, self._told = await target.pipeline(
+                [
+                    ("MULTI",),
+                    *commands,
+                    ("SET", self._key, held.encode()),
+                    ("EXEC",),
+                    # What is there behind the claim; a round trip of its own less.
+                    ("CLIENT", "LIST"),
+                    ("INFO",),
+                ]
             )
             for reply in (*queued, *(done if isinstance(done, list) else [done])):
                 if isinstance(reply, EngineError):

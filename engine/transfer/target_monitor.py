@@ -84,10 +84,11 @@ class TargetMonitor:
         if found.count and not before.count:
             self._context.on_event(found.words)
 
-    async def begin(self) -> None:
-        """Count from here on: the first write comes next. Raises as `look`."""
+    async def begin(self, told: ServerInfo | None = None) -> None:
+        """Count from here on: the first write comes next. `told`: what the target has just said of
+        itself. Raises as `look`."""
         async with self._line:
-            self._context.stats.evictions = Evictions().after(await self._ask())
+            self._context.stats.evictions = Evictions().after(told or await self._ask())
 
     async def _ask(self) -> ServerInfo:
         info = await self._info()

@@ -12,6 +12,7 @@ import secrets
 from engine.errors import TransferFailed
 from engine.model.online_checkpoint import position_key
 from engine.model.position import TargetPosition
+from engine.model.server import ServerInfo
 from engine.targets.applier import PositionMoved
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.endpoints import Endpoints
@@ -33,6 +34,8 @@ class TargetOwnership:
         self.replaced = False
         """Another engine has the migration: what is on the target is that one's."""
         self._overtaken = 0
+        self.told: ServerInfo | None = None
+        """What the target said of itself behind the claim that was taken last."""
 
     @property
     def claim(self) -> TargetClaim:
@@ -59,9 +62,9 @@ class TargetOwnership:
             except Foreign:
                 self.replaced = self.replaced or not claim.first
                 raise
-            process = (await end.info()).run_id
-        if process != self._checkpoint.mark.claimed_at:
-            self._checkpoint.note(claimed_at=process)
+            self.told = claim.told(end)
+        if self.told.run_id != self._checkpoint.mark.claimed_at:
+            self._checkpoint.note(claimed_at=self.told.run_id)
         return held
 
     async def _lost(self, target: Admin) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.errors import AuthError, EngineError, ProtocolFault
 from engine.model.endpoint import Endpoint
+from engine.model.server import ServerInfo
 from engine.verify.hyperloglog import registers
 from engine.verify.value_digest import unordered
 from engine.verify.value_readers import (
@@ -76,13 +77,16 @@ class Side:
         self.able = able
 
     @classmethod
-    async def open(cls, end: Admin, *, followed: bool = False) -> Side:
-        """Learn the server's abilities; leave its keys' idle times alone where it lets us.
+    async def open(
+        cls, end: Admin, info: ServerInfo | None = None, *, followed: bool = False
+    ) -> Side:
+        """Learn the server's abilities, by its `info`; leave its keys' idle times alone where it
+        lets us.
 
         `followed`: one end was fed by the other's replication.
         """
-        info = await end.info()
-        await end.keep("CLIENT", "NO-TOUCH", "ON")  # Redis 7.2, Valkey
+        info = info or await end.info()
+        end.keep("CLIENT", "NO-TOUCH", "ON")  # Redis 7.2, Valkey
         return cls(end, Abilities.of(info, followed=followed))
 
     async def look(self, keys: Sequence[bytes]) -> list[Look]:

@@ -44,7 +44,7 @@ from engine.verify.key_sampling import every_key, some_keys
 from engine.verify.name_lookup import absent_names
 from engine.verify.value_readers import WHOLE_BYTES, Changed, Command, Parts, Reading, reading
 from engine.wire import functions_and_indexes
-from engine.wire.admin import Admin, admin
+from engine.wire.admin import Admin, Arg, admin
 from engine.wire.functions_and_indexes import Held
 from engine.wire.info_command import replication_in
 
@@ -105,6 +105,8 @@ class LiveComparison:
         self._timed: list[DbKey] | None = []
         self._walked = False
         self._ended = 0
+        # The reply to `ASK_COUNTS` when it was opened, until it is asked for.
+        self._calls: object = None
         self._plan: list[tuple[int, bytes, Look]] = []
         self._code_at_fence = True
         # Of the source and of the target, where the source has FalkorDB.
@@ -134,9 +136,16 @@ class LiveComparison:
             ),
             await self._stack.enter_async_context(admin(other, timeout=limit, fault="target")),
         ]
-        self._infos = await ends[0].info(), await ends[1].info()
-        sides = [await Side.open(end, followed=True) for end in ends]
-        self._pair = sides[0], sides[1]
+        (told, self._calls), other = await asyncio.gather(
+            # What has been called by now belongs to the comparison (`silent_calls`).
+            ends[0].pipeline([("INFO",), ASK_COUNTS]),
+            ends[1].info(),
+        )
+        self._infos = self._parsed(ends[0], told), other
+        self._pair = await asyncio.gather(
+            Side.open(ends[0], self._infos[0], followed=True),
+            Side.open(ends[1], self._infos[1], followed=True),
+        )
         self._db, self._extend_ms, self._watching = None, extend_ms, True
         self._own_keys = tuple(own_keys)
         self._timed, self._plan, self._code_at_fence = [], [], True
@@ -152,7 +161,7 @@ class LiveComparison:
             admin(self._endpoints[0], timeout=limit, fault="source")
         )
         self._infos, self._since = (await end.info(), self._infos[1]), None
-        self._pair = await Side.open(end, followed=True), self._theirs
+        self._pair = await Side.open(end, self._infos[0], followed=True), self._theirs
         self._db = None
         if self._telemetry:
             self._telemetry = Telemetry(end), self._telemetry[1]
@@ -259,8 +268,9 @@ class LiveComparison:
 
     async def sample(self, seed: int = 0) -> AsyncIterator[tuple[int, list[bytes]]]:
         """(database, some of the source's keys), database by database."""
-        spread = not self._infos[0].fork
         for entry in self._infos[0].keyspace:
+            # From random places, unless the sample is all that there is.
+            spread = not self._infos[0].fork and entry.keys > _SAMPLE
             await self._select(entry.db)
             keys = await some_keys(self._source, _EVERYTHING, _SAMPLE, seed + entry.db, spread)
             keys = await self._shared(self._source, keys)
@@ -274,7 +284,7 @@ class LiveComparison:
         looked up where they say nothing.
         """
         ends = self._source, self._target
-        infos = await ends[0].info(), await ends[1].info()
+        infos = await asyncio.gather(ends[0].info(), ends[1].info())
         databases = {entry.db for info in infos for entry in info.keyspace}
         for db in sorted(databases):
             await self._select(db)
@@ -346,8 +356,11 @@ class LiveComparison:
 
     async def silent_calls(self) -> silent_commands.Calls | None:
         """See `Comparison.silent_calls`."""
+        told, self._calls = self._calls, None
         try:
-            return silent_commands.calls_in(await self._source.call(*ASK_COUNTS))
+            if told is None:
+                told = await self._source.call(*ASK_COUNTS)
+            return None if isinstance(told, EngineError) else silent_commands.calls_in(told)
         except (AuthError, ServerError):
             return None
 
@@ -367,11 +380,10 @@ class LiveComparison:
 
     async def _counted(self) -> tuple[ServerInfo, int]:
         """What the target tells, and how many of its keys are the engine's."""
-        target = await self._told(self._target, await self._target.call("INFO"))
-        await self._target.select(0)
+        own_keys: list[tuple[Arg, ...]] = [("EXISTS", *self._own_keys)] if self._own_keys else []
         self._db = None
-        own = await self._target.call("EXISTS", *self._own_keys) if self._own_keys else 0
-        return target, own
+        reply, *own = await self._target.ask_in(0, ("INFO",), *own_keys)
+        return await self._told(self._target, reply), own[0] if own else 0
 
     async def _told(self, end: Admin, reply: Any) -> ServerInfo:
         """What an end has told by its reply to INFO; asked again where there may be streams that
@@ -654,7 +666,8 @@ class LiveComparison:
 
     async def _select(self, db: int) -> None:
         if self._db != db:
-            await asyncio.gather(self._source.select(db), self._target.select(db))
+            self._source.choose(db)
+            self._target.choose(db)
             self._db = db
 
     def _parsed(self, end: Admin, reply: Any) -> ServerInfo:

@@ -62,6 +62,7 @@ async def admin(
     `timeout`, in seconds, holds for connecting and for each reply (in a pipeline: for some replies
     together); `fault` says for errors which end of the migration this is; `straight`: the server at
     this very address is meant, wherever a detour leads from there (`wire.failover_addresses`).
+    Whether a server answers there is known from the first command, unless credentials are given.
     Raises `LinkError`, `AuthError`, `ServerError` (SELECT refused), and `UsageError` for TLS files
     that are of no use.
     """
@@ -150,6 +151,12 @@ class Admin:
         # Whether what listens there has answered as a server does.
         self._answered = False
         self._kept: list[tuple[Arg, ...]] = []
+        # Of `_kept`: what is to be sent with the next commands, and what was sent and has replies
+        # that were not read yet.
+        self._unsent: list[tuple[Arg, ...]] = []
+        self._unread: list[tuple[Arg, ...]] = []
+        # The database that is to be chosen with the next commands.
+        self._chosen: int | None = None
 
     @property
     def name(self) -> str:
@@ -164,15 +171,36 @@ class Admin:
         `ServerError` for an error reply, `AuthError` for one about rights or credentials, and
         `LinkError` when the link goes or the reply does not come in time.
         """
+        (reply,) = await self.ask(args)
+        return reply
+
+    async def ask(self, *questions: Sequence[Arg]) -> list[Any]:
+        """As `call` for each, in one go: all of them are asked again where the server answers one
+        with LOADING or BUSY. Raises as `call` does, for the first that is refused."""
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
-            (reply,) = await self.pipeline([args])
-            if not isinstance(reply, EngineError):
-                return reply
-            busy = isinstance(reply, ServerError) and reply.code in _BUSY_CODES
+            try:
+                replies = await self.pipeline(questions)
+                refused = [reply for reply in replies if isinstance(reply, EngineError)]
+            except ServerError as error:  # of the database that was chosen
+                refused = [error]
+            if not refused:
+                return replies
+            busy = any(isinstance(e, ServerError) and e.code in _BUSY_CODES for e in refused)
             if not busy or time.monotonic() > deadline:
-                raise reply
+                raise refused[0]
             await asyncio.sleep(_BUSY_PAUSE)
+
+    def choose(self, db: int) -> None:
+        """As `select`, in one go with the next commands: these are to read alone, for they are sent
+        before it is known whether there is such a database. They raise what `select` does."""
+        self._chosen = db
+
+    async def ask_in(self, db: int, *questions: Sequence[Arg]) -> list[Any]:
+        """As `ask`, behind a `select` of the database `db`, which stays chosen."""
+        _, *replies = await self.ask(("SELECT", db), *questions)
+        self._connection.db = db
+        return replies
 
     async def pipeline(
         self, commands: Iterable[Sequence[Arg]], *, raise_on_error: bool = False
@@ -189,8 +217,13 @@ class Admin:
             # Dialled anew it would be an ordinary one.
             raise self._link_error(ConnectionResetError())
         listed = [tuple(command) for command in commands]
-        first = 0 if self._connection.is_connected else len(self._kept)
-        listed = self._kept[:first] + listed
+        connected = self._connection.is_connected
+        unread, before = (self._unread, self._unsent) if connected else ([], self._kept)
+        self._unread, self._unsent = [], []
+        if self._chosen is not None:
+            before = [*before, ("SELECT", self._chosen)]
+        first = len(unread) + len(before)
+        listed = [*before, *listed]
         wired = [_HERE_I_AM, *listed] if self._replica else listed
         if self._names:
             wired = [tuple(command_renames.sent(command, self._names)) for command in wired]
@@ -200,7 +233,7 @@ class Admin:
             # One clock, set anew now and then: redis-py's own would start a timer for each reply.
             async with asyncio.timeout(self._timeout) as limit:
                 await self._connection.send_packed_command(packed, check_health=False)
-                for index, command in enumerate(listed):
+                for index, command in enumerate([*unread, *listed]):
                     if index % _REPLIES_A_CLOCK == 0:
                         limit.reschedule(asyncio.get_running_loop().time() + self._timeout)
                     replies.append(await self._reply(command))
@@ -218,6 +251,12 @@ class Admin:
             # Replies that are not read would be taken for those of the next commands.
             await self._drop()
             raise
+        chosen, self._chosen = self._chosen, None
+        if chosen is not None:
+            if isinstance(refused := replies[first - 1], EngineError):
+                self._chosen = chosen
+                raise refused
+            self._connection.db = chosen
         replies = replies[first:]
         if raise_on_error:
             for reply in replies:
@@ -243,11 +282,11 @@ class Admin:
             given.close()
             raise self._link_error(ConnectionResetError(str(error))) from None
 
-    async def keep(self, *args: Arg) -> None:
-        """Send a command that holds for the connection, now and whenever it is dialled anew; where
-        the server refuses it, it goes without. Raises `LinkError`."""
-        await self.pipeline([args])
+    def keep(self, *args: Arg) -> None:
+        """Send a command that holds for the connection, before the next ones, and whenever it is
+        dialled anew; where the server refuses it, it goes without."""
         self._kept.append(args)
+        self._unsent.append(args)
 
     async def info(self, section: str | None = None) -> ServerInfo:
         """INFO, parsed: its default sections, or `section` ("server" among several needs none).
@@ -265,6 +304,10 @@ class Admin:
                     f"Where rename-command gave it another name: --command-name {side}INFO=NAME."
                 )
             raise
+        return self.info_in(text)
+
+    def info_in(self, text: object) -> ServerInfo:
+        """A reply to INFO, parsed. Raises `ProtocolFault`."""
         if not isinstance(text, bytes):
             raise ProtocolFault(f"{self.name} answered INFO with no text", fault=self.fault)
         return parse_info(text.decode("utf-8", "replace"))
@@ -316,8 +359,32 @@ class Admin:
 
     async def _open(self) -> None:
         await self._connect()
-        # So that the server's operator sees who we are; not every user may.
-        await self.pipeline([("CLIENT", "SETNAME", CLIENT_NAME)])
+        # So that the server's operator sees who we are, and our own connections are told from those
+        # of clients; not every user may. The reply is read with those to the first commands: by
+        # itself it would take a round trip.
+        named: tuple[Arg, ...] = ("CLIENT", "SETNAME", CLIENT_NAME)
+        self._kept.append(named)
+        await self._send(self.packed(*named))
+        self._unread.append(named)
+
+    async def _send(self, packed: bytes) -> None:
+        from redis.exceptions import RedisError
+
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._connection.send_packed_command(packed, check_health=False)
+        except (RedisError, TimeoutError) as error:
+            await self._drop()
+            raise self._link_error(error) from None
+        except RuntimeError as error:
+            # As in `pipeline`.
+            await self._drop()
+            if "closed" not in str(error):
+                raise
+            raise self._link_error(ConnectionResetError()) from None
+        except BaseException:
+            await self._drop()
+            raise
 
     async def _connect(self) -> None:
         from redis.exceptions import RedisError

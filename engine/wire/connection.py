@@ -17,7 +17,8 @@ import re
 import sys
 import termios
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol, cast
 
 from engine._native import NEED_DATA, ProtocolError, ReplyError, RespReader, encode_command
@@ -32,6 +33,7 @@ WRITE_HIGH_WATER = 2 << 20
 _READS_AT_ONCE = 8
 # How often a connection that is owed replies is looked at.
 _WATCH_SECONDS = 1.0
+_NOBODY: Mapping[int, Callable[[object], None]] = MappingProxyType({})
 
 
 class BulkReader(Protocol):
@@ -203,6 +205,24 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(reply, ReplyError):
             raise self.reply_error(str(reply))
         return reply
+
+    async def together(
+        self,
+        *commands: tuple[bytes | str | int, ...],
+        told: Mapping[int, Callable[[object], None]] = _NOBODY,
+    ) -> list[Any]:
+        """Send commands in one go and return their replies in order, error replies as values
+        (`ServerError`, `AuthError`). `told`: what is called once the command of this index is
+        answered. Raises `LinkError`. Control mode only."""
+        # In the order of their making tasks begin, and write.
+        calls = [asyncio.ensure_future(self.call(*command)) for command in commands]
+        for index, call in told.items():
+            calls[index].add_done_callback(call)
+        replies = await asyncio.gather(*calls, return_exceptions=True)
+        for reply in replies:
+            if isinstance(reply, BaseException) and not isinstance(reply, ServerError | AuthError):
+                raise reply
+        return replies
 
     def encode(self, *command: bytes | str | int) -> bytes:
         """A command's bytes, under the name that it has at this server."""
@@ -448,6 +468,18 @@ class Connection(asyncio.BufferedProtocol):
             if not waiter.done():
                 with contextlib.suppress(asyncio.InvalidStateError):
                     waiter.set_result(reply)
+
+
+def answered(reply: Any) -> Any:
+    """A reply that `Connection.together` gave; raises it if it is an error."""
+    if isinstance(reply, EngineError):
+        raise reply
+    return reply
+
+
+def unless_refused(reply: Any) -> Any:
+    """A reply that `Connection.together` gave; None if it is an error."""
+    return None if isinstance(reply, EngineError) else reply
 
 
 _AUTH_CODES = {

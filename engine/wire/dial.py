@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections.abc import Sequence
+from typing import Any
 
 from engine import logs
 from engine.errors import AuthError, FaultOf, LinkError, ProtocolFault, ServerError
@@ -18,8 +20,11 @@ from engine.wire.tls import ssl_context
 _log = logs.logger(__name__)
 # Idle seconds before the first keep-alive probe, seconds between probes, probes until it is dead.
 _KEEP_ALIVE = (30, 10, 3)
+# The round trip is that of the quickest of so many; from these seconds on the first tells enough.
 _PINGS = 3
+_FAR_SECONDS = 0.025
 CLIENT_NAME = "startmigration"
+Command = tuple[bytes | str | int, ...]
 
 
 class Untrusted(LinkError):
@@ -27,7 +32,16 @@ class Untrusted(LinkError):
 
 
 async def dial(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Connection:
-    """Connect, authenticate, and measure the round trip.
+    """Connect, authenticate, and measure the round trip. As `dial_and_ask`."""
+    connection, _ = await dial_and_ask(endpoint, (), fault=fault, timeout=timeout)
+    return connection
+
+
+async def dial_and_ask(
+    endpoint: Endpoint, questions: Sequence[Command], *, fault: FaultOf, timeout: float
+) -> tuple[Connection, list[Any]]:
+    """Connect, authenticate, and measure the round trip; and the replies to `questions`, which go
+    along, as `Connection.together` gives them.
 
     `timeout` is in seconds and covers all of it. Raises `LinkError` (refused, no such host, TLS,
     time), `AuthError` (credentials refused), `ServerError` (anything else that it answered).
@@ -40,11 +54,11 @@ async def dial(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Connect
     try:
         async with asyncio.timeout(timeout):
             connection = await _connect(endpoint, fault)
-            await _greet(connection)
+            replies = await _greet(connection, questions)
             _log.debug(
                 "Connected", extra=of | {"round_trip_seconds": round(connection.round_trip, 4)}
             )
-            return connection
+            return connection, replies
     except TimeoutError:
         problem = f"no answer within {timeout:g} s"
     except ssl.SSLCertVerificationError as exc:
@@ -136,32 +150,57 @@ async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
     return connection
 
 
-async def _greet(connection: Connection) -> None:
-    endpoint = connection.endpoint
+async def _greet(connection: Connection, questions: Sequence[Command]) -> list[Any]:
+    """AUTH, a name, PING and the questions in one go; the replies to the latter. What is answered
+    behind an AUTH that is refused means nothing."""
+    endpoint, loop = connection.endpoint, asyncio.get_running_loop()
+    user: list[str] = []
+    greeting: list[Command] = []
     if endpoint.password is not None:
         # Before 6.0 there are no users; "default" is what the one there is called since.
-        user = [endpoint.username] if endpoint.username not in (None, "", "default") else []
-        try:
-            await connection.call("AUTH", *user, endpoint.password)
-        except ServerError as exc:
-            if user and "wrong number of arguments" in exc.message:
-                raise AuthError(
-                    f"{connection.name} has no users (it is older than Redis 6.0), and the user "
-                    f"{endpoint.username!r} was given",
-                    remedy="Leave the user's name away: redis://:PASSWORD@HOST.",
-                    fault=connection.fault,
-                ) from None
-            raise AuthError(
-                f"{connection.name} refused the credentials: {exc.message}", fault=connection.fault
-            ) from None
+        if endpoint.username not in (None, "", "default"):
+            user = [str(endpoint.username)]
+        greeting.append(("AUTH", *user, endpoint.password))
     # So that the server's operator sees who we are; not every user may.
-    await connection.try_call("CLIENT", "SETNAME", CLIENT_NAME)
-    loop = asyncio.get_running_loop()
+    greeting += [("CLIENT", "SETNAME", CLIENT_NAME), ("PING",)]
+    began = loop.time()
     quickest = float("inf")
-    for _ in range(_PINGS):
+
+    def answered(_: object) -> None:
+        nonlocal quickest
+        quickest = loop.time() - began
+
+    replies = await connection.together(*greeting, *questions, told={len(greeting) - 1: answered})
+    pong = replies[len(greeting) - 1]
+    if endpoint.password is not None:
+        _check_auth(connection, replies[0], bool(user))
+    if isinstance(pong, AuthError):
+        raise pong
+    # LOADING, BUSY, MISCONF (its disk is full): a round trip all the same.
+    for _ in range(_PINGS - 1):
+        if quickest >= _FAR_SECONDS:
+            break
         began = loop.time()
-        # LOADING, BUSY, MISCONF (its disk is full): a round trip all the same.
         with contextlib.suppress(ServerError):
             await connection.call("PING")
         quickest = min(quickest, loop.time() - began)
     connection.round_trip = quickest
+    return replies[len(greeting) :]
+
+
+def _check_auth(connection: Connection, reply: object, user: bool) -> None:
+    """Raise `AuthError` for an error reply to AUTH; `user`: a user's name was given with it."""
+    if not isinstance(reply, ServerError | AuthError):
+        return
+    if user and "wrong number of arguments" in reply.message:
+        raise AuthError(
+            f"{connection.name} has no users (it is older than Redis 6.0), and the user "
+            f"{connection.endpoint.username!r} was given",
+            remedy="Leave the user's name away: redis://:PASSWORD@HOST.",
+            fault=connection.fault,
+        )
+    if isinstance(reply, AuthError):
+        raise reply
+    raise AuthError(
+        f"{connection.name} refused the credentials: {reply.message}", fault=connection.fault
+    )

@@ -18,12 +18,13 @@ async def count_own(end: Admin) -> int:
 
     Raises `LinkError`, and `ServerError` where there is no database 0.
     """
-    await end.select(OWN_DB)
-    names = [POSITION_KEY, LEFT_KEY]
-    (position,) = await end.pipeline([("GET", POSITION_KEY)])
+    end.choose(OWN_DB)
+    # One at a time: before 3.0.3 EXISTS takes one.
+    position, *replies = await end.pipeline(
+        [("GET", POSITION_KEY), ("EXISTS", POSITION_KEY), ("EXISTS", LEFT_KEY)]
+    )
     if isinstance(position, bytes):
         with suppress(ProtocolFault):
-            names.append(dirty_key(TargetPosition.decode(position).transfer))
-    # One at a time: before 3.0.3 EXISTS takes one.
-    replies = await end.pipeline(("EXISTS", name) for name in names)
+            name = dirty_key(TargetPosition.decode(position).transfer)
+            replies += await end.pipeline([("EXISTS", name)])
     return sum(reply for reply in replies if isinstance(reply, int))

@@ -12,7 +12,11 @@ from engine.wire.connection import Connection
 
 async def ask_info(connection: Connection) -> ServerInfo:
     """INFO, parsed. Raises as `Connection.call` does; `ProtocolFault` for what is no such reply."""
-    reply = await connection.call("INFO")
+    return info_in(connection, await connection.call("INFO"))
+
+
+def info_in(connection: Connection, reply: object) -> ServerInfo:
+    """A reply to INFO, parsed. Raises `ProtocolFault` for what is no such reply."""
     if isinstance(reply, bytes):
         try:
             # Paths in it (config_file) may be in any encoding.

@@ -7,8 +7,10 @@ answers with a partial sync (`+CONTINUE`, the stream follows at once) or with a 
 between and sends bare newlines meanwhile, so the wait is bounded by silence, never by total time
 (`replicationCron`, `syncCommand` and `replconfCommand` in replication.c).
 
-Each state sends at most one command and waits for one line; `TABLE` says where the line leads. What
-is announced is only what we do: `eof` (snapshots of unknown length) and `psync2` (a replid that
+Each state waits for one line to one command; `TABLE` says where the line leads. The announcements
+go out together, as those of real replicas do: their answers come in the same order. PSYNC waits for
+them, because a source that refuses an announcement would take a snapshot for nothing. What is
+announced is only what we do: `eof` (snapshots of unknown length) and `psync2` (a replid that
 changes with a failover). Anything else would change the form of what comes.
 
 - The port is 0: no client can connect to us. INFO and Sentinel show it; Sentinel never promotes a
@@ -166,6 +168,7 @@ SENT: dict[State, Callable[[ServerInfo, StreamPosition | None], Command | None]]
     State.VERSION: _version,
     State.PSYNC: _psync,
 }
+_ANNOUNCEMENTS = (State.PORT, State.CAPABILITIES, State.VERSION)
 
 
 async def handshake(
@@ -189,6 +192,8 @@ async def handshake(
     loop = asyncio.get_running_loop()
     backoff = Backoff(timeout)
     state = State.PORT
+    # Sent already, and not answered for.
+    ahead: list[State] = []
     full: re.Match[bytes] | None = None
     while True:
         # 1. Ask.
@@ -197,7 +202,12 @@ async def handshake(
             if command is None:
                 state = TABLE[state][Line.OK] or state
                 continue
-            connection.write(connection.encode(*command))
+            if state in ahead:
+                ahead.remove(state)
+            else:
+                connection.write(connection.encode(*command))
+                if state is State.PORT:
+                    ahead = _send_ahead(connection, info, position)
         # 2. The first line that is more than a sign of life.
         while True:
             line = await lines.next(timeout)
@@ -232,9 +242,26 @@ async def handshake(
                 error = connection.reply_error(_text(line))
                 connection.fail(error)
                 raise error
+            # What was sent behind it is answered too, and is sent again.
+            while ahead:
+                if await lines.next(timeout):
+                    ahead.pop()
             await asyncio.sleep(backoff.delay())
             following = state
         state = following
+
+
+def _send_ahead(
+    connection: Connection, info: ServerInfo, position: StreamPosition | None
+) -> list[State]:
+    """Send the announcements behind the first, and return their states."""
+    sent: list[State] = []
+    for state in _ANNOUNCEMENTS[1:]:
+        command = SENT[state](info, position)
+        if command is not None:
+            connection.write(connection.encode(*command))
+            sent.append(state)
+    return sent
 
 
 def classify(line: bytes) -> tuple[Line, re.Match[bytes] | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.model.endpoint import Endpoint
-from engine.targets.query_buffer_size import widen_reads
+from engine.targets.query_buffer_size import WIDEN_READS
 from engine.wire.dial import dial
 from engine.wire.event_loop import run
 from tests.conftest import ServerFactory, known
@@ -23,7 +23,7 @@ def test_a_server_reads_more_at_a_time(name: str, server_factory: ServerFactory)
             found = []
             for _ in range(20):
                 # A machine that stands still for seconds has the server give the buffer back.
-                await widen_reads(connection)
+                await connection.together(WIDEN_READS)
                 (told,) = [each for each in client.client_list() if int(each["id"]) == own]
                 found.append(int(told["qbuf"]) + int(told["qbuf-free"]))
                 if found[-1] >= 64 << 10:

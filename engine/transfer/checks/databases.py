@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from engine.errors import AuthError, EngineError, ServerError
 from engine.model.online_checkpoint import LEFT_KEY, POSITION_DB, POSITION_KEY
@@ -25,7 +26,7 @@ def moved_databases(source: ServerInfo, settings: TransferSettings) -> list[int]
 async def check_chosen(source: Admin, info: ServerInfo, moved: list[int]) -> Check:
     """Whether the source has the databases that were chosen, and keys in them."""
     name = "chosen-databases"
-    absent = await _refused(source, moved)
+    absent, _ = await _refused(source, moved)
     if absent:
         return failed(
             name,
@@ -47,8 +48,7 @@ async def check_room(target: Admin, moved: list[int]) -> Check:
     """Whether the target has a database for each one that is moved."""
     name = "databases"
     # SELECT is what the transfer will do; CONFIG may be denied, and only adds the figure.
-    absent = await _refused(target, moved)
-    (reply,) = await target.pipeline([("CONFIG", "GET", "databases")])
+    absent, (reply,) = await _refused(target, moved, ("CONFIG", "GET", "databases"))
     has = f"{int(reply[1])}" if isinstance(reply, list) and len(reply) == 2 else "enough"
     if absent:
         has = f"only {has}" if has.isdigit() else "fewer"
@@ -65,8 +65,7 @@ async def check_free(target: Admin, settings: TransferSettings) -> Check:
     """Whether another migration, of whichever state, has the target."""
     name = "other-migration"
     try:
-        await target.select(POSITION_DB)
-        found = await target.call("GET", POSITION_KEY)
+        (found,) = await target.ask_in(POSITION_DB, ("GET", POSITION_KEY))
     except (AuthError, ServerError) as refusal:
         rule = own_keys(target, refusal)
         return warned(
@@ -136,14 +135,19 @@ async def _emptied_first(target: Admin) -> bool:
     return bool(open_ones) and not open_ones[0].held_before
 
 
-async def _refused(end: Admin, numbers: list[int]) -> list[int]:
-    """Those of `numbers` that SELECT does not take; database 0 is chosen afterwards.
+async def _refused(
+    end: Admin, numbers: list[int], *others: tuple[str, ...]
+) -> tuple[list[int], list[Any]]:
+    """Those of `numbers` that SELECT does not take, and the replies to `others`; database 0 is
+    chosen afterwards.
 
     Rights are another check's business: a SELECT that is not allowed says nothing here.
     """
-    replies = await end.pipeline([*(("SELECT", db) for db in numbers), ("SELECT", 0)])
-    return [
+    selects = [("SELECT", db) for db in numbers]
+    replies = await end.pipeline([*selects, ("SELECT", 0), *others])
+    refused = [
         db
         for db, reply in zip(numbers, replies, strict=False)
         if isinstance(reply, ServerError) and not isinstance(reply, AuthError)
     ]
+    return refused, replies[len(selects) + 1 :]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from engine.model.server import ServerInfo
 from engine.transfer import script_calls
 from engine.transfer.checks.check_result import Check, passed, warned
@@ -53,7 +55,7 @@ async def check_hyperloglogs(source: Admin, target: Admin) -> Check | None:
     """Whether both ends keep HyperLogLogs in the same form; None where an end does not tell. Raises
     `LinkError`."""
     name = "hyperloglogs"
-    ours, theirs = await _setting(source, _SPARSE), await _setting(target, _SPARSE)
+    ours, theirs = await asyncio.gather(_setting(source, _SPARSE), _setting(target, _SPARSE))
     if ours is None or theirs is None:
         return None
     if ours == theirs:

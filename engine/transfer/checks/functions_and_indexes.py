@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.transfer.checks.check_result import Check, warned
@@ -21,9 +23,8 @@ async def check_besides(
     """Name search indexes of the source that the target lacks, libraries that it cannot hold, and
     libraries of its own; None if there are none. Raises `LinkError`."""
     names = [raw_name(name) for name in settings.search_names]
-    ours, theirs = (
-        await functions_and_indexes.ask(source, names),
-        await functions_and_indexes.ask(target, names),
+    ours, theirs = await asyncio.gather(
+        functions_and_indexes.ask(source, names), functions_and_indexes.ask(target, names)
     )
     figures, remedies = [], []
     indexes = sorted((ours.indexes or frozenset()) - (theirs.indexes or frozenset()))

@@ -11,6 +11,7 @@ three faults, with three remedies. The third is looked for with keys of the sour
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -27,7 +28,7 @@ from engine.transfer.checks.required_commands import Needed, Trial, Way
 from engine.transfer.checks.sample_keys import UNKNOWN, SampleKeys
 from engine.transfer.graphs import REMEDY as GRAPHS_REMEDY
 from engine.transfer.graphs import in_parts
-from engine.wire.admin import Admin
+from engine.wire.admin import Admin, Arg
 
 _SHOWN_KEY = 80
 _LOST_KEYS = "keys that the user's rules leave out are refused when they come, and named"
@@ -194,8 +195,13 @@ async def replica_objection(
     Where the source may be scanned as well, a large graph is a reason too (`transfer.graphs`).
     Raises `LinkError`.
     """
-    for side, info in infos.items():
-        rights = await _rights_for(side, ends[side], info, settings, "replica", keys)
+    each = await asyncio.gather(
+        *(
+            _rights_for(side, ends[side], info, settings, "replica", keys)
+            for side, info in infos.items()
+        )
+    )
+    for side, rights in zip(infos, each, strict=True):
         if rights.fatal:
             return rights.figure(side, rights.fatal), rights.remedy(side)
     if settings.source_type == "auto" and "source" in infos:
@@ -212,16 +218,16 @@ async def check_following(
     keys: SampleKeys = UNKNOWN,
 ) -> list[Check]:
     """For a source that is followed: what is needed later than at the start."""
-    return [
-        check
-        for check in (
+
+    async def at_source() -> list[Check | None]:
+        return [
             await _check_fence(source, info, settings),
             await _check_write_block(source, settings),
             await _check_tuning(source, settings),
-            await _check_writes(target, keys),
-        )
-        if check is not None
-    ]
+        ]
+
+    found, writes = await asyncio.gather(at_source(), _check_writes(target, keys))
+    return [check for check in (*found, writes) if check is not None]
 
 
 async def check_comparison(
@@ -305,13 +311,20 @@ async def _check_writes(target: Admin, keys: SampleKeys) -> Check:
 
 async def _dry_run(end: Admin, needed: Sequence[Needed], keys: SampleKeys) -> list[Denial] | None:
     """The denied ones; None where there is no ACL DRYRUN, or no right to it."""
-    (user,) = await end.pipeline([("ACL", "WHOAMI")])
+    asked = [(each, name) for each in needed for name in (keys.names if each.has_key else (b"",))]
+
+    def commands(user: bytes) -> list[tuple[Arg, ...]]:
+        return [("ACL", "DRYRUN", user, *each.with_key(name)) for each, name in asked]
+
+    # The user that the credentials name, most likely.
+    likely = (end.endpoint.username or "default").encode()
+    user, *replies = await end.pipeline([("ACL", "WHOAMI"), *commands(likely)])
     if isinstance(user, EngineError):
         return None
-    asked = [(each, name) for each in needed for name in (keys.names if each.has_key else (b"",))]
-    commands = [("ACL", "DRYRUN", user, *each.with_key(name)) for each, name in asked]
+    if user != likely:
+        replies = await end.pipeline(commands(user))
     denied: dict[tuple[Needed, Why], Denial] = {}
-    for (each, name), reply in zip(asked, await end.pipeline(commands), strict=True):
+    for (each, name), reply in zip(asked, replies, strict=True):
         if isinstance(reply, ServerError) and "not found" in reply.message:
             why = Why.MISSING  # "Command 'x' not found": renamed or switched off
         elif isinstance(reply, EngineError):  # 6.x has ACL without DRYRUN

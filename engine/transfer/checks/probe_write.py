@@ -5,6 +5,7 @@ It has a random name of ours and a time to live, is read back, and deleted again
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import struct
 import time
@@ -107,11 +108,16 @@ def _read_back(what: str, seconds: float, value: object, left: object, deleted: 
 
 async def check_clocks(source: Admin, target: Admin) -> Check:
     """Expire times are absolute, so a clock that is ahead lets keys expire early."""
-    skews = []
-    for end in (source, target):
+
+    async def ask(end: Admin) -> tuple[object, float, float]:
         before = time.time()
         (reply,) = await end.pipeline([("TIME",)])
-        after = time.time()
+        return reply, before, time.time()
+
+    skews = []
+    ends = source, target
+    told = await asyncio.gather(*map(ask, ends))
+    for end, (reply, before, after) in zip(ends, told, strict=True):
         if not isinstance(reply, list):
             return warned(
                 "clocks",
@@ -156,7 +162,7 @@ def judge_clocks(ahead: float, *, other: str = "the source") -> Check:
 async def check_bulk_limit(source: Admin, target: Admin) -> Check:
     """A value that the source could hold, and the target would not take (proto-max-bulk-len)."""
     name = "value-limit"
-    ours, theirs = await ask_bulk_limit(source), await ask_bulk_limit(target)
+    ours, theirs = await asyncio.gather(ask_bulk_limit(source), ask_bulk_limit(target))
     if ours is None or theirs is None:
         return passed(
             name, "not told (CONFIG GET denied, or not known); 512 MiB unless it was changed"

@@ -64,8 +64,8 @@ async def sample_keys(
         assert source is not None
         cursor: bytes | int = 0
         for _ in range(_PAGES):
-            selected, page = await source.pipeline(
-                [("SELECT", db), ("SCAN", cursor, *pattern, "COUNT", _COUNT)]
+            selected, page, _ = await source.pipeline(
+                [("SELECT", db), ("SCAN", cursor, *pattern, "COUNT", _COUNT), ("SELECT", 0)]
             )
             if isinstance(selected, EngineError) or not isinstance(page, list):
                 break
@@ -73,8 +73,6 @@ async def sample_keys(
             cursor = page[0]
             if cursor == b"0":
                 break
-    if source is not None and databases:
-        await source.pipeline([("SELECT", 0)])
     if found:
         return SampleKeys(_varied(found), there=True)
     if settings.match is not None:

@@ -1,0 +1,150 @@
+"""`python -m benches.far`: what a long line to both ends costs.
+
+    scan        strings by SCAN, from a source that is near, and from one 50 ms away: keys a second,
+                the longest command for the source, and how long another client of it waits
+                meanwhile
+    migration   a hundred keys, followed and cut over: round trips of 50 ms to both ends, by what it
+                takes more than the same with both ends near
+
+Each row is measured `--runs` times, and its median is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benches.support.proxy import Proxy
+from benches.support.servers import Server, binaries
+
+SERVER = "redis-7.0"
+KEYS = 1_000_000
+VALUE_BYTES = 100
+FEW_KEYS = 100
+ROUND_TRIP = 0.05
+RUN_SECONDS = 900.0
+
+
+@contextlib.contextmanager
+def servers() -> Iterator[tuple[Server, Server, Path]]:
+    """A source and a target of the kind that the figures are of, and a folder."""
+    binary = next(each for each in binaries() if each.name.startswith(SERVER))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server.start(binary, "--save", "") as source,
+        Server.start(binary, "--save", "") as target,
+    ):
+        yield source, target, Path(folder)
+
+
+def migrate(kind: str, source: Proxy | Server, target: Proxy | Server, folder: Path) -> Any:
+    """The report of one migration from the command line. Raises `SystemExit` if it fails."""
+    ends = [f"redis://{each.host}:{each.port}" for each in (source, target)]
+    command = [sys.executable, "-m", "engine", "migrate", "--source-type", kind]
+    command += ["--source", ends[0], "--target", ends[1], "--output", "json"]
+    command += ["--disconnect-for", "0"] if kind == "replica" else []
+    command += ["--state", f"sqlite:///{folder / f'{time.time_ns()}.sqlite'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=RUN_SECONDS)
+    if done.returncode:
+        raise SystemExit(f"migrate: exit {done.returncode}: {done.stdout} {done.stderr}")
+    return json.loads(done.stdout)
+
+
+class Bystander:
+    """Another client of the source: how long it waits for each answer."""
+
+    def __init__(self, server: Server) -> None:
+        self._client = server.client()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.waited: list[float] = []
+
+    def __enter__(self) -> Bystander:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(0.001):
+            began = time.perf_counter()
+            self._client.ping()
+            self.waited.append(time.perf_counter() - began)
+
+
+def scan(source: Server, target: Server, folder: Path, round_trip: float) -> dict[str, float]:
+    """Copy what the source has over a line of `round_trip` seconds to it."""
+    client = source.client()
+    target.client(socket_timeout=300).flushall()
+    client.slowlog_reset()
+    with Proxy(source.host, source.port) as line, Bystander(source) as bystander:
+        line.delay(round_trip / 2)
+        report = migrate("scan", line if round_trip else source, target, folder)
+    seconds = next(step["seconds"] for step in report["steps"] if step["name"] == "snapshot")
+    longest = max((each["duration"] for each in client.slowlog_get(1000)), default=0)
+    waited = sorted(bystander.waited)
+    return {
+        "k keys/s": target.client().dbsize() / seconds / 1000,
+        "longest command, ms": longest / 1000,
+        "p99 of another client, ms": waited[int(len(waited) * 0.99)] * 1000,
+    }
+
+
+def round_trips(source: Server, target: Server, folder: Path) -> dict[str, float]:
+    """How many round trips a migration of a few keys takes."""
+    taken: list[float] = []
+    for far in (0.0, ROUND_TRIP):
+        for server in (source, target):
+            server.client().config_set("min-replicas-to-write", 0)
+            server.client().flushall()
+        source.client().mset({f"key:{n}": n for n in range(FEW_KEYS)})
+        with Proxy(source.host, source.port) as one, Proxy(target.host, target.port) as other:
+            for proxy in (one, other):
+                proxy.delay(far / 2)
+            began = time.monotonic()
+            migrate("replica", one, other, folder)
+            taken.append(time.monotonic() - began)
+    return {"near, s": taken[0], "far, s": taken[1], "round trips": (taken[1] - taken[0]) / far}
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--keys", type=int, default=KEYS)
+    parser.add_argument("rows", nargs="*", default=["scan", "migration"])
+    arguments = parser.parse_args()
+    rows: dict[str, list[dict[str, float]]] = {}
+    with servers() as (source, target, folder):
+        if "scan" in arguments.rows:
+            client = source.client(socket_timeout=300)
+            client.config_set("slowlog-log-slower-than", 1000)
+            client.config_set("slowlog-max-len", 1000)
+            for at in range(0, arguments.keys, 10_000):
+                names = range(at, min(at + 10_000, arguments.keys))
+                client.mset({f"key:{n}": f"{n}:".ljust(VALUE_BYTES, "x") for n in names})
+            for _ in range(arguments.runs):
+                for name, far in (("scan, near", 0.0), ("scan, 50 ms", ROUND_TRIP)):
+                    rows.setdefault(name, []).append(scan(source, target, folder, far))
+        if "migration" in arguments.rows:
+            for _ in range(arguments.runs):
+                rows.setdefault("migration", []).append(round_trips(source, target, folder))
+    for name, found in rows.items():
+        figures = {key: statistics.median(each[key] for each in found) for key in found[0]}
+        print(f"{name:12}", ", ".join(f"{key} {value:.1f}" for key, value in figures.items()))
+
+
+if __name__ == "__main__":
+    main()
