@@ -544,6 +544,7 @@ class TransactionEncoder:
         skip: frozenset[int] = ...,
         extras: Iterable[tuple[int, bytes]] = (),
         merge: bool = False,
+        over: bool = False,
     ) -> Transaction: ...
 
 # apply_replies.pxi

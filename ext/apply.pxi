@@ -2,7 +2,8 @@
 #
 #   MULTI
 #   [SELECT d] command …      those of the batch, then the extras (repairs at the batch's end)
-#   [SELECT p] SET key value  the position, in the database that it is kept in
+#   [SELECT p] SET key value  the position, in the database that it is kept in; with XX behind
+#                             transactions that are unanswered
 #   EXEC
 #   WATCH key                 for the next transaction: if somebody else moves the position in
 #   GET key                   between, our next EXEC is nil
@@ -125,7 +126,7 @@ cdef class TransactionEncoder:
 
     def encode(
         self, CommandBatch batch not None, bytes position not None, *, int db,
-        frozenset skip=frozenset(), extras=(), bint merge=False,
+        frozenset skip=frozenset(), extras=(), bint merge=False, bint over=False,
     ):
         """The transaction that applies `batch` and moves the position to `position`.
 
@@ -137,6 +138,8 @@ cdef class TransactionEncoder:
             extras: (database, one encoded command) to run behind the batch's commands.
             merge: short SETs without options that follow each other go as MSET. The target must
                 take keys of any slot in one command.
+            over: the position is set only where the key holds one: a target that was emptied
+                meanwhile has none behind it either.
 
         Raises ValueError for an extra that is not exactly one command, for a database that the
         target has not, and for a position above 4096 bytes.
@@ -186,7 +189,7 @@ cdef class TransactionEncoder:
             now = self.put_commands(result, batch, skipped, now)
         for number, (extra_db, command) in enumerate(extras):
             now = self.put_extra(result, extra_db, command, number, now)
-        self.put_end(result, position, now)
+        self.put_end(result, position, now, over)
         return result
 
     cdef bytes map_of(self, frozenset skip, size_t count):
@@ -366,13 +369,17 @@ cdef class TransactionEncoder:
         to.size = out + n - to.data
         return now
 
-    cdef put_end(self, Transaction to, bytes position, int now):
+    cdef put_end(self, Transaction to, bytes position, int now, bint over):
         cdef uint8_t *out = self.select(to, to.data + to.size, self.position_db, &now)
         to.slots[to.queued] = SLOT_OURS
         to.queued += 1
-        out = self.put_key(put_literal(out, "*3\r\n$3\r\nSET\r\n", 13))
+        out = put_literal(
+            out, "*4\r\n$3\r\nSET\r\n" if over else "*3\r\n$3\r\nSET\r\n", 13)
+        out = self.put_key(out)
         out = put_bulk(
             out, <const uint8_t *>PyBytes_AS_STRING(position), PyBytes_GET_SIZE(position))
+        if over:
+            out = put_literal(out, "$2\r\nXX\r\n", 8)
         to.body_size = out - to.data
         out = put_literal(out, "*1\r\n$4\r\nEXEC\r\n", 14)
         out = self.put_key(put_literal(out, "*2\r\n$5\r\nWATCH\r\n", 15))

@@ -17,13 +17,16 @@ To a target that is near one EXEC is unanswered at a time. What comes before the
 under way (`send_ahead`): the target reads it while the answer is on its way to us, and drops it
 with the connection where the answer is not that all went well.
 
-To a target that is far several are under way at once, or each would cost a round trip. Two things
+To a target that is far several are under way at once, or each would cost a round trip. These things
 hold then:
 
 - Where one is refused (out of memory, say) and one behind it applied, the position has moved past
   commands that were never applied. So each position names the place up to which every answer was
   seen (`TargetPosition.since`); what lies between is in doubt, and `settle` tells which of it the
   target lacks. Its keys are read from the source again, by us or by the engine after us.
+- Where the guard refuses one, those behind it run all the same. They set the position only where
+  there is one, so that a target that was emptied has none; an answer that shows other data than was
+  left there, with one behind it applied, has everything copied again (`PositionMoved`).
 - The guard covers the first of them alone: between the EXEC of one and the WATCH of the next
   another engine may write. So an engine that claims the target closes the connections of those
   before it by their names (`transfer.target_claim`), and this one that of its own that it has
@@ -93,11 +96,15 @@ class PositionMoved(Exception):
 
     Its data may be older (it came back from its disk, or a replica took over), newer (another
     engine), or gone. What reads the source decides, by what was found.
+
+    `written_over`: transactions that were under way have written ours over it since, so that the
+    target does not tell of it any more.
     """
 
-    def __init__(self, found: bytes | None) -> None:
+    def __init__(self, found: bytes | None, *, written_over: bool = False) -> None:
         super().__init__(found)
         self.found = found
+        self.written_over = written_over
 
 
 class Unanswered(LinkError):
@@ -193,6 +200,9 @@ class Applier:
             event=on_event,
         )
         self._answer: asyncio.Future[TransactionResult] | None = None
+        # Answers whose turn has not come: a callback may read more of them from the socket.
+        self._results: deque[TransactionResult] = deque()
+        self._telling = False
         # What `start` has sent, and its bytes.
         self._under_way: deque[Sent] = deque()
         self._bytes = 0
@@ -340,7 +350,9 @@ class Applier:
             return False
         ahead, self._ahead = self._ahead, None
         if ahead is None:
-            transaction = self._encode(batch, position)
+            # Where those before it find the position gone, this one brings none back.
+            over = self.several and bool(self._under_way)
+            transaction = self._encode(batch, position, over=over)
             self._reader.expect(transaction.queued)
             connection.write(transaction)
         elif ahead.batch is batch and ahead.position == position:
@@ -372,8 +384,9 @@ class Applier:
         self._reader.expect(transaction.queued)
         connection.write(transaction.body)
 
-    def _encode(self, batch: CommandBatch, position: bytes) -> Transaction:
-        return self._encoder.encode(batch, position, db=POSITION_DB, merge=self._merges)
+    def _encode(self, batch: CommandBatch, position: bytes, *, over: bool = False) -> Transaction:
+        merge = self._merges
+        return self._encoder.encode(batch, position, db=POSITION_DB, merge=merge, over=over)
 
     def _refuses_merged(self, transaction: Transaction, result: TransactionResult) -> bool:
         """Whether the target did not take the command that SETs were merged to."""
@@ -425,14 +438,15 @@ class Applier:
         last = next((n for n, each in enumerate(sent) if each.position == found), -1)
         if last < 0 and found != before:
             raise PositionMoved(found)
+        self._check_chain(sent, last)
         if last >= 0:
             self._patience.progress()
         settled: list[Applied | None] = []
         for n, each in enumerate(sent):
             result = each.outcome if isinstance(each.outcome, TransactionResult) else None
             status = result.status if result is not None else ""
-            # Somebody else has written the position; or the target holds less than it did.
-            if status == "raced" or (status == "applied" and n > last):
+            # The target holds less than it did.
+            if status == "applied" and n > last:
                 raise PositionMoved(found)
             if n > last:
                 settled.append(None)
@@ -449,6 +463,23 @@ class Applier:
                     )
                 settled.append(Applied(unseen=True))
         return settled
+
+    def _check_chain(self, sent: Sequence[Sent], last: int) -> None:
+        """Raise `PositionMoved` unless each that was answered found the position that the one
+        before it has left there. Those behind it may have been applied to other data, up to
+        `last`."""
+        left = sent[0].before
+        for n, each in enumerate(sent):
+            result = each.outcome
+            if not isinstance(result, TransactionResult):
+                return
+            if result.status == "applied":
+                left = each.position
+            there = result.position
+            if result.guard_error is None and there != left:
+                raise PositionMoved(there, written_over=n < last)
+            if result.status == "raced":
+                raise PositionMoved(self._position)
 
     async def _unanswered(self, sent: Sequence[Sent]) -> LinkError | ServerError | None:
         """Why the target has to be asked where it stands, or None: the last answer tells, and its
@@ -559,24 +590,36 @@ class Applier:
     def _on_results(self, ready: int) -> None:
         if not ready:
             return
-        for result in self._reader.take():
-            if self._under_way:
-                sent = self._under_way.popleft()
-                self._bytes -= sent.nbytes
-                sent.outcome = result
-                if result.stands(sent.position):
-                    sent.applied = True
-                    self._position = sent.position
-                    self._patience.progress()
-                else:
-                    self._drop_ahead()
-                self._on_answer(sent)
-            elif self._answer is not None and not self._answer.done():
-                self._answer.set_result(result)
+        results = self._results
+        results.extend(self._reader.take())
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while results:
+                self._on_result(results.popleft())
+        finally:
+            self._telling = False
+
+    def _on_result(self, result: TransactionResult) -> None:
+        if self._under_way:
+            sent = self._under_way.popleft()
+            self._bytes -= sent.nbytes
+            sent.outcome = result
+            if result.stands(sent.position):
+                sent.applied = True
+                self._position = sent.position
+                self._patience.progress()
+            else:
+                self._drop_ahead()
+            self._on_answer(sent)
+        elif self._answer is not None and not self._answer.done():
+            self._answer.set_result(result)
 
     def _on_lost(self, error: EngineError) -> None:
         _log.info("The link to the target is lost: %s", error.message, extra={"end": "target"})
         under_way, self._ahead = tuple(self._under_way), None
+        self._results.clear()
         self._forget()
         for sent in under_way:
             sent.outcome = error
@@ -686,14 +729,14 @@ class Applier:
             answered(told[0])
         if not several:
             return None
-        *rights, named = told[ask : ask + len(_RIGHTS) + 1]
+        rights = told[ask : ask + len(_RIGHTS) + 1]
         if any(isinstance(reply, EngineError) for reply in rights):
             _log.info(
-                "One transaction at a time is under way: the user may not end connections",
+                "One transaction at a time is under way: the user may not name, list and end "
+                "connections",
                 extra={"end": "target"},
             )
             return None
-        answered(named)
         return int(rights[0])
 
     async def _watch(

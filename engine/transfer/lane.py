@@ -295,6 +295,9 @@ class Lane:
                 reason, ask, remedy = await self._ownership.judge(exc), True, ""
                 found = self._ownership.claim.ours(exc.found)
                 wants = stream_words(found.position if found is not None else None)
+                if exc.written_over:
+                    # What is there now does not tell what the target lacks.
+                    held, ask, reached, wants = None, False, None, stream_words(None)
             except TakenUpAnew as exc:
                 reason, ask, remedy = str(exc), True, ""
                 reached = self._reached(reached)

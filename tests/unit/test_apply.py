@@ -65,6 +65,13 @@ def test_the_shape_of_a_transaction():
     assert bytes(transaction.ending).startswith(command(b"EXEC"))
     assert len(transaction) == len(bytes(transaction))
     assert slots_of(transaction) == [0, None, 1, 2, None, None]
+    # Behind others that are unanswered the position is set where there is one.
+    transaction = encoder.encode(batch_of((0, INCR)), POSITION, db=0, over=True)
+    assert bytes(transaction) == (
+        command(b"MULTI")
+        + INCR
+        + end.replace(b"*3", b"*4", 1).replace(command(b"EXEC"), b"$2\r\nXX\r\n" + command(b"EXEC"))
+    )
     # Nothing to apply: the position alone.
     transaction = encoder.encode(empty(), POSITION, db=3)
     assert bytes(transaction) == command(b"MULTI") + select[0] + end
