@@ -28,8 +28,8 @@ def complete_migration(
         bool,
         typer.Option(
             "--skip-verification",
-            help="Cut over without the comparison of both ends; fence, drain and write block are "
-            "as ever.",
+            help="Cut over without the comparison of both ends; fence, drain and write block stay "
+            "as they are.",
         ),
     ] = False,
     wait: WaitOption = False,

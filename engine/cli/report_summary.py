@@ -72,7 +72,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield "Left out:"
         yield from (f"  {clean(each)}" for each in report.left_out)
     if report.doubts:
-        yield "May be otherwise than on the server that wrote the file:"
+        yield "May differ from the server that wrote the file:"
         yield from (f"  {clean(each)}" for each in report.doubts)
     if report.lost_writes:
         yield f"Not on the target: {clean(report.lost_writes)}."
@@ -94,5 +94,5 @@ def _followed(report: Report) -> str:
     if report.spool_bytes:
         parts.append(f"at most {volume(report.spool_bytes)} spooled")
     if report.fence_seconds is not None:
-        parts.append(f"writes held back for {duration(report.fence_seconds)}")
+        parts.append(f"writes blocked for {duration(report.fence_seconds)}")
     return f"Read as a replica: {'; '.join(parts)}."

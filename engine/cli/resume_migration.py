@@ -35,7 +35,7 @@ def resume_migration(
             "--retry-for",
             metavar="DURATION",
             show_default=False,
-            help="From now on: how long to wait for what passes by itself.  [default: as before]",
+            help="From now on: how long to wait for transient errors.  [default: as before]",
         ),
     ] = None,
     spool_directory: Annotated[

@@ -129,7 +129,7 @@ def settings(
         typer.Option(
             "--disconnect-for",
             metavar="DURATION",
-            help="For how long clients that come back to the source behind the cut-over are "
+            help="For how long clients that come back to the source after the cut-over are "
             "disconnected again; 0: they are disconnected once.",
         ),
     ] = DISCONNECT_FOR,
@@ -211,7 +211,7 @@ def settings(
         typer.Option(
             "--retry-for",
             metavar="DURATION",
-            help="How long to wait for what passes by itself (a lost link, a server that restarts, "
+            help="How long to wait for transient errors (a lost link, a server that restarts, "
             "a target out of memory), without any progress: 90s, 10m, 6h. Then the migration "
             "stops, and can be resumed.",
         ),

@@ -13,7 +13,7 @@ from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from engine.model.source_clients import SourceClients
 
-KILLED = "the worker was killed during the cut-over, which came to nothing"
+KILLED = "the worker was killed during the cut-over, which was undone"
 """The refusal of a cut-over whose worker was killed. It holds once the next worker is beyond
 CONNECT: that one asks the target first, which may be open."""
 

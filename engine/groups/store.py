@@ -319,7 +319,7 @@ def _translate(error: exc.SQLAlchemyError, name: str) -> StateError:
     if isinstance(error, (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)):
         return TransientStateError(
             f"the state database {name} does not answer ({kind})",
-            remedy="Check that it runs and lets us in.",
+            remedy="Check that it runs and accepts this client.",
         )
     return StateError(f"the state database {name} failed ({kind})")
 

@@ -233,13 +233,13 @@ class _Surveyor:
         assert cut is not None
         if part.kind == "base" or (part is self._files.parts[0] and cut == part.begin):
             raise EngineError(
-                f"{part.path} was written behind the time that --until-time says",
+                f"{part.path} was written after the time that --until-time says",
                 remedy="What the data were before then is not in these files.",
                 fault="user",
             )
         self._end = cut
         left = self._files.size - cut
-        self._why = f"{left:,} bytes that were written behind the time asked for"
+        self._why = f"{left:,} bytes that were written after the time asked for"
         self._note_times(stream)
 
     def _end_part(self, part: Part, stream: StreamReader) -> None:
@@ -303,7 +303,7 @@ class _Surveyor:
         made = self._snapshot.aux.get("ctime", b"") if self._snapshot is not None else b""
         if made.isdigit() and int(made) > until:
             raise EngineError(
-                f"the snapshot in {self._files.parts[0].path} was made behind the time that "
+                f"the snapshot in {self._files.parts[0].path} was made after the time that "
                 "--until-time says",
                 remedy="What the data were before then is not in these files.",
                 fault="user",

@@ -98,7 +98,7 @@ from engine.wire.search_indexes import raw_name
 
 _CUT = "left out: "
 _ALL_THE_SAME = (
-    "resume-migration, then complete-migration --skip-verification, cuts over all the same"
+    "resume-migration, then complete-migration --skip-verification, cuts over nevertheless"
 )
 # How often progress is told, in seconds.
 _TICK_SECONDS = 0.5

@@ -34,8 +34,8 @@ Settle = Callable[[], Awaitable[int]]
 
 NOT_COMPARED = "cut over without the comparison, as asked"
 WITHOUT_COMPARISON = (
-    "complete-migration --skip-verification cuts over without the comparison, with fence, drain and"
-    " write block as ever"
+    "complete-migration --skip-verification cuts over without the comparison, but with fence, "
+    "drain and write block"
 )
 """What a refusal by the comparison offers."""
 

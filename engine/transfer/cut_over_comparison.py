@@ -416,7 +416,7 @@ class CutOverComparison:
             if not clock.expired():
                 raise
             return self._refuse(
-                f"the comparison behind the fence was not through within {limit:g} s",
+                f"the comparison behind the fence was not finished within {limit:g} s",
             )
         except EngineError as error:
             if pump.done() or isinstance(error, StateError):

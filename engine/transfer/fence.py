@@ -434,7 +434,7 @@ class PauseFence:
             raise self._closed_by_another()
         if replication_in(end, told).is_replica:
             raise TransferFailed(
-                f"{self._name} became a replica behind its fence: another server takes the writes",
+                f"{self._name} became a replica behind its fence: another one accepts writes",
                 fault="source",
             )
 
@@ -504,7 +504,7 @@ class PauseFence:
             self.lost_writes = "; ".join(lost)
             told += lost
         if not refuses:
-            self.lost_writes = f"{name} goes on taking writes, which are on it alone"
+            self.lost_writes = f"{name} still accepts writes, which exist on it alone"
         self._finished = refuses and holds
         # Once it is known what was run there.
         return [self._said(refuses, holds), *told]
@@ -562,7 +562,7 @@ class PauseFence:
             # A hold that was made anew says nothing of the time between the two.
             if holds and self._closed and run is not None and not run.any:
                 return "; its clients were disconnected before it answered any of them"
-            why = f" (it cannot be held: {self._not_held})" if self._not_held else ""
+            why = f" (it cannot be paused: {self._not_held})" if self._not_held else ""
             return (
                 ", but for transactions (MULTI) that were begun before, and for scripts (EVAL), of "
                 f"which it had run none before the cut-over{why}"
@@ -581,7 +581,7 @@ class PauseFence:
             )
         if self.held and not self._runs_scripts:
             return ", but for scripts (EVAL), of which it had run none before the cut-over"
-        why = f" (and it cannot be held: {self._not_held})" if self._not_held else ""
+        why = f" (and it cannot be paused: {self._not_held})" if self._not_held else ""
         if holds:
             why = f" (it answers no client for the next {script_pause.PENDING_SECONDS:g} s)"
         return f", but for {of}, whose writes this version does not refuse{why}"

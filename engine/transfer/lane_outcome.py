@@ -106,7 +106,7 @@ class LaneOutcome:
         if self._mark.opened:
             await self._promotion.deny()
             self.not_opened = (
-                "the target lost data after it was opened: it was restarted or replaced, and is "
+                "the target lost data after it was promoted: it was restarted or replaced, and is "
                 "brought up to date again"
             )
             self._context.on_event(self.not_opened)
@@ -143,7 +143,7 @@ class LaneOutcome:
 
     def tell_left(self, exc: EngineError) -> None:
         """Tell that something is left to do behind the opening."""
-        self._context.on_event(f"what is left to do behind the opening is not done: {exc}")
+        self._context.on_event(f"what remains to be done after the promotion failed: {exc}")
 
     async def take_back(self, forced: bool) -> None:
         """Remove what we left on the target, if it is ours to do so."""
@@ -164,7 +164,7 @@ class LaneOutcome:
             if forced and self._promotion.in_doubt:
                 self._context.on_event(
                     "whether the target was opened is not known, for it does not answer; the "
-                    "source takes writes again"
+                    "source accepts writes again"
                 )
                 await self._upkeep.take_away(at_once=True, in_doubt=True)
         if forced and self._mark.begun:

@@ -139,7 +139,7 @@ class MigrationContext:
         """Tell that a cut-over was refused, and what asks for the next one: we ourselves, if it is
         `repeated`, where no operator can."""
         if self.one_go:
-            follows = "it is tried again by itself" if repeated else "it is not tried again"
+            follows = "it is repeated automatically" if repeated else "it is not tried again"
         elif self.settings.auto_cut_over:
             follows = "the server asks for it again within a minute or so"
         else:

@@ -285,10 +285,10 @@ class Promotion:
             if held is None
             else f"the data up to offset {held.offset:,}"
         )
-        at = "" if final is None else f", and was opened at offset {final.offset:,}"
+        at = "" if final is None else f", and was promoted at offset {final.offset:,}"
         words = (
-            f"the target lost data after it was opened: it was restarted or replaced, has {has}{at}"
-            ". Clients may have been led to it since, so that it is not followed again by itself"
+            "the target lost data after it was promoted: it was restarted or replaced, has "
+            f"{has}{at}. Clients may have been pointed to it since: it is not followed again automatically"
         )
         await self._checkpoint.save(came_back=words)
         raise TransferStopped(

@@ -233,7 +233,7 @@ class TransferStats:
         words = self.lost_words()
         if self.beyond():
             return f"{words}; too many to be kept track of: only another full sync clears them"
-        return f"{words}; what is deleted on the source, or can be stored by now, comes off"
+        return f"{words}; what is deleted on the source, or can be stored by now, is taken off"
 
     def beyond(self) -> list[str]:
         """One line for each reason whose keys were too many to be named."""

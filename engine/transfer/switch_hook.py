@@ -75,4 +75,4 @@ class SwitchHook:
                 self._failed(f"on_switch raised {type(error).__name__}")
 
     def _failed(self, reason: str) -> None:
-        self._on_event(f"{reason}; the target is promoted all the same. {REMEDY}")
+        self._on_event(f"{reason}; the target is promoted nevertheless. {REMEDY}")

@@ -486,7 +486,7 @@ _AUTH_CODES = {
     "NOAUTH": "Give a user and a password: in the URL, the environment or the credentials file.",
     "WRONGPASS": "Check the user and the password.",
     "NOPERM": "Grant the user this command (ACL SETUSER).",
-    "DENIED": "The server is in protected mode: set a password or let this host in.",
+    "DENIED": "The server is in protected mode: set a password or allow this host.",
 }
 # "… no permissions to run the 'config|get' command" (ACL, acl.c and server.c).
 _REFUSED = re.compile(r"run the '([\w|.-]+)' command")

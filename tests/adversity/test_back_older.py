@@ -85,7 +85,7 @@ def test_a_target_that_comes_back_older_as_clients_are_led_to_it(
     until(lambda: stopped(migration), migration)
     # 2. Nothing goes on by itself, and it says why.
     told = migration.describe()["Migration"]
-    assert "the target lost data after it was opened" in told["Reason"], told
+    assert "the target lost data after it was promoted" in told["Reason"], told
     assert "unblock-source" in told["Reason"]
     assert "--force (the source accepts writes again" in told["Reason"]
     assert "stays open" not in told["Reason"]

@@ -90,7 +90,7 @@ def test_whoever_waits_is_told_that_it_came_to_nothing(
     migration.kill()
     done = migration.cli.end(process)
     assert done.code == 1, done.out
-    assert "killed during the cut-over, which came to nothing" in done.err
+    assert "killed during the cut-over, which was undone" in done.err
     # It is as it was before, and can be asked for again.
     migration.wait_for(lambda found: found["CanComplete"])
     source.client().set("later", "1")

@@ -131,7 +131,7 @@ class Clicks:
 def test_a_cut_over_in_one_go_is_given_up_after_three_refusals(
     server_factory: ServerFactory,
 ) -> None:
-    """It cannot be asked for again by hand: so it is tried again by itself, and not for ever."""
+    """It cannot be asked for again by hand: so it is repeated automatically, and not for ever."""
     source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
     source.client().set("key", 1)
     asked: list[bytes] = []
@@ -145,8 +145,8 @@ def test_a_cut_over_in_one_go_is_given_up_after_three_refusals(
     assert run.report.errors[0].startswith("not yet")
     assert len(asked) == 3
     assert refusals(run) == [
-        "cut-over refused: not yet; it is tried again by itself",
-        "cut-over refused: not yet; it is tried again by itself",
+        "cut-over refused: not yet; it is repeated automatically",
+        "cut-over refused: not yet; it is repeated automatically",
         "cut-over refused: not yet; it is not tried again",
     ]
     assert source.client().set("key", 2)
@@ -249,7 +249,7 @@ def test_ends_that_differ_keep_the_gate_shut(ends: tuple[Server, Server]) -> Non
 
 
 def test_a_cut_over_without_the_comparison(ends: tuple[Server, Server]) -> None:
-    """What a refusal by the comparison offers: fence, drain and write block are as ever."""
+    """What a refusal by the comparison offers: fence, drain and write block stay as they are."""
     source, target = ends
     asked: list[bytes] = []
 
@@ -289,7 +289,7 @@ def test_a_comparison_that_takes_too_long_can_be_left_out(ends: tuple[Server, Se
         await following(work)
         await in_sync(work, source)
         reason = await refused(work, run)
-        assert "the comparison behind the fence was not through" in reason
+        assert "the comparison behind the fence was not finished" in reason
         assert "complete-migration --skip-verification cuts over" in reason
         await in_sync(work, source)
         work.complete(skip_verification=True)

@@ -1031,7 +1031,7 @@ def test_a_source_address_that_leads_to_the_target(to: str, server_factory: Serv
 def test_a_target_that_is_made_a_replica_at_the_opening(
     server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind the last look: the target refuses to be opened, the source takes writes again, and
+    """Behind the last look: the target refuses to be opened, the source accepts writes again, and
     nothing is written to the target before it is a primary once more."""
     source, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
     source.client().set("key", 1)

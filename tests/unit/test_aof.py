@@ -332,7 +332,7 @@ def test_until_time_stops_before_the_first_unit_behind_it(tmp_path: Path):
             step[0] for step in reference.read(data).commands(end)
         ]
         assert found.commands == len(contents(batches))
-    with pytest.raises(EngineError, match="behind the time that --until-time says"):
+    with pytest.raises(EngineError, match="after the time that --until-time says"):
         surveyed(path, until_time=99)
     path.write_bytes(command(b"SET", b"a", b"1"))
     with pytest.raises(EngineError, match="has no timestamps"):

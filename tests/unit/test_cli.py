@@ -602,7 +602,7 @@ def test_the_report_of_a_followed_source(capsys: Capture, monkeypatch: pytest.Mo
     assert (
         "Read as a replica: 12,345 commands applied, up to offset 987654; 1 full syncs; 2 partial "
         "syncs; 3 keys repaired; 4 keys waiting to be copied again; at most 6.0 MB spooled; writes "
-        "held back for 0.12 s." in lines
+        "blocked for 0.12 s." in lines
     )
     at = lines.index("Left out:")
     assert lines[at + 1 : at + 3] == ["  module aux: \\x1bjson", "  2 scripts"]

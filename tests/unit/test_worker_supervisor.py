@@ -205,7 +205,7 @@ async def test_a_cut_over_that_was_killed(services: ServiceContext) -> None:
     await asyncio.sleep(0.1)
     assert not waiting.done(), waiting
     claimed.beat(Progress(phase=Phase.FOLLOW))
-    with pytest.raises(TransferFailed, match="killed during the cut-over, which came to nothing"):
+    with pytest.raises(TransferFailed, match="killed during the cut-over, which was undone"):
         await waiting
     assert services.launches == 2
     assert services.registry.get("g")[0].status == "migrating"

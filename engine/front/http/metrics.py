@@ -164,17 +164,17 @@ class _SourceClients(Collector):
         labels = ("group",)
         connected = GaugeMetricFamily(
             f"{_PREFIX}_source_clients",
-            "Clients at the source behind its cut-over, at the last look.",
+            "Clients at the source after its cut-over, at the last look.",
             labels=labels,
         )
         gone = CounterMetricFamily(
             f"{_PREFIX}_source_clients_disconnected",
-            "Connections to the source that were closed behind its cut-over.",
+            "Connections to the source that were closed after its cut-over.",
             labels=labels,
         )
         seen = GaugeMetricFamily(
             f"{_PREFIX}_source_client_last_seen_timestamp_seconds",
-            "When the last client was seen at the source behind its cut-over.",
+            "When the last client was seen at the source after its cut-over.",
             labels=labels,
         )
         done = GaugeMetricFamily(

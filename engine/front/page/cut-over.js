@@ -11,7 +11,7 @@ const OPEN = new Map([
 ]);
 
 const FOLLOWED =
-  "Writes to the source are held back for a moment, the rest is applied, and both ends are compared. " +
+  "Writes to the source are blocked for a moment, the rest is applied, and both ends are compared. " +
   "If they differ, or it takes too long, nothing is changed and following goes on. Afterwards the " +
   "source refuses writes (NOREPLICAS), unless the migration was started with source_after=resume.";
 const SCANNED =
@@ -19,7 +19,7 @@ const SCANNED =
   "after the scan had passed is not carried.";
 
 const UNVERIFIED =
-  "Writes to the source are held back for a moment and the rest is applied, as ever, and the source " +
+  "Writes to the source are blocked for a moment and the rest is applied, and the source " +
   "refuses writes afterwards. Both ends are not compared: a difference between them is not found.";
 const UNVERIFIED_SCAN =
   "Both ends are not compared: a difference between them is not found. What was written to the source " +

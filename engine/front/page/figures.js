@@ -173,7 +173,7 @@ export class Result {
       said.push(`${format.count(details.Keys)} keys`, format.bytes(details.Bytes));
       said.push(`${format.count(details.Commands)} commands`, `in ${format.duration(details.Seconds)}`);
     }
-    if (details.FenceSeconds) said.push(`writers held back for ${format.duration(details.FenceSeconds)}`);
+    if (details.FenceSeconds) said.push(`writes blocked for ${format.duration(details.FenceSeconds)}`);
     const errors = details.Errors?.length ? ` – ${details.Errors.join("; ")}` : "";
     say(this.#line, said.join(" · ") + errors);
     this.#verified.update(details.Verification ?? null);

@@ -198,14 +198,14 @@ PAUSE = (_queued("CLIENT", "PAUSE", 1), _queued("CLIENT", "UNPAUSE"))
 WRITE_BLOCK = (
     Needed(
         ("CONFIG", "GET", "min-replicas-to-write"),
-        "it goes on accepting writes that are not replicated",
+        "it still accepts writes, which are not replicated",
     ),
     _queued(
         "CONFIG",
         "SET",
         "min-replicas-to-write",
         0,
-        loss="it goes on accepting writes that are not replicated",
+        loss="it still accepts writes, which are not replicated",
     ),
     _queued("CLIENT", "KILL", "TYPE", "pubsub", loss="clients that wait there go on waiting"),
 )
