@@ -288,7 +288,8 @@ class Promotion:
         at = "" if final is None else f", and was promoted at offset {final.offset:,}"
         words = (
             "the target lost data after it was promoted: it was restarted or replaced, has "
-            f"{has}{at}. Clients may have been pointed to it since: it is not followed again automatically"
+            f"{has}{at}. Clients may have been pointed to it since: it is not followed again "
+            "automatically"
         )
         await self._checkpoint.save(came_back=words)
         raise TransferStopped(
