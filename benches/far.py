@@ -5,6 +5,8 @@
                 meanwhile
     migration   a hundred keys, followed and cut over: round trips of 50 ms to both ends, by what it
                 takes more than the same with both ends near
+    burst       242 MB of SETs in some seconds, to a target that is 50 and 150 ms away: until all
+                of it is there, beside a replica that is as far away
 
 Each row is measured `--runs` times, and its median is shown.
 """
@@ -24,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benches.follow import Engine, Watch
 from benches.support.proxy import Proxy
 from benches.support.servers import Server, binaries
 
@@ -33,6 +36,17 @@ VALUE_BYTES = 100
 FEW_KEYS = 100
 ROUND_TRIP = 0.05
 RUN_SECONDS = 900.0
+BURST_COMMANDS = 1_800_000
+BURST_SCRIPT = """
+for i = 1, ARGV[1] do redis.call('SET', string.format('key:%06d', i), ARGV[2]) end
+"""
+BURST_AT_ONCE = 100_000
+# What a source may have to keep for its replicas.
+PATIENT = {
+    "repl-backlog-size": "1gb",
+    "client-output-buffer-limit": "replica 0 0 0",
+    "repl-diskless-sync-delay": "0",
+}
 
 
 @contextlib.contextmanager
@@ -119,12 +133,63 @@ def round_trips(source: Server, target: Server, folder: Path) -> dict[str, float
     return {"near, s": taken[0], "far, s": taken[1], "round trips": (taken[1] - taken[0]) / far}
 
 
+def _offset(client: Any, name: str) -> int:
+    return int(client.info("replication").get(name, -1))
+
+
+def burst(source: Server, target: Server, folder: Path, round_trip: float) -> dict[str, float]:
+    """How long a burst takes to a far target, and to a replica as far away."""
+    client = source.client(socket_timeout=300)
+    for server in (source, target):
+        server.client().config_set("min-replicas-to-write", 0)
+        server.client().flushall()
+    for name, value in PATIENT.items():
+        client.config_set(name, value)
+    with (
+        Server.start(source.binary, "--save", "") as replica,
+        Proxy(source.host, source.port) as to_source,
+        Proxy(target.host, target.port) as to_target,
+    ):
+        for line in (to_source, to_target):
+            line.delay(round_trip / 2)
+        beside = replica.client()
+        beside.execute_command("REPLICAOF", to_source.host, to_source.port)
+        state = f"sqlite:///{folder / f'{time.time_ns()}.sqlite'}"
+        engine = Engine(state)
+        engine.run(
+            "register-replication-group",
+            "--primary-endpoint",
+            f"redis://{to_target.host}:{to_target.port}",
+        )
+        node = f"Address={source.host},Port={source.port}"
+        list_of = ("--customer-node-endpoint-list", node, "--source-type", "replica")
+        engine.run("start-migration", *list_of)
+        engine.until_following()
+        watch = Watch(state)
+        while beside.info("replication")["master_link_status"] != "up":
+            time.sleep(0.05)
+        began, value = time.monotonic(), "x" * VALUE_BYTES
+        for _ in range(0, BURST_COMMANDS, BURST_AT_ONCE):
+            client.eval(BURST_SCRIPT, 0, BURST_AT_ONCE, value)
+        end = _offset(client, "master_repl_offset")
+        native = ours = 0.0
+        while not (native and ours) and time.monotonic() - began < RUN_SECONDS:
+            now = time.monotonic() - began
+            native = native or (_offset(beside, "slave_repl_offset") >= end) * now
+            # The state is written twice a second.
+            ours = ours or ((watch.progress().applied_offset or 0) >= end) * now
+            time.sleep(0.02)
+        engine.run("complete-migration", "--force")
+        engine.until_available(None)
+    return {"native, s": native, "engine, s": ours, "ratio": ours / native if native else 0.0}
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--keys", type=int, default=KEYS)
-    parser.add_argument("rows", nargs="*", default=["scan", "migration"])
+    parser.add_argument("rows", nargs="*", default=["scan", "migration", "burst"])
     arguments = parser.parse_args()
     rows: dict[str, list[dict[str, float]]] = {}
     with servers() as (source, target, folder):
@@ -141,6 +206,10 @@ def main() -> None:
         if "migration" in arguments.rows:
             for _ in range(arguments.runs):
                 rows.setdefault("migration", []).append(round_trips(source, target, folder))
+        if "burst" in arguments.rows:
+            for _ in range(arguments.runs):
+                for name, far in (("burst, 50 ms", 0.05), ("burst, 150 ms", 0.15)):
+                    rows.setdefault(name, []).append(burst(source, target, folder, far))
     for name, found in rows.items():
         figures = {key: statistics.median(each[key] for each in found) for key in found[0]}
         print(f"{name:12}", ", ".join(f"{key} {value:.1f}" for key, value in figures.items()))
