@@ -83,7 +83,7 @@ class Credential:
         if data.get("tls") is False:
             for name in _TLS_ONLY:
                 if name in data:
-                    raise UsageError(f"{where}: {name} makes no sense with tls = false")
+                    raise UsageError(f"{where}: {name} cannot be given together with tls = false")
         return cls(**{**data, "host": host})
 
     @property
@@ -232,7 +232,7 @@ class Credentials:
         host, _, port = address.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if not port.isdigit():
-            raise UsageError(f"{address!r} is no host and port")
+            raise UsageError(f"{address!r} is not HOST:PORT")
         if endpoint.unix_path is None and _is_loopback(host):
             host = endpoint.host
         names = endpoint.command_names

@@ -61,7 +61,7 @@ def check_sockets(rules: tuple[Rule, ...]) -> None:
     for rule in rules:
         if rule.path is not None and os.path.isdir(rule.path):
             raise UsageError(
-                f"'unix:{rule.path}' names a folder, and no socket",
+                f"'unix:{rule.path}' names a folder, not a socket",
                 remedy=f"The sockets in it are unix:{rule.path}/*.",
             )
 
@@ -123,7 +123,7 @@ def _network(host: str) -> Network | None:
         )
     if isinstance(network, ipaddress.IPv6Network) and (inner := _inner(network)) is not None:
         raise UsageError(
-            f"{host!r} stands for addresses of IPv4, which are judged as such",
+            f"{host!r} is a network of IPv4 addresses in their IPv6 form: they are checked as IPv4",
             remedy=f"Write {inner}.",
         )
     return network

@@ -55,7 +55,7 @@ def read(entries: Iterable[str]) -> Mapping[Side, Names]:
             table[name] = match[3]
     for side, table in found.items():
         if len(table) > _MOST:
-            raise UsageError(f"more than {_MOST} commands have another name at the {side}")
+            raise UsageError(f"more than {_MOST} commands are renamed at the {side}")
         others = [other.upper() for other in table.values()]
         if len(set(others)) < len(others):
             raise UsageError(f"two commands are given one name at the {side}")

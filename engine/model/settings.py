@@ -141,7 +141,7 @@ class TransferSettings:
         if self.if_exists not in get_args(IfExists):
             raise UsageError(f"--if-exists {self.if_exists!r}: expected replace, skip or fail")
         if self.databases is not None and any(db < 0 for db in self.databases):
-            raise UsageError("a database number is not negative")
+            raise UsageError("a database number must be 0 or more")
         if self.until not in get_args(Until):
             raise UsageError(f"--until {self.until!r}: expected snapshot, in-sync or cut-over")
         if self.publish not in get_args(Publish):
@@ -286,34 +286,34 @@ class TransferSettings:
 
     def _check_bounds(self) -> None:
         if not 0 < self.retry_for < math.inf:
-            raise UsageError("--retry-for is a time span above 0, such as 90s, 10m or 6h")
+            raise UsageError("--retry-for must be a time span above 0, such as 90s, 10m or 6h")
         if self.until_time is not None and not 0 <= self.until_time < 1 << 62:
-            raise UsageError("--until-time is a moment, in seconds since the epoch or ISO 8601")
+            raise UsageError("--until-time must be a moment: seconds since the epoch, or ISO 8601")
         if not 0 < self.switch_timeout < math.inf:
-            raise UsageError("--switch-timeout is a time span above 0")
+            raise UsageError("--switch-timeout must be a time span above 0")
         if not 0 <= self.disconnect_for < math.inf:
-            raise UsageError("--disconnect-for is a time span, 0 or more")
+            raise UsageError("--disconnect-for must be a time span of 0 or more")
         if self.switch_hook is not None and not self.switch_hook.strip():
             raise UsageError("--switch-hook needs a command")
         if not 0 < self.cut_over_timeout < math.inf:
-            raise UsageError("--cut-over-timeout is a number of seconds above 0")
+            raise UsageError("--cut-over-timeout must be above 0 seconds")
         if not 60 <= self.extend_horizon < math.inf:
-            raise UsageError("extend_horizon is a number of seconds, 60 or more")
+            raise UsageError("extend_horizon must be 60 seconds or more")
         if self.check_bytes < 0:
-            raise UsageError("check_bytes is not negative")
+            raise UsageError("check_bytes must be 0 or more")
         for name, seconds in (
             ("check_seconds", self.check_seconds),
             ("sweep_seconds", self.sweep_seconds),
         ):
             if not 0 < seconds < math.inf:
-                raise UsageError(f"{name} is a number of seconds above 0")
+                raise UsageError(f"{name} must be above 0 seconds")
         if self.max_lag_bytes < 0:
-            raise UsageError("max_lag_bytes is not negative")
+            raise UsageError("max_lag_bytes must be 0 or more")
         if not 0 < self.spool_bytes < 1 << 63:
-            raise UsageError("--spool-bytes is a size above 0, and below 2^63")
+            raise UsageError("--spool-bytes must be a size above 0 and below 2^63")
         if self.spool_directory is not None and not os.path.isabs(self.spool_directory):
             # A worker that is started later, from elsewhere, must find the same place.
-            raise UsageError("the spool's directory is an absolute path")
+            raise UsageError("the spool's directory must be an absolute path")
 
     @property
     def max_lag_seconds(self) -> float:

@@ -37,12 +37,12 @@ def read(text: str) -> str:
     names = [name for name in path.split("/") if name not in ("", ".")]
     if path.endswith(("/", "/.", "/..")) or not names:
         raise UsageError(
-            f"{shown} names a folder, and no socket",
+            f"{shown} names a folder, not a socket",
             remedy=f"The sockets in it are {SCHEME}{'/'.join(['', *names, '*'])}.",
         )
     fixed = len(_fixed(names))
     if ".." in names[fixed:]:
-        raise UsageError(f"{shown}: .. behind a wildcard fits no path", remedy=_EXPECTED)
+        raise UsageError(f"{shown}: .. behind a wildcard never matches a path", remedy=_EXPECTED)
     if any("**" in name for name in names):
         raise UsageError(
             f"{shown}: ** is no wildcard here", remedy="A * stands for (a part of) one name."

@@ -411,7 +411,10 @@ class AppendOnly:
             )
         position = held.position
         if self._context.stats.evictions.known:
-            self._context.on_event("the target has evicted keys: it is emptied, and begins again")
+            self._context.on_event(
+                "the target has evicted keys: it is emptied, and the files are applied from their "
+                "start"
+            )
         elif position is not None and position.replid == survey.identity:
             if self._commands is None:
                 # Another engine has extended some.
@@ -424,7 +427,8 @@ class AppendOnly:
             return held
         elif position is not None:
             self._context.on_event(
-                "the files are others than before: the target is emptied, and begins again"
+                "these are other files than before: the target is emptied, and they are applied "
+                "from their start"
             )
         return await self._empty(end)
 
@@ -840,7 +844,7 @@ class AppendOnly:
             del context.lost[what]
             line = f"not carried: {what}: "
             self.left_out = [each for each in self.left_out if not each.startswith(line)]
-            context.on_event(f"{what}: the target has it by now")
+            context.on_event(f"{what} was missing on the target, and is there now")
         self._checkpoint.note(lost=tuple(context.lost.items()))
 
     def _doubt(self, what: str) -> None:

@@ -419,8 +419,8 @@ class PauseFence:
             await self._hold.begin()
             if self._hold.lost:
                 raise TransferFailed(
-                    f"the clients of {self._name} cannot be held, whose scripts or transactions "
-                    f"would go on: {self._hold.lost}",
+                    f"cannot pause the clients of {self._name}: {self._hold.lost}. Their scripts "
+                    "and transactions would go on",
                     fault="source",
                 )
 

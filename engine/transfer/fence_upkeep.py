@@ -140,8 +140,8 @@ class FenceUpkeep:
             )
         if told.replid and told.replid != replid:
             raise TransferFailed(
-                "the server that takes the writes has another replication history than the one "
-                "that is followed: there was a failover, or it was restarted",
+                "the replication id of the server that takes the writes is not the one that is "
+                "followed: there was a failover, or it was restarted",
                 fault="source",
             )
 

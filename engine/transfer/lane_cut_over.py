@@ -524,7 +524,10 @@ class LaneCutOver:
             if self._ends.settings.fence == "pause":
                 raise
             # Writers are the operator's, wherever they write.
-            self._context.on_event(f"the source's own offset is taken for the last: {exc.message}")
+            self._context.on_event(
+                "could not ask the primary above the source for its last offset, so the source's "
+                f"own counts: {exc.message}"
+            )
             self._unasked = exc.message
             return Head(self._ends.source, self._source.info, "", ())
         finally:

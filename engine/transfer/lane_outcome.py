@@ -160,7 +160,7 @@ class LaneOutcome:
         except (EngineError, PositionMoved, TimeoutError) as exc:
             if isinstance(exc, StateError | TransferFailed):
                 return
-            self._context.on_event(f"what we left on the target is still there: {exc}")
+            self._context.on_event(f"could not remove what the migration left on the target: {exc}")
             if forced and self._promotion.in_doubt:
                 self._context.on_event(
                     "whether the target was opened is not known, for it does not answer; the "

@@ -48,5 +48,5 @@ async def recognise(
     elif why := left.in_the_way:
         raise TransferFailed(why, remedy=LEFTOVERS_REMEDY, fault="user")
     else:
-        context.on_event(f"{left.words}: the source has each of them, they are overwritten")
+        context.on_event(f"{left.words}: the source has each of them too, and overwrites it")
         checkpoint.note(held_before=False)

@@ -190,4 +190,4 @@ async def check_leftovers(source: Admin | None, target: Admin, settings: Transfe
         )
     if why := found.in_the_way:
         return failed(NAME, why, REMEDY)
-    return passed(NAME, f"{found.words}: the source has each of them, and they are overwritten")
+    return passed(NAME, f"{found.words}: the source has each of them too, and overwrites it")

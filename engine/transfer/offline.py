@@ -447,9 +447,9 @@ class Offline:
         )
         if held_before:
             return TransferStopped(
-                f"{told}, its own among them",
-                remedy=f"Remove by hand the keys of the earlier file. {abort}: what is there "
-                "then counts as the target's own. Or put the earlier file back.",
+                f"{told}, some of them its own",
+                remedy="Put the earlier file back and resume. Or delete the keys of the earlier "
+                f"file by hand; then: {abort}. What the target holds then counts as its own.",
                 fault="user",
             )
         return TransferStopped(

@@ -222,10 +222,11 @@ class SyncMonitor:
         if evicted := stats.evictions.words:
             return False, evicted
         if self._ttl_guard.trouble:
-            return False, f"near TTLs cannot be extended on the target: {self._ttl_guard.trouble}"
+            trouble = self._ttl_guard.trouble
+            return False, f"TTLs that end soon cannot be extended on the target: {trouble}"
         if self._ttl_guard.extending_again:
             self._context.passing = True
-            return False, "near TTLs are being extended on the target"
+            return False, "TTLs that end soon are still being extended on the target"
         if self._context.phase is Phase.CATCH_UP:
             self._context.passing = True
             return False, follower.trust.words(asyncio.get_running_loop().time())

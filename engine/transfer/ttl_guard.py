@@ -223,7 +223,10 @@ class TtlGuard:
             await extender
         except EngineError as exc:
             if exc.message != self.trouble:
-                self._context.on_event(f"near TTLs could not be extended: {exc.in_one_line}")
+                self._context.on_event(
+                    "could not extend TTLs that end soon on the target, which is tried again: "
+                    f"{exc.in_one_line}"
+                )
             self.trouble = exc.message
             self._extend_at = asyncio.get_running_loop().time() + _AGAIN_SECONDS
         else:
@@ -264,7 +267,7 @@ class TtlGuard:
         if not self._extending:
             return []
         if self._extender is not None:
-            raise TransferFailed("near TTLs are being extended on the target")
+            raise TransferFailed("TTLs that end soon are still being extended on the target")
         self._context.reason = "restoring TTLs that were extended on the target"
         self._context.tell()
         loop, last = asyncio.get_running_loop(), self._ends.settings.cut_over_timeout

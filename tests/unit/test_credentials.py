@@ -170,7 +170,7 @@ def test_passwords_that_cannot_be_read(tmp_path: Path) -> None:
         ({"host": "a", "tls": "yes"}, "tls is not true or false"),
         ({"host": "a", "verify": 1}, "verify is not true or false"),
         ({"host": "a", "password": SECRET, "password_env": "X"}, "exclude each other"),
-        ({"host": "a", "tls": False, "ca_file": "/ca"}, "ca_file makes no sense"),
+        ({"host": "a", "tls": False, "ca_file": "/ca"}, "ca_file cannot be given"),
         ("a string", "not a table"),
     ],
 )
