@@ -50,6 +50,10 @@ class CrashingCommands:
         """Whether there is nothing to look for in a batch."""
         return not self._spans
 
+    def ahead(self, offset: int) -> bool:
+        """Whether there is something to look for behind `offset`."""
+        return any(each.end > offset for each in self._spans)
+
     def suspect(self, batch: CommandBatch, stores: Sequence[Store]) -> bool:
         """Whether the transaction is to go in pieces."""
         return any(each.ends > 1 for each in self._overlapping(batch)) or any(

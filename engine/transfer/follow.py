@@ -314,7 +314,8 @@ class Follower:
     @property
     def _plain(self) -> bool:
         """Whether a batch may go the quick way, if its commands allow it."""
-        quiet = self._resync.at_rest and self._crashing.idle
+        # What the target's process ended at once is passed by and by.
+        quiet = self._resync.at_rest and not self._crashing.ahead(self.position.offset)
         return quiet and self.trust.plain and not self._extended.noting
 
     async def _quickly(self) -> _Left:

@@ -1030,7 +1030,7 @@ async def test_scripts_that_the_source_would_not_refuse(server_factory: ServerFa
     words = ("6.0", "run 2 scripts since its start", "answers no client", "--fence hook")
     warns(await look(source, target), name, *words, "--fence none")
     # Where it cannot be held they are lost.
-    lost = (*words[:2], "acknowledged, and lost", "cannot be held", "--fence hook")
+    lost = (*words[:2], "acknowledged, and lost", "a longer pause is not possible", "--fence hook")
     once = replace(QUICK, disconnect_for=0)
     warns(await look(source, target, once), name, *lost, "--disconnect-for 0")
     with source.client(client_name="sentinel-0a1b2c3d-cmd") as watching:

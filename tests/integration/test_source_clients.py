@@ -762,7 +762,7 @@ def test_clients_that_are_disconnected_once_where_scripts_go_on(
         "--disconnect-for", "0", "--output", "json",
     )  # fmt: skip
     assert done.code == 1
-    assert "cannot be held by a pause: clients are disconnected only once" in done.err
+    assert "a longer pause is not possible: clients are disconnected only once" in done.err
     assert "they go on at" not in done.err
     report = Report.from_dict({k: v for k, v in done.last.items() if k != "Error"})
     assert report.status == "done"
