@@ -15,7 +15,7 @@ import redis
 
 from benches.support.servers import Server
 from engine.model.server import Flavour, ServerInfo, Version, rdb_version
-from engine.transfer import script_calls, script_pause
+from engine.transfer import hold_source, script_calls
 from engine.transfer.checks.endpoint import OLDEST_TARGET
 
 HEADS = (
@@ -75,7 +75,7 @@ def promised(flavour: Flavour, version: Version) -> Facts:
     """What the engine takes such a server for."""
     info = ServerInfo(flavour, version)
     old_target = flavour == "redis" and version < OLDEST_TARGET
-    behind = "paused" if script_pause.needed(info) else "counted"
+    behind = "paused" if hold_source.needed(info) else "counted"
     if version >= (6, 2, 0):
         held_off = "CLIENT PAUSE WRITE"
     else:

@@ -4,13 +4,13 @@
 
 with the state's URL in the environment. FD: a connection to the source (of that migration, by its
 number in the state) that was handed over, which its pause does not hold. Where the source runs
-scripts whose writes it does not refuse, it is held as well (`transfer.script_pause`).
+scripts whose writes it does not refuse, it is held as well (`transfer.hold_source`).
 
 It looks each second, and writes what it found into the state. It ends when its time is over, when
 the state says so (a verb, `unblock-source`, another process that has taken over), when the source
 no longer blocks writes (then somebody wants clients there, or it was restarted), where it may not
 close connections, or when no server answers at the source's address any more. If it is killed, its
-guard starts another one (`fleet.disconnector_guard`); if both are, what watches the state
+guard starts another one (`fleet.disconnector_restart`); if both are, what watches the state
 (`serve`) does. The state says since when there is none.
 
 Exit codes: 0 it ended as it should, or there was nothing to do; 1 the state failed. stderr is a
@@ -36,7 +36,7 @@ from engine.errors import (
     UsageError,
 )
 from engine.fleet import local, run, worker_log_file
-from engine.fleet.disconnector_guard import DisconnectorGuard
+from engine.fleet.disconnector_restart import DisconnectorGuard
 from engine.fleet.launcher import open_registry
 from engine.fleet.process import ProcessId
 from engine.fleet.state_thread import persist
@@ -46,9 +46,9 @@ from engine.model.command_calls import Calls, since, told, total
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.source_clients import moment
-from engine.transfer import script_calls, script_pause, write_block
+from engine.transfer import hold_source, script_calls, write_block
 from engine.transfer.source_clients import ClientTally, disconnect
-from engine.wire.admin import Admin, admin, adopted
+from engine.wire.control_connection import Admin, admin, adopted
 
 _log = logs.logger("engine.fleet.client_disconnector")
 LOOK_SECONDS = 1.0
@@ -57,7 +57,7 @@ ABSENT_SECONDS = 30.0
 clients, and another one that is started there is none of ours."""
 _TIMEOUT = 10.0
 # A pause of the last look has run out by then.
-_GAP_SECONDS = script_pause.KEPT_SECONDS + LOOK_SECONDS
+_GAP_SECONDS = hold_source.KEPT_SECONDS + LOOK_SECONDS
 
 
 class ClientDisconnector:
@@ -156,7 +156,7 @@ class ClientDisconnector:
             await self._hold(self._end)
             # Before the state has it that the source is looked at.
             held = self._end if self._holds else None
-            self._guard.watch(held, b"" if held is None else script_pause.longer(held))
+            self._guard.watch(held, b"" if held is None else hold_source.longer(held))
             return await self._disconnect(self._end)
         except LinkError as error:
             self._tally.failed(error)
@@ -177,7 +177,7 @@ class ClientDisconnector:
             self._holds = True
             return adopted(number, self._endpoint, timeout=_TIMEOUT, fault="source")
         # One that was held until now answers when its pause has run out.
-        timeout = _TIMEOUT + (script_pause.SECONDS if self._may_hold else 0.0)
+        timeout = _TIMEOUT + (hold_source.SECONDS if self._may_hold else 0.0)
         return admin(self._endpoint, timeout=timeout, fault="source")
 
     async def _hold(self, end: Admin) -> None:
@@ -186,11 +186,11 @@ class ClientDisconnector:
         if not (self._may_hold and seen):
             return
         if self._holds:
-            await script_pause.lengthen(end, script_pause.KEPT_SECONDS)
+            await hold_source.lengthen(end, hold_source.KEPT_SECONDS)
             return
         try:
-            await script_pause.attach(end)
-            await script_pause.lengthen(end, script_pause.KEPT_SECONDS)
+            await hold_source.attach(end)
+            await hold_source.lengthen(end, hold_source.KEPT_SECONDS)
             self._holds = True
         except (AuthError, ServerError, ProtocolFault) as error:
             self._may_hold = False

@@ -95,10 +95,10 @@ def disconnect_clients(
 
 
 def guard(registry: Registry, transfer: TransferRecord, number: int) -> None:
-    """Start the detached process that starts the calling one again (`fleet.disconnector_guard`);
+    """Start the detached process that starts the calling one again (`fleet.disconnector_restart`);
     `number` is its end of the socket between both. Raises `EngineError`."""
     _spawn(
-        registry, transfer.group_id, "engine.fleet.disconnector_guard", None, number, transfer.id
+        registry, transfer.group_id, "engine.fleet.disconnector_restart", None, number, transfer.id
     )
 
 

@@ -37,7 +37,7 @@ from engine.groups.claimed import ClaimedTransfer, ClaimLost
 from engine.groups.states import CUT_OVERS, Request, TransferStatus
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
-from engine.model.message_text import tidied
+from engine.model.joined_sentences import tidied
 from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.sources.file_input import holding

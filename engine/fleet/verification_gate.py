@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
-from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
+from engine.sources.aof_findings import AofSurvey
 from engine.transfer.cut_over_check import Comparison, CutOverCheckResult
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 async def holds_keys(target: Endpoint, settings: TransferSettings) -> bool:
     """Whether the target has any key but the engine's own. Raises `LinkError`, `AuthError`,
     `ServerError`."""
-    from engine.wire.admin import admin
-    from engine.wire.engine_keys import count_own
+    from engine.wire.control_connection import admin
+    from engine.wire.own_key_count import count_own
 
     async with admin(target, timeout=settings.connect_timeout, fault="target") as server:
         keys = (await server.info()).keys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.front import auto_cut_over, client_disconnection, migration_wait, operations
+from engine.front import client_disconnection, migration_wait, one_command_migration, operations
 from engine.front.service_context import ServiceContext
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
@@ -289,7 +289,7 @@ class Engine:
         replication_group_id: str | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_event: Callable[[str], None] | None = None,
-        on_checks: Callable[[auto_cut_over.Checks], None] | None = None,
+        on_checks: Callable[[one_command_migration.Checks], None] | None = None,
         on_switch: OnSwitch | None = None,
         accept_source_loss: bool = False,
     ) -> Report:
@@ -308,7 +308,7 @@ class Engine:
         `ReplicationGroupAlreadyUnderMigrationFault` while another process has it,
         `InvalidReplicationGroupStateFault` if one from elsewhere was left unfinished.
         """
-        return await auto_cut_over.migrate(
+        return await one_command_migration.migrate(
             self._services,
             source,
             target,

@@ -15,10 +15,10 @@ from engine.errors import (
     TransferStopped,
 )
 from engine.front import response_shapes, validate
-from engine.front.faults import MigrationFailed
+from engine.front.faults_with_details import MigrationFailed
 from engine.front.worker_supervisor import Supervisor
 from engine.groups.states import GroupStatus, TransferStatus
-from engine.model.message_text import tidied
+from engine.model.joined_sentences import tidied
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 

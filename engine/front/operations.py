@@ -16,7 +16,7 @@ from engine.errors import (
     StateError,
 )
 from engine.front import client_disconnection, migration_details, response_shapes, validate
-from engine.front.faults import CompletionRefused, PreflightFault
+from engine.front.faults_with_details import CompletionRefused, PreflightFault
 from engine.front.host_resolution import resolve
 from engine.groups.states import Operation, Request, check
 from engine.model.endpoint import Endpoint

@@ -18,7 +18,7 @@ from engine.groups.states import ENDED, TransferStatus
 from engine.logs import SHARD
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
-from engine.model.message_text import tidied
+from engine.model.joined_sentences import tidied
 from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.model.verification import Difference, Verification

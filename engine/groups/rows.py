@@ -16,7 +16,7 @@ from engine.groups import schema
 from engine.groups.lease import LAUNCH_SECONDS, LEASE_SECONDS, Lease, Witness, Worker
 from engine.groups.records import EventRecord, GroupRecord, LaneRecord, TransferRecord
 from engine.groups.states import ENDED, Request, TransferStatus
-from engine.model.message_text import tidied
+from engine.model.joined_sentences import tidied
 from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.model.source_clients import SourceClients

@@ -5,9 +5,9 @@ says which servers may be meant; addresses of the link itself (a cloud's metadat
 that was said. And a client that may start migrations is told the same of a port that is closed, one
 that is filtered, and one where another program listens.
 
-What counts is the address that is dialled (`wire.reachability`). The rules lie in the environment
-(`VARIABLE`), which worker processes inherit; without that variable (the verbs, the library) nothing
-is limited.
+What counts is the address that is dialled (`wire.allowed_addresses`). The rules lie in the
+environment (`VARIABLE`), which worker processes inherit; without that variable (the verbs, the
+library) nothing is limited.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from engine.errors import UsageError
-from engine.model import socket_path
+from engine.model import socket_path_pattern
 from engine.model.endpoint_rule import NAT64, Address, Network, Rule, check_sockets
 
 VARIABLE = "STARTMIGRATION_ALLOW_ENDPOINT"
@@ -64,7 +64,7 @@ class Rules:
         """Whether the unix socket at `path`, which leads through no link, may be dialled."""
         paths = (each.path for each in self.rules)
         return not self.rules or any(
-            each is not None and socket_path.fits(path, each) for each in paths
+            each is not None and socket_path_pattern.fits(path, each) for each in paths
         )
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UsageError
-from engine.model import credential_host, host_pattern, socket_path
+from engine.model import credential_host_pattern, host_pattern_check, socket_path_pattern
 from engine.model.endpoint import DEFAULT_PORT, Endpoint, Tls
 
 CONFIG_VARIABLE = "STARTMIGRATION_CONFIG"
@@ -76,7 +76,7 @@ class Credential:
                 _check_text(value, name, where)
         if not data.get("host"):
             raise UsageError(f"{where}: host is missing")
-        host = credential_host.read(data["host"], where)
+        host = credential_host_pattern.read(data["host"], where)
         given = [name for name in _SECRET_SOURCES if name in data]
         if len(given) > 1:
             raise UsageError(f"{where}: {' and '.join(given)} exclude each other")
@@ -101,7 +101,7 @@ class Credential:
             return False
         if endpoint.unix_path is not None:
             return True
-        _, port = credential_host.split(self.host)
+        _, port = credential_host_pattern.split(self.host)
         return fnmatchcase(str(endpoint.port), str(DEFAULT_PORT) if port is None else port)
 
     def _fits_but_for_port(self, endpoint: Endpoint) -> bool:
@@ -110,11 +110,15 @@ class Credential:
         if endpoint.unix_path is not None:
             return self.host == "*" or (
                 self.host.startswith("/")
-                and socket_path.fits(os.path.realpath(endpoint.unix_path), self.host)
+                and socket_path_pattern.fits(os.path.realpath(endpoint.unix_path), self.host)
             )
-        host, _ = credential_host.split(self.host)
+        host, _ = credential_host_pattern.split(self.host)
         named = _canonical(endpoint.host)
-        if host_pattern.wild(host) and host_pattern.of_addresses(host) and not _is_address(named):
+        if (
+            host_pattern_check.wild(host)
+            and host_pattern_check.of_addresses(host)
+            and not _is_address(named)
+        ):
             return False  # "10.*" means addresses: anybody can have the name 10.example.com
         return fnmatchcase(named, _canonical(host))
 

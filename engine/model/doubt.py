@@ -1,7 +1,7 @@
 """Why the effect of a replication stream on the target may be another one than on the source.
 
 The parts that notice such a thing name it: the source, the target's connection, the follower, the
-guard of TTLs. What follows from it is one table, `engine.transfer.trust`.
+guard of TTLs. What follows from it is one table, `engine.transfer.stream_trust`.
 """
 
 from __future__ import annotations

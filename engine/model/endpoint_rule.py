@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from engine.errors import UsageError
-from engine.model import host_pattern, socket_path
+from engine.model import host_pattern_check, socket_path_pattern
 from engine.model.endpoint import check_host
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -39,8 +39,8 @@ class Rule:
     def parse(cls, text: str) -> Rule:
         """Read `10.0.0.0/8`, `10.0.0.7:6379`, `[fd00::/8]:6379-6390`, `*.example.com:6379`, `*`, or
         `unix:/run/*.sock`. Raises `UsageError`, with what to write, also for what fits nothing."""
-        if text.lower().startswith(socket_path.SCHEME):
-            return cls(path=socket_path.read(text))
+        if text.lower().startswith(socket_path_pattern.SCHEME):
+            return cls(path=socket_path_pattern.read(text))
         _refuse_others(text)
         host, ports = _split(text)
         first, last = 1, 65535
@@ -69,7 +69,7 @@ def check_sockets(rules: tuple[Rule, ...]) -> None:
 def _refuse_others(text: str) -> None:
     """Raise `UsageError` for what is no rule at all. A password in it is not repeated."""
     if "://" in text or "@" in text:
-        meant = host_pattern.of_url(text)
+        meant = host_pattern_check.of_url(text)
         raise UsageError(
             "a URL is no rule" if "://" in text else "a rule names no user",
             remedy=_EXPECTED if meant is None else f"Write {meant}.",
@@ -89,7 +89,7 @@ def _refuse_others(text: str) -> None:
 
 def _no_ports(text: str, host: str, ports: str) -> UsageError:
     if re.fullmatch(r"[0-9A-Fa-f]{1,4}", host) and ports == "*":
-        remedy = f"A network is written as {host_pattern.network_of(text)}."
+        remedy = f"A network is written as {host_pattern_check.network_of(text)}."
     elif ports == "*":
         remedy = f"A rule without a port is for all of them: write {host}."
     else:
@@ -145,16 +145,17 @@ def _check_name(text: str, host: str) -> None:
             f"{text!r} is no endpoint",
             remedy="An address with a port is [ADDRESS]:PORT, as [::1]:6379.",
         )
-    if host_pattern.wild(host):
-        if host_pattern.of_addresses(host):
+    if host_pattern_check.wild(host):
+        if host_pattern_check.of_addresses(host):
             told = "" if ":" in host else f", and as a name it would fit {_example(host)} too"
             raise UsageError(
-                f"{text!r} is no network{told}", remedy=f"Write {host_pattern.network_of(host)}."
+                f"{text!r} is no network{told}",
+                remedy=f"Write {host_pattern_check.network_of(host)}.",
             )
-        host_pattern.check_names(host)
+        host_pattern_check.check_names(host)
         return
     if host.startswith("."):
-        host_pattern.check_names(host)
+        host_pattern_check.check_names(host)
     try:
         check_host(host)
     except UsageError:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.errors import EngineError, ProtocolFault, SourceLost
-from engine.sources.file_checksums import PORTION_BYTES, FileChecksums
+from engine.sources.unchanged_file import PORTION_BYTES, FileChecksums
 
 Kind = Literal["base", "incr", "whole"]
 

@@ -25,7 +25,8 @@ from engine.errors import EngineError, ProtocolFault
 from engine.model.modules import HEAD_BYTES, has_graphs
 from engine.model.server import ServerInfo, parse_version
 from engine.model.settings import TransferSettings
-from engine.sources.aof import (
+from engine.sources.aof_files import AofFiles, Part
+from engine.sources.aof_findings import (
     AofSurvey,
     Begin,
     OpenTail,
@@ -34,7 +35,6 @@ from engine.sources.aof import (
     stream_of,
     unsound,
 )
-from engine.sources.aof_files import AofFiles, Part
 from engine.sources.on_thread import go_on, on_thread
 from engine.wire.search_indexes import InSnapshot, in_snapshot
 

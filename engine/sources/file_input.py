@@ -30,8 +30,8 @@ from engine.errors import EngineError
 from engine.model.endpoint import STDIN_PATH
 from engine.model.settings import GIB, TransferSettings
 from engine.sources.decompress import Damaged, Unpacked
-from engine.sources.file_checksums import PORTION_BYTES, FileChecksums
 from engine.sources.spool import nameless_file, spool_directory
+from engine.sources.unchanged_file import PORTION_BYTES, FileChecksums
 
 # What waits for a pipe looks so often whether it is to stop (ms), and says after so long (s)
 # what it waits for.

@@ -43,10 +43,10 @@ from engine.model.replication import Replication
 from engine.model.server import ServerInfo
 from engine.model.settings import MIB, TransferSettings
 from engine.sources.base import Item
-from engine.sources.demux import READY_LIMIT, Demux
 from engine.sources.read_coalescing import rest_after
 from engine.sources.read_delay import TURN_SECONDS
-from engine.sources.replica_handshake import PositionGone, ReplicaHandshake
+from engine.sources.reader_or_spool import READY_LIMIT, Demux
+from engine.sources.replica_connect import PositionGone, ReplicaHandshake
 from engine.sources.snapshot_backpressure import too_much_behind
 from engine.sources.source_liveness import Link, SourceLiveness
 from engine.sources.source_monitor import SourceMonitor

@@ -14,7 +14,7 @@ from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.settings import TransferSettings
-from engine.transfer.append_only import leave
+from engine.transfer.aof_migration import leave
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.lane import Lane
@@ -22,7 +22,7 @@ from engine.transfer.leftovers import leave as leave_unplaced
 from engine.transfer.leftovers import token_of
 from engine.transfer.migration import Migration
 from engine.transfer.overview import Overview
-from engine.wire import failover_addresses
+from engine.wire import address_detours
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ async def abandon(
     async def gate(_: bytes) -> CutOverCheckResult:
         return CutOverCheckResult(False, "nothing is opened here")
 
-    failover_addresses.begin()
+    address_detours.begin()
     events: list[str] = []
     store = MemoryCheckpoint()
     store.save(checkpoint)

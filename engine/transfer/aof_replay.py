@@ -38,9 +38,9 @@ from engine.model.modules import TELEMETRY, TELEMETRY_WORDS
 from engine.model.online_checkpoint import POSITION_DB
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.report import NAMED_KEYS_LIMIT, printable_key
-from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
-from engine.sources.aof_read import AofCommands
+from engine.sources.aof_findings import AofSurvey
+from engine.sources.aof_source import AofCommands
 from engine.targets.applier import Applier, PositionMoved, Sent
 from engine.targets.crash_suspects import REASON
 from engine.targets.writer import RestoreWriter

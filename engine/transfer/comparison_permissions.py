@@ -16,9 +16,9 @@ from engine.model.settings import TransferSettings
 from engine.transfer.checks import required_commands
 from engine.transfer.checks.check_result import Side
 from engine.transfer.checks.databases import moved_databases
+from engine.transfer.checks.permission_keys import UNKNOWN, SampleKeys, sample_keys
 from engine.transfer.checks.permissions import Denial, Why, ask_rights
-from engine.transfer.checks.sample_keys import UNKNOWN, SampleKeys, sample_keys
-from engine.wire.admin import Admin, admin
+from engine.wire.control_connection import Admin, admin
 
 _TYPE_READ = {
     "GET": b"string",

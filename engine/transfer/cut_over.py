@@ -1,7 +1,7 @@
 """The cut-over of an online migration: fence, drain, compare, promote; or back to where it was.
 
-It is a barrier over all lanes (`transfer.barrier`): each table below is its steps in their order,
-what a lane does for each of them is in `transfer.lane_cut_over`.
+It is a barrier over all lanes (`transfer.cut_over_barrier`): each table below is its steps in their
+order, what a lane does for each of them is in `transfer.lane_cut_over`.
 
     CUT_OVER   the operator's word: writes are held off, all is compared, the target is promoted
     IN_SYNC    `--until in-sync`: no fence, the target is what the source was a moment ago
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from engine.errors import EngineError, StateError
-from engine.transfer.barrier import Barrier, Refused, Step, StepFailed
+from engine.transfer.cut_over_barrier import Barrier, Refused, Step, StepFailed
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.lane_cut_over import Followed, LaneCutOver
 

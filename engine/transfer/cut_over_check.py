@@ -11,8 +11,8 @@ from engine.model.endpoint import Endpoint
 from engine.model.keys import DbKey
 from engine.model.server import ServerInfo
 from engine.model.verification import AtFence, Besides, Compared, Counts, Verification
-from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
+from engine.sources.aof_findings import AofSurvey
 from engine.transfer.migration_context import MigrationContext
 
 

@@ -39,6 +39,7 @@ from engine.model.verification import (
 from engine.transfer.async_helpers import beside
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.comparison_permissions import AGAIN_SECONDS, objection
+from engine.transfer.control_connections import Endpoints
 from engine.transfer.cut_over_check import (
     NOT_COMPARED,
     Comparison,
@@ -48,7 +49,6 @@ from engine.transfer.cut_over_check import (
     compared,
     offering,
 )
-from engine.transfer.endpoints import Endpoints
 from engine.transfer.extended_ttls import EXTEND_MS
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import size_words

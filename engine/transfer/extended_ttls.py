@@ -25,8 +25,8 @@ before its time, however far the target is behind:
 
 Where it takes too long to extend them, because the target is stalled, say, or the engine was killed
 in between, the target is *exposed* (`Doubt.EXPOSED`). Whatever the stream names from then
-on is read again from the source (`transfer.trust`), until the stream has passed the moment when
-the invariant holds again.
+on is read again from the source (`transfer.stream_trust`), until the stream has passed the moment
+when the invariant holds again.
 
 A script is told until when it is valid, on the target's clock: one that was under way when its link
 was lost must not set back what has been extended since, nor the other way round.
@@ -41,7 +41,7 @@ from typing import Any
 from engine._native import ExtendedNames
 from engine.errors import AuthError, EngineError, ServerError
 from engine.model.keys import DbKey
-from engine.wire.admin import Admin, Arg
+from engine.wire.control_connection import Admin, Arg
 
 EXTEND_MS = 100 * 365 * 86_400_000
 """A hundred years: no TTL of an application is so long."""

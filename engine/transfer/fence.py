@@ -24,11 +24,11 @@ from engine.model.endpoint import Endpoint
 from engine.model.replication import Replication
 from engine.model.server import ServerInfo, parse_info
 from engine.model.settings import TransferSettings
-from engine.transfer import script_calls, script_pause, write_block
+from engine.transfer import hold_source, script_calls, write_block
 from engine.transfer.operator_hook import run_hook
 from engine.transfer.source_clients import disconnect
 from engine.wire import connection_handover
-from engine.wire.admin import Admin, admin
+from engine.wire.control_connection import Admin, admin
 from engine.wire.info_command import replication_in
 
 # Between the refusal of clients that waited and their disconnection, in seconds: a link that is cut
@@ -67,7 +67,7 @@ class Fence(Protocol):
     lets_scripts: bool
     """Whether the source, once it refuses writes, does not refuse those of scripts."""
     held: bool
-    """Whether its clients are to be held once scripts are seen there (`transfer.script_pause`)."""
+    """Whether its clients are to be held once scripts are seen there (`transfer.hold_source`)."""
 
     @property
     def lasts(self) -> bool:
@@ -246,7 +246,7 @@ class PauseFence:
     Redis 6.0 knows neither WRITE nor UNPAUSE. Everybody is paused, and nothing can be asked of the
     source meanwhile; so the pause is short, and the write block is put on in the same MULTI. It
     does not hold for scripts: where they are seen the pause is made longer from `block_writes` on
-    (`transfer.script_pause`), and clients are disconnected within it. Redis 2.8 has no CLIENT
+    (`transfer.hold_source`), and clients are disconnected within it. Redis 2.8 has no CLIENT
     PAUSE: the write block is all there is of a fence, and writers are refused."""
 
     def __init__(
@@ -275,12 +275,12 @@ class PauseFence:
         self.calls_since: Calls | None = None
         self.lost_writes = ""
         self.lets_scripts = not self._scripts_refused and settings.source_after == "refuse"
-        self._holdable = script_pause.needed(info) and settings.source_after == "refuse"
+        self._holdable = hold_source.needed(info) and settings.source_after == "refuse"
         self.held = False
         # The source took writes when `prepare` asked.
         self._took_writes = False
         self._not_held = ""
-        self._hold: script_pause.ScriptPause | None = None
+        self._hold: hold_source.ScriptPause | None = None
         # The pause is this fence's own: it has stood ever since.
         self._closed = False
         # Somebody goes on with the hold behind the cut-over.
@@ -297,7 +297,7 @@ class PauseFence:
         # While everybody is paused the source owes no answer.
         held_for = 0.0 if self.readable else self.seconds
         if self._holdable:
-            held_for = max(held_for, script_pause.SECONDS)
+            held_for = max(held_for, hold_source.SECONDS)
         self._timeout = settings.connect_timeout + held_for
         self._why = ""
         self._sealed = self._opened = False
@@ -334,7 +334,7 @@ class PauseFence:
             told = await end.call(*script_calls.ASK)
             self.calls, seen = script_calls.calls_in(told), silent_commands.calls_in(told)
             self._reset = seen is None or silent_commands.was_reset(seen)
-            self._not_held = await script_pause.objection(end)
+            self._not_held = await hold_source.objection(end)
             self.held = not self._not_held
         if not self._wanted or self.before:
             return
@@ -356,7 +356,7 @@ class PauseFence:
         except EngineError as error:
             self._not_held = error.message
             return
-        found = await script_pause.attached(end)
+        found = await hold_source.attached(end)
         if isinstance(found, EngineError):
             self._not_held = found.message
         else:
@@ -489,7 +489,7 @@ class PauseFence:
         refuses = bool(self.before) or await write_block.stands(end)
         if refuses:
             if holds:
-                await script_pause.lengthen(end, self._held_for)
+                await hold_source.lengthen(end, self._held_for)
             else:
                 # A PING is answered once the pause is over.
                 await end.call(*(("CLIENT", "UNPAUSE") if self._unpause else ("PING",)))
@@ -549,9 +549,9 @@ class PauseFence:
         """Seconds of a pause once the target is open: until another process goes on with it, where
         there are scripts; else those that were there are disconnected at once."""
         return (
-            script_pause.SECONDS
+            hold_source.SECONDS
             if self._hands_on and self._runs_scripts
-            else script_pause.PENDING_SECONDS
+            else hold_source.PENDING_SECONDS
         )
 
     def _but(self, holds: bool) -> str:
@@ -583,7 +583,7 @@ class PauseFence:
             return ", but for scripts (EVAL), of which it had run none before the cut-over"
         why = f" (and it cannot be paused: {self._not_held})" if self._not_held else ""
         if holds:
-            why = f" (it answers no client for the next {script_pause.PENDING_SECONDS:g} s)"
+            why = f" (it answers no client for the next {hold_source.PENDING_SECONDS:g} s)"
         return f", but for {of}, whose writes this version does not refuse{why}"
 
     async def remove(self) -> None:
@@ -593,7 +593,7 @@ class PauseFence:
             await held.rest()
             number = held.end.duplicate() if self._finished and self._hands_on else None
             if number is not None:
-                connection_handover.leave(self._source.address, number, script_pause.SECONDS)
+                connection_handover.leave(self._source.address, number, hold_source.SECONDS)
         self._end = None
         await self._stack.aclose()
 

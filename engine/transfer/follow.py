@@ -54,9 +54,9 @@ from engine.transfer.async_helpers import cancelled
 from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.extended_keys import ExtendedKeys, taken_along
 from engine.transfer.key_resync import KeyResync, Store
-from engine.transfer.target_ttls import TargetTtls, Timed
-from engine.transfer.trust import Trust
+from engine.transfer.stream_trust import Trust
 from engine.transfer.unfaithful_commands import UnfaithfulCommands
+from engine.transfer.which_have_ttls import TargetTtls, Timed
 
 # A reading is taken when the target is no further behind than this many bytes: until its offset is
 # reached the keys stay as they are, and what reads them is spoilt as well.

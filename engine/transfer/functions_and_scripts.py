@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from engine.errors import EngineError
-from engine.wire.admin import Admin
+from engine.wire.control_connection import Admin
 
 # The words of a library's first line, and its name in one of them, as servers read it (functions.c,
 # functionExtractLibMetaData; sds.c, sdssplitargs): keys in any case, quotes are taken off.

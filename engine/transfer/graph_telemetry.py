@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from engine._native import CommandBatch, is_telemetry
 from engine.model.keys import DbKey, placed
 from engine.model.modules import FIRST_FIELD, HEAD_BYTES, TELEMETRY, is_telemetry_name
-from engine.wire.admin import Admin, Arg
+from engine.wire.control_connection import Admin, Arg
 
 _DELETES = frozenset({b"DEL", b"UNLINK"})
 # Commands of a key of any type, which do not make one under its first name.

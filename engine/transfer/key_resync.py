@@ -44,10 +44,10 @@ from engine.model.report import NAMED_KEYS_LIMIT
 from engine.model.server import ServerInfo
 from engine.targets.crash_suspects import CrashSuspects
 from engine.transfer.extended_keys import ExtendedKeys
-from engine.transfer.former_field_ttls import fields_of
+from engine.transfer.keys_of_unknown_commands import UnknownCommands
+from engine.transfer.listpack_ex_hashes import fields_of
 from engine.transfer.timeseries_rules import is_series, latest, related, rules_again
-from engine.transfer.unknown_commands import UnknownCommands
-from engine.wire.admin import Admin, Arg
+from engine.wire.control_connection import Admin, Arg
 from engine.wire.info_command import replication_in
 
 # Keys and bytes in one reading, whose MULTI holds the source's other clients up. What a round trip

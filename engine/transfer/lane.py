@@ -18,7 +18,7 @@ What is true at every moment, whatever breaks:
 - The target is opened by one transaction on the target itself, on condition of the final position
   (`transfer.promotion`). Its mark there outlasts a crash, and is removed when the checkpoint says
   that the target is open: an engine that comes back then has nothing to do but to tidy up, and
-  never syncs into a target that is in use (`transfer.lane_outcome`).
+  never syncs into a target that is in use (`transfer.undecided_cut_over`).
 """
 
 from __future__ import annotations
@@ -52,18 +52,17 @@ from engine.transfer.checkpoint_store import CheckpointStore
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.checks.modules import ask_module_types
 from engine.transfer.checks.probe_write import ask_bulk_limit
+from engine.transfer.control_connections import Endpoints
 from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.cut_over_check import Comparison, CutOverCheckInSync
 from engine.transfer.cut_over_comparison import CutOverComparison
-from engine.transfer.endpoints import Endpoints
-from engine.transfer.fence_upkeep import FenceUpkeep
+from engine.transfer.fence_in_checkpoint import FenceUpkeep
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import place_words, stream_words
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.lane_cut_over import Followed, LaneCutOver
 from engine.transfer.lane_figures import LaneFigures
 from engine.transfer.lane_losses import LaneLosses
-from engine.transfer.lane_outcome import LaneOutcome
 from engine.transfer.lane_start import inherit, recognise
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.offer import Offer, TakenUpAnew
@@ -75,9 +74,10 @@ from engine.transfer.switch_hook import SwitchHook
 from engine.transfer.sync_monitor import SyncMonitor
 from engine.transfer.target_monitor import TargetMonitor
 from engine.transfer.target_ownership import TargetOwnership
-from engine.transfer.target_ttls import TargetTtls
 from engine.transfer.ttl_guard import TtlGuard
+from engine.transfer.undecided_cut_over import LaneOutcome
 from engine.transfer.unfaithful_commands import UnfaithfulCommands
+from engine.transfer.which_have_ttls import TargetTtls
 from engine.wire.psync import FullSync, PartialSync
 
 # How often progress is told, and the operator's word looked for, in seconds.

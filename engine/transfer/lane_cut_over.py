@@ -19,13 +19,13 @@ from engine.model.replication import Replication
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
 from engine.transfer.async_helpers import beside, cancelled
-from engine.transfer.barrier import Refused
 from engine.transfer.checkpoint_writer import CheckpointWriter
+from engine.transfer.control_connections import Endpoints
+from engine.transfer.cut_over_barrier import Refused
 from engine.transfer.cut_over_check import CutOverCheckResult, offering
 from engine.transfer.cut_over_comparison import CutOverComparison, Origin
-from engine.transfer.endpoints import Endpoints
 from engine.transfer.fence import Fence
-from engine.transfer.fence_upkeep import FenceUpkeep
+from engine.transfer.fence_in_checkpoint import FenceUpkeep
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import size_words
 from engine.transfer.migration_context import MigrationContext

@@ -23,7 +23,7 @@ from engine.model.position import TargetPosition
 from engine.model.report import printable_key
 from engine.model.settings import TransferSettings
 from engine.transfer.checks.check_result import Check, failed, own_keys, passed, warned
-from engine.wire.admin import Admin, Arg, admin
+from engine.wire.control_connection import Admin, Arg, admin
 
 NAME = "leftovers"
 """The check's name, to be skipped by."""

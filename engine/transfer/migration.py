@@ -22,8 +22,8 @@ from engine.model.progress import Phase
 from engine.targets.applier import PositionMoved
 from engine.targets.base import ReadAgain
 from engine.transfer.async_helpers import cancelled, together
-from engine.transfer.barrier import StepFailed
 from engine.transfer.cut_over import CUT_OVER, IN_SYNC, SNAPSHOT, CutOver
+from engine.transfer.cut_over_barrier import StepFailed
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.lane import Lane
 from engine.transfer.lane_cut_over import Followed, LaneCutOver

@@ -17,8 +17,8 @@ from engine.model.report import Step
 from engine.model.settings import TransferSettings
 from engine.model.transient_errors import transient
 from engine.model.verification import Verification
-from engine.transfer.peers import Peers
 from engine.transfer.phases import move
+from engine.transfer.shared_promotion import Peers
 from engine.transfer.stats import TransferStats
 from engine.transfer.switch_hook import OnSwitch
 from engine.wire.dial import Untrusted

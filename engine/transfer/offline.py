@@ -28,9 +28,9 @@ from engine.transfer.async_helpers import cancelled
 from engine.transfer.checkpoint_store import CheckpointStore
 from engine.transfer.checks.databases import moved_databases
 from engine.transfer.comparison_permissions import AGAIN_SECONDS, objection
+from engine.transfer.control_connections import Endpoints
 from engine.transfer.copy import Compare, Copy
 from engine.transfer.cut_over_check import CutOverCheck, CutOverCheckResult, compared, offering
-from engine.transfer.endpoints import Endpoints
 from engine.transfer.functions_and_scripts import carry_code, is_library
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import REMEDY as LEFTOVERS_REMEDY
@@ -44,9 +44,9 @@ from engine.transfer.switch_hook import SwitchHook
 from engine.transfer.target_claim import TargetClaim, foreign
 from engine.transfer.target_monitor import TargetMonitor
 from engine.wire import functions_and_indexes
-from engine.wire.admin import Admin, admin
-from engine.wire.engine_keys import count_own
+from engine.wire.control_connection import Admin, admin
 from engine.wire.functions_and_indexes import Held
+from engine.wire.own_key_count import count_own
 from engine.wire.search_indexes import UNNAMED, UNTOLD, in_snapshot, raw_name, shown
 
 # How often progress is told and the checkpoint written, in seconds.

@@ -13,8 +13,8 @@ from engine.model.report import NotCarried, Step
 from engine.model.settings import TransferSettings
 from engine.model.verification import Verification
 from engine.transfer.migration_context import MigrationContext, Orders
-from engine.transfer.peers import Peers
 from engine.transfer.phases import least_advanced
+from engine.transfer.shared_promotion import Peers
 from engine.transfer.stats import TransferStats
 from engine.transfer.switch_hook import OnSwitch
 

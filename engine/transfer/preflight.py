@@ -14,7 +14,7 @@ from engine.errors import EngineError, LinkError
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.sources.aof import AofSurvey
+from engine.sources.aof_findings import AofSurvey
 from engine.sources.rdb_file import Survey
 from engine.transfer.checks.aof import (
     check_aof,
@@ -46,6 +46,7 @@ from engine.transfer.checks.endpoint import check_server, check_users, greet, un
 from engine.transfer.checks.file import check_contents, check_file, moved_from
 from engine.transfer.checks.functions_and_indexes import check_besides
 from engine.transfer.checks.modules import ask_module_types, check_modules
+from engine.transfer.checks.permission_keys import SampleKeys, sample_keys
 from engine.transfer.checks.permissions import (
     FOLLOWING,
     check_comparison,
@@ -62,16 +63,15 @@ from engine.transfer.checks.probe_write import (
 )
 from engine.transfer.checks.replication_chain import lineage
 from engine.transfer.checks.required_commands import Way
-from engine.transfer.checks.sample_keys import SampleKeys, sample_keys
 from engine.transfer.checks.scripts import check_scripts
 from engine.transfer.checks.server_pair import check_apart, check_eviction, check_memory, check_pair
 from engine.transfer.checks.spool import check_spool
 from engine.transfer.checks.value_encodings import check_types
-from engine.transfer.graphs import REMEDY as GRAPHS_REMEDY
-from engine.transfer.graphs import in_parts
+from engine.transfer.graphs_in_parts import REMEDY as GRAPHS_REMEDY
+from engine.transfer.graphs_in_parts import in_parts
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import check_leftovers
-from engine.wire.admin import Admin, admin
+from engine.wire.control_connection import Admin, admin
 
 __all__ = ["Check", "Outcome", "Preflight", "preflight"]
 

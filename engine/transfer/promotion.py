@@ -20,7 +20,8 @@ What is true at every moment, whatever breaks at either end:
   until that is in the checkpoint the promotion does not count (`timed`): an engine that finds the
   mark takes it off again and goes on following, for the source may have taken writes since. No
   client was told of the target by then.
-- Where a migration has several lanes (`transfer.peers`) no promotion counts before all targets have
+- Where a migration has several lanes (`transfer.shared_promotion`) no promotion counts before all
+targets have
   been promoted (`timed`, until `commit`), and all of them do as soon as one does.
 - `opened` is written down when the transaction's answer was seen, or its mark; never before.
 - The mark is removed behind that, and only the mark: where another position is found the target
@@ -49,7 +50,7 @@ from engine.targets.applier import Applier, PositionMoved, Unanswered
 from engine.targets.import_mode import has_import_mode, leave_import_mode
 from engine.transfer.async_helpers import to_the_end
 from engine.transfer.checkpoint_writer import CheckpointWriter
-from engine.transfer.endpoints import Endpoints
+from engine.transfer.control_connections import Endpoints
 from engine.transfer.migration_context import MigrationContext
 from engine.wire.connection import answered
 from engine.wire.dial import Command

@@ -29,13 +29,13 @@ from engine.model.replication import Replication, parse_replication
 from engine.sources.replica import ReplicaSource
 from engine.targets.role_check import refuse_replica
 from engine.transfer.checkpoint_writer import CheckpointWriter
-from engine.transfer.endpoints import Endpoints
+from engine.transfer.control_connections import Endpoints
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.same_replication import APART, FEEDS_ITSELF, chain_of, relation_of
-from engine.transfer.sibling_servers import SiblingServers
+from engine.transfer.second_primaries import SiblingServers
 from engine.transfer.source_primary import Heads
-from engine.wire import failover_addresses
-from engine.wire.admin import Admin, admin
+from engine.wire import address_detours
+from engine.wire.control_connection import Admin, admin
 
 # What leaves it unknown how a server is.
 _UNKNOWN = (LinkError, AuthError, ServerError, ProtocolFault)
@@ -82,7 +82,7 @@ class RoleMonitor:
     def take_up(self) -> None:
         """An engine before us may have followed another server in the source's place."""
         if followed := self._checkpoint.mark.followed:
-            failover_addresses.lead(self._ends.source, self._ends.beside_source(followed))
+            address_detours.lead(self._ends.source, self._ends.beside_source(followed))
 
     async def goes_on_elsewhere(self, position: StreamPosition) -> bool:
         """Whether the source, which cannot be dialled, was succeeded by a server that goes on with
@@ -115,7 +115,7 @@ class RoleMonitor:
         return False
 
     def _lead_to(self, address: str, there: Endpoint) -> bool:
-        failover_addresses.lead(self._ends.source, there)
+        address_detours.lead(self._ends.source, there)
         self._checkpoint.note(followed=address, head="")
         self._context.on_event(
             f"the source {self._ends.source.address} cannot be reached: {there.address} is a "
@@ -163,7 +163,7 @@ class RoleMonitor:
         if told.place == self._place:
             return
         before, self._place = self._place, told.place
-        at = failover_addresses.leading(self._ends.source).address
+        at = address_detours.leading(self._ends.source).address
         if before:
             self._context.on_event(f"the source {at} is {told.place} now; it was {before}")
         elif told.is_replica:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.model.server import ServerInfo
-from engine.transfer.endpoints import Endpoints
+from engine.transfer.control_connections import Endpoints
 from engine.transfer.source_primary import Heads
 
 FEEDS_ITSELF = "the migration would feed on what it writes, and nothing is written"

@@ -4,7 +4,7 @@ Before 6.2 a script is no write itself, and what it calls is not asked for `min-
 (`processCommand` and `luaRedisGenericCommand` of 6.0): behind the cut-over it is run and
 acknowledged as before, and what it wrote is lost. Before 6.0 the same holds for EXEC of a
 transaction whose commands were queued before. So such a server is held by a pause
-(`transfer.script_pause`) where it can be; the operator that starts a migration is told so, and what
+(`transfer.hold_source`) where it can be; the operator that starts a migration is told so, and what
 is run behind the cut-over all the same is counted. INFO commandstats tells how often EVAL and
 EVALSHA were called, in transactions too, and how often each command that writes was: those of
 scripts and transactions count, those that are refused do not.
@@ -24,7 +24,7 @@ from engine._native import (
 from engine.errors import AuthError, ProtocolFault, ServerError
 from engine.model.command_calls import ASK_COUNTS, Calls, counts_in
 from engine.model.server import ServerInfo
-from engine.wire.admin import Admin, Arg
+from engine.wire.control_connection import Admin, Arg
 
 ASK: tuple[Arg, ...] = ASK_COUNTS
 _SCRIPTS = frozenset({"eval", "evalsha"})

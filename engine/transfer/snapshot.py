@@ -22,10 +22,10 @@ from engine.sources.replica import ReplicaSource
 from engine.targets.base import Acknowledged
 from engine.targets.writer import RestoreWriter
 from engine.transfer.checkpoint_writer import CheckpointWriter
+from engine.transfer.control_connections import Endpoints
 from engine.transfer.copy import LOSS_REMEDY
-from engine.transfer.endpoints import Endpoints
 from engine.transfer.functions_and_scripts import carry_code, is_library
-from engine.transfer.graphs import REMEDY, refuse_parts
+from engine.transfer.graphs_in_parts import REMEDY, refuse_parts
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.target_monitor import TargetMonitor

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError
 from engine.model.command_calls import Calls
 from engine.model.source_clients import ADDRESSES_LIMIT, ClientAddress, SourceClients
-from engine.wire.admin import Admin, Arg
+from engine.wire.control_connection import Admin, Arg
 from engine.wire.dial import CLIENT_NAME
 
 # CLIENT KILLs in one pipeline.

@@ -22,8 +22,8 @@ from engine.errors import (
 from engine.model.endpoint import Endpoint
 from engine.model.replication import Replication, parse_replication
 from engine.model.server import ServerInfo
-from engine.transfer.endpoints import Endpoints
-from engine.wire.admin import Admin, admin
+from engine.transfer.control_connections import Endpoints
+from engine.wire.control_connection import Admin, admin
 
 # A chain that is longer is taken for one without a head.
 HOPS_MOST = 8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.transfer.checkpoint_writer import CheckpointWriter
-from engine.transfer.endpoints import Endpoints
+from engine.transfer.control_connections import Endpoints
 from engine.transfer.migration_context import MigrationContext
 
 _NAME = "rdbcompression"

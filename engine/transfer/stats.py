@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from engine.model.checkpoint import Checkpoint
 from engine.model.evictions import Evictions
-from engine.model.message_text import without_arguments
+from engine.model.joined_sentences import without_arguments
 from engine.model.modules import TELEMETRY_LEFT
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.position import ScanPosition

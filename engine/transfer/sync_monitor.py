@@ -24,7 +24,7 @@ from engine.transfer.formatting import above_words, seconds_words, size_words
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.role_monitor import RoleMonitor
-from engine.transfer.trust import CATCHING_UP, TABLE, Servers, Trust
+from engine.transfer.stream_trust import CATCHING_UP, TABLE, Servers, Trust
 from engine.transfer.ttl_guard import TtlGuard
 
 # Keys that may still have to be read again when the fence goes up: it is done behind it, if it can.

@@ -38,7 +38,7 @@ from engine.errors import (
 from engine.model.online_checkpoint import LEFT_KEY, dirty_key
 from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
-from engine.wire.admin import Admin, Arg
+from engine.wire.control_connection import Admin, Arg
 from engine.wire.dial import CLIENT_NAME
 
 _log = logs.logger(__name__)

@@ -18,7 +18,7 @@ from engine.model.evictions import Evictions
 from engine.model.server import ServerInfo
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.migration_context import MigrationContext
-from engine.wire.admin import Admin, admin
+from engine.wire.control_connection import Admin, admin
 
 LOOK_SECONDS = 1.0
 """From the end of one look to the next."""

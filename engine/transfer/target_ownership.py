@@ -15,9 +15,9 @@ from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
 from engine.targets.applier import PositionMoved
 from engine.transfer.checkpoint_writer import CheckpointWriter
-from engine.transfer.endpoints import Endpoints
+from engine.transfer.control_connections import Endpoints
 from engine.transfer.target_claim import Foreign, TargetClaim, beaten, not_ours
-from engine.wire.admin import Admin
+from engine.wire.control_connection import Admin
 
 # How often the position may be found under another engine's name while the state has ours.
 _OVERTAKEN_MOST = 3

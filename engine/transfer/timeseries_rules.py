@@ -14,7 +14,7 @@ from typing import Any
 from engine._native import encode_command, module_type
 from engine.errors import EngineError
 from engine.model.modules import HEAD_BYTES
-from engine.wire.admin import Admin
+from engine.wire.control_connection import Admin
 
 Words = tuple[bytes, ...]
 

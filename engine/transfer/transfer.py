@@ -24,7 +24,7 @@ from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report, Status
 from engine.model.settings import TransferSettings
-from engine.transfer.append_only import AppendOnly
+from engine.transfer.aof_migration import AppendOnly
 from engine.transfer.checkpoint_store import CheckpointStore
 from engine.transfer.checks.check_result import Side
 from engine.transfer.checks.permissions import replica_objection
@@ -42,8 +42,8 @@ from engine.transfer.migration import Migration
 from engine.transfer.offline import Offline
 from engine.transfer.overview import Overview
 from engine.transfer.switch_hook import OnSwitch
-from engine.wire import failover_addresses
-from engine.wire.admin import Admin, admin
+from engine.wire import address_detours
+from engine.wire.control_connection import Admin, admin
 
 Way = Offline | Migration | AppendOnly
 
@@ -181,7 +181,7 @@ class Transfer:
         loop, context = asyncio.get_running_loop(), self._context
         began = loop.time()
         self._overview.begin(began)
-        failover_addresses.begin()
+        address_detours.begin()
         self._task = asyncio.create_task(self._go())
         if self._stopping or self._forced:
             self._task.cancel()

@@ -26,7 +26,7 @@ from engine.sources.replica import ReplicaSource
 from engine.targets.import_mode import has_import_mode, import_source, in_import_mode
 from engine.transfer.async_helpers import beside, cancelled
 from engine.transfer.checkpoint_writer import CheckpointWriter
-from engine.transfer.endpoints import Endpoints
+from engine.transfer.control_connections import Endpoints
 from engine.transfer.extended_keys import ExtendedKeys
 from engine.transfer.extended_ttls import EXTEND_MS, VALID_SECONDS, ExtendedTtls
 from engine.transfer.follow import Follower

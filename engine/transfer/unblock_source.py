@@ -8,8 +8,8 @@ from engine.errors import LinkError
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
-from engine.transfer import script_pause, write_block
-from engine.wire.admin import admin
+from engine.transfer import hold_source, write_block
+from engine.wire.control_connection import admin
 
 _AGAIN_SECONDS = 0.5
 
@@ -26,7 +26,7 @@ async def unblock(
     """Put back what the write block has changed, where the settings were `before`.
 
     That is at the server `sealed_at` (`host:port`, the primary of a source that is a replica), or
-    at the source where it is empty. `held`: its clients may be held (`transfer.script_pause`), and
+    at the source where it is empty. `held`: its clients may be held (`transfer.hold_source`), and
     we with them, until the last pause has run out. Returns what was done, a sentence: nothing, if
     the settings are no longer the write block's. Raises `LinkError`, `ServerError`, `AuthError`,
     `ProtocolFault`, `UsageError`.
@@ -48,7 +48,7 @@ async def unblock(
 async def _put_back(at: Endpoint, before: str, timeout: float, held: bool) -> bool:
     """As `write_block.put_back`, over a connection of its own."""
     loop = asyncio.get_running_loop()
-    until = loop.time() + (2 * script_pause.SECONDS if held else 0.0)
+    until = loop.time() + (2 * hold_source.SECONDS if held else 0.0)
     while True:
         limit = timeout + max(until - loop.time(), 0.0)
         try:

@@ -7,7 +7,8 @@ their expire times alone. Which command is of which kind is said by the core's c
 where only the arguments tell, by `CommandBatch.doubtful`.
 
 Where a TTL gets lost, only what has one on the target can lose it. Plain numbers are set all the
-time, so the target is asked before they are applied (`transfer.target_ttls`): `Doubts.if_timed`.
+time, so the target is asked before they are applied (`transfer.which_have_ttls`):
+`Doubts.if_timed`.
 
 Kinds that may change keys which they do not name (a script that was sent as it is) have every key
 compared before the cut-over, see `Doubts.unnamed`.
@@ -35,7 +36,7 @@ from engine._native import (
 )
 from engine.model.keys import DbKey
 from engine.model.server import ServerInfo
-from engine.transfer.target_ttls import Timed
+from engine.transfer.which_have_ttls import Timed
 
 Condition = Callable[[ServerInfo, ServerInfo], bool]
 # What may give a key, or a member of it, a TTL.

@@ -6,7 +6,7 @@ and its client is told that all is well. So, while the writers are still held of
 target is open, `min-replicas-to-write` is set above any number of replicas: every write then fails
 at once with NOREPLICAS (a command, a transaction, a script), and reads go on. Before 6.2 scripts
 are let through (`transfer.script_calls`), before 6.0 transactions whose writes were queued before:
-for these the source is held (`transfer.script_pause`). It is a setting alone: no data, no role and
+for these the source is held (`transfer.hold_source`). It is a setting alone: no data, no role and
 no replica of the source is touched, and what was set before is put back by setting it.
 
 Before Redis 5.0 the two settings are called `min-slaves-to-write` and `min-slaves-max-lag`, and 5.0
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from engine.errors import AuthError, ProtocolFault, ServerError
 from engine.model.server import ServerInfo
-from engine.wire.admin import Admin, Arg
+from engine.wire.control_connection import Admin, Arg
 
 # More replicas than any primary has.
 _NEVER = b"65535"

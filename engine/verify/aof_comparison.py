@@ -36,9 +36,9 @@ from engine.model.modules import HEAD_BYTES, has_graphs, is_telemetry_name
 from engine.model.report import printable_key
 from engine.model.settings import TransferSettings
 from engine.model.verification import Difference, Verification
-from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
-from engine.sources.aof_read import AofCommands
+from engine.sources.aof_findings import AofSurvey
+from engine.sources.aof_source import AofCommands
 from engine.sources.on_thread import go_on, on_thread
 from engine.verify.file_comparison import (
     FOOTER_BYTES,
@@ -53,8 +53,8 @@ from engine.verify.file_comparison import (
     sampled_of,
 )
 from engine.verify.key_comparison import EXTRA, MISSING, NEAR_MS, Look, Side, portions
-from engine.wire.admin import admin
-from engine.wire.engine_keys import count_own
+from engine.wire.control_connection import admin
+from engine.wire.own_key_count import count_own
 
 # An expire time that the file does not tell.
 _UNTOLD = -1

@@ -19,8 +19,8 @@ from engine.verify.key_comparison import MISSING, Side, compare, portions
 from engine.verify.key_sampling import every_key, some_keys
 from engine.verify.name_lookup import absent_names
 from engine.wire import functions_and_indexes
-from engine.wire.admin import Admin, admin
-from engine.wire.engine_keys import OWN_DB, count_own
+from engine.wire.control_connection import Admin, admin
+from engine.wire.own_key_count import OWN_DB, count_own
 from engine.wire.search_indexes import raw_name
 
 

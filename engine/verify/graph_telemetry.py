@@ -15,7 +15,7 @@ from engine.errors import EngineError, ProtocolFault
 from engine.model.modules import FIRST_FIELD, TELEMETRY, is_telemetry_name
 from engine.model.server import ServerInfo, parse_info
 from engine.verify.value_readers import Command
-from engine.wire.admin import Admin
+from engine.wire.control_connection import Admin
 
 _SCAN_COUNT = 10_000
 

@@ -31,7 +31,7 @@ from engine.verify.value_readers import (
     Reading,
     reading,
 )
-from engine.wire.admin import Admin, admin
+from engine.wire.control_connection import Admin, admin
 
 # Two expire times this far apart count as one: an older server tells the time left, not the expire
 # time.

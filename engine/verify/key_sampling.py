@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.errors import ServerError
 from engine.model.settings import TransferSettings
-from engine.wire.admin import Admin, Arg
+from engine.wire.control_connection import Admin, Arg
 
 # Pages begin small, for names may be long, and grow by so much: far away each one is a wait.
 _FIRST_PAGE = 50

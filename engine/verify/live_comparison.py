@@ -44,7 +44,7 @@ from engine.verify.key_sampling import every_key, some_keys
 from engine.verify.name_lookup import absent_names
 from engine.verify.value_readers import WHOLE_BYTES, Changed, Command, Parts, Reading, reading
 from engine.wire import functions_and_indexes
-from engine.wire.admin import Admin, Arg, admin
+from engine.wire.control_connection import Admin, Arg, admin
 from engine.wire.functions_and_indexes import Held
 from engine.wire.info_command import replication_in
 

@@ -19,8 +19,8 @@ from engine.model.online_checkpoint import OWN_PREFIX
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.verify.key_sampling import Pages
-from engine.wire.admin import Admin
 from engine.wire.connection import Connection
+from engine.wire.control_connection import Admin
 from engine.wire.dial import dial
 
 # From here on EXISTS takes more keys than one.

@@ -24,7 +24,7 @@ from typing import Any, Protocol, cast
 from engine._native import NEED_DATA, ProtocolError, ReplyError, RespReader, encode_command
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
-from engine.model.message_text import without_arguments
+from engine.model.joined_sentences import without_arguments
 from engine.wire import command_renames
 
 # Bytes in the transport that the kernel has not taken; above it `writable` waits.

@@ -12,9 +12,9 @@ from typing import Any
 from engine import logs
 from engine.errors import AuthError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
-from engine.wire import reachability
+from engine.wire import allowed_addresses
+from engine.wire.address_detours import leading
 from engine.wire.connection import Connection
-from engine.wire.failover_addresses import leading
 from engine.wire.tls import ssl_context
 
 _log = logs.logger(__name__)
@@ -76,9 +76,11 @@ async def dial_and_ask(
         # It took the connection, and did not answer as a server does.
         if connection is not None:
             connection.close()
-        if not reachability.veiled():
+        if not allowed_addresses.veiled():
             raise
-        raise reachability.unreached(_as_link_error(error), f"{fault} {endpoint.address}") from None
+        raise allowed_addresses.unreached(
+            _as_link_error(error), f"{fault} {endpoint.address}"
+        ) from None
     except BaseException:
         if connection is not None:
             connection.close()
@@ -90,7 +92,7 @@ async def dial_and_ask(
         remedy="Check the address, the network and the TLS settings.",
         fault=fault,
     )
-    raise reachability.unreached(failure, f"{fault} {endpoint.address}")
+    raise allowed_addresses.unreached(failure, f"{fault} {endpoint.address}")
 
 
 def _as_link_error(error: LinkError | ProtocolFault) -> LinkError:
@@ -109,7 +111,7 @@ async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
         made.append(Connection(endpoint, fault))
         return made[-1]
 
-    judged = await reachability.addresses(endpoint, f"{fault} {endpoint.address}")
+    judged = await allowed_addresses.addresses(endpoint, f"{fault} {endpoint.address}")
     if endpoint.unix_path is not None:
         path = endpoint.unix_path if judged is None else judged[0]
         _, connection = await loop.create_unix_connection(factory, path)

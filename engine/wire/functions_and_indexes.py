@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.errors import AuthError, EngineError
-from engine.wire.admin import Admin
+from engine.wire.control_connection import Admin
 from engine.wire.search_indexes import (
     IN_FILE,
     Index,

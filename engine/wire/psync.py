@@ -30,7 +30,7 @@ from enum import Enum, auto
 
 from engine.errors import AuthError, LinkError, ProtocolFault, PsyncRefused
 from engine.model.backoff import Backoff
-from engine.model.message_text import without_arguments
+from engine.model.joined_sentences import without_arguments
 from engine.model.position import StreamPosition
 from engine.model.server import ServerInfo
 from engine.model.transient_errors import transient

@@ -15,7 +15,7 @@ from typing import Any
 
 from engine._native import module_items
 from engine.errors import EngineError
-from engine.wire.admin import Admin
+from engine.wire.control_connection import Admin
 
 Words = tuple[bytes, ...]
 

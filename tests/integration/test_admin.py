@@ -14,7 +14,7 @@ from benches.support.servers import TlsFiles, binaries, supports_tls
 from engine.errors import LinkError
 from engine.model.endpoint import Endpoint
 from engine.verify.key_comparison import Side
-from engine.wire.admin import admin
+from engine.wire.control_connection import admin
 from engine.wire.dial import dial
 from tests.conftest import ServerFactory
 

@@ -21,14 +21,14 @@ from engine._native import crc64
 from engine.cli.report_summary import as_text
 from engine.errors import InvalidParameterCombinationException
 from engine.fleet.verification_gate import FilesVerificationGate
-from engine.front.faults import PreflightFault
+from engine.front.faults_with_details import PreflightFault
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import LEFT_KEY, POSITION_KEY
 from engine.model.position import TargetPosition
 from engine.model.progress import Phase, Progress
 from engine.model.settings import TransferSettings
-from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
+from engine.sources.aof_findings import AofSurvey
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.preflight import preflight

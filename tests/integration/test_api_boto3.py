@@ -25,7 +25,7 @@ from benches.support.servers import Server, TlsFiles
 from engine.front.engine import Engine
 from engine.front.http.client_limits import CONNECTIONS_MOST, CONNECTIONS_OF_ONE
 from engine.front.http.service_model import API_VERSION
-from engine.front.http.tls_listener import HANDSHAKE_SECONDS
+from engine.front.http.tls_handshake_limits import HANDSHAKE_SECONDS
 from tests.conftest import ServerFactory, known
 
 KEYS = 2000

@@ -28,7 +28,7 @@ from engine.model.verification import AtFence, Compared
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import CutOverCheckResult, Reach, Settle
 from engine.transfer.fence import Fence
-from engine.transfer.fence_upkeep import FenceUpkeep
+from engine.transfer.fence_in_checkpoint import FenceUpkeep
 from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison
 from tests.conftest import ServerFactory, known

@@ -25,7 +25,7 @@ from engine.transfer import extended_ttls
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.extended_ttls import EXTEND_MS, ExtendedTtls
 from engine.transfer.transfer import Transfer
-from engine.wire.admin import admin
+from engine.wire.control_connection import admin
 from engine.wire.event_loop import run as run_loop
 from tests.conftest import ServerFactory, known
 from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, refused, soon

@@ -22,9 +22,9 @@ from engine.errors import (
     InvalidParameterValueException,
     UsageError,
 )
-from engine.front.auto_cut_over import default_id
 from engine.front.engine import Engine
-from engine.front.faults import PreflightFault
+from engine.front.faults_with_details import PreflightFault
+from engine.front.one_command_migration import default_id
 from engine.model.checkpoint import Checkpoint, FileMark
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint

@@ -35,7 +35,7 @@ from engine.fleet.inline import run_here
 from engine.fleet.launcher import open_registry
 from engine.fleet.process import ProcessId
 from engine.front.engine import Engine
-from engine.front.faults import CompletionRefused, PreflightFault
+from engine.front.faults_with_details import CompletionRefused, PreflightFault
 from engine.front.http.metrics import Metrics
 from engine.groups.states import Request, TransferStatus
 from engine.model.checkpoint import Checkpoint

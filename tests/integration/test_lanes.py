@@ -27,7 +27,7 @@ from engine.transfer.lane import Lane
 from engine.transfer.migration import Migration
 from engine.transfer.overview import Overview
 from engine.transfer.promotion import Promotion
-from engine.wire import failover_addresses
+from engine.wire import address_detours
 from engine.wire.event_loop import run
 from tests.conftest import ServerFactory, known
 from tests.converge import OWN_PREFIX
@@ -114,7 +114,7 @@ def migrate(
     told = Lanes()
 
     async def main() -> None:
-        failover_addresses.begin()
+        address_detours.begin()
         overview = told.overview = Overview(
             settings,
             on_progress=told.progress.append,

@@ -55,7 +55,7 @@ def called(target: Server, name: str) -> int:
 def test_sets_leave_what_each_of_them_leaves(
     target: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.sources.aof._BATCH_COMMANDS", 777)
+    monkeypatch.setattr("engine.sources.aof_findings._BATCH_COMMANDS", 777)
     target.client().flushall()
     target.client().config_resetstat()
     held = written(tmp_path / "appendonly.aof")
@@ -70,7 +70,7 @@ def test_a_user_who_may_not_mset(
     target: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each SET goes for itself then, and nothing is applied twice."""
-    monkeypatch.setattr("engine.sources.aof._BATCH_COMMANDS", 777)
+    monkeypatch.setattr("engine.sources.aof_findings._BATCH_COMMANDS", 777)
     client = target.client()
     client.flushall()
     client.config_resetstat()

@@ -24,8 +24,8 @@ from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import LEFT_KEY, POSITION_KEY, dirty_key
 from engine.model.position import TargetPosition
 from engine.model.settings import TransferSettings
+from engine.transfer.checks.permission_keys import example
 from engine.transfer.checks.probe_write import judge_clocks, skew
-from engine.transfer.checks.sample_keys import example
 from engine.transfer.preflight import Check, Preflight, preflight
 from engine.verify import verify
 from tests.conftest import ServerFactory, known

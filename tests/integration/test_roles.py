@@ -24,15 +24,15 @@ from engine.model.keys import DbKey
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
-from engine.transfer import fence_upkeep, role_monitor
+from engine.transfer import fence_in_checkpoint, role_monitor
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.fence import PauseFence, fence_of
-from engine.transfer.fence_upkeep import FenceUpkeep
+from engine.transfer.fence_in_checkpoint import FenceUpkeep
 from engine.transfer.promotion import Promotion
 from engine.transfer.transfer import Transfer
 from engine.transfer.unblock_source import unblock
 from engine.verify import LiveComparison
-from engine.wire.admin import admin
+from engine.wire.control_connection import admin
 from tests.conftest import ServerFactory, known
 from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, refused, soon
 from tests.transfers import Run
@@ -304,7 +304,7 @@ def test_a_source_that_dies_at_the_opening_and_the_next_engine(
     with Proxy(source.host, source.port) as name:
         with monkeypatch.context() as patch:
             patch.setattr(Promotion, "promote", promoting)
-            patch.setattr(fence_upkeep, "_FINISH_SECONDS", 0.1)
+            patch.setattr(fence_in_checkpoint, "_FINISH_SECONDS", 0.1)
             run = online(name, target, steer, checkpoints=store, timeout=60)
         assert run.report.status == "stopped", (run.report.errors, run.events)
         if then == "back":

@@ -152,7 +152,7 @@ def test_commands_that_fail_in_one_of_many_batches(
 ) -> None:
     """What names their keys in the batch that was sent ahead is left out, and all else is there
     once."""
-    monkeypatch.setattr("engine.sources.aof._BATCH_COMMANDS", 500)
+    monkeypatch.setattr("engine.sources.aof_findings._BATCH_COMMANDS", 500)
     target.client().flushall()
     data = [command(b"INCR", b"n:%d" % (at % 10)) for at in range(10_000)]
     data[0] = command(b"SET", b"text", b"no number")

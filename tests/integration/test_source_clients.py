@@ -32,9 +32,9 @@ from engine.model.command_calls import ASK_COUNTS, counts_in
 from engine.model.endpoint import Endpoint
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
-from engine.transfer import script_pause
+from engine.transfer import hold_source
 from engine.transfer.fence import PauseFence, fence_of
-from engine.wire.admin import admin
+from engine.wire.control_connection import admin
 from tests.applications.program import NAMES, Program
 from tests.conftest import ServerFactory, known
 
@@ -203,7 +203,7 @@ def guard_of(who: ProcessId) -> int:
         for found in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
                 parent = int(found.read_text().rpartition(")")[2].split()[1])
-                if parent == who.pid and b"engine.fleet.disconnector_guard" in (
+                if parent == who.pid and b"engine.fleet.disconnector_restart" in (
                     found.with_name("cmdline").read_bytes()
                 ):
                     return int(found.parent.name)
@@ -656,7 +656,7 @@ def test_who_holds_scripts_is_killed(server_factory: ServerFactory, state: str) 
         until("another process has it", lambda: disconnector(state).pid != first.pid)
         until("it has looked", lambda: seen(engine)["LookedAt"] > looked_at)
         # The guard has made the pause longer, by so much.
-        in_time = time.monotonic() - killed < script_pause.SECONDS
+        in_time = time.monotonic() - killed < hold_source.SECONDS
         second = disconnector(state)
         until("the guard has ended", lambda: ProcessId.of(guard).ended())
         # 2. Its guard: there is another one.
@@ -715,7 +715,7 @@ def test_scripts_that_are_run_until_who_holds_them_is_let_in(
     """With TLS no connection is handed over: the pause runs out. What is run then is counted."""
     source = server_factory(known("redis-6.0"), tls=tls_files)
     target = server_factory(known("redis-6.2"))
-    monkeypatch.setattr(script_pause, "SECONDS", 1.0)
+    monkeypatch.setattr(hold_source, "SECONDS", 1.0)
     engine = Engine(state)
     trusted = {"ssl": True, "ssl_ca_certs": str(tls_files.ca)}
     with Counting(source.port, "staying", **trusted) as staying:
@@ -844,24 +844,24 @@ def test_a_pause_that_is_made_longer_at_the_opening(
     short one. `rested`: the connection was used for something else meanwhile."""
     source = followed(server_factory)
     endpoint = Endpoint.parse(source.url)
-    monkeypatch.setattr(script_pause, "_EVERY_SECONDS", 600.0)
+    monkeypatch.setattr(hold_source, "_EVERY_SECONDS", 600.0)
 
     async def go() -> None:
         async with admin(endpoint) as end, admin(endpoint) as asked:
-            await script_pause.attach(asked)
+            await hold_source.attach(asked)
 
             async def pauses() -> int:
                 counts = counts_in(await asked.call(*ASK_COUNTS))
                 return 0 if counts is None else counts.get("client", 0)
 
-            found = await script_pause.attached(end)
-            assert isinstance(found, script_pause.ScriptPause)
+            found = await hold_source.attached(end)
+            assert isinstance(found, hold_source.ScriptPause)
             await found.begin()
             before = await pauses()
             if rested:
                 await found.rest()
                 found.go_on()
-            found.lasting(script_pause.SECONDS)
+            found.lasting(hold_source.SECONDS)
             for _ in range(int(SECONDS / 0.01)):
                 if await pauses() > before:
                     break

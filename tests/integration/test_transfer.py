@@ -17,8 +17,8 @@ from engine.fleet.verification_gate import FilesVerificationGate, verification_g
 from engine.model.endpoint import Endpoint
 from engine.model.server import known_types, parse_info
 from engine.model.settings import TransferSettings
-from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
+from engine.sources.aof_findings import AofSurvey
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.transfer import Transfer
 from tests.conftest import ServerFactory, known

@@ -18,9 +18,9 @@ from benches.support.servers import Server
 from engine.model.endpoint import Endpoint
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.key_resync import KeyResync
-from engine.transfer.target_ttls import TargetTtls, Timed
 from engine.transfer.transfer import Transfer
-from engine.wire.admin import admin
+from engine.transfer.which_have_ttls import TargetTtls, Timed
+from engine.wire.control_connection import admin
 from tests.conftest import ServerFactory, known
 from tests.converge import assert_settled
 from tests.online import cut_over, following, in_sync, online, refused, soon

@@ -17,9 +17,9 @@ import pytest
 from engine.errors import LinkError, ProtocolFault, UsageError
 from engine.model.allowed_endpoints import VARIABLE, Rules, check, limited, plain, rules, told_all
 from engine.model.endpoint import Endpoint
-from engine.wire.admin import admin
+from engine.wire.allowed_addresses import NotAllowed, addresses
+from engine.wire.control_connection import admin
 from engine.wire.dial import dial
-from engine.wire.reachability import NotAllowed, addresses
 
 
 def allow(texts: list[str], host: str, address: str, port: int = 6379) -> bool:

@@ -15,9 +15,9 @@ from engine.cli import timestamps, transfer_options
 from engine.errors import EngineError, ProtocolFault, UsageError
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
-from engine.sources.aof import AofSurvey, size_in, stream_of
 from engine.sources.aof_files import AofFiles, read_manifest
-from engine.sources.aof_read import AofCommands
+from engine.sources.aof_findings import AofSurvey, size_in, stream_of
+from engine.sources.aof_source import AofCommands
 from engine.sources.aof_survey import survey_aof
 from engine.transfer.aof_replay import Counts
 from engine.wire.event_loop import run

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from engine.errors import LinkError
 from engine.transfer.async_helpers import to_the_end, together
-from engine.transfer.barrier import Barrier, Refused, Step, StepFailed
+from engine.transfer.cut_over_barrier import Barrier, Refused, Step, StepFailed
 
 STEPS = ("prepare", "pause", "drain", "check", "block writes", "promote", "let go")
 DECIDES = STEPS.index("promote")

@@ -37,7 +37,7 @@ from engine.cli import (
     verb_runner,
 )
 from engine.cli.progress_display import Lines, describe
-from engine.front.faults import CompletionRefused
+from engine.front.faults_with_details import CompletionRefused
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import EngineUse, NotCarried, Report, Step

@@ -8,7 +8,7 @@ import pytest
 
 from engine._native import SnapshotReader, StreamReader
 from engine.errors import ProtocolFault
-from engine.sources.demux import Demux
+from engine.sources.reader_or_spool import Demux
 from engine.sources.spool import Spool
 from engine.wire.psync import FullSync
 

@@ -18,7 +18,7 @@ from engine._native import (
     stuck_hashes,
 )
 from engine.sources.base import unpacked_names
-from engine.transfer.former_field_ttls import _entries, _length, _string
+from engine.transfer.listpack_ex_hashes import _entries, _length, _string
 from tests.feeding import contents, push
 from tests.reference.stream import command
 from tests.snapshots import feed, records

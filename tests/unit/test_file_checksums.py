@@ -11,12 +11,12 @@ import pytest
 
 from engine.errors import EngineError, SourceLost
 from engine.model.settings import TransferSettings
-from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
-from engine.sources.aof_read import AofCommands
+from engine.sources.aof_findings import AofSurvey
+from engine.sources.aof_source import AofCommands
 from engine.sources.aof_survey import survey_aof
-from engine.sources.file_checksums import PORTION_BYTES, FileChecksums
 from engine.sources.file_input import FileInput, Reading
+from engine.sources.unchanged_file import PORTION_BYTES, FileChecksums
 from engine.wire.event_loop import run
 from tests.reference.crc import crc64
 from tests.reference.stream import command

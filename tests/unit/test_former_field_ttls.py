@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from engine.transfer.former_field_ttls import fields_of
+from engine.transfer.listpack_ex_hashes import fields_of
 from tests.conftest import ServerFactory, known
 
 

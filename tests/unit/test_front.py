@@ -38,10 +38,10 @@ from engine.errors import (
 from engine.fleet import local
 from engine.fleet.launcher import open_registry
 from engine.fleet.process import ProcessId
-from engine.front import auto_cut_over, host_resolution, operations, validate
+from engine.front import host_resolution, one_command_migration, operations, validate
 from engine.front.blocking_engine import BlockingEngine
 from engine.front.engine import Engine
-from engine.front.faults import CompletionRefused, MigrationFailed
+from engine.front.faults_with_details import CompletionRefused, MigrationFailed
 from engine.groups.claimed import ClaimedTransfer
 from engine.groups.registry import Registry
 from engine.groups.states import Request, TransferStatus
@@ -868,9 +868,9 @@ async def test_no_password_in_the_state(state_url: str, monkeypatch: pytest.Monk
 
 
 def test_the_default_name() -> None:
-    name = auto_cut_over.default_id(Endpoint("H", password=SECRET))
-    assert name == auto_cut_over.default_id(Endpoint("h", username="u"))
-    assert name != auto_cut_over.default_id(Endpoint("h", 6380))
+    name = one_command_migration.default_id(Endpoint("H", password=SECRET))
+    assert name == one_command_migration.default_id(Endpoint("h", username="u"))
+    assert name != one_command_migration.default_id(Endpoint("h", 6380))
     assert validate.identifier(name) == name
     assert len(name) == len("migrate-") + 12
 

@@ -21,7 +21,7 @@ from engine.front.engine import Engine
 from engine.front.http import client_limits, feed, log_throttle, server
 from engine.front.http.app import Api
 from engine.front.http.authentication import Authenticator
-from engine.front.http.tls_listener import TlsListener
+from engine.front.http.tls_handshake_limits import TlsListener
 from engine.model.credentials import Credentials
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"

@@ -15,7 +15,7 @@ from engine._native import CommandBatch, RespReader, RestoreEncoder, StreamReade
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo
 from engine.transfer.key_resync import Extra, KeyResync, Reading
-from engine.wire.admin import Admin, admin
+from engine.wire.control_connection import Admin, admin
 from tests.conftest import ServerFactory
 
 NAMES = b"startmigration:dirty:x"

@@ -189,7 +189,7 @@ def test_the_core_knows_no_sockets(path: Path) -> None:
         ("transfer/run.py", "import engine.cli", "never"),
         ("transfer/run.py", "from engine.verify import digest", "strangers"),
         ("front/ops.py", "from engine import _native", "never"),
-        ("front/ops.py", "from engine.wire.admin import Admin", "never"),
+        ("front/ops.py", "from engine.wire.control_connection import Admin", "never"),
         ("front/ops.py", "import sqlalchemy as sa", "at home in groups"),
         ("cli/show.py", "import redis.asyncio", "at home in wire"),
         ("cli/show.py", "from redis import Redis", "at home in wire"),

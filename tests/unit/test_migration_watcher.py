@@ -12,9 +12,9 @@ import pytest
 from engine.fleet import local
 from engine.fleet.launcher import open_registry
 from engine.fleet.process import ProcessId
-from engine.front import migration_watcher, worker_supervisor
+from engine.front import migration_keeper, worker_supervisor
 from engine.front.engine import Engine
-from engine.front.migration_watcher import MigrationWatcher
+from engine.front.migration_keeper import MigrationWatcher
 from engine.groups.records import TransferRecord
 from engine.groups.registry import Registry
 from engine.groups.states import Request, TransferStatus
@@ -162,7 +162,7 @@ async def test_a_cut_over_is_asked_for_once(
     claimed.refuse("lag 18 MB > 1 MB")
     await eye.look()
     assert watched.transfer().request is Request.NONE
-    monkeypatch.setattr(migration_watcher, "AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(migration_keeper, "AGAIN_SECONDS", 0.0)
     await eye.look()
     assert watched.transfer().request is Request.COMPLETE
 
@@ -177,7 +177,7 @@ async def test_nobody_s_cut_over_is_asked_for_unasked(watched: Watched) -> None:
 async def test_it_outlives_a_state_that_cannot_be_read(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migration_watcher, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(migration_keeper, "LOOK_SECONDS", 0.01)
     await start(watched)
     watched.registry.claim_transfer("g", HERE).finish(*STOPPED)
     file = watched.registry.store.file

@@ -14,7 +14,7 @@ from engine.errors import UsageError
 from engine.model.backoff import Backoff
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint, Tls
-from engine.model.message_text import tidied
+from engine.model.joined_sentences import tidied
 from engine.model.position import ScanPosition, StreamPosition
 from engine.model.progress import Phase, Progress, total
 from engine.model.report import EngineUse, NotCarried, Report, Step, printable_key

@@ -17,7 +17,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.renamed_commands import read
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.targets.retryable_errors import refused_all
+from engine.targets.target_refusals import refused_all
 from engine.transfer.checks import required_commands
 from engine.transfer.checks.check_result import Side
 from engine.transfer.checks.permissions import Denial, Rights, Why

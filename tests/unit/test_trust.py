@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from engine._native import CMD_MEMBER_COUNT, CMD_MEMBER_TTL, CMD_UNKNOWN
 from engine.model.doubt import Doubt
-from engine.transfer.trust import CATCHING_UP, TABLE, Again, Fenced, Servers, Trust, Until
+from engine.transfer.stream_trust import CATCHING_UP, TABLE, Again, Fenced, Servers, Trust, Until
 
 OLD = Servers(relative_ttls=True, field_ttls=False, own_streams=False)
 FIELDS = Servers(relative_ttls=False, field_ttls=True, own_streams=False)

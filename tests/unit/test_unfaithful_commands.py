@@ -20,8 +20,8 @@ from engine._native import (
     encode_command,
 )
 from engine.model.server import Flavour, ServerInfo
-from engine.transfer.target_ttls import Timed
 from engine.transfer.unfaithful_commands import NO_DOUBTS, Doubts, UnfaithfulCommands
+from engine.transfer.which_have_ttls import Timed
 
 NOW = 1_700_000_000_000
 NEAR = NOW + 5_000

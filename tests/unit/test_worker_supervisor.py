@@ -18,7 +18,7 @@ from engine.fleet.launcher import open_registry
 from engine.fleet.process import ProcessId
 from engine.front import worker_supervisor
 from engine.front.engine import Engine
-from engine.front.faults import MigrationFailed
+from engine.front.faults_with_details import MigrationFailed
 from engine.front.worker_supervisor import Supervisor
 from engine.groups.lease import LAUNCH_SECONDS, LEASE_SECONDS
 from engine.groups.registry import Registry

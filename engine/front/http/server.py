@@ -28,8 +28,8 @@ from engine.front.engine import Engine
 from engine.front.http.app import Api
 from engine.front.http.authentication import Authenticator, is_loopback
 from engine.front.http.client_limits import HEAD_SECONDS, Guest, admit
-from engine.front.http.tls_listener import TlsListener
-from engine.front.migration_watcher import MigrationWatcher
+from engine.front.http.tls_handshake_limits import TlsListener
+from engine.front.migration_keeper import MigrationWatcher
 from engine.model.allowed_endpoints import limited
 
 GRACE_SECONDS = 10

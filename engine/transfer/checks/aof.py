@@ -12,17 +12,17 @@ from engine.model.endpoint import Endpoint
 from engine.model.modules import ModuleTypes
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.sources.aof import AofSurvey
 from engine.sources.aof_files import AofFiles
+from engine.sources.aof_findings import AofSurvey
 from engine.sources.aof_survey import survey_aof
-from engine.transfer.aof_tail import check_tail
-from engine.transfer.append_only import NOT_EMPTY, not_empty
+from engine.transfer.aof_migration import NOT_EMPTY, not_empty
 from engine.transfer.checks import required_commands
 from engine.transfer.checks.check_result import Check, failed, listed, passed, size, warned
 from engine.transfer.checks.file_values import check_carried, writer_of
 from engine.transfer.checks.permissions import ask_rights
-from engine.wire.admin import Admin
-from engine.wire.engine_keys import count_own
+from engine.transfer.unfinished_aof_transaction import check_tail
+from engine.wire.control_connection import Admin
+from engine.wire.own_key_count import count_own
 
 
 async def check_aof(

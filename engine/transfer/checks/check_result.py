@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from engine.errors import AuthError, EngineError
 from engine.model.online_checkpoint import OWN_PREFIX
-from engine.wire.admin import Admin
+from engine.wire.control_connection import Admin
 
 Outcome = Literal["pass", "warn", "fail"]
 Side = Literal["source", "target"]

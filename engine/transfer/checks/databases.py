@@ -12,8 +12,8 @@ from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.transfer.checks.check_result import Check, failed, listed, own_keys, passed, warned
 from engine.transfer.target_claim import foreign
-from engine.wire.admin import Admin
-from engine.wire.engine_keys import OWN_DB, count_own
+from engine.wire.control_connection import Admin
+from engine.wire.own_key_count import OWN_DB, count_own
 
 
 def moved_databases(source: ServerInfo, settings: TransferSettings) -> list[int]:

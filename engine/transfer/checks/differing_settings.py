@@ -7,7 +7,7 @@ import asyncio
 from engine.model.server import ServerInfo
 from engine.transfer import script_calls
 from engine.transfer.checks.check_result import Check, passed, warned
-from engine.wire.admin import Admin
+from engine.wire.control_connection import Admin
 
 # Scripts can be sent by their effects since 3.2, are by default since 5.0, and always since 7.0.
 _BY_EFFECTS = (5, 0, 0)

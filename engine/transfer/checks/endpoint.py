@@ -11,7 +11,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.transfer.checks.check_result import Check, Side, failed, passed, warned
-from engine.wire.admin import Admin
+from engine.wire.control_connection import Admin
 
 _PINGS = 3
 # From here on the first of them tells enough.

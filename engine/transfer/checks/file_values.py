@@ -17,7 +17,7 @@ from engine.model.server import ServerInfo, known_types
 from engine.transfer.checks.check_result import Check, failed, passed, warned
 from engine.transfer.checks.modules import refusals
 from engine.transfer.checks.value_encodings import type_name
-from engine.transfer.graphs import FILE_REMEDY, IN_FILE_PARTS
+from engine.transfer.graphs_in_parts import FILE_REMEDY, IN_FILE_PARTS
 from engine.wire.search_indexes import IN_FILE
 
 _REMEDY_LONG = "Raise it on the target (CONFIG SET proto-max-bulk-len BYTES), and start again. "

@@ -9,7 +9,7 @@ from engine.model.settings import TransferSettings
 from engine.transfer.checks.check_result import Check, warned
 from engine.transfer.checks.required_commands import Way
 from engine.wire import functions_and_indexes
-from engine.wire.admin import Admin
+from engine.wire.control_connection import Admin
 from engine.wire.functions_and_indexes import LIST_LIBRARIES
 from engine.wire.search_indexes import UNNAMED, UNTOLD, raw_name
 

@@ -15,8 +15,8 @@ from engine.model.modules import (
 )
 from engine.model.server import ServerInfo
 from engine.transfer.checks.check_result import Check, passed, warned
-from engine.transfer.checks.keys import some_of_each
-from engine.wire.admin import Admin
+from engine.transfer.checks.first_keys import some_of_each
+from engine.wire.control_connection import Admin
 
 _NAME = "modules"
 # What TYPE says of values that no module brings.

@@ -24,11 +24,11 @@ from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.transfer.checks import required_commands
 from engine.transfer.checks.check_result import Check, Side, failed, passed, warned
+from engine.transfer.checks.permission_keys import UNKNOWN, SampleKeys
 from engine.transfer.checks.required_commands import Needed, Trial, Way
-from engine.transfer.checks.sample_keys import UNKNOWN, SampleKeys
-from engine.transfer.graphs import REMEDY as GRAPHS_REMEDY
-from engine.transfer.graphs import in_parts
-from engine.wire.admin import Admin, Arg
+from engine.transfer.graphs_in_parts import REMEDY as GRAPHS_REMEDY
+from engine.transfer.graphs_in_parts import in_parts
+from engine.wire.control_connection import Admin, Arg
 
 _SHOWN_KEY = 80
 _LOST_KEYS = "keys that the user's rules leave out are refused when they come, and named"
@@ -192,8 +192,8 @@ async def replica_objection(
 ) -> tuple[str, str] | None:
     """Why the source cannot be followed with these users, and the rule to add; None if it can.
 
-    Where the source may be scanned as well, a large graph is a reason too (`transfer.graphs`).
-    Raises `LinkError`.
+    Where the source may be scanned as well, a large graph is a reason too
+    (`transfer.graphs_in_parts`). Raises `LinkError`.
     """
     each = await asyncio.gather(
         *(

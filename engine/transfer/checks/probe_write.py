@@ -15,8 +15,8 @@ from engine.errors import AuthError, EngineError, ServerError
 from engine.model.server import ServerInfo, accepts_footer, rdb_version
 from engine.model.transient_errors import remedies
 from engine.transfer.checks.check_result import Check, failed, passed, size, warned
-from engine.transfer.checks.sample_keys import UNKNOWN, SampleKeys
-from engine.wire.admin import Admin
+from engine.transfer.checks.permission_keys import UNKNOWN, SampleKeys
+from engine.wire.control_connection import Admin
 
 PREFIX = "startmigration:probe:"
 # If our DEL is lost with the link, the key goes by itself.

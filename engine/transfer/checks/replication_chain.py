@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from engine.errors import EngineError, UsageError
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo
-from engine.wire.admin import admin
+from engine.wire.control_connection import admin
 
 HOPS_MOST = 8
 """So many primaries above one another are asked; Redis chains are one or two long."""

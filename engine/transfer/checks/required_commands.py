@@ -17,7 +17,7 @@ from engine.model.online_checkpoint import OWN_PREFIX
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.targets.import_mode import has_import_mode
-from engine.wire.admin import Arg
+from engine.wire.control_connection import Arg
 
 Way = Literal["replica", "scan"]
 
@@ -178,7 +178,7 @@ def extended_ttls(info: ServerInfo) -> list[Needed]:
 
 
 def extended_field_ttls(info: ServerInfo) -> list[Needed]:
-    """What sets extended expire times of hash fields back (`transfer.extended_field_ttls`); nothing
+    """What sets extended expire times of hash fields back (`transfer.restore_field_ttls`); nothing
     where the target has none, or keeps them in import mode."""
     since = (7, 4, 0) if info.flavour == "redis" else (9, 0, 0)
     if info.version < since or has_import_mode(info):

@@ -11,10 +11,10 @@ from engine.errors import EngineError
 from engine.model.command_calls import Calls
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.transfer import script_calls, script_pause
+from engine.transfer import hold_source, script_calls
 from engine.transfer.checks.check_result import Check, passed, warned
 from engine.transfer.checks.replication_chain import Member
-from engine.wire.admin import Admin, admin
+from engine.wire.control_connection import Admin, admin
 
 _STOP_THEM = (
     "stop their clients before the cut-over: --fence hook with a command that does it, "
@@ -43,10 +43,10 @@ async def check_scripts(
     if not known or script_calls.refused(known[-1]):
         return None
     if len(line) == 1 and not known[-1].primary:
-        run, why = await script_calls.ask(source), await script_pause.objection(source)
+        run, why = await script_calls.ask(source), await hold_source.objection(source)
     else:
         run, why = await _asked(line[-1], settings.connect_timeout)
-    if not script_pause.needed(known[-1]):
+    if not hold_source.needed(known[-1]):
         why = "it has no CLIENT PAUSE"
     elif not why and not settings.disconnects_clients:
         why = _ONCE
@@ -86,5 +86,5 @@ async def _asked(head: Member, timeout: float) -> tuple[Calls | None, str]:
         return None, "its primary cannot be asked"
     with suppress(EngineError, TimeoutError):
         async with asyncio.timeout(timeout), admin(head.endpoint, timeout=timeout) as end:
-            return await script_calls.ask(end), await script_pause.objection(end)
+            return await script_calls.ask(end), await hold_source.objection(end)
     return None, "its primary cannot be asked"

@@ -9,9 +9,9 @@ from collections import Counter
 
 from engine.model.server import Flavour, ServerInfo
 from engine.transfer.checks.check_result import Check, passed, warned
-from engine.transfer.checks.keys import some_of_each
+from engine.transfer.checks.first_keys import some_of_each
 from engine.transfer.checks.server_pair import unloadable_types
-from engine.wire.admin import Admin
+from engine.wire.control_connection import Admin
 
 _TYPE_NAMES: dict[int, str] = {
     15: "streams",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from engine.errors import LinkError, ServerError
-from engine.wire.admin import Admin, Arg
+from engine.wire.control_connection import Admin, Arg
 
 
 class Timed(NamedTuple):

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from engine import logs
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
-from engine.model.message_text import without_arguments
+from engine.model.joined_sentences import without_arguments
 from engine.model.server import ServerInfo, parse_info
 from engine.model.transient_errors import transient
-from engine.wire import command_renames, reachability
-from engine.wire.failover_addresses import leading
+from engine.wire import allowed_addresses, command_renames
+from engine.wire.address_detours import leading
 from engine.wire.tls import ssl_context
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ async def admin(
 
     `timeout`, in seconds, holds for connecting and for each reply (in a pipeline: for some replies
     together); `fault` says for errors which end of the migration this is; `straight`: the server at
-    this very address is meant, wherever a detour leads from there (`wire.failover_addresses`).
+    this very address is meant, wherever a detour leads from there (`wire.address_detours`).
     Whether a server answers there is known from the first command, unless credentials are given.
     Raises `LinkError`, `AuthError`, `ServerError` (SELECT refused), and `UsageError` for TLS files
     that are of no use.
@@ -470,11 +470,11 @@ class Admin:
 
     def _link_error(self, error: RedisError | TimeoutError | ConnectionError) -> LinkError:
         cause = _root(error)
-        if isinstance(cause, reachability.NotAllowed):
+        if isinstance(cause, allowed_addresses.NotAllowed):
             return cause
         problem, remedy = _diagnose(error, self.endpoint, self._answered)
         found = LinkError(f"{self.name}: {problem}.", remedy=remedy, fault=self.fault)
-        return found if self._answered else reachability.unreached(found, self.name)
+        return found if self._answered else allowed_addresses.unreached(found, self.name)
 
     async def _drop(self) -> None:
         from redis.exceptions import RedisError
@@ -511,7 +511,7 @@ def _connection(endpoint: Endpoint, timeout: float, name: str) -> AbstractConnec
             port=endpoint.port,
             **settings,
         )
-    connection.judge = functools.partial(reachability.addresses, endpoint, name)  # type: ignore[attr-defined]
+    connection.judge = functools.partial(allowed_addresses.addresses, endpoint, name)  # type: ignore[attr-defined]
     return connection
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 
 from engine.errors import EngineError
-from engine.wire.admin import Admin
+from engine.wire.control_connection import Admin
 
 # Of each database: what is asked of them takes one more round trip.
 _MOST = 200

@@ -17,7 +17,7 @@ from engine.errors import (
     UsageError,
 )
 from engine.front import operations, validate
-from engine.front.faults import PreflightFault
+from engine.front.faults_with_details import PreflightFault
 from engine.groups.states import GroupStatus
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress

@@ -1,12 +1,12 @@
 """Starts the process again that disconnects a source's clients, where that one is killed:
 
-    python -m engine.fleet.disconnector_guard GROUP FD MIGRATION   (with the state's URL in the
+    python -m engine.fleet.disconnector_restart GROUP FD MIGRATION   (with the state's URL in the
     environment)
 
 The process that disconnects them (`fleet.client_disconnector`) starts this one, and another one
 where this one is killed: so both have to be killed before clients are let in. FD is one end of a
 socket between the two. Over it comes the connection by which the source is held
-(`transfer.script_pause`), as a descriptor, with what makes its pause longer; then the other one's
+(`transfer.hold_source`), as a descriptor, with what makes its pause longer; then the other one's
 end, with a word or without. In the latter case the pause is made longer, and a new process goes on
 with that connection: one that dials anew would be held like all others, until the pause has run out
 and scripts are run. MIGRATION is the one whose source that is, by its number in the state.
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from engine.groups.records import TransferRecord
     from engine.groups.registry import Registry
-    from engine.wire.admin import Admin
+    from engine.wire.control_connection import Admin
 
 # The first byte of a message; KEEP comes with a descriptor, and with what is to be sent there.
 _KEEP, _DROP, _LEAVE = b"k", b"d", b"l"
@@ -126,7 +126,7 @@ class _Kept:
 def main(arguments: Sequence[str]) -> int:
     """Wait for the other one's end; start another where that was unforeseen."""
     if len(arguments) != 3 or not all(each.isdigit() for each in arguments[1:]):
-        _write("", "usage: python -m engine.fleet.disconnector_guard GROUP FD MIGRATION")
+        _write("", "usage: python -m engine.fleet.disconnector_restart GROUP FD MIGRATION")
         return 2
     number, transfer_id = map(int, arguments[1:])
     kept = _Kept()
@@ -179,7 +179,7 @@ def _write(group_id: str, line: str) -> None:
     from engine.logs import output as log_output
 
     log_output.to_stderr(*log_output.from_environment())
-    logs.logger("engine.fleet.disconnector_guard").info(line, extra={"migration": group_id})
+    logs.logger("engine.fleet.disconnector_restart").info(line, extra={"migration": group_id})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from contextlib import suppress
 from engine.errors import ProtocolFault
 from engine.model.online_checkpoint import LEFT_KEY, POSITION_KEY, dirty_key
 from engine.model.position import TargetPosition
-from engine.wire.admin import Admin
+from engine.wire.control_connection import Admin
 
 OWN_DB = 0
 """The database that they are in."""

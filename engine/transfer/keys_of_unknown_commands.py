@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import ServerError
-from engine.wire.admin import Admin
+from engine.wire.control_connection import Admin
 
 # Commands whose keys are asked for together.
 _AT_ONCE = 500

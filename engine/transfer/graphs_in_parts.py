@@ -9,7 +9,7 @@ from __future__ import annotations
 from engine.errors import EngineError, TransferFailed
 from engine.model.modules import GRAPH_MODULE
 from engine.model.server import ServerInfo
-from engine.wire.admin import Admin
+from engine.wire.control_connection import Admin
 
 _ENTITIES_MOST = 100_000  # unless VKEY_MAX_ENTITY_COUNT says otherwise
 _COUNTS = ("MATCH (n) RETURN count(n)", "MATCH ()-[e]->() RETURN count(e)")

@@ -11,7 +11,7 @@ import re
 from fnmatch import translate
 
 from engine.errors import UsageError
-from engine.model import host_pattern, socket_path
+from engine.model import host_pattern_check, socket_path_pattern
 from engine.model.endpoint import check_host
 
 # A bracket with a colon inside is an IPv6 address; one without is a character class of fnmatch.
@@ -28,14 +28,14 @@ def read(text: str, where: str) -> str:
     problem = f"{where}: host "
     if text == "*":
         return text
-    if text.startswith("/") or text.lower().startswith(socket_path.SCHEME):
-        path = text if text.startswith("/") else text[len(socket_path.SCHEME) :]
+    if text.startswith("/") or text.lower().startswith(socket_path_pattern.SCHEME):
+        path = text if text.startswith("/") else text[len(socket_path_pattern.SCHEME) :]
         try:
-            return socket_path.read(socket_path.SCHEME + path)
+            return socket_path_pattern.read(socket_path_pattern.SCHEME + path)
         except UsageError as error:
             raise UsageError(f"{where}: host: {error.message}", remedy=error.remedy) from None
     if "://" in text or "@" in text:
-        meant = host_pattern.of_url(text)
+        meant = host_pattern_check.of_url(text)
         kind = "is a URL" if "://" in text else "names a user"
         raise UsageError(
             problem + kind,
@@ -88,7 +88,7 @@ def _check(host: str, problem: str) -> None:
     """Raise `UsageError` for a pattern (without its port) that fits no host."""
     if ":" in host:
         address = host.partition("%")[0]
-        if host_pattern.wild(host):
+        if host_pattern_check.wild(host):
             known = _WITH_COLONS.fullmatch(host) and host[0] != "[" and _closed(host)
         else:
             known = _is_address(address)
@@ -100,8 +100,8 @@ def _check(host: str, problem: str) -> None:
     if re.fullmatch(r"\[[^\]]*\.[^\]]*\]", host):
         raise UsageError(problem, remedy=f"Brackets are for IPv6: write {host[1:-1]}.")
     try:
-        if host_pattern.wild(host):
-            host_pattern.check_names(host)
+        if host_pattern_check.wild(host):
+            host_pattern_check.check_names(host)
         else:
             check_host(host)
     except UsageError as error:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from engine._native import ExtendedNames
 from engine.errors import AuthError, ServerError
 from engine.transfer.extended_ttls import EXTEND_MS, VALID_SECONDS, ExtendedTtls
-from engine.wire.admin import Admin, Arg
+from engine.wire.control_connection import Admin, Arg
 
 _HASHES = 500
 _ROUNDS = 16

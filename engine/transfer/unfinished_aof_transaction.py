@@ -9,8 +9,8 @@ missing. The engine knows no names of modules: the target, which is to take the 
 from __future__ import annotations
 
 from engine.model.modules import commands_known
-from engine.sources.aof import AofSurvey
-from engine.wire.admin import Admin
+from engine.sources.aof_findings import AofSurvey
+from engine.wire.control_connection import Admin
 
 
 async def check_tail(target: Admin, survey: AofSurvey) -> None:

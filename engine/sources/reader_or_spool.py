@@ -20,7 +20,7 @@ from engine._native import (
     StreamReader,
 )
 from engine.errors import ProtocolFault
-from engine.model.rdb_features import by_scan, newer_than_known
+from engine.model.newer_rdb_features import by_scan, newer_than_known
 from engine.model.server import Flavour
 from engine.sources.read_delay import ReadDelay
 from engine.sources.receive_times import ReceiveTimes

@@ -11,8 +11,8 @@ from engine._native import CommandBatch, ExtendedNames, ProtocolError, SnapshotR
 from engine.model.modules import has_graphs
 from engine.model.position import ScanPosition
 from engine.model.settings import TransferSettings
-from engine.sources.aof import EXTEND_BEFORE, AofSurvey, damaged, stream_of, unsound
 from engine.sources.aof_files import AofFiles, changed
+from engine.sources.aof_findings import EXTEND_BEFORE, AofSurvey, damaged, stream_of, unsound
 from engine.sources.base import Item, unpacked_names
 from engine.sources.value_spill import Spill
 

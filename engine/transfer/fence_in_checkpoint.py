@@ -23,14 +23,14 @@ from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
 from engine.transfer import write_block
 from engine.transfer.checkpoint_writer import CheckpointWriter
-from engine.transfer.endpoints import Endpoints
+from engine.transfer.control_connections import Endpoints
 from engine.transfer.fence import Fence, fence_of
 from engine.transfer.fence_removal import FenceRemoval
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.promotion import Promotion
 from engine.transfer.role_monitor import RoleMonitor
 from engine.transfer.switch_hook import SwitchHook
-from engine.wire.admin import admin
+from engine.wire.control_connection import admin
 
 _log = logs.logger(__name__)
 # For how long the engine tries to let waiting clients of the source go once the target is open, in

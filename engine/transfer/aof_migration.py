@@ -17,7 +17,7 @@ INCR is not to be applied twice, so what must hold is what holds for a source th
 
 A server lets nothing expire while it loads its file. Every expire time is extended meanwhile, and
 set back when the last command is applied (`transfer.extended_ttls`). So are those of hash fields
-(`transfer.extended_field_ttls`), unless the target has import mode, which keeps fields. Where one
+(`transfer.restore_field_ttls`), unless the target has import mode, which keeps fields. Where one
 cannot be extended the hash is named and the gate is closed.
 
 A command that the target refuses is left out and its keys are named. What names them behind that is
@@ -58,9 +58,9 @@ from engine.model.online_checkpoint import (
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.model.report import key_of
-from engine.sources.aof import AofSurvey, is_known, size_in
 from engine.sources.aof_files import AofFiles
-from engine.sources.aof_read import AofSnapshot
+from engine.sources.aof_findings import AofSurvey, is_known, size_in
+from engine.sources.aof_source import AofSnapshot
 from engine.sources.aof_survey import survey_aof
 from engine.targets.applier import Applier, PositionMoved
 from engine.targets.import_mode import (
@@ -71,29 +71,29 @@ from engine.targets.import_mode import (
 )
 from engine.targets.writer import RestoreWriter
 from engine.transfer.aof_replay import Replay
-from engine.transfer.aof_tail import check_tail
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.checkpoint_store import CheckpointStore
 from engine.transfer.checkpoint_writer import CheckpointWriter
+from engine.transfer.control_connections import Endpoints
 from engine.transfer.copy import Copy
 from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.cut_over_check import CutOverCheckResult, FilesCutOverCheck, compared
-from engine.transfer.endpoints import Endpoints
-from engine.transfer.extended_field_ttls import restore_fields
 from engine.transfer.extended_ttls import EXTEND_MS, ExtendedTtls
 from engine.transfer.functions_and_scripts import carry_code, is_library
 from engine.transfer.graph_telemetry import GraphTelemetry, look_at
-from engine.transfer.graphs import FILE_REMEDY, IN_FILE_PARTS
+from engine.transfer.graphs_in_parts import FILE_REMEDY, IN_FILE_PARTS
 from engine.transfer.leftovers import find as find_leftovers
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.restore_field_ttls import restore_fields
 from engine.transfer.switch_hook import SwitchHook
 from engine.transfer.target_claim import TargetClaim, beaten, foreign, not_ours
 from engine.transfer.target_monitor import TargetMonitor
 from engine.transfer.unfaithful_commands import UnfaithfulCommands
+from engine.transfer.unfinished_aof_transaction import check_tail
 from engine.wire import functions_and_indexes
-from engine.wire.admin import Admin, admin
-from engine.wire.engine_keys import count_own
+from engine.wire.control_connection import Admin, admin
 from engine.wire.functions_and_indexes import carry_of_file
+from engine.wire.own_key_count import count_own
 from engine.wire.search_indexes import raw_name
 
 _CUT = "left out: "

@@ -7,7 +7,7 @@ it meets nothing that the first has not.
 
 A server that loads the file lets no key expire meanwhile. So the expire times that its commands
 carry are absolute and extended by a hundred years here; they are set back when everything is
-applied (`transfer.append_only`).
+applied (`transfer.aof_migration`).
 """
 
 from __future__ import annotations

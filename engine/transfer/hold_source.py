@@ -11,8 +11,8 @@ again and again before it ends, and clients are listed and disconnected.
 
 A new connection is held as well. So this one goes on from the process that cut over to the one that
 disconnects clients (`wire.connection_handover`), and where that one is killed to the next
-(`fleet.disconnector_guard`). Where that cannot be (TLS, or both were killed) the pause runs out and
-scripts are run, for as long as it takes until another process is there and let in; these are
+(`fleet.disconnector_restart`). Where that cannot be (TLS, or both were killed) the pause runs out
+and scripts are run, for as long as it takes until another process is there and let in; these are
 counted then.
 
 Nothing ends such a pause early: each is as short as it can be. It is made only where scripts are
@@ -29,7 +29,7 @@ from engine.errors import AuthError, EngineError, LinkError, ProtocolFault, Serv
 from engine.model.replication import parse_replication
 from engine.model.server import ServerInfo
 from engine.transfer import script_calls
-from engine.wire.admin import Admin, Arg
+from engine.wire.control_connection import Admin, Arg
 
 PENDING_SECONDS = 2.0
 """The length of one pause while the target may not be opened after all."""

@@ -16,8 +16,8 @@ from engine.model.position import TargetPosition
 from engine.targets.applier import PositionMoved
 from engine.targets.writer import RestoreWriter
 from engine.transfer.checkpoint_writer import CheckpointWriter
-from engine.transfer.endpoints import Endpoints
-from engine.transfer.fence_upkeep import FenceUpkeep
+from engine.transfer.control_connections import Endpoints
+from engine.transfer.fence_in_checkpoint import FenceUpkeep
 from engine.transfer.formatting import place_words
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.promotion import Promotion

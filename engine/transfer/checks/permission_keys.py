@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from engine.errors import EngineError
 from engine.model.settings import TransferSettings
 from engine.transfer.checks.required_commands import ABSENT_KEY
-from engine.wire.admin import Admin
+from engine.wire.control_connection import Admin
 
 _NAMES = 16
 _PAGES = 4

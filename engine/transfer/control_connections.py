@@ -10,8 +10,8 @@ from typing import Any, Literal
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
-from engine.wire.admin import Admin, admin
 from engine.wire.connection import Connection
+from engine.wire.control_connection import Admin, admin
 from engine.wire.dial import Command, dial_and_ask
 
 Side = Literal["source", "target"]

@@ -24,9 +24,9 @@ from engine.errors import (
 )
 from engine.model.replication import Replication, parse_replication
 from engine.transfer.checkpoint_writer import CheckpointWriter
-from engine.transfer.endpoints import Endpoints
+from engine.transfer.control_connections import Endpoints
 from engine.transfer.migration_context import MigrationContext
-from engine.wire.admin import Admin, admin
+from engine.wire.control_connection import Admin, admin
 
 _UNKNOWN = (LinkError, AuthError, ServerError, ProtocolFault, UsageError)
 # For so long one of them may take to answer, in seconds; and behind the fence, where writers wait,
