@@ -165,7 +165,9 @@ def _key(line: bytes, where: str) -> AccessKey:
         # Not chained: the parser's error carries the line, with its secret.
         raise UsageError(f"{where}: not a JSON object") from None
     if not isinstance(row, dict) or not set(row) <= _MEMBERS:
-        raise UsageError(f"{where}: expected an object with {', '.join(sorted(_MEMBERS))}")
+        raise UsageError(
+            f"{where}: expected an object with no other members than {', '.join(sorted(_MEMBERS))}"
+        )
     key_id, secret = row.get("AccessKeyId"), row.get("SecretAccessKey")
     if not isinstance(key_id, str) or not _ID.fullmatch(key_id):
         raise UsageError(f"{where}: AccessKeyId is not 16 to 128 letters and digits")

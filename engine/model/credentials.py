@@ -236,7 +236,9 @@ class Credentials:
         host, _, port = address.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if not port.isdigit():
-            raise UsageError(f"{address!r} is not HOST:PORT")
+            raise UsageError(
+                f"a server of the replication is at {address!r}, which is not HOST:PORT"
+            )
         if endpoint.unix_path is None and _is_loopback(host):
             host = endpoint.host
         names = endpoint.command_names

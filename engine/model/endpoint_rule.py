@@ -62,7 +62,7 @@ def check_sockets(rules: tuple[Rule, ...]) -> None:
         if rule.path is not None and os.path.isdir(rule.path):
             raise UsageError(
                 f"'unix:{rule.path}' names a folder, not a socket",
-                remedy=f"The sockets in it are unix:{rule.path}/*.",
+                remedy=f"Write unix:{rule.path}/* for every socket in it.",
             )
 
 

@@ -38,7 +38,7 @@ def read(text: str) -> str:
     if path.endswith(("/", "/.", "/..")) or not names:
         raise UsageError(
             f"{shown} names a folder, not a socket",
-            remedy=f"The sockets in it are {SCHEME}{'/'.join(['', *names, '*'])}.",
+            remedy=f"Write {SCHEME}{'/'.join(['', *names, '*'])} for every socket in it.",
         )
     fixed = len(_fixed(names))
     if ".." in names[fixed:]:

@@ -823,7 +823,10 @@ def _indices(
         index = transaction.index_of(slot)
         if index is None:
             # SELECT, or the position's own SET: never on a target that answered them before.
-            raise TransferFailed(f"the target refused the engine's own command: {message}")
+            raise TransferFailed(
+                f"the target refused the engine's own command: {message}",
+                remedy="Correct that on the target, then start the migration anew.",
+            )
         found += [(each, message) for each in range(index, index + transaction.merged_at(slot))]
     return tuple(found)
 

@@ -418,7 +418,10 @@ class Replay:
         if index == -1 and replaced is not None:
             return replaced
         if index < 0:
-            raise TransferFailed(f"the target refuses the engine's own command: {message}")
+            raise TransferFailed(
+                f"the target refuses the engine's own command: {message}",
+                remedy="Correct that on the target, then start the migration anew.",
+            )
         return index
 
     def _pass(self, batch: CommandBatch) -> None:

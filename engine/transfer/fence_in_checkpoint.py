@@ -142,6 +142,7 @@ class FenceUpkeep:
             raise TransferFailed(
                 "the replication id of the server that takes the writes is not the one that is "
                 "followed: there was a failover, or it was restarted",
+                remedy="The migration goes on. Complete it again once it is in sync.",
                 fault="source",
             )
 

@@ -760,7 +760,10 @@ class Follower:
 
     def _store_failed(self, stores: list[Store], place: int, message: str) -> DbKey:
         if place >= len(stores):
-            raise TransferFailed(f"the target refuses the engine's own command: {message}")
+            raise TransferFailed(
+                f"the target refuses the engine's own command: {message}",
+                remedy="Correct that on the target, then start the migration anew.",
+            )
         db, key, _, value_type = stores[place]
         self._refused(db, key, message, value_type)
         return db, key

@@ -76,9 +76,9 @@ async def attach(end: Admin) -> None:
     # Before 4.0 the run id names the stream.
     replid = info.run_id if info.version < (4, 0, 0) else info.replid
     if told is None or told.is_replica or not replid:
-        raise ServerError(
-            f"{end.name} does not name its replication stream", code="ERR", fault=end.fault
-        )
+        replica = told is not None and told.is_replica
+        what = "is a replica by now" if replica else "tells no replication id (INFO replication)"
+        raise ServerError(f"{end.name} {what}", code="ERR", fault=end.fault)
     await end.become_replica(replid, told.offset + 1)
 
 

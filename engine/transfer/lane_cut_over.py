@@ -525,8 +525,8 @@ class LaneCutOver:
                 raise
             # Writers are the operator's, wherever they write.
             self._context.on_event(
-                "could not ask the primary above the source for its last offset, so the source's "
-                f"own counts: {exc.message}"
+                "the last offset of the source's primary is not known, so the source's own counts: "
+                f"what the primary has not sent it by then is not migrated: {exc.message}"
             )
             self._unasked = exc.message
             return Head(self._ends.source, self._source.info, "", ())

@@ -147,8 +147,9 @@ class PreFenceComparison:
                 # 3. Some of all the others; all, if the sample is not equal.
                 await self._compare_all(self._comparison.sample(), sample=True)
                 if self._differ and "all" not in self._required:
+                    differ = some_words(self._differ)
                     self._context.on_event(
-                        f"every key is compared before the cut-over: {some_words(self._differ)}"
+                        f"every key is compared before the cut-over: some differ: {differ}"
                     )
                     await self._compare_anew()
                 await self._resync_differing()

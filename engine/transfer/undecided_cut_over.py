@@ -160,7 +160,10 @@ class LaneOutcome:
         except (EngineError, PositionMoved, TimeoutError) as exc:
             if isinstance(exc, StateError | TransferFailed):
                 return
-            self._context.on_event(f"could not remove what the migration left on the target: {exc}")
+            self._context.on_event(
+                "the target may still hold the migration's position key and extended TTLs: "
+                f"{_why(exc)}"
+            )
             if forced and self._promotion.in_doubt:
                 self._context.on_event(
                     "whether the target was opened is not known, for it does not answer; the "
@@ -181,8 +184,14 @@ class LaneOutcome:
                 await self._ttl_guard.give_back()
         except (EngineError, TimeoutError) as exc:
             self._context.on_event(
-                f"could not restore TTLs on the target; they are still extended by 100 years: {exc}"
+                "could not restore TTLs on the target; they are still extended by 100 years: "
+                f"{_why(exc)}"
             )
         with contextlib.suppress(EngineError, TimeoutError):
             async with asyncio.timeout(self._settings.connect_timeout):
                 await self._promotion.tidy_up()
+
+
+def _why(error: Exception) -> str:
+    """In words; the error of a time that has passed has none."""
+    return "it did not answer in time" if isinstance(error, TimeoutError) else str(error)

@@ -139,7 +139,9 @@ class _Line:
 
 @contextlib.asynccontextmanager
 async def _line(end: Admin, settings: TransferSettings, db: int) -> AsyncIterator[_Line]:
-    connection = await dial(end.endpoint, fault=end.fault, timeout=settings.connect_timeout)
+    connection = await dial(
+        end.endpoint, fault=end.fault, timeout=settings.connect_timeout, may_ping=False
+    )
     try:
         if db:
             await connection.call("SELECT", db)

@@ -31,17 +31,26 @@ class Untrusted(LinkError):
     """The server's certificate cannot be trusted: at the start, dialling again does not help."""
 
 
-async def dial(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Connection:
+async def dial(
+    endpoint: Endpoint, *, fault: FaultOf, timeout: float, may_ping: bool = True
+) -> Connection:
     """Connect, authenticate, and measure the round trip. As `dial_and_ask`."""
-    connection, _ = await dial_and_ask(endpoint, (), fault=fault, timeout=timeout)
+    connection, _ = await dial_and_ask(
+        endpoint, (), fault=fault, timeout=timeout, may_ping=may_ping
+    )
     return connection
 
 
 async def dial_and_ask(
-    endpoint: Endpoint, questions: Sequence[Command], *, fault: FaultOf, timeout: float
+    endpoint: Endpoint,
+    questions: Sequence[Command],
+    *,
+    fault: FaultOf,
+    timeout: float,
+    may_ping: bool = True,
 ) -> tuple[Connection, list[Any]]:
     """Connect, authenticate, and measure the round trip; and the replies to `questions`, which go
-    along, as `Connection.together` gives them.
+    along, as `Connection.together` gives them. `may_ping`: a user who may not PING is refused.
 
     `timeout` is in seconds and covers all of it. Raises `LinkError` (refused, no such host, TLS,
     time), `AuthError` (credentials refused), `ServerError` (anything else that it answered).
@@ -54,7 +63,7 @@ async def dial_and_ask(
     try:
         async with asyncio.timeout(timeout):
             connection = await _connect(endpoint, fault)
-            replies = await _greet(connection, questions)
+            replies = await _greet(connection, questions, may_ping)
             _log.debug(
                 "Connected", extra=of | {"round_trip_seconds": round(connection.round_trip, 4)}
             )
@@ -152,7 +161,7 @@ async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
     return connection
 
 
-async def _greet(connection: Connection, questions: Sequence[Command]) -> list[Any]:
+async def _greet(connection: Connection, questions: Sequence[Command], may_ping: bool) -> list[Any]:
     """AUTH, a name, PING and the questions in one go; the replies to the latter. What is answered
     behind an AUTH that is refused means nothing."""
     endpoint, loop = connection.endpoint, asyncio.get_running_loop()
@@ -176,11 +185,12 @@ async def _greet(connection: Connection, questions: Sequence[Command]) -> list[A
     pong = replies[len(greeting) - 1]
     if endpoint.password is not None:
         _check_auth(connection, replies[0], bool(user))
-    if isinstance(pong, AuthError):
+    denied = isinstance(pong, AuthError) and pong.message.partition("answered: ")[2][:6] == "NOPERM"
+    if isinstance(pong, AuthError) and (may_ping or not denied):
         raise pong
     # LOADING, BUSY, MISCONF (its disk is full): a round trip all the same.
     for _ in range(_PINGS - 1):
-        if quickest >= _FAR_SECONDS:
+        if denied or quickest >= _FAR_SECONDS:
             break
         began = loop.time()
         with contextlib.suppress(ServerError):

@@ -317,7 +317,7 @@ def test_other_files_begin_again(server_factory: ServerFactory, tmp_path: Path) 
         path.write_bytes(command(b"INCR", b"u") + command(b"INCR", b"v"))
         done = transfer(f"aof:{path}", far, checkpoints=checkpoints)
     assert done.report.status == "done", done.report.errors
-    assert any("the files are others than before" in line for line in done.events)
+    assert any("these are other files than before" in line for line in done.events)
     assert set(target.client().keys("*")) == {b"u", b"v"}
     assert counted(target)[b"u"] == 1
 
@@ -357,7 +357,7 @@ def test_longer_files_than_before(
         assert done.report.keys_per_second == 0
         assert "keys/s" not in as_text(done.report)
     else:
-        assert any("the files are others than before" in line for line in done.events)
+        assert any("these are other files than before" in line for line in done.events)
         assert done.report.left_out == ()
         assert "applied: all that the files hold" in reasons
         assert target.client().keys("*") == [b"other"]

@@ -552,7 +552,7 @@ def test_which_servers_may_be_meant(
         greeting = threading.Thread(target=greet, daemon=True)
         greeting.start()
         word = refused(migrate, closed)
-        assert "source HOST cannot be reached, or what answers there" in word
+        assert "source HOST cannot be reached, or is not a Redis" in word
         assert refused(migrate, other) == word
         greeting.join(10)
         assert refused(migrate, closed, "start_migration") == word

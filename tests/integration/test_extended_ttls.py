@@ -302,7 +302,7 @@ def test_relative_deadlines_behind_a_link_that_stood_still(
 
         run = online(proxy, target, steer)
     assert run.report.status == "done", (run.report.errors, run.events)
-    assert any("comes late" in event for event in run.events), run.events
+    assert any("arrives late" in event for event in run.events), run.events
     assert_same_ends(source, target)
     assert_tidy(target)
 

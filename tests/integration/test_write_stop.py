@@ -209,7 +209,7 @@ def test_rights_that_do_not_suffice(server_factory: ServerFactory, denied: str) 
     if denied == "config|set":
         (told,) = (each for each in run.events if "could not be made to refuse writes" in each)
         assert "CONFIG" in told
-        assert "goes on taking writes" in run.report.lost_writes
+        assert "still accepts writes" in run.report.lost_writes
         # For a while nobody writes; then the pause is over.
         assert source.client().set("key", "2")
     else:
