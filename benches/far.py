@@ -40,7 +40,8 @@ BURST_COMMANDS = 1_800_000
 BURST_SCRIPT = """
 for i = 1, ARGV[1] do redis.call('SET', string.format('key:%06d', i), ARGV[2]) end
 """
-BURST_AT_ONCE = 100_000
+# A transaction of the source each, as small as those of clients are.
+BURST_AT_ONCE = 1_000
 # What a source may have to keep for its replicas.
 PATIENT = {
     "repl-backlog-size": "1gb",
