@@ -1,8 +1,8 @@
 """What starts workers, and the one place that chooses it.
 
 Two kinds of launcher exist: `local.LocalProcesses` starts detached processes of this machine, and
-`here.Inline` runs one migration in the calling process, on its event loop. All others see of either
-is the `Launcher` below; another kind is one more row of `LAUNCHERS`.
+`inline.Inline` runs one migration in the calling process, on its event loop. All others see of
+either is the `Launcher` below; another kind is one more row of `LAUNCHERS`.
 
 A worker is told what to do through the state (`Registry.request`), wherever it runs.
 """

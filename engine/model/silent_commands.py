@@ -25,7 +25,7 @@ Calls = Mapping[str, int]
 
 
 def calls_in(reply: object) -> Calls | None:
-    """What a reply to `calls.ASK_COUNTS` tells; None where it does not."""
+    """What a reply to `command_calls.ASK_COUNTS` tells; None where it does not."""
     counts = counts_in(reply)
     if counts is None:
         return None

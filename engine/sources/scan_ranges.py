@@ -13,7 +13,7 @@ from __future__ import annotations
 from engine.model.server import ServerInfo
 
 # Nearer sources are scanned in one range: a page lasts for the round trip.
-_FAR_SECONDS = 0.003
+_FAR_SECONDS = 0.01
 # A range that is asked for once in so many seconds brings a page of SCAN each time.
 _PAGE_SECONDS = 0.0008
 # Keys of a range at the least: at its end some come twice.

@@ -1,11 +1,12 @@
-"""Deadlines while a target is behind: none may pass there before the source says so.
+"""TTLs while a target is behind: none may pass there before the source says so.
 
-A target with import mode keeps them by itself. On another the near ones are lifted (`deadlines`),
-kept so however long the stream is followed, and set back before the target is opened.
+A target with import mode keeps them by itself. On another the near ones are extended
+(`extended_ttls`), kept so however long the stream is followed, and restored before the target is
+promoted.
 
-    lifted ──release──▶ set back but for the nearest ──settle──▶ set back, the target is opened
-       ▲                            │
-       └──────── lift_again ◀───────┘ the cut-over did not come off
+    extended ──restore──▶ restored but for the nearest ──settle──▶ restored, the target is promoted
+       ▲                              │
+       └──────── extend_again ◀───────┘ the cut-over did not come off
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ from engine.transfer.migration_context import MigrationContext
 _log = logs.logger(__name__)
 # By how much a clock may be off, and a catch-up last, in seconds; half of a short horizon.
 _HORIZON_MARGIN = 120.0
-# By how much a deadline that is set back is due later than the cut-over can end, in seconds.
+# By how much a TTL that is restored is due later than the cut-over can end, in seconds.
 _SLACK = 5.0
-# How long before a deadline may be due what is named by the stream is read again, in seconds.
+# How long before a TTL may be due what is named by the stream is read again, in seconds.
 _EARLY = 1.0
-# Before what could not be lifted is tried again, in seconds.
+# Before what could not be extended is tried again, in seconds.
 _AGAIN_SECONDS = 1.0
 _UNDER_WAY = math.inf
 
 
 class TtlGuard:
-    """Which way deadlines are held, and the way back. `on_doubt`: told that the target let some
+    """Which way TTLs are held, and the way back. `on_doubt`: told that the target let some
     pass."""
 
     def __init__(
@@ -68,32 +69,32 @@ class TtlGuard:
         self.importing = False
         """The target is in import mode."""
         self.taken_up = False
-        """Another engine, or this one before it had to begin anew, may have lifted some."""
+        """Another engine, or this one before it had to begin anew, may have extended some."""
         self.extended = ExtendedKeys()
-        """What passes by of keys whose deadlines on the target may be lifted."""
+        """What passes by of keys whose TTLs on the target may be extended."""
         self.trouble = ""
-        """Why what is near could not be lifted."""
-        # They are lifted until the cut-over, where the target has no import mode.
+        """Why what is near could not be extended."""
+        # They are extended until the cut-over, where the target has no import mode.
         self._extending = False
         self._restoring = False
-        # By the loop's clock: before it no deadline that this process has set back is due.
+        # By the loop's clock: before it no TTL that this process has restored is due.
         self._safe_until = 0.0
         # By the loop's clock: until then a script that was sent may still be run. `_UNDER_WAY` from
         # before the first one until the last one's answer; it stays so if that never comes.
         self._quiet_at = 0.0
         self._extender: asyncio.Task[None] | None = None
-        # The connection over which deadlines are set back, from `restore` on, and what its scripts
+        # The connection over which TTLs are restored, from `restore` on, and what its scripts
         # are told: behind the fence there is no time to dial.
         self._end: contextlib.AsyncExitStack | None = None
         self._extended: ExtendedTtls | None = None
         self._ended = 0
-        # Whether it has lifted any, perhaps.
+        # Whether it has extended any, perhaps.
         self._gone_through = False
         self._extend_at = 0.0
 
     async def prepare(self, *, resumed: bool) -> None:
-        """Before a byte is read: no deadline may pass on a target that is behind."""
-        # Deadlines that an engine without import mode has lifted want to be set back at the end.
+        """Before a byte is read: no TTL may pass on a target that is behind."""
+        # TTLs that an engine without import mode has extended want to be restored at the end.
         self.importing = (
             has_import_mode(self._target())
             and not (resumed and self._checkpoint.mark.lifted)
@@ -110,12 +111,12 @@ class TtlGuard:
         elif not resumed and not (
             self._checkpoint.mark.lifted and self._checkpoint.mark.held_before
         ):
-            # Of what was lifted before this full sync nothing is left.
+            # Of what was extended before this full sync nothing is left.
             self.extended.names.clear()
         self._checkpoint.note(lifted=self._extending)
 
     def note_records(self, batch: RecordBatch) -> None:
-        """A batch of a snapshot is sent: note whose deadlines are lifted in it."""
+        """A batch of a snapshot is sent: note whose TTLs are extended in it."""
         self.extended.names.add_records(batch, int(time.time() * 1000) + EXTEND_MS // 2)
 
     def attend(self, follower: Follower) -> None:
@@ -146,7 +147,7 @@ class TtlGuard:
 
     @property
     def exposed(self) -> bool:
-        """Whether a deadline that is not lifted may be due on the target by now: see
+        """Whether a TTL that is not extended may be due on the target by now: see
         `Doubt.EXPOSED` (`trust`)."""
         if not self._extending:
             return False
@@ -156,11 +157,11 @@ class TtlGuard:
 
     @property
     def extending_again(self) -> bool:
-        """Whether what became near is being lifted now."""
+        """Whether what became near is being extended now."""
         return self._extender is not None
 
     async def keep_up(self) -> None:
-        """Now and then while the source is followed: lift what has become near.
+        """Now and then while the source is followed: extend what has become near.
 
         Raises `StateError`.
         """
@@ -258,8 +259,8 @@ class TtlGuard:
     # --- The way back ---
 
     async def restore(self, follower: Follower, pump: asyncio.Task[None]) -> list[DbKey]:
-        """Give the target its keys' deadlines; returns the keys that are due before the cut-over
-        can end, which stay lifted. It may begin at once then, and last for `cut_over_timeout`.
+        """Give the target its keys' TTLs; returns the keys that are due before the cut-over
+        can end, which stay extended. It may begin at once then, and last for `cut_over_timeout`.
 
         Raises `TransferFailed` when it takes too long, and what `ExtendedTtls` raises;
         `extend_again` is to be called then, as behind a cut-over that did not come off.
@@ -278,7 +279,7 @@ class TtlGuard:
                 await self._quiet()
                 extended = await self._open_end()
                 await extended.prepare()
-                # 1. Until when it may take, and so which deadlines are too near.
+                # 1. Until when it may take, and so which TTLs are too near.
                 limit = max(last, await extended.seconds(self.extended.names))
                 until = loop.time() + limit
                 bound.reschedule(until)
@@ -286,7 +287,7 @@ class TtlGuard:
                 before = max(self._source.now_ms, await extended.now_ms())
                 self._safe_until = due_by - _EARLY
                 await self._checkpoint.save(released=True)
-                # 2. What comes from now on is lifted only if it is as near as that.
+                # 2. What comes from now on is extended only if it is as near as that.
                 self._hold(before + int((due_by - loop.time()) * 1000))
                 self.extended.watch(extended=True)
                 await beside(follower.pass_all(), pump)
@@ -310,7 +311,7 @@ class TtlGuard:
 
     @property
     def _extended_any(self) -> bool:
-        """Whether a deadline on the target may be lifted."""
+        """Whether a TTL on the target may be extended."""
         came = self._source.extended_count or self.extended.read
         return bool(self.taken_up or self._gone_through or came)
 
@@ -330,12 +331,12 @@ class TtlGuard:
         else:
             await extended.restore(keys)
         self._quiet_at = 0.0
-        # What comes into these from now on is still to be set back.
+        # What comes into these from now on is still to be restored.
         self.extended.forget(keys)
 
     @property
     def ended(self) -> int:
-        """So many keys of the target have ended when their deadlines were set back: the source may
+        """So many keys of the target have ended when their TTLs were restored: the source may
         still count them, as it lets none expire while its writers are held off."""
         return self._ended + (self._extended.ended if self._extended is not None else 0)
 
@@ -354,7 +355,7 @@ class TtlGuard:
             await end.aclose()
 
     def extend_again(self) -> None:
-        """The cut-over did not come off: deadlines that come from now on are lifted as before, and
+        """The cut-over did not come off: TTLs that come from now on are extended as before, and
         those that are there as soon as may be. To be called before writers are let on."""
         self.extended.end_watch()
         self._restoring = False

@@ -211,7 +211,6 @@ class Admin:
         `raise_on_error` the first one is raised when all replies are in. Raises `LinkError`.
         """
         from hiredis import pack_command
-        from redis.exceptions import RedisError
 
         if self._lost:
             # Dialled anew it would be an ordinary one.
@@ -229,28 +228,14 @@ class Admin:
             wired = [tuple(command_renames.sent(command, self._names)) for command in wired]
         packed = b"".join([pack_command(command) for command in wired])  # type: ignore[arg-type]
         replies: list[Any] = []
-        try:
-            # One clock, set anew now and then: redis-py's own would start a timer for each reply.
-            async with asyncio.timeout(self._timeout) as limit:
-                await self._connection.send_packed_command(packed, check_health=False)
-                for index, command in enumerate([*unread, *listed]):
-                    if index % _REPLIES_A_CLOCK == 0:
-                        limit.reschedule(asyncio.get_running_loop().time() + self._timeout)
-                    replies.append(await self._reply(command))
-                    self._answered = True
-        except (RedisError, TimeoutError) as error:
-            await self._drop()
-            raise self._link_error(error) from None
-        except RuntimeError as error:
-            # uvloop says so of a transport that the server has closed meanwhile.
-            await self._drop()
-            if "closed" not in str(error):
-                raise
-            raise self._link_error(ConnectionResetError()) from None
-        except BaseException:
-            # Replies that are not read would be taken for those of the next commands.
-            await self._drop()
-            raise
+        # One clock, set anew now and then: redis-py's own would start a timer for each reply.
+        async with self._dropped_on_failure(), asyncio.timeout(self._timeout) as limit:
+            await self._connection.send_packed_command(packed, check_health=False)
+            for index, command in enumerate([*unread, *listed]):
+                if index % _REPLIES_A_CLOCK == 0:
+                    limit.reschedule(asyncio.get_running_loop().time() + self._timeout)
+                replies.append(await self._reply(command))
+                self._answered = True
         chosen, self._chosen = self._chosen, None
         if chosen is not None:
             if isinstance(refused := replies[first - 1], EngineError):
@@ -364,20 +349,24 @@ class Admin:
         # itself it would take a round trip.
         named: tuple[Arg, ...] = ("CLIENT", "SETNAME", CLIENT_NAME)
         self._kept.append(named)
-        await self._send(self.packed(*named))
+        async with self._dropped_on_failure(), asyncio.timeout(self._timeout):
+            packed = self.packed(*named)
+            await self._connection.send_packed_command(packed, check_health=False)
         self._unread.append(named)
 
-    async def _send(self, packed: bytes) -> None:
+    @asynccontextmanager
+    async def _dropped_on_failure(self) -> AsyncIterator[None]:
+        """Drop the connection where what is done with it meanwhile fails: replies that are not read
+        would be taken for those of the next commands. Raises `LinkError` where the link went."""
         from redis.exceptions import RedisError
 
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._connection.send_packed_command(packed, check_health=False)
+            yield
         except (RedisError, TimeoutError) as error:
             await self._drop()
             raise self._link_error(error) from None
         except RuntimeError as error:
-            # As in `pipeline`.
+            # uvloop says so of a transport that the server has closed meanwhile.
             await self._drop()
             if "closed" not in str(error):
                 raise

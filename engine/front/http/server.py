@@ -159,11 +159,11 @@ class _Connection(H11Protocol):
 
     @property
     def address(self) -> str:
-        """As `limits.Guest` has it."""
+        """As `client_limits.Guest` has it."""
         return str(self.client[0]) if self.client else ""
 
     def waits(self) -> tuple[int, float] | None:
-        """As `limits.Guest` has it."""
+        """As `client_limits.Guest` has it."""
         answering = self.cycle is not None and not self.cycle.response_complete
         untaken = self.transport.get_write_buffer_size() > 0
         if answering and not self.cycle.more_body and self._stalled is None:
@@ -171,7 +171,7 @@ class _Connection(H11Protocol):
         return int(untaken), self._since
 
     def give_way(self) -> None:
-        """As `limits.Guest` has it."""
+        """As `client_limits.Guest` has it."""
         self.leaving = True
         self.transport.abort()
 

@@ -30,11 +30,11 @@ class _Greeted:
         self._since = since
 
     def waits(self) -> tuple[int, float]:
-        """As `limits.Guest` has it."""
+        """As `client_limits.Guest` has it."""
         return 0, self._since
 
     def give_way(self) -> None:
-        """As `limits.Guest` has it."""
+        """As `client_limits.Guest` has it."""
         self.leaving = True
         with contextlib.suppress(OSError):
             self._link.shutdown(socket.SHUT_RDWR)  # the handshake finds the end
