@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import io
 import json
+import logging
 import os
 import random
 import signal
@@ -21,13 +22,14 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from engine import logs
 from engine.cli import app
 from engine.fleet.process import ProcessId
 from engine.front.engine import Engine
@@ -97,7 +99,11 @@ class Cli:
         try:
             os.environ.clear()
             os.environ.update(self.environment)
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            with (
+                contextlib.redirect_stdout(out),
+                contextlib.redirect_stderr(err),
+                _log_of_its_own(),
+            ):
                 code = app.run([verb, *arguments, "--state", self.state])
         finally:
             os.environ.clear()
@@ -118,6 +124,20 @@ class Cli:
             if process.poll() is None:
                 process.kill()
             process.communicate()
+
+
+@contextlib.contextmanager
+def _log_of_its_own() -> Iterator[None]:
+    """Meanwhile the log goes where a new process's would. What was set up in this process before
+    may write to a stream that is closed by now."""
+    root = logging.getLogger(logs.ROOT)
+    handlers, level = list(root.handlers), root.level
+    root.handlers[:] = [logging.NullHandler()]
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 class Migration:
