@@ -108,6 +108,24 @@ cdef class CommandBatch:
             count -= 1
         return arguments
 
+    def argument(self, Py_ssize_t index, uint64_t place, size_t most=SIZE_MAX):
+        """Argument `place` of command `index` (its name is argument 0), as it is to be sent: its
+        first `most` bytes. Unlike `command` it copies nothing else, and an argument may be very
+        long. IndexError for an argument that the command has not.
+        """
+        cdef uint64_t count
+        cdef size_t size = 0
+        cdef const uint8_t *p = first_argument(
+            command_bytes(&self.packed, self.at(index)), &count)
+        if place >= count:
+            raise IndexError("no such argument")
+        while True:
+            p = argument_body(p, &size)
+            if not place:
+                return PyBytes_FromStringAndSize(<const char *>p, min(size, most))
+            p += size + 2
+            place -= 1
+
     def longer(self, uint64_t limit):
         """Indices of the commands with an argument of more than `limit` bytes."""
         cdef size_t i, size

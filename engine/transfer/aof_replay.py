@@ -34,7 +34,7 @@ from engine._native import (
 )
 from engine.errors import TransferFailed
 from engine.model.keys import DbKey, placed
-from engine.model.modules import TELEMETRY, TELEMETRY_WORDS
+from engine.model.modules import HEAD_BYTES, TELEMETRY, TELEMETRY_WORDS
 from engine.model.online_checkpoint import POSITION_DB
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.report import NAMED_KEYS_LIMIT, printable_key
@@ -465,7 +465,7 @@ class Replay:
         found: set[int] = set()
         guard = self._writer.encoder.guard
         for index in batch.doubtful(CMD_PAYLOAD):
-            if guard is not None and (why := guard.refusal(batch.command(index)[3])):
+            if guard is not None and (why := guard.refusal(batch.argument(index, 3, HEAD_BYTES))):
                 found.add(index)
                 self._leave(batch, index, why)
         limit = self._writer.bulk_limit
@@ -487,7 +487,7 @@ class Replay:
             lost = self.lost.intersection(named)
             if not lost:
                 continue
-            if batch.command(index)[0].upper() in _DELETES:
+            if batch.argument(index, 0).upper() in _DELETES:
                 for db, key in lost:
                     self.lost.discard((db, key))
                     self._context.stats.carried(db, key)
@@ -520,7 +520,7 @@ class Replay:
         """A command that does not run on the target: its keys are named."""
         keys = batch.changes(index)
         if not keys:
-            name = batch.command(index)[0][:64].decode("ascii", "backslashreplace")
+            name = batch.argument(index, 0, 64).decode("ascii", "backslashreplace")
             self._lose(f"the command {name.upper()}", message)
             return
         self._lose_keys(keys, message)
@@ -545,6 +545,6 @@ class Replay:
 def _refusal(batch: CommandBatch, index: int, message: str) -> str:
     """Why the target would not even queue a command: of a module's that it does not know, that."""
     if batch.flags(index) & CMD_MODULE and "unknown command" in message:
-        name = batch.command(index)[0][:64].decode("ascii", "backslashreplace")
+        name = batch.argument(index, 0, 64).decode("ascii", "backslashreplace")
         return f"{name.upper()} is a command of a module, which the target does not have"
     return message

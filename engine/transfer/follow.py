@@ -19,6 +19,7 @@ them does not bring there is dirty, and so is what those behind it derive of tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -44,7 +45,7 @@ from engine._native import (
 from engine.errors import LinkError, ServerError, TransferFailed
 from engine.model.doubt import Doubt
 from engine.model.keys import DbKey
-from engine.model.modules import TELEMETRY
+from engine.model.modules import HEAD_BYTES, TELEMETRY
 from engine.model.position import StreamPosition, TargetPosition
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved, Sent
@@ -551,7 +552,7 @@ class Follower:
         """What a command of an unknown name does to its keys on the target is not known: they are
         read again."""
         for index in batch.indices(CMD_UNKNOWN):
-            name = batch.command(index)[0].upper()
+            name = batch.argument(index, 0).upper()
             keys = await self._resync.keys_of(batch, index)
             self._resync.mark_dirty(keys or ())
             shown = name[:64].decode("ascii", "backslashreplace")
@@ -728,7 +729,7 @@ class Follower:
         """RESTORE of a value that the target must not get, as it lacks the module."""
         found = set()
         for index in batch.doubtful(CMD_PAYLOAD):
-            if why := self._resync.refusal(batch.command(index)[3]):
+            if why := self._resync.refusal(batch.argument(index, 3, HEAD_BYTES)):
                 found.add(index)
                 await self._leave(batch, index, why)
         if found:
@@ -778,10 +779,12 @@ class Follower:
         if keys:
             self._resync.mark_dirty(keys)
         else:
-            command = batch.command(index)
-            name = command[0].decode("ascii", "backslashreplace")
-            if command[0].upper().startswith(_OF_SEARCH) and len(command) > 1:
-                self.on_search(command[1], message)
+            verb = batch.argument(index, 0)
+            name = verb.decode("ascii", "backslashreplace")
+            if verb.upper().startswith(_OF_SEARCH):
+                # One that has no argument names nothing.
+                with contextlib.suppress(IndexError):
+                    self.on_search(batch.argument(index, 1), message)
             self._left_out(f"the command {name}, which has no keys: {message}")
 
     # --- Mending ---

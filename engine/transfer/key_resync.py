@@ -378,7 +378,7 @@ class KeyResync:
         hits = [
             index
             for index in batch.mentioning({key for _, key in self._absent})
-            if batch.command(index)[0].upper() not in _DELETES
+            if batch.argument(index, 0).upper() not in _DELETES
         ]
         for index in hits:
             named = placed(batch.db(index), batch.keys(index) or (), swaps)

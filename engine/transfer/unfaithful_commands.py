@@ -185,7 +185,7 @@ class UnfaithfulCommands:
                         timed_here = _timed_by(batch)
                     (key,) = keys
                     if key not in timed_here:
-                        field = batch.command(index)[2] if kind.timed == "field" else None
+                        field = batch.argument(index, 2) if kind.timed == "field" else None
                         if_timed[Timed(*key, field)] = None
                         continue
                 where.update(dict.fromkeys(keys))

@@ -173,6 +173,17 @@ def test_arguments_that_are_too_long_are_found() -> None:
     assert CommandBatch.empty(0).longer(0) == []
 
 
+def test_one_argument_is_read_without_the_others() -> None:
+    (batch,) = batches_of(command(b"PING") + command(b"SET", b"key", b"0123456789", b"KEEPTTL"))
+    words = batch.command(0)
+    assert [batch.argument(0, place) for place in range(4)] == words
+    assert [batch.argument(0, place, 2) for place in range(4)] == [word[:2] for word in words]
+    assert batch.argument(0, 2, 0) == b""
+    for index, place in ((0, 4), (0, 2**40), (1, 0), (-1, 0)):
+        with pytest.raises(IndexError):
+            batch.argument(index, place)
+
+
 def test_messages_can_be_left_out():
     head = data = command(b"SET", b"a", b"1") + command(b"PUBLISH", b"news", b"m")
     data += command(b"MULTI") + command(b"spublish", b"news", b"m") + command(b"INCR", b"a")
