@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from benches.datasets import strings
-from benches.support.api import Serving, percent, until
+from benches.support.api import Serving, percent
 from benches.support.servers import Server, binaries
+from benches.support.waiting import wait_for
 from engine.front.engine import Engine
 
 PREFERRED = "redis-7.0"
@@ -91,7 +92,7 @@ def one(api: Serving, source: Server, target: Server, pause: float | None) -> di
 
     # Another key: the clients' is throttled.
     quiet = api.client("migrate")
-    until(lambda: percent(group()) == 100.0, "in sync", SECONDS)
+    wait_for(lambda: percent(group()) == 100.0, "in sync", SECONDS)
     told: list[dict[str, float]] = []
     if asking is not None:
         asking.terminate()
@@ -99,7 +100,7 @@ def one(api: Serving, source: Server, target: Server, pause: float | None) -> di
         told = [json.loads(line) for line in asking.stdout]
         asking.wait()
     quiet.complete_migration(**name)
-    until(lambda: group()["Status"] == "available", "available", SECONDS)
+    wait_for(lambda: group()["Status"] == "available", "available", SECONDS)
     engine = Engine(api.state)
     _, transfer = engine.services.registry.get("bench")
     engine.close()

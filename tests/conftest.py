@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,8 @@ from benches.support.servers import (
     pair_id,
     ring_pairs,
 )
-from tests.postgres import Postgres, folder_of_postgres
-
-ServerFactory = Callable[..., Server]
+from tests.support.postgres import Postgres, folder_of_postgres
+from tests.support.servers import ServerFactory
 
 _NAME = re.compile(r"(redis|valkey|redis-stack|falkordb)-\d")
 
@@ -169,19 +168,6 @@ def pytest_report_header() -> list[str]:
     further = (*extra_binaries(), *module_binaries())
     found += [f"server where a test names it: {binary.name}" for binary in further]
     return found + [f"pair: {pair_id(pair)}" for pair in all_pairs()]
-
-
-def known(name: str) -> Binary:
-    """The machine's first server whose name begins so ("redis-7.0"); without it the test skips.
-
-    The servers of every pair come first, then the further ones ("redis-3.2", "redis-8.6"), then
-    those with modules ("redis-stack-7.4", "falkordb-8.2").
-    """
-    everything = (*binaries(), *extra_binaries(), *module_binaries())
-    found = [each for each in everything if each.name.startswith(name)]
-    if not found:
-        pytest.skip(f"no {name} on this machine")
-    return found[0]
 
 
 @pytest.fixture(params=binaries(), ids=str)

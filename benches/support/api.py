@@ -14,11 +14,10 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,12 +29,12 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 
+from benches.support.waiting import SECONDS, wait_for
 from engine.front.access_keys import Role, create
 from engine.front.http.service_model import model
 from engine.groups.registry import Registry
 
 REGION = "us-east-1"
-SECONDS = 60.0
 NAMESPACE = f"{{{model().namespace}}}"
 
 
@@ -162,7 +161,7 @@ class Serving:
         begun = len(self.log)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        found = until(
+        found = wait_for(
             lambda: (
                 re.search(r"listening on (\S+)", "".join(self.log[begun:]))
                 or self.process.poll() is not None
@@ -245,16 +244,6 @@ class Serving:
             return
         assert "a bug" not in log
         assert not any(key["SecretAccessKey"] in log for key in self.keys.values())
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
-    """Wait until `condition`, and return what it returned. Raises `AssertionError`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds:g} s: {what}")
 
 
 def percent(group: dict[str, Any]) -> float | None:

@@ -25,14 +25,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import wait_for
 from engine import logs
 from engine.cli import app
 from engine.fleet.process import ProcessId
 from engine.front.engine import Engine
+
+T = TypeVar("T")
 
 SECONDS = 90.0
 POLL_SECONDS = 0.05
@@ -217,20 +220,36 @@ class Migration:
         self, what: Callable[[dict[str, Any]], Any], seconds: float = SECONDS
     ) -> dict[str, Any]:
         """Wait until the group's `Migration` is so. A worker that ended by itself fails at once."""
-        deadline = time.monotonic() + seconds
-        while not what(found := self.migration()):
+        found: dict[str, Any] = {}
+
+        def so() -> Any:
+            nonlocal found
+            found = self.migration()
+            if reached := what(found):
+                return reached
             dead = self._workers and all(each.ended() for each in self._workers)
             assert not dead, f"the worker ended: {found}\n{self.story()}"
-            assert time.monotonic() < deadline, f"after {seconds} s: {found}\n{self.story()}"
-            time.sleep(POLL_SECONDS)
+            return reached
+
+        self.until(so, "a state of the migration", seconds)
         return found
+
+    def until(
+        self,
+        condition: Callable[[], T],
+        what: str,
+        seconds: float = SECONDS,
+        *,
+        every: float = POLL_SECONDS,
+    ) -> T:
+        """`wait_for`; what happened to the migration is in the failure."""
+        return wait_for(condition, what, seconds, every=every, told=self.story)
 
     def workers(self, seconds: float = 60.0) -> list[int]:
         """The pids of the workers; waits until there are some."""
-        deadline = time.monotonic() + seconds
-        while not (pids := [each["Pid"] for each in self.migration()["Workers"]]):
-            assert time.monotonic() < deadline, f"no worker\n{self.story()}"
-            time.sleep(POLL_SECONDS)
+        pids = self.until(
+            lambda: [each["Pid"] for each in self.migration()["Workers"]], "a worker", seconds
+        )
         self._workers = [ProcessId.of(pid) for pid in pids]
         return pids
 
@@ -263,10 +282,7 @@ class Migration:
         self._note(f"killed {pids} in {found['Phase']}, lag {found.get('LagBytes')}")
 
     def _gone(self, who: ProcessId) -> None:
-        deadline = time.monotonic() + 60
-        while not who.ended():
-            assert time.monotonic() < deadline, f"pid {who.pid} outlived SIGKILL"
-            time.sleep(0.005)
+        wait_for(who.ended, f"the end of the worker (pid {who.pid}) by SIGKILL", every=0.005)
 
     def close(self) -> None:
         """End the workers and whatever verb still runs."""

@@ -25,9 +25,9 @@ import pytest
 from benches.support.engines import Cli, Migration
 from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server
-from tests.conftest import ServerFactory, known
-from tests.converge import OWN_PREFIX, replicated
-from tests.traffic import Retrying
+from tests.support.comparison import OWN_PREFIX, replicated
+from tests.support.servers import ServerFactory, known
+from tests.support.traffic import Retrying
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -14,8 +14,8 @@ import redis
 
 from benches.support.engines import Migration
 from benches.support.servers import Server
-from tests.conftest import ServerFactory, known
-from tests.online import assert_tidy
+from tests.support.online import assert_tidy
+from tests.support.servers import ServerFactory, known
 
 SECONDS = 60.0
 # Tells that it runs, and ends when it may.

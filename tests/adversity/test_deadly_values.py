@@ -11,12 +11,13 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.targets.crash_suspects import REASON
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory, known
-from tests.online import cut_over, following, online, soon
 from tests.reference.stream import command
-from tests.transfers import Run, transfer
+from tests.support.online import cut_over, following, online
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run, transfer
 
 # Bytes that no server compresses.
 DEADLY = hashlib.sha512(b"deadly").digest()

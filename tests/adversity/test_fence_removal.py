@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
@@ -24,9 +25,9 @@ from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.fence import PauseFence
 from engine.transfer.transfer import Transfer
 from engine.transfer.unblock_source import unblock
-from tests.conftest import ServerFactory, known
-from tests.online import assert_tidy, cut_over, following, in_sync, online, refused, soon
-from tests.transfers import Run
+from tests.support.online import assert_tidy, cut_over, following, in_sync, online, refused
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run
 
 LEFT = "may still refuse writes, for its fence could not be taken away"
 

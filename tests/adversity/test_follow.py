@@ -24,9 +24,9 @@ import redis
 from benches.support.engines import Cli, Migration
 from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server, all_pairs, binaries, pair_id
-from tests.conftest import ServerFactory
-from tests.converge import assert_settled, replicated
-from tests.traffic import Counters, Traffic
+from tests.support.comparison import assert_settled, replicated
+from tests.support.servers import ServerFactory
+from tests.support.traffic import Counters, Traffic
 
 try:
     from engine.sources import replica as _replica  # noqa: F401

@@ -10,12 +10,13 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.model.progress import Phase, Progress
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory, known
-from tests.converge import assert_settled
-from tests.online import cut_over, following, in_sync, online, refused, soon
-from tests.transfers import Run
+from tests.support.comparison import assert_settled
+from tests.support.online import cut_over, following, in_sync, online, refused
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run
 
 # What happens to the source, and how it ends.
 Trouble = tuple[Callable[[Server, Proxy], None], Callable[[Server, Proxy], None]]

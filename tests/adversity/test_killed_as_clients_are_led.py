@@ -16,8 +16,8 @@ from benches.support.servers import Server
 from engine.front.engine import Engine
 from engine.groups import schema
 from engine.groups.registry import Registry
-from tests.conftest import ServerFactory, known
-from tests.online import assert_tidy
+from tests.support.online import assert_tidy
+from tests.support.servers import ServerFactory, known
 
 SECONDS = 60.0
 # Tells that it runs. The first one stays as long as its worker does; later ones end at once.

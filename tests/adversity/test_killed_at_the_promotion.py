@@ -13,7 +13,7 @@ import redis
 from benches.support.engines import Cli, Migration
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from tests.conftest import ServerFactory, known
+from tests.support.servers import ServerFactory, known
 
 ROUND_TRIP = 0.1
 # In round trips behind the fence, of some six: while the stream is drained; about when the source

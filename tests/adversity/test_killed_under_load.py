@@ -9,8 +9,8 @@ from __future__ import annotations
 from benches.support.engines import Migration
 from benches.support.movers import NAMES, Mover, fill, killed
 from benches.support.proxy import Proxy
-from tests.conftest import ServerFactory, known
-from tests.converge import assert_settled
+from tests.support.comparison import assert_settled
+from tests.support.servers import ServerFactory, known
 
 DELAY = 0.02  # one way, to either end
 

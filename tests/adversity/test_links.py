@@ -21,8 +21,8 @@ from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory
-from tests.transfers import Run, transfer, until
+from tests.support.servers import ServerFactory
+from tests.support.transfers import Run, transfer, until
 
 SEED = int(os.environ.get("ENGINE_SEED", "20"))
 ROUNDS = 40 if os.environ.get("ENGINE_SOAK") else 6

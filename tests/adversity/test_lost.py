@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from benches.support.engines import Migration
-from tests.conftest import ServerFactory, known
 from tests.integration.test_libraries import code
+from tests.support.servers import ServerFactory, known
 
 
 def test_what_was_refused_is_known_to_the_next_worker(

@@ -16,8 +16,8 @@ from engine.model.checkpoint import Checkpoint
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase
 from engine.transfer.checkpoint_store import MemoryCheckpoint
-from tests.conftest import ServerFactory, known
-from tests.transfers import Run, transfer, until
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run, transfer, until
 
 
 def online(source: Any, target: Any, **options: Any) -> Run:

@@ -15,6 +15,7 @@ import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.errors import StateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
@@ -28,9 +29,8 @@ from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import Settle
 from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison
-from tests.conftest import ServerFactory, known
-from tests.converge import OWN_PREFIX, assert_settled
-from tests.online import (
+from tests.support.comparison import OWN_PREFIX, assert_settled
+from tests.support.online import (
     assert_tidy,
     cut_over,
     following,
@@ -38,9 +38,9 @@ from tests.online import (
     online,
     refusals,
     refused,
-    soon,
 )
-from tests.transfers import Run
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run
 
 # With lifted deadlines, and with import mode.
 NAMES = ("redis-7.0", "valkey-9")

@@ -11,15 +11,16 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.model.progress import Phase
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.sync_monitor import SyncMonitor
 from engine.transfer.transfer import Transfer
 from engine.transfer.ttl_guard import TtlGuard
-from tests.conftest import ServerFactory, known
-from tests.converge import assert_settled
-from tests.online import YEAR_MS, assert_tidy, cut_over, in_sync, online, refused, soon
-from tests.transfers import Run
+from tests.support.comparison import assert_settled
+from tests.support.online import YEAR_MS, assert_tidy, cut_over, in_sync, online, refused
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run
 
 
 @pytest.fixture

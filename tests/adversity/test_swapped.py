@@ -12,10 +12,10 @@ import pytest
 from benches.support.engines import Cli, Migration
 from benches.support.servers import Server
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory, known
-from tests.converge import OWN_PREFIX, assert_settled
-from tests.online import assert_tidy, cut_over, following, online
-from tests.transfers import Run
+from tests.support.comparison import OWN_PREFIX, assert_settled
+from tests.support.online import assert_tidy, cut_over, following, online
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run
 
 SEED = os.environ.get("ENGINE_SEED", "32")
 DATABASES = 4

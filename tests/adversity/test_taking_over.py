@@ -11,6 +11,7 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.errors import LinkError, StateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.online_checkpoint import OnlineCheckpoint, position_key
@@ -23,12 +24,12 @@ from engine.transfer.promotion import Promotion
 from engine.transfer.target_claim import TargetClaim
 from engine.transfer.transfer import Transfer
 from engine.wire.psync import FullSync, PartialSync
-from tests.conftest import ServerFactory, known
-from tests.converge import assert_settled
-from tests.followers import next_batch, offset_of, source_of
-from tests.online import assert_tidy, cut_over, following, in_sync, online, soon
-from tests.traffic import Counters
-from tests.transfers import Run
+from tests.support.comparison import assert_settled
+from tests.support.followers import next_batch, source_of
+from tests.support.online import assert_tidy, cut_over, following, in_sync, online
+from tests.support.servers import ServerFactory, known, offset_of
+from tests.support.traffic import Counters
+from tests.support.transfers import Run
 
 NAMES = ("redis-7.0", "valkey-9")
 Steer = Callable[[Transfer, Run], Awaitable[None]]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import redis
 
-from benches.support.api import until
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon, wait_for
 from engine.fleet.verification_gate import comparison_of, verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
@@ -24,11 +24,11 @@ from engine.transfer.fence import PauseFence
 from engine.transfer.promotion import Promotion
 from engine.transfer.transfer import Transfer
 from engine.verify import verify
-from tests.conftest import ServerFactory, known
-from tests.converge import assert_settled
-from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, soon
-from tests.traffic import Counters
-from tests.transfers import Run, transfer
+from tests.support.comparison import assert_settled
+from tests.support.online import assert_tidy, cut_over, following, in_sync, online, phase
+from tests.support.servers import ServerFactory, known
+from tests.support.traffic import Counters
+from tests.support.transfers import Run, transfer
 
 NAME = "redis-7.0"
 
@@ -157,7 +157,7 @@ def test_a_scan_takes_over(ends: tuple[Server, Server], own: bool) -> None:
     assert there.wait(30)
     try:
         source.client().set("meanwhile", "1")
-        until(lambda: target.client().get("meanwhile"), "the last write that it has brought")
+        wait_for(lambda: target.client().get("meanwhile"), "the last write that it has brought")
 
         async def steer(work: Transfer, run: Run) -> None:
             await soon(lambda: work.progress.phase is Phase.COPIED, "the copy")

@@ -9,12 +9,13 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.sources import replica
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory, known
-from tests.converge import assert_settled
-from tests.online import assert_tidy, cut_over, following, online, soon
-from tests.transfers import Run
+from tests.support.comparison import assert_settled
+from tests.support.online import assert_tidy, cut_over, following, online
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run
 
 MB = 1_000_000
 

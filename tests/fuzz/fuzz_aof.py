@@ -20,8 +20,8 @@ with atheris.instrument_imports(include=["tests.reference.aof", "engine.sources.
 
 from engine._native import ProtocolError, StreamReader, early_field_ttls
 from engine.errors import ProtocolFault
-from tests.feeding import contents, push
 from tests.reference.stream import Broken, command
+from tests.support.feeding import contents, push
 from tests.unit.test_aof import PARTS, WRONG
 from tests.unit.test_fields import PAYLOADS
 

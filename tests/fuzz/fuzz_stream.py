@@ -14,7 +14,7 @@ with atheris.instrument_imports(include=["tests.reference.stream"]):
     from tests.reference import stream as reference
 
 from engine._native import ProtocolError, StreamReader
-from tests.feeding import push
+from tests.support.feeding import push
 from tests.unit.test_stream import MIXED, check
 
 SEEDS = (

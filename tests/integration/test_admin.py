@@ -16,7 +16,7 @@ from engine.model.endpoint import Endpoint
 from engine.verify.key_comparison import Side
 from engine.wire.control_connection import admin
 from engine.wire.dial import dial
-from tests.conftest import ServerFactory
+from tests.support.servers import ServerFactory
 
 
 async def test_a_cancellation_at_any_moment_ends_the_task(server_factory: ServerFactory) -> None:

@@ -33,12 +33,12 @@ from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.preflight import preflight
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory, known
 from tests.integration.test_file_real import migrate
 from tests.reference import aof as reference
 from tests.reference.stream import command
-from tests.snapshots import fill, snapshot
-from tests.transfers import Run, transfer, until
+from tests.support.servers import ServerFactory, known
+from tests.support.snapshots import fill, snapshot
+from tests.support.transfers import Run, transfer, until
 
 HOUR_MS = 3_600_000
 OPTIONS = ("--appendonly", "yes", "--appendfsync", "no", "--save", "")

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benches.support.api import REGION, Serving, until
-from tests.conftest import ServerFactory
+from benches.support.api import REGION, Serving
+from benches.support.waiting import wait_for
+from tests.support.servers import ServerFactory
 
 PROGRESS = "ReplicationGroups[0].PendingModifiedValues.Resharding.SlotMigration.ProgressPercentage"
 
@@ -65,10 +66,10 @@ def test_a_whole_migration(tmp_path: Path, state_url: str, server_factory: Serve
         aws("test-migration", *group, *nodes)
         assert aws("start-migration", *group, *nodes)["ReplicationGroup"]["Status"] == "migrating"
         describe = ("describe-replication-groups", *group, "--query", PROGRESS)
-        until(lambda: aws(*describe) == 100.0, "in sync")
+        wait_for(lambda: aws(*describe) == 100.0, "in sync")
         aws("complete-migration", *group)
         status = ("describe-replication-groups", *group, "--query", "ReplicationGroups[0].Status")
-        until(lambda: aws(*status) == "available", "available")
+        wait_for(lambda: aws(*status) == "available", "available")
         aws("wait", "replication-group-available", *group)
         assert target.client().dbsize() == 100
         told = [each["Message"] for each in aws("describe-events")["Events"]]

@@ -20,13 +20,14 @@ from typing import Any
 import botocore.exceptions
 import pytest
 
-from benches.support.api import Serving, fetch, percent, until
+from benches.support.api import Serving, fetch, percent
 from benches.support.servers import Server, TlsFiles
+from benches.support.waiting import wait_for
 from engine.front.engine import Engine
 from engine.front.http.client_limits import CONNECTIONS_MOST, CONNECTIONS_OF_ONE
 from engine.front.http.service_model import API_VERSION
 from engine.front.http.tls_handshake_limits import HANDSHAKE_SECONDS
-from tests.conftest import ServerFactory, known
+from tests.support.servers import ServerFactory, known
 
 KEYS = 2000
 
@@ -89,7 +90,7 @@ def test_a_whole_migration(api: Serving, server_factory: ServerFactory) -> None:
     assert shown["AutomaticFailover"] == "disabled"
     assert (shown["NetworkType"], shown["UserGroupIds"]) == ("ipv4", [])
     # 3. Describe until in sync.
-    until(lambda: percent(group(migrate)) == 100.0, "in sync")
+    wait_for(lambda: percent(group(migrate)) == 100.0, "in sync")
     page = fetch(f"{api.url}/metrics", api.signed("/metrics", "read")).body.decode()
     assert f'startmigration_migration_keys{{group="cache"}} {KEYS + 1}.0' in page
     assert 'startmigration_migration_phase{group="cache",phase="FOLLOW"} 1.0' in page
@@ -123,7 +124,7 @@ def test_it_cuts_over_by_itself_if_it_is_told_to(
     client.start_migration(
         ReplicationGroupId="cache", CustomerNodeEndpointList=node(source), AutoCutover=True
     )
-    until(lambda: group(client)["Status"] == "available", "available")
+    wait_for(lambda: group(client)["Status"] == "available", "available")
     assert target.client().get("a") == b"b"
 
 
@@ -196,7 +197,7 @@ def test_what_fails_before_a_start(api: Serving, server_factory: ServerFactory) 
     assert (settings.retry_for, settings.take_over) == (77.0, True)
     assert settings.source_nodes == ("10.0.0.7:6379",)
     client.complete_migration(ReplicationGroupId="cache", Force=True)
-    until(lambda: group(client)["Status"] == "available", "aborted")
+    wait_for(lambda: group(client)["Status"] == "available", "aborted")
 
 
 def test_completion_is_refused_while_not_in_sync(
@@ -214,7 +215,7 @@ def test_completion_is_refused_while_not_in_sync(
     assert group(client)["Status"] == "migrating"
     source.thaw()
     client.complete_migration(ReplicationGroupId="cache", Force=True)
-    until(lambda: group(client)["Status"] == "available", "aborted")
+    wait_for(lambda: group(client)["Status"] == "available", "aborted")
     told = [each["Message"] for each in client.describe_events()["Events"]]
     assert "abort requested (force): no cut-over, the source stays open" in told
     aborted = r"aborted by force, not cut over: .+; the source stays open"
@@ -229,7 +230,7 @@ def test_a_cut_over_without_the_comparison(api: Serving, server_factory: ServerF
     client = api.client()
     register(client, target)
     client.start_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=node(source))
-    until(lambda: percent(group(client)) == 100.0, "in sync")
+    wait_for(lambda: percent(group(client)) == 100.0, "in sync")
 
     def without(params: dict[str, Any], **_: Any) -> None:
         params["body"]["SkipVerification"] = "true"
@@ -238,7 +239,7 @@ def test_a_cut_over_without_the_comparison(api: Serving, server_factory: ServerF
     with pytest.raises(botocore.exceptions.ClientError, match="InvalidParameterCombination"):
         client.complete_migration(ReplicationGroupId="cache", Force=True)
     client.complete_migration(ReplicationGroupId="cache")
-    until(lambda: group(client)["Status"] == "available", "available")
+    wait_for(lambda: group(client)["Status"] == "available", "available")
     told = [each["Message"] for each in client.describe_events()["Events"]]
     assert told[-1] == "migration completed: cut over without the comparison, as asked"
     assert target.client().get("a") == b"b"
@@ -340,7 +341,7 @@ def test_the_feed(api: Serving, server_factory: ServerFactory) -> None:
     client = api.client()
     watcher = Watcher(api)
     assert watcher.response.headers["content-type"] == "text/event-stream; charset=utf-8"
-    until(lambda: watcher.states == [{"groups": [], "events": []}], "the first state")
+    wait_for(lambda: watcher.states == [{"groups": [], "events": []}], "the first state")
     register(client, target)
     client.start_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=node(source))
 
@@ -349,12 +350,12 @@ def test_the_feed(api: Serving, server_factory: ServerFactory) -> None:
         found: dict[str, Any] = watcher.states[-1]["groups"][0].get("Migration", {})
         return found
 
-    until(lambda: watcher.states[-1]["groups"], "the group")
-    until(lambda: migration().get("CanComplete"), "in sync")
+    wait_for(lambda: watcher.states[-1]["groups"], "the group")
+    wait_for(lambda: migration().get("CanComplete"), "in sync")
     assert migration()["Phase"] == "FOLLOW"
     assert "migration from" in watcher.states[-1]["events"][-1]["Message"]
     late = Watcher(api)
-    until(lambda: late.states, "a state for who comes late")
+    wait_for(lambda: late.states, "a state for who comes late")
     # It ends with the server, and does not hold it up.
     begun = time.monotonic()
     assert api.end() == 0
@@ -367,7 +368,7 @@ def test_the_feed(api: Serving, server_factory: ServerFactory) -> None:
 @pytest.mark.parametrize("how", ["deleted", "another role", "the file is gone"])
 def test_a_key_that_is_revoked_watches_no_longer(api: Serving, how: str) -> None:
     watcher = Watcher(api)
-    until(lambda: watcher.states, "the first state")
+    wait_for(lambda: watcher.states, "the first state")
     lines = api.file.read_text().splitlines(keepends=True)
     if how == "deleted":
         api.file.write_text("".join(line for line in lines if '"read"' not in line))
@@ -491,7 +492,7 @@ def test_handshakes_that_do_not_end(tmp_path: Path, state_url: str, tls_files: T
                 return fetch(f"{api.url}/healthz", context=trusted).status == 200
             return False
 
-        until(served, "room for others", HANDSHAKE_SECONDS + 5)
+        wait_for(served, "room for others", HANDSHAKE_SECONDS + 5)
         stack.enter_context(socket.create_connection((host, int(port))))
         begun = time.monotonic()
         assert api.end() == 0
@@ -511,7 +512,7 @@ def test_connections_that_ask_nothing(tmp_path: Path, state_url: str) -> None:
                     each.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n")
         assert fetch(f"{api.url}/healthz").status == 200
         told = "which has 256, gave way to one of 127.0.0.1"
-        until(lambda: any(told in line for line in api.log), "a line of the log")
+        wait_for(lambda: any(told in line for line in api.log), "a line of the log")
         assert "Traceback" not in "".join(api.log)
 
 
@@ -579,5 +580,5 @@ def test_which_servers_may_be_meant(
         migrate.start_migration(
             ReplicationGroupId="cache", CustomerNodeEndpointList=node(source), AutoCutover=True
         )
-        until(lambda: group(admin)["Status"] == "available", "available")
+        wait_for(lambda: group(admin)["Status"] == "available", "available")
     assert target.client().get("a") == b"b"

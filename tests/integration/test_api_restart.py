@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from benches.support.api import Serving, percent, until
+from benches.support.api import Serving, percent
+from benches.support.waiting import wait_for
 from engine.front.engine import Engine
-from tests.conftest import ServerFactory
+from tests.support.servers import ServerFactory
 
 
 def pid_of(state: str) -> int:
@@ -58,18 +59,18 @@ def begun(api: Serving, server_factory: ServerFactory) -> tuple[Any, Any, int]:
     )
     nodes = [{"Address": "127.0.0.1", "Port": source.port}]
     client.start_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=nodes)
-    until(lambda: in_sync(client), "in sync")
+    wait_for(lambda: in_sync(client), "in sync")
     return source, target, pid_of(api.state)
 
 
 def completed(api: Serving, source: Any, target: Any) -> None:
     source.client().set("after", "2")
     client = api.client()
-    until(lambda: in_sync(client), "in sync again")
+    wait_for(lambda: in_sync(client), "in sync again")
     client.complete_migration(ReplicationGroupId="cache")
     # Once: an order that was accepted is carried out, or it is told why not.
     try:
-        until(lambda: status(client) == "available", "available")
+        wait_for(lambda: status(client) == "available", "available")
     except AssertionError as late:
         told = [each["Message"] for each in client.describe_events()["Events"]]
         raise AssertionError(f"{late}; events: {told}") from None
@@ -101,7 +102,7 @@ def test_a_worker_that_is_killed_is_replaced(
         group = Path(f"/proc/{pid}/autogroup")
         assert not group.exists() or group.read_text().endswith("nice 0\n")
         os.kill(pid, signal.SIGKILL)
-        until(lambda: replaced(state_url, pid), "another worker")
+        wait_for(lambda: replaced(state_url, pid), "another worker")
         assert os.getpriority(os.PRIO_PROCESS, pid_of(state_url)) == os.getpriority(
             os.PRIO_PROCESS, 0
         )
@@ -119,7 +120,7 @@ def test_both_end_and_the_server_takes_it_up(
         source, target, pid = begun(api, server_factory)
         api.end(number)
         os.kill(pid, number)
-        until(lambda: pid_of(state_url) == 0, "the worker has ended")
+        wait_for(lambda: pid_of(state_url) == 0, "the worker has ended")
         api.start()
         completed(api, source, target)
 
@@ -158,11 +159,11 @@ def test_two_servers_on_one_state(
             "started",
         }
         for serving in (other, api):
-            until(partial(in_sync, serving.client()), "in sync")
+            wait_for(partial(in_sync, serving.client()), "in sync")
             pid = pid_of(state_url)
             os.kill(pid, signal.SIGKILL)
-            until(partial(replaced, state_url, pid), "another worker")
-        until(lambda: len(source.client().client_list(_type="replica")) == 1, "one replica")
+            wait_for(partial(replaced, state_url, pid), "another worker")
+        wait_for(lambda: len(source.client().client_list(_type="replica")) == 1, "one replica")
         completed(other, source, target)
         assert status(api.client()) == "available"
 

@@ -12,8 +12,8 @@ import redis
 
 from benches.support.servers import Binary, Server
 from engine._native import TransactionResult, encode_command
-from tests.conftest import ServerFactory
-from tests.replica import POSITION_KEY, Applier, batch_of
+from tests.support.raw_replica import POSITION_KEY, Applier, batch_of
+from tests.support.servers import ServerFactory
 
 THREE = batch_of(("SET", "a", "1"), ("INCR", "n"), ("LPUSH", "l", "x"))
 WITHOUT = ("multi", "exec", "watch", "get", "incr", "select")

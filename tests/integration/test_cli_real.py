@@ -25,8 +25,8 @@ from benches.support.compare import assert_equal
 from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server
 from engine.front.engine import Engine
-from tests.conftest import ServerFactory, known
-from tests.converge import OWN_PREFIX
+from tests.support.comparison import OWN_PREFIX
+from tests.support.servers import ServerFactory, known
 
 SECONDS = 90.0
 GROUP = ("--replication-group-id", "prod")

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from benches.support.api import until as wait_until
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon, wait_for
 from engine.errors import LinkError, StateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
@@ -31,22 +31,20 @@ from engine.transfer.fence import Fence
 from engine.transfer.fence_in_checkpoint import FenceUpkeep
 from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison
-from tests.conftest import ServerFactory, known
-from tests.converge import OWN_PREFIX, assert_settled
-from tests.online import (
+from tests.support.comparison import OWN_PREFIX, assert_settled
+from tests.support.online import (
     assert_tidy,
     cut_over,
     following,
     in_sync,
-    offset_of,
     online,
     phase,
     refusals,
     refused,
-    soon,
 )
-from tests.traffic import Counters
-from tests.transfers import Run
+from tests.support.servers import ServerFactory, known, offset_of
+from tests.support.traffic import Counters
+from tests.support.transfers import Run
 
 NAMES = ("redis-7.0", "valkey-8.1")
 
@@ -417,7 +415,7 @@ def test_an_abort_leaves_the_source_open(ends: tuple[Server, Server]) -> None:
         assert run.report.status == "stopped"
         assert run.report.errors[0].startswith("aborted by force, not cut over: ")
         before = clicks.acknowledged
-        wait_until(lambda: clicks.acknowledged > before + 10, "writers that go on")
+        wait_for(lambda: clicks.acknowledged > before + 10, "writers that go on")
     assert clicks.refusal == ""
     client = source.client()
     assert int(client.get("clicks")) == clicks.acknowledged

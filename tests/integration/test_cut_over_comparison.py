@@ -15,6 +15,7 @@ import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.model.endpoint import Endpoint
 from engine.model.keys import DbKey
 from engine.model.progress import Phase
@@ -26,11 +27,11 @@ from engine.transfer.cut_over_check import Settle
 from engine.transfer.cut_over_comparison import CutOverComparison
 from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison, verify
-from tests.conftest import ServerFactory, known
-from tests.converge import assert_settled
 from tests.integration.test_roles import Clicks
-from tests.online import assert_tidy, cut_over, following, in_sync, online, refused, soon
-from tests.transfers import Run
+from tests.support.comparison import assert_settled
+from tests.support.online import assert_tidy, cut_over, following, in_sync, online, refused
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run
 
 MIB = 1 << 20
 

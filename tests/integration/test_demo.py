@@ -13,7 +13,7 @@ import pytest
 
 from benches import datasets, demo
 from benches.support.compare import Comparison, compare
-from tests.conftest import ServerFactory
+from tests.support.servers import ServerFactory
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 90.0

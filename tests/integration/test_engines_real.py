@@ -12,8 +12,8 @@ import pytest
 from benches import datasets
 from benches.support.engines import Cli, Migration
 from benches.support.proxy import Proxy
-from tests.conftest import ServerFactory
-from tests.converge import assert_settled
+from tests.support.comparison import assert_settled
+from tests.support.servers import ServerFactory
 
 SCAN = ("--source-type", "scan")
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from benches.support.api import until
 from benches.support.compare import assert_equal
 from benches.support.servers import Server
+from benches.support.waiting import wait_for
 from engine.errors import TransferFailed
 from engine.front.engine import Engine
 from engine.model.endpoint import Endpoint
@@ -20,9 +20,9 @@ from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from engine.transfer import target_monitor
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory, known
-from tests.online import following, in_sync, online, refused
-from tests.transfers import Run, transfer
+from tests.support.online import following, in_sync, online, refused
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run, transfer
 
 KEYS = 5000
 # A batch that the server holds is memory too: a large one would be refused, and nothing evicted.
@@ -47,7 +47,7 @@ def evict(target: Server) -> None:
     client = target.client()
     used = client.info("memory")["used_memory"]
     client.config_set("maxmemory", used - 300_000)
-    until(lambda: client.info("stats")["evicted_keys"] > 10, "evictions")
+    wait_for(lambda: client.info("stats")["evicted_keys"] > 10, "evictions")
     client.config_set("maxmemory", 0)
 
 
@@ -79,7 +79,7 @@ def test_evictions_close_the_gate(ends: tuple[Server, Server], face: Engine) -> 
     target.client().set("before", "x", ex=1000)
     evict_first = target.client()
     evict_first.config_set("maxmemory", 1)
-    until(lambda: evicted(target) == 1, "what was evicted before the start")
+    wait_for(lambda: evicted(target) == 1, "what was evicted before the start")
     evict_first.config_set("maxmemory", 0)
     face.sync.register_replication_group("g", f"redis://127.0.0.1:{target.port}")
     nodes = [{"Address": "127.0.0.1", "Port": source.port}]
@@ -91,7 +91,7 @@ def test_evictions_close_the_gate(ends: tuple[Server, Server], face: Engine) -> 
     closed = (
         f"the target has evicted {count:,} keys since the start (maxmemory-policy volatile-lru)"
     )
-    found = until(
+    found = wait_for(
         lambda: (m := migration(face))["Counters"]["EvictedKeys"] == count and m, "it is seen"
     )
     assert not found["CanComplete"]
@@ -100,11 +100,11 @@ def test_evictions_close_the_gate(ends: tuple[Server, Server], face: Engine) -> 
     assert any("keys since the start (maxmemory-policy volatile-lru): set noev" in e for e in told)
     # The next worker knows it too.
     os.kill(found["Workers"][0]["Pid"], signal.SIGKILL)
-    until(lambda: "is gone" in migration(face)["Reason"], "the worker is gone")
+    wait_for(lambda: "is gone" in migration(face)["Reason"], "the worker is gone")
     face.sync.resume_migration("g")
-    found = until(lambda: (m := migration(face))["Phase"] == "FOLLOW" and m, "following", 60)
+    found = wait_for(lambda: (m := migration(face))["Phase"] == "FOLLOW" and m, "following", 60)
     assert not found["CanComplete"]
-    until(lambda: migration(face)["Reason"].startswith(closed), "the reason")
+    wait_for(lambda: migration(face)["Reason"].startswith(closed), "the reason")
     # The remedy.
     target.client().config_set("maxmemory-policy", "noeviction")
     face.sync.complete_migration("g", force=True)

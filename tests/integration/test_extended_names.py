@@ -14,9 +14,8 @@ from engine.transfer import extended_keys
 from engine.transfer.cut_over_check import Settle
 from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison
-from tests.conftest import ServerFactory, known
-from tests.converge import OWN_PREFIX
-from tests.online import (
+from tests.support.comparison import OWN_PREFIX
+from tests.support.online import (
     SECONDS,
     YEAR_MS,
     cut_over,
@@ -25,7 +24,8 @@ from tests.online import (
     online,
     refused,
 )
-from tests.transfers import Run
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run
 
 KEYS = 20_000
 TIMED = 100

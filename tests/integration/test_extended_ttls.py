@@ -18,6 +18,7 @@ import redis
 from benches.support.engines import Cli, Migration
 from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server
+from benches.support.waiting import soon
 from engine.errors import ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
@@ -27,9 +28,9 @@ from engine.transfer.extended_ttls import EXTEND_MS, ExtendedTtls
 from engine.transfer.transfer import Transfer
 from engine.wire.control_connection import admin
 from engine.wire.event_loop import run as run_loop
-from tests.conftest import ServerFactory, known
-from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, refused, soon
-from tests.transfers import Run
+from tests.support.online import assert_tidy, cut_over, following, in_sync, online, phase, refused
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run
 
 HOUR_MS = 3_600_000
 

@@ -18,6 +18,7 @@ import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.errors import LinkError
 from engine.model.endpoint import Endpoint
 from engine.model.progress import ENDS
@@ -25,11 +26,11 @@ from engine.model.settings import TransferSettings
 from engine.targets.applier import Applier, Sent
 from engine.transfer.transfer import Transfer
 from engine.wire.event_loop import run
-from tests.conftest import ServerFactory, known
-from tests.converge import assert_settled
-from tests.online import assert_tidy, cut_over, following, online, soon
-from tests.replica import POSITION_KEY, batch_of
-from tests.transfers import Run, transfer
+from tests.support.comparison import assert_settled
+from tests.support.online import assert_tidy, cut_over, following, online
+from tests.support.raw_replica import POSITION_KEY, batch_of
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run, transfer
 
 # One way. A portion of the stream is read after some milliseconds: dozens go within a round trip.
 DELAY = 0.1

@@ -25,9 +25,9 @@ from engine.front.engine import Engine
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.wire.event_loop import run
-from tests.conftest import ServerFactory, known
 from tests.reference.crc import key_slot
-from tests.snapshots import snapshot
+from tests.support.servers import ServerFactory, known
+from tests.support.snapshots import snapshot
 from tests.unit.test_rdb import key, text, whole
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {

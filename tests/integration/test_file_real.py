@@ -35,9 +35,9 @@ from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.verify import Verification, verify_file
 from engine.wire.event_loop import run
-from tests.conftest import ServerFactory, known
-from tests.snapshots import Saved, fill, save, snapshot
-from tests.transfers import transfer, url_of
+from tests.support.servers import ServerFactory, known, url_of
+from tests.support.snapshots import Saved, fill, save, snapshot
+from tests.support.transfers import transfer
 from tests.unit.test_rdb_field import fill_edges
 
 HOUR_MS = 3_600_000

@@ -23,6 +23,7 @@ import redis
 from benches.support.compare import assert_equal
 from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server, binaries
+from benches.support.waiting import soon
 from engine.errors import (
     Interrupted,
     InvalidReplicationGroupStateFault,
@@ -44,8 +45,8 @@ from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
-from tests.conftest import known
-from tests.online import assert_tidy, soon
+from tests.support.online import assert_tidy
+from tests.support.servers import known
 
 ServerFactory = Callable[..., Server]
 Slow = Callable[[Server], Proxy]

@@ -10,15 +10,16 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.model.online_checkpoint import OnlineCheckpoint, position_key
 from engine.model.progress import Phase
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory, known
-from tests.converge import assert_settled
-from tests.online import assert_tidy, cut_over, following, online, phase, soon
-from tests.traffic import Counters
-from tests.transfers import Run
+from tests.support.comparison import assert_settled
+from tests.support.online import assert_tidy, cut_over, following, online, phase
+from tests.support.servers import ServerFactory, known
+from tests.support.traffic import Counters
+from tests.support.transfers import Run
 
 NAMES = ("redis-7.0", "valkey-9")
 

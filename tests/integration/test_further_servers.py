@@ -14,11 +14,11 @@ import redis
 from benches.support.fetch_servers import EXTRAS
 from benches.support.servers import Binary, binaries, extra_binaries
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory, known
-from tests.converge import assert_settled
-from tests.online import assert_tidy, cut_over, following, online
-from tests.traffic import Counters
-from tests.transfers import Run, transfer
+from tests.support.comparison import assert_settled
+from tests.support.online import assert_tidy, cut_over, following, online
+from tests.support.servers import ServerFactory, known
+from tests.support.traffic import Counters
+from tests.support.transfers import Run, transfer
 
 MIDDLE = "redis-6.2"
 OLD = ("redis-2.8", "redis-3.0", "redis-3.2", "redis-5.0")

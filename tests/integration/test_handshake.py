@@ -23,7 +23,7 @@ from engine.wire.dial import dial
 from engine.wire.info_command import ask_info
 from engine.wire.line_mode import LineReader
 from engine.wire.psync import FullSync, PartialSync, handshake
-from tests.conftest import ServerFactory, known
+from tests.support.servers import ServerFactory, known
 
 ACK = encode_command("REPLCONF", "ACK", 0)
 

@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.errors import EngineError, LinkError, StateError
 from engine.fleet.verification_gate import comparison_of
 from engine.model.checkpoint import Checkpoint
@@ -29,9 +30,8 @@ from engine.transfer.overview import Overview
 from engine.transfer.promotion import Promotion
 from engine.wire import address_detours
 from engine.wire.event_loop import run
-from tests.conftest import ServerFactory, known
-from tests.converge import OWN_PREFIX
-from tests.online import offset_of, soon
+from tests.support.comparison import OWN_PREFIX
+from tests.support.servers import ServerFactory, known, offset_of
 
 NAMES = ("", "b")
 KEYS = 300

@@ -9,6 +9,7 @@ import pytest
 
 from benches.support.engines import Cli
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.fleet.verification_gate import verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
@@ -16,9 +17,9 @@ from engine.transfer.functions_and_scripts import library_name
 from engine.transfer.preflight import preflight
 from engine.transfer.transfer import Transfer
 from engine.wire import functions_and_indexes
-from tests.conftest import ServerFactory, known
-from tests.online import cut_over, following, in_sync, online, soon
-from tests.transfers import Run, transfer
+from tests.support.online import cut_over, following, in_sync, online
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run, transfer
 
 
 def code(name: str, function: str, value: int = 1) -> str:

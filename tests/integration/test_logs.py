@@ -17,7 +17,7 @@ from engine import Endpoint, Engine
 from engine.errors import AuthError
 from engine.wire.dial import dial
 from engine.wire.event_loop import run
-from tests.conftest import ServerFactory
+from tests.support.servers import ServerFactory
 
 SECRET = "hunter2-and-more"
 Line = dict[str, Any]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory, known
-from tests.converge import assert_settled
-from tests.online import assert_tidy, cut_over, following, in_sync, online, soon
-from tests.transfers import Run
+from tests.support.comparison import assert_settled
+from tests.support.online import assert_tidy, cut_over, following, in_sync, online
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run
 
 MIB = 1 << 20
 

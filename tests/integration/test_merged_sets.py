@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benches.support.servers import Server
-from tests.conftest import known
 from tests.reference.stream import command
-from tests.transfers import Run, transfer
+from tests.support.servers import known
+from tests.support.transfers import Run, transfer
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 from benches.support.engines import Cli
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.fleet.verification_gate import verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
@@ -22,9 +23,9 @@ from engine.transfer.preflight import Check, preflight
 from engine.transfer.transfer import Transfer
 from engine.verify.full_comparison import verify
 from engine.wire.search_indexes import UNNAMED, UNTOLD
-from tests.conftest import ServerFactory, known
-from tests.online import cut_over, following, in_sync, online, soon
-from tests.transfers import Run, transfer
+from tests.support.online import cut_over, following, in_sync, online
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run, transfer
 
 STACK, GRAPHS = "redis-stack-7.4", "falkordb-8.2"
 

@@ -12,15 +12,15 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server, all_pairs, pair_id
+from benches.support.waiting import soon
 from engine.model.progress import Phase
 from engine.model.report import printable_key
 from engine.model.server import known_types
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
 from tests.adversity.test_follow import not_alike
-from tests.conftest import ServerFactory, known
-from tests.converge import assert_settled, settle
-from tests.online import (
+from tests.support.comparison import assert_settled, settle
+from tests.support.online import (
     assert_tidy,
     cut_over,
     following,
@@ -29,10 +29,10 @@ from tests.online import (
     online,
     phase,
     refused,
-    soon,
 )
-from tests.traffic import Counters, Traffic
-from tests.transfers import Run, transfer
+from tests.support.servers import ServerFactory, known
+from tests.support.traffic import Counters, Traffic
+from tests.support.transfers import Run, transfer
 
 RATE = 2500.0
 

@@ -18,13 +18,14 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from benches.support.api import REGION, Serving, fetch, until
+from benches.support.api import REGION, Serving, fetch
 from benches.support.servers import Server
+from benches.support.waiting import wait_for
 from engine.groups.registry import Registry
 from engine.model.endpoint import Endpoint
-from tests import browser as chromium
-from tests.browser import Browser, BrowserError, Page
-from tests.conftest import ServerFactory
+from tests.support import browser as chromium
+from tests.support.browser import Browser, BrowserError, Page
+from tests.support.servers import ServerFactory
 
 pytestmark = pytest.mark.skipif(
     chromium.find() is None, reason="no Chromium on this machine (Debian: apt install chromium)"
@@ -466,7 +467,7 @@ def test_without_authentication(
         page.press("Register")
         page.sees(f"127.0.0.1:{target.port}")
         page.wait("document.querySelector('.view h2')?.textContent === 'home'")
-        until(lambda: page.eval("location.hash") == "#home", "the new group is looked at")
+        wait_for(lambda: page.eval("location.hash") == "#home", "the new group is looked at")
         assert actions(page) == {"Test", "Start migration", "Delete…"}
         page.press("Delete…")
         page.write("#typed", "home")

@@ -28,10 +28,10 @@ from engine.transfer.checks.permission_keys import example
 from engine.transfer.checks.probe_write import judge_clocks, skew
 from engine.transfer.preflight import Check, Preflight, preflight
 from engine.verify import verify
-from tests.conftest import ServerFactory, known
 from tests.integration.test_file_real import migrate
-from tests.snapshots import fill
-from tests.transfers import Run, transfer
+from tests.support.servers import ServerFactory, known
+from tests.support.snapshots import fill
+from tests.support.transfers import Run, transfer
 
 PERMISSIONS = Path(__file__).parents[2] / "docs" / "permissions.md"
 SECRET = "not-to-be-seen-anywhere"

@@ -27,9 +27,9 @@ from engine.model.position import StreamPosition
 from engine.sources import replica
 from engine.sources.replica import ReplicaSource
 from engine.wire.psync import FullSync, PartialSync
-from tests.conftest import ServerFactory
-from tests.followers import Replay, become_replica, next_batch, offset_of, source_of, writing
 from tests.integration.test_handshake import connected, shake, until_online
+from tests.support.followers import Replay, become_replica, next_batch, source_of, writing
+from tests.support.servers import ServerFactory, offset_of
 
 MIB = 1 << 20
 CUT_OFF = "overcoming of output buffer limits"

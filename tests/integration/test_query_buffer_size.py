@@ -8,7 +8,7 @@ from engine.model.endpoint import Endpoint
 from engine.targets.widen_reads import WIDEN_READS
 from engine.wire.dial import dial
 from engine.wire.event_loop import run
-from tests.conftest import ServerFactory, known
+from tests.support.servers import ServerFactory, known
 
 
 @pytest.mark.parametrize("name", ["redis-7.0", "redis-8.0", "valkey-9.1"])

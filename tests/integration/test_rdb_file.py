@@ -22,8 +22,8 @@ from engine.sources.value_spill import Spill
 from engine.targets.base import Acknowledged
 from engine.targets.writer import RestoreWriter
 from engine.wire.event_loop import run
-from tests.conftest import ServerFactory
-from tests.snapshots import Read, fill, records, save, snapshot
+from tests.support.servers import ServerFactory
+from tests.support.snapshots import Read, fill, records, save, snapshot
 from tests.unit.test_rdb import key, length, text, whole
 
 # So low that strings are streamed and collections spilled.

@@ -9,13 +9,14 @@ import time
 import pytest
 
 from benches.support.servers import Server, binaries
+from benches.support.waiting import soon
 from engine.transfer import key_resync
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory, known
-from tests.converge import assert_settled
-from tests.online import assert_tidy, cut_over, following, in_sync, offset_of, online, soon
-from tests.transfers import Run
+from tests.support.comparison import assert_settled
+from tests.support.online import assert_tidy, cut_over, following, in_sync, online
+from tests.support.servers import ServerFactory, known, offset_of
+from tests.support.transfers import Run
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.errors import StateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
@@ -33,9 +34,9 @@ from engine.transfer.transfer import Transfer
 from engine.transfer.unblock_source import unblock
 from engine.verify import LiveComparison
 from engine.wire.control_connection import admin
-from tests.conftest import ServerFactory, known
-from tests.online import assert_tidy, cut_over, following, in_sync, online, phase, refused, soon
-from tests.transfers import Run
+from tests.support.online import assert_tidy, cut_over, following, in_sync, online, phase, refused
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run
 
 BACKLOG = ("--repl-backlog-size", "16mb", "--repl-ping-replica-period", "1")
 NAMES = ("redis-7.0", "valkey-9")

@@ -12,11 +12,12 @@ import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.model.progress import ENDS, Phase, Progress
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory, known
-from tests.online import assert_tidy, following, in_sync, online, soon
-from tests.transfers import Run
+from tests.support.online import assert_tidy, following, in_sync, online
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run
 
 ROUND_TRIP = 0.3
 # Behind the fence: the fence, two transactions (one is under way when the fence goes up), one in

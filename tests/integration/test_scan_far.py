@@ -15,8 +15,8 @@ from engine.model.checkpoint import Checkpoint
 from engine.model.position import ScanPosition
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory, known
-from tests.transfers import Run, transfer, until
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run, transfer, until
 
 KEYS = 60_000
 ROUND_TRIP = 0.3

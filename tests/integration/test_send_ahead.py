@@ -11,16 +11,16 @@ from typing import cast
 import pytest
 
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine._native import CommandBatch
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.targets.applier import Applier, PositionMoved, Sent
 from engine.wire.event_loop import run
-from tests.conftest import known
-from tests.online import soon
 from tests.reference.stream import command
-from tests.replica import POSITION_KEY, batch_of
-from tests.transfers import transfer
+from tests.support.raw_replica import POSITION_KEY, batch_of
+from tests.support.servers import known
+from tests.support.transfers import transfer
 
 Work = Callable[[Applier], Awaitable[None]]
 ONE = batch_of(("INCR", "one"))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benches.support.servers import Binary, binaries, extra_binaries
-from tests.conftest import ServerFactory
-from tests.server_table import SERVERS, measured, parsed, promised, table
+from tests.support.server_table import SERVERS, measured, parsed, promised, table
+from tests.support.servers import ServerFactory
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "servers.md"
 
@@ -26,5 +26,5 @@ def test_a_server_is_as_promised(binary: Binary, server_factory: ServerFactory) 
 
 
 def test_the_document_has_the_table() -> None:
-    """To bring it up to date: python -m tests.server_table."""
+    """To bring it up to date: python -m tests.support.server_table."""
     assert table() in DOCUMENT.read_text()

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from benches.support.servers import Binary, Server, TlsFiles, supports_tls
-from tests.conftest import ServerFactory
+from tests.support.servers import ServerFactory
 
 
 @pytest.fixture

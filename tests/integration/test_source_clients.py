@@ -35,8 +35,8 @@ from engine.model.settings import TransferSettings
 from engine.transfer import hold_source
 from engine.transfer.fence import PauseFence, fence_of
 from engine.wire.control_connection import admin
-from tests.applications.program import NAMES, Program
-from tests.conftest import ServerFactory, known
+from tests.support.applications.program import NAMES, Program
+from tests.support.servers import ServerFactory, known
 
 GROUP = "cache"
 NAMED = ("--replication-group-id", GROUP)

@@ -17,8 +17,8 @@ from benches.support.servers import Server
 from engine.errors import StateError
 from engine.fleet.process import ProcessId
 from engine.front.engine import Engine
-from tests.conftest import ServerFactory
-from tests.postgres import Postgres, folder_of_postgres
+from tests.support.postgres import Postgres, folder_of_postgres
+from tests.support.servers import ServerFactory
 
 KEYS = 2000
 

@@ -17,8 +17,8 @@ from benches.support.compare import assert_equal
 from engine.errors import StateError
 from engine.fleet.process import ProcessId
 from engine.front.engine import Engine
-from tests import state_of_version_1
-from tests.conftest import ServerFactory
+from tests.support import state_of_version_1
+from tests.support.servers import ServerFactory
 
 KEYS = 2000
 

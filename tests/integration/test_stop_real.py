@@ -12,8 +12,8 @@ from benches.support.compare import assert_equal
 from benches.support.servers import Server
 from engine.front.http.metrics import Metrics
 from engine.groups.registry import Registry
-from tests.conftest import ServerFactory, known
 from tests.integration.test_cli_real import GROUP, Cli, between, nodes, register
+from tests.support.servers import ServerFactory, known
 
 AOF = ("--appendonly", "yes", "--appendfsync", "always")
 

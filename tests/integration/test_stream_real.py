@@ -9,9 +9,9 @@ import redis
 
 from benches.support.servers import Binary, Server
 from engine._native import CommandBatch, StreamReader, TransactionResult
-from tests.feeding import contents
 from tests.reference import stream as reference
-from tests.replica import POSITION_KEY, Applier, RawReplica, replica_of, source_offset
+from tests.support.feeding import contents
+from tests.support.raw_replica import POSITION_KEY, Applier, RawReplica, replica_of, source_offset
 
 WRITES = """
 for i = 1, tonumber(ARGV[1]) do

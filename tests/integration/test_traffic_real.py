@@ -17,10 +17,10 @@ import redis
 
 from benches import datasets
 from benches.support.servers import Binary, Server, all_pairs, binaries, pair_id, ring_pairs
-from tests.conftest import ServerFactory
-from tests.converge import assert_settled, replicated, settle
-from tests.traffic import Counters, Sequence, Traffic, prepare
-from tests.traffic.link import Link, address_of
+from tests.support.comparison import assert_settled, replicated, settle
+from tests.support.servers import ServerFactory
+from tests.support.traffic import Counters, Sequence, Traffic, prepare
+from tests.support.traffic.link import Link, address_of
 
 NOW = 1_700_000_000.0
 APPEND_ONLY = ("--appendonly", "yes", "--appendfsync", "always")

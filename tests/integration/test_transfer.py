@@ -21,8 +21,8 @@ from engine.sources.aof_files import AofFiles
 from engine.sources.aof_findings import AofSurvey
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.transfer import Transfer
-from tests.conftest import ServerFactory, known
-from tests.transfers import Run, transfer, until
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run, transfer, until
 
 
 def refused_by_type(source: Server, target: Server) -> set[tuple[int, bytes]]:

@@ -15,16 +15,17 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.model.endpoint import Endpoint
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.transfer import Transfer
 from engine.transfer.which_have_ttls import TargetTtls, Timed
 from engine.wire.control_connection import admin
-from tests.conftest import ServerFactory, known
-from tests.converge import assert_settled
-from tests.online import cut_over, following, in_sync, online, refused, soon
-from tests.transfers import Run
+from tests.support.comparison import assert_settled
+from tests.support.online import cut_over, following, in_sync, online, refused
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run
 
 Endpoints = tuple[Server, Server]
 

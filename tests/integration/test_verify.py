@@ -15,7 +15,7 @@ from benches.support.servers import Binary, Server, all_pairs, binaries, pair_id
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.verify import Difference, Verification, differing, verify
-from tests.conftest import ServerFactory
+from tests.support.servers import ServerFactory
 
 ALL = TransferSettings()
 SECRET = "not-to-be-seen-anywhere"

@@ -12,13 +12,14 @@ import pytest
 import redis
 
 from benches.support.servers import Binary, Server, few_binaries
+from benches.support.waiting import soon
 from engine.model.replication import Replication
 from engine.transfer.fence import PauseFence
 from engine.transfer.transfer import Transfer
-from tests.clients import KEY, RATE, Client
-from tests.conftest import ServerFactory, known
-from tests.online import assert_tidy, cut_over, following, in_sync, online, refused, soon
-from tests.transfers import Run
+from tests.support.online import assert_tidy, cut_over, following, in_sync, online, refused
+from tests.support.servers import ServerFactory, known
+from tests.support.timed_clients import KEY, RATE, Client
+from tests.support.transfers import Run
 
 MOST_SECONDS = 1.0
 SETTINGS = "min-replicas-to-write", "min-replicas-max-lag"

@@ -21,10 +21,10 @@ from engine.sources.aof_source import AofCommands
 from engine.sources.aof_survey import survey_aof
 from engine.transfer.aof_replay import Counts
 from engine.wire.event_loop import run
-from tests.feeding import contents, push
 from tests.reference import aof as reference
 from tests.reference.aof import annotation
 from tests.reference.stream import Broken, command
+from tests.support.feeding import contents, push
 
 PARTS = (
     command(b"SELECT", b"3"),

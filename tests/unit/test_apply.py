@@ -18,9 +18,9 @@ from engine._native import (
     TransactionResult,
     encode_command,
 )
-from tests.feeding import push
 from tests.reference import stream as reference
 from tests.reference.stream import command
+from tests.support.feeding import push
 
 KEY = b"startmigration:position"
 POSITION = b"v1 t 0123 4567 0 0"

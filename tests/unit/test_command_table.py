@@ -31,9 +31,9 @@ from engine._native import (
     command_flags,
     encode_command,
 )
-from tests import traffic
-from tests.conftest import ServerFactory
-from tests.traffic.specs import MAY_REPLICATE, table_specs
+from tests.support import traffic
+from tests.support.servers import ServerFactory
+from tests.support.traffic.specs import MAY_REPLICATE, table_specs
 
 PAYLOADS = {"s": b"payload", "h": b"payload", "functions": b"payload"}
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from engine._native import CommandBatch, StreamReader
 from engine.targets.crash_suspects import LEFT_OUT_MOST, CrashSuspects
 from engine.transfer.crashing_commands import CrashingCommands
-from tests.feeding import push
 from tests.reference.stream import command
+from tests.support.feeding import push
 
 
 def batch_of(count: int) -> CommandBatch:

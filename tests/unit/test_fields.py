@@ -19,9 +19,9 @@ from engine._native import (
 )
 from engine.sources.base import unpacked_names
 from engine.transfer.listpack_ex_hashes import _entries, _length, _string
-from tests.feeding import contents, push
 from tests.reference.stream import command
-from tests.snapshots import feed, records
+from tests.support.feeding import contents, push
+from tests.support.snapshots import feed, records
 from tests.unit.test_rdb import key, length, text, whole
 
 EXTEND = 100 * 365 * 86_400_000

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from engine.transfer.listpack_ex_hashes import fields_of
-from tests.conftest import ServerFactory, known
+from tests.support.servers import ServerFactory, known
 
 
 def freed(rng: random.Random) -> dict[bytes, bytes]:

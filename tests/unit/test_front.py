@@ -53,7 +53,7 @@ from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from engine.transfer.abort import Abandoned
-from tests.preflight import without_checks
+from tests.support.preflight import without_checks
 
 SECRET = "correct-horse-battery"
 TARGET = "redis://target.invalid:6379"

@@ -9,7 +9,7 @@ import pytest
 
 from engine.model.keys import DbKey
 from engine.transfer.graph_telemetry import GraphTelemetry
-from tests.replica import batch_of
+from tests.support.raw_replica import batch_of
 
 G, MINE, ARCHIVE = b"telemetry{g}", b"telemetry{mine}", b"archive"
 Words = tuple[str | bytes | int, ...]

@@ -16,7 +16,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo
 from engine.transfer.key_resync import Extra, KeyResync, Reading
 from engine.wire.control_connection import Admin, admin
-from tests.conftest import ServerFactory
+from tests.support.servers import ServerFactory
 
 NAMES = b"startmigration:dirty:x"
 DAY_MS = 86_400_000

@@ -15,7 +15,7 @@ from engine.groups.lease import Worker
 from engine.groups.records import TransferRecord
 from engine.groups.registry import Registry
 from engine.model.credentials import Credentials
-from tests.preflight import without_checks
+from tests.support.preflight import without_checks
 
 NODES = [{"Address": "192.0.2.1", "Port": 6379}]
 ACTOR = Worker("actor 7f", "node-3", {"Actor": "7f"}, {"actor": "7f", "job": 1})

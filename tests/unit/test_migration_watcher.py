@@ -23,7 +23,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
-from tests.preflight import without_checks
+from tests.support.preflight import without_checks
 from tests.unit.test_worker_supervisor import NODES, TARGET, killed
 
 IN_SYNC = Progress(phase=Phase.FOLLOW, source_type="replica", can_complete=True)

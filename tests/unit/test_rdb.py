@@ -15,7 +15,7 @@ from benches.support.servers import Binary, Server
 from engine._native import ProtocolError, RecordBatch, SnapshotReader
 from tests.reference import rdb as reference
 from tests.reference.crc import crc64
-from tests.snapshots import Read, feed, records, save, snapshot
+from tests.support.snapshots import Read, feed, records, save, snapshot
 
 MARK = bytes(range(65, 105))
 

@@ -23,9 +23,9 @@ from engine.model.settings import TransferSettings
 from engine.sources import rdb_file
 from engine.sources.rdb_file import RdbFileSource, Survey, survey
 from engine.transfer.checks.value_encodings import type_name
-from tests.conftest import ServerFactory
 from tests.reference.crc import key_slot
-from tests.snapshots import feed, records
+from tests.support.servers import ServerFactory
+from tests.support.snapshots import feed, records
 from tests.unit.test_rdb import key, length, refused, text, whole
 from tests.unit.test_rdb_fuzz import EMPTY_ZIPLIST
 

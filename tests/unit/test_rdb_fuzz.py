@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from benches.support.servers import binaries
 from engine._native import ProtocolError, SnapshotReader
 from tests.reference import rdb as reference
-from tests.snapshots import Read, feed, records, snapshot
+from tests.support.snapshots import Read, feed, records, snapshot
 from tests.unit.test_rdb import BY_HAND, ID, MODULE, key, length, text, whole
 
 HEAD = b"REDIS0015"

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine._native import ProtocolError, RecordBatch, ReplyError, ScanPipeline
-from tests.feeding import push
 from tests.reference import scan as reference
 from tests.reference.crc import crc64
 from tests.reference.source import NOW, Entry, Source
+from tests.support.feeding import push
 
 MORTAL = NOW + 60_000
 

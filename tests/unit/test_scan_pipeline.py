@@ -18,9 +18,9 @@ from engine._native import (
     RestoreEncoder,
     ScanPipeline,
 )
-from tests.feeding import push
 from tests.reference import scan as reference
 from tests.reference.scan import Key
+from tests.support.feeding import push
 
 
 def sent(encoder: RestoreEncoder, items: list[RecordBatch | bytes]) -> bytes:

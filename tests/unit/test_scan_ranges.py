@@ -13,8 +13,8 @@ from engine._native import ReplyError, ScanPipeline
 from engine.model.server import ServerInfo
 from engine.sources.scan_pace import Pace
 from engine.sources.scan_ranges import in_table_order, ranges
-from tests.feeding import push
 from tests.reference.source import Entry, Source, commands, scan_reply
+from tests.support.feeding import push
 
 KEYS = 80
 

@@ -21,7 +21,7 @@ from engine.model.server import (
     parse_version,
     rdb_version,
 )
-from tests.conftest import ServerFactory
+from tests.support.servers import ServerFactory
 
 INFO = """# Server\r
 redis_version:7.2.4\r

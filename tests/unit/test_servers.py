@@ -31,7 +31,7 @@ from benches.support.servers import (
     pair_id,
     still_running,
 )
-from tests.conftest import ServerFactory, known
+from tests.support.servers import ServerFactory, known
 
 ROOT = Path(__file__).resolve().parents[2]
 

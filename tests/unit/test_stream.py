@@ -20,9 +20,9 @@ from engine._native import (
     ProtocolError,
     StreamReader,
 )
-from tests.feeding import contents, push
 from tests.reference import stream as reference
 from tests.reference.stream import HAVE_KEYS, command
+from tests.support.feeding import contents, push
 
 NOW = 1_700_000_000_000
 FAR = 2**63 - 1

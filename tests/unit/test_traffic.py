@@ -7,10 +7,10 @@ from itertools import islice
 
 import pytest
 
-from tests.traffic import Sequence, Unit
-from tests.traffic.sequence import BLOCKING, RARE
-from tests.traffic.specs import Arg, Spec, Specs, Version, table_specs
-from tests.traffic.words import POOL
+from tests.support.traffic import Sequence, Unit
+from tests.support.traffic.sequence import BLOCKING, RARE
+from tests.support.traffic.specs import Arg, Spec, Specs, Version, table_specs
+from tests.support.traffic.words import POOL
 
 VERSIONS: tuple[Version, ...] = ((6, 0, 16), (6, 2, 14), (7, 0, 15))
 PAYLOADS = {"s": b"payload", "h": b"payload", "functions": b"payload"}

@@ -25,7 +25,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
-from tests import state_of_version_1
+from tests.support import state_of_version_1
 
 OWN = ProcessId.here()
 DEAD = dataclasses.asdict(dataclasses.replace(OWN, pid=2**22 + 1, started=1))

@@ -26,7 +26,7 @@ from engine.groups.states import TransferStatus
 from engine.model.credentials import Credentials
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
-from tests.preflight import without_checks
+from tests.support.preflight import without_checks
 
 TARGET = "redis://target.invalid:6379"
 NODES = [{"Address": "192.0.2.1", "Port": 6379}]

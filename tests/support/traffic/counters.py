@@ -16,8 +16,8 @@ import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from tests.traffic.link import Address, Link, address_of, wait_until_ready
-from tests.traffic.thread import WritingThread
+from tests.support.traffic.link import Address, Link, address_of, wait_until_ready
+from tests.support.traffic.thread import WritingThread
 
 BATCH = 20
 

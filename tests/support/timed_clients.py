@@ -37,7 +37,7 @@ class Client:
         self.said: dict[str, Any] = {}
         ports = [str(server.port) for server in servers]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.clients", role, *ports],
+            [sys.executable, "-m", "tests.support.timed_clients", role, *ports],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

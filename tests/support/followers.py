@@ -24,7 +24,7 @@ from engine.model.position import StreamPosition
 from engine.model.settings import TransferSettings
 from engine.sources.replica import ReplicaSource
 from engine.wire.psync import FullSync
-from tests.transfers import url_of
+from tests.support.servers import offset_of, url_of
 
 SECONDS = 60.0
 
@@ -45,11 +45,6 @@ async def next_batch(source: ReplicaSource) -> CommandBatch:
     while (batch := source.next_commands()) is None:
         await source.more()
     return batch
-
-
-def offset_of(server: Server) -> int:
-    """The end of the server's replication stream."""
-    return int(server.client().info("replication")["master_repl_offset"])
 
 
 class Replay:

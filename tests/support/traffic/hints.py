@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tests.traffic.scripts import FUNCTIONS, LIBRARIES, library, scripts, sha
-from tests.traffic.specs import Version
-from tests.traffic.words import Words
+from tests.support.traffic.scripts import FUNCTIONS, LIBRARIES, library, scripts, sha
+from tests.support.traffic.specs import Version
+from tests.support.traffic.words import Words
 
 Hint = Callable[["Maker"], list[bytes]]
 

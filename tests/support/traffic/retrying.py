@@ -22,8 +22,8 @@ import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from tests.traffic.link import Link, address_of
-from tests.traffic.thread import WritingThread
+from tests.support.traffic.link import Link, address_of
+from tests.support.traffic.thread import WritingThread
 
 AGAIN_SECONDS = 0.02
 """The pause of a client before it repeats a write."""

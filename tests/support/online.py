@@ -19,13 +19,15 @@ from typing import Any
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.fleet.verification_gate import comparison_of
 from engine.model.endpoint import Endpoint
 from engine.model.progress import ENDS, Phase
 from engine.model.settings import TransferSettings
 from engine.transfer.transfer import Transfer
-from tests.converge import OWN_PREFIX
-from tests.transfers import Run, transfer, until, url_of
+from tests.support.comparison import OWN_PREFIX
+from tests.support.servers import offset_of, url_of
+from tests.support.transfers import Run, transfer
 
 Steer = Callable[[Transfer, Run], Awaitable[None]]
 YEAR_MS = 365 * 86_400_000
@@ -49,19 +51,13 @@ def online(
     return transfer(source, target, meanwhile=steer, one_go=one_go, **options)
 
 
-async def soon(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> None:
-    """Wait until `condition`, at most so long. Raises `AssertionError`, with `what` was awaited."""
-    try:
-        async with asyncio.timeout(seconds):
-            await until(condition)
-    except TimeoutError:
-        raise AssertionError(f"not within {seconds:g} s: {what}") from None
-
-
 async def phase(work: Transfer, wanted: Phase, seconds: float = SECONDS) -> None:
     """Wait until the migration is in this phase."""
     await soon(
-        lambda: work.progress.phase is wanted or work.progress.phase in ENDS, wanted, seconds
+        lambda: work.progress.phase is wanted or work.progress.phase in ENDS,
+        f"the phase {wanted}",
+        seconds,
+        told=lambda: work.progress,
     )
     assert work.progress.phase is wanted, work.progress
 
@@ -109,11 +105,6 @@ async def refused(work: Transfer, run: Run, *, skip_verification: bool = False) 
 def refusals(run: Run) -> list[str]:
     """The reasons of the cut-overs that were refused so far."""
     return [event for event in run.events if event.startswith("cut-over refused: ")]
-
-
-def offset_of(server: Server) -> int:
-    """The end of the server's replication stream."""
-    return int(server.client().info("replication")["master_repl_offset"])
 
 
 def assert_tidy(target: Server, *, left: bool = False) -> None:

@@ -9,7 +9,7 @@ from typing import Self
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from tests.traffic.link import address_of
+from tests.support.traffic.link import address_of
 
 
 class WritingThread(ABC):

@@ -5,10 +5,10 @@ with Traffic(server, seed=7) as traffic, Counters(server) as counters:
 assert not counters.check(target)
 """
 
-from tests.traffic.counters import Counters
-from tests.traffic.retrying import Retrying
-from tests.traffic.sequence import Sequence, Unit
-from tests.traffic.setup import prepare
-from tests.traffic.writer import Traffic
+from tests.support.traffic.counters import Counters
+from tests.support.traffic.retrying import Retrying
+from tests.support.traffic.sequence import Sequence, Unit
+from tests.support.traffic.setup import prepare
+from tests.support.traffic.writer import Traffic
 
 __all__ = ["Counters", "Retrying", "Sequence", "Traffic", "Unit", "prepare"]

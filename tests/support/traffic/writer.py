@@ -13,10 +13,10 @@ import hiredis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from tests.traffic.link import Link, wait_until_ready
-from tests.traffic.sequence import Sequence, Unit
-from tests.traffic.setup import prepare
-from tests.traffic.thread import WritingThread
+from tests.support.traffic.link import Link, wait_until_ready
+from tests.support.traffic.sequence import Sequence, Unit
+from tests.support.traffic.setup import prepare
+from tests.support.traffic.thread import WritingThread
 
 BATCH = 60
 """Units that are sent before their replies are read."""

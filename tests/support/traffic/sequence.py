@@ -19,10 +19,10 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import accumulate
 
-from tests.traffic.hints import BLOCKING_HINTS, HINTS, Maker
-from tests.traffic.scripts import sha
-from tests.traffic.specs import Arg, Spec, Specs
-from tests.traffic.words import (
+from tests.support.traffic.hints import BLOCKING_HINTS, HINTS, Maker
+from tests.support.traffic.scripts import sha
+from tests.support.traffic.specs import Arg, Spec, Specs
+from tests.support.traffic.words import (
     ANY_TYPE,
     ANY_TYPE_OVERWRITTEN,
     LARGE,

@@ -1,6 +1,6 @@
 """The table of `docs/servers.md`: what is promised of each server, and what a server itself shows.
 
-    python -m tests.server_table          print the table, as the document has to have it
+    python -m tests.support.server_table          print the table, as the document has to have it
 
 `promised` asks the engine's own functions; `measured` asks a running server. The tests hold the two
 against each other for each server of the machine, and the document against the first.

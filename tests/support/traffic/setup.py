@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.traffic.link import Address
-from tests.traffic.scripts import LIBRARIES, library
-from tests.traffic.specs import Specs, read_specs
+from tests.support.traffic.link import Address
+from tests.support.traffic.scripts import LIBRARIES, library
+from tests.support.traffic.specs import Specs, read_specs
 
 SCRATCH = b"traffic:scratch"
 LATER_MS = 4_000_000_000_000  # the year 2096

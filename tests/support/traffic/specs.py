@@ -4,7 +4,8 @@
 has each command's tree of arguments. Servers before 7.0 have no DOCS: theirs are the 7.0 server's,
 from `arguments-7.0.json`, less what came after their version (every node says since when it is).
 
-`python -m tests.traffic.specs PATH` writes that table anew from the first Redis 7.0 of the machine.
+`python -m tests.support.traffic.specs PATH` writes that table anew from the first Redis 7.0 of the
+machine.
 """
 
 from __future__ import annotations

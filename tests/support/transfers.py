@@ -23,6 +23,7 @@ from engine.transfer.cut_over_check import (
 )
 from engine.transfer.transfer import Transfer
 from engine.wire.event_loop import run
+from tests.support.servers import url_of
 
 
 @dataclass
@@ -32,13 +33,6 @@ class Run:
     report: Report = field(default_factory=lambda: Report("failed"))
     events: list[str] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
-
-
-def url_of(end: Server | Proxy | str) -> str:
-    """The URL of a server, or of the proxy before it."""
-    if isinstance(end, Proxy):
-        return f"redis://{end.host}:{end.port}"
-    return end if isinstance(end, str) else end.url
 
 
 async def until(condition: Callable[[], Any]) -> None:

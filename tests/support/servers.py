@@ -1,0 +1,62 @@
+"""How a test asks for a server of this machine, and an end's address and stream by whatever it is.
+
+`ServerFactory` is the type of the fixture `server_factory`; `known` names a release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from benches.support.proxy import Proxy
+from benches.support.servers import (
+    Binary,
+    Server,
+    binaries,
+    extra_binaries,
+    module_binaries,
+)
+
+ServerFactory = Callable[..., Server]
+End = Server | Proxy | str
+"""An end of a migration: a server, the proxy before one, or a redis:// URL."""
+
+
+def known(name: str) -> Binary:
+    """The machine's first server whose name begins so ("redis-7.0"); without it the test skips.
+
+    The servers of every pair come first, then the further ones ("redis-3.2", "redis-8.6"), then
+    those with modules ("redis-stack-7.4", "falkordb-8.2").
+    """
+    everything = (*binaries(), *extra_binaries(), *module_binaries())
+    found = [each for each in everything if each.name.startswith(name)]
+    if not found:
+        pytest.skip(f"no {name} on this machine")
+    return found[0]
+
+
+def url_of(end: End) -> str:
+    """The URL of an end: a server's own, or a proxy's."""
+    if isinstance(end, Proxy):
+        return f"redis://{end.host}:{end.port}"
+    return end if isinstance(end, str) else end.url
+
+
+def offset_of(server: Server) -> int:
+    """The end of the server's replication stream, in bytes (INFO's master_repl_offset)."""
+    return int(server.client().info("replication")["master_repl_offset"])
+
+
+def refuses_writes(server: Server) -> bool:
+    """Whether the server refuses writes, as a source does behind a cut-over (NOREPLICAS).
+
+    A server that is paused is waited for, at most 20 s: then redis-py's `TimeoutError` is raised.
+    """
+    try:
+        server.client(socket_timeout=20).set("probe", "1")
+    except redis.ResponseError as error:
+        return str(error).startswith("NOREPLICAS")
+    server.client().delete("probe")
+    return False
