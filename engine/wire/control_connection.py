@@ -89,7 +89,9 @@ async def adopted(
         given = socket.socket(fileno=handed)
     except OSError as error:
         raise LinkError(f"no connection was handed over: {error.strerror}", fault=fault) from None
-    connection = _handed_connection()(given, socket_timeout=None, protocol=2, driver_info=None)
+    connection = _handed_connection()(
+        given, socket_timeout=None, protocol=2, driver_info=None, parser_class=_parser_class()
+    )
     side = Admin(endpoint, timeout, fault, given=connection)
     try:
         await side._pass_by(given)
@@ -231,11 +233,18 @@ class Admin:
         # One clock, set anew now and then: redis-py's own would start a timer for each reply.
         async with self._dropped_on_failure(), asyncio.timeout(self._timeout) as limit:
             await self._connection.send_packed_command(packed, check_health=False)
-            for index, command in enumerate([*unread, *listed]):
-                if index % _REPLIES_A_CLOCK == 0:
-                    limit.reschedule(asyncio.get_running_loop().time() + self._timeout)
-                replies.append(await self._reply(command))
+            now = asyncio.get_running_loop().time
+            due = [*unread, *listed]
+            clocked = 0
+            while len(replies) < len(due):
+                if len(replies) >= clocked:
+                    limit.reschedule(now() + self._timeout)
+                    clocked = len(replies) + _REPLIES_A_CLOCK
+                replies.append(await self._reply(due[len(replies)]))
                 self._answered = True
+                if not self._replica:
+                    # Those that came with it, without redis-py's turns for each of them.
+                    self._take_come(due, replies)
         chosen, self._chosen = self._chosen, None
         if chosen is not None:
             if isinstance(refused := replies[first - 1], EngineError):
@@ -391,7 +400,7 @@ class Admin:
             raise
 
     async def _reply(self, command: Sequence[Arg]) -> Any:
-        from redis.exceptions import RedisError, ResponseError
+        from redis.exceptions import RedisError
 
         try:
             while True:
@@ -401,12 +410,26 @@ class Admin:
                 if not (self._replica and _streamed(reply, command)):
                     return reply
         except RedisError as error:
-            # redis-py counts some error replies (NOAUTH, LOADING) as failures of the connection.
-            if error.status_code is None and not isinstance(error, ResponseError):
-                raise
             return self._reply_error(error, command)
 
+    def _take_come(self, due: Sequence[Sequence[Arg]], replies: list[Any]) -> None:
+        """Add replies that have been read from the socket already; `due` are the commands."""
+        from redis.exceptions import RedisError
+
+        parser = self._connection._parser
+        next_reply, nothing = parser.next_come, parser.nothing  # type: ignore[attr-defined]
+        while len(replies) < len(due) and (reply := next_reply()) is not nothing:
+            if isinstance(reply, RedisError):
+                reply = self._reply_error(reply, due[len(replies)])
+            replies.append(reply)
+
     def _reply_error(self, error: RedisError, command: Sequence[Arg]) -> EngineError:
+        """An error reply as a value; raises `error` where it is none."""
+        from redis.exceptions import ResponseError
+
+        # redis-py counts some error replies (NOAUTH, LOADING) as failures of the connection.
+        if error.status_code is None and not isinstance(error, ResponseError):
+            raise error
         text = str(error)
         code = error.status_code
         if code is None:
@@ -484,6 +507,7 @@ def _connection(endpoint: Endpoint, timeout: float, name: str) -> AbstractConnec
         "socket_connect_timeout": timeout,
         "protocol": 2,
         "driver_info": None,
+        "parser_class": _parser_class(),
     }
     if endpoint.unix_path is not None:
         connection: AbstractConnection = _kinds()[0](path=endpoint.unix_path, **settings)
@@ -512,6 +536,31 @@ def _streamed(reply: object, command: Sequence[Arg]) -> bool:
         return False
     first = reply[0] if reply else b""
     return not (command[0] == "CONFIG" and isinstance(first, bytes) and first[:4] == b"min-")
+
+
+@functools.cache
+def _parser_class() -> Any:
+    """redis-py's parser of replies, which gives those that were read from the socket already."""
+    from redis.asyncio import connection as redis_py
+    from redis.exceptions import ConnectionError as RedisConnectionError
+
+    class Parser(redis_py.DefaultParser):  # type: ignore[misc, valid-type]
+        nothing: object = None
+        """What `next_come` gives where no whole reply has been read."""
+
+        def on_connect(self, connection: AbstractConnection) -> None:
+            super().on_connect(connection)
+            # What a reader gives into which nothing was fed.
+            self.nothing = self._reader.gets()
+
+        def next_come(self) -> Any:
+            """The next reply, errors as values; `nothing` where none has been read."""
+            reply = self._reader.gets()
+            if type(reply) is list and reply and isinstance(reply[0], RedisConnectionError):
+                return reply[0]
+            return reply
+
+    return Parser
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import TlsFiles, binaries, supports_tls
-from engine.errors import LinkError
+from engine.errors import AuthError, EngineError, LinkError, ServerError
 from engine.model.endpoint import Endpoint
 from engine.verify.key_comparison import Side
 from engine.wire.control_connection import admin
@@ -36,6 +36,32 @@ async def test_a_cancellation_at_any_moment_ends_the_task(server_factory: Server
             task.cancel()
             await asyncio.wait({task}, timeout=20)
             assert task.cancelled(), turns
+
+
+async def test_replies_of_a_long_pipeline_come_in_their_order(
+    server_factory: ServerFactory,
+) -> None:
+    """Errors in their places, and a reply that is longer than what is read at once."""
+    binary = min((each for each in binaries() if each.version >= (6, 2, 0)), key=str)
+    server = server_factory(binary)
+    server.client().execute_command("ACL SETUSER default -dbsize")
+    long = os.urandom(1 << 20)
+    asked: list[tuple[bytes | str | int, ...]] = [("SET", "long", long)]
+    wanted: list[object] = [b"OK"]
+    for n in range(3000):
+        asked += [("ECHO", n), ("INCR", "long"), ("LRANGE", "none", 0, -1), ("GET", "none")]
+        wanted += [b"%d" % n, ServerError, [], None]
+        if n % 500 == 0:
+            asked += [("GET", "long"), ("DBSIZE",), ("PING",), ("EXISTS", "long")]
+            wanted += [long, AuthError, b"PONG", 1]
+    async with admin(Endpoint.parse(server.url), timeout=5) as side:
+        replies = await side.pipeline(asked)
+        assert [type(each) if isinstance(each, EngineError) else each for each in replies] == wanted
+        # Nothing is left of them.
+        assert await side.call("ECHO", "behind") == b"behind"
+        with pytest.raises(AuthError, match="DBSIZE"):
+            await side.pipeline([("PING",), ("DBSIZE",), ("PING",)], raise_on_error=True)
+        assert await side.call("ECHO", "again") == b"again"
 
 
 async def test_a_server_that_ends_a_connection_over_which_it_has_answered(
