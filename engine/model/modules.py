@@ -30,8 +30,6 @@ GRAPH_PART = (
 GRAPH_PART_TYPE = "graphmeta"
 GRAPH_TYPES = frozenset({"graphdata", GRAPH_PART_TYPE})
 """The types that FalkorDB brings."""
-_SAFE_SINCE = (6, 2, 0)
-"""Servers before it may end their process over a value of a module (`rdbLoadObject`, rdb.c)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ class ModuleTypes:
         """Why a value of the type `name` must not be sent there; empty: it may be."""
         if not name:
             return "a value of a module whose type cannot be read"
-        if self.info.version < _SAFE_SINCE:
+        if not self.info.capabilities.survives_module_values:
             return (
                 f"a value of module {name}, and {self.info.name} is sent none, as servers before "
                 "6.2 may end their process over one"

@@ -8,7 +8,7 @@ where the target knows its type.
 
 from __future__ import annotations
 
-from engine.model.server import Flavour
+from engine.model.server_capabilities import Flavour
 
 NEWEST_READ: dict[Flavour, int] = {"redis": 15, "valkey": 80}
 """The newest RDB version of which every type and opcode is known."""

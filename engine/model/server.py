@@ -1,11 +1,5 @@
-"""What a server is: its flavour and version, and what that means for the payloads it reads.
-
-Facts about RDB versions and value types are those of `rdb.h` in the two code bases. RESTORE
-(`verifyDumpPayload`, cluster.c) looks at the payload's footer first: the number there must not be
-above the server's own, and Valkey 8.1 and later also refuse 12 to 79, the numbers that Redis took
-after the two parted. A footer that passes says nothing of the value: a type byte that the server
-does not know is a "Bad data format" whatever the footer says.
-"""
+"""What a server is: what INFO says of it. What its release can do is another table
+(`model.server_capabilities`)."""
 
 from __future__ import annotations
 
@@ -14,53 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from engine.errors import ProtocolFault
+from engine.model.server_capabilities import (
+    Flavour,
+    ServerCapabilities,
+    Version,
+    capabilities_of,
+)
 
-Flavour = Literal["redis", "valkey"]
 Mode = Literal["standalone", "cluster", "sentinel"]
-Version = tuple[int, int, int]
 
-# First version of each RDB version, newest first: RDB_VERSION in rdb.h at the releases' tags.
-_RDB_VERSIONS: dict[Flavour, tuple[tuple[Version, int], ...]] = {
-    "redis": (
-        ((8, 10, 0), 15),
-        ((8, 8, 0), 14),
-        ((8, 6, 0), 13),
-        ((7, 4, 0), 12),
-        ((7, 2, 0), 11),
-        ((7, 0, 0), 10),
-        ((5, 0, 0), 9),
-        ((4, 0, 0), 8),
-        ((3, 2, 0), 7),
-    ),
-    "valkey": (((9, 2, 0), 81), ((9, 0, 0), 80), ((7, 2, 0), 11)),
-}
-# Valkey's own numbers start here; 12 up to it are Redis's (RDB_FOREIGN_VERSION_MIN and _MAX).
-VALKEY_RDB_VERSION_MIN = 80
-SHARED_RDB_VERSION_MAX = 11
-# Enough for every server that knows RESTORE … REPLACE at all.
-_OLDEST_RDB_VERSION = 6
-
-# RDB_TYPE_* that came with a release. 6 (modules before 4.0's release) is loaded by none; 22 and 23
-# are left out for Redis: there they were hashes of 7.4's release candidates, which no release
-# writes, and a payload with that byte comes from a Valkey that means something else by it.
-_TYPES: dict[Flavour, tuple[tuple[Version, frozenset[int]], ...]] = {
-    "redis": (
-        ((0, 0, 0), frozenset({0, 1, 2, 3, 4, 9, 10, 11, 12, 13, 14})),
-        ((4, 0, 0), frozenset({5, 7})),
-        ((5, 0, 0), frozenset({15})),
-        ((7, 0, 0), frozenset({16, 17, 18, 19})),
-        ((7, 2, 0), frozenset({20, 21})),
-        ((7, 4, 0), frozenset({24, 25})),
-        ((8, 6, 0), frozenset({26})),
-        ((8, 8, 0), frozenset({27, 28})),
-        ((8, 10, 0), frozenset({29, 30, 31, 32, 33})),
-    ),
-    "valkey": (
-        ((0, 0, 0), frozenset({0, 1, 2, 3, 4, 5, 7, *range(9, 22)})),
-        ((9, 0, 0), frozenset({22})),
-        ((9, 2, 0), frozenset({23})),
-    ),
-}
 # INFO's own field names the fork. They say `redis_version` too, and mean "compatible with".
 _FORKS = {"keydb": "keydb_version", "dragonfly": "dragonfly_version", "garnet": "garnet_version"}
 
@@ -114,9 +70,8 @@ class ServerInfo:
     @property
     def name(self) -> str:
         """Flavour and version for people: `Valkey 8.1.8`, `Redis 7.0.15 (keydb)`."""
-        title = "Valkey" if self.flavour == "valkey" else "Redis"
         fork = f" ({self.fork})" if self.fork else ""
-        return f"{title} {'.'.join(map(str, self.version))}{fork}"
+        return f"{self.flavour.capitalize()} {'.'.join(map(str, self.version))}{fork}"
 
     @property
     def identity(self) -> str:
@@ -128,21 +83,16 @@ class ServerInfo:
         return f"{self.run_id}:{self.replid}" if self.run_id or self.replid else ""
 
     @property
-    def counts_past_ttls(self) -> bool:
-        """Whether a key that is deleted at once, because the TTL that it is given is over, is among
-        `expired_keys` (Valkey 8.1; not in Redis)."""
-        return self.flavour == "valkey" and self.version >= (8, 1, 0)
-
-    @property
-    def pausable(self) -> bool:
-        """Whether the server knows CLIENT PAUSE (3.0, and 2.9.50 before it)."""
-        return self.version >= (2, 9, 50)
+    def capabilities(self) -> ServerCapabilities:
+        """What its release can do; nothing else asks for the version."""
+        return capabilities_of(self.flavour, self.version, self.fork)
 
     def readable_behind(self, fence: str) -> bool:
         """Whether it answers while `fence` (`TransferSettings.fence`) holds its writers off: before
         6.2 CLIENT PAUSE is for all clients. Before 3.0 there is none: writes are refused, and reads
         go on."""
-        return fence != "pause" or self.version >= (6, 2, 0) or not self.pausable
+        able = self.capabilities
+        return fence != "pause" or able.pause_of_writes or not able.client_pause
 
     def same_data_as(self, identity: str) -> bool:
         """Whether `identity` was this data set's; False where the server does not tell."""
@@ -150,7 +100,7 @@ class ServerInfo:
 
     def same_version_as(self, other: ServerInfo) -> bool:
         """Whether both run the same code, as far as they tell."""
-        return (self.flavour, self.version, self.fork) == (other.flavour, other.version, other.fork)
+        return self.capabilities == other.capabilities
 
     @property
     def keys(self) -> int:
@@ -244,60 +194,6 @@ def parse_version(text: str) -> Version:
             break
     major, minor, patch = (*parts, 0, 0, 0)[:3]
     return major, minor, patch
-
-
-def rdb_version(flavour: Flavour, version: Version) -> int:
-    """The RDB version of the server: of the DUMPs it writes, and the highest its RESTORE takes."""
-    for since, number in _RDB_VERSIONS[flavour]:
-        if version >= since:
-            return number
-    return _OLDEST_RDB_VERSION if flavour == "redis" else SHARED_RDB_VERSION_MAX
-
-
-def known_types(flavour: Flavour, version: Version) -> frozenset[int]:
-    """The value-type bytes (RDB_TYPE_*) that the server can load.
-
-    7 (module values) is always among them: whether the one module is there is another question.
-    """
-    found: frozenset[int] = frozenset()
-    for since, types in _TYPES[flavour]:
-        if version >= since:
-            found |= types
-    return found
-
-
-def accepts_rdb_version(number: int, target: ServerInfo) -> bool:
-    """Whether the target's RESTORE takes a payload whose footer says RDB version `number`."""
-    highest, low, high = footer_bounds(target)
-    return number <= highest and not low <= number <= high
-
-
-def footer_bounds(target: ServerInfo) -> tuple[int, int, int]:
-    """What the target's RESTORE refuses, for the encoder: (highest, low, high).
-
-    `highest` is the highest RDB version taken; low to high, both included, are refused though they
-    are not above it. (1, 0) is the empty range.
-    """
-    highest = _assured_rdb_version(target)
-    if highest >= VALKEY_RDB_VERSION_MIN:
-        return highest, SHARED_RDB_VERSION_MAX + 1, VALKEY_RDB_VERSION_MIN - 1
-    return highest, 1, 0
-
-
-def accepts_footer(source: ServerInfo, target: ServerInfo) -> bool:
-    """Whether the target takes the source's DUMP payloads as they are; if not, stamp them anew.
-
-    A fork's footer is not trusted to be what the version it claims would write.
-    """
-    if source.fork and source.fork != target.fork:
-        return False
-    return accepts_rdb_version(rdb_version(source.flavour, source.version), target)
-
-
-def _assured_rdb_version(server: ServerInfo) -> int:
-    # The forks parted from Redis at 6.x, and claim compatibility with later versions' commands.
-    number = rdb_version(server.flavour, server.version)
-    return min(number, 9) if server.fork else number
 
 
 def _lines(text: str) -> Iterator[tuple[str, str]]:

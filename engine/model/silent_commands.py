@@ -13,8 +13,6 @@ from engine.model.command_calls import counts_in
 
 READ_PENDING = "xreadgroup"
 LENGTHEN = "bitfield"
-LENGTHENS_FROM = (7, 0, 0)
-"""The first version of which BITFIELD is silent; all of Valkey's are."""
 
 # What tells whether the figures were set back (CONFIG RESETSTAT): a source that is followed was
 # called with PSYNC, and is asked by INFO all the time.

@@ -24,6 +24,7 @@ from engine._native import (
 from engine.errors import EngineError, ProtocolFault
 from engine.model.modules import HEAD_BYTES, has_graphs
 from engine.model.server import ServerInfo, parse_version
+from engine.model.server_capabilities import flavour_named
 from engine.model.settings import TransferSettings
 from engine.sources.aof_files import AofFiles, Part
 from engine.sources.aof_findings import (
@@ -316,10 +317,9 @@ def _writer(snapshot: SnapshotReader | None) -> ServerInfo:
         return ServerInfo(flavour="redis", version=(0, 0, 0))
     ours = snapshot.aux.get("valkey-ver")
     said = (ours or snapshot.aux.get("redis-ver", b"0")).decode("ascii", "replace")
-    valkey = ours is not None or snapshot.flavour == "valkey"
     memory = snapshot.aux.get("used-mem", b"")
     return ServerInfo(
-        flavour="valkey" if valkey else "redis",
+        flavour=flavour_named("valkey" if ours is not None else snapshot.flavour),
         version=parse_version(said),
         used_memory=int(memory) if memory.isdigit() else 0,
     )

@@ -30,7 +30,8 @@ from engine.errors import EngineError, ProtocolFault, UsageError
 from engine.model.modules import HEAD_BYTES, has_graphs
 from engine.model.newer_rdb_features import by_scan, newer_than_known
 from engine.model.position import ScanPosition
-from engine.model.server import Flavour, ServerInfo, parse_version
+from engine.model.server import ServerInfo, parse_version
+from engine.model.server_capabilities import flavour_named
 from engine.model.settings import TransferSettings
 from engine.sources.base import Item
 from engine.sources.file_input import Damaged, FileInput, Reading, input_of
@@ -164,10 +165,9 @@ class RdbFile:
         aux = self.reader.aux
         ours = aux.get("valkey-ver")
         version = parse_version((ours or aux.get("redis-ver", b"0")).decode("ascii", "replace"))
-        valkey = ours is not None or self.reader.flavour == "valkey"
         memory = aux.get("used-mem", b"")
         return ServerInfo(
-            flavour="valkey" if valkey else "redis",
+            flavour=flavour_named("valkey" if ours is not None else self.reader.flavour),
             version=version,
             used_memory=int(memory) if memory.isdigit() else 0,
         )
@@ -208,8 +208,7 @@ class RdbFile:
         reader = self.reader
         if reader.unknown is None:
             return
-        flavour: Flavour = "valkey" if reader.flavour == "valkey" else "redis"
-        newer = newer_than_known(flavour, reader.version, reader.unknown)
+        newer = newer_than_known(flavour_named(reader.flavour), reader.version, reader.unknown)
         if newer is not None:
             raise ProtocolFault(
                 f"{self.name} cannot be read at byte {reader.offset}: {newer}",

@@ -21,7 +21,7 @@ from engine._native import (
 )
 from engine.errors import ProtocolFault
 from engine.model.newer_rdb_features import by_scan, newer_than_known
-from engine.model.server import Flavour
+from engine.model.server_capabilities import flavour_named
 from engine.sources.read_delay import ReadDelay
 from engine.sources.receive_times import ReceiveTimes
 from engine.sources.spool import Spool
@@ -273,8 +273,9 @@ class Demux:
         snapshot = self.snapshot
         if snapshot is None or snapshot.unknown is None:
             return
-        flavour: Flavour = "valkey" if snapshot.flavour == "valkey" else "redis"
-        newer = newer_than_known(flavour, snapshot.version, snapshot.unknown)
+        newer = newer_than_known(
+            flavour_named(snapshot.flavour), snapshot.version, snapshot.unknown
+        )
         if newer is not None:
             raise ProtocolFault(
                 f"the source's snapshot cannot be read at byte {snapshot.offset}: {newer}",

@@ -77,8 +77,6 @@ _LINGER_SECONDS = 0.5
 # `sources/read_coalescing`.
 _REST_BELOW = 64 << 10
 _REST_SECONDS = 0.002
-# Sources before it send relative TTLs.
-_ABSOLUTE_TTLS = (7, 0, 0)
 
 
 class ReplicaSource:
@@ -321,13 +319,12 @@ class ReplicaSource:
     @property
     def relative_ttls(self) -> bool:
         """Whether the source sends TTLs that count from when it ran the command."""
-        return self.info.flavour == "redis" and self.info.version < _ABSOLUTE_TTLS
+        return not self.info.capabilities.absolute_ttls
 
     @property
     def field_ttls(self) -> bool:
         """Whether fields of the source's hashes may have deadlines."""
-        since = (9, 0, 0) if self.info.flavour == "valkey" else (7, 4, 0)
-        return self.info.version >= since
+        return self.info.capabilities.field_ttls
 
     @property
     def _watched(self) -> bool:

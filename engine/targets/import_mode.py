@@ -3,19 +3,14 @@
 A key that is restored with its expire time can expire on the target before the stream's command
 that extends it arrives. In import mode (Valkey 8.1 and later: `import-mode`, `CLIENT
 IMPORT-SOURCE`, expire.c) nothing expires by itself, and the import source still sees keys whose
-time has come; the source's own DEL removes them, as on a replica.
+time has come; the source's own DEL removes them, as on a replica. `ServerCapabilities.import_mode`
+says whether a release knows it; whether we may use it is another question.
 """
 
 from __future__ import annotations
 
 from engine.errors import AuthError, ServerError
-from engine.model.server import ServerInfo
 from engine.wire.connection import Connection
-
-
-def has_import_mode(info: ServerInfo) -> bool:
-    """Whether the server's release knows it; whether we may use it is another question."""
-    return info.flavour == "valkey" and info.version >= (8, 1, 0) and not info.fork
 
 
 async def import_source(connection: Connection) -> bool:

@@ -24,7 +24,7 @@ from engine.errors import EngineError, LinkError, ServerError
 from engine.model.backoff import Patience
 from engine.model.endpoint import Endpoint
 from engine.model.modules import COMMANDS, HEAD_BYTES, ModuleTypes, commands_known
-from engine.model.server import ServerInfo, footer_bounds, same_process
+from engine.model.server import ServerInfo, same_process
 from engine.model.settings import TransferSettings
 from engine.model.transient_errors import DIAL_AGAIN
 from engine.targets.base import Acknowledged, ReadAgain
@@ -145,7 +145,7 @@ class RestoreWriter:
         replace = self._settings.if_exists == "replace"
         mset = replace and self.info.mode == "standalone" and _takes_mset(mset_reply)
         self._take_over(connection)
-        highest, low, high = footer_bounds(self.info)
+        highest, low, high = self.info.capabilities.footer_bounds
         self._encoder = RestoreEncoder(
             replace=replace,
             mset=mset,

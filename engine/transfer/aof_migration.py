@@ -64,7 +64,6 @@ from engine.sources.aof_source import AofSnapshot
 from engine.sources.aof_survey import survey_aof
 from engine.targets.applier import Applier, PositionMoved
 from engine.targets.import_mode import (
-    has_import_mode,
     import_source,
     in_import_mode,
     leave_import_mode,
@@ -654,7 +653,7 @@ class AppendOnly:
 
     async def _extend_fields(self, held: TargetPosition) -> None:
         """Where the target has import mode, TTLs of fields wait there for the end as well."""
-        if not has_import_mode(self._writer.info):
+        if not self._writer.info.capabilities.import_mode:
             return
 
         async def enter() -> None:
@@ -922,7 +921,7 @@ async def leave(target: Endpoint, token: str, timeout: float) -> list[str]:
             if found is not None and found.transfer == token:
                 await end.call("RENAME", POSITION_KEY, LEFT_KEY)
                 await end.call("DEL", dirty_key(token))
-            if has_import_mode(await end.info()):
+            if (await end.info()).capabilities.import_mode:
                 with contextlib.suppress(AuthError, ServerError):
                     await end.call("CONFIG", "SET", "import-mode", "no")
     except EngineError as exc:

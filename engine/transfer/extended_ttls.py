@@ -85,7 +85,7 @@ end
 """
 # Returns how many keys ended, and those that stay extended: they are due within the bound. An
 # expire time that has passed deletes its key at once, which not every server counts as expired
-# (`ServerInfo.counts_past_ttls`).
+# (`ServerCapabilities.counts_past_ttls`).
 _RELEASE = (
     _PROLOGUE
     + """

@@ -261,15 +261,15 @@ class PauseFence:
     ) -> None:
         self.before = before
         self._name = name
-        self._pausable = info.pausable
-        self._unpause = info.version >= (6, 2, 0)
-        self._scripts_refused = script_calls.refused(info)
+        self._pausable = info.capabilities.client_pause
+        self._unpause = info.capabilities.pause_of_writes
+        self._scripts_refused = info.capabilities.refuses_writes_of_scripts
         # Before 6.0 EXEC is run whatever its transaction holds, if that was queued before the write
         # block.
         self.info: ServerInfo | None = None
         self.closed_before = ""
         self._setting = write_block.setting_of(info)
-        self._exec_refused = script_calls.transactions_refused(info)
+        self._exec_refused = info.capabilities.refuses_exec
         self.silent_calls: silent_commands.Calls | None = None
         self.calls: Calls | None = None
         self.calls_since: Calls | None = None

@@ -28,7 +28,6 @@ import contextlib
 from engine.errors import AuthError, EngineError, LinkError, ProtocolFault, ServerError
 from engine.model.replication import parse_replication
 from engine.model.server import ServerInfo
-from engine.transfer import script_calls
 from engine.wire.control_connection import Admin, Arg
 
 PENDING_SECONDS = 2.0
@@ -44,7 +43,8 @@ _SENTINEL = b" name=sentinel-"
 
 def needed(info: ServerInfo) -> bool:
     """Whether this server can be held, and nothing less keeps its scripts from writing."""
-    return info.version >= (2, 9, 50) and not script_calls.refused(info)
+    able = info.capabilities
+    return able.client_pause and not able.refuses_writes_of_scripts
 
 
 async def objection(end: Admin) -> str:
@@ -74,7 +74,7 @@ async def attach(end: Admin) -> None:
     info = await end.info()
     told = parse_replication(await end.call("INFO", "replication"))
     # Before 4.0 the run id names the stream.
-    replid = info.run_id if info.version < (4, 0, 0) else info.replid
+    replid = info.replid if info.capabilities.replication_ids else info.run_id
     if told is None or told.is_replica or not replid:
         replica = told is not None and told.is_replica
         what = "is a replica by now" if replica else "tells no replication id (INFO replication)"

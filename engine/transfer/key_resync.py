@@ -118,7 +118,7 @@ class KeyResync:
         self._names_key = names_key
         self._extended = extended or ExtendedKeys()
         self._suspects = suspects or CrashSuspects(lambda _: None)
-        self._absolute = info.version >= (7, 0, 0) and not info.fork
+        self._absolute = info.capabilities.pexpiretime
         self._values: dict[DbKey, None] = {}
         self._ttl_guard: dict[DbKey, None] = {}
         # Refused by the target; and those of them that a command has named since.

@@ -47,7 +47,7 @@ from engine.model.online_checkpoint import LEFT_KEY, dirty_key, position_key
 from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
 from engine.targets.applier import Applier, PositionMoved, Unanswered
-from engine.targets.import_mode import has_import_mode, leave_import_mode
+from engine.targets.import_mode import leave_import_mode
 from engine.transfer.async_helpers import to_the_end
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
@@ -140,7 +140,7 @@ class Promotion:
         )
         now = asyncio.get_running_loop().time
         behind = []
-        if has_import_mode(self._target()):
+        if self._target().capabilities.import_mode:
             # In the same round trip; where it fails `tidy_up` does it.
             behind = [("CONFIG", "SET", "import-mode", "no")]
         left = math.inf if by is None else by - now()
@@ -268,7 +268,7 @@ class Promotion:
             if left and (await ask_info(connection)).keys <= 1:
                 # Nothing else is there.
                 await connection.call("DEL", LEFT_KEY)
-            if has_import_mode(self._target()):
+            if self._target().capabilities.import_mode:
                 with contextlib.suppress(AuthError, ServerError):
                     await leave_import_mode(connection)
         self._checkpoint.note(tidied=True)

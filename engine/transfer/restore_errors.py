@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.model.server import ServerInfo, known_types
+from engine.model.server import ServerInfo
 
 # What RESTORE says of a value that it cannot read (cluster.c, restoreCommand).
 _UNREADABLE = ("ERR DUMP payload version or checksum are wrong", "ERR Bad data format")
@@ -33,7 +33,7 @@ def explain_refusal(message: str, value_type: int | None, target: ServerInfo) ->
     """
     if not message.startswith(_UNREADABLE) or value_type is None:
         return message
-    if value_type in known_types(target.flavour, target.version):
+    if value_type in target.capabilities.known_types:
         return message
     name = _TYPE_NAMES.get(value_type, "unknown to this engine")
     return f"{target.name} does not know values of type {value_type} ({name}): {message}"

@@ -23,23 +23,12 @@ from engine._native import (
 )
 from engine.errors import AuthError, ProtocolFault, ServerError
 from engine.model.command_calls import ASK_COUNTS, Calls, counts_in
-from engine.model.server import ServerInfo
 from engine.wire.control_connection import Admin, Arg
 
 ASK: tuple[Arg, ...] = ASK_COUNTS
 _SCRIPTS = frozenset({"eval", "evalsha"})
 _WRITES = CMD_FLUSHES | CMD_SWAPS
 _NO_WRITES = CMD_KEYLESS | CMD_PUBLISHES | CMD_SCRIPT | CMD_UNKNOWN
-
-
-def refused(info: ServerInfo) -> bool:
-    """Whether this server's `min-replicas-to-write` holds for what scripts write."""
-    return info.version >= (6, 2, 0)
-
-
-def transactions_refused(info: ServerInfo) -> bool:
-    """Whether it holds for EXEC of a transaction that was begun before."""
-    return info.version >= (6, 0, 0)
 
 
 def calls_in(reply: object) -> Calls | None:

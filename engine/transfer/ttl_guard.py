@@ -24,7 +24,7 @@ from engine.model.doubt import Doubt
 from engine.model.keys import DbKey
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
-from engine.targets.import_mode import has_import_mode, import_source, in_import_mode
+from engine.targets.import_mode import import_source, in_import_mode
 from engine.transfer.async_helpers import beside, cancelled
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
@@ -96,7 +96,7 @@ class TtlGuard:
         """Before a byte is read: no TTL may pass on a target that is behind."""
         # TTLs that an engine without import mode has extended want to be restored at the end.
         self.importing = (
-            has_import_mode(self._target())
+            self._target().capabilities.import_mode
             and not (resumed and self._checkpoint.mark.lifted)
             and await self._enter_import_mode(resumed)
         )
@@ -122,7 +122,7 @@ class TtlGuard:
     def attend(self, follower: Follower) -> None:
         """`follower` is going to run."""
         self.follower = follower
-        if self._source.info.version < (7, 0, 0):
+        if not self._source.info.capabilities.script_effects_alone:
             # Its stream may hold scripts, which rename and copy keys without naming them there.
             self.extended.names.give_up()
         self.hold()

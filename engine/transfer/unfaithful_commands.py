@@ -43,25 +43,23 @@ Condition = Callable[[ServerInfo, ServerInfo], bool]
 _TIMING = CMD_TTL | CMD_MEMBER_TTL | CMD_MOVES | CMD_SCRIPT | CMD_UNKNOWN
 
 
-def _redis_before(info: ServerInfo, *version: int) -> bool:
-    return info.flavour == "redis" and info.version < version
-
-
 def _always(source: ServerInfo, target: ServerInfo) -> bool:
     return True
 
 
 def _floats_lose_ttls(source: ServerInfo, target: ServerInfo) -> bool:
-    return _redis_before(source, 6, 0, 0)
+    return not source.capabilities.floats_keep_ttl
 
 
 def _floats_lose_field_ttls(source: ServerInfo, target: ServerInfo) -> bool:
-    return _redis_before(source, 8, 2, 3) and not _redis_before(source, 7, 4, 0)
+    able = source.capabilities
+    return able.field_ttls and not able.floats_keep_field_ttl
 
 
 def _claims_differ(source: ServerInfo, target: ServerInfo) -> bool:
     # The other way round no reading of a stream could be stored: its encoding is too new there.
-    return _redis_before(source, 7, 0, 0) and not _redis_before(target, 7, 0, 0)
+    drops = source.capabilities.xclaim_drops_deleted, target.capabilities.xclaim_drops_deleted
+    return drops == (False, True)
 
 
 def _versions_differ(source: ServerInfo, target: ServerInfo) -> bool:

@@ -148,7 +148,7 @@ def setting(before: str) -> str:
 
 def setting_of(info: ServerInfo) -> str:
     """What the setting is called at this server."""
-    return _NAMES[info.version < (5, 0, 0)][0]
+    return _NAMES[0 if info.capabilities.min_replicas_names else 1][0]
 
 
 async def _settings(end: Admin) -> _Settings:

@@ -227,7 +227,7 @@ class LiveComparison:
                 for portion in portions(await self._shared(self._source, page)):
                     yield portion
             return
-        served = self._infos[0].version >= (6, 0, 0) and not self._infos[0].fork
+        served = self._infos[0].capabilities.scan_type and not self._infos[0].fork
         cursor: Any = 0
         while True:
             filters = ("TYPE", kind) if served else ()
@@ -251,7 +251,7 @@ class LiveComparison:
     @property
     def lengthens(self) -> bool:
         """See `Comparison.lengthens`."""
-        return self._infos[0].version >= silent_commands.LENGTHENS_FROM
+        return self._infos[0].capabilities.silent_bitfield
 
     async def _of_other_length(self, keys: list[bytes]) -> list[bytes]:
         asked = [("STRLEN", key) for key in keys]
@@ -402,7 +402,7 @@ class LiveComparison:
             max(late.expired_keys - early.expired_keys, 0)
             for late, early in zip(now, before, strict=True)
         )
-        return one, other if target.counts_past_ttls else other + self._ended
+        return one, other if target.capabilities.counts_past_ttls else other + self._ended
 
     def _expired_fields(self, source: ServerInfo, target: ServerInfo) -> tuple[int, int]:
         """The same of fields of hashes."""

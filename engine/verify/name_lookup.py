@@ -23,9 +23,6 @@ from engine.wire.connection import Connection
 from engine.wire.control_connection import Admin
 from engine.wire.dial import dial
 
-# From here on EXISTS takes more keys than one.
-_MANY_FROM = (3, 0, 3)
-
 
 async def absent_names(
     ends: tuple[Admin, Admin],
@@ -47,7 +44,7 @@ async def absent_names(
     async with contextlib.AsyncExitStack() as stack:
         lines = [await stack.enter_async_context(_line(end, settings, db)) for end in ends]
         sides = [_Names(settings, over=not lacking), _Names(settings, over=not extra)]
-        many = [info.version >= _MANY_FROM for info in infos]
+        many = [info.capabilities.exists_of_many for info in infos]
         while not all(side.over and side.page is None for side in sides):
             asked = [
                 lines[here].ask(sides[here].next_page(), sides[1 - here].page, many[here])

@@ -63,17 +63,9 @@ class Abilities:
 
     @classmethod
     def of(cls, info: ServerInfo, *, followed: bool = False) -> Abilities:
-        """HPEXPIRETIME came with Redis 7.4 and Valkey 9.0, PEXPIRETIME with Redis 7.0, XINFO
-        STREAM … FULL with 6.0."""
-        since = (9, 0, 0) if info.flavour == "valkey" else (7, 4, 0)
-        own = not info.fork
-        return cls(
-            own and info.version >= since,
-            own and info.version >= (7, 0, 0),
-            not followed,
-            own and info.version >= (6, 0, 0),
-            info,
-        )
+        """What `info` says of it; `followed`: the target was fed by replication."""
+        able = info.capabilities
+        return cls(able.hpexpiretime, able.pexpiretime, not followed, able.xinfo_full, info)
 
 
 class _Count:

@@ -39,11 +39,6 @@ from engine.wire.line_mode import Lines
 
 MARK_BYTES = 40
 """Length of the mark that ends a diskless snapshot (CONFIG_RUN_ID_SIZE)."""
-# The first Valkey of whose snapshots not everything can be read (RDB 81: path hashes, commands),
-# what is said to it and later ones, which then write RDB 80; and the first that knows the option.
-_VALKEY_UNREAD = (9, 2, 0)
-_NEWEST_VALKEY = (9, 1, 0)
-_VALKEY_ASKS_VERSION = (8, 0, 0)
 # "Not now": the same question is worth asking again.
 NOT_NOW = transient("psync")
 _FULL = re.compile(rb"\+FULLRESYNC ([0-9A-Za-z]{1,64}) (\d{1,19})")
@@ -149,9 +144,9 @@ Command = tuple[bytes | str | int, ...]
 
 
 def _version(info: ServerInfo, _: StreamPosition | None) -> Command | None:
-    if info.flavour != "valkey" or info.version < _VALKEY_ASKS_VERSION:
+    told = info.capabilities.announced_version
+    if told is None:
         return None
-    told = info.version if info.version < _VALKEY_UNREAD else _NEWEST_VALKEY
     return ("REPLCONF", "version", ".".join(map(str, told)))
 
 

@@ -30,7 +30,7 @@ from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.position import ScanPosition
 from engine.model.report import Report
-from engine.model.server import known_types
+from engine.model.server_capabilities import known_types
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.verify import Verification, verify_file

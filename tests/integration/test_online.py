@@ -15,7 +15,7 @@ from benches.support.servers import Binary, Server, all_pairs, pair_id
 from benches.support.waiting import soon
 from engine.model.progress import Phase
 from engine.model.report import printable_key
-from engine.model.server import known_types
+from engine.model.server_capabilities import ServerCapabilities, known_types
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.transfer import Transfer
 from tests.adversity.test_follow import not_alike
@@ -204,7 +204,7 @@ def test_a_deadline_that_is_extended_while_the_target_is_away(
     if naive:
         # Deadlines as they come, and a target that obeys them: what a plain replayer does.
         monkeypatch.setattr("engine.transfer.ttl_guard.EXTEND_MS", 0)
-        monkeypatch.setattr("engine.transfer.ttl_guard.has_import_mode", lambda _: False)
+        monkeypatch.setattr(ServerCapabilities, "import_mode", False)
     client = source.client()
     client.set("session", "is alive", ex=1)
     client.set("lasting", "x", ex=5000)

@@ -14,7 +14,7 @@ from benches.support.servers import Binary, Server
 from engine._native import RecordBatch
 from engine.errors import EngineError, ProtocolFault, UsageError
 from engine.model.endpoint import Endpoint
-from engine.model.server import known_types
+from engine.model.server_capabilities import known_types
 from engine.model.settings import TransferSettings
 from engine.sources.base import Item
 from engine.sources.rdb_file import RdbFileSource

@@ -15,7 +15,8 @@ from benches.support.compare import assert_equal, compare
 from benches.support.servers import Binary, Server, TlsFiles, binaries, few_binaries, supports_tls
 from engine.fleet.verification_gate import FilesVerificationGate, verification_gate_of
 from engine.model.endpoint import Endpoint
-from engine.model.server import known_types, parse_info
+from engine.model.server import parse_info
+from engine.model.server_capabilities import known_types
 from engine.model.settings import TransferSettings
 from engine.sources.aof_files import AofFiles
 from engine.sources.aof_findings import AofSurvey

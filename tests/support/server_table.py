@@ -14,9 +14,9 @@ from dataclasses import astuple, dataclass, fields
 import redis
 
 from benches.support.servers import Server
-from engine.model.server import Flavour, ServerInfo, Version, rdb_version
-from engine.transfer import hold_source, script_calls
-from engine.transfer.checks.endpoint import OLDEST_TARGET
+from engine.model.server import ServerInfo
+from engine.model.server_capabilities import Flavour, Version
+from engine.transfer import hold_source, write_block
 
 HEADS = (
     "Server",
@@ -74,21 +74,21 @@ class Facts:
 def promised(flavour: Flavour, version: Version) -> Facts:
     """What the engine takes such a server for."""
     info = ServerInfo(flavour, version)
-    old_target = flavour == "redis" and version < OLDEST_TARGET
+    able = info.capabilities
     behind = "paused" if hold_source.needed(info) else "counted"
-    if version >= (6, 2, 0):
+    if able.pause_of_writes:
         held_off = "CLIENT PAUSE WRITE"
     else:
-        held_off = "CLIENT PAUSE" if version >= (2, 9, 50) else "the setting"
-    with_fields = version >= ((7, 4, 0) if flavour == "redis" else (9, 0, 0))
+        held_off = "CLIENT PAUSE" if able.client_pause else "the setting"
     return Facts(
-        "refused" if old_target else "yes",
-        str(rdb_version(flavour, version)),
+        "yes" if able.restore_absttl else "refused",
+        str(able.rdb_version),
         held_off,
-        "min-replicas-to-write" if version >= (5, 0, 0) else "min-slaves-to-write",
-        "refused" if script_calls.refused(info) else behind,
+        write_block.setting_of(info),
+        "refused" if able.refuses_writes_of_scripts else behind,
+        # The engine asks each server (FUNCTION DUMP), whatever its version.
         "yes" if version >= (7, 0, 0) else "",
-        "yes" if with_fields else "",
+        "yes" if able.field_ttls else "",
     )
 
 

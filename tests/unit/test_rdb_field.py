@@ -18,7 +18,7 @@ from benches.support.servers import Binary, Server, binaries, extra_binaries
 from engine._native import RecordBatch, RestoreEncoder, SeenKeys, SnapshotReader
 from engine.errors import ProtocolFault
 from engine.model.newer_rdb_features import newer_than_known
-from engine.model.server import Flavour, known_types
+from engine.model.server_capabilities import Flavour, known_types
 from engine.model.settings import TransferSettings
 from engine.sources import rdb_file
 from engine.sources.rdb_file import RdbFileSource, Survey, survey

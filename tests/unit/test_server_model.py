@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
 
-from benches.support.servers import Binary
+from benches.support.servers import Binary, Server, binaries, extra_binaries
 from engine._native import crc64
 from engine.errors import ProtocolFault
-from engine.model.server import (
-    Keyspace,
-    ServerInfo,
-    accepts_footer,
-    accepts_rdb_version,
-    footer_bounds,
+from engine.model.server import Keyspace, ServerInfo, parse_info, parse_version
+from engine.model.server_capabilities import (
+    EVERY,
+    Capability,
+    ServerCapabilities,
     known_types,
-    parse_info,
-    parse_version,
     rdb_version,
 )
 from tests.support.servers import ServerFactory
@@ -169,13 +168,14 @@ def test_the_table(flavour: str, version: str, rdb: int, newest_types: set[int])
     ],
 )
 def test_footers(source: tuple[str, ...], target: tuple[str, ...], as_it_is: bool) -> None:
-    assert accepts_footer(server(*source), server(*target)) is as_it_is
+    able, ours = server(*target).capabilities, server(*source).capabilities
+    assert able.accepts_footer_of(ours) is as_it_is
 
 
 def test_bounds_say_the_same_as_the_predicate() -> None:
-    assert footer_bounds(server("valkey", "9.1.2")) == (80, 12, 79)
-    assert footer_bounds(server("redis", "7.0.15")) == (10, 1, 0)
-    assert footer_bounds(server("redis", "7.4.0", "dragonfly"))[0] == 9
+    assert server("valkey", "9.1.2").capabilities.footer_bounds == (80, 12, 79)
+    assert server("redis", "7.0.15").capabilities.footer_bounds == (10, 1, 0)
+    assert server("redis", "7.4.0", "dragonfly").capabilities.footer_bounds[0] == 9
 
 
 def test_a_real_server_agrees(binary: Binary, server_factory: ServerFactory) -> None:
@@ -189,8 +189,90 @@ def test_a_real_server_agrees(binary: Binary, server_factory: ServerFactory) -> 
     for number in range(1, 100):
         body = payload[:-10] + struct.pack("<H", number)
         footed = body + struct.pack("<Q", crc64(body))
-        if accepts_rdb_version(number, info):
+        if info.capabilities.accepts_rdb_version(number):
             assert client.restore("copy", 0, footed, replace=True) == b"OK", number
         else:
             with pytest.raises(redis.ResponseError, match="version or checksum are wrong"):
                 client.restore("copy", 0, footed, replace=True)
+
+
+ROWS = {name: row for name, row in vars(ServerCapabilities).items() if isinstance(row, Capability)}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_capability_begins_with_its_release(name: str) -> None:
+    row = ROWS[name]
+    for flavour, since in (("redis", row.redis), ("valkey", row.valkey)):
+        for version in ((2, 8, 17), (6, 2, 0), (8, 1, 8), (9, 1, 2), since or (255, 0, 0)):
+            able = ServerCapabilities(flavour, version)  # type: ignore[arg-type]
+            assert getattr(able, name) is (since is not None and version >= since)
+            fork = ServerCapabilities(flavour, version, "keydb")  # type: ignore[arg-type]
+            assert getattr(fork, name) is (row.forks and getattr(able, name))
+        if since not in (None, EVERY):
+            major, minor, patch = since
+            before = (major, minor, patch - 1) if patch else (major, minor - 1, 255)
+            if not minor and not patch:
+                before = (major - 1, 255, 255)
+            assert not getattr(ServerCapabilities(flavour, before), name)  # type: ignore[arg-type]
+    assert row.what
+    assert row.source
+
+
+@pytest.mark.parametrize(
+    ("flavour", "version", "announced"),
+    [
+        ("redis", (8, 6, 0), None),
+        ("valkey", (7, 2, 9), None),
+        ("valkey", (8, 0, 1), (8, 0, 1)),
+        ("valkey", (9, 1, 2), (9, 1, 2)),
+        ("valkey", (9, 2, 0), (9, 1, 0)),
+    ],
+)
+def test_what_a_replica_says_it_is(flavour: str, version: Any, announced: Any) -> None:
+    assert ServerCapabilities(flavour, version).announced_version == announced  # type: ignore[arg-type]
+
+
+def shown(server: Server) -> Iterator[tuple[str, bool]]:
+    """(capability, whether this server shows it). Its keys are not as they were afterwards."""
+    client, raw = server.client(), server.client()
+    raw.response_callbacks.clear()
+
+    def takes(*command: str | int) -> bool:
+        try:
+            raw.execute_command(*command)
+        except redis.ResponseError:
+            return False
+        return True
+
+    client.set("key", "value")
+    yield "command_getkeys", takes("COMMAND", "GETKEYS", "GET", "key")
+    yield "exists_of_many", takes("EXISTS", "key", "other")
+    yield "replication_ids", "master_replid" in client.info("replication")
+    streams = takes("XADD", "stream", "1-1", "field", "value")
+    yield "streams", streams
+    yield "xinfo_full", streams and takes("XINFO", "STREAM", "stream", "FULL")
+    yield "acl_users", takes("ACL", "WHOAMI")
+    yield "scan_type", takes("SCAN", 0, "TYPE", "string")
+    yield "pexpiretime", takes("PEXPIRETIME", "key")
+    client.hset("hash", "field", "value")
+    yield "hpexpiretime", takes("HPEXPIRETIME", "hash", "FIELDS", 1, "field")
+    yield "field_ttls", takes("HPEXPIRE", "hash", 100_000, "FIELDS", 1, "field")
+    yield "import_mode", takes("CLIENT", "IMPORT-SOURCE", "OFF")
+    yield "replica_version", takes("REPLCONF", "version", "8.0.0")
+    before = client.info("stats")["expired_keys"]
+    client.execute_command("PEXPIREAT", "key", 1)
+    yield "counts_past_ttls", client.info("stats")["expired_keys"] > before
+    if client.info("server")["redis_version"] >= "3.2":  # the first with BITFIELD
+        before = client.info("persistence")["rdb_changes_since_last_save"]
+        client.execute_command("BITFIELD", "bits", "OVERFLOW", "FAIL", "SET", "u8", 0, 300)
+        same = client.info("persistence")["rdb_changes_since_last_save"] == before
+        yield "silent_bitfield", same
+
+
+@pytest.mark.parametrize("binary", [*binaries(), *extra_binaries()], ids=str)
+def test_a_real_server_has_what_the_table_says(
+    binary: Binary, server_factory: ServerFactory
+) -> None:
+    info = server(binary.flavour, ".".join(map(str, binary.version)))
+    found = dict(shown(server_factory(binary)))
+    assert found == {name: getattr(info.capabilities, name) for name in found}

@@ -9,9 +9,6 @@ from engine.transfer import script_calls
 from engine.transfer.checks.check_result import Check, passed, warned
 from engine.wire.control_connection import Admin
 
-# Scripts can be sent by their effects since 3.2, are by default since 5.0, and always since 7.0.
-_BY_EFFECTS = (5, 0, 0)
-_ALWAYS = (7, 0, 0)
 _AS_THEY_ARE = (
     "its stream has scripts (EVAL) as they are, and not what they did: the keys that one names are "
     "read again from the source, and where one may write others every key is compared"
@@ -24,9 +21,9 @@ async def check_script_effects(source: Admin, info: ServerInfo) -> Check | None:
     """Whether a source that is followed tells what its scripts did; None where each does. Raises
     `LinkError`."""
     name = "script-effects"
-    if info.flavour != "redis" or info.version >= _ALWAYS:
+    if info.capabilities.script_effects_alone:
         return None
-    if info.version < _BY_EFFECTS:
+    if not info.capabilities.script_effects:
         run = await script_calls.ask(source)
         if run is not None and run.scripts == 0:
             return passed(name, f"{info.name} sends scripts as they are; it has run none")

@@ -16,14 +16,6 @@ from engine.wire.control_connection import Admin
 _PINGS = 3
 # From here on the first of them tells enough.
 _FAR_SECONDS = 0.025
-# SCAN, DUMP with a CRC64, OBJECT FREQ; below it nothing was tried.
-_OLDEST_SOURCE = (4, 0, 0)
-# RESTORE … ABSTTL, IDLETIME, FREQ.
-OLDEST_TARGET = (5, 0, 0)
-# ACL users.
-_USERS_SINCE = (6, 0, 0)
-# SCAN … TYPE.
-_TYPE_FILTER_SINCE = (6, 0, 0)
 
 
 async def greet(side: Side, end: Admin) -> list[Check]:
@@ -54,7 +46,7 @@ async def greet(side: Side, end: Admin) -> list[Check]:
 def check_users(side: Side, endpoint: Endpoint, info: ServerInfo) -> Check | None:
     """Whether the server knows users at all, where one was named; None if nothing is to be said."""
     named = endpoint.username not in (None, "", "default") and endpoint.password is not None
-    if not named or info.flavour != "redis" or info.version >= _USERS_SINCE:
+    if not named or info.capabilities.acl_users:
         return None
     return failed(
         f"{side}-auth",
@@ -115,20 +107,20 @@ def check_server(side: Side, info: ServerInfo, settings: TransferSettings) -> It
 
 def _version(side: Side, info: ServerInfo, settings: TransferSettings) -> Check:
     name = f"{side}-version"
-    if side == "target" and info.version < OLDEST_TARGET and info.flavour == "redis":
+    if side == "target" and not info.capabilities.restore_absttl:
         return failed(
             name,
             f"{info.name}: its RESTORE knows no ABSTTL",
             "The target must be Redis 5.0 or later, or Valkey.",
         )
-    if side == "source" and info.flavour == "redis":
-        if settings.key_type is not None and info.version < _TYPE_FILTER_SINCE:
+    if side == "source":
+        if settings.key_type is not None and not info.capabilities.scan_type:
             return failed(
                 name,
                 f"{info.name}: its SCAN knows no TYPE",
                 "Leave --type away (or use --match); TYPE needs Redis 6.0 or later.",
             )
-        if info.version < _OLDEST_SOURCE:
+        if not info.capabilities.replication_ids:
             return warned(
                 name,
                 f"{info.name}: from a time before replication histories had names (Redis 4.0)",

@@ -13,7 +13,7 @@ from engine.model.modules import (
     ModuleTypes,
 )
 from engine.model.report import printable_key
-from engine.model.server import ServerInfo, known_types
+from engine.model.server import ServerInfo
 from engine.transfer.checks.check_result import Check, failed, passed, warned
 from engine.transfer.checks.modules import refusals
 from engine.transfer.checks.value_encodings import type_name
@@ -86,7 +86,7 @@ def check_carried(
 
 def _types(found: Surveyed, target: ServerInfo) -> Check:
     name = "value-types"
-    known = known_types(target.flavour, target.version)
+    known = target.capabilities.known_types
     foreign = {kind: count for kind, count in found.types.items() if kind not in known}
     if not foreign:
         return passed(name, f"the target loads all {len(found.types)} that are there")

@@ -254,11 +254,13 @@ async def check_comparison(
 async def _check_fence(source: Admin, info: ServerInfo, settings: TransferSettings) -> Check | None:
     if settings.fence != "pause" or settings.until != "cut-over":
         return None
-    if info.version < (2, 9, 50):
+    if not info.capabilities.client_pause:
         return passed("fence", "writes to the source are refused: before 3.0 none can be paused")
     rights = await ask_rights(
         source,
-        required_commands.PAUSE if info.version >= (6, 2, 0) else required_commands.PAUSE[:1],
+        required_commands.PAUSE
+        if info.capabilities.pause_of_writes
+        else required_commands.PAUSE[:1],
     )
     if not rights.denied:
         return passed("fence", "writes to the source can be paused")

@@ -12,7 +12,7 @@ import time
 
 from engine._native import crc64
 from engine.errors import AuthError, EngineError, ServerError
-from engine.model.server import ServerInfo, accepts_footer, rdb_version
+from engine.model.server import ServerInfo
 from engine.model.transient_errors import remedies
 from engine.transfer.checks.check_result import Check, failed, passed, size, warned
 from engine.transfer.checks.permission_keys import UNKNOWN, SampleKeys
@@ -46,8 +46,8 @@ async def check_probe(
     own = f"{PREFIX}{secrets.token_hex(8)}".encode()
     key = own
     version = _LOWEST
-    if accepts_footer(source_info, target_info):
-        version = rdb_version(source_info.flavour, source_info.version)
+    if target_info.capabilities.accepts_footer_of(source_info.capabilities):
+        version = source_info.capabilities.rdb_version
     expire_at = round((time.time() + _PROBE_SECONDS) * 1000)
     began = time.perf_counter()
     try:

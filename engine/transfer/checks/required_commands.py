@@ -16,7 +16,6 @@ from typing import Literal
 from engine.model.online_checkpoint import OWN_PREFIX
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.targets.import_mode import has_import_mode
 from engine.wire.control_connection import Arg
 
 Way = Literal["replica", "scan"]
@@ -101,7 +100,7 @@ def _scanned(info: ServerInfo, settings: TransferSettings) -> Iterable[Needed]:
     yield Needed(scan)
     yield Needed(("DUMP", ABSENT_KEY))
     yield Needed(("MGET", ABSENT_KEY), "strings come by DUMP, which takes longer")
-    if _has_pexpiretime(info):
+    if info.capabilities.pexpiretime:
         yield Needed(("PEXPIRETIME", ABSENT_KEY), "expire times are less exact (PTTL)")
     else:
         yield Needed(("TIME",), "expire times follow this machine's clock")
@@ -117,8 +116,8 @@ def _followed(info: ServerInfo) -> Iterable[Needed]:
     yield from _TRANSACTION
     yield Needed(("TIME",))
     yield Needed(("DUMP", ABSENT_KEY))
-    yield Needed(("PEXPIRETIME" if _has_pexpiretime(info) else "PTTL", ABSENT_KEY))
-    if info.version >= (2, 9, 50):
+    yield Needed(("PEXPIRETIME" if info.capabilities.pexpiretime else "PTTL", ABSENT_KEY))
+    if info.capabilities.command_getkeys:
         # 2.8 has none, and no modules, whose commands may not be known here.
         yield Needed(
             ("COMMAND", "GETKEYS", "GET", ABSENT_KEY),
@@ -155,7 +154,7 @@ _TRANSACTION = (Needed(("EXEC",)), _queued("MULTI"))
 
 def import_mode(info: ServerInfo) -> list[Needed]:
     """What a target's expire times are held with where it knows import mode; else nothing."""
-    if not has_import_mode(info):
+    if not info.capabilities.import_mode:
         return []
     return [
         _queued("CONFIG", "SET", "import-mode", "yes"),
@@ -172,7 +171,7 @@ def extended_ttls(info: ServerInfo) -> list[Needed]:
         Needed(("PTTL", ABSENT_KEY)),
         Needed(("TIME",)),
     ]
-    if _has_pexpiretime(info):
+    if info.capabilities.pexpiretime:
         return [*needed, Needed(("PEXPIRETIME", ABSENT_KEY))]
     return [*needed, _queued("PEXPIRE", ABSENT_KEY, 1)]
 
@@ -180,8 +179,7 @@ def extended_ttls(info: ServerInfo) -> list[Needed]:
 def extended_field_ttls(info: ServerInfo) -> list[Needed]:
     """What sets extended expire times of hash fields back (`transfer.restore_field_ttls`); nothing
     where the target has none, or keeps them in import mode."""
-    since = (7, 4, 0) if info.flavour == "redis" else (9, 0, 0)
-    if info.version < since or has_import_mode(info):
+    if not info.capabilities.field_ttls or info.capabilities.import_mode:
         return []
     return [
         _queued("EVAL", "return 0", 1, ABSENT_KEY),
@@ -236,7 +234,7 @@ _COMPARISON_OF_STREAMS = (
 
 def comparison(info: ServerInfo) -> tuple[Needed, ...]:
     """What the comparison before the cut-over reads with; some of it."""
-    streams = _COMPARISON_OF_STREAMS if info.version >= (5, 0, 0) else ()
+    streams = _COMPARISON_OF_STREAMS if info.capabilities.streams else ()
     return (*_COMPARISON, *streams)
 
 
@@ -284,7 +282,3 @@ WRITES = tuple(
     )
 )
 """What most streams are made of."""
-
-
-def _has_pexpiretime(info: ServerInfo) -> bool:
-    return info.version >= (7, 0, 0) and not info.fork

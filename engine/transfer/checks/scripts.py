@@ -40,7 +40,7 @@ async def check_scripts(
     if settings.source_after != "refuse":
         return None
     known = [member.info for member in line if member.info is not None]
-    if not known or script_calls.refused(known[-1]):
+    if not known or known[-1].capabilities.refuses_writes_of_scripts:
         return None
     if len(line) == 1 and not known[-1].primary:
         run, why = await script_calls.ask(source), await hold_source.objection(source)
@@ -57,7 +57,7 @@ def _judged(name: str, head: ServerInfo, run: Calls | None, why: str) -> Check:
     """`why` it cannot be held; empty: it can."""
     what = f"{head.name} goes on running scripts (EVAL) that write once it is cut over"
     # Within a hold, however short, their clients are disconnected.
-    transactions = not script_calls.transactions_refused(head) and why not in ("", _ONCE)
+    transactions = not head.capabilities.refuses_exec and why not in ("", _ONCE)
     figure = "how many it has run is not known (INFO commandstats)"
     if run is not None:
         many = "1 script" if run.scripts == 1 else f"{run.scripts:,} scripts"

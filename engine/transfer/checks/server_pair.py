@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from engine.model.server import ServerInfo, accepts_footer, known_types, rdb_version
+from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.transfer.checks.check_result import Check, failed, passed, size, warned
 from engine.transfer.checks.replication_chain import Member, same_place
@@ -70,18 +70,17 @@ def _through(line: Sequence[Member]) -> str:
 
 def unloadable_types(source: ServerInfo, target: ServerInfo) -> frozenset[int]:
     """Value-type bytes that the source may write and the target cannot load."""
-    ours = known_types(source.flavour, source.version)
-    return ours - known_types(target.flavour, target.version)
+    return source.capabilities.known_types - target.capabilities.known_types
 
 
 def _rdb(source: ServerInfo, target: ServerInfo) -> Check:
     versions = (
-        f"source writes {rdb_version(source.flavour, source.version)},"
-        f" target reads up to {rdb_version(target.flavour, target.version)}"
+        f"source writes {source.capabilities.rdb_version},"
+        f" target reads up to {target.capabilities.rdb_version}"
     )
     how = (
         "payloads go over as they are"
-        if accepts_footer(source, target)
+        if target.capabilities.accepts_footer_of(source.capabilities)
         else "payloads are stamped with the version that their type needs"
     )
     return passed("rdb-version", f"{versions}: {how}")

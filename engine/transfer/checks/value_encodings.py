@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from engine.model.server import Flavour, ServerInfo
+from engine.model.server import ServerInfo
+from engine.model.server_capabilities import Flavour
 from engine.transfer.checks.check_result import Check, passed, warned
 from engine.transfer.checks.first_keys import some_of_each
 from engine.transfer.checks.server_pair import unloadable_types
