@@ -74,7 +74,7 @@ def settings(
         Fence,
         typer.Option(
             "--fence",
-            help="How writes to the source are held back during the cut-over: by CLIENT PAUSE, not "
+            help="How writes to the source are blocked during the cut-over: by CLIENT PAUSE, not "
             "at all (they have stopped), or by a command of yours.",
         ),
     ] = DEFAULTS.fence,

@@ -50,13 +50,18 @@ async def unblock_source(
     settings: TransferSettings,
     credentials: Credentials,
     *,
-    held: bool = False,
+    script_pause: bool = False,
 ) -> str:
     """Have the source of a completed migration accept writes again: `transfer.unblock_source`."""
     from engine.transfer.unblock_source import unblock
 
     return await unblock(
-        settings.named("source", source), sealed_at, before, settings, credentials, held=held
+        settings.named("source", source),
+        sealed_at,
+        before,
+        settings,
+        credentials,
+        script_pause=script_pause,
     )
 
 

@@ -4,7 +4,7 @@
 
 with the state's URL in the environment. FD: a connection to the source (of that migration, by its
 number in the state) that was handed over, which its pause does not hold. Where the source runs
-scripts whose writes it does not refuse, it is held as well (`transfer.hold_source`).
+scripts whose writes it does not refuse, it is paused as well (`transfer.hold_source`).
 
 It looks each second, and writes what it found into the state. It ends when its time is over, when
 the state says so (a verb, `unblock-source`, another process that has taken over), when the source
@@ -97,7 +97,7 @@ class ClientDisconnector:
             self._tally.count_calls(self._run)
         # When clients were last disconnected; none were by this process yet.
         self._looked_at, self._first_look = claimed.found.looked_at, True
-        # Whether the source is to be held where it runs scripts, and whether it is.
+        # Whether the source is to be paused where it runs scripts, and whether it is.
         self._may_hold = report is not None and report.held
         self._holds = False
         self._stack = contextlib.AsyncExitStack()
@@ -155,8 +155,8 @@ class ClientDisconnector:
             self._refused_since = None
             await self._hold(self._end)
             # Before the state has it that the source is looked at.
-            held = self._end if self._holds else None
-            self._guard.watch(held, b"" if held is None else hold_source.longer(held))
+            pausing = self._end if self._holds else None
+            self._guard.watch(pausing, b"" if pausing is None else hold_source.longer(pausing))
             return await self._disconnect(self._end)
         except LinkError as error:
             self._tally.failed(error)
@@ -176,7 +176,7 @@ class ClientDisconnector:
         if number is not None:
             self._holds = True
             return adopted(number, self._endpoint, timeout=_TIMEOUT, fault="source")
-        # One that was held until now answers when its pause has run out.
+        # One that was paused until now answers when its pause has run out.
         timeout = _TIMEOUT + (hold_source.SECONDS if self._may_hold else 0.0)
         return admin(self._endpoint, timeout=timeout, fault="source")
 

@@ -5,11 +5,11 @@
 
 The process that disconnects them (`fleet.client_disconnector`) starts this one, and another one
 where this one is killed: so both have to be killed before clients are let in. FD is one end of a
-socket between the two. Over it comes the connection by which the source is held
+socket between the two. Over it comes the connection by which the source is paused
 (`transfer.hold_source`), as a descriptor, with what makes its pause longer; then the other one's
 end, with a word or without. In the latter case the pause is made longer, and a new process goes on
-with that connection: one that dials anew would be held like all others, until the pause has run out
-and scripts are run. MIGRATION is the one whose source that is, by its number in the state.
+with that connection: one that dials anew would be paused like all others, until the pause has run
+out and scripts are run. MIGRATION is the one whose source that is, by its number in the state.
 
 Until then nothing of the engine is imported here: all that this one takes is an idle Python.
 """
@@ -45,13 +45,13 @@ class DisconnectorGuard:
         self._socket: socket.socket | None = None
         self._kept: Admin | None = None
 
-    def watch(self, held: Admin | None, longer: bytes) -> None:
-        """Have a guard, which keeps the connection `held` (None: there is none) and would send
+    def watch(self, pausing: Admin | None, longer: bytes) -> None:
+        """Have a guard, which keeps the connection `pausing` (None: there is none) and would send
         `longer` there. Does not wait; one that cannot be started is tried again."""
         if self._gone():
             self._start()
-        if held is not self._kept and self._socket is not None:
-            self._tell(held, longer)
+        if pausing is not self._kept and self._socket is not None:
+            self._tell(pausing, longer)
 
     def leave(self) -> None:
         """This process ends as it should: nothing is to be started."""
@@ -88,15 +88,15 @@ class DisconnectorGuard:
         ours.setblocking(False)
         self._socket = ours
 
-    def _tell(self, held: Admin | None, longer: bytes) -> None:
+    def _tell(self, pausing: Admin | None, longer: bytes) -> None:
         assert self._socket is not None
-        number = None if held is None else held.duplicate()
+        number = None if pausing is None else pausing.duplicate()
         with contextlib.suppress(OSError):
             if number is None:
                 self._socket.send(_DROP)
             else:
                 socket.send_fds(self._socket, [_KEEP + longer], [number])
-            self._kept = held
+            self._kept = pausing
         if number is not None:
             os.close(number)
 

@@ -75,7 +75,7 @@ def disconnect_clients(
     whether it was started.
 
     One that was asked for less than `grace` seconds ago counts as starting. `credentials` as for
-    `launch`. `handed_over`: a connection that is not held, the caller's, and the number of the
+    `launch`. `handed_over`: a connection that is not paused, the caller's, and the number of the
     migration whose source that is; else one that was left for this (`wire.connection_handover`). A
     process that cannot be started is an event. Raises `StateError`.
     """

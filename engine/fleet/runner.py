@@ -89,9 +89,9 @@ class Runner:
             checkpoints=self._checkpoint,
             on_progress=self._progressed,
             on_event=self._happened,
-            gate=verification_gate_of(source, target, settings, self._held),
+            gate=verification_gate_of(source, target, settings, self._had_keys),
             gate_of_files=FilesVerificationGate(target, settings),
-            comparison=comparison_of(source, target, settings, self._held),
+            comparison=comparison_of(source, target, settings, self._had_keys),
             compare=compare_of(source, target),
             one_go=one_go,
             on_switch=on_switch,
@@ -178,7 +178,7 @@ class Runner:
         self._stopping = True
         self._transfer.stop()
 
-    def _held(self) -> bool:
+    def _had_keys(self) -> bool:
         """Whether the target had keys of its own before the first of ours."""
         known = self._transfer.held_before
         return bool(self._held_before) if known is None else known
@@ -190,9 +190,9 @@ class Runner:
         # A target that cannot be asked now cannot be migrated into either, as the transfer will
         # say; if it can after all, the gate takes it for an empty one, which is the stricter view.
         with contextlib.suppress(LinkError, AuthError, ServerError):
-            held = await holds_keys(self._target, self._claimed.record.settings)
-            self._held_before = held
-            await asyncio.to_thread(persist, lambda: self._claimed.note_held_before(held))
+            had_keys = await holds_keys(self._target, self._claimed.record.settings)
+            self._held_before = had_keys
+            await asyncio.to_thread(persist, lambda: self._claimed.note_held_before(had_keys))
 
     async def _until_ended(self) -> Report:
         task = asyncio.create_task(self._transfer.run())

@@ -41,11 +41,11 @@ def verification_gate_of(
         from engine.verify import verify, verify_file
 
         try:
-            held, path = held_before(), source.rdb_path
+            had_keys, path = held_before(), source.rdb_path
             if path is None:
-                found = await verify(source, target, settings, held_before=held)
+                found = await verify(source, target, settings, held_before=had_keys)
             else:
-                found = await verify_file(path, target, settings, held_before=held)
+                found = await verify_file(path, target, settings, held_before=had_keys)
         except EngineError as error:
             return CutOverCheckResult(False, f"both ends could not be compared: {error}")
         return CutOverCheckResult(found.ok, found.reason, found)

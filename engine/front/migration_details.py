@@ -56,15 +56,15 @@ def gates(transfer: TransferRecord) -> list[dict[str, Any]]:
     word is `Migration.CanComplete`: the engine also looks at what no figure shows.
     """
     progress = transfer.known
-    held = transfer.held()
+    leased = transfer.leased()
     behind = progress.phase in _BEHIND_SNAPSHOT
     found = [
-        _gate("worker", held, "a worker process has it" if held else "no process works on it"),
+        _gate("worker", leased, "a worker process has it" if leased else "no process works on it"),
         _gate("snapshot", True if behind else None, progress.keys_words),
     ]
     if response_shapes.source_type(transfer) != "scan":
-        found += [_heard(progress, held), _target_heard(progress, held)]
-        found += [_caught_up(progress), _lag(progress, _most(transfer), held)]
+        found += [_heard(progress, leased), _target_heard(progress, leased)]
+        found += [_caught_up(progress), _lag(progress, _most(transfer), leased)]
     lost = progress.not_carried
     found.append(
         _gate("everything carried", lost == 0, f"{lost:,} keys not carried" if lost else "so far")
@@ -88,24 +88,24 @@ def _caught_up(progress: Progress) -> dict[str, Any]:
     return _gate("caught up", True, "every write is followed")
 
 
-def _heard(progress: Progress, held: bool) -> dict[str, Any]:
+def _heard(progress: Progress, leased: bool) -> dict[str, Any]:
     seconds = progress.source_heard_seconds
     if not progress.link or seconds is None:
-        return _gate("source heard", None, "not yet" if held and seconds is None else "not known")
+        return _gate("source heard", None, "not yet" if leased and seconds is None else "not known")
     return _gate(
         "source heard", progress.link == "up", f"link {progress.link}, {seconds:.0f} s ago"
     )
 
 
-def _target_heard(progress: Progress, held: bool) -> dict[str, Any]:
+def _target_heard(progress: Progress, leased: bool) -> dict[str, Any]:
     seconds = progress.target_heard_seconds
     if seconds is None:
-        return _gate("target heard", None, "not yet" if held else "not known")
+        return _gate("target heard", None, "not yet" if leased else "not known")
     return _gate("target heard", seconds <= _TARGET_SILENT_SECONDS, f"{seconds:.0f} s ago")
 
 
-def _lag(progress: Progress, most: tuple[int, float], held: bool) -> dict[str, Any]:
-    if not held:
+def _lag(progress: Progress, most: tuple[int, float], leased: bool) -> dict[str, Any]:
+    if not leased:
         return _gate("lag", None, "not known")
     if progress.lag_unknown:
         return _gate("lag", False, "unknown while the source does not answer")

@@ -98,7 +98,7 @@ class MigrationWatcher:
 
     async def _one(self, group: GroupRecord, transfer: TransferRecord) -> None:
         assert self._found is not None
-        if transfer.held():
+        if transfer.leased():
             if transfer.lease.renewed_at > self._found.get(transfer.id, 0.0):
                 self._found.pop(transfer.id, None)
             self._supervisor(transfer).watch(transfer.progress)

@@ -89,7 +89,7 @@ def _reached(transfer: TransferRecord, until: Until) -> Progress | None:
         raise Interrupted(
             f"the migration of {transfer.group_id} was {response_shapes.reason(transfer)}"
         )
-    if not transfer.held():
+    if not transfer.leased():
         # Re-read by the caller's next poll would say the same: no process writes any more.
         raise TransferFailed(response_shapes.reason(transfer))
     progress = transfer.progress

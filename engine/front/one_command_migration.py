@@ -157,7 +157,7 @@ async def _take_up(
     accept_source_loss: bool,
 ) -> TransferRecord:
     name = transfer.group_id
-    if transfer.held():
+    if transfer.leased():
         who = f" by {transfer.worker.name}" if transfer.worker is not None else ""
         raise ReplicationGroupAlreadyUnderMigrationFault(
             f"replication group {name} is already under migration{who}."

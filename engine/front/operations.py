@@ -149,8 +149,8 @@ async def unblock_source(services: ServiceContext, group_id: str) -> dict[str, A
     transfer = await services.state(lambda registry: registry.sealed_by(group_id))
     if transfer is None or transfer.report is None:
         raise await _nothing_to_unblock(services, group_id)
-    held = transfer.report.held
-    if held:
+    script_pause = transfer.report.held
+    if script_pause:
         # The pause that holds its clients holds our connection as well.
         await services.state(lambda registry: _stop_disconnecting(registry, transfer))
     told = await fleet.unblock_source(
@@ -159,7 +159,7 @@ async def unblock_source(services: ServiceContext, group_id: str) -> dict[str, A
         transfer.report.sealed,
         transfer.settings,
         services.credentials,
-        held=held,
+        script_pause=script_pause,
     )
     await services.state(lambda registry: registry.add_event(group_id, told))
     # Writes are wanted there, and so are clients.
@@ -364,7 +364,7 @@ def _launch(services: ServiceContext, registry: Registry, transfer: TransferReco
 
 def _not_ready(transfer: TransferRecord, skip_verification: bool) -> str | None:
     """Why a migration cannot be completed now, None if it can."""
-    if transfer.undecided or not transfer.held():
+    if transfer.undecided or not transfer.leased():
         return response_shapes.reason(transfer)
     progress = transfer.progress
     if progress.can_complete or (skip_verification and progress.uncomparable):

@@ -123,9 +123,9 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
     to, None until it has ended or stopped.
     """
     progress = transfer.known
-    held = transfer.held()
+    leased = transfer.leased()
     workers = []
-    if held and transfer.worker is not None:
+    if leased and transfer.worker is not None:
         workers = [{"Shard": SHARD, **transfer.worker.shown, "Phase": progress.phase.value}]
     return {
         "Status": transfer.status.value,
@@ -155,7 +155,7 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
             "Retries": progress.retries,
             "Reconnects": progress.reconnects,
         },
-        "CanComplete": held and progress.can_complete,
+        "CanComplete": leased and progress.can_complete,
         "Reason": tidied(reason(transfer)),
         "Workers": workers,
         "Report": None if transfer.report is None else outcome(transfer.report),
@@ -227,7 +227,7 @@ def reason(transfer: TransferRecord) -> str:
         return f"stopped: {way_out}"
     if transfer.undecided:
         return _undecided(transfer)
-    if not transfer.held():
+    if not transfer.leased():
         named = f" ({transfer.worker.told})" if transfer.worker is not None else ""
         return f"the worker process{named} is gone: {way_out}"
     if transfer.refused:
@@ -242,7 +242,7 @@ def reason(transfer: TransferRecord) -> str:
 def _undecided(transfer: TransferRecord) -> str:
     """The reason of one whose worker is gone from the middle of the cut-over."""
     gone = "the worker process is gone from the middle of the cut-over, and the target may be open"
-    next_one = "a new worker" if transfer.held() else "resume-migration starts a worker that"
+    next_one = "a new worker" if transfer.leased() else "resume-migration starts a worker that"
     told = f"{gone}: {next_one} finds out whether it is"
     if transfer.progress.lets_scripts:
         told += (

@@ -67,11 +67,11 @@ class ClaimedTransfer:
         with self._store.write() as connection:
             self._change(connection, request=others, refusal=reason)
 
-    def note_held_before(self, held: bool) -> None:
+    def note_held_before(self, had_keys: bool) -> None:
         """Keep whether the target had keys before the first one of ours: after a resume it cannot
         be asked any more."""
         with self._store.write() as connection:
-            self._change(connection, held_before=held)
+            self._change(connection, held_before=had_keys)
 
     def add_event(self, message: str) -> None:
         """Note something that happened, in the group's events; the caller has logged it."""

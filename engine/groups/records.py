@@ -114,7 +114,7 @@ class TransferRecord:
     def known(self) -> Progress:
         """Its progress as far as it is known now. While no process works on it, nobody hears its
         ends; and if it has not ended, the source may be any number of bytes ahead."""
-        if self.held():
+        if self.leased():
             return self.progress
         unheard = replace(
             self.progress, link="", source_heard_seconds=None, target_heard_seconds=None
@@ -132,7 +132,7 @@ class TransferRecord:
         # An end that is published is recorded a moment later.
         if self.refusal == KILLED and self.progress.phase in (Phase.CONNECT, *ENDS):
             return True
-        return self.broken_off and not self.held()
+        return self.broken_off and not self.leased()
 
     @property
     def broken_off(self) -> bool:
@@ -147,11 +147,11 @@ class TransferRecord:
     def orphaned(self) -> bool:
         """Whether its worker is known to have ended without a last word: it was killed. Or none
         came."""
-        if self.status not in (TransferStatus.PENDING, TransferStatus.RUNNING) or self.held():
+        if self.status not in (TransferStatus.PENDING, TransferStatus.RUNNING) or self.leased():
             return False
         return self.worker is None or self.lease.ended
 
-    def held(self) -> bool:
+    def leased(self) -> bool:
         """Whether a living worker has the transfer, or one is just starting."""
         going = self.status in (TransferStatus.PENDING, TransferStatus.RUNNING)
         return going and self.lease.live

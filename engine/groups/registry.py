@@ -263,7 +263,7 @@ class Registry:
             group = group_by_id(connection, group_id, lock=True)
             check(Operation.RESUME, group_id, group.status)
             transfer = _going_on(connection, group_id, lock=True)
-            if transfer.held():
+            if transfer.leased():
                 raise _held(transfer)
             _hand_on(connection, transfer, worker)
             write_event(connection, group_id, "migration resumed", of=transfer.id)
@@ -334,7 +334,7 @@ class Registry:
             check(Operation.RESUME, group_id, group.status)
             transfer = _going_on(connection, group_id, lock=True)
             other = transfer.worker is not None and transfer.worker != worker
-            if other and transfer.held():
+            if other and transfer.leased():
                 raise _held(transfer)
             # A pending one's term is the claimant's already: it is nobody else's yet.
             pending = transfer.status is TransferStatus.PENDING
@@ -375,7 +375,7 @@ class Registry:
             group = group_by_id(connection, group_id, lock=True)
             status = check(Operation.FINISH, group_id, group.status)
             transfer = _going_on(connection, group_id, lock=True)
-            if transfer.held():
+            if transfer.leased():
                 return False
             _end(connection, group, transfer, TransferStatus.FORCED, report, message)
             _set_status(connection, group, status)

@@ -95,7 +95,7 @@ def _from_1(connection: Connection, name: str) -> int:
     # 1. No process writes any more, and no worker is in the middle of something.
     if connection.dialect.name == "postgresql":
         connection.execute(text("LOCK TABLE transfers IN ACCESS EXCLUSIVE MODE"))
-    _refuse_while_held(connection, name)
+    _refuse_while_leased(connection, name)
     # 2. The names of the tables that are others now are free; those that came later may be missing.
     tables = set(inspect(connection).get_table_names())
     old = [each for each in ("checkpoints", "disconnections") if each in tables]
@@ -123,14 +123,14 @@ def _from_1(connection: Connection, name: str) -> int:
     return 2
 
 
-def _refuse_while_held(connection: Connection, name: str) -> None:
+def _refuse_while_leased(connection: Connection, name: str) -> None:
     now, table = seconds_now(connection), _transfers
     query = select(table).where(table.c.status.in_(("pending", "running"))).order_by(table.c.id)
-    held = [row for row in connection.execute(query).all() if _held_in_1(connection, row, now)]
-    if not held:
+    leased = [row for row in connection.execute(query).all() if _leased_in_1(connection, row, now)]
+    if not leased:
         return
-    named = [f"{row.group_id} ({_who(row)})" for row in held[:_NAMED_MOST]]
-    more = f" and {len(held) - _NAMED_MOST} more" if len(held) > _NAMED_MOST else ""
+    named = [f"{row.group_id} ({_who(row)})" for row in leased[:_NAMED_MOST]]
+    more = f" and {len(leased) - _NAMED_MOST} more" if len(leased) > _NAMED_MOST else ""
     raise StateError(
         f"the state {name} was written by an earlier version, whose workers still run: of the "
         f"migrations of {', '.join(named)}{more}",
@@ -139,7 +139,7 @@ def _refuse_while_held(connection: Connection, name: str) -> None:
     )
 
 
-def _held_in_1(connection: Connection, row: Row[Any], now: float) -> bool:
+def _leased_in_1(connection: Connection, row: Row[Any], now: float) -> bool:
     if row.process is None:
         return bool(now - row.changed_at < LAUNCH_SECONDS)
     silent = now - row.heartbeat_at >= LEASE_SECONDS

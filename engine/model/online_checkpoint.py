@@ -34,7 +34,7 @@ class OnlineCheckpoint:
     scripts and commands that write it had run when that fence was put up, and `scripts_run` and
     `writes_run` how many it ran until the clients that waited were let go (`transfer.script_calls`;
     None: it refuses their writes, or does not tell), `lost_writes`: what was lost of them, or may
-    be, a sentence; `held`: where it runs any, its clients are held behind the cut-over
+    be, a sentence; `held`: where it runs any, its clients are paused behind the cut-over
     (`transfer.hold_source`). `head`: the address of the primary that took the writes last, where
     the source was its replica. `followed`: the address of the server that is followed in the
     source's place, after a failover; empty: the source itself. `siblings`: the address of every

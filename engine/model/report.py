@@ -49,7 +49,7 @@ class Report:
     `source_type` is how the source was read ("replica", "scan", "file"; "auto": it never came to
     that). `expired` counts keys of a file whose time was over: they are not carried. The counters
     of a followed source are those of `Progress`, as they stood last; `spool_bytes` is the most that
-    ever waited. `fence_seconds` is for how long writes to the source were held back, None without
+    ever waited. `fence_seconds` is for how long writes to the source were blocked, None without
     a fence. `left_out` names what the source holds beside keys and the target did not get (the
     data of a module, a script …); `doubts` what of an append-only file may be otherwise there than
     on the server that wrote it. `sealed`: the settings of the source that have it refuse writes,
@@ -62,7 +62,7 @@ class Report:
     writes are not refused; None: they are, or it is not known. `writes_before`, `writes_run`: the
     same of commands that write. `lost_writes`: what of these is on the source alone, or may be, a
     sentence; empty: nothing.
-    `held`: where it runs any, its clients are held as long as they are disconnected.
+    `held`: where it runs any, its clients are paused as long as they are disconnected.
     `needs_hand`: it was not told to stop; what the first error says has to be mended before the
     transfer can go on.
     `verification`: what the last comparison of both ends has shown, None if there was none.

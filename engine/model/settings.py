@@ -49,7 +49,7 @@ class TransferSettings:
     window_bytes: int = 8 * MIB
     """Bytes sent to the target and not yet acknowledged; above it the source's reader pauses."""
     stream_above: int = 4 * MIB
-    """A value longer than this goes through in pieces and is never held whole."""
+    """A value longer than this goes through in pieces and is never in memory whole."""
     connect_timeout: float = 10.0
     io_timeout: float = 60.0
     """No byte from a server that owes us replies for this long: the link counts as lost."""
@@ -98,7 +98,7 @@ class TransferSettings:
     """A cut-over does not begin while the target is further behind than this, nor while what it is
     behind by may take longer than `max_lag_seconds`."""
     check_bytes: int = 1 * MIB
-    """Bytes of values that are compared while the source's writers are held off; what is longer is
+    """Bytes of values that are compared while the source's writers are paused; what is longer is
     compared before that."""
     check_seconds: float = 5.0
     """How long that comparison may take; a cut-over in which it takes longer is undone."""
@@ -112,7 +112,7 @@ class TransferSettings:
     tune_source: bool = False
     """Whether the source's `rdbcompression` may be set to no for the time of the snapshot."""
     extend_horizon: float = 3600.0
-    """Expire times nearer than this (seconds, 60 or more) are held back until the cut-over: such
+    """TTLs nearer than this (seconds, 60 or more) are extended until the cut-over: such
     keys could expire on the target before the command that extends them is applied."""
     skip_checks: tuple[str, ...] = ()
     """Checks of the preflight (`model.check_names`) that are in the way of nothing if they fail."""

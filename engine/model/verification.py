@@ -76,7 +76,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class AtFence:
-    """What one look has shown while the source's writers are held off.
+    """What one look has shown while the source's writers are paused.
 
     `counts` is None where counts say nothing. `differ`: {key: what differs}; `lost`: {`library
     NAME`: what is wrong}; `compared` keys were read, of which `unknown` (by type) say nothing.
@@ -112,7 +112,7 @@ class Verification:
     `compared` counts the source's keys whose values were compared. `different` is the number of
     differences, of which the first `NAMED_LIMIT` are named; at `STOP_AT` the work ends. `unknown`
     are keys of types that cannot be compared: no difference, and no proof either. `counted` tells
-    whether the counts could be held against each other.
+    whether the counts could be compared.
 
     `not_compared` is how many keys of each type could not be compared; `libraries` are the function
     libraries and search indexes that were compared; `lost` names those that the target lacks or has

@@ -72,11 +72,12 @@ class AofSurvey:
     `snapshot`: there is one, and it ends at `begins[0].offset`; `keys`, `types`, `modules`,
     `refused`, `refused_total` and `left_out` are of it, as in `rdb_file.Survey`; `search` is what
     it tells of the search module, `graphs` whether FalkorDB was there (None: there is no snapshot
-    that would tell). `commands` counts those that are carried, `held` those of them that end at the
-    offset asked for, or before; `databases` are all that are named. `scripts`: how many commands
-    run a script; `fields`: hashes may have expire times of fields; `unknown`: names of commands
-    that the engine does not know; `flushes`: some empty a database. `timestamps`: the first and the
-    last, in seconds since the epoch; None: there are none. `seconds`: for how long they were read.
+    that would tell). `commands` counts those that are carried, `applied` those of them that end at
+    the offset asked for, or before; `databases` are all that are named. `scripts`: how many
+    commands run a script; `fields`: hashes may have expire times of fields; `unknown`: names of
+    commands that the engine does not know; `flushes`: some empty a database. `timestamps`: the
+    first and the last, in seconds since the epoch; None: there are none. `seconds`: for how long
+    they were read.
     """
 
     info: ServerInfo
@@ -98,7 +99,7 @@ class AofSurvey:
     search: InSnapshot
     graphs: bool | None
     commands: int
-    held: int
+    applied: int
     databases: tuple[int, ...]
     scripts: int
     fields: bool

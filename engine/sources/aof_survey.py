@@ -39,7 +39,7 @@ from engine.sources.aof_findings import (
 from engine.sources.on_thread import go_on, on_thread
 from engine.wire.search_indexes import InSnapshot, in_snapshot
 
-# Values that are not kept are not held beyond this.
+# Values that are not kept are not read into memory beyond this.
 _SURVEY_HOLDS = 64 << 10
 _NAMED = 10
 # Of a transaction that does not end: so many unknown names are kept, and so much of each.
@@ -52,16 +52,20 @@ _WITH_FIELDS = frozenset({22, 24, 25})
 
 
 async def survey_aof(
-    files: AofFiles, settings: TransferSettings, *, value_limit: int = 512 << 20, held_to: int = 0
+    files: AofFiles,
+    settings: TransferSettings,
+    *,
+    value_limit: int = 512 << 20,
+    applied_to: int = 0,
 ) -> AofSurvey:
-    """Read everything once, and keep nothing of it. `held_to`: see `AofSurvey.held`.
+    """Read everything once, and keep nothing of it. `applied_to`: see `AofSurvey.applied`.
 
     Raises `ProtocolFault`, with file and byte, for what is no sound append-only file, and
     `EngineError` for what cannot be done with it, or cannot be read.
     """
 
     def read(stop: threading.Event) -> AofSurvey:
-        return _Surveyor(files, settings, value_limit, held_to, stop).run()
+        return _Surveyor(files, settings, value_limit, applied_to, stop).run()
 
     return await on_thread(read)
 
@@ -74,14 +78,14 @@ class _Surveyor:
         files: AofFiles,
         settings: TransferSettings,
         value_limit: int,
-        held_to: int,
+        applied_to: int,
         stop: threading.Event,
     ) -> None:
         self._files = files
         self._settings = settings
         self._value_limit = value_limit
-        self._held_to = held_to
-        self._held = 0
+        self._applied_to = applied_to
+        self._applied = 0
         self._stop = stop
         self._snapshot: SnapshotReader | None = None
         self._guard = ModuleGuard(lambda name: (name or "?", False))
@@ -131,7 +135,7 @@ class _Surveyor:
             search=InSnapshot() if snapshot is None else in_snapshot(snapshot.module_data),
             graphs=None if snapshot is None else has_graphs(snapshot.module_data),
             commands=self._commands,
-            held=self._held,
+            applied=self._applied,
             databases=tuple(sorted(self._databases | set(self._keys))),
             scripts=self._scripts,
             fields=self._fields or bool(snapshot and not _WITH_FIELDS.isdisjoint(snapshot.types)),
@@ -214,10 +218,10 @@ class _Surveyor:
 
     def _count(self, batch: CommandBatch) -> None:
         self._commands += batch.stream_commands
-        if batch.end_offset <= self._held_to:
-            self._held += batch.stream_commands
-        elif batch.start_offset < self._held_to:
-            self._held += batch.split(self._held_to)[0].stream_commands
+        if batch.end_offset <= self._applied_to:
+            self._applied += batch.stream_commands
+        elif batch.start_offset < self._applied_to:
+            self._applied += batch.split(self._applied_to)[0].stream_commands
         self._databases |= batch.databases
         if batch.holds(CMD_SCRIPT):
             self._scripts += len(batch.indices(CMD_SCRIPT))

@@ -1,6 +1,6 @@
 """Compressed files, unpacked while they are read: gzip, zstd, lz4, and Valkey's own envelope.
 
-What a file is packed with is told by its first bytes, whatever its name is. Nothing is ever held
+The first bytes of a file say what it is packed with, whatever its name is. Nothing is ever held
 whole: a reader is asked for so many bytes, takes as much of the packed ones as that needs, and
 gives no more than was asked for, so a file that unpacks to a thousand times its size costs no
 memory. A file may be packed twice (`dump.rdb.gz` of a server that compresses its files itself).

@@ -66,7 +66,7 @@ class Seen(Protocol):
 
     @property
     def proven(self) -> int:
-        """Proofs that held."""
+        """Proofs that came out true."""
         ...
 
     @property

@@ -392,7 +392,7 @@ def _identity(found: os.stat_result) -> tuple[int, int, int, int]:
 
 # --- From the first reading to the last ---
 
-_HELD: ContextVar[FileInput | None] = ContextVar("held", default=None)
+_CURRENT: ContextVar[FileInput | None] = ContextVar("current", default=None)
 
 
 @contextlib.contextmanager
@@ -403,31 +403,31 @@ def holding(
 ) -> Iterator[None]:
     """Within it every reading of `path` is of the file that was opened first; None: no file.
 
-    What is held already stays, with the `on_event` that was given then.
+    What is open already stays, with the `on_event` that was given then.
     """
-    before = _HELD.get()
+    before = _CURRENT.get()
     if path is None or (before is not None and before.path == Path(path)):
         yield
         return
-    held = FileInput(
+    current = FileInput(
         path,
         spool_bytes=settings.spool_bytes,
         directory=settings.spool_directory,
         on_event=on_event,
     )
-    token = _HELD.set(held)
+    token = _CURRENT.set(current)
     try:
         yield
     finally:
-        _HELD.reset(token)
-        held.close()
+        _CURRENT.reset(token)
+        current.close()
 
 
 def input_of(path: Path | str) -> tuple[FileInput, bool]:
     """The file at `path`, and whether it is the caller's own, to be closed when it was read."""
-    held = _HELD.get()
-    if held is not None and held.path == Path(path):
-        return held, False
+    current = _CURRENT.get()
+    if current is not None and current.path == Path(path):
+        return current, False
     return FileInput(path), True
 
 

@@ -236,7 +236,7 @@ class RdbFile:
 
 
 class RdbFileSource:
-    """`Source` from a file. `reader` tells, once it was read, what else the snapshot held."""
+    """`Source` from a file. `reader` tells, once it was read, what else the snapshot has."""
 
     def __init__(self, path: Path | str, settings: TransferSettings) -> None:
         objection = settings.file_objection()

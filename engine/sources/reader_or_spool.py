@@ -232,8 +232,8 @@ class Demux:
     @property
     def extended_count(self) -> int:
         """How many expire times were extended."""
-        held = self.snapshot.extended_count if self.snapshot is not None else 0
-        return held + (self.stream.extended_count if self.stream is not None else 0)
+        count = self.snapshot.extended_count if self.snapshot is not None else 0
+        return count + (self.stream.extended_count if self.stream is not None else 0)
 
     # --- Offsets ---
 

@@ -29,7 +29,7 @@ class Window:
         self._entries: deque[Entry] = deque()
         self._answered = 0
         self.nbytes = 0
-        """Bytes of records held for sending again."""
+        """Bytes of records kept for sending again."""
 
     def __len__(self) -> int:
         return len(self._entries)

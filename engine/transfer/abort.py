@@ -57,8 +57,8 @@ async def abandon(
     Never raises `EngineError`: what cannot be done is said.
     """
     if checkpoint is not None and checkpoint.file is not None:
-        token, held = token_of(source, target), checkpoint.file.held_before
-        return Abandoned(await leave_unplaced(target, token, held, settings.connect_timeout))
+        token, had_keys = token_of(source, target), checkpoint.file.held_before
+        return Abandoned(await leave_unplaced(target, token, had_keys, settings.connect_timeout))
     if checkpoint is None or not isinstance(checkpoint.position, OnlineCheckpoint):
         return Abandoned([])
     mark = checkpoint.position

@@ -170,7 +170,7 @@ class AppendOnly:
         # The target is in import mode: nothing expires there.
         self._importing = False
         # Keys that the target holds, once everything is applied.
-        self._keys_held: int | None = None
+        self._target_keys: int | None = None
         self._target_watch = TargetMonitor(target, context, lambda: None)
         self.left_out: list[str] = []
         """What the files hold and the target did not get."""
@@ -320,16 +320,16 @@ class AppendOnly:
         engine before this one, of which no more is read where they have grown."""
         limit = None if before is None else size_in(before.replid)
         self._files = await asyncio.to_thread(AofFiles, self._path, limit=limit)
-        held_to = 0
+        applied_to = 0
         if before is not None and limit is not None:
             if await is_known(self._files, before.replid):
-                held_to, self._beyond = before.offset, self._files.beyond
+                applied_to, self._beyond = before.offset, self._files.beyond
                 self._resumed = True
             else:
                 self._files.close()
                 self._files = await asyncio.to_thread(AofFiles, self._path)
         self._survey = await survey_aof(
-            self._files, self._settings, value_limit=self._writer.bulk_limit, held_to=held_to
+            self._files, self._settings, value_limit=self._writer.bulk_limit, applied_to=applied_to
         )
         if self._beyond:
             self._leave_out(f"{_CUT}{self._beyond_words}: the migration goes on with those")
@@ -359,11 +359,11 @@ class AppendOnly:
         reached, learned = -1, 0
         while True:
             try:
-                held, applier = await self._settled(), None
-                await self._extend_fields(held)
-                if held.position is None:
-                    held, applier = await self._restore(held)
-                await self._apply(held, applier)
+                target_position, applier = await self._settled(), None
+                await self._extend_fields(target_position)
+                if target_position.position is None:
+                    target_position, applier = await self._restore(target_position)
+                await self._apply(target_position, applier)
                 return
             except PositionMoved as moved:
                 found = None if moved.found is None else TargetPosition.decode(moved.found)
@@ -385,16 +385,16 @@ class AppendOnly:
 
     async def _settled(self) -> TargetPosition:
         """Claim the target; what it holds of these files then, which is nothing or a position."""
-        held: TargetPosition | None = None
+        target_position: TargetPosition | None = None
 
         async def settle() -> None:
-            nonlocal held
+            nonlocal target_position
             async with self._ends.admin("target") as end:
-                held = await self._settle(end)
+                target_position = await self._settle(end)
 
         await self._context.insist(settle, "target")
-        assert held is not None
-        return held
+        assert target_position is not None
+        return target_position
 
     async def _settle(self, end: Admin) -> TargetPosition:
         mark, survey = self._checkpoint.mark, self._survey
@@ -403,12 +403,12 @@ class AppendOnly:
         if not mark.begun or await _position_on(end) is None:
             return await self._begin(end)
         self._claim = self._new_claim(first=False)
-        held = await self._claim.take(end)
-        if held.opened:
+        target_position = await self._claim.take(end)
+        if target_position.opened:
             raise TransferFailed(
                 f"{end.name} was opened at the end of this migration", fault="target"
             )
-        position = held.position
+        position = target_position.position
         if self._context.stats.evictions.known:
             self._context.on_event(
                 "the target has evicted keys: it is emptied, and the files are applied from their "
@@ -422,8 +422,8 @@ class AppendOnly:
             await self._recall(end)
             for what, why in self._checkpoint.mark.lost:
                 self._lose(what, why)
-            self._doubt_unanswered(held)
-            return held
+            self._doubt_unanswered(target_position)
+            return target_position
         elif position is not None:
             self._context.on_event(
                 "these are other files than before: the target is emptied, and they are applied "
@@ -449,7 +449,7 @@ class AppendOnly:
         self._claim = self._new_claim(first=True)
         self._forget()
         await self._checkpoint.save(begun=True)
-        held = await self._claim.take(end)
+        target_position = await self._claim.take(end)
         self._claim.first = False
         if keys > 0:
             self._context.on_event(
@@ -457,7 +457,7 @@ class AppendOnly:
                 "before that, and is emptied"
             )
             return await self._empty(end)
-        return held
+        return target_position
 
     async def _empty(self, end: Admin) -> TargetPosition:
         assert self._claim is not None
@@ -523,9 +523,9 @@ class AppendOnly:
             # (Also that a hash may lack fields, see `replay`.)
             self._recalled[(int(db), key)] = reason.decode("utf-8", "replace")
 
-    def _doubt_unanswered(self, held: TargetPosition) -> None:
+    def _doubt_unanswered(self, target_position: TargetPosition) -> None:
         """Commands whose answers no engine has read. (One that stopped in order has read them.)"""
-        since, at = held.doubtful, held.position
+        since, at = target_position.doubtful, target_position.position
         if since is None or at is None:
             return
         begin = max(since.offset, self._checkpoint.mark.answered)
@@ -537,7 +537,7 @@ class AppendOnly:
 
     # --- The snapshot ---
 
-    async def _restore(self, held: TargetPosition) -> tuple[TargetPosition, Applier]:
+    async def _restore(self, target_position: TargetPosition) -> tuple[TargetPosition, Applier]:
         """The snapshot that the files begin with, and the first position behind it."""
         context, survey, files, claim = self._context, self._survey, self._files, self._claim
         assert survey is not None
@@ -593,22 +593,24 @@ class AppendOnly:
         # With the position on the target the next engine does not look at the snapshot again.
         await self._checkpoint.save()
         begin = survey.begins[0].offset
-        first = TargetPosition(held.transfer, StreamPosition(survey.identity, begin), held.engine)
-        applier = await self._dialled(held)
-        await applier.begin(first.encode(), over=held.encode())
+        first = TargetPosition(
+            target_position.transfer, StreamPosition(survey.identity, begin), target_position.engine
+        )
+        applier = await self._dialled(target_position)
+        await applier.begin(first.encode(), over=target_position.encode())
         await self._checkpoint.save()
         return first, applier
 
     # --- The commands ---
 
-    async def _apply(self, held: TargetPosition, applier: Applier | None) -> None:
+    async def _apply(self, target_position: TargetPosition, applier: Applier | None) -> None:
         survey, files = self._survey, self._files
         assert survey is not None
         assert files is not None
-        assert held.position is not None
+        assert target_position.position is not None
         if applier is None:
-            applier = await self._dialled(held)
-        begun = held.position.offset > survey.begins[0].offset
+            applier = await self._dialled(target_position)
+        begun = target_position.position.offset > survey.begins[0].offset
         if not begun:
             # Of the snapshot: what names them behind it is left out too.
             for each in self._context.stats.not_carried:
@@ -617,7 +619,7 @@ class AppendOnly:
             self._context,
             applier,
             self._writer,
-            held,
+            target_position,
             UnfaithfulCommands(survey.info, self._writer.info),
             self._crashing,
             self._notes_of_graphs(survey),
@@ -628,7 +630,7 @@ class AppendOnly:
             names=self._names,
             fields=self._extending_fields,
             stuck=self._stuck,
-            commands=survey.held if begun else 0,
+            commands=survey.applied if begun else 0,
             before=self._commands.counts if self._commands is not None else None,
         )
         try:
@@ -651,14 +653,14 @@ class AppendOnly:
 
         return GraphTelemetry(look) if graphs else None
 
-    async def _extend_fields(self, held: TargetPosition) -> None:
+    async def _extend_fields(self, target_position: TargetPosition) -> None:
         """Where the target has import mode, TTLs of fields wait there for the end as well."""
         if not self._writer.info.capabilities.import_mode:
             return
 
         async def enter() -> None:
             async with self._ends.dialled() as connection:
-                if held.position is not None and not await in_import_mode(connection):
+                if target_position.position is not None and not await in_import_mode(connection):
                     self._woke()
                 self._importing = await import_source(connection)
 
@@ -671,7 +673,7 @@ class AppendOnly:
         if survey is None or commands is None or commands.position.offset < survey.end:
             self._checkpoint.note(released=True)
 
-    async def _dialled(self, held: TargetPosition) -> Applier:
+    async def _dialled(self, target_position: TargetPosition) -> Applier:
         """Raises `PositionMoved` where the target does not hold what it did."""
         if self._applier is None:
             self._applier = Applier(
@@ -687,7 +689,7 @@ class AppendOnly:
         applier = self._applier
         await applier.close()
         await self._context.insist(applier.open, "target")
-        if applier.found != held.encode():
+        if applier.found != target_position.encode():
             raise PositionMoved(applier.found)
         return applier
 
@@ -742,7 +744,7 @@ class AppendOnly:
         evictions = context.stats.evictions
         if evicted := evictions.words_in_one_go if context.one_go else evictions.words:
             return CutOverCheckResult(False, evicted)
-        keys = self._keys_held
+        keys = self._target_keys
         if self._fields_passed and not context.skip_verification and commands.fieldless:
             return CutOverCheckResult(False, f"{commands.fieldless_words}; {_ALL_THE_SAME}")
 
@@ -769,13 +771,13 @@ class AppendOnly:
     async def _count_keys(self) -> None:
         async with self._ends.admin("target") as end:
             own = await count_own(end)
-            self._keys_held = sum(each.keys for each in (await end.info()).keyspace) - own
+            self._target_keys = sum(each.keys for each in (await end.info()).keyspace) - own
 
     def _tell_keys(self) -> None:
         """No command says how many keys there are: the target does."""
-        if self._keys_held is not None:
+        if self._target_keys is not None:
             stats = self._context.stats
-            stats.keys = self._context.total_keys = self._keys_held
+            stats.keys = self._context.total_keys = self._target_keys
             if self._resumed:
                 # How many of them came in this run is not known, and no rate is made of them.
                 stats.keys_before = stats.keys
@@ -838,8 +840,12 @@ class AppendOnly:
         if not context.lost:
             return
         async with self._ends.admin("target") as end:
-            held = await functions_and_indexes.ask(end, map(raw_name, survey.search.dictionaries))
-        for what in functions_and_indexes.made_by_hand(context.lost, held, survey.search):
+            target_position = await functions_and_indexes.ask(
+                end, map(raw_name, survey.search.dictionaries)
+            )
+        for what in functions_and_indexes.made_by_hand(
+            context.lost, target_position, survey.search
+        ):
             del context.lost[what]
             line = f"not carried: {what}: "
             self.left_out = [each for each in self.left_out if not each.startswith(line)]

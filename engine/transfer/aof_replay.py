@@ -106,8 +106,9 @@ class Counts:
 
 
 class Replay:
-    """Applies the commands from `held` on, over one connection. `commands`: how many of the files'
-    commands the target has then; `before`: the counts of the dial before, which know that too.
+    """Applies the commands from `target_position` on, over one connection. `commands`: how many of
+    the files' commands the target has then; `before`: the counts of the dial before, which know
+    that too.
 
     `lost`: keys that could not be carried so far, with the reasons; `noted`: the target has them in
     its notes. `crashing`: what its process has ended at. `lose(what, why)` is told of commands
@@ -122,7 +123,7 @@ class Replay:
         context: MigrationContext,
         applier: Applier,
         writer: RestoreWriter,
-        held: TargetPosition,
+        target_position: TargetPosition,
         faith: UnfaithfulCommands,
         crashing: CrashingCommands,
         graphs: GraphTelemetry | None,
@@ -137,21 +138,21 @@ class Replay:
         commands: int,
         before: Counts | None,
     ) -> None:
-        assert held.position is not None
+        assert target_position.position is not None
         self._context = context
         self._applier = applier
         self._writer = writer
-        self._held = held
+        self._target_position = target_position
         self._crashing = crashing
         self._graphs = graphs
         self._lose = lose
         self._names = names
         self._fields = fields
         self._note_key = note_key
-        self.token = held.transfer
-        self.counts = before or Counts(held.position.offset, commands)
-        self.counts.go_back(held.position.offset)
-        self.position = held.position
+        self.token = target_position.transfer
+        self.counts = before or Counts(target_position.position.offset, commands)
+        self.counts.go_back(target_position.position.offset)
+        self.position = target_position.position
         """Everything up to here is on the target."""
         self.lost: set[DbKey] = set()
         """Keys that were left out: no command that names one is applied."""
@@ -254,7 +255,7 @@ class Replay:
         batch = reader.next()
         if batch is None:
             return None, False
-        self._note_held(batch)
+        self._note_ttls(batch)
         self._note_fields(batch)
         special = (
             batch.nbytes > self._writer.bulk_limit
@@ -332,7 +333,7 @@ class Replay:
         if len(self.fieldless) <= NAMED_KEYS_LIMIT:
             self._note("HSET", db, key, _FIELDS)
 
-    def _note_held(self, batch: CommandBatch) -> None:
+    def _note_ttls(self, batch: CommandBatch) -> None:
         """Note the keys whose expire times may be extended behind this batch, and the hashes."""
         self._note_extended(batch, self._names, members=False)
         if self._fields is not None:
@@ -452,7 +453,7 @@ class Replay:
                     some[key] = None
 
     def _value(self, batch: CommandBatch) -> bytes:
-        return self._held.encode_span(
+        return self._target_position.encode_span(
             self.position.replid,
             (batch.end_offset, batch.db_after, batch.in_multi_after),
             (batch.start_offset, batch.db_before, batch.in_multi_before),

@@ -67,7 +67,7 @@ class Copy:
         self._compare = compare
         # Keys that the target had, until they are compared; and the position behind them.
         self._conflicts: dict[int, list[bytes]] = {}
-        self._held_back: ScanPosition | None = None
+        self._delayed_position: ScanPosition | None = None
         self.position = position
         self.restarts = 0
         target.on_acknowledged = self._acknowledged
@@ -114,7 +114,7 @@ class Copy:
             await self._settle()
             # What is counted beyond the position is counted again.
             self._conflicts.clear()
-            self._held_back = None
+            self._delayed_position = None
             self._stats.rewind()
             if self.position != position or self._target.learned > learned:
                 position, learned = self.position, self._target.learned
@@ -174,7 +174,7 @@ class Copy:
             return
         if self._conflicts:
             # A key that may be refused yet must not be passed.
-            self._held_back = position
+            self._delayed_position = position
         else:
             self._pass(position)
 
@@ -214,6 +214,6 @@ class Copy:
                 remedy="Remove them there, or choose --if-exists replace or skip.",
                 fault="user",
             )
-        if self._held_back is not None:
-            self._pass(self._held_back)
-            self._held_back = None
+        if self._delayed_position is not None:
+            self._pass(self._delayed_position)
+            self._delayed_position = None

@@ -3,7 +3,7 @@
 It is a barrier over all lanes (`transfer.cut_over_barrier`): each table below is its steps in their
 order, what a lane does for each of them is in `transfer.lane_cut_over`.
 
-    CUT_OVER   the operator's word: writes are held off, all is compared, the target is promoted
+    CUT_OVER   the operator's word: writes are blocked, all is compared, the target is promoted
     IN_SYNC    `--until in-sync`: no fence, the target is what the source was a moment ago
     SNAPSHOT   `--until snapshot`: the target has the snapshot, and no later write
 

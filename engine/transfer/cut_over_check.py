@@ -26,7 +26,7 @@ class CutOverCheckResult:
 
 
 CutOverCheck = Callable[[], Awaitable[CutOverCheckResult]]
-# The same while the source's writers are held off; it is told the engine's own key on the target.
+# The same while the source's writers are paused; it is told the engine's own key on the target.
 CutOverCheckInSync = Callable[[bytes], Awaitable[CutOverCheckResult]]
 Reach = Callable[[int], Awaitable[None]]
 Settle = Callable[[], Awaitable[int]]
@@ -87,7 +87,7 @@ class WithoutFiles:
 
 
 class Comparison(Protocol):
-    """Compares both ends of a source that is followed: before its writers are held off, and then.
+    """Compares both ends of a source that is followed: before its writers are paused, and then.
 
     It is `engine.verify.LiveComparison`, which says what each of them does. All of them raise
     `LinkError`, `AuthError`, `ServerError`.
@@ -160,5 +160,5 @@ class Comparison(Protocol):
         ...
 
     async def at_fence(self, settle: Settle) -> AtFence:
-        """The comparison while the source's writers are held off."""
+        """The comparison while the source's writers are paused."""
         ...

@@ -78,7 +78,7 @@ _AGAIN_MOST = 2
 class Origin:
     """Where the source's writes are taken, which is what the target is to be equal to.
 
-    `primary`: of a source that is a replica; `readable`: while its writers are held off;
+    `primary`: of a source that is a replica; `readable`: while its writers are paused;
     `unasked`: why the primary is not known, or cannot be asked. Of what a primary changes without a
     word its replica has nothing.
     """
@@ -347,7 +347,7 @@ class CutOverComparison:
         settle: Settle,
         fence: Told,
     ) -> CutOverCheckResult:
-        """Compare while the source's writers are held off; everything is applied.
+        """Compare while the source's writers are paused; everything is applied.
 
         `readable`: whether the source can be read now; `fence`: what it told of itself when its
         writers were stopped. `settle` waits until the last expire times are

@@ -1,4 +1,4 @@
-"""The fence: how the source's writes are held off while the last bytes go over, and afterwards.
+"""The fence: how the source's writes are blocked while the last bytes go over, and afterwards.
 
     prepare ─▶ close ─▶ seal ─▶ finish       the target is open
                  └───────┴────▶ open         it is not: the source is as it was
@@ -66,13 +66,13 @@ class Fence(Protocol):
     """What of that is on the source alone, or may be, as `finish` found; empty: nothing."""
     lets_scripts: bool
     """Whether the source, once it refuses writes, does not refuse those of scripts."""
-    held: bool
-    """Whether its clients are to be held once scripts are seen there (`transfer.hold_source`)."""
+    script_pause: bool
+    """Whether its clients are paused once scripts are seen there (`transfer.hold_source`)."""
 
     @property
     def lasts(self) -> bool:
-        """Whether it stands, once it is sealed, until it is taken away; else it is known to stand
-        for `seconds` alone."""
+        """Whether it stands, once it blocks writes, until it is taken away; else it is known to
+        stand for `seconds` alone."""
         ...
 
     async def prepare(self) -> None:
@@ -125,7 +125,7 @@ def fence_of(
     name: str = "the source",
     before: str = "",
     calls_before: Calls | None = None,
-    held: bool = False,
+    script_pause: bool = False,
     refused: int = 0,
     straight: bool = False,
 ) -> Fence:
@@ -133,12 +133,13 @@ def fence_of(
 
     `source` and `info` are that server's, and `name` what it is called in messages. `before`: what
     an earlier one found, if it may still stand, and `calls_before` the calls that it counted,
-    `held` whether it was to hold clients; `refused`: how many cut-overs were before.
+    `script_pause` whether its clients were to be paused where scripts are run; `refused`: how many
+    cut-overs were before.
     `straight` as for `admin`.
     """
     if settings.fence == "pause":
         fence = PauseFence(source, info, settings, name, before, refused, straight)
-        fence.calls, fence.held = calls_before, held
+        fence.calls, fence.script_pause = calls_before, script_pause
         return fence
     if settings.fence == "hook":
         return HookFence(source, settings, straight)
@@ -157,7 +158,7 @@ class NoFence:
     calls_since: Calls | None = None
     lost_writes = ""
     lets_scripts = False
-    held = False
+    script_pause = False
     lasts = True
 
     def __init__(self, source: Endpoint, settings: TransferSettings, straight: bool) -> None:
@@ -276,10 +277,10 @@ class PauseFence:
         self.lost_writes = ""
         self.lets_scripts = not self._scripts_refused and settings.source_after == "refuse"
         self._holdable = hold_source.needed(info) and settings.source_after == "refuse"
-        self.held = False
+        self.script_pause = False
         # The source took writes when `prepare` asked.
         self._took_writes = False
-        self._not_held = ""
+        self._not_paused = ""
         self._hold: hold_source.ScriptPause | None = None
         # The pause is this fence's own: it has stood ever since.
         self._closed = False
@@ -294,11 +295,11 @@ class PauseFence:
         self._straight = straight
         self._wanted = settings.source_after == "refuse"
         self._keep_users = settings.keep_users
-        # While everybody is paused the source owes no answer.
-        held_for = 0.0 if self.readable else self.seconds
+        # While all clients are paused the source owes no answer.
+        paused_for = 0.0 if self.readable else self.seconds
         if self._holdable:
-            held_for = max(held_for, hold_source.SECONDS)
-        self._timeout = settings.connect_timeout + held_for
+            paused_for = max(paused_for, hold_source.SECONDS)
+        self._timeout = settings.connect_timeout + paused_for
         self._why = ""
         self._sealed = self._opened = False
         # Somebody else has it refuse writes.
@@ -334,8 +335,8 @@ class PauseFence:
             told = await end.call(*script_calls.ASK)
             self.calls, seen = script_calls.calls_in(told), silent_commands.calls_in(told)
             self._reset = seen is None or silent_commands.was_reset(seen)
-            self._not_held = await hold_source.objection(end)
-            self.held = not self._not_held
+            self._not_paused = await hold_source.objection(end)
+            self.script_pause = not self._not_paused
         if not self._wanted or self.before:
             return
         try:
@@ -349,16 +350,16 @@ class PauseFence:
     async def approach(self) -> None:
         """Where the write block does not hold for all: have a connection that the pause does not
         hold."""
-        if not self.held or not self._goes_on or not (self.before or self._refuses):
+        if not self.script_pause or not self._goes_on or not (self.before or self._refuses):
             return
         try:
             end = await self._stack.enter_async_context(self._dialling())
         except EngineError as error:
-            self._not_held = error.message
+            self._not_paused = error.message
             return
         found = await hold_source.attached(end)
         if isinstance(found, EngineError):
-            self._not_held = found.message
+            self._not_paused = found.message
         else:
             self._hold = found
 
@@ -462,7 +463,7 @@ class PauseFence:
         self._opened = True
         if self._hold is not None:
             # Not at its next turn: a link that is lost before that leaves the source to its pause.
-            self._hold.lasting(self._held_for)
+            self._hold.lasting(self._pause_seconds)
 
     async def open(self) -> None:
         """The source as it was; where there is no UNPAUSE the pause's own time ends it."""
@@ -489,7 +490,7 @@ class PauseFence:
         refuses = bool(self.before) or await write_block.stands(end)
         if refuses:
             if holds:
-                await hold_source.lengthen(end, self._held_for)
+                await hold_source.lengthen(end, self._pause_seconds)
             else:
                 # A PING is answered once the pause is over.
                 await end.call(*(("CLIENT", "UNPAUSE") if self._unpause else ("PING",)))
@@ -545,7 +546,7 @@ class PauseFence:
             )
 
     @property
-    def _held_for(self) -> float:
+    def _pause_seconds(self) -> float:
         """Seconds of a pause once the target is open: until another process goes on with it, where
         there are scripts; else those that were there are disconnected at once."""
         return (
@@ -562,7 +563,7 @@ class PauseFence:
             # A hold that was made anew says nothing of the time between the two.
             if holds and self._closed and run is not None and not run.any:
                 return "; its clients were disconnected before it answered any of them"
-            why = f" (it cannot be paused: {self._not_held})" if self._not_held else ""
+            why = f" (it cannot be paused: {self._not_paused})" if self._not_paused else ""
             return (
                 ", but for transactions (MULTI) that were begun before, and for scripts (EVAL), of "
                 f"which it had run none before the cut-over{why}"
@@ -579,26 +580,26 @@ class PauseFence:
                 f", but for {of}, whose writes this version does not refuse: so it answers no "
                 f"client as long as clients are disconnected{gap}"
             )
-        if self.held and not self._runs_scripts:
+        if self.script_pause and not self._runs_scripts:
             return ", but for scripts (EVAL), of which it had run none before the cut-over"
-        why = f" (and it cannot be paused: {self._not_held})" if self._not_held else ""
+        why = f" (and it cannot be paused: {self._not_paused})" if self._not_paused else ""
         if holds:
             why = f" (it answers no client for the next {hold_source.PENDING_SECONDS:g} s)"
         return f", but for {of}, whose writes this version does not refuse{why}"
 
     async def remove(self) -> None:
         """Hang up; a hold goes on in the process that disconnects clients."""
-        held, self._hold = self._hold, None
-        if held is not None:
-            await held.rest()
-            number = held.end.duplicate() if self._finished and self._hands_on else None
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            await hold.rest()
+            number = hold.end.duplicate() if self._finished and self._hands_on else None
             if number is not None:
                 connection_handover.leave(self._source.address, number, hold_source.SECONDS)
         self._end = None
         await self._stack.aclose()
 
     async def _answering(self) -> Admin:
-        """A connection that has answers: the one that is not held, if there is one."""
+        """A connection that has answers: the one that is not paused, if there is one."""
         if self._hold is not None:
             await self._hold.rest()
             if not (self._hold.lost or self._hold.end.lost):

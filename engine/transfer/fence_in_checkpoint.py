@@ -103,7 +103,7 @@ class FenceUpkeep:
             name=f"the source's primary {address}" if address else "the source",
             before=self._checkpoint.mark.sealed,
             calls_before=self._calls_before(),
-            held=self._checkpoint.mark.held,
+            script_pause=self._checkpoint.mark.held,
             refused=self._refused,
             straight=bool(address),
         )
@@ -318,7 +318,7 @@ class FenceUpkeep:
             try:
                 await fence.block_writes()
             except TransferFailed as exc:
-                # Its role has changed since, or its clients cannot be held: there is no way back.
+                # Its role has changed since, or its clients cannot be paused: there is no way back.
                 self._context.on_event(exc.message)
             await self.let_clients_go(fence)
             if self._not_let_go is not None:

@@ -110,10 +110,10 @@ class _Left:
 
 
 class Follower:
-    """Applies what the source sends, from the position in `held` on.
+    """Applies what the source sends, from `target_position` on.
 
     What is in doubt there (`TargetPosition.since`) the source sends first: it is not applied, but
-    its keys are spoilt, before anything is written to the target that would forget the doubt.
+    its keys are marked dirty, before anything is written to the target that would forget the doubt.
 
     `trust` says what is read again of each batch; `note` is told of what the follower notices that
     belongs there. `extended` notes what passes by of keys whose TTLs are extended.
@@ -129,7 +129,7 @@ class Follower:
         source: ReplicaSource,
         applier: Applier,
         resync: KeyResync,
-        held: TargetPosition,
+        target_position: TargetPosition,
         faith: UnfaithfulCommands,
         target_ttls: TargetTtls,
         crashing: CrashingCommands,
@@ -156,11 +156,11 @@ class Follower:
         """Whether what the stream does on the target may be relied on."""
         self._extended = extended
         self._note = note
-        assert held.position is not None
-        self._held = held
-        self.position = held.position
+        assert target_position.position is not None
+        self._target_position = target_position
+        self.position = target_position.position
         """Everything up to here is on the target."""
-        if held.doubtful is not None:
+        if target_position.doubtful is not None:
             trust.note(Doubt.UNSETTLED, 0.0)
         self.commands = 0
         self.unseen = 0
@@ -288,7 +288,7 @@ class Follower:
         return self._applier
 
     def hurry(self, on: bool) -> None:
-        """Whether the source's writers are held off, and each round trip costs them time."""
+        """Whether the source's writers are paused, and each round trip costs them time."""
         self._resync.hurried = on
 
     @property
@@ -482,7 +482,7 @@ class Follower:
         """Apply `batch`; where it holds a SWAPDB, that one by itself.
 
         The names of dirty keys have the databases that the keys are in at the target's position. In
-        a transaction that held more than the SWAPDB, or less than the batch, they would be those
+        a transaction with more than the SWAPDB, or less than the batch, they would be those
         before it for some commands and those behind it for others.
         """
         for cut in _around_swaps(batch):
@@ -585,7 +585,7 @@ class Follower:
         # Every answer up to `position` was seen, and what failed is dirty, and named by now, or in
         # this transaction.
         seen = self.position
-        return self._held.encode_span(
+        return self._target_position.encode_span(
             self._source.replid,
             (batch.end_offset, batch.db_after, batch.in_multi_after),
             (seen.offset, seen.db, seen.in_multi),

@@ -3,14 +3,14 @@
 Before 6.2 `min-replicas-to-write` does not hold for what scripts write (`transfer.script_calls`).
 CLIENT PAUSE does: it holds every command of every client, and those of a client that is
 disconnected meanwhile are never run. It ends by itself, and our own commands wait in it like all
-others. But a replica's connection is not held (`processInputBuffer` of 3.0 to 6.0 looks at
+others. But a replica's connection is not paused (`processInputBuffer` of 3.0 to 6.0 looks at
 CLIENT_SLAVE before it looks at the pause), and a server runs the commands that come from there. So,
 right before the fence, a connection of ours becomes a replica's, by a partial sync from the
 source's own offset: that costs neither a snapshot nor a fork. Over it the pause is made longer
 again and again before it ends, and clients are listed and disconnected.
 
-A new connection is held as well. So this one goes on from the process that cut over to the one that
-disconnects clients (`wire.connection_handover`), and where that one is killed to the next
+A new connection is paused as well. So this one goes on from the process that cut over to the one
+that disconnects clients (`wire.connection_handover`), and where that one is killed to the next
 (`fleet.disconnector_restart`). Where that cannot be (TLS, or both were killed) the pause runs out
 and scripts are run, for as long as it takes until another process is there and let in; these are
 counted then.
@@ -42,13 +42,13 @@ _SENTINEL = b" name=sentinel-"
 
 
 def needed(info: ServerInfo) -> bool:
-    """Whether this server can be held, and nothing less keeps its scripts from writing."""
+    """Whether this server can be paused, and nothing less keeps its scripts from writing."""
     able = info.capabilities
     return able.client_pause and not able.refuses_writes_of_scripts
 
 
 async def objection(end: Admin) -> str:
-    """Why the server should not be held; empty: nothing speaks against it. Raises `LinkError`."""
+    """Why the server should not be paused; empty: nothing speaks against it. Raises `LinkError`."""
     try:
         listed = await end.call("CLIENT", "LIST")
     except (AuthError, ServerError, ProtocolFault) as error:
@@ -69,7 +69,7 @@ def longer(end: Admin) -> bytes:
 
 
 async def attach(end: Admin) -> None:
-    """Make `end` a connection that is not held. Raises `ServerError`, `AuthError`, `LinkError`,
+    """Make `end` a connection that is not paused. Raises `ServerError`, `AuthError`, `LinkError`,
     `ProtocolFault`: it is of no use then."""
     info = await end.info()
     told = parse_replication(await end.call("INFO", "replication"))

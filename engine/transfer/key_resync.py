@@ -73,7 +73,7 @@ Store = tuple[int, bytes, bytes, int | None]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the source held at `offset`.
+    """What the source had at `offset`.
 
     Of each key: (db, key, the command that stores it, its value's RDB type or None).
     `values`: the keys' values, not their deadlines alone. `unfit`: keys whose values the target
@@ -135,7 +135,7 @@ class KeyResync:
         self._settled: list[tuple[DbKey, bytes]] = []
         self._strays: list[Extra] = []
         self.hurried = False
-        """The source's writers are held off anyway: a reading may be larger, for each costs them a
+        """The source's writers are paused anyway: a reading may be larger, for each costs them a
         round trip."""
         self.on_left: Callable[[int, bytes], None] = lambda db, key: None
         """Told of keys that every server makes for itself, which are not stored."""

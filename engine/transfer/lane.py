@@ -200,7 +200,7 @@ class Lane:
         self.on_look: Callable[[], None] = lambda: None
         """Called when it was looked where the lane stands."""
         # What the target holds behind a snapshot.
-        self._held: TargetPosition | None = None
+        self._target_position: TargetPosition | None = None
         self._applier: Applier | None = None
         self._follower: Follower | None = None
         self._resync: KeyResync | None = None
@@ -236,7 +236,7 @@ class Lane:
             next_step="both ends are connected to again",
             fault="engine",
         )
-        held: TargetPosition | None = None
+        target_position: TargetPosition | None = None
         reached, before, learned = None, None, 0
         # Whether the target is to be asked for the position: somebody else may have moved it.
         ask = resumed = self._mark.begun
@@ -248,28 +248,28 @@ class Lane:
                 # Before anything is written: the claim as well.
                 await self._roles.check_apart()
                 if ask:
-                    held, ask = await self._outcome.take(), False
-                    reached = held.position
+                    target_position, ask = await self._outcome.take(), False
+                    reached = target_position.position
                     self._has_position = self._has_position or reached is not None
-                    if await self._outcome.promoted(held):
+                    if await self._outcome.promoted(target_position):
                         break
                     self.cut_over.led_back(self._outcome.not_opened or "the target was not opened")
                     if resumed and reached is not None and (why := self._copied_again()):
                         context.on_event(why)
-                        held = reached = None
+                        target_position = reached = None
                     resumed = False
-                position = held.position if held is not None else None
+                position = target_position.position if target_position is not None else None
                 # 1. The source goes on from there, or sends everything.
                 if position is None and self._settings.tune_source:
                     await self._tuning.tune()
                 await self._ttl_guard.prepare(resumed=position is not None)
-                doubtful = held.doubtful if held is not None else None
+                doubtful = target_position.doubtful if target_position is not None else None
                 sync = await self._open_source(position, doubtful)
                 self._writer.leave_telemetry(GRAPH_MODULE in self._source.info.modules)
                 patience.well()
                 if isinstance(sync, FullSync):
                     # Whatever breaks from here on, what was there before is no place to go on from.
-                    held = reached = None
+                    target_position = reached = None
                     if position is not None:
                         context.on_event(
                             f"the source does not have {stream_words(position)}: it answers with "
@@ -277,17 +277,17 @@ class Lane:
                         )
                 await self._begin(sync, position)
                 if isinstance(sync, FullSync):
-                    held = await self._full_sync(sync)
-                    self._has_position, reached = True, held.position
+                    target_position = await self._full_sync(sync)
+                    self._has_position, reached = True, target_position.position
                 else:
-                    assert held is not None
-                    held = held.renamed(sync.replid)
+                    assert target_position is not None
+                    target_position = target_position.renamed(sync.replid)
                 if context.one_go and self._settings.until == "snapshot":
-                    self._held = held
+                    self._target_position = target_position
                     if await self._offered():
                         break
                 # 2. The stream, until the target is opened or something breaks.
-                await self._follow(held)
+                await self._follow(target_position)
                 break
             except PositionMoved as exc:
                 reached = self._reached(reached)
@@ -297,13 +297,13 @@ class Lane:
                 wants = stream_words(found.position if found is not None else None)
                 if exc.written_over:
                     # What is there now does not tell what the target lacks.
-                    held, ask, reached, wants = None, False, None, stream_words(None)
+                    target_position, ask, reached, wants = None, False, None, stream_words(None)
             except TakenUpAnew as exc:
                 reason, ask, remedy = str(exc), True, ""
                 reached = self._reached(reached)
                 wants = stream_words(reached)
             except ReadAgain as exc:
-                reason, remedy, held, reached = exc.reason, exc.remedy, None, None
+                reason, remedy, target_position, reached = exc.reason, exc.remedy, None, None
                 wants = stream_words(None)
             except (LinkError, ServerError) as exc:
                 if self._mark.opened or not _passes(exc):
@@ -523,13 +523,15 @@ class Lane:
         await self._snapshot.note_names()
         self._applier = self._new_applier(importing=self._ttl_guard.importing)
         await self._applier.open()
-        held = replace(self._ownership.claim.bare, position=position)
-        await self._applier.begin(held.encode(), over=self._ownership.claim.bare.encode())
-        return held
+        target_position = replace(self._ownership.claim.bare, position=position)
+        await self._applier.begin(
+            target_position.encode(), over=self._ownership.claim.bare.encode()
+        )
+        return target_position
 
     # --- The stream ---
 
-    async def _follow(self, held: TargetPosition) -> None:
+    async def _follow(self, target_position: TargetPosition) -> None:
         """Follow until the target is open, or until something that `run` knows is raised."""
         context = self._context
         async with (
@@ -545,12 +547,12 @@ class Lane:
                 self._writer.suspects,
                 self._ttl_guard.extended,
             )
-            applier = await self._ready(held)
+            applier = await self._ready(target_position)
             follower = self._follower = Follower(
                 self._source,
                 applier,
                 self._resync,
-                held,
+                target_position,
                 UnfaithfulCommands(self._source.info, self._writer.info),
                 TargetTtls(there),
                 self._crashing,
@@ -573,8 +575,8 @@ class Lane:
             with context.step("follow"):
                 await self._steer(follower)
 
-    async def _ready(self, held: TargetPosition) -> Applier:
-        """The applier of a target that holds `held`, dialled. Raises `PositionMoved`."""
+    async def _ready(self, target_position: TargetPosition) -> Applier:
+        """The applier of a target that holds `target_position`, dialled. Raises `PositionMoved`."""
         applier = self._applier
         if applier is None or applier.closed:
             if applier is not None:
@@ -583,13 +585,13 @@ class Lane:
             found = await applier.open()
             # A target that came back older meanwhile, or was moved on by another engine: what
             # lies between the two positions would be left out, or applied twice.
-            if not held.same_place(self._ownership.claim.ours(found)):
+            if not target_position.same_place(self._ownership.claim.ours(found)):
                 raise PositionMoved(found)
         return applier
 
     async def _ready_held(self) -> Applier:
-        assert self._held is not None
-        return await self._ready(self._held)
+        assert self._target_position is not None
+        return await self._ready(self._target_position)
 
     async def _take_up_dirty(self) -> None:
         """What an engine before us, or this one before a lost link, had still to mend."""

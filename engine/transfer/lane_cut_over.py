@@ -218,7 +218,7 @@ class LaneCutOver:
         _go_on(await self._check.passing(self._pump))
 
     async def find_fence(self) -> None:
-        """Find the server where writes are to be held off; one fence at a time stands there."""
+        """Find the server where writes are to be blocked; one fence at a time stands there."""
         try:
             head = await self._find_head()
             # Whatever takes it away dials that server, and not what the source's address leads to.
@@ -240,7 +240,7 @@ class LaneCutOver:
         _go_on(await self._check.prepare(self._follower, self._pump, origin))
 
     async def compare_in_sync(self) -> None:
-        """The same where no writer is held off."""
+        """The same where no writer is paused."""
         _go_on(await self._check.prepare(self._follower, self._pump, await self._origin()))
 
     async def prepare_fence(self) -> None:
@@ -282,7 +282,7 @@ class LaneCutOver:
             sealed=fence.before,
             fenced_at=self._address,
             closed_before=fence.closed_before,
-            held=fence.held,
+            held=fence.script_pause,
             lets_scripts=fence.lets_scripts,
         )
 
@@ -534,7 +534,7 @@ class LaneCutOver:
             await heads.close()
 
     async def _origin(self) -> Origin:
-        """What is compared where no writer is held off."""
+        """What is compared where no writer is paused."""
         heads = Heads(self._ends)
         try:
             return Origin((await heads.find()).primary)

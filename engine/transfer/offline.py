@@ -45,7 +45,7 @@ from engine.transfer.target_claim import TargetClaim, foreign
 from engine.transfer.target_monitor import TargetMonitor
 from engine.wire import functions_and_indexes
 from engine.wire.control_connection import Admin, admin
-from engine.wire.functions_and_indexes import Held
+from engine.wire.functions_and_indexes import FunctionsAndIndexes
 from engine.wire.own_key_count import count_own
 from engine.wire.search_indexes import UNNAMED, UNTOLD, in_snapshot, raw_name, shown
 
@@ -277,40 +277,40 @@ class Offline:
         if self._file is not None:
             return
         context, settings = self._context, self._settings
-        held: Held | None = None
+        there: FunctionsAndIndexes | None = None
 
         async def ask() -> None:
-            nonlocal held
+            nonlocal there
             limit = settings.io_timeout
             async with admin(self._source_endpoint, timeout=limit, fault="source") as end:
-                held = await functions_and_indexes.ask(end, self._search_names)
+                there = await functions_and_indexes.ask(end, self._search_names)
 
         await context.insist(ask, "source")
-        assert held is not None
+        assert there is not None
         what: list[str] = []
-        unlisted = functions_and_indexes.unlisted(held)
+        unlisted = functions_and_indexes.unlisted(there)
         if settings.chooses_keys:
             what += [f"{name}, as keys are chosen: {told}" for name, told in unlisted.items()]
         else:
             self._lose(unlisted)
-        if held.libraries and settings.chooses_keys:
-            names = ", ".join(held.libraries)
+        if there.libraries and settings.chooses_keys:
+            names = ", ".join(there.libraries)
             what.append(f"libraries of functions, as keys are chosen: {names}")
-        elif held.libraries:
-            code = list(held.libraries.values())
+        elif there.libraries:
+            code = list(there.libraries.values())
             await context.insist(lambda: self._load(code, ()), "target")
-        if held.indexes:
+        if there.indexes:
             what += [UNTOLD, UNNAMED]
-        named = [*held.named.aliases, *held.named.dictionaries]
+        named = [*there.named.aliases, *there.named.dictionaries]
         what += [
             f"{name}: the source has no search alias or dictionary of this name (--search-name)"
             for name in settings.search_names
             if name not in named
         ]
-        if (held.indexes or named) and settings.chooses_keys:
-            names = ", ".join(map(shown, sorted([*(held.indexes or ()), *named])))
+        if (there.indexes or named) and settings.chooses_keys:
+            names = ", ".join(map(shown, sorted([*(there.indexes or ()), *named])))
             what.append(f"search indexes and the like, as keys are chosen: {names}")
-        elif held.indexes or named:
+        elif there.indexes or named:
             await context.insist(self._carry_indexes, "target")
         await context.insist(self._carry_rules, "target")
         for each in what:
@@ -417,9 +417,9 @@ class Offline:
         on the target, and no server tells which keys those are."""
         if self._file is None or not (identity := await self._file.identity()):
             return
-        before, held = self._mark, bool(self._known_before())
+        before, had_keys = self._mark, bool(self._known_before())
         if before is not None:
-            held = before.held_before
+            had_keys = before.held_before
             if before.identity != identity:
                 keys = 0
 
@@ -430,10 +430,10 @@ class Offline:
 
                 await self._context.insist(count, "target")
                 if keys > 0:
-                    raise self._other_file(keys, held)
-                held = False
+                    raise self._other_file(keys, had_keys)
+                had_keys = False
                 self._context.on_event("the file is another one than before; the target is empty")
-        self.held_before = held if self.held_before is None else self.held_before
+        self.held_before = had_keys if self.held_before is None else self.held_before
         self._mark = FileMark(identity, bool(self.held_before))
         checkpoint = Checkpoint(ScanPosition("", 0, 0), self._target.info.identity, file=self._mark)
         await asyncio.to_thread(self._checkpoints.save, checkpoint)
@@ -472,21 +472,21 @@ class Offline:
         one that was not completed; unless the operator has said what becomes of them."""
         limit = self._settings.io_timeout
         async with admin(self._target_endpoint, timeout=limit, fault="target") as end:
-            held: TargetPosition | None = None
+            target_position: TargetPosition | None = None
             left: Leftovers | None = None
             # A user that may not read the keys may not follow either: nothing of the kind is meant
             # here.
             with contextlib.suppress(AuthError):
                 await end.select(POSITION_DB)
                 found = await end.call("GET", POSITION_KEY)
-                held = TargetPosition.decode(found) if isinstance(found, bytes) else None
+                target_position = TargetPosition.decode(found) if isinstance(found, bytes) else None
                 left = await find_leftovers(self._dial_source(), end, self._settings)
                 await end.select(POSITION_DB)
-            if held is not None and held.transfer == self._token:
+            if target_position is not None and target_position.transfer == self._token:
                 # An engine of this scan before us has left it.
-                await self._take(end, held.held_before, first=False)
-            elif held is not None and not held.opened:
-                await self._take_over(end, held)
+                await self._take(end, target_position.held_before, first=False)
+            elif target_position is not None and not target_position.opened:
+                await self._take_over(end, target_position)
             elif left is not None and self._checkpoints.load() is None:
                 await self._recognise(end, left)
             await self._make_room(end)
@@ -566,10 +566,10 @@ class Offline:
                 self._file_begun = self._mark is not None
         if resumable or (self._claim is None and (done or not self.begun)):
             return
-        held = self._known_before() if self._claim is None else self.held_before
+        had_keys = self._known_before() if self._claim is None else self.held_before
         if self._mark is not None:
-            held = self._mark.held_before
-        mark = self._new_claim(bool(held), first=False).bare.encode()
+            had_keys = self._mark.held_before
+        mark = self._new_claim(bool(had_keys), first=False).bare.encode()
         limit = self._settings.connect_timeout
         try:
             async with admin(self._target_endpoint, timeout=limit, fault="target") as end:
@@ -582,7 +582,7 @@ class Offline:
                     await end.call("DEL", POSITION_KEY)
                 elif ours:
                     await end.call("RENAME", POSITION_KEY, LEFT_KEY)
-                elif not done and found is None and held is not None:
+                elif not done and found is None and had_keys is not None:
                     await end.call("SET", LEFT_KEY, mark)
         except EngineError as exc:
             self._context.on_event(f"what this migration leaves on the target is not marked: {exc}")

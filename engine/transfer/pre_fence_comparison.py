@@ -2,7 +2,7 @@
 
 Some changes leave no word in the stream (XREADGROUP raises delivery counts, BITFIELD … OVERFLOW
 FAIL makes an empty key), or not all of it (HINCRBYFLOAT of Redis 8.0 forgets a field's TTL). They
-can only be found by looking. So before writers are held off all keys of such kinds are compared,
+can only be found by looking. So before writers are paused all keys of such kinds are compared,
 and some of every other kind; while they are compared no writer waits.
 
 What differs is read again from the source (`transfer.key_resync`), and compared again. A key that

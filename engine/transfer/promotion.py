@@ -109,7 +109,7 @@ class Promotion:
     ) -> None:
         """Open the target if it is as `applier` left it, in the process called `process`.
 
-        `by`: until then, by the loop's clock, the source's writes are known to be held off; where
+        `by`: until then, by the loop's clock, the source's writes are known to be blocked; where
         the target's answer comes later, the promotion does not count, and is to be taken back
         (`asked`). `hand_over`: clients are led to the target next. `provisional`: it does not count
         before `commit`.
@@ -280,11 +280,11 @@ class Promotion:
         Raises `TransferStopped`, `StateError`.
         """
         final = TargetPosition.decode(self._checkpoint.mark.promoting.encode()).position
-        held = TargetPosition.decode(found).position if found is not None else None
+        on_target = TargetPosition.decode(found).position if found is not None else None
         has = (
             "none of this migration's data"
-            if held is None
-            else f"the data up to offset {held.offset:,}"
+            if on_target is None
+            else f"the data up to offset {on_target.offset:,}"
         )
         at = "" if final is None else f", and was promoted at offset {final.offset:,}"
         words = (

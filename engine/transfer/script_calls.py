@@ -3,7 +3,7 @@
 Before 6.2 a script is no write itself, and what it calls is not asked for `min-replicas-to-write`
 (`processCommand` and `luaRedisGenericCommand` of 6.0): behind the cut-over it is run and
 acknowledged as before, and what it wrote is lost. Before 6.0 the same holds for EXEC of a
-transaction whose commands were queued before. So such a server is held by a pause
+transaction whose commands were queued before. So such a server is stopped by a pause
 (`transfer.hold_source`) where it can be; the operator that starts a migration is told so, and what
 is run behind the cut-over all the same is counted. INFO commandstats tells how often EVAL and
 EVALSHA were called, in transactions too, and how often each command that writes was: those of

@@ -190,15 +190,15 @@ class Snapshot:
         mark = self._checkpoint.mark
         if not mark.begun:
             return
-        held = self._context.stats.keys
+        copied = self._context.stats.keys
         if not mark.held_before:
             async with self._ends.admin("target") as end:
-                held = max(held, (await end.info()).keys)
-        if self._source.info.keys >= held // 2:
+                copied = max(copied, (await end.info()).keys)
+        if self._source.info.keys >= copied // 2:
             return
         words = (
-            f"the source has {self._source.info.keys:,} keys left, and the target has {held:,} of "
-            "those before"
+            f"the source has {self._source.info.keys:,} keys left, and the target has {copied:,} "
+            "of those before"
         )
         if not mark.loss_accepted:
             raise SourceLost(words, remedy=LOSS_REMEDY)

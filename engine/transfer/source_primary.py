@@ -1,7 +1,7 @@
 """Which server takes the source's writes: the primary at the head of its chain of replication.
 
 A replica may be followed as well as a primary: its stream is its primary's, byte for byte and by
-the same offsets (from Redis 4.0 on), under the same replid. But the writes are held off at the
+the same offsets (from Redis 4.0 on), under the same replid. But the writes are blocked at the
 head, and the offset that counts is told there.
 """
 

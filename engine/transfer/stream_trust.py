@@ -203,7 +203,7 @@ class Look:
 
 
 @dataclass(slots=True)
-class _Held:
+class _InForce:
     """A doubt that holds: noted last at `since` (infinite: it has not stopped), up to the offset
     `until` (None: not known yet)."""
 
@@ -224,7 +224,7 @@ class Trust:
     def __init__(self, servers: Servers) -> None:
         self._possible = servers.possible
         self._readable = servers.readable
-        self._held: dict[Doubt, _Held] = {}
+        self._in_force: dict[Doubt, _InForce] = {}
         # How often every key came into doubt.
         self._times = 0
         self.plain = True
@@ -237,7 +237,7 @@ class Trust:
         self.every_key = self.ttls = self.field_ttls = self.field_counts = self.own_streams = False
         for doubt, row in TABLE.items():
             if row.until is Until.FOREVER:
-                self._held[doubt] = _Held(-math.inf)
+                self._in_force[doubt] = _InForce(-math.inf)
         self._keep_up()
 
     # --- Events ---
@@ -250,49 +250,49 @@ class Trust:
         row = TABLE[doubt]
         if row.until in (Until.AT_ONCE, Until.FOREVER) or (fenced and not self._counts(row)):
             return
-        if Again.EVERY_KEY in row.again and (doubt is Doubt.LAPSED or doubt not in self._held):
+        if Again.EVERY_KEY in row.again and (doubt is Doubt.LAPSED or doubt not in self._in_force):
             self._times += 1
-        self._held[doubt] = _Held(math.inf if doubt is Doubt.EXPOSED else now)
+        self._in_force[doubt] = _InForce(math.inf if doubt is Doubt.EXPOSED else now)
         self._keep_up()
 
     def expose(self, exposed: bool, now: float) -> None:
         """Whether TTLs on the target may be due, at the moment `now`."""
-        held = self._held.get(Doubt.EXPOSED)
-        if exposed and (held is None or held.stopped_by(now)):
+        entry = self._in_force.get(Doubt.EXPOSED)
+        if exposed and (entry is None or entry.stopped_by(now)):
             self.note(Doubt.EXPOSED, now)
-        elif not exposed and held is not None and not held.stopped_by(now):
+        elif not exposed and entry is not None and not entry.stopped_by(now):
             # From `now` on they are not.
-            held.since = now
+            entry.since = now
 
     @property
     def unanswered(self) -> list[float]:
         """The moments since which the source's offset is to be known: `told` is to be called with
         each, once there is an answer."""
         found = {
-            held.since
-            for doubt, held in self._held.items()
-            if held.until is None and held.stopped_by(math.inf) and _has_offset(doubt)
+            entry.since
+            for doubt, entry in self._in_force.items()
+            if entry.until is None and entry.stopped_by(math.inf) and _has_offset(doubt)
         }
         return sorted(found)
 
     def told(self, moment: float, offset: int) -> None:
         """The source's offset, by its answer to a question that was put at `moment` or later."""
-        for doubt, held in self._held.items():
-            if _has_offset(doubt) and held.until is None and held.stopped_by(moment):
-                held.until = offset
+        for doubt, entry in self._in_force.items():
+            if _has_offset(doubt) and entry.until is None and entry.stopped_by(moment):
+                entry.until = offset
 
     def reached(self, offset: int, *, near: bool) -> frozenset[Doubt]:
         """The target has everything up to `offset`, and is `near` the source or not. Returns which
         doubts are over by that."""
         over = {
             doubt
-            for doubt, held in self._held.items()
-            if held.until is not None
-            and offset >= held.until
+            for doubt, entry in self._in_force.items()
+            if entry.until is not None
+            and offset >= entry.until
             and (near or TABLE[doubt].until is Until.PASSED)
         }
         for doubt in over:
-            del self._held[doubt]
+            del self._in_force[doubt]
         if over:
             self._keep_up()
         return frozenset(over)
@@ -300,38 +300,38 @@ class Trust:
     def settle(self, doubt: Doubt) -> None:
         """The follower has found out what was in doubt."""
         assert TABLE[doubt].until is Until.SETTLED
-        self._held.pop(doubt, None)
+        self._in_force.pop(doubt, None)
         self._keep_up()
 
     # --- Verdicts ---
 
     def __contains__(self, doubt: Doubt) -> bool:
         """Whether `doubt` holds."""
-        return doubt in self._held and bool(TABLE[doubt].again & self._possible)
+        return doubt in self._in_force and bool(TABLE[doubt].again & self._possible)
 
     @property
     def again(self) -> Again:
         """What is to be read again of the batches that come."""
         found = Again.NOTHING
-        for doubt in self._held:
+        for doubt in self._in_force:
             found |= TABLE[doubt].again
         return found & self._possible
 
     @property
     def catching_up(self) -> bool:
         """Whether something holds that leads back to CATCH_UP, and ends before it is left."""
-        return any(TABLE[doubt].leads_back for doubt in self._held)
+        return any(TABLE[doubt].leads_back for doubt in self._in_force)
 
     def words(self, now: float) -> str:
         """Why a cut-over cannot begin, by what leads back to CATCH_UP; a sentence's part."""
-        for doubt, held in self._held.items():
+        for doubt, entry in self._in_force.items():
             row = TABLE[doubt]
-            if row.leads_back and row.words and now - held.since < _SHOWN_SECONDS:
+            if row.leads_back and row.words and now - entry.since < _SHOWN_SECONDS:
                 return row.words
         return CATCHING_UP
 
     def look(self) -> Look:
-        """What is in force while a batch is looked at, to be held against what has arisen by the
+        """What is in force while a batch is looked at, to be compared with what has arisen by the
         time when it is on the target (`missed`, `counted_late`)."""
         return Look(self.every_key, self.field_counts, self._times)
 

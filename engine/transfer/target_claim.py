@@ -94,14 +94,22 @@ class TargetClaim:
         """What the key holds while there is no position."""
 
     def ours(self, found: bytes | None) -> TargetPosition | None:
-        """What the key held, if it is of this transfer. Raises `ProtocolFault`."""
-        held = TargetPosition.decode(found) if found is not None else None
-        return held if held is not None and held.transfer == self.bare.transfer else None
+        """What the key has, if it is of this transfer. Raises `ProtocolFault`."""
+        target_position = TargetPosition.decode(found) if found is not None else None
+        return (
+            target_position
+            if target_position is not None and target_position.transfer == self.bare.transfer
+            else None
+        )
 
     def another(self, found: bytes | None) -> TargetPosition | None:
-        """What the key held, if it is another migration's. Raises `ProtocolFault`."""
-        held = TargetPosition.decode(found) if found is not None else None
-        return held if held is not None and held.transfer != self.bare.transfer else None
+        """What the key has, if it is another migration's. Raises `ProtocolFault`."""
+        target_position = TargetPosition.decode(found) if found is not None else None
+        return (
+            target_position
+            if target_position is not None and target_position.transfer != self.bare.transfer
+            else None
+        )
 
     async def take(self, target: Admin) -> TargetPosition:
         """Write our name beside the position that is there, if any; what is there then.
@@ -110,20 +118,20 @@ class TargetClaim:
         """
 
         def taken(found: TargetPosition | None) -> tuple[list[Sequence[Arg]], TargetPosition]:
-            held = self.bare
+            target_position = self.bare
             if found is not None:
-                held = replace(found, engine=held.engine)
-            return [], held
+                target_position = replace(found, engine=target_position.engine)
+            return [], target_position
 
-        held = await self._guarded(target, "Claim the target", taken)
-        where = held.position
+        target_position = await self._guarded(target, "Claim the target", taken)
+        where = target_position.position
         if where is None:
             _log.info("The target has no position of this migration", extra={"end": "target"})
         else:
             extra = {"end": "target", "offset": where.offset, "replid": where.replid}
             _log.info("The target has a position of this migration", extra=extra)
         await self._end_others(target)
-        return held
+        return target_position
 
     async def revoke(self, target: Admin) -> TargetPosition:
         """Take the mark of a promotion off the position again, which stays; what is there then.
@@ -132,10 +140,10 @@ class TargetClaim:
         """
 
         def revoked(found: TargetPosition | None) -> tuple[list[Sequence[Arg]], TargetPosition]:
-            held = self.bare
+            target_position = self.bare
             if found is not None:
-                held = replace(found, engine=held.engine, opened=False)
-            return [], held
+                target_position = replace(found, engine=target_position.engine, opened=False)
+            return [], target_position
 
         return await self._guarded(target, "Take the promotion back", revoked)
 
@@ -214,7 +222,7 @@ class TargetClaim:
             await self._still_ours()
             if value is None and not self.first:
                 await self._lost(target)
-            commands, held = work(found)
+            commands, target_position = work(found)
             if self.first:
                 # What a migration that ended has left is this one's from now on (`leftovers`).
                 commands = [*commands, ("DEL", LEFT_KEY)]
@@ -225,7 +233,7 @@ class TargetClaim:
                 [
                     ("MULTI",),
                     *commands,
-                    ("SET", self._key, held.encode()),
+                    ("SET", self._key, target_position.encode()),
                     ("EXEC",),
                     # What is there behind the claim; a round trip of its own less.
                     ("CLIENT", "LIST"),
@@ -236,7 +244,7 @@ class TargetClaim:
                 if isinstance(reply, EngineError):
                     raise reply
             if done is not None:
-                return held
+                return target_position
         raise ServerError(
             f"{target.name}: another client keeps writing {self._key.decode()}",
             code="TRYAGAIN",

@@ -58,14 +58,14 @@ class TargetOwnership:
         claim = self.claim
         async with self._ends.admin("target") as end:
             try:
-                held = await claim.take(end)
+                target_position = await claim.take(end)
             except Foreign:
                 self.replaced = self.replaced or not claim.first
                 raise
             self.told = claim.told(end)
         if self.told.run_id != self._checkpoint.mark.claimed_at:
             self._checkpoint.note(claimed_at=self.told.run_id)
-        return held
+        return target_position
 
     async def _lost(self, target: Admin) -> None:
         """Our claim is gone from a target that had it. It may be in use by now: then another

@@ -81,10 +81,10 @@ class Transfer:
         on_progress: told about twice a second, and at each change of phase.
         on_event: told what an operator would want to read in a log, a sentence each.
         gate: asked at the cut-over of a scanned source whether the target may be opened.
-        gate_in_sync: the same of a source that was followed, while its writers are held off: it
+        gate_in_sync: the same of a source that was followed, while its writers are paused: it
             must be quick. None: `gate`.
         gate_of_files: asked instead of `gate` of an append-only file, which is open. None: `gate`.
-        comparison: compares both ends of a source that is followed, before its writers are held
+        comparison: compares both ends of a source that is followed, before its writers are paused
             off and then; `gate_in_sync` is not asked in this case.
         compare: which of these keys of a database differ between the ends.
         one_go: cut over without waiting for `complete`; a gate that refuses is a failure.

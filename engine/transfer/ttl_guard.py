@@ -46,7 +46,7 @@ _UNDER_WAY = math.inf
 
 
 class TtlGuard:
-    """Which way TTLs are held, and the way back. `on_doubt`: told that the target let some
+    """How TTLs are kept from passing, and the way back. `on_doubt`: told that the target let some
     pass."""
 
     def __init__(
@@ -337,7 +337,7 @@ class TtlGuard:
     @property
     def ended(self) -> int:
         """So many keys of the target have ended when their TTLs were restored: the source may
-        still count them, as it lets none expire while its writers are held off."""
+        still count them, as it lets none expire while its writers are paused."""
         return self._ended + (self._extended.ended if self._extended is not None else 0)
 
     async def _open_end(self) -> ExtendedTtls:

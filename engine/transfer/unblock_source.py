@@ -21,18 +21,18 @@ async def unblock(
     settings: TransferSettings,
     credentials: Credentials,
     *,
-    held: bool = False,
+    script_pause: bool = False,
 ) -> str:
     """Put back what the write block has changed, where the settings were `before`.
 
     That is at the server `sealed_at` (`host:port`, the primary of a source that is a replica), or
-    at the source where it is empty. `held`: its clients may be held (`transfer.hold_source`), and
-    we with them, until the last pause has run out. Returns what was done, a sentence: nothing, if
-    the settings are no longer the write block's. Raises `LinkError`, `ServerError`, `AuthError`,
-    `ProtocolFault`, `UsageError`.
+    at the source where it is empty. `script_pause`: its clients may be paused
+    (`transfer.hold_source`), and we with them, until the last pause has run out. Returns what was
+    done, a sentence: nothing, if the settings are no longer the write block's. Raises `LinkError`,
+    `ServerError`, `AuthError`, `ProtocolFault`, `UsageError`.
     """
     at = credentials.beside(source, sealed_at) if sealed_at else source
-    done = await _put_back(at, before, settings.connect_timeout, held)
+    done = await _put_back(at, before, settings.connect_timeout, script_pause)
     name = f"the source's primary {at.address}" if sealed_at else f"the source {at.address}"
     if done:
         return (
@@ -45,10 +45,10 @@ async def unblock(
     )
 
 
-async def _put_back(at: Endpoint, before: str, timeout: float, held: bool) -> bool:
+async def _put_back(at: Endpoint, before: str, timeout: float, script_pause: bool) -> bool:
     """As `write_block.put_back`, over a connection of its own."""
     loop = asyncio.get_running_loop()
-    until = loop.time() + (2 * hold_source.SECONDS if held else 0.0)
+    until = loop.time() + (2 * hold_source.SECONDS if script_pause else 0.0)
     while True:
         limit = timeout + max(until - loop.time(), 0.0)
         try:

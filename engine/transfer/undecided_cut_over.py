@@ -72,22 +72,22 @@ class LaneOutcome:
     async def take(self) -> TargetPosition:
         """The target's position, claimed for us. A promotion that does not count is taken back.
         Raises as `TargetOwnership.take`."""
-        held = await self._ownership.take()
+        target_position = await self._ownership.take()
         does_not_count = self._mark.timed and not self._context.peers.decided
-        if held.opened and self._promotion.asked and does_not_count:
-            held = await self._ownership.revoke()
+        if target_position.opened and self._promotion.asked and does_not_count:
+            target_position = await self._ownership.revoke()
             self.not_opened = (
                 "the target was promoted, but whether writes to the source were still blocked then "
                 "is unknown: the promotion was revoked, and the source is followed again"
             )
             self._context.on_event(self.not_opened)
             await self._promotion.deny()
-        return held
+        return target_position
 
-    async def promoted(self, held: TargetPosition) -> bool:
+    async def promoted(self, target_position: TargetPosition) -> bool:
         """What the target says of a promotion whose answer was not seen. True: it is open, and
         there is nothing left to do. Raises `PositionMoved`, and as `Promotion.tidy_up`."""
-        if held.opened:
+        if target_position.opened:
             await self._promotion.confirm()
             await self._promotion.tidy_up()
             await self._upkeep.finish()
@@ -95,7 +95,7 @@ class LaneOutcome:
             return True
         if self._promotion.asked:
             await self._promotion.deny()
-            found = f"the target was not opened: it has {place_words(held.position)}"
+            found = f"the target was not opened: it has {place_words(target_position.position)}"
             self._context.on_event(found)
             self.not_opened = f"{self.not_opened}; {found}" if self.not_opened else found
             await self._upkeep.take_away(at_once=True)
@@ -153,9 +153,9 @@ class LaneOutcome:
                 if not self._writer.opened:
                     await self._writer.open()
                 if not ours:
-                    held = await self.take()
+                    target_position = await self.take()
                     ours = True
-            if self._mark.begun and await self.promoted(held):
+            if self._mark.begun and await self.promoted(target_position):
                 return
         except (EngineError, PositionMoved, TimeoutError) as exc:
             if isinstance(exc, StateError | TransferFailed):

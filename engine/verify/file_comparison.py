@@ -127,7 +127,7 @@ async def verify_file(
 
 
 async def _read(path: str, settings: TransferSettings, seed: int) -> dict[int, _Database]:
-    # No expire time is held back by this, but hashes with TTLs of fields are named.
+    # No TTL is extended by this, but hashes with TTLs of fields are named.
     reader = SnapshotReader(
         stream_above=VALUE_BYTES,
         drop_before=now_ms(),
@@ -218,9 +218,9 @@ async def _compare(
         portion = sample[at : at + len(keys)]
         at += len(keys)
         looks = await side.look(keys)
-        held = [each.key for each in portion if each.value is not None]
-        dumps = await side.end.pipeline([("DUMP", key) for key in held])
-        dumped = dict(zip(held, dumps, strict=True))
+        kept = [each.key for each in portion if each.value is not None]
+        dumps = await side.end.pipeline([("DUMP", key) for key in kept])
+        dumped = dict(zip(kept, dumps, strict=True))
         for each, look in zip(portion, looks, strict=True):
             what = judge_look(each, look)
             payload = dumped.get(each.key)

@@ -36,7 +36,7 @@ async def verify(
     """Compare both ends; nothing is written to either.
 
     `sample` keys of each database are compared (None: every key), chosen by `seed`. The counts of
-    keys are held against each other too, unless a filter (`match`, `key_type`) or `held_before`
+    keys are compared too, unless a filter (`match`, `key_type`) or `held_before`
     (the target had keys of its own) makes them say nothing. Every name is looked up at the other
     end, for counts that agree may hide a key too many behind one that is missing; expired keys that
     a server still counts are no difference. Values are read

@@ -34,7 +34,7 @@ async def telemetry_among(end: Admin, keys: Sequence[bytes]) -> set[bytes]:
 
 
 class Telemetry:
-    """Counts them at one end, so that counts of both ends can be held against each other."""
+    """Counts them at one end, so that counts of both ends can be compared."""
 
     def __init__(self, end: Admin) -> None:
         self._end = end

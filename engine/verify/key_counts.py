@@ -1,4 +1,4 @@
-"""The servers' own counts of keys, held against each other."""
+"""The servers' own counts of keys, compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def judge(source: ServerInfo, target: ServerInfo, *, own: int, expired: tuple[in
 
     `own`: keys of the engine's in the target's database 0. `expired`: keys that the source and the
     target have let expire since the counts could last be equal: each does so by itself, and a
-    source whose writers are held off does not at all. Keys without an expire time are counted
+    source whose writers are paused does not at all. Keys without an expire time are counted
     exactly, but for hashes whose fields have expire times: the last field's end is the key's.
     """
     here, there = ({entry.db: entry for entry in info.keyspace} for info in (source, target))

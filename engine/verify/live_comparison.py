@@ -45,7 +45,7 @@ from engine.verify.name_lookup import absent_names
 from engine.verify.value_readers import WHOLE_BYTES, Changed, Command, Parts, Reading, reading
 from engine.wire import functions_and_indexes
 from engine.wire.control_connection import Admin, Arg, admin
-from engine.wire.functions_and_indexes import Held
+from engine.wire.functions_and_indexes import FunctionsAndIndexes
 from engine.wire.info_command import replication_in
 
 Reach = Callable[[int], Awaitable[None]]
@@ -69,7 +69,7 @@ class _Answers:
 
     info: ServerInfo
     own: int
-    held: Held | None
+    functions: FunctionsAndIndexes | None
     looks: list[Look]
     values: list[Parts | None]
     calls: silent_commands.Calls | None
@@ -483,8 +483,10 @@ class LiveComparison:
                 fields = self._expired_fields(ours.info, theirs.info)
                 counts = await self._explained(counts, fields)
         lost: dict[str, str] = {}
-        if ours.held is not None and theirs.held is not None:
-            lost = functions_and_indexes.lacking(ours.held, theirs.held, extra=self.counts_tell)
+        if ours.functions is not None and theirs.functions is not None:
+            lost = functions_and_indexes.lacking(
+                ours.functions, theirs.functions, extra=self.counts_tell
+            )
         unknown: Counter[str] = Counter()
         doubtful: list[DbKey] = []
         lifted: list[tuple[int, bytes, Look]] = []

@@ -46,14 +46,14 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
 """What `read` reads the replies to. INFO gives the numbers alone, to users that may list
 nothing."""
 LIST_LIBRARIES = " ".join(_LIBRARIES[:2])
-"""As `Held.denied` names the command."""
+"""As `FunctionsAndIndexes.denied` names the command."""
 _LIST_INDEXES = " ".join(_INDEXES)
 _LIBRARY_COUNT = re.compile(rb"^number_of_libraries:(\d+)", re.MULTILINE)
 _INDEX_COUNT = re.compile(rb"^(?:search_)?number_of_indexes:(\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class FunctionsAndIndexes:
     """Of one server: the code of each library by its name, and the names of search indexes.
 
     None: the server knows none of that. `denied` says of what its user may not even ask; then the
@@ -81,18 +81,18 @@ class Held:
         return len(self.libraries or ()) + len(self.indexes or ()) + named
 
 
-async def ask(end: Admin, names: Iterable[bytes] = ()) -> Held:
+async def ask(end: Admin, names: Iterable[bytes] = ()) -> FunctionsAndIndexes:
     """What the server behind `end` holds beside keys; of the search module's aliases and
     dictionaries those that are among `names`. Raises `LinkError`."""
-    held = read(await end.pipeline(COMMANDS))
-    if held.indexes is None and _LIST_INDEXES not in held.denied:
-        return held
-    if held.indexes:
-        held = replace(held, definitions=await ask_indexes(end, held.indexes))
-    return replace(held, named=await ask_named(end, names))
+    found = read(await end.pipeline(COMMANDS))
+    if found.indexes is None and _LIST_INDEXES not in found.denied:
+        return found
+    if found.indexes:
+        found = replace(found, definitions=await ask_indexes(end, found.indexes))
+    return replace(found, named=await ask_named(end, names))
 
 
-def read(replies: Sequence[Any]) -> Held:
+def read(replies: Sequence[Any]) -> FunctionsAndIndexes:
     """The replies to `COMMANDS`; an error means that the server has none."""
     denied = tuple(
         name
@@ -101,7 +101,7 @@ def read(replies: Sequence[Any]) -> Held:
     )
     libraries, indexes = _libraries(replies[0]), index_names(replies[1])
     counts = (len(libraries or ()), len(indexes or ()))
-    return Held(
+    return FunctionsAndIndexes(
         libraries,
         indexes,
         denied,
@@ -117,7 +117,9 @@ def index_names(reply: Any) -> frozenset[str] | None:
     return frozenset(_text(each) for each in reply)
 
 
-def lacking(source: Held, target: Held, *, extra: bool) -> dict[str, str]:
+def lacking(
+    source: FunctionsAndIndexes, target: FunctionsAndIndexes, *, extra: bool
+) -> dict[str, str]:
     """What of the source's the target lacks or has otherwise: {`library NAME`: what is wrong}.
 
     `extra`: libraries that the target alone has are named too.
@@ -125,7 +127,7 @@ def lacking(source: Held, target: Held, *, extra: bool) -> dict[str, str]:
     return _lacking_libraries(source, target, extra) | _lacking_indexes(source, target)
 
 
-def unlisted(source: Held) -> dict[str, str]:
+def unlisted(source: FunctionsAndIndexes) -> dict[str, str]:
     """What the source has and its user may not list, so that it cannot be carried by name."""
     found = {}
     for name, what, rule, count in (
@@ -137,7 +139,9 @@ def unlisted(source: Held) -> dict[str, str]:
     return found
 
 
-def _lacking_libraries(source: Held, target: Held, extra: bool) -> dict[str, str]:
+def _lacking_libraries(
+    source: FunctionsAndIndexes, target: FunctionsAndIndexes, extra: bool
+) -> dict[str, str]:
     if LIST_LIBRARIES in (*source.denied, *target.denied):
         counts = source.library_count, target.library_count
         return _unequal(_LIBRARIES_COUNTED, *counts, "+function|list", extra=extra)
@@ -164,7 +168,7 @@ def _unequal(
     return {what: words}
 
 
-def _lacking_indexes(source: Held, target: Held) -> dict[str, str]:
+def _lacking_indexes(source: FunctionsAndIndexes, target: FunctionsAndIndexes) -> dict[str, str]:
     if _LIST_INDEXES in (*source.denied, *target.denied):
         found = _unequal(_INDEXES_COUNTED, source.index_count, target.index_count, "+ft._list")
         return found | _lacking_named(source, target)
@@ -178,7 +182,7 @@ def _lacking_indexes(source: Held, target: Held) -> dict[str, str]:
     return found | _lacking_named(source, target)
 
 
-def _lacking_named(source: Held, target: Held) -> dict[str, str]:
+def _lacking_named(source: FunctionsAndIndexes, target: FunctionsAndIndexes) -> dict[str, str]:
     no_module = target.indexes is None and _LIST_INDEXES not in target.denied
     why = _NO_MODULE if no_module else _MISSING
     found: dict[str, str] = {}
@@ -247,7 +251,7 @@ async def carry_of_file(target: Admin, found: InSnapshot) -> dict[str, str]:
     return lost
 
 
-def made_by_hand(lost: Iterable[str], target: Held, found: InSnapshot) -> list[str]:
+def made_by_hand(lost: Iterable[str], target: FunctionsAndIndexes, found: InSnapshot) -> list[str]:
     """Those of what the target of a file lacked that it has by now, by their names; indexes, which
     the file does not name, by their number."""
     has = {f"library {name}" for name in target.libraries or ()}

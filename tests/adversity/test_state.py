@@ -525,7 +525,7 @@ def test_a_worker_on_a_full_disk(
     group, transfer = registry.get("g")
     assert group.status == "migrating"
     assert transfer is not None
-    assert not transfer.held()
+    assert not transfer.leased()
     link.throttle(None)
 
     async def go_on() -> None:

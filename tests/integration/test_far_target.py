@@ -64,16 +64,16 @@ def leaving(work: Transfer) -> bool:
     return follower is None or follower._left is None or follower._leaving is not None
 
 
-async def hold(work: Transfer, far: Proxy) -> None:
+async def stall_line(work: Transfer, far: Proxy) -> None:
     """Let nothing through any more, as soon as nothing is under way."""
     await soon(lambda: quick(work) and not under_way(work), "nothing is under way")
     await asyncio.to_thread(far.stall)
 
 
-async def held(work: Transfer, source: Server, far: Proxy, *writes: Write) -> None:
+async def write_while_stalled(work: Transfer, source: Server, far: Proxy, *writes: Write) -> None:
     """Run `writes` on the source, each in a transaction of its own; the line lets none of them
     through until it is told to, unless something wants a look meanwhile."""
-    await hold(work, far)
+    await stall_line(work, far)
     client, n = source.client(), 0
     for write in writes:
         await asyncio.to_thread(write, client)
@@ -81,7 +81,7 @@ async def held(work: Transfer, source: Server, far: Proxy, *writes: Write) -> No
         await soon(lambda n=n: under_way(work) >= n or leaving(work), "it is sent")  # type: ignore[misc]
         if under_way(work) < n:
             await asyncio.to_thread(far.stall, False)
-            await hold(work, far)
+            await stall_line(work, far)
             n = 0
 
 
@@ -130,7 +130,7 @@ def moved(
 def test_several_are_under_way(ends: tuple[Server, Server, Proxy]) -> None:
     async def steer(work: Transfer, source: Server, target: Server, far: Proxy) -> None:
         incr: Write = lambda client: client.incr("count")  # noqa: E731
-        await held(work, source, far, *[incr] * 40)
+        await write_while_stalled(work, source, far, *[incr] * 40)
         far.stall(False)
 
     moved(ends, steer)
@@ -145,7 +145,7 @@ def test_a_command_that_fails_with_others_behind_it(ends: tuple[Server, Server, 
         await soon(lambda: target.client().llen("list") == 3, "the list is there")
         target.client().delete("list")
         target.client().set("list", "not a list")
-        await held(
+        await write_while_stalled(
             work,
             source,
             far,
@@ -211,7 +211,7 @@ def test_all_are_refused_for_a_while(ends: tuple[Server, Server, Proxy]) -> None
         target.client().config_set("maxmemory", 1)
         incr: Write = lambda client: client.incr("count")  # noqa: E731
         push: Write = lambda client: client.rpush("list", client.incr("count"))  # noqa: E731
-        await held(work, source, far, *[incr, push] * 10)
+        await write_while_stalled(work, source, far, *[incr, push] * 10)
         far.stall(False)
         # The first of them was refused by then.
         await soon(lambda: "out of memory" in work.progress.reason, "the refusal")
@@ -319,7 +319,7 @@ def test_a_target_that_is_emptied_with_several_under_way(
         incr: Write = lambda client: client.incr("count")  # noqa: E731
         while under_way(work) < 2:
             await asyncio.to_thread(far.stall, False)
-            await held(work, source, far, *[incr] * 5)
+            await write_while_stalled(work, source, far, *[incr] * 5)
         await asyncio.to_thread(target.client().flushall)
         far.stall(False)
         await soon(lambda: work.progress.phase in ENDS, "the end")
@@ -356,7 +356,7 @@ def test_a_target_whose_data_went_back_with_several_under_way(
         await soon(lambda: not under_way(work), "its answer")
         while under_way(work) < 2:
             await asyncio.to_thread(far.stall, False)
-            await held(work, source, far, *[incr] * 10)
+            await write_while_stalled(work, source, far, *[incr] * 10)
         await copied(target, older)
         assert not target.client().exists("lost")
         await asyncio.to_thread(far.stall, False)

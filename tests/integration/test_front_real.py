@@ -85,7 +85,11 @@ def face(state_url: str) -> Iterator[Engine]:
     face.close()
     registry = open_registry(state_url)
     for _, transfer in registry.list()[0]:
-        if transfer is not None and transfer.held() and transfer.worker != ProcessId.here().worker:
+        if (
+            transfer is not None
+            and transfer.leased()
+            and transfer.worker != ProcessId.here().worker
+        ):
             assert transfer.worker is not None
             kill(transfer.worker.shown["Pid"])
     registry.store.close()
@@ -931,7 +935,7 @@ async def test_a_migration_that_is_cancelled_at_its_first_look(
     link.stall(False)
     transfer = registry.get("g")[1]
     assert transfer is not None
-    assert (transfer.status, transfer.held()) == (TransferStatus.STOPPED, False)
+    assert (transfer.status, transfer.leased()) == (TransferStatus.STOPPED, False)
     registry.resume_migration("g", worker=ProcessId.here().worker)
     report = await run_here(registry, "g", *ends, credentials=Credentials())
     assert report.status == "done"

@@ -326,7 +326,7 @@ def test_the_names_of_search_indexes() -> None:
 
 
 def test_search_indexes_of_a_server_without_the_module(ends: tuple[Server, Server]) -> None:
-    async def ask() -> functions_and_indexes.Held:
+    async def ask() -> functions_and_indexes.FunctionsAndIndexes:
         from engine.wire.control_connection import admin
 
         async with admin(Endpoint.parse(ends[0].url)) as end:

@@ -264,9 +264,9 @@ def test_commands_are_counted_as_the_file_has_them(tmp_path: Path):
     path = tmp_path / "appendonly.aof"
     path.write_bytes(b"".join(each))
 
-    async def main(held_to: int) -> tuple[int, int, list[int], int]:
+    async def main(applied_to: int) -> tuple[int, int, list[int], int]:
         files = AofFiles(path)
-        found = await survey_aof(files, TransferSettings(), held_to=held_to)
+        found = await survey_aof(files, TransferSettings(), applied_to=applied_to)
         reader = AofCommands(files, found, 0, 0, False, extend_by=1 << 40)
         counts, sent = [], 0
         while (batch := reader.next()) is not None:
@@ -274,7 +274,7 @@ def test_commands_are_counted_as_the_file_has_them(tmp_path: Path):
             sent += len(batch)
             assert [part.stream_commands for part in batch.split(len(each[0]))] == [2, 2]
         files.close()
-        return found.commands, found.held, counts, sent
+        return found.commands, found.applied, counts, sent
 
     assert run(main(0)) == (4, 0, [4], 6)
     assert run(main(len(each[0]))) == (4, 2, [4], 6)

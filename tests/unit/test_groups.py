@@ -323,7 +323,7 @@ def test_a_refused_cut_over_takes_no_other_request_off(
 def test_a_whole_run(registry: Registry, migrating: TransferRecord) -> None:
     claimed = registry.claim_transfer("g", HERE)
     assert claimed.record.status is TransferStatus.RUNNING
-    assert transfer_of(registry).held()
+    assert transfer_of(registry).leased()
     progress = Progress(phase=Phase.SNAPSHOT, keys=3, total_keys=9, eta_seconds=1.5)
     assert claimed.beat(progress) is Request.NONE
     assert claimed.beat(None) is Request.NONE
@@ -352,7 +352,7 @@ def test_a_whole_run(registry: Registry, migrating: TransferRecord) -> None:
     assert status_of(registry) == "available"
     ended = transfer_of(registry)
     assert (ended.status, ended.report, ended.held_before) == (TransferStatus.DONE, report, True)
-    assert not ended.held()
+    assert not ended.leased()
     assert claimed.load_checkpoint() is None
     messages = [event.message for event in registry.list_events("g")]
     assert messages[0] == "registered, with primary target.example.com:6379"
@@ -367,7 +367,7 @@ def test_a_stopped_run_is_resumed(registry: Registry, migrating: TransferRecord)
     copied = Progress(phase=Phase.COPIED, can_complete=True)
     claimed.finish(TransferStatus.STOPPED, Report("stopped"), copied, "stopped")
     assert status_of(registry) == "migrating"
-    assert not transfer_of(registry).held()
+    assert not transfer_of(registry).leased()
     resumed = registry.resume_migration("g")
     assert (resumed.id, resumed.status) == (migrating.id, TransferStatus.PENDING)
     # What the old worker said of itself is not said of the new one.
@@ -539,7 +539,7 @@ def test_a_live_claim_is_respected(
 
 def test_a_dead_claim_is_taken_over(registry: Registry, migrating: TransferRecord) -> None:
     first = registry.claim_transfer("g", DEAD)
-    assert not transfer_of(registry).held()
+    assert not transfer_of(registry).leased()
     second = registry.claim_transfer("g", HERE)
     assert second.record.lease.term == first.record.lease.term + 1
     assert transfer_of(registry).worker == HERE
@@ -555,31 +555,31 @@ def test_a_silent_claim_is_taken_over(
 
 
 def test_a_worker_that_is_just_starting(registry: Registry, migrating: TransferRecord) -> None:
-    assert transfer_of(registry).held()
+    assert transfer_of(registry).leased()
     with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault, match="just starting"):
         registry.resume_migration("g")
     age(registry, lease.LAUNCH_SECONDS + 1)
-    assert not transfer_of(registry).held()
+    assert not transfer_of(registry).leased()
     registry.resume_migration("g")
 
 
 def test_a_process_that_ends_before_it_claims(registry: Registry) -> None:
     registry.register("g", TARGET)
     registry.begin_migration("g", [SOURCE], SETTINGS, worker=DEAD)
-    assert not transfer_of(registry).held()
+    assert not transfer_of(registry).leased()
     registry.resume_migration("g", worker=DEAD)
-    assert not transfer_of(registry).held()
+    assert not transfer_of(registry).leased()
     registry.resume_migration("g", worker=HERE)
-    assert transfer_of(registry).held()
+    assert transfer_of(registry).leased()
     registry.claim_transfer("g", HERE)
 
 
 def test_a_launched_worker_that_never_claims(registry: Registry, migrating: TransferRecord) -> None:
     registry.note_launch(migrating, HERE)
     age(registry, lease.LAUNCH_SECONDS + 1)
-    assert transfer_of(registry).held()
+    assert transfer_of(registry).leased()
     registry.note_launch(migrating, DEAD)
-    assert not transfer_of(registry).held()
+    assert not transfer_of(registry).leased()
 
 
 def test_a_late_note_of_a_launch(registry: Registry, migrating: TransferRecord) -> None:
@@ -617,7 +617,7 @@ def test_who_is_not_replaced(registry: Registry, migrating: TransferRecord) -> N
     claimed = registry.claim_transfer("g", HERE)
     assert registry.replace_worker("g", "lives") is None
     age(registry, lease.LEASE_SECONDS + 1)
-    assert not transfer_of(registry).held()
+    assert not transfer_of(registry).leased()
     assert registry.replace_worker("g", "silent") is None
     registry.claim_transfer("g", ELSEWHERE)
     age(registry, lease.LEASE_SECONDS + 1)

@@ -70,18 +70,18 @@ def test_a_host_whose_clock_is_another(
     real, wrong = time.time, hours * 3600
     claimed = registry.claim_transfer("g", ELSEWHERE)
     monkeypatch.setattr(time, "time", lambda: real() + wrong)
-    assert found(registry).held()
+    assert found(registry).leased()
     assert 0 <= found(registry).lease.seconds < LEASE_SECONDS
     with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault):
         registry.claim_transfer("g", HERE)
     # What that host's own worker writes means the same to the others.
     claimed.beat(Progress(keys=1))
     monkeypatch.setattr(time, "time", real)
-    assert found(registry).held()
+    assert found(registry).leased()
     assert found(registry).lease.seconds < LEASE_SECONDS
     silence(registry, LEASE_SECONDS + 1)
     monkeypatch.setattr(time, "time", lambda: real() + wrong)
-    assert not found(registry).held()
+    assert not found(registry).leased()
     registry.claim_transfer("g", HERE)
 
 
@@ -129,9 +129,9 @@ def test_a_worker_that_wakes_behind_a_resume(registry: Registry) -> None:
 def test_a_silent_worker_goes_on_as_long_as_the_lease_is_its_own(registry: Registry) -> None:
     claimed = registry.claim_transfer("g", HERE)
     silence(registry, LEASE_SECONDS + 1)
-    assert not found(registry).held()
+    assert not found(registry).leased()
     claimed.beat(None)
-    assert found(registry).held()
+    assert found(registry).leased()
 
 
 def test_each_write_renews(registry: Registry) -> None:

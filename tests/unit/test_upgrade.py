@@ -199,7 +199,7 @@ def test_what_was_there(registry: Registry) -> None:
         f"pid {DEAD['pid']}",
     )
     # Its worker is dead: whoever watches puts another one in its place.
-    assert not found.held()
+    assert not found.leased()
     assert found.orphaned()
     position = registry.checkpoint(found)
     assert position is not None
@@ -376,7 +376,7 @@ def test_one_that_is_gone(file: Path, row: dict[str, Any]) -> None:
     registry = open_registry(str(file))
     found = registry.get("g")[1]
     assert found is not None
-    assert not found.held()
+    assert not found.leased()
     registry.resume_migration("g")
     registry.store.close()
 

@@ -146,7 +146,7 @@ class _Migrations(Collector):
         for group, transfer in self._migrations:
             for phase in Phase:
                 phases.add_metric([group.id, phase.value], float(transfer.progress.phase is phase))
-            running.add_metric([group.id], float(transfer.held()))
+            running.add_metric([group.id], float(transfer.leased()))
             beat.add_metric([group.id], transfer.lease.seconds)
             if transfer.id in self._checkpoints:
                 age.add_metric([group.id], max(now - self._checkpoints[transfer.id], 0.0))

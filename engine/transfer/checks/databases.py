@@ -73,10 +73,10 @@ async def check_free(target: Admin, settings: TransferSettings) -> Check:
             refusal.message,
             f"Make sure yourself that no other migration has the target{rule}.",
         )
-    held = TargetPosition.decode(found) if isinstance(found, bytes) else None
-    if held is None or held.opened:
+    target_position = TargetPosition.decode(found) if isinstance(found, bytes) else None
+    if target_position is None or target_position.opened:
         return passed(name, "no other migration has the target")
-    error = foreign(held, target.name)
+    error = foreign(target_position, target.name)
     if settings.take_over:
         return warned(name, error.message, "It is shut out: --take-over was given.")
     return failed(name, error.message, error.remedy)
@@ -89,7 +89,7 @@ async def check_existing(
     name = "existing-keys"
     own = await count_own(target)
     keys = {each.db: each.keys - (own if each.db == OWN_DB else 0) for each in info.keyspace}
-    held = {db: count for db, count in keys.items() if count > 0 and db in moved}
+    target_position = {db: count for db, count in keys.items() if count > 0 and db in moved}
     total = sum(count for count in keys.values() if count > 0)
     if total and settings.take_over and await _emptied_first(target):
         return warned(
@@ -97,7 +97,7 @@ async def check_existing(
             f"{_keys_in(keys)}; they are removed, in all databases, also those of other writers",
             "--take-over was given. Without it nothing is removed.",
         )
-    if not held:
+    if not target_position:
         where = f" ({total:,} in other databases, untouched)" if total else ""
         return passed(name, f"none in the databases that are moved{where}")
     meaning, remedy = {
@@ -114,7 +114,7 @@ async def check_existing(
             "Empty the target, or choose --if-exists replace or skip.",
         ),
     }[settings.if_exists]
-    return warned(name, f"{_keys_in(held)}; {meaning}", remedy)
+    return warned(name, f"{_keys_in(target_position)}; {meaning}", remedy)
 
 
 def _keys_in(keys: Mapping[int, int]) -> str:

@@ -177,7 +177,7 @@ async def _rights_for(
     needed = required_commands.of_target(info, way)
     if way == "scan":
         return await ask_rights(end, needed, keys)
-    # Expire times are held by import mode, or extended: one of the two must be allowed.
+    # Expire times are kept by import mode, or extended: one of the two must be allowed.
     importing = required_commands.import_mode(info)
     if importing and not (await ask_rights(end, importing, keys)).denied:
         return await ask_rights(end, [*needed, *importing], keys)

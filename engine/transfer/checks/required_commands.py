@@ -153,7 +153,7 @@ _TRANSACTION = (Needed(("EXEC",)), _queued("MULTI"))
 
 
 def import_mode(info: ServerInfo) -> list[Needed]:
-    """What a target's expire times are held with where it knows import mode; else nothing."""
+    """What keeps a target's expire times from passing where it knows import mode; else nothing."""
     if not info.capabilities.import_mode:
         return []
     return [

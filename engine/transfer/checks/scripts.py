@@ -22,7 +22,7 @@ _STOP_THEM = (
 )
 _ONCE = "clients are disconnected only once (--disconnect-for 0)"
 _REMEDY = f"If any of them write, {_STOP_THEM}"
-_HELD_REMEDY = (
+_PAUSE_REMEDY = (
     "Point clients to the target at the cut-over (--switch-hook); disconnect-clients --stop and "
     f"unblock-source have the source answer again. If reads have to go on there, {_STOP_THEM}"
 )
@@ -54,7 +54,7 @@ async def check_scripts(
 
 
 def _judged(name: str, head: ServerInfo, run: Calls | None, why: str) -> Check:
-    """`why` it cannot be held; empty: it can."""
+    """`why` it cannot be paused; empty: it can."""
     what = f"{head.name} goes on running scripts (EVAL) that write once it is cut over"
     # Within a hold, however short, their clients are disconnected.
     transactions = not head.capabilities.refuses_exec and why not in ("", _ONCE)
@@ -70,11 +70,11 @@ def _judged(name: str, head: ServerInfo, run: Calls | None, why: str) -> Check:
     elif transactions:
         what += ", and transactions (MULTI) that were begun before"
     if not why:
-        held = (
+        paused = (
             "it is kept from that by a pause, and answers no client, not even those that read, as "
             "long as clients are disconnected"
         )
-        return warned(name, f"{what}: {held}; {figure}", _HELD_REMEDY)
+        return warned(name, f"{what}: {paused}; {figure}", _PAUSE_REMEDY)
     lost = "their writes would be acknowledged, and lost"
     return warned(name, f"{what}: {lost}; {figure}; a longer pause is not possible: {why}", _REMEDY)
 
