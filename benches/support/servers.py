@@ -336,11 +336,16 @@ class Server:
             cluster=cluster,
             databases=databases,
         )
+        server.listen()
+        return server
+
+    def listen(self) -> None:
+        """Launch it on a port that is free. What does not start is closed; raises `ServerError`."""
         try:
             for attempt in range(1, PORT_TRIES + 1):
-                server.port = free_port(cluster)
+                self.port = free_port(self.cluster)
                 try:
-                    server._launch()
+                    self._launch()
                 except ServerError as error:
                     taken = "ddress already in use" in str(error)
                     if not taken or attempt == PORT_TRIES:
@@ -348,9 +353,8 @@ class Server:
                 else:
                     break
         except BaseException:
-            server.close()
+            self.close()
             raise
-        return server
 
     @property
     def pid(self) -> int:
@@ -568,7 +572,7 @@ class Server:
                     raise ServerError(f"{self.binary} ended at its start:\n{self.log_tail()}")
                 try:
                     answered = probe.execute_command(info, "server")["process_id"]
-                    loading = probe.execute_command(info, "persistence")["loading"]
+                    loading = probe.execute_command(info, "persistence").get("loading")
                 except (redis.ConnectionError, redis.TimeoutError) as error:
                     last = error
                 except redis.ResponseError as error:  # LOADING, after a restart with data

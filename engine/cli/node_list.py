@@ -2,6 +2,7 @@
 
     Address=10.0.0.1,Port=6379 Address=::1,Port=6380      several values after one option
     '[{"Address": "10.0.0.1", "Port": 6379}]'             JSON: a list, or one object
+    'Address="redis+sentinel://10.0.0.1,10.0.0.2/main"'   what Sentinels watch
 
 An option's value may be split over several arguments at its commas (`Address=h, Port=1`). What an
 address or a port may be is the API's business; here only the form is understood.
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from engine.errors import UsageError
+from engine.model.sentinel_group import SCHEME
 
 OPTION = "--customer-node-endpoint-list"
 EXPECTED = (
@@ -110,6 +112,8 @@ def _checked(item: object) -> dict[str, Any]:
             raise UsageError(f"{name!r} is not a member of an endpoint", remedy=EXPECTED)
     for name, kind, article in (("Address", str, "a string"), ("Port", int, "a number")):
         if name not in item:
+            if name == "Port" and SCHEME in item["Address"]:
+                continue  # Sentinels, each with its port
             raise UsageError(f"an endpoint has no {name}", remedy=EXPECTED)
         if not isinstance(item[name], kind) or isinstance(item[name], bool):
             raise UsageError(f"{name} is not {article}", remedy=EXPECTED)

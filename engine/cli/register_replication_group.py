@@ -17,8 +17,9 @@ def register_replication_group(
         typer.Option(
             "--primary-endpoint",
             metavar="URL",
-            help="The target's primary: redis://HOST:PORT, rediss://…, unix:///PATH. Credentials "
-            "belong into the configuration: they are not kept with the group.",
+            help="The target's primary: redis://HOST:PORT, rediss://…, unix:///PATH, "
+            "redis+sentinel://HOST:PORT,HOST:PORT/NAME. Credentials belong into the configuration: "
+            "they are not kept with the group.",
         ),
     ],
     description: Annotated[str, typer.Option("--description", metavar="TEXT")] = "",

@@ -105,7 +105,7 @@ def arn(group_id: str) -> str:
 
 def _family(primary: Endpoint) -> str | None:
     """Which addresses the group is reached by, where its endpoint is one."""
-    if primary.unix_path is not None:
+    if primary.unix_path is not None or primary.sentinel is not None:
         return None
     try:
         return f"ipv{ipaddress.ip_address(primary.host.split('%', 1)[0]).version}"
@@ -290,9 +290,12 @@ def events(records: Iterable[EventRecord]) -> dict[str, Any]:
 
 
 def endpoint(value: Endpoint) -> dict[str, Any]:
-    """An `Endpoint`; a unix socket's path is the address, and it has no port."""
+    """An `Endpoint`; a unix socket's path is the address, and it has no port; nor has a name that
+    Sentinels watch, whose address names these."""
     if value.unix_path is not None:
         return {"Address": value.unix_path}
+    if value.sentinel is not None:
+        return {"Address": value.address}
     return {"Address": value.host, "Port": value.port}
 
 

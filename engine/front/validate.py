@@ -15,6 +15,7 @@ from engine.errors import (
     InvalidParameterValueException,
     UsageError,
 )
+from engine.model import sentinel_group
 from engine.model.endpoint import STDIN_PATH, Endpoint, check_host
 from engine.model.settings import TransferSettings
 
@@ -163,10 +164,24 @@ def _node(item: object, name: str) -> Endpoint:
             raise _invalid(
                 f"Unknown parameter in {name}: {str(member)!r}, must be one of: Address, Port."
             )
+    if sentinel_group.SCHEME in str(item.get("Address")) and item.get("Port") is None:
+        return _watched(str(item["Address"]), name)
     for member in _MEMBERS:
         if item.get(member) in (None, ""):
             raise _invalid(f"The parameter {name}.{member} must be provided and must not be blank.")
     return Endpoint(host=_host(item["Address"], name), port=_port(item["Port"], name))
+
+
+def _watched(url: str, name: str) -> Endpoint:
+    """An Address that names Sentinels, which need no Port."""
+    try:
+        found = Endpoint.parse(url)
+    except UsageError as error:
+        raise _invalid(f"Invalid value for {name}.Address: {error.message}.") from None
+    if found.tls is not None and any((found.tls.ca_file, found.tls.cert_file, found.tls.key_file)):
+        # Whoever may start migrations may not have the engine open files.
+        raise _invalid(f"Invalid value for {name}.Address: it names files.", _WHERE_CREDENTIALS_GO)
+    return _without_password(found, name)
 
 
 def _limit(max_records: object) -> int:
@@ -196,7 +211,8 @@ def _port(value: Any, name: str) -> int:
 
 
 def _without_password(endpoint: Endpoint, name: str) -> Endpoint:
-    if endpoint.password is not None:
+    sentinel = endpoint.sentinel
+    if endpoint.password is not None or (sentinel is not None and sentinel.password is not None):
         raise _invalid(
             f"Invalid value for {name}: it has a password, which would be stored.",
             _WHERE_CREDENTIALS_GO,

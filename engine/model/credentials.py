@@ -11,6 +11,9 @@ URL did not say itself:
     password_file = "/run/secrets/redis"        # or password, or password_env
     tls = true                                  # ca_file, cert_file, key_file, server_name, verify
 
+Behind Sentinels an entry whose host is the name that they watch is for the servers that hold the
+data; one that fits a Sentinel's address (it has a port: "sentinel-*:26379") is for the Sentinels.
+
 STARTMIGRATION_CREDENTIALS holds the same entries as a JSON list, and is looked at first.
 """
 
@@ -30,6 +33,7 @@ from typing import Any
 from engine.errors import UsageError
 from engine.model import credential_host_pattern, host_pattern_check, socket_path_pattern
 from engine.model.endpoint import DEFAULT_PORT, Endpoint, Tls
+from engine.model.sentinel_group import SentinelGroup, node_address
 
 CONFIG_VARIABLE = "STARTMIGRATION_CONFIG"
 CREDENTIALS_VARIABLE = "STARTMIGRATION_CREDENTIALS"
@@ -99,7 +103,7 @@ class Credential:
         """
         if not self._fits_but_for_port(endpoint):
             return False
-        if endpoint.unix_path is not None:
+        if endpoint.unix_path is not None or endpoint.sentinel is not None:
             return True
         _, port = credential_host_pattern.split(self.host)
         return fnmatchcase(str(endpoint.port), str(DEFAULT_PORT) if port is None else port)
@@ -112,7 +116,10 @@ class Credential:
                 self.host.startswith("/")
                 and socket_path_pattern.fits(os.path.realpath(endpoint.unix_path), self.host)
             )
-        host, _ = credential_host_pattern.split(self.host)
+        host, port = credential_host_pattern.split(self.host)
+        if endpoint.sentinel is not None:
+            # By the name of what they watch: where that is, is only known later.
+            return port is None and fnmatchcase(endpoint.sentinel.name, host)
         named = _canonical(endpoint.host)
         if (
             host_pattern_check.wild(host)
@@ -205,6 +212,8 @@ class Credentials:
 
         Raises `UsageError` if the entry's password cannot be read.
         """
+        if endpoint.sentinel is not None:
+            endpoint = self._apply_to_sentinels(endpoint, endpoint.sentinel)
         entry = self.find(endpoint)
         if entry is None:
             return endpoint
@@ -216,8 +225,39 @@ class Credentials:
             return filled
         return replace(filled, tls=entry.tls_for(endpoint.tls))
 
+    def _apply_to_sentinels(self, endpoint: Endpoint, group: SentinelGroup) -> Endpoint:
+        """`endpoint` with the Sentinels' own user and password, by the first of them that an entry
+        with a password fits."""
+        if group.password is not None:
+            return endpoint
+        for each in endpoint.sentinels:
+            entry = self.find(each)
+            if entry is not None and entry.has_password:
+                own = replace(
+                    group,
+                    username=group.username if group.username is not None else entry.username,
+                    password=entry.secret(),
+                )
+                return replace(endpoint, sentinel=own)
+        return endpoint
+
     def and_of(self, endpoint: Endpoint) -> Credentials:
         """These, and before them what the endpoint's own URL said of user and password."""
+        group = endpoint.sentinel
+        if group is not None:
+            named = [
+                Credential(
+                    node if node.startswith("[") else escape(node),
+                    username=group.username,
+                    password=group.password,
+                )
+                for node in (node_address(*each) for each in group.nodes)
+                if group.password is not None
+            ]
+            if endpoint.password is not None:
+                own = Credential(group.name, username=endpoint.username, password=endpoint.password)
+                named.append(own)
+            return replace(self, entries=(*named, *self.entries))
         if endpoint.password is None:
             return self
         host = endpoint.unix_path or endpoint.address

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from engine.errors import UsageError
+from engine.model import sentinel_group
 from engine.model.renamed_commands import Names
+from engine.model.sentinel_group import SentinelGroup
 
 DEFAULT_PORT = 6379
 # RFC 1123 labels; underscores occur in container networks.
@@ -54,6 +56,9 @@ class Tls:
 class Endpoint:
     """One server: host and port, or a unix socket's path; credentials and TLS with it.
 
+    Or the primary that Sentinels watch (`sentinel`): then `host` and `port` are those of the first
+    Sentinel, and what dials asks the Sentinels first (`wire.dial.located`).
+
     Or, as a source, a file that SAVE wrote (`rdb_path`), or an append-only file or the folder of
     one (`aof_path`), and nothing else has a meaning. The password is never part of `repr`, `str`,
     `address` or `url`.
@@ -67,6 +72,7 @@ class Endpoint:
     tls: Tls | None = None
     rdb_path: str | None = None
     aof_path: str | None = None
+    sentinel: SentinelGroup | None = None
     command_names: Names = field(default=(), repr=False, compare=False)
     """Commands that have another name there (`model.renamed_commands`); part of no URL."""
 
@@ -74,9 +80,11 @@ class Endpoint:
         if (path := self.file_path) is not None:
             _check_path(path)
         elif self.unix_path is None:
-            check_host(self.host)
-            if not 1 <= self.port <= 65535:
-                raise UsageError(f"port {self.port} is not within 1 to 65535")
+            own = ((self.host, self.port),)
+            for host, port in own if self.sentinel is None else self.sentinel.nodes:
+                check_host(host)
+                if not 1 <= port <= 65535:
+                    raise UsageError(f"port {port} is not within 1 to 65535")
         elif not self.unix_path.startswith("/"):
             raise UsageError(f"a unix socket needs an absolute path, not {self.unix_path!r}")
         elif "\0" in self.unix_path:
@@ -87,7 +95,8 @@ class Endpoint:
     def parse(cls, url: str) -> Endpoint:
         """Read `redis://[user[:password]@]host[:port]`, `rediss://…?ca_file=…&cert_file=…&
         key_file=…&server_name=…&verify=no` (verify: yes by default), `valkey://`, `valkeys://`,
-        `unix:///path`, or a bare `host[:port]`; or `rdb:PATH` or `aof:PATH`, a file (or folder),
+        `unix:///path`, or a bare `host[:port]`; `redis+sentinel://` and `rediss+sentinel://` (see
+        `model.sentinel_group`); or `rdb:PATH` or `aof:PATH`, a file (or folder),
         whose name is taken as it is (a relative one from the working directory on), or `rdb:-`,
         standard input.
 
@@ -101,6 +110,8 @@ class Endpoint:
             raise wrong
         if "://" not in url:
             url = "redis://" + url
+        if (scheme := _scheme(url)).endswith(sentinel_group.SUFFIX):
+            return cls._parse_sentinel(url, scheme)
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -118,8 +129,8 @@ class Endpoint:
         if scheme not in _PLAIN_SCHEMES | _TLS_SCHEMES:
             raise UsageError(
                 f"{scheme}:// is not a scheme of ours",
-                remedy="Expected redis://, rediss://, valkey://, valkeys://, unix://, rdb: or "
-                "aof:.",
+                remedy="Expected redis://, rediss://, valkey://, valkeys://, redis+sentinel://, "
+                "unix://, rdb: or aof:.",
             )
         if parts.path.strip("/"):
             raise UsageError(
@@ -141,6 +152,57 @@ class Endpoint:
             tls=tls,
         )
 
+    @classmethod
+    def _parse_sentinel(cls, url: str, scheme: str) -> Endpoint:
+        kind = scheme.removesuffix(sentinel_group.SUFFIX)
+        if kind not in _PLAIN_SCHEMES | _TLS_SCHEMES:
+            raise UsageError(
+                f"{scheme}:// is not a scheme of ours",
+                remedy="Expected redis+sentinel:// or rediss+sentinel://.",
+            )
+        rest = url.partition("://")[2]
+        if "#" in rest:
+            raise UsageError("the URL has a fragment", remedy="Write # in a password as %23.")
+        rest, _, query = rest.partition("?")
+        place, _, path = rest.partition("/")
+        user, _, nodes = place.rpartition("@")
+        username, colon, password = user.partition(":")
+        given = {
+            name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()
+        }
+        found = sentinel_group.parse(nodes, path, given)
+        tls = None
+        if kind in _TLS_SCHEMES:
+            tls = _tls({name: [value] for name, value in given.items()})
+        if given and tls is None:
+            raise UsageError(
+                f"unknown URL option {sorted(given)[0]!r}",
+                remedy=f"Known: {', '.join(sentinel_group.OPTIONS)}; with rediss+sentinel:// "
+                f"{', '.join(sorted(_TLS_OPTIONS))} too.",
+            )
+        return cls(
+            *found.nodes[0],
+            username=unquote(username) or None,
+            password=unquote(password) if colon else None,
+            tls=tls,
+            sentinel=found,
+        )
+
+    def at(self, host: str, port: int) -> Endpoint:
+        """The data server at this address, reached as the primary that the Sentinels watch is."""
+        return replace(self, host=host, port=port, sentinel=None)
+
+    @property
+    def sentinels(self) -> list[Endpoint]:
+        """Where each Sentinel is, with the Sentinels' own credentials; none of other endpoints."""
+        group = self.sentinel
+        if group is None:
+            return []
+        return [
+            Endpoint(host, port, username=group.username, password=group.password, tls=self.tls)
+            for host, port in group.nodes
+        ]
+
     @property
     def file_path(self) -> str | None:
         """The file's (or folder's) path; None: it is a server."""
@@ -148,14 +210,16 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """`host:port`, `[v6]:port`, `unix:/path`, `rdb:/path` or `aof:/path`: for people and for
-        comparing."""
+        """`host:port`, `[v6]:port`, `unix:/path`, `host:port,…/NAME` of Sentinels, `rdb:/path` or
+        `aof:/path`: for people and for comparing."""
         if self.rdb_path is not None:
             return f"{_FILE_SCHEME}{'-' if self.rdb_path == STDIN_PATH else self.rdb_path}"
         if self.aof_path is not None:
             return f"{_AOF_SCHEME}{self.aof_path}"
         if self.unix_path is not None:
             return f"unix:{self.unix_path}"
+        if self.sentinel is not None:
+            return self.sentinel.address
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
@@ -167,17 +231,21 @@ class Endpoint:
         user = f"{quote(self.username, safe='')}@" if self.username else ""
         if self.unix_path is not None:
             return f"unix://{user}{quote(self.unix_path)}"
-        if self.tls is None:
-            return f"redis://{user}{self.address}"
-        options = [
-            f"{name}={quote(value, safe='/')}"
-            for name in ("ca_file", "cert_file", "key_file", "server_name")
-            if (value := getattr(self.tls, name)) is not None
-        ]
-        if not self.tls.verify:
-            options.append("verify=no")
+        kind = "redis" if self.tls is None else "rediss"
+        options = []
+        if self.sentinel is not None:
+            kind += sentinel_group.SUFFIX
+            options += self.sentinel.options
+        if self.tls is not None:
+            options += [
+                f"{name}={quote(value, safe='/')}"
+                for name in ("ca_file", "cert_file", "key_file", "server_name")
+                if (value := getattr(self.tls, name)) is not None
+            ]
+            if not self.tls.verify:
+                options.append("verify=no")
         query = "?" + "&".join(options) if options else ""
-        return f"rediss://{user}{self.address}{query}"
+        return f"{kind}://{user}{self.address}{query}"
 
     def with_credentials(
         self, username: str | None, password: str | None, tls: Tls | None = None

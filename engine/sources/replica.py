@@ -294,6 +294,14 @@ class ReplicaSource:
         finally:
             self._hurried -= 1
 
+    def leave_for(self, there: Endpoint) -> None:
+        """Give up links to any server but `there`, which is the source by now: what was received is
+        kept, and the stream asked for behind it."""
+        if self._watch is not None:
+            self._watch.leave_for(there)
+        if self._connection is not None:
+            self._connection.leave_for(there)
+
     def acknowledge(self, offset: int) -> None:
         """The target has everything up to and including `offset`: what the source is told."""
         self._applied = max(self._applied, offset)

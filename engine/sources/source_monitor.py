@@ -27,6 +27,7 @@ import math
 from collections.abc import Awaitable, Callable
 
 from engine.errors import AuthError, EngineError, LinkError, ProtocolFault, ServerError
+from engine.model.endpoint import Endpoint
 from engine.model.replication import Replication
 from engine.wire.connection import Connection
 from engine.wire.info_command import ask_replication
@@ -82,6 +83,11 @@ class SourceMonitor:
     def ask_now(self) -> None:
         """Put the next question without waiting for its time."""
         self._hurry.set()
+
+    def leave_for(self, there: Endpoint) -> None:
+        """Ask `there` from now on, and nothing else in the source's place."""
+        if self._connection is not None:
+            self._connection.leave_for(there)
 
     async def run(self) -> None:
         """Ask until cancelled, or until `refused`."""

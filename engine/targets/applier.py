@@ -570,6 +570,11 @@ class Applier:
         """Whether there is no connection: it was not opened, was closed, or lost."""
         return self._connection is None or self._connection.lost is not None
 
+    def leave_for(self, there: Endpoint) -> None:
+        """Give up a connection to any server but `there`, which is the target by now."""
+        if self._connection is not None:
+            self._connection.leave_for(there)
+
     async def close(self) -> None:
         """Let go of the connection, and of what was waited for: what comes next connects anew."""
         self._ahead = None

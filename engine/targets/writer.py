@@ -276,6 +276,11 @@ class RestoreWriter:
         self._awaited = None
         self._lose("started anew")
 
+    def leave_for(self, there: Endpoint) -> None:
+        """Give up a connection to any server but `there`, which is the target by now."""
+        if self._connection is not None:
+            self._connection.leave_for(there)
+
     async def close(self) -> None:
         """Let go of the connection, and of what was waited for: what comes next connects anew."""
         self._patience.well()

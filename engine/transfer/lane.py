@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
 from engine.errors import (
@@ -52,7 +52,7 @@ from engine.transfer.checkpoint_store import CheckpointStore
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.checks.modules import ask_module_types
 from engine.transfer.checks.probe_write import ask_bulk_limit
-from engine.transfer.control_connections import Endpoints
+from engine.transfer.control_connections import Endpoints, Side
 from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.cut_over_check import Comparison, CutOverCheckInSync
 from engine.transfer.cut_over_comparison import CutOverComparison
@@ -68,6 +68,7 @@ from engine.transfer.migration_context import MigrationContext
 from engine.transfer.offer import Offer, TakenUpAnew
 from engine.transfer.promotion import Promotion
 from engine.transfer.role_monitor import RoleMonitor
+from engine.transfer.sentinel_monitor import SentinelMonitor
 from engine.transfer.snapshot import Snapshot
 from engine.transfer.source_tuning import SourceTuning
 from engine.transfer.switch_hook import SwitchHook
@@ -130,6 +131,7 @@ class Lane:
         self._losses = LaneLosses(checkpoint, context, lambda: self._writer.info)
         self._ownership = TargetOwnership(ends, checkpoint)
         self._target_watch = TargetMonitor(target, context, self._to_be_written)
+        self._sentinels = SentinelMonitor(ends, context, self._moved)
         self._tuning = SourceTuning(ends, checkpoint, context)
         self._ttl_guard = TtlGuard(
             ends,
@@ -216,9 +218,20 @@ class Lane:
         context.source_type = "replica"
         context.figures = self._figures
 
-    def watching(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Look at the target again and again meanwhile."""
-        return self._target_watch.watching()
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Look at the target again and again meanwhile, and at what Sentinels say of both ends."""
+        async with self._target_watch.watching(), self._sentinels.watching():
+            yield
+
+    def _moved(self, side: Side, there: Endpoint) -> None:
+        """The Sentinels of this end name another primary."""
+        if side == "source":
+            self._source.leave_for(there)
+            return
+        self._writer.leave_for(there)
+        if self._applier is not None:
+            self._applier.leave_for(there)
 
     async def connect(self) -> bool:
         """Both ends are there; what the target holds of us says where to begin. Whether nothing is

@@ -65,6 +65,10 @@ class Heads:
             first = first or info
             if not info.is_replica:
                 _check_one_stream(first, info, address)
+                if not address and self._ends.source.sentinel is not None:
+                    # The server itself: its Sentinels may name another one in a moment.
+                    address = self._dialled[""].endpoint.address
+                    self._dialled[address] = self._dialled[""]
                 return Head(self._ends.beside_source(address), info, address, tuple(chain))
             if not info.primary_link_up:
                 here = address or self._ends.source.address

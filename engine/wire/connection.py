@@ -455,6 +455,13 @@ class Connection(asyncio.BufferedProtocol):
         on_lost, self._on_lost = self._on_lost, _ignore
         on_lost(error)
 
+    def leave_for(self, there: Endpoint) -> None:
+        """Give the connection up, unless it leads to `there`: the server that now has the part of
+        the one which was dialled."""
+        if self.endpoint.address != there.address:
+            what = f"{self.name} is not the primary any more: Sentinel names {there.address}"
+            self.fail(LinkError(what, fault=self.fault))
+
     def close(self) -> None:
         """Give the connection up without telling anybody."""
         self._on_lost = _ignore

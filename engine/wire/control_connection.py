@@ -26,6 +26,7 @@ from engine.model.server import ServerInfo, parse_info
 from engine.model.transient_errors import transient
 from engine.wire import allowed_addresses, command_renames
 from engine.wire.address_detours import leading
+from engine.wire.dial import located
 from engine.wire.tls import ssl_context
 
 if TYPE_CHECKING:
@@ -66,9 +67,8 @@ async def admin(
     Raises `LinkError`, `AuthError`, `ServerError` (SELECT refused), and `UsageError` for TLS files
     that are of no use.
     """
-    if not straight:
-        endpoint = leading(endpoint)
-    side = Admin(endpoint, timeout, fault)
+    named = endpoint if straight else leading(endpoint)
+    side = Admin(await located(named, fault=fault, timeout=timeout), timeout, fault, named=named)
     try:
         await side._open()
         _log.debug("Connected, for commands", extra={"end": fault, "endpoint": endpoint.address})
@@ -140,9 +140,13 @@ class Admin:
         fault: FaultOf,
         *,
         given: AbstractConnection | None = None,
+        named: Endpoint | None = None,
     ) -> None:
-        """Not for callers: `admin` and `adopted` are. `given`: a connection that is there."""
+        """Not for callers: `admin` and `adopted` are. `given`: a connection that is there.
+        `named`: what `endpoint` was found by; if that are Sentinels, they are asked again before
+        the server is dialled again."""
         self._timeout = timeout
+        self._named = named
         self.endpoint = endpoint
         self.fault: FaultOf = fault
         self._names = command_renames.table(endpoint.command_names)
@@ -219,6 +223,8 @@ class Admin:
             raise self._link_error(ConnectionResetError())
         listed = [tuple(command) for command in commands]
         connected = self._connection.is_connected
+        if not connected and self._named is not None and self._named.sentinel is not None:
+            await self._locate(self._named)
         unread, before = (self._unread, self._unsent) if connected else ([], self._kept)
         self._unread, self._unsent = [], []
         if self._chosen is not None:
@@ -257,6 +263,16 @@ class Admin:
                 if isinstance(reply, EngineError):
                     raise reply
         return replies
+
+    async def _locate(self, named: Endpoint) -> None:
+        """Dial the server that the Sentinels name now, if it is another one. Raises `LinkError`,
+        `AuthError`."""
+        there = await located(named, fault=self.fault, timeout=self._timeout)
+        if there != self.endpoint:
+            db = self._connection.db
+            self.endpoint = there
+            self._connection = _connection(there, self._timeout, self.name)
+            self._connection.db = db
 
     def packed(self, *args: Arg) -> bytes:
         """The command as it goes over the wire."""
@@ -305,6 +321,33 @@ class Admin:
         if not isinstance(text, bytes):
             raise ProtocolFault(f"{self.name} answered INFO with no text", fault=self.fault)
         return parse_info(text.decode("utf-8", "replace"))
+
+    async def subscribe(self, channel: str) -> None:
+        """Receive what is published in `channel` (`message`); the connection is good for nothing
+        else then. Raises as `call` does."""
+        await self.call("SUBSCRIBE", channel)
+
+    async def message(self, seconds: float) -> bytes | None:
+        """The next message of the channel; None: none came within `seconds`, and the server still
+        answers. One that comes while it is asked for that may be missed. Raises `LinkError`."""
+        ends = asyncio.get_running_loop().time() + seconds
+        while (left := ends - asyncio.get_running_loop().time()) > 0:
+            async with self._dropped_on_failure():
+                # Not cancelled: that would drop the connection.
+                reading = asyncio.ensure_future(self._reply(("SUBSCRIBE",)))
+                try:
+                    await asyncio.wait({reading}, timeout=left)
+                    if not reading.done():
+                        break
+                    reply = reading.result()
+                finally:
+                    reading.cancel()
+                    await asyncio.gather(reading, return_exceptions=True)
+            if isinstance(reply, list) and len(reply) == 3 and reply[0] == b"message":
+                return bytes(reply[2])
+        # A link that was cut somewhere says nothing either.
+        await self.call("PING")
+        return None
 
     async def select(self, db: int) -> None:
         """Choose the database of the following commands. Raises `ServerError` if there is none."""

@@ -12,9 +12,9 @@ from typing import Any
 from engine import logs
 from engine.errors import AuthError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
-from engine.wire import allowed_addresses
+from engine.wire import allowed_addresses, sentinel
 from engine.wire.address_detours import leading
-from engine.wire.connection import Connection
+from engine.wire.connection import Connection, answered
 from engine.wire.tls import ssl_context
 
 _log = logs.logger(__name__)
@@ -55,7 +55,38 @@ async def dial_and_ask(
     `timeout` is in seconds and covers all of it. Raises `LinkError` (refused, no such host, TLS,
     time), `AuthError` (credentials refused), `ServerError` (anything else that it answered).
     """
+    began = asyncio.get_running_loop().time()
+    endpoint = await located(endpoint, fault=fault, timeout=timeout)
+    left = timeout - (asyncio.get_running_loop().time() - began)
+    return await _dial_at(endpoint, questions, fault, max(left, 0.1), may_ping)
+
+
+async def located(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Endpoint:
+    """The server that `endpoint` means by now: where a detour leads (`wire.address_detours`), or
+    the primary that its Sentinels name.
+
+    Raises `LinkError` and `AuthError` of the Sentinels. `timeout` is in seconds.
+    """
     endpoint = leading(endpoint)
+    if endpoint.sentinel is None:
+        return endpoint
+
+    async def ask(at: Endpoint, question: tuple[str, ...]) -> Any:
+        connection, (reply,) = await _dial_at(at, [question], fault, timeout, False)
+        connection.close()
+        return answered(reply)
+
+    return await sentinel.primary(endpoint, ask, fault=fault, timeout=timeout)
+
+
+async def _dial_at(
+    endpoint: Endpoint,
+    questions: Sequence[Command],
+    fault: FaultOf,
+    timeout: float,
+    may_ping: bool,
+) -> tuple[Connection, list[Any]]:
+    """As `dial_and_ask`, at this very address."""
     connection: Connection | None = None
     kind = LinkError
     of = {"end": fault, "endpoint": endpoint.address}

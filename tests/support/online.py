@@ -37,7 +37,7 @@ SECONDS = 60.0
 
 def online(
     source: Server | Proxy | str,
-    target: Server | Proxy,
+    target: Server | Proxy | str,
     steer: Steer | None = None,
     *,
     one_go: bool = False,

@@ -32,6 +32,16 @@ from engine.wire import command_renames
         ("redis://[::1]:6380", "[::1]:6380", "redis://[::1]:6380"),
         ("unix:///run/r%20s.sock", "unix:/run/r s.sock", "unix:///run/r%20s.sock"),
         (
+            "redis+sentinel://u:p@h,[::1]:2/main?sentinel_username=s&sentinel_password=t",
+            "h:26379,[::1]:2/main",
+            "redis+sentinel://u@h:26379,[::1]:2/main?sentinel_username=s",
+        ),
+        (
+            "valkeys+sentinel://h:1/a.b-c_1?ca_file=/a/b&verify=no",
+            "h:1/a.b-c_1",
+            "rediss+sentinel://h:1/a.b-c_1?ca_file=/a/b&verify=no",
+        ),
+        (
             "valkeys://h:1?ca_file=/a/b&verify=no",
             "h:1",
             "rediss://h:1?ca_file=/a/b&verify=no",
@@ -62,11 +72,41 @@ def test_urls(url: str, address: str, again: str) -> None:
         "redis://bad_host-.x",
         "redis://1.2.3",
         "redis://" + "a" * 300,
+        "redis+sentinel://h",
+        "redis+sentinel://h/",
+        "redis+sentinel:///main",
+        "redis+sentinel://h,/main",
+        "redis+sentinel://h:1,h:1/main",
+        "redis+sentinel://h:0/main",
+        "redis+sentinel://h:1/main/2",
+        "redis+sentinel://h:1/main?ca_file=x",
+        "redis+sentinel://h:1/main#0",
+        "http+sentinel://h:1/main",
     ],
 )
 def test_bad_urls(url: str) -> None:
     with pytest.raises(UsageError):
         Endpoint.parse(url)
+
+
+def test_sentinels() -> None:
+    """Their password and the data's are two, and neither is shown."""
+    endpoint = Endpoint.parse(
+        "rediss+sentinel://u:p%40w@h,i:7/main?sentinel_username=s&sentinel_password=t%26t"
+    )
+    assert (endpoint.username, endpoint.password, endpoint.port) == ("u", "p@w", 26379)
+    assert endpoint.sentinel is not None
+    assert (endpoint.sentinel.username, endpoint.sentinel.password) == ("s", "t&t")
+    assert [(each.address, each.password) for each in endpoint.sentinels] == [
+        ("h:26379", "t&t"),
+        ("i:7", "t&t"),
+    ]
+    there = endpoint.at("10.0.0.1", 1)
+    assert (there.url, there.password, there.sentinel) == ("rediss://u@10.0.0.1:1", "p@w", None)
+    for text in (repr(endpoint), str(endpoint), endpoint.url, endpoint.address):
+        assert "p@w" not in text
+        assert "t&t" not in text
+        assert "t%26t" not in text
 
 
 def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

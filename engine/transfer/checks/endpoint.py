@@ -163,7 +163,9 @@ def _mode(side: Side, info: ServerInfo) -> Check:
     name = f"{side}-mode"
     if info.mode == "sentinel":
         return failed(
-            name, "a Sentinel: it holds no data", "Name the server that the Sentinel watches."
+            name,
+            "a Sentinel: it holds no data",
+            "Write redis+sentinel://HOST:PORT/NAME for the primary that it watches as NAME.",
         )
     if info.mode == "cluster":
         return failed(

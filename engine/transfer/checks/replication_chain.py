@@ -73,7 +73,7 @@ def _at(endpoint: Endpoint, address: str) -> Endpoint | None:
     """The server at `address` (`host:port`), with everything else as at `endpoint`."""
     with suppress(UsageError):
         there = Endpoint.parse(address)
-        return replace(endpoint, host=there.host, port=there.port, unix_path=None)
+        return replace(endpoint.at(there.host, there.port), unix_path=None)
     return None
 
 

@@ -1,0 +1,100 @@
+"""Follows what Sentinels say of an end's primary: a failover is noticed when they decide it.
+
+A connection to the former primary may well stand: it was cut off from the Sentinels, and does not
+know yet. What clients write from then on goes to the new one. So each connection that carries data
+is given up when the Sentinels name another server (`+switch-master`), and what dials anew asks them
+where to (`wire.dial.located`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+from engine import logs
+from engine.errors import EngineError
+from engine.model.endpoint import Endpoint
+from engine.transfer.async_helpers import cancelled
+from engine.transfer.control_connections import Endpoints, Side
+from engine.transfer.migration_context import MigrationContext
+from engine.wire import sentinel
+from engine.wire.control_connection import admin
+from engine.wire.dial import located
+
+_CHANNEL = "+switch-master"
+# Between two tries to reach a Sentinel.
+_PAUSE_SECONDS = 1.0
+# From the end of one question to the next, whatever is announced: an announcement may be lost with
+# the Sentinel that would have made it.
+_ASK_SECONDS = 5.0
+_log = logs.logger(__name__)
+
+
+class SentinelMonitor:
+    """`moved` is called with the end and its new primary, once its Sentinels name another one."""
+
+    def __init__(
+        self, ends: Endpoints, context: MigrationContext, moved: Callable[[Side, Endpoint], None]
+    ) -> None:
+        self._ends = ends
+        self._context = context
+        self._moved = moved
+        self._primaries: dict[Side, Endpoint] = {}
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Follow the Sentinels of both ends meanwhile; nothing to do where an end has none."""
+        both: dict[Side, Endpoint] = {"source": self._ends.source, "target": self._ends.target}
+        tasks = [
+            asyncio.create_task(self._watch(side, end))
+            for side, end in both.items()
+            if end.sentinel is not None
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                await cancelled(task)
+
+    async def _watch(self, side: Side, end: Endpoint) -> None:
+        nodes = end.sentinels
+        turn = 0
+        while True:
+            # One after the other: what one of them misses the next one tells.
+            node = nodes[turn % len(nodes)]
+            turn += 1
+            try:
+                await self._listen(side, end, node)
+            except EngineError as exc:
+                extra = {"end": side, "sentinel": node.address}
+                _log.debug("A Sentinel is not listened to: %s", exc.message, extra=extra)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _listen(self, side: Side, end: Endpoint, node: Endpoint) -> None:
+        """Until the link goes. Raises `LinkError`, `AuthError`, `ServerError`."""
+        timeout = self._ends.settings.connect_timeout
+        async with admin(node, timeout=timeout, fault=side, straight=True) as connection:
+            await connection.subscribe(_CHANNEL)
+            while True:
+                await self._look(side, end)
+                await connection.message(_ASK_SECONDS)
+
+    async def _look(self, side: Side, end: Endpoint) -> None:
+        """Where is the primary by now? What the Sentinels do not tell is asked the next time."""
+        sentinel.forget(end)
+        before = self._primaries.get(side) or sentinel.named_last(end)
+        try:
+            there = await located(end, fault=side, timeout=self._ends.settings.connect_timeout)
+        except EngineError as exc:
+            _log.debug("No Sentinel answers: %s", exc.message, extra={"end": side})
+            return
+        self._primaries[side] = there
+        if before is None or before.address != there.address:
+            if before is not None:
+                assert end.sentinel is not None
+                self._context.on_event(
+                    f"Sentinel names {there.address} as the primary of {end.sentinel.name} (the "
+                    f"{side}); it was {before.address}"
+                )
+            self._moved(side, there)

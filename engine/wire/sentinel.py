@@ -1,0 +1,159 @@
+"""Where the primary is that Sentinels watch: they are asked before each dial.
+
+All of them are asked at once (SENTINEL MASTER), and the answer of the latest configuration epoch
+counts: a Sentinel that was cut off from the others during a failover names the former primary, with
+an earlier epoch. An answer holds for a second, so that a dozen connections that are made together
+cost one question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from engine import logs
+from engine.errors import AuthError, EngineError, FaultOf, LinkError, ServerError
+from engine.model.endpoint import Endpoint
+
+# How long an answer holds; and how long the others may take once one Sentinel has answered.
+_HOLDS_SECONDS = 1.0
+_OTHERS_SECONDS = 0.5
+_REMEDY = (
+    "Check the Sentinels' addresses, the network, and their credentials (sentinel_username, "
+    "sentinel_password)."
+)
+_log = logs.logger(__name__)
+Ask = Callable[[Endpoint, tuple[str, ...]], Awaitable[Any]]
+"""Dials the Sentinel, asks, and gives the reply; raises `EngineError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What one Sentinel says: the primary's address, and the epoch of that configuration."""
+
+    by: Endpoint
+    host: str
+    port: int
+    epoch: int
+
+
+# The last answer for an endpoint, and when it came. Dozens at most: one for each end.
+_last: dict[Endpoint, tuple[Told, float]] = {}
+
+
+async def primary(endpoint: Endpoint, ask: Ask, *, fault: FaultOf, timeout: float) -> Endpoint:
+    """The primary that the Sentinels of `endpoint` name now.
+
+    `timeout`: seconds for all of it. Raises `LinkError` where no Sentinel answers or knows the
+    name, and `AuthError` where none takes the credentials.
+    """
+    known = _last.get(endpoint)
+    if known is not None and time.monotonic() - known[1] < _HOLDS_SECONDS:
+        return _there(endpoint, known[0])
+    told = await _ask_all(endpoint, ask, fault, timeout)
+    if known is None or (known[0].host, known[0].port) != (told.host, told.port):
+        extra = {"end": fault, "endpoint": endpoint.address, "sentinel": told.by.address}
+        place = _there(endpoint, told).address
+        _log.info("Sentinel names the primary: %s", place, extra=extra)
+    _last[endpoint] = told, time.monotonic()
+    return _there(endpoint, told)
+
+
+def named_last(endpoint: Endpoint) -> Endpoint | None:
+    """The primary that was named last; None: the Sentinels were not asked yet."""
+    known = _last.get(endpoint)
+    return None if known is None else _there(endpoint, known[0])
+
+
+def forget(endpoint: Endpoint) -> None:
+    """Ask the Sentinels the next time, however fresh the last answer is."""
+    if (known := _last.get(endpoint)) is not None:
+        _last[endpoint] = known[0], float("-inf")
+
+
+def _there(endpoint: Endpoint, told: Told) -> Endpoint:
+    # The loopback of the Sentinel that said so.
+    host = told.by.host if _is_loopback(told.host) else told.host
+    return endpoint.at(host, told.port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+async def _ask_all(endpoint: Endpoint, ask: Ask, fault: FaultOf, timeout: float) -> Told:
+    group = endpoint.sentinel
+    assert group is not None
+    asked = [asyncio.create_task(_asked(each, group.name, ask)) for each in endpoint.sentinels]
+    left = set(asked)
+    found: list[Told] = []
+    failed: list[EngineError] = []
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + timeout
+    try:
+        while left and (rest := ends - loop.time()) > 0:
+            done, left = await asyncio.wait(left, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                told = task.result()
+                if isinstance(told, Told):
+                    found.append(told)
+                else:
+                    failed.append(told)
+            if found:
+                ends = min(ends, loop.time() + _OTHERS_SECONDS)
+    finally:
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+    if found:
+        return max(found, key=lambda each: each.epoch)
+    raise _none_answers(endpoint, failed, fault, timeout)
+
+
+async def _asked(at: Endpoint, name: str, ask: Ask) -> Told | EngineError:
+    try:
+        reply = await ask(at, ("SENTINEL", "MASTER", name))
+    except EngineError as exc:
+        # What several of them say is said once.
+        exc.message = exc.message.replace(at.address, "Sentinel").rstrip(".")
+        return exc
+    try:
+        fields = dict(zip(reply[::2], reply[1::2], strict=True))
+        return Told(
+            at,
+            fields[b"ip"].decode(),
+            int(fields[b"port"]),
+            int(fields.get(b"config-epoch", 0)),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return ServerError(f"Sentinel does not say where {name} is", code="ERR")
+
+
+def _none_answers(
+    endpoint: Endpoint, failed: list[EngineError], fault: FaultOf, timeout: float
+) -> EngineError:
+    group = endpoint.sentinel
+    assert group is not None
+    refused = [each for each in failed if isinstance(each, AuthError)]
+    unknown = [each for each in failed if isinstance(each, ServerError)]
+    why = "; ".join(dict.fromkeys(each.message for each in failed))
+    silent = len(group.nodes) - len(failed)
+    if silent:
+        why += f"{'; ' if why else ''}{silent} gave no answer within {timeout:g} s"
+    message = f"{fault} {endpoint.address}: no Sentinel says where {group.name} is: {why}."
+    if refused and not unknown:
+        return AuthError(message, remedy=_REMEDY, fault=fault)
+    if unknown:
+        return LinkError(
+            message,
+            remedy="Check the name behind the /: SENTINEL MASTERS lists those that they watch.",
+            fault=fault,
+        )
+    return LinkError(message, remedy=_REMEDY, fault=fault)

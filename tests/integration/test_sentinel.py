@@ -1,0 +1,268 @@
+"""Ends that Sentinels watch: found, followed through failovers, and named when they are not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+
+from benches.support.sentinels import Sentinel, sentinels, url
+from benches.support.servers import Server
+from benches.support.waiting import soon
+from engine.errors import AuthError, LinkError
+from engine.model.credentials import Credentials
+from engine.model.endpoint import Endpoint
+from engine.model.progress import ENDS
+from engine.transfer.transfer import Transfer
+from engine.wire import sentinel
+from engine.wire.control_connection import admin
+from tests.support.comparison import assert_settled
+from tests.support.online import assert_tidy, following, online
+from tests.support.servers import ServerFactory, known
+from tests.support.transfers import Run
+
+BACKLOG = ("--repl-backlog-size", "16mb", "--repl-ping-replica-period", "1")
+
+
+@dataclass
+class Watched:
+    """A primary with a replica, and the Sentinels that watch them."""
+
+    primary: Server
+    replica: Server
+    group: list[Sentinel]
+
+    @property
+    def url(self) -> str:
+        password = self.primary.password
+        return url(self.group, f":{password}@" if password else "")
+
+    async def failed_over(self) -> None:
+        """Until each Sentinel names the replica."""
+        there = (self.replica.host, self.replica.port)
+        await soon(lambda: all(each.primary() == there for each in self.group), "a failover")
+
+
+@contextlib.contextmanager
+def watched(
+    name: str, make: ServerFactory, *, password: str | None = None, own: str | None = None
+) -> Iterator[Watched]:
+    """`password` is the servers', `own` the Sentinels'."""
+    binary = known(name)
+    primary, replica = (make(binary, *BACKLOG, password=password) for _ in range(2))
+    replica.client().execute_command("REPLICAOF", primary.host, primary.port)
+    with sentinels(binary, primary, password=own) as group:
+        asyncio.run(soon(lambda: all(map(_whole, group)), "Sentinels that know each other"))
+        yield Watched(primary, replica, group)
+
+
+def _whole(one: Sentinel) -> bool:
+    told = one.told()
+    return told["num-other-sentinels"] == 2 and told["num-slaves"] == 1
+
+
+class Writer:
+    """Writes `n` to `key:n` at the primary that a Sentinel names, as a client does that waits for
+    the replica's word: what is acknowledged so outlives a failover. (The engine is a replica too,
+    and WAIT counts it: two it must be.)"""
+
+    def __init__(self, deployment: Watched) -> None:
+        self._deployment = deployment
+        self.acknowledged = 0
+        self.refused = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        client: redis.Redis | None = None
+        while not self._over.is_set():
+            try:
+                if client is None:
+                    host, port = self._deployment.group[0].primary()
+                    client = redis.Redis(
+                        host, port, password=self._deployment.primary.password, socket_timeout=2
+                    )
+                with client.pipeline(transaction=False) as pipe:
+                    n = self.acknowledged + 1
+                    pipe.set(f"key:{n}", n).incr("sum", n)
+                    # Behind the failover what stands at the new primary counts.
+                    last = port == self._deployment.replica.port
+                    replies = (pipe if last else pipe.wait(2, 500)).execute()
+                if last or replies[2] == 2:
+                    self.acknowledged = n
+            except redis.ResponseError:
+                self.refused += 1
+                client = None
+                self._over.wait(0.05)
+            except redis.RedisError:
+                client = None
+                self._over.wait(0.05)
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+
+async def ended(work: Transfer, run: Run) -> None:
+    """Give the word until the cut-over comes off."""
+    while work.progress.phase not in ENDS:
+        await soon(lambda: work.progress.can_complete or work.progress.phase in ENDS, "a gate")
+        before = len(run.events)
+        work.complete()
+        await soon(
+            lambda: work.progress.phase in ENDS or len(run.events) > before,  # noqa: B023
+            "what becomes of it",
+        )
+
+
+def _tells_of(run: Run, server: Server) -> bool:
+    return any(f"Sentinel names {server.host}:{server.port} " in event for event in run.events)
+
+
+def assert_all_there(target: Server, writer: Writer) -> None:
+    client = target.client()
+    wanted = [f"key:{n}" for n in range(1, writer.acknowledged + 1)]
+    found: Sequence[bytes | None] = client.mget(wanted) if wanted else []
+    assert [n for n, value in enumerate(found, 1) if value != str(n).encode()] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("redis-7.0", "killed"), ("redis-7.0", "frozen"), ("redis-7.0", "ordered"),
+     ("valkey-9", "killed")],
+)  # fmt: skip
+def test_the_sources_primary_fails_over(name: str, how: str, server_factory: ServerFactory) -> None:
+    """It is followed to the server that the Sentinels name, and what clients that wait for the
+    replica were promised is on the target; the fence stands at the new primary."""
+    target = server_factory(known("redis-7.0" if name.startswith("redis") else name))
+    with watched(name, server_factory, password="data", own="sentinels") as source:
+        source.primary.client().mset({f"before:{n}": n for n in range(500)})
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            await soon(lambda: writer.acknowledged > 200, "writes")
+            if how == "ordered":
+                order = "SENTINEL", "FAILOVER", "main"
+                await asyncio.to_thread(source.group[1].client().execute_command, *order)
+            else:
+                await asyncio.to_thread(
+                    source.primary.kill if how == "killed" else source.primary.freeze
+                )
+            await source.failed_over()
+            if how == "frozen":
+                # It does not know yet that it is the primary no more.
+                await soon(lambda: _tells_of(run, source.replica), "an event")
+                source.primary.thaw()
+            before = writer.acknowledged
+            await soon(lambda: writer.acknowledged > before + 200, "writes at the new primary")
+            await ended(work, run)
+
+        with Writer(source) as writer:
+            run = online(source.url, target, steer)
+            assert run.report.status == "done", (run.report.errors, run.events)
+            await_refusal = soon(lambda: writer.refused, "a write that is refused")
+            asyncio.run(await_refusal)
+        assert _tells_of(run, source.replica), run.events
+        assert run.report.sealed_at.endswith(f":{source.replica.port}"), run.report.sealed_at
+        assert_all_there(target, writer)
+        assert_settled(source.replica, target)
+    assert_tidy(target)
+
+
+@pytest.mark.parametrize("how", ["killed", "ordered"])
+def test_the_targets_primary_fails_over(how: str, server_factory: ServerFactory) -> None:
+    """What the promoted replica lacks is brought there; nothing is applied twice."""
+    source = server_factory(known("redis-7.0"), *BACKLOG)
+    source.client().mset({f"before:{n}": n for n in range(500)})
+    over = threading.Event()
+
+    def write() -> None:
+        client, n = source.client(socket_timeout=30), 0
+        while not over.is_set():
+            n += 1
+            with contextlib.suppress(redis.ResponseError):
+                client.pipeline().incr("sum", n).rpush("list", n).execute()
+
+    with watched("redis-7.0", server_factory) as target:
+
+        async def steer(work: Transfer, run: Run) -> None:
+            await following(work)
+            await soon(lambda: source.client().llen("list") > 200, "writes")
+            if how == "ordered":
+                order = "SENTINEL", "FAILOVER", "main"
+                await asyncio.to_thread(target.group[1].client().execute_command, *order)
+            else:
+                await asyncio.to_thread(target.primary.kill)
+            await target.failed_over()
+            before = source.client().llen("list")
+            await soon(lambda: source.client().llen("list") > before + 200, "more writes")
+            await ended(work, run)
+
+        thread = threading.Thread(target=write, daemon=True)
+        thread.start()
+        try:
+            run = online(source, target.url, steer)
+        finally:
+            over.set()
+            thread.join(60)
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert_settled(source, target.replica)
+        numbers = [int(each) for each in target.replica.client().lrange("list", 0, -1)]
+        assert numbers == sorted(set(numbers))
+        assert_tidy(target.replica)
+
+
+def test_what_sentinels_refuse(server_factory: ServerFactory, tmp_path: Path) -> None:
+    """Each is said by name, with what to do; and nothing is dialled that was not named."""
+    with watched("redis-7.0", server_factory, password="data", own="sentinels") as source:
+        nodes = ",".join(f"{each.host}:{each.port}" for each in source.group)
+
+        def asked(text: str, credentials: Credentials = Credentials()) -> str:  # noqa: B008
+            async def ask() -> str:
+                endpoint = credentials.apply(Endpoint.parse(text))
+                sentinel.forget(endpoint)
+                async with admin(endpoint, timeout=5, fault="source") as end:
+                    await end.call("PING")
+                    return end.endpoint.address
+
+            return asyncio.run(ask())
+
+        here = f"{source.primary.host}:{source.primary.port}"
+        assert asked(source.url) == here
+        # 1. Their own password, and the data's.
+        with pytest.raises(AuthError, match="no Sentinel says where main is"):
+            asked(f"redis+sentinel://:data@{nodes}/main")
+        with pytest.raises(AuthError, match=here):
+            asked(f"redis+sentinel://{nodes}/main?sentinel_password=sentinels")
+        # 2. A name that they do not watch.
+        with pytest.raises(LinkError, match="No such master") as unknown:
+            asked(f"redis+sentinel://:data@{nodes}/other?sentinel_password=sentinels")
+        assert "SENTINEL MASTERS" in unknown.value.remedy
+        # 3. Both by entries of the configuration: by the name, and by a Sentinel's address.
+        entries = Credentials.read(
+            [
+                {"host": "main", "password": "data"},
+                {"host": "127.0.0.1:*", "password": "sentinels"},
+            ],
+            "a test",
+        )
+        assert asked(f"redis+sentinel://{nodes}/main", entries) == here
+        # 4. Some of them are gone, then all.
+        for each in source.group[:2]:
+            each.kill()
+        assert asked(source.url) == here
+        source.group[2].kill()
+        with pytest.raises(LinkError, match="no Sentinel says where main is") as none:
+            asked(source.url)
+        assert "sentinels" not in str(none.value).replace("Sentinels", "")
