@@ -58,6 +58,7 @@ from engine.model.online_checkpoint import (
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.model.report import key_of
+from engine.model.retry import Attempts
 from engine.sources.aof_files import AofFiles
 from engine.sources.aof_findings import AofSurvey, is_known, size_in
 from engine.sources.aof_source import AofSnapshot
@@ -357,7 +358,7 @@ class AppendOnly:
             fault="target",
         )
         reached, learned = -1, 0
-        while True:
+        async for attempt in Attempts(patience):
             try:
                 target_position, applier = await self._settled(), None
                 await self._extend_fields(target_position)
@@ -378,8 +379,7 @@ class AppendOnly:
             if at > reached or self._writer.learned > learned:
                 reached, learned = max(at, reached), self._writer.learned
                 patience.progress()
-            delay = patience.failed(reason, event=f"{reason}: going on from what it has")
-            await asyncio.sleep(delay)
+            attempt.failed(reason, event=f"{reason}: going on from what it has")
 
     # --- Whose the target is ---
 

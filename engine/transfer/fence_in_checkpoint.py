@@ -19,6 +19,7 @@ from engine.model.command_calls import Calls
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import position_key
 from engine.model.replication import Replication
+from engine.model.retry import Attempts
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
 from engine.transfer import write_block
@@ -294,13 +295,13 @@ class FenceUpkeep:
             fault="source",
             limit=_FINISH_SECONDS if patient else 0.0,
         )
-        while True:
+        async for attempt in Attempts(patience):
             try:
                 await self._finish_once()
                 patience.progress()
                 return
             except EngineError as exc:
-                delay = patience.failed(
+                attempt.failed(
                     exc.message,
                     remedy="Its writers may wait, or write what is not migrated: resume the "
                     "migration once the source answers, or stop its writers and end the migration "
@@ -308,7 +309,6 @@ class FenceUpkeep:
                     event=f"the source was not told that its writes have gone: {exc.message}; "
                     "trying again",
                 )
-            await asyncio.sleep(delay)
 
     async def _finish_once(self) -> None:
         fence = await self._fence_left()

@@ -42,6 +42,7 @@ from engine.model.modules import GRAPH_MODULE
 from engine.model.online_checkpoint import OnlineCheckpoint, dirty_key, position_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
+from engine.model.retry import Attempts
 from engine.model.transient_errors import transient
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
@@ -255,7 +256,7 @@ class Lane:
         ask = resumed = self._mark.begun
         # What an engine before this one could not bring.
         context.lost |= dict(self._mark.lost)
-        while True:
+        async for attempt in Attempts(patience):
             try:
                 self._figures.source_lost = False
                 # Before anything is written: the claim as well.
@@ -331,13 +332,12 @@ class Lane:
             if (reached is not None and reached != before) or self._writer.learned > learned:
                 before, learned = reached or before, self._writer.learned
                 patience.progress()
-            delay = patience.failed(
+            attempt.failed(
                 reason,
                 remedy=remedy,
                 event=f"{reason}: dialling again{wants and f', to ask the source for {wants}'}",
             )
             self._figures.restarts += 1
-            await asyncio.sleep(delay)
 
     def _copied_again(self) -> str:
         """Why a run in one go that is resumed does not go on from the position on the target: what

@@ -14,6 +14,7 @@ from engine.errors import FaultOf, LinkError, ServerError
 from engine.model.backoff import Patience
 from engine.model.progress import ENDS, Phase, Progress
 from engine.model.report import Step
+from engine.model.retry import Attempts
 from engine.model.settings import TransferSettings
 from engine.model.transient_errors import transient
 from engine.model.verification import Verification
@@ -272,7 +273,7 @@ class MigrationContext:
             next_step=f"the {side} is connected to again",
             fault=side,
         )
-        while True:
+        async for attempt in Attempts(patience):
             try:
                 await open_end()
                 patience.progress()
@@ -283,5 +284,4 @@ class MigrationContext:
                 if isinstance(exc, ServerError) and exc.code not in _NOT_NOW:
                     raise
                 self.failed_dials += 1
-                delay = patience.failed(exc.message, remedy=exc.remedy)
-            await asyncio.sleep(delay)
+                attempt.failed(exc.message, remedy=exc.remedy)

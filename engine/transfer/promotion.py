@@ -45,6 +45,7 @@ from engine import logs
 from engine.errors import AuthError, LinkError, ServerError, TransferFailed, TransferStopped
 from engine.model.online_checkpoint import LEFT_KEY, dirty_key, position_key
 from engine.model.position import TargetPosition
+from engine.model.retry import Attempts
 from engine.model.server import ServerInfo
 from engine.targets.applier import Applier, PositionMoved, Unanswered
 from engine.targets.import_mode import leave_import_mode
@@ -216,14 +217,13 @@ class Promotion:
             # Nothing can cancel it, and the engine that resumes does it.
             limit=_TIDY_SECONDS,
         )
-        while True:
+        async for attempt in Attempts(patience):
             try:
                 await self.tidy_up_once()
                 patience.progress()
                 return
             except (LinkError, ServerError) as exc:
-                delay = patience.failed(exc.message, event=f"{exc.message}: tidying up again")
-            await asyncio.sleep(delay)
+                attempt.failed(exc.message, event=f"{exc.message}: tidying up again")
 
     async def tidy_up_once(self) -> None:
         """One try. Raises `PositionMoved` where the target came back older since it was promoted,
