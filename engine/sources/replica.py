@@ -355,9 +355,9 @@ class ReplicaSource:
         return self._liveness.seconds
 
     @property
-    def told(self) -> Replication | None:
+    def replication(self) -> Replication | None:
         """What the source said last of its role and offset; None: nothing since `open`."""
-        return self._watch.told if self._watch is not None else None
+        return self._watch.replication if self._watch is not None else None
 
     @property
     def failed_dials(self) -> int:
@@ -367,15 +367,15 @@ class ReplicaSource:
     @property
     def sent_offset(self) -> int:
         """Up to here the source has sent its stream, as far as it was heard."""
-        told = self.told
-        return max(self.received_offset, told.offset if told is not None else 0)
+        replication = self.replication
+        return max(self.received_offset, replication.offset if replication is not None else 0)
 
     def ask_now(self) -> None:
         """Have the source asked for its role and offset without waiting for the next time."""
         if self._watch is not None:
             self._watch.ask_now()
 
-    def told_since(self, moment: float) -> Replication | None:
+    def replication_since(self, moment: float) -> Replication | None:
         """What the source answered to a question that was put at `moment` of the loop's clock, or
         later; None: nothing yet. Raises `AuthError`, `ServerError`, `ProtocolFault` where it does
         not let itself be asked."""
@@ -383,7 +383,7 @@ class ReplicaSource:
         if watch is None:
             return None
         if watch.asked_at >= moment:
-            return watch.told
+            return watch.replication
         if watch.refused is not None:
             raise watch.refused
         return None

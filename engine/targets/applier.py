@@ -196,7 +196,7 @@ class Applier:
             ended="the target did not take anything",
             next_step="the next one comes",
             fault="target",
-            tell=on_trouble,
+            report=on_trouble,
             event=on_event,
         )
         self._answer: asyncio.Future[TransactionResult] | None = None
@@ -676,7 +676,7 @@ class Applier:
     # --- The connection ---
 
     async def _dial(self) -> None:
-        connection, (told,) = await dial_and_ask(
+        connection, (replies,) = await dial_and_ask(
             self._endpoint,
             [("INFO",)],
             fault="target",
@@ -692,7 +692,7 @@ class Applier:
                     # Again, now that no deadline passes any more: see `transfer.lane`. Not only
                     # now: had the link gone meanwhile, that would go unnoticed.
                     self._on_doubt(Doubt.LAPSED)
-            info = info_in(connection, answered(told))
+            info = info_in(connection, answered(replies))
             refuse_replica(connection.name, info)
             identity = info.identity
             if info.mode == "cluster":
@@ -727,14 +727,14 @@ class Applier:
         if self._full:
             first.append(WIDEN_READS)
         # A user without the right to MULTI would have what follows it run one by one.
-        told, self._position = await self._watch(
+        answers, self._position = await self._watch(
             connection, *first, ("SELECT", POSITION_DB), ("MULTI",), ("DISCARD",), free=len(first)
         )
         if ask:
-            answered(told[0])
+            answered(answers[0])
         if not several:
             return None
-        rights = told[ask : ask + len(_RIGHTS) + 1]
+        rights = answers[ask : ask + len(_RIGHTS) + 1]
         if any(isinstance(reply, EngineError) for reply in rights):
             _log.info(
                 "One transaction at a time is under way: the user may not name, list and end "

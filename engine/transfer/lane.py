@@ -439,7 +439,7 @@ class Lane:
             try:
                 self.take_up()
             except EngineError as exc:
-                self._outcome.tell_left(exc)
+                self._outcome.report_left(exc)
                 return False
         # Our own cut-over has got further than that, and was told.
         if self.cut_over.fence_seconds is not None:
@@ -626,7 +626,7 @@ class Lane:
         """Run the follower beside the looks at where it stands, until the target is open."""
         pump = asyncio.create_task(follower.run())
         roles = asyncio.create_task(self._roles.run())
-        told = 0.0
+        published = 0.0
         loop = asyncio.get_running_loop()
         try:
             offer = self.offer = Offer(Followed(follower, pump))
@@ -640,8 +640,8 @@ class Lane:
                     if task.done():
                         task.result()
                 self._standing.look(follower)
-                if loop.time() - told >= _TICK_SECONDS:
-                    told = loop.time()
+                if loop.time() - published >= _TICK_SECONDS:
+                    published = loop.time()
                     await self._tick()
                 if offer.wanted.done():
                     if await offer.lend():
@@ -747,7 +747,7 @@ class Lane:
                 await cancelled(task)
 
     async def _tick(self) -> None:
-        self._context.tell()
+        self._context.publish()
         self._source.check()
         await self._check.look()
         self._losses.forget_libraries()

@@ -233,7 +233,7 @@ class Promotion:
         key = position_key(mark.token, self._ends.lane)
         questions: list[Command] = [("WATCH", key), ("GET", key), ("INFO",)]
         async with self._ends.dialled_with(*questions) as (connection, replies):
-            watched, found, told = replies
+            watched, found, info = replies
             for reply in (watched, found):
                 answered(reply)
             if isinstance(found, bytes) and TargetPosition.decode(found).transfer != mark.token:
@@ -242,7 +242,7 @@ class Promotion:
                 return
             if mark.promoting and not mark.tidied:
                 try:
-                    await self._judge(found, info_in(connection, answered(told)))
+                    await self._judge(found, info_in(connection, answered(info)))
                 except PositionMoved as moved:
                     if mark.handed_over:
                         await self._stand_back(moved.found)
