@@ -35,6 +35,15 @@ cdef enum:
     MERGED_BYTES_MOST = 1024
     # `*3`, `$3` and the name.
     SET_HEADER_BYTES = 13
+    # Of a batch in a file, bytes side by side that are worth reading from there when they are sent.
+    PART_BYTES = 64 << 10
+
+cdef struct TransactionPart:
+    # Bytes of a file: before which byte of `data` they belong, and where they lie.
+    size_t before
+    FileBytes *file
+    size_t start
+    size_t size
 
 
 cdef inline uint8_t *put_select(uint8_t *out, int db) noexcept nogil:
@@ -46,7 +55,10 @@ cdef inline uint8_t *put_select(uint8_t *out, int db) noexcept nogil:
 cdef class Transaction:
     """One encoded transaction. A read-only buffer; freed when the transport lets go of it.
 
+    One of a batch that lies in a file (`in_file`) is no buffer: it is read `piece` by piece.
+
     Attributes:
+        in_file: whether some of its bytes lie in the batch's file.
         queued: commands between MULTI and EXEC, ours included: what `TransactionReader.expect`
             is to be told.
         body, ending: views of the bytes before EXEC, which may be sent before it is known whether
@@ -58,17 +70,79 @@ cdef class Transaction:
     cdef uint8_t *merged               # how many commands beside that one; NULL: none anywhere
     cdef readonly size_t queued
     cdef size_t body_size
+    cdef TransactionPart *parts
+    cdef size_t part_count
+    cdef size_t part_bytes
+    cdef CommandBatch batch            # it has the files
 
     def __dealloc__(self):
+        PyMem_RawFree(self.parts)
         PyMem_RawFree(self.data)
         PyMem_RawFree(self.slots)
         PyMem_RawFree(self.merged)
 
     def __len__(self):
-        return self.size
+        return self.size + self.part_bytes
 
     def __getbuffer__(self, Py_buffer *view, int flags):
+        if self.part_count:
+            raise BufferError("a transaction that lies in a file is read piece by piece")
         PyBuffer_FillInfo(view, self, self.data, self.size, 1, flags)
+
+    @property
+    def in_file(self):
+        return self.part_count > 0
+
+    def piece(self, size_t at, size_t most):
+        """Up to `most` of its bytes from byte `at` on, as they are sent; empty at its end. It reads
+        the file: on a thread. OSError where that fails."""
+        cdef size_t i, before = 0, memory = 0, n
+        cdef const TransactionPart *part
+        cdef int error
+        cdef uint8_t *into
+        # `memory` bytes of data and `before` bytes in all lie before the part that is looked at.
+        for i in range(self.part_count):
+            part = &self.parts[i]
+            if at < before + (part.before - memory):
+                return self.in_memory(memory + (at - before), part.before, most)
+            before += part.before - memory
+            memory = part.before
+            if at < before + part.size:
+                n = min(most, part.size - (at - before))
+                piece = PyBytes_FromStringAndSize(NULL, n)
+                into = <uint8_t *>PyBytes_AS_STRING(piece)
+                with nogil:
+                    error = file_read(part.file, part.start + (at - before), into, n)
+                if error:
+                    raise OSError(error, os.strerror(error))
+                return piece
+            before += part.size
+        if at - before >= self.size - memory:
+            return b""
+        return self.in_memory(memory + (at - before), self.size, most)
+
+    cdef bytes in_memory(self, size_t first, size_t last, size_t most):
+        return PyBytes_FromStringAndSize(
+            <const char *>self.data + first, min(last - first, most))
+
+    cdef bint add_part(self, size_t before, FileBytes *file, size_t start, size_t size) noexcept nogil:
+        """Have bytes of a file lie before byte `before` of `data`. False: no memory."""
+        cdef size_t capacity = self.part_count
+        cdef TransactionPart *grown
+        if not capacity & (capacity - 1):
+            capacity = 2 * capacity if capacity else 1
+            grown = <TransactionPart *>PyMem_RawRealloc(
+                self.parts, capacity * sizeof(TransactionPart))
+            if grown == NULL:
+                return False
+            self.parts = grown
+        self.parts[self.part_count].before = before
+        self.parts[self.part_count].file = file
+        self.parts[self.part_count].start = start
+        self.parts[self.part_count].size = size
+        self.part_count += 1
+        self.part_bytes += size
+        return True
 
     @property
     def body(self):
@@ -184,13 +258,27 @@ cdef class TransactionEncoder:
                 4 * count + 2 * <size_t>len(extras) + 4, sizeof(uint8_t))
             if result.merged == NULL:
                 raise MemoryError()
+        result.batch = batch
         with nogil:
             result.size = put_literal(result.data, "*1\r\n$5\r\nMULTI\r\n", 15) - result.data
             now = self.put_commands(result, batch, skipped, now)
+            batch.let_go()
+        if now < 0:
+            raise MemoryError()
         for number, (extra_db, command) in enumerate(extras):
             now = self.put_extra(result, extra_db, command, number, now)
         self.put_end(result, position, now, over)
+        if result.part_count:
+            self.give_back(result)
+        else:
+            result.batch = None
         return result
+
+    cdef void give_back(self, Transaction to) noexcept:
+        """There was room for all commands, and those in a file stay there."""
+        cdef uint8_t *data = <uint8_t *>PyMem_RawRealloc(to.data, to.size)
+        if data != NULL:
+            to.data = data
 
     cdef bytes map_of(self, frozenset skip, size_t count):
         """A byte for each command: 1 where it is to be left out."""
@@ -259,7 +347,7 @@ cdef class TransactionEncoder:
     cdef int put_commands(
         self, Transaction to, CommandBatch batch, const uint8_t *skipped, int now
     ) noexcept nogil:
-        """The batch's commands; returns the database that the connection is in then."""
+        """The batch's commands; returns the database that the connection is in then; -1: no memory."""
         cdef const Packed *packed = &batch.packed
         cdef const StreamCommand *command
         cdef const uint8_t *bytes
@@ -274,33 +362,51 @@ cdef class TransactionEncoder:
             bytes = command_bytes(packed, command)
             several = self.mergeable(packed, skipped, i) if to.merged != NULL else 0
             if several > 1:
-                if run_size:
-                    memcpy(out, run, run_size)
-                    out += run_size
+                out = self.put_run(to, out, packed, run, run_size)
+                if out == NULL:
+                    return -1
                 run, run_size = NULL, 0
                 out = self.select(to, out, command.db, &now)
                 out = self.put_merged(to, out, packed, i, several)
                 i += several
                 continue
             if run + run_size != bytes or command.db != now:
-                if run_size:
-                    memcpy(out, run, run_size)
-                    out += run_size
+                out = self.put_run(to, out, packed, run, run_size)
+                if out == NULL:
+                    return -1
                 run, run_size = bytes, 0
                 out = self.select(to, out, command.db, &now)
             run_size += command.size
             to.slots[to.queued] = <int32_t>i
             to.queued += 1
             if stream_name(command) == NAME_SWAPDB:
-                memcpy(out, run, run_size)
-                out += run_size
+                out = self.put_run(to, out, packed, run, run_size)
+                if out == NULL:
+                    return -1
                 run_size = 0
                 out = self.put_swapped(to, out, bytes, &now)
             i += 1
-        if run_size:
-            memcpy(out, run, run_size)
-        to.size = out + run_size - to.data
+        out = self.put_run(to, out, packed, run, run_size)
+        if out == NULL:
+            return -1
+        to.size = out - to.data
         return now
+
+    cdef inline uint8_t *put_run(
+        self, Transaction to, uint8_t *out, const Packed *packed, const uint8_t *run, size_t size
+    ) noexcept nogil:
+        """Commands that lie side by side; many bytes in a file are left there. NULL: no memory."""
+        cdef const RawBytes *lie = &packed.raw
+        if size < PART_BYTES:
+            if size:
+                memcpy(out, run, size)
+            return out + size
+        if not lie.data <= run < lie.data + lie.size:
+            lie = &packed.rewritten
+        if lie.file == NULL:
+            memcpy(out, run, size)
+            return out + size
+        return out if to.add_part(out - to.data, lie.file, run - lie.data, size) else NULL
 
     cdef size_t mergeable(
         self, const Packed *packed, const uint8_t *skipped, size_t first

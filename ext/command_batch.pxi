@@ -83,8 +83,19 @@ cdef class CommandBatch:
         return found
 
     @property
+    def in_file(self):
+        """Whether the commands, or some of them, lie in a file: they are long."""
+        return self.packed.raw.file != NULL or self.packed.rewritten.file != NULL
+
+    cdef inline void let_go(self) noexcept nogil:
+        """What was looked at of commands in a file counts as memory no longer."""
+        bytes_let_go(&self.packed.raw)
+        bytes_let_go(&self.packed.rewritten)
+
+    @property
     def nbytes(self):
-        """Bytes held in memory: commands, what lies between them, and the index."""
+        """Bytes held, in memory or in a file: commands, what lies between them, and the index. Of
+        batches that were cut and lie in one file each counts all of it."""
         return (self.packed.raw.size + self.packed.rewritten.size
                 + self.packed.count * sizeof(StreamCommand)
                 + self.packed.mark_count * sizeof(StreamMark))
@@ -106,6 +117,7 @@ cdef class CommandBatch:
             arguments.append(PyBytes_FromStringAndSize(<const char *>p, size))
             p += size + 2
             count -= 1
+        self.let_go()
         return arguments
 
     def argument(self, Py_ssize_t index, uint64_t place, size_t most=SIZE_MAX):
@@ -143,6 +155,7 @@ cdef class CommandBatch:
                     break
                 p += size + 2
                 count -= 1
+        self.let_go()
         return found
 
     def offset(self, Py_ssize_t index):
@@ -351,6 +364,7 @@ cdef class CommandBatch:
         try:
             with nogil:
                 done = self.spread_over(keys, swaps, dirty_alone, flags, known)
+                self.let_go()
             if not done:
                 raise MemoryError()
             for i in range(self.packed.count):
@@ -420,6 +434,7 @@ cdef class CommandBatch:
                 for i in range(count):
                     hits[i] = wanted.mentioned(
                         command_bytes(&self.packed, &self.packed.commands[i]))
+                self.let_go()
             return [i for i in range(count) if hits[i]]
         finally:
             PyMem_RawFree(hits)
@@ -436,6 +451,7 @@ cdef class CommandBatch:
                         wanted, wanted_size):
                     first = i
                     break
+            self.let_go()
         # There are few of them, if there is one.
         return [
             i for i in range(first, count)
@@ -485,6 +501,10 @@ cdef class CommandBatch:
         with nogil:
             done = packed_slice(
                 &self.packed, first, last, first_mark, last_mark, &part.packed)
+        if part.packed.raw.file != NULL:
+            part.packed.raw.file.owners += 1
+        if part.packed.rewritten.file != NULL:
+            part.packed.rewritten.file.owners += 1
         if not done:
             raise MemoryError()
         return part

@@ -20,6 +20,7 @@ from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 import collections
+import os
 
 include "consts.pxi"
 include "hash.pxi"
@@ -42,6 +43,7 @@ include "field_ttls.pxi"
 include "rdb.pxi"
 include "seen_keys.pxi"
 include "command_table.pxi"
+include "file_bytes.pxi"
 include "packed_commands.pxi"
 include "wanted_keys.pxi"
 include "command_keys.pxi"

@@ -36,6 +36,8 @@ cdef struct RawBytes:
     uint8_t *data
     size_t size
     size_t capacity
+    # Where they lie if not in memory; `data` is its mapping then.
+    FileBytes *file
 
 
 cdef struct Packed:
@@ -62,6 +64,12 @@ cdef inline bint raw_reserve(RawBytes *bytes, size_t n) noexcept nogil:
         return True
     if n > (SIZE_MAX >> 2) - bytes.size:
         return False
+    if bytes.file != NULL:
+        if not file_reserve(bytes.file, bytes.size, n):
+            return False
+        bytes.data = bytes.file.data
+        bytes.capacity = bytes.size + n
+        return True
     capacity = bytes.capacity * 2 if bytes.capacity else FIRST_BYTES
     if capacity < bytes.size + n:
         capacity = bytes.size + n
@@ -74,12 +82,64 @@ cdef inline bint raw_reserve(RawBytes *bytes, size_t n) noexcept nogil:
 
 
 cdef bint bytes_append(RawBytes *bytes, const uint8_t *p, size_t n) noexcept nogil:
+    """False: no memory, or what the file's `error` says."""
+    if bytes.file != NULL:
+        if not file_write(bytes.file, bytes.size, p, n):
+            return False
+        bytes.data = bytes.file.data
+        bytes.size += n
+        bytes.capacity = bytes.size
+        return True
     if not raw_reserve(bytes, n):
         return False
     if n:
         memcpy(bytes.data + bytes.size, p, n)
     bytes.size += n
     return True
+
+
+cdef bint bytes_copy(RawBytes *to, const RawBytes *source, size_t at, size_t n) noexcept nogil:
+    """Append `n` bytes of `source`, from `at` on. What lies in a file does not pile up in memory."""
+    cdef size_t some
+    while n:
+        some = n
+        if source.file != NULL and some > FILE_COPIED_AT_ONCE:
+            some = FILE_COPIED_AT_ONCE
+        if not bytes_append(to, source.data + at, some):
+            return False
+        if source.file != NULL:
+            file_let_go(source.file, at, at + some)
+        at += some
+        n -= some
+    return True
+
+
+cdef void bytes_end(RawBytes *bytes) noexcept nogil:
+    """Free them, or let go of the file."""
+    if bytes.file != NULL:
+        file_end(bytes.file)
+    else:
+        PyMem_RawFree(bytes.data)
+    memset(bytes, 0, sizeof(RawBytes))
+
+
+cdef bint bytes_to_file(RawBytes *bytes, FileBytes *file) noexcept nogil:
+    """Have them lie in `file`, which is theirs from now on, from what they are now. False: see the
+    file's `error`."""
+    cdef RawBytes before = bytes[0]
+    memset(bytes, 0, sizeof(RawBytes))
+    bytes.file = file
+    if not bytes_append(bytes, before.data, before.size):
+        bytes.data, bytes.size, bytes.capacity, bytes.file = before.data, before.size, before.capacity, NULL
+        return False
+    PyMem_RawFree(before.data)
+    return True
+
+
+cdef inline void bytes_let_go(const RawBytes *bytes) noexcept nogil:
+    """What was looked at counts as memory no longer, if it lies in a file."""
+    if bytes.file != NULL:
+        file_let_go(bytes.file, 0, bytes.size)
 
 
 cdef bint reserve_commands(Packed *packed, size_t n) noexcept nogil:
@@ -116,8 +176,8 @@ cdef bint reserve_marks(Packed *packed, size_t n) noexcept nogil:
 
 
 cdef void packed_free(Packed *packed) noexcept nogil:
-    PyMem_RawFree(packed.raw.data)
-    PyMem_RawFree(packed.rewritten.data)
+    bytes_end(&packed.raw)
+    bytes_end(&packed.rewritten)
     PyMem_RawFree(packed.commands)
     PyMem_RawFree(packed.marks)
     memset(packed, 0, sizeof(Packed))
@@ -137,24 +197,26 @@ cdef bint packed_slice(
     const Packed *source, size_t first, size_t last, size_t first_mark, size_t last_mark,
     Packed *out,
 ) noexcept nogil:
-    """Copy the commands [first, last) and the marks [first_mark, last_mark) into empty `out`."""
+    """Copy the commands [first, last) and the marks [first_mark, last_mark) into empty `out`, the
+    commands' bytes unless they lie in a file: that is theirs as well, and is not counted yet
+    (`FileBytes.owners`), whatever this returns."""
     cdef size_t i
     cdef StreamCommand *command
+    cdef const RawBytes *lie
+    cdef RawBytes *to
     if not reserve_commands(out, last - first) or not reserve_marks(out, last_mark - first_mark):
         return False
     for i in range(first, last):
         command = &out.commands[out.count]
         command[0] = source.commands[i]
-        if command.rewritten:
-            command.start = out.rewritten.size
-            if not bytes_append(
-                    &out.rewritten, command_bytes(source, &source.commands[i]), command.size):
+        lie = &source.rewritten if command.rewritten else &source.raw
+        to = &out.rewritten if command.rewritten else &out.raw
+        if lie.file == NULL:
+            command.start = to.size
+            if not bytes_append(to, lie.data + source.commands[i].start, command.size):
                 return False
         else:
-            command.start = out.raw.size
-            if not bytes_append(
-                    &out.raw, command_bytes(source, &source.commands[i]), command.size):
-                return False
+            to[0] = lie[0]
         out.count += 1
     if last_mark > first_mark:
         memcpy(out.marks, source.marks + first_mark, (last_mark - first_mark) * sizeof(StreamMark))

@@ -18,6 +18,11 @@
 # read the target meanwhile, not its exactness: the position says that it lies between MULTI and
 # EXEC.
 #
+# What outgrows `memory_bytes` lies in a file from then on (file_bytes.pxi): that is one long command,
+# or the commands of a long unit, for others close before. It is read where it lies as anything else.
+# A long command that has to be rewritten is rewritten as a short one (`anchor_long`), in which words
+# stand for its long arguments; these are copied from file to file.
+#
 # The parser is as strict as a server is with its clients, and stricter: what it passes on is sent
 # to the target as it is. A source sends keep-alive newlines before the stream only, but counts
 # none of them differently from other bytes; so they are taken between commands.
@@ -30,6 +35,11 @@ cdef enum:
     # Of a command that cannot be read: how much of it an error shows.
     STREAM_FOUND_BYTES = 32
     SENTINEL_CHANNEL_BYTES = 18
+    # Longer arguments of a long command are left out where it is rewritten, and stand there as a word
+    # of one byte more, which no argument is then: where it lies, and its size.
+    LEFT_OUT_ABOVE = 256
+    # A shorter one is rewritten as it is.
+    LONG_COMMAND = 4 << 10
     ALIAS_BYTES_MOST = 64
 
 # The channel in which Sentinels of one primary find each other.
@@ -115,6 +125,9 @@ cdef class StreamReader:
             that they are sent on by) each, see `alias_of`.
         append_only: it is an append-only file: annotations may stand between two commands, and
             newlines may not, see aof.pxi.
+        file: called for the descriptor of an empty file, open for reading and writing, which is the
+            reader's from then on; None: all lies in memory.
+        memory_bytes: what is longer than that, a command or a unit, lies in such a file.
         extend_fields: expire times of hash fields are extended as well, see aof.pxi.
         until: seconds since the epoch, see `cut_offset`.
 
@@ -148,6 +161,12 @@ cdef class StreamReader:
     cdef bint append_only
     cdef bint extend_fields
     cdef Bytes scratch[2]
+    cdef object file
+    cdef size_t memory_bytes
+    # Of a command that is rewritten, without its long arguments.
+    cdef Packed small
+    # Why no file was to be had.
+    cdef object trouble
     cdef readonly uint64_t multi_offset
     cdef readonly uint64_t timestamps
     cdef readonly int64_t first_timestamp
@@ -190,7 +209,7 @@ cdef class StreamReader:
         self, uint64_t offset, int db=0, bint in_multi=False, *, size_t batch_bytes=1 << 20,
         size_t batch_commands=8192, size_t unit_bytes=64 << 20, size_t command_limit=1 << 30,
         bint anchor=False, bint publish=True, bint append_only=False, until=None,
-        names=(), bint extend_fields=False,
+        names=(), bint extend_fields=False, file=None, size_t memory_bytes=8 << 20,
     ):
         if db < 0:
             raise ValueError(f"a database's number is not negative, found {db}")
@@ -208,6 +227,8 @@ cdef class StreamReader:
         self.publish = publish
         self.append_only = append_only
         self.extend_fields = extend_fields
+        self.file = file
+        self.memory_bytes = memory_bytes
         self.until = INT64_MAX if until is None else until
         self.ready = []
         self.aliases = NULL
@@ -240,6 +261,7 @@ cdef class StreamReader:
         bytes_free(&self.scratch[0])
         bytes_free(&self.scratch[1])
         packed_free(&self.open)
+        packed_free(&self.small)
 
     @property
     def received_offset(self):
@@ -331,7 +353,8 @@ cdef class StreamReader:
 
         Raises `ProtocolError` for bytes that are no replication stream, its offset that of the
         stream; what was closed before can still be taken. ValueError if TTLs are to be anchored
-        and `now_ms` was never set.
+        and `now_ms` was never set. OSError where a file is wanted and cannot be had or written:
+        nothing can be read on then.
         """
         cdef Input *bytes_in = &self.input.state
         self.input.commit(n)
@@ -364,21 +387,75 @@ cdef class StreamReader:
     cdef int ingest(self, const uint8_t *p, size_t n) except -1:
         """Append a portion to the arena."""
         cdef bint done
+        if self.open.count == 0 and self.parsed:
+            with nogil:
+                done = self.drop_parsed()
+            if not done:
+                raise MemoryError()
+        if self.open.raw.file == NULL and self.open.raw.size + n > self.memory_bytes:
+            self.move_to_file(&self.open.raw)
         with nogil:
-            if self.open.count == 0 and self.parsed:
-                self.drop_parsed()
             done = bytes_append(&self.open.raw, p, n)
         if not done:
-            raise MemoryError()
+            self.raise_no_room(&self.open.raw)
         return 0
 
-    cdef void drop_parsed(self) noexcept nogil:
-        """Nothing that was parsed is kept: a hole at the front, which must not grow for ever."""
+    cdef bint drop_parsed(self) noexcept nogil:
+        """Nothing that was parsed is kept: a hole at the front, which must not grow for ever. In a
+        file it stays until little lies behind it. False: no memory."""
         cdef size_t gone = self.parsed
-        memmove(self.open.raw.data, self.open.raw.data + gone, self.open.raw.size - gone)
-        self.open.raw.size -= gone
+        cdef size_t left = self.open.raw.size - gone
+        cdef RawBytes behind
+        if self.open.raw.file == NULL:
+            memmove(self.open.raw.data, self.open.raw.data + gone, left)
+            self.open.raw.size = left
+        elif left <= self.memory_bytes:
+            memset(&behind, 0, sizeof(RawBytes))
+            if not bytes_append(&behind, self.open.raw.data + gone, left):
+                return False
+            bytes_end(&self.open.raw)
+            self.open.raw = behind
+        else:
+            return True
         self.unit_parsed = 0
         self.shift(gone)
+        return True
+
+    cdef int move_to_file(self, RawBytes *bytes) except -1:
+        """Have them lie in a file from now on, if there is one for them."""
+        cdef FileBytes *file
+        cdef int fd
+        if self.file is None or bytes.file != NULL:
+            return 0
+        fd = self.file()
+        file = file_begin(fd)
+        if file == NULL:
+            raise MemoryError()
+        if not bytes_to_file(bytes, file):
+            error = file.error
+            file_end(file)
+            self.raise_error(error)
+        return 0
+
+    cdef bint rewrite_in_file(self) noexcept with gil:
+        """`move_to_file` for what is rewritten, while a command is parsed. False: see `trouble`."""
+        try:
+            self.move_to_file(&self.open.rewritten)
+        except BaseException as exc:
+            self.trouble = exc
+            return False
+        return True
+
+    cdef int raise_no_room(self, const RawBytes *bytes) except -1:
+        """They could not be appended to."""
+        if bytes.file == NULL:
+            raise MemoryError()
+        self.raise_error(bytes.file.error)
+
+    cdef int raise_error(self, int error) except -1:
+        if error == ENOMEM or not error:
+            raise MemoryError()
+        raise OSError(error, os.strerror(error))
 
     cdef void shift(self, size_t gone) noexcept nogil:
         """The first `gone` bytes of the arena went; all of them were parsed."""
@@ -391,9 +468,17 @@ cdef class StreamReader:
 
     cdef int parse_all(self) except -1:
         cdef StreamStop stop
+        cdef size_t parsed, at
         while True:
+            parsed = self.parsed
+            at = self.at if self.begun else parsed
             with nogil:
                 stop = self.parse()
+                if self.open.raw.file != NULL:
+                    # Of a command that is not whole yet nothing before `at` was looked at.
+                    file_let_go(
+                        self.open.raw.file, at if self.parsed == parsed else parsed,
+                        self.open.raw.size)
             if stop == STREAM_NEED_DATA:
                 return 0
             if stop == STREAM_BATCH_FULL:
@@ -401,7 +486,9 @@ cdef class StreamReader:
                            self.open.rewritten.size, self.base + self.parsed, self.db,
                            self.in_multi)
             elif stop == STREAM_NO_MEMORY:
-                raise MemoryError()
+                if self.trouble is not None:
+                    raise self.trouble
+                self.raise_no_room(&self.open.rewritten)
             else:
                 self.raise_protocol_error()
 
@@ -427,11 +514,16 @@ cdef class StreamReader:
         cdef Packed rest
         cdef bint done
         memset(&rest, 0, sizeof(Packed))
+        if count and self.open.raw.size - parsed > self.memory_bytes:
+            self.move_to_file(&rest.raw)
+        if count and self.open.rewritten.size - rewritten > self.memory_bytes:
+            self.move_to_file(&rest.rewritten)
         with nogil:
             done = self.split_open(&rest, count, marks, parsed, rewritten)
         if not done:
+            error = rest.raw.file.error if rest.raw.file != NULL else ENOMEM
             packed_free(&rest)
-            raise MemoryError()
+            self.raise_error(error or ENOMEM)
         batch.packed = self.open
         self.open = rest
         batch.start_offset, batch.end_offset = self.open_offset, offset
@@ -470,11 +562,10 @@ cdef class StreamReader:
             rest[0] = open[0]
             open[0] = closing
             return True
-        if not bytes_append(&rest.raw, open.raw.data + parsed, open.raw.size - parsed):
+        if not bytes_copy(&rest.raw, &open.raw, parsed, open.raw.size - parsed):
             return False
-        if not bytes_append(
-                &rest.rewritten, open.rewritten.data + rewritten,
-                open.rewritten.size - rewritten):
+        if not bytes_copy(
+                &rest.rewritten, &open.rewritten, rewritten, open.rewritten.size - rewritten):
             return False
         if not reserve_commands(rest, kept) or not reserve_marks(rest, kept_marks):
             return False
@@ -667,19 +758,12 @@ cdef class StreamReader:
             anchored = extend_restored_hash(&self.open, &command, &self.expire_times, self.scratch)
         if anchored != ANCHOR_PASS:
             pass
-        elif NAME_ANCHORED_FIRST <= name <= NAME_ANCHORED_LAST and (
-                self.expire_times.anchor or self.expire_times.extend_before
-                or name >= NAME_ABSOLUTE_FIRST):
-            anchored = anchor_command(&self.open, &command, &self.expire_times)
-        elif COMMAND_ROWS[row].flags & FLAG_TTL and self.expire_times.extend_before:
-            anchored = extend_option(&self.open, &command, &self.expire_times)
-        elif self.extend_fields and alias == NULL and COMMAND_ROWS[row].flags & FLAG_MEMBER_TTL:
-            anchored = extend_member_ttl(&self.open, &command, &self.expire_times)
+        elif self.open.raw.file != NULL and command.size > LONG_COMMAND:
+            anchored = self.anchor_long(&command, name, alias != NULL)
+        else:
+            anchored = self.anchor(&self.open, &command, name, alias != NULL)
         if anchored == ANCHOR_NO_MEMORY:
             return STREAM_NO_MEMORY
-        if anchored == ANCHOR_PASS and COMMAND_ROWS[row].flags & FLAG_TTL and (
-                self.expire_times.anchor or self.expire_times.extend_before):
-            command.unheld = leaves_ttl(name, data + start, &self.expire_times)
         if anchored == ANCHOR_PASS:
             if alias != NULL and not alias.same:
                 if not self.rename(&command, alias):
@@ -691,6 +775,122 @@ cdef class StreamReader:
         self.parsed = end
         self.commands += self.open.count - before
         return self.end_step()
+
+    cdef inline AnchorResult anchor(
+        self, Packed *packed, StreamCommand *command, StreamName name, bint has_alias
+    ) noexcept nogil:
+        """Add `command`, whose bytes lie in `packed.raw`, as what its expire time is rewritten to.
+
+        ANCHOR_PASS: it stays as it is, and was not added; `unheld` says whether that is right.
+        """
+        cdef uint32_t flags = COMMAND_ROWS[command.row].flags
+        cdef AnchorResult anchored = ANCHOR_PASS
+        if NAME_ANCHORED_FIRST <= name <= NAME_ANCHORED_LAST and (
+                self.expire_times.anchor or self.expire_times.extend_before
+                or name >= NAME_ABSOLUTE_FIRST):
+            anchored = anchor_command(packed, command, &self.expire_times)
+        elif flags & FLAG_TTL and self.expire_times.extend_before:
+            anchored = extend_option(packed, command, &self.expire_times)
+        elif self.extend_fields and not has_alias and flags & FLAG_MEMBER_TTL:
+            anchored = extend_member_ttl(packed, command, &self.expire_times)
+        if anchored == ANCHOR_PASS and flags & FLAG_TTL and (
+                self.expire_times.anchor or self.expire_times.extend_before):
+            command.unheld = leaves_ttl(
+                name, packed.raw.data + command.start, &self.expire_times)
+        return anchored
+
+    cdef AnchorResult anchor_long(
+        self, StreamCommand *command, StreamName name, bint has_alias
+    ) noexcept nogil:
+        """As `anchor`, for a command that lies in a file: its long arguments are copied from there to
+        another one, and not through memory."""
+        cdef uint32_t flags = COMMAND_ROWS[command.row].flags
+        cdef AnchorResult anchored
+        cdef StreamCommand small = command[0]
+        cdef size_t i
+        if not (NAME_ANCHORED_FIRST <= name <= NAME_ANCHORED_LAST
+                or flags & (FLAG_TTL | FLAG_MEMBER_TTL)):
+            return ANCHOR_PASS
+        packed_free(&self.small)
+        if not self.without_long_arguments(command):
+            return ANCHOR_NO_MEMORY
+        small.start = 0
+        small.size = self.small.raw.size
+        anchored = self.anchor(&self.small, &small, name, has_alias)
+        command.unheld = small.unheld
+        if anchored == ANCHOR_DONE and not self.rewrite_in_file():
+            anchored = ANCHOR_NO_MEMORY
+        elif anchored == ANCHOR_DONE:
+            for i in range(self.small.count):
+                if not self.add_whole(&self.small.commands[i]):
+                    anchored = ANCHOR_NO_MEMORY
+                    break
+        packed_free(&self.small)
+        return anchored
+
+    cdef bint without_long_arguments(self, const StreamCommand *command) noexcept nogil:
+        """Put the command into `small`, with a word for each long argument. False: no memory."""
+        cdef uint8_t word[LEFT_OUT_ABOVE + 1]
+        cdef uint8_t header[64]
+        cdef RawBytes *small = &self.small.raw
+        cdef const uint8_t *data = self.open.raw.data
+        cdef uint64_t count, i
+        cdef size_t size, at
+        cdef const uint8_t *p = first_argument(data + command.start, &count)
+        memset(word, 0, sizeof(word))
+        if not bytes_append(small, header, put_array_header(header, count) - header):
+            return False
+        for i in range(count):
+            p = argument_body(p, &size)
+            if size <= LEFT_OUT_ABOVE:
+                if not bytes_append(small, header, put_bulk_header(header, size) - header) or \
+                        not bytes_append(small, p, size + 2):
+                    return False
+            else:
+                at = p - data
+                memcpy(word, &at, sizeof(size_t))
+                memcpy(word + sizeof(size_t), &size, sizeof(size_t))
+                if not bytes_append(
+                        small, header, put_bulk_header(header, sizeof(word)) - header) or \
+                        not bytes_append(small, word, sizeof(word)) or \
+                        not bytes_append(small, <const uint8_t *>b"\r\n", 2):
+                    return False
+            p += size + 2
+        return True
+
+    cdef bint add_whole(self, const StreamCommand *small) noexcept nogil:
+        """Add a rewritten command of `self.small` to the batch, with its long arguments. False: no
+        memory, or what the file of what is rewritten says."""
+        cdef RawBytes *to = &self.open.rewritten
+        cdef StreamCommand *added
+        cdef uint8_t header[64]
+        cdef uint64_t count, i
+        cdef size_t size, at
+        cdef const uint8_t *p = first_argument(command_bytes(&self.small, small), &count)
+        if not reserve_commands(&self.open, 1):
+            return False
+        added = &self.open.commands[self.open.count]
+        added[0] = small[0]
+        added.start = to.size
+        if not bytes_append(to, header, put_array_header(header, count) - header):
+            return False
+        for i in range(count):
+            p = argument_body(p, &size)
+            if size <= LEFT_OUT_ABOVE:
+                if not bytes_append(to, header, put_bulk_header(header, size) - header) or \
+                        not bytes_append(to, p, size + 2):
+                    return False
+                p += size + 2
+                continue
+            p += size + 2
+            memcpy(&at, p - size - 2, sizeof(size_t))
+            memcpy(&size, p - size - 2 + sizeof(size_t), sizeof(size_t))
+            if not bytes_append(to, header, put_bulk_header(header, size) - header) or \
+                    not bytes_copy(to, &self.open.raw, at, size + 2):
+                return False
+        added.size = to.size - added.start
+        self.open.count += 1
+        return True
 
     cdef const Alias *alias_of(self, const uint8_t *name, size_t n) noexcept nogil:
         """What is known of a command that has another name at one of the ends; NULL: its name is
@@ -717,6 +917,8 @@ cdef class StreamReader:
         cdef uint64_t count
         cdef uint8_t *begin
         cdef uint8_t *out
+        if self.open.raw.file != NULL and command.size > LONG_COMMAND:
+            return self.rename_long(command, alias, rest)
         if not raw_reserve(&self.open.rewritten, command.size + ALIAS_BYTES_MOST + 64):
             return False
         first_argument(data + command.start, &count)
@@ -729,6 +931,27 @@ cdef class StreamReader:
         command.start = self.open.rewritten.size
         command.size = out - begin
         self.open.rewritten.size += command.size
+        return True
+
+    cdef bint rename_long(
+        self, StreamCommand *command, const Alias *alias, size_t rest
+    ) noexcept nogil:
+        """As `rename`, from file to file; what stays of the command begins at `rest`."""
+        cdef RawBytes *to = &self.open.rewritten
+        cdef uint8_t header[ALIAS_BYTES_MOST + 128]
+        cdef uint8_t *out
+        cdef uint64_t count
+        cdef size_t end = command.start + command.size
+        if not self.rewrite_in_file():
+            return False
+        first_argument(self.open.raw.data + command.start, &count)
+        out = put_bulk(put_array_header(header, count), alias.sent, alias.sent_size)
+        command.rewritten = command.renamed = True
+        command.start = to.size
+        if not bytes_append(to, header, out - header) or \
+                not bytes_copy(to, &self.open.raw, rest, end - rest):
+            return False
+        command.size = to.size - command.start
         return True
 
     cdef bint take_out(self, StreamName name, const uint8_t *command) noexcept nogil:

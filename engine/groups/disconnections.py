@@ -66,10 +66,8 @@ def note_once(store: Store, transfer_id: int) -> None:
 
 def _lets_scripts(connection: Connection, transfer_id: int) -> bool:
     report = schema.migrations.c.report
-    result = connection.execute(
-        select(report).where(schema.migrations.c.id == transfer_id)
-    ).scalar()
-    return bool(result and result.get("lets_scripts"))
+    told = connection.execute(select(report).where(schema.migrations.c.id == transfer_id)).scalar()
+    return bool(told and told.get("lets_scripts"))
 
 
 def end(store: Store, transfer: TransferRecord, why: str, *, refuses: bool = True) -> bool:
@@ -108,7 +106,7 @@ def unattended(store: Store, *, grace: float = LAUNCH_SECONDS, patience: float =
         ]
 
 
-def report_unattended(store: Store) -> None:
+def tell_unattended(store: Store) -> None:
     """Note an event, once, for each that is to go on, or was to until its time was over, and is
     done by no process. Raises `StateError`."""
     query = _with_groups(_TABLE).where(_TABLE.c.ended == "")
@@ -119,7 +117,7 @@ def report_unattended(store: Store) -> None:
         if since is None or row.clients.get("unattended_since") == since:
             continue
         with store.write() as connection:
-            result = connection.execute(
+            told = connection.execute(
                 update(_TABLE)
                 .where(
                     _TABLE.c.transfer_id == row.transfer_id,
@@ -129,7 +127,7 @@ def report_unattended(store: Store) -> None:
                 )
                 .values(clients={**row.clients, "unattended_since": since})
             )
-            if result.rowcount:
+            if told.rowcount:
                 message = alone(found, row.group_id)
                 write_event(connection, row.group_id, message, of=row.transfer_id)
 
@@ -190,7 +188,7 @@ class Claimed:
             .returning(_TABLE.c.until)
         ).one_or_none()
 
-    def add_event(self, message: str) -> None:
+    def tell(self, message: str) -> None:
         """Note an event of the group."""
         with self.store.write() as connection:
             write_event(connection, self.transfer.group_id, message, of=self.transfer.id)

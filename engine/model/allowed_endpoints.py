@@ -33,7 +33,7 @@ _OF_THE_LINK: tuple[Network, ...] = (
     ipaddress.IPv6Network("fe80::/10"),
     ipaddress.IPv6Network("fd00:ec2::254/128"),
 )
-_every_reason: ContextVar[bool] = ContextVar("told_all", default=False)
+_told_all: ContextVar[bool] = ContextVar("told_all", default=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +108,18 @@ def rules() -> Rules | None:
 
 
 @contextmanager
-def with_every_reason() -> Iterator[None]:
+def told_all() -> Iterator[None]:
     """For a caller that may know why a server cannot be reached."""
-    token = _every_reason.set(True)
+    token = _told_all.set(True)
     try:
         yield
     finally:
-        _every_reason.reset(token)
+        _told_all.reset(token)
 
 
 def veiled() -> bool:
     """Whether it is not told why a server cannot be reached."""
-    return VARIABLE in os.environ and not _every_reason.get()
+    return VARIABLE in os.environ and not _told_all.get()
 
 
 @lru_cache(maxsize=4)

@@ -261,6 +261,9 @@ class Demux:
             self.ready = reader.received(n) if portion is None else reader.feed(portion)
             if self.stream is None:
                 self._pass_the_end()
+        except OSError as exc:
+            # Of the file that a long command lies in.
+            raise self._spool.lack(exc) from None
         except ProtocolError as exc:
             self._explain_newer()
             what = "snapshot" if self.stream is None else "replication stream"

@@ -40,7 +40,6 @@ from engine.model.doubt import Doubt
 from engine.model.endpoint import Endpoint
 from engine.model.position import StreamPosition
 from engine.model.replication import Replication
-from engine.model.retry import Attempts
 from engine.model.server import ServerInfo
 from engine.model.settings import MIB, TransferSettings
 from engine.sources.base import Item
@@ -355,9 +354,9 @@ class ReplicaSource:
         return self._liveness.seconds
 
     @property
-    def replication(self) -> Replication | None:
+    def told(self) -> Replication | None:
         """What the source said last of its role and offset; None: nothing since `open`."""
-        return self._watch.replication if self._watch is not None else None
+        return self._watch.told if self._watch is not None else None
 
     @property
     def failed_dials(self) -> int:
@@ -367,15 +366,15 @@ class ReplicaSource:
     @property
     def sent_offset(self) -> int:
         """Up to here the source has sent its stream, as far as it was heard."""
-        replication = self.replication
-        return max(self.received_offset, replication.offset if replication is not None else 0)
+        told = self.told
+        return max(self.received_offset, told.offset if told is not None else 0)
 
     def ask_now(self) -> None:
         """Have the source asked for its role and offset without waiting for the next time."""
         if self._watch is not None:
             self._watch.ask_now()
 
-    def replication_since(self, moment: float) -> Replication | None:
+    def told_since(self, moment: float) -> Replication | None:
         """What the source answered to a question that was put at `moment` of the loop's clock, or
         later; None: nothing yet. Raises `AuthError`, `ServerError`, `ProtocolFault` where it does
         not let itself be asked."""
@@ -383,7 +382,7 @@ class ReplicaSource:
         if watch is None:
             return None
         if watch.asked_at >= moment:
-            return watch.replication
+            return watch.told
         if watch.refused is not None:
             raise watch.refused
         return None
@@ -518,6 +517,7 @@ class ReplicaSource:
                 anchor=relative,
                 publish=settings.publish == "pass",
                 names=settings.stream_names,
+                file=self._spool.new_file,
             )
             stream.extend_before, stream.extend_by = self.extend_before, self.extend_by
             return stream
@@ -686,10 +686,13 @@ class ReplicaSource:
 
     async def _relink(self, error: EngineError) -> None:
         """Ask for the stream behind what was received; the bytes go on as if nothing had been."""
+        loop = asyncio.get_running_loop()
+        backoff = Backoff(self._settings.retry_for)
         self.on_event(f"{error.message}: dialling again")
         self._liveness.lost(error)
+        backoff.failed(loop.time())
         seldom, tries = logs.Seldom(_LOG_SECONDS), 0
-        async for attempt in Attempts(_Relinking(self._settings.retry_for, self._liveness)):
+        while True:
             try:
                 behind = StreamPosition(self.replid, self.received_offset)
                 connection, sync = await self._handshake.behind(behind)
@@ -714,36 +717,20 @@ class ReplicaSource:
                 if self.elsewhere is not None and await self.elsewhere(behind):
                     # It is another server, and may be of another version: opened anew.
                     break
-                try:
-                    attempt.failed(exc.message, remedy=exc.remedy)
-                except TransferStopped as stopped:
+                if backoff.exhausted(loop.time()):
+                    words = span(self._settings.retry_for)
                     self._given_up = True
-                    error = stopped
+                    error = TransferStopped(
+                        f"the source could not be reached for {words}: {exc.message}",
+                        remedy=exc.remedy,
+                        fault="source",
+                    )
                     break
             except EngineError as exc:
                 error = exc
                 break
+            delay = backoff.delay()
+            self._liveness.rests(delay)
+            await asyncio.sleep(delay)
         self._lost = error
         self._wake()
-
-
-class _Relinking:
-    """The policy of dialling again (`model.retry`): the liveness is told of each rest."""
-
-    def __init__(self, limit: float, liveness: SourceLiveness) -> None:
-        self._limit = limit
-        self._liveness = liveness
-        self._backoff = Backoff(limit)
-        self._backoff.failed(time.monotonic())
-
-    def failed(self, reason: str, *, remedy: str = "", event: str = "") -> float:
-        """See `Policy`. Raises `TransferStopped`."""
-        if self._backoff.exhausted(time.monotonic()):
-            raise TransferStopped(
-                f"the source could not be reached for {span(self._limit)}: {reason}",
-                remedy=remedy,
-                fault="source",
-            )
-        delay = self._backoff.delay()
-        self._liveness.rests(delay)
-        return delay

@@ -130,6 +130,11 @@ class Spool:
                 remedy="Name another with --spool-directory, or lower --spool-bytes.",
             )
 
+    def new_file(self) -> int:
+        """The descriptor of an empty file beside the spool's, for a command that is too long for
+        memory. Raises `OSError`."""
+        return nameless_file(self.directory)
+
     @property
     def free(self) -> int:
         """Bytes that the directory's disk has free. Raises `OSError`."""
@@ -254,7 +259,7 @@ class Spool:
                 self._release(chunk)
                 self._on_change()
         except OSError as exc:
-            self._fail(self._lack(exc))
+            self._fail(self.lack(exc))
         except SpoolFull as exc:
             self._fail(exc)
         finally:
@@ -270,7 +275,7 @@ class Spool:
         try:
             await self._in_thread(self._read_chunk, chunk)
         except OSError as exc:
-            raise self._lack(exc) from None
+            raise self.lack(exc) from None
         self._on_disk -= chunk.end
         if not self._on_disk:
             _log.info("The spool's files are read", extra={"end": "source", "bytes": self.size})
@@ -321,7 +326,9 @@ class Spool:
         while self._segments:
             os.close(self._segments.popleft().fd)
 
-    def _lack(self, exc: OSError) -> SpoolFull:
+    def lack(self, exc: OSError) -> SpoolFull:
+        """What to raise for an error of the directory's disk, at the spool's files or at
+        `new_file`."""
         waiting = f"with {self.size // MIB:,} MiB waiting"
         if exc.errno in _NO_ROOM:
             return SpoolFull(

@@ -19,7 +19,6 @@ from engine.model.command_calls import Calls
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import position_key
 from engine.model.replication import Replication
-from engine.model.retry import Attempts
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
 from engine.transfer import write_block
@@ -90,7 +89,7 @@ class FenceUpkeep:
         `EngineError`."""
         self._refused += 1
         if self._lost:
-            self._report_left_closed()
+            self._tell_left_closed()
         else:
             await self.remove(fence)
 
@@ -132,15 +131,14 @@ class FenceUpkeep:
             of["endpoint"] = at
         return logs.timed(_log, f"Cut-over: {what}", extra=of | figures)
 
-    def of_history(self, replication: Replication, replid: str) -> None:
+    def of_history(self, told: Replication, replid: str) -> None:
         """Raises `TransferFailed` where the fenced server is not the primary of this history."""
-        if self._ends.settings.fence == "pause" and replication.is_replica:
+        if self._ends.settings.fence == "pause" and told.is_replica:
             raise TransferFailed(
-                f"the server that was fenced is {replication.place} by now: "
-                "another one takes the writes",
+                f"the server that was fenced is {told.place} by now: another one takes the writes",
                 fault="source",
             )
-        if replication.replid and replication.replid != replid:
+        if told.replid and told.replid != replid:
             raise TransferFailed(
                 "the replication id of the server that takes the writes is not the one that is "
                 "followed: there was a failover, or it was restarted",
@@ -150,13 +148,13 @@ class FenceUpkeep:
 
     async def not_moved(self, fence: Fence) -> None:
         """Raises `TransferFailed` where the source fails over behind its fence."""
-        replication = await fence.look()
-        if replication is None:
+        told = await fence.look()
+        if told is None:
             return
         history = self._source.replid or self._promotion.history
-        if history or replication.is_replica:
-            self.of_history(replication, history)
-        await self._roles.no_second_primary(replication, history)
+        if history or told.is_replica:
+            self.of_history(told, history)
+        await self._roles.no_second_primary(told, history)
 
     # --- The target is not open ---
 
@@ -189,7 +187,7 @@ class FenceUpkeep:
         if not in_doubt and await self._is_lost():
             # It was not known when the opening broke off.
             self._lost = True
-            self._report_left_closed()
+            self._tell_left_closed()
             return True
         try:
             fence = await self._fence_left()
@@ -257,7 +255,7 @@ class FenceUpkeep:
         except (EngineError, TimeoutError):
             return True
 
-    def _report_left_closed(self) -> None:
+    def _tell_left_closed(self) -> None:
         sealed = self._checkpoint.mark.sealed
         by_hand = f". If none has: {write_block.remedy(sealed)}" if sealed else ""
         self._context.on_event(
@@ -296,13 +294,13 @@ class FenceUpkeep:
             fault="source",
             limit=_FINISH_SECONDS if patient else 0.0,
         )
-        async for attempt in Attempts(patience):
+        while True:
             try:
                 await self._finish_once()
                 patience.progress()
                 return
             except EngineError as exc:
-                attempt.failed(
+                delay = patience.failed(
                     exc.message,
                     remedy="Its writers may wait, or write what is not migrated: resume the "
                     "migration once the source answers, or stop its writers and end the migration "
@@ -310,6 +308,7 @@ class FenceUpkeep:
                     event=f"the source was not told that its writes have gone: {exc.message}; "
                     "trying again",
                 )
+            await asyncio.sleep(delay)
 
     async def _finish_once(self) -> None:
         fence = await self._fence_left()
@@ -343,15 +342,15 @@ class FenceUpkeep:
         self._not_let_go = None
         try:
             with self.step("let clients go, and disconnect them"):
-                events = await fence.finish()
+                told = await fence.finish()
         except EngineError as exc:
             self._not_let_go = exc
             return
         lost = [fence.lost_writes] if fence.lost_writes else []
         if self._ends.settings.source_after == "refuse" and (moved := await self._moved(fence)):
-            events.append(moved)
+            told.append(moved)
             lost.append(moved)
-        for each in events:
+        for each in told:
             self._context.on_event(each)
         run = fence.calls_since
         self._checkpoint.note(

@@ -80,20 +80,20 @@ class Snapshot:
         # A source of the same history has all that we have; what it deleted since it meant to.
         if position is None or position.replid != sync.replid:
             await self._check_source()
-        info: ServerInfo | None = None
+        told: ServerInfo | None = None
         if checkpoint.mark.begun:
             await self._make_room()
         else:
             await checkpoint.save(begun=True)
             # Ends the connections of the one that it is taken over from, if it is.
             await self._ownership.take()
-            info = self._ownership.info
+            told = self._ownership.told
             if checkpoint.mark.taken_over:
                 await self._make_room()
         self._refused.clear()
         self._parts.clear()
         context.stats.start_anew()
-        await self._target_watch.begin(info)
+        await self._target_watch.begin(told)
         await checkpoint.save(
             released=False,
             loss_accepted=False,

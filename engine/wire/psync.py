@@ -144,10 +144,10 @@ Command = tuple[bytes | str | int, ...]
 
 
 def _version(info: ServerInfo, _: StreamPosition | None) -> Command | None:
-    version = info.capabilities.announced_version
-    if version is None:
+    told = info.capabilities.announced_version
+    if told is None:
         return None
-    return ("REPLCONF", "version", ".".join(map(str, version)))
+    return ("REPLCONF", "version", ".".join(map(str, told)))
 
 
 def _psync(_: ServerInfo, position: StreamPosition | None) -> Command:
