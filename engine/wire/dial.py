@@ -56,18 +56,16 @@ async def dial_and_ask(
     time), `AuthError` (credentials refused), `ServerError` (anything else that it answered).
     """
     began = asyncio.get_running_loop().time()
-    endpoint = await located(endpoint, fault=fault, timeout=timeout)
+    endpoint = await located(leading(endpoint), fault=fault, timeout=timeout)
     left = timeout - (asyncio.get_running_loop().time() - began)
     return await _dial_at(endpoint, questions, fault, max(left, 0.1), may_ping)
 
 
 async def located(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Endpoint:
-    """The server that `endpoint` means by now: where a detour leads (`wire.address_detours`), or
-    the primary that its Sentinels name.
+    """The server that `endpoint` means by now: itself, or the primary that its Sentinels name.
 
     Raises `LinkError` and `AuthError` of the Sentinels. `timeout` is in seconds.
     """
-    endpoint = leading(endpoint)
     if endpoint.sentinel is None:
         return endpoint
 
