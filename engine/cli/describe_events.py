@@ -24,7 +24,7 @@ def describe_events(
         state,
         output,
         lambda engine: engine.describe_events(replication_group_id),
-        as_told=_as_table,
+        as_shown=_as_table,
         asks=True,
     )
 

@@ -68,13 +68,13 @@ def error_object(error: BaseException) -> dict[str, Any]:
     sender = isinstance(error, EngineError) and error.fault == "user"
     if isinstance(error, ApiFault):
         sender = error.http_status < 500
-    told = {
+    answer = {
         "Code": code_of(error),
         "Message": message_of(error),
         "Type": "Sender" if sender else "Receiver",
     }
     reason = getattr(error, "reason", None) if isinstance(error, EngineError) else None
-    return told if reason is None else {**told, "Reason": clean(reason)}
+    return answer if reason is None else {**answer, "Reason": clean(reason)}
 
 
 def complain(error: BaseException) -> None:

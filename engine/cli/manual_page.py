@@ -96,8 +96,8 @@ def _default(param: Any) -> str:
 
 
 def _terms(table: Iterable[tuple[str, str]]) -> Iterator[str]:
-    for term, told in table:
-        yield from (".TP", f"\\fB{_text(term)}\\fR", _text(told))
+    for term, meaning in table:
+        yield from (".TP", f"\\fB{_text(term)}\\fR", _text(meaning))
 
 
 def _text(text: str) -> str:

@@ -19,7 +19,7 @@ from engine.cli.common_options import (
 )
 from engine.cli.log_options import LogFormatOption, LogLevelOption, VerboseOption
 from engine.cli.verb_runner import respond
-from engine.cli.wait import as_told, follow, how_to_go_on
+from engine.cli.wait import as_shown, follow, how_to_go_on
 
 if TYPE_CHECKING:
     from engine.front.engine import Engine
@@ -99,7 +99,7 @@ def resume_migration(
         state,
         output,
         resume,
-        as_told=as_told,
+        as_shown=as_shown,
         on_interrupt=lambda: how_to_go_on(replication_group_id, state),
     )
 

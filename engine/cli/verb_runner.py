@@ -34,12 +34,12 @@ def respond(
     output: Output,
     work: Work[dict[str, Any]],
     *,
-    as_told: Callable[[dict[str, Any]], str] = as_text,
+    as_shown: Callable[[dict[str, Any]], str] = as_text,
     on_interrupt: Callable[[], str] = str,
     asks: bool = False,
     lacks: Callable[[dict[str, Any]], EngineError | None] = lambda _: None,
 ) -> None:
-    """Run `work` and print the response that it returns, as text by `as_told`; or fail.
+    """Run `work` and print the response that it returns, as text by `as_shown`; or fail.
 
     `on_interrupt` says how to go on after Ctrl-C. `asks`: the verb only asks, so a state that was
     named must be there. `lacks`: what is missing of what the response tells, as an error.
@@ -54,9 +54,9 @@ def respond(
         fail(error, output, on_interrupt=on_interrupt, result=result)
     if (missing := lacks(response)) is not None:
         if output == "text":
-            print(as_told(response))
+            print(as_shown(response))
         fail(missing, output, result=response)
-    print(as_json(response) if output == "json" else as_told(response))
+    print(as_json(response) if output == "json" else as_shown(response))
 
 
 def _check_state(state: str | None) -> None:
@@ -104,8 +104,8 @@ def fail(
     if stopped and (way := on_interrupt()):
         print(way, file=sys.stderr)
     if output == "json":
-        told = {**(result or {}), "Error": error_object(error)}
-        print(as_json(told, indent=indent))
+        answer = {**(result or {}), "Error": error_object(error)}
+        print(as_json(answer, indent=indent))
     if stopped:
         raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(WRONG_USAGE if isinstance(error, UsageError) else FAILED) from None

@@ -39,13 +39,13 @@ async def follow(
     return response
 
 
-def as_told(response: dict[str, Any]) -> str:
+def as_shown(response: dict[str, Any]) -> str:
     """The group, and the report as a table, if there is one."""
     shown = {name: each for name, each in response.items() if name not in ("Report", "Checks")}
-    told = as_text(shown)
+    text = as_text(shown)
     if "Report" in response:
-        told += f"\n\n{report_summary.as_text(Report.from_dict(response['Report']))}"
-    return told
+        text += f"\n\n{report_summary.as_text(Report.from_dict(response['Report']))}"
+    return text
 
 
 def lacking(response: dict[str, Any]) -> EngineError | None:

@@ -42,7 +42,7 @@ from engine.fleet.process import ProcessId
 from engine.fleet.state_thread import persist
 from engine.groups import disconnections
 from engine.logs import output as log_output
-from engine.model.command_calls import Calls, since, told, total
+from engine.model.command_calls import Calls, calls_words, since, total
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.source_clients import moment
@@ -114,7 +114,7 @@ class ClientDisconnector:
     async def _work(self) -> str:
         until: float | None = self._claimed.found.until
         if self._claimed.first:
-            await self._tell(self._begun())
+            await self._add_event(self._begun())
         while True:
             why = "its time is over" if until is None or time.time() >= until else ""
             if not why:
@@ -144,8 +144,8 @@ class ClientDisconnector:
             )
         return text
 
-    async def _tell(self, text: str) -> None:
-        await asyncio.to_thread(persist, lambda: self._claimed.tell(text))
+    async def _add_event(self, text: str) -> None:
+        await asyncio.to_thread(persist, lambda: self._claimed.add_event(text))
 
     async def _look(self) -> str:
         """Look once; why there is nothing more to do, empty: look again."""
@@ -197,7 +197,7 @@ class ClientDisconnector:
             text = f"the source runs scripts, and its clients cannot be paused: {error.message}"
         else:
             text = "the source runs scripts (EVAL): it answers none of its clients from now on"
-        await self._tell(text)
+        await self._add_event(text)
 
     async def _disconnect(self, end: Admin) -> str:
         blocks = await write_block.blocks(end)
@@ -230,15 +230,15 @@ class ClientDisconnector:
             if more is None:
                 text = f"what the source has run of scripts (EVAL) {gap} is not known"
             elif more.any:
-                text = told("the source", more, gap)
+                text = calls_words("the source", more, gap)
             else:
                 text = f"the source has run no script (EVAL) {gap}"
         elif more is not None and more.any and (self._first_look or not self._told):
-            text = told("the source", self._run)
+            text = calls_words("the source", self._run)
         else:
             return
         self._told = self._told or self._run.any
-        await self._tell(text)
+        await self._add_event(text)
 
     async def _count_last(self) -> None:
         """Once more, at the end; what is not told then is not known."""
@@ -280,7 +280,7 @@ async def work(group_id: str, handed: int | None = None, of: int | None = None) 
     try:
         endpoint = _closed_server(claimed)
     except UsageError as error:
-        claimed.tell(f"clients of the source are not disconnected: {error.message}")
+        claimed.add_event(f"clients of the source are not disconnected: {error.message}")
         return 1
     _log.info("Clients are disconnected from now on", extra=_at(endpoint))
     if handed is not None and of not in (None, claimed.transfer.id):

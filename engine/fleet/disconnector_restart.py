@@ -51,7 +51,7 @@ class DisconnectorGuard:
         if self._gone():
             self._start()
         if pausing is not self._kept and self._socket is not None:
-            self._tell(pausing, longer)
+            self._send(pausing, longer)
 
     def leave(self) -> None:
         """This process ends as it should: nothing is to be started."""
@@ -88,7 +88,7 @@ class DisconnectorGuard:
         ours.setblocking(False)
         self._socket = ours
 
-    def _tell(self, pausing: Admin | None, longer: bytes) -> None:
+    def _send(self, pausing: Admin | None, longer: bytes) -> None:
         assert self._socket is not None
         number = None if pausing is None else pausing.duplicate()
         with contextlib.suppress(OSError):

@@ -24,14 +24,14 @@ async def fail(claimed: ClaimedTransfer, error: Exception, progress: Progress) -
     Never raises: the caller has an error to report already.
     """
     # The text of an unforeseen error may hold anything, a password included.
-    told = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}, a bug"
-    _log.error("migration failed: %s", told, extra={"event": True})
-    report = Report(status="failed", errors=(told,), engine=engine_use())
-    ended = replace(progress, phase=Phase.FAILED, can_complete=False, reason=told)
+    reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}, a bug"
+    _log.error("migration failed: %s", reason, extra={"event": True})
+    report = Report(status="failed", errors=(reason,), engine=engine_use())
+    ended = replace(progress, phase=Phase.FAILED, can_complete=False, reason=reason)
     with contextlib.suppress(EngineError):
         await asyncio.to_thread(
             persist,
             lambda: claimed.finish(
-                TransferStatus.FAILED, report, ended, f"migration failed: {told}"
+                TransferStatus.FAILED, report, ended, f"migration failed: {reason}"
             ),
         )

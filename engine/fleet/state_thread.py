@@ -23,6 +23,7 @@ from engine.groups.states import Request
 from engine.groups.store import TransientStateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.progress import ENDS, Phase, Progress
+from engine.model.retry import Deadline, retry_blocking
 
 _log = logs.logger(__name__)
 POLL = 0.2
@@ -39,14 +40,7 @@ T = TypeVar("T")
 
 def persist(action: Callable[[], T]) -> T:
     """Run `action`; while the state has an error that may pass, again, for `GIVE_UP` seconds."""
-    deadline = time.monotonic() + GIVE_UP
-    while True:
-        try:
-            return action()
-        except TransientStateError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(POLL)
+    return retry_blocking(action, Deadline(GIVE_UP, POLL), TransientStateError)
 
 
 class StateCheckpointStore:

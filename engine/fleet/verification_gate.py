@@ -13,7 +13,7 @@ from engine.sources.aof_findings import AofSurvey
 from engine.transfer.cut_over_check import Comparison, CutOverCheckResult
 
 if TYPE_CHECKING:
-    from engine.verify.aof_comparison import Told
+    from engine.verify.aof_comparison import FileValue
 
 # redis-py, which the verifier asks with, costs CPU to import: only where there is something to ask.
 
@@ -59,16 +59,16 @@ class FilesVerificationGate:
     def __init__(self, target: Endpoint, settings: TransferSettings) -> None:
         self._target = target
         self._settings = settings
-        self._told: dict[tuple[int, bytes], Told] | None = None
+        self._values: dict[tuple[int, bytes], FileValue] | None = None
         self._error = ""
 
     async def read(self, files: AofFiles, survey: AofSurvey) -> None:
         """Read them once more, while they are applied; a failure is told by the gate."""
-        from engine.verify import told_by_files
+        from engine.verify import values_of_files
 
         self._error = ""
         try:
-            self._told = await told_by_files(files, survey, self._settings)
+            self._values = await values_of_files(files, survey, self._settings)
         except EngineError as error:
             self._error = str(error)
 
@@ -76,12 +76,12 @@ class FilesVerificationGate:
         """Ask the target."""
         from engine.verify import verify_aof
 
-        if self._told is None:
+        if self._values is None:
             await self.read(files, survey)
-        if self._told is None:
+        if self._values is None:
             return CutOverCheckResult(False, f"both ends could not be compared: {self._error}")
         try:
-            found = await verify_aof(self._told, self._target, self._settings)
+            found = await verify_aof(self._values, self._target, self._settings)
         except EngineError as error:
             return CutOverCheckResult(False, f"both ends could not be compared: {error}")
         return CutOverCheckResult(found.ok, found.reason, found)

@@ -29,8 +29,8 @@ async def disconnect(
         raise InvalidParameterValueException(
             f"Invalid value for Seconds: must be between 0 and {SECONDS_MOST:.0f}."
         )
-    told = await services.state(lambda registry: _ask(services, registry, group_id, seconds))
-    return {**await services.answer(group_id), "Message": told}
+    message = await services.state(lambda registry: _ask(services, registry, group_id, seconds))
+    return {**await services.answer(group_id), "Message": message}
 
 
 def _ask(services: ServiceContext, registry: Registry, group_id: str, seconds: float | None) -> str:

@@ -21,13 +21,13 @@ def details(status: str, transfer: TransferRecord | None) -> dict[str, Any] | No
     to. None for a group that never had one."""
     if transfer is None:
         return None
-    told: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "Source": response_shapes.endpoint(transfer.source),
         "StartTime": response_shapes.timestamp(transfer.created_at),
     }
     if status == GroupStatus.MIGRATING:
         by_itself = bool(transfer.settings_data.get("auto_cut_over"))
-        return {**told, "AutoCutOver": by_itself, "Gates": gates(transfer)}
+        return {**shown, "AutoCutOver": by_itself, "Gates": gates(transfer)}
     ended = {
         "Status": str(transfer.status),
         "EndTime": response_shapes.timestamp(transfer.changed_at),
@@ -40,7 +40,7 @@ def details(status: str, transfer: TransferRecord | None) -> dict[str, Any] | No
     )
     blocked = {"SourceBlocked": transfer.report is not None and bool(transfer.report.sealed)}
     return {
-        **told,
+        **shown,
         **ended,
         "Phase": transfer.progress.phase,
         **_outcome(transfer.report),

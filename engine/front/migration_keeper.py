@@ -132,12 +132,12 @@ class MigrationWatcher:
     def _supervisor(self, transfer: TransferRecord) -> Supervisor:
         found = self._supervisors.get(transfer.id)
         if found is None:
-            told = functools.partial(self._told, transfer.group_id)
-            found = Supervisor(self._services, transfer.group_id, told)
+            on_event = functools.partial(self._on_event, transfer.group_id)
+            found = Supervisor(self._services, transfer.group_id, on_event)
             self._supervisors[transfer.id] = found
         return found
 
-    def _told(self, group_id: str, message: str) -> None:
+    def _on_event(self, group_id: str, message: str) -> None:
         self._on_replaced()
 
     async def _replace(self, transfer: TransferRecord) -> None:

@@ -57,13 +57,13 @@ async def migrate(
     validate.not_a_file(target, "PrimaryEndpoint")
     validate.possible_from([source], settings)
 
-    def told(text: str) -> None:
+    def note_event(text: str) -> None:
         _log.info(text, extra={"event": True})
         if on_event is not None:
             on_event(text)
 
     # What is tested is what is carried, whatever becomes of the file's name meanwhile.
-    with fleet.holding(source.rdb_path, settings, told):
+    with fleet.holding(source.rdb_path, settings, note_event):
         # 1. The target's group, if it is registered.
         name = default_id(target) if group_id is None else validate.identifier(group_id)
         found = await services.state(lambda registry: _group(registry, name, target))

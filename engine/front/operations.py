@@ -153,7 +153,7 @@ async def unblock_source(services: ServiceContext, group_id: str) -> dict[str, A
     if script_pause:
         # The pause that holds its clients holds our connection as well.
         await services.state(lambda registry: _stop_disconnecting(registry, transfer))
-    told = await fleet.unblock_source(
+    message = await fleet.unblock_source(
         services.credentials.apply(transfer.source),
         transfer.report.sealed_at,
         transfer.report.sealed,
@@ -161,10 +161,10 @@ async def unblock_source(services: ServiceContext, group_id: str) -> dict[str, A
         services.credentials,
         script_pause=script_pause,
     )
-    await services.state(lambda registry: registry.add_event(group_id, told))
+    await services.state(lambda registry: registry.add_event(group_id, message))
     # Writes are wanted there, and so are clients.
     await services.state(lambda registry: _stop_disconnecting(registry, transfer))
-    return {**await services.answer(group_id), "Message": told}
+    return {**await services.answer(group_id), "Message": message}
 
 
 async def _nothing_to_unblock(
@@ -199,7 +199,7 @@ async def describe(
     """DescribeReplicationGroups."""
     limit, after = validate.page(max_records, marker)
     _tidy()
-    await _tell_unattended(services)
+    await _report_unattended(services)
     if group_id is not None:
         name = validate.identifier(group_id)
         answer = await services.answer(name)
@@ -218,17 +218,17 @@ async def describe(
 async def describe_events(services: ServiceContext, group_id: str | None) -> dict[str, Any]:
     """DescribeEvents, all at once."""
     name = None if group_id is None else validate.identifier(group_id)
-    await _tell_unattended(services)
+    await _report_unattended(services)
     return response_shapes.events(await services.state(lambda registry: registry.list_events(name)))
 
 
-async def _tell_unattended(services: ServiceContext) -> None:
+async def _report_unattended(services: ServiceContext) -> None:
     """A reader of the state is the first that can report what no process does any more."""
     from engine.groups import disconnections
 
     # A state that cannot be written is still told.
     with contextlib.suppress(StateError):
-        await services.state(lambda registry: disconnections.tell_unattended(registry.store))
+        await services.state(lambda registry: disconnections.report_unattended(registry.store))
 
 
 async def page_events(
@@ -242,7 +242,7 @@ async def page_events(
     """DescribeEvents, in pages. Times are seconds since the epoch."""
     name = None if group_id is None else validate.identifier(group_id, "SourceIdentifier")
     limit, after = validate.events_page(max_records, marker)
-    await _tell_unattended(services)
+    await _report_unattended(services)
     found, more = await services.state(
         lambda registry: registry.page_events(
             name, since=since, until=until, after=after, limit=limit

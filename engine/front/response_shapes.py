@@ -228,7 +228,7 @@ def reason(transfer: TransferRecord) -> str:
     if transfer.undecided:
         return _undecided(transfer)
     if not transfer.leased():
-        named = f" ({transfer.worker.told})" if transfer.worker is not None else ""
+        named = f" ({transfer.worker.words})" if transfer.worker is not None else ""
         return f"the worker process{named} is gone: {way_out}"
     if transfer.refused:
         refused = f"cut-over refused: {transfer.refused}"
@@ -243,13 +243,13 @@ def _undecided(transfer: TransferRecord) -> str:
     """The reason of one whose worker is gone from the middle of the cut-over."""
     gone = "the worker process is gone from the middle of the cut-over, and the target may be open"
     next_one = "a new worker" if transfer.leased() else "resume-migration starts a worker that"
-    told = f"{gone}: {next_one} finds out whether it is"
+    text = f"{gone}: {next_one} finds out whether it is"
     if transfer.progress.lets_scripts:
-        told += (
+        text += (
             ". Until then the source runs scripts (EVAL), although it refuses other writes: if the "
             "target is open, what they write is lost, and is counted then"
         )
-    return told
+    return text
 
 
 def needs_hand(transfer: TransferRecord) -> bool:

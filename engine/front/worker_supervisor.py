@@ -76,11 +76,11 @@ class Supervisor:
             )
         self._in_a_row += 1
         self._due, self._replaced_at = now + self._pause.delay(), now
-        named = f" ({transfer.worker.told})" if transfer.worker is not None else ""
+        named = f" ({transfer.worker.words})" if transfer.worker is not None else ""
         message = f"the worker process{named} was killed: replaced, {self._in_a_row} of {LIMIT}"
-        told = await self._services.state(lambda registry: self._replace(registry, message))
-        if told is not None and self._on_event is not None:
-            self._on_event(told)
+        event = await self._services.state(lambda registry: self._replace(registry, message))
+        if event is not None and self._on_event is not None:
+            self._on_event(event)
 
     def _begin_anew(self) -> None:
         self._in_a_row = 0

@@ -66,8 +66,10 @@ def note_once(store: Store, transfer_id: int) -> None:
 
 def _lets_scripts(connection: Connection, transfer_id: int) -> bool:
     report = schema.migrations.c.report
-    told = connection.execute(select(report).where(schema.migrations.c.id == transfer_id)).scalar()
-    return bool(told and told.get("lets_scripts"))
+    result = connection.execute(
+        select(report).where(schema.migrations.c.id == transfer_id)
+    ).scalar()
+    return bool(result and result.get("lets_scripts"))
 
 
 def end(store: Store, transfer: TransferRecord, why: str, *, refuses: bool = True) -> bool:
@@ -106,7 +108,7 @@ def unattended(store: Store, *, grace: float = LAUNCH_SECONDS, patience: float =
         ]
 
 
-def tell_unattended(store: Store) -> None:
+def report_unattended(store: Store) -> None:
     """Note an event, once, for each that is to go on, or was to until its time was over, and is
     done by no process. Raises `StateError`."""
     query = _with_groups(_TABLE).where(_TABLE.c.ended == "")
@@ -117,7 +119,7 @@ def tell_unattended(store: Store) -> None:
         if since is None or row.clients.get("unattended_since") == since:
             continue
         with store.write() as connection:
-            told = connection.execute(
+            result = connection.execute(
                 update(_TABLE)
                 .where(
                     _TABLE.c.transfer_id == row.transfer_id,
@@ -127,7 +129,7 @@ def tell_unattended(store: Store) -> None:
                 )
                 .values(clients={**row.clients, "unattended_since": since})
             )
-            if told.rowcount:
+            if result.rowcount:
                 message = alone(found, row.group_id)
                 write_event(connection, row.group_id, message, of=row.transfer_id)
 
@@ -188,7 +190,7 @@ class Claimed:
             .returning(_TABLE.c.until)
         ).one_or_none()
 
-    def tell(self, message: str) -> None:
+    def add_event(self, message: str) -> None:
         """Note an event of the group."""
         with self.store.write() as connection:
             write_event(connection, self.transfer.group_id, message, of=self.transfer.id)

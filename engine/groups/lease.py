@@ -40,7 +40,7 @@ class Worker:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def told(self) -> str:
+    def words(self) -> str:
         """What is told of it, as a part of a sentence: "pid 4711"."""
         return ", ".join(f"{name.lower()} {value}" for name, value in self.shown.items())
 

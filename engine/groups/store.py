@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +34,7 @@ from engine.errors import StateError, UsageError
 from engine.groups import schema, upgrade
 from engine.groups.lease import Witness, no_witness
 from engine.groups.rows import WITNESS
+from engine.model.retry import Deadline, retry_blocking
 
 STATE_VARIABLE = "STARTMIGRATION_STATE"
 BUSY_TIMEOUT = 5.0
@@ -94,7 +94,9 @@ class Store:
         try:
             if self.file is not None:
                 _prepare_file(self.file)
-            _with_patience(self._prepare)
+            # The change to WAL mode needs the file for itself, and SQLite does not always wait
+            # there for another process that does the same.
+            retry_blocking(self._prepare, Deadline(BUSY_TIMEOUT, 0.05), LockedStateError)
         except BaseException:
             self.close()
             raise
@@ -296,19 +298,6 @@ def _prepare_file(path: Path) -> None:
             f"the state {str(path)[:200]!r} cannot be created: {reason}",
             remedy="Name another file with --state.",
         ) from None
-
-
-def _with_patience(action: Any) -> None:
-    """Run `action` again while the database is locked: the change to WAL mode needs the file for
-    itself, and SQLite does not always wait there for another process that does the same."""
-    deadline = time.monotonic() + BUSY_TIMEOUT
-    while True:
-        try:
-            return action()  # type: ignore[no-any-return]
-        except LockedStateError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 def _translate(error: exc.SQLAlchemyError, name: str) -> StateError:

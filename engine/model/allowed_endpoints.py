@@ -33,7 +33,7 @@ _OF_THE_LINK: tuple[Network, ...] = (
     ipaddress.IPv6Network("fe80::/10"),
     ipaddress.IPv6Network("fd00:ec2::254/128"),
 )
-_told_all: ContextVar[bool] = ContextVar("told_all", default=False)
+_every_reason: ContextVar[bool] = ContextVar("told_all", default=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +108,18 @@ def rules() -> Rules | None:
 
 
 @contextmanager
-def told_all() -> Iterator[None]:
+def with_every_reason() -> Iterator[None]:
     """For a caller that may know why a server cannot be reached."""
-    token = _told_all.set(True)
+    token = _every_reason.set(True)
     try:
         yield
     finally:
-        _told_all.reset(token)
+        _every_reason.reset(token)
 
 
 def veiled() -> bool:
     """Whether it is not told why a server cannot be reached."""
-    return VARIABLE in os.environ and not _told_all.get()
+    return VARIABLE in os.environ and not _every_reason.get()
 
 
 @lru_cache(maxsize=4)

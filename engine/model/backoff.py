@@ -67,17 +67,17 @@ class Patience:
         ended: str,
         next_step: str,
         fault: FaultOf,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
         event: Callable[[str], None],
     ) -> None:
         self._limit = limit
         self._ended = ended
         self._next_step = next_step
         self._fault: FaultOf = fault
-        self._tell = tell
+        self._report = report
         self._event = event
         self._backoff = Backoff(limit)
-        self._told = False
+        self._reported = False
         self._seldom = logs.Seldom(_LOG_SECONDS)
         self._since = 0.0
         self.tries = 0
@@ -85,9 +85,9 @@ class Patience:
 
     def well(self) -> None:
         """Nothing stands in the way just now; whether it gets any further is still to be seen."""
-        if self._told:
-            self._told = False
-            self._tell("")
+        if self._reported:
+            self._reported = False
+            self._report("")
 
     def progress(self) -> None:
         """Something was acknowledged: the next failure begins a new series."""
@@ -131,8 +131,8 @@ class Patience:
         _log.log(level, "A try failed: %s; %s", why, self._next_step, extra=figures)
         tries = "1 try" if self.tries == 1 else f"{self.tries:,} tries"
         stop = "" if reason.endswith(".") else "."
-        self._told = True
-        self._tell(
+        self._reported = True
+        self._report(
             f"{reason}{stop} {tries} failed in {span(now - self._since)}; "
             f"{self._next_step} in {span(delay)}, for up to {span(self._limit)} without progress"
             f"{'. ' if remedy else ''}{remedy}"

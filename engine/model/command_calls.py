@@ -60,7 +60,7 @@ def total(first: Calls | None, more: Calls) -> Calls:
     return Calls(first.scripts + more.scripts, writes)
 
 
-def told(name: str, run: Calls, when: str = "since the cut-over") -> str:
+def calls_words(name: str, run: Calls, when: str = "since the cut-over") -> str:
     """The event: `name` has run so much, `when`; something was run (`Calls.any`)."""
     writes = ""
     if run.writes:

@@ -147,9 +147,9 @@ def _check_name(text: str, host: str) -> None:
         )
     if host_pattern_check.wild(host):
         if host_pattern_check.of_addresses(host):
-            told = "" if ":" in host else f", and as a name it would fit {_example(host)} too"
+            hint = "" if ":" in host else f", and as a name it would fit {_example(host)} too"
             raise UsageError(
-                f"{text!r} is no network{told}",
+                f"{text!r} is no network{hint}",
                 remedy=f"Write {host_pattern_check.network_of(host)}.",
             )
         host_pattern_check.check_names(host)

@@ -26,19 +26,19 @@ class Evictions:
 
     def after(self, info: ServerInfo) -> Evictions:
         """The same after another look at the target."""
-        told = info.evicted_keys
-        if told is None:
+        evicted = info.evicted_keys
+        if evicted is None:
             return self
         if self.base is None:
-            return Evictions(told, info.run_id, policy=info.maxmemory_policy)
+            return Evictions(evicted, info.run_id, policy=info.maxmemory_policy)
         here = self
-        if info.run_id != self.run_id or told < self.base:
+        if info.run_id != self.run_id or evicted < self.base:
             here = replace(self, base=0, run_id=info.run_id, before=self.count)
-        elif told - self.base + self.before < self.count:
+        elif evicted - self.base + self.before < self.count:
             # The counter was set back, and has come up to the base again.
             here = replace(self, base=0, before=self.count)
         assert here.base is not None
-        count = here.before + told - here.base
+        count = here.before + evicted - here.base
         return replace(here, count=count, policy=info.maxmemory_policy)
 
     @property
@@ -49,8 +49,8 @@ class Evictions:
     @property
     def words(self) -> str:
         """Why the target must not be opened, and what to do; empty if nothing was evicted."""
-        told = self.words_in_one_go
-        return told and f"{told}, then abort (complete-migration --force) and start again"
+        text = self.words_in_one_go
+        return text and f"{text}, then abort (complete-migration --force) and start again"
 
     @property
     def words_in_one_go(self) -> str:

@@ -54,25 +54,25 @@ def parse_replication(reply: object) -> Replication | None:
     """Read a reply to INFO replication (bytes); None where it tells no offset."""
     if not isinstance(reply, bytes):
         return None
-    told: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in reply.decode("utf-8", "replace").splitlines():
         name, colon, value = line.partition(":")
         if colon and not line.startswith("#"):
-            told[name] = value.strip()
-    offset = told.get("master_repl_offset", "")
+            fields[name] = value.strip()
+    offset = fields.get("master_repl_offset", "")
     if not offset.isdigit():
         return None
-    second = told.get("second_repl_offset", "")
-    replicas = [_replica(value) for name, value in told.items() if _is_replica(name)]
+    second = fields.get("second_repl_offset", "")
+    replicas = [_replica(value) for name, value in fields.items() if _is_replica(name)]
     return Replication(
-        role=told.get("role", ""),
+        role=fields.get("role", ""),
         offset=int(offset),
-        replid=told.get("master_replid", ""),
+        replid=fields.get("master_replid", ""),
         # All zeros: there was no failover.
-        replid2=told.get("master_replid2", "").strip("0") and told["master_replid2"],
+        replid2=fields.get("master_replid2", "").strip("0") and fields["master_replid2"],
         second_offset=int(second) if second.isdigit() else -1,
-        primary=_address(told.get("master_host", ""), told.get("master_port", "")),
-        primary_link_up=told.get("master_link_status", "up") == "up",
+        primary=_address(fields.get("master_host", ""), fields.get("master_port", "")),
+        primary_link_up=fields.get("master_link_status", "up") == "up",
         replicas=tuple(each for each in replicas if each),
     )
 
@@ -83,8 +83,8 @@ def _is_replica(name: str) -> bool:
 
 
 def _replica(value: str) -> str:
-    told = dict(pair.split("=", 1) for pair in value.split(",") if "=" in pair)
-    return _address(told.get("ip", ""), told.get("port", ""))
+    fields = dict(pair.split("=", 1) for pair in value.split(",") if "=" in pair)
+    return _address(fields.get("ip", ""), fields.get("port", ""))
 
 
 def _address(host: str, port: str) -> str:

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from engine.model.command_calls import Calls, told
+from engine.model.command_calls import Calls, calls_words
 
 ADDRESSES_LIMIT = 100
 """So many addresses are named, those seen last; further ones are counted."""
@@ -114,7 +114,7 @@ def ending(found: SourceClients) -> str:
     text = "clients of the source are no longer disconnected: "
     text += f"{found.ended}; since the cut-over {described(found)}"
     if (calls := found.calls) is not None and calls.any:
-        text += f"; {told('the source', calls)}"
+        text += f"; {calls_words('the source', calls)}"
     elif found.lets_scripts and calls is None:
         text += "; how many scripts the source has run since then is not known"
     return text

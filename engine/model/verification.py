@@ -62,7 +62,7 @@ class Counts:
     @property
     def words(self) -> str:
         """`5 keys on the source, 3 on the target (…)`: why they may differ is in the brackets."""
-        told = f"{self.source:,} keys on the source, {self.target:,} on the target"
+        text = f"{self.source:,} keys on the source, {self.target:,} on the target"
         hashes = sum(abs(more) for more in self.fields.values())
         why = []
         if self.expired:
@@ -71,7 +71,7 @@ class Counts:
             what = "1 hash has" if hashes == 1 else f"{hashes:,} hashes have"
             still = "counts" if hashes == 1 else "count"
             why.append(f"{what} no field left that has not expired, and still {still}")
-        return f"{told} ({'; '.join(why)})" if why and not self.wrong else told
+        return f"{text} ({'; '.join(why)})" if why and not self.wrong else text
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ class FileInput:
         stop = threading.Event()
         task = asyncio.ensure_future(asyncio.to_thread(self._checksum, stop))
         try:
-            await self.tell_of_waiting(task)
+            await self.report_waiting(task)
             checksum = await task
         except asyncio.CancelledError:
             stop.set()
@@ -172,7 +172,7 @@ class FileInput:
         self.check_unchanged()
         return f"rdb-{checksum:016x}-{self.size}"
 
-    async def tell_of_waiting(self, reading: asyncio.Future[Any]) -> None:
+    async def report_waiting(self, reading: asyncio.Future[Any]) -> None:
         """Say what is waited for if a pipe brings nothing for a moment."""
         if self.seekable or self.size:
             return
@@ -346,7 +346,7 @@ class Reading:
         task = asyncio.ensure_future(asyncio.to_thread(self._some, n))
         try:
             if not self._at:
-                await self._source.tell_of_waiting(task)
+                await self._source.report_waiting(task)
             portion = await task
         except asyncio.CancelledError:
             # The thread is told: it would wait for the pipe as long as that lasts.

@@ -40,6 +40,7 @@ from engine.model.doubt import Doubt
 from engine.model.endpoint import Endpoint
 from engine.model.position import StreamPosition
 from engine.model.replication import Replication
+from engine.model.retry import Attempts
 from engine.model.server import ServerInfo
 from engine.model.settings import MIB, TransferSettings
 from engine.sources.base import Item
@@ -354,9 +355,9 @@ class ReplicaSource:
         return self._liveness.seconds
 
     @property
-    def told(self) -> Replication | None:
+    def replication(self) -> Replication | None:
         """What the source said last of its role and offset; None: nothing since `open`."""
-        return self._watch.told if self._watch is not None else None
+        return self._watch.replication if self._watch is not None else None
 
     @property
     def failed_dials(self) -> int:
@@ -366,15 +367,15 @@ class ReplicaSource:
     @property
     def sent_offset(self) -> int:
         """Up to here the source has sent its stream, as far as it was heard."""
-        told = self.told
-        return max(self.received_offset, told.offset if told is not None else 0)
+        replication = self.replication
+        return max(self.received_offset, replication.offset if replication is not None else 0)
 
     def ask_now(self) -> None:
         """Have the source asked for its role and offset without waiting for the next time."""
         if self._watch is not None:
             self._watch.ask_now()
 
-    def told_since(self, moment: float) -> Replication | None:
+    def replication_since(self, moment: float) -> Replication | None:
         """What the source answered to a question that was put at `moment` of the loop's clock, or
         later; None: nothing yet. Raises `AuthError`, `ServerError`, `ProtocolFault` where it does
         not let itself be asked."""
@@ -382,7 +383,7 @@ class ReplicaSource:
         if watch is None:
             return None
         if watch.asked_at >= moment:
-            return watch.told
+            return watch.replication
         if watch.refused is not None:
             raise watch.refused
         return None
@@ -686,13 +687,10 @@ class ReplicaSource:
 
     async def _relink(self, error: EngineError) -> None:
         """Ask for the stream behind what was received; the bytes go on as if nothing had been."""
-        loop = asyncio.get_running_loop()
-        backoff = Backoff(self._settings.retry_for)
         self.on_event(f"{error.message}: dialling again")
         self._liveness.lost(error)
-        backoff.failed(loop.time())
         seldom, tries = logs.Seldom(_LOG_SECONDS), 0
-        while True:
+        async for attempt in Attempts(_Relinking(self._settings.retry_for, self._liveness)):
             try:
                 behind = StreamPosition(self.replid, self.received_offset)
                 connection, sync = await self._handshake.behind(behind)
@@ -717,20 +715,36 @@ class ReplicaSource:
                 if self.elsewhere is not None and await self.elsewhere(behind):
                     # It is another server, and may be of another version: opened anew.
                     break
-                if backoff.exhausted(loop.time()):
-                    words = span(self._settings.retry_for)
+                try:
+                    attempt.failed(exc.message, remedy=exc.remedy)
+                except TransferStopped as stopped:
                     self._given_up = True
-                    error = TransferStopped(
-                        f"the source could not be reached for {words}: {exc.message}",
-                        remedy=exc.remedy,
-                        fault="source",
-                    )
+                    error = stopped
                     break
             except EngineError as exc:
                 error = exc
                 break
-            delay = backoff.delay()
-            self._liveness.rests(delay)
-            await asyncio.sleep(delay)
         self._lost = error
         self._wake()
+
+
+class _Relinking:
+    """The policy of dialling again (`model.retry`): the liveness is told of each rest."""
+
+    def __init__(self, limit: float, liveness: SourceLiveness) -> None:
+        self._limit = limit
+        self._liveness = liveness
+        self._backoff = Backoff(limit)
+        self._backoff.failed(time.monotonic())
+
+    def failed(self, reason: str, *, remedy: str = "", event: str = "") -> float:
+        """See `Policy`. Raises `TransferStopped`."""
+        if self._backoff.exhausted(time.monotonic()):
+            raise TransferStopped(
+                f"the source could not be reached for {span(self._limit)}: {reason}",
+                remedy=remedy,
+                fault="source",
+            )
+        delay = self._backoff.delay()
+        self._liveness.rests(delay)
+        return delay

@@ -73,14 +73,14 @@ class ReplicaHandshake:
         source has `position` too. Raises as `dial` and `handshake` do.
         """
         began = time.monotonic()
-        connection, told = await dial_and_ask(
+        connection, replies = await dial_and_ask(
             self._endpoint,
             [("INFO",), ("TIME",), ("CONFIG", "GET", "repl-ping-*-period")],
             fault="source",
             timeout=self._settings.connect_timeout,
         )
         try:
-            await self._learn(connection, told, began)
+            await self._learn(connection, replies, began)
             sync = await self._shake_hands(connection, position)
             if since is not None and isinstance(sync, PartialSync):
                 return await self._reach_back(connection, sync, since)
@@ -111,10 +111,10 @@ class ReplicaHandshake:
     ) -> FullSync | PartialSync:
         timeout = self._settings.io_timeout
         sync = await handshake(connection, position, info=self.info, timeout=timeout)
-        self._tell(sync, position)
+        self._log_sync(sync, position)
         return sync
 
-    def _tell(self, sync: FullSync | PartialSync, asked: StreamPosition | None) -> None:
+    def _log_sync(self, sync: FullSync | PartialSync, asked: StreamPosition | None) -> None:
         figures: dict[str, object] = {
             "end": "source",
             "endpoint": self._endpoint.address,
@@ -156,8 +156,8 @@ class ReplicaHandshake:
     async def _learn(self, connection: Connection, replies: list[Any], began: float) -> None:
         """Take in INFO, TIME and the PING period, asked for behind `began`; a user without the
         rights to the latter two goes without."""
-        told, clock, period = replies
-        self.info = info_in(connection, answered(told))
+        info, clock, period = replies
+        self.info = info_in(connection, answered(info))
         quickest = self._read_clock(clock, began, float("inf"))
         # Every relative TTL is off by as much as the clock is; an answer that lay a while before we
         # had a turn makes that half the time it took.
@@ -171,14 +171,14 @@ class ReplicaHandshake:
             self.ping_period = float(period[1])
         self.silence = max(self._settings.io_timeout, self.ping_period * _PING_PERIODS)
 
-    def _read_clock(self, told: object, began: float, quickest: float) -> float:
+    def _read_clock(self, clock: object, began: float, quickest: float) -> float:
         """Take a reply to TIME that was asked for at `began`, if it is the quickest so far; the
         seconds of the quickest, 0: none is given."""
         now = time.monotonic()
-        if not isinstance(told, list) or len(told) != 2:
+        if not isinstance(clock, list) or len(clock) != 2:
             self.skew = time.time() - now
             return 0.0
         if now - began >= quickest:
             return quickest
-        self.skew = int(told[0]) + int(told[1]) / 1e6 - (began + now) / 2
+        self.skew = int(clock[0]) + int(clock[1]) / 1e6 - (began + now) / 2
         return now - began

@@ -68,12 +68,12 @@ class SourceMonitor:
         # What was found last; None: nothing yet.
         self._late: bool | None = None
         self._received_before = -1
-        self.told: Replication | None = None
+        self.replication: Replication | None = None
         """The last answer."""
         self.asked_at = -math.inf
-        """When the question was put that `told` answers, by the loop's clock."""
+        """When the question was put that `replication` answers, by the loop's clock."""
         self.heard_at = -math.inf
-        """When `told` came, by the loop's clock."""
+        """When `replication` came, by the loop's clock."""
         self.arrived_at = math.inf
         """When everything told was here last, or more came. By the loop's clock; infinite: there
         was no answer yet."""
@@ -97,14 +97,14 @@ class SourceMonitor:
             while True:
                 self._hurry.clear()
                 try:
-                    told = await self._answer()
-                    if self._received() < told.offset:
+                    replication = await self._answer()
+                    if self._received() < replication.offset:
                         await asyncio.sleep(GRACE_SECONDS)
-                    if self._received() < told.offset:
+                    if self._received() < replication.offset:
                         self._say_late()
                     else:
                         self._late = False
-                    self._note_arrivals(told, loop.time())
+                    self._note_arrivals(replication, loop.time())
                 except EngineError as exc:
                     if not _passes(exc):
                         self.refused = exc
@@ -139,8 +139,8 @@ class SourceMonitor:
                     raise LinkError(
                         f"{asked.name} gave no answer for {_HANG_UP_SECONDS:g} s", fault="source"
                     )
-            self.told, self.asked_at, self.heard_at = task.result(), began, loop.time()
-            return self.told
+            self.replication, self.asked_at, self.heard_at = task.result(), began, loop.time()
+            return self.replication
         finally:
             if not task.cancel() and not task.cancelled():
                 task.exception()
@@ -150,9 +150,9 @@ class SourceMonitor:
             self._connection = await self._dial()
         return await ask_replication(self._connection)
 
-    def _note_arrivals(self, told: Replication, now: float) -> None:
+    def _note_arrivals(self, replication: Replication, now: float) -> None:
         received = self._received()
-        if received >= told.offset or received != self._received_before:
+        if received >= replication.offset or received != self._received_before:
             self.arrived_at = now
         self._received_before = received
 

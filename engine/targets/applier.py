@@ -38,11 +38,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from engine import logs
 from engine._native import (
@@ -54,20 +52,14 @@ from engine._native import (
     TransactionResult,
 )
 from engine.errors import EngineError, LinkError, ServerError, TransferFailed, TransferStopped
-from engine.model.backoff import Patience
 from engine.model.doubt import Doubt
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import POSITION_DB
 from engine.model.server import same_process
 from engine.model.settings import TransferSettings
-from engine.model.transient_errors import DIAL_AGAIN
-from engine.targets.import_mode import import_source, in_import_mode
-from engine.targets.role_check import refuse_replica
-from engine.targets.target_refusals import TRY_AGAIN, no_database, refused_all
-from engine.targets.widen_reads import WIDEN_READS
-from engine.wire.connection import Connection, answered
-from engine.wire.dial import dial_and_ask
-from engine.wire.info_command import info_in
+from engine.targets.applier_link import ApplierLink
+from engine.targets.target_refusals import TRY_AGAIN, refused_all
+from engine.wire.connection import Connection
 
 # How long an answer may lie that nothing waits for. Longer than the source's longest rest, at the
 # end of which it is looked for: a wake-up of its own costs as much as all else about a small batch.
@@ -76,20 +68,10 @@ _ANSWER_SECONDS = 0.006
 _AHEAD_BYTES_MOST = 8 << 20
 # Of a transaction that lies in a file so much is read at once.
 _PIECE_BYTES = 1 << 20
-# A target with a longer round trip, in seconds, is far. So many transactions, and bytes of their
-# batches, are under way to it: 100 MB a second over a line of 150 ms. All of that is read from the
-# source again where the link is lost.
-_FAR_SECONDS = 0.004
+# So many transactions, and bytes of their batches, are under way to a target that is far: 100 MB a
+# second over a line of 150 ms. All of that is read from the source again where the link is lost.
 _UNDER_WAY_MOST = 512
 _UNDER_WAY_BYTES = 16 << 20
-# No server has given so many.
-_NO_CLIENT = (1 << 63) - 1
-# Without the right to these, connections cannot be ended by those that come after them.
-_RIGHTS: tuple[tuple[str | int, ...], ...] = (
-    ("CLIENT", "ID"),
-    ("CLIENT", "LIST", "TYPE", "master"),
-    ("CLIENT", "KILL", "ID", _NO_CLIENT),
-)
 _log = logs.logger(__name__)
 
 
@@ -182,25 +164,24 @@ class Applier:
         connections begin that are to end when another engine has the target; empty: one transaction
         is under way at a time."""
         self._endpoint = endpoint
-        self._name = name
-        self._full = full
         self._merges = full
         self._settings = settings
         self._key = key
-        self._on_event = on_event
-        self._importing = importing
-        self._on_doubt = on_doubt
-        self._connection: Connection | None = None
         self._encoder = TransactionEncoder(key, POSITION_DB)
         self._reader = TransactionReader()
-        self._patience = Patience(
-            settings.retry_for,
-            ended="the target did not take anything",
-            next_step="the next one comes",
-            fault="target",
-            tell=on_trouble,
-            event=on_event,
+        self.link = ApplierLink(
+            endpoint,
+            settings,
+            key,
+            self._attach,
+            on_event=on_event,
+            importing=importing,
+            on_doubt=on_doubt,
+            on_trouble=on_trouble,
+            full=full,
+            name=name,
         )
+        """The connection."""
         self._answer: asyncio.Future[TransactionResult] | None = None
         # A transaction that lies in a file is being sent: what the target does not take is noticed
         # there, and no answer is due yet.
@@ -212,25 +193,35 @@ class Applier:
         self._under_way: deque[Sent] = deque()
         self._bytes = 0
         self._ahead: _Ahead | None = None
-        # The connection's own number at the target, where several were under way over it.
-        self._client: int | None = None
         self._on_answer: Callable[[Sent], None] = lambda _: None
-        self._databases = {POSITION_DB}
-        self._position: bytes | None = None
-        self.retries = 0
-        self.reconnects = 0
-        self.identity = ""
-        """The target's data set and process, as it called itself at the last dialling
-        (`ServerInfo.identity`)."""
         self.ended = False
         """Whether the target's process ended while what `apply` was given last was under way."""
-        self.several = False
+
+    @property
+    def several(self) -> bool:
         """Whether several transactions may be under way at once."""
+        return self.link.several
+
+    @property
+    def identity(self) -> str:
+        """The target's data set and process, as it called itself at the last dial
+        (`ServerInfo.identity`)."""
+        return self.link.identity
+
+    @property
+    def retries(self) -> int:
+        """How often something was sent again."""
+        return self.link.retries
+
+    @property
+    def reconnects(self) -> int:
+        """How often the link was made anew."""
+        return self.link.reconnects
 
     async def open(self) -> bytes | None:
         """Dial; return the position found on the target. Raises `LinkError`, `AuthError`."""
-        await self._dial()
-        return self._position
+        await self.link.dial()
+        return self.link.position
 
     async def begin(self, position: bytes, *, over: bytes) -> None:
         """Write the first position: the target holds a whole snapshot up to it.
@@ -238,22 +229,23 @@ class Applier:
         `over` is what has to stand there before. Raises as `apply` does.
         """
         while True:
-            connection = await self._control()
+            self._drop_ahead()
+            connection = await self.link.control()
             try:
-                if self._position == over:
+                if self.link.position == over:
                     # Its WATCH stands since the position was seen.
                     # That MULTI is allowed was seen at the dialling.
-                    _, self._position = await self._watch(
+                    _, self.link.position = await self.link.watch(
                         connection, ("MULTI",), ("SET", self._key, position), ("EXEC",)
                     )
             except (LinkError, ServerError) as exc:
                 connection.close()
-                await self._pause(exc)
+                await self.link.pause(exc)
                 continue
-            if self._position != position:
-                raise PositionMoved(self._position)
-            self._patience.progress()
-            self._take_over()
+            if self.link.position != position:
+                raise PositionMoved(self.link.position)
+            self.link.patience.progress()
+            self._attach(connection)
             return
 
     async def apply(
@@ -277,11 +269,11 @@ class Applier:
         if sent is not None:
             transaction, before = sent.transaction, sent.before
         else:
-            await self._ensure_databases(batch, extras)
+            await self.link.ensure_databases(batch, extras)
             transaction = self._encoder.encode(
                 batch, position, db=POSITION_DB, skip=frozenset(skip), extras=extras
             )
-            before = self._position
+            before = self.link.position
         # The process that the transaction was sent to last.
         process = self.identity if sent is not None else None
         self.ended = False
@@ -299,34 +291,34 @@ class Applier:
                         transaction = self._encode(batch, position)
                         continue
                 else:
-                    if self._connection is None or self._connection.lost is not None:
-                        await self._dial()
+                    if self.link.closed:
+                        await self.link.dial()
                         self.ended = process is not None and not same_process(
                             self.identity, process
                         )
-                    if self._position == position != before:
+                    if self.link.position == position != before:
                         return Applied(unseen=True)
-                    if self._position != before:
-                        raise PositionMoved(self._position)
+                    if self.link.position != before:
+                        raise PositionMoved(self.link.position)
                     if self.ended:
                         return Applied(ended=True)
                     process = self.identity
                     result = await self._send(transaction)
             except (LinkError, ServerError) as exc:
-                await self._pause(exc)
+                await self.link.pause(exc)
                 continue
             if result.status in ("not_begun", "partial"):
                 await self.close()
                 raise _outside(result)
             if result.guard_error is not None:
                 # Applied or not: the position says so once the target answers again.
-                await self._unguarded(result.guard_error)
+                await self.link.pause(self.link.guard_refused(result.guard_error))
                 continue
             if result.status == "applied":
                 if result.position != position:
                     raise PositionMoved(result.position)
-                self._position = position
-                self._patience.progress()
+                self.link.position = position
+                self.link.patience.progress()
                 return Applied(failed=_indices(transaction, result.failed))
             if result.status == "raced":
                 raise PositionMoved(result.position)
@@ -366,7 +358,7 @@ class Applier:
         else:
             connection.close()
             return False
-        before = self._under_way[-1].position if self._under_way else self._position
+        before = self._under_way[-1].position if self._under_way else self.link.position
         self._under_way.append(Sent(transaction, position, before, batch.nbytes))
         self._bytes += batch.nbytes
         self._on_answer = on_answer
@@ -390,7 +382,7 @@ class Applier:
         connection.write(transaction.body)
 
     def _encode(self, batch: CommandBatch, position: bytes, *, over: bool = False) -> Transaction:
-        merge = self._merges
+        merge = self._merges and not self.link.cluster
         return self._encoder.encode(batch, position, db=POSITION_DB, merge=merge, over=over)
 
     def _refuses_merged(self, transaction: Transaction, result: TransactionResult) -> bool:
@@ -403,12 +395,12 @@ class Applier:
 
     def _ready_for(self, batch: CommandBatch) -> Connection | None:
         """The connection, if `batch` can be sent at once."""
-        connection = self._connection
+        connection = self.link.connection
         if (
             connection is None
             or connection.lost is not None
             or batch.in_file
-            or not batch.databases <= self._databases
+            or not batch.databases <= self.link.databases
             or batch.holds(CMD_SWAPS)
         ):
             return None
@@ -435,18 +427,18 @@ class Applier:
         before, problem = sent[0].before, await self._unanswered(sent)
         while problem is not None:
             try:
-                await self._pause(problem)
-                await self._dial()
+                await self.link.pause(problem)
+                await self.link.dial()
                 problem = None
             except (LinkError, ServerError) as exc:
                 problem = exc
-        found = self._position
+        found = self.link.position
         last = next((n for n, each in enumerate(sent) if each.position == found), -1)
         if last < 0 and found != before:
             raise PositionMoved(found)
         self._check_chain(sent, last)
         if last >= 0:
-            self._patience.progress()
+            self.link.patience.progress()
         settled: list[Applied | None] = []
         for n, each in enumerate(sent):
             result = each.outcome if isinstance(each.outcome, TransactionResult) else None
@@ -485,7 +477,7 @@ class Applier:
             if result.guard_error is None and there != left:
                 raise PositionMoved(there, written_over=n < last)
             if result.status == "raced":
-                raise PositionMoved(self._position)
+                raise PositionMoved(self.link.position)
 
     async def _unanswered(self, sent: Sequence[Sent]) -> LinkError | ServerError | None:
         """Why the target has to be asked where it stands, or None: the last answer tells, and its
@@ -501,28 +493,28 @@ class Applier:
                 await self.close()
                 raise _outside(result)
             if result.guard_error is not None:
-                return self._guard_refused(result.guard_error)
+                return self.link.guard_refused(result.guard_error)
         assert isinstance(result, TransactionResult)
-        self._position = result.position
+        self.link.position = result.position
         return None
 
     def _drop_ahead(self) -> None:
         """No EXEC follows what was sent ahead: the target drops it with the connection."""
         ahead, self._ahead = self._ahead, None
-        if ahead is not None and self._connection is not None:
-            self._connection.close()
+        if ahead is not None:
+            self.link.close()
 
     def look(self) -> None:
         """Read the answer now, if it is there and was left for later (`patient`)."""
-        if self._connection is not None:
-            self._connection.look()
+        if self.link.connection is not None:
+            self.link.connection.look()
 
     def abandon(self) -> None:
         """Call nothing back: what waited for the transactions under way is gone."""
         self._forget()
         self._drop_ahead()
-        if self._connection is not None:
-            self._connection.stop_resting()
+        if self.link.connection is not None:
+            self.link.connection.stop_resting()
 
     async def promote(
         self,
@@ -542,13 +534,13 @@ class Applier:
         `Unanswered` where that is not known.
         """
         self._drop_ahead()
-        connection = self._connection
+        connection = self.link.connection
         if connection is None:
             raise LinkError("the target's connection is closed", fault="target")
         if connection.lost is not None:
             raise connection.lost
         if self.identity != process:
-            raise PositionMoved(self._position)
+            raise PositionMoved(self.link.position)
         connection.release()
         commands = [("MULTI",), *inside, ("SET", self._key, position), ("EXEC",)]
         timeout = min(self._settings.io_timeout, limit)
@@ -563,35 +555,38 @@ class Applier:
             if isinstance(reply, BaseException):
                 raise reply
         if done is None:
-            raise PositionMoved((await self._watch(connection))[1])
-        self._position = position
+            raise PositionMoved((await self.link.watch(connection))[1])
+        self.link.position = position
 
     @property
     def found(self) -> bytes | None:
         """The position that was found at the last dialling, or written since."""
-        return self._position
+        return self.link.position
 
     @property
     def closed(self) -> bool:
         """Whether there is no connection: it was not opened, was closed, or lost."""
-        return self._connection is None or self._connection.lost is not None
+        return self.link.closed
 
     def leave_for(self, there: Endpoint) -> None:
         """Give up a connection to any server but `there`, which is the target by now."""
-        if self._connection is not None:
-            self._connection.leave_for(there)
+        self.link.leave_for(there)
 
     async def close(self) -> None:
         """Let go of the connection, and of what was waited for: what comes next connects anew."""
         self._ahead = None
-        self._patience.well()
-        if self._connection is not None:
-            self._connection.close()
+        self.link.patience.well()
+        self.link.close()
 
     # --- One transaction ---
 
+    def _attach(self, connection: Connection) -> None:
+        self._reader = TransactionReader()
+        connection.take_over(self._reader, self._on_results, self._on_lost)
+        connection.watch(self._owed, self._settings.io_timeout)
+
     async def _send(self, transaction: Transaction) -> TransactionResult:
-        connection = self._connection
+        connection = self.link.connection
         assert connection is not None
         answer: asyncio.Future[TransactionResult] = asyncio.get_running_loop().create_future()
         self._answer = answer
@@ -649,8 +644,8 @@ class Applier:
             sent.outcome = result
             if result.stands(sent.position):
                 sent.applied = True
-                self._position = sent.position
-                self._patience.progress()
+                self.link.position = sent.position
+                self.link.patience.progress()
             else:
                 self._drop_ahead()
             self._on_answer(sent)
@@ -679,18 +674,6 @@ class Applier:
             return False
         return self._answer is not None and not self._answer.done()
 
-    async def _unguarded(self, message: str) -> None:
-        """WATCH or GET was refused: dial again, and look."""
-        await self._pause(self._guard_refused(message))
-
-    def _guard_refused(self, message: str) -> ServerError:
-        """The same as an error; the connection is given up. Raises `AuthError`."""
-        if (refusal := refused_all(message, self._endpoint)) is not None:
-            raise refusal
-        assert self._connection is not None
-        self._connection.close()
-        return ServerError(message, code=message.partition(" ")[0], fault="target")
-
     async def _not_applied(
         self, transaction: Transaction, result: TransactionResult
     ) -> Applied | None:
@@ -701,161 +684,15 @@ class Applier:
                 raise refusal
             code = text.partition(" ")[0]
             if code in TRY_AGAIN:
-                await self._pause(ServerError(text, code=code, fault="target"))
+                await self.link.pause(ServerError(text, code=code, fault="target"))
                 return None
         # The position as the GET behind it showed it; the WATCH stands again.
-        if result.position != self._position:
+        if result.position != self.link.position:
             raise PositionMoved(result.position)
         refused = _indices(transaction, result.refused)
         if not refused:
             raise TransferFailed(f"the target refuses a transaction: {messages[0]}", fault="target")
         return Applied(refused=refused)
-
-    # --- The connection ---
-
-    async def _dial(self) -> None:
-        connection, (told,) = await dial_and_ask(
-            self._endpoint,
-            [("INFO",)],
-            fault="target",
-            timeout=self._settings.connect_timeout,
-        )
-        try:
-            if self._importing:
-                woke = not await in_import_mode(connection)
-                if woke:
-                    self._on_doubt(Doubt.LAPSED)
-                await import_source(connection)
-                if woke:
-                    # Again, now that no deadline passes any more: see `transfer.lane`. Not only
-                    # now: had the link gone meanwhile, that would go unnoticed.
-                    self._on_doubt(Doubt.LAPSED)
-            info = info_in(connection, answered(told))
-            refuse_replica(connection.name, info)
-            identity = info.identity
-            if info.mode == "cluster":
-                self._merges = False
-            client = await self._settle_in(connection, identity)
-        except BaseException:
-            # Cancelled as well: nothing else knows of it yet.
-            connection.close()
-            raise
-        if self._connection is not None:
-            self.reconnects += 1
-        self._databases = {POSITION_DB}
-        extra = {"end": "target", "server": info.name, "run_id": info.run_id}
-        _log.info("Connected to the target, for the stream", extra=extra)
-        self._connection, self.identity = connection, identity
-        self._client, self.several = client, client is not None
-        self._take_over()
-
-    async def _settle_in(self, connection: Connection, identity: str) -> int | None:
-        """Find the position, in one round trip. The number of this connection, if several
-        transactions may be under way: others can end it then."""
-        several = bool(self._name) and not self._full and connection.round_trip >= _FAR_SECONDS
-        first: list[tuple[bytes | str | int, ...]] = []
-        if self._client is not None and same_process(identity, self.identity):
-            # Nothing of ours arrives over the connection before this one any more.
-            first.append(("CLIENT", "KILL", "ID", self._client))
-        ask = len(first)
-        if several:
-            # A name of its own, by which the next claim, be it ours, ends it.
-            name = f"{self._name}:{secrets.token_hex(4)}"
-            first += [*_RIGHTS, ("CLIENT", "SETNAME", name)]
-        if self._full:
-            first.append(WIDEN_READS)
-        # A user without the right to MULTI would have what follows it run one by one.
-        told, self._position = await self._watch(
-            connection, *first, ("SELECT", POSITION_DB), ("MULTI",), ("DISCARD",), free=len(first)
-        )
-        if ask:
-            answered(told[0])
-        if not several:
-            return None
-        rights = told[ask : ask + len(_RIGHTS) + 1]
-        if any(isinstance(reply, EngineError) for reply in rights):
-            _log.info(
-                "One transaction at a time is under way: the user may not name, list and end "
-                "connections",
-                extra={"end": "target"},
-            )
-            return None
-        return int(rights[0])
-
-    async def _watch(
-        self, connection: Connection, *first: tuple[bytes | str | int, ...], free: int = 0
-    ) -> tuple[list[Any], bytes | None]:
-        """The position, which EXEC looks after from now on. `first` is sent before: the replies to
-        the `free` first ones of these, which may be errors, are returned."""
-        replies = await connection.together(
-            *first,
-            # A change since an earlier WATCH, our own too, would have EXEC refuse whatever comes.
-            ("UNWATCH",),
-            # In this order: what is changed behind the GET is seen by EXEC.
-            ("WATCH", self._key),
-            ("GET", self._key),
-        )
-        for reply in replies[free:]:
-            answered(reply)
-        found = replies[-1]
-        return replies[:free], found if isinstance(found, bytes) else None
-
-    def _take_over(self) -> None:
-        assert self._connection is not None
-        self._reader = TransactionReader()
-        self._connection.take_over(self._reader, self._on_results, self._on_lost)
-        self._connection.watch(self._owed, self._settings.io_timeout)
-
-    async def _control(self) -> Connection:
-        """The connection in control mode: between two transactions nothing is owed."""
-        self._drop_ahead()
-        while self._connection is None or self._connection.lost is not None:
-            try:
-                await self._dial()
-            except (LinkError, ServerError) as exc:
-                await self._pause(exc)
-        self._connection.release()
-        return self._connection
-
-    async def _ensure_databases(
-        self, batch: CommandBatch, extras: Sequence[tuple[int, bytes]]
-    ) -> None:
-        """A SELECT that fails inside a transaction would put what follows into another database,
-        so a database is chosen once outside of one before it is used."""
-        wanted = set(batch.databases) | {db for db, _ in extras}
-        for pair in batch.swaps:
-            wanted.update(pair)
-        new = wanted - self._databases
-        if not new:
-            return
-        while True:
-            connection = await self._control()
-            try:
-                for db in sorted(new):
-                    await connection.call("SELECT", db)
-                await connection.call("SELECT", POSITION_DB)
-            except ServerError as exc:
-                if exc.code in TRY_AGAIN:
-                    await self._pause(exc)
-                    continue
-                raise no_database(sorted(new)[-1], exc) from None
-            except LinkError as exc:
-                await self._pause(exc)
-                continue
-            self._databases |= new
-            self._take_over()
-            return
-
-    async def _pause(self, error: LinkError | ServerError) -> None:
-        """Wait before another try; raise when it has been failing for too long, or would anyway."""
-        code = error.code if isinstance(error, ServerError) else None
-        if code is not None and code not in TRY_AGAIN:
-            raise error
-        delay = self._patience.failed(error.message, remedy=TRY_AGAIN.get(code or "", error.remedy))
-        self.retries += 1
-        await asyncio.sleep(delay)
-        if code in DIAL_AGAIN and self._connection is not None:
-            self._connection.close()
 
 
 def _indices(

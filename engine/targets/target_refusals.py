@@ -20,9 +20,9 @@ def refused_all(message: str, target: Endpoint) -> AuthError | None:
     every key, or leave out what was written with that command. None for all other replies."""
     code = message.partition(" ")[0]
     if code == "NOAUTH":
-        told, remedy = "wants a password", "Give the target's user and password."
+        what, remedy = "wants a password", "Give the target's user and password."
     elif code == "NOPERM":
-        told = "does not let the user write that"
+        what = "does not let the user write that"
         if named := _COMMAND.search(message):
             rule = f"+{named[1].lower()}"
         elif "channel" in message:
@@ -32,7 +32,7 @@ def refused_all(message: str, target: Endpoint) -> AuthError | None:
         remedy = f"On the target: ACL SETUSER {target.username or 'default'} {rule}."
     else:
         return None
-    return AuthError(f"the target {told}: {message}", remedy=remedy, fault="target")
+    return AuthError(f"the target {what}: {message}", remedy=remedy, fault="target")
 
 
 def no_database(db: int, refusal: ServerError) -> TransferStopped:

@@ -62,7 +62,7 @@ class RestoreWriter:
             ended="the target did not take anything",
             next_step="the next one comes",
             fault="target",
-            tell=lambda text: self.on_trouble(text),
+            report=lambda text: self.on_trouble(text),
             event=lambda text: self.on_event(text),
         )
         self._db = 0

@@ -58,6 +58,7 @@ from engine.model.online_checkpoint import (
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.model.report import key_of
+from engine.model.retry import Attempts
 from engine.sources.aof_files import AofFiles
 from engine.sources.aof_findings import AofSurvey, is_known, size_in
 from engine.sources.aof_source import AofSnapshot
@@ -228,7 +229,7 @@ class AppendOnly:
             with context.step("snapshot"):
                 await self._ticking(self._move())
                 await context.insist(self._count_keys, "target")
-                self._tell_keys()
+                self._publish_keys()
             context.reason = (
                 f"applied: what the files held at first, without {self._beyond_words}"
                 if self._beyond
@@ -249,7 +250,7 @@ class AppendOnly:
         if self._settings.until != "cut-over" and context.one_go:
             await self._settle_ttls()
             result = await self._pass_gate()
-            self._tell_keys()
+            self._publish_keys()
             if not result.ok:
                 raise TransferStopped(result.reason)
             await self._end()
@@ -268,11 +269,11 @@ class AppendOnly:
                 await self._settle_ttls()
                 result = await self._pass_gate()
             # (Behind the step: none of them has gone through it.)
-            self._tell_keys()
+            self._publish_keys()
             context.reason = result.reason
             if result.ok:
                 break
-            context.tell_refused(result.reason)
+            context.report_refusal(result.reason)
             if context.one_go:
                 raise TransferStopped(result.reason)
         await SwitchHook(
@@ -357,7 +358,7 @@ class AppendOnly:
             fault="target",
         )
         reached, learned = -1, 0
-        while True:
+        async for attempt in Attempts(patience):
             try:
                 target_position, applier = await self._settled(), None
                 await self._extend_fields(target_position)
@@ -378,8 +379,7 @@ class AppendOnly:
             if at > reached or self._writer.learned > learned:
                 reached, learned = max(at, reached), self._writer.learned
                 patience.progress()
-            delay = patience.failed(reason, event=f"{reason}: going on from what it has")
-            await asyncio.sleep(delay)
+            attempt.failed(reason, event=f"{reason}: going on from what it has")
 
     # --- Whose the target is ---
 
@@ -773,7 +773,7 @@ class AppendOnly:
             own = await count_own(end)
             self._target_keys = sum(each.keys for each in (await end.info()).keyspace) - own
 
-    def _tell_keys(self) -> None:
+    def _publish_keys(self) -> None:
         """No command says how many keys there are: the target does."""
         if self._target_keys is not None:
             stats = self._context.stats
@@ -813,8 +813,8 @@ class AppendOnly:
         mark = self._checkpoint.mark
         if resumable or not mark.begun or mark.opened:
             return
-        for told in await leave(self._target_endpoint, mark.token, self._settings.connect_timeout):
-            self._context.on_event(told)
+        for event in await leave(self._target_endpoint, mark.token, self._settings.connect_timeout):
+            self._context.on_event(event)
 
     async def save_last(self, errors: list[str]) -> None:
         """Write the last checkpoint; a failure joins `errors` if there is none yet."""
@@ -900,7 +900,7 @@ class AppendOnly:
                 self._note_answered()
                 self._checkpoint.dirty = True
                 await self._checkpoint.save_now_and_then()
-                self._context.tell()
+                self._context.publish()
             await task
         finally:
             if not task.done():

@@ -69,10 +69,10 @@ async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     except asyncio.CancelledError:
-        told = any(not task.done() for task in tasks)
+        cancelled = any(not task.done() for task in tasks)
         await _end(tasks)
         current = asyncio.current_task()
-        if current is None or not told or any(map(_ended_badly, tasks)):
+        if current is None or not cancelled or any(map(_ended_badly, tasks)):
             raise
         current.uncancel()
     failed = next((task for task in tasks if task.done() and _ended_badly(task)), None)

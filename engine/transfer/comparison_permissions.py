@@ -52,13 +52,13 @@ async def objection(source: Endpoint, target: Endpoint, settings: TransferSettin
         for (side, end), info in zip(ends, infos, strict=True):
             if side == "source":
                 keys = await sample_keys(end, moved_databases(info, settings), settings)
-        told = await asyncio.gather(
+        replies = await asyncio.gather(
             *(
                 ask_rights(end, required_commands.comparison(info), _sure(keys))
                 for (_, end), info in zip(ends, infos, strict=True)
             )
         )
-    found = [(side, each) for (side, _), each in zip(ends, told, strict=True)]
+    found = [(side, each) for (side, _), each in zip(ends, replies, strict=True)]
     wanted = {_TYPE_READ.get(each.needed.name, b"") for _, r in found for each in r.denied}
     wanted.discard(b"")
     if wanted and source.file_path is None:

@@ -9,7 +9,6 @@ again at the acknowledged position, and what came after it is read and sent anew
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
@@ -17,6 +16,7 @@ from engine.errors import LinkError, ServerError, SourceLost, TransferFailed
 from engine.model.backoff import Patience
 from engine.model.evictions import Evictions
 from engine.model.position import ScanPosition
+from engine.model.retry import Attempts
 from engine.model.settings import TransferSettings
 from engine.model.transient_errors import transient
 from engine.sources.base import Source
@@ -80,7 +80,7 @@ class Copy:
         patience = self._patience
         position, learned = self.position, self._target.learned
         opened = True
-        while True:
+        async for attempt in Attempts(patience):
             try:
                 if not opened:
                     await self._reopen()
@@ -119,13 +119,12 @@ class Copy:
             if self.position != position or self._target.learned > learned:
                 position, learned = self.position, self._target.learned
                 patience.progress()
-            delay = patience.failed(
+            attempt.failed(
                 reason,
                 remedy=remedy,
                 event=f"{reason}: starting again from what is acknowledged",
             )
             self.restarts += 1
-            await asyncio.sleep(delay)
 
     async def _reopen(self) -> None:
         position = self.position

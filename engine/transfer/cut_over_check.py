@@ -98,7 +98,7 @@ class Comparison(Protocol):
     """Names of the source's search aliases and dictionaries, which are compared by name."""
 
     @property
-    def counts_tell(self) -> bool:
+    def counts_are_known(self) -> bool:
         """Whether counts, and names that the target alone has, mean anything."""
         ...
 

@@ -88,7 +88,7 @@ class Origin:
     unasked: str = ""
 
 
-class Told(Protocol):
+class FenceInfo(Protocol):
     """What the source told in the moment in which the fence was put up."""
 
     @property
@@ -306,13 +306,13 @@ class CutOverComparison:
         ends = self._ends
         try:
             async with asyncio.timeout(_LOST_LIMIT):
-                told = await objection(ends.source, ends.target, ends.settings)
+                why = await objection(ends.source, ends.target, ends.settings)
         except (EngineError, TimeoutError):
             # What it takes is found out by the comparison itself then.
-            told = ""
-        if told and context.uncomparable is None:
-            context.on_event(told)
-        context.uncomparable = told
+            why = ""
+        if why and context.uncomparable is None:
+            context.on_event(why)
+        context.uncomparable = why
 
     @property
     def _reads_replica(self) -> bool:
@@ -345,7 +345,7 @@ class CutOverComparison:
         pump: asyncio.Task[None],
         readable: bool,
         settle: Settle,
-        fence: Told,
+        fence: FenceInfo,
     ) -> CutOverCheckResult:
         """Compare while the source's writers are paused; everything is applied.
 
@@ -371,7 +371,7 @@ class CutOverComparison:
         return await self._run(follower, pump, settle, fence)
 
     async def _count(
-        self, pump: asyncio.Task[None], settle: Settle, fence: Told
+        self, pump: asyncio.Task[None], settle: Settle, fence: FenceInfo
     ) -> CutOverCheckResult:
         """Where no client can read the source: what was compared before, and the numbers of
         keys."""
@@ -379,8 +379,8 @@ class CutOverComparison:
         assert comparison is not None
         assert sweep is not None
         try:
-            told = fence.info
-            counts = await comparison.counts_of(told, settle) if told is not None else None
+            info = fence.info
+            counts = await comparison.counts_of(info, settle) if info is not None else None
         except EngineError as error:
             if pump.done() or isinstance(error, StateError):
                 raise
@@ -395,7 +395,7 @@ class CutOverComparison:
         follower: Follower,
         pump: asyncio.Task[None],
         settle: Settle,
-        fence: Told,
+        fence: FenceInfo,
     ) -> CutOverCheckResult:
         comparison, sweep = self._comparison, self._sweep
         assert comparison is not None
@@ -492,8 +492,8 @@ class CutOverComparison:
         # again, and what still differs then is never called in sync.
         assert self._sweep is not None
         self._walk, self.again = True, self._worth_another
-        told = ", and no name is at one end alone" if self._sweep.walked else ""
-        return self._refuse(f"{counts.wrong}{told}")
+        why = ", and no name is at one end alone" if self._sweep.walked else ""
+        return self._refuse(f"{counts.wrong}{why}")
 
     def _refuse(self, reason: str, differ: Mapping[DbKey, str] | None = None) -> CutOverCheckResult:
         if differ and (primary := self._origin.primary) is not None:
@@ -519,18 +519,18 @@ class CutOverComparison:
         assert self._sweep is not None
         assert self._comparison is not None
         counts = found.counts if found is not None else self._sweep.counts
-        if not self._comparison.counts_tell:
-            told = "not counted (the target had keys of its own)"
+        if not self._comparison.counts_are_known:
+            counted = "not counted (the target had keys of its own)"
         elif counts is None:
-            told = "not counted (the source is written to)"
+            counted = "not counted (the source is written to)"
         else:
-            told = counts.words
+            counted = counts.words
         unproven = {key: what for key, what in self._sweep.unsure.items() if key in left}
         compared = self._sweep.compared - sum(unknown.values()) - len(unproven)
         names = "every name looked up at the other end"
         if not self._sweep.walked:
             names = f"{self._sweep.names:,} names looked up at the other end, no time for the rest"
-        words = [f"in sync; {told}; {names}; {compared:,} keys compared, 0 differ"]
+        words = [f"in sync; {counted}; {names}; {compared:,} keys compared, 0 differ"]
         if self._sweep.repaired:
             words.append(f"{self._sweep.repaired:,} keys differed and were read again")
         if unknown:
@@ -553,8 +553,8 @@ class CutOverComparison:
         if self._origin.unasked:
             words.append(f"compared with a replica of the source: {self._origin.unasked}")
         if self._besides.denied:
-            told = ", ".join(self._besides.denied)
-            words.append(f"not compared, as the user may not run it: {told}")
+            denied = ", ".join(self._besides.denied)
+            words.append(f"not compared, as the user may not run it: {denied}")
         reason = "; ".join(words) + "."
         result = self._verification(True, reason, {}, found, left, unknown)
         self._context.verification = result

@@ -164,8 +164,8 @@ class ExtendedTtls:
             assert self._skew is not None
         return int((asyncio.get_running_loop().time() + self._skew) * 1000)
 
-    def _read_clock(self, told: Any) -> None:
-        seconds, micros = told
+    def _read_clock(self, reply: Any) -> None:
+        seconds, micros = reply
         self._skew = int(seconds) + int(micros) / 1e6 - asyncio.get_running_loop().time()
 
     async def restore_known(self, names: ExtendedNames, due_by: float | None = None) -> list[DbKey]:

@@ -18,8 +18,7 @@ from typing import Protocol
 
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError, TransferFailed
 from engine.model import silent_commands
-from engine.model.command_calls import Calls, since
-from engine.model.command_calls import told as told_of
+from engine.model.command_calls import Calls, calls_words, since
 from engine.model.endpoint import Endpoint
 from engine.model.replication import Replication
 from engine.model.server import ServerInfo, parse_info
@@ -332,8 +331,8 @@ class PauseFence:
         """Dial, and ask what the write block has to put back."""
         end = await self._dialled()
         if self._holdable:
-            told = await end.call(*script_calls.ASK)
-            self.calls, seen = script_calls.calls_in(told), silent_commands.calls_in(told)
+            reply = await end.call(*script_calls.ASK)
+            self.calls, seen = script_calls.calls_in(reply), silent_commands.calls_in(reply)
             self._reset = seen is None or silent_commands.was_reset(seen)
             self._not_paused = await hold_source.objection(end)
             self.script_pause = not self._not_paused
@@ -394,10 +393,10 @@ class PauseFence:
         if not isinstance(replies, list) or len(replies) != len(asking):
             raise ProtocolFault("EXEC answered with something else", fault="source")
         if asked:
-            told = replies.pop(0)
+            counts = replies.pop(0)
             self.calls, self.silent_calls = (
-                script_calls.calls_in(told),
-                silent_commands.calls_in(told),
+                script_calls.calls_in(counts),
+                silent_commands.calls_in(counts),
             )
         if counted and isinstance(text := replies.pop(0), bytes):
             self.info = parse_info(text.decode("utf-8", "replace"))
@@ -427,13 +426,13 @@ class PauseFence:
 
     async def _block_writes(self) -> None:
         end = await self._dialled()
-        found, *_, told = await end.pipeline(
+        found, *_, reply = await end.pipeline(
             [write_block.ASK, *write_block.commands(self.before), ("INFO", "replication")],
             raise_on_error=True,
         )
         if self._took_writes and not self._opened and write_block.refused(found):
             raise self._closed_by_another()
-        if replication_in(end, told).is_replica:
+        if replication_in(end, reply).is_replica:
             raise TransferFailed(
                 f"{self._name} became a replica behind its fence: another one accepts writes",
                 fault="source",
@@ -453,10 +452,10 @@ class PauseFence:
         end = await self._answering()
         if not (self.readable or self._opened or (self._hold and self._hold.end is end)):
             return None
-        told = replication_in(end, await end.call("INFO", "replication"))
+        replication = replication_in(end, await end.call("INFO", "replication"))
         if self._hold is not None and not self._opened:
             self._hold.go_on()
-        return told
+        return replication
 
     def opened(self) -> None:
         """There is no way back: clients that are paused may be paused for longer."""
@@ -486,7 +485,7 @@ class PauseFence:
             if self._unpause:
                 await end.call("CLIENT", "UNPAUSE")
             return [f"{name} accepts writes again; they are no longer replicated to the target"]
-        told: list[str] = []
+        events: list[str] = []
         refuses = bool(self.before) or await write_block.stands(end)
         if refuses:
             if holds:
@@ -498,17 +497,17 @@ class PauseFence:
         try:
             await disconnect(end, self._keep_users)
         except (AuthError, ServerError) as error:
-            told.append(f"the clients of {name} were not disconnected: {error.message}")
+            events.append(f"the clients of {name} were not disconnected: {error.message}")
         if refuses and not self._scripts_refused:
             self.calls_since = since(await script_calls.ask(end), self.calls)
             lost = list(self._lost(holds))
             self.lost_writes = "; ".join(lost)
-            told += lost
+            events += lost
         if not refuses:
             self.lost_writes = f"{name} still accepts writes, which exist on it alone"
         self._finished = refuses and holds
         # Once it is known what was run there.
-        return [self._said(refuses, holds), *told]
+        return [self._said(refuses, holds), *events]
 
     def _said(self, refuses: bool, holds: bool) -> str:
         """The event: what the server does with writes from now on."""
@@ -532,7 +531,7 @@ class PauseFence:
         """What was run behind the fence and is on the source alone, or may be."""
         run = self.calls_since
         if run is not None and run.any:
-            yield told_of(self._name, run)
+            yield calls_words(self._name, run)
         elif run is None and not holds:
             yield (
                 f"what {self._name} has run of scripts and transactions since the cut-over is not "

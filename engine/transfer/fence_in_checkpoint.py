@@ -19,6 +19,7 @@ from engine.model.command_calls import Calls
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import position_key
 from engine.model.replication import Replication
+from engine.model.retry import Attempts
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
 from engine.transfer import write_block
@@ -89,7 +90,7 @@ class FenceUpkeep:
         `EngineError`."""
         self._refused += 1
         if self._lost:
-            self._tell_left_closed()
+            self._report_left_closed()
         else:
             await self.remove(fence)
 
@@ -131,14 +132,15 @@ class FenceUpkeep:
             of["endpoint"] = at
         return logs.timed(_log, f"Cut-over: {what}", extra=of | figures)
 
-    def of_history(self, told: Replication, replid: str) -> None:
+    def of_history(self, replication: Replication, replid: str) -> None:
         """Raises `TransferFailed` where the fenced server is not the primary of this history."""
-        if self._ends.settings.fence == "pause" and told.is_replica:
+        if self._ends.settings.fence == "pause" and replication.is_replica:
             raise TransferFailed(
-                f"the server that was fenced is {told.place} by now: another one takes the writes",
+                f"the server that was fenced is {replication.place} by now: "
+                "another one takes the writes",
                 fault="source",
             )
-        if told.replid and told.replid != replid:
+        if replication.replid and replication.replid != replid:
             raise TransferFailed(
                 "the replication id of the server that takes the writes is not the one that is "
                 "followed: there was a failover, or it was restarted",
@@ -148,13 +150,13 @@ class FenceUpkeep:
 
     async def not_moved(self, fence: Fence) -> None:
         """Raises `TransferFailed` where the source fails over behind its fence."""
-        told = await fence.look()
-        if told is None:
+        replication = await fence.look()
+        if replication is None:
             return
         history = self._source.replid or self._promotion.history
-        if history or told.is_replica:
-            self.of_history(told, history)
-        await self._roles.no_second_primary(told, history)
+        if history or replication.is_replica:
+            self.of_history(replication, history)
+        await self._roles.no_second_primary(replication, history)
 
     # --- The target is not open ---
 
@@ -187,7 +189,7 @@ class FenceUpkeep:
         if not in_doubt and await self._is_lost():
             # It was not known when the opening broke off.
             self._lost = True
-            self._tell_left_closed()
+            self._report_left_closed()
             return True
         try:
             fence = await self._fence_left()
@@ -255,7 +257,7 @@ class FenceUpkeep:
         except (EngineError, TimeoutError):
             return True
 
-    def _tell_left_closed(self) -> None:
+    def _report_left_closed(self) -> None:
         sealed = self._checkpoint.mark.sealed
         by_hand = f". If none has: {write_block.remedy(sealed)}" if sealed else ""
         self._context.on_event(
@@ -294,13 +296,13 @@ class FenceUpkeep:
             fault="source",
             limit=_FINISH_SECONDS if patient else 0.0,
         )
-        while True:
+        async for attempt in Attempts(patience):
             try:
                 await self._finish_once()
                 patience.progress()
                 return
             except EngineError as exc:
-                delay = patience.failed(
+                attempt.failed(
                     exc.message,
                     remedy="Its writers may wait, or write what is not migrated: resume the "
                     "migration once the source answers, or stop its writers and end the migration "
@@ -308,7 +310,6 @@ class FenceUpkeep:
                     event=f"the source was not told that its writes have gone: {exc.message}; "
                     "trying again",
                 )
-            await asyncio.sleep(delay)
 
     async def _finish_once(self) -> None:
         fence = await self._fence_left()
@@ -342,15 +343,15 @@ class FenceUpkeep:
         self._not_let_go = None
         try:
             with self.step("let clients go, and disconnect them"):
-                told = await fence.finish()
+                events = await fence.finish()
         except EngineError as exc:
             self._not_let_go = exc
             return
         lost = [fence.lost_writes] if fence.lost_writes else []
         if self._ends.settings.source_after == "refuse" and (moved := await self._moved(fence)):
-            told.append(moved)
+            events.append(moved)
             lost.append(moved)
-        for each in told:
+        for each in events:
             self._context.on_event(each)
         run = fence.calls_since
         self._checkpoint.note(

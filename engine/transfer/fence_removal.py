@@ -30,7 +30,7 @@ class FenceRemoval:
         self._hook = hook
         self._most = _HOOK_MOST_SECONDS if hook else _MOST_SECONDS
         self._show = context.trouble_of("the fence")
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._text = ""
         self._tries = 0
         self._task: asyncio.Task[None] | None = None
@@ -41,8 +41,8 @@ class FenceRemoval:
         """A try failed. Each reason is one event."""
         self._tries += 1
         self._text = f"{where}, for its fence could not be taken away: {reason.rstrip('.')}"
-        if reason not in self._told:
-            self._told.add(reason)
+        if reason not in self._reported:
+            self._reported.add(reason)
             self._context.on_event(f"{self._text}. {remedy}")
         if self._hook and self._tries >= HOOK_TRIES and not self.given_up:
             self.given_up = True
@@ -54,9 +54,9 @@ class FenceRemoval:
 
     def gone(self) -> None:
         """It is away."""
-        if self._told:
+        if self._reported:
             self._context.on_event("the fence was removed: it blocks no writes any more")
-        self._told.clear()
+        self._reported.clear()
         self._text, self._tries, self.given_up = "", 0, False
         self._show("")
 

@@ -72,14 +72,14 @@ async def attach(end: Admin) -> None:
     """Make `end` a connection that is not paused. Raises `ServerError`, `AuthError`, `LinkError`,
     `ProtocolFault`: it is of no use then."""
     info = await end.info()
-    told = parse_replication(await end.call("INFO", "replication"))
+    replication = parse_replication(await end.call("INFO", "replication"))
     # Before 4.0 the run id names the stream.
     replid = info.replid if info.capabilities.replication_ids else info.run_id
-    if told is None or told.is_replica or not replid:
-        replica = told is not None and told.is_replica
+    if replication is None or replication.is_replica or not replid:
+        replica = replication is not None and replication.is_replica
         what = "is a replica by now" if replica else "tells no replication id (INFO replication)"
         raise ServerError(f"{end.name} {what}", code="ERR", fault=end.fault)
-    await end.become_replica(replid, told.offset + 1)
+    await end.become_replica(replid, replication.offset + 1)
 
 
 async def lengthen(end: Admin, seconds: float) -> None:

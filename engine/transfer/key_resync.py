@@ -600,9 +600,9 @@ class KeyResync:
             if values and isinstance(payload, bytes) and is_series(payload):
                 found.add((db, key))
                 if (db, key) in series:
-                    told = replies[place + 2 : place + 4]
-                    tied |= {(db, each) for each in related(told[0])}
-                    again += [(db, key, raw, None) for raw in rules_again(key, *told)]
+                    found_rules = replies[place + 2 : place + 4]
+                    tied |= {(db, each) for each in related(found_rules[0])}
+                    again += [(db, key, raw, None) for raw in rules_again(key, *found_rules)]
         reading = Reading(offset, (*stores, *again), values, tuple(unfit), tuple(left))
         return reading, found, tied
 

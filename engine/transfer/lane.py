@@ -42,6 +42,7 @@ from engine.model.modules import GRAPH_MODULE
 from engine.model.online_checkpoint import OnlineCheckpoint, dirty_key, position_key
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
+from engine.model.retry import Attempts
 from engine.model.transient_errors import transient
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
@@ -255,7 +256,7 @@ class Lane:
         ask = resumed = self._mark.begun
         # What an engine before this one could not bring.
         context.lost |= dict(self._mark.lost)
-        while True:
+        async for attempt in Attempts(patience):
             try:
                 self._figures.source_lost = False
                 # Before anything is written: the claim as well.
@@ -331,13 +332,12 @@ class Lane:
             if (reached is not None and reached != before) or self._writer.learned > learned:
                 before, learned = reached or before, self._writer.learned
                 patience.progress()
-            delay = patience.failed(
+            attempt.failed(
                 reason,
                 remedy=remedy,
                 event=f"{reason}: dialling again{wants and f', to ask the source for {wants}'}",
             )
             self._figures.restarts += 1
-            await asyncio.sleep(delay)
 
     def _copied_again(self) -> str:
         """Why a run in one go that is resumed does not go on from the position on the target: what
@@ -439,7 +439,7 @@ class Lane:
             try:
                 self.take_up()
             except EngineError as exc:
-                self._outcome.tell_left(exc)
+                self._outcome.report_left(exc)
                 return False
         # Our own cut-over has got further than that, and was told.
         if self.cut_over.fence_seconds is not None:
@@ -626,7 +626,7 @@ class Lane:
         """Run the follower beside the looks at where it stands, until the target is open."""
         pump = asyncio.create_task(follower.run())
         roles = asyncio.create_task(self._roles.run())
-        told = 0.0
+        published = 0.0
         loop = asyncio.get_running_loop()
         try:
             offer = self.offer = Offer(Followed(follower, pump))
@@ -640,8 +640,8 @@ class Lane:
                     if task.done():
                         task.result()
                 self._standing.look(follower)
-                if loop.time() - told >= _TICK_SECONDS:
-                    told = loop.time()
+                if loop.time() - published >= _TICK_SECONDS:
+                    published = loop.time()
                     await self._tick()
                 if offer.wanted.done():
                     if await offer.lend():
@@ -747,7 +747,7 @@ class Lane:
                 await cancelled(task)
 
     async def _tick(self) -> None:
-        self._context.tell()
+        self._context.publish()
         self._source.check()
         await self._check.look()
         self._losses.forget_libraries()

@@ -100,7 +100,7 @@ class LaneCutOver:
         self._head: Head | None = None
         self._address, self._at = "", ends.source
         self._fence: Fence | None = None
-        self._told: Replication | None = None
+        self._replication: Replication | None = None
         self._final = 0
         self._near: list[DbKey] = []
         self._process = ""
@@ -138,7 +138,7 @@ class LaneCutOver:
     async def begin(self, followed: Followed | None) -> None:
         """A cut-over begins; of what is `followed`, if anything is."""
         self._followed = followed
-        self._head = self._fence = self._told = None
+        self._head = self._fence = self._replication = None
         self._near, self._restored = [], False
         if followed is not None:
             self._process = followed.follower.applier.identity
@@ -330,9 +330,9 @@ class LaneCutOver:
         """No more writes; the last byte that counts."""
         assert self._fence is not None
         with self.upkeep.step("pause writers"):
-            self._told = await self._fence.close()
-            self.upkeep.of_history(self._told, self._source.replid)
-            self._final = self._told.offset
+            self._replication = await self._fence.close()
+            self.upkeep.of_history(self._replication, self._source.replid)
+            self._final = self._replication.offset
         self.upkeep.note_before(self._fence)
 
     @_notices
@@ -354,11 +354,13 @@ class LaneCutOver:
     async def compare(self) -> None:
         """Both ends agree. Meanwhile the last TTLs are restored: a key whose TTL seems to differ is
         looked at again."""
-        follower, fence, told = self._follower, self._fence, self._told
+        follower, fence, replication = self._follower, self._fence, self._replication
         assert fence is not None
-        assert told is not None
+        assert replication is not None
         settling = asyncio.ensure_future(self._ttl_guard.settle(self._near))
-        looking = asyncio.gather(self._target_watch.look(), self._roles.no_second_primary(told))
+        looking = asyncio.gather(
+            self._target_watch.look(), self._roles.no_second_primary(replication)
+        )
         try:
             with logs.timed(_log, "Cut-over: compare both ends"):
                 result = await self._check.run(

@@ -57,10 +57,10 @@ class Leftovers:
     @property
     def words(self) -> str:
         """What is there, a part of a sentence."""
-        told = f"the migration {self.transfer}, which was not completed, has left"
+        text = f"the migration {self.transfer}, which was not completed, has left"
         if self.held_before:
-            return f"{told} keys among those that the target had before"
-        return f"{told} {self.keys:,} keys on the target, which was empty before"
+            return f"{text} keys among those that the target had before"
+        return f"{text} {self.keys:,} keys on the target, which was empty before"
 
     @property
     def in_the_way(self) -> str:

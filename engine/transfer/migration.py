@@ -179,7 +179,7 @@ class Migration:
             return
         self._again = False
         self._refused += 1
-        context.tell_refused(result.reason, repeated=self._refused < _CUT_OVERS_MOST)
+        context.report_refusal(result.reason, repeated=self._refused < _CUT_OVERS_MOST)
         if self._orders.one_go:
             if self._refused >= _CUT_OVERS_MOST:
                 raise TransferStopped(result.reason)
@@ -199,7 +199,7 @@ class Migration:
             if asked:
                 broken.context.on_event(why)
             elif not broken.opened:
-                broken.context.tell_refused(why, repeated=True)
+                broken.context.report_refusal(why, repeated=True)
                 for lane in lanes:
                     lane.cut_over.break_off(why)
         if self._orders.one_go:
@@ -283,8 +283,8 @@ class Migration:
     def at_source(self) -> dict[str, Any]:
         """The members of a `Report` that tell what the cut-over has left at the source: of the
         first lane where that is anything."""
-        told = [lane.mark.at_source() for lane in self.lanes]
-        return next((each for each in told if each["sealed"] or each["closed_before"]), told[0])
+        marks = [lane.mark.at_source() for lane in self.lanes]
+        return next((each for each in marks if each["sealed"] or each["closed_before"]), marks[0])
 
     # --- Ends ---
 

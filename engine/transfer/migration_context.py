@@ -14,6 +14,7 @@ from engine.errors import FaultOf, LinkError, ServerError
 from engine.model.backoff import Patience
 from engine.model.progress import ENDS, Phase, Progress
 from engine.model.report import Step
+from engine.model.retry import Attempts
 from engine.model.settings import TransferSettings
 from engine.model.transient_errors import transient
 from engine.model.verification import Verification
@@ -119,11 +120,11 @@ class MigrationContext:
     def event_of(self, end: Literal["source", "target"]) -> Callable[[str], None]:
         """`on_event`, for what happens at one end: the log names that server."""
 
-        def tell(text: str) -> None:
+        def report(text: str) -> None:
             with logs.about(end):
                 self.on_event(text)
 
-        return tell
+        return report
 
     def count_with(self, stats: TransferStats) -> None:
         """From now on this one counts what arrives."""
@@ -135,7 +136,7 @@ class MigrationContext:
         """What of `lost` keeps a gate closed; empty if nothing."""
         return "; ".join(f"{what}: {why}" for what, why in self.lost.items())
 
-    def tell_refused(self, why: str, *, repeated: bool = False) -> None:
+    def report_refusal(self, why: str, *, repeated: bool = False) -> None:
         """Tell that a cut-over was refused, and what asks for the next one: we ourselves, if it is
         `repeated`, where no operator can."""
         if self.one_go:
@@ -146,7 +147,7 @@ class MigrationContext:
             follows = "complete-migration asks for it again"
         self.on_event(f"cut-over refused: {why.removesuffix('.')}; {follows}")
 
-    def enter(self, phase: Phase, *, tell: bool = True) -> None:
+    def enter(self, phase: Phase, *, publish: bool = True) -> None:
         """Move to `phase`, and tell, unless the caller is going to: a phase that can be
         completed is published together with its gate.
         """
@@ -156,17 +157,17 @@ class MigrationContext:
         if phase in ENDS:
             # Nothing is waited for any more.
             self._troubles.clear()
-        if tell:
-            self.tell()
+        if publish:
+            self.publish()
 
     def lead_back(self, phase: Phase, reason: str) -> None:
         """A cut-over came to nothing, for `reason`: back to `phase`. That is told whatever is
         waited for just now: it is the reason of the refusal."""
         self.reason = reason
-        self.enter(phase, tell=False)
+        self.enter(phase, publish=False)
         self._on_progress(replace(self.progress, reason=reason))
 
-    def tell(self) -> None:
+    def publish(self) -> None:
         """Tell how things stand now."""
         self._on_progress(self.progress)
 
@@ -207,14 +208,14 @@ class MigrationContext:
     def trouble_of(self, whose: str) -> Callable[[str], None]:
         """What tells us of the trouble that `whose` has; with an empty text, that it has none."""
 
-        def tell(text: str) -> None:
+        def report(text: str) -> None:
             if text:
                 self._troubles[whose] = text
             elif self._troubles.pop(whose, None) is None:
                 return
-            self.tell()
+            self.publish()
 
-        return tell
+        return report
 
     def end(self, phase: Phase, reason: str) -> None:
         """The transfer is over, for `reason`."""
@@ -234,7 +235,7 @@ class MigrationContext:
             ended=ended,
             next_step=next_step,
             fault=fault,
-            tell=self.trouble_of(whose),
+            report=self.trouble_of(whose),
             event=self.on_event,
         )
 
@@ -272,7 +273,7 @@ class MigrationContext:
             next_step=f"the {side} is connected to again",
             fault=side,
         )
-        while True:
+        async for attempt in Attempts(patience):
             try:
                 await open_end()
                 patience.progress()
@@ -283,5 +284,4 @@ class MigrationContext:
                 if isinstance(exc, ServerError) and exc.code not in _NOT_NOW:
                     raise
                 self.failed_dials += 1
-                delay = patience.failed(exc.message, remedy=exc.remedy)
-            await asyncio.sleep(delay)
+                attempt.failed(exc.message, remedy=exc.remedy)

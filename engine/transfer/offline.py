@@ -161,7 +161,7 @@ class Offline:
             context.reason = result.reason
             if result.ok:
                 break
-            context.tell_refused(result.reason)
+            context.report_refusal(result.reason)
             if context.one_go:
                 raise self._refused(result.reason)
         await SwitchHook(
@@ -178,17 +178,17 @@ class Offline:
         context, copied = self._context, self._context.reason
         with context.step("wait"):
             while True:
-                told = await self._uncomparable()
-                if context.one_go and told:
-                    raise self._refused(told)
-                context.can_complete, context.only_uncomparable = not told, bool(told)
-                context.reason = offering(context, told) if told else copied
+                words = await self._uncomparable()
+                if context.one_go and words:
+                    raise self._refused(words)
+                context.can_complete, context.only_uncomparable = not words, bool(words)
+                context.reason = offering(context, words) if words else copied
                 if context.phase is Phase.COPIED:
-                    context.tell()
+                    context.publish()
                 else:
                     context.enter(Phase.COPIED)
                 try:
-                    async with asyncio.timeout(AGAIN_SECONDS if told else None):
+                    async with asyncio.timeout(AGAIN_SECONDS if words else None):
                         await context.word.wait()
                 except TimeoutError:
                     continue
@@ -199,9 +199,9 @@ class Offline:
         """A cut-over in one go that will be refused is refused before anything is copied."""
         if not self._context.one_go or self._settings.until != "cut-over":
             return
-        if told := await self._uncomparable():
+        if words := await self._uncomparable():
             kind = TransferStopped if self._checkpoints.load() is not None else TransferFailed
-            raise kind(told, fault="user")
+            raise kind(words, fault="user")
 
     async def _uncomparable(self) -> str:
         """Why both ends cannot be compared with these users; empty: nothing is known against it."""
@@ -290,7 +290,7 @@ class Offline:
         what: list[str] = []
         unlisted = functions_and_indexes.unlisted(there)
         if settings.chooses_keys:
-            what += [f"{name}, as keys are chosen: {told}" for name, told in unlisted.items()]
+            what += [f"{name}, as keys are chosen: {words}" for name, words in unlisted.items()]
         else:
             self._lose(unlisted)
         if there.libraries and settings.chooses_keys:
@@ -440,20 +440,20 @@ class Offline:
 
     def _other_file(self, keys: int, held_before: bool) -> TransferStopped:
         abort = "Abort that migration (complete-migration --force) and start anew"
-        told = (
+        words = (
             f"{self._source_endpoint.address} is not the file of which this migration has loaded a "
             f"part before: what that file alone has would stay on the target, which holds {keys:,} "
             "keys"
         )
         if held_before:
             return TransferStopped(
-                f"{told}, some of them its own",
+                f"{words}, some of them its own",
                 remedy="Put the earlier file back and resume. Or delete the keys of the earlier "
                 f"file by hand; then: {abort}. What the target holds then counts as its own.",
                 fault="user",
             )
         return TransferStopped(
-            told,
+            words,
             remedy=f"{abort} with --take-over, which removes every key on the target. Or put the "
             "earlier file back, or empty the target by hand (FLUSHALL).",
             fault="user",
@@ -643,7 +643,7 @@ class Offline:
                 self._context.total_keys = max(
                     self._context.total_keys or 0, self._source.total_keys
                 )
-                self._context.tell()
+                self._context.publish()
             await task
         finally:
             if not task.done():

@@ -61,13 +61,13 @@ def _inherited() -> dict[str, str]:
 def ends_in_environment(source: Endpoint, target: Endpoint) -> dict[str, str]:
     """Both ends as a hook's environment: `STARTMIGRATION_SOURCE`, `…_SOURCE_HOST`, `…_SOURCE_PORT`
     and the same of the target. No user and no password."""
-    told: dict[str, str] = {}
+    variables: dict[str, str] = {}
     for name, end in (("SOURCE", source), ("TARGET", target)):
-        told[f"STARTMIGRATION_{name}"] = end.address
+        variables[f"STARTMIGRATION_{name}"] = end.address
         if end.sentinel is not None:
             # Where what they watch was last.
             end = named_last(end) or end
-        told[f"STARTMIGRATION_{name}_HOST"] = end.unix_path or end.file_path or end.host
+        variables[f"STARTMIGRATION_{name}_HOST"] = end.unix_path or end.file_path or end.host
         served = end.unix_path is None and end.file_path is None
-        told[f"STARTMIGRATION_{name}_PORT"] = str(end.port) if served else ""
-    return told
+        variables[f"STARTMIGRATION_{name}_PORT"] = str(end.port) if served else ""
+    return variables

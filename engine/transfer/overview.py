@@ -37,39 +37,39 @@ class Overview:
         self.orders = Orders(one_go=one_go)
         self.peers = Peers()
         self._on_progress = on_progress
-        self._stages: list[MigrationContext] = []
-        # The lanes change together, and that is told once.
+        self._contexts: list[MigrationContext] = []
+        # The lanes change together, and that is published once.
         self._quiet = False
 
     def lane(self, name: str = "") -> MigrationContext:
         """The stage of one more lane. `name` tells it from others, and is empty for a migration's
         only one."""
 
-        def told(progress: Progress) -> None:
+        def publish(progress: Progress) -> None:
             if not self._quiet:
                 self._on_progress(self._total(context, progress))
 
         context = MigrationContext(
             self.settings,
-            on_progress=told,
+            on_progress=publish,
             on_event=self._naming(name),
             orders=self.orders,
             peers=self.peers,
             on_switch=self.on_switch,
             lane=name,
         )
-        self._stages.append(context)
+        self._contexts.append(context)
         return context
 
     def begin(self, now: float) -> None:
         """The transfer begins, at `now` by the loop's clock."""
-        for context in self._stages:
+        for context in self._contexts:
             context.began = now
 
     def end(self, phase: Phase, reason: str) -> None:
         """The transfer is over, on all its lanes, for `reason`."""
         self._quiet = True
-        *others, last = self._stages
+        *others, last = self._contexts
         for context in others:
             context.end(phase, reason)
         self._quiet = False
@@ -81,12 +81,12 @@ class Overview:
         return self._total()
 
     def _total(
-        self, told: MigrationContext | None = None, progress: Progress | None = None
+        self, lane: MigrationContext | None = None, progress: Progress | None = None
     ) -> Progress:
-        """The total; `progress` is what the lane of `told` has said of itself."""
+        """The total; `progress` is what the lane of `lane` has said of itself."""
         of_lanes = [
-            progress if progress is not None and context is told else context.progress
-            for context in self._stages
+            progress if progress is not None and context is lane else context.progress
+            for context in self._contexts
         ]
         return total(of_lanes, least_advanced([each.phase for each in of_lanes]))
 
@@ -100,17 +100,17 @@ class Overview:
     @property
     def tallies(self) -> list[TransferStats]:
         """The counters of each lane."""
-        return [context.stats for context in self._stages]
+        return [context.stats for context in self._contexts]
 
     @property
     def steps(self) -> Iterator[Step]:
         """The steps of all lanes, lane by lane."""
-        return (step for context in self._stages for step in context.steps)
+        return (step for context in self._contexts for step in context.steps)
 
     @property
     def copy_seconds(self) -> float:
         """For how long snapshots were copied: of the lane where that took longest."""
-        return max(context.copy_seconds for context in self._stages)
+        return max(context.copy_seconds for context in self._contexts)
 
     @property
     def not_carried(self) -> Iterator[NotCarried]:
@@ -121,5 +121,5 @@ class Overview:
     def verification(self) -> Verification | None:
         """What the last comparison has shown: of the first lane that differs, or else of the first
         one."""
-        found = [context.verification for context in self._stages]
+        found = [context.verification for context in self._contexts]
         return next((each for each in found if each is not None and not each.ok), found[0])

@@ -33,7 +33,7 @@ _ROUNDS = 3
 # How long what was read again may take to be stored, in seconds.
 _STORED_SECONDS = 30.0
 # How often it is told how far the comparison is, in seconds.
-_TELL_SECONDS = 0.5
+_PUBLISH_SECONDS = 0.5
 GROUPS = "groups"
 ALWAYS = (GROUPS, "fields")
 """The kinds of which every key is compared."""
@@ -62,7 +62,7 @@ class PreFenceComparison:
         self._required: dict[str, str] = {}
         self._follower: Follower
         self._pump: asyncio.Task[None]
-        self._told_at = 0.0
+        self._published_at = 0.0
         self._differ: dict[DbKey, str] = {}
         # Of those that were written to all the time, in this sweep.
         self._read_again: set[DbKey] = set()
@@ -156,11 +156,11 @@ class PreFenceComparison:
                 if "all" in self._required:
                     for kind in ALWAYS:
                         async for db, keys in self._comparison.doubtful({kind}):
-                            await self._tell()
+                            await self._publish()
                             self._name_silent(db, keys, kind)
                 # 4. Names.
                 await self._walk(must=walk)
-                if self._comparison.counts_tell:
+                if self._comparison.counts_are_known:
                     self.counts = await self._comparison.counts(self._reach)
                     if self.counts is not None and self.counts.wrong:
                         await self._walk(must=True)
@@ -204,7 +204,7 @@ class PreFenceComparison:
         await self._compare_all(self._comparison.doubtful({"all"}))
 
     async def _compare(self, db: int, keys: list[bytes]) -> None:
-        await self._tell()
+        await self._publish()
         if not keys:
             return
         found = await self._comparison.compare(db, keys, self._reach)
@@ -233,7 +233,7 @@ class PreFenceComparison:
                     await self._compare(db, absent)
                 elif self._pump.done():
                     self._pump.result()
-                await self._tell(f"looking up names before the cut-over: {self.names:,} so far")
+                await self._publish(f"looking up names before the cut-over: {self.names:,} so far")
                 if loop.time() >= until and not must:
                     break
             else:
@@ -259,7 +259,7 @@ class PreFenceComparison:
             for db, key in wrong | hot:
                 by_db.setdefault(db, []).append(key)
             for db, keys in by_db.items():
-                await self._tell()
+                await self._publish()
                 found = await self._comparison.compare(db, keys, self._reach)
                 self._differ.update(found.differ)
                 self.unsure.update(found.unsure)
@@ -296,10 +296,10 @@ class PreFenceComparison:
                 fault="target",
             ) from None
 
-    async def _tell(self, doing: str = "") -> None:
+    async def _publish(self, doing: str = "") -> None:
         now = asyncio.get_running_loop().time()
-        if now - self._told_at >= _TELL_SECONDS:
-            self._told_at = now
+        if now - self._published_at >= _PUBLISH_SECONDS:
+            self._published_at = now
             await self._beat(
                 doing or f"comparing keys before the cut-over: {self.compared:,} so far"
             )

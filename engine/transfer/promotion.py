@@ -45,6 +45,7 @@ from engine import logs
 from engine.errors import AuthError, LinkError, ServerError, TransferFailed, TransferStopped
 from engine.model.online_checkpoint import LEFT_KEY, dirty_key, position_key
 from engine.model.position import TargetPosition
+from engine.model.retry import Attempts
 from engine.model.server import ServerInfo
 from engine.targets.applier import Applier, PositionMoved, Unanswered
 from engine.targets.import_mode import leave_import_mode
@@ -216,14 +217,13 @@ class Promotion:
             # Nothing can cancel it, and the engine that resumes does it.
             limit=_TIDY_SECONDS,
         )
-        while True:
+        async for attempt in Attempts(patience):
             try:
                 await self.tidy_up_once()
                 patience.progress()
                 return
             except (LinkError, ServerError) as exc:
-                delay = patience.failed(exc.message, event=f"{exc.message}: tidying up again")
-            await asyncio.sleep(delay)
+                attempt.failed(exc.message, event=f"{exc.message}: tidying up again")
 
     async def tidy_up_once(self) -> None:
         """One try. Raises `PositionMoved` where the target came back older since it was promoted,
@@ -233,7 +233,7 @@ class Promotion:
         key = position_key(mark.token, self._ends.lane)
         questions: list[Command] = [("WATCH", key), ("GET", key), ("INFO",)]
         async with self._ends.dialled_with(*questions) as (connection, replies):
-            watched, found, told = replies
+            watched, found, info = replies
             for reply in (watched, found):
                 answered(reply)
             if isinstance(found, bytes) and TargetPosition.decode(found).transfer != mark.token:
@@ -242,7 +242,7 @@ class Promotion:
                 return
             if mark.promoting and not mark.tidied:
                 try:
-                    await self._judge(found, info_in(connection, answered(told)))
+                    await self._judge(found, info_in(connection, answered(info)))
                 except PositionMoved as moved:
                     if mark.handed_over:
                         await self._stand_back(moved.found)

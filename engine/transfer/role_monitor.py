@@ -100,8 +100,8 @@ class RoleMonitor:
             self._away_since = now
         if now - self._away_since < _AWAY_SECONDS:
             return False
-        if self._source.told is not None:
-            self.siblings.note(self._source.told)
+        if self._source.replication is not None:
+            self.siblings.note(self._source.replication)
         asked = self.siblings.addresses
         found = await asyncio.gather(*(self._successor(each, position) for each in asked))
         there = {each: at for each, at in zip(asked, found, strict=True) if at is not None}
@@ -156,21 +156,21 @@ class RoleMonitor:
 
     def look(self) -> None:
         """Take in what the source said last of its role."""
-        told = self._source.told
+        replication = self._source.replication
         if self._source.link == "up":
             self._away_since = None
-        if told is None:
+        if replication is None:
             return
-        self.siblings.note(told)
-        if told.place == self._place:
+        self.siblings.note(replication)
+        if replication.place == self._place:
             return
-        before, self._place = self._place, told.place
+        before, self._place = self._place, replication.place
         at = address_detours.leading(self._ends.source).address
         if before:
-            self._context.on_event(f"the source {at} is {told.place} now; it was {before}")
-        elif told.is_replica:
+            self._context.on_event(f"the source {at} is {replication.place} now; it was {before}")
+        elif replication.is_replica:
             self._context.on_event(
-                f"the source {at} is {told.place}: it is followed, and "
+                f"the source {at} is {replication.place}: it is followed, and "
                 "writes are blocked at the primary at the head of its chain"
             )
         self._changed.set()
@@ -178,15 +178,17 @@ class RoleMonitor:
     @property
     def objection(self) -> str:
         """Why a cut-over cannot begin as the roles are, in one line; empty if it can."""
-        told = self._source.told
-        if told is None:
+        replication = self._source.replication
+        if replication is None:
             return "the source's role is not known yet"
         if self._context.settings.fence != "pause":
             return ""  # writers are the operator's, wherever they write
-        if told.is_replica and not told.primary_link_up:
-            return f"the source is {told.place}, and has lost its link to it"
-        if told.place != self._found_for:
-            return f"the source is {told.place}: it is being asked where its writes are taken"
+        if replication.is_replica and not replication.primary_link_up:
+            return f"the source is {replication.place}, and has lost its link to it"
+        if replication.place != self._found_for:
+            return (
+                f"the source is {replication.place}: it is being asked where its writes are taken"
+            )
         return self._problem
 
     async def run(self) -> None:
@@ -223,18 +225,18 @@ class RoleMonitor:
         self._target_id = info.run_id
 
     async def _look_up(self, heads: Heads) -> None:
-        told = self._source.told
-        if told is None:
+        replication = self._source.replication
+        if replication is None:
             return
-        if not told.is_replica:
+        if not replication.is_replica:
             self._problem = (
-                await self._named_one(told.replid)
+                await self._named_one(replication.replid)
                 or await self._former_head(heads)
-                or await self.siblings.look(told, self._known)
+                or await self.siblings.look(replication, self._known)
             )
-            self._found_for = told.place
+            self._found_for = replication.place
             return
-        self.siblings.note(told)
+        self.siblings.note(replication)
         try:
             async with asyncio.timeout(_NEIGHBOUR_SECONDS):
                 head = await heads.find()
@@ -248,8 +250,8 @@ class RoleMonitor:
             # What is still owed over a connection would be taken for the next answer.
             await heads.close()
             self._problem = (
-                f"the source is {told.place}, and the primary at the head of its chain has not "
-                f"answered for {_NEIGHBOUR_SECONDS:g} s"
+                f"the source is {replication.place}, and the primary at the head of its chain "
+                f"has not answered for {_NEIGHBOUR_SECONDS:g} s"
             )
         else:
             if self._target_id and self._target_id in head.chain:
@@ -261,7 +263,7 @@ class RoleMonitor:
                 self._problem = f"{head.endpoint.address} does not list its replicas"
             else:
                 self._problem = await self.siblings.look(beside, self._known)
-        self._found_for = told.place
+        self._found_for = replication.place
 
     @property
     def _known(self) -> tuple[str, ...]:
@@ -304,11 +306,12 @@ class RoleMonitor:
             "one too: what is written there does not arrive"
         )
 
-    async def no_second_primary(self, told: Replication, history: str = "") -> None:
-        """Behind the fence: `told` by the server that it stands at. Raises `TransferFailed` where
-        another one of the source's replication, of this `history` too, was promoted by now."""
+    async def no_second_primary(self, replication: Replication, history: str = "") -> None:
+        """Behind the fence: `replication` by the server that it stands at. Raises `TransferFailed`
+        where another one of the source's replication, of this `history` too, was promoted by
+        now."""
         if self._context.settings.fence == "pause":
-            await self.siblings.at_fence(told, self._known, history)
+            await self.siblings.at_fence(replication, self._known, history)
 
     # --- Before it ---
 

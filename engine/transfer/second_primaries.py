@@ -63,27 +63,30 @@ class SiblingServers:
         known = dict.fromkeys((*self._checkpoint.mark.siblings, *settings.named_nodes))
         return tuple(each for each in known if each not in settings.detached_nodes)
 
-    def note(self, told: Replication) -> None:
+    def note(self, replication: Replication) -> None:
         """One of the servers has told of its replicas, and of its primary."""
-        self._keep((*told.replicas, told.primary))
+        self._keep((*replication.replicas, replication.primary))
 
-    async def look(self, told: Replication, followed: Iterable[str]) -> str:
-        """Why the gate is closed, if it is: a second primary. `told`: what the server that takes
-        the writes has told; `followed`: the addresses at which it, and the source, are known."""
-        self.note(told)
-        asked = self._asked(told, followed)
+    async def look(self, replication: Replication, followed: Iterable[str]) -> str:
+        """Why the gate is closed, if it is: a second primary. `replication`: what the server that
+        takes the writes has told; `followed`: the addresses at which it, and the source, are
+        known."""
+        self.note(replication)
+        asked = self._asked(replication, followed)
         found = await asyncio.gather(*(self._ask(each, _ANSWER_SECONDS) for each in asked))
-        return self._judge(told, dict(zip(asked, found, strict=True)))
+        return self._judge(replication, dict(zip(asked, found, strict=True)))
 
-    async def at_fence(self, told: Replication, followed: Iterable[str], history: str = "") -> None:
+    async def at_fence(
+        self, replication: Replication, followed: Iterable[str], history: str = ""
+    ) -> None:
         """Look once more, while writers wait. `history`: a replid that was the source's. Raises
         `TransferFailed` for a second primary."""
-        self.note(told)
+        self.note(replication)
         if history:
             self._branches.add(history)
-        asked = [each for each in self._asked(told, followed) if each not in self._gone]
+        asked = [each for each in self._asked(replication, followed) if each not in self._gone]
         found = await asyncio.gather(*(self._ask(each, _AT_FENCE_SECONDS) for each in asked))
-        if why := self._judge(told, dict(zip(asked, found, strict=True))):
+        if why := self._judge(replication, dict(zip(asked, found, strict=True))):
             raise TransferFailed(why, fault="source")
 
     async def close(self) -> None:
@@ -97,9 +100,9 @@ class SiblingServers:
         if new:
             self._checkpoint.note(siblings=(*known, *new)[-_MOST:])
 
-    def _asked(self, told: Replication, followed: Iterable[str]) -> list[str]:
+    def _asked(self, replication: Replication, followed: Iterable[str]) -> list[str]:
         """Those of which it is to be asked: a server's replica is attached to it."""
-        known = {*told.replicas, *followed}
+        known = {*replication.replicas, *followed}
         return [each for each in self.addresses if each not in known]
 
     async def _ask(self, address: str, seconds: float) -> Replication | None:
@@ -126,8 +129,8 @@ class SiblingServers:
         if (known := self._dialled.pop(address, None)) is not None:
             await known[0].aclose()
 
-    def _judge(self, told: Replication, found: dict[str, Replication | None]) -> str:
-        ours = {told.replid, told.replid2} - {""}
+    def _judge(self, replication: Replication, found: dict[str, Replication | None]) -> str:
+        ours = {replication.replid, replication.replid2} - {""}
         second = list[str]()
         for address, server in found.items():
             if server is None:
@@ -136,7 +139,7 @@ class SiblingServers:
                 continue
             self._gone.discard(address)
             self.note(server)
-            if server.is_replica or (server.replid and server.replid == told.replid):
+            if server.is_replica or (server.replid and server.replid == replication.replid):
                 continue
             theirs = {server.replid, server.replid2} - {""}
             if not ours or not theirs or theirs & (ours | self._branches):

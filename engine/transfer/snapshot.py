@@ -80,20 +80,20 @@ class Snapshot:
         # A source of the same history has all that we have; what it deleted since it meant to.
         if position is None or position.replid != sync.replid:
             await self._check_source()
-        told: ServerInfo | None = None
+        info: ServerInfo | None = None
         if checkpoint.mark.begun:
             await self._make_room()
         else:
             await checkpoint.save(begun=True)
             # Ends the connections of the one that it is taken over from, if it is.
             await self._ownership.take()
-            told = self._ownership.told
+            info = self._ownership.info
             if checkpoint.mark.taken_over:
                 await self._make_room()
         self._refused.clear()
         self._parts.clear()
         context.stats.start_anew()
-        await self._target_watch.begin(told)
+        await self._target_watch.begin(info)
         await checkpoint.save(
             released=False,
             loss_accepted=False,

@@ -210,8 +210,8 @@ class TransferStats:
         for each in some:
             name = f"'{each.key[:_NAME_MOST]}' (database {each.db})"
             by_reason.setdefault(each.reason[:_REASON_MOST].removesuffix("."), []).append(name)
-        told = "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
-        return f"{words}: {told}" if total == len(some) else f"{words}, such as {told}"
+        reasons = "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
+        return f"{words}: {reasons}" if total == len(some) else f"{words}, such as {reasons}"
 
     def left_words(self) -> list[str]:
         """A line for the keys that every server makes for itself; none if there are none."""

@@ -266,8 +266,8 @@ class Trust:
 
     @property
     def unanswered(self) -> list[float]:
-        """The moments since which the source's offset is to be known: `told` is to be called with
-        each, once there is an answer."""
+        """The moments since which the source's offset is to be known: `note_source_offset` is to be
+        called with each, once there is an answer."""
         found = {
             entry.since
             for doubt, entry in self._in_force.items()
@@ -275,7 +275,7 @@ class Trust:
         }
         return sorted(found)
 
-    def told(self, moment: float, offset: int) -> None:
+    def note_source_offset(self, moment: float, offset: int) -> None:
         """The source's offset, by its answer to a question that was put at `moment` or later."""
         for doubt, entry in self._in_force.items():
             if _has_offset(doubt) and entry.until is None and entry.stopped_by(moment):

@@ -124,9 +124,9 @@ class SyncMonitor:
         if context.phase is Phase.FOLLOW and trust.catching_up:
             self._catch_up()
         elif context.phase is Phase.CATCH_UP and not trust.catching_up and self.near(follower):
-            context.enter(Phase.FOLLOW, tell=False)
+            context.enter(Phase.FOLLOW, publish=False)
             entered = True
-        self._tell_whether_heard()
+        self._report_source_link()
         self._roles.look()
         now = asyncio.get_running_loop().time()
         self._bytes.look(now, follower.position.offset, self._lag(follower))
@@ -135,7 +135,7 @@ class SyncMonitor:
         context.can_complete, context.reason = self._gates(follower)
         if entered:
             # Phase, gate and reason are published together.
-            context.tell()
+            context.publish()
 
     def _look_at_doubts(self, follower: Follower) -> None:
         """Which of them are over by now."""
@@ -144,11 +144,11 @@ class SyncMonitor:
         for moment in trust.unanswered:
             # Asked of the source itself: what was written while nothing listened may not even have
             # begun to arrive.
-            told = self._source.told_since(moment)
-            if told is None:
+            replication = self._source.replication_since(moment)
+            if replication is None:
                 self._source.ask_now()
             else:
-                trust.told(moment, told.offset)
+                trust.note_source_offset(moment, replication.offset)
         over = trust.reached(follower.position.offset, near=self.near(follower))
         if any(TABLE[doubt].kept for doubt in over):
             self._checkpoint.note(released=False)
@@ -184,7 +184,7 @@ class SyncMonitor:
         """Bytes that the source has sent, as far as it was heard, and the target has not."""
         return max(self._source.sent_offset - follower.position.offset, 0)
 
-    def _tell_whether_heard(self) -> None:
+    def _report_source_link(self) -> None:
         trouble = self._source.trouble
         if bool(trouble) is not self._heard:
             return
@@ -244,10 +244,16 @@ class SyncMonitor:
             if takes > longest:
                 words += f", which takes {_longer(takes, longest)}"
             return False, words
-        if not self._context.skip_verification and (told := self._context.uncomparable) != "":
-            self._context.passing, self._context.only_uncomparable = told is None, bool(told)
+        if (
+            not self._context.skip_verification
+            and (uncomparable := self._context.uncomparable) != ""
+        ):
+            self._context.passing, self._context.only_uncomparable = (
+                uncomparable is None,
+                bool(uncomparable),
+            )
             asking = "it is being asked whether both ends can be compared"
-            return False, asking if told is None else offering(self._context, told)
+            return False, asking if uncomparable is None else offering(self._context, uncomparable)
         in_sync = f"in sync: lag {size_words(lag)}"
         return True, in_sync if age < _AGE_WORTH_TELLING else f"{in_sync}, {seconds_words(age)}"
 

@@ -89,7 +89,7 @@ class TargetClaim:
         self._taken_over = False
         # The replies to CLIENT LIST and INFO behind the claim.
         self._listed: object = None
-        self._told: object = None
+        self._info_reply: object = None
         self.bare = TargetPosition(transfer, None, engine, held_before=held_before)
         """What the key holds while there is no position."""
 
@@ -147,11 +147,11 @@ class TargetClaim:
 
         return await self._guarded(target, "Take the promotion back", revoked)
 
-    def told(self, target: Admin) -> ServerInfo:
+    def info(self, target: Admin) -> ServerInfo:
         """What the target said of itself behind the claim. Raises as `Admin.info`."""
-        if isinstance(self._told, EngineError):
-            raise self._told
-        return target.info_in(self._told)
+        if isinstance(self._info_reply, EngineError):
+            raise self._info_reply
+        return target.info_in(self._info_reply)
 
     @property
     def client_name(self) -> str:
@@ -229,7 +229,7 @@ class TargetClaim:
             if other is not None:
                 self._taken_over = not other.opened
                 commands = [*commands, ("DEL", dirty_key(other.transfer))]
-            *queued, done, self._listed, self._told = await target.pipeline(
+            *queued, done, self._listed, self._info_reply = await target.pipeline(
                 [
                     ("MULTI",),
                     *commands,
@@ -279,11 +279,11 @@ def beaten(other: TargetPosition) -> Foreign:
 
 def foreign(other: TargetPosition, target: str) -> Foreign:
     """What to raise where another migration, which left `other` there, has the target."""
-    told = f"{target} is the target of another migration, {other.transfer}"
+    text = f"{target} is the target of another migration, {other.transfer}"
     if other.position is not None:
-        told += f", which has applied the stream up to offset {other.position.offset:,}"
+        text += f", which has applied the stream up to offset {other.position.offset:,}"
     return Foreign(
-        told,
+        text,
         remedy="Complete or abort that one first (it may be of another state or group). If it is "
         "meant to lose the target, start with --take-over: it is shut out then, and the target "
         "gets a full sync.",

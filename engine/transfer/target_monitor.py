@@ -42,7 +42,7 @@ class TargetMonitor:
         self._stack = AsyncExitStack()
         self._end: Admin | None = None
         self._line = asyncio.Lock()
-        self._tell = context.trouble_of("the target's answers")
+        self._report = context.trouble_of("the target's answers")
         # By the loop's clock: when it answered last, and since when it is asked in vain.
         self._heard_at: float | None = None
         self._asked_at: float | None = None
@@ -84,11 +84,11 @@ class TargetMonitor:
         if found.count and not before.count:
             self._context.on_event(found.words)
 
-    async def begin(self, told: ServerInfo | None = None) -> None:
-        """Count from here on: the first write comes next. `told`: what the target has just said of
+    async def begin(self, info: ServerInfo | None = None) -> None:
+        """Count from here on: the first write comes next. `info`: what the target has just said of
         itself. Raises as `look`."""
         async with self._line:
-            self._context.stats.evictions = Evictions().after(told or await self._ask())
+            self._context.stats.evictions = Evictions().after(info or await self._ask())
 
     async def _ask(self) -> ServerInfo:
         info = await self._info()
@@ -118,7 +118,7 @@ class TargetMonitor:
                 if self._context.stats.evictions.base is not None:
                     await self._look_or_say()
         finally:
-            self._tell("")
+            self._report("")
 
     async def _look_or_say(self) -> None:
         """Look, and say so while no answer comes. Where the target cannot be dialled, the data's
@@ -138,7 +138,7 @@ class TargetMonitor:
         finally:
             await cancelled(look)
         if self._answered:
-            self._tell("")
+            self._report("")
             if self._silent:
                 self._silent = False
                 self._context.on_event("the target answers again")
@@ -148,4 +148,4 @@ class TargetMonitor:
         if not self._silent:
             self._silent = True
             self._context.on_event(words)
-        self._tell(words)
+        self._report(words)

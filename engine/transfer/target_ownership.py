@@ -34,7 +34,7 @@ class TargetOwnership:
         self.replaced = False
         """Another engine has the migration: what is on the target is that one's."""
         self._overtaken = 0
-        self.told: ServerInfo | None = None
+        self.info: ServerInfo | None = None
         """What the target said of itself behind the claim that was taken last."""
 
     @property
@@ -62,9 +62,9 @@ class TargetOwnership:
             except Foreign:
                 self.replaced = self.replaced or not claim.first
                 raise
-            self.told = claim.told(end)
-        if self.told.run_id != self._checkpoint.mark.claimed_at:
-            self._checkpoint.note(claimed_at=self.told.run_id)
+            self.info = claim.info(end)
+        if self.info.run_id != self._checkpoint.mark.claimed_at:
+            self._checkpoint.note(claimed_at=self.info.run_id)
         return target_position
 
     async def _lost(self, target: Admin) -> None:

@@ -94,8 +94,8 @@ def _members(info: Any) -> dict[bytes, Any]:
     return dict(zip(info[::2], info[1::2], strict=False))
 
 
-def _word(told: Any) -> bytes:
-    return told if isinstance(told, bytes) else b"%d" % int(told)
+def _word(reply: Any) -> bytes:
+    return reply if isinstance(reply, bytes) else b"%d" % int(reply)
 
 
 async def carry_rules(source: Admin, target: Admin, databases: Iterable[int]) -> dict[str, str]:

@@ -294,8 +294,8 @@ class Transfer:
                 admin(self._target_endpoint, timeout=limit, fault="target") as other,
             ):
                 ends: dict[Side, Admin] = {"source": one, "target": other}
-                told = await asyncio.gather(one.info(), other.info())
-                infos = dict(zip(ends, told, strict=True))
+                replies = await asyncio.gather(one.info(), other.info())
+                infos = dict(zip(ends, replies, strict=True))
                 return await replica_objection(ends, infos, self._settings)
         except EngineError:
             return None

@@ -270,7 +270,7 @@ class TtlGuard:
         if self._extender is not None:
             raise TransferFailed("TTLs that end soon are still being extended on the target")
         self._context.reason = "restoring TTLs that were extended on the target"
-        self._context.tell()
+        self._context.publish()
         loop, last = asyncio.get_running_loop(), self._ends.settings.cut_over_timeout
         self._restoring = True
         limit = last

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from engine.errors import LinkError
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
+from engine.model.retry import Deadline, retry
 from engine.model.settings import TransferSettings
 from engine.transfer import hold_source, write_block
 from engine.wire.control_connection import admin
@@ -47,15 +46,11 @@ async def unblock(
 
 async def _put_back(at: Endpoint, before: str, timeout: float, script_pause: bool) -> bool:
     """As `write_block.put_back`, over a connection of its own."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + (2 * hold_source.SECONDS if script_pause else 0.0)
-    while True:
-        limit = timeout + max(until - loop.time(), 0.0)
-        try:
-            async with admin(at, timeout=limit, fault="source") as end:
-                return await write_block.put_back(end, before)
-        except LinkError:
-            # The process that pauses the clients does not know yet that it is over.
-            if loop.time() >= until:
-                raise
-        await asyncio.sleep(_AGAIN_SECONDS)
+    # The process that pauses the clients does not know yet that it is over.
+    deadline = Deadline(2 * hold_source.SECONDS if script_pause else 0.0, _AGAIN_SECONDS)
+
+    async def once() -> bool:
+        async with admin(at, timeout=timeout + deadline.left, fault="source") as end:
+            return await write_block.put_back(end, before)
+
+    return await retry(once, deadline, lambda error: isinstance(error, LinkError))

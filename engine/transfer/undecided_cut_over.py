@@ -138,10 +138,10 @@ class LaneOutcome:
         except PositionMoved:
             await self.came_back()
         except EngineError as exc:
-            self.tell_left(exc)
+            self.report_left(exc)
         return False
 
-    def tell_left(self, exc: EngineError) -> None:
+    def report_left(self, exc: EngineError) -> None:
         """Tell that something is left to do behind the opening."""
         self._context.on_event(f"what remains to be done after the promotion failed: {exc}")
 

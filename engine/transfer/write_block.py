@@ -159,11 +159,11 @@ async def _settings(end: Admin) -> _Settings:
 
 
 def _read(reply: object) -> _Settings | None:
-    told: dict[object, object] = {}
+    settings: dict[object, object] = {}
     if isinstance(reply, list):
-        told = dict(zip(reply[::2], reply[1::2], strict=False))
+        settings = dict(zip(reply[::2], reply[1::2], strict=False))
     for names in _NAMES:
-        write, lag = (told.get(name.encode()) for name in names)
+        write, lag = (settings.get(name.encode()) for name in names)
         if isinstance(write, bytes) and isinstance(lag, bytes):
             return _Settings(names, write, lag)
     return None

@@ -7,7 +7,7 @@ files: there is one reader of those.
 from __future__ import annotations
 
 from engine.model.verification import Difference, Verification
-from engine.verify.aof_comparison import told_by_files, verify_aof
+from engine.verify.aof_comparison import values_of_files, verify_aof
 from engine.verify.file_comparison import verify_file
 from engine.verify.full_comparison import verify
 from engine.verify.key_comparison import differing
@@ -18,7 +18,7 @@ __all__ = [
     "LiveComparison",
     "Verification",
     "differing",
-    "told_by_files",
+    "values_of_files",
     "verify",
     "verify_aof",
     "verify_file",

@@ -57,7 +57,7 @@ from engine.wire.control_connection import admin
 from engine.wire.own_key_count import count_own
 
 # An expire time that the file does not tell.
-_UNTOLD = -1
+_UNKNOWN_EXPIRY = -1
 # Commands of a batch that are looked at one by one; of more the last ones are.
 _LOOKED_AT_MOST = 1000
 # Behind one of these nothing is known of any key.
@@ -67,37 +67,37 @@ _BY_COMMANDS = "its value comes of commands that change what they find"
 
 
 @dataclass(slots=True)
-class Told:
+class FileValue:
     """What the file says of a key in the end.
 
     `kind`: what TYPE says, None: not known; b"none": it is not there. `payload`: its payload
     without the footer; `text`: a string; neither: its value is not known. `expire_at`: ms since the
-    epoch; None: it has none; `_UNTOLD`. `why`: why the value is not known.
+    epoch; None: it has none; `_UNKNOWN_EXPIRY`. `why`: why the value is not known.
     """
 
     kind: bytes | None = None
     payload: bytes | None = None
     text: bytes | None = None
-    expire_at: int | None = _UNTOLD
+    expire_at: int | None = _UNKNOWN_EXPIRY
     why: str = _BY_COMMANDS
 
 
-async def told_by_files(
+async def values_of_files(
     files: AofFiles, survey: AofSurvey, settings: TransferSettings, *, seed: int = 0
-) -> dict[DbKey, Told]:
+) -> dict[DbKey, FileValue]:
     """Read the files once more, as far as `survey` says that they are applied; what they say of a
     sample of keys in the end. Raises what `AofFiles.read` raises."""
 
-    def read(stop: threading.Event) -> dict[DbKey, Told]:
+    def read(stop: threading.Event) -> dict[DbKey, FileValue]:
         return _Reading(files, survey, settings, seed, stop).run()
 
     return await on_thread(read)
 
 
 async def verify_aof(
-    told: dict[DbKey, Told], target: Endpoint, settings: TransferSettings
+    values: dict[DbKey, FileValue], target: Endpoint, settings: TransferSettings
 ) -> Verification:
-    """Compare the target with what `told_by_files` says; nothing is written.
+    """Compare the target with what `values_of_files` says; nothing is written.
 
     Expire times run on the target by now. In the result `compared` are the keys that were looked
     up, `unknown` those whose values the files do not tell, or that prove nothing, and
@@ -111,11 +111,11 @@ async def verify_aof(
     async with admin(target, timeout=settings.io_timeout, fault="target") as end:
         keys = (await end.info()).keys - await count_own(end)
         side = await Side.open(end)
-        for db in sorted({db for db, _ in told}):
+        for db in sorted({db for db, _ in values}):
             await end.select(db)
-            names = [key for at, key in told if at == db]
+            names = [key for at, key in values if at == db]
             for portion in portions(names):
-                found = {key: told[db, key] for key in portion}
+                found = {key: values[db, key] for key in portion}
                 for key, what, unknown, kind in await _compare(side, found):
                     if what:
                         wrong.append(Difference(db, printable_key(key), what))
@@ -125,7 +125,7 @@ async def verify_aof(
                     else:
                         gone += found[key].kind == b"none"
     found_kinds = tuple(sorted(kinds.items()))
-    return _judged(wrong, unproven, len(told), gone, keys, found_kinds)
+    return _judged(wrong, unproven, len(values), gone, keys, found_kinds)
 
 
 class _Reading:
@@ -144,16 +144,16 @@ class _Reading:
         self._settings = settings
         self._seed = seed
         self._stop = stop
-        self._told: dict[DbKey, Told] = {}
+        self._values: dict[DbKey, FileValue] = {}
         # How many places of the samples each of them has.
         self._places: Counter[DbKey] = Counter()
 
-    def run(self) -> dict[DbKey, Told]:
+    def run(self) -> dict[DbKey, FileValue]:
         """What is told of the sampled keys."""
         if self._survey.snapshot:
             self._read_snapshot()
         self._read_commands()
-        return self._told
+        return self._values
 
     def _read_snapshot(self) -> None:
         reader = SnapshotReader(stream_above=VALUE_BYTES, footers=False)
@@ -177,14 +177,14 @@ class _Reading:
                     one = item.db, sampled_of(item, index), item.streamed
                     sample[place : place + 1] = [one]
         for db, each, streamed in sample:
-            told = Told(each.kind, each.value, None, each.expire_at)
+            values = FileValue(each.kind, each.value, None, each.expire_at)
             if streamed:
-                told = Told(expire_at=each.expire_at, why=_TOO_LONG)
+                values = FileValue(expire_at=each.expire_at, why=_TOO_LONG)
             elif each.may_end:
                 # It may be gone, or have lost fields, by itself.
-                told = Told(why="its fields may have TTLs")
+                values = FileValue(why="its fields may have TTLs")
             self._places[db, each.key] += 1
-            self._told[db, each.key] = told
+            self._values[db, each.key] = values
 
     def _read_commands(self) -> None:
         survey = self._survey
@@ -202,7 +202,7 @@ class _Reading:
         while (batch := commands.next()) is not None:
             go_on(self._stop)
             if batch.holds(_ANY_KEY):
-                self._told.clear()
+                self._values.clear()
                 self._places.clear()
                 sampler, sample = Sampler(self._seed + 1), []
                 continue
@@ -214,17 +214,17 @@ class _Reading:
                 if place < len(sample) and (before := sample[place]) is not None:
                     self._places[before] -= 1
                     if not self._places[before]:
-                        del self._places[before], self._told[before]
+                        del self._places[before], self._values[before]
                 sample[place : place + 1] = [key]
                 if key is not None:
                     self._places[key] += 1
-                    self._told.setdefault(key, Told())
+                    self._values.setdefault(key, FileValue())
             self._learn(batch)
 
     def _learn(self, batch: CommandBatch) -> None:
         """What the commands of a batch say of the keys that we look at."""
         names: dict[bytes, list[DbKey]] = {}
-        for db, name in self._told:
+        for db, name in self._values:
             names.setdefault(name, []).append((db, name))
         found = batch.mentioning(set(names))
         if len(found) > _LOOKED_AT_MOST:
@@ -235,18 +235,18 @@ class _Reading:
             found = batch.mentioning(set(names))
         if len(found) > 10 * _LOOKED_AT_MOST:
             for keys in names.values():
-                self._told.update((key, Told()) for key in keys)
+                self._values.update((key, FileValue()) for key in keys)
             return
         for index in found:
             for key, says in _says(batch, index, names):
-                self._told[key] = _after(self._told[key], says)
+                self._values[key] = _after(self._values[key], says)
 
     def _learn_backwards(
         self, batch: CommandBatch, indices: list[int], names: dict[bytes, list[DbKey]]
     ) -> set[DbKey]:
         """From the last command on; the keys of which all is told by then."""
         known: set[DbKey] = set()
-        later: dict[DbKey, Told] = {}
+        later: dict[DbKey, FileValue] = {}
         for index in reversed(indices):
             for key, says in _says(batch, index, names):
                 if key in known:
@@ -255,56 +255,56 @@ class _Reading:
                     later.setdefault(key, says)
                     continue
                 known.add(key)
-                self._told[key] = _after(says, later[key]) if key in later else says
+                self._values[key] = _after(says, later[key]) if key in later else says
         return known
 
 
 def _says(
     batch: CommandBatch, index: int, names: dict[bytes, list[DbKey]]
-) -> Iterator[tuple[DbKey, Told]]:
+) -> Iterator[tuple[DbKey, FileValue]]:
     """What a command says of some keys."""
     words, db = batch.command(index), batch.db(index)
-    told = told_by(words)
+    values = values_of_command(words)
     for name in set(words[1:]) & names.keys():
         for key in names[name]:
-            if told is None:
-                yield key, Told()
-            elif key[0] == db and name in told:
-                yield key, told[name]
+            if values is None:
+                yield key, FileValue()
+            elif key[0] == db and name in values:
+                yield key, values[name]
 
 
-def told_by(words: Sequence[bytes]) -> dict[bytes, Told] | None:
+def values_of_command(words: Sequence[bytes]) -> dict[bytes, FileValue] | None:
     """What the keys of a command hold behind it; None: it is not told of any that it names.
 
     Where it is about the expire time alone `why` is empty.
     """
     name = words[0].upper()
     if name in (b"DEL", b"UNLINK"):
-        return {key: Told(b"none", expire_at=None) for key in words[1:]}
+        return {key: FileValue(b"none", expire_at=None) for key in words[1:]}
     if name == b"SET" and len(words) >= 3:
         return _by_set(words)
     if name == b"MSET" and len(words) % 2:
         pairs = zip(words[1::2], words[2::2], strict=True)
         return {key: _string(value, None) for key, value in pairs}
     if name in (b"SETEX", b"PSETEX") and len(words) == 4:
-        return {words[1]: _string(words[3], _UNTOLD)}
+        return {words[1]: _string(words[3], _UNKNOWN_EXPIRY)}
     if name in (b"PEXPIREAT", b"EXPIREAT") and len(words) == 3 and words[2].isdigit():
         unit = 1 if name == b"PEXPIREAT" else 1000
-        return {words[1]: Told(expire_at=int(words[2]) * unit, why="")}
+        return {words[1]: FileValue(expire_at=int(words[2]) * unit, why="")}
     if name == b"PERSIST" and len(words) == 2:
-        return {words[1]: Told(expire_at=None, why="")}
+        return {words[1]: FileValue(expire_at=None, why="")}
     if name == b"RESTORE" and len(words) >= 4 and len(words[3]) > FOOTER_BYTES:
         return _by_restore(words)
     return None
 
 
-def _string(value: bytes, expire_at: int | None) -> Told:
+def _string(value: bytes, expire_at: int | None) -> FileValue:
     if len(value) > VALUE_BYTES:
-        return Told(b"string", expire_at=expire_at, why=_TOO_LONG)
-    return Told(b"string", None, value, expire_at)
+        return FileValue(b"string", expire_at=expire_at, why=_TOO_LONG)
+    return FileValue(b"string", None, value, expire_at)
 
 
-def _by_set(words: Sequence[bytes]) -> dict[bytes, Told] | None:
+def _by_set(words: Sequence[bytes]) -> dict[bytes, FileValue] | None:
     options = [word.upper() for word in words[3:]]
     if not options:
         return {words[1]: _string(words[2], None)}
@@ -312,26 +312,26 @@ def _by_set(words: Sequence[bytes]) -> dict[bytes, Told] | None:
         unit = 1 if options[0] == b"PXAT" else 1000
         return {words[1]: _string(words[2], int(options[1]) * unit)}
     if options == [b"KEEPTTL"] or (len(options) == 2 and options[0] in (b"PX", b"EX")):
-        return {words[1]: _string(words[2], _UNTOLD)}
+        return {words[1]: _string(words[2], _UNKNOWN_EXPIRY)}
     return None
 
 
-def _by_restore(words: Sequence[bytes]) -> dict[bytes, Told] | None:
+def _by_restore(words: Sequence[bytes]) -> dict[bytes, FileValue] | None:
     payload, options = words[3], {word.upper() for word in words[4:]}
     if not words[2].isdigit() or payload[0] in WITH_FIELD_TTLS:
         return None
-    expire_at: int | None = _UNTOLD
+    expire_at: int | None = _UNKNOWN_EXPIRY
     if words[2] == b"0":
         expire_at = None
     elif b"ABSTTL" in options:
         expire_at = int(words[2])
     kind = KINDS.get(payload[0])
     if len(payload) > VALUE_BYTES:
-        return {words[1]: Told(kind, expire_at=expire_at, why=_TOO_LONG)}
-    return {words[1]: Told(kind, payload[:-FOOTER_BYTES], None, expire_at)}
+        return {words[1]: FileValue(kind, expire_at=expire_at, why=_TOO_LONG)}
+    return {words[1]: FileValue(kind, payload[:-FOOTER_BYTES], None, expire_at)}
 
 
-def _after(before: Told, says: Told) -> Told:
+def _after(before: FileValue, says: FileValue) -> FileValue:
     """What is known of a key behind a command that says this of it."""
     if says.why:
         return says
@@ -339,30 +339,32 @@ def _after(before: Told, says: Told) -> Told:
     return before if before.kind == b"none" else replace(before, expire_at=says.expire_at)
 
 
-async def _compare(side: Side, told: dict[bytes, Told]) -> list[tuple[bytes, str, str, list[str]]]:
+async def _compare(
+    side: Side, values: dict[bytes, FileValue]
+) -> list[tuple[bytes, str, str, list[str]]]:
     """(key, what differs, else why its value could not be compared, its type as `kind_there` gives
     it). Both texts are empty if it is the same."""
-    looks = await side.look(list(told))
-    texts = [key for key, each in told.items() if each.text is not None]
-    payloads = [key for key, each in told.items() if each.payload is not None]
+    looks = await side.look(list(values))
+    texts = [key for key, each in values.items() if each.text is not None]
+    payloads = [key for key, each in values.items() if each.payload is not None]
     asked = [("GET", key) for key in texts] + [("DUMP", key) for key in payloads]
     answers = await side.end.pipeline(asked) if asked else []
     replies = dict(zip([*texts, *payloads], answers, strict=True))
     return [
         (key, *_found(each, look, replies.get(key)), kind_there(look))
-        for (key, each), look in zip(told.items(), looks, strict=True)
+        for (key, each), look in zip(values.items(), looks, strict=True)
     ]
 
 
-def _found(each: Told, look: Look, reply: object) -> tuple[str, str]:
+def _found(each: FileValue, look: Look, reply: object) -> tuple[str, str]:
     now = time.time_ns() // 1_000_000
     if each.kind == b"none":
         return (EXTRA, "") if look.kind != b"none" else ("", "")
     if look.kind == b"none":
-        told = each.kind is not None or each.payload is not None
+        values = each.kind is not None or each.payload is not None
         near = each.expire_at is not None and each.expire_at <= now + NEAR_MS
-        return (MISSING, "") if told and not near else ("", "it is not there, and may have ended")
-    expire_at = each.expire_at if each.expire_at != _UNTOLD else look.expire_at
+        return (MISSING, "") if values and not near else ("", "it is not there, and may have ended")
+    expire_at = each.expire_at if each.expire_at != _UNKNOWN_EXPIRY else look.expire_at
     what = judge_look(Sampled(b"", each.kind, expire_at, None), look)
     if what:
         return (what, "")

@@ -29,7 +29,7 @@ async def telemetry_among(end: Admin, keys: Sequence[bytes]) -> set[bytes]:
     return {
         key
         for key, kind, first in zip(named, replies[::2], replies[1::2], strict=True)
-        if _told(kind, first)
+        if _is_telemetry(kind, first)
     }
 
 
@@ -99,7 +99,7 @@ class Telemetry:
         counts = dict.fromkeys(self._names, (0, 0))
         for db, at in places:
             kind, first, left = replies[at : at + 3]
-            if _told(kind, first):
+            if _is_telemetry(kind, first):
                 lasting, timed = counts[db]
                 has_ttl = isinstance(left, int) and left >= 0
                 counts[db] = lasting + (not has_ttl), timed + has_ttl
@@ -110,7 +110,7 @@ def _asking(key: bytes) -> list[Command]:
     return [("TYPE", key), ("XRANGE", key, "-", "+", "COUNT", 1)]
 
 
-def _told(kind: Any, first: Any) -> bool:
+def _is_telemetry(kind: Any, first: Any) -> bool:
     """By the replies to `_asking`. One without entries is taken for such a stream by its name, as
     the core does (`modules.pxi`)."""
     if kind != b"stream" or not isinstance(first, list):

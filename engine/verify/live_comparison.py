@@ -136,12 +136,12 @@ class LiveComparison:
             ),
             await self._stack.enter_async_context(admin(other, timeout=limit, fault="target")),
         ]
-        (told, self._calls), other = await asyncio.gather(
+        (calls, self._calls), other = await asyncio.gather(
             # What has been called by now belongs to the comparison (`silent_calls`).
             ends[0].pipeline([("INFO",), ASK_COUNTS]),
             ends[1].info(),
         )
-        self._infos = self._parsed(ends[0], told), other
+        self._infos = self._parsed(ends[0], calls), other
         self._pair = await asyncio.gather(
             Side.open(ends[0], self._infos[0], followed=True),
             Side.open(ends[1], self._infos[1], followed=True),
@@ -173,7 +173,7 @@ class LiveComparison:
         await self._stack.aclose()
 
     @property
-    def counts_tell(self) -> bool:
+    def counts_are_known(self) -> bool:
         """Whether counts, and names that the target alone has, mean anything."""
         return not self._held_before()
 
@@ -288,7 +288,7 @@ class LiveComparison:
         databases = {entry.db for info in infos for entry in info.keyspace}
         for db in sorted(databases):
             await self._select(db)
-            looked_up = absent_names(ends, infos, _EVERYTHING, db, extra=self.counts_tell)
+            looked_up = absent_names(ends, infos, _EVERYTHING, db, extra=self.counts_are_known)
             async with contextlib.aclosing(looked_up) as pages:
                 async for here, absent, count in pages:
                     yield db, await self._shared(ends[here], absent), count
@@ -309,7 +309,7 @@ class LiveComparison:
         left, wrong = list(dict.fromkeys(keys)), dict[DbKey, str]()
         count = len(left)
         for _ in range(_TRIES):
-            _, watched, told = await self._source.pipeline(
+            _, watched, calls = await self._source.pipeline(
                 [
                     # What was watched before, if nothing differed then.
                     ("UNWATCH",) if self._watching else ("PING",),
@@ -318,7 +318,7 @@ class LiveComparison:
                 ]
             )
             self._watching = self._watching and not isinstance(watched, EngineError)
-            await reach(self._offset_in(told))
+            await reach(self._offset_in(calls))
             findings = await compare_once(self._both, left, self._extend_ms)
             unknown.update(each.kind for each in findings if each.unknown)
             wrong = {(db, each.key): each.what for each in findings if not each.unknown}
@@ -344,9 +344,9 @@ class LiveComparison:
         await reach(offset)
         for each in self._telemetry:
             await each.find()
-        source = await self._told(self._source, first[0])
+        source = await self._info_of(self._source, first[0])
         other, own = await self._counted()
-        again = await self._told(self._source, first[0]) if self._telemetry else None
+        again = await self._info_of(self._source, first[0]) if self._telemetry else None
         last = await self._source.pipeline([("INFO",), ("INFO", "replication")])
         again = again or self._parsed(self._source, last[0])
         # What expires at the source meanwhile comes with an offset of its own.
@@ -356,11 +356,11 @@ class LiveComparison:
 
     async def silent_calls(self) -> silent_commands.Calls | None:
         """See `Comparison.silent_calls`."""
-        told, self._calls = self._calls, None
+        calls, self._calls = self._calls, None
         try:
-            if told is None:
-                told = await self._source.call(*ASK_COUNTS)
-            return None if isinstance(told, EngineError) else silent_commands.calls_in(told)
+            if calls is None:
+                calls = await self._source.call(*ASK_COUNTS)
+            return None if isinstance(calls, EngineError) else silent_commands.calls_in(calls)
         except (AuthError, ServerError):
             return None
 
@@ -368,7 +368,7 @@ class LiveComparison:
         self, source: ServerInfo, settle: Callable[[], Awaitable[int]]
     ) -> Counts | None:
         """See `Comparison.counts_of`."""
-        if not self.counts_tell:
+        if not self.counts_are_known:
             return None
         target, own = await self._counted()
         counts = judge(source, target, own=own, expired=self._expired(source, target))
@@ -383,9 +383,9 @@ class LiveComparison:
         own_keys: list[tuple[Arg, ...]] = [("EXISTS", *self._own_keys)] if self._own_keys else []
         self._db = None
         reply, *own = await self._target.ask_in(0, ("INFO",), *own_keys)
-        return await self._told(self._target, reply), own[0] if own else 0
+        return await self._info_of(self._target, reply), own[0] if own else 0
 
-    async def _told(self, end: Admin, reply: Any) -> ServerInfo:
+    async def _info_of(self, end: Admin, reply: Any) -> ServerInfo:
         """What an end has told by its reply to INFO; asked again where there may be streams that
         each server makes for itself, which do not count then."""
         if not self._telemetry:
@@ -421,7 +421,7 @@ class LiveComparison:
             functions_and_indexes.ask(self._target, names),
         )
         self._code_at_fence = ours.nbytes + theirs.nbytes <= self._settings.check_bytes
-        lost = functions_and_indexes.lacking(ours, theirs, extra=self.counts_tell)
+        lost = functions_and_indexes.lacking(ours, theirs, extra=self.counts_are_known)
         denied = [f"{name} on the source" for name in ours.denied]
         denied += [f"{name} on the target" for name in theirs.denied]
         return Besides(ours.count, dict(ours.libraries or {}), lost, tuple(denied))
@@ -453,8 +453,8 @@ class LiveComparison:
                     cost = sum(max(size, 64) for size in sizes) // max(len(sizes), 1) + len(key)
                     unknown = bool(there) and not sizes
                     if unknown or cost > min(left, WHOLE_BYTES):
-                        told = LENGTH_UNKNOWN if unknown else f"{cost:,} bytes"
-                        self.over_budget[db, key] = f"{told} ({one.kind.decode()})"
+                        calls = LENGTH_UNKNOWN if unknown else f"{cost:,} bytes"
+                        self.over_budget[db, key] = f"{calls} ({one.kind.decode()})"
                         continue
                     left -= cost
                     self._plan.append((db, key, one))
@@ -472,7 +472,7 @@ class LiveComparison:
         self._db = None
         ours, theirs = answers
         counts = None
-        if self.counts_tell:
+        if self.counts_are_known:
             expired = self._expired(ours.info, theirs.info)
             counts = judge(ours.info, theirs.info, own=theirs.own, expired=expired)
             if counts.wrong:
@@ -485,7 +485,7 @@ class LiveComparison:
         lost: dict[str, str] = {}
         if ours.functions is not None and theirs.functions is not None:
             lost = functions_and_indexes.lacking(
-                ours.functions, theirs.functions, extra=self.counts_tell
+                ours.functions, theirs.functions, extra=self.counts_are_known
             )
         unknown: Counter[str] = Counter()
         doubtful: list[DbKey] = []
@@ -610,7 +610,7 @@ class LiveComparison:
                 pass
         while waiting:
             waiting = await self._next_step(side, waiting, values)
-        info = await self._told(side.end, replies[1])
+        info = await self._info_of(side.end, replies[1])
         own = replies[4] if own_keys else 0
         code = None
         if self._code_at_fence:

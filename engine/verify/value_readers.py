@@ -200,10 +200,10 @@ def _stream(key: bytes, whole: bool, able: Abilities) -> Reading:
             break
         count.saw(len(found), size)
         start = _after(found[-1][0])
-    info, told = yield [("XINFO", "STREAM", key), ("XINFO", "GROUPS", key)]
+    info, answer = yield [("XINFO", "STREAM", key), ("XINFO", "GROUPS", key)]
     about = _named(info)
     consumed = yield from _groups(
-        key, [_named(each) for each in _list_of(told)], able.idle_consumers
+        key, [_named(each) for each in _list_of(answer)], able.idle_consumers
     )
     return _stream_parts(about, entries, consumed)
 
@@ -268,10 +268,10 @@ def _series(key: bytes, size: int | None) -> Reading:
     """A time series: DUMP leaves out its compaction rules, and what it is a compaction of."""
     if size is not None and size > _DUMP_LIMIT:
         return {}
-    payload, told = yield [("DUMP", key), ("TS.INFO", key)]
+    payload, answer = yield [("DUMP", key), ("TS.INFO", key)]
     digest, rules = ordered(), ordered()
     digest.raw(_bytes(payload)[:-_FOOTER])
-    members = _named(told)
+    members = _named(answer)
     for rule in sorted(members[b"rules"]):
         rules.add(*(_bytes_or_number(each) for each in rule))
     rules.add(members[b"sourceKey"] or b"")

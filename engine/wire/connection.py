@@ -33,7 +33,7 @@ WRITE_HIGH_WATER = 2 << 20
 _READS_AT_ONCE = 8
 # How often a connection that is owed replies is looked at.
 _WATCH_SECONDS = 1.0
-_NOBODY: Mapping[int, Callable[[object], None]] = MappingProxyType({})
+_NO_CALLBACKS: Mapping[int, Callable[[object], None]] = MappingProxyType({})
 
 
 class BulkReader(Protocol):
@@ -209,14 +209,14 @@ class Connection(asyncio.BufferedProtocol):
     async def together(
         self,
         *commands: tuple[bytes | str | int, ...],
-        told: Mapping[int, Callable[[object], None]] = _NOBODY,
+        callbacks: Mapping[int, Callable[[object], None]] = _NO_CALLBACKS,
     ) -> list[Any]:
         """Send commands in one go and return their replies in order, error replies as values
-        (`ServerError`, `AuthError`). `told`: what is called once the command of this index is
+        (`ServerError`, `AuthError`). `callbacks`: what is called once the command of this index is
         answered. Raises `LinkError`. Control mode only."""
         # In the order of their making tasks begin, and write.
         calls = [asyncio.ensure_future(self.call(*command)) for command in commands]
-        for index, call in told.items():
+        for index, call in callbacks.items():
             calls[index].add_done_callback(call)
         replies = await asyncio.gather(*calls, return_exceptions=True)
         for reply in replies:

@@ -22,6 +22,7 @@ from engine import logs
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.joined_sentences import without_arguments
+from engine.model.retry import Attempts, Deadline
 from engine.model.server import ServerInfo, parse_info
 from engine.model.transient_errors import transient
 from engine.wire import allowed_addresses, command_renames
@@ -183,8 +184,8 @@ class Admin:
     async def ask(self, *questions: Sequence[Arg]) -> list[Any]:
         """As `call` for each, in one go: all of them are asked again where the server answers one
         with LOADING or BUSY. Raises as `call` does, for the first that is refused."""
-        deadline = time.monotonic() + BUSY_SECONDS
-        while True:
+        deadline = Deadline(BUSY_SECONDS, _BUSY_PAUSE)
+        async for attempt in Attempts(deadline):
             try:
                 replies = await self.pipeline(questions)
                 refused = [reply for reply in replies if isinstance(reply, EngineError)]
@@ -193,9 +194,10 @@ class Admin:
             if not refused:
                 return replies
             busy = any(isinstance(e, ServerError) and e.code in _BUSY_CODES for e in refused)
-            if not busy or time.monotonic() > deadline:
+            if not (busy and deadline.left):
                 raise refused[0]
-            await asyncio.sleep(_BUSY_PAUSE)
+            attempt.failed(refused[0].message)
+        raise AssertionError("attempts end by replies or an error")
 
     def choose(self, db: int) -> None:
         """As `select`, in one go with the next commands: these are to read alone, for they are sent

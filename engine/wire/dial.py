@@ -210,7 +210,9 @@ async def _greet(connection: Connection, questions: Sequence[Command], may_ping:
         nonlocal quickest
         quickest = loop.time() - began
 
-    replies = await connection.together(*greeting, *questions, told={len(greeting) - 1: answered})
+    replies = await connection.together(
+        *greeting, *questions, callbacks={len(greeting) - 1: answered}
+    )
     pong = replies[len(greeting) - 1]
     if endpoint.password is not None:
         _check_auth(connection, replies[0], bool(user))

@@ -41,7 +41,7 @@ async def ask_offset(connection: Connection) -> int:
     return (await ask_replication(connection)).offset
 
 
-class Told(Protocol):
+class AskedServer(Protocol):
     """The server that a reply came from."""
 
     @property
@@ -51,7 +51,7 @@ class Told(Protocol):
     def fault(self) -> FaultOf: ...
 
 
-def replication_in(server: Told, reply: object) -> Replication:
+def replication_in(server: AskedServer, reply: object) -> Replication:
     """What a reply to INFO replication says. Raises `ProtocolFault` where it tells no offset."""
     found = parse_replication(reply)
     if found is None:

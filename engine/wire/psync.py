@@ -144,10 +144,10 @@ Command = tuple[bytes | str | int, ...]
 
 
 def _version(info: ServerInfo, _: StreamPosition | None) -> Command | None:
-    told = info.capabilities.announced_version
-    if told is None:
+    version = info.capabilities.announced_version
+    if version is None:
         return None
-    return ("REPLCONF", "version", ".".join(map(str, told)))
+    return ("REPLCONF", "version", ".".join(map(str, version)))
 
 
 def _psync(_: ServerInfo, position: StreamPosition | None) -> Command:

@@ -306,11 +306,11 @@ def _create(name: bytes, info: Mapping[bytes, Any]) -> Words:
     return tuple(words)
 
 
-def _field(told: list[bytes]) -> list[bytes]:
+def _field(reply: list[bytes]) -> list[bytes]:
     """A field of the schema: `identifier …, attribute …, type …`, then what depends on the type."""
-    if len(told) < 6 or told[0:5:2] != [b"identifier", b"attribute", b"type"]:
+    if len(reply) < 6 or reply[0:5:2] != [b"identifier", b"attribute", b"type"]:
         raise Unknown("a field without a name or type")
-    identifier, attribute, kind, rest = told[1], told[3], told[5], told[6:]
+    identifier, attribute, kind, rest = reply[1], reply[3], reply[5], reply[6:]
     words = [identifier, b"AS", attribute, kind]
     last: set[bytes] = set()
     vector: list[bytes] = []
@@ -335,10 +335,10 @@ def _field(told: list[bytes]) -> list[bytes]:
     return words + [each for each in _LAST if each in last]
 
 
-def _synonyms(name: bytes, told: Any) -> list[Words]:
+def _synonyms(name: bytes, reply: Any) -> list[Words]:
     """FT.SYNUPDATE of each group; FT.SYNDUMP tells the groups of each term."""
     groups: dict[bytes, list[bytes]] = {}
-    for term, ids in _pairs(told).items():
+    for term, ids in _pairs(reply).items():
         for each in _list(ids):
             groups.setdefault(_word(each), []).append(term)
     return [
@@ -346,22 +346,22 @@ def _synonyms(name: bytes, told: Any) -> list[Words]:
     ]
 
 
-def _pairs(told: Any) -> dict[bytes, Any]:
-    listed = _list(told)
+def _pairs(reply: Any) -> dict[bytes, Any]:
+    listed = _list(reply)
     if len(listed) % 2:
         raise Unknown("a list of pairs of an odd length")
     return {_word(name): value for name, value in zip(listed[::2], listed[1::2], strict=True)}
 
 
-def _list(told: Any) -> list[Any]:
-    if not isinstance(told, list):
-        raise Unknown(f"{told!r:.40} in the place of a list")
-    return told
+def _list(reply: Any) -> list[Any]:
+    if not isinstance(reply, list):
+        raise Unknown(f"{reply!r:.40} in the place of a list")
+    return reply
 
 
-def _word(told: Any) -> bytes:
-    if isinstance(told, bytes):
-        return told
-    if isinstance(told, int):
-        return b"%d" % told
-    raise Unknown(f"{told!r:.40} in the place of a word")
+def _word(reply: Any) -> bytes:
+    if isinstance(reply, bytes):
+        return reply
+    if isinstance(reply, int):
+        return b"%d" % reply
+    raise Unknown(f"{reply!r:.40} in the place of a word")

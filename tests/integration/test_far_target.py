@@ -292,12 +292,12 @@ def test_an_engine_that_lost_its_link_ends_what_was_under_way(
         incr: Write = lambda client: client.incr("count")  # noqa: E731
         await sent(work, source, *[incr] * 20)
         applier = work._way.lanes[0]._follower.applier  # type: ignore[union-attr]
-        first = applier._client
+        first = applier.link.client
         assert first is not None
         # To the engine the link is lost; to the target it is not.
-        assert applier._connection is not None
-        applier._connection.fail(LinkError("lost", fault="target"))
-        await soon(lambda: applier._client not in (None, first), "a new link")
+        assert applier.link.connection is not None
+        applier.link.connection.fail(LinkError("lost", fault="target"))
+        await soon(lambda: applier.link.client not in (None, first), "a new link")
         ids = [int(each["id"]) for each in target.client().client_list()]
         assert first not in ids
         await sent(work, source, *[incr] * 20)
@@ -378,9 +378,9 @@ def test_answers_that_are_read_while_others_are_told_of_keep_their_order(
         endpoint = Endpoint.parse(target.url)
         applier = Applier(endpoint, TransferSettings(), POSITION_KEY, on_event=lambda _: None)
         await applier.open()
-        connection = applier._connection
+        connection = applier.link.connection
         assert connection is not None
-        applier.several = True
+        applier.link.several = True
 
         def told(sent: Sent) -> None:
             answered.append((sent.position, sent.applied))

@@ -253,7 +253,7 @@ def test_a_failover_behind_the_fence(
         await following(work)
         await soon(lambda: in_step(promoted), "a replica in step")
         told = work._way.lanes[0]._source  # type: ignore[union-attr]
-        await soon(lambda: told.told.replicas, "the replica")
+        await soon(lambda: told.replication.replicas, "the replica")
         await in_sync(work, source)
         if when == "promoting":
             work.complete()
@@ -298,7 +298,7 @@ def test_a_source_that_dies_at_the_opening_and_the_next_engine(
         await following(work)
         await soon(lambda: in_step(promoted), "a replica in step")
         told = work._way.lanes[0]._source  # type: ignore[union-attr]
-        await soon(lambda: told.told.replicas, "the replica")
+        await soon(lambda: told.replication.replicas, "the replica")
         await in_sync(work, source)
         work.complete()
 
@@ -362,7 +362,9 @@ def test_a_source_that_dies_and_is_succeeded(name: str, server_factory: ServerFa
         await in_sync(work, source)
         await soon(lambda: promoted.client().get("last") == b"1", "the replica's copy")
         told = work._way.lanes[0]._source  # type: ignore[union-attr]
-        await soon(lambda: told.told.replicas == (f"127.0.0.1:{promoted.port}",), "the replicas")
+        await soon(
+            lambda: told.replication.replicas == (f"127.0.0.1:{promoted.port}",), "the replicas"
+        )
         await asyncio.to_thread(source.kill)
         promoted.client().execute_command("REPLICAOF", "NO", "ONE")
         await soon(lambda: any("goes on with its stream" in e for e in run.events), "a successor")
@@ -405,7 +407,9 @@ def test_a_replica_that_is_promoted_beside_a_living_source(
         await following(work)
         await soon(lambda: in_step(promoted), "the replica in step")
         told = work._way.lanes[0]._source  # type: ignore[union-attr]
-        await soon(lambda: told.told.replicas == (f"127.0.0.1:{promoted.port}",), "the replica")
+        await soon(
+            lambda: told.replication.replicas == (f"127.0.0.1:{promoted.port}",), "the replica"
+        )
         await soon(lambda: work.progress.can_complete, "an open gate")
         promoted.client().execute_command("SLAVEOF", "NO", "ONE")
         promoted.client().incr("clicks")
@@ -442,7 +446,7 @@ def test_two_replicas_that_are_promoted_when_the_source_dies(
         await following(work)
         await soon(lambda: in_step(one) and in_step(two), "replicas in step")
         told = work._way.lanes[0]._source  # type: ignore[union-attr]
-        await soon(lambda: len(told.told.replicas) == 2, "the replicas")
+        await soon(lambda: len(told.replication.replicas) == 2, "the replicas")
         await soon(lambda: work.progress.can_complete, "an open gate")
         await asyncio.to_thread(source.kill)
         for replica in (one, two):
@@ -485,7 +489,7 @@ def test_a_replica_that_is_promoted_at_the_fence(
         await following(work)
         await soon(lambda: in_step(promoted), "the replica in step")
         told = work._way.lanes[0]._source  # type: ignore[union-attr]
-        await soon(lambda: told.told.replicas, "the replica")
+        await soon(lambda: told.replication.replicas, "the replica")
         await soon(lambda: work.progress.can_complete, "an open gate")
         monkeypatch.setattr(role_monitor, "_LOOK_SECONDS", 3600.0)
         await asyncio.sleep(1.5)  # the look that has begun
@@ -562,7 +566,7 @@ def test_a_source_that_takes_the_writes_again(
         await following(work)
         await soon(lambda: in_step(other), "a replica in step")
         told = work._way.lanes[0]._source  # type: ignore[union-attr]
-        await soon(lambda: told.told.replicas == (f"127.0.0.1:{other.port}",), "the replica")
+        await soon(lambda: told.replication.replicas == (f"127.0.0.1:{other.port}",), "the replica")
         # 1. The failover.
         await asyncio.to_thread(source.kill)
         other.client().execute_command("REPLICAOF", "NO", "ONE")

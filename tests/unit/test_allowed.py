@@ -15,7 +15,15 @@ from typing import Any
 import pytest
 
 from engine.errors import LinkError, ProtocolFault, UsageError
-from engine.model.allowed_endpoints import VARIABLE, Rules, check, limited, plain, rules, told_all
+from engine.model.allowed_endpoints import (
+    VARIABLE,
+    Rules,
+    check,
+    limited,
+    plain,
+    rules,
+    with_every_reason,
+)
 from engine.model.endpoint import Endpoint
 from engine.wire.allowed_addresses import NotAllowed, addresses
 from engine.wire.control_connection import admin
@@ -267,7 +275,7 @@ async def test_one_word_for_all_that_cannot_be_reached(way: Way) -> None:
             words = {await told(each) for each in ends}
             assert len(words) == 1, words
             assert "source HOST cannot be reached, or is not a Redis" in words.pop()
-            with told_all():
+            with with_every_reason():
                 assert {await told(each) for each in ends} == plainly
 
 

@@ -19,7 +19,7 @@ def patience(limit: float) -> tuple[Patience, list[str], list[str]]:
         ended="nothing came",
         next_step="it is connected to again",
         fault="target",
-        tell=told.append,
+        report=told.append,
         event=events.append,
     )
     return made, told, events

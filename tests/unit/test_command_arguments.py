@@ -19,7 +19,7 @@ from engine._native import (
 )
 from engine.model.server import ServerInfo
 from engine.transfer.unfaithful_commands import UnfaithfulCommands
-from engine.verify.aof_comparison import told_by
+from engine.verify.aof_comparison import values_of_command
 from tests.reference.stream import ROWS
 
 # Their arguments are checked where they are read, whatever their number.
@@ -76,7 +76,7 @@ def look(batch: CommandBatch) -> None:
     batch.mentioning({b"key"}), batch.naming(b"k"), batch.longer(1)
     for index in range(len(batch)):
         batch.keys(index), batch.key_positions(index), batch.changes(index)
-        told_by(batch.command(index))
+        values_of_command(batch.command(index))
     early_field_ttls(batch, NOW), stuck_hashes(batch)
     ExtendedNames().add_commands(batch, members=True)
     for source in SERVERS:

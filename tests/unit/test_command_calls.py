@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.model.command_calls import Calls, since, told, total
+from engine.model.command_calls import Calls, calls_words, since, total
 from engine.transfer.script_calls import calls_in
 
 COUNTS = st.integers(0, 1 << 40)
@@ -40,11 +40,11 @@ def test_what_was_run_since(before: Calls, more: Calls) -> None:
 
 def test_words() -> None:
     alone = "what they wrote is on the source alone"
-    assert told("it", Calls(1)) == f"it has run 1 script since the cut-over: {alone}"
-    assert told("it", Calls(2000, 1), "meanwhile") == (
+    assert calls_words("it", Calls(1)) == f"it has run 1 script since the cut-over: {alone}"
+    assert calls_words("it", Calls(2000, 1), "meanwhile") == (
         f"it has run 2,000 scripts meanwhile, with 1 command that writes: {alone}"
     )
-    assert told("it", Calls(0, 3)) == (
+    assert calls_words("it", Calls(0, 3)) == (
         "it has run 3 commands that write since the cut-over, of transactions (MULTI) that were "
         f"begun before it: {alone}"
     )

@@ -731,7 +731,7 @@ async def test_a_dead_worker(services: ServiceContext) -> None:
         Progress(phase=Phase.COPIED, can_complete=True, keys=5, total_keys=9)
     )
     gone = (
-        f"the worker process ({DEAD.told}) is gone: resume with resume-migration, or abort with "
+        f"the worker process ({DEAD.words}) is gone: resume with resume-migration, or abort with "
         "complete-migration --force (no cut-over: the source stays open, the target as it is)"
     )
     migration = (await described(services))["Migration"]

@@ -469,7 +469,7 @@ def test_a_process_knows_itself() -> None:
     assert OWN.started > 0
     assert not OWN.ended()
     assert ProcessId.of_worker(Worker.from_dict(HERE.to_dict())) == OWN
-    assert HERE.told == f"pid {os.getpid()}"
+    assert HERE.words == f"pid {os.getpid()}"
 
 
 def test_a_worker_of_another_launcher() -> None:
@@ -477,7 +477,7 @@ def test_a_worker_of_another_launcher() -> None:
     actor = Worker("actor 7f", "node-3", {"Actor": "7f"}, {"actor": "7f", "job": 1})
     assert ProcessId.of_worker(actor) is None
     assert not fleet_process.ended(actor)
-    assert actor.told == "actor 7f"
+    assert actor.words == "actor 7f"
 
 
 def test_a_process_that_ends() -> None:
@@ -853,7 +853,7 @@ def test_disconnecting_that_no_process_does(registry: Registry, migrating: Trans
     since = seen().unattended_since
     assert since is not None
     for _ in range(2):
-        disconnections.tell_unattended(registry.store)
+        disconnections.report_unattended(registry.store)
     (told,) = (each for each in texts(registry) if "no process" in each)
     assert told == alone(seen(), "g")
     assert "how much that is is not known" in told

@@ -287,7 +287,7 @@ def test_a_wait_is_told_at_its_start_now_and_then_and_at_its_end(
         ended="the target did not take anything",
         next_step="it is connected to again",
         fault="target",
-        tell=lambda text: None,
+        report=lambda text: None,
         event=lambda text: LOG.info(text),
     )
     with logs.migration("g", source="a:1", target="b:2"):

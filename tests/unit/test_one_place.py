@@ -82,3 +82,73 @@ def test_versions_are_compared_in_one_place() -> None:
     ]
     assert not found
     assert list(compared_versions(ast.parse((ROOT / CAPABILITIES).read_text())))
+
+
+# --- Trying again ---
+
+ERRORS = {"LinkError", "ServerError", "EngineError", "OSError", "ConnectionError", "Exception"}
+# These loops are no retries: they go on whether or not the last round failed.
+PERIODIC = {
+    "engine/front/http/feed.py": "looks at the state each second, for as long as somebody watches",
+    "engine/front/http/tls_handshake_limits.py": "accepts one connection after another",
+    "engine/front/migration_keeper.py": "looks at every migration each second",
+    "engine/sources/source_monitor.py": "asks the source twice a second",
+    "engine/transfer/sentinel_monitor.py": "listens to one Sentinel after another",
+}
+
+
+def retries(tree: ast.AST) -> Iterator[int]:
+    """The loops that catch a failure, and wait."""
+    for loop in ast.walk(tree):
+        if not isinstance(loop, ast.While | ast.For | ast.AsyncFor):
+            continue
+        inside = [each for part in loop.body for each in ast.walk(part)]
+        catches = any(
+            isinstance(name, ast.Name)
+            and (name.id in ERRORS or name.id.endswith(("Error", "Fault")))
+            for each in inside
+            if isinstance(each, ast.ExceptHandler) and each.type is not None
+            for name in ast.walk(each.type)
+        )
+        waits = any(
+            isinstance(each, ast.Call)
+            and isinstance(each.func, ast.Attribute)
+            and each.func.attr == "sleep"
+            for each in inside
+        )
+        if catches and waits:
+            yield loop.lineno
+
+
+def test_a_retry_is_known() -> None:
+    body = "    try:\n        dial()\n    except LinkError:\n        pass\n"
+    assert list(retries(ast.parse(f"while True:\n{body}    time.sleep(1)"))) == [1]
+    assert list(retries(ast.parse(f"for _ in range(3):\n{body}    await asyncio.sleep(1)"))) == [1]
+    assert not list(retries(ast.parse(f"while True:\n{body}")))
+    assert not list(retries(ast.parse("while look():\n    time.sleep(1)")))
+
+
+def test_what_failed_is_tried_again_in_one_place() -> None:
+    """`model.retry` is that place."""
+    found = {path: list(retries(tree)) for path, tree in python_files()}
+    with_loops = {path for path, lines in found.items() if lines}
+    assert with_loops == set(PERIODIC)
+
+
+def test_what_waits_between_tries_is_asked_in_one_place() -> None:
+    """`Patience.failed` is called by `Attempts`, and where a try is a step of another machine."""
+    machines = {
+        # A transaction, and a window of records, are looked at before and behind the pause.
+        "engine/targets/applier.py",
+        "engine/targets/writer.py",
+    }
+    found = {
+        path
+        for path, tree in python_files()
+        for each in ast.walk(tree)
+        if isinstance(each, ast.Call)
+        and isinstance(each.func, ast.Attribute)
+        and each.func.attr == "failed"
+        and "patience" in ast.unparse(each.func.value)
+    }
+    assert found == machines

@@ -61,19 +61,19 @@ def test_what_an_offset_ends(doubt: Doubt, again: Again, near: bool) -> None:
     if doubt is Doubt.EXPOSED:
         # As long as it lasts no answer counts.
         assert trust.unanswered == []
-        trust.told(math.inf, 5)
+        trust.note_source_offset(math.inf, 5)
         trust.expose(True, 11.0)
         trust.expose(False, 10.0)
     assert trust.unanswered == [10.0]
     # A question that was put before says nothing.
-    trust.told(9.9, 500)
+    trust.note_source_offset(9.9, 500)
     assert trust.reached(10_000, near=True) == frozenset()
     assert trust.unanswered == [10.0]
     # The end.
-    trust.told(10.0, 1000)
+    trust.note_source_offset(10.0, 1000)
     assert trust.unanswered == []
     # A later answer does not move it.
-    trust.told(11.0, 2000)
+    trust.note_source_offset(11.0, 2000)
     assert trust.reached(999, near=True) == frozenset()
     assert doubt in trust
     if near:
@@ -88,11 +88,11 @@ def test_what_an_offset_ends(doubt: Doubt, again: Again, near: bool) -> None:
 def test_noted_again_its_end_moves() -> None:
     trust = Trust(OLD)
     trust.note(Doubt.STALLED, 1.0)
-    trust.told(1.0, 100)
+    trust.note_source_offset(1.0, 100)
     trust.note(Doubt.STALLED, 2.0)
     assert trust.reached(100, near=True) == frozenset()
     assert trust.unanswered == [2.0]
-    trust.told(2.0, 200)
+    trust.note_source_offset(2.0, 200)
     assert trust.reached(200, near=True) == {Doubt.STALLED}
 
 
@@ -101,8 +101,8 @@ def test_each_doubt_has_an_end_of_its_own() -> None:
     trust.note(Doubt.BEGUN, 1.0)
     trust.note(Doubt.LAPSED, 2.0)
     assert trust.unanswered == [1.0, 2.0]
-    trust.told(1.0, 100)
-    trust.told(2.0, 200)
+    trust.note_source_offset(1.0, 100)
+    trust.note_source_offset(2.0, 200)
     assert trust.reached(150, near=True) == {Doubt.BEGUN}
     assert trust.every_key
     assert not trust.ttls
@@ -114,14 +114,14 @@ def test_ttls_that_are_due_again_while_it_is_caught_up() -> None:
     trust = Trust(OLD)
     trust.expose(True, 1.0)
     trust.expose(False, 2.0)
-    trust.told(2.0, 100)
+    trust.note_source_offset(2.0, 100)
     trust.expose(True, 3.0)
     assert trust.reached(100, near=True) == frozenset()
     assert trust.every_key
     trust.expose(False, 4.0)
-    trust.told(3.9, 150)
+    trust.note_source_offset(3.9, 150)
     assert trust.reached(150, near=True) == frozenset()
-    trust.told(4.0, 200)
+    trust.note_source_offset(4.0, 200)
     assert trust.reached(200, near=True) == {Doubt.EXPOSED}
 
 
@@ -134,7 +134,7 @@ def test_an_engine_that_finds_out_what_failed_before_it() -> None:
     assert not trust.every_key
     assert not trust.catching_up
     assert trust.unanswered == []
-    trust.told(math.inf, 0)
+    trust.note_source_offset(math.inf, 0)
     assert trust.reached(10**9, near=True) == frozenset()
     trust.settle(Doubt.UNSETTLED)
     assert Doubt.UNSETTLED not in trust
@@ -222,7 +222,7 @@ def test_what_holds_between_two_servers_for_ever(
     assert trust.own_streams is servers.own_streams
     assert not trust.catching_up
     assert trust.unanswered == []
-    trust.told(math.inf, 0)
+    trust.note_source_offset(math.inf, 0)
     assert trust.reached(10**9, near=True) == frozenset()
     assert trust.again == again
 
@@ -343,9 +343,9 @@ class AgainstHistory(RuleBasedStateMachine):
         self.history.events.append(("expose", exposed, self.now))
 
     @rule(ago=st.integers(0, 6), more=st.integers(0, 50))
-    def told(self, ago: int, more: int) -> None:
+    def note_source_offset(self, ago: int, more: int) -> None:
         moment, offset = self.now - ago, self.at + more
-        self.trust.told(moment, offset)
+        self.trust.note_source_offset(moment, offset)
         self.history.events.append(("told", moment, offset))
 
     @rule(more=st.integers(0, 40), near=st.booleans())
@@ -416,7 +416,7 @@ def test_no_command_in_doubt_is_trusted(
         for moment in trust.unanswered:
             answers = [offset for asked, offset in questions if asked >= moment]
             if which < len(answers):
-                trust.told(moment, answers[which])
+                trust.note_source_offset(moment, answers[which])
         trust.reached(applied, near=False)
         while applied < sent and room:
             if written[applied] < due_until:

@@ -194,7 +194,7 @@ def test_what_was_there(registry: Registry) -> None:
     assert lane.lease.term == 3
     assert lane.lease.renewed_at == NOW - 1
     assert found.worker is not None
-    assert (found.worker.name, found.worker.told) == (
+    assert (found.worker.name, found.worker.words) == (
         f"process {DEAD['pid']}",
         f"pid {DEAD['pid']}",
     )

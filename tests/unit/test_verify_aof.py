@@ -81,21 +81,21 @@ def ran(given_: list[tuple[bytes, ...]], state: Model) -> Model:
     return state
 
 
-def told(path: Path) -> dict[tuple[int, bytes], verifier.Told]:
+def told(path: Path) -> dict[tuple[int, bytes], verifier.FileValue]:
     """What the files say."""
 
-    async def main() -> dict[tuple[int, bytes], verifier.Told]:
+    async def main() -> dict[tuple[int, bytes], verifier.FileValue]:
         files = AofFiles(path)
         survey = await survey_aof(files, TransferSettings())
         try:
-            return await verifier.told_by_files(files, survey, TransferSettings())
+            return await verifier.values_of_files(files, survey, TransferSettings())
         finally:
             files.close()
 
     return asyncio.run(main())
 
 
-def answer(state: Model, at: tuple[int, bytes], each: verifier.Told) -> tuple[Look, object]:
+def answer(state: Model, at: tuple[int, bytes], each: verifier.FileValue) -> tuple[Look, object]:
     """What a server answers that has this."""
     if at not in state:
         return Look(b"none", None, None), None

@@ -108,7 +108,7 @@ async def test_a_killed_worker_is_replaced(services: ServiceContext) -> None:
     assert services.launches == 2
     services.registry.claim_transfer("g", ProcessId.here().worker).beat(IN_SYNC)
     assert await waiting == IN_SYNC
-    told = f"the worker process ({dead.worker.told}) was killed: replaced, 1 of 20"
+    told = f"the worker process ({dead.worker.words}) was killed: replaced, 1 of 20"
     assert services.events()[-1] == told
     assert services.heard == [told]
 

@@ -56,7 +56,7 @@ from engine.front.http.page import Page, asked_for
 from engine.front.http.service_model import API_VERSION, Model, Operation, model
 from engine.front.http.sigv4 import QUERY_MEMBERS, Signed
 from engine.groups.states import GroupStatus
-from engine.model.allowed_endpoints import told_all
+from engine.model.allowed_endpoints import with_every_reason
 
 _FORM = "application/x-www-form-urlencoded"
 _HEALTH_SECONDS = 1.0
@@ -163,12 +163,12 @@ class Api:
             async with asyncio.timeout(OPERATION_SECONDS):
                 if action.refused is None and action.slow:
                     # Slow ones do not stand in the others' way, nor wait behind them.
-                    with _as_may_be_told(caller):
+                    with _reasons_for(caller):
                         return await self._slowly(action, parameters)
                 if action.refused is None:
                     asked = (action.run, tuple(sorted(parameters.items())))
                     return await self._recent.get(asked, lambda: self._do(action, parameters))
-                with _as_may_be_told(caller):
+                with _reasons_for(caller):
                     return await self._change(action, parameters, caller)
         except TimeoutError:
             raise ServiceUnavailable(
@@ -276,15 +276,15 @@ class Api:
             except (EngineError, TimeoutError):
                 healthy = False
             self._healthy = time.monotonic(), healthy
-        told = {"status": "ok" if healthy else "the state cannot be used"}
-        return JSONResponse(told, status_code=200 if healthy else 503)
+        status = {"status": "ok" if healthy else "the state cannot be used"}
+        return JSONResponse(status, status_code=200 if healthy else 503)
 
     async def _no_path(self, request: Request, _error: Exception) -> Response:
         fault = MalformedQueryString("The path of the API is /.")
-        return self._told(_call(request), fault)
+        return self._fault_response(_call(request), fault)
 
     async def _no_method(self, request: Request, _error: Exception) -> Response:
-        return self._told(_call(request), _no_such_method())
+        return self._fault_response(_call(request), _no_such_method())
 
     # --- What every route has in common ---
 
@@ -297,16 +297,16 @@ class Api:
                 response = await handle(request, call)
             except asyncio.CancelledError:
                 # At the end of the server, to those whose request was never complete.
-                return self._told(call, ServiceUnavailable("The server is ending."))
+                return self._fault_response(call, ServiceUnavailable("The server is ending."))
             except Exception as error:
-                return self._told(call, error)
+                return self._fault_response(call, error)
             response.headers["x-amzn-RequestId"] = call.id
             self._note(call, "")
             return response
 
         return answer
 
-    def _told(self, call: Call, error: Exception) -> Response:
+    def _fault_response(self, call: Call, error: Exception) -> Response:
         """An error as a document; nothing but a documented one."""
         fault = _fault(error, call)
         message = str(fault)
@@ -327,11 +327,11 @@ class Api:
         self.metrics.calls.labels(call.operation, code).inc()
         self.metrics.seconds.labels(call.operation).observe(seconds)
         if code and not call.key_id:
-            untold = self._quiet.take()
-            if untold is None:
+            skipped = self._quiet.take()
+            if skipped is None:
                 return
-            if untold:
-                _log.info("%d refusals of callers without a key were not told of", untold)
+            if skipped:
+                _log.info("%d refusals of callers without a key were not told of", skipped)
         action = actions.ACTIONS.get(call.operation)
         level = (
             logging.INFO
@@ -381,10 +381,10 @@ def _call(request: Request) -> Call:
     return Call(id=str(uuid.uuid4()), began=time.monotonic(), client=client)
 
 
-def _as_may_be_told(caller: Caller) -> AbstractContextManager[None]:
+def _reasons_for(caller: Caller) -> AbstractContextManager[None]:
     """For an operation that dials: an admin is told why a server cannot be reached. Others could
     find out by it which ports are open in a network that is not theirs."""
-    return told_all() if caller.role is Role.ADMIN else nullcontext()
+    return with_every_reason() if caller.role is Role.ADMIN else nullcontext()
 
 
 def _no_such_method() -> ApiFault:
@@ -419,11 +419,13 @@ def _shown(answer: dict[str, Any]) -> dict[str, Any]:
     """
     groups = answer.get("ReplicationGroups", [answer.get("ReplicationGroup")])
     for group in groups:
-        told = None if group is None else group.get("Migration")
-        if told is None or group["Status"] != GroupStatus.MIGRATING:
+        migration = None if group is None else group.get("Migration")
+        if migration is None or group["Status"] != GroupStatus.MIGRATING:
             continue
-        done, total = told["Keys"], told["TotalKeys"]
-        percent = 100.0 if told["CanComplete"] else min(99.0, 100.0 * done / max(total or 0, 1))
+        done, total = migration["Keys"], migration["TotalKeys"]
+        percent = (
+            100.0 if migration["CanComplete"] else min(99.0, 100.0 * done / max(total or 0, 1))
+        )
         group["PendingModifiedValues"] = {
             "Resharding": {"SlotMigration": {"ProgressPercentage": round(percent, 1)}}
         }

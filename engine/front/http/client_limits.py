@@ -76,7 +76,7 @@ def admit(client: str, guests: Iterable[Guest]) -> bool:
     counts = Counter(_counted(guest.address) for guest in here)
     own = counts[_counted(client)]
     if own >= CONNECTIONS_OF_ONE:
-        _tell(
+        _warn(
             _refusals, "a connection of %s was refused: it has %d, which is the most", client, own
         )
         return False
@@ -86,19 +86,19 @@ def admit(client: str, guests: Iterable[Guest]) -> bool:
         if counts[_counted(guest.address)] > own and (waits := guest.waits()) is not None
     ]
     if not found:
-        _tell(_refusals, "a connection of %s was refused: all %d are in use", client, len(here))
+        _warn(_refusals, "a connection of %s was refused: all %d are in use", client, len(here))
         return False
     (most, *_), last = min(found, key=lambda each: each[0])
     last.give_way()
-    told = "all connections were in use: one of %s, which has %d, gave way to one of %s"
-    _tell(_exchanges, told, last.address, -most, client)
+    message = "all connections were in use: one of %s, which has %d, gave way to one of %s"
+    _warn(_exchanges, message, last.address, -most, client)
     return True
 
 
-def _tell(quiet: LogThrottle, message: str, *values: object) -> None:
-    untold = quiet.take()
-    if untold is not None:
-        _log.warning(message + (f" ({untold} more before it)" if untold else ""), *values)
+def _warn(quiet: LogThrottle, message: str, *values: object) -> None:
+    skipped = quiet.take()
+    if skipped is not None:
+        _log.warning(message + (f" ({skipped} more before it)" if skipped else ""), *values)
 
 
 def room_for(client: str, others: Iterable[str]) -> bool:

@@ -20,17 +20,17 @@ class LogThrottle:
     def __init__(self, lines: int = LINES, seconds: float = SECONDS) -> None:
         self._lines, self._seconds = lines, seconds
         self._began = 0.0
-        self._told = 0
-        self._untold = 0
+        self._written = 0
+        self._skipped = 0
 
     def take(self) -> int | None:
         """For one more: how many were not told before it, or None: this one is not to be either."""
         now = time.monotonic()
         if now - self._began >= self._seconds:
-            self._began, self._told = now, 0
-        if self._told >= self._lines:
-            self._untold += 1
+            self._began, self._written = now, 0
+        if self._written >= self._lines:
+            self._skipped += 1
             return None
-        self._told += 1
-        untold, self._untold = self._untold, 0
-        return untold
+        self._written += 1
+        skipped, self._skipped = self._skipped, 0
+        return skipped

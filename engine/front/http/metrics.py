@@ -119,8 +119,8 @@ class _Migrations(Collector):
     def collect(self) -> Iterator[Metric]:
         """One family a figure, one sample a migration."""
         labels = ("group",)
-        for name, told, figure in _FIGURES:
-            family = GaugeMetricFamily(f"{_PREFIX}_migration_{name}", told, labels=labels)
+        for name, meaning, figure in _FIGURES:
+            family = GaugeMetricFamily(f"{_PREFIX}_migration_{name}", meaning, labels=labels)
             for group, transfer in self._migrations:
                 value = figure(transfer.known)
                 if value is not None:

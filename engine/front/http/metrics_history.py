@@ -58,8 +58,8 @@ class History:
         and in seconds, and bytes in the spool."""
         if self._event is not None:
             return self._event  # it may be megabytes, and many may ask within a moment
-        told = {name: list(kept.rows) for name, kept in self._groups.items()}
-        text = json.dumps(told, separators=(",", ":"))
+        rows = {name: list(kept.rows) for name, kept in self._groups.items()}
+        text = json.dumps(rows, separators=(",", ":"))
         self._event = f"event: history\ndata: {text}\n\n".encode()
         return self._event
 

@@ -118,8 +118,8 @@ async def check_existing(
 
 
 def _keys_in(keys: Mapping[int, int]) -> str:
-    told = (f"{count:,} in database {db}" for db, count in keys.items() if count > 0)
-    return "on the target: " + ", ".join(told)
+    counts = (f"{count:,} in database {db}" for db, count in keys.items() if count > 0)
+    return "on the target: " + ", ".join(counts)
 
 
 async def _emptied_first(target: Admin) -> bool:

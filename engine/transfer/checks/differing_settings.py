@@ -34,16 +34,16 @@ async def check_script_effects(source: Admin, info: ServerInfo) -> Check | None:
             "no moment is left for it: stop those writers first (--fence hook, or none once they "
             "have stopped).",
         )
-    told = await _setting(source, _EFFECTS)
-    if told is None:
+    value = await _setting(source, _EFFECTS)
+    if value is None:
         return passed(
             name, f"{_EFFECTS} is not told (CONFIG GET denied); yes unless it was changed"
         )
-    if told == "yes":
+    if value == "yes":
         return passed(name, f"the source's stream has what scripts did ({_EFFECTS} yes)")
     return warned(
         name,
-        f"{_EFFECTS} is {told} on the source: {_AS_THEY_ARE}",
+        f"{_EFFECTS} is {value} on the source: {_AS_THEY_ARE}",
         f"CONFIG SET {_EFFECTS} yes on the source.",
     )
 

@@ -39,11 +39,11 @@ async def check_besides(
         figures.append(f"search indexes that cannot be made anew: {_some(unmade)} ({why})")
         remedies.append("create them on the target: without them the cut-over is refused")
     if ours.indexes:
-        untold = f"{UNTOLD}; {UNNAMED}" if way == "scan" else UNTOLD
-        figures.append(f"not carried: {untold}")
+        not_copied = f"{UNTOLD}; {UNNAMED}" if way == "scan" else UNTOLD
+        figures.append(f"not carried: {not_copied}")
         remedies.append("set up on the target what of that is needed")
-    for what, told in functions_and_indexes.unlisted(ours).items():
-        figures.append(f"{what}: {told}")
+    for what, why in functions_and_indexes.unlisted(ours).items():
+        figures.append(f"{what}: {why}")
         remedies.append("grant it, or a scan does not migrate them and they are not compared")
     if LIST_LIBRARIES in theirs.denied and ours.library_count:
         figures.append("the target's user may not list libraries (+function|list)")

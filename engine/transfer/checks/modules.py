@@ -65,7 +65,7 @@ async def _look(source: Admin, databases: list[int]) -> tuple[Counter[str], int]
     looked = 0
     async for keys in some_of_each(source, databases):
         kinds = await source.pipeline([("TYPE", key) for key in keys])
-        told = [kind for kind in kinds if isinstance(kind, bytes)]
-        looked += len(told)
-        seen.update(kind.decode("ascii", "replace") for kind in told if kind not in _PLAIN)
+        types = [kind for kind in kinds if isinstance(kind, bytes)]
+        looked += len(types)
+        seen.update(kind.decode("ascii", "replace") for kind in types if kind not in _PLAIN)
     return seen, looked

@@ -116,8 +116,8 @@ async def check_clocks(source: Admin, target: Admin) -> Check:
 
     skews = []
     ends = source, target
-    told = await asyncio.gather(*map(ask, ends))
-    for end, (reply, before, after) in zip(ends, told, strict=True):
+    replies = await asyncio.gather(*map(ask, ends))
+    for end, (reply, before, after) in zip(ends, replies, strict=True):
         if not isinstance(reply, list):
             return warned(
                 "clocks",
