@@ -50,6 +50,8 @@ cdef void sip_begin(Sip *s, const uint8_t *key) noexcept nogil:
 
 cdef void sip_update(Sip *s, const uint8_t *data, size_t n) noexcept nogil:
     cdef size_t have = s.total & 7, take
+    # A copy of its own stays in registers: what `data` points to might else be the state itself.
+    cdef Sip local
     s.total += n
     if have:
         take = min(8 - have, n)
@@ -59,10 +61,13 @@ cdef void sip_update(Sip *s, const uint8_t *data, size_t n) noexcept nogil:
         sip_word(s, load_le64(s.tail))
         data += take
         n -= take
-    while n >= 8:
-        sip_word(s, load_le64(data))
-        data += 8
-        n -= 8
+    if n >= 8:
+        local = s[0]
+        while n >= 8:
+            sip_word(&local, load_le64(data))
+            data += 8
+            n -= 8
+        s.v0, s.v1, s.v2, s.v3 = local.v0, local.v1, local.v2, local.v3
     if n:
         memcpy(s.tail, data, n)
 

@@ -16,6 +16,7 @@ from libc.stdint cimport (
     INT32_MAX, INT64_MAX, SIZE_MAX, UINT32_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t,
     uint16_t, uint32_t, uint64_t
 )
+from libc.stdlib cimport qsort
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
@@ -56,3 +57,4 @@ include "stream.pxi"
 include "apply.pxi"
 include "apply_replies.pxi"
 include "name_pages.pxi"
+include "raw_replies.pxi"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import struct
 
-from engine._native import OrderedDigest, UnorderedDigest
+from engine._native import OrderedDigest, UnorderedDigest, stream_digests
 
 _KEY = os.urandom(16)
 _NUMBER = struct.Struct("<q")
@@ -30,3 +30,10 @@ def unordered() -> UnorderedDigest:
 def number(value: int) -> bytes:
     """A number beside a digest: 8 bytes."""
     return _NUMBER.pack(value)
+
+
+def stream(
+    reply: bytes, idle_consumers: bool
+) -> tuple[bytes, bytes, bytes, bytes | None, int | None] | None:
+    """What a reply to XINFO STREAM … FULL, as it came, says: `stream_digests` of the core."""
+    return stream_digests(reply, _KEY, idle_consumers=idle_consumers)

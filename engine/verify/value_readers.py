@@ -12,11 +12,11 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
-from engine._native import OrderedDigest
 from engine.model.modules import made_by
 from engine.model.server import ServerInfo
 from engine.verify.hyperloglog import LONGEST, MAGIC
-from engine.verify.value_digest import number, ordered, unordered
+from engine.verify.value_digest import number, ordered, stream, unordered
+from engine.wire.control_connection import Raw
 
 Command = tuple[bytes | str | int, ...]
 Parts = dict[str, bytes]
@@ -183,11 +183,12 @@ def _stream(key: bytes, whole: bool, able: Abilities) -> Reading:
     """
     entries = ordered()
     if whole and able.full_streams:
-        (full,) = yield [("XINFO", "STREAM", key, "FULL", "COUNT", 0)]
-        about = _named(full)
-        entries.add_entries(_list_of(about[b"entries"]))
-        groups = [_named(each) for each in _list_of(about[b"groups"])]
-        return _stream_parts(about, entries, _full_groups(groups, able.idle_consumers))
+        (full,) = yield [Raw(("XINFO", "STREAM", key, "FULL", "COUNT", 0))]
+        told = stream(_bytes(full), able.idle_consumers)
+        if told is None:
+            raise Changed
+        value, groups, last_id, deleted, added = told
+        return _stream_parts(value, last_id, groups, deleted, added)
     count = _Count()
     start: bytes = b"-"
     while True:
@@ -205,16 +206,24 @@ def _stream(key: bytes, whole: bool, able: Abilities) -> Reading:
     consumed = yield from _groups(
         key, [_named(each) for each in _list_of(answer)], able.idle_consumers
     )
-    return _stream_parts(about, entries, consumed)
+    return _stream_parts(
+        entries.digest(),
+        about[b"last-generated-id"],
+        consumed,
+        about.get(b"max-deleted-entry-id"),
+        about.get(b"entries-added"),
+    )
 
 
-def _stream_parts(about: dict[bytes, Any], entries: OrderedDigest, groups: bytes) -> Parts:
-    last_id = about[b"last-generated-id"]
-    parts = {"value": entries.digest(), "last id": last_id, "groups": groups}
+def _stream_parts(
+    value: bytes, last_id: bytes, groups: bytes, deleted: bytes | None, added: int | None
+) -> Parts:
+    parts = {"value": value, "last id": last_id, "groups": groups}
     # Since 7.0; a stream that came from an older server has estimates in their place.
-    for name in (b"max-deleted-entry-id", b"entries-added"):
-        if name in about:
-            parts[name.decode().replace("-", " ")] = _bytes_or_number(about[name])
+    if deleted is not None:
+        parts["max deleted entry id"] = deleted
+    if added is not None:
+        parts["entries added"] = number(added)
     return parts
 
 
@@ -238,20 +247,6 @@ def _groups(
             if len(pending) < 1000:
                 break
             start = _after(pending[-1][0])
-    return digest.digest()
-
-
-def _full_groups(groups: list[dict[bytes, Any]], idle_consumers: bool) -> bytes:
-    """What `_groups` tells, out of XINFO STREAM … FULL."""
-    digest = ordered()
-    for group in sorted(groups, key=lambda each: each[b"name"]):
-        digest.add(group[b"name"], group[b"last-delivered-id"], group[b"pel-count"])
-        described = [_named(each) for each in _list_of(group[b"consumers"])]
-        for consumer in sorted(described, key=lambda each: each[b"name"]):
-            if consumer[b"pel-count"] or idle_consumers:
-                digest.add(consumer[b"name"], consumer[b"pel-count"])
-        for identifier, owner, _delivered, deliveries in _list_of(group[b"pending"]):
-            digest.add(identifier, owner, deliveries)
     return digest.digest()
 
 

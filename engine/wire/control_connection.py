@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from engine import logs
+from engine._native import ReplySplitter
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.joined_sentences import without_arguments
@@ -36,6 +37,14 @@ if TYPE_CHECKING:
 
 Arg = bytes | str | int | float
 _log = logs.logger(__name__)
+
+
+class Raw(tuple[bytes | str | int, ...]):
+    """A command whose reply is wanted as the bytes that came; an error is an error as ever."""
+
+    __slots__ = ()
+
+
 CLIENT_NAME = "startmigration-admin"
 # A server that loads its data or runs a script is asked again for this many seconds.
 BUSY_SECONDS = 3.0
@@ -46,6 +55,8 @@ _REPLIES_A_CLOCK = 64
 # Of a connection that was handed over: what is read at once, and between two looks at its end.
 _READ_BYTES = 1 << 16
 _READ_PAUSE = 0.005
+# What an error reply begins with.
+_ERROR = ord("-")
 # From a replica, which says that it is there (`repl-timeout`); it has no answer.
 _HERE_I_AM: tuple[Arg, ...] = ("REPLCONF", "ACK", 0)
 
@@ -223,7 +234,7 @@ class Admin:
         if self._lost:
             # Dialled anew it would be an ordinary one.
             raise self._link_error(ConnectionResetError())
-        listed = [tuple(command) for command in commands]
+        listed = [c if isinstance(c, tuple) else tuple(c) for c in commands]
         connected = self._connection.is_connected
         if not connected and self._named is not None and self._named.sentinel is not None:
             await self._locate(self._named)
@@ -244,10 +255,14 @@ class Admin:
             now = asyncio.get_running_loop().time
             due = [*unread, *listed]
             clocked = 0
+            splitter = ReplySplitter() if any(type(each) is Raw for each in due) else None
             while len(replies) < len(due):
                 if len(replies) >= clocked:
                     limit.reschedule(now() + self._timeout)
                     clocked = len(replies) + _REPLIES_A_CLOCK
+                if splitter is not None:
+                    await self._read_raw(splitter, due, replies)
+                    continue
                 replies.append(await self._reply(due[len(replies)]))
                 self._answered = True
                 if not self._replica:
@@ -468,6 +483,28 @@ class Admin:
                 reply = self._reply_error(reply, due[len(replies)])
             replies.append(reply)
 
+    async def _read_raw(
+        self, splitter: ReplySplitter, due: Sequence[Sequence[Arg]], replies: list[Any]
+    ) -> None:
+        """Read from the socket once, and add the replies that came, some of them as bytes. Nothing
+        is read of them by redis-py: its reader keeps what is behind a reply to itself."""
+        assert not self._replica
+        parser: Any = self._connection._parser
+        splitter.feed(await parser.read_bytes())
+        while len(replies) < len(due):
+            try:
+                reply = splitter.next()
+            except ValueError as error:
+                raise ProtocolFault(f"{self.name}: {error}", fault=self.fault) from None
+            if reply is None:
+                return
+            self._answered = True
+            if type(due[len(replies)]) is Raw and reply[0] != _ERROR:
+                replies.append(reply)
+            else:
+                parser.put(reply)
+                self._take_come(due, replies)
+
     def _reply_error(self, error: RedisError, command: Sequence[Arg]) -> EngineError:
         """An error reply as a value; raises `error` where it is none."""
         from redis.exceptions import ResponseError
@@ -604,6 +641,20 @@ def _parser_class() -> Any:
             if type(reply) is list and reply and isinstance(reply[0], RedisConnectionError):
                 return reply[0]
             return reply
+
+        async def read_bytes(self) -> bytes:
+            """What comes next, as it comes."""
+            try:
+                found: bytes = await self._stream.read(self._read_size)
+            except OSError as error:
+                raise RedisConnectionError(str(error)) from error
+            if not found:
+                raise RedisConnectionError("the connection was closed")
+            return found
+
+        def put(self, reply: bytes) -> None:
+            """Take a whole reply that was read by `read_bytes`."""
+            self._reader.feed(reply)
 
     return Parser
 
