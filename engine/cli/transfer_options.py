@@ -1,15 +1,18 @@
-"""The options that say how a transfer is to run: one table, for every verb that starts one.
+"""The options that say how a transfer is to run, for every verb that starts one, or resumes one.
 
-`settings` is the table: its parameters are the options, as Typer reads them. A verb that has a
-parameter `wanted`, and is decorated with `with_transfer_options`, takes them in its place.
+They are made of what is declared at the fields of `TransferSettings` (`model.setting`): `KINDS`
+says how each kind of value is written. A verb that has a parameter `wanted`, and is decorated with
+`with_transfer_options`, takes them in its place; with `with_changes`, those that a resume may
+change.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -17,303 +20,160 @@ from engine.cli import durations, sizes, timestamps
 from engine.cli.common_options import understood
 from engine.cli.program_name import Option
 from engine.errors import UsageError
-from engine.model.settings import (
-    Fence,
-    IfExists,
-    Publish,
-    SourceAfter,
-    SourceType,
-    TransferSettings,
-    Until,
-)
+from engine.model.setting import Setting
+from engine.model.settings import SETTINGS, Changes, TransferSettings
 
 if TYPE_CHECKING:
     from engine.model.endpoint import Endpoint
 
-DEFAULTS = TransferSettings()
-"""What an option means that is not given."""
-RETRY_FOR = durations.write(DEFAULTS.retry_for)
-SPOOL_BYTES = sizes.write(DEFAULTS.spool_bytes)
-SWITCH_TIMEOUT = durations.write(DEFAULTS.switch_timeout)
-DISCONNECT_FOR = durations.write(DEFAULTS.disconnect_for)
+OPTIONS = tuple(each for each in SETTINGS if each.option)
+"""Settings that have an option, in the order of the help."""
 _PLACE = "wanted"
-YesNo = Literal["yes", "no"]
 
 
-def settings(
-    *,
-    source_type: Annotated[
-        SourceType,
-        typer.Option(
-            "--source-type",
-            help="How the source is read: as a replica, which follows its writes; by SCAN, which "
-            "does not; auto: as a replica where that can be done.",
-        ),
-    ] = DEFAULTS.source_type,
-    match: Annotated[
-        str | None,
-        typer.Option("--match", metavar="GLOB", help="Only keys that match, as SCAN's MATCH."),
-    ] = None,
-    key_type: Annotated[
-        str | None,
-        typer.Option("--type", metavar="TYPE", help="Only keys of this type, as SCAN's TYPE."),
-    ] = None,
-    databases: Annotated[
-        list[int] | None,
-        typer.Option("--db", metavar="N", min=0, help="Only this database; may be repeated."),
-    ] = None,
-    if_exists: Annotated[
-        IfExists,
-        typer.Option("--if-exists", help="What to do with a key that the target already has."),
-    ] = DEFAULTS.if_exists,
-    until: Annotated[
-        Until,
-        typer.Option("--until", help="End after the snapshot, once in sync, or by cutting over."),
-    ] = DEFAULTS.until,
-    fence: Annotated[
-        Fence,
-        typer.Option(
-            "--fence",
-            help="How writes to the source are blocked during the cut-over: by CLIENT PAUSE, not "
-            "at all (they have stopped), or by a command of yours.",
-        ),
-    ] = DEFAULTS.fence,
-    fence_hook: Annotated[
-        str | None,
-        typer.Option(
-            "--fence-hook",
-            metavar="CMD",
-            help="The command for --fence hook; it is kept in the state, so no secrets.",
-        ),
-    ] = None,
-    cut_over_timeout: Annotated[
-        float,
-        typer.Option(
-            "--cut-over-timeout",
-            metavar="SECONDS",
-            help="A cut-over that is not through by then is undone.",
-        ),
-    ] = DEFAULTS.cut_over_timeout,
-    source_after: Annotated[
-        SourceAfter,
-        typer.Option(
-            "--source-after",
-            help="The source once the target is open: it refuses writes (NOREPLICAS, until its "
-            "min-replicas-to-write is set back), or accepts them again; they are not replicated.",
-        ),
-    ] = DEFAULTS.source_after,
-    publish: Annotated[
-        Publish,
-        typer.Option(
-            "--publish",
-            help="Whether messages (PUBLISH, SPUBLISH) of the source reach the target's "
-            "subscribers.",
-        ),
-    ] = DEFAULTS.publish,
-    switch_hook: Annotated[
-        str | None,
-        typer.Option(
-            "--switch-hook",
-            metavar="CMD",
-            help="Run once the target is promoted, before the source's clients are disconnected: "
-            "points their name for the server to the target. Both ends are in its environment "
-            "(STARTMIGRATION_SOURCE, STARTMIGRATION_TARGET). Kept in the state, so no secrets.",
-        ),
-    ] = None,
-    switch_timeout: Annotated[
-        str,
-        typer.Option("--switch-timeout", metavar="DURATION", help="It is killed after this."),
-    ] = SWITCH_TIMEOUT,
-    disconnect_for: Annotated[
-        str,
-        typer.Option(
-            "--disconnect-for",
-            metavar="DURATION",
-            help="For how long clients that come back to the source after the cut-over are "
-            "disconnected again; 0: they are disconnected once.",
-        ),
-    ] = DISCONNECT_FOR,
-    keep_users: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--keep-user",
-            metavar="USER",
-            help="Never disconnect this ACL user of the source; may be repeated.",
-        ),
-    ] = None,
-    search_names: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--search-name",
-            metavar="NAME",
-            help="A search alias or dictionary (RediSearch) of the source, which no command lists; "
-            "may be repeated. A source that is followed tells them by itself.",
-        ),
-    ] = None,
-    source_nodes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--source-node",
-            metavar="HOST:PORT",
-            help="Another server of the source's replication; may be repeated. Where the source "
-            "cannot be reached, and one of them was promoted and goes on with its stream, that one "
-            "is followed. (Replicas that the source tells of are found without it.) "
-            "HOST:PORT=detached: a copy that was detached on purpose; what is written there holds "
-            "no cut-over up.",
-        ),
-    ] = None,
-    spool_directory: Annotated[
-        str | None,
-        typer.Option(
-            "--spool-directory",
-            metavar="PATH",
-            show_default=False,
-            help="Where the source's writes wait on disk while the target is slower  "
-            "[default: the folder for temporary files]",
-        ),
-    ] = None,
-    spool_bytes: Annotated[
-        str,
-        typer.Option("--spool-bytes", metavar="SIZE", help="How much may wait there: 512mb, 10gb."),
-    ] = SPOOL_BYTES,
-    skip_checks: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--skip-checks",
-            metavar="NAME[,NAME]",
-            show_default=False,
-            help="Checks before the start that are not to stand in its way, by the names that "
-            "test-migration shows; different-servers cannot be skipped.",
-        ),
-    ] = None,
-    psync_command: Annotated[
-        str | None,
-        typer.Option(
-            "--psync-command",
-            metavar="NAME",
-            show_default=False,
-            help="The name of PSYNC at a source whose rename-command has given it another one; the "
-            "same as --command-name source:PSYNC=NAME.",
-        ),
-    ] = None,
-    names_given: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--command-name",
-            metavar="[source:|target:]NAME=OTHER",
-            show_default=False,
-            help="A command that rename-command has given another name: CONFIG=XYZ for both ends, "
-            "source:FLUSHALL=XYZ for one; may be repeated.",
-        ),
-    ] = None,
-    retry_for: Annotated[
-        str,
-        typer.Option(
-            "--retry-for",
-            metavar="DURATION",
-            help="How long to wait for transient errors (a lost link, a server that restarts, "
-            "a target out of memory), without any progress: 90s, 10m, 6h. Then the migration "
-            "stops, and can be resumed.",
-        ),
-    ] = RETRY_FOR,
-    take_over: Annotated[
-        bool,
-        typer.Option(
-            "--take-over",
-            help="Where another migration has the target: shut it out, and begin with a full sync. "
-            "Where one that was not completed has left keys: remove every key of the target.",
-        ),
-    ] = False,
-    until_time: Annotated[
-        str | None,
-        typer.Option(
-            "--until-time",
-            metavar="TIME",
-            help="Of an append-only file with timestamps: nothing that was written later. Seconds "
-            "since the epoch, or 2026-11-28T20:20:00Z.",
-        ),
-    ] = None,
-    aof_load_truncated: Annotated[
-        YesNo,
-        typer.Option(
-            "--aof-load-truncated",
-            help="Whether an append-only file may end inside a command or a transaction, which is "
-            "then left out.",
-        ),
-    ] = "yes",
-    tune_source: Annotated[
-        bool,
-        typer.Option(
-            "--tune-source/--no-tune-source",
-            help="Have the source send its snapshot uncompressed: CONFIG SET rdbcompression no, "
-            "put back afterwards.",
-        ),
-    ] = False,
-) -> TransferSettings:
-    """The settings of a transfer as its options say. Raises `typer.BadParameter` for options that
-    make no sense, or not together."""
-    size = understood("--spool-bytes", lambda: sizes.parse(spool_bytes))
-    patience = understood("--retry-for", lambda: durations.parse(retry_for))
-    return understood(
-        None,
-        lambda: TransferSettings(
-            source_type=source_type,
-            match=match,
-            key_type=key_type,
-            databases=tuple(dict.fromkeys(databases)) if databases else None,
-            if_exists=if_exists,
-            until=until,
-            fence=fence,
-            fence_hook=fence_hook,
-            cut_over_timeout=cut_over_timeout,
-            source_after=source_after,
-            publish=publish,
-            switch_hook=switch_hook,
-            switch_timeout=understood("--switch-timeout", lambda: durations.parse(switch_timeout)),
-            disconnect_for=understood("--disconnect-for", lambda: durations.parse(disconnect_for)),
-            keep_users=tuple(dict.fromkeys(keep_users or ())),
-            source_nodes=tuple(dict.fromkeys(source_nodes or ())),
-            search_names=tuple(dict.fromkeys(search_names or ())),
-            spool_directory=None
-            if spool_directory is None
-            else str(Path(spool_directory).resolve()),
-            spool_bytes=size,
-            retry_for=patience,
-            take_over=take_over,
-            tune_source=tune_source,
-            until_time=None
-            if until_time is None
-            else understood("--until-time", lambda: timestamps.parse(until_time)),
-            aof_load_truncated=aof_load_truncated == "yes",
-            skip_checks=_names(skip_checks or ()),
-            command_names=_command_names(psync_command, names_given or ()),
-        ),
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How values of a kind are written: Typer's `annotation`; `read` makes a value of what Typer
+    gives; `write` makes options' values of one, as many as the option is given times.
+    `optional`: where the option is not given Typer gives None, and the setting has its default."""
+
+    annotation: Any
+    read: Callable[[Any], Any] = lambda value: value
+    write: Callable[[Any], Iterable[Any]] = lambda value: (value,)
+    optional: bool = True
+
+
+def _distinct(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _parts(values: Iterable[str]) -> tuple[str, ...]:
+    """The names in a list of lists with commas, each once."""
+    parts = (part.strip() for value in values for part in value.split(","))
+    return _distinct(part for part in parts if part)
+
+
+KINDS: dict[str, Kind] = {
+    "word": Kind(str, optional=False),
+    "text": Kind(str),
+    "number": Kind(float, optional=False),
+    "numbers": Kind(list[int], _distinct, lambda value: value),
+    "names": Kind(list[str], _distinct, lambda value: value),
+    "list": Kind(list[str], _parts, lambda value: (",".join(value),)),
+    "path": Kind(str, lambda value: str(Path(value).resolve())),
+    "duration": Kind(str, durations.parse, lambda value: (durations.write(value),), optional=False),
+    "size": Kind(str, sizes.parse, lambda value: (sizes.write(value),), optional=False),
+    "moment": Kind(str, timestamps.parse, lambda value: (timestamps.write(value),)),
+    "flag": Kind(bool, optional=False),
+    "yes-no": Kind(
+        Literal["yes", "no"],
+        lambda value: value == "yes",
+        lambda value: ("yes" if value else "no",),
+        optional=False,
+    ),
+}
+
+
+def _written(each: Setting) -> Any:
+    """The option's default, as Typer shows it."""
+    kind = KINDS[each.kind]
+    if kind.optional:
+        return None
+    (value,) = kind.write(each.default)
+    return value
+
+
+def parameter(each: Setting) -> inspect.Parameter:
+    """The option, as Typer reads it."""
+    annotation: Any = KINDS[each.kind].annotation
+    if each.words:
+        annotation = Literal[each.words]
+    least = 0 if each.kind == "numbers" else None
+    option = typer.Option(each.option, metavar=each.metavar, help=each.help, min=least)
+    if KINDS[each.kind].optional:
+        annotation = annotation | None
+    return _keyword(each.name, option, annotation, _written(each))
+
+
+def _keyword(name: str, option: Any, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[annotation, option],
     )
 
 
-def _command_names(psync: str | None, names: Iterable[str]) -> tuple[str, ...]:
-    given = () if psync is None else (f"source:PSYNC={psync}",)
-    return tuple(dict.fromkeys((*given, *names)))
+def _parameters() -> Iterator[inspect.Parameter]:
+    for each in OPTIONS:
+        if (short := each.shorthand) is not None:
+            option = typer.Option(short.option, metavar=short.metavar, help=short.help)
+            yield _keyword(short_of(each), option, str | None, None)
+        yield parameter(each)
 
 
-def _names(values: Iterable[str]) -> tuple[str, ...]:
-    """The names in a list of lists with commas, each once."""
-    parts = (part.strip() for value in values for part in value.split(","))
-    return tuple(dict.fromkeys(part for part in parts if part))
+def short_of(each: Setting) -> str:
+    """The parameter of its shorthand."""
+    return f"{each.name}_short"
+
+
+PARAMETERS = {each.name: each for each in _parameters()}
+"""The options, as Typer reads them."""
+
+
+def settings(**given: Any) -> TransferSettings:
+    """The settings of a transfer as its options say: `given` by the names of `PARAMETERS`, those
+    that are left out as their defaults. Raises `typer.BadParameter` for options that make no sense,
+    or not together."""
+    values: dict[str, Any] = {}
+    for each in OPTIONS:
+        value = given.get(each.name)
+        if each.shorthand is not None and (short := given.get(short_of(each))) is not None:
+            value = [each.shorthand.meant % short, *(value or ())]
+        if value not in (None, [], ()):
+            values[each.name] = _read(each, value)
+    return understood(None, lambda: TransferSettings(**values))
+
+
+def _read(each: Setting, value: Any) -> Any:
+    return understood(each.flag, lambda: KINDS[each.kind].read(value))
 
 
 def with_transfer_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """`verb` with the options of `settings` in the place of its parameter `wanted`, which it is
-    then called with. Raises `typer.BadParameter` as `settings` does."""
+    """`verb` with these options in the place of its parameter `wanted`, which it is then called
+    with. Raises `typer.BadParameter` as `settings` does."""
+    return _with(verb, PARAMETERS, lambda given: settings(**given))
+
+
+def with_changes(verb: Callable[..., None]) -> Callable[..., None]:
+    """The same with the options that a resume may change; `wanted` are the `Changes`."""
+    changeable = {each.name: each for each in OPTIONS if each.resumed}
+    options = {}
+    for name, each in changeable.items():
+        text = f"{each.resumed}  [default: as before]"
+        option = typer.Option(each.flag, metavar=each.metavar, show_default=False, help=text)
+        options[name] = _keyword(name, option, KINDS[each.kind].annotation | None, None)
+
+    def read(given: dict[str, Any]) -> Changes:
+        said = {name: value for name, value in given.items() if value not in (None, [], ())}
+        return cast(Changes, {name: _read(changeable[name], said[name]) for name in said})
+
+    return _with(verb, options, read)
+
+
+def _with(
+    verb: Callable[..., None],
+    options: dict[str, inspect.Parameter],
+    read: Callable[[dict[str, Any]], Any],
+) -> Callable[..., None]:
     own = inspect.signature(verb, eval_str=True).parameters
-    ours = inspect.signature(settings, eval_str=True).parameters
     listed: list[inspect.Parameter] = []
     for name, parameter in own.items():
-        listed += ours.values() if name == _PLACE else [parameter]
+        listed += options.values() if name == _PLACE else [parameter]
 
     def command(**given: Any) -> None:
-        chosen = {name: given.pop(name) for name in ours}
-        verb(**given, **{_PLACE: settings(**chosen)})
+        chosen = {name: given.pop(name) for name in options}
+        verb(**given, **{_PLACE: read(chosen)})
 
     command.__name__, command.__doc__ = verb.__name__, verb.__doc__
     # Typer passes everything by name, so that the order is the help's alone.
@@ -342,45 +202,10 @@ def fitting(source: Endpoint, target: Endpoint, wanted: TransferSettings) -> Non
 
 
 def spelled(wanted: TransferSettings) -> list[Option]:
-    """The options that give these settings: (name, value), None for one that is not needed."""
-
-    def unless_default(name: str) -> Any:
-        value = getattr(wanted, name)
-        return None if value == getattr(DEFAULTS, name) else value
-
-    spool_bytes, retry_for = unless_default("spool_bytes"), unless_default("retry_for")
+    """The options that give these settings: (name, value); those of a default are left out."""
     return [
-        ("--source-type", unless_default("source_type")),
-        ("--match", wanted.match),
-        ("--type", wanted.key_type),
-        *(("--db", number) for number in wanted.databases or ()),
-        ("--if-exists", unless_default("if_exists")),
-        ("--until", unless_default("until")),
-        ("--fence", unless_default("fence")),
-        ("--fence-hook", wanted.fence_hook),
-        ("--cut-over-timeout", unless_default("cut_over_timeout")),
-        ("--source-after", unless_default("source_after")),
-        ("--publish", unless_default("publish")),
-        ("--switch-hook", wanted.switch_hook),
-        ("--switch-timeout", _span(unless_default("switch_timeout"))),
-        ("--disconnect-for", _span(unless_default("disconnect_for"))),
-        *(("--keep-user", user) for user in wanted.keep_users),
-        *(("--source-node", node) for node in wanted.source_nodes),
-        *(("--search-name", name) for name in wanted.search_names),
-        ("--spool-directory", wanted.spool_directory),
-        ("--spool-bytes", None if spool_bytes is None else sizes.write(spool_bytes)),
-        ("--retry-for", None if retry_for is None else durations.write(retry_for)),
-        ("--take-over", wanted.take_over or None),
-        ("--tune-source", wanted.tune_source or None),
-        (
-            "--until-time",
-            None if wanted.until_time is None else timestamps.write(wanted.until_time),
-        ),
-        ("--aof-load-truncated", None if wanted.aof_load_truncated else "no"),
-        ("--skip-checks", ",".join(wanted.skip_checks) or None),
-        *(("--command-name", name) for name in wanted.command_names),
+        (each.flag, text)
+        for each in OPTIONS
+        if (value := getattr(wanted, each.name)) != each.default
+        for text in KINDS[each.kind].write(value)
     ]
-
-
-def _span(seconds: float | None) -> str | None:
-    return None if seconds is None else durations.write(seconds)

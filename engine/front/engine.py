@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from engine.front import client_disconnection, migration_wait, one_command_migration, operations
 from engine.front.service_context import ServiceContext
@@ -11,7 +11,7 @@ from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
 from engine.model.report import Report
-from engine.model.settings import TransferSettings
+from engine.model.settings import Changes, TransferSettings, changed
 
 if TYPE_CHECKING:
     from engine.front.blocking_engine import BlockingEngine
@@ -163,13 +163,11 @@ class Engine:
 
     async def resume_migration(
         self,
+        /,
         replication_group_id: str,
         *,
-        retry_for: float | None = None,
-        spool_bytes: int | None = None,
-        spool_directory: str | None = None,
-        source_nodes: Sequence[str] | None = None,
         accept_source_loss: bool = False,
+        **changes: Unpack[Changes],
     ) -> dict[str, Any]:
         """Start a new worker for a migration that was stopped or whose worker died; it goes on
         from the checkpoint.
@@ -182,17 +180,8 @@ class Engine:
         `ReplicationGroupNotUnderMigrationFault`, `ReplicationGroupAlreadyUnderMigrationFault`
         while a worker lives, and `UsageError` for settings that make no sense.
         """
-        changes = {
-            "retry_for": retry_for,
-            "spool_bytes": spool_bytes,
-            "spool_directory": spool_directory,
-            "source_nodes": None if source_nodes is None else tuple(dict.fromkeys(source_nodes)),
-        }
         return await operations.resume(
-            self._services,
-            replication_group_id,
-            {name: value for name, value in changes.items() if value is not None},
-            accept_source_loss,
+            self._services, replication_group_id, changed(**changes), accept_source_loss
         )
 
     async def describe_replication_groups(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 from engine.errors import UsageError
 from engine.model import renamed_commands as names
 from engine.model.check_names import check_skipped
 from engine.model.endpoint import Endpoint
+from engine.model.setting import Member, Shorthand, declared, setting
 
 SourceType = Literal["auto", "replica", "scan"]
 IfExists = Literal["replace", "skip", "fail"]
@@ -18,8 +20,6 @@ Until = Literal["snapshot", "in-sync", "cut-over"]
 Fence = Literal["pause", "none", "hook"]
 SourceAfter = Literal["refuse", "resume"]
 Publish = Literal["pass", "drop"]
-CHANGEABLE = ("retry_for", "source_nodes", "spool_bytes", "spool_directory")
-"""Settings that may be others when a transfer is resumed: what is carried stays the same."""
 _DETACHED = "=detached"
 MIB = 1 << 20
 GIB = 1 << 30
@@ -37,13 +37,402 @@ class TransferSettings:
     for a choice of keys together with the source type "replica" (see `replica_objection`).
     """
 
-    source_type: SourceType = "auto"
+    source_type: SourceType = setting(
+        "auto",
+        option="--source-type",
+        kind="word",
+        words=get_args(SourceType),
+        help=(
+            "How the source is read: as a replica, which follows its writes; by SCAN, which does "
+            "not; auto: as a replica where that can be done."
+        ),
+        row=(
+            "Become a replica and follow every write; or read by SCAN, which does not follow "
+            "writes. `auto`: a replica where that can be done"
+        ),
+    )
     """"replica": PSYNC, the snapshot and then every write. "scan": SCAN and DUMP, once. "auto": a
     replica where the source lets us be one and `replica_objection` has nothing against it."""
-    match: str | None = None
-    key_type: str | None = None
-    databases: tuple[int, ...] | None = None
-    if_exists: IfExists = "replace"
+    match: str | None = setting(
+        None,
+        option="--match",
+        kind="text",
+        metavar="GLOB",
+        help="Only keys that match, as SCAN's MATCH.",
+        shown="all",
+        row="Only keys that match, as SCAN's MATCH; needs `scan`",
+    )
+    key_type: str | None = setting(
+        None,
+        option="--type",
+        kind="text",
+        metavar="TYPE",
+        help="Only keys of this type, as SCAN's TYPE.",
+        shown="all",
+        row="Only keys of this type, as SCAN's TYPE; needs `scan`",
+    )
+    databases: tuple[int, ...] | None = setting(
+        None,
+        option="--db",
+        kind="numbers",
+        metavar="N",
+        help="Only this database; may be repeated.",
+        shown="all",
+        row="Only this database; may be repeated; needs `scan`, or a file of SAVE",
+    )
+    if_exists: IfExists = setting(
+        "replace",
+        option="--if-exists",
+        kind="word",
+        words=get_args(IfExists),
+        help="What to do with a key that the target already has.",
+        row=(
+            "What happens to a key that the target has. `skip` and `fail` need `scan`; of a file "
+            "`skip` can be chosen"
+        ),
+    )
+    until: Until = setting(
+        "cut-over",
+        option="--until",
+        kind="word",
+        words=get_args(Until),
+        help="End after the snapshot, once in sync, or by cutting over.",
+        row="Where the migration ends",
+    )
+    """Where the transfer ends: after the snapshot, once in sync, or with the cut-over."""
+    fence: Fence = setting(
+        "pause",
+        option="--fence",
+        kind="word",
+        words=get_args(Fence),
+        help=(
+            "How writes to the source are blocked during the cut-over: by CLIENT PAUSE, not at "
+            "all (they have stopped), or by a command of yours."
+        ),
+        row=(
+            "How writes at the source are held back during the cut-over: CLIENT PAUSE, not at all "
+            "(the writers have stopped), or `--fence-hook`"
+        ),
+    )
+    """What holds back writes to the source during the cut-over: "pause" (CLIENT PAUSE), "hook" (a
+    command of the operator's), "none" (writers are known to have stopped)."""
+    fence_hook: str | None = setting(
+        None,
+        option="--fence-hook",
+        kind="text",
+        metavar="CMD",
+        help="The command for --fence hook; it is kept in the state, so no secrets.",
+        row=(
+            "Runs with the word `fence`, and then with `unfence` (the cut-over was refused) or "
+            "`done` (the target is open). It returns once writes have stopped, and the fence has "
+            "to last for `--cut-over-timeout`. It is kept in the state: no secrets"
+        ),
+    )
+    """The command of the fence "hook". It is kept in the state: no place for a secret."""
+    cut_over_timeout: float = setting(
+        10.0,
+        option="--cut-over-timeout",
+        kind="number",
+        metavar="SECONDS",
+        help="A cut-over that is not through by then is undone.",
+        row="A cut-over that is not through by then is undone",
+    )
+    """How long the fence may stand; a cut-over that is not through by then is undone."""
+    source_after: SourceAfter = setting(
+        "refuse",
+        option="--source-after",
+        kind="word",
+        words=get_args(SourceAfter),
+        help=(
+            "The source once the target is open: it refuses writes (NOREPLICAS, until its "
+            "min-replicas-to-write is set back), or accepts them again; they are not replicated."
+        ),
+        row=(
+            "Once the target is open, with the fence `pause`: the source refuses writes, or "
+            "accepts them again, and then they are not replicated"
+        ),
+    )
+    """What becomes of the source once the target is open. "refuse": it refuses writes (until
+    somebody sets its `min-replicas-to-write` back), and its clients are disconnected once.
+    "resume": it accepts writes again, which are not replicated. The fence "pause" does it; with
+    another one the source is the operator's."""
+    publish: Publish = setting(
+        "pass",
+        option="--publish",
+        kind="word",
+        words=get_args(Publish),
+        help="Whether messages (PUBLISH, SPUBLISH) of the source reach the target's subscribers.",
+        row=(
+            "Whether messages (PUBLISH, SPUBLISH) of the source reach the target's subscribers. "
+            "Messages by which Sentinels find each other (`__sentinel__:hello`) never do"
+        ),
+    )
+    """What becomes of messages (PUBLISH, SPUBLISH) in the source's stream. "pass": the target's
+    subscribers receive them. "drop": they do not. Sentinels' own messages are never passed on."""
+    switch_hook: str | None = setting(
+        None,
+        option="--switch-hook",
+        kind="text",
+        metavar="CMD",
+        help=(
+            "Run once the target is promoted, before the source's clients are disconnected: "
+            "points their name for the server to the target. Both ends are in its environment "
+            "(STARTMIGRATION_SOURCE, STARTMIGRATION_TARGET). Kept in the state, so no secrets."
+        ),
+        row=(
+            "Runs once the target is promoted, before the source's clients are disconnected. Its "
+            "environment has `STARTMIGRATION_SOURCE`, `STARTMIGRATION_TARGET`, and each with "
+            "`_HOST` and `_PORT`. After a crash it may run twice. If it fails an event says so; "
+            "the target stays promoted. The library takes a callback (`on_switch` of "
+            "`Engine.migrate`)"
+        ),
+    )
+    """A command that is run once the target is promoted, before the source's clients are
+    disconnected: it points their name for the server to the target. Both ends are in its
+    environment (`transfer.operator_hook`). It is kept in the state: no place for a secret."""
+    switch_timeout: float = setting(
+        30.0,
+        option="--switch-timeout",
+        kind="duration",
+        metavar="DURATION",
+        help="It is killed after this.",
+        row="The switch hook is killed after this",
+    )
+    """How long the switch hook may take; it is killed then, and the migration goes on."""
+    disconnect_for: float = setting(
+        600.0,
+        option="--disconnect-for",
+        kind="duration",
+        metavar="DURATION",
+        help=(
+            "For how long clients that come back to the source after the cut-over are "
+            "disconnected again; 0: they are disconnected once."
+        ),
+        row=(
+            "For how long clients that come back to the source are disconnected again; `0`: they "
+            "are disconnected once. (A source before 6.2 that runs scripts goes on running them "
+            "then, and they are not counted: `migrate` ends with 1)"
+        ),
+    )
+    """For how long clients that come back to the source are disconnected again, each second,
+    behind a cut-over with the fence "pause" and `source_after` "refuse". 0: they are disconnected
+    once, at the cut-over."""
+    keep_users: tuple[str, ...] = setting(
+        (),
+        option="--keep-user",
+        kind="names",
+        metavar="USER",
+        help="Never disconnect this ACL user of the source; may be repeated.",
+        row="An ACL user of the source that is never disconnected; may be repeated",
+    )
+    """ACL users of the source whose connections are not closed."""
+    search_names: tuple[str, ...] = setting(
+        (),
+        option="--search-name",
+        kind="names",
+        metavar="NAME",
+        help=(
+            "A search alias or dictionary (RediSearch) of the source, which no command lists; may "
+            "be repeated. A source that is followed tells them by itself."
+        ),
+        row=(
+            "A search alias or dictionary (RediSearch) of the source, which no command lists; may "
+            "be repeated. A source that is followed tells them by itself"
+        ),
+    )
+    """Names of the source's search aliases and dictionaries (RediSearch), which no command lists. A
+    snapshot tells them; a scan carries those that are named here."""
+    source_nodes: tuple[str, ...] = setting(
+        (),
+        option="--source-node",
+        kind="names",
+        metavar="HOST:PORT",
+        help=(
+            "Another server of the source's replication; may be repeated. Where the source cannot "
+            "be reached, and one of them was promoted and goes on with its stream, that one is "
+            "followed. (Replicas that the source tells of are found without it.) "
+            "HOST:PORT=detached: a copy that was detached on purpose; what is written there holds "
+            "no cut-over up."
+        ),
+        row=(
+            "Another server of the source's replication; may be repeated, also for "
+            "`resume-migration`. Where the source cannot be reached, and one of them was promoted "
+            "and continues its stream, that one is followed. Replicas that the source lists are "
+            "found without it. `HOST:PORT=detached`: a copy that was detached on purpose, whose "
+            "writes do not refuse the cut-over"
+        ),
+        resumed=(
+            "From now on: other servers of the source's replication; where the source cannot be "
+            "reached, the one that was promoted is followed. HOST:PORT=detached: a copy that was "
+            "detached on purpose."
+        ),
+        member=Member(
+            "SourceNodes", ("StartMigration", "ResumeMigration"), expected="each must be HOST:PORT"
+        ),
+    )
+    """Other servers of the source's replication, `host:port` each. Where the source cannot be
+    reached, and one of them was promoted and goes on with its stream, that one is followed.
+    `host:port=detached`: a copy that was detached on purpose; what is written there is not the
+    source's, and holds no cut-over up."""
+    spool_directory: str | None = setting(
+        None,
+        option="--spool-directory",
+        kind="path",
+        metavar="PATH",
+        help=(
+            "Where the source's writes wait on disk while the target is slower  [default: the "
+            "folder for temporary files]"
+        ),
+        shown="`$TMPDIR`, else `/var/tmp`",
+        row="Where the stream waits on disk while the target is slower",
+        resumed="From now on: where the source's writes wait on disk.",
+    )
+    """Where the stream waits on disk while the target is slower: an absolute path; None: $TMPDIR,
+    else /var/tmp."""
+    spool_bytes: int = setting(
+        10 * GIB,
+        option="--spool-bytes",
+        kind="size",
+        metavar="SIZE",
+        help="How much may wait there: 512mb, 10gb.",
+        row="How much may wait there; units as in redis.conf",
+        resumed="From now on: how much may wait there.",
+    )
+    """How much may wait there; above it the transfer stops, and the source is unharmed."""
+    skip_checks: tuple[str, ...] = setting(
+        (),
+        option="--skip-checks",
+        kind="list",
+        metavar="NAME[,NAME]",
+        help=(
+            "Checks before the start that are not to stand in its way, by the names that "
+            "test-migration shows; different-servers cannot be skipped."
+        ),
+        row=(
+            "Checks that do not refuse the start; they are told as warnings. `different-servers` "
+            "cannot be skipped"
+        ),
+        member=Member("SkipChecks", ("StartMigration", "TestMigration")),
+    )
+    """Checks of the preflight (`model.check_names`) that are in the way of nothing if they fail."""
+    command_names: tuple[str, ...] = setting(
+        (),
+        option="--command-name",
+        kind="names",
+        metavar="[source:|target:]NAME=OTHER",
+        help=(
+            "A command that rename-command has given another name: CONFIG=XYZ for both ends, "
+            "source:FLUSHALL=XYZ for one; may be repeated."
+        ),
+        row=(
+            "A command that `rename-command` has given another name, at one end or at both; may "
+            "be repeated. It holds for the commands of an append-only file too. Commands that "
+            "move keys (SET, DUMP, RESTORE …) cannot have another name"
+        ),
+        member=Member("CommandNames", ("StartMigration", "TestMigration")),
+        shorthand=Shorthand(
+            "--psync-command",
+            "NAME",
+            help=(
+                "The name of PSYNC at a source whose rename-command has given it another one; the "
+                "same as --command-name source:PSYNC=NAME."
+            ),
+            row=(
+                "The same as `--command-name source:PSYNC=NAME`, for providers whose own name "
+                "does what PSYNC does. (Redis and Valkey themselves take PSYNC for SYNC under "
+                "another name: such a source is scanned)"
+            ),
+            meant="source:PSYNC=%s",
+        ),
+    )
+    """Commands that have another name at an end (`rename-command`): `[source:|target:]NAME=OTHER`
+    each, for both ends without one (`model.renamed_commands`)."""
+    retry_for: float = setting(
+        6 * 3600.0,
+        option="--retry-for",
+        kind="duration",
+        metavar="DURATION",
+        help=(
+            "How long to wait for transient errors (a lost link, a server that restarts, a target "
+            "out of memory), without any progress: 90s, 10m, 6h. Then the migration stops, and "
+            "can be resumed."
+        ),
+        row=(
+            "How long what passes by itself is waited for without progress: `90s`, `10m`, `6h`. "
+            "Then the migration stops, and can be resumed"
+        ),
+        resumed="From now on: how long to wait for transient errors.",
+        member=Member(
+            "RetryFor",
+            ("StartMigration", "ResumeMigration"),
+            expected="must be a number of seconds above 0",
+        ),
+    )
+    """For how long without progress what passes by itself (a lost link, a server that restarts or
+    loads, a target out of memory) is waited for. Behind it the transfer stops, and can be
+    resumed."""
+    take_over: bool = setting(
+        False,
+        option="--take-over",
+        kind="flag",
+        help=(
+            "Where another migration has the target: shut it out, and begin with a full sync. "
+            "Where one that was not completed has left keys: remove every key of the target."
+        ),
+        row=(
+            "Where another migration (of this or another state) has the target: it is shut out, "
+            "and the target gets a full sync. The same where a migration that was not completed "
+            "has left keys. Every key on the target is removed first, whoever wrote it; if the "
+            "target had keys before that migration, none is removed. Without the option the start "
+            "is refused"
+        ),
+        member=Member("TakeOver", ("StartMigration", "TestMigration")),
+    )
+    """Whether another migration that has the target loses it: it is shut out, and the target gets
+    a full sync (which empties it, if it was empty before that other migration). Keys of a migration
+    that ended without a cut-over go as well, where the target was empty before it."""
+    until_time: int | None = setting(
+        None,
+        option="--until-time",
+        kind="moment",
+        metavar="TIME",
+        help=(
+            "Of an append-only file with timestamps: nothing that was written later. Seconds "
+            "since the epoch, or 2026-11-28T20:20:00Z."
+        ),
+        row=(
+            "Of an append-only file with timestamps: nothing that was written later; seconds "
+            "since the epoch, or ISO 8601 (UTC without a zone)"
+        ),
+    )
+    """Of an append-only file: nothing is carried that was written later than this (seconds since
+    the epoch). The file has to have timestamps."""
+    aof_load_truncated: bool = setting(
+        True,
+        option="--aof-load-truncated",
+        kind="yes-no",
+        help=(
+            "Whether an append-only file may end inside a command or a transaction, which is then "
+            "left out."
+        ),
+        row=(
+            "Whether an append-only file may end inside a command or a transaction, which is then "
+            "left out"
+        ),
+    )
+    """Whether an append-only file may end inside a command or a transaction, which is left out
+    then, as by a server with `aof-load-truncated yes`."""
+    tune_source: bool = setting(
+        False,
+        option="--tune-source/--no-tune-source",
+        kind="flag",
+        help=(
+            "Have the source send its snapshot uncompressed: CONFIG SET rdbcompression no, put "
+            "back afterwards."
+        ),
+        row="`rdbcompression no` on the source for the time of the snapshot, put back afterwards",
+    )
+    """Whether the source's `rdbcompression` may be set to no for the time of the snapshot."""
     batch_bytes: int = 1 * MIB
     """A batch is handed on when its records reach this many bytes."""
     window_bytes: int = 8 * MIB
@@ -53,84 +442,46 @@ class TransferSettings:
     connect_timeout: float = 10.0
     io_timeout: float = 60.0
     """No byte from a server that owes us replies for this long: the link counts as lost."""
-    retry_for: float = 6 * 3600.0
-    """For how long without progress what passes by itself (a lost link, a server that restarts or
-    loads, a target out of memory) is waited for. Behind it the transfer stops, and can be
-    resumed."""
-    until: Until = "cut-over"
-    """Where the transfer ends: after the snapshot, once in sync, or with the cut-over."""
-    fence: Fence = "pause"
-    """What holds back writes to the source during the cut-over: "pause" (CLIENT PAUSE), "hook" (a
-    command of the operator's), "none" (writers are known to have stopped)."""
-    fence_hook: str | None = None
-    """The command of the fence "hook". It is kept in the state: no place for a secret."""
-    cut_over_timeout: float = 10.0
-    """How long the fence may stand; a cut-over that is not through by then is undone."""
-    source_after: SourceAfter = "refuse"
-    """What becomes of the source once the target is open. "refuse": it refuses writes (until
-    somebody sets its `min-replicas-to-write` back), and its clients are disconnected once.
-    "resume": it accepts writes again, which are not replicated. The fence "pause" does it; with
-    another one the source is the operator's."""
-    publish: Publish = "pass"
-    """What becomes of messages (PUBLISH, SPUBLISH) in the source's stream. "pass": the target's
-    subscribers receive them. "drop": they do not. Sentinels' own messages are never passed on."""
-    switch_hook: str | None = None
-    """A command that is run once the target is promoted, before the source's clients are
-    disconnected: it points their name for the server to the target. Both ends are in its
-    environment (`transfer.operator_hook`). It is kept in the state: no place for a secret."""
-    switch_timeout: float = 30.0
-    """How long the switch hook may take; it is killed then, and the migration goes on."""
-    disconnect_for: float = 600.0
-    """For how long clients that come back to the source are disconnected again, each second,
-    behind a cut-over with the fence "pause" and `source_after` "refuse". 0: they are disconnected
-    once, at the cut-over."""
-    keep_users: tuple[str, ...] = ()
-    """ACL users of the source whose connections are not closed."""
-    source_nodes: tuple[str, ...] = ()
-    """Other servers of the source's replication, `host:port` each. Where the source cannot be
-    reached, and one of them was promoted and goes on with its stream, that one is followed.
-    `host:port=detached`: a copy that was detached on purpose; what is written there is not the
-    source's, and holds no cut-over up."""
-    search_names: tuple[str, ...] = ()
-    """Names of the source's search aliases and dictionaries (RediSearch), which no command lists. A
-    snapshot tells them; a scan carries those that are named here."""
-    max_lag_bytes: int = 1 * MIB
+    max_lag_bytes: int = setting(
+        1 * MIB,
+        shown="1 MiB",
+        row=(
+            "A cut-over does not begin while the target is further behind; nor while the rest "
+            "takes longer than half of `--cut-over-timeout`"
+        ),
+    )
     """A cut-over does not begin while the target is further behind than this, nor while what it is
     behind by may take longer than `max_lag_seconds`."""
-    check_bytes: int = 1 * MIB
+    check_bytes: int = setting(
+        1 * MIB,
+        shown="1 MiB",
+        row="Bytes of values that are compared while writers wait",
+    )
     """Bytes of values that are compared while the source's writers are paused; what is longer is
     compared before that."""
-    check_seconds: float = 5.0
+    check_seconds: float = setting(
+        5.0,
+        shown="5 s",
+        row="For how long they are compared",
+    )
     """How long that comparison may take; a cut-over in which it takes longer is undone."""
-    sweep_seconds: float = 600.0
+    sweep_seconds: float = setting(
+        600.0,
+        shown="600 s",
+        row="For how long both ends are compared before that",
+    )
     """How long the comparison before the fence may take; no writer waits for it."""
-    spool_directory: str | None = None
-    """Where the stream waits on disk while the target is slower: an absolute path; None: $TMPDIR,
-    else /var/tmp."""
-    spool_bytes: int = 10 * GIB
-    """How much may wait there; above it the transfer stops, and the source is unharmed."""
-    tune_source: bool = False
-    """Whether the source's `rdbcompression` may be set to no for the time of the snapshot."""
-    extend_horizon: float = 3600.0
+    extend_horizon: float = setting(
+        3600.0,
+        shown="3,600 s",
+        row="TTLs nearer than this are extended until the cut-over",
+    )
     """TTLs nearer than this (seconds, 60 or more) are extended until the cut-over: such
     keys could expire on the target before the command that extends them is applied."""
-    skip_checks: tuple[str, ...] = ()
-    """Checks of the preflight (`model.check_names`) that are in the way of nothing if they fail."""
-    command_names: tuple[str, ...] = ()
-    """Commands that have another name at an end (`rename-command`): `[source:|target:]NAME=OTHER`
-    each, for both ends without one (`model.renamed_commands`)."""
-    take_over: bool = False
-    """Whether another migration that has the target loses it: it is shut out, and the target gets
-    a full sync (which empties it, if it was empty before that other migration). Keys of a migration
-    that ended without a cut-over go as well, where the target was empty before it."""
-    auto_cut_over: bool = False
+    auto_cut_over: bool = setting(
+        False, kind="flag", member=Member("AutoCutover", ("StartMigration",), ours=False)
+    )
     """Whether the server cuts over by itself as soon as the migration can be completed."""
-    until_time: int | None = None
-    """Of an append-only file: nothing is carried that was written later than this (seconds since
-    the epoch). The file has to have timestamps."""
-    aof_load_truncated: bool = True
-    """Whether an append-only file may end inside a command or a transaction, which is left out
-    then, as by a server with `aof-load-truncated yes`."""
 
     def __post_init__(self) -> None:
         if self.source_type not in get_args(SourceType):
@@ -138,14 +489,12 @@ class TransferSettings:
                 f"source type {self.source_type!r} is not known",
                 remedy=f"Known: {', '.join(get_args(SourceType))}.",
             )
-        if self.if_exists not in get_args(IfExists):
-            raise UsageError(f"--if-exists {self.if_exists!r}: expected replace, skip or fail")
+        for each in SETTINGS:
+            if each.words and (value := getattr(self, each.name)) not in each.words:
+                known = f"{', '.join(each.words[:-1])} or {each.words[-1]}"
+                raise UsageError(f"{each.option} {value!r}: expected {known}")
         if self.databases is not None and any(db < 0 for db in self.databases):
             raise UsageError("a database number must be 0 or more")
-        if self.until not in get_args(Until):
-            raise UsageError(f"--until {self.until!r}: expected snapshot, in-sync or cut-over")
-        if self.publish not in get_args(Publish):
-            raise UsageError(f"--publish {self.publish!r}: expected pass or drop")
         check_skipped(self.skip_checks)
         names.read(self.command_names)
         for node in self.source_nodes:
@@ -258,10 +607,6 @@ class TransferSettings:
         return None if source.rdb_path is None else self.file_objection()
 
     def _check_fence(self) -> None:
-        if self.fence not in get_args(Fence):
-            raise UsageError(f"--fence {self.fence!r}: expected pause, none or hook")
-        if self.source_after not in get_args(SourceAfter):
-            raise UsageError(f"--source-after {self.source_after!r}: expected refuse or resume")
         if self.fence == "hook" and not (self.fence_hook or "").strip():
             raise UsageError(
                 "--fence hook needs a command",
@@ -335,14 +680,39 @@ class TransferSettings:
         # operator.
         if (retry := data.pop("retry_seconds", None)) not in (None, 120.0):
             data.setdefault("retry_for", retry)
-        if data.get("databases") is not None:
-            data["databases"] = tuple(data["databases"])
-        data["skip_checks"] = tuple(data.get("skip_checks", ()))
-        data["keep_users"] = tuple(data.get("keep_users", ()))
-        data["source_nodes"] = tuple(data.get("source_nodes", ()))
-        data["search_names"] = tuple(data.get("search_names", ()))
-        data["command_names"] = tuple(data.get("command_names", ()))
+        for name, value in data.items():
+            if isinstance(value, list):  # as JSON has it
+                data[name] = tuple(value)
         try:
             return cls(**data)
         except TypeError:
             raise UsageError("the settings in the state were written by another version") from None
+
+
+SETTINGS = declared(TransferSettings)
+"""What is declared of each setting that an operator may choose."""
+CHANGEABLE = tuple(each.name for each in SETTINGS if each.resumed)
+"""Settings that may be others when a transfer is resumed: what is carried stays the same."""
+
+
+class Changes(TypedDict, total=False):
+    """`CHANGEABLE`, with their types; None: as before."""
+
+    retry_for: float | None
+    spool_bytes: int | None
+    spool_directory: str | None
+    source_nodes: Sequence[str] | None
+
+
+def changed(**changes: Unpack[Changes]) -> dict[str, Any]:
+    """What a resume changes, as the fields have it. Raises `UsageError` for another setting."""
+    if unknown := set(changes) - set(CHANGEABLE):
+        raise UsageError(
+            f"{', '.join(sorted(unknown))} cannot be changed by a resume",
+            remedy=f"What can: {', '.join(CHANGEABLE)}.",
+        )
+    return {
+        name: tuple(dict.fromkeys(value)) if isinstance(value, list | tuple) else value
+        for name, value in changes.items()
+        if value is not None
+    }

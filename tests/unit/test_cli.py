@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import os
 import shlex
@@ -446,7 +445,7 @@ def test_what_is_the_default_need_not_be_said(
 def test_the_verbs_of_a_transfer_take_its_options(verb: str, capsys: Capture) -> None:
     assert run(verb, "--help") == 0
     shown = capsys.readouterr().out
-    options = inspect.signature(transfer_options.settings, eval_str=True).parameters.values()
+    options = transfer_options.PARAMETERS.values()
     # Typer reads an option's first name as its default, and puts it right later.
     found = [each.annotation.__metadata__[0] for each in options]
     names = [(each.default, *each.param_decls)[0].partition("/")[0] for each in found]

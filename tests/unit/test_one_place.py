@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from engine.cli import options_page, transfer_options
+from engine.cli.app import app
+from engine.errors import UsageError
+from engine.front.http import actions, service_model
+from engine.front.http.service_model import model
+from engine.model.setting import Member, Setting, declared, members_of, setting
+from engine.model.settings import CHANGEABLE, SETTINGS, Changes, TransferSettings, changed
 
 ROOT = Path(__file__).resolve().parents[2]
 CAPABILITIES = "engine/model/server_capabilities.py"
@@ -139,7 +151,7 @@ def test_what_waits_between_tries_is_asked_in_one_place() -> None:
     """`Patience.failed` is called by `Attempts`, and where a try is a step of another machine."""
     machines = {
         # A transaction, and a window of records, are looked at before and behind the pause.
-        "engine/targets/applier.py",
+        "engine/targets/applier_link.py",
         "engine/targets/writer.py",
     }
     found = {
@@ -152,3 +164,136 @@ def test_what_waits_between_tries_is_asked_in_one_place() -> None:
         and "patience" in ast.unparse(each.func.value)
     }
     assert found == machines
+
+
+# --- Settings ---
+
+SAMPLES: dict[str, list[Any]] = {
+    "text": ["a word", "--x"],
+    "number": [0.5, 90.0],
+    "numbers": [(3,), (3, 5)],
+    "names": [("one",), ("one", "two")],
+    "list": [("memory",), ("memory", "role")],
+    "path": ["/var/tmp/x"],
+    "duration": [90.0, 7200.0],
+    "size": [1 << 20, 5_000_001],
+    "moment": [1_764_361_200],
+    "flag": [True],
+    "yes-no": [False],
+}
+"""Values of each kind that are no default. What a kind holds beside others is below."""
+SPECIAL: dict[str, list[Any]] = {
+    "fence": ["none"],  # "hook" wants a command
+    "fence_hook": [],
+    "source_nodes": [("10.0.0.7:6379", "[::1]:6380=detached")],
+    "command_names": [("source:PSYNC=XYZ", "CONFIG=ABC")],
+    "skip_checks": [("memory",), ("memory", "probe")],
+}
+
+
+def samples(each: Setting) -> list[Any]:
+    if each.words:
+        return SPECIAL.get(each.name, [word for word in each.words if word != each.default])
+    return SPECIAL.get(each.name, SAMPLES[each.kind])
+
+
+def typed(verb: str, *arguments: str) -> Any:
+    """What a verb is called with for a command line, as Typer reads it."""
+    command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    context = command.make_context(verb, list(arguments), resilient_parsing=False)
+    names = transfer_options.PARAMETERS
+    return {name: value for name, value in context.params.items() if name in names}
+
+
+@pytest.mark.parametrize("name", [each.name for each in SETTINGS if each.option])
+def test_a_setting_goes_the_way_of_the_command_line_and_back(name: str) -> None:
+    (each,) = (one for one in SETTINGS if one.name == name)
+    group = ("--replication-group-id", "x", "--customer-node-endpoint-list", "Address=h,Port=1")
+    for value in samples(each):
+        wanted = TransferSettings(**{name: value})
+        spelled = transfer_options.spelled(wanted)
+        assert {option for option, _ in spelled} == {each.flag}
+        line = [
+            part
+            for option, text in spelled
+            for part in ([option] if text is True else [f"{option}={text}"])
+        ]
+        for verb in ("start-migration", "test-migration"):
+            found = transfer_options.settings(**typed(verb, *group, *line))
+            assert found == wanted
+        assert TransferSettings.from_dict(json.loads(json.dumps(wanted.to_dict()))) == wanted
+    assert transfer_options.spelled(TransferSettings()) == []
+
+
+@pytest.mark.parametrize("each", [one for one in SETTINGS if one.member], ids=lambda one: one.name)
+def test_a_setting_is_a_member_of_the_api(each: Setting) -> None:
+    assert each.member is not None
+    member, page = each.member, (ROOT / "docs/api.md").read_text()
+    for action in member.actions:
+        assert member.name in actions.ACTIONS[action].honoured
+        assert member.name in model().shape(model().operations[action].takes).members
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| `{action}`"))
+        assert f"`{member.name}`" in row
+    for action in set(actions.ACTIONS) - set(member.actions):
+        assert member.name not in actions.ACTIONS[action].honoured
+
+
+def test_what_a_resume_may_change_is_one_list() -> None:
+    changeable = [each for each in SETTINGS if each.resumed]
+    assert {each.name for each in changeable} == set(CHANGEABLE) == set(Changes.__annotations__)
+    params = typer.main.get_command(app).commands["resume-migration"].params  # type: ignore[attr-defined]
+    assert {each.flag for each in changeable} <= {option for each in params for option in each.opts}
+    assert changed(source_nodes=["a:1", "a:1"], retry_for=None) == {"source_nodes": ("a:1",)}
+    with pytest.raises(UsageError, match="fence cannot be changed by a resume"):
+        changed(fence="none")  # type: ignore[call-arg]
+
+
+def test_an_example_is_one_declaration() -> None:
+    """A field with its declaration is all that a setting takes."""
+
+    @dataclass(frozen=True, slots=True)
+    class Settings:
+        pauses: float = setting(
+            90.0,
+            option="--pauses",
+            kind="duration",
+            metavar="DURATION",
+            help="How long it pauses.",
+            row="How long it pauses",
+            resumed="From now on: how long it pauses.",
+            member=Member("Pauses", ("StartMigration", "ResumeMigration")),
+        )
+
+    (each,) = declared(Settings)
+    assert (each.name, each.default, Settings().pauses) == ("pauses", 90.0, 90.0)
+    parameter = transfer_options.parameter(each)
+    assert (parameter.name, parameter.default) == ("pauses", "90s")
+    assert options_page.row(each) == (
+        "`--pauses DURATION`", "`90s`", "How long it pauses", ""
+    )  # fmt: skip
+    assert list(members_of([each], "ResumeMigration")) == ["Pauses"]
+    assert not members_of([each], "TestMigration")
+    assert service_model.shapes_of_settings("StartMigration", [each]) == {
+        "Pauses": "IntegerOptional"
+    }
+
+
+# --- Names ---
+
+
+def names() -> Iterator[str]:
+    """Every name by which somebody outside speaks to the engine, or reads of it."""
+    for verb, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        yield f"verb {verb}"
+        for each in command.params:
+            yield from (f"option {verb} {name}" for name in (*each.opts, *each.secondary_opts))
+    for name, action in actions.ACTIONS.items():
+        yield f"action {name}"
+        yield from (f"member {name} {each}" for each in (*action.honoured, *action.only))
+
+
+def test_no_name_goes_away() -> None:
+    """New ones may come; one that is here is what somebody's scripts are written with."""
+    kept = (ROOT / "tests/unit/public_names.txt").read_text().splitlines()
+    assert len(kept) > 200
+    assert set(kept) - set(names()) == set()

@@ -78,7 +78,7 @@ def patience(limit: float, told: list[str]) -> Patience:
         ended="nothing came",
         next_step="it is tried again",
         fault="target",
-        tell=told.append,
+        report=told.append,
         event=lambda _: None,
     )
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from engine.errors import (
     InvalidParameterCombinationException,
@@ -25,9 +25,11 @@ from engine.front import validate
 from engine.front.access_keys import Role
 from engine.front.engine import Engine
 from engine.front.http.common_errors import InvalidAction
+from engine.front.http.service_model import MEMBERS as READ
 from engine.groups.states import Operation
 from engine.model.endpoint import Endpoint, Tls
-from engine.model.settings import TransferSettings
+from engine.model.setting import members_of
+from engine.model.settings import SETTINGS, Changes, TransferSettings
 
 if TYPE_CHECKING:
     from engine.groups.registry import Registry
@@ -95,11 +97,10 @@ def find(name: str) -> Action:
 
 
 async def _start(engine: Engine, parameters: Parameters) -> dict[str, Any]:
-    settings = _settings(parameters)
     return await engine.start_migration(
         parameters.get("ReplicationGroupId", ""),
         parameters.get("CustomerNodeEndpointList", []),
-        settings=settings,
+        settings=TransferSettings(**_settings("StartMigration", parameters)),
     )
 
 
@@ -107,54 +108,29 @@ async def _test(engine: Engine, parameters: Parameters) -> dict[str, Any]:
     return await engine.test_migration(
         parameters["ReplicationGroupId"],
         parameters["CustomerNodeEndpointList"],
-        settings=_settings(parameters),
+        settings=TransferSettings(**_settings("TestMigration", parameters)),
     )
 
 
-def _settings(parameters: Parameters) -> TransferSettings:
-    settings = TransferSettings(
-        auto_cut_over=bool(parameters.get("AutoCutover")),
-        take_over=bool(parameters.get("TakeOver")),
-    )
-    if (seconds := _retry_for(parameters)) is not None:
-        settings = replace(settings, retry_for=seconds)
-    if nodes := _source_nodes(parameters):
-        settings = replace(settings, source_nodes=nodes)
-    try:
-        names = tuple(dict.fromkeys(parameters.get("CommandNames", ())))
-        settings = replace(settings, command_names=names)
-    except UsageError as error:
-        raise InvalidParameterValueException(
-            f"Invalid value for CommandNames: {error.message}.", remedy=error.remedy
-        ) from None
-    try:
-        skipped = tuple(dict.fromkeys(parameters.get("SkipChecks", ())))
-        return replace(settings, skip_checks=skipped)
-    except UsageError as error:
-        raise InvalidParameterValueException(
-            f"Invalid value for SkipChecks: {error.message}.", remedy=error.remedy
-        ) from None
-
-
-def _retry_for(parameters: Parameters) -> float | None:
-    """RetryFor, in seconds. Raises `InvalidParameterValue` unless it is above 0."""
-    seconds: int | None = parameters.get("RetryFor")
-    if seconds is not None and seconds < 1:
-        raise InvalidParameterValueException(
-            "Invalid value for RetryFor: must be a number of seconds above 0."
-        )
-    return None if seconds is None else float(seconds)
-
-
-def _source_nodes(parameters: Parameters) -> tuple[str, ...]:
-    """SourceNodes. Raises `InvalidParameterValue` unless each is HOST:PORT."""
-    nodes = tuple(dict.fromkeys(parameters.get("SourceNodes", ())))
-    try:
-        return TransferSettings(source_nodes=nodes).source_nodes
-    except UsageError:
-        raise InvalidParameterValueException(
-            "Invalid value for SourceNodes: each must be HOST:PORT."
-        ) from None
+def _settings(action: str, parameters: Parameters) -> dict[str, Any]:
+    """The settings that a request gives, by the names of their fields. Raises
+    `InvalidParameterValue` for one that makes no sense."""
+    found: dict[str, Any] = {}
+    for name, each in members_of(SETTINGS, action).items():
+        if name not in parameters:
+            continue
+        assert each.member is not None
+        value = READ[each.kind].read(parameters[name])
+        try:
+            TransferSettings(**{each.name: value})
+        except UsageError as error:
+            expected = each.member.expected
+            raise InvalidParameterValueException(
+                f"Invalid value for {name}: {expected or error.message}.",
+                remedy="" if expected else error.remedy,
+            ) from None
+        found[each.name] = value
+    return found
 
 
 async def _complete(engine: Engine, parameters: Parameters) -> dict[str, Any]:
@@ -279,11 +255,15 @@ _ENDS = ("ReplicationGroupId", "CustomerNodeEndpointList")
 
 
 async def _resume(engine: Engine, parameters: Parameters) -> dict[str, Any]:
+    changes = {
+        name: value
+        for name, value in _settings("ResumeMigration", parameters).items()
+        if value != ()
+    }
     return await engine.resume_migration(
         parameters["ReplicationGroupId"],
-        retry_for=_retry_for(parameters),
-        source_nodes=_source_nodes(parameters) or None,
         accept_source_loss=parameters.get("AcceptSourceLoss", False),
+        **cast(Changes, changes),
     )
 
 
@@ -301,21 +281,13 @@ ACTIONS: dict[str, Action] = {
     "StartMigration": Action(
         Role.MIGRATE,
         _start,
-        (
-            *_ENDS,
-            "AutoCutover",
-            "SkipChecks",
-            "TakeOver",
-            "RetryFor",
-            "SourceNodes",
-            "CommandNames",
-        ),
+        (*_ENDS, *members_of(SETTINGS, "StartMigration")),
         {"ClearTargetCacheData": (False,)},
         refused=partial(_refused, Operation.START),
         slow=True,
     ),
     "TestMigration": Action(
-        Role.MIGRATE, _test, (*_ENDS, "SkipChecks", "TakeOver", "CommandNames"), slow=True
+        Role.MIGRATE, _test, (*_ENDS, *members_of(SETTINGS, "TestMigration")), slow=True
     ),
     "CompleteMigration": Action(
         Role.MIGRATE,
@@ -374,7 +346,7 @@ ACTIONS: dict[str, Action] = {
     "ResumeMigration": Action(
         Role.MIGRATE,
         _resume,
-        ("ReplicationGroupId", "AcceptSourceLoss", "RetryFor", "SourceNodes"),
+        ("ReplicationGroupId", "AcceptSourceLoss", *members_of(SETTINGS, "ResumeMigration")),
         refused=partial(_refused, Operation.RESUME),
     ),
     "UnblockSource": Action(

@@ -6,29 +6,52 @@ these shapes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from botocore.loaders import Loader
 
+from engine.model.setting import Setting, members_of
+from engine.model.settings import SETTINGS
+
 SERVICE = "elasticache"
 API_VERSION = "2015-02-02"
+
+
+@dataclass(frozen=True, slots=True)
+class MemberKind:
+    """How a member gives a setting of one kind (`model.setting.Kind`): the shape of its value, and
+    what makes the setting of it."""
+
+    shape: str
+    read: Callable[[Any], Any]
+
+
+MEMBERS: Mapping[str, MemberKind] = {
+    "names": MemberKind("OurNameList", lambda value: tuple(dict.fromkeys(value))),
+    "list": MemberKind("OurNameList", lambda value: tuple(dict.fromkeys(value))),
+    "duration": MemberKind("IntegerOptional", float),
+    "flag": MemberKind("Boolean", bool),
+}
+"""The kinds of settings that a request can give."""
+
+
+def shapes_of_settings(action: str, settings: Iterable[Setting] = SETTINGS) -> dict[str, str]:
+    """The members of ours by which `action` is given settings, each with the shape of its value."""
+    return {
+        name: MEMBERS[each.kind].shape
+        for name, each in members_of(settings, action).items()
+        if each.member is not None and each.member.ours
+    }
+
+
 _OURS: Mapping[str, Mapping[str, str]] = {
     "CompleteMigrationMessage": {"SkipVerification": "Boolean"},
-    "StartMigrationMessage": {
-        "SkipChecks": "OurNameList",
-        "TakeOver": "Boolean",
-        "RetryFor": "IntegerOptional",
-        "SourceNodes": "OurNameList",
-        "CommandNames": "OurNameList",
-    },
-    "TestMigrationMessage": {
-        "SkipChecks": "OurNameList",
-        "TakeOver": "Boolean",
-        "CommandNames": "OurNameList",
-    },
+    "StartMigrationMessage": shapes_of_settings("StartMigration"),
+    "TestMigrationMessage": shapes_of_settings("TestMigration"),
+    "OurResumeMigrationMessage": shapes_of_settings("ResumeMigration"),
 }
 """Members of our own that requests may have beside the model's: by the shape of the request, each
 with the shape of its value. The SDKs do not know them; a form can name them."""
@@ -52,8 +75,6 @@ _OUR_SHAPES: Mapping[str, Mapping[str, Any]] = {
         "members": {
             "ReplicationGroupId": _NAME,
             "AcceptSourceLoss": {"shape": "Boolean"},
-            "RetryFor": {"shape": "IntegerOptional"},
-            "SourceNodes": {"shape": "OurNameList"},
         },
     },
     "OurDisconnectClientsMessage": {
