@@ -1,7 +1,17 @@
 """The typed face of the native core; `tests/unit/test_lint.py` checks it against the module."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from typing import Any, Final, Literal, NoReturn, Self, TypeAlias, final
+from typing import (
+    Any,
+    Final,
+    Literal,
+    NoReturn,
+    Protocol,
+    Self,
+    TypeAlias,
+    final,
+    type_check_only,
+)
 
 from typing_extensions import Buffer
 
@@ -585,6 +595,97 @@ class TransactionReader:
     def expect(self, queued: int) -> None: ...
     def take(self) -> list[TransactionResult]: ...
     def received(self, n: int) -> int: ...
+
+# pump.pxi
+
+@final
+class Sent:
+    @property
+    def batch(self) -> CommandBatch: ...
+    @property
+    def transaction(self) -> Transaction: ...
+    @property
+    def position(self) -> bytes: ...
+    @property
+    def before(self) -> bytes | None: ...
+    @property
+    def replid(self) -> str: ...
+    @property
+    def outcome(self) -> TransactionResult | Exception | None: ...
+    @property
+    def applied(self) -> bool: ...
+
+# What a pump asks of the stream's batches, see `engine.transfer.stream_trust`.
+@type_check_only
+class _Trust(Protocol):
+    kinds: int
+    every_key: bool
+    field_ttls: bool
+    own_streams: bool
+
+@type_check_only
+class _Spool(Protocol):
+    size: int
+
+@final
+class Pump:
+    found: bytes | None
+    surfacing: bool
+    def __new__(
+        cls, encoder: TransactionEncoder, found: bytes | None, position_db: int = 0
+    ) -> Self: ...
+    @property
+    def input(self) -> InputBuffer: ...
+    @property
+    def under_way(self) -> int: ...
+    @property
+    def under_way_bytes(self) -> int: ...
+    @property
+    def surfaced(self) -> int: ...
+    @property
+    def room(self) -> bool: ...
+    @property
+    def replid(self) -> str: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def db(self) -> int: ...
+    @property
+    def in_multi(self) -> bool: ...
+    @property
+    def commands(self) -> int: ...
+    def expect(self, transaction: Transaction) -> None: ...
+    def push(self, batch: CommandBatch, transaction: Transaction, position: bytes) -> None: ...
+    def received(self, n: int) -> int: ...
+    def passed(self, sent: Sent) -> None: ...
+    def pop(self) -> Sent | None: ...
+    def other(self) -> TransactionResult | None: ...
+    def lost(self, error: Exception) -> None: ...
+    def forget(self) -> None: ...
+    def follow(
+        self,
+        stream: StreamReader,
+        trust: _Trust,
+        spool: _Spool,
+        *,
+        noted: Callable[[CommandBatch], None],
+        names: ExtendedNames,
+        head: bytes,
+        tail: bytes,
+        replid: str,
+        offset: int,
+        db: int,
+        in_multi: bool,
+        databases: frozenset[int],
+        doubtful: int,
+        in_order: int,
+        bytes_limit: int,
+        own_streams: bytes,
+        several: bool = False,
+        most: int = 1,
+        bytes_most: int = 0,
+    ) -> None: ...
+    def next(self, replid: str) -> Transaction | CommandBatch | None: ...
 
 # name_pages.pxi
 

@@ -96,6 +96,9 @@ cdef class CommandBatch:
     def nbytes(self):
         """Bytes held, in memory or in a file: commands, what lies between them, and the index. Of
         batches that were cut and lie in one file each counts all of it."""
+        return self.held_bytes()
+
+    cdef size_t held_bytes(self) noexcept nogil:
         return (self.packed.raw.size + self.packed.rewritten.size
                 + self.packed.count * sizeof(StreamCommand)
                 + self.packed.mark_count * sizeof(StreamMark))

@@ -154,10 +154,15 @@ class TargetPosition:
         """As `encode`, with these (offset, db, in MULTI): for every transaction, so without
         objects."""
         (at, db, multi), (at0, db0, multi0) = position, since
-        return (
-            f"v2 {self.transfer} {self.engine or '-'} {replid} "
-            f"{at} {db} {int(multi)} {at0} {db0} {int(multi0)}{' held' if self.held_before else ''}"
-        ).encode()
+        head, tail = self.frame()
+        places = f"{replid} {at} {db} {int(multi)} {at0} {db0} {int(multi0)}"
+        return head + places.encode() + tail
+
+    def frame(self) -> tuple[bytes, bytes]:
+        """What stands in the value in front of the stream's name, and behind the two places: the
+        core's `Pump` puts `<replid> <offset> <db> <0|1> <offset> <db> <0|1>` between them."""
+        tail = b" held" if self.held_before else b""
+        return f"v2 {self.transfer} {self.engine or '-'} ".encode(), tail
 
     @classmethod
     def decode(cls, value: bytes) -> TargetPosition:

@@ -68,6 +68,8 @@ class Demux:
         self._room: memoryview | None = None
         self._first: bytearray | None = None
         self._direct = False
+        # Only bytes of the stream come any more, behind its first ones.
+        self._flowing = snapshot is None
         self._items: list[RecordBatch | bytes] = []
         self.receive_times = ReceiveTimes()
         self._watched = watched
@@ -97,7 +99,12 @@ class Demux:
     @property
     def input(self) -> Any:
         """Where the next bytes of the socket go: a `BulkReader`'s."""
-        room = self._next_room()
+        stream = self.stream
+        if self._flowing and stream is not None:
+            self._direct = not self._spool.size and stream.closed < READY_LIMIT
+            room: Any = stream.input if self._direct else self._spool.input
+        else:
+            room = self._next_room()
         if self._watched:
             self._read_delay.reads(len(room), self._clock())
         return room
@@ -127,7 +134,22 @@ class Demux:
         Raises `ProtocolFault` and `SpoolFull`.
         """
         now = self._clock()
-        self.was_late = self._watched and self._read_delay.was_late(n, now)
+        if self._watched:
+            self.was_late = self._read_delay.was_late(n, now)
+        if self._flowing:
+            self.total += n
+            self.receive_times.add(self.total, now)
+            if not self._direct:
+                self._spool.commit(n)
+            elif self._source_ms is None and self.stream is not None:
+                self.parsed += n
+                try:
+                    self.ready = self.stream.received(n)
+                except ProtocolError as exc:
+                    raise _unreadable("replication stream", exc) from None
+            else:
+                self._parse(now, None, n)
+            return self.ready
         if self._first is not None:
             return self._received_first(now, n)
         self.total += n
@@ -267,9 +289,9 @@ class Demux:
         except ProtocolError as exc:
             self._explain_newer()
             what = "snapshot" if self.stream is None else "replication stream"
-            raise ProtocolFault(f"the source's {what} cannot be read: {exc}", fault="source") from (
-                None
-            )
+            raise _unreadable(what, exc) from None
+        if self.stream is not None and self.snapshot_bytes is not None:
+            self._flowing = self.total > self.snapshot_bytes
 
     def _explain_newer(self) -> None:
         """Raise `ProtocolFault` with what works if the snapshot holds what is not known here."""
@@ -310,6 +332,10 @@ class Demux:
             first = self.receive_times.at((self.snapshot_bytes or 0) + 1)
             stream.now_ms = self._source_ms(self._clock() if first is None else first)
         return stream
+
+
+def _unreadable(what: str, why: ProtocolError) -> ProtocolFault:
+    return ProtocolFault(f"the source's {what} cannot be read: {why}", fault="source")
 
 
 def _stream_db(snapshot: SnapshotReader) -> int:

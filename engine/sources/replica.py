@@ -107,20 +107,21 @@ class ReplicaSource:
         self.replid = ""
         """The stream's name now; it changes with a failover of the source."""
         self.reconnects = 0
-        self._connection: Connection = cast(Connection, None)
+        self.connection: Connection = cast(Connection, None)
+        """The link that the stream comes over; another one behind a loss."""
         self._liveness = SourceLiveness(
-            lambda: self._connection, lambda: self._handshake.ping_period, settings.retry_for
+            lambda: self.connection, lambda: self._handshake.ping_period, settings.retry_for
         )
         self._watch: SourceMonitor | None = None
         self._demux: Demux = cast(Demux, None)
         self._spool: Spool = cast(Spool, None)
         self._spooled_most = 0
         self._spill: Spill | None = None
-        self._applied = 0
+        self.applied = 0
         # Up to here the stream was received, and applied, before.
         self._known = 0
         self._acks_seen = 0
-        self._ack_wanted: int | None = None
+        self.ack_wanted: int | None = None
         self._drain = False
         self._sip = 0
         self._hurried = 0
@@ -128,6 +129,8 @@ class ReplicaSource:
         self.on_more: Callable[[], None] | None = None
         """Called, if nothing waits in `more`, when `next_commands` is worth another call."""
         self._lost: EngineError | None = None
+        self.usable = True
+        """What was received may be applied: else `next_commands` raises."""
         self._given_up = False  # the link was tried again for as long as it may be
         self._waiter: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -162,11 +165,12 @@ class ReplicaSource:
         self._liveness.begin()
         self._watch = None
         self._lost, self._waiter = None, None
+        self.usable = True
         self._whole = asyncio.Event()
         self._drain, self._sip = False, 0
         self._interrupted = False
-        self._acks_seen, self._ack_wanted = 0, None
-        self._applied = sync.offset if isinstance(sync, PartialSync) else 0
+        self._acks_seen, self.ack_wanted = 0, None
+        self.applied = sync.offset if isinstance(sync, PartialSync) else 0
         self._demux = self._make_demux(sync, since or position)
         self._take_over(connection)
         self._start(self._beat())
@@ -183,8 +187,8 @@ class ReplicaSource:
         # again behind our back, and feed what is opened next. A task that ends all the same by
         # taking another link over leaves that one, so it is looked at again.
         while True:
-            if self._connection is not None:
-                self._connection.close()
+            if self.connection is not None:
+                self.connection.close()
             if not self._tasks:
                 break
             for task in tuple(self._tasks):
@@ -276,9 +280,16 @@ class ReplicaSource:
         return not self._spool.size and self._lost is None
 
     @property
-    def resting(self) -> bool:
-        """Whether the socket is left alone for the moment, see `sources/read_coalescing`."""
-        return self._connection.resting
+    def spool(self) -> Spool:
+        """What waits in front of `stream`."""
+        return self._spool
+
+    @property
+    def stream(self) -> StreamReader:
+        """What splits the stream into batches, behind the snapshot's end only: as `next_commands`,
+        but that nothing is raised. Not to be asked while this is not `usable`."""
+        assert self._demux.stream is not None, "the snapshot has not been read to its end"
+        return self._demux.stream
 
     def interrupt(self) -> None:
         """End a wait in `more`, or the next one."""
@@ -289,7 +300,7 @@ class ReplicaSource:
     def hurried(self) -> Iterator[None]:
         """Meanwhile the socket never rests: somebody waits for what comes."""
         self._hurried += 1
-        self._connection.stop_resting()
+        self.connection.stop_resting()
         try:
             yield
         finally:
@@ -300,17 +311,15 @@ class ReplicaSource:
         kept, and the stream asked for behind it."""
         if self._watch is not None:
             self._watch.leave_for(there)
-        if self._connection is not None:
-            self._connection.leave_for(there)
+        if self.connection is not None:
+            self.connection.leave_for(there)
 
     def acknowledge(self, offset: int) -> None:
         """The target has everything up to and including `offset`: what the source is told."""
-        self._applied = max(self._applied, offset)
-        if self._ack_wanted is not None and offset >= self._ack_wanted:
+        self.applied = max(self.applied, offset)
+        if self.ack_wanted is not None and offset >= self.ack_wanted:
             self._acknowledge_now()
-            self._ack_wanted = None
-        if self._demux.receive_times.crowded:
-            self._demux.receive_times.forget(self._demux.position_of(offset))
+            self.ack_wanted = None
 
     def hold(self, before: int, shift: int) -> None:
         """Lift deadlines before `before` (ms since the epoch, the source's clock) by `shift` ms."""
@@ -528,7 +537,7 @@ class ReplicaSource:
         return Demux(sync, self._spool, snapshot, stream_from, source_ms, watched=watched)
 
     def _take_over(self, connection: Connection) -> None:
-        self._connection = connection
+        self.connection = connection
         connection.take_over(self._demux, self._on_ready, self._on_lost)
         connection.watch(lambda: True, self._handshake.silence)
         connection.resume_reading()
@@ -544,31 +553,31 @@ class ReplicaSource:
         if self._demux.was_late:
             self.on_doubt(Doubt.READ_LATE)
         if self._sip:
-            self._sip = max(self._sip - self._connection.last_read, 0)
+            self._sip = max(self._sip - self.connection.last_read, 0)
         stream = self._demux.stream
         if stream is not None and stream.acks_wanted != self._acks_seen:
             # A client of the source WAITs: told now, and again when the target has got there.
             self._acks_seen = stream.acks_wanted
-            self._ack_wanted = stream.parsed_offset
+            self.ack_wanted = stream.parsed_offset
             self._acknowledge_now()
-        if self._spool.size or not self._whole.is_set():
+        connection, whole = self.connection, self._whole.is_set()
+        if self._spool.size or not whole:
             self._steer()
-        self._rest()
-        self._wake()
-
-    def _rest(self) -> None:
-        connection = self._connection
-        if self._whole.is_set():
+        if whole:
             hurried = self._hurried > 0
             seconds = rest_after(connection.last_read, filled=connection.filled, hurried=hurried)
         else:
             seconds = _REST_SECONDS if connection.last_read < _REST_BELOW else 0.0
         if seconds:
             connection.rest(seconds)
+        if self.on_more is not None and self._waiter is None:
+            self.on_more()
+        else:
+            self._wake()
 
     def _on_spool(self) -> None:
         if self._spool.failed is not None:
-            self._connection.fail(self._spool.failed)
+            self.connection.fail(self._spool.failed)
         self._steer()
         self._wake()
 
@@ -587,9 +596,9 @@ class ReplicaSource:
         else:
             read = not spool.size and demux.ready < READY_LIMIT
         if read:
-            self._connection.resume_reading()
+            self.connection.resume_reading()
         else:
-            self._connection.pause_reading()
+            self.connection.pause_reading()
 
     async def _parse_spooled(self) -> bool:
         if not self._spool.size:
@@ -604,19 +613,23 @@ class ReplicaSource:
         known = self._demux.received_offset >= self._known
         if self._whole.is_set() and isinstance(error, LinkError) and known:
             self._start(self._relink(error))
+            self._wake()
         else:
             _log.info("The link to the source is lost: %s", error.message, extra={"end": "source"})
-            self._lost = error
+            self._give_up(error)
+
+    def _give_up(self, error: EngineError) -> None:
+        self._lost = error
+        # After a lost link, even one that is given up, what was received is still good; after
+        # anything else it is of no use.
+        superseded = isinstance(error, PositionGone) and error.replid == self.replid
+        self.usable = not superseded and (isinstance(error, LinkError) or self._given_up)
         self._wake()
 
     def _raise_if_broken(self) -> None:
-        # After a lost link, even one that is given up, what was received is still good; after
-        # anything else it is of no use.
-        lost = self._lost
-        superseded = isinstance(lost, PositionGone) and lost.replid == self.replid
-        good = isinstance(lost, LinkError) or self._given_up
-        if lost is not None and (superseded or not good):
-            raise lost
+        if not self.usable:
+            assert self._lost is not None
+            raise self._lost
 
     def _raise_if_over(self) -> None:
         if self._lost is not None:
@@ -642,7 +655,7 @@ class ReplicaSource:
     async def _beat(self) -> None:
         """Tell the source that we live, and how far the target is."""
         while not self._whole.is_set():
-            self._connection.write(BEAT)
+            self.connection.write(BEAT)
             self._sip = _SIP_BYTES
             self._steer()
             with contextlib.suppress(TimeoutError):
@@ -658,7 +671,7 @@ class ReplicaSource:
     async def _watch_turns(self) -> None:
         """See `sources/read_delay`."""
         while True:
-            self._demux.quiet(self._connection.listening)
+            self._demux.quiet(self.connection.listening)
             await asyncio.sleep(TURN_SECONDS)
 
     async def _ask_on(self) -> None:
@@ -675,7 +688,9 @@ class ReplicaSource:
         await watch.run()
 
     def _acknowledge_now(self) -> None:
-        self._connection.write(self._connection.encode("REPLCONF", "ACK", self._applied))
+        if self._demux.receive_times.crowded:
+            self._demux.receive_times.forget(self._demux.position_of(self.applied))
+        self.connection.write(self.connection.encode("REPLCONF", "ACK", self.applied))
 
     async def _watch_pending(self, offset: int) -> None:
         """See `sources/snapshot_backpressure`: from then on the target's pace no longer matters."""
@@ -724,8 +739,7 @@ class ReplicaSource:
             except EngineError as exc:
                 error = exc
                 break
-        self._lost = error
-        self._wake()
+        self._give_up(error)
 
 
 class _Relinking:

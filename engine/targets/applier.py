@@ -38,7 +38,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -46,9 +45,10 @@ from engine import logs
 from engine._native import (
     CMD_SWAPS,
     CommandBatch,
+    Pump,
+    Sent,
     Transaction,
     TransactionEncoder,
-    TransactionReader,
     TransactionResult,
 )
 from engine.errors import EngineError, LinkError, ServerError, TransferFailed, TransferStopped
@@ -61,17 +61,14 @@ from engine.targets.applier_link import ApplierLink
 from engine.targets.target_refusals import TRY_AGAIN, refused_all
 from engine.wire.connection import Connection
 
-# How long an answer may lie that nothing waits for. Longer than the source's longest rest, at the
-# end of which it is looked for: a wake-up of its own costs as much as all else about a small batch.
-_ANSWER_SECONDS = 0.006
 # A longer batch is not sent ahead: the connection keeps what the kernel does not take.
 _AHEAD_BYTES_MOST = 8 << 20
 # Of a transaction that lies in a file so much is read at once.
 _PIECE_BYTES = 1 << 20
 # So many transactions, and bytes of their batches, are under way to a target that is far: 100 MB a
 # second over a line of 150 ms. All of that is read from the source again where the link is lost.
-_UNDER_WAY_MOST = 512
-_UNDER_WAY_BYTES = 16 << 20
+UNDER_WAY_MOST = 512
+UNDER_WAY_BYTES = 16 << 20
 _log = logs.logger(__name__)
 
 
@@ -123,26 +120,6 @@ class _Ahead:
     transaction: Transaction
 
 
-class Sent:
-    """A transaction under way: what `Applier.start` sent, and what became of it.
-
-    `outcome`: the target's answer, or why there is none; None until then. `applied`: all of it ran,
-    and the target's position is `position`.
-    """
-
-    __slots__ = ("applied", "before", "nbytes", "outcome", "position", "transaction")
-
-    def __init__(
-        self, transaction: Transaction, position: bytes, before: bytes | None, nbytes: int
-    ) -> None:
-        self.transaction = transaction
-        self.position = position
-        self.before = before
-        self.nbytes = nbytes
-        self.outcome: TransactionResult | EngineError | None = None
-        self.applied = False
-
-
 class Applier:
     """Applies command batches over one connection."""
 
@@ -168,7 +145,7 @@ class Applier:
         self._settings = settings
         self._key = key
         self._encoder = TransactionEncoder(key, POSITION_DB)
-        self._reader = TransactionReader()
+        self._pump = Pump(self._encoder, None, POSITION_DB)
         self.link = ApplierLink(
             endpoint,
             settings,
@@ -186,14 +163,9 @@ class Applier:
         # A transaction that lies in a file is being sent: what the target does not take is noticed
         # there, and no answer is due yet.
         self._in_pieces = False
-        # Answers whose turn has not come: a callback may read more of them from the socket.
-        self._results: deque[TransactionResult] = deque()
-        self._telling = False
-        # What `start` has sent, and its bytes.
-        self._under_way: deque[Sent] = deque()
-        self._bytes = 0
         self._ahead: _Ahead | None = None
-        self._on_answer: Callable[[Sent], None] = lambda _: None
+        self._on_answer: Callable[[Sent], None] = _ignore
+        self._on_turn: Callable[[], None] | None = None
         self.ended = False
         """Whether the target's process ended while what `apply` was given last was under way."""
 
@@ -327,30 +299,21 @@ class Applier:
                 return refused
 
     def start(
-        self,
-        batch: CommandBatch,
-        position: bytes,
-        on_answer: Callable[[Sent], None],
-        *,
-        patient: bool,
+        self, batch: CommandBatch, position: bytes, on_answer: Callable[[Sent], None]
     ) -> bool:
         """Send `batch` at once, if nothing stands in the way; False: it is for `apply`.
-
-        `patient`: there is nothing to send behind it for the moment, so that the answer may lie a
-        while; `look` reads it. Behind others it may be sent while there is `room`.
 
         `on_answer` is called once it is known what became of it, unless `abandon` comes first. If
         it was not simply applied, `apply` is to deal with that.
         """
-        connection = self._ready_for(batch)
+        connection, pump = self._ready_for(batch), self._pump
         if connection is None:
             return False
         ahead, self._ahead = self._ahead, None
         if ahead is None:
             # Where those before it find the position gone, this one brings none back.
-            over = self.several and bool(self._under_way)
-            transaction = self._encode(batch, position, over=over)
-            self._reader.expect(transaction.queued)
+            transaction = self._encode(batch, position, over=self.several and pump.under_way > 0)
+            pump.expect(transaction)
             connection.write(transaction)
         elif ahead.batch is batch and ahead.position == position:
             transaction = ahead.transaction
@@ -358,13 +321,29 @@ class Applier:
         else:
             connection.close()
             return False
-        before = self._under_way[-1].position if self._under_way else self.link.position
-        self._under_way.append(Sent(transaction, position, before, batch.nbytes))
-        self._bytes += batch.nbytes
+        if not pump.under_way:
+            pump.found = self.link.position
+        pump.push(batch, transaction, position)
         self._on_answer = on_answer
-        if patient:
-            connection.rest(_ANSWER_SECONDS)
         return True
+
+    def follow(
+        self, on_answer: Callable[[Sent], None], on_turn: Callable[[], None]
+    ) -> tuple[Pump, Connection, frozenset[int]] | None:
+        """What a stream is sent with, until `abandon`: the pump, the connection that takes its
+        transactions, and the databases that the target is known to have. None: the next batch is
+        for `apply`.
+
+        `on_answer` is told of what surfaces, in the order of sending; then, and whenever the target
+        has answered, `on_turn` is called, unless the connection's bytes are taken by hand.
+        """
+        self._drop_ahead()
+        connection = self.link.connection
+        if connection is None or connection.lost is not None:
+            return None
+        self._pump.found = self.link.position
+        self._on_answer, self._on_turn = on_answer, on_turn
+        return self._pump, connection, frozenset(self.link.databases)
 
     def send_ahead(self, batch: CommandBatch, position: bytes) -> None:
         """Send `batch` up to its EXEC behind the transaction that is under way, if nothing stands
@@ -372,13 +351,13 @@ class Applier:
         and that transaction was applied; else the connection is given up, and with it what the
         target has queued."""
         connection = self._ready_for(batch)
-        if connection is None or not self._under_way or self._ahead is not None:
+        if connection is None or not self._pump.under_way or self._ahead is not None:
             return
         if batch.nbytes > _AHEAD_BYTES_MOST:
             return
         transaction = self._encode(batch, position)
         self._ahead = _Ahead(batch, position, transaction)
-        self._reader.expect(transaction.queued)
+        self._pump.expect(transaction)
         connection.write(transaction.body)
 
     def _encode(self, batch: CommandBatch, position: bytes, *, over: bool = False) -> Transaction:
@@ -405,14 +384,6 @@ class Applier:
         ):
             return None
         return connection
-
-    @property
-    def room(self) -> bool:
-        """Whether another transaction may be sent behind those that are under way."""
-        under_way = len(self._under_way)
-        return not under_way or (
-            self.several and under_way < _UNDER_WAY_MOST and self._bytes < _UNDER_WAY_BYTES
-        )
 
     async def settle(self, sent: Sequence[Sent]) -> list[Applied | None]:
         """What became of transactions that were under way at once, in the order of their sending:
@@ -505,13 +476,16 @@ class Applier:
             self.link.close()
 
     def look(self) -> None:
-        """Read the answer now, if it is there and was left for later (`patient`)."""
+        """Read the answer now, if it is there and was left for later."""
         if self.link.connection is not None:
             self.link.connection.look()
 
     def abandon(self) -> None:
         """Call nothing back: what waited for the transactions under way is gone."""
-        self._forget()
+        if self._on_turn is not None:
+            self.link.position = self._pump.found
+        self._on_answer, self._on_turn = _ignore, None
+        self._pump.forget()
         self._drop_ahead()
         if self.link.connection is not None:
             self.link.connection.stop_resting()
@@ -581,8 +555,8 @@ class Applier:
     # --- One transaction ---
 
     def _attach(self, connection: Connection) -> None:
-        self._reader = TransactionReader()
-        connection.take_over(self._reader, self._on_results, self._on_lost)
+        self._pump = Pump(self._encoder, self.link.position, POSITION_DB)
+        connection.take_over(self._pump, self._on_results, self._on_lost)
         connection.watch(self._owed, self._settings.io_timeout)
 
     async def _send(self, transaction: Transaction) -> TransactionResult:
@@ -590,7 +564,7 @@ class Applier:
         assert connection is not None
         answer: asyncio.Future[TransactionResult] = asyncio.get_running_loop().create_future()
         self._answer = answer
-        self._reader.expect(transaction.queued)
+        self._pump.expect(transaction)
         if transaction.in_file:
             await self._send_pieces(connection, transaction)
         else:
@@ -624,51 +598,34 @@ class Applier:
             self._in_pieces = False
 
     def _on_results(self, ready: int) -> None:
-        if not ready:
-            return
-        results = self._results
-        results.extend(self._reader.take())
-        if self._telling:
-            return
-        self._telling = True
-        try:
-            while results:
-                self._on_result(results.popleft())
-        finally:
-            self._telling = False
-
-    def _on_result(self, result: TransactionResult) -> None:
-        if self._under_way:
-            sent = self._under_way.popleft()
-            self._bytes -= sent.nbytes
-            sent.outcome = result
-            if result.stands(sent.position):
-                sent.applied = True
+        # One by one, for a callback may read more of them from the socket.
+        while ready and (sent := self._pump.pop()) is not None:
+            if sent.applied:
                 self.link.position = sent.position
                 self.link.patience.progress()
             else:
                 self._drop_ahead()
             self._on_answer(sent)
-        elif self._answer is not None and not self._answer.done():
-            self._answer.set_result(result)
+        while ready and (result := self._pump.other()) is not None:
+            if self._answer is not None and not self._answer.done():
+                self._answer.set_result(result)
+        if self._on_turn is not None:
+            self._on_turn()
 
     def _on_lost(self, error: EngineError) -> None:
         _log.info("The link to the target is lost: %s", error.message, extra={"end": "target"})
-        under_way, self._ahead = tuple(self._under_way), None
-        self._results.clear()
-        self._forget()
-        for sent in under_way:
-            sent.outcome = error
+        self._ahead = None
+        waited = self._pump.under_way > 0
+        self._pump.lost(error)
+        while (sent := self._pump.pop()) is not None:
             self._on_answer(sent)
-        if not under_way and self._answer is not None and not self._answer.done():
+        if not waited and self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
-
-    def _forget(self) -> None:
-        self._under_way.clear()
-        self._bytes = 0
+        if self._on_turn is not None:
+            self._on_turn()
 
     def _owed(self) -> bool:
-        if self._under_way:
+        if self._pump.under_way:
             return True
         if self._in_pieces:
             return False
@@ -719,3 +676,7 @@ def _outside(result: TransactionResult) -> TransferFailed:
         remedy="Grant +multi +exec +watch to the target's user, and start anew.",
         fault="target",
     )
+
+
+def _ignore(_: Sent) -> None:
+    pass

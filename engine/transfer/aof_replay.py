@@ -28,6 +28,7 @@ from engine._native import (
     CMD_UNKNOWN,
     CommandBatch,
     ExtendedNames,
+    Sent,
     early_field_ttls,
     encode_command,
     stuck_hashes,
@@ -41,7 +42,7 @@ from engine.model.report import NAMED_KEYS_LIMIT, printable_key
 from engine.sources.aof_files import AofFiles
 from engine.sources.aof_findings import AofSurvey
 from engine.sources.aof_source import AofCommands
-from engine.targets.applier import Applier, PositionMoved, Sent
+from engine.targets.applier import Applier, PositionMoved
 from engine.targets.crash_suspects import REASON
 from engine.targets.writer import RestoreWriter
 from engine.transfer.crashing_commands import CrashingCommands
@@ -288,7 +289,7 @@ class Replay:
                 answer.set_result(sent)
 
         value = self._value(batch)
-        return answer if self._applier.start(batch, value, answered, patient=False) else None
+        return answer if self._applier.start(batch, value, answered) else None
 
     async def _apply(self, batch: CommandBatch) -> None:
         """Apply it in parts, each of which ends behind a command that is rewritten."""

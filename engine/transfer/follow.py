@@ -6,14 +6,14 @@ The main flow is `_apply`: spread dirtiness, cut the batch where a reading belon
 the target will not take from the stream is handed to the `KeyResync`.
 
 Most batches need none of that: nothing is dirty, and no command is of a kind that wants a look.
-For those there is a quick way (`_quickly`): from the bytes' arrival to the transaction, and from
-its answer to the next one, everything happens in the callbacks of the two sockets. A task's turns
-would cost more than all else about a small batch. It comes to the same, and whatever is out of the
-ordinary (another kind of command, an answer that is not plain success, a lost link) is handed to
-the main flow where it stands.
+Those are pumped (`_quickly`): the core's `Pump` takes them from the stream, encodes them, and sees
+by the target's answers that they are there. A round is one turn (`_turn`), in a callback of either
+socket: a task's turns would cost more than all else about a small batch. It comes to the same, and
+what surfaces from the pump as out of the ordinary (another kind of command, an answer that is not
+plain success, a lost link) is handed to the main flow where it stands.
 
-To a target that is far the quick way has several batches under way (`Applier.room`). What one of
-them does not bring there is dirty, and so is what those behind it derive of that (`_settle`).
+To a target that is far several batches are under way. What one of them does not bring there is
+dirty, and so is what those behind it derive of that (`_settle`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from dataclasses import field as of
-from typing import NamedTuple
 
 from engine._native import (
     CMD_FLUSHES,
@@ -41,6 +39,8 @@ from engine._native import (
     CMD_UNKNOWN,
     CMD_WRITES_UNNAMED,
     CommandBatch,
+    Pump,
+    Sent,
 )
 from engine.errors import LinkError, ServerError, TransferFailed
 from engine.model.doubt import Doubt
@@ -48,7 +48,7 @@ from engine.model.keys import DbKey
 from engine.model.modules import HEAD_BYTES, TELEMETRY
 from engine.model.position import StreamPosition, TargetPosition
 from engine.sources.replica import ReplicaSource
-from engine.targets.applier import Applier, PositionMoved, Sent
+from engine.targets.applier import UNDER_WAY_BYTES, UNDER_WAY_MOST, Applier, PositionMoved
 from engine.targets.base import ReadAgain
 from engine.targets.crash_suspects import REASON
 from engine.transfer.async_helpers import cancelled
@@ -58,6 +58,7 @@ from engine.transfer.key_resync import KeyResync, Store
 from engine.transfer.stream_trust import Trust
 from engine.transfer.unfaithful_commands import UnfaithfulCommands
 from engine.transfer.which_have_ttls import TargetTtls, Timed
+from engine.wire.connection import Connection
 
 # A reading is taken when the target is no further behind than this many bytes: until its offset is
 # reached the keys stay as they are, and what reads them is spoilt as well.
@@ -93,19 +94,12 @@ class _Piece:
     unseen: bool = False
 
 
-class _UnderWay(NamedTuple):
-    """A batch that was sent, and the position behind it."""
-
-    batch: CommandBatch
-    behind: StreamPosition
-
-
 @dataclass(slots=True)
 class _Left:
-    """What the quick way leaves to the main flow: batches that were sent and not simply applied,
-    all that were under way then, and one that is to be applied behind them."""
+    """What the pump leaves to the main flow: batches that were sent and not simply applied, all
+    that were under way then, and one that is to be applied behind them."""
 
-    unsettled: list[tuple[_UnderWay, Sent]] = of(default_factory=list)
+    unsettled: list[Sent] = of(default_factory=list)
     batch: CommandBatch | None = None
 
 
@@ -158,11 +152,10 @@ class Follower:
         self._note = note
         assert target_position.position is not None
         self._target_position = target_position
-        self.position = target_position.position
-        """Everything up to here is on the target."""
+        self._position = target_position.position
         if target_position.doubtful is not None:
             trust.note(Doubt.UNSETTLED, 0.0)
-        self.commands = 0
+        self._commands = 0
         self.unseen = 0
         """Batches that were applied without their answer being seen."""
         self.on_unknown_command: Callable[[bytes, bool], None] = lambda name, known: None
@@ -178,12 +171,15 @@ class Follower:
         # What was in force when the batch was looked at that is being applied.
         self._look = trust.look()
         self._moved = asyncio.Event()
-        # The quick way: where its end is told, what it is going to leave once nothing is under way
-        # any more, what is, whether more may be sent behind that, and what asks the spool for more.
+        self._waiting = 0
+        # The pump, if it runs; what its transactions are written to; where its end is told, and
+        # what it is going to leave once nothing is under way any more; and what asks the spool for
+        # more.
+        self._pump: Pump | None = None
+        self._target: Connection | None = None
         self._left: asyncio.Future[_Left] | None = None
         self._leaving: _Left | None = None
-        self._under_way: deque[_UnderWay] = deque()
-        self._in_order = False
+        self._turning = False
         self._fetching: asyncio.Task[None] | None = None
         self._stopping = self._confirming = False
 
@@ -274,9 +270,13 @@ class Follower:
         await self.reach(max(self._source.received_offset, self._resync.next_offset or 0))
 
     async def _until(self, there: Callable[[], bool]) -> None:
-        while not there():
-            self._moved.clear()
-            await self._moved.wait()
+        self._waiting += 1
+        try:
+            while not there():
+                self._moved.clear()
+                await self._moved.wait()
+        finally:
+            self._waiting -= 1
 
     async def settle(self) -> None:
         """Wait until there is nothing to mend."""
@@ -306,114 +306,148 @@ class Follower:
         return self._stopping
 
     @property
+    def position(self) -> StreamPosition:
+        """Everything up to here is on the target."""
+        pump = self._pump
+        if pump is not None and pump.offset != self._position.offset:
+            self._position = StreamPosition(pump.replid, pump.offset, pump.db, pump.in_multi)
+        return self._position
+
+    @property
+    def commands(self) -> int:
+        """How many commands of the stream were applied."""
+        return self._commands + (self._pump.commands if self._pump is not None else 0)
+
+    @property
     def lag_bytes(self) -> int:
         """Bytes of the stream received and not applied."""
         return max(self._source.received_offset - self.position.offset, 0)
 
-    # --- The quick way ---
+    # --- The pump ---
 
     @property
     def _plain(self) -> bool:
-        """Whether a batch may go the quick way, if its commands allow it."""
+        """Whether batches may be pumped, if their commands allow it."""
         # What the target's process ended at once is passed by and by.
         quiet = self._resync.at_rest and not self._crashing.ahead(self.position.offset)
         return quiet and self.trust.plain and not self._extended.noting
 
     async def _quickly(self) -> _Left:
-        """Apply batches as long as each is plain; gives what is for the main flow, which may be
+        """Pump batches as long as each is plain; gives what is for the main flow, which may be
         nothing: look around."""
+        source, held, at = self._source, self._target_position, self.position
+        ready = self._applier.follow(self._answered, self._turn) if source.usable else None
+        if ready is None:
+            return _Left(batch=source.next_commands())
+        pump, self._target, databases = ready
         self._look = self.trust.look()
+        head, tail = held.frame()
+        pump.follow(
+            source.stream,
+            self.trust,
+            source.spool,
+            noted=self._extended.sent,
+            names=self._extended.names,
+            head=head,
+            tail=tail,
+            replid=at.replid,
+            offset=at.offset,
+            db=at.db,
+            in_multi=at.in_multi,
+            databases=databases,
+            doubtful=self._faith.flags,
+            in_order=_IN_ORDER,
+            bytes_limit=self._resync.bulk_limit,
+            own_streams=TELEMETRY,
+            several=self._applier.several,
+            most=UNDER_WAY_MOST,
+            bytes_most=UNDER_WAY_BYTES,
+        )
+        self._pump = pump
         self._left = left = asyncio.get_running_loop().create_future()
-        self._source.on_more = self._turn
+        source.on_more = self._turn
         try:
             self._turn()
             found: _Left = await left
         finally:
             self._left = self._leaving = None
-            self._source.on_more = None
+            source.on_more = None
+            self._position, self._commands = self.position, self.commands
+            self._pump = self._target = None
             self._applier.abandon()
-            self._under_way.clear()
             if self._fetching is not None:
                 # To its end: it must not take a later waiter's place.
                 await cancelled(self._fetching)
         return found
 
     def _turn(self) -> None:
-        """Send what may be sent now. Never raises."""
-        left = self._left
-        if left is None or left.done():
+        """One round: what the target has answered, then what may be sent now. Never raises."""
+        left, pump, target, source = self._left, self._pump, self._target, self._source
+        if left is None or pump is None or target is None or left.done() or self._turning:
             return
-        if self._under_way:
-            # If it is answered, `_answered` comes back here.
-            self._applier.look()
+        self._turning = True
         try:
-            while self._send_next(left):
-                pass
+            # 1. The answers, if they were left to the kernel.
+            if target.resting and target.take() < 0:
+                target.stop_resting()
+            while pump.surfaced and (sent := pump.pop()) is not None:
+                self._answered(sent)
+            if pump.offset != source.applied:
+                source.applied = pump.offset
+                if source.ack_wanted is not None:
+                    source.acknowledge(pump.offset)
+                if self._waiting:
+                    self._moved.set()
+            # 2. The next batches.
+            trust, resync = self.trust, self._resync
+            while self._leaving is None and pump.room:
+                # What the target's process ended at lies behind, or the pump would not run.
+                plain = trust.plain and not self._extended.noting and resync.at_rest
+                asked = self._stopping or self._confirming or self._found
+                if asked or not plain or not source.usable or target.lost is not None:
+                    self._leaving = _Left()
+                    break
+                batch = pump.next(source.replid)
+                if batch is None:
+                    if not source.at_rest:
+                        self._at_the_end(pump)
+                    break
+                if isinstance(batch, CommandBatch):
+                    self._leaving = _Left(batch=batch)
+                    break
+                target.write(batch, source.connection)
+            # 3. What is left, if anything.
+            if target.resting and not pump.under_way:
+                target.stop_resting()
+            if self._leaving is not None and not pump.under_way:
+                left.set_result(self._leaving)
         except Exception as exc:
             if not left.done():
                 left.set_exception(exc)
-            return
-        if self._leaving is not None and not self._under_way and not left.done():
-            left.set_result(self._leaving)
+        finally:
+            self._turning = False
 
-    def _send_next(self, left: asyncio.Future[_Left]) -> bool:
-        """Send the next batch; whether another one may be sent behind it. What is not for the quick
-        way ends it."""
-        if left.done() or self._leaving is not None:
-            return False
-        if self._under_way and (self._in_order or not self._applier.room):
-            return False
-        if self._stopping or self._confirming or self._found or not self._plain:
+    def _at_the_end(self, pump: Pump) -> None:
+        """Nothing is at hand, and not for want of bytes from the socket."""
+        if pump.under_way:
+            self._fetch()
+        else:
             self._leaving = _Left()
-            return False
-        batch = self._source.next_commands()
-        if batch is None:
-            if self._source.at_rest:
-                return False
-            if self._under_way:
-                self._fetch()
-            else:
-                self._leaving = _Left()
-            return False
-        self._extended.sent(batch)
-        behind = self._behind(batch)
-        in_order = self._applier.several and batch.holds(_IN_ORDER)
-        wanted = (
-            batch.holds(self.trust.kinds)
-            or batch.doubtful(self._faith.flags | CMD_PAYLOAD)
-            or batch.nbytes > self._resync.bulk_limit
-            or (self.trust.own_streams and batch.naming(TELEMETRY))
-            or (in_order and self._under_way)
-        )
-        if wanted or not self._applier.start(
-            batch,
-            self._position_value(batch),
-            self._answered,
-            patient=self._source.resting,
-        ):
-            self._leaving = _Left(batch=batch)
-            return False
-        self._under_way.append(_UnderWay(batch, behind))
-        self._in_order = in_order
-        return self._applier.several
 
     def _answered(self, sent: Sent) -> None:
-        """What became of the first batch under way. Never raises."""
-        left = self._left
-        if not self._under_way or left is None or left.done():
+        """A batch has surfaced: it was not simply applied, or may have come late."""
+        pump = self._pump
+        if self._left is None or self._left.done() or pump is None:
             return
-        first = self._under_way.popleft()
         unsettled = self._leaving is not None and self._leaving.unsettled
-        doubtful = self.trust.every_key or self._counted_late(first.batch, quick=True)
-        plain = sent.applied and not doubtful
-        if plain and not unsettled:
-            self.commands += first.batch.stream_commands
-            self._pass(first.behind)
-        else:
-            if self._leaving is None:
-                self._leaving = _Left()
-            self._leaving.unsettled.append((first, sent))
-        self._turn()
+        doubtful = self.trust.every_key or self._counted_late(sent.batch, quick=True)
+        if sent.applied and not doubtful and not unsettled:
+            pump.passed(sent)
+            return
+        pump.surfacing = True
+        if self._leaving is None:
+            self._leaving = _Left()
+        self._leaving.unsettled.append(sent)
 
     def _fetch(self) -> None:
         """Have what waits in the spool read meanwhile."""
@@ -430,19 +464,20 @@ class Follower:
         self._fetching = asyncio.get_running_loop().create_task(self._source.more())
         self._fetching.add_done_callback(fetched)
 
-    async def _settle(self, unsettled: Sequence[tuple[_UnderWay, Sent]]) -> None:
+    async def _settle(self, unsettled: Sequence[Sent]) -> None:
         """Deal with batches that were under way at once and not simply applied."""
         if len(unsettled) == 1:
-            ((only, sent),) = unsettled
-            await self._transact(only.batch, sent)
+            (only,) = unsettled
+            await self._transact(only.batch, only)
             return
         links, resync = self._applier.reconnects, self._resync
-        settled = await self._applier.settle([sent for _, sent in unsettled])
+        settled = await self._applier.settle(unsettled)
         away = self._applier.reconnects != links
         if away:
             self._note(Doubt.OUTAGE)
         again: list[CommandBatch] = []
-        for ((batch, behind), _), result in zip(unsettled, settled, strict=True):
+        for sent, result in zip(unsettled, settled, strict=True):
+            batch = sent.batch
             if result is None:
                 again.append(batch)
                 continue
@@ -459,8 +494,8 @@ class Follower:
             if away and self.trust.field_ttls:
                 self._mark_fields_dirty(batch)
             await resync.spread(batch)
-            self.commands += batch.stream_commands
-            self._pass(behind)
+            self._commands += batch.stream_commands
+            self._pass(self._behind(batch, sent.replid))
         for batch in again:
             await self._apply(batch)
 
@@ -576,9 +611,10 @@ class Follower:
         age = None if came is None else time.monotonic() - came
         return trust.counted_late(age, None if quick else self._look)
 
-    def _behind(self, batch: CommandBatch) -> StreamPosition:
+    def _behind(self, batch: CommandBatch, replid: str = "") -> StreamPosition:
+        """`replid`: the stream's name when it was sent; empty: what it is now."""
         return StreamPosition(
-            self._source.replid, batch.end_offset, batch.db_after, batch.in_multi_after
+            replid or self._source.replid, batch.end_offset, batch.db_after, batch.in_multi_after
         )
 
     def _position_value(self, batch: CommandBatch) -> bytes:
@@ -698,7 +734,7 @@ class Follower:
                 self._mark_fields_dirty(batch)
         if self._counted_late(batch, quick=quick):
             resync.mark_dirty(_changed(batch, CMD_MEMBER_COUNT))
-        self.commands += batch.stream_commands
+        self._commands += batch.stream_commands
         self._pass(behind)
         return True
 
@@ -755,7 +791,7 @@ class Follower:
         return keys
 
     def _pass(self, position: StreamPosition) -> None:
-        self.position = position
+        self._position = position
         self._source.acknowledge(position.offset)
         self._moved.set()
 

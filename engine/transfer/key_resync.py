@@ -163,7 +163,9 @@ class KeyResync:
     def at_rest(self) -> bool:
         """Whether the stream can pass by without a look: nothing is dirty, or refused, or to be
         noted."""
-        return self.clean and not (self._unnoted or self._refused or self._named_again)
+        # In one look: it is asked for with every batch.
+        dirty = self._values or self._ttl_guard or self._readings or self._settled
+        return not (dirty or self._unnoted or self._refused or self._named_again)
 
     @property
     def waiting(self) -> int:

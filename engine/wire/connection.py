@@ -75,11 +75,17 @@ class Connection(asyncio.BufferedProtocol):
         # transport closes it behind `connection_lost`, and the next socket may get its number.
         self._fd = -1
         self._rest: asyncio.TimerHandle | None = None
+        # What rests until this connection's own rest is over.
+        self._beside: Connection | None = None
+        self.resting = False
+        """Whether what comes is left to the kernel for the moment."""
         self._watch: asyncio.TimerHandle | None = None
         self._received_at = 0.0
         self._room = 0
         self.last_read = 0
         """Bytes that the last read brought."""
+        self.filled = False
+        """Whether the last read took all the room there was: more may be there. Data mode only."""
         self.lost: EngineError | None = None
         """Why the connection is of no more use; None while it is."""
 
@@ -106,6 +112,7 @@ class Connection(asyncio.BufferedProtocol):
         """`nbytes` came."""
         self._received_at = self._loop.time()
         self.last_read = nbytes
+        self.filled = nbytes >= self._room
         self._hand_to_reader(nbytes)
 
     def _hand_to_reader(self, nbytes: int) -> None:
@@ -115,18 +122,22 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 self._reader.buffer_updated(nbytes)
                 self._answer_calls()
-        except ProtocolError as exc:
-            self.fail(
-                ProtocolFault(
-                    f"{self.name} sent bytes that are no RESP reply: {exc}", fault=self.fault
-                )
-            )
-        except ReplyError as exc:
+        except Exception as exc:
+            self._fail_by(exc)
+
+    def _fail_by(self, exc: Exception) -> None:
+        """Give the connection up for what a reader, or what it was handed to, has raised."""
+        if isinstance(exc, ProtocolError):
+            words = f"{self.name} sent bytes that are no RESP reply: {exc}"
+            self.fail(ProtocolFault(words, fault=self.fault))
+        elif isinstance(exc, ReplyError):
             self.fail(self.reply_error(str(exc)))
-        except EngineError as exc:
+        elif isinstance(exc, EngineError):
             self.fail(exc)
-        except MemoryError:
+        elif isinstance(exc, MemoryError):
             self.fail(EngineError("the engine is out of memory"))
+        else:
+            raise exc
 
     def eof_received(self) -> bool:
         """The server closed its side: nothing more will come."""
@@ -148,11 +159,6 @@ class Connection(asyncio.BufferedProtocol):
             self._write_waiter.set_result(None)
 
     # --- the engine's side ---
-
-    @property
-    def filled(self) -> bool:
-        """Whether the last read took all the room there was: more may be there. Data mode only."""
-        return self.last_read >= self._room
 
     @property
     def received_at(self) -> float:
@@ -281,12 +287,22 @@ class Connection(asyncio.BufferedProtocol):
         self.stop_resting()
         self.resume_reading()
 
-    def write(self, data: Any) -> None:
-        """Send bytes, or any object with a buffer; it is kept alive until it is sent."""
-        if self.lost is None:
-            assert self._transport is not None
-            # A view, for asyncio's own transports take no other buffer.
-            self._transport.write(memoryview(data))
+    def write(self, data: Any, beside: Connection | None = None) -> None:
+        """Send bytes, or any object with a buffer; it is kept alive until it is sent.
+
+        `beside`: while that connection rests this one rests too, without a timer of its own: what
+        comes is left to the kernel, until `take` or `look` reads it, or that rest is over.
+        """
+        if self.lost is not None:
+            return
+        assert self._transport is not None
+        # A view, for asyncio's own transports take no other buffer.
+        self._transport.write(memoryview(data))
+        if beside is not None and beside.resting:
+            beside._beside = self
+            self.resting = True
+            if self._listening:
+                self._listen(False)
 
     async def writable(self, timeout: float) -> None:
         """Wait until the transport holds less than `WRITE_HIGH_WATER`. Raises when it is lost.
@@ -316,7 +332,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._read_paused and self.lost is None:
             self._read_paused = False
             self._received_at = self._loop.time()
-            if self._rest is None:
+            if not self.resting:
                 self._listen(True)
 
     def rest(self, seconds: float) -> None:
@@ -325,22 +341,24 @@ class Connection(asyncio.BufferedProtocol):
         A server answers in small portions, and waking up for each costs more than reading it.
         """
         if self._rest is None and self.lost is None:
-            self._listen(False)
+            if self._listening:
+                self._listen(False)
+            self.resting = True
             self._rest = self._loop.call_later(seconds, self._wake)
 
     def stop_resting(self) -> None:
         """Read on, unless the reader is paused besides."""
-        if self._rest is None:
+        if not self.resting:
             return
-        self._rest.cancel()
-        self._rest = None
+        self._end_rest()
         if self.lost is None and not self._read_paused:
             self._listen(True)
+        self._wake_beside()
 
     def look(self) -> None:
         """End a rest by reading what has come, if anything has."""
-        if self._rest is not None:
-            self._rest.cancel()
+        if self.resting:
+            self._end_rest()
             self._wake()
 
     @property
@@ -348,10 +366,17 @@ class Connection(asyncio.BufferedProtocol):
         """Whether what comes is read in the loop's next turn."""
         return self._listening and self.lost is None
 
-    @property
-    def resting(self) -> bool:
-        """Whether what comes is left to the kernel for the moment."""
-        return self._rest is not None
+    def _end_rest(self) -> None:
+        self.resting = False
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+
+    def _wake_beside(self) -> None:
+        """The rest is over, and with it that of what rests beside it."""
+        beside, self._beside = self._beside, None
+        if beside is not None and beside._rest is None:
+            beside.stop_resting()
 
     def _wake(self) -> None:
         """The rest is over. The transport listens again if nothing is there, or much.
@@ -360,31 +385,45 @@ class Connection(asyncio.BufferedProtocol):
         takes the kernel more calls than the reading.
         """
         self._rest = None
-        if self._fd >= 0:
+        self.resting = False
+        try:
             for _ in range(_READS_AT_ONCE):
-                if self._read_paused or not self._read():
+                ready = self.take()
+                if ready < 0:
                     break
+                self._on_ready(ready)
                 if self.resting:
                     return
+        except Exception as exc:
+            self._fail_by(exc)
         if self.lost is None and not self._read_paused and not self.resting:
             self._listen(True)
+        self._wake_beside()
 
-    def _read(self) -> bool:
-        """Read past the transport; False: nothing is there, or what the transport will find out
-        as well, and tell."""
+    def take(self) -> int:
+        """Read past the transport what has come, without a word to `on_ready`: what `received` of
+        the reader returned. -1: nothing is there, or what the transport will find out as well, and
+        tell. Data mode only; the connection rests on, if it did."""
         bulk = self._bulk
-        if bulk is None or self.lost is not None:
-            return False
+        if self._fd < 0 or bulk is None or self._read_paused:
+            return -1
         room = bulk.input
         self._room = len(room)
         try:
             n = os.readv(self._fd, (room,))
         except OSError:
-            return False
+            return -1
+        if not n:
+            return -1
+        self._received_at = self._loop.time()
+        self.last_read = n
+        self.filled = n >= self._room
         del room
-        if n:
-            self.buffer_updated(n)
-        return n > 0
+        try:
+            return bulk.received(n)
+        except Exception as exc:
+            self._fail_by(exc)
+            return -1
 
     def _listen(self, on: bool) -> None:
         if on is not self._listening:

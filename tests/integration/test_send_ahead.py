@@ -12,10 +12,10 @@ import pytest
 
 from benches.support.servers import Server
 from benches.support.waiting import soon
-from engine._native import CommandBatch
+from engine._native import CommandBatch, Sent
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
-from engine.targets.applier import Applier, PositionMoved, Sent
+from engine.targets.applier import Applier, PositionMoved
 from engine.wire.event_loop import run
 from tests.reference.stream import command
 from tests.support.raw_replica import POSITION_KEY, batch_of
@@ -56,7 +56,7 @@ def applying(target: Server, work: Work) -> None:
 def started(applier: Applier, batch: CommandBatch, position: bytes) -> asyncio.Future[Sent]:
     """What `start` makes of it, which must take it."""
     answer: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
-    assert applier.start(batch, position, answer.set_result, patient=False)
+    assert applier.start(batch, position, answer.set_result)
     return answer
 
 
@@ -136,9 +136,9 @@ def test_what_was_sent_ahead_and_does_not_follow_is_dropped(target: Server, how:
         assert (await first).applied
         await queued(target, 3)
         if how == "another batch":
-            assert not applier.start(ONE, b"2", lambda _: None, patient=False)
+            assert not applier.start(ONE, b"2", lambda _: None)
         elif how == "another position":
-            assert not applier.start(TWO, b"3", lambda _: None, patient=False)
+            assert not applier.start(TWO, b"3", lambda _: None)
         elif how == "abandon":
             applier.abandon()
         await applier.apply(ONE, b"2")
