@@ -6,63 +6,66 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from engine.cli import node_list
-from engine.cli.complete_migration import complete_migration
-from engine.cli.create_access_key import create_access_key
-from engine.cli.delete_replication_group import delete_replication_group
-from engine.cli.describe_events import describe_events
-from engine.cli.describe_replication_groups import describe_replication_groups
-from engine.cli.disconnect_clients import disconnect_clients
-from engine.cli.migrate import migrate
 from engine.cli.program_name import program
-from engine.cli.register_replication_group import register_replication_group
-from engine.cli.resume_migration import resume_migration
-from engine.cli.serve import serve
-from engine.cli.start_migration import start_migration
-from engine.cli.test_migration import preflight
-from engine.cli.unblock_source import unblock_source
 from engine.cli.verb_runner import INTERRUPTED
 
 DISTRIBUTION = "startmigration"
 COMPLETE = f"_{DISTRIBUTION.upper()}_COMPLETE"
 """In the environment: a shell asks for its completion script (`source_bash`), or for words."""
-# No rich: it would cost each start more than all the rest of the command line.
-app = typer.Typer(
-    name=DISTRIBUTION,
-    help="Move a live Redis or Valkey deployment into another one.",
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-)
-VERBS: dict[str, Callable[..., None]] = {
-    "migrate": migrate,
-    "register-replication-group": register_replication_group,
-    "test-migration": preflight,
-    "start-migration": start_migration,
-    "complete-migration": complete_migration,
-    "resume-migration": resume_migration,
-    "unblock-source": unblock_source,
-    "disconnect-clients": disconnect_clients,
-    "describe-replication-groups": describe_replication_groups,
-    "describe-events": describe_events,
-    "delete-replication-group": delete_replication_group,
-    "serve": serve,
-    "create-access-key": create_access_key,
+VERBS: Mapping[str, str] = {
+    "migrate": "migrate",
+    "register-replication-group": "register_replication_group",
+    "test-migration": "test_migration.preflight",
+    "start-migration": "start_migration",
+    "complete-migration": "complete_migration",
+    "resume-migration": "resume_migration",
+    "unblock-source": "unblock_source",
+    "disconnect-clients": "disconnect_clients",
+    "describe-replication-groups": "describe_replication_groups",
+    "describe-events": "describe_events",
+    "delete-replication-group": "delete_replication_group",
+    "serve": "serve",
+    "create-access-key": "create_access_key",
 }
+"""Each verb's file in this package, with its function where that has another name."""
 ALIASES = {"release-source": "unblock-source"}
 """Verbs by the names that they had before: they work as ever, and no help names them."""
-for name, verb in VERBS.items():
-    app.command(name)(verb)
-for name, now in ALIASES.items():
-    app.command(name, hidden=True)(VERBS[now])
+
+
+def application(*only: str) -> typer.Typer:
+    """The application, with `only` these of its verbs and aliases if any are named: a command line
+    that begins with one needs no other, and each costs a start its file and its options."""
+    # No rich: it would cost each start more than all the rest of the command line.
+    made = typer.Typer(
+        name=DISTRIBUTION,
+        help="Move a live Redis or Valkey deployment into another one.",
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+    )
+    made.callback()(_options)
+    for name in only or (*VERBS, *ALIASES):
+        place = VERBS[ALIASES.get(name, name)]
+        file, _, function = place.partition(".")
+        verb: Callable[..., None] = getattr(import_module(f"engine.cli.{file}"), function or file)
+        made.command(name, hidden=name in ALIASES)(verb)
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return application()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _print_version(wanted: bool) -> None:
@@ -77,7 +80,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool,
@@ -102,7 +104,8 @@ def run(arguments: Sequence[str]) -> int:
 
         completion_init()
     try:
-        app(args=node_list.spread(arguments), prog_name=program())
+        known = arguments[:1] if arguments and arguments[0] in {*VERBS, *ALIASES} else ()
+        application(*known)(args=node_list.spread(arguments), prog_name=program())
         return 0
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)

@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from engine.cli.app import DISTRIBUTION, app
+from engine.cli.app import DISTRIBUTION, application
 
 _EXIT_CODES = (
     ("0", "It is done."),
@@ -38,7 +38,7 @@ def page() -> str:
 
 
 def _lines() -> Iterator[str]:
-    command: Any = typer.main.get_command(app)
+    command: Any = typer.main.get_command(application())
     yield f'.TH {DISTRIBUTION.upper()} 1 "" "{DISTRIBUTION}" "User Commands"'
     yield ".SH NAME"
     yield f"{DISTRIBUTION} \\- {_text(command.help.rstrip('.'))}"

@@ -6,7 +6,7 @@ Nothing heavy is imported before it is needed: each process is measured by its C
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def holding(
     path: str | None, settings: TransferSettings, on_event: Callable[[str], None] | None
 ) -> AbstractContextManager[None]:
     """Every reading of a file within is of one and the same. See `sources.file_input`."""
+    if path is None:
+        return nullcontext()
     from engine.sources.file_input import holding as hold
 
     return hold(path, settings, on_event)

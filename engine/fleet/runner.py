@@ -22,6 +22,7 @@ from dataclasses import replace
 
 from engine import logs
 from engine.errors import AuthError, LinkError, ServerError, StateError
+from engine.fleet import holding
 from engine.fleet.failed_transfer import fail
 from engine.fleet.progress_log import ProgressLog
 from engine.fleet.resource_usage import engine_use
@@ -40,7 +41,6 @@ from engine.model.endpoint import Endpoint
 from engine.model.joined_sentences import tidied
 from engine.model.progress import Progress
 from engine.model.report import Report
-from engine.sources.file_input import holding
 from engine.transfer.async_helpers import to_the_end
 from engine.transfer.switch_hook import OnSwitch
 from engine.transfer.transfer import Transfer

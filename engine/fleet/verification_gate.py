@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
-from engine.sources.aof_files import AofFiles
-from engine.sources.aof_findings import AofSurvey
 from engine.transfer.cut_over_check import Comparison, CutOverCheckResult
 
 if TYPE_CHECKING:
+    from engine.sources.aof_files import AofFiles
+    from engine.sources.aof_findings import AofSurvey
     from engine.verify.aof_comparison import FileValue
 
 # redis-py, which the verifier asks with, costs CPU to import: only where there is something to ask.
@@ -38,13 +38,15 @@ def verification_gate_of(
     """
 
     async def gate() -> CutOverCheckResult:
-        from engine.verify import verify, verify_file
-
         try:
             had_keys, path = held_before(), source.rdb_path
             if path is None:
+                from engine.verify import verify
+
                 found = await verify(source, target, settings, held_before=had_keys)
             else:
+                from engine.verify import verify_file
+
                 found = await verify_file(path, target, settings, held_before=had_keys)
         except EngineError as error:
             return CutOverCheckResult(False, f"both ends could not be compared: {error}")

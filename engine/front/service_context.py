@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +65,8 @@ class ServiceContext:
 
         if make or self._registry is not None or absent(self._state) is None:
             return ask(self.registry)
+        import tempfile
+
         with tempfile.TemporaryDirectory() as folder:
             empty = open_registry(str(Path(folder) / "state.db"))
             try:

@@ -74,6 +74,7 @@ engines = Table(
     Column("engine", String(20), nullable=False),
 )
 
+_NOT_OVER = text("status IN ('pending', 'running', 'stopped')")
 migrations = Table(
     "migrations",
     metadata,
@@ -95,14 +96,17 @@ migrations = Table(
     Column("events", Integer, nullable=False),
     Index("migrations_of_group", "group_id", "id"),
     # No two of one group that go on, whatever a program does.
-    Index(
-        "migration_not_over",
-        "group_id",
-        unique=True,
-        sqlite_where=text("status IN ('pending', 'running', 'stopped')"),
-        postgresql_where=text("status IN ('pending', 'running', 'stopped')"),
-    ),
+    Index("migration_not_over", "group_id", unique=True, sqlite_where=_NOT_OVER),
 )
+
+
+def complete_for(dialect: str) -> None:
+    """What the tables need in a dialect other than SQLite's, whose name alone would import it: a
+    fifth of what SQLAlchemy costs at a start."""
+    for index in migrations.indexes:
+        if index.name == "migration_not_over" and dialect == "postgresql":
+            index.dialect_options[dialect]["where"] = _NOT_OVER
+
 
 leases = Table(
     "leases",

@@ -260,6 +260,7 @@ def _is_sqlite(url: URL) -> bool:
 
 def _engine(url: URL) -> Engine:
     if not _is_sqlite(url):
+        schema.complete_for(url.get_backend_name())
         try:
             return create_engine(url, pool_pre_ping=True, hide_parameters=True)
         except (ImportError, exc.ArgumentError):

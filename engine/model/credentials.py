@@ -22,7 +22,6 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
@@ -345,6 +344,8 @@ def _from_file() -> tuple[Credential, ...]:
     path, named = config_path()
     try:
         with path.open("rb") as file:
+            import tomllib
+
             mode = os.fstat(file.fileno()).st_mode
             data = tomllib.load(file)
     except FileNotFoundError:

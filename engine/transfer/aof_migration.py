@@ -118,6 +118,8 @@ def not_empty(keys: int) -> str:
 class AppendOnly:
     """Moves an append-only file into one target."""
 
+    follows = False
+
     def __init__(
         self,
         source: Endpoint,

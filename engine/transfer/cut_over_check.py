@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from engine.model import silent_commands
 from engine.model.endpoint import Endpoint
 from engine.model.keys import DbKey
 from engine.model.server import ServerInfo
 from engine.model.verification import AtFence, Besides, Compared, Counts, Verification
-from engine.sources.aof_files import AofFiles
-from engine.sources.aof_findings import AofSurvey
 from engine.transfer.migration_context import MigrationContext
+
+if TYPE_CHECKING:
+    from engine.sources.aof_files import AofFiles
+    from engine.sources.aof_findings import AofSurvey
 
 
 @dataclass(frozen=True, slots=True)

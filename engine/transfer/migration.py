@@ -41,6 +41,9 @@ _LANES_OWN = (PositionMoved, ReadAgain, LinkError, ServerError)
 class Migration:
     """Moves the sources of some lanes into their targets while they are written to."""
 
+    follows = True
+    doubts: Sequence[str] = ()
+
     def __init__(self, overview: Overview, lanes: Sequence[Lane]) -> None:
         self._overview = overview
         self._orders = overview.orders

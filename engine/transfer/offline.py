@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import AuthError, EngineError, StateError, TransferFailed, TransferStopped
 from engine.model.checkpoint import Checkpoint, FileMark
@@ -20,7 +20,6 @@ from engine.model.online_checkpoint import LEFT_KEY, POSITION_DB, POSITION_KEY
 from engine.model.position import ScanPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.sources.base import Source
-from engine.sources.rdb_file import RdbFileSource
 from engine.sources.scan import ScanSource
 from engine.targets.writer import RestoreWriter
 from engine.transfer import timeseries_rules
@@ -49,12 +48,18 @@ from engine.wire.functions_and_indexes import FunctionsAndIndexes
 from engine.wire.own_key_count import count_own
 from engine.wire.search_indexes import UNNAMED, UNTOLD, in_snapshot, raw_name, shown
 
+if TYPE_CHECKING:
+    from engine.sources.rdb_file import RdbFileSource
+
 # How often progress is told and the checkpoint written, in seconds.
 _TICK_SECONDS = 0.5
 
 
 class Offline:
     """Moves one source, read by SCAN or from a file, into one target."""
+
+    follows = False
+    doubts: Sequence[str] = ()
 
     def __init__(
         self,
@@ -83,11 +88,11 @@ class Offline:
         self._source_endpoint = source
         self._target_endpoint = target
         # The same object twice: what a file holds beside its keys is asked of no other source.
-        self._file = (
-            RdbFileSource(source.rdb_path, context.settings)
-            if source.rdb_path is not None
-            else None
-        )
+        self._file: RdbFileSource | None = None
+        if source.rdb_path is not None:
+            from engine.sources.rdb_file import RdbFileSource
+
+            self._file = RdbFileSource(source.rdb_path, context.settings)
         self._source: Source = self._file or ScanSource(source, context.settings)
         self._target = RestoreWriter(target, context.settings)
         self._target.on_event = context.event_of("target")

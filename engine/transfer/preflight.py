@@ -9,20 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING
 
 from engine.errors import EngineError, LinkError
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.sources.aof_findings import AofSurvey
-from engine.sources.rdb_file import Survey
-from engine.transfer.checks.aof import (
-    check_aof,
-    check_commands,
-    check_empty,
-    check_open_tail,
-    check_scripts_allowed,
-)
 from engine.transfer.checks.check_result import (
     SIDES,
     Check,
@@ -43,7 +35,6 @@ from engine.transfer.checks.databases import (
 )
 from engine.transfer.checks.differing_settings import check_hyperloglogs, check_script_effects
 from engine.transfer.checks.endpoint import check_server, check_users, greet, unreachable
-from engine.transfer.checks.file import check_contents, check_file, moved_from
 from engine.transfer.checks.functions_and_indexes import check_besides
 from engine.transfer.checks.modules import ask_module_types, check_modules
 from engine.transfer.checks.permission_keys import SampleKeys, sample_keys
@@ -72,6 +63,9 @@ from engine.transfer.graphs_in_parts import in_parts
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import check_leftovers
 from engine.wire.control_connection import Admin, admin
+
+if TYPE_CHECKING:
+    from engine.sources.rdb_file import Survey
 
 __all__ = ["Check", "Outcome", "Preflight", "preflight"]
 
@@ -174,6 +168,17 @@ async def _preflight_of_file(
     source: Endpoint, target: Endpoint, settings: TransferSettings
 ) -> Preflight:
     """The same for a source that is a file: a snapshot, or an append-only file."""
+    # What reads files: servers are asked without it.
+    from engine.sources.aof_findings import AofSurvey
+    from engine.transfer.checks.aof import (
+        check_aof,
+        check_commands,
+        check_empty,
+        check_open_tail,
+        check_scripts_allowed,
+    )
+    from engine.transfer.checks.file import check_contents, check_file, moved_from
+
     checks: list[Check] = []
     aof = source.aof_path is not None
     async with AsyncExitStack() as stack:

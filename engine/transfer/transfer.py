@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from engine.errors import (
     AuthError,
@@ -24,7 +24,6 @@ from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report, Status
 from engine.model.settings import TransferSettings
-from engine.transfer.aof_migration import AppendOnly
 from engine.transfer.checkpoint_store import CheckpointStore
 from engine.transfer.checks.check_result import Side
 from engine.transfer.checks.permissions import replica_objection
@@ -37,23 +36,31 @@ from engine.transfer.cut_over_check import (
     FilesCutOverCheck,
     WithoutFiles,
 )
-from engine.transfer.lane import Lane
-from engine.transfer.migration import Migration
-from engine.transfer.offline import Offline
 from engine.transfer.overview import Overview
 from engine.transfer.switch_hook import OnSwitch
 from engine.wire import address_detours
 from engine.wire.control_connection import Admin, admin
 
-Way = Offline | Migration | AppendOnly
+if TYPE_CHECKING:
+    # Each is imported when it is gone, and the others are not.
+    from engine.transfer.aof_migration import AppendOnly
+    from engine.transfer.migration import Migration
+    from engine.transfer.offline import Offline
+
+    Way = Offline | Migration | AppendOnly
+
+
+def _follows(way: Way | None) -> TypeGuard[Migration]:
+    """Whether it is the way of a source that is followed."""
+    return way is not None and way.follows
 
 
 def _aborted(way: Way | None) -> str:
     """What an abort has met, in words: the target may be open already."""
-    if isinstance(way, Migration) and way.opened:
+    if _follows(way) and way.opened:
         refuses = "; the source refuses writes, until unblock-source" if way.sealed else ""
         return f"ended by force after the target was promoted{refuses}"
-    if isinstance(way, Migration) and way.in_doubt:
+    if _follows(way) and way.in_doubt:
         return "aborted by force while the target was being promoted"
     return "aborted by force, not cut over"
 
@@ -62,7 +69,7 @@ def _left_open(source: Endpoint, way: Way | None) -> str:
     """That the source stays open, where it is a server and no fence stands there by the books."""
     if source.file_path is not None:
         return ""
-    if isinstance(way, Migration) and (way.opened or way.in_doubt or way.fenced):
+    if _follows(way) and (way.opened or way.in_doubt or way.fenced):
         return ""
     return "; the source stays open"
 
@@ -199,7 +206,7 @@ class Transfer:
                     # What an engine before this one left wants to be tidied up all the same.
                     with contextlib.suppress(StateError):
                         self._way = self._begun()
-                if isinstance(self._way, Migration):
+                if _follows(self._way):
                     self._cut_over = await self._way.end_opened()
                 left = _left_open(self._source_endpoint, self._way)
                 errors.append(f"{_aborted(self._way)}: {standing}{left}")
@@ -301,6 +308,8 @@ class Transfer:
             return None
 
     def _offline(self) -> Offline:
+        from engine.transfer.offline import Offline
+
         return Offline(
             self._source_endpoint,
             self._target_endpoint,
@@ -312,6 +321,8 @@ class Transfer:
         )
 
     def _append_only(self) -> AppendOnly:
+        from engine.transfer.aof_migration import AppendOnly
+
         return AppendOnly(
             self._source_endpoint,
             self._target_endpoint,
@@ -321,6 +332,9 @@ class Transfer:
         )
 
     def _online(self) -> Migration:
+        from engine.transfer.lane import Lane
+        from engine.transfer.migration import Migration
+
         lane = Lane(
             self._source_endpoint,
             self._target_endpoint,
@@ -342,10 +356,10 @@ class Transfer:
         What has nothing on the target yet fails instead: another start is as good as a resume.
         """
         way = self._way
-        if isinstance(way, Migration) and way.in_doubt:
+        if _follows(way) and way.in_doubt:
             # The target has not said whether it was opened: the engine that resumes asks it again.
             return True
-        if isinstance(way, Migration) and way.opened:
+        if _follows(way) and way.opened:
             # What is left to do then is done when the migration is resumed.
             return isinstance(error, TransferStopped)
         if way is None or not way.begun:
@@ -358,13 +372,12 @@ class Transfer:
         moved = sum(stats.keys - stats.keys_before for stats in tallies)
         way: dict[str, Any] = {}
         if self._way is not None:
+            way["doubts"] = tuple(self._way.doubts)
             way["left_out"] = (
                 *self._way.left_out,
                 *(words for stats in tallies for words in stats.left_words()),
             )
-        if isinstance(self._way, AppendOnly):
-            way["doubts"] = tuple(self._way.doubts)
-        if isinstance(self._way, Migration):
+        if _follows(self._way):
             way["fence_seconds"] = self._way.fence_seconds
             way |= self._way.at_source()
             way["spool_bytes"] = self._way.spooled_most
