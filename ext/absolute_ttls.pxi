@@ -19,7 +19,7 @@
 # While the target is behind, a near expire time would pass there before the stream's next command
 # that extends it is applied. So expire times before `extend_before` are extended by `extend_by`,
 # those of the absolute forms (EXPIREAT, PEXPIREAT, SET … EXAT | PXAT, GETEX, RESTORE … ABSTTL) too;
-# whoever set this mends them once the target has caught up.
+# the part that set this restores them once the target has caught up.
 
 cdef enum:
     ANCHOR_ARGUMENTS_MOST = 16    # more than any of the commands above takes

@@ -5,7 +5,7 @@
 #   [SELECT p] SET key value  the position, in the database that it is kept in; with XX behind
 #                             transactions that are unanswered
 #   EXEC
-#   WATCH key                 for the next transaction: if somebody else moves the position in
+#   WATCH key                 for the next transaction: if another client moves the position in
 #   GET key                   between, our next EXEC is nil
 #
 # The position moves together with the data, or neither does. FLUSHALL and FLUSHDB need nothing:

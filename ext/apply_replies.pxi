@@ -112,7 +112,7 @@ cdef class TransactionResult:
 
     Attributes:
         status: "applied": EXEC ran it; "aborted": nothing was applied; "raced": nothing was
-            applied, the position was moved by somebody else; "not_begun": MULTI was refused, and
+            applied, the position was moved by another client; "not_begun": MULTI was refused, and
             what followed ran one by one, outside of any transaction; "partial": EXEC ran it
             without the commands that were refused (Redis before 6.0.6, while it loads).
         refused: (slot, message) of errors at queueing.
@@ -259,7 +259,7 @@ cdef class TransactionReader:
                 self.raise_protocol_error()
 
     cdef uint64_t failed_slot(self):
-        """The slot of the value at hand: in a partial reply the refused ones have none."""
+        """The slot of the current value: in a partial reply the refused ones have none."""
         cdef uint64_t slot = self.slot
         if self.status == STATUS_PARTIAL:
             for refused, _ in self.result.refused:
@@ -269,7 +269,7 @@ cdef class TransactionReader:
         return slot
 
     cdef str message(self):
-        """The text of the error at hand; the same one over and over is one object."""
+        """The text of the current error; the same one over and over is one object."""
         cdef size_t size = min(self.text_size, <size_t>ERROR_TEXT_BYTES)
         if self.last_text is None or <size_t>PyBytes_GET_SIZE(self.last_text) != size or memcmp(
                 PyBytes_AS_STRING(self.last_text), self.text, size) != 0:

@@ -141,7 +141,7 @@ cdef class RecordBatch:
         vanished: keys that SCAN named and that were gone when they were asked for.
         errors: (key, reason) of keys that the source refused to hand out.
         streamed: this batch is one record whose value follows as `bytes` pieces.
-        spilled: the pieces came before this batch, for nobody knew how many there would be: all
+        spilled: the pieces came before this batch, as their number was not known: all
             since the batch before it. They are the value if this batch is `streamed`, else the
             beginning of one that is listed in `errors`, to be thrown away.
         withheld: (key, reason) of records that were taken out, as the target must not get them.
@@ -198,7 +198,7 @@ cdef class RecordBatch:
     def strings_first(self):
         """Put strings that an MSET can carry before all else, so that fewer commands carry them.
 
-        For batches that name no key twice, before anybody has been told an index: the records
+        For batches that name no key twice, before an index has been given out: the records
         change their places. Raises `MemoryError`.
         """
         cdef size_t count = self.arena.count, i, first = 0, others = 0

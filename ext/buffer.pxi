@@ -53,7 +53,7 @@ cdef class InputBuffer:
         self.exports -= 1
 
     cdef void compact(self) noexcept:
-        """Move what is unread to the front, unless somebody holds the free tail."""
+        """Move what is unread to the front, unless the free tail is lent."""
         cdef Input *input = &self.state
         if self.exports == 0 and input.start > 0:
             memmove(input.data, input.data + input.start, input.end - input.start)

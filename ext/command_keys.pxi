@@ -245,7 +245,7 @@ cdef struct PlacedKey:
 
 cdef class _PlacedKeys:
     """Keys with their databases: each once, in the order in which they were added. The bytes belong
-    to somebody else."""
+    to another client."""
     cdef PlacedKey *keys
     cdef size_t count
     cdef size_t capacity

@@ -2,8 +2,8 @@
 #
 # The facts are the servers' own: COMMAND and COMMAND DOCS of those that run in the tests, and the
 # published descriptions of Redis 2.8 to 8.12, Valkey 7.2 to 9.2 and their modules. A test walks
-# COMMAND of every server at hand and fails where a command that writes has no row; another compares
-# the keys with those that COMMAND GETKEYS names.
+# COMMAND of every server in the cache and fails where a command that writes has no row; another
+# compares the keys with those that COMMAND GETKEYS names.
 #
 # A row: the name (`container|subcommand` where the subcommands differ in their keys), its keys, its
 # flags. Keys, by the number of their argument, the name being 0:

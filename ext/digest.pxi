@@ -1,6 +1,6 @@
 # Digests of values that servers' replies bring in pieces: SipHash-2-4 with 128 bits of output
 # (J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input PRF", 2012), under a key of the
-# process. Whoever can choose values cannot choose two that digest alike without it.
+# process. A client that can choose values cannot choose two that digest alike without it.
 #
 # A part goes in with its length before it, 8 bytes little-endian, so that no two sequences of parts
 # read the same. In a digest without order each element is hashed for itself, and the hashes are

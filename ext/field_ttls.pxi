@@ -198,5 +198,5 @@ cdef FieldsExtended extend_fields(
 
 
 cdef inline int payload_flavour(const uint8_t *footer) noexcept nogil:
-    """Who numbers a DUMP payload's types: Valkey's RDB versions begin at 80."""
+    """The project that numbers a DUMP payload's types: Valkey's RDB versions begin at 80."""
     return FLAVOUR_VALKEY if footer_version(footer) >= 80 else FLAVOUR_REDIS

@@ -1,7 +1,7 @@
 # Bytes that lie in a file: commands that are too long for memory.
 #
-# A command may have arguments of 512 MiB, and several of them. Those who look at a command (the walk
-# over its keys, say) want its bytes side by side, and look at few of them. So long ones are appended to a
+# A command may have arguments of 512 MiB, and several of them. What looks at a command (the walk
+# over its keys, say) wants its bytes side by side, and few of them. So long ones are appended to a
 # file without a name, which is mapped to be looked at: what is written by `pwrite` costs no memory of
 # the process, and pages that were looked at are let go (`file_let_go`) before they become many. A
 # kernel short of memory writes them to the disk.

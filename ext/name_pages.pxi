@@ -179,7 +179,7 @@ cdef class NamePageReader:
                 raise self.failure
 
     cdef take_error(self):
-        """The line at hand is an error reply."""
+        """The current line is an error reply."""
         cdef Input *input = &self.input.state
         cdef int64_t end = line_end(input.data, input.start, input.end)
         cdef bytes text = PyBytes_FromStringAndSize(

@@ -158,7 +158,7 @@ cdef class SnapshotReader:
             `importing`: they are the other node's, and the node that saved them hid them. A replica
             gets the rest of the import, and needs them.
         footers: whether values get footers that can be sent; False: their last ten bytes mean
-            nothing, for whoever only looks at them.
+            nothing, for a caller that only looks at them.
 
     `module_data` is what modules keep beside the keys: (name of the type, the bytes behind opcode
     247; empty: they say nothing; None: they were too long to be kept).

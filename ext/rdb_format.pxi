@@ -187,7 +187,7 @@ cdef inline int string_head(const uint8_t *p, size_t n, StringHead *head) noexce
     A body longer than a signed number can say is no string: sums of sizes cannot overflow.
     """
     cdef int first, second
-    # No compiler can tell that whoever finds a size also finds these.
+    # No compiler can tell that code which finds a size also finds these.
     head.body = head.plain = 0
     if n == 0:
         return 0

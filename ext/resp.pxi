@@ -8,13 +8,13 @@
 #     AT_VALUE  the next byte is the type byte of a value
 #     IN_BULK   the header of a bulk was read, its body is awaited
 #
-# and yields one token a call, without Python objects: a scalar, or the opening of an array. The
+# and yields one token a call, without Python objects: a scalar, or the head of an array. The
 # open arrays stand on a stack of frames, each with the number of values that it still awaits; a
 # frame that awaits none is closed, which may complete its parent in turn. Finished values wait on a
 # second stack, and a frame that closes takes its own from the top of it. So depth costs a frame,
 # not a C call, and a declared count costs nothing until its values arrive.
 #
-# The first byte that breaks the protocol breaks the reader: nobody can tell where the next reply
+# The first byte that breaks the protocol breaks the reader: it is unknown where the next reply
 # would start.
 
 cdef extern from "Python.h":

@@ -1,7 +1,7 @@
 # Records out as RESTORE or MSET, and the counting of what the target answers.
 #
-# A string without deadline and access figure is the same key after MSET as after RESTORE … REPLACE:
-# both drop what the key held, its deadline too, and both store a number as one. MSET costs the
+# A string without expire time and access figure is the same key after MSET as after RESTORE …
+# REPLACE: both drop what the key had, its expire time too, and both store a number as one. MSET costs the
 # target a third to a half less, for it has no payload to check and to unpack, and looks commands up
 # once a run. So runs of such records go out as one MSET, all else as RESTORE.
 
@@ -117,7 +117,7 @@ cdef class RestoreEncoder:
         out = put_literal(out, "$7\r\nRESTORE\r\n", 13)
         out = put_bulk(out, key, record.key_size)
         if record.expire_at >= 0:
-            # RESTORE reads a TTL of 0 as none; a deadline of 0 is long past, and so is 1.
+            # RESTORE reads a TTL of 0 as none; an expire time of 0 is long past, and so is 1.
             out = put_number_bulk(out, record.expire_at if record.expire_at > 0 else 1)
         else:
             out = put_literal(out, "$1\r\n0\r\n", 7)
@@ -143,7 +143,7 @@ cdef class RestoreEncoder:
         """The whole batch as commands. ValueError for a streamed batch.
 
         No SELECT: one that failed inside a pipeline would put what follows into another database,
-        so whoever owns the connection selects first and waits for the answer.
+        so the connection's owner selects first and waits for the answer.
         """
         cdef OutputBuffer result
         cdef uint8_t *out

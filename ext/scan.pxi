@@ -749,7 +749,7 @@ cdef class ScanPipeline:
                     input.start = at + 2
                     continue
                 if self.state == KEY_TTL or self.state == GROUP_TIME:
-                    # A value must not go over without its deadline: the scan ends here.
+                    # A value must not go over without its expire time: the scan ends here.
                     return STOP_SCAN_ERROR
                 input.start = at + 2
                 if self.state == KEY_ACCESS:

@@ -1,16 +1,16 @@
 # Values without their TTLs: when that is safe, and how it is proven afterwards.
 #
-# In a database where no key has a deadline, asking for each key's is a third of the source's work.
+# In a database where no key has a TTL, asking for each key's is a third of the source's work.
 # INFO tells how many keys of a database have one (`expires`), but for one moment only: a lock that
-# is taken with a deadline, read by us and released again would be on the target for good. So two
+# is taken with a TTL, read by us and released again would be on the target for good. So two
 # questions are asked on both sides of the values, over the same connection, whose commands the
 # server runs in their order:
 #
 #     proof 0 · values · proof 1 · values · proof 2 …       proof: INFO keyspace, INFO persistence
 #
-# Values are proven when both proofs around them say that the database holds no key with a deadline,
+# Values are proven when both proofs around them say that the database holds no key with a TTL,
 # and that nothing was written between them (`rdb_changes_since_last_save` counts every write to any
-# database; a save sets it back, so the saves are compared as well). A deadline comes by a write, so
+# database; a save sets it back, so the saves are compared as well). A TTL comes by a write, so
 # then none of the keys had one when it was read. What is not proven is dropped, and its keys are
 # asked for again, each with its TTL. Until then the records stay in the arena's tail, never longer
 # than one batch, and the pages of SCAN that named the keys are not passed.

@@ -46,7 +46,7 @@ cdef class SeenKeys:
 
     Args:
         most_bytes: the table grows no further; what comes then is compared, and not remembered.
-        seed: keys cannot be chosen to be taken for each other by those who do not know it.
+        seed: keys cannot be chosen to be taken for each other by clients that do not know it.
     """
     cdef uint64_t *places
     cdef size_t mask
@@ -124,7 +124,7 @@ cdef class SeenKeys:
         cdef size_t i, at
         while size < (self.used + more) * 2 and size * 2 <= self.most_places:
             size *= 2
-        # It stays that far from full, so that whoever looks for a key finds a free place.
+        # It stays that far from full, so that a search for a key finds a free place.
         self.full = (self.used + more) * 4 > size * 3
         if size == places_before:
             return True

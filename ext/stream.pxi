@@ -14,7 +14,7 @@
 #             same as `parsed`. A batch closes here.
 #   parsed    behind the last whole command; `db` and `in_multi` are the state there
 #
-# A unit that outgrows `unit_bytes` is closed inside. That gives up its atomicity for those who
+# A unit that outgrows `unit_bytes` is closed inside. That gives up its atomicity for clients that
 # read the target meanwhile, not its exactness: the position says that it lies between MULTI and
 # EXEC.
 #

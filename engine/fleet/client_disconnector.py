@@ -8,9 +8,9 @@ scripts whose writes it does not refuse, it is paused as well (`transfer.hold_so
 
 It looks each second, and writes what it found into the state. It ends when its time is over, when
 the state says so (a verb, `unblock-source`, another process that has taken over), when the source
-no longer blocks writes (then somebody wants clients there, or it was restarted), where it may not
-close connections, or when no server answers at the source's address any more. If it is killed, its
-guard starts another one (`fleet.disconnector_restart`); if both are, what watches the state
+no longer blocks writes (then its operator wants clients there, or it was restarted), where it may
+not close connections, or when no server answers at the source's address any more. If it is killed,
+its guard starts another one (`fleet.disconnector_restart`); if both are, what watches the state
 (`serve`) does. The state says since when there is none.
 
 Exit codes: 0 it ended as it should, or there was nothing to do; 1 the state failed. stderr is a
@@ -181,7 +181,8 @@ class ClientDisconnector:
         return admin(self._endpoint, timeout=timeout, fault="source")
 
     async def _hold(self, end: Admin) -> None:
-        """Have everybody wait, where scripts were seen or it is not known whether there are any."""
+        """Have all clients wait, where scripts were seen or it is not known whether there are
+        any."""
         seen = self._calls is None or self._calls.scripts > 0
         if not (self._may_hold and seen):
             return

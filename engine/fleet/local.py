@@ -180,7 +180,7 @@ def worker_log(registry: Registry, group_id: str) -> Path:
 def reap() -> None:
     """Let the kernel forget workers of ours that have ended."""
     for pid in list(_launched):
-        # Somebody else (a handler of SIGCHLD) may have waited for it.
+        # Another part of the program (a handler of SIGCHLD) may have waited for it.
         with contextlib.suppress(ChildProcessError):
             if os.waitpid(pid, os.WNOHANG) == (0, 0):
                 continue

@@ -114,7 +114,7 @@ class Runner:
             return await self._run()
 
     async def _run(self) -> Report:
-        # 1. Run, with the books kept; a cancellation of ours is a stop.
+        # 1. Run, with the checkpoint kept; a cancellation of ours is a stop.
         self._state.start()
         try:
             try:

@@ -2,7 +2,7 @@
 
 One JSON object a line, appended by `create-access-key`; a key is revoked by deleting its line. A
 signature can only be checked with the secret itself, so the file is as secret as the keys: it is
-refused when anybody but its owner can read it.
+refused when users other than its owner can read it.
 """
 
 from __future__ import annotations

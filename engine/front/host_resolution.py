@@ -39,7 +39,7 @@ async def _addresses(endpoint: Endpoint) -> Collection[str]:
 
 async def _look_up(host: str, port: int) -> Collection[str]:
     # A daemon thread of its own: the loop's executor would be waited for at exit, and a resolver
-    # that hangs takes longer than anyone wants to wait.
+    # that hangs takes longer than an operator wants to wait.
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[set[str]] = loop.create_future()
 

@@ -75,14 +75,14 @@ class MigrationWatcher:
         migrations = await self._services.state(lambda registry: registry.under_migration())
         self._on_look(migrations)
         await self._services.state(self._disconnect_clients)
-        going_on = {transfer.id for _, transfer in migrations}
+        running = {transfer.id for _, transfer in migrations}
         if self._found is None:
             self._found = {transfer.id: transfer.lease.renewed_at for _, transfer in migrations}
             for _, transfer in migrations:
                 extra = {"migration": transfer.group_id}
                 _log.info("Found a migration in %s", transfer.progress.phase, extra=extra)
         for known in (self._supervisors, self._asked):
-            for gone in set(known) - going_on:
+            for gone in set(known) - running:
                 del known[gone]
         for group, transfer in migrations:
             of = {"source": transfer.source.address, "target": transfer.target.address}
@@ -90,7 +90,7 @@ class MigrationWatcher:
                 try:
                     await self._one(group, transfer)
                 except ApiFault as fault:
-                    _log.info("%s", fault)  # somebody else was faster
+                    _log.info("%s", fault)  # another process was faster
                 except StateError:
                     raise
                 except EngineError as error:

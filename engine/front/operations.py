@@ -146,7 +146,7 @@ async def complete(
 async def unblock_source(services: ServiceContext, group_id: str) -> dict[str, Any]:
     """UnblockSource (ours): the source of a completed migration accepts writes again."""
     group_id = validate.identifier(group_id)
-    transfer = await services.state(lambda registry: registry.sealed_by(group_id))
+    transfer = await services.state(lambda registry: registry.blocked_by(group_id))
     if transfer is None or transfer.report is None:
         raise await _nothing_to_unblock(services, group_id)
     script_pause = transfer.report.held
@@ -373,7 +373,7 @@ def _not_ready(transfer: TransferRecord, skip_verification: bool) -> str | None:
         return "a cut-over is under way"
     return (
         progress.reason
-        or f"not in sync yet ({progress.phase}, {response_shapes.standing(progress)})"
+        or f"not in sync yet ({progress.phase}, {response_shapes.how_far(progress)})"
     )
 
 
@@ -382,16 +382,16 @@ async def _force(services: ServiceContext, transfer: TransferRecord) -> None:
     # 1. Without a worker we end it ourselves. What the last worker wrote last is what we know.
     checkpoint = await services.state(lambda registry: registry.checkpoint(transfer))
     mark = checkpoint.position if checkpoint is not None else None
-    opened = isinstance(mark, OnlineCheckpoint) and mark.opened
-    if opened:
+    promoted = isinstance(mark, OnlineCheckpoint) and mark.opened
+    if promoted:
         message = "ended by force, without a worker, after the target was opened"
         if isinstance(mark, OnlineCheckpoint) and mark.sealed and not mark.came_back:
             message += "; the source refuses writes, until unblock-source"
     elif isinstance(mark, OnlineCheckpoint) and mark.promoting:
         message = "aborted by force, without a worker, while the target was being opened"
     else:
-        standing = response_shapes.standing(progress)
-        message = f"aborted by force, without a worker and not cut over, after {standing}"
+        how_far = response_shapes.how_far(progress)
+        message = f"aborted by force, without a worker and not cut over, after {how_far}"
         fenced = isinstance(mark, OnlineCheckpoint) and mark.fenced
         if not fenced and transfer.source.file_path is None:
             message += "; the source stays open"
@@ -409,7 +409,7 @@ async def _force(services: ServiceContext, transfer: TransferRecord) -> None:
         held_keys=progress.held_keys,
         errors=(message,),
     )
-    if opened and isinstance(mark, OnlineCheckpoint) and not mark.came_back:
+    if promoted and isinstance(mark, OnlineCheckpoint) and not mark.came_back:
         # The abort lets the cut-over's end come, and the write block with it.
         report = replace(report, **mark.at_source())
     ended = await services.state(

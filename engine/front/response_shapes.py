@@ -264,7 +264,7 @@ def source_type(transfer: TransferRecord) -> str:
     return read if read != "auto" else str(transfer.settings_data.get("source_type", read))
 
 
-def standing(progress: Progress) -> str:
+def how_far(progress: Progress) -> str:
     """How much has arrived, in words."""
     keys = progress.keys_words
     if progress.lag_unknown:

@@ -179,7 +179,7 @@ def _watched(url: str, name: str) -> Endpoint:
     except UsageError as error:
         raise _invalid(f"Invalid value for {name}.Address: {error.message}.") from None
     if found.tls is not None and any((found.tls.ca_file, found.tls.cert_file, found.tls.key_file)):
-        # Whoever may start migrations may not have the engine open files.
+        # A caller that may start migrations may not have the engine open files.
         raise _invalid(f"Invalid value for {name}.Address: it names files.", _WHERE_CREDENTIALS_GO)
     return _without_password(found, name)
 

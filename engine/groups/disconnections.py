@@ -2,7 +2,7 @@
 
 A row stands for one migration that is completed. It is made in the transaction that ends the
 migration, is claimed by one process at a time (`attempt` counts the claims), and is over when its
-time is, or when somebody says so: then `ended` tells why.
+time is, or when the operator says so: then `ended` says why.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def end(store: Store, transfer: TransferRecord, why: str, *, refuses: bool = Tru
     """Stop it, with an event; False if it had ended before, or never began. `refuses` as for
     `SourceClients.end`. Raises `StateError`."""
     with store.write() as connection:
-        row = _going_on(connection, transfer.id)
+        row = _unfinished(connection, transfer.id)
         if row is None:
             return False
         found = _clients(connection, row)
@@ -233,7 +233,7 @@ def extend(store: Store, transfer_id: int, seconds: float) -> None:
     """Have it go on, or begin anew, for `seconds` from now. Raises `StateError`."""
     until = time.time() + seconds
     with store.write() as connection:
-        row = _going_on(connection, transfer_id)
+        row = _unfinished(connection, transfer_id)
         if row is None or not attended(connection, row.process, row.heartbeat_at, 0.0):
             begin(connection, transfer_id, until)
             return
@@ -252,6 +252,6 @@ def _group_of(connection: Connection, transfer_id: int) -> str:
     return str(connection.execute(query).scalar_one())
 
 
-def _going_on(connection: Connection, transfer_id: int) -> Row[Any] | None:
+def _unfinished(connection: Connection, transfer_id: int) -> Row[Any] | None:
     query = select(_TABLE).where(_TABLE.c.transfer_id == transfer_id, _TABLE.c.ended == "")
     return connection.execute(query).one_or_none()

@@ -112,7 +112,7 @@ class TransferRecord:
 
     @property
     def known(self) -> Progress:
-        """Its progress as far as it is known now. While no process works on it, nobody hears its
+        """Its progress as far as it is known now. While no process works on it, nothing hears its
         ends; and if it has not ended, the source may be any number of bytes ahead."""
         if self.leased():
             return self.progress

@@ -152,7 +152,7 @@ class Registry:
         query = groups().where(table.c.status == GroupStatus.MIGRATING).order_by(table.c.id)
         with self.store.read() as connection:
             found = [group_of(row) for row in connection.execute(query)]
-            return [(group, _going_on(connection, group.id)) for group in found]
+            return [(group, _unfinished(connection, group.id)) for group in found]
 
     def ended(self) -> dict[str, int]:
         """How many migrations of the groups here ended as `done`, `failed` and `forced`."""
@@ -166,8 +166,8 @@ class Registry:
         """What was found of the clients of sources that were cut over from, by group."""
         return disconnections.found(self.store)
 
-    def sealed_by(self, group_id: str) -> TransferRecord | None:
-        """The group's last transfer that has left its source sealed; None: there is none.
+    def blocked_by(self, group_id: str) -> TransferRecord | None:
+        """The group's last transfer that has left its source refusing writes; None: there is none.
 
         One that is stopped counts, if nothing goes on with the target as it is. Raises the faults
         of `Operation.UNBLOCK`.
@@ -177,11 +177,11 @@ class Registry:
         with self.store.read() as connection:
             group = group_by_id(connection, group_id)
             newest = newest_transfer(connection, group_id)
-            if newest is not None and _sealed_in_vain(connection, newest):
+            if newest is not None and _blocked_in_vain(connection, newest):
                 return newest
             check(Operation.UNBLOCK, group_id, group.status)
             found = transfers_of(connection, connection.execute(query))
-        # One that found the source sealed has not done it; an earlier one may have.
+        # One that found the write block in place has not set it; an earlier one may have.
         return next((each for each in found if each.report and each.report.sealed), None)
 
     def found_closed_by(self, group_id: str) -> TransferRecord | None:
@@ -253,7 +253,7 @@ class Registry:
         `accept_source_loss`: a source that has lost data is followed all the same, and the target
         becomes what the source is now; this holds for the next full sync alone.
 
-        Where a target came back older behind its opening, and the migration was stopped for that,
+        Where a target came back older after its promotion, and the migration was stopped for that,
         this is the operator's word to bring it up to date again.
 
         Raises the faults of `Operation.RESUME`, `ReplicationGroupAlreadyUnderMigrationFault` while
@@ -262,7 +262,7 @@ class Registry:
         with self.store.write() as connection:
             group = group_by_id(connection, group_id, lock=True)
             check(Operation.RESUME, group_id, group.status)
-            transfer = _going_on(connection, group_id, lock=True)
+            transfer = _unfinished(connection, group_id, lock=True)
             if transfer.leased():
                 raise _held(transfer)
             _hand_on(connection, transfer, worker)
@@ -332,11 +332,11 @@ class Registry:
         with self.store.write() as connection:
             group = group_by_id(connection, group_id, lock=True)
             check(Operation.RESUME, group_id, group.status)
-            transfer = _going_on(connection, group_id, lock=True)
+            transfer = _unfinished(connection, group_id, lock=True)
             other = transfer.worker is not None and transfer.worker != worker
             if other and transfer.leased():
                 raise _held(transfer)
-            # A pending one's term is the claimant's already: it is nobody else's yet.
+            # A pending one's term is the claimant's already: no other process has it yet.
             pending = transfer.status is TransferStatus.PENDING
             term = transfer.lease.term + (0 if pending else 1)
             give_lease(connection, transfer.lease.id, term, worker)
@@ -355,7 +355,7 @@ class Registry:
         with self.store.write() as connection:
             group = group_by_id(connection, group_id, lock=True)
             check(operation, group_id, group.status)
-            transfer = _going_on(connection, group_id)
+            transfer = _unfinished(connection, group_id)
             _change(connection, transfer, request=request, refusal="")
             words = {
                 Request.COMPLETE: "completion requested",
@@ -374,7 +374,7 @@ class Registry:
         with self.store.write() as connection:
             group = group_by_id(connection, group_id, lock=True)
             status = check(Operation.FINISH, group_id, group.status)
-            transfer = _going_on(connection, group_id, lock=True)
+            transfer = _unfinished(connection, group_id, lock=True)
             if transfer.leased():
                 return False
             _end(connection, group, transfer, TransferStatus.FORCED, report, message)
@@ -461,7 +461,7 @@ class Registry:
             return [event_of(row) for row in connection.execute(query)][::-1]
 
 
-def _going_on(connection: Connection, group_id: str, *, lock: bool = False) -> TransferRecord:
+def _unfinished(connection: Connection, group_id: str, *, lock: bool = False) -> TransferRecord:
     """The migration of a group that is under migration; `lock` as `lock_lease` does."""
     if lock:
         lock_lease(connection, group_id)
@@ -620,9 +620,9 @@ def _accept_target(connection: Connection, transfer: TransferRecord) -> None:
     write_event(connection, transfer.group_id, again, of=transfer.id)
 
 
-def _sealed_in_vain(connection: Connection, transfer: TransferRecord) -> bool:
-    """Whether a stopped transfer has left its source sealed, and the target is not open, or came
-    back older: then the source may be let on."""
+def _blocked_in_vain(connection: Connection, transfer: TransferRecord) -> bool:
+    """Whether a stopped transfer has left its source refusing writes, and the target is not
+    promoted, or came back older: then the source may be let on."""
     stopped = transfer.status is TransferStatus.STOPPED
     if not stopped or transfer.report is None or not transfer.report.sealed:
         return False
@@ -634,7 +634,7 @@ def _sealed_in_vain(connection: Connection, transfer: TransferRecord) -> bool:
 
 
 def _met_by_force(connection: Connection, transfer: TransferRecord) -> str:
-    """What an abort will do, by the books: the target may be open already."""
+    """What an abort will do, by the checkpoint: the target may be open already."""
     found = _checkpoint_of(connection, transfer)
     mark = found.position if found is not None else None
     if isinstance(mark, OnlineCheckpoint) and not mark.came_back:

@@ -8,7 +8,7 @@ A transfer is `pending` until a worker claims it, `running` while one has it, th
 `forced` (aborted by the operator: no cut-over) or `stopped`. A claim of a running transfer is
 possible too: that of a worker that died.
 
-The source of a transfer that is stopped may be released as well, if nobody goes on with the target
+The write block of a stopped transfer may be removed as well, if no clients use the target
 as it is (`Registry.sealed_by`).
 
 A group's status that is in neither table (written by a newer engine) allows nothing, and the fault

@@ -107,7 +107,7 @@ class Patience:
         """A try failed, for `reason`; the seconds to wait before the next one.
 
         `event`: what to say of the first one of a series instead of the usual. `remedy`: what
-        somebody could do about it, if it lasts. Raises `TransferStopped` behind the limit.
+        an operator could do about it, if it lasts. Raises `TransferStopped` behind the limit.
         """
         now = time.monotonic()
         first = self._backoff.failed(now)

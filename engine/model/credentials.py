@@ -125,7 +125,7 @@ class Credential:
             and host_pattern_check.of_addresses(host)
             and not _is_address(named)
         ):
-            return False  # "10.*" means addresses: anybody can have the name 10.example.com
+            return False  # "10.*" means addresses: any server can have the name 10.example.com
         return fnmatchcase(named, _canonical(host))
 
     def secret(self) -> str | None:

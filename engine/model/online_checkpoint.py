@@ -26,9 +26,9 @@ class OnlineCheckpoint:
     says that its answer came in time. `opened`: it was, so that the target is its users', and
     nothing may be written to it any more; `tidied`: nothing of ours is left there. `tuned`: the
     source's own `rdbcompression`, to be put back; empty if it was not touched. `fenced`: a fence
-    may stand at the source, or writers wait to be let go after the opening; `sealed`: the settings
-    that the write block changes there, as they were (`transfer.write_block`); `fenced_at`: the
-    `host:port` of the primary where that is, empty for the source itself; `closed_before`: the
+    may stand at the source, or writers wait to be let go after the promotion; `sealed`: the
+    settings that the write block changes there, as they were (`transfer.write_block`); `fenced_at`:
+    the `host:port` of the primary where that is, empty for the source itself; `closed_before`: the
     setting by which it refused writes before the fence, empty: it accepted them; `lets_scripts`: it
     refuses writes then, but not what scripts write (before 6.2); `scripts` and `writes`: how many
     scripts and commands that write it had run when that fence was put up, and `scripts_run` and
@@ -96,7 +96,7 @@ class OnlineCheckpoint:
 
     def accepted(self) -> OnlineCheckpoint:
         """The same once the operator wants a target that came back older to be brought up to date:
-        what was done at the source behind its opening is undone."""
+        what was done at the source after its promotion is undone."""
         return replace(self, came_back="", handed_over=False, fenced=True)
 
     def at_source(self) -> dict[str, Any]:

@@ -153,7 +153,7 @@ class TransferSettings:
         ),
     )
     """What becomes of the source once the target is open. "refuse": it refuses writes (until
-    somebody sets its `min-replicas-to-write` back), and its clients are disconnected once.
+    its `min-replicas-to-write` is set back), and its clients are disconnected once.
     "resume": it accepts writes again, which are not replicated. The fence "pause" does it; with
     another one the source is the operator's."""
     publish: Publish = setting(

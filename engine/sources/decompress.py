@@ -7,7 +7,7 @@ memory. A file may be packed twice (`dump.rdb.gz` of a server that compresses it
 
 Valkey 9.2 (`rdbcompression lz4`) puts seven bytes before one frame of the codec: `VCS`, version 1,
 codec, 0, kind of stream. They are read by their public description
-(design-docs/compressed-stream.md); no such server was at hand to write a file.
+(design-docs/compressed-stream.md); no such server was available to write a file.
 """
 
 from __future__ import annotations

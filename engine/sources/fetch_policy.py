@@ -1,7 +1,7 @@
 """How values are asked for: by MGET or by DUMP, with their TTLs or without.
 
 DUMP makes the source try to compress a string, and sum it up in a CRC; MGET does neither, and looks
-a command up once for many keys. For what is no string MGET is in vain, and the key is asked for
+a command up once for many keys. For what is no string MGET brings nothing, and the key is asked for
 again, with its TTL. So MGET is used while it pays: both ways of asking show what share of the keys
 are strings, and how long they are.
 

@@ -248,7 +248,7 @@ class RdbFileSource:
         self._file = RdbFile(path, SnapshotReader())
         self._spill: Spill | None = None
         self._seen = seen_keys()
-        self._aside = _Aside()
+        self._delayed = _DelayedTtlKeys()
         self.info: ServerInfo = cast(ServerInfo, None)
 
     @property
@@ -319,7 +319,7 @@ class RdbFileSource:
             drop_imports=True,
         )
         self._seen = seen_keys()
-        self._aside = _Aside()
+        self._delayed = _DelayedTtlKeys()
         self._file = RdbFile(self._file.path, reader)
         self._spill = Spill(self.bulk_limit)
         await self._file.open()
@@ -340,7 +340,7 @@ class RdbFileSource:
                 if wanted:
                     yield item
             more = await self._file.read_on()
-        for waiting in self._aside.take():
+        for waiting in self._delayed.take():
             yield waiting
 
     def _look_at(self, batch: RecordBatch) -> list[RecordBatch]:
@@ -351,8 +351,8 @@ class RdbFileSource:
             batch.errors.append((batch.key(index), self._twice))
         if again or self._seen.full:
             # In a batch that names a key twice (or may: see `SeenKeys.full`) the order matters.
-            return self._aside.take()
-        before = self._aside.arrange(batch)
+            return self._delayed.take()
+        before = self._delayed.arrange(batch)
         batch.strings_first()
         return before
 
@@ -376,7 +376,7 @@ class RdbFileSource:
             self._spill.close()
 
 
-class _Aside:
+class _DelayedTtlKeys:
     """Keys with expire times, which wait until the others of their database have gone out.
 
     Where a database has a single expire time, a server looks for one of each key that it is given:

@@ -14,7 +14,7 @@ one portion and one round afterwards.
   be drained, for the source cuts off a replica that leaves too much behind. How much can lie there
   is the kernel's affair: a receive buffer has room for 64 KiB at first, and grows with a reader
   that keeps up. Were 64 KiB taken every 4 ms, 16 MB a second would be the most.
-- While somebody waits for an offset (the cut-over's last bytes) there is none.
+- While an offset is waited for (the cut-over's last bytes) there is none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MUCH_BYTES = 65_000
 def rest_after(nbytes: int, *, filled: bool, hurried: bool) -> float:
     """Seconds of rest after a read of `nbytes` bytes; 0: none.
 
-    `filled`: the read took all the room there was. `hurried`: somebody waits for an offset.
+    `filled`: the read took all the room there was. `hurried`: an offset is waited for.
     """
     if filled or hurried or nbytes >= _MUCH_BYTES:
         return 0.0

@@ -237,7 +237,7 @@ class Demux:
 
     def next_commands(self) -> CommandBatch | None:
         """The next batch of the stream, if there is one; it is closed before it is full where
-        nothing more is at hand."""
+        nothing more has come."""
         stream = self.stream
         assert stream is not None, "the snapshot has not been read to its end"
         batch = stream.next(not self._spool.size)

@@ -245,9 +245,9 @@ class ReplicaSource:
             self._spill.forget(batch)
 
     def next_commands(self) -> CommandBatch | None:
-        """The stream's next batch if it is at hand, else None. Behind the snapshot's end only.
+        """The stream's next batch if it has come, else None. Behind the snapshot's end only.
 
-        A batch is closed when nothing more is at hand, so it may be small, or empty (a PING moved
+        A batch is closed when nothing more has come, so it may be small, or empty (a PING moved
         the offset). Raises `ProtocolFault`, `SpoolFull`.
         """
         if self._lost is not None:
@@ -298,7 +298,7 @@ class ReplicaSource:
 
     @contextlib.contextmanager
     def hurried(self) -> Iterator[None]:
-        """Meanwhile the socket never rests: somebody waits for what comes."""
+        """Meanwhile the socket is read without a pause: its bytes are waited for."""
         self._hurried += 1
         self.connection.stop_resting()
         try:
@@ -322,7 +322,8 @@ class ReplicaSource:
             self.ack_wanted = None
 
     def hold(self, before: int, shift: int) -> None:
-        """Lift deadlines before `before` (ms since the epoch, the source's clock) by `shift` ms."""
+        """Extend expire times before `before` (ms since the epoch, the source's clock) by `shift`
+        ms."""
         self.extend_before, self.extend_by = before, shift
         if self._demux is not None:
             self._demux.hold(before, shift)
@@ -341,7 +342,7 @@ class ReplicaSource:
 
     @property
     def field_ttls(self) -> bool:
-        """Whether fields of the source's hashes may have deadlines."""
+        """Whether fields of the source's hashes may have TTLs."""
         return self.info.capabilities.field_ttls
 
     @property
@@ -399,7 +400,7 @@ class ReplicaSource:
 
     @property
     def extended_count(self) -> int:
-        """How many deadlines were lifted since `open`."""
+        """How many expire times were extended since `open`."""
         return self._demux.extended_count
 
     @property

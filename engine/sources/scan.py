@@ -114,7 +114,7 @@ class ScanSource:
         return ordered and bool(position.run_id) and position.run_id == self.info.run_id
 
     async def _choose_ttl_command(self, connection: Connection) -> None:
-        """PEXPIRETIME (7.0) gives the deadline itself; PTTL is anchored to TIME."""
+        """PEXPIRETIME (7.0) gives the expire time itself; PTTL is anchored to TIME."""
         try:
             await connection.call("PEXPIRETIME", "startmigration:no-such-key")
             self._ttl = "pexpiretime"
@@ -134,7 +134,7 @@ class ScanSource:
                 self._connection,
                 self._pipeline(db, parts),
                 self._settings,
-                self._asking(db),
+                self._fetch_policy(db),
                 ranged=len(parts) > 1,
             )
             try:
@@ -190,7 +190,7 @@ class ScanSource:
             value_limit=self.bulk_limit,
         )
 
-    def _asking(self, db: int) -> FetchPolicy:
+    def _fetch_policy(self, db: int) -> FetchPolicy:
         # A fork's counts and their order are not those of the servers that the proof is about.
         return FetchPolicy(
             mget=self._mget,
@@ -225,13 +225,13 @@ class _DatabaseScan:
         connection: Connection,
         pipeline: ScanPipeline,
         settings: TransferSettings,
-        asking: FetchPolicy,
+        fetch_policy: FetchPolicy,
         *,
         ranged: bool,
     ) -> None:
         self._connection = connection
         self._pipeline = pipeline
-        self._asking = asking
+        self._fetch_policy = fetch_policy
         self._match = settings.match
         self._key_type = settings.key_type
         self._clock = asyncio.get_running_loop().time
@@ -323,7 +323,7 @@ class _DatabaseScan:
         elif self._roomy() and pipeline.may_scan:
             self._scan(dry=not pipeline.outstanding and not pipeline.queued)
         if pipeline.queued and pipeline.outstanding <= pace.low:
-            self._asking.look(pipeline)
+            self._fetch_policy.look(pipeline)
             while pipeline.queued and self._ask(pace.depth - pipeline.outstanding):
                 pass
             if not self._sample_at:
@@ -361,9 +361,9 @@ class _DatabaseScan:
         """Ask for the next run of values, at the most so many; False: no more for now."""
         if most <= 0:
             return False
-        run = self._asking.without_ttl()
+        run = self._fetch_policy.without_ttl()
         request = self._pipeline.request_values(
-            min(most, run) if run else most, mget=self._asking.mget, without_ttl=run > 0
+            min(most, run) if run else most, mget=self._fetch_policy.mget, without_ttl=run > 0
         )
         self._connection.write(request)
         return bool(request)

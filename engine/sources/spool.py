@@ -176,7 +176,7 @@ class Spool:
             self._writer = asyncio.get_running_loop().create_task(self._write_out())
 
     def append(self, data: bytes) -> None:
-        """As `input` and `commit`, for bytes at hand."""
+        """As `input` and `commit`, for bytes that are in memory."""
         while data:
             with self.input as room:
                 portion = data[: len(room)]

@@ -10,7 +10,7 @@ replica that takes over. Whatever happens, the position found there says exactly
 stream the target's data contains.
 
 The WATCH behind each EXEC, and the GET that must show what we have just written, guard the next
-transaction: if anybody else moved the position (a second engine that took this one for dead, or
+transaction: if another client moved the position (a second engine that took this one for dead, or
 this one waking up after it was replaced), EXEC answers nil and applies nothing.
 
 To a target that is near one EXEC is unanswered at a time. What comes before the next EXEC may be

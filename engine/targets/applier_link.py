@@ -134,7 +134,7 @@ class ApplierLink:
                     self._on_doubt(Doubt.LAPSED)
                 await import_source(connection)
                 if woke:
-                    # Again, now that no deadline passes any more: see `transfer.lane`. Not only
+                    # Again, now that no TTL passes any more: see `transfer.lane`. Not only
                     # now: had the link gone meanwhile, that would go unnoticed.
                     self._on_doubt(Doubt.LAPSED)
             info = info_in(connection, answered(replies))

@@ -88,7 +88,7 @@ class RestoreWriter:
         """The pieces of a streamed batch that was sent before, or None if they are gone."""
         # The link went in the middle of a value: its other pieces are not sent for now. Or none of
         # them is to be sent.
-        self._aside = False
+        self._skips_pieces = False
         self.suspects = CrashSuspects(lambda text: self.on_event(text))
         """Values at which the target's process may have ended, and those left out for it."""
         # The value in pieces that was sent last goes without anything else beside it.
@@ -194,7 +194,7 @@ class RestoreWriter:
                 self._encoder.guard.withhold(batch, item[:HEAD_BYTES])
             await self._send_parts(batch)
             if not len(batch):
-                self._aside = True
+                self._skips_pieces = True
         await self._send_piece(item)
 
     async def _send_parts(self, item: RecordBatch) -> None:
@@ -294,7 +294,7 @@ class RestoreWriter:
         runs = None
         if len(batch):
             if batch.streamed:
-                self._aside = False
+                self._skips_pieces = False
                 output = self._encoder.begin(batch)
             else:
                 output = self._encoder.encode(batch)
@@ -306,7 +306,7 @@ class RestoreWriter:
 
     async def _send_piece(self, piece: bytes) -> None:
         assert self._connection is not None
-        if self._aside:
+        if self._skips_pieces:
             return
         try:
             await self._connection.writable(self._settings.io_timeout)
@@ -315,7 +315,7 @@ class RestoreWriter:
             if self.again is None:
                 raise ReadAgain(exc.message) from None
             self._encoder.abandon()
-            self._aside = True
+            self._skips_pieces = True
             return
         # A refusal alone does not break the link: the value under way is sent to its end.
         self._connection.write(self._encoder.piece(piece))

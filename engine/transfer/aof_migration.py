@@ -197,7 +197,7 @@ class AppendOnly:
         return False
 
     @property
-    def standing(self) -> str:
+    def how_far(self) -> str:
         """For a migration that is aborted: how far it has come."""
         if self._context.phase in (Phase.COPIED, Phase.CUT_OVER):
             return "everything the files hold is applied"
@@ -702,7 +702,7 @@ class AppendOnly:
         context = self._context
         ended = 0
 
-        async def release() -> None:
+        async def restore() -> None:
             nonlocal ended
             async with self._ends.admin("target") as end:
                 extended = ExtendedTtls(end)
@@ -711,7 +711,7 @@ class AppendOnly:
                 finally:
                     ended += extended.ended
 
-        await context.insist(release, "target")
+        await context.insist(restore, "target")
         context.stats.expired += ended
         if self._survey is not None and self._survey.fields:
             await context.insist(self._restore_fields, "target")

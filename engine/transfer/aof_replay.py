@@ -300,7 +300,7 @@ class Replay:
 
     def _trims(self, batch: CommandBatch) -> list[tuple[int, bytes]]:
         """XADD and XTRIM as only a server that loads its file takes them: (where the command ends,
-        what means the same to everybody).
+        what means the same in each of them).
 
         A server writes `MAXLEN ~ 9 LIMIT 5` as `MAXLEN = 7 LIMIT 5`, which trims to 7 where it
         loads it, and is a syntax error of a client (streamParseAddOrTrimArgsOrReply, t_stream.c).

@@ -42,7 +42,7 @@ CUT_OVER: tuple[CutOverStep, ...] = (
     Step("restore TTLs", _L.restore_ttls, undo=_L.extend_ttls),
     Step("look at the target", _L.look_at_target),
     # From here on a fence may stand, and is in the state.
-    Step("approach the fence", _L.approach, record=_L.record_fence, undo=_L.lift_fence),
+    Step("approach the fence", _L.approach, record=_L.record_fence, undo=_L.remove_fence),
     Step("pause writers", _L.pause, until=_fence_ends, late=_behind("writers were paused")),
     Step(
         "apply the rest of the stream",
@@ -138,7 +138,7 @@ class CutOver:
         elif (
             isinstance(cause, EngineError)
             and not isinstance(cause, StateError)
-            and not (lane.opened or lane.stopped)
+            and not (lane.promoted or lane.stopped)
         ):
             reason = cause.in_one_line
         else:

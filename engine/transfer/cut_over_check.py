@@ -44,7 +44,7 @@ WITHOUT_COMPARISON = (
 
 async def compared(context: MigrationContext, compare: CutOverCheck) -> CutOverCheckResult:
     """What `compare` finds, unless the operator's word leaves the comparison out. A refusal says
-    how it can be left out, where there is somebody to say that word.
+    how it can be left out, where there is an operator to ask for it.
     """
     if context.skip_verification:
         return CutOverCheckResult(True, NOT_COMPARED)

@@ -86,7 +86,7 @@ end
 # Returns how many keys ended, and those that stay extended: they are due within the bound. An
 # expire time that has passed deletes its key at once, which not every server counts as expired
 # (`ServerCapabilities.counts_past_ttls`).
-_RELEASE = (
+_RESTORE_TTLS = (
     _PROLOGUE
     + """
 local lifted, ended = {}, 0
@@ -104,7 +104,7 @@ end
 return {ended, lifted}
 """
 )
-# Lifts what is due within the bound, and returns the keys; none of them ends.
+# Extends what is due within the bound, and returns the keys; none of them ends.
 _EXTEND = (
     _PROLOGUE
     + """
@@ -173,7 +173,7 @@ class ExtendedTtls:
         found: list[DbKey] = []
         if names.known:
             for portion in names.pages(_PAGE * _PAGES):
-                found += await self._some(_RELEASE, portion, _until(due_by))
+                found += await self._some(_RESTORE_TTLS, portion, _until(due_by))
         # They may have become too many meanwhile.
         return found if names.known else await self.restore_all(due_by)
 
@@ -184,7 +184,7 @@ class ExtendedTtls:
         """
         found: list[DbKey] = []
         await self._all(
-            _RELEASE,
+            _RESTORE_TTLS,
             lambda: _until(due_by),
             lambda db, keys: found.extend((db, key) for key in keys),
         )
@@ -192,7 +192,7 @@ class ExtendedTtls:
 
     async def restore(self, keys: Iterable[DbKey], due_by: float | None = None) -> list[DbKey]:
         """The same of these keys."""
-        return await self._some(_RELEASE, keys, _until(due_by))
+        return await self._some(_RESTORE_TTLS, keys, _until(due_by))
 
     async def extend_all(self, horizon: float, names: ExtendedNames | None = None) -> None:
         """Extend every expire time that is nearer than `horizon` seconds; their keys go to
@@ -206,7 +206,7 @@ class ExtendedTtls:
         await self._all(_EXTEND, lambda: int(horizon * 1000), note)
 
     async def extend(self, keys: Iterable[DbKey], horizon: float) -> None:
-        """Lift those of these keys."""
+        """Extend the TTLs of those of these keys."""
         await self._some(_EXTEND, keys, int(horizon * 1000))
 
     async def _all(

@@ -1,6 +1,6 @@
 """The fence: how the source's writes are blocked while the last bytes go over, and afterwards.
 
-    prepare ─▶ close ─▶ seal ─▶ finish       the target is open
+    prepare ─▶ close ─▶ block ─▶ finish       the target is open
                  └───────┴────▶ open         it is not: the source is as it was
 
 Each kind tells the source's role and offset at the moment when it stands: what lies behind that
@@ -34,7 +34,7 @@ from engine.wire.info_command import replication_in
 # takes answers along that have not arrived yet. Longer than a round trip, and no longer: what
 # waits for the status `available` waits for this as well.
 _READ_SECONDS = 0.1
-# Where the fence holds everybody, and nothing but its time takes it away: the first try, in
+# Where the fence pauses all clients, and only its time ends it: the first try, in
 # seconds. Each further one may take twice as long, up to `cut_over_timeout`.
 _EVERYBODY_SECONDS = 0.5
 
@@ -96,7 +96,7 @@ class Fence(Protocol):
         `EngineError`."""
         ...
 
-    def opened(self) -> None:
+    def on_promotion(self) -> None:
         """The target is open: the fence is not taken away any more."""
         ...
 
@@ -186,7 +186,7 @@ class NoFence:
         """Its role is its operator's."""
         return None
 
-    def opened(self) -> None:
+    def on_promotion(self) -> None:
         """Nothing depends on it."""
 
     async def open(self) -> None:
@@ -243,11 +243,11 @@ class PauseFence:
     run. Then each client is disconnected once: one that waits for a key or a message would wait for
     ever at a source that is not written to, and one that reconnects by name finds the target.
 
-    Redis 6.0 knows neither WRITE nor UNPAUSE. Everybody is paused, and nothing can be asked of the
-    source meanwhile; so the pause is short, and the write block is put on in the same MULTI. It
+    Redis 6.0 knows neither WRITE nor UNPAUSE. All clients are paused, and nothing can be asked of
+    the source meanwhile; so the pause is short, and the write block is put on in the same MULTI. It
     does not hold for scripts: where they are seen the pause is made longer from `block_writes` on
-    (`transfer.hold_source`), and clients are disconnected within it. Redis 2.8 has no CLIENT
-    PAUSE: the write block is all there is of a fence, and writers are refused."""
+    (`transfer.hold_source`), and clients are disconnected within it. Redis 2.8 has no CLIENT PAUSE:
+    the write block is all there is of a fence, and writers are refused."""
 
     def __init__(
         self,
@@ -283,7 +283,7 @@ class PauseFence:
         self._hold: hold_source.ScriptPause | None = None
         # The pause is this fence's own: it has stood ever since.
         self._closed = False
-        # Somebody goes on with the hold behind the cut-over.
+        # Another process keeps the pause up after the cut-over.
         self._hands_on = settings.disconnects_clients
         self._finished = False
         self.readable = info.readable_behind(settings.fence)
@@ -300,8 +300,8 @@ class PauseFence:
             paused_for = max(paused_for, hold_source.SECONDS)
         self._timeout = settings.connect_timeout + paused_for
         self._why = ""
-        self._sealed = self._opened = False
-        # Somebody else has it refuse writes.
+        self._blocks_writes = self._promoted = False
+        # Its operator has it refuse writes.
         self._refuses = False
         # Its figures were set back since it was followed.
         self._reset = False
@@ -373,7 +373,7 @@ class PauseFence:
                 remedy="Choose --fence none or --fence hook.",
                 fault="source",
             )
-        self._sealed, self._closed = bool(at_once), True
+        self._blocks_writes, self._closed = bool(at_once), True
         mode = ("WRITE",) if self._unpause else ()
         pause = [("CLIENT", "PAUSE", int(self.seconds * 1000), *mode)] if self._pausable else []
         asked = [] if self._scripts_refused else [script_calls.ASK]
@@ -413,7 +413,7 @@ class PauseFence:
 
     async def block_writes(self) -> None:
         """Have writes refused; where the user may not, `finish` says so."""
-        if self.before and not self._sealed:
+        if self.before and not self._blocks_writes:
             await self._block_writes()
         if self._hold is not None:
             await self._hold.begin()
@@ -430,7 +430,7 @@ class PauseFence:
             [write_block.ASK, *write_block.commands(self.before), ("INFO", "replication")],
             raise_on_error=True,
         )
-        if self._took_writes and not self._opened and write_block.refused(found):
+        if self._took_writes and not self._promoted and write_block.refused(found):
             raise self._closed_by_another()
         if replication_in(end, reply).is_replica:
             raise TransferFailed(
@@ -450,16 +450,16 @@ class PauseFence:
     async def look(self) -> Replication | None:
         """The server's role now."""
         end = await self._answering()
-        if not (self.readable or self._opened or (self._hold and self._hold.end is end)):
+        if not (self.readable or self._promoted or (self._hold and self._hold.end is end)):
             return None
         replication = replication_in(end, await end.call("INFO", "replication"))
-        if self._hold is not None and not self._opened:
+        if self._hold is not None and not self._promoted:
             self._hold.go_on()
         return replication
 
-    def opened(self) -> None:
+    def on_promotion(self) -> None:
         """There is no way back: clients that are paused may be paused for longer."""
-        self._opened = True
+        self._promoted = True
         if self._hold is not None:
             # Not at its next turn: a link that is lost before that leaves the source to its pause.
             self._hold.lasting(self._pause_seconds)
@@ -471,14 +471,14 @@ class PauseFence:
             # In this order, or clients that waited would be refused what they wait for.
             if self.before:
                 await write_block.put_back(end, self.before)
-            self._sealed = False
+            self._blocks_writes = False
             if self._unpause:
                 await end.call("CLIENT", "UNPAUSE")
         except ServerError as error:
             raise TransferFailed(error.message, fault="source") from None
 
     async def finish(self) -> list[str]:
-        """Let the writers on: to a refusal, if the source is sealed."""
+        """Let the writers on: to a refusal, if the source blocks writes."""
         end, name = await self._answering(), self._name
         holds = self._hold is not None and self._hold.end is end
         if not self._wanted:

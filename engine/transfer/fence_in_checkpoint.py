@@ -1,4 +1,5 @@
-"""The fence at one source as the checkpoint has it: put up, taken away, or left behind the opening.
+"""The fence at one source as the checkpoint has it: put up, taken away, or left after the
+promotion.
 
 What a crash leaves is in the checkpoint before it is at the source: `fenced` and what the write
 block changes there. The engine that comes back takes the fence away if the target is not open
@@ -187,7 +188,7 @@ class FenceUpkeep:
         if not self._stands(in_doubt):
             return True
         if not in_doubt and await self._is_lost():
-            # It was not known when the opening broke off.
+            # It was not known when the promotion broke off.
             self._lost = True
             self._report_left_closed()
             return True
@@ -222,7 +223,7 @@ class FenceUpkeep:
         self._left.gone()
 
     def _not_taken_away(self, exc: EngineError) -> None:
-        """It stays in the books: it is tried again by the next engine."""
+        """It stays in the checkpoint: it is tried again by the next engine."""
         mark = self._checkpoint.mark
         name = f"the source's primary {mark.fenced_at}" if mark.fenced_at else "the source"
         if self._ends.settings.fence == "hook":
@@ -282,8 +283,8 @@ class FenceUpkeep:
         """The target is open: clients may wait at the source, behind this fence or that of an
         engine before us, are told so.
 
-        Tried again for a minute, unless not `patient`. Raises `TransferStopped` then: the books
-        still have it, and the next engine goes on.
+        Tried again for a minute, unless not `patient`. Raises `TransferStopped` then: the
+        checkpoint still have it, and the next engine goes on.
         """
         if not self._checkpoint.mark.fenced:
             return
@@ -315,7 +316,7 @@ class FenceUpkeep:
         fence = await self._fence_left()
         try:
             await fence.approach()
-            fence.opened()
+            fence.on_promotion()
             try:
                 await fence.block_writes()
             except TransferFailed as exc:
@@ -339,7 +340,7 @@ class FenceUpkeep:
             self._checkpoint.note(switched=True)
 
     async def let_clients_go(self, fence: Fence) -> None:
-        """Clients that wait; where that fails the books keep it for `finish`."""
+        """Clients that wait; where that fails the checkpoint keeps it for `finish`."""
         self._not_let_go = None
         try:
             with self.step("let clients go, and disconnect them"):
@@ -381,7 +382,7 @@ class FenceUpkeep:
         return ""
 
     async def _fence_left(self) -> Fence:
-        """The fence that stands by the books. Raises `EngineError`."""
+        """The fence that stands by the checkpoint. Raises `EngineError`."""
         address, limit = self._checkpoint.mark.fenced_at, self._ends.settings.io_timeout
         at = self._ends.beside_source(address)
         async with admin(at, timeout=limit, fault="source", straight=bool(address)) as end:

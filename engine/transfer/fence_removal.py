@@ -1,6 +1,6 @@
 """A fence that could not be taken away: it is tried again until it is, and shown meanwhile.
 
-The checkpoint has it as standing until the source (or the operator's hook) has said that it is
+The checkpoint says that it stands until the source (or the operator's hook) has said that it is
 gone, so that the next engine goes on with it after a crash. While it stands, writes to the source
 may be refused or wait, and no other cut-over begins.
 """

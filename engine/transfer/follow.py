@@ -61,7 +61,7 @@ from engine.transfer.which_have_ttls import TargetTtls, Timed
 from engine.wire.connection import Connection
 
 # A reading is taken when the target is no further behind than this many bytes: until its offset is
-# reached the keys stay as they are, and what reads them is spoilt as well.
+# reached the keys stay as they are, and what reads them is marked dirty as well.
 _READ_WITHIN = 1 << 20
 _READ_AGAIN_SECONDS = 0.5
 # Commands whose first argument is the name of a search alias or dictionary.
@@ -165,7 +165,7 @@ class Follower:
         """Called with the name of a search alias or dictionary that a command did not change on the
         target, and why."""
         self._unknown_commands: set[bytes] = set()
-        # Keys that were found to differ, until the mender has them.
+        # Keys that were found to differ, until the key resync has them.
         self._found: dict[DbKey, None] = {}
         self._read_again = 0.0
         # What was in force when the batch was looked at that is being applied.
@@ -296,7 +296,7 @@ class Follower:
         """Whether there is nothing to mend, and nothing in doubt.
 
         The set on the target may still name keys that are clean: an engine that takes over reads
-        them once more, and the opening removes it.
+        them once more, and the promotion removes it.
         """
         return self._resync.nothing_dirty and not (self.trust.unsettled or self._found)
 
@@ -502,7 +502,8 @@ class Follower:
     # --- One batch ---
 
     async def _doubt(self, batch: CommandBatch) -> CommandBatch:
-        """Spoil the keys of what was applied without its answer being read; the rest of `batch`."""
+        """Mark dirty the keys of what was applied without its answer being read; the rest of
+        `batch`."""
         cut = min(max(self.position.offset, batch.start_offset), batch.end_offset)
         try:
             applied, rest = batch.split(cut)
@@ -566,7 +567,7 @@ class Follower:
         await self._transact(batch)
 
     async def _mark_timed_dirty(self, doubtful: Sequence[Timed]) -> None:
-        """Spoil those of them that have a TTL on the target: one that is lost by the batch."""
+        """Mark dirty those of them that have a TTL on the target: one that is lost by the batch."""
         resync = self._resync
         # A reading that is stored before the command may bring one.
         awaited = resync.awaited((each.db, each.key) for each in doubtful)
@@ -726,7 +727,7 @@ class Follower:
             resync.mark_dirty(await resync.keys_in(batch))
             resync.mark_dirty((store[0], store[1]) for store in stores)
         if self._applier.reconnects != links:
-            # The target was away: what had a deadline there may have passed before this batch came.
+            # The target was away: what had a TTL there may have passed before this batch came.
             self._note(Doubt.OUTAGE)
             if self.trust.every_key:
                 resync.mark_dirty(await resync.keys_in(batch))

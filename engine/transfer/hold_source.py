@@ -59,7 +59,7 @@ async def objection(end: Admin) -> str:
 
 
 def pause(seconds: float) -> tuple[Arg, ...]:
-    """The command: everybody waits for so long, or longer if they wait for longer already."""
+    """The command: all clients wait for so long, or longer if they wait for longer already."""
     return ("CLIENT", "PAUSE", int(seconds * 1000))
 
 
@@ -83,7 +83,7 @@ async def attach(end: Admin) -> None:
 
 
 async def lengthen(end: Admin, seconds: float) -> None:
-    """Have everybody wait for `seconds` from now. Raises `ServerError`, `AuthError`,
+    """Have all clients wait for `seconds` from now. Raises `ServerError`, `AuthError`,
     `LinkError`."""
     await end.call(*pause(seconds))
 

@@ -2,7 +2,7 @@
 
 Invariant. A key is *dirty* from the moment when the target's copy may differ from what the stream
 says, until a *reading* of it is stored. A reading is taken from the source in one MULTI, with the
-source's offset O: value and deadline are those that the stream's commands up to O lead to. It is
+source's offset O: value and expire time are those that the stream's commands up to O lead to. It is
 stored on the target behind exactly the commands up to O, in the same transaction as the position O;
 what comes behind O applies to it as it does on the source.
 
@@ -22,11 +22,12 @@ that it did.
 
 A key that the target *refused* (of a type that it does not know, say) stays dirty, but is read
 again only when a command names it, and not more often than once in `_AGAIN_SECONDS`: reading it
-costs the source as much as ever, and may be in vain as ever. What reads it is spoilt, as by any
-dirty key. It is off the list when a reading is stored, be it that the source has it no more. Until
-then no command that names it is applied (`left_out_of`), for it would write a fragment: SADD of one
-member makes a set of one where the source has a thousand. The list is bounded; what does not fit is
-not watched, and stays refused until the next full sync, so that the target is not opened.
+costs the source as much as before, and may bring nothing as before. What reads it is marked dirty,
+as by any dirty key. It is off the list when a reading is stored, be it that the source has it no
+more. Until then no command that names it is applied (`left_out_of`), for it would write a fragment:
+SADD of one member makes a set of one where the source has a thousand. The list is bounded; what
+does not fit is not watched, and stays refused until the next full sync, so that the target is not
+opened.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ _NAMES_AT_ONCE = 1000
 _AGAIN_SECONDS = 1.0
 # Commands that leave nothing of a key.
 _DELETES = frozenset({b"DEL", b"UNLINK"})
-# What a name in the set says is to be read: the value, the deadline; nothing, before it is named.
+# What a name in the set says is to be read: the value, the expire time; nothing, before it is
+# named.
 _VALUE, _TTL, _REFUSED = b"v", b"d", b"n"
 
 Extra = tuple[int, bytes]
@@ -76,7 +78,7 @@ class Reading:
     """What the source had at `offset`.
 
     Of each key: (db, key, the command that stores it, its value's RDB type or None).
-    `values`: the keys' values, not their deadlines alone. `unfit`: keys whose values the target
+    `values`: the keys' values, not their expire times alone. `unfit`: keys whose values the target
     must not get: (db, key, why, bytes). `left`: keys that every server makes for itself.
     """
 
@@ -142,7 +144,7 @@ class KeyResync:
         self.repaired = 0
         """Keys whose value was read again and stored."""
         self.resynced_keys = 0
-        """The same, and those of which the deadline alone was."""
+        """The same, and those of which the expire time alone was."""
 
     @property
     def clean(self) -> bool:
@@ -201,7 +203,7 @@ class KeyResync:
                 self._add(self._values, key, _VALUE)
 
     def mark_ttls_dirty(self, keys: Iterable[DbKey]) -> None:
-        """Of these keys the deadline alone may differ."""
+        """Of these keys the expire time alone may differ."""
         for key in keys:
             self._add(self._ttl_guard, key, _TTL)
 
@@ -232,7 +234,8 @@ class KeyResync:
         return key in self._values or key in self._refused or key in self._named_again
 
     def awaited(self, keys: Iterable[DbKey]) -> set[DbKey]:
-        """Those of which the value, or the deadline, on the target is going to be another one."""
+        """Those of which the value, or the expire time, on the target is going to be another
+        one."""
         read = {key for reading in self._readings for key in reading.keys}
         return {key for key in keys if key in read or key in self._ttl_guard or self.knows(key)}
 
@@ -355,7 +358,7 @@ class KeyResync:
         """
         if self._resynced and not self._refused and not self._named_again:
             return
-        # A deadline goes along where its key goes, and nowhere else.
+        # An expire time goes along where its key goes, and nowhere else.
         self.mark_ttls_dirty(batch.derived(self._dirty_ttls(batch), True)[0])
         keys, unknown = batch.derived(self._dirty(batch))
         self.mark_dirty(keys)
@@ -394,7 +397,7 @@ class KeyResync:
         return [*self._values, *self._named_again, *self._refused, *self._under_way(batch, True)]
 
     def _dirty_ttls(self, batch: CommandBatch) -> list[DbKey]:
-        """The same of keys whose deadlines alone differ, or may."""
+        """The same of keys whose expire times alone differ, or may."""
         return [*self._ttl_guard, *self._under_way(batch, False)]
 
     def _under_way(self, batch: CommandBatch, values: bool) -> list[DbKey]:
@@ -462,7 +465,7 @@ class KeyResync:
     async def read(self) -> None:
         """Take a reading of some dirty keys. Raises `LinkError`, `ServerError`, `AuthError`."""
         if self.hurried:
-            # A value's reading brings its deadline as well.
+            # A value's reading brings its expire time as well.
             for key in self._ttl_guard:
                 self._values.setdefault(key)
             self._ttl_guard.clear()
@@ -493,7 +496,7 @@ class KeyResync:
                 for key in reading.keys:
                     if key not in self._refused:
                         self._absent.pop(key, None)
-            # A value came with its deadline.
+            # A value came with its expire time.
             kinds = (_VALUE, _REFUSED, _TTL) if reading.values else (_TTL,)
             self._settled += [(key, kind) for key in reading.keys for kind in kinds]
             if reading.values:

@@ -140,14 +140,14 @@ class Lane:
             context,
             self._source,
             lambda: self._writer.info,
-            lambda doubt: self._standing.note(doubt),
+            lambda doubt: self._sync_monitor.note(doubt),
         )
         self._roles = RoleMonitor(ends, self._source, checkpoint, context)
         self._source.elsewhere = self._roles.goes_on_elsewhere
-        self._standing = SyncMonitor(
+        self._sync_monitor = SyncMonitor(
             self._source, self._ttl_guard, checkpoint, context, context.settings, self._roles
         )
-        self._source.on_doubt = self._standing.note
+        self._source.on_doubt = self._sync_monitor.note
         self._snapshot = Snapshot(
             ends,
             checkpoint,
@@ -214,7 +214,7 @@ class Lane:
         # The target has, or had, a position of this migration.
         self._has_position = False
         self._figures = LaneFigures(
-            checkpoint, context, self._source, self._writer, self._target_watch, self._standing
+            checkpoint, context, self._source, self._writer, self._target_watch, self._sync_monitor
         )
         context.source_type = "replica"
         context.figures = self._figures
@@ -252,7 +252,7 @@ class Lane:
         )
         target_position: TargetPosition | None = None
         reached, before, learned = None, None, 0
-        # Whether the target is to be asked for the position: somebody else may have moved it.
+        # Whether the target is to be asked for the position: another client may have moved it.
         ask = resumed = self._mark.begun
         # What an engine before this one could not bring.
         context.lost |= dict(self._mark.lost)
@@ -267,7 +267,9 @@ class Lane:
                     self._has_position = self._has_position or reached is not None
                     if await self._outcome.promoted(target_position):
                         break
-                    self.cut_over.led_back(self._outcome.not_opened or "the target was not opened")
+                    self.cut_over.led_back(
+                        self._outcome.not_promoted or "the target was not opened"
+                    )
                     if resumed and reached is not None and (why := self._copied_again()):
                         context.on_event(why)
                         target_position = reached = None
@@ -357,11 +359,11 @@ class Lane:
 
     @property
     def mark(self) -> OnlineCheckpoint:
-        """How far it has gone, as the books have it."""
+        """How far it has gone, as the checkpoint has it."""
         return self._mark
 
     @property
-    def opened(self) -> bool:
+    def promoted(self) -> bool:
         """Whether the target is its users' by now."""
         return self._mark.opened
 
@@ -395,9 +397,9 @@ class Lane:
         return self._mark.begun and (self._has_position or self._context.stats.keys > 0)
 
     @property
-    def standing(self) -> str:
+    def how_far(self) -> str:
         """For a migration that is aborted: what was in sync and what was not."""
-        return self._figures.standing
+        return self._figures.how_far
 
     async def close(self, *, resumable: bool, forced: bool = False) -> None:
         """Let go of both ends; unless it can be resumed, remove what we left on the target.
@@ -433,8 +435,8 @@ class Lane:
         finally:
             await self.close(resumable=False, forced=True)
 
-    async def end_opened(self) -> bool:
-        """As `LaneOutcome.end_opened`."""
+    async def end_promoted(self) -> bool:
+        """As `LaneOutcome.end_promoted`."""
         if not self._checkpoint.taken_up:
             try:
                 self.take_up()
@@ -444,7 +446,7 @@ class Lane:
         # Our own cut-over has got further than that, and was told.
         if self.cut_over.fence_seconds is not None:
             return False
-        return await self._outcome.end_opened()
+        return await self._outcome.end_promoted()
 
     @property
     def taken_up(self) -> bool:
@@ -485,7 +487,7 @@ class Lane:
         if self._mark.opened:
             return
         if self._mark.begun:
-            # What was evicted since the books were written; before anything can be completed.
+            # What was evicted since the checkpoint was written; before anything can be completed.
             await context.insist(self._target_watch.look, "target")
         await self._upkeep.take_away()
         if not self._mark.begun:
@@ -569,9 +571,9 @@ class Lane:
                 UnfaithfulCommands(self._source.info, self._writer.info),
                 TargetTtls(there),
                 self._crashing,
-                self._standing.trust(),
+                self._sync_monitor.trust(),
                 self._ttl_guard.extended,
-                note=self._standing.note,
+                note=self._sync_monitor.note,
                 not_carried=self._losses.not_carried,
                 carried=self._losses.carried,
                 left_out=self._losses.leave_out,
@@ -581,10 +583,10 @@ class Lane:
             follower.on_search = self._losses.search_refused
             follower.on_unknown_command = self._losses.on_unknown_command
             self._figures.follower, self._figures.resync = follower, self._resync
-            self._standing.attend(follower, self._resync)
+            self._sync_monitor.attend(follower, self._resync)
             self._ttl_guard.attend(follower)
             await self._take_up_dirty()
-            self._standing.note(Doubt.BEGUN)
+            self._sync_monitor.note(Doubt.BEGUN)
             with context.step("follow"):
                 await self._steer(follower)
 
@@ -612,7 +614,7 @@ class Lane:
         assert resync is not None
         async with self._ends.admin("target") as end:
             resync.take_up(await end.call("SMEMBERS", dirty_key(self._mark.token)))
-        # The books were written a moment before, or behind it.
+        # The checkpoint was written a moment before, or behind it.
         for db, key in resync.refused:
             stats.refuse(db, key, "the target refused it before")
         resync.mark_dirty([key for key in stats.named_keys() if not resync.knows(key)])
@@ -633,13 +635,13 @@ class Lane:
             while True:
                 await asyncio.wait(
                     {pump, roles, offer.wanted},
-                    timeout=_CALM_LOOK_SECONDS if self._standing.calm else _LOOK_SECONDS,
+                    timeout=_CALM_LOOK_SECONDS if self._sync_monitor.calm else _LOOK_SECONDS,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 for task in (pump, roles):
                     if task.done():
                         task.result()
-                self._standing.look(follower)
+                self._sync_monitor.look(follower)
                 if loop.time() - published >= _TICK_SECONDS:
                     published = loop.time()
                     await self._tick()
@@ -676,7 +678,7 @@ class Lane:
         context, follower = self._context, self._follower
         if follower is None or self.offer is None:
             return ""
-        settled = self._standing.near(follower) and follower.settled
+        settled = self._sync_monitor.near(follower) and follower.settled
         if context.stats.not_carried_total and settled:
             # (The gate may name another reason first.)
             return context.stats.not_carried_words
@@ -700,7 +702,7 @@ class Lane:
         if not self._promotion.asked:
             return why, False
         why = f"the target was asked to open, and did not answer: {why}"
-        self._outcome.not_opened = why.removesuffix(".")
+        self._outcome.not_promoted = why.removesuffix(".")
         return why, True
 
     def _moved_words(self, moved: PositionMoved) -> str:
@@ -727,7 +729,7 @@ class Lane:
         if self._follower is not None:
             self._figures.let_go(self._follower)
             self._follower = None
-            self._standing.let_go()
+            self._sync_monitor.let_go()
         if self._applier is not None:
             await self._applier.close()
         self._ttl_guard.taken_up = self._ttl_guard.taken_up or self._mark.begun
@@ -782,7 +784,7 @@ class Lane:
     async def _compare_on(self, reason: str) -> None:
         """Now and then while both ends are compared before a cut-over: all else goes on."""
         if self._follower is not None:
-            self._standing.look(self._follower)
+            self._sync_monitor.look(self._follower)
         self._context.reason = reason if self._context.can_complete else self._context.reason
         await self._tick()
 
@@ -804,7 +806,7 @@ class Lane:
             position_key(self._mark.token, self._ends.lane),
             on_event=self._context.event_of("target"),
             importing=importing,
-            on_doubt=self._standing.note,
+            on_doubt=self._sync_monitor.note,
             on_trouble=self._context.trouble_of("the target"),
             name=self._ownership.claim.client_name,
         )

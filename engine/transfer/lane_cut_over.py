@@ -121,14 +121,14 @@ class LaneCutOver:
         return self._context.lane
 
     @property
-    def opened(self) -> bool:
+    def promoted(self) -> bool:
         """Whether the target is open."""
         return self._checkpoint.mark.opened
 
     @property
     def decided(self) -> bool:
         """Whether the target is open, or may be."""
-        return self.opened or self._promotion.in_doubt
+        return self.promoted or self._promotion.in_doubt
 
     @property
     def stopped(self) -> bool:
@@ -298,7 +298,7 @@ class LaneCutOver:
         context.enter(Phase.CUT_OVER)
         self._timing.enter_context(context.step("cut-over"))
 
-    async def lift_fence(self) -> None:
+    async def remove_fence(self) -> None:
         """Take the fence away, and the write block with it.
 
         TTLs are extended before that: writers may extend some as soon as they are let on.
@@ -425,7 +425,7 @@ class LaneCutOver:
         """All targets have been promoted: there is no way back any more."""
         assert self._fence is not None
         await self._promotion.commit(by=self._by, hand_over=True)
-        self._fence.opened()
+        self._fence.on_promotion()
         self.fence_seconds = asyncio.get_running_loop().time() - self._began
 
     @property

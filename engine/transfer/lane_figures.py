@@ -33,14 +33,14 @@ class LaneFigures:
         source: ReplicaSource,
         writer: RestoreWriter,
         target_watch: TargetMonitor,
-        standing: SyncMonitor,
+        sync_monitor: SyncMonitor,
     ) -> None:
         self._checkpoint = checkpoint
         self._context = context
         self._source = source
         self._writer = writer
         self._target_watch = target_watch
-        self._standing = standing
+        self._sync_monitor = sync_monitor
         self.follower: Follower | None = None
         """What follows the source, if anything does."""
         self.resync: KeyResync | None = None
@@ -76,7 +76,7 @@ class LaneFigures:
         self._heard_at = None if seconds is None else now - seconds
 
     @property
-    def standing(self) -> str:
+    def how_far(self) -> str:
         """For a migration that is aborted: what was in sync and what was not."""
         context, stood = self._context, self._let_go_at or self()
         if "applied_offset" not in stood:
@@ -129,5 +129,5 @@ class LaneFigures:
         return {
             "commands": self._commands + follower.commands,
             "applied_offset": follower.position.offset,
-            **self._standing.figures(follower),
+            **self._sync_monitor.figures(follower),
         }

@@ -201,7 +201,7 @@ class Migration:
             why, asked = broken.note_broken(cause)
             if asked:
                 broken.context.on_event(why)
-            elif not broken.opened:
+            elif not broken.promoted:
                 broken.context.report_refusal(why, repeated=True)
                 for lane in lanes:
                     lane.cut_over.break_off(why)
@@ -232,9 +232,9 @@ class Migration:
         return None if None in found else any(found)
 
     @property
-    def opened(self) -> bool:
+    def promoted(self) -> bool:
         """Whether a target is its users' by now."""
-        return any(lane.opened for lane in self.lanes)
+        return any(lane.promoted for lane in self.lanes)
 
     @property
     def in_doubt(self) -> bool:
@@ -278,9 +278,9 @@ class Migration:
         return [what for lane in self.lanes for what in lane.left_out]
 
     @property
-    def standing(self) -> str:
+    def how_far(self) -> str:
         """For a migration that is aborted: what was in sync and what was not."""
-        named = [(lane.context.lane, lane.standing) for lane in self.lanes]
+        named = [(lane.context.lane, lane.how_far) for lane in self.lanes]
         return "; ".join(f"lane {name}: {text}" if name else text for name, text in named)
 
     def at_source(self) -> dict[str, Any]:
@@ -309,9 +309,9 @@ class Migration:
         self._take_up()
         await together([_of(lane, lane.abandon()) for lane in self.lanes])
 
-    async def end_opened(self) -> bool:
-        """As `LaneOutcome.end_opened`, of all lanes."""
-        return all(await together([_of(lane, lane.end_opened()) for lane in self.lanes]))
+    async def end_promoted(self) -> bool:
+        """As `LaneOutcome.end_promoted`, of all lanes."""
+        return all(await together([_of(lane, lane.end_promoted()) for lane in self.lanes]))
 
     async def save_last(self, errors: list[str]) -> None:
         """Write the last checkpoints; a failure joins `errors` if there is none yet."""

@@ -224,7 +224,7 @@ class Offline:
         return self._context.stats.keys > 0 or self._file_begun
 
     @property
-    def standing(self) -> str:
+    def how_far(self) -> str:
         """For a migration that is aborted: what was in sync and what was not."""
         context = self._context
         if context.phase in (Phase.COPIED, Phase.CUT_OVER):

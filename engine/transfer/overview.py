@@ -20,7 +20,7 @@ from engine.transfer.switch_hook import OnSwitch
 
 
 class Overview:
-    """The stages of a migration's lanes. `lane` makes one; there is at least one."""
+    """The contexts of a migration's lanes. `lane` makes one; there is at least one."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Overview:
         self._quiet = False
 
     def lane(self, name: str = "") -> MigrationContext:
-        """The stage of one more lane. `name` tells it from others, and is empty for a migration's
+        """The context of one more lane. `name` tells it from others, and is empty for a migration's
         only one."""
 
         def publish(progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""The target's opening: from here on it is its users', and nothing of ours may write to it.
+"""The target's promotion: from here on it is its users', and nothing of ours may write to it.
 
     promoting ──promote──▶ opened ──tidy_up──▶ tidied
         └── the target says that it was not promoted ──▶ followed again
@@ -132,7 +132,7 @@ class Promotion:
         final, token = applier.found, self._checkpoint.mark.token
         if final is None:
             raise PositionMoved(None)
-        opened = TargetPosition.decode(final).promoted()
+        promoted = TargetPosition.decode(final).promoted()
         await self._checkpoint.save(
             promoting=final.decode(),
             process=process,
@@ -151,7 +151,7 @@ class Promotion:
             raise LinkError(_LATE, fault="target")
         try:
             await applier.promote(
-                opened.encode(),
+                promoted.encode(),
                 process,
                 inside=[("DEL", dirty_key(token))],
                 behind=behind,
@@ -210,7 +210,7 @@ class Promotion:
 
     async def _tidy_up(self) -> None:
         patience = self._context.patience(
-            "the opening",
+            "the promotion",
             ended="the target could not be tidied up",
             next_step="it is tidied up again",
             fault="target",
@@ -247,8 +247,8 @@ class Promotion:
                     if mark.handed_over:
                         await self._stand_back(moved.found)
                     raise
-            opened = isinstance(found, bytes) and TargetPosition.decode(found).opened
-            left = isinstance(found, bytes) and not opened and not mark.promoting
+            promoted = isinstance(found, bytes) and TargetPosition.decode(found).opened
+            left = isinstance(found, bytes) and not promoted and not mark.promoting
             if left:
                 # Not completed: the next start has to know (`leftovers`). RENAME, because a target
                 # without memory takes it.

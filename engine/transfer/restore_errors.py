@@ -29,7 +29,7 @@ _TYPE_NAMES = {
 def explain_refusal(message: str, value_type: int | None, target: ServerInfo) -> str:
     """The reason for the report: the target's `message`, and what lies behind it if it shows.
 
-    `value_type` is the RDB type byte of the value, None where it is not at hand.
+    `value_type` is the RDB type byte of the value, None where it is not known.
     """
     if not message.startswith(_UNREADABLE) or value_type is None:
         return message

@@ -21,7 +21,7 @@ _FAR_MS = EXTEND_MS // 2
 # KEYS: hashes; what counts as extended (ms since the epoch), by how much it is, until when the
 # script is valid (s, on the target's clock), and HSCAN's cursor for each hash. Returns what is not
 # done: hashes and cursors, in turn. A field whose expire time has passed goes with this.
-_RELEASE = """
+_RESTORE_TTLS = """
 if tonumber(redis.call('TIME')[1]) > tonumber(ARGV[3]) then
   return redis.error_reply('ERR this script comes too late')
 end
@@ -102,7 +102,7 @@ class _Restored:
         now = await self._clock.now_ms()
         valid = now // 1000 + int(VALID_SECONDS) - 1
         keys, cursors = [key for key, _ in hashes], [cursor for _, cursor in hashes]
-        return ("EVAL", _RELEASE, len(keys), *keys, now + _FAR_MS, EXTEND_MS, valid, *cursors)
+        return ("EVAL", _RESTORE_TTLS, len(keys), *keys, now + _FAR_MS, EXTEND_MS, valid, *cursors)
 
 
 async def _knows_field_ttls(target: Admin) -> bool:

@@ -59,7 +59,7 @@ class Snapshot:
         self._target_watch = target_watch
         self.on_records: Callable[[RecordBatch], None] = lambda _: None
         """Told of each batch before it is sent."""
-        # Hashes of the snapshot whose fields have deadlines, which cannot be lifted.
+        # Hashes of the snapshot whose fields have TTLs, which cannot be extended.
         self._timed: set[tuple[int, bytes]] = set()
         # Keys of the snapshot that the target has refused, or the source.
         self._refused: dict[tuple[int, bytes], None] = {}
@@ -69,7 +69,7 @@ class Snapshot:
         writer.again = source.value_again
 
     async def prepare(self, sync: FullSync, position: StreamPosition | None) -> None:
-        """Before its first byte is taken in: room, and the books say that it has begun.
+        """Before its first byte is taken in: room, and the checkpoint says that it has begun.
 
         `position` is what the source was asked for. Raises `SourceLost`, and as `refuse_parts`.
         """
@@ -170,7 +170,7 @@ class Snapshot:
         self._parts += [key for key, reason in batch.withheld if reason == GRAPH_PART][:1]
         refused = [key for key, _ in (*batch.errors, *batch.withheld)]
         refused += [batch.key(index) for index, _ in acknowledged.errors]
-        # To read them again at once would be in vain.
+        # To read them again at once would bring the same.
         self._timed.difference_update((batch.db, key) for key in refused)
         for key in refused[: NAMED_KEYS_LIMIT - len(self._refused)]:
             self._refused[batch.db, key] = None

@@ -54,7 +54,7 @@ async def disconnect(end: Admin, keep_users: Collection[str]) -> Look:
 
     Raises `AuthError` and `ServerError` where CLIENT LIST or CLIENT KILL is refused, `LinkError`.
     """
-    # Whether KILL would be allowed is to be known before somebody comes.
+    # Whether KILL is allowed has to be known before clients come.
     listed, probe = await end.pipeline([("CLIENT", "LIST"), ("CLIENT", "KILL", "ID", _NO_CLIENT)])
     if isinstance(listed, EngineError):
         raise listed

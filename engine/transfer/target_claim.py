@@ -42,7 +42,7 @@ from engine.wire.control_connection import Admin, Arg
 from engine.wire.dial import CLIENT_NAME
 
 _log = logs.logger(__name__)
-# How often somebody else may write the key between our WATCH and our EXEC.
+# How often another client may write the key between our WATCH and our EXEC.
 _TRIES_MOST = 10
 
 

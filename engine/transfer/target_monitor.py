@@ -43,7 +43,7 @@ class TargetMonitor:
         self._end: Admin | None = None
         self._line = asyncio.Lock()
         self._report = context.trouble_of("the target's answers")
-        # By the loop's clock: when it answered last, and since when it is asked in vain.
+        # By the loop's clock: when it answered last, and since when it gives no answer.
         self._heard_at: float | None = None
         self._asked_at: float | None = None
         self._silent = False

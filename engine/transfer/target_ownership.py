@@ -69,7 +69,7 @@ class TargetOwnership:
 
     async def _lost(self, target: Admin) -> None:
         """Our claim is gone from a target that had it. It may be in use by now: then another
-        migration was completed there, or somebody has emptied it and goes on with it.
+        migration was completed there, or its users have emptied it and use it.
 
         Raises `TransferStopped` unless it is the target that came back from before: as empty as it
         was, or, where it had keys of its own, in another process.

@@ -57,7 +57,7 @@ def _follows(way: Way | None) -> TypeGuard[Migration]:
 
 def _aborted(way: Way | None) -> str:
     """What an abort has met, in words: the target may be open already."""
-    if _follows(way) and way.opened:
+    if _follows(way) and way.promoted:
         refuses = "; the source refuses writes, until unblock-source" if way.sealed else ""
         return f"ended by force after the target was promoted{refuses}"
     if _follows(way) and way.in_doubt:
@@ -66,10 +66,11 @@ def _aborted(way: Way | None) -> str:
 
 
 def _left_open(source: Endpoint, way: Way | None) -> str:
-    """That the source stays open, where it is a server and no fence stands there by the books."""
+    """That the source stays open, where it is a server and no fence stands there by the
+    checkpoint."""
     if source.file_path is not None:
         return ""
-    if _follows(way) and (way.opened or way.in_doubt or way.fenced):
+    if _follows(way) and (way.promoted or way.in_doubt or way.fenced):
         return ""
     return "; the source stays open"
 
@@ -200,16 +201,16 @@ class Transfer:
         except asyncio.CancelledError:
             status = "stopped"
             if self._forced and not self._stopping:
-                standing = self._way.standing if self._way else "before anything was read"
+                how_far = self._way.how_far if self._way else "before anything was read"
                 forced = True
                 if self._way is None:
                     # What an engine before this one left wants to be tidied up all the same.
                     with contextlib.suppress(StateError):
                         self._way = self._begun()
                 if _follows(self._way):
-                    self._cut_over = await self._way.end_opened()
+                    self._cut_over = await self._way.end_promoted()
                 left = _left_open(self._source_endpoint, self._way)
-                errors.append(f"{_aborted(self._way)}: {standing}{left}")
+                errors.append(f"{_aborted(self._way)}: {how_far}{left}")
                 context.on_event(errors[-1])
             else:
                 # By `stop`, or because our awaiter was cancelled: that comes to the same.
@@ -359,7 +360,7 @@ class Transfer:
         if _follows(way) and way.in_doubt:
             # The target has not said whether it was opened: the engine that resumes asks it again.
             return True
-        if _follows(way) and way.opened:
+        if _follows(way) and way.promoted:
             # What is left to do then is done when the migration is resumed.
             return isinstance(error, TransferStopped)
         if way is None or not way.begun:

@@ -174,7 +174,7 @@ class TtlGuard:
             if self._extender.done():
                 await self._end_extender()
         elif self._wanting and asyncio.get_running_loop().time() >= self._extend_at:
-            self._extender = asyncio.create_task(self._lift_all())
+            self._extender = asyncio.create_task(self._extend_all())
 
     @property
     def _age(self) -> float:
@@ -192,7 +192,7 @@ class TtlGuard:
         half = (self._ends.settings.extend_horizon - self._margin) / 2
         return self._checkpoint.mark.released or not 0 <= self._age < half
 
-    async def _lift_all(self) -> None:
+    async def _extend_all(self) -> None:
         """Extend what is nearer than the horizon by now, however it arrived."""
         await self._quiet()
         began = time.time()
@@ -363,7 +363,7 @@ class TtlGuard:
         if self.follower is not None:
             self.follower.trust.expose(self.exposed, asyncio.get_running_loop().time())
         if self._extending and self._checkpoint.mark.released and self._extender is None:
-            self._extender = asyncio.create_task(self._lift_all())
+            self._extender = asyncio.create_task(self._extend_all())
 
     async def give_back(self) -> None:
         """For a target that is left as it is: nothing on it may live for a hundred years."""

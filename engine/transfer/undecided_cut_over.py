@@ -1,6 +1,6 @@
 """What an engine left undecided on one lane: whether the target is open, and what is done then.
 
-A lost answer, a crash behind the opening, or an abort leaves three questions, which the target
+A lost answer, a crash after the promotion, or an abort leaves three questions, which the target
 alone answers: was it promoted (`promoted`), did it come back older (`came_back`), and is what we
 left there ours to take away (`take_back`).
 """
@@ -50,7 +50,7 @@ class LaneOutcome:
         self._upkeep = upkeep
         self._writer = writer
         self._ttl_guard = ttl_guard
-        self.not_opened = ""
+        self.not_promoted = ""
         """Why the last cut-over did not open the target, as far as that is known."""
 
     @property
@@ -76,11 +76,11 @@ class LaneOutcome:
         does_not_count = self._mark.timed and not self._context.peers.decided
         if target_position.opened and self._promotion.asked and does_not_count:
             target_position = await self._ownership.revoke()
-            self.not_opened = (
+            self.not_promoted = (
                 "the target was promoted, but whether writes to the source were still blocked then "
                 "is unknown: the promotion was revoked, and the source is followed again"
             )
-            self._context.on_event(self.not_opened)
+            self._context.on_event(self.not_promoted)
             await self._promotion.deny()
         return target_position
 
@@ -97,7 +97,7 @@ class LaneOutcome:
             await self._promotion.deny()
             found = f"the target was not opened: it has {place_words(target_position.position)}"
             self._context.on_event(found)
-            self.not_opened = f"{self.not_opened}; {found}" if self.not_opened else found
+            self.not_promoted = f"{self.not_promoted}; {found}" if self.not_promoted else found
             await self._upkeep.take_away(at_once=True)
         return False
 
@@ -105,11 +105,11 @@ class LaneOutcome:
         """The target was opened, and has come back from before that."""
         if self._mark.opened:
             await self._promotion.deny()
-            self.not_opened = (
+            self.not_promoted = (
                 "the target lost data after it was promoted: it was restarted or replaced, and is "
                 "brought up to date again"
             )
-            self._context.on_event(self.not_opened)
+            self._context.on_event(self.not_promoted)
 
     async def abandon(self) -> None:
         """As `Lane.abandon`, before both ends are closed."""
@@ -121,7 +121,7 @@ class LaneOutcome:
             await self._writer.open()
             await self.finished(patient=False)
 
-    async def end_opened(self) -> bool:
+    async def end_promoted(self) -> bool:
         """The operator aborts: if an engine before us has opened the target, what is left to do
         behind that is done, as far as both ends answer now. Whether it is open, and all is done.
 
@@ -142,7 +142,7 @@ class LaneOutcome:
         return False
 
     def report_left(self, exc: EngineError) -> None:
-        """Tell that something is left to do behind the opening."""
+        """Report that something is left to do after the promotion."""
         self._context.on_event(f"what remains to be done after the promotion failed: {exc}")
 
     async def take_back(self, forced: bool) -> None:

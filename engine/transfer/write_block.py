@@ -116,7 +116,7 @@ def commands(before: str) -> list[tuple[Arg, ...]]:
 
 
 async def put_back(end: Admin, before: str) -> bool:
-    """Let the source take writes as before; False if somebody else has changed it since.
+    """Let the source take writes as before; False if another client has changed it since.
 
     Raises `LinkError`, `ServerError`, `AuthError`.
     """

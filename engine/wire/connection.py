@@ -274,7 +274,7 @@ class Connection(asyncio.BufferedProtocol):
     def hand_on(self, rest: bytes) -> None:
         """End data mode with `rest` read and not used: the next `take_over` gets it first.
 
-        Reading is paused until somebody resumes it.
+        Reading is paused until it is resumed.
         """
         self.pause_reading()
         self._bulk, self._on_ready, self._on_lost = None, _ignore, _ignore
@@ -502,7 +502,7 @@ class Connection(asyncio.BufferedProtocol):
             self.fail(LinkError(what, fault=self.fault))
 
     def close(self) -> None:
-        """Give the connection up without telling anybody."""
+        """Give the connection up without a report."""
         self._on_lost = _ignore
         self.fail(LinkError(f"the connection to {self.name} was closed by us", fault=self.fault))
 

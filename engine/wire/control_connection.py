@@ -340,7 +340,7 @@ class Admin:
         return parse_info(text.decode("utf-8", "replace"))
 
     async def subscribe(self, channel: str) -> None:
-        """Receive what is published in `channel` (`message`); the connection is good for nothing
+        """Receive what is published in `channel` (`message`); the connection can do nothing
         else then. Raises as `call` does."""
         await self.call("SUBSCRIBE", channel)
 
@@ -413,7 +413,7 @@ class Admin:
 
     async def _open(self) -> None:
         await self._connect()
-        # So that the server's operator sees who we are, and our own connections are told from those
+        # So that the server's operator sees our name, and our own connections are told from those
         # of clients; not every user may. The reply is read with those to the first commands: by
         # itself it would take a round trip.
         named: tuple[Arg, ...] = ("CLIENT", "SETNAME", CLIENT_NAME)

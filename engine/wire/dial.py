@@ -201,7 +201,7 @@ async def _greet(connection: Connection, questions: Sequence[Command], may_ping:
         if endpoint.username not in (None, "", "default"):
             user = [str(endpoint.username)]
         greeting.append(("AUTH", *user, endpoint.password))
-    # So that the server's operator sees who we are; not every user may.
+    # So that the server's operator sees our name; not every user may.
     greeting += [("CLIENT", "SETNAME", CLIENT_NAME), ("PING",)]
     began = loop.time()
     quickest = float("inf")

@@ -108,7 +108,7 @@ class Lines:
                 self._waiter = None
 
     def end(self) -> None:
-        """Leave line mode; the connection stays paused until somebody takes it over."""
+        """Leave line mode; the connection stays paused until it is taken over."""
         self._connection.hand_on(self._reader.rest())
 
     def _on_ready(self, whole: int) -> None:

@@ -75,7 +75,7 @@ def mark_of(store: MemoryCheckpoint) -> OnlineCheckpoint:
 
 
 @pytest.fixture
-def behind_the_seal(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+def behind_the_write_block(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
     """Has something happen once, right behind the first seal."""
     block_writes = PauseFence.block_writes
 
@@ -97,7 +97,9 @@ Arrange = Callable[[Callable[[], None]], None]
 
 
 @pytest.fixture
-def loses_a_right(ends: tuple[Server, Server], behind_the_seal: Arrange) -> tuple[Server, Server]:
+def loses_a_right(
+    ends: tuple[Server, Server], behind_the_write_block: Arrange
+) -> tuple[Server, Server]:
     """Behind the seal the target dies, and our user may not set the source's setting any more."""
     source, target = ends
 
@@ -106,7 +108,7 @@ def loses_a_right(ends: tuple[Server, Server], behind_the_seal: Arrange) -> tupl
         target.kill()
         target.restart()
 
-    behind_the_seal(act)
+    behind_the_write_block(act)
     return ends
 
 
@@ -173,7 +175,7 @@ def test_a_fence_that_is_still_there_at_the_end(loses_a_right: tuple[Server, Ser
 
 
 def test_a_fence_behind_a_script_that_runs(
-    ends: tuple[Server, Server], behind_the_seal: Arrange
+    ends: tuple[Server, Server], behind_the_write_block: Arrange
 ) -> None:
     """The source answers BUSY for longer than two questions wait: that for its role, and that which
     takes the fence away. Then it is taken away."""
@@ -189,7 +191,7 @@ def test_a_fence_behind_a_script_that_runs(
         target.kill()
         target.restart()
 
-    behind_the_seal(act)
+    behind_the_write_block(act)
 
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)
@@ -254,12 +256,12 @@ def test_a_hook_that_does_not_take_its_fence_away(
 
 @pytest.mark.parametrize("again", ["by itself", "resumed"])
 def test_clients_of_an_open_target_that_cannot_be_let_go(
-    ends: tuple[Server, Server], behind_the_seal: Arrange, again: str
+    ends: tuple[Server, Server], behind_the_write_block: Arrange, again: str
 ) -> None:
     """The target is open, and the source refuses UNPAUSE: it is tried again for a while; then the
     migration is stopped, and whoever resumes it has it done."""
     source, target = ends
-    behind_the_seal(lambda: right(source, "-client|unpause"))
+    behind_the_write_block(lambda: right(source, "-client|unpause"))
     store = MemoryCheckpoint()
 
     async def steer(work: Transfer, run: Run) -> None:

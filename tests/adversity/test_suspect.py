@@ -72,7 +72,7 @@ def test_an_outage_after_a_refused_cut_over(
     for n in range(50):
         client.set(f"session:{n}", "alive", px=9000)
     verdicts = [CutOverCheckResult(False, "not yet")]
-    extend_all, near = TtlGuard._lift_all, SyncMonitor.near
+    extend_all, near = TtlGuard._extend_all, SyncMonitor.near
     away = threading.Event()
 
     async def gate(_: bytes) -> CutOverCheckResult:

@@ -293,8 +293,8 @@ class Owned(MemoryCheckpoint):
     owner: list[Owned]
     """Who has the claim now, last; shared."""
 
-    def __init__(self, books: MemoryCheckpoint, owner: list[Owned]) -> None:
-        self._books = books
+    def __init__(self, store: MemoryCheckpoint, owner: list[Owned]) -> None:
+        self._store = store
         self.owner = owner
         self.asleep: threading.Event | None = None
         self.awake = threading.Event()
@@ -303,12 +303,12 @@ class Owned(MemoryCheckpoint):
         self.owner.append(self)
 
     def load(self) -> Checkpoint | None:
-        return self._books.load()
+        return self._store.load()
 
     def save(self, checkpoint: Checkpoint) -> None:
         if self.owner[-1] is not self:
             raise StateError("the claim is another's")
-        self._books.save(checkpoint)
+        self._store.save(checkpoint)
         if self.asleep is not None:
             self.asleep.set()
             self.awake.wait(60)
@@ -322,8 +322,8 @@ def test_an_engine_that_sleeps_before_it_empties_the_target(
     source, target = ends
     if held_before:
         target.client().set("users", "own")
-    books, owner = MemoryCheckpoint(), []  # type: ignore[var-annotated]
-    first, second = Owned(books, owner), Owned(books, owner)
+    store, owner = MemoryCheckpoint(), []  # type: ignore[var-annotated]
+    first, second = Owned(store, owner), Owned(store, owner)
     first.take()
     slept, runs = threading.Event(), []
     clear = TargetClaim.clear
@@ -383,8 +383,8 @@ def test_an_engine_that_sleeps_before_it_empties_the_target(
 def test_values_of_a_snapshot_that_arrive_late(ends: tuple[Server, Server]) -> None:
     """On their way when another engine takes over: what they hold is older than its snapshot."""
     source, target = ends
-    books, owner = MemoryCheckpoint(), []  # type: ignore[var-annotated]
-    first, second = Owned(books, owner), Owned(books, owner)
+    store, owner = MemoryCheckpoint(), []  # type: ignore[var-annotated]
+    first, second = Owned(store, owner), Owned(store, owner)
     first.take()
     source.client().mset({f"old:{n}": b"old" * 100 for n in range(20_000)})
     stalled, runs = threading.Event(), []

@@ -248,13 +248,13 @@ def test_one_that_was_mended_behind_the_books(ends: tuple[Server, Server]) -> No
         client.set("refused", "a string")
         await soon(lambda: work.progress.not_carried == 0, "nothing refused")
         await in_sync(work, source)
-        books.append(before)
+        checkpoint.append(before)
         work.stop()
 
-    books: list = []  # type: ignore[type-arg]
+    checkpoint: list = []  # type: ignore[type-arg]
     online(source, target, stop, checkpoints=store)
-    assert len(books[0].not_carried) == 1
-    store.save(books[0])
+    assert len(checkpoint[0].not_carried) == 1
+    store.save(checkpoint[0])
 
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)

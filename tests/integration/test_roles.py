@@ -875,7 +875,7 @@ def test_two_primaries(server_factory: ServerFactory) -> None:
     assert target.client().get("key") == b"2"
 
 
-class _DiesBehindTheSeal(MemoryCheckpoint):
+class _DiesBehindTheWriteBlock(MemoryCheckpoint):
     """An engine that ends just when it would write down that the target is being opened."""
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -892,7 +892,7 @@ def test_a_fence_that_a_crash_has_left_at_the_primary(
     target = server_factory(known("redis-7.0"))
     head.client().set("key", 1)
     replica_of(source, head)
-    store = _DiesBehindTheSeal()
+    store = _DiesBehindTheWriteBlock()
 
     async def steer(work: Transfer, run: Run) -> None:
         await following(work)

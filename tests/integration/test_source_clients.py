@@ -904,11 +904,11 @@ def test_a_fence_that_is_held_anew_behind_the_opening(server_factory: ServerFact
             await fence.close()
         else:
             await fence.approach()
-            fence.opened()
+            fence.on_promotion()
         await fence.block_writes()
         assert fence._hold is not None
         if first is None:
-            fence.opened()
+            fence.on_promotion()
             await fence.remove()
             return fence, []
         told = await fence.finish()

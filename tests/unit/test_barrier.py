@@ -32,7 +32,7 @@ class Lane:
     plan: dict[str, tuple[str, int]]
     recording: dict[str, tuple[str, int]]
     trace: list[tuple[str, str, str]] = field(default_factory=list)
-    opened: bool = False
+    promoted: bool = False
 
     async def do(self, what: str, step: str, plan: tuple[str, int]) -> None:
         how, turns = plan
@@ -56,7 +56,7 @@ def table(until: dict[str, float]) -> list[Step[Lane]]:
     def step(at: int, name: str) -> Step[Lane]:
         async def act(lane: Lane) -> None:
             await lane.do("act", name, lane.plan.get(name, (PASSES, 0)))
-            lane.opened = lane.opened or name == "promote"
+            lane.promoted = lane.promoted or name == "promote"
 
         async def record(lane: Lane) -> None:
             await lane.do("record", name, lane.recording.get(name, (PASSES, 0)))
@@ -98,7 +98,7 @@ def checked(lanes: list[Lane], trace: list[tuple[str, str, str]]) -> None:
     for at, (what, step, name) in enumerate(trace):
         if what == "act" and step != STEPS[0]:
             assert ("record passed", step, name) in trace[:at]
-    if any(lane.opened for lane in lanes):
+    if any(lane.promoted for lane in lanes):
         assert undone == []
         return
     # Everything that was begun is undone, once, and the last step first.
@@ -127,7 +127,7 @@ async def run(
     # A time that is over when its step begins: what then does not end at once is late.
     until = dict.fromkeys(STEPS[:DECIDES], 0.0) if late else {}
     barrier = Barrier(
-        table(until), decided=lambda lane: lane.opened, name_of=lambda lane: lane.name
+        table(until), decided=lambda lane: lane.promoted, name_of=lambda lane: lane.name
     )
     task = asyncio.create_task(barrier.run(lanes))
     for _ in range(10_000 if cancel_after is None else cancel_after):
@@ -175,7 +175,7 @@ def test_it_says_where_it_failed(lanes: int, step: str, data: st.DataObject) -> 
     assert (raised.step.name, raised.lane.name) == (step, f"lane {bad}")
     assert str(raised.cause) == f"{step} on lane {bad}"
     if STEPS.index(step) < DECIDES:
-        assert not any(lane.opened for lane in all_lanes)
+        assert not any(lane.promoted for lane in all_lanes)
 
 
 def test_steps_of_all_lanes_run_at_once() -> None:

@@ -51,7 +51,7 @@ def test_a_total_that_is_not_known_is_no_zero() -> None:
     assert Progress.from_dict(unknown.to_dict()) == unknown
     known = Progress(phase=Phase.SNAPSHOT, keys=3, total_keys=9000)
     assert known.keys_words == "3 of about 9,000 keys"
-    assert response_shapes.standing(unknown) == "3 keys"
+    assert response_shapes.how_far(unknown) == "3 keys"
 
 
 def test_keys_that_were_not_compared_at_the_end_are_no_differences() -> None:

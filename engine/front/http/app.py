@@ -88,10 +88,10 @@ class Api:
     signature."""
 
     def __init__(
-        self, engine: Engine, gate: Authenticator, *, metrics_token: bytes | None = None
+        self, engine: Engine, authenticator: Authenticator, *, metrics_token: bytes | None = None
     ) -> None:
         self._engine = engine
-        self._gate = gate
+        self._authenticator = authenticator
         self._metrics_token = metrics_token
         self._model: Model = model()
         self._line = asyncio.Semaphore(AT_ONCE)
@@ -132,7 +132,7 @@ class Api:
         given = query.single(pair for pair in admitted.pairs if pair[0] not in QUERY_MEMBERS)
         # 2. What: the action, in our version of the API, by a caller that may.
         action, operation = self._asked_for(given, call)
-        self._gate.allow(admitted.caller, action.role, f"elasticache:{operation.name}")
+        self._authenticator.allow(admitted.caller, action.role, f"elasticache:{operation.name}")
         # 3. With what.
         parameters = query.read(given, self._model.shape(operation.takes), self._model)
         action.check(parameters)
@@ -192,9 +192,9 @@ class Api:
         self, action: actions.Action, parameters: dict[str, Any], caller: Caller
     ) -> dict[str, Any]:
         try:
-            if self._gate.was_used(caller):
+            if self._authenticator.was_used(caller):
                 await action.look(self._engine, parameters)
-            with self._gate.once(caller):
+            with self._authenticator.once(caller):
                 async with self._slow_changes if action.slow else self._changes:
                     return _shown(await action.run(self._engine, parameters))
         finally:
@@ -219,7 +219,7 @@ class Api:
             headers=headers,
             body=sha256(body),
         )
-        caller = self._gate.admit(signed)
+        caller = self._authenticator.admit(signed)
         call.key_id = caller.key_id
         if not body:
             return Admitted(caller, in_query)
@@ -237,14 +237,14 @@ class Api:
     async def _watch(self, request: Request, call: Call) -> Response:
         call.operation = "Watch"
         admitted = await self._admit(request, call)
-        self._gate.allow(admitted.caller, Role.READ, "Watch")
+        self._authenticator.allow(admitted.caller, Role.READ, "Watch")
         self.feed.check()
         role = {"X-Startmigration-Role": admitted.caller.role.value}
         return _Stream(
             self.feed,
             role,
             self.history.event(),
-            lambda: self._gate.still_good(admitted.caller),
+            lambda: self._authenticator.still_good(admitted.caller),
         )
 
     async def _metrics(self, request: Request, call: Call) -> Response:
@@ -252,7 +252,7 @@ class Api:
         headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in request.scope["headers"]]
         if not bearer_fits(headers, self._metrics_token):
             admitted = await self._admit(request, call)
-            self._gate.allow(admitted.caller, Role.READ, "Metrics")
+            self._authenticator.allow(admitted.caller, Role.READ, "Metrics")
         self.metrics.watchers.set(self.feed.clients)
         found = await self._engine.services.state(
             lambda registry: (

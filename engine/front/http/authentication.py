@@ -112,7 +112,7 @@ def bearer_fits(headers: Sequence[tuple[str, str]], token: bytes | None) -> bool
 
 
 def _check_local(request: sigv4.Signed) -> None:
-    """Without authentication a web page of anybody's could have the user's browser ask: by its own
+    """Without authentication any web page could have the user's browser ask: by its own
     origin, or by a name of its own that stands for 127.0.0.1. And so could a link in a mail."""
     given = dict(request.headers)
     host = given.get("host", "")

@@ -1,6 +1,6 @@
-"""How often the log tells of refusals that anybody can cause.
+"""How often the log reports refusals that any client can cause.
 
-A caller without a key may ask as often as the server answers; a line for each would let anybody
+A caller without a key may ask as often as the server answers; a line for each would let any client
 fill the disk. The counters of `/metrics` have them all.
 """
 

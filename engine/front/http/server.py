@@ -48,7 +48,7 @@ _log = logs.logger(__name__)
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How to serve. `listen` are hosts and ports; `access_keys` None means that no client is asked
-    who they are, which only the loopback may."""
+    their keys, which only the loopback may."""
 
     listen: Sequence[tuple[str, int]]
     access_keys: Path | None
@@ -67,7 +67,7 @@ async def serve(state: str | None, settings: Settings) -> None:
     `StateError`.
     """
     # 1. What can be wrong is found before the first client comes.
-    gate = _gate(settings)
+    authenticator = _authenticator(settings)
     context = _tls(settings)
     token = _token(settings.metrics_token_file)
     engine = Engine(state)
@@ -76,18 +76,18 @@ async def serve(state: str | None, settings: Settings) -> None:
     await engine.services.state(lambda registry: registry.list(limit=1), make=True)
     sockets = _bind(settings.listen)
     with limited(settings.allowed):
-        await _serve(engine, gate, token, context, sockets)
+        await _serve(engine, authenticator, token, context, sockets)
 
 
 async def _serve(
     engine: Engine,
-    gate: Authenticator,
+    authenticator: Authenticator,
     token: bytes | None,
     context: ssl.SSLContext | None,
     sockets: list[socket.socket],
 ) -> None:
     # 2. The migrations that are there, and the door.
-    api = Api(engine, gate, metrics_token=token)
+    api = Api(engine, authenticator, metrics_token=token)
     watcher = MigrationWatcher(
         engine.services,
         on_replaced=api.metrics.replaced.inc,
@@ -315,7 +315,7 @@ def _config(api: Api, context: ssl.SSLContext | None) -> uvicorn.Config:
     )
 
 
-def _gate(settings: Settings) -> Authenticator:
+def _authenticator(settings: Settings) -> Authenticator:
     if settings.access_keys is not None:
         return Authenticator(AccessKeys(settings.access_keys))
     for host, _ in settings.listen:

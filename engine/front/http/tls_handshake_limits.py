@@ -52,7 +52,7 @@ class TlsListener:
         make: Callable[[], asyncio.Protocol],
         inside: Callable[[], Iterable[Guest]],
     ) -> None:
-        # Its own descriptor: the other one may be closed while we still wait for somebody.
+        # Its own descriptor: the other one may be closed while we still wait for a client.
         self._listening = listening.dup()
         self._listening.setblocking(False)
         self._context = context

@@ -65,7 +65,7 @@ class App {
     return call(action, parameters, this.#key, AbortSignal.timeout(90_000));
   }
 
-  // --- Who ---
+  // --- The caller ---
 
   #signIn() {
     const form = new FormData(byId("sign-in-form"));

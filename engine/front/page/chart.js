@@ -132,7 +132,7 @@ function* runs(list) {
   if (run.length > 0) yield run;
 }
 
-// Of the points of one column of pixels the highest: a short peak is what somebody looks for.
+// Of the points of one column of pixels the highest: a short peak is what a reader looks for.
 function thinned(list, x) {
   const kept = [];
   let column = null;

@@ -40,7 +40,7 @@ export function toneOf({ Migration: migration }) {
   return migration.Workers.length === 0 && troubled(migration) ? "bad" : "going";
 }
 
-/** The groups in the order in which somebody looks for them: what goes on, what failed, the rest. */
+/** The groups in the order in which an operator looks for them: what goes on, what failed, the rest. */
 export function ordered(groups) {
   const rank = (group) => (group.Migration ? 0 : group.Details?.Status === "failed" ? 1 : 2);
   return [...groups].sort((a, b) => rank(a) - rank(b)); // by name within, as they come
