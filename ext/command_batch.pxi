@@ -108,8 +108,9 @@ cdef class CommandBatch:
             raise IndexError("no such command")
         return &self.packed.commands[index]
 
-    def command(self, Py_ssize_t index):
-        """The arguments of command `index`, its name first, as it is to be sent."""
+    def command(self, Py_ssize_t index, size_t most=SIZE_MAX):
+        """The arguments of command `index`, its name first, as it is to be sent: the first `most`
+        bytes of each."""
         cdef uint64_t count
         cdef size_t size
         cdef const uint8_t *p = first_argument(
@@ -117,7 +118,7 @@ cdef class CommandBatch:
         arguments = []
         while count:
             p = argument_body(p, &size)
-            arguments.append(PyBytes_FromStringAndSize(<const char *>p, size))
+            arguments.append(PyBytes_FromStringAndSize(<const char *>p, min(size, most)))
             p += size + 2
             count -= 1
         self.let_go()
@@ -225,7 +226,7 @@ cdef class CommandBatch:
     def unknown(self):
         """The names of the commands that have no row, each once, in upper case."""
         return list(dict.fromkeys(
-            self.command(index)[0].upper() for index in self.indices(FLAG_UNKNOWN)))
+            self.argument(index, 0).upper() for index in self.indices(FLAG_UNKNOWN)))
 
     @property
     def flushes(self):

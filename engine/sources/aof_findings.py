@@ -17,10 +17,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from engine._native import ProtocolError, StreamReader
-from engine.errors import ProtocolFault
+from engine.errors import ProtocolFault, SpoolFull
 from engine.model.server import ServerInfo
 from engine.sources.aof_files import AofFiles, Part
 from engine.sources.on_thread import go_on, on_thread
+from engine.sources.spool import nameless_file, spool_directory
 from engine.wire.search_indexes import InSnapshot
 
 # A batch is a transaction on the target: between two of them the target waits for the next one.
@@ -150,9 +151,12 @@ def stream_of(
     now_ms: int = 0,
     names: Iterable[tuple[bytes, bytes, bytes]] = (),
     extend_fields: bool = False,
+    directory: str | None = None,
 ) -> StreamReader:
     """What reads commands from `offset` on; with `extend_by` their expire times are extended by it,
-    and with `extend_fields` those of hash fields. `names`: `TransferSettings.stream_names`."""
+    and with `extend_fields` those of hash fields. `names`: `TransferSettings.stream_names`.
+    `directory`: `TransferSettings.spool_directory`; what `feed` raises where a long command cannot
+    be kept there, `unkept` explains."""
     reader = StreamReader(
         offset,
         db,
@@ -165,11 +169,21 @@ def stream_of(
         anchor=extend_by > 0,
         names=names,
         extend_fields=extend_fields,
+        file=lambda: nameless_file(spool_directory(directory)),
     )
     if extend_by:
         reader.now_ms = now_ms
         reader.extend_before, reader.extend_by = EXTEND_BEFORE, extend_by
     return reader
+
+
+def unkept(directory: str | None, exc: OSError) -> SpoolFull:
+    """What to raise where a long command cannot be kept on disk."""
+    return SpoolFull(
+        f"a long command cannot be kept in the spool's directory {spool_directory(directory)}: "
+        f"{exc.strerror}",
+        remedy="Name a larger disk with --spool-directory.",
+    )
 
 
 def damaged(part: Part, exc: ProtocolError) -> ProtocolFault:

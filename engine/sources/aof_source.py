@@ -12,7 +12,14 @@ from engine.model.modules import has_graphs
 from engine.model.position import ScanPosition
 from engine.model.settings import TransferSettings
 from engine.sources.aof_files import AofFiles, changed
-from engine.sources.aof_findings import EXTEND_BEFORE, AofSurvey, damaged, stream_of, unsound
+from engine.sources.aof_findings import (
+    EXTEND_BEFORE,
+    AofSurvey,
+    damaged,
+    stream_of,
+    unkept,
+    unsound,
+)
 from engine.sources.base import Item, unpacked_names
 from engine.sources.value_spill import Spill
 
@@ -125,8 +132,10 @@ class AofCommands:
         extend_by: int,
         names: Iterable[tuple[bytes, bytes, bytes]] = (),
         extend_fields: bool = False,
+        directory: str | None = None,
     ) -> None:
         self._files = files
+        self._directory = directory
         self._survey = survey
         self._names = list(names)
         self._extend_fields = extend_fields
@@ -157,6 +166,8 @@ class AofCommands:
                     continue
             except ProtocolError as exc:
                 raise damaged(part, exc) from exc
+            except OSError as exc:
+                raise unkept(self._directory, exc) from exc
             if (batch := self._reader.next(True)) is not None:
                 return batch
             if self._reader.batched_offset != min(part.end, self._survey.end):
@@ -177,4 +188,5 @@ class AofCommands:
             now_ms=self._now_ms,
             names=self._names,
             extend_fields=self._extend_fields,
+            directory=self._directory,
         )

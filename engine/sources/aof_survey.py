@@ -34,6 +34,7 @@ from engine.sources.aof_findings import (
     damaged,
     identity_of,
     stream_of,
+    unkept,
     unsound,
 )
 from engine.sources.on_thread import go_on, on_thread
@@ -168,7 +169,12 @@ class _Surveyor:
                 portion = snapshot.rest()
             if stream is None:
                 settings = self._settings
-                stream = stream_of(begin, until=settings.until_time, names=settings.stream_names)
+                stream = stream_of(
+                    begin,
+                    until=settings.until_time,
+                    names=settings.stream_names,
+                    directory=settings.spool_directory,
+                )
             self._read_commands(part, stream, portion)
         if stream is not None:
             self._end_part(part, stream)
@@ -204,6 +210,8 @@ class _Surveyor:
             stream.feed(portion)
         except ProtocolError as exc:
             raise damaged(part, exc) from exc
+        except OSError as exc:
+            raise unkept(self._settings.spool_directory, exc) from exc
         self._count_batches(stream)
         if stream.cut_offset is not None:
             self._cut_by_time(part, stream)
@@ -276,13 +284,17 @@ class _Surveyor:
     def _unknown_between(self, part: Part, begin: int, end: int) -> tuple[bytes, ...]:
         """The names of `OpenTail`, of a transaction whose last whole command ends at `end`."""
         found: dict[bytes, None] = {}
-        reader = stream_of(begin, names=self._settings.stream_names)
+        settings = self._settings
+        reader = stream_of(begin, names=settings.stream_names, directory=settings.spool_directory)
         at = begin
         while at < end and len(found) < _TAIL_NAMES_MOST:
             portion = self._files.read(part, at, end)
             at += len(portion)
             # As if it ended here: its commands are given out behind an EXEC alone.
-            reader.feed(portion if at < end else portion + _EXEC)
+            try:
+                reader.feed(portion if at < end else portion + _EXEC)
+            except OSError as exc:
+                raise unkept(settings.spool_directory, exc) from exc
             if at == end:
                 reader.flush()
             for batch in reader.take():

@@ -147,6 +147,9 @@ class Demux:
                     self.ready = self.stream.received(n)
                 except ProtocolError as exc:
                     raise _unreadable("replication stream", exc) from None
+                except OSError as exc:
+                    # Of the file that a long command lies in.
+                    raise self._spool.lack(exc) from None
             else:
                 self._parse(now, None, n)
             return self.ready

@@ -189,6 +189,7 @@ class Replay:
             extend_by=EXTEND_MS,
             names=self._context.settings.stream_names,
             extend_fields=self._fields is not None,
+            directory=self._context.settings.spool_directory,
         )
         batch, plain = await asyncio.to_thread(self._next, reader)
         while batch is not None:

@@ -196,6 +196,7 @@ class _Reading:
             False,
             extend_by=0,
             names=self._settings.stream_names,
+            directory=self._settings.spool_directory,
         )
         sampler = Sampler(self._seed + 1)
         sample: list[DbKey | None] = []
@@ -263,7 +264,9 @@ def _says(
     batch: CommandBatch, index: int, names: dict[bytes, list[DbKey]]
 ) -> Iterator[tuple[DbKey, FileValue]]:
     """What a command says of some keys."""
-    words, db = batch.command(index), batch.db(index)
+    # Longer ones are none of these names, and no value that is compared.
+    most = max(VALUE_BYTES, *map(len, names)) + 1
+    words, db = batch.command(index, most), batch.db(index)
     values = values_of_command(words)
     for name in set(words[1:]) & names.keys():
         for key in names[name]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine._native import CommandBatch, ProtocolError, StreamReader, early_field_ttls
 from engine.cli import timestamps, transfer_options
-from engine.errors import EngineError, ProtocolFault, UsageError
+from engine.errors import EngineError, ProtocolFault, SpoolFull, UsageError
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.sources.aof_files import AofFiles, read_manifest
@@ -193,6 +193,33 @@ def test_a_resume_reads_on_where_the_target_is(tmp_path: Path):
             while (batch := reader.next()) is not None:
                 rest.append(batch)
             assert contents(rest) == whole[at:]
+        files.close()
+
+    run(main())
+
+
+def test_a_long_command_lies_in_a_file(tmp_path: Path) -> None:
+    """Where that cannot be, the folder is named."""
+    value = b"v" * (9 << 20)
+    path = tmp_path / "appendonly.aof"
+    path.write_bytes(command(b"SET", b"a", value, b"PXAT", b"1999999999999") + PARTS[2])
+    nowhere = str(tmp_path / "nowhere")
+
+    async def main() -> None:
+        files = AofFiles(path)
+        with pytest.raises(SpoolFull, match=nowhere):
+            await survey_aof(files, TransferSettings(spool_directory=nowhere))
+        found = await survey_aof(files, TransferSettings())
+        directory = str(tmp_path)
+        reader = AofCommands(files, found, 0, 0, False, extend_by=1000, directory=directory)
+        batch = reader.next()
+        assert batch is not None
+        assert batch.in_file
+        assert batch.command(0) == [b"SET", b"a", value]
+        assert batch.command(1) == [b"PEXPIREAT", b"a", b"2000000000999"]
+        reader = AofCommands(files, found, 0, 0, False, extend_by=0, directory=nowhere)
+        with pytest.raises(SpoolFull, match=nowhere):
+            reader.next()
         files.close()
 
     run(main())

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from engine._native import SnapshotReader, StreamReader
-from engine.errors import ProtocolFault
+from engine.errors import ProtocolFault, SpoolFull
 from engine.sources.reader_or_spool import Demux
 from engine.sources.spool import Spool
-from engine.wire.psync import FullSync
+from engine.wire.psync import FullSync, PartialSync
 
 # No keys; a checksum of zeros is none.
 SNAPSHOT = b"REDIS0009\xff" + bytes(8)
@@ -80,3 +80,27 @@ async def test_a_snapshot_that_holds_what_came_later_names_it(tmp_path: Path) ->
         caught.value
     )
     assert "--source-type scan" in str(caught.value)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+async def test_a_long_command_that_cannot_be_kept_names_the_folder(
+    relative: bool, tmp_path: Path
+) -> None:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    spool = Spool(str(folder), 1 << 30, lambda: None)
+    demux = Demux(
+        PartialSync("r" * 40, 0),
+        spool,
+        None,
+        lambda db: StreamReader(0, db, file=spool.new_file, memory_bytes=1000),
+        (lambda at: int(at * 1000)) if relative else None,
+    )
+    long = SET.replace(b"$1\r\nv", b"$2000\r\n" + b"v" * 2000)
+    give(demux, SET + long)
+    batch = demux.next_commands()
+    assert batch is not None
+    assert batch.in_file
+    folder.rmdir()
+    with pytest.raises(SpoolFull, match=str(folder)):
+        give(demux, long)
