@@ -139,9 +139,14 @@ class ReplicaSource:
     # --- Its life ---
 
     async def open(
-        self, position: StreamPosition | None, since: StreamPosition | None = None
+        self,
+        position: StreamPosition | None,
+        since: StreamPosition | None = None,
+        ready: Awaitable[None] | None = None,
     ) -> FullSync | PartialSync:
         """Become a replica, from `position` on (None: everything).
+
+        `ready`: as `ReplicaHandshake.open`.
 
         `since`: an earlier place of the same stream, from which on it is wanted. It is asked for
         only if the source has `position` too: else it might go on from there with another history
@@ -158,7 +163,7 @@ class ReplicaSource:
         self._spool = Spool(settings.spool_directory, settings.spool_bytes, self._on_spool)
         await asyncio.to_thread(self._spool.check)
         # 2. The handshake.
-        connection, sync = await self._handshake.open(position, since)
+        connection, sync = await self._handshake.open(position, since, ready)
         self._known = position.offset if position is not None and since is not None else 0
         # 3. From here on bytes come.
         self.replid = sync.replid

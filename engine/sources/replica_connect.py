@@ -8,6 +8,7 @@ lost link for what follows the last byte that came.
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
 from typing import Any, cast
 
 from engine import logs
@@ -17,9 +18,9 @@ from engine.model.position import StreamPosition
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.wire.connection import Connection, answered
-from engine.wire.dial import dial, dial_and_ask
+from engine.wire.dial import Command, dial, dial_and_ask
 from engine.wire.info_command import info_in
-from engine.wire.psync import FullSync, PartialSync, handshake
+from engine.wire.psync import ANNOUNCED, FullSync, PartialSync, handshake
 
 _log = logs.logger(__name__)
 # The source's own PING period where it does not tell.
@@ -65,23 +66,33 @@ class ReplicaHandshake:
         return await dial(self._endpoint, fault="source", timeout=self._settings.connect_timeout)
 
     async def open(
-        self, position: StreamPosition | None, since: StreamPosition | None
+        self,
+        position: StreamPosition | None,
+        since: StreamPosition | None,
+        ready: Awaitable[None] | None = None,
     ) -> tuple[Connection, FullSync | PartialSync]:
         """A connection that sends the stream from `position` on, or everything.
 
         `since`: an earlier place of the same stream, from which on it is wanted, but only if the
-        source has `position` too. Raises as `dial` and `handshake` do.
+        source has `position` too. `ready`: what has to be there before the source is asked for its
+        stream. Raises as `dial` and `handshake` do, and what `ready` raises.
         """
         began = time.monotonic()
+        questions: list[Command] = [("INFO",), ("TIME",), ("CONFIG", "GET", "repl-ping-*-period")]
         connection, replies = await dial_and_ask(
             self._endpoint,
-            [("INFO",), ("TIME",), ("CONFIG", "GET", "repl-ping-*-period")],
+            [*questions, *ANNOUNCED],
             fault="source",
             timeout=self._settings.connect_timeout,
         )
+        answers, announced = replies[: len(questions)], replies[len(questions) :]
         try:
-            await self._learn(connection, replies, began)
-            sync = await self._shake_hands(connection, position)
+            await self._learn(connection, answers, began)
+            if ready is not None:
+                await ready
+            # Where it did not simply say OK it is told once more: that tells what it means.
+            known = all(reply == b"OK" for reply in announced)
+            sync = await self._shake_hands(connection, position, announced=known)
             if since is not None and isinstance(sync, PartialSync):
                 return await self._reach_back(connection, sync, since)
         except BaseException:
@@ -107,10 +118,12 @@ class ReplicaHandshake:
         return connection, sync
 
     async def _shake_hands(
-        self, connection: Connection, position: StreamPosition | None
+        self, connection: Connection, position: StreamPosition | None, *, announced: bool = False
     ) -> FullSync | PartialSync:
         timeout = self._settings.io_timeout
-        sync = await handshake(connection, position, info=self.info, timeout=timeout)
+        sync = await handshake(
+            connection, position, info=self.info, timeout=timeout, announced=announced
+        )
         self._log_sync(sync, position)
         return sync
 

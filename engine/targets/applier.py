@@ -135,11 +135,12 @@ class Applier:
         on_trouble: Callable[[str], None] = lambda _: None,
         full: bool = False,
         name: str = "",
+        far: bool = False,
     ) -> None:
         """`full`: the connection will be full of commands all the time. Then SETs that follow each
         other go as MSET, unless the target refuses that, or is a cluster. `name`: how the names of
         connections begin that are to end when another engine has the target; empty: one transaction
-        is under way at a time."""
+        is under way at a time. `far`: the target is known to be far (`applier_link.is_far`)."""
         self._endpoint = endpoint
         self._merges = full
         self._settings = settings
@@ -157,6 +158,7 @@ class Applier:
             on_trouble=on_trouble,
             full=full,
             name=name,
+            far=far,
         )
         """The connection."""
         self._answer: asyncio.Future[TransactionResult] | None = None
@@ -207,7 +209,7 @@ class Applier:
                 if self.link.position == over:
                     # Its WATCH stands since the position was seen.
                     # That MULTI is allowed was seen at the dialling.
-                    _, self.link.position = await self.link.watch(
+                    self.link.position = await self.link.watch(
                         connection, ("MULTI",), ("SET", self._key, position), ("EXEC",)
                     )
             except (LinkError, ServerError) as exc:
@@ -529,7 +531,7 @@ class Applier:
             if isinstance(reply, BaseException):
                 raise reply
         if done is None:
-            raise PositionMoved((await self.link.watch(connection))[1])
+            raise PositionMoved(await self.link.watch(connection))
         self.link.position = position
 
     @property

@@ -33,7 +33,7 @@ from engine.targets.role_check import refuse_replica
 from engine.targets.target_refusals import TRY_AGAIN, no_database, refused_all
 from engine.targets.widen_reads import WIDEN_READS
 from engine.wire.connection import Connection, answered
-from engine.wire.dial import dial_and_ask
+from engine.wire.dial import Command, dial_and_ask
 from engine.wire.info_command import info_in
 
 # A target with a longer round trip, in seconds, is far.
@@ -41,12 +41,17 @@ _FAR_SECONDS = 0.004
 # No server has given so many.
 _NO_CLIENT = (1 << 63) - 1
 # Without the right to these, connections cannot be ended by those that come after them.
-_RIGHTS: tuple[tuple[str | int, ...], ...] = (
+_RIGHTS: tuple[Command, ...] = (
     ("CLIENT", "ID"),
     ("CLIENT", "LIST", "TYPE", "master"),
     ("CLIENT", "KILL", "ID", _NO_CLIENT),
 )
 _log = logs.logger(__name__)
+
+
+def is_far(round_trip: float) -> bool:
+    """Whether a target with this round trip, in seconds, has several transactions under way."""
+    return round_trip >= _FAR_SECONDS
 
 
 class ApplierLink:
@@ -69,6 +74,7 @@ class ApplierLink:
         on_trouble: Callable[[str], None],
         full: bool,
         name: str,
+        far: bool,
     ) -> None:
         self._endpoint = endpoint
         self._settings = settings
@@ -78,6 +84,8 @@ class ApplierLink:
         self._on_doubt = on_doubt
         self._full = full
         self._name = name
+        # As at the last dial; before that, as it is known from elsewhere.
+        self._far = far
         self.patience = Patience(
             settings.retry_for,
             ended="the target did not take anything",
@@ -121,9 +129,13 @@ class ApplierLink:
 
     async def dial(self) -> None:
         """Dial, and look at the position. Raises `LinkError`, `ServerError`, `AuthError`."""
-        connection, (replies,) = await dial_and_ask(
+        # Far away all that is known to be asked goes with the greeting, but where something has to
+        # come before it: import mode, or the end of the connection before this one.
+        at_once = self._far and not self._importing and self.client is None
+        first = self._questions() if at_once else []
+        connection, (answer, *replies) = await dial_and_ask(
             self._endpoint,
-            [("INFO",)],
+            [("INFO",), *first],
             fault="target",
             timeout=self._settings.connect_timeout,
         )
@@ -137,10 +149,16 @@ class ApplierLink:
                     # Again, now that no TTL passes any more: see `transfer.lane`. Not only
                     # now: had the link gone meanwhile, that would go unnoticed.
                     self._on_doubt(Doubt.LAPSED)
-            info = info_in(connection, answered(replies))
+            info = info_in(connection, answered(answer))
             refuse_replica(connection.name, info)
             identity = info.identity
-            client = await self._settle_in(connection, identity)
+            if at_once:
+                client = self._settled(replies)
+                if not is_far(connection.round_trip):
+                    client = None
+            else:
+                self._far = is_far(connection.round_trip)
+                client = await self._settle_in(connection, identity)
         except BaseException:
             # Cancelled as well: nothing else knows of it yet.
             connection.close()
@@ -156,29 +174,41 @@ class ApplierLink:
         self._attach(connection)
 
     async def _settle_in(self, connection: Connection, identity: str) -> int | None:
-        """Find the position, in one round trip. The number of this connection, if several
-        transactions may be under way: others can end it then."""
-        several = bool(self._name) and not self._full and connection.round_trip >= _FAR_SECONDS
-        first: list[tuple[bytes | str | int, ...]] = []
+        """Find the position, in one round trip; as `_settled`."""
+        first: list[Command] = []
         if self.client is not None and same_process(identity, self.identity):
             # Nothing of ours arrives over the connection before this one any more.
             first.append(("CLIENT", "KILL", "ID", self.client))
-        ask = len(first)
-        if several:
+        replies = await connection.together(*first, *self._questions())
+        for reply in replies[: len(first)]:
+            answered(reply)
+        return self._settled(replies[len(first) :])
+
+    @property
+    def _may_send_several(self) -> bool:
+        return bool(self._name) and not self._full and self._far
+
+    def _questions(self) -> list[Command]:
+        """What a new connection is asked for `_settled`."""
+        first: list[Command] = []
+        if self._may_send_several:
             # A name of its own, by which the next claim, be it ours, ends it.
             name = f"{self._name}:{secrets.token_hex(4)}"
             first += [*_RIGHTS, ("CLIENT", "SETNAME", name)]
         if self._full:
             first.append(WIDEN_READS)
         # A user without the right to MULTI would have what follows it run one by one.
-        answers, self.position = await self.watch(
-            connection, *first, ("SELECT", POSITION_DB), ("MULTI",), ("DISCARD",), free=len(first)
-        )
-        if ask:
-            answered(answers[0])
-        if not several:
+        return [*first, ("SELECT", POSITION_DB), ("MULTI",), ("DISCARD",), *self._guard]
+
+    def _settled(self, replies: Sequence[Any]) -> int | None:
+        """Take in the replies to `_questions`. The number of this connection, if several
+        transactions may be under way: others can end it then."""
+        rights = replies[: len(_RIGHTS) + 1] if self._may_send_several else []
+        for reply in replies[len(rights) + self._full :]:
+            answered(reply)
+        self.position = replies[-1] if isinstance(replies[-1], bytes) else None
+        if not rights:
             return None
-        rights = answers[ask : ask + len(_RIGHTS) + 1]
         if any(isinstance(reply, EngineError) for reply in rights):
             _log.info(
                 "One transaction at a time is under way: the user may not name, list and end "
@@ -188,23 +218,21 @@ class ApplierLink:
             return None
         return int(rights[0])
 
-    async def watch(
-        self, connection: Connection, *first: tuple[bytes | str | int, ...], free: int = 0
-    ) -> tuple[list[Any], bytes | None]:
-        """The position, which EXEC looks after from now on. `first` is sent before: the replies to
-        the `free` first ones of these, which may be errors, are returned."""
-        replies = await connection.together(
-            *first,
+    @property
+    def _guard(self) -> tuple[Command, ...]:
+        """What has EXEC look after the position from now on, and gives it."""
+        return (
             # A change since an earlier WATCH, our own too, would have EXEC refuse whatever comes.
             ("UNWATCH",),
             # In this order: what is changed behind the GET is seen by EXEC.
             ("WATCH", self._key),
             ("GET", self._key),
         )
-        for reply in replies[free:]:
-            answered(reply)
-        found = replies[-1]
-        return replies[:free], found if isinstance(found, bytes) else None
+
+    async def watch(self, connection: Connection, *first: Command) -> bytes | None:
+        """The position, which EXEC looks after from now on. `first` is sent before."""
+        replies = [answered(reply) for reply in await connection.together(*first, *self._guard)]
+        return replies[-1] if isinstance(replies[-1], bytes) else None
 
     async def control(self) -> Connection:
         """The connection in control mode, dialled if need be: nothing may be owed. `attach` ends

@@ -103,6 +103,8 @@ class RestoreWriter:
         """Bytes of the longest value that the target takes."""
         self.types: ModuleTypes = cast(ModuleTypes, None)
         """What the target does with values of modules, once it was opened."""
+        self.round_trip = 0.0
+        """Seconds to the target and back, as at the last dialling."""
 
     def leave_telemetry(self, leave: bool) -> None:
         """Whether the streams in which FalkorDB notes queries are not sent from now on."""
@@ -134,6 +136,7 @@ class RestoreWriter:
         ]
         connection, (reply, listed, mset_reply) = await self._dial_and_ask(*questions)
         self._connection = connection
+        self.round_trip = connection.round_trip
         if before is not None:
             self._look_at_process(before)
         self._window.clear()

@@ -38,9 +38,7 @@ CUT_OVER: tuple[CutOverStep, ...] = (
     Step("wait for the gates", _L.pass_gates),
     Step("find where writes are taken", _L.find_fence),
     Step("compare both ends before the fence", _L.compare_before),
-    Step("prepare the fence", _L.prepare_fence),
-    Step("restore TTLs", _L.restore_ttls, undo=_L.extend_ttls),
-    Step("look at the target", _L.look_at_target),
+    Step("prepare the fence, and restore TTLs", _L.prepare, undo=_L.extend_ttls),
     # From here on a fence may stand, and is in the state.
     Step("approach the fence", _L.approach, record=_L.record_fence, undo=_L.remove_fence),
     Step("pause writers", _L.pause, until=_fence_ends, late=_behind("writers were paused")),

@@ -36,7 +36,7 @@ from engine.model.verification import (
     Verification,
     not_compared_words,
 )
-from engine.transfer.async_helpers import beside
+from engine.transfer.async_helpers import beside, cancelled
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.comparison_permissions import AGAIN_SECONDS, objection
 from engine.transfer.control_connections import Endpoints
@@ -145,6 +145,7 @@ class CutOverComparison:
             context.uncomparable = None
         # By the loop's clock: when it is asked again whether both ends can be compared.
         self._ask_at = 0.0
+        self._asking: asyncio.Task[None] | None = None
         self.looked = False
         """Whether what is named as lost (`MigrationContext.lost`) was looked at again."""
         self.again = False
@@ -176,6 +177,7 @@ class CutOverComparison:
             return None
         if self._checkpoint.mark.compare_all:
             sweep.require("all", self._checkpoint.mark.compare_all)
+        await self.let_go()
         self._busy, self._origin = True, origin
         try:
             await self._beat("comparing both ends before the cut-over")
@@ -278,7 +280,8 @@ class CutOverComparison:
     async def look(self) -> None:
         """Now and then while the source is followed: what is named as lost may be there by now, and
         the users may have been granted what a comparison takes."""
-        await self._look_at_rights()
+        if self._context.phase in _FOLLOWING:
+            self.ask_rights()
         now = asyncio.get_running_loop().time()
         if self._busy or not self._context.lost or self._comparison is None or now < self._look_at:
             return
@@ -296,14 +299,18 @@ class CutOverComparison:
         finally:
             await self._comparison.close()
 
-    async def _look_at_rights(self) -> None:
-        context, now = self._context, asyncio.get_running_loop().time()
-        if context.uncomparable == "" or self._busy or context.phase not in _FOLLOWING:
+    def ask_rights(self) -> None:
+        """Ask whether the users may compare both ends, beside all else; the context is told
+        (`MigrationContext.uncomparable`)."""
+        now = asyncio.get_running_loop().time()
+        if self._context.uncomparable == "" or self._busy or now < self._ask_at:
             return
-        if now < self._ask_at:
-            return
-        self._ask_at = now + AGAIN_SECONDS
-        ends = self._ends
+        if self._asking is None or self._asking.done():
+            self._ask_at = now + AGAIN_SECONDS
+            self._asking = asyncio.create_task(self._ask_rights())
+
+    async def _ask_rights(self) -> None:
+        context, ends = self._context, self._ends
         try:
             async with asyncio.timeout(_LOST_LIMIT):
                 why = await objection(ends.source, ends.target, ends.settings)
@@ -313,6 +320,12 @@ class CutOverComparison:
         if why and context.uncomparable is None:
             context.on_event(why)
         context.uncomparable = why
+
+    async def let_go(self) -> None:
+        """Nothing is followed any more: what is being asked is given up."""
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            await cancelled(asking)
 
     @property
     def _reads_replica(self) -> bool:

@@ -87,8 +87,9 @@ class Fence(Protocol):
         """Put it up; the server's role and offset then. Raises `EngineError`."""
         ...
 
-    async def block_writes(self) -> None:
-        """From here on writes are refused, however long the fence stands. Raises `EngineError`."""
+    async def block_writes(self) -> Replication | None:
+        """From here on writes are refused, however long the fence stands. What the server says of
+        its role behind that; None: it was not asked. Raises `EngineError`."""
         ...
 
     async def look(self) -> Replication | None:
@@ -179,8 +180,9 @@ class NoFence:
         ) as end:
             return replication_in(end, await end.call("INFO", "replication"))
 
-    async def block_writes(self) -> None:
+    async def block_writes(self) -> Replication | None:
         """The source is not ours to close."""
+        return None
 
     async def look(self) -> Replication | None:
         """Its role is its operator's."""
@@ -411,11 +413,14 @@ class PauseFence:
                 )
         return replication_in(end, replies[-1])
 
-    async def block_writes(self) -> None:
+    async def block_writes(self) -> Replication | None:
         """Have writes refused; where the user may not, `finish` says so."""
+        replication = None
         if self.before and not self._blocks_writes:
-            await self._block_writes()
+            replication = await self._block_writes()
         if self._hold is not None:
+            # It takes its time.
+            replication = None
             await self._hold.begin()
             if self._hold.lost:
                 raise TransferFailed(
@@ -423,8 +428,9 @@ class PauseFence:
                     "and transactions would go on",
                     fault="source",
                 )
+        return replication
 
-    async def _block_writes(self) -> None:
+    async def _block_writes(self) -> Replication:
         end = await self._dialled()
         found, *_, reply = await end.pipeline(
             [write_block.ASK, *write_block.commands(self.before), ("INFO", "replication")],
@@ -432,11 +438,13 @@ class PauseFence:
         )
         if self._took_writes and not self._promoted and write_block.refused(found):
             raise self._closed_by_another()
-        if replication_in(end, reply).is_replica:
+        replication = replication_in(end, reply)
+        if replication.is_replica:
             raise TransferFailed(
                 f"{self._name} became a replica behind its fence: another one accepts writes",
                 fault="source",
             )
+        return replication
 
     def _closed_by_another(self) -> TransferFailed:
         """Another cut-over has closed the source since `prepare`: that is not ours to take away."""

@@ -149,9 +149,10 @@ class FenceUpkeep:
                 fault="source",
             )
 
-    async def not_moved(self, fence: Fence) -> None:
-        """Raises `TransferFailed` where the source fails over behind its fence."""
-        replication = await fence.look()
+    async def not_moved(self, fence: Fence, replication: Replication | None = None) -> None:
+        """Raises `TransferFailed` where the source fails over behind its fence. `replication`: its
+        role as it was reported just now."""
+        replication = replication or await fence.look()
         if replication is None:
             return
         history = self._source.replid or self._promotion.history

@@ -28,6 +28,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 from engine.errors import (
     EngineError,
@@ -46,9 +47,10 @@ from engine.model.retry import Attempts
 from engine.model.transient_errors import transient
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
+from engine.targets.applier_link import is_far
 from engine.targets.base import ReadAgain
 from engine.targets.writer import RestoreWriter
-from engine.transfer.async_helpers import cancelled
+from engine.transfer.async_helpers import cancelled, together
 from engine.transfer.checkpoint_store import CheckpointStore
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.checks.modules import ask_module_types
@@ -64,7 +66,7 @@ from engine.transfer.key_resync import KeyResync
 from engine.transfer.lane_cut_over import Followed, LaneCutOver
 from engine.transfer.lane_figures import LaneFigures
 from engine.transfer.lane_losses import LaneLosses
-from engine.transfer.lane_start import inherit, recognise
+from engine.transfer.lane_start import TargetLeftovers, inherit
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.offer import Offer, TakenUpAnew
 from engine.transfer.promotion import Promotion
@@ -209,6 +211,8 @@ class Lane:
         self._resync: KeyResync | None = None
         # Keys that the target refused to an engine before us are to be read once more.
         self._ask_again = False
+        # Names of dirty keys on the target, behind a snapshot.
+        self._dirty_names: Any = None
         # When the target is asked again how long a value it takes.
         self._limit_at = 0.0
         # The target has, or had, a position of this migration.
@@ -259,8 +263,11 @@ class Lane:
         async for attempt in Attempts(patience):
             try:
                 self._figures.source_lost = False
-                # Before anything is written: the claim as well.
-                await self._roles.check_apart()
+                # Before anything is written: the claim as well. Beside the dialling of the source,
+                # where nothing comes between.
+                beside = not ask and not self._settings.tune_source
+                if not beside:
+                    await self._roles.check_apart()
                 if ask:
                     target_position, ask = await self._outcome.take(), False
                     reached = target_position.position
@@ -278,9 +285,8 @@ class Lane:
                 # 1. The source goes on from there, or sends everything.
                 if position is None and self._settings.tune_source:
                     await self._tuning.tune()
-                await self._ttl_guard.prepare(resumed=position is not None)
                 doubtful = target_position.doubtful if target_position is not None else None
-                sync = await self._open_source(position, doubtful)
+                sync = await self._open_source(position, doubtful, apart=not beside)
                 self._writer.leave_telemetry(GRAPH_MODULE in self._source.info.modules)
                 patience.well()
                 if isinstance(sync, FullSync):
@@ -493,25 +499,38 @@ class Lane:
         if not self._mark.begun:
             # Whether the target lets us do what will be needed.
             applier = self._applier = self._new_applier(importing=False)
-            await context.insist(applier.open, "target")
+            left = TargetLeftovers(self._ends)
+            await together(
+                [context.insist(applier.open, "target"), context.insist(left.find, "target")]
+            )
             await applier.close()
             inherit(applier.found, self._ownership.claim, self._ends, self._checkpoint)
             if not self._mark.taken_over and not self._ends.shared:
-                await context.insist(
-                    lambda: recognise(self._ends, self._checkpoint, context), "target"
-                )
+                left.recognise(self._checkpoint, context)
 
     async def _open_source(
-        self, position: StreamPosition | None, doubtful: StreamPosition | None
+        self, position: StreamPosition | None, doubtful: StreamPosition | None, *, apart: bool
     ) -> FullSync | PartialSync:
-        """Raises as `ReplicaSource.open`; behind an error the source's address may lead to the
-        server that has succeeded it."""
+        """The source is asked for its stream once the target is prepared for it. `apart`: both ends
+        were seen to be of two replications.
+
+        Raises as `ReplicaSource.open` and `RoleMonitor.check_apart`; behind an error of the source
+        its address may lead to the server that has succeeded it."""
+
+        async def prepare() -> None:
+            if not apart:
+                await self._roles.check_apart()
+            await self._ttl_guard.prepare(resumed=position is not None)
+
+        prepared = asyncio.ensure_future(prepare())
         try:
-            return await self._source.open(position, doubtful)
-        except (LinkError, ServerError):
-            if position is not None:
+            return await self._source.open(position, doubtful, prepared)
+        except (LinkError, ServerError) as exc:
+            if position is not None and exc.fault == "source":
                 await self._roles.goes_on_elsewhere(position)
             raise
+        finally:
+            await cancelled(prepared)
 
     async def _begin(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> None:
         """What has to be there before the first byte is taken in."""
@@ -530,19 +549,26 @@ class Lane:
         context.enter(Phase.SNAPSHOT)
         with context.step("snapshot"):
             await self._ticking(self._snapshot.copy(importing=self._ttl_guard.importing))
-            await self._tuning.untune()
-            await self._snapshot.carry_code()
-            # Before the position: an engine that goes on from that must know.
-            await self._checkpoint.save(lost=tuple(context.lost.items()))
+            applier = self._applier = self._new_applier(importing=self._ttl_guard.importing)
+            await together([self._finish_snapshot(), self._dialled(applier)])
         position = StreamPosition(sync.replid, sync.offset, self._source.stream_db, False)
-        await self._snapshot.note_names()
-        self._applier = self._new_applier(importing=self._ttl_guard.importing)
-        await self._applier.open()
         target_position = replace(self._ownership.claim.bare, position=position)
-        await self._applier.begin(
-            target_position.encode(), over=self._ownership.claim.bare.encode()
-        )
+        begun = applier.begin(target_position.encode(), over=self._ownership.claim.bare.encode())
+        _, self._dirty_names = await together([begun, self._ask_dirty()])
         return target_position
+
+    async def _finish_snapshot(self) -> None:
+        """What has to be there before the position: an engine that goes on from that must know."""
+        # Needed when it is followed: by then it is known.
+        self._check.ask_rights()
+        await self._snapshot.confirm()
+        await self._tuning.untune()
+        await self._snapshot.carry_code()
+        await self._checkpoint.save(lost=tuple(self._context.lost.items()))
+        await self._snapshot.note_names()
+
+    async def _dialled(self, applier: Applier) -> None:
+        await applier.open()
 
     # --- The stream ---
 
@@ -612,8 +638,8 @@ class Lane:
         """What an engine before us, or this one before a lost link, had still to mend."""
         resync, stats = self._resync, self._context.stats
         assert resync is not None
-        async with self._ends.admin("target") as end:
-            resync.take_up(await end.call("SMEMBERS", dirty_key(self._mark.token)))
+        names, self._dirty_names = self._dirty_names, None
+        resync.take_up(await self._ask_dirty() if names is None else names)
         # The checkpoint was written a moment before, or behind it.
         for db, key in resync.refused:
             stats.refuse(db, key, "the target refused it before")
@@ -623,6 +649,10 @@ class Lane:
             # hashes in a form that the target does not know, and could have otherwise (`freed`).
             self._ask_again = False
             resync.mark_dirty(resync.refused)
+
+    async def _ask_dirty(self) -> Any:
+        async with self._ends.admin("target") as end:
+            return await end.call("SMEMBERS", dirty_key(self._mark.token))
 
     async def _steer(self, follower: Follower) -> None:
         """Run the follower beside the looks at where it stands, until the target is open."""
@@ -723,6 +753,7 @@ class Lane:
 
     async def _let_go(self) -> None:
         self._context.can_complete = False
+        await self._check.let_go()
         self._checkpoint.count_repairs()
         self._resync = self._figures.resync = None
         await self._ttl_guard.let_go()
@@ -809,6 +840,7 @@ class Lane:
             on_doubt=self._sync_monitor.note,
             on_trouble=self._context.trouble_of("the target"),
             name=self._ownership.claim.client_name,
+            far=is_far(self._writer.round_trip),
         )
         return applier
 

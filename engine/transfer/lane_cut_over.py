@@ -18,7 +18,7 @@ from engine.model.progress import Phase
 from engine.model.replication import Replication
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
-from engine.transfer.async_helpers import beside, cancelled
+from engine.transfer.async_helpers import beside, cancelled, together
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.cut_over_barrier import Refused
@@ -101,6 +101,8 @@ class LaneCutOver:
         self._address, self._at = "", ends.source
         self._fence: Fence | None = None
         self._replication: Replication | None = None
+        # The same behind the write block.
+        self._blocked: Replication | None = None
         self._final = 0
         self._near: list[DbKey] = []
         self._process = ""
@@ -138,7 +140,7 @@ class LaneCutOver:
     async def begin(self, followed: Followed | None) -> None:
         """A cut-over begins; of what is `followed`, if anything is."""
         self._followed = followed
-        self._head = self._fence = self._replication = None
+        self._head = self._fence = self._replication = self._blocked = None
         self._near, self._restored = [], False
         if followed is not None:
             self._process = followed.follower.applier.identity
@@ -243,7 +245,16 @@ class LaneCutOver:
         """The same where no writer is paused."""
         _go_on(await self._check.prepare(self._follower, self._pump, await self._origin()))
 
-    async def prepare_fence(self) -> None:
+    async def prepare(self) -> None:
+        """Both ends, beside each other. The target is looked at last: its TTLs tell sooner of one
+        that stands still."""
+        await together([self._prepare_fence(), self._prepare_target()])
+
+    async def _prepare_target(self) -> None:
+        await self.restore_ttls()
+        await self._look_at_target()
+
+    async def _prepare_fence(self) -> None:
         """Dial the fence's server, and ask what is to be put back there."""
         assert self._fence is not None
         extra = {"end": "source", "endpoint": self._at.address}
@@ -266,9 +277,8 @@ class LaneCutOver:
         if not self.stopped:
             await self.extend_ttls()
 
-    async def look_at_target(self) -> None:
-        """Look at the target, over the connection that is needed behind the fence: there is no time
-        to dial then. Behind the TTLs, which tell sooner of a target that stands still."""
+    async def _look_at_target(self) -> None:
+        """Over the connection that is needed behind the fence: there is no time to dial then."""
         await self._target_watch.look()
 
     # --- Behind it ---
@@ -396,12 +406,14 @@ class LaneCutOver:
         """Writes are refused, however long what comes now may take."""
         assert self._fence is not None
         with self.upkeep.step("block writes", write_block=bool(self._fence.before)):
-            await self._fence.block_writes()
+            self._blocked = await self._fence.block_writes()
 
     async def look_at_role(self) -> None:
         """The source has not failed over meanwhile."""
         assert self._fence is not None
-        await self.upkeep.not_moved(self._fence)
+        # Other lanes may have taken their time since it was reported.
+        replication = None if self._context.peers.several else self._blocked
+        await self.upkeep.not_moved(self._fence, replication)
 
     # --- What decides, and what follows ---
 
@@ -442,8 +454,12 @@ class LaneCutOver:
         await self._source.close()
         # The applications' name for the server is moved, before they dial again.
         await self.upkeep.switch_once()
-        await self.upkeep.let_clients_go(self._fence)
-        await self._promotion.tidy_up()
+        # The target is tidied up meanwhile, whatever the source says.
+        let_go = asyncio.ensure_future(self.upkeep.let_clients_go(self._fence))
+        try:
+            await self._promotion.tidy_up()
+        finally:
+            await let_go
         await self.upkeep.finish()
 
     async def commit_unfenced(self) -> None:

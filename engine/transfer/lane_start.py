@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from engine.errors import AuthError, TransferFailed
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import REMEDY as LEFTOVERS_REMEDY
-from engine.transfer.leftovers import find as find_leftovers
+from engine.transfer.leftovers import Leftovers, find
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.target_claim import TargetClaim, foreign
 
@@ -26,27 +28,36 @@ def inherit(
     checkpoint.note(held_before=held_before, taken_over=other.transfer)
 
 
-async def recognise(
-    ends: Endpoints, checkpoint: CheckpointWriter, context: MigrationContext
-) -> None:
-    """Keys of a migration that ended without a cut-over: raises `TransferFailed` where they
-    cannot be there behind this one's, and the operator has not said what becomes of them."""
-    settings = ends.settings
-    async with ends.admin("target") as target:
-        try:
-            left = await find_leftovers(lambda: ends.admin("source"), target, settings)
-        except AuthError:
-            return  # the preflight has said so
-    if left is None or left.held_before:
-        return
-    if not left.keys:
-        checkpoint.note(held_before=False)
-    elif settings.take_over:
-        checkpoint.note(held_before=False, taken_over=left.transfer)
-    elif LEFTOVERS in settings.skip_checks:
-        context.on_event(f"{left.words}: they count as the target's own, as asked")
-    elif why := left.in_the_way:
-        raise TransferFailed(why, remedy=LEFTOVERS_REMEDY, fault="user")
-    else:
-        context.on_event(f"{left.words}: the source has each of them too, and overwrites it")
-        checkpoint.note(held_before=False)
+class TargetLeftovers:
+    """Keys of a migration that ended without a cut-over."""
+
+    def __init__(self, ends: Endpoints) -> None:
+        self._ends = ends
+        self._found: Leftovers | None = None
+
+    async def find(self) -> None:
+        """Look for them. Raises `LinkError`, `ServerError`, `ProtocolFault`."""
+        ends = self._ends
+        self._found = None
+        async with ends.admin("target") as target:
+            # (Where the user may not, the preflight has said so.)
+            with contextlib.suppress(AuthError):
+                self._found = await find(lambda: ends.admin("source"), target, ends.settings)
+
+    def recognise(self, checkpoint: CheckpointWriter, context: MigrationContext) -> None:
+        """Raises `TransferFailed` where they cannot be there behind this migration's, and the
+        operator has not said what becomes of them."""
+        left, settings = self._found, self._ends.settings
+        if left is None or left.held_before:
+            return
+        if not left.keys:
+            checkpoint.note(held_before=False)
+        elif settings.take_over:
+            checkpoint.note(held_before=False, taken_over=left.transfer)
+        elif LEFTOVERS in settings.skip_checks:
+            context.on_event(f"{left.words}: they count as the target's own, as asked")
+        elif why := left.in_the_way:
+            raise TransferFailed(why, remedy=LEFTOVERS_REMEDY, fault="user")
+        else:
+            context.on_event(f"{left.words}: the source has each of them too, and overwrites it")
+            checkpoint.note(held_before=False)

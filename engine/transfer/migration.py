@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from engine import logs
@@ -44,7 +44,15 @@ class Migration:
     follows = True
     doubts: Sequence[str] = ()
 
-    def __init__(self, overview: Overview, lanes: Sequence[Lane]) -> None:
+    def __init__(
+        self,
+        overview: Overview,
+        lanes: Sequence[Lane],
+        allowed: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
+        """`allowed` is asked while all lanes connect, before anything is written: it raises where
+        nothing is to be followed, and counts before whatever the lanes have met by then."""
+        self._allowed = allowed
         self._overview = overview
         self._orders = overview.orders
         self._settings = overview.settings
@@ -78,12 +86,29 @@ class Migration:
     async def run(self) -> None:
         """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure."""
         self._take_up()
-        over = await together([_of(lane, lane.connect()) for lane in self.lanes])
+        over = await self._connect()
         running = [lane for lane, is_over in zip(self.lanes, over, strict=True) if not is_over]
         if running:
             await self._run(running)
         for lane in self.lanes:
             lane.context.enter(Phase.DONE)
+
+    async def _connect(self) -> list[bool]:
+        """Of each lane whether nothing is left to do. Raises as `run`."""
+        lanes = together([_of(lane, lane.connect()) for lane in self.lanes])
+        if self._allowed is None:
+            return await lanes
+        asked = asyncio.ensure_future(self._allowed())
+        try:
+            # It goes on to its end where the lanes fail.
+            over, _ = await together([lanes, _end_of(asked)])
+            assert over is not None
+            return over
+        except EngineError:
+            await asked
+            raise
+        finally:
+            await cancelled(asked)
 
     async def _run(self, lanes: Sequence[Lane]) -> None:
         tasks = [asyncio.create_task(_of(lane, lane.run())) for lane in lanes]
@@ -323,6 +348,10 @@ async def _of(lane: Lane, work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns, whose log lines are the lane's."""
     with logs.of_shard(lane.context.lane):
         return await work
+
+
+async def _end_of(asked: asyncio.Future[None]) -> None:
+    await asyncio.shield(asked)
 
 
 def _ended_early(task: asyncio.Task[None]) -> bool:

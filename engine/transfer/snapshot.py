@@ -103,7 +103,8 @@ class Snapshot:
         )
 
     async def copy(self, *, importing: bool) -> None:
-        """Every value, acknowledged by the target. Raises as the source and the writer do."""
+        """Every value, acknowledged by the target, which is to be looked at behind it (`confirm`).
+        Raises as the source and the writer do."""
         writer = self._writer
         if self._checkpoint.mark.full_syncs > 1:
             # Whatever the last attempt left half-way.
@@ -122,7 +123,10 @@ class Snapshot:
                 self._check_parts()
         await writer.drain()
         self._check_parts()
-        await writer.confirm()
+
+    async def confirm(self) -> None:
+        """The target that acknowledged every value is still there. Raises as the writer does."""
+        await self._writer.confirm()
 
     async def carry_code(self) -> None:
         """Functions and scripts that the snapshot brought; they are no keys."""
@@ -131,6 +135,8 @@ class Snapshot:
         for what in (*source.left_out, *found.unread, *([UNTOLD] if found.indexes else ())):
             self._left_out(what)
         self._context.lost = {}
+        if not (source.info.modules or source.functions or source.scripts):
+            return
         async with self._ends.admin("target") as end:
             if source.info.modules:
                 async with self._ends.admin("source") as there:
@@ -155,6 +161,8 @@ class Snapshot:
         names = KeyResync.names_of(self._timed) + KeyResync.names_of(self._refused, refused=True)
         self._timed.clear()
         self._refused.clear()
+        if not names:
+            return
         async with self._ends.admin("target") as end:
             for at in range(0, len(names), 1000):
                 name = dirty_key(self._checkpoint.mark.token)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -53,6 +53,10 @@ if TYPE_CHECKING:
 def _follows(way: Way | None) -> TypeGuard[Migration]:
     """Whether it is the way of a source that is followed."""
     return way is not None and way.follows
+
+
+class _Denied(PsyncRefused):
+    """A user may not do what following takes."""
 
 
 def _aborted(way: Way | None) -> str:
@@ -241,14 +245,17 @@ class Transfer:
 
     async def _go(self) -> None:
         """Choose the way and go it; `auto` takes the other one where PSYNC is refused."""
-        way = self._way = await self._choose()
+        way = self._way = self._choose()
         try:
             async with way.watching():
                 await way.run()
         except PsyncRefused as refused:
             if self._settings.source_type != "auto" or self._context.phase is not Phase.CONNECT:
                 raise
-            self._context.on_event(f"{refused.message}: the source is scanned instead")
+            instead = "the source is scanned instead"
+            if isinstance(refused, _Denied):
+                instead = "the source is scanned, and its later writes are not followed"
+            self._context.on_event(f"{refused.message}: {instead}")
             await way.close(resumable=True)
             self._context.steps.clear()
             way = self._way = self._offline()
@@ -264,7 +271,7 @@ class Transfer:
             return self._append_only()
         return self._online() if isinstance(before.position, OnlineCheckpoint) else self._offline()
 
-    async def _choose(self) -> Way:
+    def _choose(self) -> Way:
         if self._source_endpoint.aof_path is not None:
             return self._append_only()
         if self._source_endpoint.rdb_path is not None:
@@ -278,16 +285,17 @@ class Transfer:
         if objection is not None:
             self._context.on_event(f"{objection}: the source is scanned")
             return self._offline()
+        return self._online(self._may_follow)
+
+    async def _may_follow(self) -> None:
+        """Raises where the users may not do what following takes."""
         denied = await self._denied()
         if denied is None:
-            return self._online()
+            return
         reason, remedy = denied
         if self._settings.source_type == "replica":
             raise AuthError(f"the source cannot be followed: {reason}", remedy=remedy)
-        self._context.on_event(
-            f"{reason}: the source is scanned, and its later writes are not followed"
-        )
-        return self._offline()
+        raise _Denied(reason)
 
     async def _denied(self) -> tuple[str, str] | None:
         """What the users at both ends may not do of what following takes, and the rule to add.
@@ -332,7 +340,7 @@ class Transfer:
             gate=self._gate_of_files,
         )
 
-    def _online(self) -> Migration:
+    def _online(self, allowed: Callable[[], Coroutine[Any, Any, None]] | None = None) -> Migration:
         from engine.transfer.lane import Lane
         from engine.transfer.migration import Migration
 
@@ -345,7 +353,7 @@ class Transfer:
             comparison=self._comparison,
             credentials=self._credentials,
         )
-        return Migration(self._overview, [lane])
+        return Migration(self._overview, [lane], allowed)
 
     async def _by_gate(self, own_key: bytes) -> CutOverCheckResult:
         del own_key

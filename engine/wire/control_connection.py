@@ -15,8 +15,13 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    suppress,
+)
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine import logs
 from engine._native import ReplySplitter
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     from redis.exceptions import RedisError
 
 Arg = bytes | str | int | float
+T = TypeVar("T")
 _log = logs.logger(__name__)
 
 
@@ -112,6 +118,21 @@ async def adopted(
         yield side
     finally:
         await side.close()
+
+
+async def all_of(
+    stack: AsyncExitStack, dialling: Iterable[AbstractAsyncContextManager[T]]
+) -> list[T]:
+    """Enter all of them beside each other; `stack` closes them. Raises what the first one that
+    fails raises; none goes on behind that."""
+    tasks = [asyncio.ensure_future(stack.enter_async_context(each)) for each in dialling]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 def _read_up_to(given: socket.socket, asked: bytes, last: bytes, timeout: float) -> None:

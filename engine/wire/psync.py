@@ -156,10 +156,15 @@ def _psync(_: ServerInfo, position: StreamPosition | None) -> Command:
     return ("PSYNC", position.replid, position.offset + 1)
 
 
+ANNOUNCED: tuple[Command, Command] = (
+    ("REPLCONF", "listening-port", 0),
+    ("REPLCONF", "capa", "eof", "capa", "psync2"),
+)
+"""What is announced to every source, whatever it is."""
 # What a state sends when it is entered; None: nothing, and it counts as answered with OK.
 SENT: dict[State, Callable[[ServerInfo, StreamPosition | None], Command | None]] = {
-    State.PORT: lambda *_: ("REPLCONF", "listening-port", 0),
-    State.CAPABILITIES: lambda *_: ("REPLCONF", "capa", "eof", "capa", "psync2"),
+    State.PORT: lambda *_: ANNOUNCED[0],
+    State.CAPABILITIES: lambda *_: ANNOUNCED[1],
     State.VERSION: _version,
     State.PSYNC: _psync,
 }
@@ -172,13 +177,15 @@ async def handshake(
     *,
     info: ServerInfo,
     timeout: float,
+    announced: bool = False,
 ) -> FullSync | PartialSync:
     """Become a replica of the server behind `connection`, from `position` on (None: everything).
 
     A full sync may be the answer to a position as well: the source no longer has what follows it.
     Afterwards the connection is paused; what takes it over gets every byte behind the answer.
     `timeout`: seconds of silence after which the link counts as lost, and the seconds for which a
-    source that says "not now" is asked again.
+    source that says "not now" is asked again. `announced`: the source has said OK to all of
+    `ANNOUNCED` over this connection.
 
     Raises `PsyncRefused`, `AuthError`, `LinkError`, `ProtocolFault`, and `ServerError` for a source
     that still says "not now" (`code` is in `NOT_NOW`).
@@ -186,7 +193,7 @@ async def handshake(
     lines = Lines(connection)
     loop = asyncio.get_running_loop()
     backoff = Backoff(timeout)
-    state = State.PORT
+    state = State.VERSION if announced else State.PORT
     # Sent already, and not answered for.
     ahead: list[State] = []
     full: re.Match[bytes] | None = None

@@ -29,6 +29,7 @@ from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import CutOverCheckResult, Reach, Settle
 from engine.transfer.fence import Fence
 from engine.transfer.fence_in_checkpoint import FenceUpkeep
+from engine.transfer.promotion import Promotion
 from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison
 from tests.support.comparison import OWN_PREFIX, assert_settled
@@ -433,7 +434,7 @@ def test_an_engine_that_dies_after_it_opened_the_target(
     source, target = ends
     store = MemoryCheckpoint()
 
-    async def die(self: FenceUpkeep, fence: Fence) -> None:
+    async def die(self: FenceUpkeep | Promotion, fence: Fence | None = None) -> None:
         raise _DiedHere("died here")
 
     async def steer(work: Transfer, run: Run) -> None:
@@ -443,7 +444,9 @@ def test_an_engine_that_dies_after_it_opened_the_target(
         await phase(work, Phase.FAILED)
 
     with monkeypatch.context() as patched:
+        # It does neither of what is done beside each other.
         patched.setattr(FenceUpkeep, "let_clients_go", die)
+        patched.setattr(Promotion, "tidy_up", die)
         run = online(source, target, steer, checkpoints=store, retry_for=1.0, cut_over_timeout=2.0)
     assert run.report.status == "failed"
     assert [key for key in target.client().scan_iter() if key.startswith(OWN_PREFIX)]
