@@ -131,6 +131,10 @@ class Comparison(Protocol):
         """Names that are at one end alone, mostly none, and how many were looked up for that."""
         ...
 
+    def names_looked_up(self) -> None:
+        """All that the last `one_sided_names` gave were compared."""
+        ...
+
     async def compare(self, db: int, keys: Sequence[bytes], reach: Reach) -> Compared:
         """Compare some keys of a source that is written to."""
         ...

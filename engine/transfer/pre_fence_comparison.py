@@ -16,18 +16,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
 
 from engine.errors import TransferFailed
 from engine.model import silent_commands
 from engine.model.keys import DbKey
 from engine.model.report import printable_key
 from engine.model.verification import STOP_AT, Counts
-from engine.transfer.async_helpers import beside
+from engine.transfer.async_helpers import beside, cancelled
 from engine.transfer.cut_over_check import Comparison
 from engine.transfer.follow import Follower
 from engine.transfer.migration_context import MigrationContext
 
+T = TypeVar("T")
+# Of names: (database, those that are at one end alone, how many were looked up).
+_Page = tuple[int, list[bytes], int]
+# So many pages of names wait to be taken at the most.
+_PAGES_AHEAD = 8
+# Counts of so many seconds ago are asked for again, once all names have been looked up.
+_COUNTS_SECONDS = 5.0
 # How often a key that differs is read again, and compared again.
 _ROUNDS = 3
 # How long what was read again may take to be stored, in seconds.
@@ -123,12 +131,18 @@ class PreFenceComparison:
         self.walked, self.names, self.counts = False, 0, None
         limit = self._context.settings.sweep_seconds
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(limit), contextlib.AsyncExitStack() as stack:
                 # 1. What was found behind a fence that came to nothing.
                 if first := dict.fromkeys(first, "it differed behind the fence"):
                     self.resynced |= first
                     self._follower.read_again(first)
                     await self._stored()
+                # Beside what comes next: a sample is chosen, then both ends are counted; and names
+                # are looked up.
+                repaired = self.repaired
+                sample = _started(stack, self._sample())
+                counting = _started(stack, self._count(sample))
+                names = await stack.enter_async_context(_read_ahead(self._comparison))
                 # 2. What the stream does not tell all of.
                 self.calls = await self._comparison.silent_calls()
                 # A string that was lengthened without a word is long ever since. Figures of before
@@ -145,7 +159,9 @@ class PreFenceComparison:
                 await self._compare_all(self._comparison.doubtful(kinds))
                 await self._resync_differing()
                 # 3. Some of all the others; all, if the sample is not equal.
-                await self._compare_all(self._comparison.sample(), sample=True)
+                for db, keys in await sample:
+                    self.sampled += [(db, key) for key in keys]
+                    await self._compare(db, keys)
                 if self._differ and "all" not in self._required:
                     differ = some_words(self._differ)
                     self._context.on_event(
@@ -158,14 +174,20 @@ class PreFenceComparison:
                         async for db, keys in self._comparison.doubtful({kind}):
                             await self._publish()
                             self._name_silent(db, keys, kind)
-                # 4. Names.
-                await self._walk(must=walk)
-                if self._comparison.counts_are_known:
-                    self.counts = await self._comparison.counts(self._reach)
-                    if self.counts is not None and self.counts.wrong:
-                        await self._walk(must=True)
-                        # What was at one end alone was mended.
-                        self.counts = await self._comparison.counts(self._reach)
+                # 4. Names; and counts, once more where they may be others by now.
+                counted_at, self.counts = await counting
+                if self.repaired > repaired:
+                    counted_at, self.counts = await self._count()
+                wrong, repaired = self._counts_wrong, self.repaired
+                await self._walk(names, must=walk or wrong)
+                old = asyncio.get_running_loop().time() - counted_at > _COUNTS_SECONDS
+                if wrong or old or self.repaired > repaired:
+                    # What was at one end alone was mended.
+                    _, self.counts = await self._count()
+                if self._counts_wrong and not wrong:
+                    async with _read_ahead(self._comparison) as again:
+                        await self._walk(again, must=True)
+                    _, self.counts = await self._count()
                 # 5. What changes without a word may do so all the time: behind the fence it rests.
                 for key in self._differ.keys() & self.silent.keys() if cures else ():
                     self.unsure[key] = self._differ.pop(key)
@@ -179,15 +201,9 @@ class PreFenceComparison:
             ) from None
 
     async def _compare_all(
-        self,
-        portions: AsyncIterator[tuple[int, list[bytes]]],
-        *,
-        sample: bool = False,
-        silent: str = "",
+        self, portions: AsyncIterator[tuple[int, list[bytes]]], *, silent: str = ""
     ) -> None:
         async for db, keys in portions:
-            if sample:
-                self.sampled += [(db, key) for key in keys]
             if silent:
                 self._name_silent(db, keys, silent)
             await self._compare(db, keys)
@@ -219,25 +235,40 @@ class PreFenceComparison:
                 remedy="Start the migration again: a full sync copies every key again.",
             )
 
-    async def _walk(self, *, must: bool) -> None:
+    async def _sample(self) -> list[tuple[int, list[bytes]]]:
+        return [portion async for portion in self._comparison.sample()]
+
+    async def _count(self, behind: asyncio.Task[Any] | None = None) -> tuple[float, Counts | None]:
+        """When both ends were counted, and what came of it; `behind`: once that is done."""
+        if behind is not None:
+            await asyncio.wait({behind})
+        tell = self._comparison.counts_are_known
+        counts = await self._comparison.counts(self._reach) if tell else None
+        return asyncio.get_running_loop().time(), counts
+
+    @property
+    def _counts_wrong(self) -> bool:
+        return self.counts is not None and bool(self.counts.wrong)
+
+    async def _walk(self, pages: AsyncIterator[_Page], *, must: bool) -> None:
         """Look up every name of both ends at the other; names at one end alone are compared.
 
         Unless it `must` be, it is left where it is once it has taken half of the time."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._context.settings.sweep_seconds / 2
         self.walked, self.names = False, 0
-        async with contextlib.aclosing(self._comparison.one_sided_names()) as pages:
-            async for db, absent, count in pages:
-                self.names += count
-                if absent:
-                    await self._compare(db, absent)
-                elif self._pump.done():
-                    self._pump.result()
-                await self._publish(f"looking up names before the cut-over: {self.names:,} so far")
-                if loop.time() >= until and not must:
-                    break
-            else:
-                self.walked = True
+        async for db, absent, count in pages:
+            self.names += count
+            if absent:
+                await self._compare(db, absent)
+            elif self._pump.done():
+                self._pump.result()
+            await self._publish(f"looking up names before the cut-over: {self.names:,} so far")
+            if loop.time() >= until and not must:
+                break
+        else:
+            self.walked = True
+            self._comparison.names_looked_up()
         await self._resync_differing()
 
     async def _resync_differing(self) -> None:
@@ -303,6 +334,38 @@ class PreFenceComparison:
             await self._beat(
                 doing or f"comparing keys before the cut-over: {self.compared:,} so far"
             )
+
+
+def _started(stack: contextlib.AsyncExitStack, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """`work` as a task, which ends with `stack` at the latest."""
+    task = asyncio.create_task(work)
+    stack.push_async_callback(cancelled, task)
+    return task
+
+
+@contextlib.asynccontextmanager
+async def _read_ahead(comparison: Comparison) -> AsyncIterator[AsyncIterator[_Page]]:
+    """The pages of `Comparison.one_sided_names`, which are read while something else is done."""
+    ready: asyncio.Queue[_Page | Exception | None] = asyncio.Queue(_PAGES_AHEAD)
+
+    async def read() -> None:
+        try:
+            async with contextlib.aclosing(comparison.one_sided_names()) as pages:
+                async for page in pages:
+                    await ready.put(page)
+        except Exception as error:  # raised where they are read
+            await ready.put(error)
+        await ready.put(None)
+
+    async def pages() -> AsyncIterator[_Page]:
+        while (page := await ready.get()) is not None:
+            if isinstance(page, Exception):
+                raise page
+            yield page
+
+    async with contextlib.AsyncExitStack() as stack:
+        _started(stack, read())
+        yield pages()
 
 
 def some_words(differ: Mapping[DbKey, str]) -> str:

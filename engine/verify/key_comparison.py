@@ -208,11 +208,17 @@ async def compare(pair: tuple[Side, Side], keys: Iterable[bytes]) -> list[Findin
 
 
 async def compare_once(
-    pair: tuple[Side, Side], keys: Sequence[bytes], extend_ms: int = 0
+    pair: tuple[Side, Side],
+    keys: Sequence[bytes],
+    extend_ms: int = 0,
+    seen: dict[bytes, tuple[Look, Look]] | None = None,
 ) -> list[Finding]:
-    """What differs among some keys, by one look at each; `extend_ms` as for `judge_looks`."""
+    """What differs among some keys, by one look at each; `extend_ms` as for `judge_looks`. `seen`
+    gets the looks."""
     source, target = pair
     ours, theirs = await asyncio.gather(source.look(keys), target.look(keys))
+    if seen is not None:
+        seen.update(zip(keys, zip(ours, theirs, strict=True), strict=True))
     found: list[Finding] = []
     alike: list[tuple[bytes, Look, Look]] = []
     for key, one, other in zip(keys, ours, theirs, strict=True):

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,7 +45,7 @@ from engine.verify.key_sampling import every_key, some_keys
 from engine.verify.name_lookup import absent_names
 from engine.verify.value_readers import WHOLE_BYTES, Changed, Command, Parts, Reading, reading
 from engine.wire import functions_and_indexes
-from engine.wire.control_connection import Admin, Arg, admin
+from engine.wire.control_connection import Admin, Arg, admin, all_of
 from engine.wire.functions_and_indexes import FunctionsAndIndexes
 from engine.wire.info_command import replication_in
 
@@ -58,6 +59,10 @@ _TRIES = 3
 # Hashes with field TTLs that are kept by name, to be looked at where the counts differ.
 _NAMED_MOST = 10_000
 _SCAN_COUNT = 2000
+# Looks at so many keys are kept, and are good for so many seconds to choose what is compared behind
+# the fence: what has become of a key since is compared all the same.
+_SEEN_MOST = 4_000
+_SEEN_SECONDS = 3.0
 _EVERYTHING = TransferSettings(source_type="scan")
 # Encodings of hashes that cannot hold a field's TTL.
 _NO_FIELD_TTLS = frozenset({b"listpack", b"ziplist", b"zipmap"})
@@ -94,9 +99,15 @@ class LiveComparison:
         self._held_before = held_before
         self._stack = contextlib.AsyncExitStack()
         self._pair: tuple[Side, Side] | None = None
+        # Two connections more: for what is asked beside a comparison of keys.
+        self._beside: tuple[Admin, Admin]
+        # The replies of both ends to `functions_and_indexes.COMMANDS` when it was opened, until
+        # they are asked for.
+        self._besides_replies: tuple[list[Any], list[Any]] | None = None
         self._infos: tuple[ServerInfo, ServerInfo]
         # What they told before every name was looked up; what had expired by then is gone.
         self._since: tuple[ServerInfo, ServerInfo] | None = None
+        self._names_since: tuple[ServerInfo, ServerInfo] | None = None
         self._db: int | None = None
         self._extend_ms = 0
         self._watching = True
@@ -108,9 +119,12 @@ class LiveComparison:
         # The reply to `ASK_COUNTS` when it was opened, until it is asked for.
         self._calls: object = None
         self._plan: list[tuple[int, bytes, Look]] = []
+        # When both ends of a key were looked at last, and what was seen.
+        self._seen: dict[DbKey, tuple[float, Look, Look]] = {}
         self._code_at_fence = True
         # Of the source and of the target, where the source has FalkorDB.
         self._telemetry: tuple[Telemetry, ...] = ()
+        self._telemetry_beside: tuple[Telemetry, ...] = ()
         self.search_names: Sequence[bytes] = ()
         """Names of the source's search aliases and dictionaries, which are compared by name."""
         self.over_budget: dict[DbKey, str] = {}
@@ -130,18 +144,23 @@ class LiveComparison:
         limit = min(self._settings.io_timeout, self._settings.cut_over_timeout)
         one, other = self._endpoints
         straight = primary is not None
-        ends = [
-            await self._stack.enter_async_context(
-                admin(primary or one, timeout=limit, fault="source", straight=straight)
-            ),
-            await self._stack.enter_async_context(admin(other, timeout=limit, fault="target")),
-        ]
-        (calls, self._calls), other = await asyncio.gather(
+
+        dialling: list[AbstractAsyncContextManager[Admin]] = []
+        for _ in range(2):
+            dialling += [
+                admin(primary or one, timeout=limit, fault="source", straight=straight),
+                admin(other, timeout=limit, fault="target"),
+            ]
+        *ends, source, target = await all_of(self._stack, dialling)
+        self._beside = source, target
+        beside = functions_and_indexes.COMMANDS
+        (info, self._calls, *ours), (info_there, *theirs) = await asyncio.gather(
             # What has been called by now belongs to the comparison (`silent_calls`).
-            ends[0].pipeline([("INFO",), ASK_COUNTS]),
-            ends[1].info(),
+            ends[0].pipeline([("INFO",), ASK_COUNTS, *beside]),
+            ends[1].pipeline([("INFO",), *beside]),
         )
-        self._infos = self._parsed(ends[0], calls), other
+        self._besides_replies = ours, theirs
+        self._infos = self._parsed(ends[0], info), self._parsed(ends[1], info_there)
         self._pair = await asyncio.gather(
             Side.open(ends[0], self._infos[0], followed=True),
             Side.open(ends[1], self._infos[1], followed=True),
@@ -149,8 +168,10 @@ class LiveComparison:
         self._db, self._extend_ms, self._watching = None, extend_ms, True
         self._own_keys = tuple(own_keys)
         self._timed, self._plan, self._code_at_fence = [], [], True
-        self._walked, self._since = False, None
+        self._walked, self._since, self._names_since = False, None, None
+        self._seen.clear()
         self._telemetry = tuple(map(Telemetry, ends)) if self._has_graphs else ()
+        self._telemetry_beside = tuple(map(Telemetry, self._beside)) if self._has_graphs else ()
         self.over_budget = {}
 
     async def read_replica(self) -> None:
@@ -267,13 +288,15 @@ class LiveComparison:
                 self._timed = None
 
     async def sample(self, seed: int = 0) -> AsyncIterator[tuple[int, list[bytes]]]:
-        """(database, some of the source's keys), database by database."""
+        """(database, some of the source's keys), database by database. May go on beside all else
+        but `counts`."""
+        source = self._beside[0]
         for entry in self._infos[0].keyspace:
             # From random places, unless the sample is all that there is.
             spread = not self._infos[0].fork and entry.keys > _SAMPLE
-            await self._select(entry.db)
-            keys = await some_keys(self._source, _EVERYTHING, _SAMPLE, seed + entry.db, spread)
-            keys = await self._shared(self._source, keys)
+            source.choose(entry.db)
+            keys = await some_keys(source, _EVERYTHING, _SAMPLE, seed + entry.db, spread)
+            keys = await self._shared(source, keys)
             if keys:
                 yield entry.db, keys
 
@@ -281,21 +304,35 @@ class LiveComparison:
         """(database, names that one end alone has, how many were looked up), a page at a time.
 
         That is every name of either end, the engine's own left out; those of the target are not
-        looked up where they say nothing.
+        looked up where they say nothing. May go on beside all else.
         """
-        ends = self._source, self._target
-        infos = await asyncio.gather(ends[0].info(), ends[1].info())
-        databases = {entry.db for info in infos for entry in info.keyspace}
-        for db in sorted(databases):
-            await self._select(db)
-            looked_up = absent_names(ends, infos, _EVERYTHING, db, extra=self.counts_are_known)
-            async with contextlib.aclosing(looked_up) as pages:
-                async for here, absent, count in pages:
-                    yield db, await self._shared(ends[here], absent), count
+        async with contextlib.AsyncExitStack() as stack:
+            limit = self._settings.io_timeout
+            one, other = await all_of(
+                stack,
+                (
+                    admin(end.endpoint, timeout=limit, fault=end.fault, straight=True)
+                    for end in (self._source, self._target)
+                ),
+            )
+            ends = one, other
+            infos = await asyncio.gather(one.info(), other.info())
+            databases = {entry.db for info in infos for entry in info.keyspace}
+            for db in sorted(databases):
+                for end in ends:
+                    end.choose(db)
+                looked_up = absent_names(ends, infos, _EVERYTHING, db, extra=self.counts_are_known)
+                async with contextlib.aclosing(looked_up) as pages:
+                    async for here, absent, count in pages:
+                        yield db, await self._shared(ends[here], absent), count
+        self._names_since = infos
+
+    def names_looked_up(self) -> None:
+        """See `Comparison.names_looked_up`."""
         self._walked = True
-        if not infos[0].is_replica:
+        if self._names_since is not None and not self._names_since[0].is_replica:
             # Both were purged of what had expired: a primary deletes what SCAN comes upon.
-            self._since = infos
+            self._since = self._names_since
 
     # --- Before the fence ---
 
@@ -319,7 +356,11 @@ class LiveComparison:
             )
             self._watching = self._watching and not isinstance(watched, EngineError)
             await reach(self._offset_in(calls))
-            findings = await compare_once(self._both, left, self._extend_ms)
+            seen: dict[bytes, tuple[Look, Look]] = {}
+            looked_at = asyncio.get_running_loop().time()
+            findings = await compare_once(self._both, left, self._extend_ms, seen)
+            if len(self._seen) < _SEEN_MOST:
+                self._seen |= {(db, key): (looked_at, *looks) for key, looks in seen.items()}
             unknown.update(each.kind for each in findings if each.unknown)
             wrong = {(db, each.key): each.what for each in findings if not each.unknown}
             if not wrong or await self._untouched():
@@ -338,21 +379,24 @@ class LiveComparison:
         return isinstance(ended, list)
 
     async def counts(self, reach: Reach) -> Counts | None:
-        """Both ends' counts, if the source is still for as long as it takes to ask; else None."""
-        first = await self._source.pipeline([("INFO",), ("INFO", "replication")])
+        """Both ends' counts, if the source is still for as long as it takes to ask; else None. May
+        go on beside all else but `sample`."""
+        one, other = self._beside
+        first = await one.pipeline([("INFO",), ("INFO", "replication")])
         offset = self._offset_in(first[1])
         await reach(offset)
-        for each in self._telemetry:
+        graphs = self._telemetry_beside
+        for each in graphs:
             await each.find()
-        source = await self._info_of(self._source, first[0])
-        other, own = await self._counted()
-        again = await self._info_of(self._source, first[0]) if self._telemetry else None
-        last = await self._source.pipeline([("INFO",), ("INFO", "replication")])
-        again = again or self._parsed(self._source, last[0])
+        source = await graphs[0].info() if graphs else self._parsed(one, first[0])
+        target, own = await self._counted(other, graphs)
+        again = await graphs[0].info() if graphs else None
+        last = await one.pipeline([("INFO",), ("INFO", "replication")])
+        again = again or self._parsed(one, last[0])
         # What expires at the source meanwhile comes with an offset of its own.
         if self._offset_in(last[1]) != offset or source.keyspace != again.keyspace:
             return None
-        return judge(source, other, own=own, expired=self._expired(source, other))
+        return judge(source, target, own=own, expired=self._expired(source, target))
 
     async def silent_calls(self) -> silent_commands.Calls | None:
         """See `Comparison.silent_calls`."""
@@ -370,20 +414,22 @@ class LiveComparison:
         """See `Comparison.counts_of`."""
         if not self.counts_are_known:
             return None
-        target, own = await self._counted()
+        self._db = None
+        target, own = await self._counted(self._target, self._telemetry)
         counts = judge(source, target, own=own, expired=self._expired(source, target))
         if counts.wrong:
             self._ended = await settle()
-            target, own = await self._counted()
+            target, own = await self._counted(self._target, self._telemetry)
             counts = judge(source, target, own=own, expired=self._expired(source, target))
         return counts
 
-    async def _counted(self) -> tuple[ServerInfo, int]:
-        """What the target tells, and how many of its keys are the engine's."""
+    async def _counted(self, target: Admin, graphs: Sequence[Telemetry]) -> tuple[ServerInfo, int]:
+        """What the target tells over this connection, and how many of its keys are the engine's.
+        `graphs`: as `_telemetry`, over the connections of the one to the target."""
         own_keys: list[tuple[Arg, ...]] = [("EXISTS", *self._own_keys)] if self._own_keys else []
-        self._db = None
-        reply, *own = await self._target.ask_in(0, ("INFO",), *own_keys)
-        return await self._info_of(self._target, reply), own[0] if own else 0
+        reply, *own = await target.ask_in(0, ("INFO",), *own_keys)
+        info = await graphs[1].info() if graphs else self._parsed(target, reply)
+        return info, own[0] if own else 0
 
     async def _info_of(self, end: Admin, reply: Any) -> ServerInfo:
         """What an end has told by its reply to INFO; asked again where there may be streams that
@@ -416,9 +462,10 @@ class LiveComparison:
     async def besides(self) -> Besides:
         """What the source holds beside keys, and what of that the target lacks."""
         names = self.search_names
+        (one, other), self._besides_replies = self._besides_replies or (None, None), None
         ours, theirs = await asyncio.gather(
-            functions_and_indexes.ask(self._source, names),
-            functions_and_indexes.ask(self._target, names),
+            functions_and_indexes.ask(self._source, names, one),
+            functions_and_indexes.ask(self._target, names, other),
         )
         self._code_at_fence = ours.nbytes + theirs.nbytes <= self._settings.check_bytes
         lost = functions_and_indexes.lacking(ours, theirs, extra=self.counts_are_known)
@@ -444,8 +491,7 @@ class LiveComparison:
         for db, keys in by_db.items():
             await self._select(db)
             for portion in portions(keys):
-                looks = await asyncio.gather(self._ours.look(portion), self._theirs.look(portion))
-                for key, one, two in zip(portion, *looks, strict=True):
+                for key, (one, two) in zip(portion, await self._looks(db, portion), strict=True):
                     there = [each for each in (one, two) if each.kind != b"none"]
                     # Before 4.0 there is no MEMORY USAGE. Both were equal a moment ago: the other
                     # end's figure does as well.
@@ -458,6 +504,17 @@ class LiveComparison:
                         continue
                     left -= cost
                     self._plan.append((db, key, one))
+
+    async def _looks(self, db: int, keys: Sequence[bytes]) -> list[tuple[Look, Look]]:
+        """A look at each key at both ends, in the database that is chosen: that of the comparison,
+        where it was a moment ago."""
+        since = asyncio.get_running_loop().time() - _SEEN_SECONDS
+        known = [self._seen.get((db, key)) for key in keys]
+        fresh = [each[1:] for each in known if each is not None and each[0] >= since]
+        if len(fresh) == len(keys):
+            return fresh
+        looks = await asyncio.gather(self._ours.look(keys), self._theirs.look(keys))
+        return list(zip(*looks, strict=True))
 
     async def at_fence(self, settle: Callable[[], Awaitable[int]]) -> AtFence:
         """The look behind the fence, by one pipeline an end and a second one for field TTLs.

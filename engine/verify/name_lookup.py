@@ -19,9 +19,9 @@ from engine.model.online_checkpoint import OWN_PREFIX
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.verify.key_sampling import Pages
-from engine.wire.connection import Connection
-from engine.wire.control_connection import Admin
-from engine.wire.dial import dial
+from engine.wire.connection import Connection, answered
+from engine.wire.control_connection import Admin, all_of
+from engine.wire.dial import dial_and_ask
 
 
 async def absent_names(
@@ -42,7 +42,7 @@ async def absent_names(
     Raises `LinkError`, `AuthError`, `ServerError`.
     """
     async with contextlib.AsyncExitStack() as stack:
-        lines = [await stack.enter_async_context(_line(end, settings, db)) for end in ends]
+        lines = await all_of(stack, (_line(end, settings, db) for end in ends))
         sides = [_Names(settings, over=not lacking), _Names(settings, over=not extra)]
         many = [info.capabilities.exists_of_many for info in infos]
         while not all(side.over and side.page is None for side in sides):
@@ -136,12 +136,15 @@ class _Line:
 
 @contextlib.asynccontextmanager
 async def _line(end: Admin, settings: TransferSettings, db: int) -> AsyncIterator[_Line]:
-    connection = await dial(
-        end.endpoint, fault=end.fault, timeout=settings.connect_timeout, may_ping=False
+    connection, (selected,) = await dial_and_ask(
+        end.endpoint,
+        [("SELECT", db)],
+        fault=end.fault,
+        timeout=settings.connect_timeout,
+        may_ping=False,
     )
     try:
-        if db:
-            await connection.call("SELECT", db)
+        answered(selected)
         line = _Line(connection)
         line.take_over(settings.io_timeout)
         yield line

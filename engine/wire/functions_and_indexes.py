@@ -81,10 +81,13 @@ class FunctionsAndIndexes:
         return len(self.libraries or ()) + len(self.indexes or ()) + named
 
 
-async def ask(end: Admin, names: Iterable[bytes] = ()) -> FunctionsAndIndexes:
+async def ask(
+    end: Admin, names: Iterable[bytes] = (), replies: Sequence[Any] | None = None
+) -> FunctionsAndIndexes:
     """What the server behind `end` holds beside keys; of the search module's aliases and
-    dictionaries those that are among `names`. Raises `LinkError`."""
-    found = read(await end.pipeline(COMMANDS))
+    dictionaries those that are among `names`. `replies`: to `COMMANDS`, where they were asked
+    already. Raises `LinkError`."""
+    found = read(await end.pipeline(COMMANDS) if replies is None else replies)
     if found.indexes is None and _LIST_INDEXES not in found.denied:
         return found
     if found.indexes:
