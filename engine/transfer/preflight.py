@@ -7,16 +7,26 @@ alone, and only when the two are known to be different servers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+import contextlib
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.errors import EngineError, LinkError
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
+from engine.transfer.async_helpers import cancelled
 from engine.transfer.checks.check_result import (
-    SIDES,
     Check,
     Outcome,
     Preflight,
@@ -34,12 +44,19 @@ from engine.transfer.checks.databases import (
     moved_databases,
 )
 from engine.transfer.checks.differing_settings import check_hyperloglogs, check_script_effects
-from engine.transfer.checks.endpoint import check_server, check_users, greet, unreachable
+from engine.transfer.checks.endpoint import (
+    FAR_SECONDS,
+    check_server,
+    check_users,
+    greet,
+    unreachable,
+)
 from engine.transfer.checks.functions_and_indexes import check_besides
 from engine.transfer.checks.modules import ask_module_types, check_modules
 from engine.transfer.checks.permission_keys import SampleKeys, sample_keys
 from engine.transfer.checks.permissions import (
     FOLLOWING,
+    Rights,
     check_comparison,
     check_following,
     check_rights,
@@ -62,12 +79,16 @@ from engine.transfer.graphs_in_parts import REMEDY as GRAPHS_REMEDY
 from engine.transfer.graphs_in_parts import in_parts
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import check_leftovers
-from engine.wire.control_connection import Admin, admin
+from engine.wire.control_connection import Admin, admin, all_of
 
 if TYPE_CHECKING:
     from engine.sources.rdb_file import Survey
 
 __all__ = ["Check", "Outcome", "Preflight", "preflight"]
+
+T = TypeVar("T")
+# Pairs of connections to ends far away.
+_PAIRS_FAR = 8
 
 
 async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettings) -> Preflight:
@@ -87,81 +108,250 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
     return Preflight(checks, found.engine)
 
 
+@dataclass(frozen=True, slots=True)
+class _Met:
+    """An end that was reached, or not, and what it says of itself."""
+
+    checks: list[Check]
+    end: Admin | None = None
+    info: ServerInfo | None = None
+    round_trip: float = 0.0
+
+
+_Result = Awaitable[Check | Iterable[Check] | None]
+_Work = Callable[[Admin, Admin], _Result]
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """How the source will be read, and keys of the kind that are moved."""
+
+    way: Way
+    keys: SampleKeys
+    checks: list[Check]
+    rights: Mapping[Side, Rights]
+    """What the users may do of what following takes, as far as it was asked."""
+
+
+_WorkOfWay = Callable[[Admin, Admin, _Chosen], _Result]
+
+
 async def _preflight_of_server(
     source: Endpoint, target: Endpoint, settings: TransferSettings
 ) -> Preflight:
-    checks: list[Check] = []
     async with AsyncExitStack() as stack:
         # 1. Each end by itself.
-        ends: dict[Side, Admin] = {}
-        infos: dict[Side, ServerInfo] = {}
         sides: tuple[tuple[Side, Endpoint], ...] = (("source", source), ("target", target))
         met = await asyncio.gather(
             *(_meet(side, endpoint, settings, stack) for side, endpoint in sides)
         )
-        for (side, _), (end, info, found) in zip(sides, met, strict=True):
-            checks += found
-            if end is not None:
-                ends[side] = end
-            if info is not None:
-                infos[side] = info
+        one, other = met
+        checks = [*one.checks, *other.checks]
+        if one.end is None or other.end is None or one.info is None or other.info is None:
+            ends = {side: each.end for (side, _), each in zip(sides, met, strict=True) if each.end}
+            infos = {
+                side: each.info for (side, _), each in zip(sides, met, strict=True) if each.info
+            }
+            chosen = await _choose_way(ends, infos, settings)
+            checks += [*chosen.checks, *await _check_rights(ends, infos, settings, chosen)]
+            checks += await _check_comparing(ends, infos, settings, chosen)
+            return Preflight(tuple(checks), engine_of(other.info))
+        far = max(one.round_trip, other.round_trip) >= FAR_SECONDS
+        dialled = (source, one.end), (target, other.end)
+        pairs = _Pairs(dialled, settings, stack, _PAIRS_FAR if far else 1)
+        checks += await _check_both(source, target, (one.info, other.info), settings, pairs, checks)
+    return Preflight(tuple(checks), engine_of(other.info))
+
+
+async def _check_both(
+    source: Endpoint,
+    target: Endpoint,
+    both: tuple[ServerInfo, ServerInfo],
+    settings: TransferSettings,
+    pairs: _Pairs,
+    before: Sequence[Check],
+) -> list[Check]:
+    """The checks of two ends that have said what they are. Each of them asks for itself, as soon as
+    what it depends on is known, and a pair of connections is free."""
+    from_info, to_info = both
+    infos: dict[Side, ServerInfo] = {"source": from_info, "target": to_info}
+    moved = moved_databases(from_info, settings)
+    limit = settings.connect_timeout
+    tasks: list[asyncio.Future[Any]] = []
+
+    def begin(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        tasks.append(task := asyncio.create_task(work))
+        return task
+
+    def ask(work: _Work, name: str = "") -> asyncio.Task[list[Check]]:
+        async def asked() -> list[Check]:
+            async with pairs.free() as pair:
+                return await _found(work(*pair), name)
+
+        return begin(asked())
+
+    def ask_behind(work: _WorkOfWay, *, only: Way | None = None) -> asyncio.Task[list[Check]]:
+        """Once the way is known; where it is another one than `only` nothing is asked."""
+
+        async def asked() -> list[Check]:
+            known = await chosen
+            if only not in (None, known.way):
+                return []
+            async with pairs.free() as pair:
+                return await _found(work(*pair, known))
+
+        return begin(asked())
+
+    async def choose() -> _Chosen:
+        async with pairs.free() as (one, other):
+            return await _choose_way({"source": one, "target": other}, infos, settings)
+
+    async def rights(one: Admin, other: Admin, known: _Chosen) -> list[Check]:
+        ends: dict[Side, Admin] = {"source": one, "target": other}
+        return await _check_rights(ends, infos, settings, known)
+
+    async def comparing(one: Admin, other: Admin, known: _Chosen) -> list[Check]:
+        ends: dict[Side, Admin] = {"source": one, "target": other}
+        return await _check_comparing(ends, infos, settings, known)
+
+    async def large_graphs(one: Admin, _: Admin, __: _Chosen) -> Check | None:
+        if settings.source_type != "replica" or not (why := await in_parts(one, from_info)):
+            return None
+        return failed("large-graphs", why, GRAPHS_REMEDY)
+
+    async def scripts(one: Admin, _: Admin, __: _Chosen) -> Check | None:
+        return await check_scripts(one, (await lines)[0], settings)
+
+    async def probe() -> list[Check]:
+        # Where both are of one replication it would be a write to the source. And nothing that is
+        # found on the target is to be the probe.
+        await asyncio.wait([lines, *in_target])
+        if check_apart(*await lines).outcome != "pass" or not _may_be_tried(before, settings):
+            return []
+        keys = (await chosen).keys
+        async with pairs.free() as (_, other):
+            return await _found(check_probe(other, from_info, to_info, keys), "probe")
+
+    ends = (source, from_info), (target, to_info)
+    lines = begin(_both(*(lineage(at, info, timeout=limit) for at, info in ends)))
+    try:
         # 2. What both must be able to do, which depends on how the source will be read.
-        way, keys = await _check_rights(ends, infos, settings, checks)
-        if len(infos) < len(sides):
-            return Preflight(tuple(checks), engine_of(infos.get("target")))
-        # 3. What they say of themselves, side by side.
-        one, other = ends["source"], ends["target"]
-        from_info, to_info = infos["source"], infos["target"]
-        lines = await asyncio.gather(
-            *(
-                lineage(at, info, timeout=settings.connect_timeout)
-                for at, info in ((source, from_info), (target, to_info))
-            )
-        )
-        apart = check_apart(*lines)
-        checks.append(apart)
-        if way == "replica":
-            if settings.source_type == "replica":
-                with suppress(EngineError):
-                    if why := await in_parts(one, from_info):
-                        checks.append(failed("large-graphs", why, GRAPHS_REMEDY))
-            checks.append(check_spool(settings))
-            with suppress(EngineError):
-                scripts = await check_scripts(one, lines[0], settings)
-                if scripts is not None:
-                    checks.append(scripts)
-            with suppress(EngineError):
-                effects = await check_script_effects(one, from_info)
-                if effects is not None:
-                    checks.append(effects)
-        checks.extend(check_pair(from_info, to_info, settings))
-        # 4. What has to be asked for.
-        moved = moved_databases(from_info, settings)
-        await _guarded(checks, "value-types", check_types(one, from_info, to_info, moved))
-        modules = check_modules(one, other, (from_info, to_info), moved)
-        await _guarded(checks, "modules", modules)
+        chosen = begin(choose())
+        # 3. What has to be asked for.
+        types = ask(lambda one, _: check_types(one, from_info, to_info, moved), "value-types")
+        modules = ask(lambda one, two: check_modules(one, two, both, moved), "modules")
+        in_target = [
+            ask(lambda _, two: check_room(two, moved), "databases"),
+            ask(lambda _, two: check_free(two, settings), "other-migration"),
+            ask(lambda one, two: check_leftovers(one, two, settings), LEFTOVERS),
+            ask(lambda _, two: check_existing(two, to_info, moved, settings), "existing-keys"),
+        ]
         if settings.databases is not None:
-            await _guarded(checks, "chosen-databases", check_chosen(one, from_info, moved))
-        await _guarded(checks, "databases", check_room(other, moved))
-        await _guarded(checks, "other-migration", check_free(other, settings))
-        await _guarded(checks, LEFTOVERS, check_leftovers(one, other, settings))
-        existing = check_existing(other, to_info, moved, settings)
-        await _guarded(checks, "existing-keys", existing)
-        with suppress(EngineError):
-            beside = await check_besides(one, other, to_info, settings, way)
-            if beside is not None:
-                checks.append(beside)
-        with suppress(EngineError):
-            hyperloglogs = await check_hyperloglogs(one, other)
-            if hyperloglogs is not None:
-                checks.append(hyperloglogs)
-        await _guarded(checks, "clocks", check_clocks(one, other))
-        await _guarded(checks, "value-limit", check_bulk_limit(one, other))
-        # 5. The one write. Where both are of one replication it would be a write to the source.
-        if apart.outcome == "pass" and _may_be_tried(checks, settings):
-            probe = check_probe(other, from_info, to_info, keys)
-            await _guarded(checks, "probe", probe)
-    return Preflight(tuple(checks), engine_of(infos.get("target")))
+            about = ask(lambda one, _: check_chosen(one, from_info, moved), "chosen-databases")
+            in_target.insert(0, about)
+        unlike = [
+            ask(lambda one, two: check_hyperloglogs(one, two)),
+            ask(lambda one, two: check_clocks(one, two), "clocks"),
+            ask(lambda one, two: check_bulk_limit(one, two), "value-limit"),
+        ]
+        of_way = [
+            ask_behind(rights),
+            ask_behind(comparing),
+            ask_behind(
+                lambda one, two, known: check_following(one, two, from_info, settings, known.keys),
+                only="replica",
+            ),
+        ]
+        besides = ask_behind(
+            lambda one, two, known: check_besides(one, two, to_info, settings, known.way)
+        )
+        of_source = [
+            ask_behind(large_graphs, only="replica"),
+            ask_behind(scripts, only="replica"),
+            ask_behind(lambda one, _, __: check_script_effects(one, from_info), only="replica"),
+        ]
+        # 4. The one write.
+        tried = begin(probe())
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            await cancelled(task)
+    spool = [check_spool(settings)] if chosen.result().way == "replica" else []
+    graphs, *others = of_source
+    found = [
+        chosen.result().checks,
+        *(each.result() for each in of_way),
+        [check_apart(*lines.result())],
+        graphs.result(),
+        spool,
+        *(each.result() for each in others),
+        # What they say of themselves, side by side.
+        list(check_pair(from_info, to_info, settings)),
+        *(each.result() for each in (types, modules, *in_target, besides, *unlike, tried)),
+    ]
+    return [check for each in found for check in each]
+
+
+class _Pairs:
+    """Connections to both ends, for checks that ask for themselves.
+
+    `most` pairs are dialled, as they are needed: where each answer takes a while, checks ask beside
+    each other. Between near ends one pair serves all of them, one after the other.
+    """
+
+    def __init__(
+        self,
+        first: tuple[tuple[Endpoint, Admin], tuple[Endpoint, Admin]],
+        settings: TransferSettings,
+        stack: AsyncExitStack,
+        most: int,
+    ) -> None:
+        (self._source, one), (self._target, other) = first
+        self._limit = settings.connect_timeout
+        self._stack = stack
+        self._idle: asyncio.Queue[tuple[Admin, Admin]] = asyncio.Queue()
+        self._idle.put_nowait((one, other))
+        self._more = most - 1
+
+    @contextlib.asynccontextmanager
+    async def free(self) -> AsyncIterator[tuple[Admin, Admin]]:
+        """A pair that nothing else uses meanwhile."""
+        pair = None
+        if self._idle.empty() and self._more > 0:
+            self._more -= 1
+            # (One that cannot be dialled is done without: the server may take no more clients.)
+            with suppress(EngineError):
+                one, other = await all_of(
+                    self._stack,
+                    (
+                        admin(self._source, timeout=self._limit, fault="source"),
+                        admin(self._target, timeout=self._limit, fault="target"),
+                    ),
+                )
+                pair = one, other
+        if pair is None:
+            pair = await self._idle.get()
+        try:
+            yield pair
+        finally:
+            self._idle.put_nowait(pair)
+
+
+async def _both(one: Awaitable[T], other: Awaitable[T]) -> tuple[T, T]:
+    first, second = await asyncio.gather(one, other)
+    return first, second
+
+
+async def _found(work: Awaitable[Check | Iterable[Check] | None], name: str = "") -> list[Check]:
+    """What a check has found. A server that fails it altogether is a finding too, called `name`;
+    without a name it is none."""
+    try:
+        found = await work
+    except EngineError as error:
+        return [failed(name, error.message, error.remedy)] if name else []
+    if found is None:
+        return []
+    return [found] if isinstance(found, Check) else list(found)
 
 
 async def _preflight_of_file(
@@ -183,8 +373,9 @@ async def _preflight_of_file(
     aof = source.aof_path is not None
     async with AsyncExitStack() as stack:
         # 1. The target by itself. Commands come to it as those of a source that is followed.
-        end, info, met = await _meet("target", target, settings, stack)
-        checks += met
+        met = await _meet("target", target, settings, stack)
+        end, info = met.end, met.info
+        checks += met.checks
         if end is not None and info is not None:
             rights = check_rights("target", end, info, settings, "replica" if aof else "scan")
             await _guarded(checks, "target-permissions", rights)
@@ -262,37 +453,35 @@ async def _meet(
     endpoint: Endpoint,
     settings: TransferSettings,
     stack: AsyncExitStack,
-) -> tuple[Admin | None, ServerInfo | None, list[Check]]:
+) -> _Met:
     """Reach an end, and have it say what it is; the checks that this was."""
     checks: list[Check] = []
     try:
         end = await stack.enter_async_context(
             admin(endpoint, timeout=settings.connect_timeout, fault=side)
         )
-        checks.extend(await greet(side, end))
+        checks, round_trip, reply = await greet(side, end)
     except EngineError as error:
-        checks.extend(unreachable(side, endpoint, error))
-        return None, None, checks
+        return _Met(list(unreachable(side, endpoint, error)))
     try:
-        info = await end.info()
+        # (What is refused is asked once more: a server that is busy may answer then.)
+        info = end.info_in(reply) if isinstance(reply, bytes) else await end.info()
     except EngineError as error:
         checks.append(failed(f"{side}-version", error.message, error.remedy))
-        return end, None, checks
+        return _Met(checks, end)
     if (users := check_users(side, endpoint, info)) is not None:
         checks[:] = [each for each in checks if each.name != users.name]
         checks.append(users)
     checks.extend(check_server(side, info, settings))
-    return end, info, checks
+    return _Met(checks, end, info, round_trip)
 
 
-async def _check_rights(
-    ends: dict[Side, Admin],
-    infos: dict[Side, ServerInfo],
-    settings: TransferSettings,
-    checks: list[Check],
-) -> tuple[Way, SampleKeys]:
-    """Choose the way as the transfer will, and look at the rights that it takes. Returns it, with
-    keys of the kind that it moves."""
+async def _choose_way(
+    ends: Mapping[Side, Admin], infos: Mapping[Side, ServerInfo], settings: TransferSettings
+) -> _Chosen:
+    """The way that the transfer will choose."""
+    checks: list[Check] = []
+    rights: dict[Side, Rights] = {}
     keys = SampleKeys()
     if "source" in infos:
         moved = moved_databases(infos["source"], settings)
@@ -304,7 +493,7 @@ async def _check_rights(
         checks.append(passed(FOLLOWING, f"no: {objection}; the source is scanned"))
     elif way == "replica" and settings.source_type == "auto":
         with suppress(EngineError):
-            denied = await replica_objection(ends, infos, settings, keys)
+            denied = await replica_objection(ends, infos, settings, keys, rights)
             if denied is None:
                 checks.append(passed(FOLLOWING, "yes: the source is read as by a replica"))
             else:
@@ -312,27 +501,50 @@ async def _check_rights(
                 way = "scan"
                 figure = f"no: {reason}; the source is scanned, and later writes are not followed"
                 checks.append(warned(FOLLOWING, figure, remedy))
+    return _Chosen(way, keys, checks, rights if way == "replica" else {})
 
-    async def rights_of(side: Side, info: ServerInfo) -> list[Check]:
-        found: list[Check] = []
-        rights = check_rights(side, ends[side], info, settings, way, keys)
-        await _guarded(found, f"{side}-permissions", rights)
-        with suppress(EngineError):
-            comparison = await check_comparison(side, ends[side], info, settings, way, keys)
-            if comparison is not None:
-                found.append(comparison)
-        return found
 
-    for found in await asyncio.gather(*(rights_of(side, info) for side, info in infos.items())):
-        checks += found
-    if way == "replica" and len(infos) == len(SIDES):
-        with suppress(EngineError):
-            checks.extend(
-                await check_following(
-                    ends["source"], ends["target"], infos["source"], settings, keys
-                )
+async def _check_rights(
+    ends: Mapping[Side, Admin],
+    infos: Mapping[Side, ServerInfo],
+    settings: TransferSettings,
+    chosen: _Chosen,
+) -> list[Check]:
+    """The rights that the way takes."""
+    found = await asyncio.gather(
+        *(
+            _found(
+                check_rights(
+                    side,
+                    ends[side],
+                    info,
+                    settings,
+                    chosen.way,
+                    chosen.keys,
+                    chosen.rights.get(side),
+                ),
+                f"{side}-permissions",
             )
-    return way, keys
+            for side, info in infos.items()
+        )
+    )
+    return [check for each in found for check in each]
+
+
+async def _check_comparing(
+    ends: Mapping[Side, Admin],
+    infos: Mapping[Side, ServerInfo],
+    settings: TransferSettings,
+    chosen: _Chosen,
+) -> list[Check]:
+    """Those that the comparison takes."""
+    found = await asyncio.gather(
+        *(
+            _found(check_comparison(side, ends[side], info, settings, chosen.way, chosen.keys))
+            for side, info in infos.items()
+        )
+    )
+    return [check for each in found for check in each]
 
 
 async def _guarded(checks: list[Check], name: str, check: Awaitable[Check]) -> None:

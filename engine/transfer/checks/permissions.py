@@ -152,10 +152,12 @@ async def check_rights(
     settings: TransferSettings,
     way: Way,
     keys: SampleKeys = UNKNOWN,
+    rights: Rights | None = None,
 ) -> Check:
-    """Whether the user of one end may do what this way takes, with `keys`."""
+    """Whether the user of one end may do what this way takes, with `keys`. `rights`: as
+    `replica_objection` has found them for this way."""
     name = f"{side}-permissions"
-    rights = await _rights_for(side, end, info, settings, way, keys)
+    rights = rights or await _rights_for(side, end, info, settings, way, keys)
     if rights.fatal:
         return failed(name, rights.figure(side), rights.remedy(side))
     if rights.denied:
@@ -189,8 +191,10 @@ async def replica_objection(
     infos: Mapping[Side, ServerInfo],
     settings: TransferSettings,
     keys: SampleKeys = UNKNOWN,
+    found: dict[Side, Rights] | None = None,
 ) -> tuple[str, str] | None:
     """Why the source cannot be followed with these users, and the rule to add; None if it can.
+    `found` gets what they may do.
 
     Where the source may be scanned as well, a large graph is a reason too
     (`transfer.graphs_in_parts`). Raises `LinkError`.
@@ -201,6 +205,8 @@ async def replica_objection(
             for side, info in infos.items()
         )
     )
+    if found is not None:
+        found.update(zip(infos, each, strict=True))
     for side, rights in zip(infos, each, strict=True):
         if rights.fatal:
             return rights.figure(side, rights.fatal), rights.remedy(side)

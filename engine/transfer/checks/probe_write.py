@@ -52,12 +52,12 @@ async def check_probe(
     began = time.perf_counter()
     try:
         try:
-            await target.call("RESTORE", key, expire_at, dump(version), "ABSTTL")
+            read = await _restored(target, key, expire_at, version)
         except AuthError as refusal:
             if not refusal.of_key:
                 raise
             key = keys.beside(own)
-            await target.call("RESTORE", key, expire_at, dump(version), "ABSTTL")
+            read = await _restored(target, key, expire_at, version)
         seconds = time.perf_counter() - began
     except AuthError as error:
         if error.of_key and not keys.sure:
@@ -73,8 +73,23 @@ async def check_probe(
     except ServerError as error:
         remedy = _REMEDIES.get(error.code, "The target must take RESTORE; see its documentation.")
         return failed(name, error.message, remedy)
-    value, left, deleted = await target.pipeline([("GET", key), ("PTTL", key), ("DEL", key)])
-    return _read_back(f"RESTORE with RDB version {version}", seconds, value, left, deleted)
+    return _read_back(f"RESTORE with RDB version {version}", seconds, *read)
+
+
+async def _restored(
+    target: Admin, key: bytes, expire_at: int, version: int
+) -> tuple[object, object, object]:
+    """RESTORE the probe, in one go with what reads it back and deletes it; the replies to that.
+    Raises as `Admin.call`, for RESTORE."""
+    restore = ("RESTORE", key, expire_at, dump(version), "ABSTTL")
+    behind = [("GET", key), ("PTTL", key), ("DEL", key)]
+    taken, *read = await target.pipeline([restore, *behind])
+    if isinstance(taken, EngineError):
+        # A server that is busy is asked again for a while.
+        await target.call(*restore)
+        read = await target.pipeline(behind)
+    value, left, deleted = read
+    return value, left, deleted
 
 
 def dump(version: int) -> bytes:
