@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, case, delete, insert, select, update
 
 from engine.errors import StateError
 from engine.groups import disconnections, schema
 from engine.groups.lease import LEASE_SECONDS
 from engine.groups.records import TransferRecord
+from engine.groups.repeated import Repeated
 from engine.groups.rows import group_by_id, write_event
 from engine.groups.states import CUT_OVERS, Operation, Request, TransferStatus, check, move
 from engine.groups.store import Store
@@ -36,6 +37,24 @@ class ClaimedTransfer:
     def __init__(self, store: Store, record: TransferRecord) -> None:
         self.record = record
         self._store = store
+        table, lease = schema.migrations, schema.leases
+        mine = lease.c.id == record.lease.id, lease.c.term == record.lease.term
+        request = select(table.c.request).where(table.c.id == lease.c.migration_id)
+        # First in each transaction: the row's lock keeps the lease until the end of it.
+        self._renewal = Repeated(
+            update(lease)
+            .where(*mine)
+            .values(renewed_at=schema.now(), ends_at=schema.now() + LEASE_SECONDS)
+            .returning(request.scalar_subquery())
+        )
+        self._request = Repeated(
+            select(table.c.request).join(lease, lease.c.migration_id == table.c.id).where(*mine)
+        )
+        self._progress = Repeated(
+            update(schema.lanes)
+            .where(schema.lanes.c.id == bindparam("lane"))
+            .values(progress=bindparam("progress", type_=schema.lanes.c.progress.type))
+        )
 
     def beat(self, progress: Progress | None, lane: str = schema.LANE) -> Request:
         """Renew the lease, write down the lane's `progress` if given, and return what the operator
@@ -48,14 +67,8 @@ class ClaimedTransfer:
 
     def read_request(self) -> Request:
         """What the operator wants, without writing anything."""
-        table, lease = schema.migrations, schema.leases
-        query = (
-            select(table.c.request)
-            .join(lease, lease.c.migration_id == table.c.id)
-            .where(*self._in_term())
-        )
         with self._store.read() as connection:
-            return self._found(connection.execute(query).one_or_none())
+            return self._found(self._request.execute(connection).one_or_none())
 
     def refuse(self, reason: str) -> None:
         """The asked-for cut-over did not happen: keep why, and take the request for it off.
@@ -143,9 +156,8 @@ class ClaimedTransfer:
         return next(each.id for each in self.record.lanes if each.name == name)
 
     def _note_progress(self, connection: Connection, progress: Progress, lane: str) -> None:
-        table = schema.lanes
-        mine = table.c.id == self._lane(lane)
-        connection.execute(update(table).where(mine).values(progress=progress.to_dict()))
+        values = {"lane": self._lane(lane), "progress": progress.to_dict()}
+        self._progress.execute(connection, values)
 
     def _change(self, connection: Connection, **values: Any) -> None:
         self._renew(connection)
@@ -154,26 +166,13 @@ class ClaimedTransfer:
         connection.execute(update(table).where(mine).values(values))
 
     def _renew(self, connection: Connection) -> Request:
-        """First in each transaction: the row's lock keeps the lease until the end of it. Returns
-        what the operator wants."""
-        table, lease = schema.migrations, schema.leases
-        request = select(table.c.request).where(table.c.id == lease.c.migration_id)
-        renewed = connection.execute(
-            update(lease)
-            .where(*self._in_term())
-            .values(renewed_at=schema.now(), ends_at=schema.now() + LEASE_SECONDS)
-            .returning(request.scalar_subquery())
-        )
-        return self._found(renewed.one_or_none())
+        """Renew the lease, before anything else. Returns what the operator wants."""
+        return self._found(self._renewal.execute(connection).one_or_none())
 
     def _found(self, row: Row[Any] | None) -> Request:
         if row is None:
             raise self._lost()
         return Request(row[0])
-
-    def _in_term(self) -> tuple[Any, ...]:
-        table, lease = schema.leases, self.record.lease
-        return (table.c.id == lease.id, table.c.term == lease.term)
 
     def _lost(self) -> ClaimLost:
         return ClaimLost(
