@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.cli.output_format import clean, duration, table, volume
-from engine.model.report import Report, Step
+from engine.model.figure import Figure, counted
+from engine.model.report import FIGURES, Report, Step
 
 NAMED_KEYS = 20
 """How many of the keys that were not carried are named; JSON names more (see `Report`)."""
@@ -42,16 +43,9 @@ def _lines(report: Report) -> Iterator[str]:
         f"{report.status.capitalize()}: {report.keys:,} keys, {volume(report.bytes)} in "
         f"{duration(report.seconds)}{rate}."
     )
-    counters = (
-        (report.skipped, "skipped (the target had them)"),
-        (report.vanished, "vanished at the source meanwhile"),
-        (report.expired, "expired in the file, and left out"),
-        (report.retries, "retries"),
-        (report.reconnects, "reconnects"),
-    )
-    counted = [f"{count:,} {name}" for count, name in counters if count]
-    if counted:
-        yield f"{'; '.join(counted)}."
+    found = counted(_words(followed=False), report)
+    if found:
+        yield f"{'; '.join(found)}."
     if report.source_type == "replica":
         yield _followed(report)
     if report.verification is not None:
@@ -79,18 +73,18 @@ def _lines(report: Report) -> Iterator[str]:
     yield from (f"Error: {clean(error)}" for error in report.errors)
 
 
+def _words(*, followed: bool) -> Iterator[tuple[Figure, str]]:
+    # What every transfer has comes first.
+    ordered = sorted(FIGURES, key=lambda each: not each.usual)
+    return ((each, each.report) for each in ordered if each.followed is followed)
+
+
 def _followed(report: Report) -> str:
     """In one line, what following the source took."""
-    counters = (
-        (report.full_syncs, "full syncs"),
-        (report.partial_syncs, "partial syncs"),
-        (report.repaired_keys, "keys repaired"),
-        (report.held_keys, "keys waiting to be copied again"),
-    )
     parts = [f"{report.commands:,} commands applied"]
     if report.applied_offset is not None:
         parts[0] += f", up to offset {report.applied_offset}"
-    parts += [f"{count:,} {name}" for count, name in counters if count]
+    parts += counted(_words(followed=True), report)
     if report.spool_bytes:
         parts.append(f"at most {volume(report.spool_bytes)} spooled")
     if report.fence_seconds is not None:

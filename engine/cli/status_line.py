@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.cli.output_format import duration, volume
-from engine.model.progress import ENDS, Phase, Progress
+from engine.model.figure import counted
+from engine.model.progress import ENDS, FIGURES, Phase, Progress
 
 COPIED = (Phase.CATCH_UP, Phase.FOLLOW, Phase.COPIED, Phase.CUT_OVER, Phase.DONE)
 """The phases after the snapshot."""
@@ -19,20 +20,7 @@ def describe(progress: Progress) -> str:
     if progress.eta_seconds is not None and progress.phase == Phase.SNAPSHOT:
         parts.append(f"ETA {duration(progress.eta_seconds)}")
     parts += _followed(progress)
-    counters = (
-        (progress.skipped, "skipped"),
-        (progress.vanished, "vanished"),
-        (progress.not_carried, "not carried"),
-        (progress.evicted_keys, "evicted by the target"),
-        (progress.retries, "retries"),
-        (progress.reconnects, "reconnects"),
-        (progress.partial_syncs, "partial syncs"),
-        # The first one is how every transfer begins.
-        (progress.full_syncs if progress.full_syncs > 1 else 0, "full syncs"),
-        (progress.repaired_keys, "keys repaired"),
-        (progress.held_keys, "keys waiting to be copied again"),
-    )
-    parts += [f"{count:,} {name}" for count, name in counters if count]
+    parts += counted(((each, each.words) for each in FIGURES), progress, unusual=True)
     if progress.phase is Phase.FOLLOW:
         parts.append("can complete" if progress.can_complete else "cannot complete")
     line = ", ".join(parts)

@@ -7,7 +7,8 @@ from typing import Any
 from engine.front import client_disconnection, response_shapes
 from engine.groups.records import TransferRecord
 from engine.groups.states import GroupStatus
-from engine.model.progress import Phase, Progress
+from engine.model.figure import Figure
+from engine.model.progress import FIGURES, Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 
@@ -27,7 +28,12 @@ def details(status: str, transfer: TransferRecord | None) -> dict[str, Any] | No
     }
     if status == GroupStatus.MIGRATING:
         by_itself = bool(transfer.settings_data.get("auto_cut_over"))
-        return {**shown, "AutoCutOver": by_itself, "Gates": gates(transfer)}
+        return {
+            **shown,
+            "AutoCutOver": by_itself,
+            "Gates": gates(transfer),
+            "Counters": counters(transfer.known),
+        }
     ended = {
         "Status": str(transfer.status),
         "EndTime": response_shapes.timestamp(transfer.changed_at),
@@ -47,6 +53,17 @@ def details(status: str, transfer: TransferRecord | None) -> dict[str, Any] | No
         **blocked,
         **seen,
     }
+
+
+def counters(progress: Progress) -> list[dict[str, Any]]:
+    """The figures that the page lists, those first that may be a worry."""
+    shown = sorted((each for each in FIGURES if each.label), key=lambda each: each.worry is None)
+    return [_counter(each, getattr(progress, each.name)) for each in shown]
+
+
+def _counter(each: Figure, value: int | None) -> dict[str, Any]:
+    worry = each.worry is not None and value is not None and value > each.worry
+    return {"Name": each.label, "Value": value, "Form": each.form, "Worry": worry}
 
 
 def gates(transfer: TransferRecord) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from engine.logs import SHARD
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.joined_sentences import tidied
-from engine.model.progress import Progress
+from engine.model.progress import FIGURES, Progress
 from engine.model.report import Report
 from engine.model.verification import Difference, Verification
 
@@ -143,18 +143,7 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
         "SourceLink": progress.link or None,
         "SourceHeardSeconds": progress.source_heard_seconds,
         "TargetHeardSeconds": progress.target_heard_seconds,
-        "Counters": {
-            "Commands": progress.commands,
-            "PartialSyncs": progress.partial_syncs,
-            "FullSyncs": progress.full_syncs,
-            "RepairedKeys": progress.repaired_keys,
-            "HeldKeys": progress.held_keys,
-            "SpoolBytes": progress.spool_bytes,
-            "NotCarried": progress.not_carried,
-            "EvictedKeys": progress.evicted_keys,
-            "Retries": progress.retries,
-            "Reconnects": progress.reconnects,
-        },
+        "Counters": {each.member: getattr(progress, each.name) for each in FIGURES if each.member},
         "CanComplete": leased and progress.can_complete,
         "Reason": tidied(reason(transfer)),
         "Workers": workers,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
+
+from engine.model.figure import added, added_if_known, declared, figure, most_if_known
+from engine.model.figures import Figures
 
 
 class Phase(StrEnum):
@@ -24,14 +27,14 @@ class Phase(StrEnum):
 
 ENDS = frozenset({Phase.DONE, Phase.FAILED, Phase.STOPPED})
 """Nothing comes after these."""
+# The worst first.
+_LINKS = ("down", "silent", "", "up")
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """Counters from acknowledged batches alone. Times are seconds, `bytes` value bytes.
+class Progress(Figures):
+    """Where a migration stands.
 
-    `source_type` is how the source is read, "replica", "scan" or "file"; "auto" until that is
-    known.
     `total_keys` is the source's own count at the start (an estimate while writes go on, and with
     MATCH or TYPE an upper bound); None: the source was not asked yet. `evicted_keys` counts those
     of the target since the first write; None: not known. `can_complete` with its `reason` is the
@@ -41,49 +44,69 @@ class Progress:
     tried again by itself. `lets_scripts`: the source refuses writes behind its fence, but not what
     scripts write.
 
-    Where the source is followed: `applied_offset` is the replication offset up to which the target
-    has everything, `source_offset` the source's own, as last heard; `lag_bytes` and `lag_seconds`
-    lie between them, and are None while it is not known what the source has sent. `link` is how the
+    Where the source is followed: `lag_bytes` and `lag_seconds` lie between `applied_offset` and
+    `source_offset`, and are None while it is not known what the source has sent. `link` is how the
     source is heard: "up", "down" (the link is lost), "silent" (it stands, and no answer comes), or
     empty while nothing is followed; `source_heard_seconds`: whole ones since anything came from it;
     `target_heard_seconds`: the same of the target's answer to a question that is put each second.
-    `retries` counts tries that failed and were repeated: batches sent, ends dialled.
-    `commands` counts the stream's commands that were applied, `spool_bytes` is what waits on disk
-    now, `repaired_keys` were fetched anew because their commands could not be carried, `held_keys`
-    are dirty: they wait to be read again from the source.
     """
 
     phase: Phase = Phase.CONNECT
-    source_type: str = "auto"
-    keys: int = 0
-    bytes: int = 0
-    total_keys: int | None = None
-    skipped: int = 0
-    vanished: int = 0
-    not_carried: int = 0
-    evicted_keys: int | None = None
-    retries: int = 0
-    reconnects: int = 0
-    keys_per_second: float = 0.0
-    seconds: float = 0.0
-    eta_seconds: float | None = None
-    lag_bytes: int | None = None
-    lag_seconds: float | None = None
-    applied_offset: int | None = None
-    source_offset: int | None = None
-    link: str = ""
-    source_heard_seconds: float | None = None
-    target_heard_seconds: float | None = None
-    commands: int = 0
-    spool_bytes: int = 0
-    partial_syncs: int = 0
-    full_syncs: int = 0
-    repaired_keys: int = 0
-    held_keys: int = 0
-    can_complete: bool = False
+    total_keys: int | None = figure(
+        None,
+        added_if_known,
+        metric="total_keys",
+        meaning="Keys that the source had at the start.",
+    )
+    not_carried: int = figure(
+        0,
+        added,
+        metric="not_carried_keys",
+        meaning="Keys that could not be migrated (errors).",
+        member="NotCarried",
+        label="Not carried",
+        worry=0,
+        words="not carried",
+    )
+    evicted_keys: int | None = figure(
+        None,
+        added_if_known,
+        metric="evicted_keys",
+        meaning="Keys that the target has evicted since the first write.",
+        member="EvictedKeys",
+        label="Evicted by the target",
+        worry=0,
+        words="evicted by the target",
+    )
+    eta_seconds: float | None = figure(None, most_if_known)
+    lag_bytes: int | None = figure(
+        None,
+        added_if_known,
+        metric="lag_bytes",
+        meaning="Bytes of the source's stream that are not applied.",
+    )
+    lag_seconds: float | None = figure(
+        None, most_if_known, metric="lag_seconds", meaning="Seconds that the target is behind."
+    )
+    link: str = figure("", lambda links: min(links, key=_LINKS.index))
+    source_heard_seconds: float | None = figure(
+        None,
+        most_if_known,
+        metric="source_heard_seconds",
+        meaning="Seconds since anything came from the source.",
+    )
+    target_heard_seconds: float | None = figure(
+        None,
+        most_if_known,
+        metric="target_heard_seconds",
+        meaning="Seconds since the followed migration's target answered.",
+    )
+    can_complete: bool = figure(
+        False, all, metric="can_complete", meaning="1 while the migration can be completed."
+    )
     uncomparable: bool = False
-    trying_again: bool = False
-    lets_scripts: bool = False
+    trying_again: bool = figure(False, any)
+    lets_scripts: bool = figure(False, any)
     reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -111,66 +134,8 @@ class Progress:
         return cls(**{**kept, "phase": Phase(kept.get("phase", Phase.CONNECT))})
 
 
-def _sum(values: Sequence[Any]) -> Any:
-    return sum(values)
-
-
-def _sum_if_known(values: Sequence[Any]) -> Any:
-    return None if None in values else sum(values)
-
-
-def _most(values: Sequence[Any]) -> Any:
-    return max(values)
-
-
-def _most_if_known(values: Sequence[Any]) -> Any:
-    return None if None in values else max(values)
-
-
-def _only(values: Sequence[Any]) -> Any:
-    """What several streams have each for themselves has no total."""
-    return values[0] if len(values) == 1 else None
-
-
-def _first(values: Sequence[Any]) -> Any:
-    return values[0]
-
-
-_LINKS = ("down", "silent", "", "up")
-
-_TOTALS: dict[str, Callable[[Sequence[Any]], Any]] = {
-    "source_type": _first,
-    "keys": _sum,
-    "bytes": _sum,
-    "total_keys": _sum_if_known,
-    "skipped": _sum,
-    "vanished": _sum,
-    "not_carried": _sum,
-    "evicted_keys": _sum_if_known,
-    "retries": _sum,
-    "reconnects": _sum,
-    "keys_per_second": _sum,
-    "seconds": _most,
-    "eta_seconds": _most_if_known,
-    "lag_bytes": _sum_if_known,
-    "lag_seconds": _most_if_known,
-    "applied_offset": _only,
-    "source_offset": _only,
-    "link": lambda links: min(links, key=_LINKS.index),
-    "source_heard_seconds": _most_if_known,
-    "target_heard_seconds": _most_if_known,
-    "commands": _sum,
-    "spool_bytes": _sum,
-    "partial_syncs": _sum,
-    "full_syncs": _sum,
-    "repaired_keys": _sum,
-    "held_keys": _sum,
-    "can_complete": all,
-    "trying_again": any,
-    "lets_scripts": any,
-}
-"""How the members of the lanes of one migration add up. What is not known of one lane is not known
-of all."""
+FIGURES = declared(Progress)
+"""What is declared of each figure. What is not known of one lane is not known of all."""
 
 
 def total(lanes: Sequence[Progress], phase: Phase) -> Progress:
@@ -180,7 +145,11 @@ def total(lanes: Sequence[Progress], phase: Phase) -> Progress:
     """
     if len(lanes) == 1:
         return lanes[0]
-    members = {name: add([getattr(each, name) for each in lanes]) for name, add in _TOTALS.items()}
+    members = {
+        each.name: each.total([getattr(lane, each.name) for lane in lanes])
+        for each in FIGURES
+        if each.total is not None
+    }
     shut = [each for each in lanes if not each.can_complete]
     members["uncomparable"] = bool(shut) and all(each.uncomparable for each in shut)
     return Progress(phase=phase, reason=(shut or lanes)[0].reason, **members)

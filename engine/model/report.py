@@ -6,6 +6,8 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from engine.model.figure import declared, figure
+from engine.model.figures import Figures
 from engine.model.verification import Verification
 
 Status = Literal["done", "failed", "stopped"]
@@ -43,17 +45,16 @@ class EngineUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Figures):
     """The result of a transfer. `not_carried_total` counts beyond the named ones.
 
-    `source_type` is how the source was read ("replica", "scan", "file"; "auto": it never came to
-    that). `expired` counts keys of a file whose time was over: they are not carried. The counters
-    of a followed source are those of `Progress`, as they stood last; `spool_bytes` is the most that
-    ever waited. `fence_seconds` is for how long writes to the source were blocked, None without
-    a fence. `left_out` names what the source holds beside keys and the target did not get (the
-    data of a module, a script …); `doubts` what of an append-only file may be otherwise there than
-    on the server that wrote it. `sealed`: the settings of the source that have it refuse writes,
-    as they were before (`transfer.write_block`); empty if they were not touched, or are put back.
+    The figures are those of `Progress`, as they stood last. `expired` counts keys of a file whose
+    time was over: they are not carried. `fence_seconds` is for how long writes to the source were
+    blocked, None without a fence. `left_out` names what the source holds beside keys and the
+    target did not get (the data of a module, a script …); `doubts` what of an append-only file may
+    be otherwise there than on the server that wrote it. `sealed`: the settings of the source that
+    have it refuse writes, as they were before (`transfer.write_block`); empty if they were not
+    touched, or are put back.
     `sealed_at`: the `host:port` of the primary that it was done to; empty where that is the source.
     `closed_before`: the setting by which that server refused writes already before the cut-over, so
     that the cut-over did not change it; empty: it accepted them. `closed_at`: as `sealed_at`.
@@ -69,24 +70,7 @@ class Report:
     """
 
     status: Status
-    source_type: str = "auto"
-    keys: int = 0
-    bytes: int = 0
-    seconds: float = 0.0
-    keys_per_second: float = 0.0
-    skipped: int = 0
-    vanished: int = 0
-    expired: int = 0
-    retries: int = 0
-    reconnects: int = 0
-    applied_offset: int | None = None
-    source_offset: int | None = None
-    commands: int = 0
-    spool_bytes: int = 0
-    partial_syncs: int = 0
-    full_syncs: int = 0
-    repaired_keys: int = 0
-    held_keys: int = 0
+    expired: int = figure(0, report="expired in the file, and left out")
     fence_seconds: float | None = None
     sealed: str = ""
     verification: Verification | None = None
@@ -111,7 +95,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
-        return asdict(self)
+        return {"status": self.status, **asdict(self)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Report:
@@ -126,6 +110,10 @@ class Report:
         if data.get("verification") is not None:
             data["verification"] = Verification.from_dict(data["verification"])
         return cls(**data)
+
+
+FIGURES = declared(Report)
+"""What is declared of each figure."""
 
 
 def printable_key(key: bytes) -> str:

@@ -379,7 +379,10 @@ class Transfer:
         overview, progress = self._overview, self._overview.progress
         tallies, copy_seconds = overview.tallies, overview.copy_seconds
         moved = sum(stats.keys - stats.keys_before for stats in tallies)
-        way: dict[str, Any] = {}
+        way: dict[str, Any] = {
+            "seconds": seconds,
+            "keys_per_second": moved / copy_seconds if copy_seconds else 0.0,
+        }
         if self._way is not None:
             way["doubts"] = tuple(self._way.doubts)
             way["left_out"] = (
@@ -392,27 +395,11 @@ class Transfer:
             way["spool_bytes"] = self._way.spooled_most
         return Report(
             status=status,
-            source_type=progress.source_type,
-            keys=sum(stats.keys for stats in tallies),
-            bytes=sum(stats.bytes for stats in tallies),
-            seconds=seconds,
-            keys_per_second=moved / copy_seconds if copy_seconds else 0.0,
-            skipped=sum(stats.skipped for stats in tallies),
-            vanished=sum(stats.vanished for stats in tallies),
             expired=sum(stats.expired for stats in tallies),
-            retries=progress.retries,
-            reconnects=progress.reconnects,
-            applied_offset=progress.applied_offset,
-            source_offset=progress.source_offset,
-            commands=progress.commands,
-            partial_syncs=progress.partial_syncs,
-            full_syncs=progress.full_syncs,
-            repaired_keys=progress.repaired_keys,
-            held_keys=progress.held_keys,
             not_carried=tuple(overview.not_carried),
             not_carried_total=sum(stats.not_carried_total for stats in tallies),
             errors=tuple(errors + [words for stats in tallies for words in stats.beyond()]),
             steps=tuple(overview.steps),
             verification=overview.verification,
-            **way,
+            **{**progress.shared, **way},
         )

@@ -5,18 +5,23 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from engine.cli import options_page, transfer_options
+from engine.cli import options_page, report_summary, status_line, transfer_options
 from engine.cli.app import app
 from engine.errors import UsageError
-from engine.front.http import actions, service_model
+from engine.front.http import actions, metrics, service_model
 from engine.front.http.service_model import model
+from engine.front.migration_details import counters
+from engine.model import progress, report
+from engine.model.figure import Figure, only
+from engine.model.progress import Phase, Progress, total
+from engine.model.report import Report
 from engine.model.setting import Member, Setting, declared, members_of, setting
 from engine.model.settings import CHANGEABLE, SETTINGS, Changes, TransferSettings, changed
 
@@ -278,6 +283,58 @@ def test_an_example_is_one_declaration() -> None:
     }
 
 
+# --- Figures ---
+
+COUNTERS = [each for each in progress.FIGURES if each.words or each.member or each.label]
+
+
+@pytest.mark.parametrize("each", COUNTERS, ids=lambda one: one.name)
+def test_a_counter_reaches_every_face(each: Figure) -> None:
+    stands = Progress(Phase.FOLLOW, **{each.name: 7_000})
+    if each.words:
+        assert f"7,000 {each.words}" in status_line.describe(stands)
+        usual = Progress(Phase.FOLLOW, **{each.name: each.usual})
+        assert each.words not in status_line.describe(usual)
+    if each.metric:
+        assert (each.metric, each.meaning) in [(name, told) for name, told, _ in metrics.SHOWN]
+        (read,) = (read for name, _, read in metrics.SHOWN if name == each.metric)
+        assert read(stands) == 7_000
+    if each.label:
+        (row,) = (one for one in counters(stands) if one["Name"] == each.label)
+        assert row["Value"] == 7_000
+        assert row["Worry"] is (each.worry is not None)
+        assert row["Form"] == each.form
+    assert each.total is not None
+    both = total([stands, stands], Phase.FOLLOW)
+    assert getattr(both, each.name) == (None if each.total is only else 14_000)
+
+
+@pytest.mark.parametrize("each", report.FIGURES, ids=lambda one: one.name)
+def test_a_counter_reaches_the_report(each: Figure) -> None:
+    made = Report(
+        "done", **({"source_type": "replica"} | {each.name: 7_000} if each.report else {})
+    )
+    assert Report.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    if each.report:
+        assert f"7,000 {each.report}" in report_summary.as_text(made)
+
+
+def test_what_is_not_known_is_shown_as_unknown() -> None:
+    """None stays None: never 0."""
+    unknown = Progress(Phase.FOLLOW, evicted_keys=None)
+    (row,) = (one for one in counters(unknown) if one["Name"] == "Evicted by the target")
+    assert (row["Value"], row["Worry"]) == (None, False)
+    assert "evicted" not in status_line.describe(unknown)
+
+
+def test_the_page_has_no_counter_of_its_own() -> None:
+    page = (ROOT / "engine/front/page/figures.js").read_text()
+    assert [each.label for each in COUNTERS if each.label and f'"{each.label}"' in page] in (
+        [],
+        ["Not carried"],  # the head of the list of a migration that is over
+    )
+
+
 # --- Names ---
 
 
@@ -290,6 +347,12 @@ def names() -> Iterator[str]:
     for name, action in actions.ACTIONS.items():
         yield f"action {name}"
         yield from (f"member {name} {each}" for each in (*action.honoured, *action.only))
+    for name, _, _ in metrics.SHOWN:
+        yield f"metric startmigration_migration_{name}"
+    for kind in (Progress, Report):
+        yield from (f"key {kind.__name__} {each.name}" for each in fields(kind))
+    yield from (f"counter {each.member}" for each in COUNTERS if each.member)
+    yield from (f"label {each['Name']}" for each in counters(Progress()))
 
 
 def test_no_name_goes_away() -> None:

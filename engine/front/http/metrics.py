@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from engine.groups.records import GroupRecord, TransferRecord
-from engine.model.progress import Phase
+from engine.model.progress import FIGURES, Phase, Progress
 from engine.model.source_clients import SourceClients
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -18,46 +19,13 @@ _PREFIX = "startmigration"
 _BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 # Name, help, and the figure; None is a figure that is not known, and then there is no sample.
-_FIGURES = (
-    ("keys", "Keys that the target has acknowledged.", lambda p: p.keys),
-    ("total_keys", "Keys that the source had at the start.", lambda p: p.total_keys),
-    ("bytes", "Value bytes that the target has acknowledged.", lambda p: p.bytes),
-    ("keys_per_second", "Keys a second during the snapshot.", lambda p: p.keys_per_second),
-    ("lag_bytes", "Bytes of the source's stream that are not applied.", lambda p: p.lag_bytes),
-    ("lag_seconds", "Seconds that the target is behind.", lambda p: p.lag_seconds),
-    (
-        "source_heard_seconds",
-        "Seconds since anything came from the source.",
-        lambda p: p.source_heard_seconds,
-    ),
-    (
-        "target_heard_seconds",
-        "Seconds since the followed migration's target answered.",
-        lambda p: p.target_heard_seconds,
-    ),
+SHOWN: tuple[tuple[str, str, Callable[[Progress], float | None]], ...] = (
+    *((each.metric, each.meaning, attrgetter(each.name)) for each in FIGURES if each.metric),
     (
         "source_link_up",
         "1 while the followed source answers, 0 while its link is down or silent.",
         lambda p: float(p.link == "up") if p.link else None,
     ),
-    ("applied_commands", "Commands of the stream that were applied.", lambda p: p.commands),
-    ("spool_bytes", "Bytes of the stream that wait on disk.", lambda p: p.spool_bytes),
-    (
-        "retries",
-        "Tries that failed and were repeated: batches sent, connections made.",
-        lambda p: p.retries,
-    ),
-    (
-        "evicted_keys",
-        "Keys that the target has evicted since the first write.",
-        lambda p: p.evicted_keys,
-    ),
-    ("reconnects", "Links that were made anew.", lambda p: p.reconnects),
-    ("partial_syncs", "Partial syncs with the source.", lambda p: p.partial_syncs),
-    ("full_syncs", "Full syncs with the source.", lambda p: p.full_syncs),
-    ("repaired_keys", "Keys that were read again from the source.", lambda p: p.repaired_keys),
-    ("not_carried_keys", "Keys that could not be migrated (errors).", lambda p: p.not_carried),
-    ("can_complete", "1 while the migration can be completed.", lambda p: int(p.can_complete)),
 )
 
 
@@ -119,7 +87,7 @@ class _Migrations(Collector):
     def collect(self) -> Iterator[Metric]:
         """One family a figure, one sample a migration."""
         labels = ("group",)
-        for name, meaning, figure in _FIGURES:
+        for name, meaning, figure in SHOWN:
             family = GaugeMetricFamily(f"{_PREFIX}_migration_{name}", meaning, labels=labels)
             for group, transfer in self._migrations:
                 value = figure(transfer.known)

@@ -108,28 +108,17 @@ export class Charts {
   }
 }
 
-/** Counters: [name, figure, whether it is a worry]. */
+/** Counters, as the server lists them. */
 export class Counters {
   #list = el("dl", { class: "counters" });
   node = el("section", { class: "card", "aria-label": "Counters" }, el("h3", {}, "Counters"), this.#list);
 
-  update(migration) {
-    const c = migration.Counters;
-    const rows = [
-      ["Not carried", format.count(c.NotCarried), c.NotCarried > 0],
-      ["Evicted by the target", format.count(c.EvictedKeys), c.EvictedKeys > 0],
-      ["Retries", format.count(c.Retries), c.Retries > 0],
-      ["Reconnects", format.count(c.Reconnects), c.Reconnects > 0],
-      ["Spool", format.bytes(c.SpoolBytes), c.SpoolBytes > 0],
-      ["Data", format.bytes(migration.Bytes), false],
-      ["Commands applied", format.count(c.Commands), false],
-      ["Repaired keys", format.count(c.RepairedKeys), false],
-      ["Waiting to be copied again", format.count(c.HeldKeys), false],
-      ["Full syncs", format.count(c.FullSyncs), c.FullSyncs > 1],
-      ["Partial syncs", format.count(c.PartialSyncs), false],
-      ["Applied offset", format.count(migration.AppliedOffset), false],
-      ["Source's offset", format.count(migration.SourceOffset), false],
-    ];
+  update(details) {
+    const rows = (details?.Counters ?? []).map(({ Name: name, Value: value, Form: form, Worry: worry }) => [
+      name,
+      form === "bytes" ? format.bytes(value) : format.count(value),
+      worry,
+    ]);
     keep(this.#list, rows, ([name]) => name, pair);
   }
 }

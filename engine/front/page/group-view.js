@@ -84,7 +84,7 @@ export class GroupView {
     if (migration) {
       this.#start.clear();
       this.#keys.update(migration);
-      this.#counters.update(migration);
+      this.#counters.update(details);
       this.#cutOver.update(migration, details, this.#app.may("migrate"), live);
     }
     show(this.#keys.node, migration !== null);
